@@ -1,0 +1,61 @@
+"""Follow the orders of a REGARDS archive from a notebook.
+
+>>> import regards_nb
+>>> "OrderTracker" in dir(regards_nb)
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from regards_nb import wiring
+
+if TYPE_CHECKING:
+    from regards_nb.client import RegardsClient
+    from regards_nb.errors import RegardsError
+    from regards_nb.events import OrderEvent, OrderStatus
+    from regards_nb.tracker import Order, OrderTracker
+
+__all__ = [
+    "Order",
+    "OrderEvent",
+    "OrderStatus",
+    "OrderTracker",
+    "RegardsClient",
+    "RegardsError",
+]
+
+__version__ = "0.1.0"
+
+_ROOM_OF = {
+    "Order": "tracker",
+    "OrderEvent": "events",
+    "OrderStatus": "events",
+    "OrderTracker": "tracker",
+    "RegardsClient": "client",
+    "RegardsError": "errors",
+}
+
+wiring.plug(
+    download_order="regards_nb.download",
+    mimebundle="regards_nb.display",
+    plot_timeline="regards_nb.display",
+    show="regards_nb.display",
+    watching="regards_nb.display",
+    demo_tracker="regards_nb.demo",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that the import itself costs nothing."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,226 @@
+"""The wire: what an AMQP message of the REGARDS order service says, or why it says nothing.
+
+Pure: bytes and properties in, an :class:`OrderEvent` or a :class:`Rejection` out. The rules are
+those of the seed page ("Get Order progress AMQP") and of protocol.md sections 0 and 1.6; where
+the two differ, both are accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+VHOST = "regards.multitenant.manager"
+RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
+RESPONSE_EXCHANGE = f"regards.broadcast.{RESPONSE_TYPE}"
+TENANT_HEADER = "regards.tenant"
+
+#: A response of REGARDS is below 1 kB. What is larger than this cannot be one, and is not parsed.
+MAX_BODY_BYTES = 1 << 20
+
+_INT64 = range(-(2**63), 2**63)
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+# The seed page prints bodies with a comma after the last field. No REGARDS server sends that, but
+# whoever replays the page does. A string is matched first, so that commas in it are left alone.
+_STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+
+_BODY_FIELDS = {
+    "correlationId": str,
+    "orderId": int,
+    "message": str,
+    "downloadLink": str,
+    "errorType": str,
+    "errorCode": str,
+    "errors": int,
+    "totalSubOrders": int,
+    "subOrderId": int,
+}
+
+
+class OrderStatus(StrEnum):
+    """The statuses that REGARDS has named. A server may grow others; they are kept as text."""
+
+    GRANTED = "GRANTED"
+    SUBORDER_DONE = "SUBORDER_DONE"
+    DONE = "DONE"
+    #: Only in the documentation; on the wire it is FAILED with a download link (protocol.md 1.7).
+    DONE_WITH_WARNING = "DONE_WITH_WARNING"
+    FAILED = "FAILED"
+    DENIED = "DENIED"
+
+
+class Delivery(NamedTuple):
+    """One message as RabbitMQ handed it over, before anybody tried to understand it."""
+
+    body: bytes
+    #: When it reached us: microseconds since 1970, UTC.
+    received_at_us: int
+    redelivered: bool
+    #: AMQP property, seconds since 1970, UTC. The body has no time of its own.
+    timestamp_s: int | None
+    #: AMQP property.
+    correlation_id: str | None
+    #: Header ``regards.tenant``.
+    tenant: str | None
+    #: AMQP property.
+    app_id: str | None
+    #: The remaining properties and headers, as JSON.
+    properties: str
+
+
+class OrderEvent(NamedTuple):
+    """What one message says about one order. Nothing here is checked against other messages.
+
+    ``status`` is one of :class:`OrderStatus` or a text this version does not know. ``extra``
+    holds the fields of the body that it does not know.
+    """
+
+    received_at_us: int
+    timestamp_s: int | None
+    tenant: str | None
+    correlation_id: str | None
+    order_id: int | None
+    status: str
+    message: str | None
+    download_link: str | None
+    error_type: str | None
+    errors: int | None
+    total_sub_orders: int | None
+    sub_order_id: int | None
+    app_id: str | None
+    redelivered: bool
+    extra: dict[str, Any]
+
+    @property
+    def received_at(self) -> datetime:
+        """When the message reached us (UTC)."""
+        return _EPOCH + timedelta(microseconds=self.received_at_us)
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When REGARDS published the message (UTC, whole seconds), if it said so."""
+        return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
+
+
+class Rejection(NamedTuple):
+    """Why a message could not be understood."""
+
+    reason: str
+
+
+def decode(delivery: Delivery) -> OrderEvent | Rejection:
+    """Read one message.
+
+    Parameters
+    ----------
+    delivery : Delivery
+        Body and properties, as received.
+
+    Returns
+    -------
+    OrderEvent or Rejection
+        The correlation id is the body's, else the AMQP property (seed page, "AMQP Headers").
+        ``errorType`` and ``errorCode`` mean the same (protocol.md 1.7). Unknown statuses and
+        fields are kept; a known field of the wrong type makes the whole message a rejection,
+        because guessing at half of it could move the wrong order.
+    """
+    try:
+        body = _parse_object(delivery.body)
+        status = _take_status(body)
+        values = {name: _take(body, name, kind) for name, kind in _BODY_FIELDS.items()}
+        correlation_id = values["correlationId"] or delivery.correlation_id or None
+        if correlation_id is None and values["orderId"] is None:
+            raise _UnreadableError("neither correlationId nor orderId: it is about no order")
+    except _UnreadableError as why:
+        return Rejection(str(why))
+    return OrderEvent(
+        received_at_us=delivery.received_at_us,
+        timestamp_s=delivery.timestamp_s,
+        tenant=delivery.tenant,
+        correlation_id=correlation_id,
+        order_id=values["orderId"],
+        status=status,
+        message=values["message"],
+        download_link=values["downloadLink"],
+        error_type=values["errorType"] or values["errorCode"],
+        errors=values["errors"],
+        total_sub_orders=values["totalSubOrders"],
+        sub_order_id=values["subOrderId"],
+        app_id=delivery.app_id,
+        redelivered=delivery.redelivered,
+        extra=body,
+    )
+
+
+class _UnreadableError(ValueError):
+    """Carries the reason of a rejection to `decode`; never leaves this module."""
+
+
+_KIND_IN_WORDS = {str: "a text", int: "a whole number"}
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    """Parse the body, which must be one JSON object in UTF-8."""
+    if not raw:
+        raise _UnreadableError("empty body")
+    if len(raw) > MAX_BODY_BYTES:
+        raise _UnreadableError(f"{len(raw)} bytes; a response has at most {MAX_BODY_BYTES}")
+    try:
+        text = raw.decode("utf-8-sig")
+        body = _loads(text)
+    except UnicodeDecodeError as exc:
+        raise _UnreadableError(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except RecursionError as exc:
+        raise _UnreadableError("JSON nested too deeply") from exc
+    except ValueError as exc:
+        raise _UnreadableError(f"not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise _UnreadableError(f"not a JSON object but {type(body).__name__}: {_shown(body)}")
+    return body
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        mended = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
+        if mended == text:
+            raise
+        return json.loads(mended)
+
+
+def _take_status(body: dict[str, Any]) -> str:
+    status = _take(body, "status", str)
+    if status is None or not status.strip():
+        raise _UnreadableError("no status")
+    return str(status.strip())
+
+
+def _take(body: dict[str, Any], name: str, kind: type) -> Any:
+    """Take a field that may be missing or null, but must not be of another type."""
+    value = body.pop(name, None)
+    if value is None:
+        return None
+    # bool is an int in Python, and never one in REGARDS
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _UnreadableError(f"{name} is not {_KIND_IN_WORDS[kind]}: {_shown(value)}")
+    if kind is int and value not in _INT64:
+        raise _UnreadableError(f"{name} does not fit 64 bits: {_shown(value)}")
+    return _printable(value) if kind is str else value
+
+
+def _printable(text: str) -> str:
+    r"""Replace what JSON can spell (``\ud800``) and no file, terminal or database can hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _shown(value: object) -> str:
+    """Return a short repr: a rejection's reason is for reading."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
