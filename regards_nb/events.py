@@ -132,11 +132,11 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
         body = _parse_object(delivery.body)
         status = _take_status(body)
         values = {name: _take(body, name, kind) for name, kind in _BODY_FIELDS.items()}
-        correlation_id = values["correlationId"] or delivery.correlation_id or None
-        if correlation_id is None and values["orderId"] is None:
-            raise _UnreadableError("neither correlationId nor orderId: it is about no order")
     except _UnreadableError as why:
         return Rejection(str(why))
+    correlation_id = values["correlationId"] or delivery.correlation_id or None
+    if correlation_id is None and values["orderId"] is None:
+        return Rejection("neither correlationId nor orderId: it is about no order")
     return OrderEvent(
         received_at_us=delivery.received_at_us,
         timestamp_s=delivery.timestamp_s,
@@ -210,7 +210,7 @@ def _take(body: dict[str, Any], name: str, kind: type) -> Any:
         raise _UnreadableError(f"{name} is not {_KIND_IN_WORDS[kind]}: {_shown(value)}")
     if kind is int and value not in _INT64:
         raise _UnreadableError(f"{name} does not fit 64 bits: {_shown(value)}")
-    return _printable(value) if kind is str else value
+    return _printable(value) if isinstance(value, str) else value
 
 
 def _printable(text: str) -> str:

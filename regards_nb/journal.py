@@ -88,6 +88,27 @@ _files = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
+#: Up to which journal row the parts of an order were fetched.
+_fetched = sa.Table(
+    "fetched",
+    _metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("order_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("row_id", sa.BigInteger, nullable=False),
+)
+
+#: What was asked for, written before it is sent: REGARDS has no look-up by correlation id
+#: (protocol.md 0.8).
+_requests = sa.Table(
+    "requests",
+    _metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("correlation_id", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("sent_at_us", sa.BigInteger, nullable=False),
+)
+
 #: How a database is told that this transaction is going to write.
 _LOCK_WRITERS = {
     "sqlite": "BEGIN IMMEDIATE",
@@ -222,6 +243,49 @@ class Journal:
         newest = rows[-1][0] if rows else revision
         return newest, [_file_record(values) for _, *values in rows]
 
+    def bodies(self, row_ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the bodies of some rows."""
+        found: dict[int, bytes] = {}
+        query = sa.select(_deliveries.c.id, _deliveries.c.body)
+        with self._translated("read"), self._engine.connect() as connection:
+            for start in range(0, len(row_ids), 500):
+                wanted = query.where(_deliveries.c.id.in_(row_ids[start : start + 500]))
+                found.update((row_id, body) for row_id, body in connection.execute(wanted))
+        return found
+
+    def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
+        """Record that the parts announced up to *row_id* were fetched."""
+        row = {"tenant": tenant or "", "order_id": order_id, "row_id": row_id}
+        with self._writing() as connection:
+            connection.execute(_upsert(_fetched, connection.dialect.name), row)
+
+    def fetched(self) -> dict[tuple[str | None, int], int]:
+        """Return, by tenant and order id, up to which row the parts were fetched."""
+        with self._translated("read"), self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_fetched)).all()
+        return {(tenant or None, order_id): row_id for tenant, order_id, row_id in rows}
+
+    def save_request(
+        self, tenant: str | None, correlation_id: str, *, label: str | None, body: str
+    ) -> None:
+        """Record a request before it is sent."""
+        row = {
+            "tenant": tenant or "",
+            "correlation_id": correlation_id,
+            "label": label,
+            "body": body,
+            "sent_at_us": time.time_ns() // 1000,
+        }
+        with self._writing() as connection:
+            connection.execute(_upsert(_requests, connection.dialect.name), row)
+
+    def labels(self) -> dict[tuple[str | None, str], str]:
+        """Return the labels of the orders that were requested here, by tenant and correlation."""
+        query = sa.select(_requests.c.tenant, _requests.c.correlation_id, _requests.c.label)
+        with self._translated("read"), self._engine.connect() as connection:
+            rows = connection.execute(query.where(_requests.c.label.is_not(None))).all()
+        return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
+
     def _files_of(self, tenant: str, order_id: int) -> list[FileRecord]:
         query = (
             sa.select(*_FILE_COLUMNS)
@@ -239,7 +303,7 @@ class Journal:
             newest = connection.scalar(sa.select(sa.func.max(_files.c.revision))) or 0
             for row in rows:
                 row["revision"] = newest + 1
-            connection.execute(_upsert(connection.dialect.name), rows)
+            connection.execute(_upsert(_files, connection.dialect.name), rows)
 
     @contextmanager
     def _writing(self, verb: str = "write") -> Iterator[sa.Connection]:
@@ -346,13 +410,13 @@ def _prepare(connection: sa.Connection, location: str) -> None:
         )
 
 
-def _upsert(dialect: str) -> sa.Insert:
-    """Insert file rows; where one is there already, replace what it says."""
-    keys = [column.name for column in _files.primary_key]
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(_files)
+def _upsert(table: sa.Table, dialect: str) -> Any:
+    """Insert rows; where one with the same key is there already, replace what it says."""
+    keys = [column.name for column in table.primary_key]
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
     return statement.on_conflict_do_update(
         index_elements=keys,
-        set_={c.name: statement.excluded[c.name] for c in _files.columns if c.name not in keys},
+        set_={c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys},
     )
 
 

@@ -8,14 +8,15 @@ and, within one second, the rank of the status; never which arrived first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.events import OrderStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from regards_nb.events import OrderEvent
 
@@ -30,12 +31,20 @@ _RANK = {
 }
 _UNKNOWN_RANK = 1
 
+#: After these no further event is expected. FAILED and DENIED can be re-opened by a later one.
 FINISHED = frozenset(
     {OrderStatus.DENIED, OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING, OrderStatus.DONE}
 )
 
-#: (tenant, correlation id): what identifies an order before it has a number.
-OrderKey = tuple[str | None, str]
+#: Statuses after which files can be fetched, provided there is a link (protocol.md 0.4).
+_ENDS_WITH_LINK = FINISHED - {OrderStatus.DENIED}
+
+
+class OrderKey(NamedTuple):
+    """What identifies an order before it has a number."""
+
+    tenant: str | None
+    correlation_id: str
 
 
 class FileState(StrEnum):
@@ -66,3 +75,226 @@ class FileRecord:
     path: str | None = None
     state: FileState = FileState.LISTED
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderState:
+    """What is known of one order.
+
+    Attributes
+    ----------
+    key : OrderKey
+    order_id : int or None
+        None until REGARDS has given a number; a denied order never gets one.
+    status : str
+        Of the event that decides: DONE if there was one, else the latest.
+    finished : bool
+        Whether no further event is expected. FAILED may come with files (protocol.md 0.4).
+    progress : float or None
+        Finished sub-orders over all, 0 to 1; None where the server does not tell how many.
+    ready_row : int
+        Journal row of the newest event that means "files can be fetched"; 0 before.
+    first_event, last_event : datetime.datetime
+        By the AMQP timestamp where there is one, else by arrival (UTC).
+    files_total, bytes_total : int or None
+        Of the files listed so far; the server lists a part when it is ready.
+    waits_for_download : bool
+        A part is ready and was not fetched: REGARDS may be waiting for it (protocol.md 0.2).
+    downloading : bool
+        A download of this order runs in this process.
+    """
+
+    key: OrderKey
+    order_id: int | None
+    status: str
+    finished: bool
+    progress: float | None
+    suborders_done: int
+    suborders_total: int | None
+    errors: int | None
+    error_type: str | None
+    message: str | None
+    download_link: str | None
+    ready_row: int
+    first_event: datetime
+    last_event: datetime
+    label: str | None = None
+    downloaded_files: int = 0
+    downloaded_bytes: int = 0
+    files_total: int | None = None
+    bytes_total: int | None = None
+    waits_for_download: bool = False
+    downloading: bool = False
+    expires_at: datetime | None = None
+
+    @property
+    def tenant(self) -> str | None:
+        """Tenant (project) of REGARDS."""
+        return self.key.tenant
+
+    @property
+    def correlation_id(self) -> str:
+        """The client's own name for the order."""
+        return self.key.correlation_id
+
+
+class OrderBook:
+    """Folds events into orders, one at a time.
+
+    Events name their order by correlation id; a few only by order id, and those are added to the
+    order that another event ties to that id, whichever comes first. When a correlation id is used
+    for a second order, the state is that of the order with the higher number.
+    """
+
+    def __init__(self) -> None:
+        self._lives: dict[OrderKey, dict[int | None, _Life]] = {}
+        self._key_of: dict[tuple[str | None, int], OrderKey] = {}
+
+    def add(self, row_id: int, event: OrderEvent) -> OrderKey:
+        """Fold in one event, journalled as row *row_id*; return the order that changed."""
+        key = self._key(event)
+        life = self._lives.setdefault(key, {}).setdefault(event.order_id, _Life())
+        life.add(row_id, event)
+        return key
+
+    def __iter__(self) -> Iterator[OrderKey]:
+        return iter(self._lives)
+
+    def __len__(self) -> int:
+        return len(self._lives)
+
+    def __contains__(self, key: OrderKey) -> bool:
+        return key in self._lives
+
+    def key_of(self, tenant: str | None, order_id: int) -> OrderKey | None:
+        """Return the order that has the number *order_id*, if any event said so."""
+        return self._key_of.get((tenant, order_id))
+
+    def state(self, key: OrderKey) -> OrderState:
+        """Return what is known of one order; KeyError if nothing is."""
+        lives = self._lives[key]
+        numbers = [number for number in lives if number is not None]
+        newest = max(numbers, default=None)
+        life = _Life()
+        for number in {None, newest} & lives.keys():
+            life.join(lives[number])
+        return life.state(key, newest)
+
+    def _key(self, event: OrderEvent) -> OrderKey:
+        if event.order_id is None:
+            assert event.correlation_id is not None  # noqa: S101 - events.decode sees to it
+            return OrderKey(event.tenant, event.correlation_id)
+        number = (event.tenant, event.order_id)
+        if event.correlation_id is None:
+            return self._key_of.setdefault(number, OrderKey(event.tenant, f"order-{number[1]}"))
+        key = OrderKey(event.tenant, event.correlation_id)
+        nameless = self._key_of.get(number)
+        self._key_of[number] = key
+        if nameless is not None and nameless != key:
+            # its earlier events said only the number
+            for order_id, life in self._lives.pop(nameless, {}).items():
+                self._lives.setdefault(key, {}).setdefault(order_id, _Life()).join(life)
+        return key
+
+
+#: Which of two events is the later one: (AMQP timestamp, rank of the status).
+_When = tuple[int, int]
+_NEVER: _When = (-1, -1)
+
+
+class _Life:
+    """Everything the events of one order number say; each field only ever grows."""
+
+    __slots__ = (
+        "decisive", "errors", "first_us", "last_us", "link", "ready_end", "ready_part",
+        "sub_order_ids", "sub_orders_unnamed", "total",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        #: (is DONE, when) and what that event says
+        self.decisive: tuple[bool, _When, str, str, str] = (False, _NEVER, "", "", "")
+        self.errors: tuple[_When, int | None] = (_NEVER, None)
+        self.link: tuple[_When, str | None] = (_NEVER, None)
+        self.sub_order_ids: set[int] = set()
+        #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
+        self.sub_orders_unnamed: set[int] = set()
+        self.total = -1
+        self.ready_part = 0
+        self.ready_end = 0
+        self.first_us: int | None = None
+        self.last_us: int | None = None
+
+    def add(self, row_id: int, event: OrderEvent) -> None:
+        """Take in one event."""
+        timestamp_s = 0 if event.timestamp_s is None else event.timestamp_s
+        when = (timestamp_s, _RANK.get(event.status, _UNKNOWN_RANK))  # type: ignore[call-overload]
+        self.decisive = max(
+            self.decisive,
+            (
+                event.status == OrderStatus.DONE,
+                when,
+                event.status,
+                event.error_type or "",
+                event.message or "",
+            ),
+        )
+        if event.errors is not None:
+            self.errors = max(self.errors, (when, event.errors))
+        if event.download_link:
+            self.link = max(self.link, (when, event.download_link))
+        if event.total_sub_orders is not None:
+            self.total = max(self.total, event.total_sub_orders)
+        if event.status == OrderStatus.SUBORDER_DONE:
+            self.ready_part = max(self.ready_part, row_id)
+            if event.sub_order_id is None:
+                self.sub_orders_unnamed.add(row_id)
+            else:
+                self.sub_order_ids.add(event.sub_order_id)
+        elif event.status in _ENDS_WITH_LINK and event.download_link:
+            self.ready_end = max(self.ready_end, row_id)
+        us = event.received_at_us if event.timestamp_s is None else event.timestamp_s * 1_000_000
+        self.first_us = us if self.first_us is None else min(self.first_us, us)
+        self.last_us = us if self.last_us is None else max(self.last_us, us)
+
+    def join(self, other: _Life) -> None:
+        """Take in all that another life has taken in."""
+        self.decisive = max(self.decisive, other.decisive)
+        self.errors = max(self.errors, other.errors)
+        self.link = max(self.link, other.link)
+        self.sub_order_ids |= other.sub_order_ids
+        self.sub_orders_unnamed |= other.sub_orders_unnamed
+        self.total = max(self.total, other.total)
+        self.ready_part = max(self.ready_part, other.ready_part)
+        self.ready_end = max(self.ready_end, other.ready_end)
+        known = [us for us in (self.first_us, other.first_us) if us is not None]
+        self.first_us = min(known, default=None)
+        known = [us for us in (self.last_us, other.last_us) if us is not None]
+        self.last_us = max(known, default=None)
+
+    def state(self, key: OrderKey, order_id: int | None) -> OrderState:
+        """Say what it amounts to."""
+        is_done, _, status, error_type, message = self.decisive
+        done = len(self.sub_order_ids) + len(self.sub_orders_unnamed)
+        total = self.total if self.total >= 0 else None
+        progress = min(done / total, 1.0) if total else None
+        return OrderState(
+            key=key,
+            order_id=order_id,
+            status=status,
+            finished=status in FINISHED,
+            progress=1.0 if is_done else progress,
+            suborders_done=done,
+            suborders_total=total,
+            errors=self.errors[1],
+            error_type=error_type or None,
+            message=message or None,
+            download_link=self.link[1],
+            # Each sub-order announces itself; only where none did is the end the announcement.
+            ready_row=self.ready_part or self.ready_end,
+            first_event=_utc(self.first_us),
+            last_event=_utc(self.last_us),
+        )
+
+
+def _utc(us: int | None) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us or 0)

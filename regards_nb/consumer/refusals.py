@@ -1,0 +1,103 @@
+"""From pika's exceptions to ours: what happened, at which queue, and whom to ask for what."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from pika import exceptions as pika_errors
+
+from regards_nb.errors import (
+    BrokerAccessError,
+    BrokerError,
+    BrokerLoginError,
+    BrokerUnreachableError,
+    QueueInUseError,
+    QueueNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def explain(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
+    """Translate the end of a connection.
+
+    Parameters
+    ----------
+    cause : BaseException
+        What pika reported.
+    where : str
+        The broker's address, without the password.
+    queue : str
+        The queue that was read.
+    """
+    for error in _causes(cause):
+        match error:
+            case pika_errors.ProbableAuthenticationError() | pika_errors.AuthenticationError():
+                return BrokerLoginError(
+                    f"{where} refused the user name or the password. Check both; ask the REGARDS "
+                    "administrator for a RabbitMQ account if you have none."
+                )
+            case pika_errors.ProbableAccessDeniedError():
+                return BrokerAccessError(
+                    f"{where}: this user may not use the virtual host, or there is none of that "
+                    "name. Check the end of the URL; REGARDS uses regards.multitenant.manager. "
+                    "Ask the REGARDS administrator for the right to it."
+                )
+            case pika_errors.ChannelClosed():
+                return _channel_closed(error, where, queue)
+            case pika_errors.ConsumerCancelled():
+                return QueueNotFoundError(
+                    f"the queue {queue!r} at {where} was deleted while it was read. It is read "
+                    "again as soon as the REGARDS administrator has made it again."
+                )
+            case ssl.SSLError():
+                return BrokerUnreachableError(
+                    f"{where}: TLS could not be agreed ({error}). Check the host name and the "
+                    "certificate authority; amqps:// needs the TLS port, often 5671."
+                )
+            case pika_errors.ConnectionClosed():
+                return BrokerUnreachableError(
+                    f"{where} closed the connection: {error.reply_code} {error.reply_text}"
+                )
+            case pika_errors.StreamLostError() | pika_errors.AMQPHeartbeatTimeout():
+                return BrokerUnreachableError(f"the connection to {where} was lost: {error}")
+    return BrokerUnreachableError(
+        f"nobody answers at {where} ({_innermost(cause)}). Check host and port, the network or "
+        "VPN, and whether the broker is running."
+    )
+
+
+def _channel_closed(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
+    code, text = error.reply_code, error.reply_text
+    if code == 404:
+        return QueueNotFoundError(
+            f"there is no queue {queue!r} at {where}. Check its name; the REGARDS administrator "
+            "makes a queue for each reader and binds it to the order response exchange."
+        )
+    if "exclusive" in text or code == 405:
+        return QueueInUseError(
+            f"another program reads the queue {queue!r} at {where} exclusively. Close it, or ask "
+            "the REGARDS administrator for a queue of your own."
+        )
+    if code == 403:
+        return BrokerAccessError(
+            f"this user may not read the queue {queue!r} at {where}. Ask the REGARDS administrator "
+            f"for the read permission on it ({text})."
+        )
+    return BrokerError(f"{where} closed the channel on queue {queue!r}: {code} {text}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that pika packed into it, outermost first."""
+    yield error
+    inner = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
+    for value in inner:
+        if isinstance(value, BaseException):
+            yield from _causes(value)
+
+
+def _innermost(error: BaseException) -> str:
+    *_, last = _causes(error)
+    return str(last) or type(last).__name__

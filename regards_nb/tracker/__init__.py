@@ -1,0 +1,22 @@
+"""What the user holds: `OrderTracker`, and one `Order` of it.
+
+``bell``
+    tells waiters that something changed;
+``problems``
+    what went wrong in the background, for the display and the user's next call;
+``workers``
+    daemon threads that take jobs from a queue;
+``downloads``
+    at most one download at a time for an order, several orders side by side;
+``watch``
+    the thread that answers new events with callbacks and downloads;
+``order``, ``order_tracker``
+    the two public classes.
+"""
+
+from __future__ import annotations
+
+from regards_nb.tracker.order import Order
+from regards_nb.tracker.order_tracker import OrderTracker, Snapshot
+
+__all__ = ["Order", "OrderTracker", "Snapshot"]

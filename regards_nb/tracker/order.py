@@ -1,0 +1,147 @@
+"""One order, as the user holds it: always the newest state, and what can be done with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    import pandas as pd
+
+    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.order_tracker import OrderTracker
+
+
+class Order:
+    """One order of a tracker. Obtained by ``tracker[key]`` or ``tracker.submit(...)``.
+
+    Its attributes are read anew each time, without any network; `await` it to wait for its end.
+    """
+
+    def __init__(self, tracker: OrderTracker, key: OrderKey) -> None:
+        self._tracker = tracker
+        self.key = key
+
+    def __repr__(self) -> str:
+        state = self.state
+        number = "no number" if state.order_id is None else state.order_id
+        return f"<Order {self.correlation_id!r} ({number}): {state.status}>"
+
+    def __await__(self) -> Generator[Any, None, Order]:
+        yield from self._tracker.wait_async(self.correlation_id).__await__()
+        return self
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self._tracker._mimebundle([self.key], include, exclude)  # noqa: SLF001 - its part
+
+    @property
+    def state(self) -> OrderState:
+        """Everything that is known now, as one value."""
+        return self._tracker.state(self.key)
+
+    @property
+    def correlation_id(self) -> str:
+        """The client's own name for the order."""
+        return self.key.correlation_id
+
+    @property
+    def order_id(self) -> int | None:
+        """The number REGARDS gave; None before, and for a denied order."""
+        return self.state.order_id
+
+    @property
+    def status(self) -> str:
+        """Of the event that decides: DONE if there was one, else the latest."""
+        return self.state.status
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further event is expected."""
+        return self.state.finished
+
+    @property
+    def message(self) -> str | None:
+        """What REGARDS says about it."""
+        return self.state.message
+
+    @property
+    def suborders_done(self) -> int:
+        """Sub-orders that are finished."""
+        return self.state.suborders_done
+
+    @property
+    def suborders_total(self) -> int | None:
+        """All sub-orders, where the server tells."""
+        return self.state.suborders_total
+
+    @property
+    def progress(self) -> float | None:
+        """Finished sub-orders over all, 0 to 1; None where the server does not tell."""
+        return self.state.progress
+
+    @property
+    def error_type(self) -> str | None:
+        """The server's code for what went wrong."""
+        return self.state.error_type
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When REGARDS removes the files, where known."""
+        return self.state.expires_at
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """The rows of ``tracker.events`` about this order."""
+        events, order_id = self._tracker.events, self.order_id
+        mine = events["correlation_id"] == self.correlation_id
+        if order_id is not None:
+            mine |= events["correlation_id"].isna() & (events["order_id"] == order_id).fillna(False)  # noqa: FBT003
+        return events[mine]
+
+    @property
+    def files(self) -> pd.DataFrame:
+        """The rows of ``tracker.files`` about this order."""
+        files, order_id = self._tracker.files, self.order_id
+        return files[(files["order"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
+
+    def wait(self, *, until: str = "finished", timeout_s: float | None = None) -> Order:
+        """Wait for this order, with a progress display. See `OrderTracker.wait`."""
+        self._tracker.wait(self.correlation_id, until=until, timeout_s=timeout_s)
+        return self
+
+    def download(
+        self, *, directory: str | Path | None = None, extract: bool = True
+    ) -> list[Path]:
+        """Fetch what is ready of this order. See `OrderTracker.download`."""
+        return self._tracker.download(self.correlation_id, directory=directory, extract=extract)
+
+    def iter_parts(self, *, timeout_s: float | None = None) -> Iterator[list[Path]]:
+        """Yield the files of each part as it becomes ready, until the order has ended.
+
+        Each part is fetched when it is ready, which lets REGARDS go on with the next
+        (protocol.md 0.2).
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Limit for the wait for one part, in seconds.
+
+        Yields
+        ------
+        list of pathlib.Path
+            The new files.
+        """
+        seen: set[Path] = set()
+        while True:
+            self.wait(until="part", timeout_s=timeout_s)
+            state = self.state
+            if state.waits_for_download:
+                paths = [path for path in self.download() if path not in seen]
+                seen.update(paths)
+                if paths:
+                    yield paths
+            elif state.finished:
+                return

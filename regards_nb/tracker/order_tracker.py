@@ -1,0 +1,527 @@
+"""`OrderTracker`: a queue of REGARDS order events as DataFrames, displays and files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from regards_nb import wiring
+from regards_nb.consumer import Consumer, Health, describe, parameters_from
+from regards_nb.errors import OrderNotFoundError, SettingsError, WaitTimeoutError
+from regards_nb.frames import Frames
+from regards_nb.journal import Journal
+from regards_nb.tracker.bell import Bell
+from regards_nb.tracker.downloads import Downloads
+from regards_nb.tracker.order import Order
+from regards_nb.tracker.problems import Problems
+from regards_nb.tracker.watch import POLL_S, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+    from regards_nb.client import RegardsClient
+    from regards_nb.consumer import AmqpParameters
+    from regards_nb.events import OrderEvent
+    from regards_nb.orders import OrderKey, OrderState
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything a display shows, at one moment."""
+
+    orders: tuple[OrderState, ...]
+    health: Health
+    problems: tuple[str, ...]
+    rejected: int
+
+
+class OrderTracker:
+    """Follows the orders of a REGARDS archive.
+
+    Parameters
+    ----------
+    amqp : str or pika.ConnectionParameters
+        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``.
+    queue : str
+        The queue that the REGARDS administrator made for you (seed page, "Exchange"). It is read,
+        never declared.
+    tenant : str, optional
+        Keep this tenant's events (header ``regards.tenant``), and those that name none.
+        By default all are kept.
+    client : RegardsClient, optional
+        The REST side, for downloading and submitting.
+    journal : str or pathlib.Path, optional
+        Where the history is kept: a path or an SQLAlchemy URL. By default
+        ``.regards/journal.sqlite`` beside the notebook.
+    workspace : str or pathlib.Path, default "orders"
+        Files go to ``<workspace>/<order id>/``.
+    auto_download : bool, default False
+        Fetch each part when it is announced. REGARDS stops after two parts that nobody fetches
+        (protocol.md 0.2), so a large order needs this, or somebody who downloads.
+
+    Raises
+    ------
+    SettingsError
+        A parameter is wrong.
+    JournalError
+        The journal cannot be opened.
+
+    Notes
+    -----
+    Nothing is connected before `start`. Every event that RabbitMQ delivers is journalled before
+    it is acknowledged, so a restarted kernel shows the same frames.
+    """
+
+    def __init__(
+        self,
+        amqp: str | AmqpParameters,
+        queue: str,
+        *,
+        tenant: str | None = None,
+        client: RegardsClient | None = None,
+        journal: str | Path | None = None,
+        workspace: str | Path = "orders",
+        auto_download: bool = False,
+    ) -> None:
+        if not queue:
+            raise SettingsError("queue must be the name of the queue your administrator made")
+        parameters = parameters_from(amqp)
+        self.queue = queue
+        self.tenant = tenant
+        self.client = client
+        self.auto_download = auto_download
+        self._where = describe(parameters)
+        self._journal = Journal(journal)
+        self._bell = Bell()
+        self._problems = Problems(self._bell.ring)
+        self._frames = Frames(self._journal, tenant)
+        self._consumer = Consumer(parameters, queue, self._journal, self._bell.ring)
+        self._downloads = Downloads(client, self._journal, tenant, workspace, self._bell.ring)
+        self._watch: Watch | None = None
+        self._callbacks: list[tuple[str, Callable[[OrderEvent], object]]] = []
+        #: what lives and ends with this tracker, such as the demo's simulator
+        self._belongings = contextlib.ExitStack()
+        weakref.finalize(self, self._journal.close).atexit = False
+
+    @classmethod
+    def demo(cls, **options: Any) -> OrderTracker:
+        """Start a simulated REGARDS, on a real RabbitMQ, and a tracker that follows it.
+
+        Parameters
+        ----------
+        **options
+            Of `OrderTracker` (``journal``, ``workspace``, ``auto_download``) or of
+            `regards_nb.simulator.Simulator` (``seed``, ``suborder_pause_s``).
+
+        Returns
+        -------
+        OrderTracker
+            Started; ``tracker.simulator`` is the service, ``tracker.client`` its REST client.
+            Both end with `stop`, or with Python.
+        """
+        tracker: OrderTracker = wiring.call("demo_tracker", **options)
+        return tracker
+
+    def __repr__(self) -> str:
+        return f"<OrderTracker of {self.queue!r} at {self._where}: {self.health.state}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self._mimebundle(None, include, exclude)
+
+    def _mimebundle(
+        self, keys: Sequence[OrderKey] | None, include: Any, exclude: Any
+    ) -> dict[str, Any]:
+        bundle: dict[str, Any] = wiring.call("mimebundle", self, keys, include, exclude)
+        return bundle
+
+    # -- life cycle --
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, *, timeout_s: float = 30.0) -> Self:
+        """Connect, and return once messages are being consumed.
+
+        Raises
+        ------
+        BrokerError
+            Wrong password, unknown virtual host, missing queue, no right to read, nobody there:
+            the text says which, and what to do.
+        JournalError
+            The journal cannot be written.
+        """
+        self._consumer.start(timeout_s)
+        if self._watch is None:
+            downloads = self._downloads if self.auto_download else None
+            self._watch = Watch(self._frames, self._bell, downloads, self._problems)
+            self._watch.callbacks.extend(self._callbacks)
+        return self
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """End all threads and connections. The frames stay readable.
+
+        Raises
+        ------
+        TrackingError
+            Something did not end within *timeout_s*.
+        """
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop(timeout_s)
+        self._downloads.stop(timeout_s)
+        try:
+            self._consumer.stop(timeout_s)
+        finally:
+            self._belongings.close()
+
+    @property
+    def health(self) -> Health:
+        """State of the connection to RabbitMQ."""
+        return self._consumer.health
+
+    @property
+    def version(self) -> int:
+        """Grows with each change; cheap to ask."""
+        return self._bell.rings
+
+    # -- the frames --
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """One row per event, in journal order."""
+        return self._frames.events
+
+    @property
+    def orders(self) -> pd.DataFrame:
+        """One row per order; index (tenant, correlation_id)."""
+        return self._frames.orders
+
+    @property
+    def files(self) -> pd.DataFrame:
+        """One row per file: order, name, path, size in bytes, md5, state, error."""
+        return self._frames.files
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """One row per message that could not be understood: body, reason, received_at."""
+        return self._frames.rejected
+
+    def __getitem__(self, key: str | int) -> Order:
+        found = self._frames.key_of(key)
+        if found is None:
+            kind = "correlation id" if isinstance(key, str) else "number"
+            raise OrderNotFoundError(
+                f"no event of an order with the {kind} {key!r} so far; tracker.orders lists all"
+            )
+        return Order(self, found)
+
+    def state(self, key: OrderKey) -> OrderState:
+        """Return what is known of one order."""
+        (state,) = self._states([key])
+        return state
+
+    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
+        """Return what a display shows: of some orders, or of all."""
+        return Snapshot(
+            orders=tuple(self._states(keys)),
+            health=self.health,
+            problems=self._problems.shown,
+            rejected=self._frames.rejections,
+        )
+
+    def _states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+        return [self._with_download(state) for state in self._frames.states(keys)]
+
+    def _with_download(self, state: OrderState) -> OrderState:
+        """Add to the state of an order that of its running download."""
+        if state.order_id is None or not self._downloads.is_running(state.order_id):
+            return state
+        progress = self._downloads.progress(state.order_id)
+        state = replace(state, downloading=True, waits_for_download=False)
+        if progress is None:
+            return state
+        return replace(
+            state,
+            downloaded_files=max(state.downloaded_files, progress.files_done),
+            downloaded_bytes=max(state.downloaded_bytes, progress.bytes_done),
+            bytes_total=progress.bytes_total or state.bytes_total,
+        )
+
+    # -- waiting --
+
+    def wait(
+        self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
+    ) -> pd.DataFrame:
+        """Wait for orders, showing their progress.
+
+        Parameters
+        ----------
+        *keys : str or int
+            Correlation ids or order ids, also of orders without any event yet. By default all
+            that are unfinished now.
+        until : {"finished", "part"}
+            "part" returns as soon as each order has a part to fetch, or has ended.
+        timeout_s : float, optional
+            Limit in seconds; by default none. The stop button or Ctrl-C ends the wait, too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows of `orders` for these keys.
+
+        Raises
+        ------
+        WaitTimeoutError
+            The limit was reached. The orders go on, and are still tracked.
+        TrackingError
+            Something went wrong in the background since the last call.
+        """
+        wait = _Wait(self, keys, until, timeout_s)
+        with wiring.call("watching", self, wait.keys) as view:
+            while not wait.is_over():
+                view.refresh(note=wait.note())
+                wait.seen = self._bell.wait(wait.seen, POLL_S)
+        return wait.result()
+
+    async def wait_async(
+        self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
+    ) -> pd.DataFrame:
+        """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
+        wait = _Wait(self, keys, until, timeout_s)
+        with wiring.call("watching", self, wait.keys) as view:
+            while not wait.is_over():
+                view.refresh(note=wait.note())
+                # A Condition would block the loop; a journal look-up ten times a second does not.
+                await asyncio.sleep(0.1)
+        return wait.result()
+
+    def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
+        """Call *callback* with each new event of a status, in a thread of its own.
+
+        An error in it is logged and shown, raised by the next call, and stops nothing.
+        """
+        self._callbacks.append((str(status), callback))
+        if self._watch is not None:
+            self._watch.callbacks.append((str(status), callback))
+
+    # -- ordering and fetching --
+
+    def submit(
+        self,
+        queries: str | Sequence[str],
+        *,
+        data_types: Sequence[str] | None = None,
+        filename_regexp: str | None = None,
+        correlation_id: str | None = None,
+        label: str | None = None,
+    ) -> Order:
+        """Order files.
+
+        Parameters
+        ----------
+        queries : str or sequence of str
+            Lucene queries of the REGARDS catalogue.
+        data_types : sequence of {"RAWDATA", "QUICKLOOK"}, optional
+        filename_regexp : str, optional
+            Order only the files whose names match.
+        correlation_id : str, optional
+            Your own name for the order, at most 255 characters; made up by default.
+        label : str, optional
+            For your eyes; kept in the journal.
+
+        Returns
+        -------
+        Order
+            Also when REGARDS denies it: its status and message say so.
+        """
+        client = self._need_client("submitting")
+        correlation_id = correlation_id or f"nb-{uuid.uuid4()}"
+        asked = [queries] if isinstance(queries, str) else list(queries)
+        # Written before it is sent: the server has no look-up by correlation id.
+        self._journal.save_request(
+            self.tenant, correlation_id, label=label, body=json.dumps({"queries": asked})
+        )
+        answer = client.apply(
+            asked,
+            data_types=data_types,
+            filename_regexp=filename_regexp,
+            correlation_id=correlation_id,
+        )
+        # The REST side answers what would come as an event of an order made over AMQP.
+        session_id = self._journal.open_session("REST answers")
+        self._journal.append(session_id, [answer.as_delivery(self.tenant)])
+        self._bell.ring()
+        return self[correlation_id]
+
+    def download(
+        self,
+        *keys: str | int,
+        directory: str | Path | None = None,
+        extract: bool = True,
+    ) -> list[Path]:
+        """Fetch what is ready of some orders, verified, with a progress bar.
+
+        Parameters
+        ----------
+        *keys : str or int
+            Correlation ids or order ids; by default all orders that have something to fetch.
+        directory : path, optional
+            By default ``<workspace>/<order id>``.
+        extract : bool, default True
+            False keeps the zips as they came.
+
+        Returns
+        -------
+        list of pathlib.Path
+            All files of these orders that are in place, the new ones and the earlier ones.
+            A server that has nothing new to give is no error (protocol.md 0.3).
+
+        Raises
+        ------
+        IncompleteDownloadError
+            Some files could not be had; the others are in place.
+        ServiceError, WorkspaceError, ArchiveError
+            Nothing could be fetched, and why.
+        """
+        self._need_client("downloading")
+        if keys:
+            states = [self[key].state for key in keys]
+        else:
+            states = [state for state in self._states() if state.waits_for_download]
+        futures = {
+            state.key: self._downloads.begin(state, directory=directory, extract=extract)
+            for state in states
+        }
+        seen = -1
+        try:
+            with wiring.call("watching", self, [state.key for state in states]) as view:
+                while not all(future.done() for future in futures.values()):
+                    view.refresh(note="downloading")
+                    seen = self._bell.wait(seen, POLL_S)
+        finally:
+            for state in states:
+                if state.order_id is not None:
+                    self._downloads.cancel(state.order_id)
+        for future in futures.values():
+            future.result()
+        return [path for state in states for path in self._paths(state.order_id)]
+
+    def download_soon(self, key: OrderKey) -> None:
+        """Fetch what is ready of one order in the background; errors are shown and kept."""
+        state = self.state(key)
+        future = self._downloads.begin(state)
+        what = f"downloading order {state.order_id}"
+        problems = self._problems
+
+        def ended(done: Any) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                problems.record(what, error)
+
+        future.add_done_callback(ended)
+
+    # -- displays --
+
+    def show(self) -> None:
+        """Show the live table of all orders; the cell ends at once."""
+        wiring.call("show", self)
+
+    def plot_timeline(self) -> Any:
+        """Plot when each order was granted, had parts ready, and ended (needs matplotlib)."""
+        return wiring.call("plot_timeline", self)
+
+    def _need_client(self, doing: str) -> RegardsClient:
+        if self.client is None:
+            raise SettingsError(
+                f"{doing} needs the REST side: OrderTracker(..., client=RegardsClient(...))"
+            )
+        return self.client
+
+    def _paths(self, order_id: int | None) -> list[Path]:
+        if order_id is None:
+            return []
+        records = self._frames.files_of(order_id)
+        return [Path(record.path) for record in records if record.path is not None]
+
+
+class _Wait:
+    """One wait: for which orders, until what, and how long."""
+
+    def __init__(
+        self,
+        tracker: OrderTracker,
+        keys: Sequence[str | int],
+        until: str,
+        timeout_s: float | None,
+    ) -> None:
+        if until not in {"finished", "part"}:
+            raise SettingsError(f'until must be "finished" or "part", not {until!r}')
+        self._tracker = tracker
+        self._until = until
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._wanted: list[str | int] = list(keys) or [
+            state.correlation_id for state in tracker.snapshot().orders if not state.finished
+        ]
+        self.seen = -1
+        self._states: list[OrderState] = []
+
+    @property
+    def keys(self) -> Callable[[], list[OrderKey]]:
+        """The orders waited for, those of them that have shown up."""
+        return self._found
+
+    def _found(self) -> list[OrderKey]:
+        found = (self._tracker._frames.key_of(key) for key in self._wanted)  # noqa: SLF001
+        return [key for key in found if key is not None]
+
+    def is_over(self) -> bool:
+        """Tell whether all is as wanted.
+
+        Raises
+        ------
+        WaitTimeoutError, TrackingError
+        """
+        self._states = self._tracker._states(self._found())  # noqa: SLF001
+        if len(self._states) == len(self._wanted) and all(map(self._suffices, self._states)):
+            return True
+        self._tracker._problems.raise_new()  # noqa: SLF001
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise WaitTimeoutError(
+                f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
+                "call wait() again, or look at tracker.orders"
+            )
+        return False
+
+    def _suffices(self, state: OrderState) -> bool:
+        return state.finished or (self._until == "part" and state.waits_for_download)
+
+    def note(self) -> str:
+        """Say what is still missing."""
+        open_orders = [state for state in self._states if not self._suffices(state)]
+        unseen = len(self._wanted) - len(self._states)
+        note = f"{len(open_orders) + unseen} of {len(self._wanted)} orders are not there yet"
+        if unseen:
+            note += f", {unseen} of them without any event"
+        waiting = [str(state.order_id) for state in open_orders if state.waits_for_download]
+        if waiting:
+            note += (
+                f"; REGARDS waits for you to download order {', '.join(waiting)}: "
+                "tracker.download() or auto_download=True"
+            )
+        return note
+
+    def result(self) -> pd.DataFrame:
+        """Return the rows of the orders waited for."""
+        orders = self._tracker.orders
+        return orders[orders.index.isin(self._found())]

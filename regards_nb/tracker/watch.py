@@ -1,0 +1,166 @@
+"""The thread that answers new events: with the user's callbacks, and with downloads."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import IncompleteDownloadError, RegardsError
+from regards_nb.tracker.workers import Workers
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from regards_nb.events import OrderEvent
+    from regards_nb.frames import Frames
+    from regards_nb.orders import OrderKey
+    from regards_nb.tracker.bell import Bell
+    from regards_nb.tracker.downloads import Downloads
+    from regards_nb.tracker.problems import Problems
+
+#: How often the journal is looked at when no bell rings: another kernel may write to it.
+POLL_S = 0.5
+FIRST_RETRY_S = 15.0
+LONGEST_RETRY_S = 900.0
+
+
+class Watch:
+    """Follows the events of one tracker while it is started."""
+
+    def __init__(
+        self, frames: Frames, bell: Bell, downloads: Downloads | None, problems: Problems
+    ) -> None:
+        self.callbacks: list[tuple[str, Callable[[OrderEvent], object]]] = []
+        self._stop = threading.Event()
+        self._runner = Workers("regards-nb-callback", 1)
+        self._thread = threading.Thread(
+            target=_follow,
+            args=(
+                frames,
+                bell,
+                self._stop,
+                _Callbacks(self.callbacks, self._runner, problems),
+                _AutoDownload(frames, downloads, problems) if downloads is not None else None,
+            ),
+            name="regards-nb-watch",
+            daemon=True,
+        )
+        self._bell = bell
+        weakref.finalize(self, self._stop.set).atexit = False
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread and wait for it."""
+        self._stop.set()
+        self._bell.ring()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        self._runner.stop(timeout_s)
+
+
+def _follow(
+    frames: Frames,
+    bell: Bell,
+    stop: threading.Event,
+    callbacks: _Callbacks,
+    downloads: _AutoDownload | None,
+) -> None:
+    feed = frames.follow()
+    try:
+        seen = -1
+        while not stop.is_set():
+            seen = bell.wait(seen, POLL_S)
+            _step(frames, feed, callbacks, downloads)
+    finally:
+        frames.unfollow(feed)
+
+
+def _step(
+    frames: Frames,
+    feed: deque[tuple[OrderKey, OrderEvent]],
+    callbacks: _Callbacks,
+    downloads: _AutoDownload | None,
+) -> None:
+    try:
+        frames.refresh()
+    except RegardsError as exc:
+        callbacks.problems.record("reading the journal", exc)
+        return
+    changed = {}
+    while feed:
+        key, event = feed.popleft()
+        changed[key] = True
+        callbacks.call(event)
+    if downloads is not None:
+        downloads.fetch(list(changed))
+
+
+class _Callbacks:
+    """Runs the user's callbacks one after the other, apart from everything else."""
+
+    def __init__(
+        self,
+        registered: list[tuple[str, Callable[[OrderEvent], object]]],
+        runner: Workers,
+        problems: Problems,
+    ) -> None:
+        self._registered = registered
+        self._runner = weakref.ref(runner)
+        self.problems = problems
+
+    def call(self, event: OrderEvent) -> None:
+        runner = self._runner()
+        for status, callback in self._registered:
+            if status == event.status and runner is not None:
+                runner.submit(partial(self._guarded, callback, event))
+
+    def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
+        try:
+            callback(event)
+        except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
+            name = getattr(callback, "__name__", repr(callback))
+            self.problems.record(f"callback {name} on {event.status}", exc)
+
+
+class _AutoDownload:
+    """Fetches each part when it is announced; what failed is tried again later."""
+
+    def __init__(self, frames: Frames, downloads: Downloads, problems: Problems) -> None:
+        self._frames = frames
+        self._downloads = downloads
+        self._problems = problems
+        #: order → (not before, failures so far); at first, all orders there are
+        self._due: dict[OrderKey, tuple[float, int]] = {
+            state.key: (0.0, 0) for state in frames.states() if state.waits_for_download
+        }
+
+    def fetch(self, changed: list[OrderKey]) -> None:
+        for key in changed:
+            self._due.setdefault(key, (0.0, 0))
+        now = time.monotonic()
+        due = [key for key, (not_before, _) in self._due.items() if not_before <= now]
+        for state in self._frames.states(due):
+            if not state.waits_for_download or state.order_id is None:
+                self._due.pop(state.key, None)
+            elif not self._downloads.is_running(state.order_id):
+                self._begin(state.key, state.order_id)
+
+    def _begin(self, key: OrderKey, order_id: int) -> None:
+        (state,) = self._frames.states([key])
+        future = self._downloads.begin(state)
+        future.add_done_callback(lambda done: self._ended(key, order_id, done))
+
+    def _ended(self, key: OrderKey, order_id: int, done: Future[object]) -> None:
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        self._problems.record(f"downloading order {order_id}", error)
+        if isinstance(error, IncompleteDownloadError):
+            return
+        _, failures = self._due.get(key, (0.0, 0))
+        wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
+        self._due[key] = (time.monotonic() + wait_s, failures + 1)
