@@ -148,53 +148,49 @@ class OrderBook:
 
     def __init__(self) -> None:
         self._lives: dict[OrderKey, dict[int | None, _Life]] = {}
-        self._key_of: dict[tuple[str | None, int], OrderKey] = {}
+        #: which order has a number; if several claim it, the alphabet decides, not the arrival
+        self._owner: dict[tuple[str | None, int], OrderKey] = {}
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
         key = self._key(event)
         life = self._lives.setdefault(key, {}).setdefault(event.order_id, _Life())
         life.add(row_id, event)
-        return key
+        return self._owner.get((key.tenant, event.order_id or -1), key)
 
     def __iter__(self) -> Iterator[OrderKey]:
-        return iter(self._lives)
-
-    def __len__(self) -> int:
-        return len(self._lives)
+        owned = {_nameless(*number) for number in self._owner}
+        return (key for key in self._lives if key not in owned)
 
     def __contains__(self, key: OrderKey) -> bool:
         return key in self._lives
 
-    def key_of(self, tenant: str | None, order_id: int) -> OrderKey | None:
-        """Return the order that has the number *order_id*, if any event said so."""
-        return self._key_of.get((tenant, order_id))
-
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order; KeyError if nothing is."""
         lives = self._lives[key]
-        numbers = [number for number in lives if number is not None]
-        newest = max(numbers, default=None)
+        newest = max((number for number in lives if number is not None), default=None)
         life = _Life()
         for number in {None, newest} & lives.keys():
             life.join(lives[number])
+        if newest is not None and self._owner.get((key.tenant, newest)) == key:
+            for other in self._lives.get(_nameless(key.tenant, newest), {}).values():
+                life.join(other)
         return life.state(key, newest)
 
     def _key(self, event: OrderEvent) -> OrderKey:
-        if event.order_id is None:
-            assert event.correlation_id is not None  # noqa: S101 - events.decode sees to it
-            return OrderKey(event.tenant, event.correlation_id)
-        number = (event.tenant, event.order_id)
         if event.correlation_id is None:
-            return self._key_of.setdefault(number, OrderKey(event.tenant, f"order-{number[1]}"))
+            assert event.order_id is not None  # noqa: S101 - events.decode sees to it
+            return _nameless(event.tenant, event.order_id)
         key = OrderKey(event.tenant, event.correlation_id)
-        nameless = self._key_of.get(number)
-        self._key_of[number] = key
-        if nameless is not None and nameless != key:
-            # its earlier events said only the number
-            for order_id, life in self._lives.pop(nameless, {}).items():
-                self._lives.setdefault(key, {}).setdefault(order_id, _Life()).join(life)
+        if event.order_id is not None:
+            number = (event.tenant, event.order_id)
+            self._owner[number] = min(key, self._owner.get(number, key))
         return key
+
+
+def _nameless(tenant: str | None, order_id: int) -> OrderKey:
+    """Return the key of an order of which only the number is known."""
+    return OrderKey(tenant, f"#{order_id}")
 
 
 #: Which of two events is the later one: (AMQP timestamp, rank of the status).

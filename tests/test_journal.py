@@ -1,0 +1,201 @@
+"""The durable log: what was appended is there, in order, for whoever opens it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import delivery
+
+from regards_nb import journal as journal_module
+from regards_nb.errors import JournalError
+from regards_nb.events import Delivery
+from regards_nb.journal import Journal
+from regards_nb.orders import FileRecord, FileState
+
+
+def bodies(journal: Journal, after_id: int = 0, **options: str) -> list[bytes]:
+    return [row.delivery.body for row in journal.read(after_id, **options)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.sqlite")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Delivery,
+            body=st.binary(max_size=50),
+            received_at_us=st.integers(0, 2**60),
+            redelivered=st.booleans(),
+            timestamp_s=st.one_of(st.none(), st.integers(0, 2**33)),
+            correlation_id=st.one_of(st.none(), st.text(max_size=9).filter(str.isprintable)),
+            tenant=st.one_of(st.none(), st.just("t")),
+            app_id=st.one_of(st.none(), st.just("rs-order")),
+            properties=st.just("{}"),
+        ),
+        max_size=20,
+    )
+)
+def test_what_is_appended_is_read_back_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, deliveries: list[Delivery]
+) -> None:
+    """Any message survives the journal byte for byte, in order."""
+    with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
+        session_id = journal.open_session("q")
+        journal.append(session_id, deliveries)
+        assert [row.delivery for row in journal.read()] == deliveries
+
+
+def test_a_second_journal_object_sees_the_same(tmp_path: Path, journal: Journal) -> None:
+    """Two kernels share one file: each sees what the other wrote."""
+    other = Journal(tmp_path / "journal.sqlite")
+    journal.append(journal.open_session("q"), [delivery(b"one")])
+    other.append(other.open_session("q"), [delivery(b"two")])
+    assert bodies(journal) == bodies(other) == [b"one", b"two"]
+    assert bodies(journal, after_id=1) == [b"two"]
+
+
+def test_reading_for_one_tenant_leaves_out_the_others(journal: Journal) -> None:
+    """Another tenant's rows are left out; those that name none are kept."""
+    session_id = journal.open_session("q")
+    named = [("mine", "t"), ("theirs", "other"), ("nobody's", None)]
+    journal.append(session_id, [delivery(b.encode(), tenant=t) for b, t in named])
+    assert bodies(journal, tenant="t") == [b"mine", b"nobody's"]
+    assert len(bodies(journal)) == 3
+
+
+def test_recent_rows_are_those_of_the_queue_and_of_other_sessions(journal: Journal) -> None:
+    """Only what can come again on this queue is in doubt."""
+    mine, earlier, elsewhere = (journal.open_session(q) for q in ("q", "q", "other"))
+    journal.append(earlier, [delivery(b"a"), delivery(b"b"), delivery(b"c")])
+    journal.append(elsewhere, [delivery(b"d")])
+    journal.append(mine, [delivery(b"e")])
+    recent = journal.recent("q", after_id=0, not_of=mine, limit=2)
+    assert [row.delivery.body for row in recent] == [b"b", b"c"]
+
+
+def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journal) -> None:
+    """The newest word on a file counts, and a reader gets only what changed."""
+    log = journal.file_log("t")
+    record = FileRecord(order_id=1, file_id=2, name="a.nc", size_bytes=3)
+    log.save([record])
+    revision, changed = journal.files_after(0, tenant="t")
+    assert changed == [record]
+    done = FileRecord(order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED)
+    log.save([done])
+    assert journal.files_after(revision, tenant="t")[1] == [done]
+    assert log.files(1) == [done]
+    assert journal.file_log("other").files(1) == []
+
+
+KILLED_WRITER = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from strategies import delivery
+from regards_nb.journal import Journal
+journal = Journal(sys.argv[1])
+session_id = journal.open_session("q")
+for number in range(10_000):
+    journal.append(session_id, [delivery(str(number).encode())])
+    print(number, flush=True)
+"""
+
+
+def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
+    """A process killed while it writes loses nothing that append() returned from."""
+    path = tmp_path / "journal.sqlite"
+    command = [sys.executable, "-c", KILLED_WRITER, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        for _ in range(50):
+            last = int(writer.stdout.readline())
+        writer.kill()
+        last = max([last, *map(int, writer.stdout.read().split())])
+    kept = [int(body) for body in bodies(Journal(path))]
+    assert kept[: last + 1] == list(range(last + 1))
+    assert len(kept) <= last + 2  # one may have been committed and not reported
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Somebody's text file is not overwritten, and the error names it."""
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes " * 500)
+    with pytest.raises(JournalError, match=r"notes\.txt.*not a journal"):
+        Journal(path)
+    assert path.read_text().startswith("my notes")
+
+
+def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    """A foreign SQLite file keeps its tables and gets no more."""
+    path = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(JournalError, match="something else.*recipes"):
+        Journal(path)
+
+
+def test_a_journal_of_a_newer_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older program does not guess at a newer schema."""
+    path = tmp_path / "journal.sqlite"
+    with monkeypatch.context() as newer:
+        newer.setattr(journal_module, "SCHEMA_VERSION", 99)
+        Journal(path).close()
+    with pytest.raises(JournalError, match="newer regards_nb.*pip install"):
+        Journal(path)
+
+
+def test_a_locked_journal_says_so(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program that holds the file is named as the cause."""
+    session_id = journal.open_session("q")
+    journal.close()
+    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT_S", 0.1)
+    with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(JournalError, match="locked.*close that program"):
+            journal.append(session_id, [delivery(b"x")])
+
+
+def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A path below a file cannot be a folder; the error says which."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="cannot make the folder .*file"):
+        Journal(tmp_path / "file" / "sub" / "journal.sqlite")
+
+
+def test_the_default_place_is_beside_the_notebook_and_out_of_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`.regards/journal.sqlite` in the current folder, which a repository ignores."""
+    monkeypatch.chdir(tmp_path)
+    Journal().close()
+    assert (tmp_path / ".regards" / "journal.sqlite").exists()
+    assert (tmp_path / ".regards" / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "mysql+nodriver://u:secret@h/d", "://"])
+def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
+    """The error says what is expected and repeats no secret."""
+    with pytest.raises(JournalError) as caught:
+        Journal(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_password_of_a_database_is_not_in_the_location(tmp_path: Path) -> None:
+    """repr and errors name the database without the password."""
+    journal = Journal(f"sqlite:///{tmp_path}/j.sqlite")
+    assert str(tmp_path) in repr(journal)
+    assert os.path.exists(tmp_path / "j.sqlite")  # noqa: PTH110 - as the URL spells it

@@ -1,0 +1,55 @@
+"""Which redelivered messages are in the journal already."""
+
+from __future__ import annotations
+
+from strategies import delivery
+
+from regards_nb.consumer.redelivery import InDoubt, fingerprint
+from regards_nb.events import Delivery
+from regards_nb.journal import Row
+
+
+def message(name: str, **properties: object) -> Delivery:
+    return delivery({"status": "DONE", "correlationId": name}, **properties)  # type: ignore[arg-type]
+
+
+def rows(*names: str, session_id: int = 1, first_id: int = 1) -> list[Row]:
+    return [Row(first_id + i, session_id, message(name)) for i, name in enumerate(names)]
+
+
+def claimed(in_doubt: InDoubt, *names: str) -> list[bool]:
+    return [in_doubt.claim(message(name, redelivered=True)) for name in names]
+
+
+def test_a_journalled_message_is_known_once() -> None:
+    """Each row answers for one redelivery; a second equal message is a new one."""
+    in_doubt = InDoubt()
+    in_doubt.add(rows("a", "b"))
+    assert claimed(in_doubt, "a", "b", "b", "c") == [True, True, False, False]
+
+
+def test_two_identical_rows_answer_for_two_redeliveries() -> None:
+    """Legal twins in the journal stay two, and no third appears."""
+    in_doubt = InDoubt()
+    in_doubt.add(rows("a", "a", "b"))
+    assert claimed(in_doubt, "a", "a", "b", "a") == [True, True, True, False]
+
+
+def test_an_equal_message_after_a_later_row_is_new() -> None:
+    """Once a later row has come again, an earlier one does not: its twin was on its way."""
+    in_doubt = InDoubt()
+    in_doubt.add(rows("a", "b"))
+    assert claimed(in_doubt, "b", "a") == [True, False]
+
+
+def test_sessions_come_again_each_in_its_own_order() -> None:
+    """Two dead kernels on one queue: their messages may come interleaved."""
+    in_doubt = InDoubt()
+    in_doubt.add([*rows("a", "b"), *rows("x", "y", session_id=2, first_id=3)])
+    assert claimed(in_doubt, "x", "a", "y", "b") == [True] * 4
+
+
+def test_the_second_of_publication_tells_messages_apart() -> None:
+    """The same body with another timestamp is another message."""
+    assert fingerprint(message("a", timestamp_s=1)) != fingerprint(message("a", timestamp_s=2))
+    assert fingerprint(message("a")) == fingerprint(message("a", redelivered=True))
