@@ -170,8 +170,6 @@ class Link:
             )
             self._io.run()
         finally:
-            if self._io.transport is not None:
-                self._io.transport.abort()
             with self._lock:
                 self._over = True
                 self._io.close()
@@ -271,21 +269,29 @@ class Link:
     # -- the end, from whichever side it comes --
 
     def _end(self, within_s: float) -> None:
+        if self._ending:
+            return
         self._ending = True
-        self._io.call_later(within_s, self._io.stop)
+        self._io.call_later(within_s, self._end_by_force)
         if self._channel is not None and self._channel.is_open and self._consumer_tag:
             # What is on its way arrives before the answer to this: it is journalled too, instead
             # of coming again, marked as redelivered, next time.
             self._channel.basic_cancel(self._consumer_tag, callback=self._on_cancelled_by_us)
-        elif not (self._connection.is_closed or self._connection.is_closing):
-            self._connection.close()
         else:
+            self._close()
+
+    def _end_by_force(self) -> None:
+        """Close the socket without the broker's answer."""
+        self._close()
+        if self._io.transport is None or self._connection.is_closed:
             self._io.stop()
+        else:
+            self._io.transport.abort()
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         self._flush()
         self._acknowledge(before=time.monotonic(), keep_newest=0)
-        self._connection.close()
+        self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:
         # pika does not pass a reason; the broker cancels when the queue goes away
@@ -298,10 +304,14 @@ class Link:
         """Close the connection for *reason*, the first of which is kept."""
         if self._ended_because is None:
             self._ended_because = reason
+        self._close()
+
+    def _close(self) -> None:
         if not (self._connection.is_closed or self._connection.is_closing):
             self._connection.close()
 
     def _on_disconnected(self, _connection: Any, reason: BaseException) -> None:
         if self._ended_because is None:
             self._ended_because = reason
-        self._io.stop()
+        # one more turn of the loop, in which pika closes its socket
+        self._io.call_later(0, self._io.stop)

@@ -107,7 +107,8 @@ class OrderTracker:
         self._downloads = Downloads(client, self._journal, tenant, workspace, self._bell.ring)
         self._watch: Watch | None = None
         self._callbacks: list[tuple[str, Callable[[OrderEvent], object]]] = []
-        #: what lives and ends with this tracker, such as the demo's simulator
+        #: the service of a demo; None on a real archive
+        self.simulator: Any = None
         self._belongings = contextlib.ExitStack()
         weakref.finalize(self, self._journal.close).atexit = False
 
@@ -184,6 +185,10 @@ class OrderTracker:
             self._consumer.stop(timeout_s)
         finally:
             self._belongings.close()
+
+    def ends_with(self, end: Callable[[], object]) -> None:
+        """Call *end* when this tracker has stopped: for what was started for it alone."""
+        self._belongings.callback(end)
 
     @property
     def health(self) -> Health:

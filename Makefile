@@ -1,0 +1,35 @@
+# make demo   set everything up, run the quickstart on a simulated REGARDS
+# make lab    open the notebooks in JupyterLab
+# make test   set everything up, pass the tests
+#
+# Paths below are relative, so that the clone may lie in a folder with spaces.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo lab test lint clean
+
+demo: .venv/demo.ready
+	@sh scripts/need.sh rabbitmq-server
+	@$(BIN)/python -m regards_nb.demo
+
+lab: .venv/demo.ready
+	@sh scripts/need.sh rabbitmq-server
+	@$(BIN)/python -m jupyterlab notebooks/01_quickstart.ipynb
+
+test: .venv/test.ready
+	@sh scripts/need.sh rabbitmq-server chromium
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/test.ready
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/%.ready: pyproject.toml scripts/venv.sh
+	@sh scripts/venv.sh $(PYTHON) $*
+	@touch $@

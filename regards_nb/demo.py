@@ -1,0 +1,127 @@
+"""The simulator and a tracker wired together, and the demo of the README.
+
+``python -m regards_nb.demo`` executes the quickstart notebook, prints the orders and where their
+files are, and writes the executed notebook and its HTML.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.client import RegardsClient
+from regards_nb.errors import SettingsError
+from regards_nb.simulator import BrokerMissingError, Simulator
+from regards_nb.tracker import OrderTracker
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+QUICKSTART = Path("notebooks") / "01_quickstart.ipynb"
+OUTPUT = Path("demo-output")
+
+_TRACKER_OPTIONS = {"journal", "workspace", "auto_download"}
+
+
+def demo_tracker(**options: Any) -> OrderTracker:
+    """Start a simulated REGARDS and a tracker of its orders; see `OrderTracker.demo`."""
+    tracker_options = {name: options.pop(name) for name in _TRACKER_OPTIONS & options.keys()}
+    try:
+        simulator = Simulator(**options).start()
+    except BrokerMissingError as exc:
+        raise SettingsError(str(exc)) from exc
+    try:
+        client = RegardsClient(
+            simulator.base_url,
+            tenant=simulator.tenant,
+            username=simulator.username,
+            password=simulator.password,
+            client_id=simulator.client_id,
+            client_secret=simulator.client_secret,
+        )
+        # A new simulator begins to count at 1 again: an earlier demo's journal would not fit.
+        scratch = tempfile.mkdtemp(prefix="regards-nb-demo-")
+        tracker_options.setdefault("journal", Path(scratch) / "journal.sqlite")
+        tracker = OrderTracker(
+            simulator.amqp_url,
+            simulator.queue,
+            tenant=simulator.tenant,
+            client=client,
+            **tracker_options,
+        )
+        tracker.simulator = simulator
+        tracker.ends_with(simulator.stop)
+        weakref.finalize(tracker, shutil.rmtree, scratch, ignore_errors=True)
+        return tracker.start()
+    except BaseException:
+        simulator.stop()
+        raise
+
+
+def main() -> int:
+    """Run the quickstart as `make demo` does; return the exit code."""
+    # Of the extra [demo]: the tracker itself does without.
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbconvert.exporters import HTMLExporter
+
+    OUTPUT.mkdir(exist_ok=True)
+    notebook: NotebookNode = nbformat.read(QUICKSTART, as_version=4)
+    titles = _titles(notebook)
+
+    def announce(cell: NotebookNode, cell_index: int) -> None:
+        if cell_index in titles:
+            _say(f"  {titles[cell_index]}")
+
+    _say(f"Running {QUICKSTART} on a simulated REGARDS:")
+    runner = NotebookClient(
+        notebook,
+        timeout=300,
+        resources={"metadata": {"path": str(OUTPUT)}},
+        on_cell_start=announce,
+    )
+    try:
+        runner.execute()
+    except CellExecutionError as exc:
+        _say(f"The notebook stopped:\n{exc}")
+        return 1
+    finally:
+        nbformat.write(notebook, OUTPUT / QUICKSTART.name)
+        page, _ = HTMLExporter().from_notebook_node(notebook)
+        (OUTPUT / QUICKSTART.name).with_suffix(".html").write_text(page, encoding="utf-8")
+    _report(notebook)
+    return 0
+
+
+def _titles(notebook: NotebookNode) -> dict[int, str]:
+    """Return the headings of the notebook by the index of the cell that follows."""
+    return {
+        index + 1: cell.source.splitlines()[0].lstrip("# ")
+        for index, cell in enumerate(notebook.cells)
+        if cell.cell_type == "markdown" and cell.source.startswith("#")
+    }
+
+
+def _report(notebook: NotebookNode) -> None:
+    """Print the orders as the notebook showed them, and where everything is."""
+    for cell in notebook.cells:
+        if "orders-table" in cell.metadata.get("tags", ()):
+            _say("\n" + "".join(output.get("text", "") for output in cell.outputs))
+    files = sorted(path for path in (OUTPUT / "orders").rglob("*") if path.is_file())
+    _say(f"{len(files)} files in {OUTPUT / 'orders'}, for example {files[0]}")
+    _say(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
+    _say("Open it in JupyterLab with:  make lab")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

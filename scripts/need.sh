@@ -1,0 +1,42 @@
+#!/bin/sh
+# See to it that some programs are on this machine: install them with apt as root or with sudo,
+# or say what to type.
+# usage: need.sh PACKAGE...
+set -eu
+
+present() {
+    case $1 in
+        rabbitmq-server)
+            [ -n "${REGARDS_NB_AMQP_URL:-}" ] ||
+                .venv/bin/python -c 'from regards_nb.simulator.installation import find_installation; find_installation()' 2>/dev/null ;;
+        python3-venv) return 1 ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+missing=
+for package in "$@"; do
+    present "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if command -v apt-get >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ]; then
+        as_root=
+    elif command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+        as_root=sudo
+    else
+        echo "Missing:$missing. Install with:  sudo apt-get install$missing" >&2
+        exit 1
+    fi
+    echo "Installing$missing with apt-get ..."
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of package names
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+elif command -v brew >/dev/null 2>&1; then
+    echo "Missing:$missing. Install with:  brew install rabbitmq" >&2
+    exit 1
+else
+    echo "Missing:$missing. Install with:  conda install -c conda-forge rabbitmq-server" >&2
+    exit 1
+fi

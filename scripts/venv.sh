@@ -1,0 +1,21 @@
+#!/bin/sh
+# Make the virtual environment .venv with the package and one of its extras.
+# usage: venv.sh PYTHON EXTRA
+set -eu
+python=$1 extra=$2
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "regards_nb needs Python 3.11 or newer; '$python' is $("$python" --version 2>&1)." >&2
+    echo "Say which one to use, for example: make demo PYTHON=python3.12" >&2
+    exit 1
+}
+if [ ! -x .venv/bin/python ]; then
+    "$python" -m venv .venv || {
+        # Debian keeps venv in a package of its own
+        rm -rf .venv
+        sh "$(dirname "$0")/need.sh" python3-venv
+        "$python" -m venv .venv
+    }
+fi
+echo "Installing regards-nb[$extra] into .venv (a minute or two the first time) ..."
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extra]"

@@ -1,0 +1,118 @@
+"""Fixtures that every room shares: one real RabbitMQ, and the watch over leaks."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pika
+import pytest
+
+from regards_nb.simulator.broker import PrivateBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[PrivateBroker]:
+    """One RabbitMQ node for the whole session. Missing is an error, never a skip."""
+    with PrivateBroker() as node:
+        yield node
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    """Whatever a test started has ended when it ends."""
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("regards-nb"):
+            thread.join(15.0)
+            assert not thread.is_alive(), f"{thread.name} outlives the test"
+
+
+def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S) -> Any:
+    """Wait until *condition* is true and return its value; fail when it takes too long."""
+    pause = threading.Event()
+    for _ in range(int(within_s / 0.02)):
+        value = condition()
+        if value:
+            return value
+        pause.wait(0.02)
+    pytest.fail(f"not within {within_s} s: {condition}")
+
+
+class Admin:
+    """The REGARDS administrator: makes a queue, and lets messages fall into it."""
+
+    def __init__(self, broker: PrivateBroker, **arguments: Any) -> None:
+        self.queue = f"orders.{uuid.uuid4().hex}"
+        self.arguments = arguments
+        self.url = broker.admin_url
+        self.connect()
+        self.make_queue()
+
+    def connect(self) -> None:
+        """Connect, again where the broker has closed the connection."""
+        self._connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        self._channel = self._connection.channel()
+        # publish() returns once the message is safe: what a test says was sent was sent
+        self._channel.confirm_delivery()
+
+    def make_queue(self) -> None:
+        self._channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
+
+    def delete_queue(self) -> None:
+        self._channel.queue_delete(self.queue)
+
+    def publish(
+        self,
+        body: bytes | dict[str, Any],
+        *,
+        timestamp: int | None = 1681461977,
+        correlation_id: str | None = None,
+        tenant: Any = "tenant",
+        **properties: Any,
+    ) -> None:
+        headers = {"regards.tenant": tenant, "regards.converter": "GSON"}
+        self._channel.basic_publish(
+            "",
+            self.queue,
+            body if isinstance(body, bytes) else json.dumps(body).encode(),
+            pika.BasicProperties(
+                content_type="application/json",
+                content_encoding="UTF-8",
+                delivery_mode=2,
+                priority=1,
+                app_id="REGARDS",
+                timestamp=timestamp,
+                correlation_id=correlation_id,
+                headers=headers,
+                **properties,
+            ),
+        )
+
+    def messages_left(self) -> int:
+        declared = self._channel.queue_declare(self.queue, passive=True)
+        return int(declared.method.message_count)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def admin(broker: PrivateBroker) -> Iterator[Admin]:
+    """An administrator with a fresh queue."""
+    someone = Admin(broker)
+    yield someone
+    if not someone._connection.is_open:
+        someone.connect()
+    someone.delete_queue()
+    someone.close()

@@ -1,0 +1,332 @@
+"""The consumer on a real RabbitMQ: what is delivered is journalled once, whatever dies."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import Admin, until
+
+from regards_nb import errors
+from regards_nb.consumer import Consumer, HealthState, describe, parameters_from
+from regards_nb.events import OrderEvent, decode
+from regards_nb.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from regards_nb.simulator.broker import PrivateBroker
+
+LIMIT_S = 30.0
+
+
+def nothing() -> None:
+    """Stand in for somebody who does not care for changes."""
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        yield journal
+
+
+@pytest.fixture
+def consumer(admin: Admin, journal: Journal) -> Iterator[Consumer]:
+    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+    yield consumer
+    consumer.stop(LIMIT_S)
+
+
+def body(number: int) -> dict[str, object]:
+    return {"status": "SUBORDER_DONE", "orderId": 1, "correlationId": "c", "subOrderId": number}
+
+
+def numbers(journal: Journal) -> list[int | None]:
+    events = [decode(row.delivery) for row in journal.read()]
+    assert all(isinstance(event, OrderEvent) for event in events)
+    return [event.sub_order_id for event in events if isinstance(event, OrderEvent)]
+
+
+def publish(admin: Admin, first: int, last: int) -> None:
+    for number in range(first, last):
+        admin.publish(body(number))
+
+
+def test_messages_are_journalled_in_order_and_then_acknowledged(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """All messages of a queue end in the journal, with their properties, and leave the queue."""
+    admin.publish(body(0), timestamp=1681461977, correlation_id="prop")
+    publish(admin, 1, 3000)
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 3000)
+    assert numbers(journal) == list(range(3000))
+    first = next(iter(journal.read())).delivery
+    assert first.timestamp_s == 1681461977
+    assert (first.correlation_id, first.tenant, first.app_id) == ("prop", "tenant", "REGARDS")
+    assert '"priority": 1' in first.properties
+    assert not first.redelivered
+    consumer.stop(LIMIT_S)
+    assert admin.messages_left() == 0
+    assert consumer.health.state is HealthState.STOPPED
+
+
+def test_start_returns_when_consuming_and_health_says_so(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Health goes from STOPPED to CONSUMING, knows the depth, and the last event."""
+    publish(admin, 0, 5)
+    assert consumer.health.state is HealthState.STOPPED
+    consumer.start(LIMIT_S)
+    assert consumer.health.state is HealthState.CONSUMING
+    assert consumer.health.queue_depth == 5
+    until(lambda: journal.last_id() == 5)
+    until(lambda: consumer.health.last_event)
+    consumer.start(LIMIT_S)  # a second start changes nothing
+    assert consumer.health.state is HealthState.CONSUMING
+
+
+def test_a_stopped_consumer_can_be_started_again(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Stop and start: nothing is lost between, nothing comes twice."""
+    consumer.start(LIMIT_S)
+    publish(admin, 0, 10)
+    until(lambda: journal.last_id() == 10)
+    consumer.stop(LIMIT_S)
+    publish(admin, 10, 20)
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 20)
+    assert numbers(journal) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (("admin:", "nobody:"), errors.BrokerLoginError, "refused the user name or the password"),
+        (("regards.multi", "other"), errors.BrokerAccessError, "virtual host"),
+    ],
+)
+def test_a_wrong_url_is_refused_at_once(
+    admin: Admin, journal: Journal, change: tuple[str, str], error: type[Exception], says: str
+) -> None:
+    """start() raises an error of its own kind that says what to do, and no password."""
+    url = admin.url.replace(*change)
+    consumer = Consumer(parameters_from(url), admin.queue, journal, nothing)
+    with pytest.raises(error, match=says) as caught:
+        consumer.start(LIMIT_S)
+    assert url.split(":")[2].split("@")[0] not in str(caught.value)
+    assert consumer.health.state is HealthState.FAILED
+    assert says in (consumer.health.reason or "")
+
+
+def test_a_missing_queue_is_named(admin: Admin, journal: Journal) -> None:
+    """The error names the queue and who makes it."""
+    consumer = Consumer(parameters_from(admin.url), "no.such.queue", journal, nothing)
+    with pytest.raises(errors.QueueNotFoundError, match=r"no\.such\.queue.*administrator"):
+        consumer.start(LIMIT_S)
+
+
+def test_no_right_to_read_is_told_apart(
+    broker: PrivateBroker, admin: Admin, journal: Journal
+) -> None:
+    """A reader of another queue is told to ask for the read permission on this one."""
+    url = broker.access().url
+    consumer = Consumer(parameters_from(url), admin.queue, journal, nothing)
+    with pytest.raises(errors.BrokerAccessError, match="read permission"):
+        consumer.start(LIMIT_S)
+
+
+def test_an_exclusive_reader_is_told_apart(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Where somebody holds the queue exclusively, the error says that."""
+    admin._channel.basic_consume(admin.queue, print, exclusive=True)
+    with pytest.raises(errors.QueueInUseError, match="exclusively"):
+        consumer.start(LIMIT_S)
+
+
+def test_nobody_there_is_an_error_at_once(journal: Journal) -> None:
+    """A closed port is said to be one."""
+    consumer = Consumer(parameters_from("amqp://u:p@127.0.0.1:1/v"), "q", journal, nothing)
+    with pytest.raises(errors.BrokerUnreachableError, match="nobody answers at amqp://u@127"):
+        consumer.start(LIMIT_S)
+
+
+def test_something_that_does_not_speak_amqp_is_an_error(journal: Journal) -> None:
+    """A server that says nothing runs into the time limit of start()."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"amqp://u:p@127.0.0.1:{server.getsockname()[1]}/v"
+        consumer = Consumer(parameters_from(url), "q", journal, nothing)
+        with pytest.raises(errors.BrokerUnreachableError, match=r"did not answer within 0\.5 s"):
+            consumer.start(0.5)
+        consumer.stop(LIMIT_S)
+
+
+@pytest.mark.parametrize("url", ["http://x", "amqp://u:secret@h:port/v", "", "amqp://u:secret@[/"])
+def test_what_is_no_amqp_url_is_refused_without_its_password(url: str) -> None:
+    """The error shows how a URL looks and does not repeat the one that was given."""
+    with pytest.raises(errors.SettingsError, match="amqps://user:password@") as caught:
+        parameters_from(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_description_of_a_broker_has_no_password() -> None:
+    """Host, port, virtual host and user, nothing else."""
+    text = describe(parameters_from("amqps://user:secret@host:5671/v"))
+    assert text == "amqps://user@host:5671/v"
+
+
+def test_parameters_of_another_type_are_refused() -> None:
+    """Neither a URL nor pika's parameters."""
+    with pytest.raises(errors.SettingsError, match="not int"):
+        parameters_from(5)
+
+
+# -- faults while messages flow --
+
+
+def fault_close_connections(broker: PrivateBroker) -> None:
+    broker.rabbitmqctl("close_all_connections", "maintenance")
+
+
+def fault_stop_app(broker: PrivateBroker) -> None:
+    broker.rabbitmqctl("stop_app")
+    broker.rabbitmqctl("start_app")
+
+
+def fault_kill_node(broker: PrivateBroker) -> None:
+    broker.kill()
+    broker.restart()
+
+
+@pytest.mark.parametrize("fault", [fault_close_connections, fault_stop_app, fault_kill_node])
+def test_nothing_is_lost_or_twice_when_the_broker_fails(
+    broker: PrivateBroker,
+    admin: Admin,
+    journal: Journal,
+    consumer: Consumer,
+    fault: Callable[[PrivateBroker], None],
+) -> None:
+    """Break the broker in the middle of a stream: each message is in the journal once."""
+    publish(admin, 0, 3000)
+    admin.close()
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() > 300)
+    fault(broker)
+    admin.connect()
+    publish(admin, 3000, 3100)
+    until(lambda: journal.last_id() >= 3100)
+    until(lambda: consumer.health.state is HealthState.CONSUMING)
+    until(lambda: admin.messages_left() == 0)
+    consumer.stop(LIMIT_S)
+    assert numbers(journal) == list(range(3100))
+
+
+def test_a_deleted_queue_is_read_again_once_it_is_made_again(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Health says what is wrong meanwhile; no restart is needed."""
+    consumer.start(LIMIT_S)
+    admin.delete_queue()
+    until(lambda: consumer.health.state is HealthState.RECONNECTING)
+    assert "administrator" in (consumer.health.reason or "")
+    admin.make_queue()
+    until(lambda: consumer.health.state is HealthState.CONSUMING)
+    publish(admin, 0, 3)
+    until(lambda: journal.last_id() == 3)
+
+
+def test_stop_keeps_its_limit_with_a_frozen_broker(
+    broker: PrivateBroker, admin: Admin, consumer: Consumer
+) -> None:
+    """A broker that does not answer does not hold up stop(): the socket is closed."""
+    consumer.start(LIMIT_S)
+    broker.freeze()
+    try:
+        consumer.stop(2.0)
+        assert not consumer.is_running
+    finally:
+        broker.thaw()
+
+
+def test_a_forgotten_consumer_ends_its_thread(admin: Admin, journal: Journal) -> None:
+    """Nobody holds it any more: it is collected and its connection closes."""
+    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+    consumer.start(LIMIT_S)
+    (thread,) = [t for t in threading.enumerate() if t.name == "regards-nb-consumer"]
+    gone = weakref.ref(consumer)
+    del consumer
+    gc.collect()
+    assert gone() is None
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+KILLED_CONSUMER = """
+import sys
+from regards_nb.consumer import Consumer, parameters_from
+from regards_nb.journal import Journal
+journal = Journal(sys.argv[3])
+consumer = Consumer(parameters_from(sys.argv[1]), sys.argv[2], journal, lambda: None)
+consumer.start(30)
+print("consuming", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nothing_is_lost_or_twice_when_the_process_is_killed(
+    admin: Admin, journal: Journal, tmp_path: Path, consumer: Consumer
+) -> None:
+    """kill -9 at whatever moment, five times, then start again: each message once."""
+    publish(admin, 0, 6000)
+    path = str(tmp_path / "journal.sqlite")
+    command = [sys.executable, "-c", KILLED_CONSUMER, admin.url, admin.queue, path]
+    for goal in (1, 700, 1500, 2900, 4500):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            until(lambda goal=goal: journal.last_id() >= goal)
+            os.kill(process.pid, signal.SIGKILL)
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() >= 6000)
+    until(lambda: admin.messages_left() == 0)
+    consumer.stop(LIMIT_S)
+    assert numbers(journal) == list(range(6000))
+
+
+def test_legal_twins_stay_two(admin: Admin, journal: Journal, consumer: Consumer) -> None:
+    """Two byte-identical messages are two rows, also after a reconnect."""
+    twin = {"status": "SUBORDER_DONE", "orderId": 1, "correlationId": "c"}
+    admin.publish(twin)
+    admin.publish(twin)
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 2)
+    consumer.stop(LIMIT_S)
+    consumer.start(LIMIT_S)
+    admin.publish(twin)
+    until(lambda: journal.last_id() == 3)
+
+
+def test_hostile_properties_do_not_stop_the_good_messages(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Values of any AMQP type where a text is expected count as missing, and are kept as JSON."""
+    admin.publish(body(0), tenant={"nested": [1, {"deep": None}]})
+    admin.publish(body(1), tenant=b"\xff\xfe", timestamp=2**63, message_id="x" * 250)
+    admin.publish(body(2), tenant=["list"], timestamp=None)
+    admin.publish(body(3))
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 4)
+    tenants = [row.delivery.tenant for row in journal.read()]
+    assert tenants == [None, None, None, "tenant"]
+    assert numbers(journal) == [0, 1, 2, 3]
+    assert "nested" in next(iter(journal.read())).delivery.properties
