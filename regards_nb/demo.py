@@ -74,7 +74,7 @@ def main() -> int:
     notebook: NotebookNode = nbformat.read(QUICKSTART, as_version=4)
     titles = _titles(notebook)
 
-    def announce(cell: NotebookNode, cell_index: int) -> None:
+    def announce(cell_index: int, **_: object) -> None:
         if cell_index in titles:
             _say(f"  {titles[cell_index]}")
 

@@ -152,3 +152,18 @@ class TrackingError(RegardsError):
 
 class WaitTimeoutError(RegardsError, TimeoutError):
     """``wait()`` reached its time limit. The orders go on and are still tracked."""
+
+
+class StoppedWaiting(KeyboardInterrupt):
+    """The user stopped a wait with Ctrl-C or the stop button; tracking goes on.
+
+    A KeyboardInterrupt, so that "Run all" and scripts stop as they always do; a notebook shows
+    one line instead of a traceback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("stopped waiting; the orders go on and are still tracked")
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints in place of a traceback."""
+        return [str(self)]

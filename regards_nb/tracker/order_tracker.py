@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import time
 import uuid
 import weakref
 from dataclasses import dataclass, replace
@@ -14,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from regards_nb import wiring
 from regards_nb.consumer import Consumer, Health, describe, parameters_from
-from regards_nb.errors import OrderNotFoundError, SettingsError, WaitTimeoutError
+from regards_nb.errors import OrderNotFoundError, SettingsError
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
 from regards_nb.tracker.bell import Bell
 from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.problems import Problems
+from regards_nb.tracker.requests import Request, submit
+from regards_nb.tracker.waiting import Wait, stopped_by_user
 from regards_nb.tracker.watch import POLL_S, Watch
 
 if TYPE_CHECKING:
@@ -233,19 +233,20 @@ class OrderTracker:
 
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order."""
-        (state,) = self._states([key])
+        (state,) = self.states([key])
         return state
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return what a display shows: of some orders, or of all."""
         return Snapshot(
-            orders=tuple(self._states(keys)),
+            orders=tuple(self.states(keys)),
             health=self.health,
             problems=self._problems.shown,
             rejected=self._frames.rejections,
         )
 
-    def _states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+    def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+        """Return what is known of some orders, or of all, with their running downloads."""
         return [self._with_download(state) for state in self._frames.states(keys)]
 
     def _with_download(self, state: OrderState) -> OrderState:
@@ -292,19 +293,20 @@ class OrderTracker:
         TrackingError
             Something went wrong in the background since the last call.
         """
-        wait = _Wait(self, keys, until, timeout_s)
-        with wiring.call("watching", self, wait.keys) as view:
+        wait = Wait(self, self._frames, self._problems, keys, until=until, timeout_s=timeout_s)
+        seen = -1
+        with stopped_by_user(), wiring.call("watching", self, wait.found) as view:
             while not wait.is_over():
                 view.refresh(note=wait.note())
-                wait.seen = self._bell.wait(wait.seen, POLL_S)
+                seen = self._bell.wait(seen, POLL_S)
         return wait.result()
 
     async def wait_async(
         self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
     ) -> pd.DataFrame:
         """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
-        wait = _Wait(self, keys, until, timeout_s)
-        with wiring.call("watching", self, wait.keys) as view:
+        wait = Wait(self, self._frames, self._problems, keys, until=until, timeout_s=timeout_s)
+        with wiring.call("watching", self, wait.found, blocking=False) as view:
             while not wait.is_over():
                 view.refresh(note=wait.note())
                 # A Condition would block the loop; a journal look-up ten times a second does not.
@@ -350,22 +352,18 @@ class OrderTracker:
         Order
             Also when REGARDS denies it: its status and message say so.
         """
-        client = self._need_client("submitting")
-        correlation_id = correlation_id or f"nb-{uuid.uuid4()}"
-        asked = [queries] if isinstance(queries, str) else list(queries)
-        # Written before it is sent: the server has no look-up by correlation id.
-        self._journal.save_request(
-            self.tenant, correlation_id, label=label, body=json.dumps({"queries": asked})
+        correlation_id = submit(
+            self._need_client("submitting"),
+            self._journal,
+            self.tenant,
+            Request(
+                queries=[queries] if isinstance(queries, str) else list(queries),
+                data_types=data_types,
+                filename_regexp=filename_regexp,
+                correlation_id=correlation_id or f"nb-{uuid.uuid4()}",
+                label=label,
+            ),
         )
-        answer = client.apply(
-            asked,
-            data_types=data_types,
-            filename_regexp=filename_regexp,
-            correlation_id=correlation_id,
-        )
-        # The REST side answers what would come as an event of an order made over AMQP.
-        session_id = self._journal.open_session("REST answers")
-        self._journal.append(session_id, [answer.as_delivery(self.tenant)])
         self._bell.ring()
         return self[correlation_id]
 
@@ -403,14 +401,17 @@ class OrderTracker:
         if keys:
             states = [self[key].state for key in keys]
         else:
-            states = [state for state in self._states() if state.waits_for_download]
+            states = [state for state in self.states() if state.waits_for_download]
         futures = {
             state.key: self._downloads.begin(state, directory=directory, extract=extract)
             for state in states
         }
         seen = -1
         try:
-            with wiring.call("watching", self, [state.key for state in states]) as view:
+            with (
+                stopped_by_user(),
+                wiring.call("watching", self, [state.key for state in states]) as view,
+            ):
                 while not all(future.done() for future in futures.values()):
                     view.refresh(note="downloading")
                     seen = self._bell.wait(seen, POLL_S)
@@ -457,76 +458,3 @@ class OrderTracker:
             return []
         records = self._frames.files_of(order_id)
         return [Path(record.path) for record in records if record.path is not None]
-
-
-class _Wait:
-    """One wait: for which orders, until what, and how long."""
-
-    def __init__(
-        self,
-        tracker: OrderTracker,
-        keys: Sequence[str | int],
-        until: str,
-        timeout_s: float | None,
-    ) -> None:
-        if until not in {"finished", "part"}:
-            raise SettingsError(f'until must be "finished" or "part", not {until!r}')
-        self._tracker = tracker
-        self._until = until
-        self._timeout_s = timeout_s
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._wanted: list[str | int] = list(keys) or [
-            state.correlation_id for state in tracker.snapshot().orders if not state.finished
-        ]
-        self.seen = -1
-        self._states: list[OrderState] = []
-
-    @property
-    def keys(self) -> Callable[[], list[OrderKey]]:
-        """The orders waited for, those of them that have shown up."""
-        return self._found
-
-    def _found(self) -> list[OrderKey]:
-        found = (self._tracker._frames.key_of(key) for key in self._wanted)  # noqa: SLF001
-        return [key for key in found if key is not None]
-
-    def is_over(self) -> bool:
-        """Tell whether all is as wanted.
-
-        Raises
-        ------
-        WaitTimeoutError, TrackingError
-        """
-        self._states = self._tracker._states(self._found())  # noqa: SLF001
-        if len(self._states) == len(self._wanted) and all(map(self._suffices, self._states)):
-            return True
-        self._tracker._problems.raise_new()  # noqa: SLF001
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise WaitTimeoutError(
-                f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
-                "call wait() again, or look at tracker.orders"
-            )
-        return False
-
-    def _suffices(self, state: OrderState) -> bool:
-        return state.finished or (self._until == "part" and state.waits_for_download)
-
-    def note(self) -> str:
-        """Say what is still missing."""
-        open_orders = [state for state in self._states if not self._suffices(state)]
-        unseen = len(self._wanted) - len(self._states)
-        note = f"{len(open_orders) + unseen} of {len(self._wanted)} orders are not there yet"
-        if unseen:
-            note += f", {unseen} of them without any event"
-        waiting = [str(state.order_id) for state in open_orders if state.waits_for_download]
-        if waiting:
-            note += (
-                f"; REGARDS waits for you to download order {', '.join(waiting)}: "
-                "tracker.download() or auto_download=True"
-            )
-        return note
-
-    def result(self) -> pd.DataFrame:
-        """Return the rows of the orders waited for."""
-        orders = self._tracker.orders
-        return orders[orders.index.isin(self._found())]

@@ -1,0 +1,110 @@
+"""One wait: for which orders, until what, how long, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+
+    from regards_nb.frames import Frames
+    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.order_tracker import OrderTracker
+    from regards_nb.tracker.problems import Problems
+
+
+@contextmanager
+def stopped_by_user() -> Iterator[None]:
+    """Let Ctrl-C and the stop button end a wait without a page of traceback.
+
+    Raises
+    ------
+    StoppedWaiting
+        In place of KeyboardInterrupt, of which it is one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedWaiting from None
+
+
+class Wait:
+    """What one call of ``wait()`` waits for."""
+
+    def __init__(
+        self,
+        tracker: OrderTracker,
+        frames: Frames,
+        problems: Problems,
+        keys: Sequence[str | int],
+        *,
+        until: str,
+        timeout_s: float | None,
+    ) -> None:
+        if until not in {"finished", "part"}:
+            raise SettingsError(f'until must be "finished" or "part", not {until!r}')
+        self._tracker = tracker
+        self._frames = frames
+        self._problems = problems
+        self._until = until
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._wanted: list[str | int] = list(dict.fromkeys(keys)) or [
+            state.correlation_id for state in tracker.states() if not state.finished
+        ]
+        self._states: list[OrderState] = []
+
+    def found(self) -> list[OrderKey]:
+        """Return the orders waited for, those of them that have shown up."""
+        found = (self._frames.key_of(key) for key in self._wanted)
+        return [key for key in found if key is not None]
+
+    def is_over(self) -> bool:
+        """Tell whether all is as wanted.
+
+        Raises
+        ------
+        WaitTimeoutError
+            The limit is reached.
+        TrackingError
+            Something went wrong in the background.
+        """
+        self._states = self._tracker.states(self.found())
+        if len(self._states) == len(self._wanted) and all(map(self._suffices, self._states)):
+            return True
+        self._problems.raise_new()
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise WaitTimeoutError(
+                f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
+                "call wait() again, or look at tracker.orders"
+            )
+        return False
+
+    def _suffices(self, state: OrderState) -> bool:
+        return state.finished or (self._until == "part" and state.waits_for_download)
+
+    def note(self) -> str:
+        """Say what is still missing."""
+        open_orders = [state for state in self._states if not self._suffices(state)]
+        unseen = len(self._wanted) - len(self._states)
+        note = f"{len(open_orders) + unseen} of {len(self._wanted)} orders are not there yet"
+        if unseen:
+            note += f", {unseen} of them without any event"
+        waiting = [str(state.order_id) for state in open_orders if state.waits_for_download]
+        if waiting:
+            note += (
+                f"; REGARDS waits for you to download order {', '.join(waiting)}: "
+                "tracker.download() or auto_download=True"
+            )
+        return note
+
+    def result(self) -> pd.DataFrame:
+        """Return the rows of the orders waited for."""
+        orders = self._tracker.orders
+        return orders[orders.index.isin(self.found())]
