@@ -1,4 +1,4 @@
-"""The direction of imports: each room knows only those before it, and keeps its library to itself."""
+"""The direction of imports: each room knows only those before it, and has its own library."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
     what the thread is doing, for everybody to see;
 ``redelivery``
     pure: which of the messages that RabbitMQ marks as redelivered are in the journal already;
+``intake``
+    pure: what is journalled when, and acknowledged when;
 ``link``
     one life of a connection, from connect to its end, whatever the end;
 ``thread``

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pika
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
+from regards_nb.consumer.intake import PREFETCH, Intake
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.refusals import explain
 from regards_nb.errors import JournalError, SettingsError
@@ -33,13 +33,6 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 #: A URL, or pika's own parameters. pika carries no types, hence ``Any``.
 AmqpParameters = Any
 
-#: Messages that RabbitMQ may send ahead of our acknowledgements.
-PREFETCH = 1000
-#: A row is acknowledged at the earliest this long after it was journalled, or when so many others
-#: wait that RabbitMQ would pause. Two messages can be identical only within the second of their
-#: AMQP timestamp: after this time both are in the journal, and an end of the connection cannot
-#: leave one acknowledged and the other, looking the same, on its way (see `redelivery`).
-ACK_LINGER_S = 1.5
 ACK_PERIOD_S = 0.5
 DEPTH_PERIOD_S = 5.0
 JOURNAL_RETRY_S = 1.0
@@ -146,11 +139,7 @@ class Link:
         self._lock = threading.Lock()
         self._over = False
         self._flush_planned = False
-        #: delivered, not journalled yet: (delivery tag, message)
-        self._pending: list[tuple[int, Delivery]] = []
-        #: journalled, not acknowledged yet: (last delivery tag of a batch, when), oldest first
-        self._journalled: deque[tuple[int, float]] = deque()
-        self._acknowledged_tag = 0
+        self._intake = Intake(receiver.keep, self._acknowledge)
 
     def run(self) -> None:
         """Live until the connection ends.
@@ -204,7 +193,7 @@ class Link:
 
     def _on_consuming(self, _answer: Any) -> None:
         self._receiver.consuming()
-        self._every(ACK_PERIOD_S, self._acknowledge_settled)
+        self._every(ACK_PERIOD_S, self._intake.acknowledge_settled)
         self._every(DEPTH_PERIOD_S, self._ask_depth)
 
     def _every(self, period_s: float, action: Callable[[], None]) -> None:
@@ -225,46 +214,28 @@ class Link:
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         delivery = delivery_from(method.redelivered, properties, body, time.time_ns() // 1000)
-        self._pending.append((method.delivery_tag, delivery))
+        self._intake.take(method.delivery_tag, delivery)
         if not self._flush_planned:
             # Runs once this reading of the socket is done: what arrived together is committed
             # together, and a single message does not wait.
-            self._flush_planned = True
-            self._io.call_later(0, self._flush)
+            self._plan_flush(0)
+
+    def _plan_flush(self, delay_s: float) -> None:
+        self._flush_planned = True
+        self._io.call_later(delay_s, self._flush)
 
     def _flush(self) -> None:
         self._flush_planned = False
-        if not self._pending or not self._keep():
-            return
-        self._journalled.append((self._pending[-1][0], time.monotonic()))
-        self._pending.clear()
-        # The newest batch stays unacknowledged, so that what comes again after a crash begins
-        # with rows whose place in the journal is known.
-        if self._journalled[-1][0] - self._acknowledged_tag > PREFETCH // 2:
-            self._acknowledge(before=time.monotonic(), keep_newest=1)
-
-    def _keep(self) -> bool:
         try:
-            self._receiver.keep([delivery for _, delivery in self._pending])
+            self._intake.flush()
         except JournalError as exc:
             # RabbitMQ stops sending at PREFETCH unacknowledged messages: memory stays bounded.
             self._receiver.held_up(exc)
-            self._flush_planned = True
-            self._io.call_later(JOURNAL_RETRY_S, self._flush)
-            return False
-        return True
+            self._plan_flush(JOURNAL_RETRY_S)
 
-    def _acknowledge_settled(self) -> None:
-        self._acknowledge(before=time.monotonic() - ACK_LINGER_S, keep_newest=0)
-
-    def _acknowledge(self, *, before: float, keep_newest: int) -> None:
-        """Acknowledge, in one go, all batches journalled before a moment."""
-        tag = 0
-        while len(self._journalled) > keep_newest and self._journalled[0][1] <= before:
-            tag, _ = self._journalled.popleft()
-        if tag and self._channel.is_open:
+    def _acknowledge(self, tag: int) -> None:
+        if self._channel.is_open:
             self._channel.basic_ack(tag, multiple=True)
-            self._acknowledged_tag = tag
 
     # -- the end, from whichever side it comes --
 
@@ -290,7 +261,7 @@ class Link:
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         self._flush()
-        self._acknowledge(before=time.monotonic(), keep_newest=0)
+        self._intake.acknowledge_all()
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import IncompleteDownloadError, RegardsError
 from regards_nb.tracker.workers import Workers
@@ -155,7 +155,7 @@ class _AutoDownload:
         future = self._downloads.begin(state)
         future.add_done_callback(lambda done: self._ended(key, order_id, done))
 
-    def _ended(self, key: OrderKey, order_id: int, done: Future[object]) -> None:
+    def _ended(self, key: OrderKey, order_id: int, done: Future[Any]) -> None:
         if done.cancelled() or (error := done.exception()) is None:
             return
         self._problems.record(f"downloading order {order_id}", error)

@@ -1,0 +1,104 @@
+"""A body with files, read as a stream of blocks."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import requests
+
+from regards_nb.client.answers import Answer, printable
+from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: How much is handed over at a time: large, so that the threads behind seldom change places.
+BLOCK_BYTES = 1 << 18
+
+_EXCERPT_BYTES = 400
+
+
+class Body:
+    """The body of one answer; it can be read once.
+
+    Attributes
+    ----------
+    status_code : int
+        HTTP status: 200, or 204 where there is nothing (protocol.md 0.3).
+    length_bytes : int or None
+        What the server announced.
+    is_attachment : bool
+        The server calls it a file: whatever is in it, it is no error page.
+    """
+
+    def __init__(self, response: requests.Response, asked: str) -> None:
+        self._response = response
+        self._asked = asked
+        self.status_code = response.status_code
+        self.is_attachment = "Content-Disposition" in response.headers
+        length = response.headers.get("Content-Length", "")
+        self.length_bytes = int(length) if length.isdecimal() else None
+
+    def __repr__(self) -> str:
+        return f"<Body of {self._asked}>"
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, in blocks of ``BLOCK_BYTES`` or less.
+
+        Raises
+        ------
+        ServiceUnreachableError
+            The connection broke, or nothing came for too long.
+        """
+        received_bytes = 0
+        reason = "it ended too early"
+        try:
+            for block in self._response.iter_content(BLOCK_BYTES):
+                received_bytes += len(block)
+                yield block
+        except requests.RequestException as exc:
+            reason = type(exc).__name__
+        else:
+            # older urllib3 does not compare
+            if self.length_bytes in (None, received_bytes):
+                return
+        # Outside of the handler: what is raised holds no frames with the token in them.
+        raise ServiceUnreachableError(
+            f"{self._asked}: the connection broke after {received_bytes} bytes ({reason})",
+            status_code=self.status_code,
+        )
+
+    def abort(self) -> None:
+        """End the reading in whatever thread it is. Safe to call from any other."""
+        shutdown = getattr(self._response.raw, "shutdown", None)
+        if shutdown is None:  # urllib3 before 2.3: the reader's own time limit ends it
+            return
+        with suppress(OSError, ValueError, RuntimeError):  # it was over already
+            shutdown()
+
+    def refuse_page(self, kinds: tuple[str, ...]) -> None:
+        """Raise where a proxy or a login portal answered instead of REGARDS.
+
+        Raises
+        ------
+        UnexpectedAnswerError
+            The content type is one of *kinds*, or the body is packed once more.
+        """
+        headers = self._response.headers
+        kind = headers.get("Content-Type", "").lower()
+        packed = headers.get("Content-Encoding", "identity").lower()
+        if packed != "identity":
+            raise UnexpectedAnswerError(
+                f"{self._asked}: something on the way changed the body (Content-Encoding: "
+                f"{printable(packed)})",
+                status_code=self.status_code,
+            )
+        if not kind.startswith(kinds):
+            return
+        start = next(self._response.iter_content(_EXCERPT_BYTES), b"")
+        answer = Answer(self._asked, self.status_code, headers, start)
+        raise UnexpectedAnswerError(
+            f"{answer.described()}. That is not REGARDS: check base_url and the proxy",
+            status_code=self.status_code,
+        )

@@ -1,0 +1,54 @@
+"""Lists that come in pages, and move while they are read (protocol.md 1.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.client.rows import file_record, read_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from regards_nb.client.answers import Answer
+    from regards_nb.client.rows import Page
+    from regards_nb.client.transport import Call
+    from regards_nb.orders import FileRecord
+
+    Ask = Callable[[Call], Answer]
+
+#: How often a manifest that changed while its pages were read is read again.
+_MAX_READINGS = 3
+
+
+def pages(ask: Ask, make_call: Callable[[dict[str, Any]], Call], page_size: int) -> Iterator[Page]:
+    """Yield page after page. *make_call* makes a call from its query."""
+    number = 0
+    while True:
+        answer = ask(make_call({"page": number, "size": page_size}))
+        page = read_page(answer.json(), answer.asked)
+        yield page
+        number += 1
+        # The server may say what it likes of the number of pages: an empty one is the last.
+        if number >= page.pages or not page.items:
+            return
+
+
+def manifest(
+    ask: Ask, make_call: Callable[[dict[str, Any]], Call], *, order_id: int, page_size: int = 1000
+) -> list[FileRecord]:
+    """Return all files of a list, by file id.
+
+    Files that become available or are downloaded meanwhile move the others between the pages:
+    the list is read again until none was missed.
+    """
+    found: dict[int, FileRecord] = {}
+    for _ in range(_MAX_READINGS):
+        total = 0
+        for page in pages(ask, make_call, page_size):
+            total = page.total
+            for value in page.items:
+                record = file_record(value, order_id, page.asked)
+                found[record.file_id] = record
+        if len(found) >= total:
+            break
+    return [found[file_id] for file_id in sorted(found)]

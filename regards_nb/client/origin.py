@@ -1,0 +1,155 @@
+"""Where REGARDS is: the one origin that is ever contacted, and links judged against it. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from regards_nb.errors import SettingsError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DOWNLOAD_PATH = re.compile(r"/user/orders/(\d{1,18})/download/?$")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class Link(NamedTuple):
+    """What a download link in a message says. It is read, never followed."""
+
+    #: The order that it is about, if it has the form of a download link.
+    order_id: int | None
+    #: Its host, where that is not the configured one; to be shown, never to be contacted.
+    foreign_host: str | None
+
+
+class Origin(NamedTuple):
+    """Scheme, host and port, and the path below which REGARDS is served."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, base_url: str) -> Origin:
+        """Read the base URL that the user gave.
+
+        Raises
+        ------
+        SettingsError
+            It is no ``https://host[:port][/path]``, or holds a user name or password. ``http`` is
+            for this computer itself only: the password would cross the network in clear.
+
+        Examples
+        --------
+        >>> Origin.parse("https://regards.example/archive/").url("/api")
+        'https://regards.example/archive/api'
+        """
+        parts = _split(base_url)
+        if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise SettingsError("base_url must look like https://regards.example")
+        if parts.username is not None or parts.password is not None:
+            raise SettingsError(
+                "base_url must not hold a user name or password: they would end up in logs. "
+                "Give username=... and password=..."
+            )
+        if parts.query or parts.fragment:
+            raise SettingsError("base_url must not have a '?' or '#' part")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise SettingsError(
+                f"base_url is http://{parts.hostname}: without TLS everyone on the way could read "
+                "the password. Use https://"
+            )
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.path}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this computer."""
+        return _is_loopback(self.host)
+
+    def url(self, path: str) -> str:
+        """Return the URL of *path*, which starts with a slash."""
+        return f"{self}{path}"
+
+    def follow(self, url: str, location: str) -> str | None:
+        """Return where a redirection from *url* leads, or None if that is another origin."""
+        target = urljoin(url, location)
+        return target if self._foreign_host(target) is None else None
+
+    def read_link(self, link: str | None) -> Link:
+        """Read the download link of a message (protocol.md 1.3, 1.6).
+
+        Examples
+        --------
+        >>> origin = Origin.parse("https://regards.example")
+        >>> origin.read_link("https://evil.example/api/v1/rs-order/user/orders/7/download")
+        Link(order_id=7, foreign_host='evil.example')
+        """
+        if not link:
+            return Link(None, None)
+        # An administrator may have written the host of the project without its scheme.
+        url = link if _SCHEME.match(link) or link.startswith("/") else f"//{link}"
+        parts = _split(url)
+        if parts is None:
+            return Link(None, "(unreadable)")
+        found = _DOWNLOAD_PATH.search(parts.path)
+        return Link(int(found[1]) if found else None, self._foreign_host(url))
+
+    def _foreign_host(self, url: str) -> str | None:
+        parts = _split(url)
+        if parts is None:
+            return "(unreadable)"
+        scheme = parts.scheme or self.scheme
+        if not parts.hostname:
+            return None if not parts.scheme and not parts.netloc else "(none)"
+        port = parts.port or _DEFAULT_PORTS.get(scheme)
+        if (scheme, parts.hostname, port) == self[:3] and parts.username is None:
+            return None
+        return parts.hostname
+
+
+class _Parts(NamedTuple):
+    scheme: str
+    netloc: str
+    hostname: str | None
+    port: int | None
+    path: str
+    query: str
+    fragment: str
+    username: str | None
+    password: str | None
+
+
+def _split(url: str) -> _Parts | None:
+    """Split a URL; None where it is none, be it only in its port."""
+    try:
+        parts = urlsplit(url)
+        return _Parts(
+            parts.scheme.lower(),
+            parts.netloc,
+            parts.hostname,
+            parts.port,
+            parts.path,
+            parts.query,
+            parts.fragment,
+            parts.username,
+            parts.password,
+        )
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

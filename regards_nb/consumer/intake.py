@@ -1,0 +1,99 @@
+"""The messages of one channel, from their delivery to their acknowledgement.
+
+Knows neither pika nor threads: `link` feeds it from a real broker, the tests from a scripted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from regards_nb.events import Delivery
+
+#: Messages that RabbitMQ may send ahead of our acknowledgements.
+PREFETCH = 1000
+#: A row is acknowledged this long after it was journalled, or when so many others wait that
+#: RabbitMQ would pause. Two messages can be identical only within the second of their AMQP
+#: timestamp: after this time both are in the journal, and the end of the connection cannot leave
+#: one acknowledged and the other, looking the same, on its way (see `redelivery`).
+ACK_LINGER_S = 1.5
+
+
+class Intake:
+    """Journals first and acknowledges after.
+
+    Parameters
+    ----------
+    keep : callable
+        Journals messages, or raises JournalError.
+    acknowledge : callable
+        Acknowledges all messages up to a delivery tag.
+    prefetch : int
+        How many unacknowledged messages the broker allows.
+    clock : callable
+        Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        keep: Callable[[Sequence[Delivery]], None],
+        acknowledge: Callable[[int], None],
+        *,
+        prefetch: int = PREFETCH,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keep = keep
+        self._acknowledge = acknowledge
+        self._most_unacknowledged = prefetch // 2
+        self._clock = clock
+        #: delivered, not journalled: (delivery tag, message)
+        self._pending: list[tuple[int, Delivery]] = []
+        #: journalled, not acknowledged: (last delivery tag of a batch, when), oldest first
+        self._journalled: deque[tuple[int, float]] = deque()
+        self._acknowledged_tag = 0
+
+    def take(self, delivery_tag: int, delivery: Delivery) -> None:
+        """Receive one message."""
+        self._pending.append((delivery_tag, delivery))
+
+    def flush(self) -> None:
+        """Journal what was received.
+
+        Raises
+        ------
+        JournalError
+            It is kept, and tried again with the next call.
+        """
+        if not self._pending:
+            return
+        self._keep([delivery for _, delivery in self._pending])
+        newest_tag = self._pending[-1][0]
+        self._journalled.append((newest_tag, self._clock()))
+        self._pending.clear()
+        if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
+            # All but the newest: what comes again after the end of the connection then begins
+            # with a row of the journal, and its place tells what follows.
+            self._acknowledge_up_to(newest_tag - 1)
+
+    def acknowledge_settled(self) -> None:
+        """Acknowledge what was journalled long enough ago."""
+        self._acknowledge_older_than(self._clock() - ACK_LINGER_S)
+
+    def acknowledge_all(self) -> None:
+        """Acknowledge all that is journalled: nothing more is on its way."""
+        self._acknowledge_older_than(self._clock())
+
+    def _acknowledge_older_than(self, moment: float) -> None:
+        tag = 0
+        while self._journalled and self._journalled[0][1] <= moment:
+            tag, _ = self._journalled.popleft()
+        self._acknowledge_up_to(tag)
+
+    def _acknowledge_up_to(self, tag: int) -> None:
+        if tag > self._acknowledged_tag:
+            self._acknowledge(tag)
+            self._acknowledged_tag = tag

@@ -1,0 +1,10 @@
+"""A stream of bytes becomes verified files under final names."""
+
+from __future__ import annotations
+
+from regards_nb.download.increment import Fetched, fetch_available
+from regards_nb.download.order import download_order
+from regards_nb.download.progress import Progress
+from regards_nb.download.publisher import FileLog
+
+__all__ = ["Fetched", "FileLog", "Progress", "download_order", "fetch_available"]

@@ -1,0 +1,184 @@
+"""Entries of a zip become checked files, each as soon as it is whole.
+
+A file whose MD5 is that of the manifest is handed on at once: no later damage of the zip can make
+it wrong. What the manifest gives no MD5 for waits until the whole zip is proven and its notice
+does not name it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from regards_nb.download.matching import Verdict
+from regards_nb.download.notice import NOTICE_NAME, parse_notice
+from regards_nb.download.publisher import Checked
+from regards_nb.download.wholes import Growing, Whole, whole_in_memory
+from regards_nb.errors import ArchiveError
+from regards_nb.orders import FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from regards_nb.download.matching import Manifest
+    from regards_nb.download.progress import Counter
+    from regards_nb.download.publisher import Publisher
+    from regards_nb.download.staging import Workspace
+    from regards_nb.download.unzip import Piece
+    from regards_nb.orders import FileRecord
+
+#: A zip may hold so many times the files of the manifest, and so many more.
+_MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000
+
+
+class Extractor:
+    """Takes the pieces of one zip, in one thread.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What is expected.
+    workspace : Workspace
+        Where it is staged.
+    publisher : Publisher
+        Takes what is checked.
+    counter : Counter
+        Told of the bytes.
+
+    Attributes
+    ----------
+    unknown : list of Whole
+        Entries that the manifest does not list, staged.
+    wrong : dict of int to str
+        Files whose entries were not right, by file id, and why.
+    """
+
+    def __init__(
+        self, manifest: Manifest, workspace: Workspace, publisher: Publisher, counter: Counter
+    ) -> None:
+        self._manifest = manifest
+        self._workspace = workspace
+        self._publisher = publisher
+        self._counter = counter
+        self._growing: Growing | None = None
+        self._plausible: list[tuple[Whole, FileRecord]] = []
+        self._notice: Whole | None = None
+        self._max_entries = _MAX_ENTRIES_FACTOR * len(manifest) + _MAX_ENTRIES_MORE
+        self.unknown: list[Whole] = []
+        self.wrong: dict[int, str] = {}
+
+    def take(self, pieces: Iterable[Piece]) -> None:
+        """Take pieces, in the order of the zip.
+
+        Raises
+        ------
+        ArchiveError
+            It holds much more than the manifest says.
+        WorkspaceError
+            They cannot be written.
+        """
+        checked: list[Checked] = []
+        size_bytes = 0
+        for piece in pieces:
+            size_bytes += len(piece.data)
+            whole = self._grown(piece)
+            if self._notice is not None:
+                # not the last entry: so it was a file of that name
+                checked += self._judge(self._notice)
+                self._notice = None
+            if whole is None:
+                continue
+            if whole.name == NOTICE_NAME and whole.path is None:
+                self._notice = whole
+            else:
+                checked += self._judge(whole)
+        self._counter.add_bytes(size_bytes)
+        self._publisher.add(checked)
+
+    def finish(self, *, proven: bool) -> dict[str, str]:
+        """Decide what had to wait for the end, and return what the notice says, by file name.
+
+        Parameters
+        ----------
+        proven : bool
+            The zip was read to its end and everything agreed.
+        """
+        notice = parse_notice(self._notice.data) if proven and self._notice else None
+        checked: list[Checked] = []
+        if self._notice is not None and notice is None:
+            checked += self._judge(self._notice)
+        for whole, record in self._plausible:
+            if not proven or record.name in (notice or {}):
+                whole.discard()
+                self._manifest.reopen(record)
+            else:
+                checked.append(self._checked(whole, [record], FileState.UNVERIFIED))
+        checked += self._recognise_unknown()
+        self._publisher.add(checked)
+        return notice or {}
+
+    def close(self) -> None:
+        """Forget an entry that will never be whole."""
+        if self._growing is not None:
+            self._growing.discard()
+            self._growing = None
+
+    def _grown(self, piece: Piece) -> Whole | None:
+        """Add a piece to its entry; return the entry when it is whole and undamaged."""
+        growing = self._growing
+        if growing is None:
+            name = piece.entry.name
+            if piece.entry.number >= self._max_entries:
+                raise ArchiveError("the zip has many more entries than the order has files")
+            if piece.last and piece.damage is None:
+                return whole_in_memory(name, piece.data)
+            growing = Growing(name, self._manifest.limit_bytes(name), self._workspace)
+            self._growing = growing
+        growing.add(piece.data)
+        if not piece.last:
+            return None
+        self._growing = None
+        if piece.damage is None:
+            return growing.end()
+        growing.discard()
+        self._blame(self._manifest.named(growing.name), piece.damage)
+        return None
+
+    def _judge(self, whole: Whole) -> list[Checked]:
+        """Find out what an entry is, and keep it or not."""
+        verdict, records = self._manifest.match(whole.name, whole.size_bytes, whole.md5)
+        if verdict is Verdict.VERIFIED and records:
+            return [self._checked(whole, records, FileState.VERIFIED)]
+        if verdict is Verdict.PLAUSIBLE:
+            self._plausible.append((self._kept(whole), records[0]))
+        elif verdict is Verdict.UNKNOWN:
+            self.unknown.append(self._kept(whole))
+        else:
+            # wrong, or there already
+            whole.discard()
+            self._counter.add_bytes(-whole.size_bytes)
+        if verdict is Verdict.WRONG:
+            self._blame(records, f"the zip held other content ({whole.size_bytes} bytes)")
+        return []
+
+    def _recognise_unknown(self) -> list[Checked]:
+        """Match what has a name that nobody knows by its content."""
+        checked = []
+        for whole in list(self.unknown):
+            record = self._manifest.match_content(whole.md5)
+            if record is not None:
+                self.unknown.remove(whole)
+                checked.append(self._checked(whole, [record], FileState.VERIFIED))
+        return checked
+
+    def _checked(self, whole: Whole, records: Sequence[FileRecord], state: FileState) -> Checked:
+        with self._workspace.errors():
+            path = whole.staged(self._workspace)
+        return Checked(path, whole.size_bytes, whole.md5, records, state)
+
+    def _kept(self, whole: Whole) -> Whole:
+        """Move an entry that has to wait out of the memory."""
+        with self._workspace.errors():
+            return whole._replace(data=b"", path=whole.staged(self._workspace))
+
+    def _blame(self, records: Iterable[FileRecord], why: str) -> None:
+        self.wrong.update((record.file_id, why) for record in records)

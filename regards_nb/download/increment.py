@@ -1,0 +1,285 @@
+"""One increment of an order: everything that is available now, and what earlier ones lacked.
+
+Manifest first, recorded; then the zip in one pass or the files one by one; then, one by one, what
+the zip lacked; and at the end the server must know that it may go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter as Tally
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regards_nb.client import printable
+from regards_nb.download.belt import BeltStopped
+from regards_nb.download.course import SETTLING_S, Course, fetch_planned
+from regards_nb.download.matching import Manifest
+from regards_nb.download.names import FinalNames
+from regards_nb.download.plan import IN_PLACE, make_plan
+from regards_nb.download.progress import Counter
+from regards_nb.download.publisher import Publisher
+from regards_nb.download.staging import Workspace
+from regards_nb.download.tools import StoppedError, Tools
+from regards_nb.errors import DownloadError, IncompleteDownloadError
+from regards_nb.orders import FileRecord, FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from regards_nb.client import RegardsClient
+    from regards_nb.download.plan import Plan, Way
+    from regards_nb.download.progress import Progress
+    from regards_nb.download.publisher import FileLog
+
+#: How many missing files an error names; it holds all of them.
+_MAX_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What one increment brought."""
+
+    order_id: int
+    #: Files that are in place now and were not before.
+    paths: tuple[Path, ...]
+    #: Every file that this increment was about, as it is now.
+    records: tuple[FileRecord, ...]
+    #: The server had nothing that was not here already.
+    nothing_new: bool
+    #: What went wrong on the way and was made good.
+    notes: tuple[str, ...] = ()
+
+
+def fetch_available(
+    client: RegardsClient,
+    order_id: int,
+    directory: str | Path,
+    log: FileLog,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    stop: threading.Event | None = None,
+    extract: bool = True,
+    way: Way = "auto",
+    restore_removed: bool = False,
+    backoff_s: float = 1.0,
+) -> Fetched:
+    """Fetch all files of an order that are available now, and verify them.
+
+    Parameters
+    ----------
+    client : RegardsClient
+        The REST side.
+    order_id : int
+        The order.
+    directory : str or pathlib.Path
+        Where the files go, under their own names; made if it is missing.
+    log : FileLog
+        Where the files are recorded; what it calls verified is not fetched again.
+    on_progress : callable, optional
+        Called with a :class:`Progress` a few times per second, in this thread.
+    stop : threading.Event, optional
+        Set it to end the download; verified files stay.
+    extract : bool
+        False: keep the zip as one file instead of the files in it.
+    way : {"auto", "zip", "files"}
+        One zip, the files one by one, or whichever suits these files.
+    restore_removed : bool
+        Also fetch files again that were verified earlier and are not in *directory* any more.
+    backoff_s : float
+        Unit of the random waits before something is tried again.
+
+    Returns
+    -------
+    Fetched
+        The files, all verified where the manifest gives an MD5.
+
+    Raises
+    ------
+    IncompleteDownloadError
+        Some files could not be had; the others are in place.
+    WorkspaceError
+        The directory is full or cannot be written to.
+    ServiceError
+        The REST side does not answer, or refuses.
+    DownloadError
+        It was stopped.
+    """
+    increments = Increments(
+        client,
+        order_id,
+        directory,
+        log,
+        on_progress=on_progress,
+        stop=stop,
+        way=way,
+        restore_removed=restore_removed,
+        backoff_s=backoff_s,
+    )
+    return increments.fetch()
+
+
+class Increments:
+    """The increments of one order, one after the other. The parameters are the same."""
+
+    def __init__(
+        self,
+        client: RegardsClient,
+        order_id: int,
+        directory: str | Path,
+        log: FileLog,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        stop: threading.Event | None = None,
+        way: Way = "auto",
+        restore_removed: bool = False,
+        backoff_s: float = 1.0,
+    ) -> None:
+        self._client = client
+        self.order_id = order_id
+        self._directory = Path(directory).expanduser()
+        self._log = log
+        self._on_progress = on_progress
+        self._stop = stop or threading.Event()
+        self._way: Way = way
+        self._restore_removed = restore_removed
+        self._backoff_s = backoff_s
+        self._known: dict[int, FileRecord] = {}
+        #: Files that the server goes on listing although all was done to show it that they came.
+        self._hopeless: set[int] = set()
+        #: Files that could not be had; not tried again before :meth:`forgive`.
+        self._failed: set[int] = set()
+
+    def forgive(self) -> None:
+        """Try at the next increment again what could not be had so far."""
+        self._failed.clear()
+
+    def fetch(self) -> Fetched:
+        """Fetch what is available now."""
+        counter = Counter(self.order_id, self._on_progress)
+        counter.enter("manifest")
+        plan = self._plan()
+        if not plan.missing and not plan.unreleased:
+            return Fetched(order_id=self.order_id, paths=(), records=(), nothing_new=True)
+        self._log.save(row for row in plan.wanted if row.file_id not in self._known)
+        counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
+        with Workspace(self._directory, self.order_id) as workspace:
+            workspace.require_space(plan.known_bytes)
+            tools = self._tools(plan, workspace, counter)
+            course = self._carry_out(plan, tools)
+        counter.enter("done")
+        return self._concluded(plan, tools.publisher.done, course)
+
+    def _carry_out(self, plan: Plan, tools: Tools) -> Course:
+        course = Course({}, (), frozenset())
+        try:
+            course = fetch_planned(plan, tools, self._way)
+        except BeltStopped:
+            pass  # the publisher has failed: finish() raises why
+        except StoppedError:
+            tools.publisher.finish()
+            raise DownloadError(
+                f"the download of order {self.order_id} was stopped; "
+                f"{len(tools.publisher.done)} files are in place, and the next download goes on "
+                "from there"
+            ) from None
+        except BaseException:
+            # Ctrl-C among them: what is verified still gets its name
+            tools.publisher.give_up()
+            raise
+        tools.publisher.finish()
+        return course
+
+    def _plan(self) -> Plan:
+        """Read the manifest, again while the server may still be saving what it has sent."""
+        self._known = {record.file_id: record for record in self._log.files(self.order_id)}
+        for pause_s in (*SETTLING_S, None):
+            listed = self._client.available_files(self.order_id, stop=self._stop)
+            rows = [row for row in listed if row.file_id not in self._hopeless]
+            plan = make_plan(rows, self._known, self._is_in_place, given_up=self._failed)
+            if not plan.unreleased or pause_s is None or self._stop.wait(pause_s):
+                break
+        return plan
+
+    def _is_in_place(self, record: FileRecord) -> bool:
+        if record.state not in IN_PLACE or record.path is None:
+            return False
+        if not self._restore_removed:
+            # who moved it away had his reasons
+            return True
+        path = Path(record.path)
+        try:
+            size_bytes = path.stat().st_size
+        except OSError:
+            return False
+        is_here = path.parent == self._directory.absolute()
+        return is_here and record.size_bytes in (None, size_bytes)
+
+    def _tools(self, plan: Plan, workspace: Workspace, counter: Counter) -> Tools:
+        manifest = Manifest(plan.missing + plan.unreleased)
+        manifest.close(plan.unreleased)
+        in_place = [r.path for r in self._known.values() if r.path and self._is_in_place(r)]
+        files = sorted((record.file_id, record.name) for record in plan.missing)
+        names = FinalNames(files, [Path(path).name for path in in_place])
+        return Tools(
+            client=self._client,
+            order_id=self.order_id,
+            manifest=manifest,
+            workspace=workspace,
+            publisher=Publisher(workspace, self._log, names, counter),
+            counter=counter,
+            stop=self._stop,
+            backoff_s=self._backoff_s,
+        )
+
+    def _concluded(self, plan: Plan, done: dict[int, FileRecord], course: Course) -> Fetched:
+        """Record what failed, and say how it went."""
+        self._hopeless |= course.unreleased
+        lost = [record for record in plan.missing if record.file_id not in done]
+        if lost:
+            # another download of the same order may have been luckier
+            now = {record.file_id: record for record in self._log.files(self.order_id)}
+            done.update((i, now[i]) for i in now if i not in done and self._is_in_place(now[i]))
+        failed = [
+            replace(record, state=FileState.FAILED, error=course.problems.get(record.file_id))
+            for record in lost
+            if record.file_id not in done
+        ]
+        self._failed.update(record.file_id for record in failed)
+        self._log.save(failed)
+        mine = {record.file_id for record in plan.missing} | done.keys()
+        placed = [done[file_id] for file_id in sorted(done) if file_id in mine]
+        paths = tuple(dict.fromkeys(Path(record.path) for record in placed if record.path))
+        if failed:
+            raise _incomplete(self.order_id, paths, failed)
+        return Fetched(
+            order_id=self.order_id,
+            paths=paths,
+            records=tuple(placed),
+            nothing_new=not placed,
+            notes=course.notes,
+        )
+
+
+def _incomplete(
+    order_id: int, paths: Sequence[Path], failed: Sequence[FileRecord]
+) -> IncompleteDownloadError:
+    """Return the error that names what is missing."""
+    names = Tally(record.name for record in failed)
+    missing = {
+        record.name if names[record.name] == 1 else f"{record.name} (file {record.file_id})": (
+            record.error or "unknown"
+        )
+        for record in failed
+    }
+    shown = [f"{printable(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
+    more = len(missing) - len(shown)
+    total = len(failed) + len(paths)
+    return IncompleteDownloadError(
+        f"order {order_id}: {len(failed)} of {total} files could not be had, the others are in "
+        f"place. {'; '.join(shown)}{f'; and {more} more' if more else ''}. Download again to try "
+        "these once more",
+        paths=paths,
+        missing=missing,
+    )

@@ -1,0 +1,206 @@
+"""A whole order without a tracker: increment after increment, until the server has no more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regards_nb.download.increment import Increments
+from regards_nb.download.plan import IN_PLACE
+from regards_nb.download.staging import Workspace
+from regards_nb.errors import (
+    DownloadError,
+    IncompleteDownloadError,
+    ServiceError,
+    ServiceUnreachableError,
+    WaitTimeoutError,
+)
+from regards_nb.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.client import RegardsClient, RemoteOrder
+    from regards_nb.download.plan import Way
+    from regards_nb.download.progress import Progress
+    from regards_nb.journal import TenantFiles
+    from regards_nb.orders import FileRecord
+
+#: What was fetched is recorded below the directory, so that a rerun knows it.
+STATE_FOLDER = ".regards"
+
+_SLOWER, _MAX_POLL_S = 1.5, 30.0
+#: So often in a row the server may be away; the client has tried several times each.
+_MAX_SILENCES = 6
+
+
+def download_order(
+    client: RegardsClient,
+    order_id: int,
+    directory: str | Path,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    stop: threading.Event | None = None,
+    timeout_s: float | None = None,
+    way: Way = "auto",
+    poll_s: float = 2.0,
+    backoff_s: float = 1.0,
+) -> list[Path]:
+    """Fetch all files of an order, while REGARDS prepares it and afterwards.
+
+    Parameters
+    ----------
+    client : RegardsClient
+        The REST side.
+    order_id : int
+        The order.
+    directory : str or pathlib.Path
+        Where the files go; made if it is missing. What is there and verified is not fetched again.
+    on_progress : callable, optional
+        Called with a :class:`Progress` a few times per second.
+    stop : threading.Event, optional
+        Set it to end the download; verified files stay.
+    timeout_s : float, optional
+        How long to go on; by default as long as REGARDS prepares the order.
+    way : {"auto", "zip", "files"}
+        One zip at a time, the files one by one, or whichever suits the files.
+    poll_s : float
+        How long to wait before the first look for more; each wait is longer, up to 30 s.
+    backoff_s : float
+        Unit of the random waits before something is tried again.
+
+    Returns
+    -------
+    list of pathlib.Path
+        All files of the order, ready to be opened.
+
+    Raises
+    ------
+    IncompleteDownloadError
+        Some files could not be had; the others are in place.
+    DownloadError
+        The order has ended without files, is paused, or the download was stopped.
+    WaitTimeoutError
+        *timeout_s* is over; what was ready is in place.
+    WorkspaceError, ServiceError
+        The directory, or the REST side, does not let it go on.
+    """
+    folder = Path(directory).expanduser().absolute()
+    stop = stop or threading.Event()
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    # Whether the place will do is found out before anything else.
+    with Workspace(folder, order_id):
+        pass
+    with Journal(folder / STATE_FOLDER / "journal.sqlite") as journal:
+        log = journal.file_log(client.tenant)
+        increments = Increments(
+            client,
+            order_id,
+            folder,
+            log,
+            on_progress=on_progress,
+            stop=stop,
+            way=way,
+            restore_removed=True,
+            backoff_s=backoff_s,
+        )
+        order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
+        _fetch_rest(client, order, increments, log)
+        return _in_place(order, log, folder)
+
+
+def _fetch_until_finished(
+    client: RegardsClient,
+    increments: Increments,
+    stop: threading.Event,
+    deadline_s: float | None,
+    poll_s: float,
+) -> RemoteOrder:
+    """Fetch what is ready, again and again, until the server prepares nothing more."""
+    silences, pause_s = 0, poll_s
+    while True:
+        came = False
+        try:
+            # First the status, then the files: what comes in between is not missed.
+            order = client.order(increments.order_id)
+            came = _fetch_ready(increments)
+        except ServiceUnreachableError:
+            silences += 1
+            if silences == _MAX_SILENCES:
+                raise
+        else:
+            silences = 0
+            if order.finished and not came:
+                return order
+            if order.status == "PAUSED" and not came:
+                raise DownloadError(
+                    f"order {order.order_id} is paused: nothing more comes until "
+                    f"client.resume({order.order_id})"
+                )
+        if came:
+            pause_s = poll_s
+            continue
+        _pause(increments, stop, pause_s, deadline_s)
+        pause_s = min(pause_s * _SLOWER, _MAX_POLL_S)
+
+
+def _fetch_ready(increments: Increments) -> bool:
+    """Fetch one increment; tell whether anything came. What failed is tried again at the end."""
+    try:
+        return not increments.fetch().nothing_new
+    except IncompleteDownloadError as exc:
+        return bool(exc.paths)
+
+
+def _pause(
+    increments: Increments, stop: threading.Event, pause_s: float, deadline_s: float | None
+) -> None:
+    left_s = pause_s if deadline_s is None else min(deadline_s - time.monotonic(), pause_s)
+    if left_s <= 0:
+        raise WaitTimeoutError(
+            f"order {increments.order_id} is still being prepared; what was ready is in place. "
+            "Call again to go on"
+        )
+    if stop.wait(left_s):
+        raise DownloadError(f"the download of order {increments.order_id} was stopped")
+
+
+def _fetch_rest(
+    client: RegardsClient, order: RemoteOrder, increments: Increments, log: TenantFiles
+) -> None:
+    """Fetch what the manifests never listed, and try once more what failed.
+
+    Files that somebody downloaded before are in no manifest any more, but can still be had one by
+    one (protocol.md 1.0, 7); the lists of the data sets name them.
+    """
+    known = {record.file_id for record in log.files(order.order_id)}
+    if order.files_total is None or order.files_total > len(known):
+        log.save(row for row in _all_files(client, order) if row.file_id not in known)
+    increments.forgive()
+    increments.fetch()
+
+
+def _all_files(client: RegardsClient, order: RemoteOrder) -> list[FileRecord]:
+    try:
+        return [
+            row
+            for dataset_id in order.dataset_ids
+            for row in client.dataset_files(order.order_id, dataset_id)
+        ]
+    except ServiceError:
+        # an older server; the manifests have listed what there was
+        return []
+
+
+def _in_place(order: RemoteOrder, log: TenantFiles, folder: Path) -> list[Path]:
+    """Return all files of the order, by file id."""
+    records = [record for record in log.files(order.order_id) if record.state in IN_PLACE]
+    paths = dict.fromkeys(Path(record.path) for record in records if record.path)
+    found = [path for path in paths if path.parent == folder]
+    if not found:
+        raise DownloadError(
+            f"order {order.order_id} is {order.status}, and the server has no files of it"
+        )
+    return found

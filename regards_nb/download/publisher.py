@@ -1,0 +1,209 @@
+"""The step to a final name: on the disk first, then renamed, and nothing is ever replaced.
+
+One thread of its own, so that waiting for the disk holds up neither the network nor the checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from regards_nb.download.belt import Belt, BeltStopped
+from regards_nb.download.syscalls import (
+    flush_directory,
+    flush_filesystem,
+    rename_without_replacing,
+)
+from regards_nb.orders import FileRecord, FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from regards_nb.download.names import FinalNames
+    from regards_nb.download.progress import Counter
+    from regards_nb.download.staging import Workspace
+
+#: From so many files on, flushing the whole file system costs less than flushing each.
+_MANY_FILES = 32
+#: Files that are ready within this time are published together: each flush has its price.
+_GATHER_S = 0.25
+_MAX_WAITING_BATCHES = 64
+_READ_BYTES = 1 << 18
+
+
+class FileLog(Protocol):
+    """Where the files of orders are recorded: the journal, bound to a tenant."""
+
+    def files(self, order_id: int) -> Iterable[FileRecord]:
+        """Return what is known of the files of one order."""
+
+    def save(self, files: Iterable[FileRecord]) -> None:
+        """Insert or replace records by (order id, file id); on disk when it returns."""
+
+
+class Checked(NamedTuple):
+    """A staged file whose content was found right."""
+
+    staged: Path
+    size_bytes: int
+    md5: str
+    #: Which files of the order it is; several where the order holds the same file again.
+    records: Sequence[FileRecord]
+    state: FileState
+
+
+class Publisher:
+    """Gives checked files their final names and records them.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Where they are and go.
+    log : FileLog
+        Where they are recorded, after they are in place.
+    names : FinalNames
+        The final names.
+    counter : Counter
+        Told of each file in place.
+
+    Attributes
+    ----------
+    done : dict of int to FileRecord
+        The records of the files in place, by file id.
+    """
+
+    def __init__(
+        self, workspace: Workspace, log: FileLog, names: FinalNames, counter: Counter
+    ) -> None:
+        self._workspace = workspace
+        self._log = log
+        self._names = names
+        self._counter = counter
+        self.done: dict[int, FileRecord] = {}
+        self._failure: BaseException | None = None
+        self._belt: Belt[Sequence[Checked]] = Belt(_MAX_WAITING_BATCHES)
+        # A daemon: a kernel that is restarted does not wait for a disk.
+        self._thread = threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
+        self._thread.start()
+
+    def add(self, files: Sequence[Checked]) -> None:
+        """Hand over checked files, from any thread.
+
+        Raises
+        ------
+        BeltStopped
+            Publishing has failed; :meth:`finish` says why.
+        """
+        if files:
+            self._belt.put(files, 1)
+
+    def finish(self) -> None:
+        """Return when all is in place and recorded, or raise why it cannot be."""
+        self._belt.end()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def give_up(self) -> None:
+        """Let what was handed over get into place, after something else went wrong."""
+        with suppress(Exception):
+            self.finish()
+
+    def _run(self) -> None:
+        try:
+            for first in self._belt:
+                self._publish_together(self._gather(first))
+        except BaseException as exc:  # noqa: BLE001 - not swallowed: finish() raises it
+            self._failure = exc
+            self._belt.stop()
+
+    def _gather(self, first: Sequence[Checked]) -> list[Checked]:
+        """Add what else is ready in a moment."""
+        batch = list(first)
+        until_s = time.monotonic() + _GATHER_S
+        try:
+            while (left_s := until_s - time.monotonic()) > 0:
+                batch += self._belt.take(left_s) or ()
+        except BeltStopped:
+            pass
+        return batch
+
+    def _publish_together(self, batch: Sequence[Checked]) -> None:
+        placed: list[FileRecord] = []
+        try:
+            with self._workspace.errors():
+                self._flush(batch)
+                for file in batch:
+                    placed += self._publish(file)
+                flush_directory(self._workspace.directory)
+        finally:
+            # also when one failed: the others have their names now
+            self._log.save(placed)
+            self.done.update((record.file_id, record) for record in placed)
+            verified = sum(record.state is FileState.VERIFIED for record in placed)
+            self._counter.add_files(len(placed), verified=verified)
+
+    def _flush(self, batch: Sequence[Checked]) -> None:
+        """Make sure the content is on the disk: after a power cut a name must not be empty."""
+        if len(batch) >= _MANY_FILES and _flush_all(self._workspace.staging):
+            return
+        for file in batch:
+            descriptor = os.open(file.staged, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _publish(self, file: Checked) -> list[FileRecord]:
+        first = file.records[0]
+        name = self._names.choose(first.file_id, first.name)
+        directory = self._workspace.directory
+        while not rename_without_replacing(file.staged, target := directory / name):
+            # Another download may have put the same there, or the user something else.
+            if has_content(target, file.size_bytes, file.md5):
+                file.staged.unlink()
+                break
+            name = self._names.choose_another(name)
+        return [
+            replace(
+                record,
+                path=str(target),
+                size_bytes=file.size_bytes,
+                state=file.state,
+                error=None,
+            )
+            for record in file.records
+        ]
+
+
+def _flush_all(directory: Path) -> bool:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        return flush_filesystem(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_content(path: Path, size_bytes: int, md5: str) -> bool:
+    """Whether a plain file has this size and MD5; a link to one does not count."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        descriptor = os.open(path, flags)
+    except OSError:
+        return False
+    digest = hashlib.md5(usedforsecurity=False)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if os.fstat(descriptor).st_size != size_bytes:
+            return False
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest() == md5

@@ -1,0 +1,258 @@
+"""The life of orders: pure state and rules, no clock, no thread, no network (protocol.md 0, 1.2).
+
+The rule that matters most: of all the orders of one user, at most two sub-orders may be staged or
+wait for him. The others stand still until he downloads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from regards_nb.simulator.plans import FileSpec, OrderPlan
+
+SUBORDERS_PER_USER = 2
+
+
+class FileState(StrEnum):
+    """The states of one file of an order, as REGARDS names them."""
+
+    PENDING = "PENDING"
+    AVAILABLE = "AVAILABLE"
+    DOWNLOADED = "DOWNLOADED"
+    DOWNLOAD_ERROR = "DOWNLOAD_ERROR"
+    ERROR = "ERROR"
+
+
+class OrderState(StrEnum):
+    """The states of an order, as REGARDS names them."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    EXPIRED = "EXPIRED"
+    FAILED = "FAILED"
+    DONE_WITH_WARNING = "DONE_WITH_WARNING"
+    DONE = "DONE"
+    DELETED = "DELETED"
+
+
+class Stage(Enum):
+    """How far one sub-order has come."""
+
+    #: Its turn has not come.
+    QUEUED = auto()
+    #: Its files are being brought.
+    STAGING = auto()
+    #: Its files are there, or known not to be.
+    STAGED = auto()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class OrderFile:
+    """One file of an order on the server."""
+
+    file_id: int
+    order_id: int
+    spec: FileSpec
+    state: FileState = FileState.PENDING
+    error: str | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SubOrder:
+    """Files that are staged together."""
+
+    sub_order_id: int
+    files: list[OrderFile]
+    stage: Stage = Stage.QUEUED
+    #: When staging ends, on the clock of whoever runs it.
+    due_s: float = 0
+
+    @property
+    def errors(self) -> int:
+        """How many files could not be staged."""
+        return sum(file.state is FileState.ERROR for file in self.files)
+
+    @property
+    def waits_for_user(self) -> bool:
+        """Whether files of it wait to be downloaded."""
+        return self.stage is Stage.STAGED and any(
+            file.state is FileState.AVAILABLE for file in self.files
+        )
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it takes one of the user's two places."""
+        return self.stage is Stage.STAGING or self.waits_for_user
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Order:
+    """One order on the server."""
+
+    order_id: int
+    owner: str
+    correlation_id: str
+    label: str
+    plan: OrderPlan
+    dataset_id: int
+    sub_orders: list[SubOrder]
+    created_at: datetime
+    expires_at: datetime
+    status: OrderState = OrderState.PENDING
+    status_at: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.status_at = self.created_at
+
+    @property
+    def files(self) -> Iterator[OrderFile]:
+        """All files, by id."""
+        return (file for sub_order in self.sub_orders for file in sub_order.files)
+
+    def available(self, sub_order_id: int | None = None) -> list[OrderFile]:
+        """Return the files that can be fetched now, of one sub-order or of all."""
+        return [
+            file
+            for sub_order in self.sub_orders
+            if sub_order_id in (None, sub_order.sub_order_id)
+            for file in sub_order.files
+            if file.state is FileState.AVAILABLE
+        ]
+
+    @property
+    def waits_for_user(self) -> bool:
+        """Whether REGARDS waits for a download."""
+        return any(sub_order.waits_for_user for sub_order in self.sub_orders)
+
+    def move(self, status: OrderState, at: datetime) -> None:
+        """Give the order a new status."""
+        self.status, self.status_at = status, at
+
+    def settle(self, at: datetime) -> bool:
+        """End the order if nothing is left to stage; tell whether it has just ended."""
+        if self.status is not OrderState.RUNNING:
+            return False
+        if any(sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders):
+            return False
+        self.move(_final_state(self.files), at)
+        return True
+
+
+def _final_state(files: Iterable[OrderFile]) -> OrderState:
+    failed = [file.state is FileState.ERROR for file in files]
+    if all(failed):
+        return OrderState.FAILED
+    return OrderState.DONE_WITH_WARNING if any(failed) else OrderState.DONE
+
+
+def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
+    """Return the sub-orders whose turn has come, oldest order first.
+
+    *orders* are those of one user. A paused order starts nothing, but what it has staged still
+    takes the user's places.
+    """
+    kept = [order for order in orders if order.status is not OrderState.DELETED]
+    taken = sum(sub_order.occupies for order in kept for sub_order in order.sub_orders)
+    queued = [
+        (order, sub_order)
+        for order in kept
+        if order.status in (OrderState.PENDING, OrderState.RUNNING)
+        for sub_order in order.sub_orders
+        if sub_order.stage is Stage.QUEUED
+    ]
+    return queued[: max(SUBORDERS_PER_USER - taken, 0)]
+
+
+class Action(StrEnum):
+    """What the owner can ask for, as the relations of the links name it."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+    RESTART = "restart"
+    RETRY = "retry"
+
+
+#: For each action: the states it is allowed in, and the code of the refusal (protocol.md 1.2).
+ACTIONS: dict[Action, tuple[frozenset[OrderState], str]] = {
+    Action.PAUSE: (
+        frozenset({OrderState.PENDING, OrderState.RUNNING}),
+        "ORDER_MUST_BE_PENDING_OR_RUNNING",
+    ),
+    Action.RESUME: (frozenset({OrderState.PAUSED}), "ORDER_MUST_BE_PAUSED"),
+    Action.DELETE: (
+        frozenset(
+            {
+                OrderState.DONE,
+                OrderState.DONE_WITH_WARNING,
+                OrderState.PAUSED,
+                OrderState.EXPIRED,
+                OrderState.FAILED,
+            }
+        ),
+        "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_PAUSED_OR_FAILED_OR_EXPIRED",
+    ),
+    Action.RESTART: (
+        frozenset({OrderState.DONE, OrderState.DONE_WITH_WARNING, OrderState.FAILED}),
+        "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_FAILED",
+    ),
+    Action.RETRY: (
+        frozenset({OrderState.DONE_WITH_WARNING, OrderState.FAILED}),
+        "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED",
+    ),
+}
+
+
+def refusal(order: Order, action: Action) -> str | None:
+    """Return the code of the server's refusal, or None where the action is allowed."""
+    allowed, code = ACTIONS[action]
+    return None if order.status in allowed else code
+
+
+def pause(order: Order, at: datetime) -> None:
+    """Stop: what is being staged goes back to the queue."""
+    for sub_order in order.sub_orders:
+        if sub_order.stage is Stage.STAGING:
+            sub_order.stage = Stage.QUEUED
+    order.move(OrderState.PAUSED, at)
+
+
+def resume(order: Order, at: datetime) -> None:
+    """Go on where the pause was."""
+    order.move(OrderState.RUNNING, at)
+
+
+def delete(order: Order, at: datetime) -> None:
+    """Take the order away; its files are gone."""
+    order.move(OrderState.DELETED, at)
+    _take_files(order, "Order deleted")
+
+
+def expire(order: Order, at: datetime) -> None:
+    """End the time the files are kept for."""
+    order.move(OrderState.EXPIRED, at)
+    _take_files(order, "Order expired")
+
+
+def _take_files(order: Order, why: str) -> None:
+    for sub_order in order.sub_orders:
+        sub_order.stage = Stage.STAGED
+        for file in sub_order.files:
+            file.state, file.error = FileState.ERROR, why
+
+
+def retry(order: Order, at: datetime) -> None:
+    """Stage once more what failed, on either side; the order runs again."""
+    for sub_order in order.sub_orders:
+        for file in sub_order.files:
+            if file.state in (FileState.ERROR, FileState.DOWNLOAD_ERROR):
+                file.state, file.error = FileState.PENDING, None
+                sub_order.stage = Stage.QUEUED
+    order.move(OrderState.RUNNING, at)

@@ -1,0 +1,309 @@
+"""A real JupyterLab in a real Chromium: what a user would see, and nothing else.
+
+``Lab`` starts a server on a free port with private folders; ``Page`` drives one notebook through
+JupyterLab's own commands. No waiting on time: each wait is for something on the page. Requests to
+anywhere but this machine are refused and remembered, so that a test can say there were none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import nbformat.v4
+from playwright.sync_api import sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser as PlaywrightBrowser
+    from playwright.sync_api import Locator
+    from playwright.sync_api import Page as PlaywrightPage
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+_CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_TIMEOUT_S = 90
+TIMEOUT_MS = 60_000
+TESTS = Path(__file__).parent
+# nbformat has no types
+_books: Any = nbformat
+
+_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+        "fetchNews": "false",
+    },
+    # Else cells outside the window leave the page.
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+
+
+class Lab:
+    """A JupyterLab server of our own; ends with the ``with`` block."""
+
+    def __init__(self, *extra_kernels: dict[str, Any]) -> None:
+        self._stack = ExitStack()
+        self._home = Path(tempfile.mkdtemp(prefix="regards-nb-lab-"))
+        self._stack.callback(shutil.rmtree, self._home, ignore_errors=True)
+        self.root = self._folder("root")
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        for kernel in extra_kernels:
+            folder = self._folder("share") / "kernels" / str(kernel["name"])
+            folder.mkdir(parents=True)
+            (folder / "kernel.json").write_text(json.dumps(kernel["spec"]))
+        labconfig = self._folder("config") / "labconfig"
+        labconfig.mkdir()
+        (labconfig / "default_setting_overrides.json").write_text(json.dumps(_SETTINGS))
+
+    def __enter__(self) -> Self:
+        log = self._stack.enter_context((self._home / "server.log").open("wb"))
+        self._server = subprocess.Popen(
+            self._command(),
+            env=self._environment(),
+            cwd=self.root,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._stack.callback(self._end)
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def api(self, path: str, method: str = "GET") -> Any:
+        """Call the server's REST interface."""
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 - own server
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - own server
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def notebook(self, name: str, *cells: str, kernel: str = "python3") -> str:
+        """Write a notebook and return its name."""
+        spec = {"name": kernel, "display_name": kernel, "language": "python"}
+        book = _books.v4.new_notebook(
+            cells=[_books.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": spec}
+        )
+        _books.write(book, str(self.root / name))
+        return name
+
+    def saved(self, name: str) -> Any:
+        """Return a notebook as it was saved."""
+        return _books.read(str(self.root / name), as_version=4)
+
+    def _folder(self, name: str) -> Path:
+        folder = self._home / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _command(self) -> list[str]:
+        port = self.url.rpartition(":")[2]
+        return [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--LabApp.expose_app_in_browser=True",
+            f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0",
+            "--ServerApp.ip=127.0.0.1",
+            "--ServerApp.open_browser=False",
+            "--IdentityProvider.token=",
+            "--ServerApp.password=",
+            "--ServerApp.allow_root=True",
+            f"--ServerApp.root_dir={self.root}",
+            "--ServerApp.disable_check_xsrf=True",
+            "--ServerApp.terminals_enabled=False",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "HOME": str(self._folder("home")),
+            "JUPYTER_CONFIG_DIR": str(self._folder("config")),
+            "JUPYTER_DATA_DIR": str(self._folder("data")),
+            "JUPYTER_RUNTIME_DIR": str(self._folder("runtime")),
+            "JUPYTERLAB_SETTINGS_DIR": str(self._folder("settings")),
+            "JUPYTERLAB_WORKSPACES_DIR": str(self._folder("workspaces")),
+            "JUPYTER_PATH": str(self._folder("share")),
+            "IPYTHONDIR": str(self._folder("ipython")),
+            "JUPYTER_PLATFORM_DIRS": "0",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        }
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._server.poll() is not None:
+                break
+            with suppress(OSError):
+                self.api("/api/status")
+                return
+            threading.Event().wait(0.1)
+        log = (self._home / "server.log").read_text(errors="replace")
+        raise AssertionError(f"JupyterLab did not start:\n{log[-3000:]}")
+
+    def _end(self) -> None:
+        with suppress(OSError):
+            for kernel in self.api("/api/kernels"):
+                self.api(f"/api/kernels/{kernel['id']}", method="DELETE")
+        self._server.terminate()
+        try:
+            self._server.wait(15)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+
+
+class Chromium:
+    """One browser. ``errors`` and ``refused`` gather what pages complained of and asked for."""
+
+    def __init__(self, browser: PlaywrightBrowser) -> None:
+        self._browser = browser
+        self.errors: list[str] = []
+        self.refused: list[str] = []
+
+    @contextmanager
+    def page(self, lab: Lab, notebook: str) -> Iterator[Page]:
+        """Open a notebook and wait until its kernel is idle."""
+        context = self._browser.new_context(viewport={"width": 1200, "height": 900})
+        context.route(re.compile(r"^https?://(?!127\.0\.0\.1|localhost)"), self._refuse)
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on(
+            "console",
+            lambda said: self.errors.append(said.text) if said.type == "error" else None,
+        )
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: dialog.accept())
+        try:
+            yield Page(page, lab, notebook)
+        finally:
+            context.close()
+
+    def _refuse(self, route: Any) -> None:
+        self.refused.append(route.request.url)
+        route.abort()
+
+
+@contextmanager
+def chromium() -> Iterator[Chromium]:
+    """Start a browser; it ends with the ``with`` block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_CHROMIUM_ARGS)
+        try:
+            yield Chromium(browser)
+        finally:
+            browser.close()
+
+
+class Page:
+    """One notebook on the page."""
+
+    def __init__(self, page: PlaywrightPage, lab: Lab, notebook: str) -> None:
+        self.page = page
+        self._url = f"{lab.url}/doc/tree/{notebook}?reset"
+        self.open()
+
+    def open(self) -> None:
+        """Load the page, anew if it was, and wait until the kernel is idle."""
+        self.page.goto(self._url, wait_until="domcontentloaded")
+        self.until(
+            "() => { const w = window.jupyterapp?.shell?.currentWidget;"
+            " return !!w?.content?.model && w.sessionContext?.session?.kernel?.status === 'idle' }"
+        )
+
+    def until(self, condition: str, arg: Any = None) -> None:
+        """Wait for a JavaScript condition."""
+        self.page.wait_for_function(condition, arg=arg)
+
+    def start_cell(self, index: int) -> None:
+        """Run a cell without waiting for it."""
+        self.page.evaluate(
+            "(i) => { const a = window.jupyterapp; a.shell.currentWidget.content.activeCellIndex"
+            " = i; a.commands.execute('notebook:run-cell'); return 0 }",
+            index,
+        )
+
+    def run_cell(self, index: int) -> None:
+        """Run a cell to its end."""
+        self.start_cell(index)
+        self.until_done(index)
+
+    def until_done(self, index: int) -> None:
+        """Wait for the number of a cell's prompt, which comes when it has ended."""
+        self.until(
+            "(i) => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-Notebook .jp-Cell')[i]"
+            ".querySelector('.jp-InputPrompt').textContent)",
+            index,
+        )
+
+    def output(self, index: int) -> Locator:
+        """Return the output area of a cell."""
+        cell = self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+        return cell.locator(".jp-Cell-outputArea")
+
+    def until_text(self, index: int, text: str) -> None:
+        """Wait until a cell's output says something."""
+        self.output(index).get_by_text(text).first.wait_for()
+
+    def interrupt(self) -> None:
+        """Press the stop button."""
+        self.page.evaluate(
+            "() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel'); return 0 }"
+        )
+
+    def save(self) -> None:
+        """Save the notebook."""
+        self.page.evaluate(
+            "async () => { await window.jupyterapp.commands.execute('docmanager:save') }"
+        )
+
+    def theme(self, name: str) -> None:
+        """Change the theme, such as ``JupyterLab Dark``."""
+        self.page.evaluate(
+            "async (n) => { await window.jupyterapp.commands.execute("
+            "'apputils:change-theme', {theme: n}) }",
+            name,
+        )
+        self.until("(n) => document.body.dataset.jpThemeName === n", name)
+        self.until("() => !document.querySelector('#jupyterlab-splash')")
+
+    def screenshot(self, path: Path, index: int) -> None:
+        """Take a picture with the output of a cell in the middle, for people to look at."""
+        path.parent.mkdir(exist_ok=True)
+        self.output(index).evaluate("(e) => e.scrollIntoView({block: 'center'})")
+        self.page.screenshot(path=str(path))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,177 @@
+"""Exactly once, at every crash point, on a scripted broker.
+
+The broker here is a model of a queue that delivers at least once; the code under test is the
+consumer's own: `Intake` decides when to journal and to acknowledge, `InDoubt` which redelivered
+messages are known. `test_consumer.py` does the same on a real RabbitMQ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from strategies import delivery
+
+from regards_nb.consumer.intake import Intake
+from regards_nb.consumer.redelivery import InDoubt
+from regards_nb.events import Delivery
+from regards_nb.journal import Row
+
+PREFETCH = 6
+
+
+class Broker:
+    """A queue: hands messages over in order, and again, marked, when a connection ends."""
+
+    def __init__(self) -> None:
+        self.ready: deque[tuple[int, Delivery]] = deque()
+        self.unacknowledged: dict[int, tuple[int, Delivery]] = {}
+        self.in_flight: deque[tuple[int, Delivery]] = deque()
+        #: acknowledged, in the order in which that was seen; a crash may forget the last ones
+        self.gone: list[tuple[int, Delivery]] = []
+        self._number = 0
+        self._tag = 0
+
+    def publish(self, message: Delivery) -> None:
+        self._number += 1
+        self.ready.append((self._number, message))
+        self.send()
+
+    def send(self) -> None:
+        """Send what the prefetch allows; it is in flight until the client receives it."""
+        while self.ready and len(self.unacknowledged) < PREFETCH:
+            self._tag += 1
+            self.unacknowledged[self._tag] = self.ready.popleft()
+            self.in_flight.append((self._tag, self.unacknowledged[self._tag][1]))
+
+    def acknowledge(self, tag: int) -> None:
+        for known in [known for known in self.unacknowledged if known <= tag]:
+            self.gone.append(self.unacknowledged.pop(known))
+        self.send()
+
+    def lose_connection(self) -> None:
+        """Put back what was not acknowledged, marked."""
+        self._put_back(list(self.unacknowledged.values()))
+        self.unacknowledged.clear()
+        self.in_flight.clear()
+        self._tag = 0
+
+    def crash(self, forgotten: int) -> None:
+        """Come back with everything marked, having forgotten the last acknowledgements."""
+        kept = max(len(self.gone) - forgotten, 0)
+        lost, self.gone = self.gone[kept:], self.gone[:kept]
+        self.lose_connection()
+        self._put_back([*lost, *self.ready])
+
+    def _put_back(self, messages: list[tuple[int, Delivery]]) -> None:
+        again = {number: message._replace(redelivered=True) for number, message in messages}
+        self.ready = deque(sorted((dict(self.ready) | again).items()))
+
+
+class Client:
+    """One life of the consumer on one connection."""
+
+    def __init__(self, session_id: int, journal: list[Row], machine: Machine) -> None:
+        self._session_id = session_id
+        self._journal = journal
+        self._in_doubt = InDoubt()
+        self._in_doubt.add([row for row in journal if row.session_id != session_id])
+        #: acknowledgements that were sent and not seen by the broker yet
+        self.sent: deque[int] = deque()
+        self.intake = Intake(
+            self.keep, self.sent.append, prefetch=PREFETCH, clock=lambda: machine.now
+        )
+
+    def keep(self, deliveries: Sequence[Delivery]) -> None:
+        for message in deliveries:
+            if not (message.redelivered and self._in_doubt.claim(message)):
+                self._journal.append(Row(len(self._journal) + 1, self._session_id, message))
+
+
+class Machine(RuleBasedStateMachine):
+    """Publish, deliver, journal, acknowledge and crash in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.broker = Broker()
+        self.journal: list[Row] = []
+        self.published: list[Delivery] = []
+        self.sessions = 0
+        self.connect()
+
+    def connect(self) -> None:
+        self.sessions += 1
+        self.client = Client(self.sessions, self.journal, self)
+
+    @rule(name=st.sampled_from("abc"))
+    def publish(self, name: str) -> None:
+        message = delivery(name.encode(), timestamp_s=int(self.now))
+        # At most two alike: the server announces no third part of one order within a second.
+        if self.published.count(message) < 2:
+            self.published.append(message)
+            self.broker.publish(message)
+
+    @precondition(lambda self: self.broker.in_flight)
+    @rule(count=st.integers(1, 4))
+    def receive(self, count: int) -> None:
+        for _ in range(min(count, len(self.broker.in_flight))):
+            self.client.intake.take(*self.broker.in_flight.popleft())
+
+    @rule()
+    def flush(self) -> None:
+        self.client.intake.flush()
+
+    @precondition(lambda self: self.client.sent)
+    @rule()
+    def broker_sees_acknowledgement(self) -> None:
+        self.broker.acknowledge(self.client.sent.popleft())
+
+    @rule()
+    def time_passes(self) -> None:
+        """Let a second pass. What can be delivered is, and acknowledgements arrive."""
+        self.settle()
+        self.now += 1.0
+        self.client.intake.acknowledge_settled()
+
+    def settle(self) -> None:
+        while self.broker.in_flight or self.client.sent:
+            while self.broker.in_flight:
+                self.client.intake.take(*self.broker.in_flight.popleft())
+            self.client.intake.flush()
+            self.client.intake.acknowledge_settled()
+            while self.client.sent:
+                self.broker.acknowledge(self.client.sent.popleft())
+        self.client.intake.flush()
+
+    @rule()
+    def lose_connection(self) -> None:
+        """Lose what is in flight both ways. For the journal, kill -9 of the client is the same."""
+        self.broker.lose_connection()
+        self.connect()
+        self.broker.send()
+
+    @rule(forgotten=st.integers(0, 4))
+    def crash_broker(self, forgotten: int) -> None:
+        self.broker.crash(forgotten)
+        self.connect()
+        self.broker.send()
+
+    @invariant()
+    def no_row_was_never_published(self) -> None:
+        kept = Counter(row.delivery.body for row in self.journal)
+        assert not kept - Counter(message.body for message in self.published)
+
+    def teardown(self) -> None:
+        """Let everything arrive, and count."""
+        while self.broker.ready or self.broker.unacknowledged or self.client.sent:
+            self.time_passes()
+        kept = Counter((row.delivery.body, row.delivery.timestamp_s) for row in self.journal)
+        assert kept == Counter((m.body, m.timestamp_s) for m in self.published)
+
+
+TestExactlyOnce = Machine.TestCase
+TestExactlyOnce.settings = settings(max_examples=4000, stateful_step_count=60, deadline=None)

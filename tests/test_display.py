@@ -1,0 +1,312 @@
+"""The board in HTML and in text: pure rendering."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scripted_tracker import NOON, ScriptedSnapshot, order
+
+from regards_nb.consumer import Health, HealthState
+from regards_nb.display import html, text
+from regards_nb.display.board import MAX_ROWS, WAITS, Tone, board, clean, size
+
+HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
+
+_TAGS = {"style", "div", "span", "i", "table", "thead", "tbody", "tr", "th", "td", "progress"}
+_ATTRIBUTES = {
+    "class", "style", "role", "scope", "title", "max", "value", "aria-label", "aria-live",
+    "aria-hidden",
+}  # fmt: skip
+
+
+class _Page(HTMLParser):
+    """What a browser would make of it: elements, attributes and words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open.append(tag)
+        self.attributes.extend(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """All the words, in order."""
+        return " ".join(self.words)
+
+
+@given(
+    name=st.text(),
+    label=st.none() | st.text(),
+    status=st.text(min_size=1),
+    message=st.none() | st.text(),
+    error_type=st.none() | st.text(),
+    problem=st.text(),
+    reason=st.text(),
+    note=st.text(),
+)
+@example(
+    name=HOSTILE,
+    label=HOSTILE,
+    status=HOSTILE,
+    message=HOSTILE,
+    error_type=HOSTILE,
+    problem=HOSTILE,
+    reason=HOSTILE,
+    note=HOSTILE,
+)
+def test_no_string_of_others_becomes_markup(
+    *,
+    name: str,
+    label: str | None,
+    status: str,
+    message: str | None,
+    error_type: str | None,
+    problem: str,
+    reason: str,
+    note: str,
+) -> None:
+    """Whatever the strings hold, the page has our elements and attributes only, well nested."""
+    snapshot = ScriptedSnapshot(
+        orders=(
+            order(name, label=label, status=status, message=message, error_type=error_type),
+            order("other", tenant=name),
+        ),
+        health=Health(state=HealthState.RECONNECTING, since=NOON, reason=reason),
+        problems=(problem,),
+    )
+    page = _Page(html(snapshot, note=note))
+    assert set(page.tags) <= _TAGS
+    assert {attribute for attribute, _ in page.attributes} <= _ATTRIBUTES
+    assert page.open == []
+    assert page.tags.count("tr") == 3
+
+
+@given(st.text(), st.integers(1, 200))
+@example(HOSTILE, 160)
+@example("\ud800 lone", 160)
+def test_cleaned_text_is_one_printable_line_within_its_limit(raw: str, limit: int) -> None:
+    """Cleaning leaves nothing that moves a cursor, turns the text around or breaks the line."""
+    shown = clean(raw, limit)
+    assert len(shown) <= limit
+    assert len(shown.splitlines()) <= 1
+    assert not set(shown) & {chr(code) for code in (*range(32), *range(127, 160))}
+    assert not set(shown) & set(
+        "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2069"
+    )
+    shown.encode()
+
+
+def test_html_and_text_say_the_same() -> None:
+    """Each word of each row, headline, health line, note and problem is in both renderings."""
+    snapshot = ScriptedSnapshot(
+        orders=(
+            order("a", 1, label="swath A & B", message="<b>not bold</b>"),
+            order(
+                "b",
+                2,
+                status="SUBORDER_DONE",
+                waits_for_download=True,
+                suborders_done=3,
+                suborders_total=10,
+                files_total=40,
+                bytes_total=3_400_000_000,
+                downloaded_files=12,
+                downloaded_bytes=1_200_000_000,
+                expires_at=NOON,
+            ),
+            order("c", None, status="DENIED", error_type="FORBIDDEN", errors=1),
+        ),
+        problems=("callback f on DONE: ValueError: x",),
+        rejected=1,
+    )
+    in_text, in_html = text(snapshot, note="a note"), _Page(html(snapshot, note="a note")).text
+    shown = board(snapshot)
+    words = [shown.headline, shown.health, "a note", *shown.problems]
+    words += [counted for _, counted in shown.counts]
+    for row in shown.rows:
+        words += [row.name, row.number, row.parts, row.status, row.files, *row.remarks]
+    for word in words:
+        assert word in in_text
+        assert word in in_html
+    assert WAITS in words
+    assert "12/40 files, 1.2 GB of 3.4 GB" in words
+    assert "1 message was not understood; see tracker.rejected" in words
+
+
+def test_without_orders_it_says_so() -> None:
+    """Zero orders give a sentence and no empty table."""
+    assert "No orders yet" in text(ScriptedSnapshot())
+    page = html(ScriptedSnapshot())
+    assert "No orders yet" in page
+    assert "<table" not in page
+
+
+def test_a_single_order_is_not_plural() -> None:
+    """One order is "1 order"."""
+    assert "0 of 1 order finished" in text(ScriptedSnapshot(orders=(order(),)))
+
+
+@pytest.mark.parametrize("count", [MAX_ROWS, MAX_ROWS + 1, 1000])
+def test_many_orders_are_bounded_and_counted(count: int) -> None:
+    """At most fifty rows are shown, the most urgent ones, and a line counts the rest."""
+    done = tuple(
+        order(f"d{n}", n, status="DONE", last_event=NOON - timedelta(seconds=n))
+        for n in range(1, count)
+    )
+    failed = order("late", count, status="FAILED")
+    snapshot = ScriptedSnapshot(orders=(*done, failed))
+    page = html(snapshot)
+    assert page.count("<tr ") == MAX_ROWS
+    assert page.index("late") < page.index(">d1<")
+    hidden = count - MAX_ROWS
+    assert (f"and {hidden} more order" in page) == (hidden > 0)
+    assert len(page) < 60_000
+    assert len(text(snapshot).splitlines()) <= MAX_ROWS + 3
+
+
+def test_rows_come_by_urgency_and_then_by_number() -> None:
+    """First what needs the user, then failures, then what runs, then what ended, latest first."""
+    snapshot = ScriptedSnapshot(
+        orders=(
+            order("done", 1, status="DONE"),
+            order("done-later", 8, status="DONE", last_event=NOON + timedelta(hours=1)),
+            order("runs-2", 9),
+            order("new", None),
+            order("runs-1", 2),
+            order("partly", 3, status="FAILED", download_link="x"),
+            order("failed", 4, status="FAILED"),
+            order("waits", 5, waits_for_download=True),
+        )
+    )
+    rows = board(snapshot).rows
+    assert [row.name for row in rows] == [
+        "waits", "failed", "partly", "runs-1", "runs-2", "new", "done-later", "done",
+    ]  # fmt: skip
+    assert [row.tone for row in rows[:4]] == [
+        Tone.WAITS, Tone.FAILED, Tone.PARTLY, Tone.RUNNING,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("known", "fraction", "parts"),
+    [
+        ({}, None, "0/?"),
+        ({"suborders_done": 3}, None, "3/?"),
+        ({"suborders_done": 3, "suborders_total": 10}, 0.3, "3/10"),
+        ({"suborders_done": 12, "suborders_total": 10}, 1.0, "12/10"),
+        ({"suborders_total": 0}, None, "0/?"),
+        ({"status": "DONE", "suborders_done": 3}, 1.0, "3"),
+        ({"status": "DONE"}, 1.0, ""),
+        ({"status": "DENIED"}, None, ""),
+        ({"progress": 0.25}, 0.25, "0/?"),
+        ({"progress": float("nan")}, 0.0, "0/?"),
+        ({"progress": 7.0}, 1.0, "0/?"),
+    ],
+)
+def test_bars_are_sane_whatever_the_counts(
+    known: dict[str, Any], fraction: float | None, parts: str
+) -> None:
+    """Unknown totals give no bar, zero totals no division, and too many parts a full bar."""
+    snapshot = ScriptedSnapshot(orders=(order(**known),))
+    (row,) = board(snapshot).rows
+    assert (row.fraction, row.parts) == (fraction, parts)
+    page = html(snapshot)
+    assert ("<progress" in page) == (fraction is not None)
+    if fraction is not None:
+        assert f'value="{fraction:.4g}"' in page
+    assert ("█" in text(snapshot) or "░" in text(snapshot)) == (fraction is not None)
+
+
+def test_bars_have_names_for_those_who_cannot_see_them() -> None:
+    """A progress element says which order it is about, and its value as text."""
+    snapshot = ScriptedSnapshot(
+        orders=(order("a", 7, label='my "order"', suborders_done=1, suborders_total=2),)
+    )
+    page = _Page(html(snapshot))
+    assert ("aria-label", 'parts of order #7 my "order"') in page.attributes
+    assert page.attributes.count(("scope", "col")) == 4
+    assert ("scope", "row") in page.attributes
+    assert ("role", "status") in page.attributes
+
+
+def test_tenants_are_named_only_where_they_differ() -> None:
+    """Orders of several tenants carry the tenant beside their number."""
+    one = ScriptedSnapshot(orders=(order("a"), order("b", 2)))
+    two = ScriptedSnapshot(orders=(order("a"), order("a", 2, tenant="project2")))
+    assert "project1" not in text(one)
+    assert "#2 project2" in text(two)
+
+
+@pytest.mark.parametrize("state", list(HealthState))
+def test_every_state_of_the_connection_is_said_in_words(state: HealthState) -> None:
+    """The line on the connection has a word for each state, and the reason when it is down."""
+    health = Health(state=state, since=NOON, reason="the broker <is> away", queue_depth=12)
+    shown = board(ScriptedSnapshot(health=health))
+    assert "since 2026-11-23 12:00 UTC" in shown.health
+    assert "12 in the queue" in shown.health
+    assert ("the broker <is> away" in shown.health) == (state is not HealthState.CONSUMING)
+    assert "the broker <is> away" not in html(ScriptedSnapshot(health=health))
+
+
+def test_the_last_event_of_another_day_has_its_date() -> None:
+    """A time of day alone is given only for the day that stands before it."""
+    later = datetime(2026, 11, 25, 8, 30, tzinfo=UTC)
+    same = Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
+    other = Health(state=HealthState.CONSUMING, since=NOON, last_event=later)
+    assert "last event 12:00:00 UTC" in board(ScriptedSnapshot(health=same)).health
+    assert "last event 2026-11-25 08:30:00 UTC" in board(ScriptedSnapshot(health=other)).health
+
+
+def test_long_messages_are_cut_and_kept_for_the_pointer() -> None:
+    """A message of 10 kB takes a line of the table and a bounded tool tip."""
+    page = html(ScriptedSnapshot(orders=(order(message="word " * 2000),)))
+    assert len(page) < 9_000
+    (title,) = [
+        value
+        for name, value in _Page(page).attributes
+        if name == "title" and value and "word word" in value
+    ]
+    assert len(title) == 1000
+
+
+def test_wide_characters_keep_the_columns_of_the_text_aligned() -> None:
+    """Chinese characters fill two cells of a terminal, and are counted so."""
+    snapshot = ScriptedSnapshot(orders=(order("中文", 1), order("abcd", 2)))
+    first, second = text(snapshot).splitlines()[2:4]
+    assert first.index("0/?") == second.index("0/?") - 2
+
+
+@given(st.integers(0, 10**18))
+def test_sizes_have_at_most_one_decimal_and_a_unit(n_bytes: int) -> None:
+    """Sizes stay short, and 1000 kB is written as 1.0 MB."""
+    number, unit = size(n_bytes).split()
+    assert unit in {"B", "kB", "MB", "GB", "TB"}
+    assert float(number) < 1000 or unit == "TB"
+
+
+def test_escaping_is_undone_by_reading() -> None:
+    """What the page shows is the cleaned text itself, not its escaped form."""
+    snapshot = ScriptedSnapshot(orders=(order(label="a < b & c"),))
+    assert "a &lt; b &amp; c" in html(snapshot)
+    assert "a < b & c" in unescape(html(snapshot))

@@ -1,0 +1,284 @@
+"""The display as users see it: JupyterLab in Chromium, on a real kernel."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from browser import Chromium, Lab, chromium
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from browser import Page
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+
+SETUP = """
+import asyncio, threading
+from pathlib import Path
+from scripted_tracker import NOON, ScriptedTracker, order
+from regards_nb.display import close_views, show, watching
+
+HOSTILE = '<img src=x onerror="window.__xss=1"></script><script>window.__xss=1</script>'
+tracker = ScriptedTracker(
+    order("first", 1, suborders_total=1000, message=HOSTILE),
+    order(HOSTILE, 2, label=HOSTILE, status="SUBORDER_DONE", waits_for_download=True),
+)
+
+def is_over():
+    return Path(FINISH).exists()
+
+def drive():
+    pause = threading.Event()
+    done = 0
+    while not is_over():
+        done += 1
+        tracker.tell(order("first", 1, suborders_done=done, suborders_total=1000, message=HOSTILE))
+        pause.wait(0.02)
+    tracker.tell(order("first", 1, status="DONE", suborders_done=1000, suborders_total=1000))
+
+def wait():
+    threading.Thread(target=drive, daemon=True).start()
+    with watching(tracker) as watch:
+        while not is_over():
+            watch.refresh(note="waiting for 2 orders")
+            tracker.wait(timeout_s=0.3)
+        while not tracker.snapshot().orders[0].finished:
+            tracker.wait(timeout_s=0.3)
+    return tracker.asked
+
+async def wait_async():
+    threading.Thread(target=drive, daemon=True).start()
+    with watching(tracker, blocking=False) as watch:
+        while not is_over():
+            watch.refresh(note="waiting for 2 orders")
+            await asyncio.sleep(0.1)
+    return tracker.asked
+"""
+
+#: The number of parts that the table shows for the first order.
+PARTS_DONE = (
+    "() => parseInt([...document.querySelectorAll('.regards-nb .rg-parts')]"
+    ".map(e => e.textContent).find(t => t.endsWith('/1000')) ?? '-1')"
+)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Return one JupyterLab for all tests of this file."""
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    """Return one browser for all tests of this file."""
+    with chromium() as browser:
+        yield browser
+
+
+class Session:
+    """A page and the file that ends the wait in its kernel."""
+
+    def __init__(self, lab: Lab, browser: Chromium, name: str) -> None:
+        self._lab = lab
+        self._browser = browser
+        self.name = f"{name}.ipynb"
+        self._finish = lab.root / f"{name}.finish"
+
+    @contextmanager
+    def page(self, *cells: str) -> Iterator[Page]:
+        """Open a notebook of these cells, below one that has been run; no error may come up."""
+        setup = f"FINISH = {str(self._finish)!r}{SETUP}"
+        self._lab.notebook(self.name, setup, *cells)
+        self._browser.errors.clear()
+        with self._browser.page(self._lab, self.name) as page:
+            page.run_cell(0)
+            yield page
+            assert page.page.evaluate("window.__xss") is None
+        assert self._browser.errors == []
+        assert self._browser.refused == []
+
+    def finish(self) -> None:
+        """End the wait in the kernel."""
+        self._finish.touch()
+
+
+@pytest.fixture
+def session(lab: Lab, browser: Chromium, request: pytest.FixtureRequest) -> Session:
+    """Return a session named after the test."""
+    return Session(lab, browser, request.node.name)
+
+
+def test_the_table_moves_while_a_cell_waits_and_stays_when_the_kernel_is_gone(
+    lab: Lab, session: Session
+) -> None:
+    """Parts are counted while the cell is busy; saved and reopened, the last state is there."""
+    with session.page("wait()") as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        seen = page.page.evaluate(PARTS_DONE)
+        for _ in range(3):
+            page.until(f"(seen) => ({PARTS_DONE})() > seen", seen)
+            seen = page.page.evaluate(PARTS_DONE)
+        assert "[*]" in page.page.locator(".jp-InputPrompt").nth(1).inner_text()
+        assert page.output(1).get_by_text("<img src=x").first.is_visible()
+        page.screenshot(SCREENSHOTS / "waiting.png", 1)
+        session.finish()
+        page.until_done(1)
+        page.until_text(1, "1000/1000")
+        assert page.page.locator(".jupyter-widgets").count() == 0
+        page.save()
+        (kernel,) = lab.api("/api/kernels")
+        lab.api(f"/api/sessions/{lab.api('/api/sessions')[0]['id']}", method="DELETE")
+        assert kernel["id"] not in {each["id"] for each in lab.api("/api/kernels")}
+        page.open()
+        page.until_text(1, "1000/1000")
+        assert page.output(1).get_by_text("model not found").count() == 0
+        assert page.output(1).locator("progress").count() == 1
+    saved = lab.saved(session.name).cells[1].outputs[0].data
+    assert "1 of 2 orders finished" in saved["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" not in saved
+
+
+def test_clicks_act_on_the_chosen_order(session: Session) -> None:
+    """In a view shown without waiting, a click reaches the tracker, and the page says so."""
+    with session.page("show(tracker)", "tracker.asked") as page:
+        page.run_cell(1)
+        page.until_text(1, "REGARDS waits for you to download")
+        page.output(1).locator("select").select_option(label="#1 first")
+        page.output(1).get_by_role("button", name="Cancel order").click()
+        page.until_text(1, "cancel: queued for #1 first")
+        page.output(1).locator("select").select_option(label="choose an order")
+        page.output(1).get_by_role("button", name="Download (1)").click()
+        page.until_text(1, "download: queued for #2")
+        page.run_cell(2)
+        page.until_text(2, "'cancel', OrderKey(tenant='project1', correlation_id='first')")
+        page.until_text(2, "'download'")
+
+
+def test_a_click_during_a_blocking_wait_counts_once(session: Session) -> None:
+    """Handled at once or after the cell, a click is neither lost nor doubled."""
+    with session.page("wait()", "len(tracker.asked)") as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.output(1).locator("select").select_option(label="#1 first")
+        page.output(1).get_by_role("button", name="Pause").click()
+        page.start_cell(2)
+        session.finish()
+        page.until_done(2)
+        page.until_text(1, "pause: queued for #1 first")
+        page.run_cell(2)
+        assert page.output(2).inner_text().split()[-1] == "1"
+
+
+def test_clicks_during_an_async_wait_are_live(session: Session) -> None:
+    """While a cell awaits, a click is answered before the cell ends."""
+    with session.page("await wait_async()") as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.output(1).locator("select").select_option(label="#1 first")
+        page.output(1).get_by_role("button", name="Pause").click()
+        page.until_text(1, "pause: queued for #1 first")
+        assert page.output(1).get_by_text("This cell waits").count() == 0
+        session.finish()
+        page.until_done(1)
+
+
+def test_stop_ends_the_wait_and_a_queued_cell_still_runs(session: Session) -> None:
+    """The stop button ends the cell with a sentence; what was queued behind runs on request."""
+    with session.page("wait()", "tracker.snapshot().orders[0].order_id") as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.interrupt()
+        page.until_done(1)
+        page.until_text(1, "You stopped waiting; the orders go on and are still tracked.")
+        page.run_cell(2)
+        assert page.output(2).inner_text().split()[-1] == "1"
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.start_cell(2)
+        session.finish()
+        page.until_done(2)
+
+
+def test_a_thousand_orders_are_shown_at_once_and_keep_the_scroll(session: Session) -> None:
+    """Fifty rows and a count come up; repainting does not scroll the table back to the top."""
+    with session.page(
+        "tracker.tell(*(order(f'o{n}', n) for n in range(3, 1001)))\nshow(tracker)",
+        "tracker.tell(order('o40', 40, suborders_done=5, suborders_total=8))",
+    ) as page:
+        page.run_cell(1)
+        page.until_text(1, "and 950 more orders")
+        assert page.output(1).locator("tbody tr").count() == 50
+        scroll = "(() => document.querySelector('.widget-html:has(table)'))()"
+        page.page.evaluate(f"() => {{ {scroll}.scrollTop = 700 }}")
+        page.run_cell(2)
+        page.until_text(1, "5/8")
+        assert page.page.evaluate(f"() => {scroll}.scrollTop") == 700
+
+
+def test_a_flood_of_changes_is_shown_without_a_word_from_the_server(session: Session) -> None:
+    """Thousands of changes a second: the last state is exact, and no rate limit was met."""
+    flood = """
+import time
+end = time.monotonic() + 3
+count = 0
+while time.monotonic() < end:
+    count += 1
+    tracker.tell(order("first", 1, suborders_done=count, suborders_total=10**9))
+print("changes:", count)
+"""
+    with session.page("show(tracker)", flood) as page:
+        page.run_cell(1)
+        page.run_cell(2)
+        page.until_text(2, "changes:")
+        count = int(page.output(2).inner_text().split()[-1])
+        assert count > 3000
+        page.until_text(1, f"{count}/1000000000")
+        assert page.page.get_by_text("rate exceeded").count() == 0
+
+
+def test_everything_has_a_name_for_those_who_do_not_see_it(session: Session) -> None:
+    """Table, headers, bars, status line, list and buttons appear in the accessibility tree."""
+    with session.page("show(tracker)") as page:
+        page.run_cell(1)
+        page.until_text(1, "REGARDS waits for you to download")
+        tree = page.output(1).aria_snapshot()
+    for expected in (
+        'table "REGARDS orders"',
+        'columnheader "Status"',
+        'rowheader "first #1"',
+        'progressbar "parts of order #1 first"',
+        "status:",
+        "combobox",
+        'button "Download (1)"',
+        'button "Cancel order"',
+    ):
+        assert expected in tree
+
+
+def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
+    """In both themes the live and the static table have the same columns and legible text."""
+    static = (
+        "from IPython.display import HTML\nfrom regards_nb.display import html\n"
+        "HTML(html(tracker.snapshot()))"
+    )
+    geometry = (
+        "() => [...document.querySelectorAll('.regards-nb table')].map(t => "
+        "[...t.querySelectorAll('th, td')].map(c => { const s = getComputedStyle(c);"
+        " return [s.textAlign, s.paddingLeft, s.fontSize, s.color, s.backgroundColor,"
+        " s.lineHeight, s.verticalAlign].join() }))"
+    )
+    with session.page("show(tracker)", static) as page:
+        page.run_cell(1)
+        page.run_cell(2)
+        page.until_text(2, "REGARDS waits for you to download")
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            page.theme(theme)
+            page.screenshot(SCREENSHOTS / f"{theme.split()[-1].lower()}.png", 1)
+            live, saved = page.page.evaluate(geometry)
+            assert live == saved

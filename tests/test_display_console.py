@@ -1,0 +1,275 @@
+"""A wait seen in a terminal, in a log file, and by a script without Jupyter."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tracker import NOON, ScriptedTracker, order
+
+from regards_nb.consumer import Health, HealthState
+from regards_nb.display import mimebundle, show, watching
+from regards_nb.display.console import MAX_LINES, LogWatch, ScreenWatch
+from regards_nb.display.watch import STILL_TRACKED
+from regards_nb.errors import WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).parent
+
+
+class _Stream(io.TextIOWrapper):
+    """A stream of a given encoding that remembers its bytes."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self.raw_bytes = io.BytesIO()
+        super().__init__(self.raw_bytes, encoding=encoding, newline="\n")
+
+    def lines(self) -> list[str]:
+        """Return what was written, without the time in front."""
+        self.flush()
+        written = self.raw_bytes.getvalue().decode(self.encoding)
+        return [re.sub(r"^\d\d:\d\d:\d\d UTC  ", "", line) for line in written.splitlines()]
+
+
+class _Screen:
+    """As much of a terminal as the display uses: lines, cursor up, clear below, colours."""
+
+    _TOKENS = re.compile(r"\x1b\[(\d*)([A-Za-z])|(\r?\n)|([^\x1b\r\n]+)")
+
+    def __init__(self, written: str) -> None:
+        self.lines = [""]
+        self.colours: set[str] = set()
+        self._at = 0
+        for number, command, newline, shown in self._TOKENS.findall(written):
+            if command == "F":
+                self._at -= int(number)
+            elif command == "J":
+                self.lines[self._at :] = [""]
+            elif command == "m":
+                self.colours.add(number)
+            elif newline:
+                self._at += 1
+                self.lines[self._at : self._at + 1] = self.lines[self._at : self._at + 1] or [""]
+            elif shown:
+                self.lines[self._at] += shown
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[io.TextIOWrapper, int]]:
+    """Return a stream to a terminal of 60 columns and 8 lines, and its other end."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 60, 0, 0))
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        yield stream, ours
+    os.close(ours)
+
+
+def _wait_until(error: BaseException) -> None:
+    with watching(ScriptedTracker(order())) as watch:
+        watch.refresh(note="1 of 1 orders is not there yet")
+        raise error
+
+
+def _all() -> None:
+    """Ask for all orders."""
+
+
+def test_a_log_gets_one_line_per_change() -> None:
+    """Each change of an order is one line with its bar; files alone and no change are none."""
+    tracker, stream = ScriptedTracker(order("a", 1), order("b", 2)), _Stream()
+    watch = LogWatch(tracker, _all, stream)
+    before = len(stream.lines())
+    watch.refresh()
+    tracker.tell(order("a", 1, downloaded_files=3))
+    watch.refresh()
+    assert len(stream.lines()) == before
+    tracker.tell(order("a", 1, status="SUBORDER_DONE", suborders_done=1, suborders_total=2))
+    watch.refresh()
+    tracker.tell(order("b", 2, status="DENIED", error_type="FORBIDDEN", message="two\nlines"))
+    watch.refresh()
+    watch.close()
+    assert stream.lines()[before:] == [
+        "#1  a  ████████░░░░░░░░  1/2 parts  ● SUBORDER_DONE",
+        "#2  b  ✕ DENIED  FORBIDDEN · two lines",
+        "1 of 2 orders finished",
+    ]
+
+
+def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
+    """Changes of the connection are lines too."""
+    tracker, stream = ScriptedTracker(order()), _Stream()
+    watch = LogWatch(tracker, _all, stream)
+    lost = Health(state=HealthState.RECONNECTING, since=NOON, reason="connection reset")
+    tracker.tell(health=lost)
+    watch.refresh()
+    tracker.tell(health=Health(state=HealthState.CONSUMING, since=NOON))
+    watch.refresh()
+    assert stream.lines()[-2:] == [
+        "reconnecting to RabbitMQ since 2026-11-23 12:00 UTC: connection reset",
+        "listening since 2026-11-23 12:00 UTC",
+    ]
+
+
+def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
+    """A thousand orders that change together do not fill the log."""
+    tracker, stream = ScriptedTracker(), _Stream()
+    watch = LogWatch(tracker, _all, stream)
+    before = len(stream.lines())
+    tracker.tell(*(order(f"o{n}", n) for n in range(1000)))
+    watch.refresh()
+    assert len(stream.lines()) == before + MAX_LINES + 1
+    assert stream.lines()[-1] == f"… and {1000 - MAX_LINES} more orders changed"
+
+
+def test_a_note_that_counts_does_not_flood_the_log() -> None:
+    """Notes come at most every ten seconds, but for the last word."""
+    tracker, stream = ScriptedTracker(order()), _Stream()
+    watch = LogWatch(tracker, _all, stream)
+    for left in range(50, 0, -1):
+        watch.refresh(note=f"{left} of 50 orders are not there yet")
+    watch.close("You stopped waiting.")
+    lines = stream.lines()
+    assert [line for line in lines if "not there yet" in line] == [
+        "50 of 50 orders are not there yet"
+    ]
+    assert lines[-2:] == ["You stopped waiting.", "0 of 1 order finished"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_old_encodings_get_plain_characters(encoding: str) -> None:
+    """A stream that cannot hold the bar gets one of # and -, and no error."""
+    tracker, stream = (
+        ScriptedTracker(order("中", suborders_done=1, suborders_total=2)),
+        _Stream(encoding),
+    )
+    LogWatch(tracker, _all, stream).close()
+    assert "#1  ?  ########--------  1/2 parts  * GRANTED" in stream.lines()
+
+
+def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]) -> None:
+    """However often it is painted, the screen holds the last table and nothing else."""
+    stream, other_end = terminal
+    tracker = ScriptedTracker(order("a", 1), order("b", 2))
+    watch = ScreenWatch(tracker, _all, stream)
+    for done in range(1, 4):
+        tracker.tell(order("a", 1, suborders_done=done, suborders_total=3, message="long " * 30))
+        watch.close(f"step {done}")
+    screen = _Screen(os.read(other_end, 1 << 20).decode())
+    assert [line.split("  ")[0].rstrip() for line in screen.lines] == [
+        "REGARDS: 0 of 2 orders finished (2 running)",
+        "✓ listening since 2026-11-23 12:00 UTC · last event 12:00:…",
+        "step 3",
+        "#1",
+        "#2",
+        "",
+    ]
+    assert "████████████████  3/3 parts" in screen.lines[3]
+    assert all(len(line) <= 59 for line in screen.lines)
+    assert {"32", "34", "0"} <= screen.colours
+
+
+def test_a_terminal_with_few_lines_shows_the_most_urgent(
+    terminal: tuple[io.TextIOWrapper, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that do not fit are counted: a table taller than the screen cannot be repainted."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream, other_end = terminal
+    tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 41)))
+    ScreenWatch(tracker, _all, stream).close()
+    screen = _Screen(os.read(other_end, 1 << 20).decode())
+    assert len(screen.lines) == 8
+    assert screen.lines[-2] == "… and 36 more lines"
+    assert screen.colours == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), f"You stopped waiting; {STILL_TRACKED}."),
+        (WaitTimeoutError("after 3 s"), f"The time limit is reached; {STILL_TRACKED}."),
+        (OSError("x"), f"Waiting ended with OSError; {STILL_TRACKED}."),
+    ],
+)
+def test_a_wait_that_is_cut_short_says_that_tracking_goes_on(
+    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error passes through, and the last word says what it means."""
+    with pytest.raises(type(error)):
+        _wait_until(error)
+    assert said in capsys.readouterr().out
+
+
+def test_only_the_orders_waited_for_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys, also those that show up later, select the orders; no keys at all select none."""
+    tracker = ScriptedTracker(order("a", 1), order("b", 2))
+    with watching(tracker, [order("b").key]):
+        pass
+    assert "of 1 order" in capsys.readouterr().out
+    keys: list[object] = []
+    with watching(tracker, lambda: keys) as watch:  # type: ignore[arg-type,return-value]
+        assert "No orders yet" in capsys.readouterr().out
+        keys.append(order("a").key)
+        tracker.tell()
+        watch.refresh()
+    assert "#1  a" in capsys.readouterr().out
+
+
+def test_a_broken_stream_does_not_end_the_wait() -> None:
+    """Where stdout is closed nothing is shown, and the wait goes on."""
+    recorded: list[Exception] = []
+    closed = _Stream()
+    closed.close()
+    tracker = ScriptedTracker(order())
+    with contextlib.redirect_stdout(closed), watching(tracker, record=recorded.append) as watch:
+        watch.refresh(note="a note")
+    assert [type(error) for error in recorded] == [ValueError]
+
+
+def test_show_and_mimebundle_without_a_notebook_are_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A script gets the table as text; IPython in a terminal gets text and HTML, no widget."""
+    tracker = ScriptedTracker(order("a", 1))
+    show(tracker)
+    assert "#1  a" in capsys.readouterr().out
+    bundle = mimebundle(tracker)
+    assert set(bundle) == {"text/plain", "text/html"}
+    assert set(mimebundle(tracker, None, {"text/html"})) == {"text/html"}
+    assert set(mimebundle(tracker, None, None, {"text/html"})) == {"text/plain"}
+
+
+def test_a_script_loads_neither_jupyter_nor_matplotlib() -> None:
+    """Importing and using the display in a script imports none of the heavy libraries."""
+    script = (
+        "import sys\n"
+        "from scripted_tracker import ScriptedTracker, order\n"
+        "from regards_nb.display import show, watching\n"
+        "tracker = ScriptedTracker(order('a', 1))\n"
+        "show(tracker)\n"
+        "with watching(tracker) as watch:\n"
+        "    watch.refresh()\n"
+        "heavy = {'IPython', 'ipywidgets', 'matplotlib', 'ipykernel'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("#1  a") == 2

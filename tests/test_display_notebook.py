@@ -1,0 +1,269 @@
+"""The display in a real kernel, run without a browser as nbconvert and nbmake do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat.v4
+from nbclient import NotebookClient
+
+if TYPE_CHECKING:
+    import pytest
+
+TESTS = Path(__file__).parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# nbformat has no types
+_books: Any = nbformat
+
+SETUP = """
+import sys, threading
+from scripted_tracker import NOON, ScriptedTracker, order
+from regards_nb.consumer import Health, HealthState
+from regards_nb.display import close_views, show, watching
+from ipywidgets.widgets.widget import _instances
+tracker = ScriptedTracker(order("first", 1))
+before = len(_instances)
+
+def html_widgets():
+    return [w for w in _instances.copy().values() if type(w).__name__ == "HTML"]
+
+def until(condition):
+    deadline = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        deadline.wait(0.02)
+    raise AssertionError("the condition did not come")
+"""
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cells: str) -> list[list[Any]]:
+    """Run cells in a new kernel; return the outputs of each."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    book = _books.v4.new_notebook(cells=[_books.v4.new_code_cell(cell) for cell in cells])
+    client: Any = NotebookClient(book, timeout=60, kernel_name="python3", resources={})
+    client.execute()
+    path = tmp_path / "run.ipynb"
+    _books.write(book, str(path))
+    return [cell.outputs for cell in book.cells]
+
+
+def test_a_wait_ends_as_a_static_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the wait the saved output is HTML and text of the last state, without a widget."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        """
+with watching(tracker, [order("first").key]) as watch:
+    for done in range(1, 4):
+        tracker.tell(order("first", 1, suborders_done=done, suborders_total=3))
+        watch.refresh(note=f"{done} of 3")
+        until(lambda: any(f"{done}/3" in w.value for w in html_widgets()))
+    tracker.tell(order("first", 1, status="DONE", suborders_done=3, suborders_total=3))
+""",
+    )
+    (output,) = outputs[1]
+    assert set(output.data) == {"text/html", "text/plain"}
+    for shown in output.data.values():
+        assert "1 of 1 order finished" in shown
+        assert "3/3" in shown
+        assert "2 of 3" not in shown
+        assert "This cell waits" not in shown
+
+
+def test_the_live_view_is_updated_from_its_thread_while_cells_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """show() returns at once; later changes reach the widgets, and no output but its own."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        "show(tracker)",
+        """
+tracker.tell(order("second", 2, label="<i>second</i>"))
+until(lambda: any("&lt;i&gt;second&lt;/i&gt;" in w.value for w in html_widgets()))
+""",
+        "close_views(tracker, note='closed')\nassert len(_instances) == before, _instances",
+    )
+    (output,) = outputs[1]
+    assert WIDGET not in output.data
+    assert "closed" in output.data["text/plain"]
+    assert "<i>second</i>" in output.data["text/plain"]
+    assert "<i>second</i>" not in output.data["text/html"]
+    assert outputs[2] == outputs[3] == []
+
+
+def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell ending in the tracker gives a widget, HTML and text; twenty cells cost one view."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        "tracker",
+        "once = len(_instances)\nfor _ in range(20):\n    tracker._repr_mimebundle_()",
+        "assert len(_instances) == once",
+    )
+    (output,) = outputs[1]
+    assert output.output_type == "execute_result"
+    assert {WIDGET, "text/html", "text/plain"} <= set(output.data)
+    assert "0 of 1 order finished" in output.data["text/html"]
+    assert "0 of 1 order finished" in output.data["text/plain"]
+
+
+def test_twenty_waits_cost_one_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits one after the other use the same widgets, and the thread ends between them."""
+    run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        """
+with watching(tracker): pass
+once = len(_instances)
+for _ in range(20):
+    with watching(tracker) as watch:
+        watch.refresh()
+assert len(_instances) == once
+names = lambda: [thread.name for thread in threading.enumerate()]
+until(lambda: "regards-nb-display" not in names())
+close_views(tracker)
+assert len(_instances) == before
+""",
+    )
+
+
+def test_what_was_shown_does_not_keep_the_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker that was waited for, and is still shown, is collected when nobody holds it."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        """
+import gc, weakref
+
+class Wait:
+    def __init__(self, tracker):
+        self.tracker = tracker
+
+    def keys(self):
+        return [each.key for each in self.tracker.snapshot().orders]
+
+with watching(tracker, Wait(tracker).keys) as watch:
+    watch.refresh()
+show(tracker)
+gone = weakref.ref(tracker)
+del tracker, watch
+gc.collect()
+until(lambda: gone() is None)
+until(lambda: len(_instances) == before)
+""",
+    )
+    waited, shown = outputs[1]
+    assert "This tracker is gone; this is the last it showed." in shown.data["text/plain"]
+    assert WIDGET not in {**waited.data, **shown.data}
+
+
+def test_without_ipywidgets_the_table_is_html_and_still_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ipywidgets cannot be imported, HTML is shown and replaced, in show() and in waits."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP.replace("from ipywidgets.widgets.widget import _instances", "").replace(
+            "before = len(_instances)", "sys.modules['ipywidgets'] = None"
+        ),
+        "show(tracker)",
+        """
+from regards_nb.display.repaint import painter_of
+looks = tracker.looks
+tracker.tell(order("second", 2))
+until(lambda: tracker.looks > looks)
+""",
+        """
+with watching(tracker) as watch:
+    tracker.tell(order("third", 3))
+    watch.refresh()
+""",
+        "close_views(tracker)",
+        "tracker",
+    )
+    for index in (1, 3, 5):
+        (output,) = outputs[index]
+        assert set(output.data) == {"text/html", "text/plain"}
+    assert "#3  third" in outputs[1][0].data["text/plain"]
+    assert "#3  third" in outputs[3][0].data["text/plain"]
+
+
+def test_a_kernel_that_cannot_update_from_threads_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ipykernel 7.0.x the table says why it stands still; waits repaint on their own thread."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP + "\nimport ipykernel\nipykernel.__version__ = '7.0.1'",
+        "show(tracker)\nassert 'regards-nb-display' not in "
+        "[thread.name for thread in threading.enumerate()]",
+        """
+with watching(tracker) as watch:
+    tracker.tell(order("second", 2))
+    watch.refresh()
+""",
+    )
+    assert "ipykernel 7.0.1" in outputs[1][0].data["text/plain"]
+    assert "pip install -U ipykernel" in outputs[1][0].data["text/plain"]
+    assert "#2  second" in outputs[2][0].data["text/plain"]
+
+
+def test_an_error_in_the_display_does_not_reach_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker whose snapshots fail still can be waited for; the error is recorded."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        """
+recorded = []
+tracker.broken = OSError("no snapshot")
+with watching(tracker, record=recorded.append) as watch:
+    watch.refresh(note="a note")
+assert [str(error) for error in recorded] == ["no snapshot"]
+""",
+    )
+    assert outputs[1] == []
+
+
+def test_a_converted_notebook_needs_nothing_from_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nbconvert's HTML of a finished wait holds the table and its bars as plain elements."""
+    run(
+        tmp_path,
+        monkeypatch,
+        SETUP,
+        "with watching(tracker):\n"
+        "    tracker.tell(order('first', 1, suborders_done=1, suborders_total=4))",
+    )
+    subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "run.ipynb"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    page = (tmp_path / "run.html").read_text()
+    assert "<progress" in page
+    assert "1/4" in page

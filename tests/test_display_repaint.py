@@ -1,0 +1,268 @@
+"""The repaint thread: how often it paints, what stops it, and what does not."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+import time
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_tracker import NOON, ScriptedTracker, order
+
+from regards_nb.consumer import Health, HealthState
+from regards_nb.display.repaint import FAREWELL, Painter, close_views, painter_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from regards_nb.display.sources import SnapshotView
+
+DEADLINE_S = 20.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, and fail if it does not come."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come"
+        threading.Event().wait(0.01)
+
+
+def _same(panel: SketchPanel) -> SketchPanel:
+    return panel
+
+
+def all_orders() -> None:
+    """Ask for all orders."""
+
+
+class SketchPanel:
+    """A panel that remembers what it was told to show."""
+
+    interval_s = 0.2
+
+    def __init__(self) -> None:
+        self.visible = True
+        self.changed = False
+        self.painted: list[tuple[float, SnapshotView]] = []
+        self.frozen: list[tuple[SnapshotView, str]] = []
+        self.closed = 0
+        self.error: Exception | None = None
+        self.wanted = all_orders
+        self.last: SnapshotView | None = None
+
+    def paint(self, snapshot: SnapshotView) -> None:
+        """Remember the snapshot, or fail as told."""
+        if self.error is not None:
+            raise self.error
+        self.last = snapshot
+        self.painted.append((time.monotonic(), snapshot))
+
+    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+        """Remember how it ended."""
+        self.visible = False
+        self.frozen.append((snapshot, note))
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+@pytest.fixture
+def tracker() -> ScriptedTracker:
+    """Return a tracker with one order."""
+    return ScriptedTracker(order())
+
+
+@pytest.fixture
+def panel() -> SketchPanel:
+    """Return a panel that is shown."""
+    return SketchPanel()
+
+
+@pytest.fixture
+def painter(tracker: ScriptedTracker, panel: SketchPanel) -> Iterator[Painter]:
+    """Return a running painter; its thread must end with the test."""
+    painter = painter_of(tracker)
+    painter.panel("sketch", lambda: panel)
+    painter.run()
+    thread = painter.thread
+    assert thread is not None
+    yield painter
+    close_views(tracker)
+    until(lambda: not thread.is_alive())
+
+
+def test_it_paints_what_changed_and_nothing_else(
+    tracker: ScriptedTracker, panel: SketchPanel, painter: Painter
+) -> None:
+    """A change is painted soon; without changes the tracker is not even asked."""
+    until(lambda: len(panel.painted) == 1)
+    looks = tracker.looks
+    tracker.tell(order(suborders_done=1))
+    until(lambda: len(panel.painted) == 2)
+    assert tracker.looks == looks + 1
+    assert panel.painted[-1][1].orders[0].suborders_done == 1
+    panel.changed = True
+    until(lambda: len(panel.painted) >= 3)
+    assert painter.thread is not None
+
+
+@pytest.mark.usefixtures("painter")
+def test_it_paints_at_most_five_times_a_second(
+    tracker: ScriptedTracker, panel: SketchPanel
+) -> None:
+    """However many changes come, paintings keep their distance, and the last state is shown."""
+    stop = time.monotonic() + 1.2
+    count = 0
+    while time.monotonic() < stop:
+        count += 1
+        tracker.tell(order(suborders_done=count))
+    until(lambda: bool(panel.painted) and panel.painted[-1][1].orders[0].suborders_done == count)
+    times = [when for when, _ in panel.painted]
+    assert count > 100
+    assert len(times) <= 9
+    assert min(after - before for before, after in itertools.pairwise(times)) > 0.15
+
+
+def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker) -> None:
+    """A broken page is tried again; its error reaches the recorder once and nobody else."""
+    recorded: list[Exception] = []
+    painter = painter_of(tracker, recorded.append)
+    broken, sound = SketchPanel(), SketchPanel()
+    broken.error = RuntimeError("no such page")
+    painter.panel("broken", lambda: broken)
+    painter.panel("sound", lambda: sound)
+    painter.run()
+    until(lambda: len(sound.painted) == 1)
+    tracker.tell(order(suborders_done=1))
+    until(lambda: len(sound.painted) == 2)
+    broken.error = None
+    until(lambda: len(broken.painted) == 1)
+    assert [str(error) for error in recorded] == ["no such page"]
+    close_views(tracker)
+
+
+@pytest.mark.usefixtures("painter")
+def test_a_tracker_that_fails_to_answer_is_asked_again(
+    tracker: ScriptedTracker, panel: SketchPanel
+) -> None:
+    """An error of snapshot() itself does not end the thread."""
+    until(lambda: len(panel.painted) == 1)
+    tracker.broken = OSError("disk full")
+    tracker.version += 1
+    looks = tracker.looks
+    until(lambda: tracker.looks > looks)
+    tracker.broken = None
+    until(lambda: len(panel.painted) == 2)
+
+
+def test_without_visible_views_the_thread_ends(panel: SketchPanel, painter: Painter) -> None:
+    """The last view that is hidden ends the thread; the next one starts another."""
+    thread = painter.thread
+    assert thread is not None
+    panel.visible = False
+    until(lambda: not thread.is_alive())
+    panel.visible = True
+    painter.run()
+    assert painter.thread is not None
+    assert painter.thread is not thread
+
+
+def test_it_ends_with_the_tracker_and_leaves_the_last_state() -> None:
+    """A tracker nobody holds is collected although it is shown, and its thread ends."""
+    panel = SketchPanel()
+    tracker = ScriptedTracker(order())
+    painter = painter_of(tracker, tracker.record)
+    painter.panel("sketch", lambda: panel)
+    painter.run()
+    thread = painter.thread
+    assert thread is not None
+    until(lambda: len(panel.painted) == 1)
+    gone = weakref.ref(tracker)
+    del tracker, painter
+    gc.collect()
+    until(lambda: gone() is None)
+    until(lambda: not thread.is_alive())
+    ((snapshot, note),) = panel.frozen
+    assert note == FAREWELL
+    assert snapshot.orders[0].order_id == 1
+    assert panel.closed == 1
+
+
+@pytest.mark.usefixtures("painter")
+def test_stopping_the_tracker_freezes_the_views(
+    tracker: ScriptedTracker, panel: SketchPanel
+) -> None:
+    """When a running tracker is stopped, its views become pictures without being asked to."""
+    until(lambda: len(panel.painted) == 1)
+    tracker.tell(health=Health(state=HealthState.STOPPED, since=NOON))
+    until(lambda: panel.closed == 1)
+    assert panel.frozen[-1][0].health.state is HealthState.STOPPED
+
+
+def test_a_tracker_not_started_yet_is_not_stopped(panel: SketchPanel) -> None:
+    """A view opened before start() stays live, and shows the start."""
+    tracker = ScriptedTracker()
+    tracker.tell(health=Health(state=HealthState.STOPPED, since=NOON))
+    painter = painter_of(tracker)
+    painter.panel("sketch", lambda: panel)
+    painter.run()
+    until(lambda: len(panel.painted) == 1)
+    tracker.tell(health=Health(state=HealthState.CONSUMING, since=NOON))
+    until(lambda: len(panel.painted) == 2)
+    assert panel.frozen == []
+    close_views(tracker)
+
+
+def test_closing_freezes_with_the_newest_state_and_only_once(
+    tracker: ScriptedTracker, panel: SketchPanel, painter: Painter
+) -> None:
+    """close_views leaves the state of that moment, gives everything back, and may be repeated."""
+    tracker.tell(order(suborders_done=9))
+    thread = painter.thread
+    assert thread is not None
+    close_views(tracker, note="stopped")
+    close_views(tracker)
+    assert not thread.is_alive()
+    ((snapshot, note),) = panel.frozen
+    assert snapshot.orders[0].suborders_done == 9
+    assert note == "stopped"
+    assert panel.closed == 1
+
+
+def test_hidden_panels_are_kept_for_late_clicks_but_not_for_ever(
+    tracker: ScriptedTracker,
+) -> None:
+    """The same name gives the same panel, until too many others were opened since."""
+    painter = painter_of(tracker)
+    panels = []
+    for name in range(20):
+        panel = SketchPanel()
+        panel.visible = False
+        panels.append(panel)
+        painter.panel(name, partial(_same, panel))
+    again: object = painter.panel(19, SketchPanel)
+    assert again is panels[19]
+    assert [panel.closed for panel in panels[:10]] == [1] * 10
+    assert [panel.closed for panel in panels[12:]] == [0] * 8
+    close_views(tracker)
+
+
+def test_a_recorder_that_fails_stops_nothing(tracker: ScriptedTracker) -> None:
+    """An error in the recorder is not passed on either."""
+
+    def fail(error: Exception) -> None:
+        raise ValueError(str(error))
+
+    def paint() -> None:
+        raise RuntimeError("of the display")
+
+    painter = painter_of(tracker, fail)
+    with painter.recording():
+        paint()
+    close_views(tracker)

@@ -1,0 +1,201 @@
+"""The widgets of the live view, without a page: what they hold, and what clicks do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+import pytest
+from scripted_tracker import NOON, ScriptedTracker, order
+
+from regards_nb.display.actions import MAX_CHOICES, ActionBar
+from regards_nb.display.board import board
+from regards_nb.display.panels import WidgetPanel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from regards_nb.orders import OrderKey
+
+
+def _living() -> int:
+    """Return how many widgets the kernel remembers."""
+    return len(widgets.widget._instances)
+
+
+def _all() -> None:
+    """Ask for all orders."""
+
+
+class Bench:
+    """An action bar and what it is connected with."""
+
+    def __init__(self, tracker: ScriptedTracker | None) -> None:
+        self.tracker = tracker
+        self.said: list[str] = []
+        self.bar = ActionBar(lambda: self.tracker, self.said.append)
+        self.offer()
+
+    def offer(self) -> None:
+        """Let the bar see the tracker's state."""
+        if self.tracker is not None:
+            self.bar.offer(board(self.tracker.snapshot()))
+
+    @property
+    def choice(self) -> widgets.Dropdown:
+        """The list of orders."""
+        return self.bar.widget.children[0]
+
+    def click(self, description: str) -> str:
+        """Click the button that begins so, and return what was said."""
+        (button,) = (
+            each
+            for each in self.bar.widget.children[1:]
+            if each.description.startswith(description)
+        )
+        button.click()
+        return self.said[-1]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Return a bar over two orders, one of which waits for a download."""
+    bench = Bench(ScriptedTracker(order("a", 1), order("b", 2, waits_for_download=True)))
+    yield bench
+    bench.bar.close()
+
+
+def _asked(bench: Bench) -> list[tuple[str, OrderKey]]:
+    assert bench.tracker is not None
+    return bench.tracker.asked
+
+
+def test_a_click_queues_what_was_chosen(bench: Bench) -> None:
+    """Choose an order, click: the tracker is asked about that order, and the bar says so."""
+    bench.choice.value = order("a").key
+    assert bench.click("Cancel") == "cancel: queued for #1 a"
+    assert bench.click("Pause") == "pause: queued for #1 a"
+    bench.choice.value = order("b").key
+    assert bench.click("Retry") == "retry: queued for #2 b"
+    assert bench.click("Download") == "download: queued for #2 b"
+    assert _asked(bench) == [
+        ("cancel", order("a").key),
+        ("pause", order("a").key),
+        ("retry", order("b").key),
+        ("download", order("b").key),
+    ]
+
+
+def test_without_a_choice_only_what_waits_is_fetched(bench: Bench) -> None:
+    """Download takes every order that waits; nothing else acts on an order nobody chose."""
+    for name in ("Cancel", "Pause", "Resume", "Retry"):
+        assert "choose an order first" in bench.click(name)
+    assert _asked(bench) == []
+    assert bench.click("Download (1)") == "download: queued for #2 b"
+    assert _asked(bench) == [("download", order("b").key)]
+
+
+def test_impatient_clicks_count_once(bench: Bench) -> None:
+    """The same click again at once is not a second request; another order's is."""
+    bench.choice.value = order("a").key
+    bench.click("Cancel")
+    assert bench.click("Cancel") == "cancel: already queued"
+    bench.choice.value = order("b").key
+    bench.click("Cancel")
+    assert _asked(bench) == [("cancel", order("a").key), ("cancel", order("b").key)]
+
+
+def test_a_refusal_is_said_and_not_raised(bench: Bench) -> None:
+    """What the server or the tracker refuses is shown beside the buttons."""
+    bench.choice.value = order("a").key
+    assert bench.click("Resume") == "resume is not possible: a is not paused"
+
+
+def test_a_tracker_that_is_gone_is_said(bench: Bench) -> None:
+    """A bar that outlived its tracker does nothing, and says so."""
+    bench.choice.value = order("a").key
+    bench.tracker = None
+    assert bench.click("Cancel") == "this tracker is gone: nothing was done"
+
+
+def test_a_line_of_the_list_never_changes_its_order(bench: Bench) -> None:
+    """A page names the line that was chosen, maybe late: line 2 stays order b for ever."""
+    assert bench.tracker is not None
+    bench.tracker.tell(order("urgent", 3, status="FAILED"), order("b", 2, status="DONE"))
+    bench.offer()
+    labels = [label for label, _ in bench.choice.options]
+    assert labels[1:] == ["#2 b", "#1 a", "#3 urgent"]
+    bench.choice.index = 1
+    assert bench.choice.value == order("b").key
+
+
+def test_a_list_that_changes_forgets_the_choice(bench: Bench) -> None:
+    """After a change of the list nothing is chosen: asking again beats a wrong order."""
+    assert bench.tracker is not None
+    bench.choice.value = order("a").key
+    bench.offer()
+    assert bench.choice.value == order("a").key
+    bench.tracker.tell(order("c", 3))
+    bench.offer()
+    assert bench.choice.value is None
+
+
+def test_a_single_order_is_chosen_already() -> None:
+    """Where no other order could be meant, nobody needs to choose."""
+    bench = Bench(ScriptedTracker(order("only", 7)))
+    assert bench.click("Pause") == "pause: queued for #7 only"
+    bench.bar.close()
+
+
+def test_a_list_too_long_is_started_anew() -> None:
+    """Beyond two hundred lines a fresh list takes over, without a choice and without a leak."""
+    bench = Bench(ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 51))))
+    assert bench.tracker is not None
+    first = bench.choice
+    living = _living()
+    for n in range(51, 251):
+        later = NOON + timedelta(seconds=n)
+        bench.tracker.tell(order(f"o{n}", n, status="FAILED", last_event=later))
+        bench.offer()
+    assert bench.choice is not first
+    assert bench.choice.value is None
+    assert len(bench.choice.options) <= MAX_CHOICES + 1
+    assert _living() == living
+    bench.bar.close()
+
+
+def test_hostile_names_are_text_in_the_list() -> None:
+    """Names are cleaned; the list itself shows them as text."""
+    bench = Bench(ScriptedTracker(order(label="<b>x</b>\u202e\n", order_id=1)))
+    assert bench.choice.options[1][0] == "#1 <b>x</b>\ufffd"
+    bench.bar.close()
+
+
+def test_a_closed_panel_leaves_no_widget_behind() -> None:
+    """Twenty times opened, painted and closed: the kernel holds no more widgets than before."""
+    tracker = ScriptedTracker(order())
+    living = _living()
+    for _ in range(20):
+        panel = WidgetPanel(lambda: tracker, _all)
+        panel.paint(tracker.snapshot())
+        assert _living() > living
+        panel.close()
+    assert _living() == living
+
+
+def test_painting_the_same_again_sends_nothing() -> None:
+    """Only parts that look different get a new value: the table is not sent for a note."""
+    tracker = ScriptedTracker(order())
+    panel = WidgetPanel(lambda: tracker, _all)
+    panel.paint(tracker.snapshot())
+    sent: list[str] = []
+    for part in (panel._head, panel._table, panel._foot, panel._answer):
+        part.observe(lambda change: sent.append(change["new"]), "value")
+    panel.paint(tracker.snapshot())
+    assert sent == []
+    panel.say("a note")
+    panel.paint(tracker.snapshot())
+    assert len(sent) == 1
+    assert "a note" in sent[0]
+    panel.close()

@@ -1,0 +1,190 @@
+"""The frames: what the journal says, with columns and dtypes that never change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from strategies import delivery
+
+from regards_nb.errors import JournalError
+from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
+from regards_nb.journal import Journal
+from regards_nb.orders import FileRecord, FileState, OrderKey
+
+# As promised to the users, column by column.
+EVENT_COLUMNS = [
+    "received_at", "timestamp", "tenant", "correlation_id", "order_id", "status", "message",
+    "download_link", "error_type", "errors", "total_sub_orders", "sub_order_id", "app_id",
+    "redelivered",
+]  # fmt: skip
+ORDER_COLUMNS = [
+    "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
+    "error_type", "message", "download_link", "downloaded_files", "downloaded_bytes", "label",
+    "first_event", "last_event",
+]  # fmt: skip
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.sqlite")
+
+
+def append(journal: Journal, *bodies: bytes | dict[str, Any], **properties: Any) -> None:
+    session_id = journal.open_session("q")
+    journal.append(session_id, [delivery(body, **properties) for body in bodies])
+
+
+GRANTED = {"status": "GRANTED", "orderId": 5, "correlationId": "c"}
+PART = {"status": "SUBORDER_DONE", "orderId": 5, "correlationId": "c", "totalSubOrders": 2}
+DONE = {"status": "DONE", "orderId": 5, "correlationId": "c", "downloadLink": "https://link"}
+
+
+def dtypes(frames: Frames) -> list[pd.Series]:
+    return [frames.events.dtypes, frames.orders.dtypes, frames.files.dtypes, frames.rejected.dtypes]
+
+
+def test_columns_and_dtypes_are_as_promised_from_the_first_row_on(journal: Journal) -> None:
+    """An empty frame has the dtypes of a full one."""
+    frames = Frames(journal, None)
+    assert list(frames.events) == EVENT_COLUMNS == list(EVENT_DTYPES)
+    assert list(frames.orders) == ORDER_COLUMNS == list(ORDER_DTYPES)
+    assert list(frames.files) == list(FILE_DTYPES)
+    assert list(frames.rejected) == list(REJECTED_DTYPES)
+    assert frames.orders.index.names == ["tenant", "correlation_id"]
+    empty = dtypes(frames)
+    append(journal, GRANTED, PART, DONE, b"poison")
+    append(journal, {"status": "DENIED", "correlationId": "d"}, tenant=None, timestamp_s=None)
+    journal.file_log("tenant").save([FileRecord(order_id=5, file_id=1, name="a.nc")])
+    for before, after in zip(empty, dtypes(frames), strict=True):
+        pd.testing.assert_series_equal(before, after)
+
+
+def test_events_are_in_journal_order_with_their_values(journal: Journal) -> None:
+    """Each column holds what the message said; what it did not say is missing."""
+    append(journal, GRANTED, PART | {"subOrderId": 7}, timestamp_s=1681461977)
+    events = Frames(journal, None).events
+    assert list(events["status"]) == ["GRANTED", "SUBORDER_DONE"]
+    row = events.iloc[1]
+    assert row["timestamp"] == pd.Timestamp("2023-04-14 08:46:17", tz="UTC")
+    assert row["received_at"] == pd.Timestamp("2023-11-14 22:13:20.123456", tz="UTC")
+    assert (row["order_id"], row["sub_order_id"], row["total_sub_orders"]) == (5, 7, 2)
+    assert row["tenant"] == "tenant"
+    assert pd.isna(row["message"])
+    assert pd.isna(events["sub_order_id"].iloc[0])
+
+
+def test_what_is_new_is_added_to_what_was_there(journal: Journal) -> None:
+    """Frames follow the journal, also what another process wrote to it."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED)
+    before = frames.events
+    append(journal, PART, {"status": "ON_TAPE", "orderId": 5})
+    assert len(before) == 1
+    assert list(frames.events["status"]) == ["GRANTED", "SUBORDER_DONE", "ON_TAPE"]
+    append(journal, DONE)
+    assert list(frames.events["status"])[3:] == ["DONE"]
+
+
+def test_a_frame_that_is_changed_does_not_change_the_history(journal: Journal) -> None:
+    """What a user does to a frame stays with the user."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED)
+    mine = frames.events
+    mine["message"] = "mine"
+    mine.loc[0, "order_id"] = 99
+    assert pd.isna(frames.events.loc[0, "message"])
+    assert frames.events.loc[0, "order_id"] == 5
+
+
+def test_one_row_per_order_with_files_counted(journal: Journal) -> None:
+    """The row of an order joins its events and its files."""
+    append(journal, GRANTED, PART)
+    log = journal.file_log("tenant")
+    log.save(
+        [
+            FileRecord(
+                order_id=5, file_id=1, name="a", size_bytes=10, path="/a", state=FileState.VERIFIED
+            ),
+            FileRecord(order_id=5, file_id=2, name="b", size_bytes=20),
+        ]
+    )
+    journal.save_request("tenant", "c", label="my order", body="{}")
+    frames = Frames(journal, "tenant")
+    row = frames.orders.loc[("tenant", "c")]
+    assert (row["order_id"], row["status"], row["finished"]) == (5, "SUBORDER_DONE", False)
+    assert (row["progress"], row["suborders_done"], row["suborders_total"]) == (0.5, 1, 2)
+    assert (row["downloaded_files"], row["downloaded_bytes"]) == (1, 10)
+    assert row["label"] == "my order"
+    (state,) = frames.states()
+    assert (state.files_total, state.bytes_total) == (2, 30)
+
+
+def test_a_part_waits_until_it_is_fetched(journal: Journal) -> None:
+    """What was announced and not fetched waits; the next part waits again."""
+    frames = Frames(journal, None)
+    append(journal, PART)
+    (state,) = frames.states()
+    assert state.waits_for_download
+    journal.save_fetched("tenant", 5, state.ready_row)
+    assert not frames.states()[0].waits_for_download
+    append(journal, PART)
+    assert frames.states()[0].waits_for_download
+
+
+def test_only_the_tenant_asked_for_is_shown(journal: Journal) -> None:
+    """Another tenant's events stay in the journal and out of the frames."""
+    append(journal, GRANTED, tenant="mine")
+    append(journal, {"status": "DONE", "correlationId": "theirs"}, b"poison", tenant="theirs")
+    mine, everything = Frames(journal, "mine"), Frames(journal, None)
+    assert list(mine.events["correlation_id"]) == ["c"]
+    assert len(mine.rejected) == 0
+    assert len(everything.events) == 2
+    assert len(everything.rejected) == 1
+
+
+def test_rejected_messages_keep_their_bytes_and_the_reason(journal: Journal) -> None:
+    """Nothing that came is lost, only set apart."""
+    big = b'{"status": "DONE", "orderId": 1, "message": "' + b"x" * 20_000_000 + b'"}'
+    append(journal, b"", b"\xff", b"[]", GRANTED, big)
+    rejected = Frames(journal, None).rejected
+    assert list(rejected["body"]) == [b"", b"\xff", b"[]", big]
+    assert rejected["reason"].str.len().min() > 0
+    assert rejected["received_at"].notna().all()
+
+
+def test_orders_are_found_by_either_name(journal: Journal) -> None:
+    """By correlation id (text) and by number."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED)
+    key = OrderKey("tenant", "c")
+    assert frames.key_of("c") == frames.key_of(5) == key
+    assert frames.key_of("5") is None
+    assert frames.key_of(6) is None
+
+
+def test_followers_get_each_event_once(journal: Journal) -> None:
+    """A feed starts with what comes after it was asked for."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED)
+    feed = frames.follow()
+    append(journal, PART)
+    frames.refresh()
+    frames.refresh()
+    assert [event.status for _, event in feed] == ["SUBORDER_DONE"]
+    frames.unfollow(feed)
+    append(journal, DONE)
+    frames.refresh()
+    assert len(feed) == 1
+
+
+def test_a_journal_that_went_away_is_an_error_of_ours(tmp_path: Path, journal: Journal) -> None:
+    """Reading a file that is no database any more says so."""
+    append(journal, GRANTED)
+    journal.close()
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no database " * 1000)
+    with pytest.raises(JournalError, match="journal.sqlite"):
+        _ = Frames(journal, None).events

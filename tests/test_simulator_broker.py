@@ -1,0 +1,244 @@
+"""A private RabbitMQ comes when it is called, and is gone when its owner is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pika
+import pika.exceptions
+import psutil
+import pytest
+from conftest import until
+
+from regards_nb.events import RESPONSE_EXCHANGE
+from regards_nb.simulator import BrokerMissingError, BrokerStartError, PrivateBroker
+from regards_nb.simulator.installation import find_installation
+from regards_nb.simulator.node import free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Ends as its argument says, after it has said where the node's folder is.
+OWNER = """
+import os, sys
+from regards_nb.simulator import PrivateBroker
+
+broker = PrivateBroker().start()
+print(broker.folder, flush=True)
+line = sys.stdin.readline()
+if line == "raise\\n":
+    raise RuntimeError("this owner ends with an exception")
+if line == "fork\\n":
+    # a child that inherits the pipe to the keeper and outlives its parent
+    if os.fork() == 0:
+        sys.stdin.readline()
+    os._exit(1)
+"""
+
+
+@pytest.fixture
+def odd_folder(tmp_path: Path) -> Path:
+    """Return a folder for temporary files whose name is not easy to quote."""
+    folder = tmp_path / "données d'été (2)"
+    folder.mkdir()
+    return folder
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Return the processes that live in a node's folder, port mapper included."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("HOME", "").startswith(str(folder)):
+                found.append(process)
+    return found
+
+
+def owners(folder: Path, *, count: int) -> Iterator[subprocess.Popen[str]]:
+    """Start processes with a node each, all at the same time."""
+    for _ in range(count):
+        yield subprocess.Popen(
+            [sys.executable, "-c", OWNER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+
+
+def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path) -> None:
+    """kill -9, SIGTERM, an exception, a plain end and a surviving child: no process, no folder.
+
+    All nodes run at once, in a temporary folder with spaces, quotes and accents.
+    """
+    started = list(owners(odd_folder, count=5))
+    folders = []
+    for owner in started:
+        assert owner.stdout is not None
+        folders.append(Path(owner.stdout.readline().strip()))
+        assert folders[-1].parent == odd_folder
+        assert processes_of(folders[-1])
+    assert len(set(folders)) == 5
+    started[0].kill()
+    started[1].send_signal(signal.SIGTERM)
+    for owner, line in zip(started[2:], ("raise\n", "\n", "fork\n"), strict=True):
+        assert owner.stdin is not None
+        owner.stdin.write(line)
+        owner.stdin.flush()
+    codes = [owner.wait(60) for owner in started]
+    assert codes == [-signal.SIGKILL, -signal.SIGTERM, 1, 0, 1]
+    for folder in folders:
+        until(lambda folder=folder: not folder.exists() and not processes_of(folder))
+    for owner in started:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        owner.stdin.close()
+        owner.stdout.close()
+    assert list(odd_folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PrivateBroker]:
+    """Return a node that this module may mistreat."""
+    with PrivateBroker(users=2) as broker:
+        yield broker
+
+
+def connect(url: str) -> pika.BlockingConnection:
+    """Open a connection that gives up soon."""
+    parameters = pika.URLParameters(url)
+    parameters.socket_timeout = parameters.stack_timeout = 1
+    parameters.blocked_connection_timeout = 1
+    return pika.BlockingConnection(parameters)
+
+
+def test_durable_messages_survive_kill_and_restart(node: PrivateBroker) -> None:
+    """After kill -9 and a restart, port, users, queue and persistent messages are the same."""
+    access, port = node.access(), node.amqp_port
+    connection = connect(node.admin_url)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare(access.queue, durable=True)
+    channel.queue_bind(access.queue, RESPONSE_EXCHANGE)
+    channel.basic_publish(RESPONSE_EXCHANGE, "", b"kept", pika.BasicProperties(delivery_mode=2))
+    node.kill()
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        connect(node.admin_url)
+    node.restart()
+    assert node.amqp_port == port
+    connection = connect(access.url)
+    method, _, body = connection.channel().basic_get(access.queue)
+    assert (method.redelivered, body) == (False, b"kept") or body == b"kept"
+    connection.close()
+
+
+def test_a_frozen_node_answers_nothing_until_it_is_thawed(node: PrivateBroker) -> None:
+    """Frozen, it accepts and is silent; thawed, it goes on."""
+    node.freeze()
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        connect(node.admin_url)
+    node.thaw()
+    connect(node.admin_url).close()
+
+
+def test_the_administrators_tool_works(node: PrivateBroker) -> None:
+    """Rabbitmqctl reaches this node: it lists its users and closes its connections."""
+    assert "administrator" in node.rabbitmqctl("list_users")
+    connection = connect(node.admin_url)
+    node.rabbitmqctl("close_all_connections", "maintenance")
+    with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="maintenance"):
+        connection.process_data_events(30)
+    with pytest.raises(subprocess.CalledProcessError):
+        node.rabbitmqctl("no_such_command")
+
+
+def test_no_secret_is_shown(node: PrivateBroker) -> None:
+    """Neither repr nor the configuration on disk has a password."""
+    passwords = [node.admin_url.split(":")[2].split("@")[0]]
+    shown = repr(node) + repr(vars(node))
+    shown += "".join(path.read_text() for path in node.folder.glob("*.*") if path.is_file())
+    assert not [each for each in passwords if each in shown]
+    assert "amqp://" not in repr(PrivateBroker().access())
+
+
+def test_users_run_out_with_a_sentence(node: PrivateBroker) -> None:
+    """Who wants more logins than the node has is told how to get more."""
+    with pytest.raises(LookupError, match="more users"):
+        for _ in range(3):
+            node.access()
+
+
+def test_stopping_twice_is_silent() -> None:
+    """A broker that never ran, or has been stopped, can be stopped; asking it says why not."""
+    broker = PrivateBroker()
+    broker.stop()
+    broker.stop()
+    with pytest.raises(BrokerStartError, match="start"):
+        broker.kill()
+
+
+def test_a_missing_rabbitmq_is_named_with_its_remedy(tmp_path: Path) -> None:
+    """The error names the commands that install RabbitMQ, and the variables."""
+    nowhere = {"REGARDS_NB_RABBITMQ_SERVER": str(tmp_path / "rabbitmq-server")}
+    with pytest.raises(BrokerMissingError, match="apt-get install rabbitmq-server") as caught:
+        find_installation(nowhere)
+    for word in ("brew install", "conda install", "REGARDS_NB_AMQP_URL"):
+        assert word in str(caught.value)
+
+
+def test_conda_comes_before_the_system(tmp_path: Path) -> None:
+    """An active conda environment's RabbitMQ and Erlang are preferred."""
+    for place in ("sbin/rabbitmq-server", "sbin/rabbitmqctl", "bin/epmd"):
+        program = tmp_path / place
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    found = find_installation({"CONDA_PREFIX": str(tmp_path), "PATH": os.environ["PATH"]})
+    assert found.server == tmp_path / "sbin/rabbitmq-server"
+    assert found.epmd == tmp_path / "bin/epmd"
+
+
+def test_a_node_that_does_not_start_shows_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error has the end of what the server said; nothing is left behind."""
+    for name, text in (
+        ("rabbitmq-server", "echo no space on the moon; exit 3"),
+        ("rabbitmqctl", ""),
+    ):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("REGARDS_NB_RABBITMQ_SERVER", str(tmp_path / "rabbitmq-server"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(BrokerStartError, match=r"code 3.*no space on the moon") as caught:
+        PrivateBroker().start()
+    assert "node.out" in str(caught.value)
+    assert not list(tmp_path.glob("regards-nb-*"))
+
+
+def test_a_forgotten_broker_is_ended() -> None:
+    """A broker that nobody holds any more takes its keeper with it."""
+    before = threading.active_count()
+    broker = PrivateBroker().start()
+    folder = broker.folder
+    assert folder.exists()
+    del broker
+    until(lambda: not folder.exists())
+    assert threading.active_count() == before
+
+
+def test_free_ports_differ_and_are_not_the_systems() -> None:
+    """Ports differ, and lie below those that systems give to outgoing connections."""
+    ports = free_ports()
+    numbers = {ports.amqp, ports.distribution, ports.epmd}
+    assert len(numbers) == 3
+    assert all(20_000 <= number < 32_000 for number in numbers)

@@ -1,0 +1,253 @@
+"""Orders live as REGARDS' do, and the same seed gives the same orders (protocol.md 0)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulator_session import ORDERS_PATH, Session
+
+from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Simulator, dataset_names
+from regards_nb.simulator.messages import gson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIX_PARTS = OrderPlan(n_files=6, files_per_suborder=1, file_bytes=100)
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    """Return a service without AMQP."""
+    with Simulator(amqp=None, suborder_pause_s=0) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def user(sim: Simulator) -> Iterator[Session]:
+    """Return a user who is logged in."""
+    with Session(sim) as session:
+        yield session
+
+
+def told(sim: Simulator) -> list[dict[str, Any]]:
+    """Return the messages so far."""
+    return [json.loads(message.body) for message in sim.transcript]
+
+
+def statuses(sim: Simulator, order_id: int) -> list[str]:
+    """Return the statuses published about an order."""
+    return [each["status"] for each in told(sim) if each.get("orderId") == order_id]
+
+
+def test_a_large_order_stalls_until_it_is_downloaded(user: Session, sim: Simulator) -> None:
+    """Two sub-orders are staged, then nothing moves until the zip is fetched."""
+    order_id = sim.order(SIX_PARTS)
+    for done in (2, 4, 6):
+        sim.wait_available(order_id, files=2)
+        assert statuses(sim, order_id).count("SUBORDER_DONE") == done
+        assert user.order(order_id)["waitingForUser"] is True
+        assert len(user.entries(order_id)) == 2
+    sim.wait_for(order_id, "DONE")
+    assert statuses(sim, order_id) == ["GRANTED", *["SUBORDER_DONE"] * 6, "DONE"]
+
+
+def test_single_files_release_a_sub_order_too(user: Session, sim: Simulator) -> None:
+    """Fetching every file of a sub-order alone makes room for the next."""
+    order_id = sim.order(SIX_PARTS)
+    sim.wait_available(order_id, files=2)
+    assert user.file(1).status_code == 200
+    assert sim.service.wait_until(lambda: statuses(sim, order_id).count("SUBORDER_DONE") == 3)
+
+
+def test_one_unfetched_order_starves_the_others(user: Session, sim: Simulator) -> None:
+    """The limit is for the user, over all his orders; other users are not touched."""
+    first = sim.order(SIX_PARTS)
+    sim.wait_available(first, files=2)
+    second = sim.order(SIX_PARTS)
+    others = sim.order(SIX_PARTS, owner="alice@cnes.fr")
+    sim.wait_available(others, files=2)
+    assert user.order(second)["status"] == "PENDING"
+    while user.order(first)["status"] != "DONE":
+        sim.wait_available(first)
+        user.entries(first)
+    user.zip(first)
+    sim.wait_for(second, "RUNNING")
+
+
+def test_done_does_not_wait_for_the_last_download(sim: Simulator) -> None:
+    """DONE says that no further file will come, while files still wait to be fetched."""
+    order_id = sim.order(OrderPlan(n_files=2))
+    sim.wait_for(order_id, "DONE")
+    assert sim.service.known(order_id).waits_for_user
+
+
+@pytest.mark.parametrize(
+    ("outcome", "last", "linked"),
+    [
+        (Outcome.DONE, "DONE", True),
+        (Outcome.PARTIAL, "FAILED", True),
+        (Outcome.FAILED, "FAILED", False),
+    ],
+)
+def test_outcomes_are_told_as_on_the_wire(
+    sim: Simulator, outcome: Outcome, last: str, *, linked: bool
+) -> None:
+    """A partial success is FAILED with a link, a failure is FAILED without one."""
+    order_id = sim.order(OrderPlan(n_files=4, outcome=outcome), correlation_id="mine")
+    sim.wait_for(order_id, "DONE", "DONE_WITH_WARNING", "FAILED")
+    end = told(sim)[-1]
+    assert (end["status"], "downloadLink" in end) == (last, linked)
+    assert end.get("errorType") == (None if outcome is Outcome.DONE else "INTERNAL_ERROR")
+    assert {each["correlationId"] for each in told(sim)} == {"mine"}
+    parts = [each for each in told(sim) if each["status"] == "SUBORDER_DONE"]
+    assert len(parts) == (2 if linked else 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Outcome.EMPTY, "EMPTY_ORDER"),
+        (Outcome.DENIED, "INTERNAL_ERROR"),
+        (Outcome.FORBIDDEN, "FORBIDDEN"),
+        (Outcome.TOO_BIG, "ORDER_LIMIT_REACHED"),
+    ],
+)
+def test_refusals_have_no_order_id(sim: Simulator, outcome: Outcome, error: str) -> None:
+    """A refused request is answered once, without a number, and makes no order."""
+    answer = sim.request(OrderPlan(outcome=outcome), correlation_id="mine")
+    assert answer.order_id is None
+    assert [(each["errorType"], "orderId" in each) for each in told(sim)] == [(error, False)]
+    with pytest.raises(ValueError, match="request"):
+        sim.order(OrderPlan(outcome=outcome))
+
+
+def test_orders_over_rest_are_not_granted_over_amqp(user: Session, sim: Simulator) -> None:
+    """The answer to a REST request is in the response; parts and end are published."""
+    order_id = user.apply("dataset:SWOT_PASS_012").json()["content"]["orderId"]
+    sim.wait_for(order_id, "DONE")
+    assert statuses(sim, order_id) == ["SUBORDER_DONE", "DONE"]
+
+
+def test_older_servers_do_not_count_sub_orders() -> None:
+    """Without counts, two SUBORDER_DONE of one order are byte-identical."""
+    with Simulator(amqp=None, suborder_pause_s=0, suborders_counted=False) as sim:
+        sim.wait_for(sim.order(OrderPlan(n_files=4)), "DONE")
+        parts = [each.body for each in sim.transcript if b"SUBORDER_DONE" in each.body]
+        assert len(parts) == 2
+        assert len(set(parts)) == 1
+
+
+def test_a_retry_reopens_an_order(user: Session, sim: Simulator) -> None:
+    """After FAILED comes what the retry brings, and DONE."""
+    order_id = user.apply("dataset:TAPE_ARCHIVE").json()["content"]["orderId"]
+    sim.wait_for(order_id, "DONE_WITH_WARNING")
+    sim.faults.clear()
+    user.send("PUT", f"{ORDERS_PATH}/{order_id}/retry")
+    sim.wait_for(order_id, "DONE")
+    assert statuses(sim, order_id)[-3:] == ["FAILED", "SUBORDER_DONE", "DONE"]
+
+
+def test_an_expired_order_has_no_files(user: Session, sim: Simulator) -> None:
+    """After its time an order is EXPIRED; neither zip nor single files are left."""
+    order_id = sim.order(OrderPlan(n_files=2))
+    sim.wait_for(order_id, "DONE")
+    sim.expire(order_id)
+    assert user.order(order_id)["status"] == "EXPIRED"
+    assert user.zip(order_id).status_code == 204
+    assert user.file(1).status_code == 422
+
+
+def test_waiting_in_vain_says_so(sim: Simulator) -> None:
+    """A wait that is not fulfilled in time names what there is instead."""
+    order_id = sim.order(OrderPlan(n_files=2, suborder_pause_s=600))
+    with pytest.raises(TimeoutError, match="not DONE"):
+        sim.wait_for(order_id, "DONE", timeout_s=0.01)
+    with pytest.raises(TimeoutError, match="0 files"):
+        sim.wait_available(order_id, timeout_s=0.01)
+
+
+def transcript(seed: int) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """Run the same scene; return its messages and manifest, with the port taken out."""
+    with Simulator(amqp=None, seed=seed, suborder_pause_s=0) as sim, Session(sim) as user:
+        for query in ("dataset:TAPE_ARCHIVE", "dataset:EMPTY", "dataset:SWOT_PASS_012"):
+            sim.order_by_query(query)
+        sim.wait_for(1, "DONE_WITH_WARNING")
+        rows = user.available(1)
+        user.zip(1)
+        sim.wait_for(2, "DONE")
+        rows += user.available(2)
+        here = sim.base_url.encode()
+        bodies = [message.body.replace(here, b"") for message in sim.transcript]
+        for row in rows:
+            row["downloadUrl"] = row["downloadUrl"].replace(sim.base_url, "")
+        return bodies, rows
+
+
+def test_the_same_seed_gives_the_same_transcript() -> None:
+    """Ids, messages, names, sizes and checksums follow from the seed; another seed differs."""
+    first = transcript(7)
+    assert transcript(7) == first
+    assert transcript(8) != first
+
+
+def test_every_data_set_can_be_ordered() -> None:
+    """Each query of the catalogue is answered."""
+    with Simulator(amqp=None, suborder_pause_s=0) as sim:
+        for name in dataset_names():
+            answer = sim.order_by_query(f"dataset:{name} AND pass:12")
+            assert (answer.order_id is None) == (name in {"EMPTY", "FORBIDDEN", "TOO_BIG"})
+
+
+def test_tables_and_pictures_open_at_once(user: Session, sim: Simulator) -> None:
+    """A pass is a CSV table of numbers with a header, and a PNG."""
+    order_id = user.apply("dataset:SWOT_PASS_012").json()["content"]["orderId"]
+    sim.wait_for(order_id, "DONE")
+    names = {row["filename"]: row["id"] for row in user.available(order_id)}
+    table = list(csv.DictReader(io.StringIO(user.file(names["SWOT_SSH_007_012.csv"]).text)))
+    assert len(table) == 3000
+    assert all(-90 <= float(row["latitude"]) <= 90 for row in table)
+    assert {row["time"][:10] for row in table} == {"2026-01-01"}
+    picture = user.file(names["SWOT_SSH_007_012_aperçu.png"]).content
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert picture.endswith(b"IEND\xaeB`\x82")
+
+
+def test_tape_archive_makes_trouble_in_each_way(user: Session, sim: Simulator) -> None:
+    """One file never comes, one is cut in the zip and good alone, one is gone for good."""
+    order_id = user.apply("dataset:TAPE_ARCHIVE").json()["content"]["orderId"]
+    sim.wait_for(order_id, "DONE_WITH_WARNING")
+    rows = {row["filename"]: row for row in user.available(order_id)}
+    entries = user.entries(order_id)
+    notice = entries.pop("NOTICE.txt").decode().splitlines()
+    assert len(rows) == 7
+    assert len(entries) == 6
+    short = [name for name, data in entries.items() if len(data) != rows[name]["filesize"]]
+    assert len(short) == 1
+    assert len(notice) == 2
+    assert len(user.file(rows[short[0]]["id"]).content) == rows[short[0]]["filesize"]
+    (gone,) = set(rows) - set(entries)
+    assert user.file(rows[gone]["id"]).status_code == 410
+
+
+def test_files_can_be_given_as_bytes(user: Session, sim: Simulator) -> None:
+    """A plan may hold its own files."""
+    order_id = sim.order(OrderPlan(files=[FileSpec(name="été.txt", content=b"abc")]))
+    sim.wait_for(order_id, "DONE")
+    row = user.available(order_id)[0]
+    assert (row["filename"], row["checksum"]) == ("été.txt", "900150983cd24fb0d6963f7d28e17f72")
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text()))
+def test_gson_is_json_without_nulls_safe_in_html(fields: dict[str, Any]) -> None:
+    """What Gson writes reads back as it was, but for nulls, and holds no HTML."""
+    body = gson(fields)
+    assert not set(b"<>&='") & set(body)
+    read = json.loads(body.decode())
+    expected = {name: value for name, value in fields.items() if value is not None}
+    assert read == expected
