@@ -81,6 +81,8 @@ def main() -> int:
     _say(f"Running {QUICKSTART} on a simulated REGARDS:")
     runner = NotebookClient(
         notebook,
+        # a kernel's own warnings are of no use to somebody who runs a demo
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         timeout=300,
         resources={"metadata": {"path": str(OUTPUT)}},
         on_cell_start=announce,

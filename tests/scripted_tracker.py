@@ -64,7 +64,7 @@ class ScriptedTracker:
         self._changed = threading.Condition()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from regards_nb.display import mimebundle  # noqa: PLC0415
+        from regards_nb.display import mimebundle
 
         return mimebundle(self, None, include, exclude)
 

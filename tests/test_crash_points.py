@@ -20,7 +20,7 @@ from regards_nb.consumer.redelivery import InDoubt
 from regards_nb.events import Delivery
 from regards_nb.journal import Row
 
-PREFETCH = 6
+PREFETCH = 20
 
 
 class Broker:
@@ -107,7 +107,7 @@ class Machine(RuleBasedStateMachine):
         self.sessions += 1
         self.client = Client(self.sessions, self.journal, self)
 
-    @rule(name=st.sampled_from("abc"))
+    @rule(name=st.sampled_from("abcdefghij"))
     def publish(self, name: str) -> None:
         message = delivery(name.encode(), timestamp_s=int(self.now))
         # At most two alike: the server announces no third part of one order within a second.
@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
             self.broker.publish(message)
 
     @precondition(lambda self: self.broker.in_flight)
-    @rule(count=st.integers(1, 4))
+    @rule(count=st.integers(1, 9))
     def receive(self, count: int) -> None:
         for _ in range(min(count, len(self.broker.in_flight))):
             self.client.intake.take(*self.broker.in_flight.popleft())
@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         self.connect()
         self.broker.send()
 
-    @rule(forgotten=st.integers(0, 4))
+    @rule(forgotten=st.integers(0, 9))
     def crash_broker(self, forgotten: int) -> None:
         self.broker.crash(forgotten)
         self.connect()
@@ -174,4 +174,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestExactlyOnce = Machine.TestCase
-TestExactlyOnce.settings = settings(max_examples=4000, stateful_step_count=60, deadline=None)
+TestExactlyOnce.settings = settings(max_examples=2000, stateful_step_count=80, deadline=None)

@@ -282,3 +282,19 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
             page.screenshot(SCREENSHOTS / f"{theme.split()[-1].lower()}.png", 1)
             live, saved = page.page.evaluate(geometry)
             assert live == saved
+
+
+def test_after_a_reload_the_view_is_live_again(session: Session) -> None:
+    """A page loaded anew finds the widgets in the kernel, with their newest values."""
+    start = "threading.Thread(target=drive, daemon=True).start()"
+    with session.page("show(tracker)", start) as page:
+        page.run_cell(1)
+        page.run_cell(2)
+        page.until(f"() => ({PARTS_DONE})() > 0")
+        page.save()
+        page.open()
+        page.until(f"() => ({PARTS_DONE})() > 0")
+        seen = page.page.evaluate(PARTS_DONE)
+        page.until(f"(seen) => ({PARTS_DONE})() > seen", seen)
+        session.finish()
+        page.until_text(1, "1000/1000")

@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -74,6 +75,17 @@ def terminal() -> Iterator[tuple[io.TextIOWrapper, int]]:
     with os.fdopen(theirs, "w", encoding="utf-8") as stream:
         yield stream, ours
     os.close(ours)
+
+
+def _screen(stream: io.TextIOWrapper, other_end: int) -> _Screen:
+    """Read all that was written: a terminal gives it in pieces, so its end is marked."""
+    stream.write("END")
+    stream.flush()
+    written = ""
+    while not written.endswith("END"):
+        assert select.select([other_end], [], [], 10)[0], written
+        written += os.read(other_end, 1 << 16).decode(errors="ignore")
+    return _Screen(written.removesuffix("END"))
 
 
 def _wait_until(error: BaseException) -> None:
@@ -166,18 +178,20 @@ def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]
     for done in range(1, 4):
         tracker.tell(order("a", 1, suborders_done=done, suborders_total=3, message="long " * 30))
         watch.close(f"step {done}")
-    screen = _Screen(os.read(other_end, 1 << 20).decode())
+    tracker.tell(order("b", 2, status="DENIED"))
+    watch.close("step 4")
+    screen = _screen(stream, other_end)
     assert [line.split("  ")[0].rstrip() for line in screen.lines] == [
-        "REGARDS: 0 of 2 orders finished (2 running)",
+        "REGARDS: 1 of 2 orders finished (1 failed, 1 running)",
         "✓ listening since 2026-11-23 12:00 UTC · last event 12:00:…",
-        "step 3",
-        "#1",
+        "step 4",
         "#2",
+        "#1",
         "",
     ]
-    assert "████████████████  3/3 parts" in screen.lines[3]
+    assert "████████████████  3/3 parts" in screen.lines[4]
     assert all(len(line) <= 59 for line in screen.lines)
-    assert {"32", "34", "0"} <= screen.colours
+    assert {"31", "32", "34", "0"} <= screen.colours
 
 
 def test_a_terminal_with_few_lines_shows_the_most_urgent(
@@ -188,7 +202,7 @@ def test_a_terminal_with_few_lines_shows_the_most_urgent(
     stream, other_end = terminal
     tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 41)))
     ScreenWatch(tracker, _all, stream).close()
-    screen = _Screen(os.read(other_end, 1 << 20).decode())
+    screen = _screen(stream, other_end)
     assert len(screen.lines) == 8
     assert screen.lines[-2] == "… and 36 more lines"
     assert screen.colours == set()

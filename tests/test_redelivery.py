@@ -42,11 +42,28 @@ def test_an_equal_message_after_a_later_row_is_new() -> None:
     assert claimed(in_doubt, "b", "a") == [True, False]
 
 
-def test_sessions_come_again_each_in_its_own_order() -> None:
-    """Two dead kernels on one queue: their messages may come interleaved."""
+def test_two_kernels_at_a_time_come_again_each_in_its_own_order() -> None:
+    """Sessions whose rows interleave in the journal may come again interleaved differently."""
     in_doubt = InDoubt()
-    in_doubt.add([*rows("a", "b"), *rows("x", "y", session_id=2, first_id=3)])
+    mine, other = rows("a", "b"), rows("x", "y", session_id=2)
+    in_doubt.add(
+        [mine[0], other[0]._replace(id=2), mine[1]._replace(id=3), other[1]._replace(id=4)]
+    )
     assert claimed(in_doubt, "x", "a", "y", "b") == [True] * 4
+
+
+def test_an_earlier_session_does_not_come_after_a_later_one() -> None:
+    """What an earlier session left stood first in the queue; after it, an equal one is new."""
+    in_doubt = InDoubt()
+    in_doubt.add([*rows("a", "c"), *rows("a", "b", session_id=2, first_id=3)])
+    assert claimed(in_doubt, "b", "c") == [True, False]
+
+
+def test_the_sequence_tells_which_twin_came_again() -> None:
+    """Where the first message fits in two places, the next ones tell which it was."""
+    in_doubt = InDoubt()
+    in_doubt.add(rows("a", "b", "c", "a", "d"))
+    assert claimed(in_doubt, "a", "d", "a", "b") == [True, True, False, False]
 
 
 def test_the_second_of_publication_tells_messages_apart() -> None:

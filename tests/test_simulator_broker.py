@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +48,7 @@ if line == "fork\\n":
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
     """Return a folder for temporary files whose name is not easy to quote."""
-    folder = tmp_path / "données d'été (2)"
+    folder = tmp_path / "données (été 2026)"
     folder.mkdir()
     return folder
 
@@ -59,6 +61,11 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             if process.environ().get("HOME", "").startswith(str(folder)):
                 found.append(process)
     return found
+
+
+def is_gone(folder: Path) -> bool:
+    """Tell whether nothing is left of a node."""
+    return not folder.exists() and not processes_of(folder)
 
 
 def owners(folder: Path, *, count: int) -> Iterator[subprocess.Popen[str]]:
@@ -77,7 +84,7 @@ def owners(folder: Path, *, count: int) -> Iterator[subprocess.Popen[str]]:
 def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path) -> None:
     """kill -9, SIGTERM, an exception, a plain end and a surviving child: no process, no folder.
 
-    All nodes run at once, in a temporary folder with spaces, quotes and accents.
+    All nodes run at once, in a temporary folder with spaces, brackets and accents.
     """
     started = list(owners(odd_folder, count=5))
     folders = []
@@ -96,7 +103,7 @@ def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path) -> None:
     codes = [owner.wait(60) for owner in started]
     assert codes == [-signal.SIGKILL, -signal.SIGTERM, 1, 0, 1]
     for folder in folders:
-        until(lambda folder=folder: not folder.exists() and not processes_of(folder))
+        until(partial(is_gone, folder))
     for owner in started:
         assert owner.stdin is not None
         assert owner.stdout is not None
@@ -113,11 +120,18 @@ def node() -> Iterator[PrivateBroker]:
 
 
 def connect(url: str) -> pika.BlockingConnection:
-    """Open a connection that gives up soon."""
-    parameters = pika.URLParameters(url)
-    parameters.socket_timeout = parameters.stack_timeout = 1
-    parameters.blocked_connection_timeout = 1
-    return pika.BlockingConnection(parameters)
+    """Open a connection."""
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def greets(node: PrivateBroker) -> bool:
+    """Tell whether the node answers within a second to what AMQP clients say first."""
+    try:
+        with socket.create_connection(("127.0.0.1", node.amqp_port), timeout=1) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False
 
 
 def test_durable_messages_survive_kill_and_restart(node: PrivateBroker) -> None:
@@ -130,30 +144,30 @@ def test_durable_messages_survive_kill_and_restart(node: PrivateBroker) -> None:
     channel.queue_bind(access.queue, RESPONSE_EXCHANGE)
     channel.basic_publish(RESPONSE_EXCHANGE, "", b"kept", pika.BasicProperties(delivery_mode=2))
     node.kill()
+    assert not greets(node)
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connect(node.admin_url)
+        connection.process_data_events(30)
     node.restart()
     assert node.amqp_port == port
     connection = connect(access.url)
-    method, _, body = connection.channel().basic_get(access.queue)
-    assert (method.redelivered, body) == (False, b"kept") or body == b"kept"
+    _, _, body = connection.channel().basic_get(access.queue)
+    assert body == b"kept"
     connection.close()
 
 
 def test_a_frozen_node_answers_nothing_until_it_is_thawed(node: PrivateBroker) -> None:
     """Frozen, it accepts and is silent; thawed, it goes on."""
     node.freeze()
-    with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connect(node.admin_url)
+    assert not greets(node)
     node.thaw()
-    connect(node.admin_url).close()
+    until(lambda: greets(node))
 
 
 def test_the_administrators_tool_works(node: PrivateBroker) -> None:
     """Rabbitmqctl reaches this node: it lists its users and closes its connections."""
     assert "administrator" in node.rabbitmqctl("list_users")
     connection = connect(node.admin_url)
-    node.rabbitmqctl("close_all_connections", "maintenance")
+    node.rabbitmqctl("close_all_connections", "--global", "maintenance")
     with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="maintenance"):
         connection.process_data_events(30)
     with pytest.raises(subprocess.CalledProcessError):
@@ -169,11 +183,13 @@ def test_no_secret_is_shown(node: PrivateBroker) -> None:
     assert "amqp://" not in repr(PrivateBroker().access())
 
 
-def test_users_run_out_with_a_sentence(node: PrivateBroker) -> None:
+def test_users_run_out_with_a_sentence() -> None:
     """Who wants more logins than the node has is told how to get more."""
+    broker = PrivateBroker(users=2)
+    queues = [broker.access().queue for _ in range(2)]
+    assert queues == ["orders.john", "orders.john-2"]
     with pytest.raises(LookupError, match="more users"):
-        for _ in range(3):
-            node.access()
+        broker.access()
 
 
 def test_stopping_twice_is_silent() -> None:
@@ -219,14 +235,20 @@ def test_a_node_that_does_not_start_shows_its_log(
         program.chmod(0o755)
     monkeypatch.setenv("REGARDS_NB_RABBITMQ_SERVER", str(tmp_path / "rabbitmq-server"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with pytest.raises(BrokerStartError, match=r"code 3.*no space on the moon") as caught:
+    with pytest.raises(BrokerStartError, match=r"(?s)code 3.*no space on the moon") as caught:
         PrivateBroker().start()
     assert "node.out" in str(caught.value)
     assert not list(tmp_path.glob("regards-nb-*"))
 
 
-def test_a_forgotten_broker_is_ended() -> None:
-    """A broker that nobody holds any more takes its keeper with it."""
+def test_a_forgotten_broker_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that nobody holds any more takes its keeper with it.
+
+    It runs even where TMPDIR has an apostrophe, which RabbitMQ cannot bear.
+    """
+    folder = tmp_path / "d'été"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     before = threading.active_count()
     broker = PrivateBroker().start()
     folder = broker.folder

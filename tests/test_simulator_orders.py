@@ -120,10 +120,10 @@ def test_outcomes_are_told_as_on_the_wire(
 )
 def test_refusals_have_no_order_id(sim: Simulator, outcome: Outcome, error: str) -> None:
     """A refused request is answered once, without a number, and makes no order."""
-    answer = sim.request(OrderPlan(outcome=outcome), correlation_id="mine")
+    answer = sim.apply(OrderPlan(outcome=outcome), correlation_id="mine")
     assert answer.order_id is None
     assert [(each["errorType"], "orderId" in each) for each in told(sim)] == [(error, False)]
-    with pytest.raises(ValueError, match="request"):
+    with pytest.raises(ValueError, match="apply"):
         sim.order(OrderPlan(outcome=outcome))
 
 

@@ -49,6 +49,7 @@ class Intake:
         self._keep = keep
         self._acknowledge = acknowledge
         self._most_unacknowledged = prefetch // 2
+        self._kept_unacknowledged = prefetch // 4
         self._clock = clock
         #: delivered, not journalled: (delivery tag, message)
         self._pending: list[tuple[int, Delivery]] = []
@@ -76,8 +77,8 @@ class Intake:
         self._pending.clear()
         if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
             # All but the newest: what comes again after the end of the connection then begins
-            # with a row of the journal, and its place tells what follows.
-            self._acknowledge_up_to(newest_tag - 1)
+            # with a run of rows of the journal, and their place in it tells what follows.
+            self._acknowledge_up_to(newest_tag - self._kept_unacknowledged)
 
     def acknowledge_settled(self) -> None:
         """Acknowledge what was journalled long enough ago."""

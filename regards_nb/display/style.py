@@ -37,7 +37,8 @@ CSS = f"""<style>
 color:var(--rg-fg);font-family:var(--jp-ui-font-family,system-ui,sans-serif);
 font-size:var(--jp-ui-font-size1,13px);line-height:1.45}}
 {_TONES}
-.regards-nb .rg-head{{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 14px;padding:4px 0 2px}}
+.regards-nb .rg-head{{display:flex;flex-wrap:wrap;align-items:baseline;
+gap:2px 14px;padding:4px 0 2px}}
 .regards-nb .rg-headline{{font-weight:600;font-size:1.08em}}
 .regards-nb .rg-health{{color:var(--rg-muted);padding:0 0 4px}}
 .regards-nb .rg-sign{{color:var(--rg-tone);display:inline-block;min-width:.8em;font-style:normal}}

@@ -7,12 +7,13 @@ does not name it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from regards_nb.download.matching import Verdict
 from regards_nb.download.notice import NOTICE_NAME, parse_notice
 from regards_nb.download.publisher import Checked
-from regards_nb.download.wholes import Growing, Whole, whole_in_memory
+from regards_nb.download.wholes import Growing, Whole, damaged, whole_in_memory
 from regards_nb.errors import ArchiveError
 from regards_nb.orders import FileState
 
@@ -43,27 +44,39 @@ class Extractor:
         Takes what is checked.
     counter : Counter
         Told of the bytes.
+    keeps_files : bool
+        False: entries are only checked, because the zip is kept as it is.
 
     Attributes
     ----------
     unknown : list of Whole
-        Entries that the manifest does not list, staged.
+        Entries that the manifest does not list, staged; once the zip is proven.
+    packed : list of FileRecord
+        Files that are right and stay in the zip.
     wrong : dict of int to str
         Files whose entries were not right, by file id, and why.
     """
 
     def __init__(
-        self, manifest: Manifest, workspace: Workspace, publisher: Publisher, counter: Counter
+        self,
+        manifest: Manifest,
+        workspace: Workspace,
+        publisher: Publisher,
+        counter: Counter,
+        *,
+        keeps_files: bool,
     ) -> None:
         self._manifest = manifest
         self._workspace = workspace
         self._publisher = publisher
         self._counter = counter
+        self._keeps_files = keeps_files
         self._growing: Growing | None = None
         self._plausible: list[tuple[Whole, FileRecord]] = []
         self._notice: Whole | None = None
         self._max_entries = _MAX_ENTRIES_FACTOR * len(manifest) + _MAX_ENTRIES_MORE
         self.unknown: list[Whole] = []
+        self.packed: list[FileRecord] = []
         self.wrong: dict[int, str] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
@@ -109,11 +122,16 @@ class Extractor:
         for whole, record in self._plausible:
             if not proven or record.name in (notice or {}):
                 whole.discard()
-                self._manifest.reopen(record)
+                self._manifest.reopen([record])
             else:
-                checked.append(self._checked(whole, [record], FileState.UNVERIFIED))
+                checked += self._accepted(whole, [record], FileState.UNVERIFIED)
         checked += self._recognise_unknown()
         self._publisher.add(checked)
+        if not proven or not self._keeps_files:
+            # nothing was marked, so they come again; or they are in the zip that is kept
+            for whole in self.unknown:
+                whole.discard()
+            self.unknown.clear()
         return notice or {}
 
     def close(self) -> None:
@@ -131,7 +149,8 @@ class Extractor:
                 raise ArchiveError("the zip has many more entries than the order has files")
             if piece.last and piece.damage is None:
                 return whole_in_memory(name, piece.data)
-            growing = Growing(name, self._manifest.limit_bytes(name), self._workspace)
+            workspace = self._workspace if self._keeps_files else None
+            growing = Growing(name, self._manifest.limit_bytes(name), workspace)
             self._growing = growing
         growing.add(piece.data)
         if not piece.last:
@@ -140,14 +159,17 @@ class Extractor:
         if piece.damage is None:
             return growing.end()
         growing.discard()
-        self._blame(self._manifest.named(growing.name), piece.damage)
+        meant = self._manifest.named(growing.name)
+        self._blame(meant, piece.damage)
+        if not meant:
+            self.unknown.append(damaged(growing.name))
         return None
 
     def _judge(self, whole: Whole) -> list[Checked]:
         """Find out what an entry is, and keep it or not."""
         verdict, records = self._manifest.match(whole.name, whole.size_bytes, whole.md5)
         if verdict is Verdict.VERIFIED and records:
-            return [self._checked(whole, records, FileState.VERIFIED)]
+            return self._accepted(whole, records, FileState.VERIFIED)
         if verdict is Verdict.PLAUSIBLE:
             self._plausible.append((self._kept(whole), records[0]))
         elif verdict is Verdict.UNKNOWN:
@@ -162,21 +184,30 @@ class Extractor:
 
     def _recognise_unknown(self) -> list[Checked]:
         """Match what has a name that nobody knows by its content."""
-        checked = []
+        checked: list[Checked] = []
         for whole in list(self.unknown):
             record = self._manifest.match_content(whole.md5)
             if record is not None:
                 self.unknown.remove(whole)
-                checked.append(self._checked(whole, [record], FileState.VERIFIED))
+                checked += self._accepted(whole, [record], FileState.VERIFIED)
         return checked
 
-    def _checked(self, whole: Whole, records: Sequence[FileRecord], state: FileState) -> Checked:
+    def _accepted(
+        self, whole: Whole, records: Sequence[FileRecord], state: FileState
+    ) -> list[Checked]:
+        """Return what is to be published of an entry that is right."""
+        if not self._keeps_files:
+            size_bytes = whole.size_bytes
+            self.packed += [replace(r, size_bytes=size_bytes, state=state) for r in records]
+            return []
         with self._workspace.errors():
             path = whole.staged(self._workspace)
-        return Checked(path, whole.size_bytes, whole.md5, records, state)
+        return [Checked(path, whole.size_bytes, whole.md5, records, state)]
 
     def _kept(self, whole: Whole) -> Whole:
         """Move an entry that has to wait out of the memory."""
+        if not self._keeps_files:
+            return whole._replace(data=b"")
         with self._workspace.errors():
             return whole._replace(data=b"", path=whole.staged(self._workspace))
 

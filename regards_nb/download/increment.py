@@ -113,6 +113,7 @@ def fetch_available(
         log,
         on_progress=on_progress,
         stop=stop,
+        extract=extract,
         way=way,
         restore_removed=restore_removed,
         backoff_s=backoff_s,
@@ -132,6 +133,7 @@ class Increments:
         *,
         on_progress: Callable[[Progress], object] | None = None,
         stop: threading.Event | None = None,
+        extract: bool = True,
         way: Way = "auto",
         restore_removed: bool = False,
         backoff_s: float = 1.0,
@@ -142,7 +144,8 @@ class Increments:
         self._log = log
         self._on_progress = on_progress
         self._stop = stop or threading.Event()
-        self._way: Way = way
+        self._extract = extract
+        self._way: Way = way if extract else "zip"
         self._restore_removed = restore_removed
         self._backoff_s = backoff_s
         self._known: dict[int, FileRecord] = {}
@@ -214,7 +217,9 @@ class Increments:
         except OSError:
             return False
         is_here = path.parent == self._directory.absolute()
-        return is_here and record.size_bytes in (None, size_bytes)
+        return is_here and (
+            record.size_bytes in (None, size_bytes) or path.suffix == ".zip"  # it is in there
+        )
 
     def _tools(self, plan: Plan, workspace: Workspace, counter: Counter) -> Tools:
         manifest = Manifest(plan.missing + plan.unreleased)
@@ -230,6 +235,7 @@ class Increments:
             publisher=Publisher(workspace, self._log, names, counter),
             counter=counter,
             stop=self._stop,
+            extract=self._extract,
             backoff_s=self._backoff_s,
         )
 
@@ -273,12 +279,13 @@ def _incomplete(
         )
         for record in failed
     }
+    others = "the others are in place. " if paths else ""
     shown = [f"{printable(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
     more = len(missing) - len(shown)
     total = len(failed) + len(paths)
     return IncompleteDownloadError(
-        f"order {order_id}: {len(failed)} of {total} files could not be had, the others are in "
-        f"place. {'; '.join(shown)}{f'; and {more} more' if more else ''}. Download again to try "
+        f"order {order_id}: {len(failed)} of {total} files could not be had; {others}"
+        f"{'; '.join(shown)}{f'; and {more} more' if more else ''}. Download again to try "
         "these once more",
         paths=paths,
         missing=missing,

@@ -107,9 +107,9 @@ class Manifest:
                 return record
         return None
 
-    def reopen(self, record: FileRecord) -> None:
-        """Note that a plausible file was not the right one after all."""
-        self._open[record.file_id] = record
+    def reopen(self, records: Iterable[FileRecord]) -> None:
+        """Note that files were not found after all."""
+        self._open.update((record.file_id, record) for record in records)
 
     def named(self, entry: str) -> list[FileRecord]:
         """Return the files that the server may have put under this entry name."""

@@ -44,6 +44,7 @@ def download_order(
     on_progress: Callable[[Progress], object] | None = None,
     stop: threading.Event | None = None,
     timeout_s: float | None = None,
+    extract: bool = True,
     way: Way = "auto",
     poll_s: float = 2.0,
     backoff_s: float = 1.0,
@@ -64,6 +65,8 @@ def download_order(
         Set it to end the download; verified files stay.
     timeout_s : float, optional
         How long to go on; by default as long as REGARDS prepares the order.
+    extract : bool
+        False: keep each zip as one file instead of the files in it.
     way : {"auto", "zip", "files"}
         One zip at a time, the files one by one, or whichever suits the files.
     poll_s : float
@@ -90,7 +93,7 @@ def download_order(
     folder = Path(directory).expanduser().absolute()
     stop = stop or threading.Event()
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    # Whether the place will do is found out before anything else.
+    client.order(order_id)  # raises where there is none, before anything is made here
     with Workspace(folder, order_id):
         pass
     with Journal(folder / STATE_FOLDER / "journal.sqlite") as journal:
@@ -102,6 +105,7 @@ def download_order(
             log,
             on_progress=on_progress,
             stop=stop,
+            extract=extract,
             way=way,
             restore_removed=True,
             backoff_s=backoff_s,

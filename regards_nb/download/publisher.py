@@ -54,9 +54,12 @@ class Checked(NamedTuple):
     staged: Path
     size_bytes: int
     md5: str
-    #: Which files of the order it is; several where the order holds the same file again.
+    #: Which files of the order it is, or holds.
     records: Sequence[FileRecord]
-    state: FileState
+    #: Their state; None where the records say it themselves.
+    state: FileState | None
+    #: Its final name, where that is not the one of its first record.
+    name: str | None = None
 
 
 class Publisher:
@@ -163,7 +166,7 @@ class Publisher:
 
     def _publish(self, file: Checked) -> list[FileRecord]:
         first = file.records[0]
-        name = self._names.choose(first.file_id, first.name)
+        name = file.name or self._names.choose(first.file_id, first.name)
         directory = self._workspace.directory
         while not rename_without_replacing(file.staged, target := directory / name):
             # Another download may have put the same there, or the user something else.
@@ -171,14 +174,11 @@ class Publisher:
                 file.staged.unlink()
                 break
             name = self._names.choose_another(name)
+        path = str(target)
+        if file.state is None:
+            return [replace(record, path=path, error=None) for record in file.records]
         return [
-            replace(
-                record,
-                path=str(target),
-                size_bytes=file.size_bytes,
-                state=file.state,
-                error=None,
-            )
+            replace(record, path=path, size_bytes=file.size_bytes, state=file.state, error=None)
             for record in file.records
         ]
 

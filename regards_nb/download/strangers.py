@@ -37,6 +37,7 @@ def adopt(strangers: Sequence[Whole], tools: Tools) -> None:
             # cut or damaged: it is fetched alone, like any other
             whole.discard()
             tools.manifest.add(records)
+        if verdict is Verdict.WRONG or not whole.md5:
             continue
         if not records:
             records = [_nameless(whole, tools.order_id)]

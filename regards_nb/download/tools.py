@@ -28,6 +28,8 @@ class Tools(NamedTuple):
     counter: Counter
     #: Set from outside when the download is to end.
     stop: threading.Event
+    #: Whether the files are wanted, or the zip as it is.
+    extract: bool
     #: Unit of the random waits before something is tried again.
     backoff_s: float
 

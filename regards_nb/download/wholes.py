@@ -26,6 +26,7 @@ class Whole(NamedTuple):
 
     name: str
     size_bytes: int
+    #: Empty where it arrived damaged.
     md5: str
     data: bytes
     #: None while it is in memory only.
@@ -37,7 +38,7 @@ class Whole(NamedTuple):
             return self.path
         descriptor, path = workspace.new_staged()
         try:
-            _write_all(descriptor, self.data)
+            write_all(descriptor, self.data)
         finally:
             os.close(descriptor)
         return path
@@ -53,6 +54,11 @@ def whole_in_memory(name: str, data: bytes) -> Whole:
     return Whole(name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), data, None)
 
 
+def damaged(name: str) -> Whole:
+    """Return what stands for an entry that arrived damaged: no content has this MD5."""
+    return Whole(name, 0, "", b"", None)
+
+
 class Growing:
     """An entry that is not whole yet.
 
@@ -62,11 +68,11 @@ class Growing:
         Its name in the zip.
     limit_bytes : int, optional
         How long it can be at most by the manifest; None if nobody knows.
-    workspace : Workspace
-        Where it is staged when it grows.
+    workspace : Workspace, optional
+        Where it is staged when it grows; None: it is only looked at.
     """
 
-    def __init__(self, name: str, limit_bytes: int | None, workspace: Workspace) -> None:
+    def __init__(self, name: str, limit_bytes: int | None, workspace: Workspace | None) -> None:
         self.name = name
         self._limit_bytes = limit_bytes
         self._workspace = workspace
@@ -96,12 +102,14 @@ class Growing:
         if self._descriptor is None and self._size_bytes <= self._max_held_bytes:
             self._held += data
             return
+        if self._workspace is None:
+            return
         with self._workspace.errors():
             if self._descriptor is None:
                 self._descriptor, self._path = self._workspace.new_staged()
-                _write_all(self._descriptor, self._held)
+                write_all(self._descriptor, self._held)
                 self._held.clear()
-            _write_all(self._descriptor, data)
+            write_all(self._descriptor, data)
 
     def end(self) -> Whole:
         """Return it as a whole."""
@@ -126,7 +134,8 @@ class Growing:
         if self._limit_bytes is None:
             if self._size_bytes >= self._next_check_bytes:
                 self._next_check_bytes += _RESERVE_CHECK_BYTES
-                self._workspace.require_reserve()
+                if self._workspace is not None:
+                    self._workspace.require_reserve()
         elif self._size_bytes > self._limit_bytes + _SLACK_BYTES:
             raise ArchiveError(
                 f"{self.name!r} is longer than the {self._limit_bytes} bytes that the manifest "
@@ -134,7 +143,8 @@ class Growing:
             )
 
 
-def _write_all(descriptor: int, data: bytes | bytearray) -> None:
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write all bytes, however many the system takes at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -13,6 +13,7 @@ from regards_nb.download.belt import Belt, BeltStopped
 from regards_nb.download.extract import Extractor
 from regards_nb.download.tools import StoppedError
 from regards_nb.download.unzip import read_zip
+from regards_nb.download.zipcopy import ZipCopy
 from regards_nb.errors import ArchiveError, ServiceError
 
 if TYPE_CHECKING:
@@ -61,23 +62,40 @@ def fetch_zip(tools: Tools) -> ZipOutcome:
     StoppedError
         ``tools.stop`` was set.
     """
-    extractor = Extractor(tools.manifest, tools.workspace, tools.publisher, tools.counter)
+    extractor = Extractor(
+        tools.manifest,
+        tools.workspace,
+        tools.publisher,
+        tools.counter,
+        keeps_files=tools.extract,
+    )
     with tools.client.open_zip(tools.order_id, stop=tools.stop) as body:
         if body is None:  # nothing is available any more: another download was faster
             return ZipOutcome(None, {}, [], {})
+        copy = None if tools.extract else ZipCopy(tools.workspace)
         try:
-            failure = _Pass(body, extractor, tools).run()
+            failure = _Pass(body, extractor, tools, copy).run()
             notice = extractor.finish(proven=failure is None)
         finally:
             extractor.close()
+            if copy is not None:
+                copy.close()
+    if copy is not None and extractor.packed:
+        if failure is None:
+            tools.publisher.add([copy.checked(tools.order_id, extractor.packed)])
+        else:
+            tools.manifest.reopen(extractor.packed)
     return ZipOutcome(failure, notice, extractor.unknown, extractor.wrong)
 
 
 class _Pass:
     """The three threads of one zip."""
 
-    def __init__(self, body: Body, extractor: Extractor, tools: Tools) -> None:
+    def __init__(
+        self, body: Body, extractor: Extractor, tools: Tools, copy: ZipCopy | None
+    ) -> None:
         self._body = body
+        self._copy = copy
         self._extractor = extractor
         self._tools = tools
         self._blocks: Belt[bytes] = Belt(_ARRIVED_BYTES)
@@ -150,7 +168,8 @@ class _Pass:
                 self._pieces.put(batch, batch_bytes + _PIECE_BYTES * len(batch))
                 batch, batch_bytes = [], 0
 
-        for piece in read_zip(self._arriving(hand_over)):
+        blocks = self._arriving(hand_over)
+        for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
             batch.append(piece)
             batch_bytes += len(piece.data)
             if batch_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_PIECES:

@@ -57,6 +57,7 @@ class Simulator:
 
     Examples
     --------
+    >>> from regards_nb.simulator import OrderPlan
     >>> with Simulator(amqp=None, suborder_pause_s=0) as sim:
     ...     number = sim.order(OrderPlan(n_files=2))
     ...     sim.wait_for(number, "DONE")
@@ -242,14 +243,14 @@ class Simulator:
         Raises
         ------
         ValueError
-            If the plan's outcome is a refusal: there is no order then, see :meth:`request`.
+            If the plan's outcome is a refusal: there is no order then, see :meth:`apply`.
         """
-        answer = self.request(plan, correlation_id=correlation_id, over_amqp=over_amqp, owner=owner)
+        answer = self.apply(plan, correlation_id=correlation_id, over_amqp=over_amqp, owner=owner)
         if answer.order_id is None:
-            raise ValueError(f"{plan.outcome} makes no order; use request()")
+            raise ValueError(f"{plan.outcome} makes no order; use apply()")
         return answer.order_id
 
-    def request(
+    def apply(
         self,
         plan: OrderPlan,
         *,

@@ -96,7 +96,10 @@ def main(owner: int) -> None:
     # a group of terminals or a session that ends must not end the keeper first
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    folder = tempfile.mkdtemp(prefix="regards-nb-")
+    # RabbitMQ 3.10 asks `df` for the free space with the path in single quotes, and never starts
+    # where the path has one of its own.
+    place = tempfile.gettempdir() if "'" not in tempfile.gettempdir() else "/tmp"  # noqa: S108
+    folder = tempfile.mkdtemp(prefix="regards-nb-", dir=place)
     wards = _Wards()
     try:
         _say(folder)

@@ -105,7 +105,7 @@ def ended(order: Order, *, link: str, counted: bool) -> dict[str, Any]:
     if nothing:
         text = f"Order of user {order.owner} failed: none of its files can be retrieved"
     elif errors:
-        text = f"Order of user {order.owner} is finished, {errors} files in error"
+        text = f"Order of user {order.owner} is finished. Files in error: {errors}"
     return {
         "status": "FAILED" if errors else "DONE",
         "orderId": order.order_id,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 import socket
 from dataclasses import dataclass, field
@@ -130,8 +131,8 @@ def _permission(login: Login) -> dict[str, str]:
     permission = {"user": login.name, "vhost": VHOST}
     if login.queue is None:
         return permission | {"configure": ".*", "write": ".*", "read": ".*"}
-    exactly = login.queue.replace(".", r"\.")
-    return permission | {"configure": "^$", "write": "^$", "read": f"^{exactly}$"}
+    exactly = f"^{re.escape(login.queue)}$"
+    return permission | {"configure": "^$", "write": "^$", "read": exactly}
 
 
 def environment(

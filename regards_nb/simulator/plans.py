@@ -103,6 +103,12 @@ class OrderPlan:
     dataset: str = "PLANNED"
     label: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.files and self.n_files < 1:
+            raise ValueError("an order has at least one file; for none there is Outcome.EMPTY")
+        if self.files_per_suborder < 1:
+            raise ValueError("a sub-order has at least one file")
+
     def with_files(self, *, seed: str) -> OrderPlan:
         """Return the plan with its files written out."""
         if self.files:
@@ -118,5 +124,5 @@ class OrderPlan:
 
     def suborders(self) -> list[Sequence[FileSpec]]:
         """Return the files, cut into sub-orders."""
-        step = max(self.files_per_suborder, 1)
+        step = self.files_per_suborder
         return [self.files[start : start + step] for start in range(0, len(self.files), step)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import socket
 import struct
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
     from regards_nb.simulator.faults import Slow
 
+_LOG = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 1 << 20
 # Jetty's, behind the gateway (protocol.md 1.1)
 _IDLE_S = 30
+# how finely a slow body trickles
+_STEP_S = 0.05
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -114,8 +119,10 @@ class Server(ThreadingHTTPServer):
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing where the other side went away: that is what tests do."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as above it
+        """Keep quiet where the other side went away: that is what tests do."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _LOG.exception("a request of %s could not be answered", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -227,14 +234,19 @@ def _limited(stream: Iterator[bytes], limit_bytes: int | None) -> Iterator[bytes
 def _paced(stream: Iterator[bytes], answer: Answer, stopping: threading.Event) -> Iterator[bytes]:
     """Let a stream out at the pace that a fault wants."""
     slow = answer.slow
-    if slow is None or (slow.bytes_per_s is None and slow.stall_after_bytes is None):
+    if slow is None:
         yield from stream
         return
+    if slow.bytes_per_s is None:
+        yield from _stalling(stream, slow, stopping)
+        return
     started_s, sent_bytes = monotonic(), 0
+    step_bytes = max(int(slow.bytes_per_s * _STEP_S), 1)
     for piece in _stalling(stream, slow, stopping):
-        yield piece
-        sent_bytes += len(piece)
-        if slow.bytes_per_s:
+        for start in range(0, len(piece), step_bytes):
+            step = piece[start : start + step_bytes]
+            yield step
+            sent_bytes += len(step)
             stopping.wait(max(started_s + sent_bytes / slow.bytes_per_s - monotonic(), 0))
 
 
