@@ -39,6 +39,7 @@ _ROOM_OF = {
 }
 
 wiring.plug(
+    close_views="regards_nb.display",
     download_order="regards_nb.download",
     mimebundle="regards_nb.display",
     plot_timeline="regards_nb.display",

@@ -82,6 +82,8 @@ def main() -> int:
     runner = NotebookClient(
         notebook,
         # a kernel's own warnings are of no use to somebody who runs a demo
+        # With it, a page would want JavaScript from the network instead of showing our own HTML.
+        store_widget_state=False,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         timeout=300,
         resources={"metadata": {"path": str(OUTPUT)}},

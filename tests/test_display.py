@@ -156,9 +156,9 @@ def test_html_and_text_say_the_same() -> None:
 
 def test_without_orders_it_says_so() -> None:
     """Zero orders give a sentence and no empty table."""
-    assert "No orders yet" in text(ScriptedSnapshot())
+    assert "No orders to show" in text(ScriptedSnapshot())
     page = html(ScriptedSnapshot())
-    assert "No orders yet" in page
+    assert "No orders to show" in page
     assert "<table" not in page
 
 

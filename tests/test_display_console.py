@@ -233,7 +233,7 @@ def test_only_the_orders_waited_for_are_shown(capsys: pytest.CaptureFixture[str]
     assert "of 1 order" in capsys.readouterr().out
     keys: list[object] = []
     with watching(tracker, lambda: keys) as watch:  # type: ignore[arg-type,return-value]
-        assert "No orders yet" in capsys.readouterr().out
+        assert "No orders to show" in capsys.readouterr().out
         keys.append(order("a").key)
         tracker.tell()
         watch.refresh()

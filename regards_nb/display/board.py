@@ -132,7 +132,7 @@ def board(snapshot: SnapshotView) -> Board:
     health_tone, health = _health(snapshot.health)
     return Board(
         rows=tuple(row(order, with_tenant=several_tenants) for order in orders[:MAX_ROWS]),
-        headline=f"{finished} of {len(orders)} {noun} finished" if orders else "No orders yet",
+        headline=f"{finished} of {len(orders)} {noun} finished" if orders else "No orders to show",
         counts=tuple(_counts(orders)),
         health=health,
         health_tone=health_tone,

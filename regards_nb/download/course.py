@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 #: The server saves the state of files after the last byte (protocol.md 1.0, 5): so long, in steps,
 #: it is given before a file that it still lists counts as not downloaded.
 SETTLING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: After a zip that failed it has most likely nothing to save.
+_SHORT_SETTLING_S = SETTLING_S[:3]
 
 
 class Course(NamedTuple):
@@ -115,13 +117,13 @@ def _release(tools: Tools, file_ids: set[int]) -> frozenset[int]:
     frozenset of int
         What it still lists after that.
     """
-    waiting = still_listed(tools, file_ids)
+    waiting = _still_listed(tools, file_ids)
     if not waiting:
         return frozenset()
     fetch_singly(tools, [row for row in waiting if not is_external(row)], keep=False)
     if any(is_external(row) for row in waiting):
         adopt(_try_zip(tools).unknown, tools)
-    left = frozenset(row.file_id for row in still_listed(tools, file_ids))
+    left = frozenset(row.file_id for row in _still_listed(tools, file_ids))
     if left:
         _log.warning(
             "order %d: the server still lists %d files that were downloaded; it may not go on",
@@ -131,10 +133,10 @@ def _release(tools: Tools, file_ids: set[int]) -> frozenset[int]:
     return left
 
 
-def still_listed(tools: Tools, file_ids: set[int]) -> list[FileRecord]:
+def _still_listed(tools: Tools, file_ids: set[int]) -> list[FileRecord]:
     """Return which of these files the server lists, after it had time to save what it sent."""
     rows: list[FileRecord] = []
-    for pause_s in (*SETTLING_S, None):
+    for pause_s in (*_SHORT_SETTLING_S, None):
         listed = tools.client.available_files(tools.order_id, stop=tools.stop)
         rows = [row for row in listed if row.file_id in file_ids]
         if not rows or pause_s is None:

@@ -30,8 +30,9 @@ _Part = TypeVar("_Part")
 class Simulator:
     """A small REGARDS order service on 127.0.0.1: real HTTP, and AMQP over a real RabbitMQ.
 
-    ``with Simulator() as sim`` or ``start``/``stop``. Equal seeds give equal orders, numbers,
-    files and messages; passwords, tokens, ports and times differ.
+    ``with Simulator() as sim`` or ``start``/``stop``. Equal seeds give equal numbers, files and
+    messages for equal orders; passwords, tokens, ports and times differ, and with them how the
+    messages of several orders mix.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from regards_nb.errors import IncompleteDownloadError, SettingsError
 from regards_nb.tracker.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from regards_nb.client import RegardsClient
@@ -24,11 +25,29 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE = 3
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Running:
     future: Future[Fetched]
     stop: threading.Event
-    progress: Progress | None = None
+
+
+class Together:
+    """Downloads that were begun for one call."""
+
+    def __init__(self) -> None:
+        self.futures: list[tuple[int | None, Future[Fetched]]] = []
+
+    def done(self) -> bool:
+        """Tell whether all have ended."""
+        return all(future.done() for _, future in self.futures)
+
+    def errors(self) -> list[tuple[int | None, BaseException]]:
+        """Return what failed, by order."""
+        return [
+            (order_id, error)
+            for order_id, future in self.futures
+            if (error := future.exception()) is not None
+        ]
 
 
 class Downloads:
@@ -61,6 +80,7 @@ class Downloads:
         self._changed = changed
         self._workers = Workers("regards-nb-download", SIDE_BY_SIDE)
         self._running: dict[int, _Running] = {}
+        self._progress: dict[int, Progress] = {}
         self._lock = threading.Lock()
 
     def folder(self, order_id: int) -> Path:
@@ -69,8 +89,7 @@ class Downloads:
 
     def progress(self, order_id: int) -> Progress | None:
         """Return how far a running download is."""
-        running = self._running.get(order_id)
-        return running.progress if running else None
+        return self._progress.get(order_id)
 
     def is_running(self, order_id: int) -> bool:
         """Whether this order is being fetched, or waits for its turn."""
@@ -99,15 +118,33 @@ class Downloads:
         folder = self.folder(order_id) if directory is None else Path(directory)
         with self._lock:
             running = self._running.get(order_id)
-            if running is None:
-                running = _Running(None, threading.Event())  # type: ignore[arg-type]
-                self._running[order_id] = running
-                running.future = self._workers.submit(
-                    lambda: self._fetch(client, order, order_id, folder, running, extract=extract)
-                )
-                running.future.add_done_callback(lambda _: self._ended(order_id))
+            if running is not None:
+                return running.future
+            stop = threading.Event()
+            future = self._workers.submit(
+                lambda: self._fetch(client, order, order_id, folder, stop, extract=extract)
+            )
+            self._running[order_id] = _Running(future, stop)
+        # Outside the lock: a download that has ended already ends here.
+        future.add_done_callback(lambda _: self._ended(order_id))
         self._changed()
-        return running.future
+        return future
+
+    @contextmanager
+    def together(
+        self, orders: Iterable[OrderState], *, directory: str | Path | None, extract: bool
+    ) -> Iterator[Together]:
+        """Fetch several orders; those that are not through at the end of the block are ended."""
+        begun = Together()
+        try:
+            for order in orders:
+                future = self.begin(order, directory=directory, extract=extract)
+                begun.futures.append((order.order_id, future))
+            yield begun
+        finally:
+            for order_id, future in begun.futures:
+                if order_id is not None and not future.done():
+                    self.cancel(order_id)
 
     def cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
@@ -128,12 +165,12 @@ class Downloads:
         order: OrderState,
         order_id: int,
         folder: Path,
-        running: _Running,
+        stop: threading.Event,
         *,
         extract: bool,
     ) -> Fetched:
         def report(progress: Progress) -> None:
-            running.progress = progress
+            self._progress[order_id] = progress
             self._changed()
 
         try:
@@ -143,7 +180,7 @@ class Downloads:
                 folder,
                 self._journal.file_log(self._tenant),
                 on_progress=report,
-                stop=running.stop,
+                stop=stop,
                 extract=extract,
             )
         except IncompleteDownloadError:
@@ -157,4 +194,5 @@ class Downloads:
     def _ended(self, order_id: int) -> None:
         with self._lock:
             self._running.pop(order_id, None)
+            self._progress.pop(order_id, None)
         self._changed()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regards_nb import wiring
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from datetime import datetime
@@ -35,7 +37,10 @@ class Order:
         return self
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return self._tracker._mimebundle([self.key], include, exclude)  # noqa: SLF001 - its part
+        bundle: dict[str, Any] = wiring.call(
+            "mimebundle", self._tracker, [self.key], include, exclude
+        )
+        return bundle
 
     @property
     def state(self) -> OrderState:
@@ -112,9 +117,7 @@ class Order:
         self._tracker.wait(self.correlation_id, until=until, timeout_s=timeout_s)
         return self
 
-    def download(
-        self, *, directory: str | Path | None = None, extract: bool = True
-    ) -> list[Path]:
+    def download(self, *, directory: str | Path | None = None, extract: bool = True) -> list[Path]:
         """Fetch what is ready of this order. See `OrderTracker.download`."""
         return self._tracker.download(self.correlation_id, directory=directory, extract=extract)
 
@@ -134,14 +137,4 @@ class Order:
         list of pathlib.Path
             The new files.
         """
-        seen: set[Path] = set()
-        while True:
-            self.wait(until="part", timeout_s=timeout_s)
-            state = self.state
-            if state.waits_for_download:
-                paths = [path for path in self.download() if path not in seen]
-                seen.update(paths)
-                if paths:
-                    yield paths
-            elif state.finished:
-                return
+        return self._tracker.parts(self.key, timeout_s)

@@ -24,7 +24,7 @@ from regards_nb.tracker.waiting import Wait, stopped_by_user
 from regards_nb.tracker.watch import POLL_S, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters
     from regards_nb.events import OrderEvent
     from regards_nb.orders import OrderKey, OrderState
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -134,14 +135,8 @@ class OrderTracker:
     def __repr__(self) -> str:
         return f"<OrderTracker of {self.queue!r} at {self._where}: {self.health.state}>"
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return self._mimebundle(None, include, exclude)
-
-    def _mimebundle(
-        self, keys: Sequence[OrderKey] | None, include: Any, exclude: Any
-    ) -> dict[str, Any]:
-        bundle: dict[str, Any] = wiring.call("mimebundle", self, keys, include, exclude)
-        return bundle
+    def _ipython_display_(self) -> None:
+        self.show()
 
     # -- life cycle --
 
@@ -184,6 +179,8 @@ class OrderTracker:
         try:
             self._consumer.stop(timeout_s)
         finally:
+            # Views show the last state from now on, and that it is the last.
+            wiring.call("close_views", self)
             self._belongings.close()
 
     def ends_with(self, end: Callable[[], object]) -> None:
@@ -294,12 +291,16 @@ class OrderTracker:
             Something went wrong in the background since the last call.
         """
         wait = Wait(self, self._frames, self._problems, keys, until=until, timeout_s=timeout_s)
-        seen = -1
         with stopped_by_user(), wiring.call("watching", self, wait.found) as view:
-            while not wait.is_over():
-                view.refresh(note=wait.note())
-                seen = self._bell.wait(seen, POLL_S)
+            self._sit_out(wait, view)
         return wait.result()
+
+    def _sit_out(self, wait: Wait, view: Any) -> None:
+        """Wait in an open view."""
+        seen = -1
+        while not wait.is_over():
+            view.refresh(note=wait.note())
+            seen = self._bell.wait(seen, POLL_S)
 
     async def wait_async(
         self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
@@ -402,25 +403,46 @@ class OrderTracker:
             states = [self[key].state for key in keys]
         else:
             states = [state for state in self.states() if state.waits_for_download]
-        futures = {
-            state.key: self._downloads.begin(state, directory=directory, extract=extract)
-            for state in states
-        }
+        found = [state.key for state in states]
+        with stopped_by_user(), wiring.call("watching", self, found) as view:
+            return self._fetch(states, view, directory=directory, extract=extract)
+
+    def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
+        """Yield the new files of each part of an order; see `Order.iter_parts`."""
+        self._need_client("downloading")
+
+        def wait_for_part(view: Any) -> OrderState:
+            name = [key.correlation_id]
+            wait = Wait(self, self._frames, self._problems, name, until="part", timeout_s=timeout_s)
+            self._sit_out(wait, view)
+            return self.state(key)
+
+        with stopped_by_user(), wiring.call("watching", self, [key]) as view:
+            seen: set[Path] = set()
+            while (state := wait_for_part(view)).waits_for_download:
+                new = [path for path in self._fetch([state], view) if path not in seen]
+                seen.update(new)
+                if new:
+                    yield new
+
+    def _fetch(
+        self,
+        states: Sequence[OrderState],
+        view: Any,
+        *,
+        directory: str | Path | None = None,
+        extract: bool = True,
+    ) -> list[Path]:
+        """Fetch what is ready of some orders in an open view; return all their files."""
         seen = -1
-        try:
-            with (
-                stopped_by_user(),
-                wiring.call("watching", self, [state.key for state in states]) as view,
-            ):
-                while not all(future.done() for future in futures.values()):
-                    view.refresh(note="downloading")
-                    seen = self._bell.wait(seen, POLL_S)
-        finally:
-            for state in states:
-                if state.order_id is not None:
-                    self._downloads.cancel(state.order_id)
-        for future in futures.values():
-            future.result()
+        with self._downloads.together(states, directory=directory, extract=extract) as begun:
+            while not begun.done():
+                view.refresh(note="downloading")
+                seen = self._bell.wait(seen, POLL_S)
+        for order_id, error in begun.errors()[1:]:
+            self._problems.record(f"downloading order {order_id}", error)
+        for _, error in begun.errors()[:1]:
+            raise error
         return [path for state in states for path in self._paths(state.order_id)]
 
     def download_soon(self, key: OrderKey) -> None:

@@ -75,7 +75,9 @@ def _follow(
         seen = -1
         while not stop.is_set():
             seen = bell.wait(seen, POLL_S)
-            _step(frames, feed, callbacks, downloads)
+            if _step(frames, feed, callbacks, downloads):
+                # Another kernel may have written it; whoever waits here wants to know.
+                bell.ring()
     finally:
         frames.unfollow(feed)
 
@@ -85,12 +87,13 @@ def _step(
     feed: deque[tuple[OrderKey, OrderEvent]],
     callbacks: _Callbacks,
     downloads: _AutoDownload | None,
-) -> None:
+) -> bool:
+    """Answer what is new; tell whether there was anything."""
     try:
         frames.refresh()
     except RegardsError as exc:
         callbacks.problems.record("reading the journal", exc)
-        return
+        return False
     changed = {}
     while feed:
         key, event = feed.popleft()
@@ -98,6 +101,7 @@ def _step(
         callbacks.call(event)
     if downloads is not None:
         downloads.fetch(list(changed))
+    return bool(changed)
 
 
 class _Callbacks:

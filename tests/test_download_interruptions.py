@@ -1,0 +1,245 @@
+"""Downloads that are interrupted, doubled, or have no room leave nothing partial behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
+
+from regards_nb.download.staging import Workspace
+from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
+from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+#: Large enough for some files to be in place while others are still on their way.
+MANY = OrderPlan(n_files=60, file_bytes=100_000, files_per_suborder=60)
+SLOWLY = Slow(route=Route.ZIP, bytes_per_s=1_500_000)
+SLOW_FILES = Slow(route=Route.FILE, bytes_per_s=300_000, times=None)
+
+
+def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a worker and return what it says."""
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def nothing_partial(here: World) -> bool:
+    """Whether each file under a final name is whole."""
+    expected = here.expected
+    return all(expected.get(name) == data for name, data in here.found.items())
+
+
+@pytest.mark.parametrize("way", ["zip", "files"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_download_leaves_whole_files_and_a_rerun_completes(
+    how: signal.Signals, way: str, tmp_path: Path
+) -> None:
+    """Ctrl-C and kill -9: what stands there is verified; the next run fetches only the rest."""
+    slow = SLOWLY if way == "zip" else SLOW_FILES
+    with world(tmp_path, MANY, slow) as here:
+        with worker(here, way=way) as process:
+            wait_until(lambda: len(here.found) >= 3, "the first files")
+            process.send_signal(how)
+            if how is signal.SIGINT:
+                assert result_of(process) | {"peak_rss_kib": 0} == {
+                    "error": "KeyboardInterrupt",
+                    "peak_rss_kib": 0,
+                }
+                assert not here.leftovers
+            else:
+                process.wait(DEADLINE_S)
+        kept = here.found
+        assert 3 <= len(kept) < 60
+        assert nothing_partial(here)
+        times = {name: (here.folder / name).stat().st_mtime_ns for name in kept}
+        here.simulator.faults.clear()
+        here.fetch(way=way)
+        assert here.found == here.expected
+        assert {name: (here.folder / name).stat().st_mtime_ns for name in kept} == times
+        assert not here.leftovers
+        assert here.simulator.wait_for(here.order_id, "DONE") == "DONE"
+        assert here.client.order(here.order_id).available_files == 0
+
+
+@pytest.mark.parametrize("way", ["zip", "files"])
+def test_a_stopped_download_says_so_and_goes_on_later(way: str, tmp_path: Path) -> None:
+    """``stop`` ends it within a moment, even while nothing arrives; nothing is lost."""
+    stall = Slow(route=Route.ZIP if way == "zip" else Route.FILE, stall_after_bytes=900, times=None)
+    with world(tmp_path, None, stall) as here:
+        stop = threading.Event()
+        threading.Timer(0.3, stop.set).start()
+        with pytest.raises(DownloadError, match="stopped"):
+            here.fetch(way=way, stop=stop)
+        assert not here.leftovers
+        here.simulator.faults.clear()
+        here.fetch(way=way)
+        assert here.found == here.expected
+
+
+@pytest.mark.parametrize("way", ["zip", "files"])
+def test_two_processes_end_with_the_same_verified_files(way: str, tmp_path: Path) -> None:
+    """Both download one order at the same time: one set of files, each once, both content."""
+    slow = SLOWLY if way == "zip" else SLOW_FILES
+    plan = OrderPlan(
+        files=files_named(*["same name.nc"] * 5, *(f"{n}.nc" for n in range(25))),
+        files_per_suborder=30,
+    )
+    with (
+        world(tmp_path, plan, slow) as here,
+        worker(here, way=way) as one,
+        worker(here, way=way) as other,
+    ):
+        results = [result_of(one), result_of(other)]
+        assert all("error" not in result for result in results), results
+        assert sorted(here.found.values()) == sorted(
+            b"".join(spec.source.chunks()) for spec in plan.files
+        )
+        assert len(here.found) == 30
+        assert not here.leftovers
+
+
+def test_a_full_disk_is_said_and_what_was_verified_stays(tmp_path: Path) -> None:
+    """Writing fails in the middle: no partial file, no staging, and a rerun completes."""
+    plan = OrderPlan(
+        files=[
+            *files_named("small-1.nc", "small-2.nc", size_bytes=10_000),
+            FileSpec(name="large.nc", content=os.urandom(300_000)),
+        ],
+        files_per_suborder=3,
+    )
+    with world(tmp_path, plan) as here:
+        with worker(here, limits=["small files only"]) as process:
+            result = result_of(process)
+        assert result["error"] == "WorkspaceError", result
+        assert "is full" in result["text"]
+        assert nothing_partial(here)
+        assert not here.leftovers
+        here.fetch()
+        assert here.found == here.expected
+
+
+def test_too_little_space_is_known_before_anything_is_fetched(tmp_path: Path) -> None:
+    """A petabyte does not fit: the error says how much is needed, and no quota is spent."""
+    huge = FileSpec(name="huge.nc", content=Content(lambda: iter([]), size_bytes=10**15))
+    with world(tmp_path, OrderPlan(files=[huge], files_per_suborder=1)) as here:
+        with pytest.raises(WorkspaceError, match="too full.*Nothing was fetched"):
+            here.fetch()
+        assert here.zips == here.singles == 0
+        assert not here.leftovers
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_fetched(
+    tmp_path: Path,
+) -> None:
+    """A file where the folder should be, and a folder that nobody can write to."""
+    with world(tmp_path) as here:
+        here.folder.write_text("I am a file")
+        with pytest.raises(WorkspaceError, match="cannot write"):
+            here.fetch()
+        assert here.folder.read_text() == "I am a file"
+        here.folder = Path("/proc/regards")
+        with pytest.raises(WorkspaceError, match="cannot write to /proc"):
+            here.fetch()
+        assert here.zips == here.singles == 0
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be somebody who may not write to what belongs to the user who runs the tests."""
+    me = os.geteuid()
+    if me == 0:  # root may write everywhere
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+def test_a_folder_without_the_right_to_write_is_known_too(tmp_path: Path) -> None:
+    """A folder that may be read and not written."""
+    with world(tmp_path) as here:
+        here.folder.mkdir(mode=0o555)
+        assert here.records == {}
+        with without_rights(), pytest.raises(WorkspaceError, match="Permission denied"):
+            here.fetch()
+        assert here.zips == 0
+
+
+def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    """A staging folder goes when its owner has died, and only then."""
+    with world(tmp_path) as here:
+        here.folder.mkdir()
+        foreign = here.folder / ".regards-9-foreign.part"
+        unknown = here.folder / ".regards-9-unknown.part"
+        for folder in (foreign, unknown):
+            folder.mkdir()
+        (foreign / "owner.json").write_text('{"host": "another computer", "pid": 1}')
+        with worker(here, way="zip") as process:
+            here.simulator.faults.add(SLOWLY)
+            wait_until(lambda: len(here.leftovers) == 3, "its staging folder")
+            process.kill()
+            process.wait(DEADLINE_S)
+        here.simulator.faults.clear()
+        here.fetch()
+        assert sorted(here.leftovers) == sorted([foreign.name, unknown.name])
+        # and in the end they go as well, when they are old
+        for folder in (foreign, unknown):
+            os.utime(folder, (0, 0))
+        with Workspace(here.folder, here.order_id):
+            assert len(here.leftovers) == 1
+        assert not here.leftovers
+
+
+def test_a_mistake_in_the_progress_callback_does_not_cost_the_download(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, and the download goes on."""
+    with world(tmp_path) as here:
+        here.fetch(on_progress=lambda _: 1 / 0)
+        assert here.found == here.expected
+        assert sum("on_progress failed" in record.message for record in caplog.records) == 1
+
+
+def test_a_journal_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> None:
+    """Files that cannot be recorded are an error, not a silence."""
+
+    class BrokenLog:
+        def files(self, order_id: int) -> list[Any]:
+            assert order_id
+            return []
+
+        def save(self, files: Any) -> None:
+            if any(record.path for record in files):
+                raise OSError(5, "the journal is gone")
+
+    with world(tmp_path) as here:
+        from regards_nb.download import fetch_available
+
+        with pytest.raises(OSError, match="journal is gone"):
+            fetch_available(here.client, here.order_id, here.folder, BrokenLog())
+        assert nothing_partial(here)
+        assert not here.leftovers
+
+
+def test_the_error_for_missing_files_holds_all_and_shows_some(tmp_path: Path) -> None:
+    """Twelve files are missing: all of them are in the error, five in its text."""
+    with world(tmp_path, OrderPlan(n_files=12, file_bytes=10, files_per_suborder=12)) as here:
+        from regards_nb.simulator import StorageRefuses
+
+        here.simulator.faults.add(StorageRefuses(status=410, times=None))
+        with pytest.raises(IncompleteDownloadError, match="and 7 more") as caught:
+            here.fetch(way="files")
+        assert len(caught.value.missing) == 12
+        assert not caught.value.paths
