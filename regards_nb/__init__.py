@@ -41,6 +41,7 @@ _ROOM_OF = {
 wiring.plug(
     close_views="regards_nb.display",
     download_order="regards_nb.download",
+    html="regards_nb.display",
     mimebundle="regards_nb.display",
     plot_timeline="regards_nb.display",
     show="regards_nb.display",

@@ -10,6 +10,12 @@
     at most one download at a time for an order, several orders side by side;
 ``watch``
     the thread that answers new events with callbacks and downloads;
+``requests``
+    ordering: written down, sent, its answer kept;
+``works``
+    the parts above, together, for
+``waiting``, ``fetching``
+    what a cell does while it blocks;
 ``order``, ``order_tracker``
     the two public classes.
 """

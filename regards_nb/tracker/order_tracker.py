@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import uuid
 import weakref
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from regards_nb import wiring
@@ -17,14 +16,17 @@ from regards_nb.frames import Frames
 from regards_nb.journal import Journal
 from regards_nb.tracker.bell import Bell
 from regards_nb.tracker.downloads import Downloads
+from regards_nb.tracker.fetching import fetch, parts
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.problems import Problems
 from regards_nb.tracker.requests import Request, submit
 from regards_nb.tracker.waiting import Wait, stopped_by_user
-from regards_nb.tracker.watch import POLL_S, Watch
+from regards_nb.tracker.watch import Watch
+from regards_nb.tracker.works import Works
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -100,18 +102,23 @@ class OrderTracker:
         self.client = client
         self.auto_download = auto_download
         self._where = describe(parameters)
-        self._journal = Journal(journal)
-        self._bell = Bell()
-        self._problems = Problems(self._bell.ring)
-        self._frames = Frames(self._journal, tenant)
-        self._consumer = Consumer(parameters, queue, self._journal, self._bell.ring)
-        self._downloads = Downloads(client, self._journal, tenant, workspace, self._bell.ring)
+        kept = Journal(journal)
+        bell = Bell()
+        problems = Problems(bell.ring)
+        self._works = Works(
+            journal=kept,
+            frames=Frames(kept, tenant),
+            bell=bell,
+            problems=problems,
+            downloads=Downloads(client, kept, tenant, workspace, bell.ring),
+        )
+        self._consumer = Consumer(parameters, queue, kept, bell.ring)
         self._watch: Watch | None = None
         self._callbacks: list[tuple[str, Callable[[OrderEvent], object]]] = []
         #: the service of a demo; None on a real archive
         self.simulator: Any = None
         self._belongings = contextlib.ExitStack()
-        weakref.finalize(self, self._journal.close).atexit = False
+        weakref.finalize(self, kept.close).atexit = False
 
     @classmethod
     def demo(cls, **options: Any) -> OrderTracker:
@@ -138,6 +145,10 @@ class OrderTracker:
     def _ipython_display_(self) -> None:
         self.show()
 
+    def _repr_html_(self) -> str:
+        # for whoever shows objects without IPython's display machinery
+        return str(wiring.call("html", self.snapshot()))
+
     # -- life cycle --
 
     def __enter__(self) -> Self:
@@ -159,8 +170,8 @@ class OrderTracker:
         """
         self._consumer.start(timeout_s)
         if self._watch is None:
-            downloads = self._downloads if self.auto_download else None
-            self._watch = Watch(self._frames, self._bell, downloads, self._problems)
+            downloads = self._works.downloads if self.auto_download else None
+            self._watch = Watch(self._works.frames, self._works.bell, downloads, self._works.problems)
             self._watch.callbacks.extend(self._callbacks)
         return self
 
@@ -175,7 +186,7 @@ class OrderTracker:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.stop(timeout_s)
-        self._downloads.stop(timeout_s)
+        self._works.downloads.stop(timeout_s)
         try:
             self._consumer.stop(timeout_s)
         finally:
@@ -195,32 +206,32 @@ class OrderTracker:
     @property
     def version(self) -> int:
         """Grows with each change; cheap to ask."""
-        return self._bell.rings
+        return self._works.bell.rings
 
     # -- the frames --
 
     @property
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order."""
-        return self._frames.events
+        return self._works.frames.events
 
     @property
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id)."""
-        return self._frames.orders
+        return self._works.frames.orders
 
     @property
     def files(self) -> pd.DataFrame:
         """One row per file: order, name, path, size in bytes, md5, state, error."""
-        return self._frames.files
+        return self._works.frames.files
 
     @property
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be understood: body, reason, received_at."""
-        return self._frames.rejected
+        return self._works.frames.rejected
 
     def __getitem__(self, key: str | int) -> Order:
-        found = self._frames.key_of(key)
+        found = self._works.frames.key_of(key)
         if found is None:
             kind = "correlation id" if isinstance(key, str) else "number"
             raise OrderNotFoundError(
@@ -230,35 +241,15 @@ class OrderTracker:
 
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order."""
-        (state,) = self.states([key])
-        return state
+        return self._works.state(key)
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return what a display shows: of some orders, or of all."""
         return Snapshot(
-            orders=tuple(self.states(keys)),
+            orders=tuple(self._works.states(keys)),
             health=self.health,
-            problems=self._problems.shown,
-            rejected=self._frames.rejections,
-        )
-
-    def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
-        """Return what is known of some orders, or of all, with their running downloads."""
-        return [self._with_download(state) for state in self._frames.states(keys)]
-
-    def _with_download(self, state: OrderState) -> OrderState:
-        """Add to the state of an order that of its running download."""
-        if state.order_id is None or not self._downloads.is_running(state.order_id):
-            return state
-        progress = self._downloads.progress(state.order_id)
-        state = replace(state, downloading=True, waits_for_download=False)
-        if progress is None:
-            return state
-        return replace(
-            state,
-            downloaded_files=max(state.downloaded_files, progress.files_done),
-            downloaded_bytes=max(state.downloaded_bytes, progress.bytes_done),
-            bytes_total=progress.bytes_total or state.bytes_total,
+            problems=self._works.problems.shown,
+            rejected=self._works.frames.rejections,
         )
 
     # -- waiting --
@@ -290,23 +281,16 @@ class OrderTracker:
         TrackingError
             Something went wrong in the background since the last call.
         """
-        wait = Wait(self, self._frames, self._problems, keys, until=until, timeout_s=timeout_s)
+        wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
         with stopped_by_user(), wiring.call("watching", self, wait.found) as view:
-            self._sit_out(wait, view)
+            wait.sit_out(view)
         return wait.result()
-
-    def _sit_out(self, wait: Wait, view: Any) -> None:
-        """Wait in an open view."""
-        seen = -1
-        while not wait.is_over():
-            view.refresh(note=wait.note())
-            seen = self._bell.wait(seen, POLL_S)
 
     async def wait_async(
         self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
     ) -> pd.DataFrame:
         """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
-        wait = Wait(self, self._frames, self._problems, keys, until=until, timeout_s=timeout_s)
+        wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
         with wiring.call("watching", self, wait.found, blocking=False) as view:
             while not wait.is_over():
                 view.refresh(note=wait.note())
@@ -355,7 +339,7 @@ class OrderTracker:
         """
         correlation_id = submit(
             self._need_client("submitting"),
-            self._journal,
+            self._works.journal,
             self.tenant,
             Request(
                 queries=[queries] if isinstance(queries, str) else list(queries),
@@ -365,7 +349,7 @@ class OrderTracker:
                 label=label,
             ),
         )
-        self._bell.ring()
+        self._works.bell.ring()
         return self[correlation_id]
 
     def download(
@@ -402,55 +386,25 @@ class OrderTracker:
         if keys:
             states = [self[key].state for key in keys]
         else:
-            states = [state for state in self.states() if state.waits_for_download]
+            states = [state for state in self._works.states() if state.waits_for_download]
         found = [state.key for state in states]
         with stopped_by_user(), wiring.call("watching", self, found) as view:
-            return self._fetch(states, view, directory=directory, extract=extract)
+            return fetch(self._works, view, states, directory=directory, extract=extract)
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each part of an order; see `Order.iter_parts`."""
         self._need_client("downloading")
-
-        def wait_for_part(view: Any) -> OrderState:
-            name = [key.correlation_id]
-            wait = Wait(self, self._frames, self._problems, name, until="part", timeout_s=timeout_s)
-            self._sit_out(wait, view)
-            return self.state(key)
-
-        with stopped_by_user(), wiring.call("watching", self, [key]) as view:
-            seen: set[Path] = set()
-            while (state := wait_for_part(view)).waits_for_download:
-                new = [path for path in self._fetch([state], view) if path not in seen]
-                seen.update(new)
-                if new:
-                    yield new
-
-    def _fetch(
-        self,
-        states: Sequence[OrderState],
-        view: Any,
-        *,
-        directory: str | Path | None = None,
-        extract: bool = True,
-    ) -> list[Path]:
-        """Fetch what is ready of some orders in an open view; return all their files."""
-        seen = -1
-        with self._downloads.together(states, directory=directory, extract=extract) as begun:
-            while not begun.done():
-                view.refresh(note="downloading")
-                seen = self._bell.wait(seen, POLL_S)
-        for order_id, error in begun.errors()[1:]:
-            self._problems.record(f"downloading order {order_id}", error)
-        for _, error in begun.errors()[:1]:
-            raise error
-        return [path for state in states for path in self._paths(state.order_id)]
+        name = [key.correlation_id]
+        return parts(
+            self._works, self, lambda: Wait(self._works, name, until="part", timeout_s=timeout_s)
+        )
 
     def download_soon(self, key: OrderKey) -> None:
         """Fetch what is ready of one order in the background; errors are shown and kept."""
         state = self.state(key)
-        future = self._downloads.begin(state)
+        future = self._works.downloads.begin(state)
         what = f"downloading order {state.order_id}"
-        problems = self._problems
+        problems = self._works.problems
 
         def ended(done: Any) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:
@@ -474,9 +428,3 @@ class OrderTracker:
                 f"{doing} needs the REST side: OrderTracker(..., client=RegardsClient(...))"
             )
         return self.client
-
-    def _paths(self, order_id: int | None) -> list[Path]:
-        if order_id is None:
-            return []
-        records = self._frames.files_of(order_id)
-        return [Path(record.path) for record in records if record.path is not None]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
+from regards_nb.tracker.watch import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
-    from regards_nb.frames import Frames
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.order_tracker import OrderTracker
-    from regards_nb.tracker.problems import Problems
+    from regards_nb.tracker.works import Works
 
 
 @contextmanager
@@ -35,35 +34,43 @@ def stopped_by_user() -> Iterator[None]:
 
 
 class Wait:
-    """What one call of ``wait()`` waits for."""
+    """What one call of ``wait()`` waits for.
+
+    Parameters
+    ----------
+    works : Works
+    keys : sequence of str or int
+        Correlation ids or order ids; none means all that are unfinished now.
+    until : {"finished", "part"}
+    timeout_s : float or None
+    """
 
     def __init__(
-        self,
-        tracker: OrderTracker,
-        frames: Frames,
-        problems: Problems,
-        keys: Sequence[str | int],
-        *,
-        until: str,
-        timeout_s: float | None,
+        self, works: Works, keys: Sequence[str | int], *, until: str, timeout_s: float | None
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
-        self._tracker = tracker
-        self._frames = frames
-        self._problems = problems
+        self._works = works
         self._until = until
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._wanted: list[str | int] = list(dict.fromkeys(keys)) or [
-            state.correlation_id for state in tracker.states() if not state.finished
+            state.correlation_id for state in works.states() if not state.finished
         ]
         self._states: list[OrderState] = []
 
     def found(self) -> list[OrderKey]:
         """Return the orders waited for, those of them that have shown up."""
-        found = (self._frames.key_of(key) for key in self._wanted)
+        found = (self._works.frames.key_of(key) for key in self._wanted)
         return [key for key in found if key is not None]
+
+    def sit_out(self, view: Any) -> list[OrderState]:
+        """Block until it is over, keeping a view up to date; return the orders waited for."""
+        seen = -1
+        while not self.is_over():
+            view.refresh(note=self.note())
+            seen = self._works.bell.wait(seen, POLL_S)
+        return self._states
 
     def is_over(self) -> bool:
         """Tell whether all is as wanted.
@@ -75,10 +82,10 @@ class Wait:
         TrackingError
             Something went wrong in the background.
         """
-        self._states = self._tracker.states(self.found())
+        self._states = self._works.states(self.found())
         if len(self._states) == len(self._wanted) and all(map(self._suffices, self._states)):
             return True
-        self._problems.raise_new()
+        self._works.problems.raise_new()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
@@ -106,5 +113,5 @@ class Wait:
 
     def result(self) -> pd.DataFrame:
         """Return the rows of the orders waited for."""
-        orders = self._tracker.orders
+        orders = self._works.frames.orders
         return orders[orders.index.isin(self.found())]

@@ -1,0 +1,212 @@
+"""Writes what the pages show of the code: the diagram and table of statuses, the table of errors.
+
+``python docs/generate.py`` after a change; ``tests/test_docs.py`` says when that was forgotten.
+The statuses, their ranks and which of them end an order are those of ``regards_nb.orders``. The
+arrows are not drawn by hand either: they are what the simulated REGARDS publishes for every
+outcome it knows, and for a retry.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from regards_nb import errors, orders
+from regards_nb.errors import RegardsError
+from regards_nb.events import OrderStatus
+from regards_nb.orders import FINISHED
+from regards_nb.simulator import OrderPlan, Outcome, Simulator, StagingError
+from regards_nb.simulator.lifecycle import Action
+
+GENERATED = Path(__file__).parent / "generated"
+REQUEST = "request"
+
+_ENDED = ("DONE", "FAILED", "DONE_WITH_WARNING")
+_RANK = orders._RANK  # noqa: SLF001 - this page is about it
+
+_ORIGIN = {
+    "GRANTED": "a request was accepted; the order has a number",
+    "SUBORDER_DONE": "files of one part wait to be fetched",
+    "DENIED": "a request was refused; there is no order",
+    "FAILED": "with a link: some files are there, fetch them; without: none is",
+    "DONE_WITH_WARNING": "what FAILED with a link is called over REST and in the documentation",
+    "DONE": "no further file will come; the last part may still wait to be fetched",
+}
+
+
+def main() -> None:
+    """Write all files anew."""
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in contents().items():
+        (GENERATED / name).write_text(text, encoding="utf-8")
+
+
+def contents() -> dict[str, str]:
+    """Return the text of each generated file."""
+    return {
+        "life.svg": Diagram(transitions()).svg(),
+        "statuses.md": status_table(),
+        "errors.md": error_table(),
+    }
+
+
+# -- the statuses
+
+
+def transitions() -> set[tuple[str, str]]:
+    """Return which status follows which, in what the simulated service publishes."""
+    with Simulator(amqp=None, suborder_pause_s=0) as sim:
+        for outcome in Outcome:
+            # An owner each: one who does not download would hold up the orders of the others.
+            answer = sim.apply(_plan(outcome), correlation_id=outcome.name, owner=outcome.name)
+            if answer.order_id is not None:
+                sim.wait_for(answer.order_id, *_ENDED)
+        number = sim.order(_plan(faults=(StagingError(),)), correlation_id="retried", owner="retry")
+        sim.wait_for(number, *_ENDED)
+        sim.service.act(sim.service.known(number), Action.RETRY)
+        sim.wait_for(number, "DONE")
+        told: dict[str, list[str]] = {}
+        for message in sim.transcript:
+            status = json.loads(message.body)["status"]
+            told.setdefault(message.correlation_id, [REQUEST]).append(status)
+    return {step for statuses in told.values() for step in pairwise(statuses)}
+
+
+def _plan(outcome: Outcome = Outcome.DONE, faults: tuple[StagingError, ...] = ()) -> OrderPlan:
+    return OrderPlan(n_files=2, files_per_suborder=1, outcome=outcome, faults=faults)
+
+
+def status_table() -> str:
+    """Return the statuses as a table, lowest rank first."""
+    rows = [
+        f"| `{status}` | {_RANK.get(status, '')} | {'yes' if status in FINISHED else ''} "
+        f"| {_ORIGIN.get(status, '')} |"
+        for status in sorted(OrderStatus, key=lambda status: _RANK.get(status, -1))
+    ]
+    return "\n".join(["| status | rank | ends the order | says |", "|---|---|---|---|", *rows, ""])
+
+
+# -- the diagram
+
+
+class Node(NamedTuple):
+    """A status on the paper, by its middle."""
+
+    name: str
+    x: int
+    y: int
+
+
+_WIDTH, _HALF_W, _HALF_H = 800, 74, 20
+_COLUMNS, _LAST_COLUMN = range(90, 800, 195), 690
+_FIRST_Y, _STEP_Y = 40, 78
+
+
+class Diagram:
+    """Statuses that are sent: on the way in one line, those that end an order above each other."""
+
+    def __init__(self, steps: set[tuple[str, str]]) -> None:
+        self._steps = sorted(steps)
+        sent = {name for step in steps for name in step} - {REQUEST}
+        going = sorted(sent - FINISHED, key=_RANK.__getitem__)  # type: ignore[arg-type]
+        ended = sorted(sent & FINISHED, key=_RANK.__getitem__)  # type: ignore[arg-type]
+        heights = range(_FIRST_Y, 10_000, _STEP_Y)
+        line = heights[len(ended) - 1]
+        self._way = [REQUEST, *going]
+        nodes = [Node(name, x, line) for name, x in zip(self._way, _COLUMNS, strict=False)]
+        nodes += [Node(name, _LAST_COLUMN, y) for name, y in zip(ended, heights, strict=False)]
+        self._nodes = {node.name: node for node in nodes}
+        self._height = line + 62
+
+    def svg(self) -> str:
+        """Return the picture."""
+        arrows = "\n".join(self._arrow(*step) for step in self._steps)
+        boxes = "\n".join(_box(node) for node in self._nodes.values())
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {self._height}" '
+            'role="img" aria-label="Which status of an order follows which" '
+            'font-family="system-ui, sans-serif" font-size="13">\n'
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>\n'
+            f'<rect width="{_WIDTH}" height="{self._height}" rx="8" fill="#fff"/>\n'
+            f'<g fill="none" stroke="#555" stroke-width="1.5" marker-end="url(#tip)">\n{arrows}\n'
+            f"</g>\n{boxes}\n</svg>\n"
+        )
+
+    def _arrow(self, source: str, target: str) -> str:
+        start, end = self._nodes[source], self._nodes[target]
+        if source == target:
+            path, style = _loop(start), ""
+        elif source in FINISHED:
+            path, style = _back(start, end), ' stroke-dasharray="5 4"'
+        elif start.y == end.y:
+            path, style = f"M{start.x + _HALF_W} {start.y}H{end.x - _HALF_W}", ""
+        else:
+            path, style = _up(start, end, self._way.index(source)), ""
+        return f'<path d="{path}"{style}><title>{source} to {target}</title></path>'
+
+
+def _loop(node: Node) -> str:
+    y = node.y + _HALF_H
+    return f"M{node.x + 18} {y}C{node.x + 30} {y + 38} {node.x - 30} {y + 38} {node.x - 18} {y}"
+
+
+def _back(start: Node, end: Node) -> str:
+    """Return the way of an order that is opened again."""
+    x, y = start.x - 60, end.y - 10
+    return f"M{x} {start.y + _HALF_H}C{x} {y - 20} {x - 34} {y} {end.x + _HALF_W} {y}"
+
+
+def _up(start: Node, end: Node, lane: int) -> str:
+    """Return the way up and then to the right; each source has a lane of its own."""
+    x, y = start.x + (20 if lane else (end.y - start.y) // 8), end.y + 12 * (lane - 1)
+    return f"M{x} {start.y - _HALF_H}V{y + 14}Q{x} {y} {x + 14} {y}H{end.x - _HALF_W}"
+
+
+def _box(node: Node) -> str:
+    fill, stroke = ("#eef3fb", "#1976d2") if node.name not in FINISHED else ("#eef7f0", "#2e8b45")
+    if node.name in {"DENIED", "FAILED"}:
+        fill, stroke = "#fdeeee", "#d9363e"
+    rx = 20 if node.name == REQUEST else 5
+    # a second line around what ends an order: colour alone would not tell everybody
+    width = 3 if node.name in FINISHED else 1.2
+    return (
+        f'<rect x="{node.x - _HALF_W}" y="{node.y - _HALF_H}" width="{2 * _HALF_W}" '
+        f'height="{2 * _HALF_H}" rx="{rx}" fill="{fill}" stroke="{stroke}" '
+        f'stroke-width="{width}"/><text x="{node.x}" y="{node.y + 5}" text-anchor="middle" '
+        f'fill="#222">{escape(node.name)}</text>'
+    )
+
+
+# -- the errors
+
+
+def error_table() -> str:
+    """Return the exceptions with what they mean, as their docstrings say."""
+    rows = [
+        f"| {'&emsp;' * (_depth(kind) - 1)}`{kind.__name__}` | {_first_sentence(kind)} |"
+        for kind in _tree(RegardsError)
+    ]
+    return "\n".join(["| exception | when |", "|---|---|", *rows, ""])
+
+
+def _tree(root: type) -> list[type]:
+    """Return a class and those below it, in the order of the file."""
+    below = [kind for kind in vars(errors).values() if root in getattr(kind, "__bases__", ())]
+    return [root, *(each for kind in below for each in _tree(kind))]
+
+
+def _depth(kind: type) -> int:
+    return kind.__mro__.index(RegardsError) + 1
+
+
+def _first_sentence(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,437 @@
+"""The REST client against the simulator: login, orders, manifest, actions, errors."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from download_kit import client_of, files_named, world
+
+from regards_nb.client import RegardsClient
+from regards_nb.errors import (
+    NotAllowedError,
+    OrderNotFoundError,
+    QuotaError,
+    ServiceError,
+    ServiceLoginError,
+    ServiceUnreachableError,
+    SettingsError,
+    UnexpectedAnswerError,
+)
+from regards_nb.simulator import (
+    ExpiredToken,
+    OrderPlan,
+    Reply,
+    Route,
+    Simulator,
+    business_error,
+    dataset_names,
+    html_page,
+    quota_exceeded,
+    redirect,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """Return a service without AMQP."""
+    with Simulator(amqp=None, suborder_pause_s=0) as started:
+        yield started
+
+
+@pytest.fixture
+def client(simulator: Simulator) -> Iterator[RegardsClient]:
+    """Return a client that is allowed in."""
+    with client_of(simulator) as made:
+        yield made
+
+
+def logins(simulator: Simulator) -> int:
+    """Count the logins."""
+    return sum(seen.path.endswith("/oauth/token") for seen in simulator.requests)
+
+
+def test_nothing_is_sent_before_the_first_call(simulator: Simulator, client: RegardsClient) -> None:
+    """Making a client is free; the first call logs in, the second does not."""
+    assert simulator.requests == []
+    assert list(client.orders()) == []
+    assert list(client.orders()) == []
+    assert logins(simulator) == 1
+
+
+def test_login_can_be_asked_for(simulator: Simulator, client: RegardsClient) -> None:
+    """``login()`` says at once whether the password is right."""
+    client.login()
+    assert logins(simulator) == 1
+    for wrong, says in (
+        ({"password": "wrong"}, "refused the login of 'john@cnes.fr'"),
+        ({"client_secret": "wrong"}, "401"),
+        ({"tenant": "other"}, "tenant 'other'"),
+    ):
+        with (
+            client_of(simulator, **wrong) as stranger,
+            pytest.raises(ServiceLoginError, match=says),
+        ):
+            stranger.login()
+
+
+def test_one_thread_logs_in_for_all(simulator: Simulator, client: RegardsClient) -> None:
+    """Twenty threads at once: one login."""
+    barrier = threading.Barrier(20)
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        barrier.wait()
+        try:
+            list(client.orders())
+        except BaseException as exc:  # noqa: BLE001 - shown below
+            failures.append(exc)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert logins(simulator) == 1
+    simulator.expire_tokens()
+    barrier.reset()
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert logins(simulator) == 2
+
+
+def test_a_token_is_renewed_before_it_ends() -> None:
+    """At 80 % of its life the next call logs in again; no call is ever refused."""
+    with Simulator(amqp=None, expires_in_s=1) as simulator, client_of(simulator) as client:
+        glance = threading.Event()
+        for _ in range(60):
+            list(client.orders())
+            glance.wait(0.03)
+        assert logins(simulator) >= 2
+        assert all(seen.status == 200 for seen in simulator.requests)
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_refused_token_is_renewed_once(
+    status: int, simulator: Simulator, client: RegardsClient
+) -> None:
+    """An expired token may come back as 401, 403 or 500: one new login, then the answer."""
+    client.login()
+    simulator.faults.add(ExpiredToken(status=status))
+    assert list(client.orders()) == []
+    assert logins(simulator) == 2
+
+
+def test_a_refusal_in_the_servers_own_words_is_no_reason_to_log_in(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """401 with messages is about the order, not about the token (protocol.md 1.0, 9)."""
+    order_id = simulator.order(OrderPlan(n_files=1))
+    simulator.wait_for(order_id, "DONE")
+    with pytest.raises(NotAllowedError, match="ORDER_MUST_BE_PENDING_OR_RUNNING") as caught:
+        client.pause(order_id)
+    assert caught.value.messages == ("ORDER_MUST_BE_PENDING_OR_RUNNING",)
+    assert caught.value.status_code == 401
+    assert logins(simulator) == 1
+
+
+def test_a_useless_login_is_not_repeated_for_a_while(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """403 for what belongs to somebody else: after one new login that changed nothing, no more."""
+    order_id = simulator.order(OrderPlan(n_files=1), owner="jane@cnes.fr")
+    for _ in range(5):
+        with pytest.raises(NotAllowedError, match="somebody else"):
+            client.order(order_id)
+    assert logins(simulator) == 2
+
+
+def test_a_given_token_is_used_and_cannot_be_renewed(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """No login with ``token=``; when it is refused, that is the error."""
+    client.login()
+    token = client._tokens.current().secret
+    with RegardsClient(simulator.base_url, tenant=simulator.tenant, token=token) as given:
+        assert list(given.orders()) == []
+        assert logins(simulator) == 1
+        simulator.expire_tokens()
+        with pytest.raises(ServiceLoginError, match="token was refused"):
+            list(given.orders())
+        assert logins(simulator) == 1
+
+
+def test_an_order_is_read_with_what_may_be_done_with_it(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Status, dates, totals, and the actions that the server would accept now."""
+    order_id = simulator.order(OrderPlan(n_files=4, file_bytes=100, label="my order"))
+    simulator.wait_for(order_id, "DONE")
+    order = client.order(order_id)
+    assert (order.order_id, order.status, order.finished) == (order_id, "DONE", True)
+    assert (order.label, order.files_total, order.bytes_total) == ("my order", 4, 400)
+    assert order.waiting_for_user
+    assert order.actions == {"download", "delete", "restart"}
+    assert order.created_at is not None
+    assert order.created_at.tzinfo is not None
+    assert order.expires_at is not None
+    assert order.expires_at > datetime.now(UTC)
+    assert client.orders().__next__() == order
+
+
+def test_all_orders_are_listed_newest_first(simulator: Simulator, client: RegardsClient) -> None:
+    """Over all pages, each once."""
+    ids = [simulator.order(OrderPlan(n_files=1, file_bytes=1)) for _ in range(7)]
+    assert [order.order_id for order in client.orders(page_size=3)] == ids[::-1]
+
+
+def test_the_manifest_is_read_to_its_last_page(tmp_path: Path) -> None:
+    """2500 files: three pages, sorted, with name, size and MD5."""
+    plan = OrderPlan(n_files=2500, file_bytes=10, files_per_suborder=2500)
+    with world(tmp_path, plan) as here:
+        rows = here.client.available_files(here.order_id)
+        assert len(rows) == 2500
+        assert [row.file_id for row in rows] == sorted(row.file_id for row in rows)
+        assert here.requested("/files/available") == 3
+        assert {row.size_bytes for row in rows} == {10}
+        assert all(row.md5 and len(row.md5) == 32 for row in rows)
+        assert here.client.dataset_files(here.order_id, 1) == rows
+
+
+def test_a_manifest_that_moves_while_it_is_read_is_read_again(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Pages that do not hold as many files as announced are not taken for all there is."""
+    order_id = simulator.order(OrderPlan(n_files=3, file_bytes=1, files_per_suborder=3))
+    simulator.wait_available(order_id, files=3)
+    row = {"content": {"id": 1, "filename": "a"}, "links": []}
+    page = {"metadata": {"totalElements": 3, "totalPages": 1}, "content": [row], "links": []}
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=200, body=json.dumps(page).encode()))
+    assert len(client.available_files(order_id)) == 3
+
+
+def test_a_server_that_counts_its_pages_wrongly_does_not_keep_us(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """10^9 pages of which the second is empty end there."""
+    order_id = simulator.order(OrderPlan(n_files=1, file_bytes=1))
+    row = {"content": {"id": 1, "fileSize": 5, "uri": "x", "checksum": "not MD5"}}
+    page = {"metadata": {"totalPages": 10**9}, "content": [row]}
+    empty = {"metadata": {"totalPages": 10**9}, "content": []}
+    for body in (page, empty):
+        simulator.faults.add(
+            Reply(route=Route.AVAILABLE, status=200, body=json.dumps(body).encode())
+        )
+    (found,) = client.available_files(order_id)
+    assert (found.name, found.size_bytes, found.md5) == ("", 5, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"{}", b'{"content": 5}', b'{"content": [{}]}', b'{"content":[{"content":[]}]}', b"0"],
+)
+def test_a_manifest_of_another_shape_is_an_error(
+    body: bytes, simulator: Simulator, client: RegardsClient
+) -> None:
+    """JSON that is no manifest is not taken for an empty one."""
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=200, body=body))
+    with pytest.raises(UnexpectedAnswerError):
+        client.available_files(1)
+
+
+def test_an_endless_answer_is_cut_off(simulator: Simulator, client: RegardsClient) -> None:
+    """More JSON than REGARDS would ever send is not read into memory."""
+    simulator.faults.add(Reply(route=Route.ORDER, status=200, body=b" " * (17 << 20)))
+    with pytest.raises(UnexpectedAnswerError, match="more than"):
+        client.order(1)
+
+
+def test_an_order_can_be_asked_for(simulator: Simulator, client: RegardsClient) -> None:
+    """GRANTED with a number; the number is an order; a refusal is an answer, not an exception."""
+    answer = client.apply([f"dataset:{dataset_names()[0]}"], correlation_id="mine")
+    assert (answer.status, answer.correlation_id) == ("GRANTED", "mine")
+    assert answer.order_id is not None
+    assert client.order(answer.order_id).order_id == answer.order_id
+    denied = Reply(
+        route=Route.APPLY,
+        status=422,
+        body=b'{"content":{"status":"DENIED","message":"no","errorType":"FORBIDDEN"},"links":[]}',
+    )
+    simulator.faults.add(denied)
+    answer = client.apply(["x"])
+    assert (answer.status, answer.message, answer.error_type) == ("DENIED", "no", "FORBIDDEN")
+
+
+def test_a_request_that_is_not_valid_is_an_error(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """422 in REGARDS' other form carries the server's words."""
+    with pytest.raises(ServiceError, match="list of queries should not be empty"):
+        client.apply([])
+    with pytest.raises(ServiceError, match="data types"):
+        client.apply(["x"], data_types=["NONSENSE"], filename_regexp=".*nc")
+    assert logins(simulator) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_acts_is_never_sent_twice(
+    status: int, simulator: Simulator, client: RegardsClient
+) -> None:
+    """Nobody knows whether the first one did it."""
+    simulator.faults.add(Reply(route=Route.APPLY, status=status))
+    with pytest.raises(ServiceError):
+        client.apply(["x"])
+    assert sum(seen.path.endswith("/apply") for seen in simulator.requests) == 1
+
+
+def test_orders_are_paused_resumed_restarted_and_deleted(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Each action does what it says."""
+    order_id = simulator.order(OrderPlan(n_files=6, file_bytes=1, files_per_suborder=1))
+    simulator.wait_for(order_id, "RUNNING")
+    client.pause(order_id)
+    assert client.order(order_id).status == "PAUSED"
+    client.resume(order_id)
+    assert client.order(order_id).status == "RUNNING"
+    other = simulator.order(OrderPlan(n_files=1, file_bytes=1))
+    client.pause(order_id)
+    client.delete(order_id)
+    simulator.wait_for(other, "DONE")
+    again = client.restart(other, label="once more")
+    assert (again.label, again.order_id != other) == ("once more", True)
+    with pytest.raises(NotAllowedError, match="ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED"):
+        client.retry(other)
+
+
+def test_an_order_that_does_not_exist_is_said_so(client: RegardsClient) -> None:
+    """404 with and without a body."""
+    with pytest.raises(OrderNotFoundError, match="Check the order id"):
+        client.order(4711)
+    with pytest.raises(OrderNotFoundError, match="Order 4711 not found"):
+        client.pause(4711)
+
+
+def test_trouble_that_passes_is_waited_out(simulator: Simulator, client: RegardsClient) -> None:
+    """5xx of a gateway, and a Retry-After."""
+    simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=2))
+    simulator.faults.add(
+        Reply(route=Route.ORDERS, status=429, headers=(("Retry-After", "0"),), skip=2)
+    )
+    assert list(client.orders()) == []
+
+
+@pytest.mark.parametrize("value", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_who_asks_to_wait_too_long_is_not_waited_for(
+    value: str, simulator: Simulator, client: RegardsClient
+) -> None:
+    """The error says how long the server wanted."""
+    fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", value),), times=None)
+    simulator.faults.add(fault)
+    with pytest.raises(ServiceUnreachableError, match="asks to wait"):
+        list(client.orders())
+    assert len(simulator.requests) == 2
+
+
+def test_nonsense_in_retry_after_is_passed_over(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Neither a number nor a date."""
+    fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", "soon"),))
+    simulator.faults.add(fault)
+    assert list(client.orders()) == []
+
+
+def test_a_quota_is_said_in_the_servers_words(tmp_path: Path) -> None:
+    """429 of storage is plain text; it is not asked again."""
+    with world(tmp_path, OrderPlan(files=files_named("a.nc")), quota_exceeded()) as here:
+        said = "Download quota of 1000 exceeded (by 1) for user john@cnes.fr."
+        with pytest.raises(QuotaError, match="Download quota"), here.client.open_file(1):
+            pass
+        here.simulator.faults.add(quota_exceeded())
+        with pytest.raises(QuotaError) as caught, here.client.open_file(1):
+            pass
+        assert caught.value.messages == (said,)
+        assert here.singles == 2
+
+
+def test_a_page_instead_of_an_answer_is_recognised(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """200 with HTML: the error shows its start and says where to look."""
+    simulator.faults.add(html_page(Route.ORDERS))
+    with pytest.raises(UnexpectedAnswerError, match="Please log in.*check base_url"):
+        list(client.orders())
+
+
+def test_what_the_server_says_cannot_move_the_terminal(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Escape sequences and line ends in foreign text are not passed on, and it is cut."""
+    evil = "\x1b[2J\u202e<script>" + "x" * 1000
+    simulator.faults.add(business_error(Route.ORDERS, 400, evil))
+    with pytest.raises(ServiceError) as caught:
+        list(client.orders())
+    assert "\x1b" not in str(caught.value)
+    assert "\u202e" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    # the words themselves are there for who wants them
+    assert caught.value.messages == (evil,)
+
+
+def test_redirections_are_followed_within_the_origin_only(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """The same server under another path is fine; everything else is named and not contacted."""
+    simulator.faults.add(redirect(Route.ORDERS, "/api/v1/rs-order/user/orders?page=0"))
+    assert list(client.orders()) == []
+    for target in (
+        "https://evil.example/x",
+        "//evil.example/x",
+        simulator.base_url.replace("http:", "https:"),
+        "http://127.0.0.1:1/",
+        simulator.base_url.replace("127.0.0.1", "localhost"),
+        simulator.base_url.replace("//", "//user@"),
+    ):
+        simulator.faults.add(redirect(Route.ORDERS, target, status=307))
+        with pytest.raises(UnexpectedAnswerError, match="redirected to"):
+            list(client.orders())
+    simulator.faults.add(redirect(Route.APPLY, "/api/v1/rs-order/user/orders", status=308))
+    with pytest.raises(UnexpectedAnswerError, match="redirected"):
+        client.apply(["x"])
+    simulator.faults.add(redirect(Route.ORDERS, ""))
+    with pytest.raises(UnexpectedAnswerError, match="nowhere"):
+        list(client.orders())
+
+
+def test_a_closed_client_says_so(simulator: Simulator) -> None:
+    """Closing twice is fine; using it afterwards is an error of its own."""
+    client = client_of(simulator)
+    client.close()
+    client.close()
+    with pytest.raises(SettingsError, match="closed"):
+        client.login()
+
+
+def test_nobody_there_is_said_with_the_address(simulator: Simulator) -> None:
+    """A refused connection names where it was tried, and stops trying after a while."""
+    address = simulator.base_url
+    client = client_of(simulator)
+    simulator.stop()
+    with (
+        client,
+        pytest.raises(ServiceUnreachableError, match=f"no answer from {address}: .*refused"),
+    ):
+        client.login()

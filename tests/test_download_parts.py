@@ -1,0 +1,236 @@
+"""The parts of a download that need no server: plan, matching, notice, belt, file system."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regards_nb.download.belt import Belt, BeltStopped
+from regards_nb.download.matching import Manifest, Verdict, entry_form
+from regards_nb.download.notice import MAX_NOTICE_BYTES, parse_notice
+from regards_nb.download.plan import make_plan, takes_zip
+from regards_nb.download.publisher import has_content
+from regards_nb.download.syscalls import rename_without_replacing
+from regards_nb.orders import FileRecord, FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MD5 = {letter: letter * 32 for letter in "abc"}
+
+
+def record(file_id: int, name: str = "a.nc", **known: object) -> FileRecord:
+    """Return a record of a manifest."""
+    return replace(
+        FileRecord(order_id=1, file_id=file_id, name=name, size_bytes=10, md5=MD5["a"]),
+        **known,  # type: ignore[arg-type]
+    )
+
+
+def rows(*sizes: int | None) -> list[FileRecord]:
+    """Return a manifest of files of these sizes."""
+    return [record(number, f"{number}.nc", size_bytes=size) for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "zipped"),
+    [
+        ([100, 100], True),
+        ([5_000_000] * 500, True),
+        ([300 << 20] * 4, True),
+        # only the zip releases what is external
+        ([3 << 30, None], True),
+        # the server counts sizes in 32 bits
+        ([3 << 30, 100], False),
+        ([600 << 20] * 3, False),
+        ([], False),
+    ],
+)
+def test_the_way_follows_from_the_manifest(sizes: list[int | None], *, zipped: bool) -> None:
+    """One zip, unless files are too large for it or so few and large that it does not pay."""
+    assert takes_zip(rows(*sizes), "auto") is zipped
+
+
+def test_a_way_that_is_asked_for_is_taken() -> None:
+    """Whatever would suit better."""
+    assert takes_zip(rows(3 << 30), "zip")
+    assert not takes_zip(rows(100), "files")
+
+
+def test_a_plan_tells_wanted_repairs_and_unreleased_apart() -> None:
+    """Listed and missing, missing and not listed any more, listed and here."""
+    here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
+    failed = record(2, state=FileState.FAILED, error="gone")
+    known = {1: here, 2: failed, 3: record(3, state=FileState.FAILED)}
+    plan = make_plan(
+        [record(1), record(4)],
+        known,
+        lambda entry: entry.state is FileState.VERIFIED,
+        given_up={3},
+    )
+    assert [entry.file_id for entry in plan.wanted] == [4]
+    assert [entry.file_id for entry in plan.repairs] == [2]
+    assert [entry.file_id for entry in plan.unreleased] == [1]
+    assert (plan.bytes_total, plan.known_bytes) == (20, 20)
+
+
+def test_homonyms_are_told_apart_by_their_content() -> None:
+    """The server's numbers mean nothing: MD5 decides which file an entry is."""
+    manifest = Manifest([record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")])
+    found = manifest.match("a (1).nc", 10, MD5["b"])
+    assert (found.verdict, [r.file_id for r in found.records]) == (Verdict.VERIFIED, [2])
+    found = manifest.match("a (1).nc", 10, MD5["a"])
+    # its own name goes before what the server may have made of another one
+    assert [r.file_id for r in found.records] == [3]
+    assert [r.file_id for r in manifest.match("a.nc", 10, MD5["a"]).records] == [1]
+    assert manifest.open == []
+
+
+def test_other_content_under_a_known_name_is_wrong_and_an_unknown_name_is_unknown() -> None:
+    """Cut or damaged entries stay to be fetched."""
+    manifest = Manifest([record(1)])
+    assert manifest.match("a.nc", 9, MD5["b"]).verdict is Verdict.WRONG
+    assert manifest.match("x.nc", 10, MD5["b"]).verdict is Verdict.UNKNOWN
+    assert [r.file_id for r in manifest.open] == [1]
+    found = manifest.match_content(MD5["a"])
+    assert found is not None
+    assert manifest.match_content(MD5["a"]) is None
+
+
+def test_without_md5_the_size_must_be_right() -> None:
+    """It is plausible, once per entry, and can be taken back."""
+    manifest = Manifest([record(1, md5=None), record(2, md5=None, size_bytes=None)])
+    assert manifest.limit_bytes("a.nc") is None
+    first = manifest.match("a.nc", 11, MD5["c"])
+    assert (first.verdict, [r.file_id for r in first.records]) == (Verdict.PLAUSIBLE, [2])
+    second = manifest.match("a (1).nc", 10, MD5["c"])
+    assert [r.file_id for r in second.records] == [1]
+    assert manifest.match("a (2).nc", 10, MD5["c"]).verdict is Verdict.WRONG
+    manifest.reopen(second.records)
+    assert [r.file_id for r in manifest.open] == [1]
+
+
+def test_an_entry_is_as_long_as_its_longest_namesake_at_most() -> None:
+    """That is what a bomb is measured by."""
+    manifest = Manifest([record(1), record(2, size_bytes=500)])
+    assert manifest.limit_bytes("a (1).nc") == 500
+    assert manifest.limit_bytes("x.nc") is None
+
+
+@given(st.text())
+def test_every_name_has_the_form_that_the_server_gives_it(name: str) -> None:
+    """Backslashes become slashes only where there is no slash (protocol.md 1.3)."""
+    form = entry_form(name)
+    assert len(form) == len(name)
+    assert form == name or ("\\" in name and "/" not in name)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.sampled_from(["Server returned no content", "x"])))
+def test_a_notice_is_read_back_whatever_the_names(reasons: dict[str, str]) -> None:
+    """Names with brackets, colons and line ends in them."""
+    reasons = {name: why for name, why in reasons.items() if "Failed to download" not in name}
+    text = "\n".join(f"Failed to download file ({name}): {why}." for name, why in reasons.items())
+    if not reasons:
+        assert parse_notice(text.encode()) is None
+        return
+    found = parse_notice(text.encode("utf-8", "replace"))
+    assert found is not None
+    assert len(found) == len({name.encode("utf-8", "replace") for name in reasons})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"This product is free of charge.",
+        b"Failed to download file (a.nc): gone.\nand a line of its own",
+        b"\xff\xfe",
+        b"Failed to download file (a): b.\n" * (MAX_NOTICE_BYTES // 20),
+    ],
+)
+def test_data_is_not_taken_for_a_notice(content: bytes) -> None:
+    """Every line must be one of the server's; a long one is not read at all."""
+    found = parse_notice(content)
+    assert found is None or content.startswith(b"Failed to download file (a.nc): gone.")
+
+
+def in_thread(work: Callable[[], None]) -> threading.Thread:
+    """Start a thread."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_belt_holds_only_so_much() -> None:
+    """Who puts waits for who takes."""
+    belt: Belt[int] = Belt(10)
+    put = []
+
+    def work() -> None:
+        for number in range(6):
+            belt.put(number, 5)
+            put.append(number)
+        belt.end()
+
+    thread = in_thread(work)
+    assert belt.take() == 0
+    assert len(put) <= 3
+    assert list(belt) == [1, 2, 3, 4, 5]
+    thread.join(10)
+    with pytest.raises(BeltStopped):
+        belt.take()
+
+
+def test_a_stopped_belt_sets_both_sides_free() -> None:
+    """Neither waits for ever for the other."""
+    belt: Belt[int] = Belt(1)
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            for number in range(100):
+                belt.put(number, 1)
+        except BeltStopped:
+            ended.set()
+
+    in_thread(work)
+    assert belt.take() == 0
+    belt.stop()
+    assert ended.wait(10)
+    assert list(belt) == []
+
+
+def test_a_rename_never_replaces(tmp_path: Path) -> None:
+    """Not a file, not a folder, not a link that leads nowhere."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "folder", "link"):
+        (tmp_path / "new").write_text("new")
+        assert rename_without_replacing(tmp_path / "new", tmp_path / name) is False
+        assert (tmp_path / "new").read_text() == "new"
+    assert rename_without_replacing(tmp_path / "new", tmp_path / "free")
+    assert (tmp_path / "free").read_text() == "new"
+    with pytest.raises(FileNotFoundError):
+        rename_without_replacing(tmp_path / "missing", tmp_path / "free 2")
+
+
+def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
+    """A link to the right content is not the right file."""
+    content = b"content"
+    md5 = "9a0364b9e99bb480dd25e1f0284c8555"
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert has_content(tmp_path / "file", 7, md5)
+    assert not has_content(tmp_path / "file", 8, md5)
+    assert not has_content(tmp_path / "file", 7, MD5["a"])
+    assert not has_content(tmp_path / "link", 7, md5)
+    assert not has_content(tmp_path, 7, md5)
+    assert not has_content(tmp_path / "missing", 7, md5)

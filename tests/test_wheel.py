@@ -1,0 +1,52 @@
+"""The package as it is published: built, installed into an empty environment, imported there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+IMPORTED_ALONE = """
+import sys
+import regards_nb
+for name in regards_nb.__all__:
+    getattr(regards_nb, name)
+assert "site-packages" in regards_nb.__file__, regards_nb.__file__
+for library in ("IPython", "matplotlib", "jupyterlab", "isal"):
+    assert library not in sys.modules, library
+print("imported", *regards_nb.__all__)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) -> None:
+    """The core alone is enough to import everything public, types included."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = (tmp_path / "dist").glob("regards_nb-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "regards_nb/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
+    folder = tmp_path / "an empty environment"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True
+    )
+    said = subprocess.run(
+        [python, "-W", "error", "-c", IMPORTED_ALONE],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert said.stdout.startswith("imported Order OrderEvent OrderStatus OrderTracker")
