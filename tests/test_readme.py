@@ -1,0 +1,43 @@
+"""The README: what it shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_first_lines_tell_a_stranger_what_it_is() -> None:
+    """Claim, audience, five lines of code and their output stand in the first thirty lines."""
+    top = "\n".join(README.read_text(encoding="utf-8").splitlines()[:30])
+    assert blocks("python")[0] in top
+    assert blocks("text")[0] in top
+    assert "For whom" in top
+
+
+def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    """Run the code as it stands; its prints are those of the README."""
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.endswith(blocks("text")[0])
+    assert done.stderr == ""
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """Each make target that is named is one."""
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake (\w+)", README.read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
