@@ -17,6 +17,8 @@ VHOST = "regards.multitenant.manager"
 RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
 RESPONSE_EXCHANGE = f"regards.broadcast.{RESPONSE_TYPE}"
 TENANT_HEADER = "regards.tenant"
+#: Stands where messages have the name of their publisher, in what was learnt over REST instead.
+REST_APP_ID = "REST"
 
 #: A response of REGARDS is below 1 kB. What is larger than this cannot be one, and is not parsed.
 MAX_BODY_BYTES = 1 << 20
@@ -51,6 +53,11 @@ class OrderStatus(StrEnum):
     DONE_WITH_WARNING = "DONE_WITH_WARNING"
     FAILED = "FAILED"
     DENIED = "DENIED"
+    #: The following come over REST only; no message says them (protocol.md 1.2).
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    EXPIRED = "EXPIRED"
+    DELETED = "DELETED"
 
 
 class Delivery(NamedTuple):
@@ -70,6 +77,8 @@ class Delivery(NamedTuple):
     app_id: str | None
     #: The remaining properties and headers, as JSON.
     properties: str
+    #: Its place, if it comes from a stream queue.
+    stream_offset: int | None = None
 
 
 class OrderEvent(NamedTuple):

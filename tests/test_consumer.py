@@ -330,3 +330,58 @@ def test_hostile_properties_do_not_stop_the_good_messages(
     assert tenants == [None, None, None, "tenant"]
     assert numbers(journal) == [0, 1, 2, 3]
     assert "nested" in next(iter(journal.read())).delivery.properties
+
+
+# -- kinds of queues --
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-queue-type": "classic"},
+        {"x-queue-type": "classic", "x-max-priority": 255},
+        {"x-queue-type": "quorum"},
+        {"x-queue-type": "quorum", "x-delivery-limit": 2},
+        {"x-queue-type": "stream"},
+    ],
+    ids=["classic", "priority", "quorum", "quorum with limit", "stream"],
+)
+def test_every_kind_of_queue_gives_each_message_once(
+    broker: PrivateBroker, journal: Journal, arguments: dict[str, object]
+) -> None:
+    """Without being told the kind: from the first message on, and on after each interruption."""
+    admin = Admin(broker, **arguments)
+    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+    publish(admin, 0, 500)
+    for goal in (500, 600, 700):
+        consumer.start(LIMIT_S)
+        until(lambda goal=goal: journal.last_id() == goal)
+        admin.close()
+        broker.rabbitmqctl("close_all_connections", "maintenance")
+        until(lambda: consumer.health.state is HealthState.CONSUMING)
+        admin.connect()
+        publish(admin, goal, goal + 100)
+        consumer.stop(LIMIT_S)
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 800)
+    consumer.stop(LIMIT_S)
+    assert sorted(n for n in numbers(journal) if n is not None) == list(range(800))
+    admin.delete_queue()
+    admin.close()
+
+
+def test_two_kernels_share_a_stream_and_a_journal(broker: PrivateBroker, journal: Journal) -> None:
+    """Each reads the whole stream; the journal has each message once."""
+    admin = Admin(broker, **{"x-queue-type": "stream"})
+    consumers = [
+        Consumer(parameters_from(admin.url), admin.queue, journal, nothing) for _ in range(2)
+    ]
+    for consumer in consumers:
+        consumer.start(LIMIT_S)
+    publish(admin, 0, 300)
+    until(lambda: journal.last_id() == 300)
+    for consumer in consumers:
+        consumer.stop(LIMIT_S)
+    assert numbers(journal) == list(range(300))
+    admin.delete_queue()
+    admin.close()

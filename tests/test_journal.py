@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import delivery
 
-from regards_nb import journal as journal_module
 from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
-from regards_nb.journal import Journal
+from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
 from regards_nb.orders import FileRecord, FileState
 
 
@@ -42,6 +41,7 @@ def journal(tmp_path: Path) -> Journal:
             tenant=st.one_of(st.none(), st.just("t")),
             app_id=st.one_of(st.none(), st.just("rs-order")),
             properties=st.just("{}"),
+            stream_offset=st.one_of(st.none(), st.integers(0, 2**62)),
         ),
         max_size=20,
     )
@@ -102,7 +102,7 @@ KILLED_WRITER = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from strategies import delivery
-from regards_nb.journal import Journal
+from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
 journal = Journal(sys.argv[1])
 session_id = journal.open_session("q")
 for number in range(10_000):
@@ -150,10 +150,141 @@ def test_a_journal_of_a_newer_version_is_refused(
     """An older program does not guess at a newer schema."""
     path = tmp_path / "journal.sqlite"
     with monkeypatch.context() as newer:
-        newer.setattr(journal_module, "SCHEMA_VERSION", 99)
+        newer.setattr(schema, "SCHEMA_VERSION", 99)
         Journal(path).close()
     with pytest.raises(JournalError, match="newer regards_nb.*pip install"):
         Journal(path)
+
+
+def as_schema_1(path: Path) -> None:
+    """Turn a journal into one as the first version wrote it."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE deliveries DROP COLUMN stream_offset")
+        connection.execute("DROP TABLE streams")
+        connection.execute("UPDATE regards_nb_meta SET value = '1' WHERE key = 'schema'")
+
+
+def test_an_older_journal_is_brought_up_to_date(tmp_path: Path, journal: Journal) -> None:
+    """Its rows are there, and it can do what a new one can."""
+    journal.append(journal.open_session("q"), [delivery(b"old")])
+    journal.close()
+    as_schema_1(tmp_path / "journal.sqlite")
+    migrated = Journal(tmp_path / "journal.sqlite")
+    session_id = migrated.open_session("s")
+    migrated.append(session_id, [delivery(b"new")._replace(stream_offset=0)], stream="s")
+    assert bodies(Journal(tmp_path / "journal.sqlite")) == [b"old", b"new"]
+
+
+def test_a_stream_is_written_once_whoever_reads_it(tmp_path: Path, journal: Journal) -> None:
+    """Two kernels read the same stream: the offset tells what is there already."""
+    other = Journal(tmp_path / "journal.sqlite")
+    messages = [delivery(str(n).encode())._replace(stream_offset=n) for n in range(6)]
+    assert journal.next_offset("s") is None
+    journal.append(journal.open_session("s"), messages[:4], stream="s")
+    other.append(other.open_session("s"), messages[2:], stream="s")
+    journal.append(journal.open_session("s"), messages[3:5], stream="s")
+    assert bodies(journal) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert other.next_offset("s") == 6
+    journal.forget_stream("s")
+    assert journal.next_offset("s") is None
+
+
+def test_damage_is_found_and_told(tmp_path: Path, journal: Journal) -> None:
+    """check() is silent on a sound file, and a file with holes ends in an error of ours."""
+    session_id = journal.open_session("q")
+    journal.append(session_id, [delivery(os.urandom(2000)) for _ in range(500)])
+    assert journal.check() == []
+    journal.close()
+    path = tmp_path / "journal.sqlite"
+    raw = bytearray(path.read_bytes())
+    raw[20_000:400_000] = os.urandom(380_000)
+    path.write_bytes(raw)
+    damaged = Journal(path)
+    with pytest.raises(JournalError, match="damaged"):
+        list(damaged.read())
+    assert damaged.check()
+
+
+def test_a_network_file_system_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The innermost mount point above the journal decides."""
+    mounts = tmp_path / "mounts"
+    with_space = str(tmp_path / "my data").replace(" ", "\\040")
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {with_space} nfs4 rw 0 0\n")
+    monkeypatch.setattr(database, "MOUNTS", mounts)
+    Journal(tmp_path / "local.sqlite").close()
+    with pytest.warns(NetworkFileSystemWarning, match="nfs4 file system"):
+        Journal(tmp_path / "my data" / "journal.sqlite").close()
+
+
+ON_A_SMALL_DISK = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from strategies import delivery
+from regards_nb.errors import JournalError
+from regards_nb.journal import Journal
+journal = Journal(sys.argv[1] + "/journal.sqlite")
+session_id = journal.open_session("q")
+kept = 0
+try:
+    while True:
+        journal.append(session_id, [delivery(b"x" * 1000)] * 50)
+        kept += 50
+except JournalError as error:
+    assert "Free some disk space" in str(error), error
+assert len(list(journal.read())) == kept > 100
+assert journal.check() == []
+import os
+os.remove(sys.argv[1] + "/ballast")
+journal.append(session_id, [delivery(b"after")])
+assert len(list(journal.read())) == kept + 1
+"""
+
+READ_ONLY = """
+import sys
+from regards_nb.errors import JournalError
+from regards_nb.journal import Journal
+try:
+    Journal(sys.argv[1] + "/journal.sqlite")
+except JournalError as error:
+    assert "writable" in str(error), error
+else:
+    raise AssertionError("opened for writing")
+"""
+
+
+def on_tmpfs(folder: Path, mount: str, code: str) -> None:
+    """Run Python on a small file system that only it sees; needs no root."""
+    folder.mkdir()
+    here = Path(__file__).parent
+    script = f'{mount} && exec "$0" -c "$1" "$2" "$3"'
+    subprocess.run(
+        [
+            *["unshare", "--map-root-user", "--mount", "sh", "-ec", script],
+            *[sys.executable, code, str(folder), str(here)],
+        ],
+        cwd=folder.parent,
+        check=True,
+        env={**os.environ, "DISK": str(folder)},
+    )
+
+
+def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
+    """What was committed stays, the error says what to do, and afterwards it goes on."""
+    mount = 'mount -t tmpfs -o size=2m tmpfs "$DISK" && head -c 300000 /dev/zero > "$DISK/ballast"'
+    on_tmpfs(tmp_path / "disk", mount, ON_A_SMALL_DISK)
+
+
+def test_a_read_only_place_says_so(tmp_path: Path) -> None:
+    """Whether the journal is there already or not."""
+    mount = 'mount -t tmpfs -o ro tmpfs "$DISK"'
+    on_tmpfs(tmp_path / "empty", mount, READ_ONLY)
+    Journal(tmp_path / "journal.sqlite").close()
+    mount = (
+        'mount -t tmpfs tmpfs "$DISK" && cp journal.sqlite "$DISK" && mount -o remount,ro "$DISK"'
+    )
+    on_tmpfs(tmp_path / "old", mount, READ_ONLY)
 
 
 def test_a_locked_journal_says_so(
@@ -162,7 +293,7 @@ def test_a_locked_journal_says_so(
     """Another program that holds the file is named as the cause."""
     session_id = journal.open_session("q")
     journal.close()
-    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
     with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(JournalError, match="locked.*close that program"):

@@ -16,6 +16,8 @@ class HealthState(StrEnum):
     CONSUMING = "CONSUMING"
     #: The connection was lost, or the journal cannot be written; trying for ever.
     RECONNECTING = "RECONNECTING"
+    #: No broker: REGARDS is asked over REST now and then.
+    POLLING = "POLLING"
     #: Not started, or stopped by the user.
     STOPPED = "STOPPED"
     #: ``start()`` was refused; see the reason.

@@ -43,6 +43,9 @@ CONNECT_TIMEOUT_S = 10.0
 class Receiver(Protocol):
     """What a link reports to."""
 
+    def next_offset(self) -> int | None:
+        """Where to go on, if the queue is a stream; None means from its first message."""
+
     def consuming(self) -> None:
         """Messages may come from now on."""
 
@@ -133,6 +136,8 @@ class Link:
         self._connection: Any = None
         self._channel: Any = None
         self._consumer_tag: str | None = None
+        #: The broker tells what kind of queue it is only by refusing what the kind cannot do.
+        self._may_be_stream = True
         self._ended_because: BaseException | None = None
         self._ending = False
         #: guards the one call from other threads against the end of the I/O services
@@ -187,8 +192,12 @@ class Link:
         self._channel.basic_qos(prefetch_count=PREFETCH, callback=self._on_qos)
 
     def _on_qos(self, _answer: Any) -> None:
+        arguments = {}
+        if self._may_be_stream:
+            offset = self._receiver.next_offset()
+            arguments["x-stream-offset"] = "first" if offset is None else offset
         self._consumer_tag = self._channel.basic_consume(
-            self._queue, self._on_message, callback=self._on_consuming
+            self._queue, self._on_message, arguments=arguments, callback=self._on_consuming
         )
 
     def _on_consuming(self, _answer: Any) -> None:
@@ -269,7 +278,11 @@ class Link:
         self._finish(pika.exceptions.ConsumerCancelled(_frame.method))
 
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
-        self._finish(reason)
+        if self._may_be_stream and "x-stream-offset" in str(reason):
+            self._may_be_stream = False
+            self._connection.channel(on_open_callback=self._on_channel)
+        else:
+            self._finish(reason)
 
     def _finish(self, reason: BaseException) -> None:
         """Close the connection for *reason*, the first of which is kept."""

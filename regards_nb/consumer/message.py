@@ -45,6 +45,7 @@ def delivery_from(
         _text(headers.get(TENANT_HEADER)),
         _text(properties.app_id),
         _others(properties, headers),
+        headers.get("x-stream-offset"),
     )
 
 

@@ -177,6 +177,9 @@ class _Receiver:
         self._in_doubt = InDoubt()
         self._looked_up_to = 0
 
+    def next_offset(self) -> int | None:
+        return self._journal.next_offset(self._queue)
+
     def consuming(self) -> None:
         self._control.report(HealthState.CONSUMING)
         if not self._control.started.done():
@@ -191,10 +194,13 @@ class _Receiver:
     def keep(self, deliveries: Sequence[Delivery]) -> None:
         if self._session_id is None:
             self._session_id = self._journal.open_session(self._queue)
-        new = deliveries
-        if any(delivery.redelivered for delivery in deliveries):
+        if any(delivery.stream_offset is not None for delivery in deliveries):
+            self._journal.append(self._session_id, deliveries, stream=self._queue)
+        elif any(delivery.redelivered for delivery in deliveries):
             new = self._without_known(deliveries, self._session_id)
-        self._journal.append(self._session_id, new)
+            self._journal.append(self._session_id, new)
+        else:
+            self._journal.append(self._session_id, deliveries)
         if self._control.health.state is not HealthState.CONSUMING:
             self._control.report(HealthState.CONSUMING)
         self._control.report_event()
