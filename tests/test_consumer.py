@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import weakref
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pika
 import pytest
 from conftest import Admin, until
 
@@ -385,3 +390,82 @@ def test_two_kernels_share_a_stream_and_a_journal(broker: PrivateBroker, journal
     assert numbers(journal) == list(range(300))
     admin.delete_queue()
     admin.close()
+
+
+# -- hostile messages --
+
+
+class Unreadable(pika.BasicProperties):
+    """Properties with one header, spelled as bytes: what pika itself would never send."""
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__()
+        self._value = value
+
+    def encode(self) -> list[bytes]:
+        """Return flags and table as they go over the wire."""
+        entry = b"\x01h" + self._value
+        return [struct.pack(">HI", pika.BasicProperties.FLAG_HEADERS, len(entry)), entry]
+
+
+def test_properties_that_pika_cannot_read_stop_nothing(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """The message is journalled without its properties, once, and the others as ever."""
+    consumer.start(LIMIT_S)
+    admin.publish(body(0))
+    until(lambda: journal.last_id() == 1)
+    raw = json.dumps(body(1)).encode()
+    beyond_time = Unreadable(b"T" + b"\xff" * 8)
+    admin._channel.basic_publish("", admin.queue, raw, beyond_time)
+    admin.publish(body(2))
+    until(lambda: journal.last_id() == 3)
+    consumer.stop(LIMIT_S)
+    assert numbers(journal) == [0, 1, 2]
+    assert [row.delivery.tenant for row in journal.read()] == ["tenant", None, "tenant"]
+    assert admin.messages_left() == 0
+
+
+def test_headers_of_every_type_are_taken_as_they_are(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Nested tables, lists, decimals, times, bytes, numbers of any size, names of any kind."""
+    everything = {
+        "text": "é",
+        "bytes": b"\x00\xff",
+        "bool": True,
+        "int": -(2**31),
+        "long": 2**62,
+        "decimal": Decimal("1.23"),
+        "time": datetime(2026, 1, 1, tzinfo=UTC),
+        "nothing": None,
+        "list": [1, ["deep", {"deeper": [None]}]],
+        "table": {"a": {"b": {"c": {}}}},
+        "x" * 120: "long name",
+    }
+    admin._channel.basic_publish(
+        "", admin.queue, json.dumps(body(0)).encode(), pika.BasicProperties(headers=everything)
+    )
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 1)
+    kept = json.loads(next(iter(journal.read())).delivery.properties)["headers"]
+    assert kept["text"] == "é"
+    assert kept["list"] == [1, ["deep", {"deeper": [None]}]]
+    assert set(kept) == {name for name in everything if not name.startswith("x-")}
+
+
+def test_a_flood_of_poison_does_not_hide_the_good_messages(
+    admin: Admin, journal: Journal, consumer: Consumer
+) -> None:
+    """Messages nobody can understand are journalled like the others, each once."""
+    for number in range(300):
+        for _ in range(9):
+            admin.publish(b"\xff poison")
+        admin.publish(body(number))
+    consumer.start(LIMIT_S)
+    until(lambda: journal.last_id() == 3000)
+    consumer.stop(LIMIT_S)
+    decoded = [decode(row.delivery) for row in journal.read()]
+    good = [event.sub_order_id for event in decoded if isinstance(event, OrderEvent)]
+    assert good == list(range(300))
+    assert admin.messages_left() == 0

@@ -8,6 +8,8 @@
     pure: what is journalled when, and acknowledged when;
 ``link``
     one life of a connection, from connect to its end, whatever the end;
+``message``, ``mending``, ``refusals``
+    what pika hands over, cannot read, and reports;
 ``thread``
     one life after the other, with back-off between them: :class:`Consumer`.
 """

@@ -17,6 +17,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from regards_nb.consumer.intake import PREFETCH, Intake
+from regards_nb.consumer.mending import Mender
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.refusals import explain
 from regards_nb.errors import JournalError, SettingsError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # pika reports each lost connection as an ERROR record. Without any handler Python would write it
 # to stderr, and from a thread that is the output of whatever cell happens to run.
 logging.getLogger("pika").addHandler(logging.NullHandler())
+
+#: How pika calls the end of a connection without a goodbye from the broker.
+ConnectionLost = pika.exceptions.StreamLostError
 
 #: A URL, or pika's own parameters. pika carries no types, hence ``Any``.
 AmqpParameters = Any
@@ -107,32 +111,46 @@ class _InputOutput(SelectorIOServicesAdapter):  # type: ignore[misc]
     the socket has to be closed without it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, mending: bool) -> None:
         super().__init__(IOLoop())
         self.transport: Any = None
+        self._mending = mending
 
     def create_streaming_connection(
         self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
     ) -> Any:
+        def make() -> Any:
+            return Mender(protocol_factory()) if self._mending else protocol_factory()
+
         def remember(result: Any) -> None:
             if not isinstance(result, BaseException):
-                self.transport = result[0]
+                self.transport, protocol = result
+                # pika expects its own protocol back
+                result = (self.transport, getattr(protocol, "protocol", protocol))
             on_done(result)
 
-        return super().create_streaming_connection(
-            protocol_factory, sock, remember, *args, **kwargs
-        )
+        return super().create_streaming_connection(make, sock, remember, *args, **kwargs)
 
 
 class Link:
-    """One connection with one consumer on one queue."""
+    """One connection with one consumer on one queue.
 
-    def __init__(self, parameters: AmqpParameters, queue: str, receiver: Receiver) -> None:
+    *mending* takes out message properties that pika cannot decode, see `mending`.
+    """
+
+    def __init__(
+        self,
+        parameters: AmqpParameters,
+        queue: str,
+        receiver: Receiver,
+        *,
+        mending: bool = False,
+    ) -> None:
         self._queue = queue
         self._receiver = receiver
         self._where = describe(parameters)
         self._parameters = parameters
-        self._io = _InputOutput()
+        self._io = _InputOutput(mending=mending)
         self._connection: Any = None
         self._channel: Any = None
         self._consumer_tag: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 import weakref
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from regards_nb.consumer.health import Health, HealthState
-from regards_nb.consumer.link import AmqpParameters, Link, describe
+from regards_nb.consumer.link import AmqpParameters, ConnectionLost, Link, describe
 from regards_nb.consumer.redelivery import InDoubt
 from regards_nb.errors import BrokerError, BrokerUnreachableError, JournalError, TrackingError
 
@@ -221,15 +222,19 @@ class _Receiver:
 def _run(parameters: AmqpParameters, queue: str, journal: Journal, control: _Control) -> None:
     control.report(HealthState.CONNECTING)
     failures = 0
+    reason: BaseException | None = None
     while not control.stop.is_set():
-        reason = _live(parameters, queue, journal, control)
+        born = time.monotonic()
+        # Without a goodbye from the broker, it may have been a message that pika cannot read.
+        mending = reason is not None and isinstance(reason.__cause__, ConnectionLost)
+        reason = _live(parameters, queue, journal, control, mending=mending)
         if control.stop.is_set():
             break
         if not control.started.done():
             control.report(HealthState.FAILED, str(reason))
             control.started.set_exception(reason)
             return
-        if control.health.state is HealthState.CONSUMING:
+        if time.monotonic() - born > LONGEST_BACKOFF_S:
             failures = 0
         control.report(HealthState.RECONNECTING, str(reason))
         _log.warning("%s", reason)
@@ -241,10 +246,16 @@ def _run(parameters: AmqpParameters, queue: str, journal: Journal, control: _Con
 
 
 def _live(
-    parameters: AmqpParameters, queue: str, journal: Journal, control: _Control
+    parameters: AmqpParameters,
+    queue: str,
+    journal: Journal,
+    control: _Control,
+    *,
+    mending: bool,
 ) -> BaseException:
     """Live through one link and return why it ended."""
-    link = Link(parameters, queue, _Receiver(queue, journal, control))
+    receiver = _Receiver(queue, journal, control)
+    link = Link(parameters, queue, receiver, mending=mending)
     control.hold(link)
     try:
         if not control.stop.is_set():
