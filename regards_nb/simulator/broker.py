@@ -89,6 +89,8 @@ class PrivateBroker:
         Name of the first user that may read a queue; the others are ``<user>-2`` and so on.
     users : int
         How many such users there are.
+    tls : Tls, optional
+        Listen with TLS, too, on ``amqps_port``.
 
     Raises
     ------
@@ -98,13 +100,16 @@ class PrivateBroker:
         By ``start``: it is, but does not start.
     """
 
-    def __init__(self, *, user: str = "john", users: int = 100) -> None:
+    def __init__(
+        self, *, user: str = "john", users: int = 100, tls: node.Tls | None = None
+    ) -> None:
         self._admin = node.Login(name="admin")
         self._readers = node.readers(user, users)
         self._unused = iter(self._readers)
         self._name = f"regards-nb-{secrets.token_hex(6)}@localhost"
         self._keeper: _Keeper | None = None
-        self._ports = node.NodePorts(0, 0, 0)
+        self._ports = node.NodePorts(0, 0, 0, 0)
+        self._tls = tls
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -114,6 +119,11 @@ class PrivateBroker:
     def amqp_port(self) -> int:
         """Where it listens, on 127.0.0.1; the same after a restart."""
         return self._ports.amqp
+
+    @property
+    def amqps_port(self) -> int:
+        """Where it listens with TLS, if it was given certificates."""
+        return self._ports.amqps
 
     @property
     def admin_url(self) -> str:
@@ -177,7 +187,7 @@ class PrivateBroker:
 
     def _configure(self) -> None:
         folder, self._ports = self.folder, node.free_ports()
-        node.write_files(folder, self._ports, [self._admin, *self._readers])
+        node.write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
         self._environment = node.environment(
             folder, self._ports, self._installation, name=self._name
         )

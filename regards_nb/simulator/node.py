@@ -10,6 +10,7 @@ import random
 import re
 import secrets
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -57,15 +58,16 @@ class NodePorts:
     """Where a node listens, all on 127.0.0.1."""
 
     amqp: int
+    amqps: int
     distribution: int
     epmd: int
 
 
 def free_ports() -> NodePorts:
     """Return ports that are free now."""
-    # all three are held until the last is found, so that they differ
-    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-        return NodePorts(*(_bind(each) for each in (first, second, third)))
+    # all are held until the last is found, so that they differ
+    with ExitStack() as held:
+        return NodePorts(*(_bind(held.enter_context(socket.socket())) for _ in range(4)))
 
 
 def _bind(candidate: socket.socket) -> int:
@@ -78,7 +80,16 @@ def _bind(candidate: socket.socket) -> int:
         return port
 
 
-def write_files(folder: Path, ports: NodePorts, logins: Sequence[Login]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates of a node that also listens with TLS; clients must show one of the same CA."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def write_files(folder: Path, ports: NodePorts, logins: Sequence[Login], tls: Tls | None) -> None:
     """Write all that the node reads at its start."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
@@ -89,10 +100,10 @@ def write_files(folder: Path, ports: NodePorts, logins: Sequence[Login]) -> None
     (folder / "enabled_plugins").write_text("[].\n")
     (folder / "rabbitmq-env.conf").write_text("")
     (folder / "definitions.json").write_text(json.dumps(_definitions(logins)))
-    (folder / "rabbitmq.config").write_text(_config(folder, ports), encoding="utf-8")
+    (folder / "rabbitmq.config").write_text(_config(folder, ports, tls), encoding="utf-8")
 
 
-def _config(folder: Path, ports: NodePorts) -> str:
+def _config(folder: Path, ports: NodePorts, tls: Tls | None) -> str:
     """Return the configuration in Erlang's own terms: they are read seconds faster than a .conf."""
     # JSON's strings are Erlang's, but for what it would write as \\u
     definitions = json.dumps(str(folder / "definitions.json"), ensure_ascii=False)
@@ -100,8 +111,21 @@ def _config(folder: Path, ports: NodePorts) -> str:
         "%% -*- coding: utf-8 -*-\n"
         f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {ports.amqp}}}]}},\n'
         f"           {{load_definitions, {definitions}}},\n"
+        f"{_tls_config(ports, tls) if tls else ''}"
         "           {disk_free_limit, 1000000},\n"
         "           {log, [{console, [{enabled, false}]}]}]}].\n"
+    )
+
+
+def _tls_config(ports: NodePorts, tls: Tls) -> str:
+    files = {"cacertfile": tls.authority, "certfile": tls.certificate, "keyfile": tls.key}
+    options = ", ".join(
+        f"{{{name}, {json.dumps(str(path), ensure_ascii=False)}}}" for name, path in files.items()
+    )
+    return (
+        f'           {{ssl_listeners, [{{"127.0.0.1", {ports.amqps}}}]}},\n'
+        f"           {{ssl_options, [{options}, {{verify, verify_peer}}, "
+        "{fail_if_no_peer_cert, true}]},\n"
     )
 
 
