@@ -1,13 +1,15 @@
 # make demo   set everything up, run the quickstart on a simulated REGARDS
 # make lab    open the notebooks in JupyterLab
 # make test   set everything up, pass the tests
+# make faults break the broker, the network, the disk and ourselves while events flow
+# make docs   build the site into build/docs: executed notebooks, API, any warning an error
 #
 # Paths below are relative, so that the clone may lie in a folder with spaces.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lab test lint clean
+.PHONY: demo lab test faults lint docs clean
 
 demo: .venv/demo.ready
 	@sh scripts/need.sh rabbitmq-server
@@ -22,10 +24,19 @@ test: .venv/test.ready
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+faults: .venv/test.ready
+	@sh scripts/need.sh rabbitmq-server
+	$(BIN)/python benchmarks/faults.py --write docs/faults.md
+
 lint: .venv/test.ready
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: .venv/docs.ready
+	@sh scripts/need.sh rabbitmq-server
+	$(BIN)/python docs/build.py
+	@echo "Open build/docs/index.html"
 
 clean:
 	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

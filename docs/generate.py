@@ -1,4 +1,4 @@
-"""Writes what the pages show of the code: the diagram and table of statuses, the table of errors.
+"""Writes what the pages show of the code: statuses and their diagram, errors, rooms.
 
 ``python docs/generate.py`` after a change; ``tests/test_docs.py`` says when that was forgotten.
 The statuses, their ranks and which of them end an order are those of ``regards_nb.orders``. The
@@ -8,6 +8,7 @@ outcome it knows, and for a retry.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from html import escape
@@ -15,7 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from regards_nb import errors, orders
+import regards_nb
+from regards_nb import errors, frames, orders
+from regards_nb.client.refusals import REFUSALS
 from regards_nb.errors import RegardsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
@@ -23,18 +26,25 @@ from regards_nb.simulator import OrderPlan, Outcome, Simulator, StagingError
 from regards_nb.simulator.lifecycle import Action
 
 GENERATED = Path(__file__).parent / "generated"
+PACKAGE = Path(regards_nb.__file__).parent
+#: Where the order of the rooms is written down, and kept.
+LAYERS = PACKAGE.parent / "tests" / "test_layers.py"
 REQUEST = "request"
 
 _ENDED = ("DONE", "FAILED", "DONE_WITH_WARNING")
 _RANK = orders._RANK  # noqa: SLF001 - this page is about it
 
-_ORIGIN = {
+_SAYS = {
     "GRANTED": "a request was accepted; the order has a number",
+    "RUNNING": "the server is at work (asked over REST)",
     "SUBORDER_DONE": "files of one part wait to be fetched",
+    "PAUSED": "somebody has paused it (asked over REST)",
     "DENIED": "a request was refused; there is no order",
     "FAILED": "with a link: some files are there, fetch them; without: none is",
     "DONE_WITH_WARNING": "what FAILED with a link is called over REST and in the documentation",
     "DONE": "no further file will come; the last part may still wait to be fetched",
+    "EXPIRED": "its time is over, the files are gone (asked over REST)",
+    "DELETED": "it was deleted or cancelled (asked over REST)",
 }
 
 
@@ -51,6 +61,9 @@ def contents() -> dict[str, str]:
         "life.svg": Diagram(transitions()).svg(),
         "statuses.md": status_table(),
         "errors.md": error_table(),
+        "refusals.md": refusal_table(),
+        "columns.md": column_tables(),
+        "rooms.md": room_table(),
     }
 
 
@@ -84,7 +97,7 @@ def status_table() -> str:
     """Return the statuses as a table, lowest rank first."""
     rows = [
         f"| `{status}` | {_RANK.get(status, '')} | {'yes' if status in FINISHED else ''} "
-        f"| {_ORIGIN.get(status, '')} |"
+        f"| {_SAYS[status]} |"
         for status in sorted(OrderStatus, key=lambda status: _RANK.get(status, -1))
     ]
     return "\n".join(["| status | rank | ends the order | says |", "|---|---|---|---|", *rows, ""])
@@ -206,6 +219,64 @@ def _depth(kind: type) -> int:
 
 def _first_sentence(kind: type) -> str:
     return (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def refusal_table() -> str:
+    """Return the codes of refused actions, in words."""
+    rows = [f"| `{code}` | {why} | {advice} |" for code, (why, advice) in REFUSALS.items()]
+    return "\n".join(["| code | means | what to do |", "|---|---|---|", *rows, ""])
+
+
+# -- the frames
+
+_FRAMES = {
+    "tracker.events": frames.EVENT_DTYPES,
+    "tracker.orders": frames.ORDER_DTYPES,
+    "tracker.files": frames.FILE_DTYPES,
+    "tracker.rejected": frames.REJECTED_DTYPES,
+    "client.orders()": frames.REMOTE_DTYPES,
+}
+
+
+def column_tables() -> str:
+    """Return a table of columns and dtypes for each frame."""
+    return "\n".join(
+        "\n".join([f"**`{name}`**\n", "| column | dtype |", "|---|---|", *_columns(dtypes), ""])
+        for name, dtypes in _FRAMES.items()
+    )
+
+
+def _columns(dtypes: dict[str, str]) -> list[str]:
+    return [f"| `{column}` | {dtype} |" for column, dtype in dtypes.items()]
+
+
+# -- the rooms
+
+
+def room_table() -> str:
+    """Return the rooms, from the bottom to the top, each with its one reason."""
+    rows = [f"| `{room}` | {_reason(room)} |" for room in _rooms()]
+    return "\n".join(["| room | its reason |", "|---|---|", *rows, ""])
+
+
+def _rooms() -> list[str]:
+    """Return the rooms in the order that the test of the imports keeps."""
+    for node in ast.parse(LAYERS.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="ROOMS")], value=ast.List() as rooms):
+                return [room for room in ast.literal_eval(rooms) if _files(room)]
+    raise LookupError(f"no ROOMS in {LAYERS}")
+
+
+def _files(room: str) -> list[Path]:
+    places = (PACKAGE / room / "__init__.py", PACKAGE / f"{room}.py")
+    return [place for place in places if place.exists()]
+
+
+def _reason(room: str) -> str:
+    """Return the first paragraph of what a room says about itself."""
+    text = ast.get_docstring(ast.parse(_files(room)[0].read_text(encoding="utf-8"))) or ""
+    return text.partition("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 if __name__ == "__main__":

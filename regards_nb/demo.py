@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 QUICKSTART = Path("notebooks") / "01_quickstart.ipynb"
 OUTPUT = Path("demo-output")
 
-_TRACKER_OPTIONS = {"journal", "workspace", "auto_download"}
+_TRACKER_OPTIONS = {"journal", "workspace", "auto_download", "silence_s"}
 
 
 def demo_tracker(**options: Any) -> OrderTracker:

@@ -83,7 +83,24 @@ class ServiceError(RegardsError):
 
 
 class ServiceUnreachableError(ServiceError):
-    """No connection to the REST side, or no answer in time."""
+    """No connection to the REST side, or no answer in time.
+
+    Attributes
+    ----------
+    in_work : bool
+        Whether the server may have received the request and may still work on it.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status_code: int | None = None,
+        messages: Sequence[str] = (),
+        in_work: bool = True,
+    ) -> None:
+        super().__init__(text, status_code=status_code, messages=messages)
+        self.in_work = in_work
 
 
 class ServiceLoginError(ServiceError):

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 VHOST = "regards.multitenant.manager"
 RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
 RESPONSE_EXCHANGE = f"regards.broadcast.{RESPONSE_TYPE}"
+REQUEST_TYPE = "fr.cnes.regards.modules.order.amqp.input.OrderRequestDtoEvent"
+REQUEST_EXCHANGE = f"regards.broadcast.{REQUEST_TYPE}"
 TENANT_HEADER = "regards.tenant"
 #: Stands where messages have the name of their publisher, in what was learnt over REST instead.
 REST_APP_ID = "REST"

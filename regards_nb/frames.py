@@ -6,6 +6,7 @@ Frames handed out may be changed freely: pandas copies on write.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections import deque
 from dataclasses import replace
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from regards_nb.errors import SettingsError
 from regards_nb.events import OrderEvent, OrderStatus, decode
-from regards_nb.orders import FileState, OrderBook, OrderKey, OrderState
+from regards_nb.orders import GONE, FileState, OrderBook, OrderKey, OrderState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
+    from regards_nb.client import RemoteOrder
     from regards_nb.journal import Journal
     from regards_nb.orders import FileRecord
 
@@ -58,6 +62,8 @@ ORDER_DTYPES = {
     "label": "str",
     "first_event": _TIME,
     "last_event": _TIME,
+    "waits_for_download": "bool",
+    "expires_at": _TIME,
 }
 FILE_DTYPES = {
     "order": "Int64",
@@ -67,6 +73,22 @@ FILE_DTYPES = {
     "md5": "str",
     "state": "category",
     "error": "str",
+}
+#: Columns of `RegardsClient.orders`; ``order_id`` is the index.
+REMOTE_DTYPES = {
+    "order_id": "int64",
+    "status": "category",
+    "label": "str",
+    "owner": "str",
+    "percent_completed": "Int64",
+    "waiting_for_user": "bool",
+    "available_files": "Int64",
+    "files_in_error": "Int64",
+    "files_total": "Int64",
+    "bytes_total": "Int64",
+    "created_at": _TIME,
+    "status_at": _TIME,
+    "expires_at": _TIME,
 }
 REJECTED_DTYPES = {"body": "object", "reason": "str", "received_at": _TIME}
 
@@ -102,6 +124,7 @@ class Frames:
         self._files: dict[tuple[int, int], FileRecord] = {}
         self._fetched: dict[tuple[str | None, int], int] = {}
         self._labels: dict[tuple[str | None, str], str] = {}
+        self._remote: dict[OrderKey, RemoteOrder] = {}
         self._feeds: list[deque[tuple[OrderKey, OrderEvent]]] = []
 
     def follow(self) -> deque[tuple[OrderKey, OrderEvent]]:
@@ -132,6 +155,14 @@ class Frames:
             self._refresh_files()
             for feed in self._feeds:
                 feed.extend(fresh)
+
+    def heard(self, key: OrderKey, remote: RemoteOrder) -> None:
+        """Take what the server last said of an order over REST: percentage, expiry, label.
+
+        Kept in memory only: it is out of date soon, and asked for again at the next start.
+        """
+        with self._lock:
+            self._remote[key] = remote
 
     def _refresh_files(self) -> None:
         self._revision, changed = self._journal.files_after(self._revision, tenant=self._tenant)
@@ -208,8 +239,24 @@ class Frames:
         with self._lock:
             self.refresh()
             tallies = self._tallies()
-            wanted = list(self._book) if keys is None else keys
+            wanted = self._book if keys is None else map(self._book.resolved, keys)
             return [self._completed(key, tallies) for key in wanted if key in self._book]
+
+    def export(self, folder: Path, kind: str) -> list[Path]:
+        """Write each frame to a file of its own; see `OrderTracker.export`."""
+        if kind not in {"csv", "parquet"}:
+            raise SettingsError(f'an export is "csv" or "parquet", not {kind!r}')
+        if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise SettingsError('Parquet needs pyarrow: pip install "regards-nb[parquet]"')
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name in ("events", "orders", "files", "rejected"):
+            path, frame = folder / f"{name}.{kind}", getattr(self, name)
+            # An export that is cut short leaves the earlier one as it was.
+            part = path.with_name(f".{path.name}.part")
+            frame.to_csv(part) if kind == "csv" else frame.to_parquet(part)
+            paths.append(part.replace(path))
+        return paths
 
     def key_of(self, key: str | int) -> OrderKey | None:
         """Find an order by correlation id (text) or order id (number); the latest if several."""
@@ -220,7 +267,9 @@ class Frames:
                     return known
                 if not isinstance(key, str) and self._book.state(known).order_id == key:
                     return known
-            return None
+        if isinstance(key, str) and key.startswith("#") and key[1:].isdecimal():
+            return self.key_of(int(key[1:]))  # known by its number at first, by its name now
+        return None
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return what is known of the files of one order."""
@@ -240,19 +289,38 @@ class Frames:
         files = files_of.get(state.order_id, []) if state.order_id is not None else []
         in_place = [record for record in files if record.state in _IN_PLACE]
         fetched_row = self._fetched.get((key.tenant, state.order_id or -1), 0)
+        remote = self._remote.get(key)
+        if remote is not None and remote.order_id == state.order_id:
+            state = _with_remote(state, remote)
         return replace(
             state,
-            label=self._labels.get(key),
+            label=self._labels.get(key) or state.label,
             downloaded_files=len(in_place),
             downloaded_bytes=sum(record.size_bytes or 0 for record in in_place),
             files_total=len(files) or None,
             bytes_total=sum(record.size_bytes or 0 for record in files) or None,
-            waits_for_download=state.ready_row > fetched_row,
+            waits_for_download=state.ready_row > fetched_row and state.status not in GONE,
         )
 
     def _statuses_of(self, states: Iterable[OrderState]) -> list[str]:
         known = [str(status) for status in OrderStatus]
         return known + sorted({state.status for state in states} - set(known))
+
+
+def _with_remote(state: OrderState, remote: RemoteOrder) -> OrderState:
+    """Add what only REST tells; where events count sub-orders, their progress stands."""
+    percent = remote.percent_completed
+    progress = state.progress
+    if progress is None and percent is not None:
+        progress = min(percent / 100, 1.0)
+    return replace(state, label=remote.label, expires_at=remote.expires_at, progress=progress)
+
+
+def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:
+    """Return orders as the server sees them, one row each; index and columns never change."""
+    rows = [tuple(getattr(order, name) for name in REMOTE_DTYPES) for order in orders]
+    statuses = sorted({str(status) for status in OrderStatus} | {order[1] for order in rows})
+    return _frame(REMOTE_DTYPES, rows, statuses).set_index("order_id")
 
 
 def _frame(

@@ -13,31 +13,44 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.events import OrderStatus
+from regards_nb.events import REST_APP_ID, OrderStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from regards_nb.events import OrderEvent
 
-#: How far each status stands in the life of an order. Statuses we do not know stand at 1.
+#: How far each status stands in the life of an order. Statuses we do not know stand at 2.
 _RANK = {
     OrderStatus.GRANTED: 0,
-    OrderStatus.SUBORDER_DONE: 1,
-    OrderStatus.DENIED: 2,
-    OrderStatus.FAILED: 3,
-    OrderStatus.DONE_WITH_WARNING: 4,
-    OrderStatus.DONE: 5,
+    OrderStatus.RUNNING: 1,
+    OrderStatus.SUBORDER_DONE: 2,
+    OrderStatus.PAUSED: 3,
+    OrderStatus.DENIED: 4,
+    OrderStatus.FAILED: 5,
+    OrderStatus.DONE_WITH_WARNING: 6,
+    OrderStatus.DONE: 7,
+    OrderStatus.EXPIRED: 8,
+    OrderStatus.DELETED: 9,
 }
-_UNKNOWN_RANK = 1
+_UNKNOWN_RANK = 2
+
+#: What no later event undoes, the most final last.
+FINALITY = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
+
+#: The files are gone from the server.
+GONE = frozenset({OrderStatus.EXPIRED, OrderStatus.DELETED})
 
 #: After these no further event is expected. FAILED and DENIED can be re-opened by a later one.
-FINISHED = frozenset(
-    {OrderStatus.DENIED, OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING, OrderStatus.DONE}
-)
+FINISHED = GONE | {
+    OrderStatus.DENIED,
+    OrderStatus.FAILED,
+    OrderStatus.DONE_WITH_WARNING,
+    OrderStatus.DONE,
+}
 
 #: Statuses after which files can be fetched, provided there is a link (protocol.md 0.4).
-_ENDS_WITH_LINK = FINISHED - {OrderStatus.DENIED}
+_ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
 
 
 class OrderKey(NamedTuple):
@@ -102,6 +115,8 @@ class OrderState:
         A part is ready and was not fetched: REGARDS may be waiting for it (protocol.md 0.2).
     downloading : bool
         A download of this order runs in this process.
+    decided_at_s : int
+        AMQP timestamp of the event that decides the status; 0 where it has none.
     """
 
     key: OrderKey
@@ -126,6 +141,7 @@ class OrderState:
     waits_for_download: bool = False
     downloading: bool = False
     expires_at: datetime | None = None
+    decided_at_s: int = 0
 
     @property
     def tenant(self) -> str | None:
@@ -165,6 +181,12 @@ class OrderBook:
     def __contains__(self, key: OrderKey) -> bool:
         return key in self._lives
 
+    def resolved(self, key: OrderKey) -> OrderKey:
+        """Return the name of an order that was known by its number only, if it has one now."""
+        number = key.correlation_id.removeprefix("#")
+        is_number = number != key.correlation_id and number.isdecimal()
+        return self._owner.get((key.tenant, int(number)), key) if is_number else key
+
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order; KeyError if nothing is."""
         lives = self._lives[key]
@@ -203,17 +225,19 @@ class _Life:
 
     __slots__ = (
         "decisive", "errors", "first_us", "last_us", "link", "ready_end", "ready_part",
-        "sub_order_ids", "sub_orders_unnamed", "total",
+        "sub_order_ids", "sub_orders_asked_for", "sub_orders_unnamed", "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        #: (is DONE, when) and what that event says
-        self.decisive: tuple[bool, _When, str, str, str] = (False, _NEVER, "", "", "")
+        #: (finality, when) and what that event says
+        self.decisive: tuple[int, _When, str, str, str] = (0, _NEVER, "", "", "")
         self.errors: tuple[_When, int | None] = (_NEVER, None)
         self.link: tuple[_When, str | None] = (_NEVER, None)
         self.sub_order_ids: set[int] = set()
         #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
         self.sub_orders_unnamed: set[int] = set()
+        #: Over REST one only learns that something is ready: counted where no message counts.
+        self.sub_orders_asked_for: set[int] = set()
         self.total = -1
         self.ready_part = 0
         self.ready_end = 0
@@ -227,7 +251,7 @@ class _Life:
         self.decisive = max(
             self.decisive,
             (
-                event.status == OrderStatus.DONE,
+                FINALITY.get(event.status, 0),  # type: ignore[call-overload]
                 when,
                 event.status,
                 event.error_type or "",
@@ -242,7 +266,9 @@ class _Life:
             self.total = max(self.total, event.total_sub_orders)
         if event.status == OrderStatus.SUBORDER_DONE:
             self.ready_part = max(self.ready_part, row_id)
-            if event.sub_order_id is None:
+            if event.app_id == REST_APP_ID:
+                self.sub_orders_asked_for.add(row_id)
+            elif event.sub_order_id is None:
                 self.sub_orders_unnamed.add(row_id)
             else:
                 self.sub_order_ids.add(event.sub_order_id)
@@ -259,6 +285,7 @@ class _Life:
         self.link = max(self.link, other.link)
         self.sub_order_ids |= other.sub_order_ids
         self.sub_orders_unnamed |= other.sub_orders_unnamed
+        self.sub_orders_asked_for |= other.sub_orders_asked_for
         self.total = max(self.total, other.total)
         self.ready_part = max(self.ready_part, other.ready_part)
         self.ready_end = max(self.ready_end, other.ready_end)
@@ -269,8 +296,9 @@ class _Life:
 
     def state(self, key: OrderKey, order_id: int | None) -> OrderState:
         """Say what it amounts to."""
-        is_done, _, status, error_type, message = self.decisive
+        _, when, status, error_type, message = self.decisive
         done = len(self.sub_order_ids) + len(self.sub_orders_unnamed)
+        done = done or len(self.sub_orders_asked_for)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(
@@ -278,7 +306,7 @@ class _Life:
             order_id=order_id,
             status=status,
             finished=status in FINISHED,
-            progress=1.0 if is_done else progress,
+            progress=1.0 if status == OrderStatus.DONE else progress,
             suborders_done=done,
             suborders_total=total,
             errors=self.errors[1],
@@ -289,6 +317,7 @@ class _Life:
             ready_row=self.ready_part or self.ready_end,
             first_event=_utc(self.first_us),
             last_event=_utc(self.last_us),
+            decided_at_s=max(when[0], 0),
         )
 
 

@@ -49,6 +49,7 @@ class ScriptedSnapshot:
     )
     problems: tuple[str, ...] = ()
     rejected: int = 0
+    token_ends_at: datetime | None = None
 
 
 class ScriptedTracker:

@@ -61,8 +61,8 @@ def logins(simulator: Simulator) -> int:
 def test_nothing_is_sent_before_the_first_call(simulator: Simulator, client: RegardsClient) -> None:
     """Making a client is free; the first call logs in, the second does not."""
     assert simulator.requests == []
-    assert list(client.orders()) == []
-    assert list(client.orders()) == []
+    assert list(client.iter_orders()) == []
+    assert list(client.iter_orders()) == []
     assert logins(simulator) == 1
 
 
@@ -90,7 +90,7 @@ def test_one_thread_logs_in_for_all(simulator: Simulator, client: RegardsClient)
     def ask() -> None:
         barrier.wait()
         try:
-            list(client.orders())
+            list(client.iter_orders())
         except BaseException as exc:  # noqa: BLE001 - shown below
             failures.append(exc)
 
@@ -117,7 +117,7 @@ def test_a_token_is_renewed_before_it_ends() -> None:
     with Simulator(amqp=None, expires_in_s=1) as simulator, client_of(simulator) as client:
         glance = threading.Event()
         for _ in range(60):
-            list(client.orders())
+            list(client.iter_orders())
             glance.wait(0.03)
         assert logins(simulator) >= 2
         assert all(seen.status == 200 for seen in simulator.requests)
@@ -130,7 +130,7 @@ def test_a_refused_token_is_renewed_once(
     """An expired token may come back as 401, 403 or 500: one new login, then the answer."""
     client.login()
     simulator.faults.add(ExpiredToken(status=status))
-    assert list(client.orders()) == []
+    assert list(client.iter_orders()) == []
     assert logins(simulator) == 2
 
 
@@ -165,11 +165,11 @@ def test_a_given_token_is_used_and_cannot_be_renewed(
     client.login()
     token = client._tokens.current().secret
     with RegardsClient(simulator.base_url, tenant=simulator.tenant, token=token) as given:
-        assert list(given.orders()) == []
+        assert list(given.iter_orders()) == []
         assert logins(simulator) == 1
         simulator.expire_tokens()
         with pytest.raises(ServiceLoginError, match="token was refused"):
-            list(given.orders())
+            list(given.iter_orders())
         assert logins(simulator) == 1
 
 
@@ -188,13 +188,13 @@ def test_an_order_is_read_with_what_may_be_done_with_it(
     assert order.created_at.tzinfo is not None
     assert order.expires_at is not None
     assert order.expires_at > datetime.now(UTC)
-    assert client.orders().__next__() == order
+    assert client.iter_orders().__next__() == order
 
 
 def test_all_orders_are_listed_newest_first(simulator: Simulator, client: RegardsClient) -> None:
     """Over all pages, each once."""
     ids = [simulator.order(OrderPlan(n_files=1, file_bytes=1)) for _ in range(7)]
-    assert [order.order_id for order in client.orders(page_size=3)] == ids[::-1]
+    assert [order.order_id for order in client.iter_orders(page_size=3)] == ids[::-1]
 
 
 def test_the_manifest_is_read_to_its_last_page(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_trouble_that_passes_is_waited_out(simulator: Simulator, client: Regards
     simulator.faults.add(
         Reply(route=Route.ORDERS, status=429, headers=(("Retry-After", "0"),), skip=2)
     )
-    assert list(client.orders()) == []
+    assert list(client.iter_orders()) == []
 
 
 @pytest.mark.parametrize("value", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
@@ -341,7 +341,7 @@ def test_who_asks_to_wait_too_long_is_not_waited_for(
     fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", value),), times=None)
     simulator.faults.add(fault)
     with pytest.raises(ServiceUnreachableError, match="asks to wait"):
-        list(client.orders())
+        list(client.iter_orders())
     assert len(simulator.requests) == 2
 
 
@@ -351,7 +351,7 @@ def test_nonsense_in_retry_after_is_passed_over(
     """Neither a number nor a date."""
     fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", "soon"),))
     simulator.faults.add(fault)
-    assert list(client.orders()) == []
+    assert list(client.iter_orders()) == []
 
 
 def test_a_quota_is_said_in_the_servers_words(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_page_instead_of_an_answer_is_recognised(
     """200 with HTML: the error shows its start and says where to look."""
     simulator.faults.add(html_page(Route.ORDERS))
     with pytest.raises(UnexpectedAnswerError, match="Please log in.*check base_url"):
-        list(client.orders())
+        list(client.iter_orders())
 
 
 def test_what_the_server_says_cannot_move_the_terminal(
@@ -383,7 +383,7 @@ def test_what_the_server_says_cannot_move_the_terminal(
     evil = "\x1b[2J\u202e<script>" + "x" * 1000
     simulator.faults.add(business_error(Route.ORDERS, 400, evil))
     with pytest.raises(ServiceError) as caught:
-        list(client.orders())
+        list(client.iter_orders())
     assert "\x1b" not in str(caught.value)
     assert "\u202e" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -396,7 +396,7 @@ def test_redirections_are_followed_within_the_origin_only(
 ) -> None:
     """The same server under another path is fine; everything else is named and not contacted."""
     simulator.faults.add(redirect(Route.ORDERS, "/api/v1/rs-order/user/orders?page=0"))
-    assert list(client.orders()) == []
+    assert list(client.iter_orders()) == []
     for target in (
         "https://evil.example/x",
         "//evil.example/x",
@@ -407,13 +407,13 @@ def test_redirections_are_followed_within_the_origin_only(
     ):
         simulator.faults.add(redirect(Route.ORDERS, target, status=307))
         with pytest.raises(UnexpectedAnswerError, match="redirected to"):
-            list(client.orders())
+            list(client.iter_orders())
     simulator.faults.add(redirect(Route.APPLY, "/api/v1/rs-order/user/orders", status=308))
     with pytest.raises(UnexpectedAnswerError, match="redirected"):
         client.apply(["x"])
     simulator.faults.add(redirect(Route.ORDERS, ""))
     with pytest.raises(UnexpectedAnswerError, match="nowhere"):
-        list(client.orders())
+        list(client.iter_orders())
 
 
 def test_a_closed_client_says_so(simulator: Simulator) -> None:

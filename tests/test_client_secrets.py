@@ -340,7 +340,7 @@ def test_certificates_are_checked_and_a_bundle_can_be_given(
             client.login()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         with RegardsClient(url, **login) as client:
-            assert list(client.orders()) == []
+            assert list(client.iter_orders()) == []
 
 
 def test_a_token_that_cannot_be_a_header_is_refused_without_showing_it() -> None:
@@ -363,4 +363,4 @@ def test_a_login_that_says_no_life_is_short(tmp_path: Path) -> None:
         odd = Reply(route=Route.TOKEN, status=200, body=b'{"access_token": "x"}', times=None)
         simulator.faults.add(odd)
         with pytest.raises(ServiceLoginError):
-            list(client.orders())
+            list(client.iter_orders())

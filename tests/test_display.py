@@ -14,7 +14,7 @@ from scripted_tracker import NOON, ScriptedSnapshot, order
 
 from regards_nb.consumer import Health, HealthState
 from regards_nb.display import html, text
-from regards_nb.display.board import MAX_ROWS, WAITS, Tone, board, clean, size
+from regards_nb.display.board import MAX_ROWS, NAME_CHARS, WAITS, Tone, board, clean, size
 
 HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
 
@@ -295,6 +295,82 @@ def test_wide_characters_keep_the_columns_of_the_text_aligned() -> None:
     snapshot = ScriptedSnapshot(orders=(order("中文", 1), order("abcd", 2)))
     first, second = text(snapshot).splitlines()[2:4]
     assert first.index("0/?") == second.index("0/?") - 2
+
+
+def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
+    """All words must be in name, number, status or message; the headline stays about all orders."""
+    snapshot = ScriptedSnapshot(
+        orders=(
+            order("a", 1, label="Swath North", status="DONE"),
+            order("b", 2, label="swath south", message="the tape is <b>slow</b>"),
+            order("c", 30, label="altimetry", waits_for_download=True),
+        )
+    )
+
+    def found(only: str) -> list[str]:
+        return [row.name for row in board(snapshot, only=only).rows]
+
+    assert found("  ") == ["altimetry", "swath south", "Swath North"]
+    assert found("SWATH") == ["swath south", "Swath North"]
+    assert found("swath done") == ["Swath North"]
+    assert found("slow") == ["swath south"]
+    assert found("#3") == found("waits") == ["altimetry"]
+    assert found("nowhere") == []
+    shown = board(snapshot, only="swath")
+    assert shown.more == "2 of 3 orders match \u201cswath\u201d"
+    assert (Tone.WAITS, "REGARDS waits for you: 1 to download") in shown.counts
+    assert shown.headline == "1 of 3 orders finished"
+    assert "none of 3 orders match" in board(snapshot, only="nowhere").more
+
+
+@given(st.text())
+@example(HOSTILE)
+def test_any_filter_is_only_text(only: str) -> None:
+    """Whatever is typed finds rows or none; it is shown cleaned."""
+    snapshot = ScriptedSnapshot(orders=(order(only or "x", 1), order("other", 2)))
+    shown = board(snapshot, only=only)
+    assert not only.strip() or clean(only, NAME_CHARS) in shown.more
+    assert len(shown.more.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("known", "actions"),
+    [
+        ({"order_id": None, "status": "DENIED"}, set()),
+        ({}, {"pause", "cancel"}),
+        ({"status": "SUBORDER_DONE", "waits_for_download": True}, {"download", "pause", "cancel"}),
+        ({"status": "SUBORDER_DONE", "download_link": "x", "downloading": True},
+         {"pause", "cancel"}),
+        ({"status": "PAUSED"}, {"resume", "cancel"}),
+        ({"status": "FAILED"}, {"retry"}),
+        ({"status": "FAILED", "download_link": "x"}, {"retry", "download"}),
+        ({"status": "DONE", "download_link": "x"}, {"download"}),
+        ({"status": "DELETED", "download_link": "x"}, set()),
+        ({"status": "TELEPORTED"}, {"pause", "cancel"}),
+    ],
+)  # fmt: skip
+def test_what_can_be_done_follows_the_status(known: dict[str, Any], actions: set[str]) -> None:
+    """As in REGARDS' own table: pause what runs, resume what is paused, retry what failed."""
+    (row,) = board(ScriptedSnapshot(orders=(order(**known),))).rows
+    assert row.actions == actions
+
+
+@pytest.mark.parametrize("status", ["EXPIRED", "DELETED"])
+def test_what_is_gone_is_no_failure(status: str) -> None:
+    """An order that was deleted or has expired comes last, and is counted as finished."""
+    gone, done = order("gone", 1, status=status), order("done", 2, status="DONE")
+    shown = board(ScriptedSnapshot(orders=(gone, done)))
+    assert [row.name for row in shown.rows] == ["done", "gone"]
+    assert shown.rows[1].tone is Tone.GONE
+    assert shown.counts == ()
+
+
+def test_the_life_of_the_login_is_told() -> None:
+    """The line on the connection says until when the REST login lasts, where there is one."""
+    without, until = ScriptedSnapshot(), ScriptedSnapshot(token_ends_at=NOON + timedelta(hours=2))
+    assert "token" not in board(without).health
+    assert "REST token until 14:00:00 UTC" in board(until).health
+    assert "REST token until 14:00:00 UTC" in text(until)
 
 
 @given(st.integers(0, 10**18))

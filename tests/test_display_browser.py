@@ -102,6 +102,11 @@ class Session:
         assert self._browser.errors == []
         assert self._browser.refused == []
 
+    def forgive(self, complaint: str) -> None:
+        """Forget the page's complaints of one kind."""
+        errors = self._browser.errors
+        errors[:] = [error for error in errors if complaint not in error]
+
     def finish(self) -> None:
         """End the wait in the kernel."""
         self._finish.touch()
@@ -213,7 +218,7 @@ def test_a_thousand_orders_are_shown_at_once_and_keep_the_scroll(session: Sessio
     ) as page:
         page.run_cell(1)
         page.until_text(1, "and 950 more orders")
-        assert page.output(1).locator("tbody tr").count() == 50
+        assert page.output(1).locator("tbody tr:visible").count() == 50
         scroll = "(() => document.querySelector('.widget-html:has(table)'))()"
         page.page.evaluate(f"() => {{ {scroll}.scrollTop = 700 }}")
         page.run_cell(2)
@@ -268,7 +273,8 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
         "HTML(html(tracker.snapshot()))"
     )
     geometry = (
-        "() => [...document.querySelectorAll('.regards-nb table')].map(t => "
+        "() => [...document.querySelectorAll('.regards-nb table')]"
+        ".filter(t => t.offsetParent).map(t => "
         "[...t.querySelectorAll('th, td')].map(c => { const s = getComputedStyle(c);"
         " return [s.textAlign, s.paddingLeft, s.fontSize, s.color, s.backgroundColor,"
         " s.lineHeight, s.verticalAlign].join() }))"
@@ -282,6 +288,70 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
             page.screenshot(SCREENSHOTS / f"{theme.split()[-1].lower()}.png", 1)
             live, saved = page.page.evaluate(geometry)
             assert live == saved
+
+
+def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session) -> None:
+    """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
+    change = (
+        "import regards_nb.display.panels as panels\npanels.SPARE_INTERVAL_S = 0.1\n"
+        "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
+    )
+    with session.page("show(tracker)", change) as page:
+        page.run_cell(1)
+        page.until_text(1, "REGARDS waits for you to download")
+        assert page.output(1).locator("table:visible").count() == 1
+        page.run_cell(2)
+        page.until("() => document.querySelector('.regards-nb-spare').innerHTML.includes('7/1000')")
+        page.save()
+        lab.api(f"/api/sessions/{lab.api('/api/sessions')[0]['id']}", method="DELETE")
+        page.open()
+        page.output(1).locator("table:visible").wait_for()
+        assert "7/1000" in page.output(1).inner_text()
+        assert "model not found" not in page.output(1).inner_text()
+        page.screenshot(SCREENSHOTS / "reopened.png", 1)
+        # JupyterLab itself tells the console of the widget that is gone.
+        session.forgive("widget model not found")
+
+
+def test_the_filter_limits_the_table(session: Session) -> None:
+    """Typing in the box leaves the matching rows, and the headline says how many there are."""
+    with session.page(
+        "tracker.tell(*(order(f'o{n}', n) for n in range(3, 101)))\nshow(tracker)"
+    ) as page:
+        page.run_cell(1)
+        page.output(1).get_by_label("Filter").fill("waits")
+        page.until_text(1, "1 of 100 orders match")
+        assert page.output(1).locator("tbody tr:visible").count() == 1
+        head = page.output(1).get_by_role("status").first
+        assert "REGARDS waits for you: 1 to download" in head.inner_text()
+        page.screenshot(SCREENSHOTS / "filter.png", 1)
+
+
+def test_cells_queued_during_a_nested_wait_run_afterwards(session: Session) -> None:
+    """With a nested event loop the user's task goes on, and no queued cell is lost."""
+    nested = (
+        "from regards_nb.tracker.loops import run_nested\n"
+        "ticks = []\n"
+        "async def tick():\n"
+        "    while True:\n"
+        "        ticks.append(1)\n"
+        "        await asyncio.sleep(0.02)\n"
+        "user = asyncio.get_running_loop().create_task(tick())\n"
+        "asked = run_nested(wait_async())"
+    )
+    cells = [nested, "'ticked', len(ticks) > 10", "'last', user.cancel()"]
+    with session.page(*cells) as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.start_cell(2)
+        page.start_cell(3)
+        page.output(1).locator("select").select_option(label="#1 first")
+        page.output(1).get_by_role("button", name="Pause").click()
+        session.finish()
+        page.until_done(3)
+        page.until_text(2, "('ticked', True)")
+        page.until_text(3, "('last', True)")
+        page.until_text(1, "pause: queued for #1 first")
 
 
 def test_after_a_reload_the_view_is_live_again(session: Session) -> None:

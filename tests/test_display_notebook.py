@@ -93,12 +93,36 @@ until(lambda: any("&lt;i&gt;second&lt;/i&gt;" in w.value for w in html_widgets()
 """,
         "close_views(tracker, note='closed')\nassert len(_instances) == before, _instances",
     )
-    (output,) = outputs[1]
+    output, spare = outputs[1]
+    assert spare.data == {"text/html": "", "text/plain": ""}
     assert WIDGET not in output.data
     assert "closed" in output.data["text/plain"]
     assert "<i>second</i>" in output.data["text/plain"]
     assert "<i>second</i>" not in output.data["text/html"]
     assert outputs[2] == outputs[3] == []
+
+
+def test_a_view_that_is_never_closed_leaves_a_spare_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the widget a hidden picture follows, for the day when the kernel is gone."""
+    outputs = run(
+        tmp_path,
+        monkeypatch,
+        SETUP.replace("import sys", "import regards_nb.display.panels as panels, sys"),
+        "panels.SPARE_INTERVAL_S = 0.1\nshow(tracker)",
+        """
+from regards_nb.display.repaint import painter_of
+(panel,) = painter_of(tracker)._panels.values()
+tracker.tell(order("second", 2, label="<i>second</i>"))
+until(lambda: panel._spared is panel.last and len(panel.last.orders) == 2)
+""",
+    )
+    live, spare = outputs[1]
+    assert {WIDGET, "text/html", "text/plain"} <= set(live.data)
+    assert spare.data["text/plain"] == ""
+    assert 'class="regards-nb-spare" style="display:none"' in spare.data["text/html"]
+    assert "&lt;i&gt;second&lt;/i&gt;" in spare.data["text/html"]
 
 
 def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
@@ -169,7 +193,7 @@ until(lambda: gone() is None)
 until(lambda: len(_instances) == before)
 """,
     )
-    waited, shown = outputs[1]
+    waited, shown, _ = outputs[1]
     assert "This tracker is gone; this is the last it showed." in shown.data["text/plain"]
     assert WIDGET not in {**waited.data, **shown.data}
 

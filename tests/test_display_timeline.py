@@ -15,7 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 from scripted_tracker import NOON, ScriptedTracker, order
 
-from regards_nb.display import plot_timeline
+from regards_nb.display import plot_throughput, plot_timeline
 from regards_nb.frames import EVENT_DTYPES
 
 mpl.use("agg")
@@ -107,18 +107,86 @@ def test_names_of_orders_are_only_text() -> None:
     assert picture(plot_timeline(events))["lanes"] == ["$\\frac{$ □ �", "_x^"]
 
 
-def test_a_tracker_gives_labels_and_downloads() -> None:
-    """A tracker's own labels name the lanes, and known times of downloads are marked."""
+def in_place(folder: Path, *files: tuple[int, float, int]) -> pd.DataFrame:
+    """Return files (order, minute of arrival, bytes) as a tracker does, and put them there."""
+    rows = []
+    for number, (order_id, minute, n_bytes) in enumerate(files):
+        path = folder / f"{number}.bin"
+        path.write_bytes(bytes(n_bytes))
+        when_s = (NOON + timedelta(minutes=minute)).timestamp()
+        os.utime(path, (when_s, when_s))
+        rows.append({"order": order_id, "path": str(path)})
+    rows.append({"order": 1, "path": str(folder / "moved away")})
+    rows.append({"order": 1, "path": None})
+    return pd.DataFrame(rows).astype({"order": "Int64", "path": "str"})
+
+
+def test_a_tracker_gives_labels_and_downloads(tmp_path: Path) -> None:
+    """A tracker's own labels name the lanes; files are marked when they came, once a second."""
 
     class WithFrames(ScriptedTracker):
         events = frame(event("first", "GRANTED", 1, order_id=1))
-        files = pd.DataFrame(
-            {"order": [1, 1, 5], "downloaded_at": [NOON, pd.NaT, NOON]},
-        )
+        files = in_place(tmp_path, (1, 2, 5), (1, 2, 5), (1, 3, 5), (99, 2, 5))
 
     shown = picture(plot_timeline(WithFrames(order("first", 1, label="my swath"))))
     assert shown["lanes"] == ["#1 my swath"]
-    assert shown["marks"] == {"granted": 1, "file fetched": 1}
+    assert shown["marks"] == {"granted": 1, "files fetched": 2}
+
+
+def heights(ax: Any) -> dict[str, list[float]]:
+    """Return the heights of the bars of each order."""
+    return {
+        container.get_label(): [bar.get_height() for bar in container]
+        for container in ax.containers
+    }
+
+
+def test_throughput_is_bytes_over_time_by_order(tmp_path: Path) -> None:
+    """Each bar is what came in its span over the span's length, stacked by order."""
+    files = in_place(tmp_path, (1, 0, 3000), (1, 1.5, 6000), (2, 1.5, 3000))
+    ax = plot_throughput(files)
+    shown = heights(ax)
+    assert ax.get_ylabel() == "kB/s, mean of 2 s"
+    assert ax.get_xlabel() == "UTC; 3 files, 12.0 kB"
+    assert shown["#1"][0] == pytest.approx(1.5)
+    assert shown["#1"][-1] == pytest.approx(3)
+    assert shown["#2"][-1] == pytest.approx(1.5)
+    assert sum(map(sum, shown.values())) == pytest.approx(6)
+    assert {bar.get_y() for bar in ax.containers[1]} == {0.0, 1.5, 3.0}
+    ax.figure.canvas.draw()
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize(
+    ("orders", "minutes", "kinds"),
+    [(1, 0, ["#0"]), (3, 90, ["#0", "#1", "#2"]), (300, 60 * 24 * 400, ["300 orders"])],
+)
+def test_throughput_is_readable_for_any_number_of_orders(
+    tmp_path: Path, orders: int, minutes: float, kinds: list[str]
+) -> None:
+    """At most sixty bars, and no more colours than can be told apart."""
+    files = ((n, n * minutes / orders, 10) for n in range(orders))
+    ax = plot_throughput(in_place(tmp_path, *files))
+    shown = heights(ax)
+    assert list(shown) == kinds
+    assert all(1 <= len(each) <= 60 for each in shown.values())
+    ax.figure.canvas.draw()
+    plt.close(ax.figure)
+
+
+def test_throughput_of_a_tracker_has_its_labels(tmp_path: Path) -> None:
+    """Labels are text: no formula, nothing the font lacks; without files it says so."""
+
+    class WithFrames(ScriptedTracker):
+        files = in_place(tmp_path, (1, 2, 5))
+
+    tracker = WithFrames(order("first", 1, label="$x^2$ \U0001f6f0"))
+    assert plot_throughput(tracker).get_legend_handles_labels()[1] == ["#1 \\$x^2\\$ □"]
+    tracker.files = in_place(tmp_path).iloc[:0]
+    ax = plot_throughput(tracker)
+    assert ax.texts[0].get_text() == "no files yet"
+    ax.figure.canvas.draw()
+    plt.close("all")
 
 
 def test_it_draws_into_axes_that_are_given() -> None:

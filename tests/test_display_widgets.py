@@ -165,6 +165,51 @@ def test_a_list_too_long_is_started_anew() -> None:
     bench.bar.close()
 
 
+def _enabled(bench: Bench) -> set[str]:
+    return {
+        each.description.split()[0] for each in bench.bar.widget.children[1:] if not each.disabled
+    }
+
+
+def test_buttons_are_enabled_for_what_is_possible_now() -> None:
+    """With an order chosen: what can be done with it; before: what can be done with any."""
+    bench = Bench(ScriptedTracker(order("runs", 1), order("failed", 2, status="FAILED")))
+    assert bench.tracker is not None
+    assert _enabled(bench) == {"Pause", "Cancel", "Retry"}
+    bench.choice.value = order("runs").key
+    assert _enabled(bench) == {"Pause", "Cancel"}
+    bench.tracker.tell(order("runs", 1, status="PAUSED"))
+    bench.offer()
+    assert _enabled(bench) == {"Resume", "Cancel"}
+    bench.tracker.tell(order("runs", 1, status="DONE", waits_for_download=True))
+    bench.offer()
+    assert _enabled(bench) == {"Download"}
+    bench.choice.value = order("failed").key
+    assert _enabled(bench) == {"Retry"}
+    bench.bar.close()
+
+
+def test_the_filter_appears_with_the_sixth_order_and_limits_the_table() -> None:
+    """Typing shows the matching rows at the next painting, and at once when nothing repaints."""
+    tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 6)))
+    panel = WidgetPanel(lambda: tracker, _all)
+    panel.paint(tracker.snapshot())
+    assert panel._filter.layout.display == "none"
+    tracker.tell(order("needle", 6))
+    panel.visible = True
+    panel.paint(tracker.snapshot())
+    assert panel._filter.layout.display == "flex"
+    panel._filter.value = "NEED"
+    assert panel.changed
+    panel.paint(tracker.snapshot())
+    assert panel._table.value.count("<tr ") == 1
+    assert "1 of 6 orders match" in panel._foot.value
+    panel.visible = False
+    panel._filter.value = ""
+    assert panel._table.value.count("<tr ") == 6
+    panel.close()
+
+
 def test_hostile_names_are_text_in_the_list() -> None:
     """Names are cleaned; the list itself shows them as text."""
     bench = Bench(ScriptedTracker(order(label="<b>x</b>\u202e\n", order_id=1)))

@@ -68,12 +68,7 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart() -> None:
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
     failed = record(2, state=FileState.FAILED, error="gone")
     known = {1: here, 2: failed, 3: record(3, state=FileState.FAILED)}
-    plan = make_plan(
-        [record(1), record(4)],
-        known,
-        lambda entry: entry.state is FileState.VERIFIED,
-        given_up={3},
-    )
+    plan = make_plan([record(1), record(4)], known, given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
     assert [entry.file_id for entry in plan.repairs] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]
@@ -209,17 +204,18 @@ def test_a_stopped_belt_sets_both_sides_free() -> None:
 
 def test_a_rename_never_replaces(tmp_path: Path) -> None:
     """Not a file, not a folder, not a link that leads nowhere."""
+    new = str(tmp_path / "new")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "folder", "link"):
         (tmp_path / "new").write_text("new")
-        assert rename_without_replacing(tmp_path / "new", tmp_path / name) is False
+        assert rename_without_replacing(new, str(tmp_path / name)) is False
         assert (tmp_path / "new").read_text() == "new"
-    assert rename_without_replacing(tmp_path / "new", tmp_path / "free")
+    assert rename_without_replacing(new, str(tmp_path / "free"))
     assert (tmp_path / "free").read_text() == "new"
     with pytest.raises(FileNotFoundError):
-        rename_without_replacing(tmp_path / "missing", tmp_path / "free 2")
+        rename_without_replacing(str(tmp_path / "missing"), str(tmp_path / "free 2"))
 
 
 def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
@@ -228,9 +224,9 @@ def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
     md5 = "9a0364b9e99bb480dd25e1f0284c8555"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert has_content(tmp_path / "file", 7, md5)
-    assert not has_content(tmp_path / "file", 8, md5)
-    assert not has_content(tmp_path / "file", 7, MD5["a"])
-    assert not has_content(tmp_path / "link", 7, md5)
-    assert not has_content(tmp_path, 7, md5)
-    assert not has_content(tmp_path / "missing", 7, md5)
+    assert has_content(str(tmp_path / "file"), 7, md5)
+    assert not has_content(str(tmp_path / "file"), 8, md5)
+    assert not has_content(str(tmp_path / "file"), 7, MD5["a"])
+    assert not has_content(str(tmp_path / "link"), 7, md5)
+    assert not has_content(str(tmp_path), 7, md5)
+    assert not has_content(str(tmp_path / "missing"), 7, md5)

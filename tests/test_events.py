@@ -150,9 +150,7 @@ def test_any_bytes_give_an_event_or_a_reason(body: bytes, correlation_id: str | 
 
 
 @given(st.dictionaries(st.text(max_size=3), st.text(max_size=5)), st.text(max_size=10))
-def test_any_text_comes_out_as_one_that_can_be_written(
-    extra: dict[str, str], message: str
-) -> None:
+def test_any_text_comes_out_as_one_that_can_be_written(extra: dict[str, str], message: str) -> None:
     """What JSON can spell and UTF-8 cannot, such as a lone surrogate, is replaced."""
     event = understood({**extra, "status": "DONE", "orderId": 1, "message": message + "\ud800"})
     assert event.message is not None

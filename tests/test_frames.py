@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from strategies import delivery
 
-from regards_nb.errors import JournalError
+from regards_nb.errors import JournalError, SettingsError
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
 from regards_nb.journal import Journal
 from regards_nb.orders import FileRecord, FileState, OrderKey
@@ -23,7 +23,7 @@ EVENT_COLUMNS = [
 ORDER_COLUMNS = [
     "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
     "error_type", "message", "download_link", "downloaded_files", "downloaded_bytes", "label",
-    "first_event", "last_event",
+    "first_event", "last_event", "waits_for_download", "expires_at",
 ]  # fmt: skip
 
 
@@ -188,3 +188,26 @@ def test_a_journal_that_went_away_is_an_error_of_ours(tmp_path: Path, journal: J
         path.write_bytes(b"no database " * 1000)
     with pytest.raises(JournalError, match="journal.sqlite"):
         _ = Frames(journal, None).events
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_export_can_be_read_elsewhere(tmp_path: Path, journal: Journal, kind: str) -> None:
+    """All four frames, with their rows; Parquet with their dtypes too."""
+    append(journal, GRANTED, PART, b"poison")
+    frames = Frames(journal, None)
+    for _ in range(2):  # the second replaces the first
+        paths = frames.export(tmp_path / "export", kind)
+    assert [path.stem for path in paths] == ["events", "orders", "files", "rejected"]
+    assert sorted(tmp_path.joinpath("export").iterdir()) == sorted(paths)
+    read = pd.read_csv if kind == "csv" else pd.read_parquet
+    assert list(read(paths[0])["status"]) == ["GRANTED", "SUBORDER_DONE"]
+    assert len(read(paths[3])) == 1
+    if kind == "parquet":
+        pd.testing.assert_frame_equal(read(paths[0]), frames.events)
+        pd.testing.assert_frame_equal(read(paths[1]), frames.orders)
+
+
+def test_an_export_of_another_kind_is_refused(tmp_path: Path, journal: Journal) -> None:
+    """The error names the kinds there are."""
+    with pytest.raises(SettingsError, match='"csv" or "parquet"'):
+        Frames(journal, None).export(tmp_path, "xlsx")

@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors",
     "wiring",
+    "queries",
     "events",
     "orders",
     "journal",
@@ -26,10 +27,12 @@ ROOMS = [
     "tracker",
     "display",
     "settings",
+    "doctor",
     "simulator",
     "demo",
+    "cli",
 ]
-PURE = {"errors", "events", "orders"}
+PURE = {"errors", "events", "orders", "queries"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},
@@ -45,6 +48,8 @@ HOME_OF = {
     "nbclient": {"demo"},
     "nbconvert": {"demo"},
     "nest_asyncio2": {"tracker"},
+    "platformdirs": {"settings"},
+    "keyring": {"settings"},
 }
 
 

@@ -171,7 +171,7 @@ def test_a_wait_in_asyncio_leaves_the_loop_free(
 def test_callbacks_get_their_events_and_their_errors_stop_nothing(
     simulator: Simulator, tracker: OrderTracker
 ) -> None:
-    """Each event of the status once, in a thread of its own; an error is told with the next call."""
+    """Each event of the status once, in a thread of its own; errors come with the next call."""
     seen: list[OrderEvent] = []
 
     def broken(_event: OrderEvent) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from regards_nb.client.refusals import advice_for
 from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
@@ -57,6 +58,16 @@ class Answer(NamedTuple):
     def retry_after_s(self) -> float | None:
         """How long the server asks to wait."""
         return _seconds(self.headers.get("Retry-After"))
+
+    @property
+    def clock_skew_s(self) -> float | None:
+        """By how much our clock is ahead of that of the server, in whole seconds."""
+        try:
+            said = parsedate_to_datetime(self.headers.get("Date", ""))
+        except ValueError:
+            return None
+        said = said if said.tzinfo else said.replace(tzinfo=UTC)
+        return round((datetime.now(UTC) - said).total_seconds())
 
     def json(self) -> Any:
         """Return the parsed body.
@@ -126,7 +137,7 @@ _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
 def _meaning(answer: Answer) -> tuple[type[ServiceError], str]:
     """Return the kind of the error, and what to do about it."""
     if answer.status == 401 and answer.messages:
-        return NotAllowedError, ""
+        return NotAllowedError, advice_for(answer.messages)
     if answer.status == 404 and "/orders/files/" in answer.asked:
         return ServiceError, ""
     if 300 <= answer.status < 400:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from requests.auth import HTTPBasicAuth
@@ -13,7 +14,7 @@ from regards_nb.client.answers import error_for
 from regards_nb.client.listing import manifest, pages
 from regards_nb.client.login import Token, Tokens
 from regards_nb.client.origin import Link, Origin
-from regards_nb.client.rows import apply_answer, remote_order
+from regards_nb.client.rows import apply_answer, read_page, remote_order
 from regards_nb.client.secret import Secret
 from regards_nb.client.transport import Call, Repeat, Transport
 from regards_nb.errors import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    import pandas as pd
 
     from regards_nb.client.answers import Answer
     from regards_nb.client.body import Body
@@ -164,16 +167,42 @@ class RegardsClient:
         answer = self._ask(Call(path=f"{_ORDERS}/{order_id}"))
         return remote_order(answer.json(), answer.asked)
 
-    def orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
-        """Yield all orders of the user, newest first; deleted ones are left out by the server."""
+    def orders(self, *, limit: int | None = None) -> pd.DataFrame:
+        """Return the user's orders as the server sees them, wherever they were made.
+
+        Parameters
+        ----------
+        limit : int, optional
+            Only so many, the newest.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per order, newest first, index ``order_id``. Deleted orders are left out by
+            the server. Filter it: ``client.orders().query("status == 'PAUSED'")``.
+        """
+        frame: pd.DataFrame = wiring.call("orders_frame", islice(self.iter_orders(), limit))
+        return frame
+
+    def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
+        """Yield all orders of the user, newest first, page by page as they are taken."""
         seen: set[int] = set()
         for page in pages(self._ask, lambda query: Call(path=_ORDERS, params=query), page_size):
+            known = len(seen)
             for value in page.items:
                 order = remote_order(value, page.asked)
                 # the pages shift when an order is added meanwhile
                 if order.order_id not in seen:
                     seen.add(order.order_id)
                     yield order
+            if len(seen) == known:
+                return  # a server that repeats itself would do so for ever
+
+    def clock_skew_s(self) -> float | None:
+        """Return by how much our clock is ahead of the server's; None where it does not say."""
+        answer = self._ask(Call(path=_ORDERS, params={"page": 0, "size": 1}))
+        read_page(answer.json(), answer.asked)  # the clock of a proxy is of no interest
+        return answer.clock_skew_s
 
     def available_files(
         self, order_id: int, *, stop: threading.Event | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.rows import file_record, read_page
+from regards_nb.errors import UnexpectedAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     Ask = Callable[[Call], Answer]
 
+#: With 100 orders each, more than anybody has; a server that claims more is not believed.
+_MAX_PAGES = 5000
 #: How often a manifest that changed while its pages were read is read again.
 _MAX_READINGS = 3
 
@@ -28,6 +31,8 @@ def pages(ask: Ask, make_call: Callable[[dict[str, Any]], Call], page_size: int)
         page = read_page(answer.json(), answer.asked)
         yield page
         number += 1
+        if number == _MAX_PAGES:
+            raise UnexpectedAnswerError(f"{page.asked}: still no end after {number} pages")
         # The server may say what it likes of the number of pages: an empty one is the last.
         if number >= page.pages or not page.items:
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.errors import UnexpectedAnswerError
@@ -175,9 +175,11 @@ def _text(value: Any) -> str | None:
 
 def _date(value: Any) -> datetime | None:
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
+        read = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
+    # REGARDS writes UTC; where a date says no zone, it means that too
+    return read.replace(tzinfo=UTC) if read is not None and read.tzinfo is None else read
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

@@ -250,7 +250,8 @@ class Transport:
         if isinstance(outcome, Answer):
             return error_for(outcome)
         return ServiceUnreachableError(
-            f"{call.asked}: no answer from {self._origin}: {outcome.reason}"
+            f"{call.asked}: no answer from {self._origin}: {outcome.reason}",
+            in_work=outcome.in_work,
         )
 
     def _pause(self, call: Call, outcome: Answer | _Silence, tries: int) -> None:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 #: Full-jitter back-off between two attempts: anything up to FIRST * 2**failures, at most LONGEST.
 FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 10.0
+LONGEST_BACKOFF_S = 4.0
 
 #: How far back a redelivered message is looked for. A broker that crashed can forget the
 #: acknowledgements of its last moments, so this reaches beyond what was not acknowledged.

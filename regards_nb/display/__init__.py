@@ -8,6 +8,7 @@ from regards_nb.display.live import mimebundle, show
 from regards_nb.display.markup import html
 from regards_nb.display.plain import text
 from regards_nb.display.repaint import close_views
+from regards_nb.display.throughput import plot_throughput
 from regards_nb.display.timeline import plot_timeline
 from regards_nb.display.watch import Watch, watching
 
@@ -16,6 +17,7 @@ __all__ = [
     "close_views",
     "html",
     "mimebundle",
+    "plot_throughput",
     "plot_timeline",
     "show",
     "text",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from regards_nb.display.board import Tone, clean
+from regards_nb.display.possible import Action
 from regards_nb.display.style import COLOUR
 from regards_nb.errors import RegardsError
 
@@ -32,11 +33,11 @@ MAX_CHOICES = 200
 
 _ANY = "choose an order"
 _ACTIONS = (
-    ("download", "Download", "Fetch what is ready: of this order, or of all that wait for it"),
-    ("pause", "Pause", "Ask REGARDS to pause this order"),
-    ("resume", "Resume", "Ask REGARDS to go on with this order"),
-    ("retry", "Retry", "Ask REGARDS to try the failed files again"),
-    ("cancel", "Cancel order", "Ask REGARDS to stop this order and to delete it"),
+    (Action.DOWNLOAD, "Download", "Fetch what is ready: of this order, or of all that wait for it"),
+    (Action.PAUSE, "Pause", "Ask REGARDS to pause this order"),
+    (Action.RESUME, "Resume", "Ask REGARDS to go on with this order"),
+    (Action.RETRY, "Retry", "Ask REGARDS to try the failed files again"),
+    (Action.CANCEL, "Cancel order", "Ask REGARDS to stop this order and to delete it"),
 )
 
 
@@ -59,10 +60,11 @@ class OrderChoice:
     ask again, never to cancel another order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: Callable[[Any], object]) -> None:
+        self._chosen = chosen
         self._keys: list[OrderKey] = []
         self._titles: dict[OrderKey, str] = {}
-        self.widget = _dropdown()
+        self.widget = self._dropdown()
 
     @property
     def key(self) -> OrderKey | None:
@@ -84,12 +86,21 @@ class OrderChoice:
         if len(self._keys) > MAX_CHOICES:
             self._keys, changed = list(titles), titles
             discard(self.widget)
-            self.widget = _dropdown()
+            self.widget = self._dropdown()
         self._titles = changed
         with self.widget.hold_sync():
             self.widget.options = [(_ANY, None), *((changed[key], key) for key in self._keys)]
             # One order: no other could be meant.
             self.widget.index = 1 if len(self._keys) == 1 else 0
+
+    def _dropdown(self) -> Any:
+        dropdown = widgets.Dropdown(
+            options=[(_ANY, None)],
+            layout=widgets.Layout(width="auto", min_width="180px", max_width="380px"),
+            tooltip="The order that the buttons are about",
+        )
+        dropdown.observe(self._chosen, "value")
+        return dropdown
 
 
 class ActionBar:
@@ -111,12 +122,13 @@ class ActionBar:
         # Click handlers run on the main thread or, with some kernels, on one of their own.
         self._lock = threading.Lock()
         self._waiting: tuple[OrderKey, ...] = ()
-        self._last_click: tuple[str, OrderKey | None, float] | None = None
-        self._choice = OrderChoice()
+        self._possible: dict[OrderKey, frozenset[Action]] = {}
+        self._last_click: tuple[Action, OrderKey | None, float] | None = None
+        self._choice = OrderChoice(lambda _: self._enable())
         self._buttons = {name: _button(*rest) for name, *rest in _ACTIONS}
         for name, button in self._buttons.items():
             button.on_click(lambda _, name=name: self._click(name))
-        self._buttons["cancel"].style.text_color = COLOUR[Tone.FAILED]
+        self._buttons[Action.CANCEL].style.text_color = COLOUR[Tone.FAILED]
         self.widget = widgets.HBox(
             [self._choice.widget, *self._buttons.values()],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
@@ -129,15 +141,29 @@ class ActionBar:
             self._choice.offer({row.key: row.title for row in shown.rows})
         if self.widget.children[0] is not self._choice.widget:
             self.widget.children = (self._choice.widget, *self._buttons.values())
-        waiting = len(self._waiting)
-        self._buttons["download"].description = f"Download ({waiting})" if waiting else "Download"
-        self._buttons["download"].button_style = "primary" if waiting else ""
+        waiting, download = len(self._waiting), self._buttons[Action.DOWNLOAD]
+        download.description = f"Download ({waiting})" if waiting else "Download"
+        download.button_style = "primary" if waiting else ""
+        self._possible = {row.key: row.actions for row in shown.rows}
+        self._enable()
 
     def close(self) -> None:
         """Remove the bar from every page and from the kernel's memory."""
         discard(self._choice.widget, *self._buttons.values(), self.widget)
 
-    def _click(self, action: str) -> None:
+    def _enable(self) -> None:
+        """Enable the buttons for what can be done now.
+
+        Before an order is chosen, for what can be done with any of them: while a cell blocks,
+        the kernel hears of a choice only afterwards, and the click would be lost.
+        """
+        chosen, every = self._choice.key, self._possible
+        wanted = every.values() if chosen is None else [every.get(chosen, frozenset(Action))]
+        possible = frozenset[Action]().union(*wanted)
+        for action, button in self._buttons.items():
+            button.disabled = action not in possible
+
+    def _click(self, action: Action) -> None:
         try:
             said = self._act(action)
         except RegardsError as exc:
@@ -146,7 +172,7 @@ class ActionBar:
             said = f"{action} is not possible: {type(exc).__name__}: {exc}"
         self._done(clean(said, 300))
 
-    def _act(self, action: str) -> str:
+    def _act(self, action: Action) -> str:
         tracker = self._tracker()
         if tracker is None:
             return "this tracker is gone: nothing was done"
@@ -154,7 +180,7 @@ class ActionBar:
             key = self._choice.key
             if self._is_impatience(action, key):
                 return f"{action}: already queued"
-        if action == "download":
+        if action is Action.DOWNLOAD:
             return self._download(tracker, key)
         if key is None:
             return f"{action}: choose an order first"
@@ -170,21 +196,13 @@ class ActionBar:
         named = self._choice.title(keys[0]) if len(keys) == 1 else f"{len(keys)} orders"
         return f"download: queued for {named}"
 
-    def _is_impatience(self, action: str, key: OrderKey | None) -> bool:
+    def _is_impatience(self, action: Action, key: OrderKey | None) -> bool:
         """Tell whether this click repeats the last one; asking for a choice is not counted."""
-        if key is None and action != "download":
+        if key is None and action is not Action.DOWNLOAD:
             return False
         now = time.monotonic()
         last, self._last_click = self._last_click, (action, key, now)
         return last is not None and last[:2] == (action, key) and now - last[2] < IMPATIENCE_S
-
-
-def _dropdown() -> Any:
-    return widgets.Dropdown(
-        options=[(_ANY, None)],
-        layout=widgets.Layout(width="auto", min_width="180px", max_width="380px"),
-        tooltip="The order that the buttons are about",
-    )
 
 
 def _button(description: str, tooltip: str) -> Any:

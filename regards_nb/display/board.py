@@ -13,13 +13,16 @@ from datetime import UTC
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from regards_nb.display.possible import possible
 from regards_nb.events import OrderStatus
+from regards_nb.orders import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from regards_nb.consumer import Health
+    from regards_nb.display.possible import Action
     from regards_nb.display.sources import SnapshotView
     from regards_nb.orders import OrderKey, OrderState
 
@@ -50,6 +53,8 @@ class Tone(StrEnum):
     PARTLY = "partly"
     RUNNING = "running"
     DONE = "done"
+    #: Deleted or expired: nothing is left of it.
+    GONE = "gone"
 
 
 SIGN = {
@@ -58,12 +63,14 @@ SIGN = {
     Tone.PARTLY: "▲",
     Tone.RUNNING: "●",
     Tone.DONE: "✓",
+    Tone.GONE: "○",
 }
 _URGENCY = {tone: rank for rank, tone in enumerate(Tone)}
 
 _HEALTH = {
     "CONNECTING": (Tone.RUNNING, "connecting to RabbitMQ"),
     "CONSUMING": (Tone.DONE, "listening"),
+    "POLLING": (Tone.DONE, "without RabbitMQ: REGARDS is asked now and then,"),
     "RECONNECTING": (Tone.PARTLY, "reconnecting to RabbitMQ"),
     "STOPPED": (Tone.PARTLY, "stopped, no new events"),
     "FAILED": (Tone.FAILED, "failed, no new events"),
@@ -89,6 +96,8 @@ class Row:
     files: str
     remarks: tuple[str, ...]
     tooltip: str
+    #: What makes sense now.
+    actions: frozenset[Action]
 
     @property
     def title(self) -> str:
@@ -107,7 +116,7 @@ class Board:
     counts: tuple[tuple[Tone, str], ...]
     health: str
     health_tone: Tone
-    #: Names what the table leaves out; empty if nothing.
+    #: Counts what the table leaves out, by the filter or by its length; empty if nothing.
     more: str
     problems: tuple[str, ...]
 
@@ -123,20 +132,26 @@ def clean(text: str, limit: int = REMARK_CHARS) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
-def board(snapshot: SnapshotView) -> Board:
-    """Put a snapshot into words."""
+def board(snapshot: SnapshotView, *, only: str = "") -> Board:
+    """Put a snapshot into words.
+
+    Headline and counts are about all orders; *only* limits the rows to those that have all its
+    words in their name, number, status or message.
+    """
     orders = sorted(snapshot.orders, key=_rank)
+    words = only.casefold().split()
+    shown = [order for order in orders if _has(order, words)] if words else orders
     several_tenants = len({order.tenant for order in orders}) > 1
     finished = sum(order.finished for order in orders)
     noun = "order" if len(orders) == 1 else "orders"
-    health_tone, health = _health(snapshot.health)
+    health_tone, health = _health(snapshot.health, snapshot.token_ends_at)
     return Board(
-        rows=tuple(row(order, with_tenant=several_tenants) for order in orders[:MAX_ROWS]),
+        rows=tuple(row(order, with_tenant=several_tenants) for order in shown[:MAX_ROWS]),
         headline=f"{finished} of {len(orders)} {noun} finished" if orders else "No orders to show",
         counts=tuple(_counts(orders)),
         health=health,
         health_tone=health_tone,
-        more=_more(orders[MAX_ROWS:]),
+        more=" · ".join(filter(None, (_matches(shown, orders, only), _more(shown[MAX_ROWS:])))),
         problems=tuple(_problems(snapshot)),
     )
 
@@ -159,6 +174,7 @@ def row(order: OrderState, *, with_tenant: bool = False) -> Row:
         files=_files(order),
         remarks=tuple(_remarks(order)),
         tooltip=clean(order.message or "", TOOLTIP_CHARS),
+        actions=possible(order),
     )
 
 
@@ -168,6 +184,8 @@ def tone(order: OrderState) -> Tone:
         return Tone.WAITS
     if not order.finished:
         return Tone.RUNNING
+    if order.status in GONE:
+        return Tone.GONE
     if order.status == OrderStatus.DONE:
         return Tone.DONE
     # FAILED with a link is a partial success (protocol.md 0.4)
@@ -237,7 +255,8 @@ def _files(order: OrderState) -> str:
     files, n_bytes = str(order.downloaded_files), size(order.downloaded_bytes)
     if order.files_total is not None:
         files = f"{files}/{order.files_total}"
-    if order.bytes_total is not None and order.bytes_total != order.downloaded_bytes:
+    # a download that repairs may count only what it still has to fetch
+    if order.bytes_total is not None and order.bytes_total > order.downloaded_bytes:
         n_bytes = f"{n_bytes} of {size(order.bytes_total)}"
     noun = "file" if files in {"1", "1/1", "0/1"} else "files"
     return f"{files} {noun}, {n_bytes}"
@@ -258,7 +277,7 @@ def _remarks(order: OrderState) -> Iterator[str]:
         yield f"kept until {order.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _health(health: Health) -> tuple[Tone, str]:
+def _health(health: Health, token_ends_at: datetime | None) -> tuple[Tone, str]:
     state = health.state.value
     health_tone, words = _HEALTH.get(state, (Tone.PARTLY, clean(state, NAME_CHARS)))
     since = health.since.astimezone(UTC)
@@ -269,6 +288,8 @@ def _health(health: Health) -> tuple[Tone, str]:
         parts.append(f"last event {clock(health.last_event, after=since)}")
     if health.queue_depth:
         parts.append(f"{health.queue_depth} in the queue")
+    if token_ends_at:
+        parts.append(f"REST token until {clock(token_ends_at, after=since)}")
     return health_tone, " · ".join(parts)
 
 
@@ -276,15 +297,37 @@ def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Tone, str]]:
     tones = Counter(tone(order) for order in orders)
     downloading = sum(order.downloading for order in orders)
     for which, words in (
-        (Tone.WAITS, "to download"),
-        (Tone.FAILED, "failed"),
-        (Tone.PARTLY, "incomplete"),
-        (Tone.RUNNING, "running"),
+        (Tone.WAITS, "REGARDS waits for you: {} to download"),
+        (Tone.FAILED, "{} failed"),
+        (Tone.PARTLY, "{} incomplete"),
+        (Tone.RUNNING, "{} running"),
     ):
         if tones[which]:
-            yield which, f"{tones[which]} {words}"
+            yield which, words.format(tones[which])
     if downloading:
         yield Tone.RUNNING, f"{downloading} downloading"
+
+
+def _has(order: OrderState, words: Sequence[str]) -> bool:
+    known = (
+        order.label,
+        order.correlation_id,
+        f"#{order.order_id}",
+        order.tenant,
+        order.status,
+        tone(order),
+        order.error_type,
+        order.message,
+    )
+    text = " ".join(filter(None, known)).casefold()
+    return all(word in text for word in words)
+
+
+def _matches(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str) -> str:
+    if not only.strip():
+        return ""
+    found = f"{len(shown)} of {len(orders)}" if shown else f"none of {len(orders)}"
+    return f"{found} orders match \u201c{clean(only, NAME_CHARS)}\u201d"
 
 
 def _more(hidden: Sequence[OrderState]) -> str:

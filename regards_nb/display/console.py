@@ -34,11 +34,12 @@ _COLOURS = {
     Tone.PARTLY: "33",
     Tone.RUNNING: "34",
     Tone.DONE: "32",
+    Tone.GONE: "90",
 }
 _COLOURED = str.maketrans(
     {SIGN[tone]: f"\x1b[{code}m{SIGN[tone]}\x1b[0m" for tone, code in _COLOURS.items()}
 )
-_ASCII = str.maketrans("█░▼✕▲●✓…·■", "#-!x!*+.|#")
+_ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
 
 
 class LogWatch:

@@ -31,6 +31,27 @@ def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
     return {"text/html": html(snapshot, note=note), "text/plain": text(snapshot, note=note)}
 
 
+#: An output that shows nothing.
+NOTHING = {"text/html": "", "text/plain": ""}
+
+# Lab and Notebook prefer the widget to the HTML beside it even when the kernel with the widget is
+# gone, and then say "model not found". Elsewhere this style is not followed, and the HTML beside
+# the widget is what one sees.
+_LIVE = ":has(.jupyter-widgets .regards-nb)"
+_SPARE_CSS = f"""<style>
+.jp-OutputArea:has(.regards-nb-spare):not({_LIVE})>
+.jp-OutputArea-child:has(>.jupyter-widgets){{display:none}}
+.jp-OutputArea:not({_LIVE}) .regards-nb-spare{{display:block!important}}
+.jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
+</style>"""
+
+
+def spare_bundle(snapshot: SnapshotView) -> dict[str, Any]:
+    """Return a picture that is seen only in place of a widget that cannot be shown any more."""
+    picture = f'<div class="regards-nb-spare" style="display:none">{html(snapshot)}</div>'
+    return {"text/html": f"{_SPARE_CSS}{picture}", "text/plain": ""}
+
+
 class HtmlPanel:
     """One table, in however many outputs, replaced as a whole.
 
@@ -67,7 +88,7 @@ class HtmlPanel:
         self.wanted = wanted
         self._handles.clear()
 
-    def show(self, snapshot: SnapshotView) -> None:
+    def show(self, snapshot: SnapshotView, **_: object) -> None:
         """Put the table below the running cell."""
         with self._lock:
             self.last = snapshot

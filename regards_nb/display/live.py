@@ -35,7 +35,7 @@ def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None =
     with painter.recording():
         where = surroundings()
         if where is not Surroundings.TEXT:
-            panel_of(painter, "show", lambda: None, where).show(snapshot)
+            panel_of(painter, "show", lambda: None, where).show(snapshot, with_spare=True)
             if not live_obstacle():
                 painter.run()
             return

@@ -7,6 +7,7 @@ its widget's layout: a scroll box inside the HTML would jump to the top at every
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,19 @@ import ipywidgets as widgets
 from regards_nb.display import markup
 from regards_nb.display.actions import ActionBar, discard
 from regards_nb.display.board import board
-from regards_nb.display.handles import MAX_HANDLES, publish, static_bundle
+from regards_nb.display.handles import MAX_HANDLES, NOTHING, publish, spare_bundle, static_bundle
 from regards_nb.display.style import MAX_HEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regards_nb.display.sources import SnapshotView, TrackerView, Wanted
+
+
+#: Fewer orders are found without a filter.
+MIN_TO_FILTER = 6
+#: How far the spare picture may lag behind: each one makes the page send and save the notebook.
+SPARE_INTERVAL_S = 10.0
 
 
 class WidgetPanel:
@@ -46,25 +53,48 @@ class WidgetPanel:
         self._changed = False
         self.last: SnapshotView | None = None
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
+        self._spares: deque[Any] = deque(maxlen=MAX_HANDLES)
+        #: What the spare pictures show, and when they may be replaced.
+        self._spared: SnapshotView | None = None
+        self._next_spare_s = 0.0
         self._in_bundle = False
         self._head, self._foot, self._answer = widgets.HTML(), widgets.HTML(), widgets.HTML()
         scroll = widgets.Layout(max_height=MAX_HEIGHT, overflow="auto")
         self._table = widgets.HTML(layout=scroll)
+        self._filter = widgets.Text(
+            description="Filter",
+            placeholder="words in name, number, status or message",
+            layout=widgets.Layout(width="auto", max_width="420px", display="none"),
+            style={"description_width": "initial"},
+        )
+        self._filter.observe(lambda _: self._filtered(), "value")
         self._bar = ActionBar(tracker, self.answer)
         self._box = widgets.VBox(
-            [self._head, self._table, self._foot, self._bar.widget, self._answer]
+            [self._head, self._filter, self._table, self._foot, self._bar.widget, self._answer]
         )
 
     @property
     def changed(self) -> bool:
         """Whether there is something to paint even if the tracker did not change."""
-        return self._changed
+        return self._changed or self._is_spare_due
 
-    def show(self, snapshot: SnapshotView) -> None:
-        """Put the view below the running cell."""
+    @property
+    def _is_spare_due(self) -> bool:
+        is_old = self._spared is not self.last and time.monotonic() >= self._next_spare_s
+        return bool(self._spares) and is_old
+
+    def show(self, snapshot: SnapshotView, *, with_spare: bool = False) -> None:
+        """Put the view below the running cell.
+
+        *with_spare* adds a hidden picture, for a view that may never be told that it ends: it is
+        seen when the notebook is opened again and the kernel with the widgets is gone.
+        """
         with self._lock:
             bundle = self._bundle(snapshot)
             self._handles.append(publish(bundle, raw=True, display_id=True))
+            if with_spare:
+                self._spares.append(publish(spare_bundle(snapshot), raw=True, display_id=True))
+                self._spared = snapshot
 
     def bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
         """Return the view as the value of a cell, with HTML and text for who has no widgets."""
@@ -89,12 +119,28 @@ class WidgetPanel:
         with self._lock:
             self._changed = False
             self.last = snapshot
-            shown = board(snapshot)
+            shown = board(snapshot, only=self._filter.value)
+            if len(snapshot.orders) >= MIN_TO_FILTER:
+                self._filter.layout.display = "flex"
             self._head.value = markup.head(shown, self._note)
             self._table.value = markup.table(shown)
             self._foot.value = markup.foot(shown)
             self._answer.value = markup.answer(self._said)
             self._bar.offer(shown)
+            if self._is_spare_due:
+                self._spare(spare_bundle(snapshot))
+
+    def _spare(self, bundle: dict[str, Any]) -> None:
+        for handle in self._spares:
+            handle.update(bundle, raw=True)
+        self._spared = self.last
+        self._next_spare_s = time.monotonic() + SPARE_INTERVAL_S
+
+    def _filtered(self) -> None:
+        """Show what matches: the repaint thread does, or, where it has ended, this one."""
+        self._changed = True
+        if not self.visible and self.last is not None:
+            self.paint(self.last)
 
     def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
         """Replace the outputs by the last state as plain HTML, which the notebook can store."""
@@ -105,6 +151,7 @@ class WidgetPanel:
             bundle = static_bundle(snapshot, note)
             for handle in self._handles:
                 handle.update(bundle, raw=True)
+            self._spare(NOTHING)
             if self._in_bundle:
                 # No handle leads to the value of a cell: its widgets get the last state instead.
                 self.paint(snapshot)
@@ -113,6 +160,7 @@ class WidgetPanel:
         """Leave the outputs so far as they are; the next show() starts a new one."""
         self.wanted = wanted
         self._handles.clear()
+        self._spares.clear()
         self._said = ""
 
     def close(self) -> None:
@@ -121,7 +169,7 @@ class WidgetPanel:
             self._bar.close()
             discard(self._answer)
             if not self._in_bundle:
-                discard(self._head, self._table, self._foot, self._box)
+                discard(self._head, self._filter, self._table, self._foot, self._box)
 
     def _bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
         self.paint(snapshot)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from regards_nb.consumer import Health
     from regards_nb.orders import OrderKey, OrderState
@@ -38,6 +39,10 @@ class SnapshotView(Protocol):
     @property
     def rejected(self) -> int:
         """Messages that could not be understood."""
+
+    @property
+    def token_ends_at(self) -> datetime | None:
+        """When the REST login ends and is renewed; None where there is none, or no end."""
 
 
 class TrackerView(Protocol):

@@ -17,6 +17,7 @@ COLOUR = {
     Tone.PARTLY: "var(--jp-warn-color1,var(--vscode-charts-yellow,#c77700))",
     Tone.RUNNING: "var(--jp-brand-color1,var(--vscode-charts-blue,#1976d2))",
     Tone.DONE: "var(--jp-success-color1,var(--vscode-charts-green,#2e8b45))",
+    Tone.GONE: "var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#777777))",
 }
 
 #: How far the table grows before it scrolls.

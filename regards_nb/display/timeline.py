@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.display.arrivals import arrivals
 from regards_nb.display.board import clean
-from regards_nb.errors import SettingsError
+from regards_nb.display.drawing import drawable, dress, pyplot, say_nothing_yet
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
 
@@ -24,6 +24,7 @@ LABEL_CHARS = 30
 PROMPT = timedelta(seconds=5)
 
 _RUNNING, _GOOD, _PARTLY, _BAD, _FETCHED = "#1976d2", "#2e8b45", "#c77700", "#d9363e", "#6a51a3"
+_GREY = "#777777"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +44,13 @@ _MARKS: dict[str, Mark] = {
     OrderStatus.DONE_WITH_WARNING: Mark(label="incomplete", marker="^", colour=_PARTLY, area=56),
     OrderStatus.FAILED: Mark(label="failed", marker="X", colour=_BAD, area=60),
     OrderStatus.DENIED: Mark(label="denied", marker="x", colour=_BAD, area=48),
+    OrderStatus.RUNNING: Mark(label="running", marker=".", colour=_RUNNING, area=26),
+    OrderStatus.PAUSED: Mark(label="paused", marker="s", colour=_GREY, area=30),
+    OrderStatus.EXPIRED: Mark(label="expired", marker="1", colour=_GREY, area=60),
+    OrderStatus.DELETED: Mark(label="deleted", marker="x", colour=_GREY, area=48),
 }
-_OTHER = Mark(label="other status", marker="D", colour="#777777", area=26)
-_DOWNLOAD = Mark(label="file fetched", marker="2", colour=_FETCHED, area=60)
+_OTHER = Mark(label="other status", marker="D", colour=_GREY, area=26)
+_DOWNLOAD = Mark(label="files fetched", marker="2", colour=_FETCHED, area=60)
 
 
 @dataclass(slots=True)
@@ -88,23 +93,22 @@ def plot_timeline(source: Any, *, ax: Any = None) -> Any:
     SettingsError
         If matplotlib is not installed.
     """
-    try:
-        pyplot = import_module("matplotlib.pyplot")
-    except ImportError as exc:
-        raise SettingsError(
-            'plotting needs matplotlib: pip install "regards_nb[plot]", then restart the kernel'
-        ) from exc
+    plt = pyplot()
     every_lane = sorted(_lanes(source), key=lambda lane: lane.first)
     lanes = every_lane[-MAX_LANES:]
     if ax is None:
         height_inches = min(max(0.34 * len(lanes) + 1.4, 2.2), 12)
-        _, ax = pyplot.subplots(figsize=(10, height_inches), layout="constrained")
+        _, ax = plt.subplots(figsize=(10, height_inches), layout="constrained")
     if lanes:
         _draw(ax, lanes)
     else:
-        ax.text(0.5, 0.5, "no events yet", ha="center", va="center", transform=ax.transAxes)
-        ax.set_xticks([])
-    _dress(ax, lanes, hidden=len(every_lane) - len(lanes))
+        say_nothing_yet(ax, "no events yet")
+    _name_lanes(ax, lanes)
+    hidden = len(every_lane) - len(lanes)
+    remark = f"{hidden} older orders not shown" if hidden else ""
+    dress(ax, remark=remark, has_times=bool(lanes))
+    ax.grid(axis="x", alpha=0.25)
+    ax.tick_params(axis="y", length=0)
     return ax
 
 
@@ -146,13 +150,11 @@ def _events(frame: Any) -> Iterator[tuple[str | None, str | None, int | None, st
 
 
 def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
-    """Add the times of downloads, where the journal knows them."""
-    if not {"order", "downloaded_at"} <= set(files.columns):
-        return
+    """Add when files came in; those of one second are one mark."""
     by_number = {lane.number: lane for lane in lanes if lane.number is not None}
-    known = files[files["downloaded_at"].notna() & files["order"].notna()]
-    for number, when in zip(known["order"], known["downloaded_at"], strict=True):
-        if lane := by_number.get(int(number)):
+    seconds = {(came.order_id, came.when.replace(microsecond=0)) for came in arrivals(files)}
+    for number, when in sorted(seconds):
+        if lane := by_number.get(number):
             lane.fetched.append(when)
 
 
@@ -167,12 +169,13 @@ def _draw(ax: Any, lanes: list[Lane]) -> None:
         ended = statuses & FINISHED
         end = max(when for when, _ in lane.moments) if ended else last
         ax.hlines(row, lane.first, end, colors=_colour(statuses), linewidth=3 * scale, alpha=0.35)
+    fetched = [(when, row) for row, lane in enumerate(lanes) for when in lane.fetched]
+    # first, and so below the others: there are many of them
+    _scatter(ax, fetched, _DOWNLOAD, scale**2)
     kinds = {**_MARKS, **{status: _OTHER for _, _, status in moments if status not in _MARKS}}
     for mark in dict.fromkeys(kinds.values()):
         points = [(when, row) for when, row, status in moments if kinds[status] is mark]
         _scatter(ax, points, mark, scale)
-    fetched = [(when, row) for row, lane in enumerate(lanes) for when in lane.fetched]
-    _scatter(ax, fetched, _DOWNLOAD, scale)
 
 
 def _scatter(ax: Any, points: list[tuple[datetime, int]], mark: Mark, scale: float) -> None:
@@ -187,31 +190,14 @@ def _scatter(ax: Any, points: list[tuple[datetime, int]], mark: Mark, scale: flo
         )
 
 
-def _dress(ax: Any, lanes: list[Lane], *, hidden: int) -> None:
-    """Label the lanes as far as they can be read, and the times."""
-    dates = import_module("matplotlib.dates")
+def _name_lanes(ax: Any, lanes: list[Lane]) -> None:
+    """Label the lanes as far as they can be read."""
     step = max(1, -(-len(lanes) // MAX_LABELS))
     ticks = range(0, len(lanes), step)
     # parse_math: a dollar sign in an order's name is no formula.
-    names = [_drawable(lanes[row].label) for row in ticks]
+    names = [drawable(lanes[row].label) for row in ticks]
     ax.set_yticks(list(ticks), names, parse_math=False)
     ax.set_ylim(max(len(lanes), 1) - 0.4, -0.6)
-    if lanes:
-        locator = dates.AutoDateLocator()
-        ax.xaxis.set_major_locator(locator)
-        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=8, frameon=False, fontsize="small")
-    ax.set_xlabel(f"UTC; {hidden} older orders not shown" if hidden else "UTC")
-    ax.grid(axis="x", alpha=0.25)
-    ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _drawable(label: str) -> str:
-    """Replace what the font cannot draw: matplotlib would warn at every draw."""
-    fonts = import_module("matplotlib.font_manager")
-    font = fonts.get_font(fonts.findfont(fonts.FontProperties()))
-    return "".join(char if font.get_char_index(ord(char)) else "□" for char in label)
 
 
 def _colour(statuses: set[str]) -> str:

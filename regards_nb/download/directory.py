@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regards_nb.download.bytestream import ByteStream
 
 _UNIX = 3
+#: What the identity of an entry becomes once it was listed; no hash of Python's is this.
+_LISTED = -1
 
 
 class LocalEntries:
@@ -44,34 +46,36 @@ class LocalEntries:
         self._crcs = array("L")
         self._compressed = array("Q")
         self._sizes = array("Q")
-        self._listed = bytearray()
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def begin(self, *, offset: int, raw_name: bytes, extra: bytes, method: int) -> int:
-        """Note an entry whose header was read; return its place."""
+    def add(  # noqa: PLR0917 - called for every entry of very many
+        self,
+        offset: int,
+        raw_name: bytes,
+        extra: bytes,
+        method: int,
+        crc: int,
+        compressed_bytes: int,
+        size_bytes: int,
+    ) -> None:
+        """Note an entry that was read."""
         self._offsets.append(offset)
         self._identities.append(_identity(raw_name, extra, method))
-        self._listed.append(0)
-        return len(self._offsets) - 1
-
-    def end(self, *, crc: int, compressed_bytes: int, size_bytes: int) -> None:
-        """Note what came of the entry that was begun last."""
         self._crcs.append(crc)
         self._compressed.append(compressed_bytes)
         self._sizes.append(size_bytes)
 
-    def tick_off(
+    def problem_of(
         self, *, offset: int, identity: int, crc: int, compressed: int, size: int
     ) -> str | None:
         """Compare one line of the directory with its entry; return what is wrong with it."""
         index = bisect_left(self._offsets, offset)
         if index == len(self._offsets) or self._offsets[index] != offset:
             return "no entry starts there"
-        if self._listed[index]:
+        if self._identities[index] == _LISTED:
             return "its entry is listed twice"
-        self._listed[index] = 1
         if self._identities[index] != identity:
             return "its entry has another name or packing"
         exact = (self._crcs[index], self._compressed[index], self._sizes[index])
@@ -79,6 +83,7 @@ class LocalEntries:
         low = (exact[0], exact[1] & LIMIT_32, exact[2] & LIMIT_32)
         if (crc, compressed, size) not in (exact, low):
             return "its entry has another CRC-32 or size"
+        self._identities[index] = _LISTED
         return None
 
 
@@ -118,7 +123,7 @@ def _check_line(stream: ByteStream, entries: LocalEntries) -> None:
     extra = stream.take(extra_length)
     stream.take(comment_length)
     size, compressed, offset = with_zip64(extra, size, compressed, offset)
-    problem = _not_a_plain_file(made_by, attributes) or entries.tick_off(
+    problem = _not_a_plain_file(made_by, attributes) or entries.problem_of(
         offset=offset,
         identity=_identity(raw_name, extra, method),
         crc=crc,

@@ -72,6 +72,8 @@ class Extractor:
         self._counter = counter
         self._keeps_files = keeps_files
         self._growing: Growing | None = None
+        self._arrived_bytes = 0
+        self._checked: list[Checked] = []
         self._plausible: list[tuple[Whole, FileRecord]] = []
         self._notice: Whole | None = None
         self._max_entries = _MAX_ENTRIES_FACTOR * len(manifest) + _MAX_ENTRIES_MORE
@@ -89,22 +91,29 @@ class Extractor:
         WorkspaceError
             They cannot be written.
         """
-        checked: list[Checked] = []
-        size_bytes = 0
-        for piece in pieces:
-            size_bytes += len(piece.data)
-            whole = self._grown(piece)
-            if self._notice is not None:
-                # not the last entry: so it was a file of that name
-                checked += self._judge(self._notice)
-                self._notice = None
-            if whole is None:
-                continue
-            if whole.name == NOTICE_NAME and whole.path is None:
-                self._notice = whole
-            else:
-                checked += self._judge(whole)
-        self._counter.add_bytes(size_bytes)
+        self._arrived_bytes = 0
+        with self._workspace.errors():
+            for piece in pieces:
+                self._take(piece)
+        self._counter.add_bytes(self._arrived_bytes)
+        self._hand_on()
+
+    def _take(self, piece: Piece) -> None:
+        self._arrived_bytes += len(piece.data)
+        whole = self._grown(piece)
+        if self._notice is not None:
+            # not the last entry: so it was a file of that name
+            self._judge(self._notice)
+            self._notice = None
+        if whole is None:
+            return
+        if whole.name == NOTICE_NAME and whole.path is None:
+            self._notice = whole
+        else:
+            self._judge(whole)
+
+    def _hand_on(self) -> None:
+        checked, self._checked = self._checked, []
         self._publisher.add(checked)
 
     def finish(self, *, proven: bool) -> dict[str, str]:
@@ -116,23 +125,26 @@ class Extractor:
             The zip was read to its end and everything agreed.
         """
         notice = parse_notice(self._notice.data) if proven and self._notice else None
-        checked: list[Checked] = []
-        if self._notice is not None and notice is None:
-            checked += self._judge(self._notice)
-        for whole, record in self._plausible:
-            if not proven or record.name in (notice or {}):
-                whole.discard()
-                self._manifest.reopen([record])
-            else:
-                checked += self._accepted(whole, [record], FileState.UNVERIFIED)
-        checked += self._recognise_unknown()
-        self._publisher.add(checked)
+        with self._workspace.errors():
+            self._decide(notice or {}, proven=proven, is_notice=notice is not None)
+        self._hand_on()
         if not proven or not self._keeps_files:
             # nothing was marked, so they come again; or they are in the zip that is kept
             for whole in self.unknown:
                 whole.discard()
             self.unknown.clear()
         return notice or {}
+
+    def _decide(self, notice: dict[str, str], *, proven: bool, is_notice: bool) -> None:
+        if self._notice is not None and not is_notice:
+            self._judge(self._notice)
+        for whole, record in self._plausible:
+            if not proven or record.name in notice:
+                whole.discard()
+                self._manifest.reopen([record])
+            else:
+                self._accept(whole, [record], FileState.UNVERIFIED)
+        self._recognise_unknown()
 
     def close(self) -> None:
         """Forget an entry that will never be whole."""
@@ -165,12 +177,12 @@ class Extractor:
             self.unknown.append(damaged(growing.name))
         return None
 
-    def _judge(self, whole: Whole) -> list[Checked]:
+    def _judge(self, whole: Whole) -> None:
         """Find out what an entry is, and keep it or not."""
         verdict, records = self._manifest.match(whole.name, whole.size_bytes, whole.md5)
         if verdict is Verdict.VERIFIED and records:
-            return self._accepted(whole, records, FileState.VERIFIED)
-        if verdict is Verdict.PLAUSIBLE:
+            self._accept(whole, records, FileState.VERIFIED)
+        elif verdict is Verdict.PLAUSIBLE:
             self._plausible.append((self._kept(whole), records[0]))
         elif verdict is Verdict.UNKNOWN:
             self.unknown.append(self._kept(whole))
@@ -180,36 +192,29 @@ class Extractor:
             self._counter.add_bytes(-whole.size_bytes)
         if verdict is Verdict.WRONG:
             self._blame(records, f"the zip held other content ({whole.size_bytes} bytes)")
-        return []
 
-    def _recognise_unknown(self) -> list[Checked]:
+    def _recognise_unknown(self) -> None:
         """Match what has a name that nobody knows by its content."""
-        checked: list[Checked] = []
         for whole in list(self.unknown):
             record = self._manifest.match_content(whole.md5)
             if record is not None:
                 self.unknown.remove(whole)
-                checked += self._accepted(whole, [record], FileState.VERIFIED)
-        return checked
+                self._accept(whole, [record], FileState.VERIFIED)
 
-    def _accepted(
-        self, whole: Whole, records: Sequence[FileRecord], state: FileState
-    ) -> list[Checked]:
-        """Return what is to be published of an entry that is right."""
+    def _accept(self, whole: Whole, records: Sequence[FileRecord], state: FileState) -> None:
+        """Keep an entry that is right."""
         if not self._keeps_files:
             size_bytes = whole.size_bytes
             self.packed += [replace(r, size_bytes=size_bytes, state=state) for r in records]
-            return []
-        with self._workspace.errors():
-            path = whole.staged(self._workspace)
-        return [Checked(path, whole.size_bytes, whole.md5, records, state)]
+            return
+        path = whole.staged(self._workspace)
+        self._checked.append(Checked(path, whole.size_bytes, whole.md5, records, state))
 
     def _kept(self, whole: Whole) -> Whole:
         """Move an entry that has to wait out of the memory."""
         if not self._keeps_files:
             return whole._replace(data=b"")
-        with self._workspace.errors():
-            return whole._replace(data=b"", path=whole.staged(self._workspace))
+        return whole._replace(data=b"", path=whole.staged(self._workspace))
 
     def _blame(self, records: Iterable[FileRecord], why: str) -> None:
         self.wrong.update((record.file_id, why) for record in records)

@@ -6,6 +6,7 @@ the zip lacked; and at the end the server must know that it may go on.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter as Tally
 from dataclasses import dataclass, replace
@@ -17,16 +18,17 @@ from regards_nb.download.belt import BeltStopped
 from regards_nb.download.course import SETTLING_S, Course, fetch_planned
 from regards_nb.download.matching import Manifest
 from regards_nb.download.names import FinalNames
-from regards_nb.download.plan import IN_PLACE, make_plan
+from regards_nb.download.plan import make_plan
 from regards_nb.download.progress import Counter
 from regards_nb.download.publisher import Publisher
+from regards_nb.download.records import Records, is_in_place
 from regards_nb.download.staging import Workspace
 from regards_nb.download.tools import StoppedError, Tools
 from regards_nb.errors import DownloadError, IncompleteDownloadError
 from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.plan import Plan, Way
@@ -43,13 +45,21 @@ class Fetched:
 
     order_id: int
     #: Files that are in place now and were not before.
-    paths: tuple[Path, ...]
-    #: Every file that this increment was about, as it is now.
     records: tuple[FileRecord, ...]
     #: The server had nothing that was not here already.
     nothing_new: bool
     #: What went wrong on the way and was made good.
     notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where these files are."""
+        return paths_of(self.records)
+
+
+def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
+    """Return the path of each file once, in the order of the records."""
+    return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
 
 
 def fetch_available(
@@ -140,23 +150,25 @@ class Increments:
     ) -> None:
         self._client = client
         self.order_id = order_id
-        self._directory = Path(directory).expanduser()
+        self._directory = Path(directory).expanduser().absolute()
         self._log = log
         self._on_progress = on_progress
         self._stop = stop or threading.Event()
         self._extract = extract
         self._way: Way = way if extract else "zip"
-        self._restore_removed = restore_removed
         self._backoff_s = backoff_s
-        self._known: dict[int, FileRecord] = {}
+        where = self._directory if restore_removed else None
+        self.records = Records(log, order_id, where)
         #: Files that the server goes on listing although all was done to show it that they came.
         self._hopeless: set[int] = set()
         #: Files that could not be had; not tried again before :meth:`forgive`.
         self._failed: set[int] = set()
 
-    def forgive(self) -> None:
-        """Try at the next increment again what could not be had so far."""
+    def forgive(self) -> bool:
+        """Try at the next increment again what could not be had so far, if there is anything."""
+        any_failed = bool(self._failed)
         self._failed.clear()
+        return any_failed
 
     def fetch(self) -> Fetched:
         """Fetch what is available now."""
@@ -164,14 +176,15 @@ class Increments:
         counter.enter("manifest")
         plan = self._plan()
         if not plan.missing and not plan.unreleased:
-            return Fetched(order_id=self.order_id, paths=(), records=(), nothing_new=True)
-        self._log.save(row for row in plan.wanted if row.file_id not in self._known)
+            return Fetched(order_id=self.order_id, records=(), nothing_new=True)
+        self.records.expect(plan.wanted)
         counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
         with Workspace(self._directory, self.order_id) as workspace:
             workspace.require_space(plan.known_bytes)
             tools = self._tools(plan, workspace, counter)
             course = self._carry_out(plan, tools)
         counter.enter("done")
+        self._hopeless |= course.unreleased
         return self._concluded(plan, tools.publisher.done, course)
 
     def _carry_out(self, plan: Plan, tools: Tools) -> Course:
@@ -196,42 +209,26 @@ class Increments:
 
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving what it has sent."""
-        self._known = {record.file_id: record for record in self._log.files(self.order_id)}
         for pause_s in (*SETTLING_S, None):
             listed = self._client.available_files(self.order_id, stop=self._stop)
             rows = [row for row in listed if row.file_id not in self._hopeless]
-            plan = make_plan(rows, self._known, self._is_in_place, given_up=self._failed)
+            plan = make_plan(rows, self.records.by_id, given_up=self._failed)
             if not plan.unreleased or pause_s is None or self._stop.wait(pause_s):
                 break
         return plan
 
-    def _is_in_place(self, record: FileRecord) -> bool:
-        if record.state not in IN_PLACE or record.path is None:
-            return False
-        if not self._restore_removed:
-            # who moved it away had his reasons
-            return True
-        path = Path(record.path)
-        try:
-            size_bytes = path.stat().st_size
-        except OSError:
-            return False
-        is_here = path.parent == self._directory.absolute()
-        return is_here and (
-            record.size_bytes in (None, size_bytes) or path.suffix == ".zip"  # it is in there
-        )
-
     def _tools(self, plan: Plan, workspace: Workspace, counter: Counter) -> Tools:
         manifest = Manifest(plan.missing + plan.unreleased)
         manifest.close(plan.unreleased)
-        in_place = [r.path for r in self._known.values() if r.path and self._is_in_place(r)]
         files = sorted((record.file_id, record.name) for record in plan.missing)
-        names = FinalNames(files, [Path(path).name for path in in_place])
+        taken = ((record.path or "").rpartition(os.sep)[2] for record in self.records.in_place)
+        names = FinalNames(files, taken)
         return Tools(
             client=self._client,
             order_id=self.order_id,
             manifest=manifest,
             workspace=workspace,
+            names=names,
             publisher=Publisher(workspace, self._log, names, counter),
             counter=counter,
             stop=self._stop,
@@ -241,34 +238,34 @@ class Increments:
 
     def _concluded(self, plan: Plan, done: dict[int, FileRecord], course: Course) -> Fetched:
         """Record what failed, and say how it went."""
-        self._hopeless |= course.unreleased
+        self.records.note(done.values())
         lost = [record for record in plan.missing if record.file_id not in done]
-        if lost:
-            # another download of the same order may have been luckier
-            now = {record.file_id: record for record in self._log.files(self.order_id)}
-            done.update((i, now[i]) for i in now if i not in done and self._is_in_place(now[i]))
-        failed = [
-            replace(record, state=FileState.FAILED, error=course.problems.get(record.file_id))
-            for record in lost
-            if record.file_id not in done
-        ]
-        self._failed.update(record.file_id for record in failed)
-        self._log.save(failed)
-        mine = {record.file_id for record in plan.missing} | done.keys()
-        placed = [done[file_id] for file_id in sorted(done) if file_id in mine]
-        paths = tuple(dict.fromkeys(Path(record.path) for record in placed if record.path))
+        failed = self._still_lost(lost, done) if lost else []
+        placed = tuple(done[file_id] for file_id in sorted(done))
         if failed:
-            raise _incomplete(self.order_id, paths, failed)
+            self._failed.update(record.file_id for record in failed)
+            whys = course.problems
+            failed = [
+                replace(record, state=FileState.FAILED, error=whys.get(record.file_id))
+                for record in failed
+            ]
+            self.records.save(failed)
+            raise incomplete(self.order_id, paths_of(placed), failed)
         return Fetched(
-            order_id=self.order_id,
-            paths=paths,
-            records=tuple(placed),
-            nothing_new=not placed,
-            notes=course.notes,
+            order_id=self.order_id, records=placed, nothing_new=not placed, notes=course.notes
         )
 
+    def _still_lost(
+        self, lost: Sequence[FileRecord], done: dict[int, FileRecord]
+    ) -> list[FileRecord]:
+        """Add to *done* what another download of the same order has got; return the others."""
+        self.records.read()
+        now = {record.file_id: self.records.by_id.get(record.file_id, record) for record in lost}
+        done.update((file_id, record) for file_id, record in now.items() if is_in_place(record))
+        return [record for record in lost if record.file_id not in done]
 
-def _incomplete(
+
+def incomplete(
     order_id: int, paths: Sequence[Path], failed: Sequence[FileRecord]
 ) -> IncompleteDownloadError:
     """Return the error that names what is missing."""

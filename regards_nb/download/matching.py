@@ -48,24 +48,27 @@ class Manifest:
     """
 
     def __init__(self, records: Iterable[FileRecord]) -> None:
-        self._by_name: dict[str, list[FileRecord]] = {}
+        # tuples: most names belong to one file, and there may be very many
+        self._by_name: dict[str, tuple[FileRecord, ...]] = {}
         self._open: dict[int, FileRecord] = {}
-        self._ids: set[int] = set()
+        self._length = 0
         self.add(records)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._length
 
-    def __contains__(self, file_id: int) -> bool:
-        return file_id in self._ids
+    @property
+    def file_ids(self) -> set[int]:
+        """The ids of all files, found or not."""
+        return {record.file_id for records in self._by_name.values() for record in records}
 
     def add(self, records: Iterable[FileRecord]) -> None:
         """Expect more files."""
         for record in records:
-            if record.file_id not in self._ids:
-                self._by_name.setdefault(entry_form(record.name), []).append(record)
-                self._open[record.file_id] = record
-                self._ids.add(record.file_id)
+            form = entry_form(record.name)
+            self._by_name[form] = (*self._by_name.get(form, ()), record)
+            self._open[record.file_id] = record
+            self._length += 1
 
     @property
     def open(self) -> list[FileRecord]:
@@ -85,6 +88,11 @@ class Manifest:
 
     def match(self, entry: str, size_bytes: int, md5: str) -> Match:
         """Find out what an entry is, and note what was found for certain."""
+        namesakes = self._by_name.get(entry, ())
+        if len(namesakes) == 1 and namesakes[0].md5 == md5:
+            # nearly always, and perhaps very often
+            new = self._open.pop(namesakes[0].file_id, None) is not None
+            return Match(Verdict.VERIFIED, namesakes if new else ())
         namesakes = self.named(entry)
         exact = [record for record in namesakes if record.md5 == md5]
         if exact:
@@ -111,11 +119,11 @@ class Manifest:
         """Note that files were not found after all."""
         self._open.update((record.file_id, record) for record in records)
 
-    def named(self, entry: str) -> list[FileRecord]:
+    def named(self, entry: str) -> tuple[FileRecord, ...]:
         """Return the files that the server may have put under this entry name."""
-        found = self._by_name.get(entry, [])
+        found = self._by_name.get(entry, ())
         original = unnumbered(entry)
-        return found if original == entry else found + self._by_name.get(original, [])
+        return found if original == entry else found + self._by_name.get(original, ())
 
     def _open_ones(self, records: Iterable[FileRecord]) -> list[FileRecord]:
         return [record for record in records if record.file_id in self._open]

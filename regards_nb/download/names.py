@@ -28,6 +28,8 @@ _FORBIDDEN = re.compile(r'[<>:"|?*]')
 #: unassigned, and halves of surrogate pairs, which no file system can hold.
 _UNSHOWABLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+#: Most names by far: nothing in them needs a second look but the devices.
+_PLAIN = re.compile(r"\w[\w.\-+=@#%&,;()\[\]{}' ]{0,200}\w", re.ASCII)
 _NUMBERED = re.compile(r" \((\d+)\)$")
 
 
@@ -55,6 +57,8 @@ def safe_name(name: str) -> str:
     >>> safe_name("C:\\temp\\nul.txt")
     '_nul.txt'
     """
+    if _PLAIN.fullmatch(name) and not _DEVICE.match(name):
+        return name
     components = [part for part in _SEPARATORS.split(name) if part.strip(". ")]
     text = components[-1] if components else ""
     text = _FORBIDDEN.sub("_", text)
@@ -118,19 +122,19 @@ class FinalNames:
         self._taken = {collision_key(name) for name in taken}
         self._last_number: dict[str, int] = {}
         # Most files have a name of their own; only the others are remembered one by one.
-        self._listed = set()
         shared = []
         for file_id, name in files:
-            self._listed.add(file_id)
             safe = safe_name(name)
             if not self._take(safe):
                 shared.append((file_id, safe))
         self._chosen = {file_id: self.choose_another(safe) for file_id, safe in shared}
 
     def choose(self, file_id: int, name: str) -> str:
-        """Return the final name for a file, be it of the list or not."""
-        if file_id in self._listed:
-            return self._chosen.get(file_id) or safe_name(name)
+        """Return the final name for a file of the list."""
+        return self._chosen.get(file_id) or safe_name(name)
+
+    def choose_new(self, name: str) -> str:
+        """Return the final name for a file that is not of the list."""
         safe = safe_name(name)
         return safe if self._take(safe) else self.choose_another(safe)
 
@@ -173,6 +177,8 @@ def unnumbered(name: str) -> str:
     >>> unnumbered("a (1).nc"), unnumbered("README (2)"), unnumbered("a.nc")
     ('a.nc', 'README', 'a.nc')
     """
+    if ")" not in name:
+        return name
     stem, dot, extension = name.rpartition(".")
     if not dot:
         return _NUMBERED.sub("", name)

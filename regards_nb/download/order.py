@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.download.increment import Increments
-from regards_nb.download.plan import IN_PLACE
+from regards_nb.download.increment import Increments, incomplete, paths_of
 from regards_nb.download.staging import Workspace
 from regards_nb.errors import (
     DownloadError,
@@ -18,6 +17,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.journal import Journal
+from regards_nb.orders import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.download.plan import Way
     from regards_nb.download.progress import Progress
-    from regards_nb.journal import TenantFiles
     from regards_nb.orders import FileRecord
 
 #: What was fetched is recorded below the directory, so that a rerun knows it.
@@ -97,12 +96,11 @@ def download_order(
     with Workspace(folder, order_id):
         pass
     with Journal(folder / STATE_FOLDER / "journal.sqlite") as journal:
-        log = journal.file_log(client.tenant)
         increments = Increments(
             client,
             order_id,
             folder,
-            log,
+            journal.file_log(client.tenant),
             on_progress=on_progress,
             stop=stop,
             extract=extract,
@@ -111,8 +109,8 @@ def download_order(
             backoff_s=backoff_s,
         )
         order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
-        _fetch_rest(client, order, increments, log)
-        return _in_place(order, log, folder)
+        _fetch_rest(client, order, increments)
+        return _in_place(order, increments)
 
 
 def _fetch_until_finished(
@@ -171,19 +169,24 @@ def _pause(
         raise DownloadError(f"the download of order {increments.order_id} was stopped")
 
 
-def _fetch_rest(
-    client: RegardsClient, order: RemoteOrder, increments: Increments, log: TenantFiles
-) -> None:
+def _fetch_rest(client: RegardsClient, order: RemoteOrder, increments: Increments) -> None:
     """Fetch what the manifests never listed, and try once more what failed.
 
     Files that somebody downloaded before are in no manifest any more, but can still be had one by
     one (protocol.md 1.0, 7); the lists of the data sets name them.
     """
-    known = {record.file_id for record in log.files(order.order_id)}
-    if order.files_total is None or order.files_total > len(known):
-        log.save(row for row in _all_files(client, order) if row.file_id not in known)
-    increments.forgive()
-    increments.fetch()
+    records = increments.records
+    added = 0
+    if order.files_total is None or order.files_total > len(records.by_id):
+        added = records.expect(_all_files(client, order))
+    if not increments.forgive() and not added:
+        return
+    try:
+        increments.fetch()
+    except IncompleteDownloadError:
+        failed = [r for r in records.by_id.values() if r.state is FileState.FAILED]
+        # told of the order as a whole
+        raise incomplete(order.order_id, paths_of(records.in_place), failed) from None
 
 
 def _all_files(client: RegardsClient, order: RemoteOrder) -> list[FileRecord]:
@@ -198,11 +201,9 @@ def _all_files(client: RegardsClient, order: RemoteOrder) -> list[FileRecord]:
         return []
 
 
-def _in_place(order: RemoteOrder, log: TenantFiles, folder: Path) -> list[Path]:
+def _in_place(order: RemoteOrder, increments: Increments) -> list[Path]:
     """Return all files of the order, by file id."""
-    records = [record for record in log.files(order.order_id) if record.state in IN_PLACE]
-    paths = dict.fromkeys(Path(record.path) for record in records if record.path)
-    found = [path for path in paths if path.parent == folder]
+    found = list(paths_of(increments.records.in_place))
     if not found:
         raise DownloadError(
             f"order {order.order_id} is {order.status}, and the server has no files of it"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from regards_nb.orders import FileState
+from regards_nb.download.records import is_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from regards_nb.orders import FileRecord
 
@@ -18,8 +18,6 @@ Way = Literal["auto", "zip", "files"]
 _MAX_ZIP_FILE_BYTES = 2 << 30
 #: So few files so large: several at a time beat the zip, and one that is cut costs only itself.
 _FEW_FILES, _LARGE_BYTES = 8, 512 << 20
-
-IN_PLACE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
 
 
 class Plan(NamedTuple):
@@ -53,7 +51,6 @@ class Plan(NamedTuple):
 def make_plan(
     listed: Iterable[FileRecord],
     known: Mapping[int, FileRecord],
-    is_in_place: Callable[[FileRecord], bool],
     *,
     given_up: Container[int] = (),
 ) -> Plan:
@@ -65,8 +62,6 @@ def make_plan(
         The manifest.
     known : mapping of int to FileRecord
         The records of the order, by file id.
-    is_in_place : callable
-        Tells of a record whether its file is where it should be.
     given_up : container of int
         Ids of files that are not to be repaired.
     """
@@ -75,8 +70,7 @@ def make_plan(
     ids: set[int] = set()
     for row in listed:
         ids.add(row.file_id)
-        record = known.get(row.file_id)
-        here = record is not None and is_in_place(record)
+        here = is_in_place(known.get(row.file_id))
         (unreleased if here else wanted).append(row)
     repairs = [
         replace(record, path=None)

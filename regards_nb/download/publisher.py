@@ -3,6 +3,8 @@
 One thread of its own, so that waiting for the disk holds up neither the network nor the checks.
 """
 
+# Paths are texts here: for very many files, Path objects are what costs.
+# ruff: noqa: PTH108
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +26,6 @@ from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Counter
@@ -51,7 +52,7 @@ class FileLog(Protocol):
 class Checked(NamedTuple):
     """A staged file whose content was found right."""
 
-    staged: Path
+    staged: str
     size_bytes: int
     md5: str
     #: Which files of the order it is, or holds.
@@ -86,6 +87,7 @@ class Publisher:
         self, workspace: Workspace, log: FileLog, names: FinalNames, counter: Counter
     ) -> None:
         self._workspace = workspace
+        self._folder = f"{workspace.directory}{os.sep}"
         self._log = log
         self._names = names
         self._counter = counter
@@ -145,7 +147,7 @@ class Publisher:
                 self._flush(batch)
                 for file in batch:
                     placed += self._publish(file)
-                flush_directory(self._workspace.directory)
+                flush_directory(str(self._workspace.directory))
         finally:
             # also when one failed: the others have their names now
             self._log.save(placed)
@@ -155,7 +157,7 @@ class Publisher:
 
     def _flush(self, batch: Sequence[Checked]) -> None:
         """Make sure the content is on the disk: after a power cut a name must not be empty."""
-        if len(batch) >= _MANY_FILES and _flush_all(self._workspace.staging):
+        if len(batch) >= _MANY_FILES and _flush_all(str(self._workspace.staging)):
             return
         for file in batch:
             descriptor = os.open(file.staged, os.O_RDONLY)
@@ -167,14 +169,12 @@ class Publisher:
     def _publish(self, file: Checked) -> list[FileRecord]:
         first = file.records[0]
         name = file.name or self._names.choose(first.file_id, first.name)
-        directory = self._workspace.directory
-        while not rename_without_replacing(file.staged, target := directory / name):
+        while not rename_without_replacing(file.staged, path := self._folder + name):
             # Another download may have put the same there, or the user something else.
-            if has_content(target, file.size_bytes, file.md5):
-                file.staged.unlink()
+            if has_content(path, file.size_bytes, file.md5):
+                os.unlink(file.staged)
                 break
             name = self._names.choose_another(name)
-        path = str(target)
         if file.state is None:
             return [replace(record, path=path, error=None) for record in file.records]
         return [
@@ -183,7 +183,7 @@ class Publisher:
         ]
 
 
-def _flush_all(directory: Path) -> bool:
+def _flush_all(directory: str) -> bool:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         return flush_filesystem(descriptor)
@@ -191,11 +191,11 @@ def _flush_all(directory: Path) -> bool:
         os.close(descriptor)
 
 
-def has_content(path: Path, size_bytes: int, md5: str) -> bool:
+def has_content(path: str, size_bytes: int, md5: str) -> bool:
     """Whether a plain file has this size and MD5; a link to one does not count."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
         descriptor = os.open(path, flags)
     except OSError:

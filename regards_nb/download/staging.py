@@ -29,6 +29,7 @@ _OWNER = "owner.json"
 #: A staging folder whose owner cannot be asked, being of another computer, is kept for so long.
 _FOREIGN_AGE_S = 24 * 3600.0
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -52,6 +53,7 @@ class Workspace:
         self.directory = directory.absolute()
         name = f"{_PREFIX}{order_id}-{secrets.token_hex(6)}{_SUFFIX}"
         self.staging = self.directory / name
+        self._staged_prefix = f"{self.staging}{os.sep}"
         self._numbers = itertools.count(1)
         with self.errors():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -97,11 +99,10 @@ class Workspace:
             if usage.free < usage.total // 100:
                 raise OSError(errno.ENOSPC, "a file of unknown size would take the last of it")
 
-    def new_staged(self) -> tuple[int, Path]:
+    def new_staged(self) -> tuple[int, str]:
         """Make an empty file for unfinished content; return its descriptor and its path."""
-        path = self.staging / str(next(self._numbers))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        return os.open(path, flags, 0o666), path
+        path = f"{self._staged_prefix}{next(self._numbers)}"
+        return os.open(path, _NEW_FILE, 0o666), path
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -43,19 +43,21 @@ def adopt(strangers: Sequence[Whole], tools: Tools) -> None:
             records = [_nameless(whole, tools.order_id)]
         found = FileState.VERIFIED if verdict is Verdict.VERIFIED else FileState.UNVERIFIED
         path = whole.staged(tools.workspace)
-        checked.append(Checked(path, whole.size_bytes, whole.md5, records, found))
+        name = tools.names.choose_new(records[0].name)
+        checked.append(Checked(path, whole.size_bytes, whole.md5, records, found, name))
     tools.publisher.add(checked)
 
 
 def _unlisted(tools: Tools) -> list[FileRecord]:
     """Return the files of the order that its manifest did not list."""
     client, order_id = tools.client, tools.order_id
+    listed = tools.manifest.file_ids
     try:
         return [
             record
             for dataset_id in client.order(order_id).dataset_ids
             for record in client.dataset_files(order_id, dataset_id, stop=tools.stop)
-            if record.file_id not in tools.manifest
+            if record.file_id not in listed
         ]
     except ServiceError:
         return []

@@ -1,5 +1,7 @@
 """What operating systems offer and Python does not, each with a way to do without it."""
 
+# Paths are texts here: for very many files, Path objects are what costs.
+# ruff: noqa: PTH104, PTH108
 from __future__ import annotations
 
 import ctypes
@@ -15,7 +17,6 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1  # Linux
@@ -37,7 +38,7 @@ _renamex_np = _find("renamex_np")
 _syncfs = _find("syncfs")
 
 
-def rename_without_replacing(source: Path, target: Path) -> bool:
+def rename_without_replacing(source: str, target: str) -> bool:
     """Rename within one file system; False, and nothing done, where *target* exists.
 
     Raises
@@ -53,7 +54,7 @@ def rename_without_replacing(source: Path, target: Path) -> bool:
     if failure == errno.EEXIST:
         return False
     if failure not in _UNKNOWN:
-        raise OSError(failure, os.strerror(failure), str(target))
+        raise OSError(failure, os.strerror(failure), target)
     return _link_and_unlink(source, target)
 
 
@@ -68,7 +69,7 @@ def _rename_exclusively(source: bytes, target: bytes) -> int:
     return ctypes.get_errno() if failed else 0
 
 
-def _link_and_unlink(source: Path, target: Path) -> bool:
+def _link_and_unlink(source: str, target: str) -> bool:
     """Give the file its second name, which fails where that exists, and take the first away."""
     try:
         os.link(source, target, follow_symlinks=False)
@@ -81,15 +82,15 @@ def _link_and_unlink(source: Path, target: Path) -> bool:
         # the look and the rename, too short for a person and only open to another download.
         if os.path.lexists(target):
             return False
-        os.rename(source, target)  # noqa: PTH104 - beside its low-level siblings
+        os.rename(source, target)
         return True
-    os.unlink(source)  # noqa: PTH108
+    os.unlink(source)
     return True
 
 
-def _rename_on_windows(source: Path, target: Path) -> bool:
+def _rename_on_windows(source: str, target: str) -> bool:
     try:
-        os.rename(source, target)  # noqa: PTH104
+        os.rename(source, target)
     except FileExistsError:
         return False
     return True
@@ -100,7 +101,7 @@ def flush_filesystem(descriptor: int) -> bool:
     return _syncfs is not None and _syncfs(descriptor) == 0
 
 
-def flush_directory(path: Path) -> None:
+def flush_directory(path: str) -> None:
     """Write the names in a directory to disk, where a directory can be opened for that."""
     if sys.platform == "win32":
         return

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.matching import Manifest
+    from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Counter
     from regards_nb.download.publisher import Publisher
     from regards_nb.download.staging import Workspace
@@ -24,6 +25,7 @@ class Tools(NamedTuple):
     #: What is expected, and which of it is still missing.
     manifest: Manifest
     workspace: Workspace
+    names: FinalNames
     publisher: Publisher
     counter: Counter
     #: Set from outside when the download is to end.

@@ -1,17 +1,18 @@
 """One entry of a zip on its way to being whole: in memory while small, else in a staged file."""
 
+# Paths are texts here: for very many files, Path objects are what costs.
+# ruff: noqa: PTH108
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.notice import MAX_NOTICE_BYTES, NOTICE_NAME
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from regards_nb.download.staging import Workspace
 
 #: Smaller entries never see a staged file before they are checked.
@@ -30,9 +31,9 @@ class Whole(NamedTuple):
     md5: str
     data: bytes
     #: None while it is in memory only.
-    path: Path | None
+    path: str | None
 
-    def staged(self, workspace: Workspace) -> Path:
+    def staged(self, workspace: Workspace) -> str:
         """Return it as a staged file."""
         if self.path is not None:
             return self.path
@@ -45,8 +46,7 @@ class Whole(NamedTuple):
 
     def discard(self) -> None:
         """Remove what is staged of it."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        _remove(self.path)
 
 
 def whole_in_memory(name: str, data: bytes) -> Whole:
@@ -82,7 +82,7 @@ class Growing:
         self._held = bytearray()
         self._digest = hashlib.md5(usedforsecurity=False)
         self._descriptor: int | None = None
-        self._path: Path | None = None
+        self._path: str | None = None
         self._size_bytes = 0
         self._next_check_bytes = _RESERVE_CHECK_BYTES
 
@@ -121,8 +121,7 @@ class Growing:
     def discard(self) -> None:
         """Forget it, with what is staged of it."""
         self.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        _remove(self._path)
 
     def close(self) -> None:
         """Close its staged file, whole or not."""
@@ -143,8 +142,16 @@ class Growing:
             )
 
 
+def _remove(path: str | None) -> None:
+    if path is not None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
     """Write all bytes, however many the system takes at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    written = os.write(descriptor, data)
+    if written < len(data):
+        view = memoryview(data)[written:]
+        while view:
+            view = view[os.write(descriptor, view) :]

@@ -214,6 +214,16 @@ class Journal:
         with self._writing() as connection:
             connection.execute(schema.upsert(schema.requests, connection.dialect.name), row)
 
+    def request(self, tenant: str | None, correlation_id: str) -> tuple[str, int] | None:
+        """Return the body of a request and when it was saved, in microseconds; None without."""
+        table = schema.requests.c
+        query = sa.select(table.body, table.sent_at_us).where(
+            table.tenant == (tenant or ""), table.correlation_id == correlation_id
+        )
+        with self._translated("read"), self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row[0], row[1])
+
     def labels(self) -> dict[tuple[str | None, str], str]:
         """Return the labels of the orders that were requested here, by tenant and correlation."""
         query = sa.select(

@@ -16,6 +16,8 @@
     the parts above, together, for
 ``waiting``, ``fetching``
     what a cell does while it blocks;
+``loops``
+    keeps the user's event loop turning meanwhile, where that is asked for and safe;
 ``order``, ``order_tracker``
     the two public classes.
 """

@@ -178,7 +178,7 @@ class Downloads:
                 client,
                 order_id,
                 folder,
-                self._journal.file_log(self._tenant),
+                self._journal.file_log(order.tenant or self._tenant),
                 on_progress=report,
                 stop=stop,
                 extract=extract,
@@ -186,9 +186,9 @@ class Downloads:
         except IncompleteDownloadError:
             # The server has handed the part over, and goes on; what is missing is recorded file
             # by file, and only those are asked for next time.
-            self._journal.save_fetched(self._tenant, order_id, order.ready_row)
+            self._journal.save_fetched(order.tenant, order_id, order.ready_row)
             raise
-        self._journal.save_fetched(self._tenant, order_id, order.ready_row)
+        self._journal.save_fetched(order.tenant, order_id, order.ready_row)
         return fetched
 
     def _ended(self, order_id: int) -> None:

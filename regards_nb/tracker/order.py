@@ -121,6 +121,45 @@ class Order:
         """Fetch what is ready of this order. See `OrderTracker.download`."""
         return self._tracker.download(self.correlation_id, directory=directory, extract=extract)
 
+    def pause(self) -> Order:
+        """Let REGARDS stop preparing files; what is ready stays ready.
+
+        Raises
+        ------
+        NotAllowedError
+            Not in this state, or not by you: the text has the server's code and what to do.
+        """
+        self._tracker.pause(self)
+        return self
+
+    def resume(self) -> Order:
+        """Let a paused order go on. Raises as `pause` does."""
+        self._tracker.resume(self)
+        return self
+
+    def retry(self) -> Order:
+        """Let REGARDS try again what failed in an order that has ended. Raises as `pause` does."""
+        self._tracker.retry(self)
+        return self
+
+    def restart(self, *, label: str | None = None) -> Order:
+        """Order the same again; return the new order. Raises as `pause` does."""
+        (order,) = self._tracker.restart(self, label=label)
+        return order
+
+    def cancel(self) -> Order:
+        """Stop the order and delete it on the server, whatever its state. Raises as `pause` does.
+
+        Files that were downloaded stay where they are.
+        """
+        self._tracker.cancel(self)
+        return self
+
+    def delete(self) -> Order:
+        """Delete an order that has ended or is paused. Raises as `pause` does."""
+        self._tracker.delete(self)
+        return self
+
     def iter_parts(self, *, timeout_s: float | None = None) -> Iterator[list[Path]]:
         """Yield the files of each part as it becomes ready, until the order has ended.
 

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import uuid
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from regards_nb import wiring
-from regards_nb.consumer import Consumer, Health, describe, parameters_from
 from regards_nb.errors import OrderNotFoundError, SettingsError
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
 from regards_nb.tracker.bell import Bell
+from regards_nb.tracker.catchup import POLL_S, SILENCE_S
 from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.fetching import fetch, parts
+from regards_nb.tracker.loops import run_nested
 from regards_nb.tracker.order import Order
+from regards_nb.tracker.ordering import Ordering
 from regards_nb.tracker.problems import Problems
-from regards_nb.tracker.requests import Request, submit
+from regards_nb.tracker.sources import Sources, check_sources
+from regards_nb.tracker.steered import Steered
 from regards_nb.tracker.waiting import Wait, stopped_by_user
 from regards_nb.tracker.watch import Watch
 from regards_nb.tracker.works import Works
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
 
     import pandas as pd
 
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import AmqpParameters
+    from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.events import OrderEvent
     from regards_nb.orders import OrderKey, OrderState
 
@@ -44,23 +46,26 @@ class Snapshot:
     health: Health
     problems: tuple[str, ...]
     rejected: int
+    #: When the REST login ends; it is renewed before.
+    token_ends_at: datetime | None = None
 
 
-class OrderTracker:
+class OrderTracker(Ordering, Steered):
     """Follows the orders of a REGARDS archive.
 
     Parameters
     ----------
-    amqp : str or pika.ConnectionParameters
-        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``.
-    queue : str
+    amqp : str or pika.ConnectionParameters, optional
+        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``. Without it, the
+        orders are followed by asking over REST now and then, which needs a client.
+    queue : str, optional
         The queue that the REGARDS administrator made for you (seed page, "Exchange"). It is read,
         never declared.
     tenant : str, optional
         Keep this tenant's events (header ``regards.tenant``), and those that name none.
         By default all are kept.
     client : RegardsClient, optional
-        The REST side, for downloading and submitting.
+        The REST side, for downloading, submitting, steering and catching up.
     journal : str or pathlib.Path, optional
         Where the history is kept: a path or an SQLAlchemy URL. By default
         ``.regards/journal.sqlite`` beside the notebook.
@@ -69,6 +74,13 @@ class OrderTracker:
     auto_download : bool, default False
         Fetch each part when it is announced. REGARDS stops after two parts that nobody fetches
         (protocol.md 0.2), so a large order needs this, or somebody who downloads.
+    silence_s : float, default 900
+        After so long without a message, unfinished orders are asked for over REST. The
+        documentation calls an order failed of which no sub-order came for two hours, but nothing
+        on the server sees to that (protocol.md 1.7): asking is better than waiting for it.
+    poll_s : float, default 10
+        Without a broker: how often REGARDS is asked while orders change. It becomes less often,
+        up to once a minute, while they do not, and ends while none is unfinished.
 
     Raises
     ------
@@ -85,23 +97,22 @@ class OrderTracker:
 
     def __init__(
         self,
-        amqp: str | AmqpParameters,
-        queue: str,
+        amqp: str | AmqpParameters | None = None,
+        queue: str | None = None,
         *,
         tenant: str | None = None,
         client: RegardsClient | None = None,
         journal: str | Path | None = None,
         workspace: str | Path = "orders",
         auto_download: bool = False,
+        silence_s: float = SILENCE_S,
+        poll_s: float = POLL_S,
     ) -> None:
-        if not queue:
-            raise SettingsError("queue must be the name of the queue your administrator made")
-        parameters = parameters_from(amqp)
+        check_sources(amqp, queue, client)
         self.queue = queue
         self.tenant = tenant
         self.client = client
         self.auto_download = auto_download
-        self._where = describe(parameters)
         kept = Journal(journal)
         bell = Bell()
         problems = Problems(bell.ring)
@@ -112,7 +123,12 @@ class OrderTracker:
             problems=problems,
             downloads=Downloads(client, kept, tenant, workspace, bell.ring),
         )
-        self._consumer = Consumer(parameters, queue, kept, bell.ring)
+        self._sources = Sources(
+            self._works, amqp, queue, client, tenant, silence_s=silence_s, poll_s=poll_s
+        )
+        self._asking = self._sources.asking
+        self._steering = self._sources.steering
+        self._submission = self._sources.submission
         self._watch: Watch | None = None
         self._callbacks: list[tuple[str, Callable[[OrderEvent], object]]] = []
         #: the service of a demo; None on a real archive
@@ -140,7 +156,8 @@ class OrderTracker:
         return tracker
 
     def __repr__(self) -> str:
-        return f"<OrderTracker of {self.queue!r} at {self._where}: {self.health.state}>"
+        what = "by REST alone" if self.queue is None else f"of {self.queue!r}"
+        return f"<OrderTracker {what} at {self._sources.where}: {self.health.state}>"
 
     def _ipython_display_(self) -> None:
         self.show()
@@ -165,13 +182,17 @@ class OrderTracker:
         BrokerError
             Wrong password, unknown virtual host, missing queue, no right to read, nobody there:
             the text says which, and what to do.
+        ServiceError
+            Without a broker: the login is refused, or nobody answers.
         JournalError
             The journal cannot be written.
         """
-        self._consumer.start(timeout_s)
+        self._sources.start(timeout_s)
         if self._watch is None:
             downloads = self._works.downloads if self.auto_download else None
-            self._watch = Watch(self._works.frames, self._works.bell, downloads, self._works.problems)
+            self._watch = Watch(
+                self._works.frames, self._works.bell, downloads, self._works.problems
+            )
             self._watch.callbacks.extend(self._callbacks)
         return self
 
@@ -188,7 +209,7 @@ class OrderTracker:
             watch.stop(timeout_s)
         self._works.downloads.stop(timeout_s)
         try:
-            self._consumer.stop(timeout_s)
+            self._sources.stop(timeout_s)
         finally:
             # Views show the last state from now on, and that it is the last.
             wiring.call("close_views", self)
@@ -200,8 +221,8 @@ class OrderTracker:
 
     @property
     def health(self) -> Health:
-        """State of the connection to RabbitMQ."""
-        return self._consumer.health
+        """State of the connection to RabbitMQ, or of the polling without one."""
+        return self._sources.health
 
     @property
     def version(self) -> int:
@@ -230,6 +251,27 @@ class OrderTracker:
         """One row per message that could not be understood: body, reason, received_at."""
         return self._works.frames.rejected
 
+    def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
+        """Write events, orders, files and rejected messages to a folder.
+
+        Parameters
+        ----------
+        folder : path
+            Made if missing; an earlier export in it is replaced.
+        kind : {"parquet", "csv"}
+            Parquet keeps the dtypes, and needs pyarrow.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The four files.
+        """
+        return self._works.frames.export(Path(folder), kind)
+
+    def check_journal(self) -> list[str]:
+        """Look for damage in the journal; return what is wrong, nothing when all is well."""
+        return self._works.journal.check()
+
     def __getitem__(self, key: str | int) -> Order:
         found = self._works.frames.key_of(key)
         if found is None:
@@ -255,7 +297,11 @@ class OrderTracker:
     # -- waiting --
 
     def wait(
-        self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
+        self,
+        *keys: str | int,
+        until: str = "finished",
+        timeout_s: float | None = None,
+        run_loop: bool = False,
     ) -> pd.DataFrame:
         """Wait for orders, showing their progress.
 
@@ -268,6 +314,8 @@ class OrderTracker:
             "part" returns as soon as each order has a part to fetch, or has ended.
         timeout_s : float, optional
             Limit in seconds; by default none. The stop button or Ctrl-C ends the wait, too.
+        run_loop : bool, default False
+            Keep your own asyncio tasks running meanwhile, in a nested event loop.
 
         Returns
         -------
@@ -280,10 +328,15 @@ class OrderTracker:
             The limit was reached. The orders go on, and are still tracked.
         TrackingError
             Something went wrong in the background since the last call.
+        SettingsError
+            ``run_loop=True`` is not possible here, or would lose work; says what to do instead.
         """
         wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
         with stopped_by_user(), wiring.call("watching", self, wait.found) as view:
-            wait.sit_out(view)
+            if run_loop:
+                run_nested(wait.sit_out_async(view))
+            else:
+                wait.sit_out(view)
         return wait.result()
 
     async def wait_async(
@@ -292,10 +345,7 @@ class OrderTracker:
         """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
         wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
         with wiring.call("watching", self, wait.found, blocking=False) as view:
-            while not wait.is_over():
-                view.refresh(note=wait.note())
-                # A Condition would block the loop; a journal look-up ten times a second does not.
-                await asyncio.sleep(0.1)
+            await wait.sit_out_async(view)
         return wait.result()
 
     def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
@@ -308,49 +358,6 @@ class OrderTracker:
             self._watch.callbacks.append((str(status), callback))
 
     # -- ordering and fetching --
-
-    def submit(
-        self,
-        queries: str | Sequence[str],
-        *,
-        data_types: Sequence[str] | None = None,
-        filename_regexp: str | None = None,
-        correlation_id: str | None = None,
-        label: str | None = None,
-    ) -> Order:
-        """Order files.
-
-        Parameters
-        ----------
-        queries : str or sequence of str
-            Lucene queries of the REGARDS catalogue.
-        data_types : sequence of {"RAWDATA", "QUICKLOOK"}, optional
-        filename_regexp : str, optional
-            Order only the files whose names match.
-        correlation_id : str, optional
-            Your own name for the order, at most 255 characters; made up by default.
-        label : str, optional
-            For your eyes; kept in the journal.
-
-        Returns
-        -------
-        Order
-            Also when REGARDS denies it: its status and message say so.
-        """
-        correlation_id = submit(
-            self._need_client("submitting"),
-            self._works.journal,
-            self.tenant,
-            Request(
-                queries=[queries] if isinstance(queries, str) else list(queries),
-                data_types=data_types,
-                filename_regexp=filename_regexp,
-                correlation_id=correlation_id or f"nb-{uuid.uuid4()}",
-                label=label,
-            ),
-        )
-        self._works.bell.ring()
-        return self[correlation_id]
 
     def download(
         self,
@@ -421,6 +428,10 @@ class OrderTracker:
     def plot_timeline(self) -> Any:
         """Plot when each order was granted, had parts ready, and ended (needs matplotlib)."""
         return wiring.call("plot_timeline", self)
+
+    def plot_throughput(self) -> Any:
+        """Plot how fast files came in (needs matplotlib)."""
+        return wiring.call("plot_throughput", self)
 
     def _need_client(self, doing: str) -> RegardsClient:
         if self.client is None:

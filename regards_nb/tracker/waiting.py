@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
+from regards_nb.events import OrderStatus
 from regards_nb.tracker.watch import POLL_S
 
 if TYPE_CHECKING:
@@ -72,6 +74,13 @@ class Wait:
             seen = self._works.bell.wait(seen, POLL_S)
         return self._states
 
+    async def sit_out_async(self, view: Any) -> None:
+        """Wait until it is over without blocking the event loop."""
+        while not self.is_over():
+            view.refresh(note=self.note())
+            # A Condition would block the loop; a journal look-up ten times a second does not.
+            await asyncio.sleep(0.1)
+
     def is_over(self) -> bool:
         """Tell whether all is as wanted.
 
@@ -109,6 +118,9 @@ class Wait:
                 f"; REGARDS waits for you to download order {', '.join(waiting)}: "
                 "tracker.download() or auto_download=True"
             )
+        paused = [str(s.order_id) for s in open_orders if s.status == OrderStatus.PAUSED]
+        if paused:
+            note += f"; order {', '.join(paused)} is paused: tracker.resume()"
         return note
 
     def result(self) -> pd.DataFrame:

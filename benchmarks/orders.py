@@ -1,0 +1,118 @@
+"""The orders that are downloaded in the benchmark: made once, kept on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from order_server import framed
+
+from regards_nb.simulator.zipping import ZipWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MIB = 1 << 20
+_FIELD_BYTES = 1 << 18
+
+
+class File(NamedTuple):
+    """One file to be made."""
+
+    name: str
+    make: Callable[[], bytes]
+
+
+def netcdf_like(seed: int, size_bytes: int) -> bytes:
+    """Return what gridded products look like: smooth fields to two decimals, and some noise.
+
+    It shrinks to a third, and inflates at 400 MB/s by zlib and at 1000 MB/s by isal.
+    """
+    source = np.random.default_rng(seed)
+    walk = np.cumsum(source.normal(0, 0.02, -(-size_bytes // 4)))
+    field = bytearray(np.round(walk, 2).astype(np.float32).tobytes()[:size_bytes])
+    for start in range(0, size_bytes, _FIELD_BYTES):
+        end = min(start + _FIELD_BYTES * 3 // 20, size_bytes)
+        field[start:end] = source.bytes(end - start)
+    return bytes(field)
+
+
+def large_files() -> Iterator[File]:
+    """Yield 4 files of 256 MiB that shrink to a third: 1.07 GB."""
+    for number in range(4):
+        yield File(f"grid_{number}.nc", lambda n=number: netcdf_like(n, 256 * MIB))
+
+
+def typical_files() -> Iterator[File]:
+    """Yield 200 files of 50 kB to 4 MB, one in three incompressible: 421 MB."""
+    source = random.Random(1)
+    for number in range(200):
+        size = source.randrange(50_000, 4_160_000)
+        if number % 3:
+            yield File(f"product_{number:03}.nc", lambda n=number, s=size: netcdf_like(n, s))
+        else:
+            yield File(f"product_{number:03}.tif", lambda n=number, s=size: _noise(n, s))
+
+
+def small_files(count: int) -> Iterator[File]:
+    """Yield very many files of 20 bytes."""
+    for number in range(count):
+        yield File(f"station_{number:05}.csv", lambda n=number: b"%019d\n" % n)
+
+
+def separate_files() -> Iterator[File]:
+    """Yield 500 files of 1 to 5 MB that do not shrink: 1.5 GB."""
+    source = random.Random(2)
+    for number in range(500):
+        size = source.randrange(1_000_000, 5_000_000)
+        yield File(f"tile_{number:03}.tif", lambda n=number, s=size: _noise(n, s))
+
+
+def _noise(seed: int, size_bytes: int) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+ORDERS: dict[str, Callable[[], Iterator[File]]] = {
+    "large": large_files,
+    "typical": typical_files,
+    "small-5000": lambda: small_files(5_000),
+    "small-70000": lambda: small_files(70_000),
+    "separate": separate_files,
+}
+
+
+def prepare(name: str, cache: Path) -> Path:
+    """Make an order, unless it is there, and return its folder."""
+    folder = cache / name
+    if (folder / "manifest.json").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "files").mkdir(parents=True)
+    writer = ZipWriter(made_at=datetime(2026, 1, 1, tzinfo=UTC))
+    rows, sums, size_bytes = [], [], 0
+    with (folder / "order.zip").open("wb") as archive:
+        for number, file in enumerate(ORDERS[name](), 1):
+            data = file.make()
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            rows.append({"id": number, "filename": file.name, "filesize": len(data), "checksum": md5})
+            sums.append(f"{md5}  {file.name}\n")
+            size_bytes += len(data)
+            if name == "separate":
+                (folder / "files" / str(number)).write_bytes(data)
+            archive.write(writer.begin(file.name, declared_bytes=len(data)))
+            archive.write(writer.data(data))
+            archive.write(writer.end())
+        archive.writelines(writer.finish())
+    framed(folder / "order.zip", folder / "zip.chunked")
+    (folder / "order.zip").unlink()
+    (folder / "MD5SUMS").write_text("".join(sums))
+    (folder / "order.json").write_text(json.dumps({"bytes": size_bytes}))
+    # written last: its being there says that all is there
+    (folder / "manifest.json").write_text(json.dumps(rows))
+    return folder

@@ -1,0 +1,130 @@
+"""The command line, in processes of its own, on the simulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regards_nb import cli
+from regards_nb.simulator import OrderPlan, Outcome, Simulator
+from regards_nb.simulator.broker import PrivateBroker
+
+
+@pytest.fixture
+def simulator(
+    broker: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Simulator]:
+    """A REGARDS, and an environment that leads to it."""
+    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
+        settings = {
+            "url": simulator.base_url,
+            "tenant": simulator.tenant,
+            "username": simulator.username,
+            "password": simulator.password,
+            "client_id": simulator.client_id,
+            "client_secret": simulator.client_secret,
+            "amqp": simulator.amqp_url,
+            "queue": simulator.queue,
+            "journal": str(tmp_path / "journal.sqlite"),
+            "workspace": str(tmp_path / "orders"),
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(f"REGARDS_{name.upper()}", value)
+        monkeypatch.setenv("REGARDS_SETTINGS", str(tmp_path / "none.toml"))
+        monkeypatch.delenv("REGARDS_PROFILE", raising=False)
+        yield simulator
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """Run a command in a process of its own; return what it wrote."""
+    done = subprocess.run(
+        [sys.executable, "-m", "regards_nb.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if not code else done.stdout + done.stderr
+
+
+def test_an_order_from_submit_to_the_files(simulator: Simulator, tmp_path: Path) -> None:
+    """submit, wait, download, orders: the same words as in a notebook, and JSON for scripts."""
+    said = json.loads(run("submit", "dataset:SWOT_PASS_012", "--label", "one", "--json"))
+    assert (said["status"], said["order_id"]) == ("GRANTED", 1)
+    (row,) = json.loads(run("wait", "1", "--timeout-s", "60", "--json"))
+    assert (row["status"], row["label"], row["tenant"]) == ("DONE", "one", "demo")
+    paths = run("download", "1").splitlines()
+    written = [Path(path) for path in paths if path.startswith(str(tmp_path))]
+    assert len(written) == 3
+    assert all(path.is_file() for path in written)
+    assert "✓ DONE" in run("orders")
+    assert json.loads(run("orders", "--offline", "--json"))[0]["downloaded_files"] == 3
+
+
+def test_orders_made_elsewhere_and_refusals(simulator: Simulator) -> None:
+    """orders shows the web page's orders; what ends badly, or not in time, has its exit code."""
+    number = simulator.order(OrderPlan(outcome=Outcome.FAILED), over_amqp=False)
+    simulator.wait_for(number, "FAILED")
+    assert f"#{number}" in cli_text(("orders",))
+    assert cli.main(["wait", str(number), "--json"]) == 1
+    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
+    assert cli.main(["wait", "large", "--timeout-s", "1"]) == 3
+    assert cli.main(["submit", "dataset:FORBIDDEN"]) == 1
+    assert cli.main(["submit", " "]) == 1
+    assert cli.main(["submit", "a", "--dry-run"]) == 0
+    assert cli.main(["download", "nobody"]) == 1
+
+
+def cli_text(arguments: tuple[str, ...]) -> str:
+    return run(*arguments)
+
+
+def test_watch_writes_each_event(simulator: Simulator) -> None:
+    """A line for each message, until it is stopped."""
+    command = [sys.executable, "-m", "regards_nb.cli", "watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        simulator.order(OrderPlan(n_files=1), correlation_id="c")
+        seen: list[dict[str, Any]] = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert [event["status"] for event in seen] == ["GRANTED", "SUBORDER_DONE", "DONE"]
+    assert seen[0]["correlation_id"] == "c"
+
+
+def test_doctor(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ok on each line, and exit code 1 where something failed, settings included."""
+    assert "ok       right to read" in run("doctor")
+    monkeypatch.setenv("REGARDS_QUEUE", "orders.nobody")
+    findings = json.loads(run("doctor", "--json", code=1))
+    assert [f["check"] for f in findings if f["verdict"] == "FAILED"] == ["queue"]
+    monkeypatch.delenv("REGARDS_URL")
+    monkeypatch.delenv("REGARDS_AMQP")
+    assert f"there is no settings file {tmp_path}" in run("doctor", code=1)
+
+
+def test_errors_are_one_line(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No traceback, no secret."""
+    monkeypatch.setenv("REGARDS_PASSWORD", "hunter2")
+    said = run("orders", code=1)
+    assert said.startswith("regards-nb: ")
+    assert "refused the login" in said
+    assert "hunter2" not in said
+
+
+def test_usage_is_said() -> None:
+    """Without a command, and with --help."""
+    assert "COMMAND" in run(code=2)
+    for command in ("orders", "watch", "wait", "download", "submit", "doctor", "demo"):
+        assert command in run("--help")
+    assert os.environ.get("REGARDS_PASSWORD") is None

@@ -1,0 +1,146 @@
+"""The documentation: current, complete, and its commands work as they stand."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import until
+
+import regards_nb
+from regards_nb import OrderTracker
+from regards_nb.simulator import Simulator
+from regards_nb.simulator.broker import PrivateBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+PASSWORD = "a-long-password"
+LINES = re.MULTILINE | re.DOTALL
+
+
+def module(name: str) -> Any:
+    """Load a module of the folder docs, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def fences(page: Path, language: str) -> list[str]:
+    """Return the blocks of a page in one language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_generated_pages_are_current() -> None:
+    """Diagram and tables are what the code says now; else: python docs/generate.py."""
+    generate = module("generate")
+    for name, text in generate.contents().items():
+        assert (DOCS / "generated" / name).read_text(encoding="utf-8") == text, name
+
+
+def test_every_citation_of_the_protocol_leads_somewhere() -> None:
+    """Code says "protocol.md 1.3"; the notes have that section, or that point of a list."""
+    text = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    sections = dict(
+        re.findall(r"^###? (\d(?:\.\d)?)\.? .*?\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    )
+    cited = set()
+    for source in [*ROOT.glob("regards_nb/**/*.py"), *ROOT.glob("tests/*.py")]:
+        found = re.findall(r"protocol\.md\s(\d)(?:\.(\d))?(?:, (\d)\b(?!\.))?", source.read_text())
+        cited.update(found)
+    assert len(cited) > 10
+    for part, second, third in cited:
+        # 0.7 is a point of section 0; 1.3 is a section, and "1.0, 5" a point of one
+        name = part if part == "0" or not second else f"{part}.{second}"
+        point = second if part == "0" else third
+        assert name in sections or any(s.startswith(f"{name}.") for s in sections), name
+        if point:
+            assert re.search(rf"^{point}\. ", sections[name], re.MULTILINE), f"{name}, {point}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """The page on the API has each name of `__all__` and the whole tree of errors."""
+    reference = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in set(regards_nb.__all__) - {"RegardsError"}:
+        assert re.search(rf"\.{name}\b|autoclass:: {name}\b", reference), name
+    assert "automodule:: regards_nb.errors" in reference
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_python_in_the_pages_is_python(page: Path) -> None:
+    """Each block parses; names of regards_nb in it exist."""
+    for block in fences(page, "python"):
+        tree = ast.parse(block, mode="exec", type_comments=False)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("regards_nb"):
+                loaded = importlib.import_module(node.module or "")
+                assert all(hasattr(loaded, alias.name) for alias in node.names)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner = {"tracker": OrderTracker, "order": regards_nb.Order}.get(node.value.id)
+                assert owner is None or hasattr(owner, node.attr), node.attr
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PrivateBroker]:
+    """Return a node of one's own: the page makes users and policies that others must not meet."""
+    with PrivateBroker(users=1) as broker:
+        yield broker
+
+
+def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
+    node: PrivateBroker, tmp_path: Path
+) -> None:
+    """Its commands, run as they stand, lead from nothing to a message in a DataFrame, and back."""
+    page = DOCS / "administrators.md"
+    (definitions,) = fences(page, "json")
+    (tmp_path / "orders.jane.json").write_text(definitions)
+    commands = [line for block in fences(page, "sh") for line in block.splitlines()]
+    making = [each for each in commands if " delete_" not in each]
+    for command in making:
+        said = administer(node, command, tmp_path)
+    assert "Success" in administer(node, f"rabbitmqctl authenticate_user jane {PASSWORD}", tmp_path)
+
+    sim = Simulator(broker=node, tenant="project1").start()
+    url = f"amqp://jane:{PASSWORD}@127.0.0.1:{node.amqp_port}/regards.multitenant.manager"
+    journal = tmp_path / "journal.sqlite"
+    with OrderTracker(url, "orders.jane", tenant="project1", journal=journal) as tracker:
+        sim.order_by_query("dataset:SWOT_PASS_012")
+        until(lambda: "DONE" in set(tracker.events["status"]))
+    sim.stop()
+    for command in commands[len(making) :]:
+        said = administer(node, command, tmp_path)
+    said = administer(node, "rabbitmqctl list_users", tmp_path)
+    assert "jane" not in said
+
+
+def administer(node: PrivateBroker, command: str, folder: Path) -> str:
+    """Run one command of the page on the node, as the administrator would."""
+    program, *arguments = shlex.split(command)
+    assert program == "rabbitmqctl"
+    done = subprocess.run(
+        [str(node._installation.ctl), "--quiet", *arguments],
+        env=node._environment,
+        cwd=folder,
+        # what add_user asks for
+        input=f"{PASSWORD}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout

@@ -1,0 +1,30 @@
+"""The fault matrix, small: nothing lost, nothing twice, whatever breaks.
+
+The whole of it, with 20,000 events for each fault, is ``make faults``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from regards_nb.simulator.broker import PrivateBroker
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import faults
+
+# kill_broker, close_connections and stop_app are in test_consumer.py
+SMALL = ["delete_queue", "close_channels", "cut_connection", "freeze_broker", "memory_alarm"]
+SMALL += ["consumer_timeout", "full_disk"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("fault", SMALL)
+def test_every_event_is_in_the_frame_once(broker: PrivateBroker, fault: str) -> None:
+    """A thousand events flow while something breaks; all of them arrive, each once."""
+    outcome = faults.run(fault, broker, 1000)
+    assert outcome.exact, outcome

@@ -1,0 +1,85 @@
+"""The site as it is built: no warning, no dead link, and nothing loaded from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "build" / "docs"
+
+
+class _Page(HTMLParser):
+    """What a page points to, what it loads, and where it can be pointed to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = {name: value for name, value in attrs if value}
+        self.anchors.update(known[name] for name in ("id", "name") if name in known)
+        if tag == "a" and "href" in known:
+            self.links.add(known["href"])
+        elif tag == "link" and known.get("rel") in {"stylesheet", "preload", "icon"}:
+            self.loads.add(known["href"])
+        elif "src" in known:
+            self.loads.add(known["src"])
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[Path, _Page]:
+    """Return the pages of a site built anew."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "build.py")],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {path: _Page(path) for path in sorted(SITE.rglob("*.html"))}
+
+
+def test_every_link_within_the_site_leads_somewhere(pages: dict[Path, _Page]) -> None:
+    """Page and anchor exist."""
+    dead = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, anchor = urldefrag(link)
+            if urlsplit(link).scheme:
+                continue
+            file = (path.parent / unquote(target)).resolve() if target else path
+            found = pages.get(file)
+            if not file.is_file() or (anchor and found and unquote(anchor) not in found.anchors):
+                dead.append(f"{path.relative_to(SITE)}: {link}")
+    assert dead == []
+
+
+def test_nothing_is_loaded_from_outside(pages: dict[Path, _Page]) -> None:
+    """The pages can be read offline: styles, scripts and pictures lie beside them."""
+    for path, page in pages.items():
+        for source in page.loads:
+            assert urlsplit(source).scheme in {"", "data"}, f"{path.name}: {source}"
+            if not urlsplit(source).scheme:
+                assert (path.parent / urlsplit(unquote(source)).path).is_file(), source
+
+
+def test_the_notebooks_are_there_with_their_outputs(pages: dict[Path, _Page]) -> None:
+    """Each notebook is a page with tables and pictures, and no widget that would stay empty."""
+    sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert len(sources) >= 3
+    for source in sources:
+        path = SITE / "notebooks" / f"{source.stem}.html"
+        assert path in pages
+        text = path.read_text(encoding="utf-8")
+        assert 'aria-label="REGARDS orders"' in text
+        assert "widget-view" not in text

@@ -1,0 +1,546 @@
+"""Ordering, steering and catching up, on the simulator: real HTTP, and RabbitMQ where said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import until
+
+from regards_nb import OrderTracker, RegardsClient, errors
+from regards_nb.consumer import HealthState
+from regards_nb.simulator import (
+    OrderPlan,
+    Outcome,
+    Reply,
+    Route,
+    Simulator,
+    Slow,
+    StagingError,
+    html_page,
+)
+from regards_nb.simulator.broker import PrivateBroker
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A REGARDS without any broker."""
+    with Simulator(amqp=None, suborder_pause_s=0.01) as simulator:
+        yield simulator
+
+
+def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
+    return RegardsClient(
+        simulator.base_url,
+        tenant=simulator.tenant,
+        username=simulator.username,
+        password=simulator.password,
+        client_id=simulator.client_id,
+        client_secret=simulator.client_secret,
+        backoff_s=0.01,
+        **options,
+    )
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    """A tracker that has nothing but REST."""
+    with OrderTracker(
+        client=client_of(simulator),
+        journal=tmp_path / "journal.sqlite",
+        workspace=tmp_path / "orders",
+        poll_s=0.05,
+    ) as tracker:
+        yield tracker
+
+
+@pytest.fixture
+def with_broker(broker: PrivateBroker, tmp_path: Path) -> Iterator[OrderTracker]:
+    """A tracker that hears messages, and may ask."""
+    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
+        tracker = OrderTracker(
+            simulator.amqp_url,
+            simulator.queue,
+            tenant=simulator.tenant,
+            client=client_of(simulator),
+            journal=tmp_path / "journal.sqlite",
+            workspace=tmp_path / "orders",
+        )
+        tracker.simulator = simulator
+        with tracker:
+            yield tracker
+
+
+FLAKY = OrderPlan(n_files=4, files_per_suborder=4, faults=(StagingError(name="file_00003.bin"),))
+LARGE = OrderPlan(n_files=8, files_per_suborder=1)
+
+
+def applied(simulator: Simulator) -> int:
+    return sum(seen.path.endswith("/apply") for seen in simulator.requests)
+
+
+# -- without any broker
+
+
+def test_rest_alone_follows_an_order_to_its_files(tracker: OrderTracker) -> None:
+    """Submit, wait, download: the same words and frames as with a broker."""
+    order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
+    tracker.wait(order.correlation_id, timeout_s=30)
+    assert order.status == "DONE"
+    assert len(order.download()) == 3
+    row: Any = tracker.orders.loc["demo", order.correlation_id]
+    assert (row["label"], row["downloaded_files"], row["finished"]) == ("one pass", 3, True)
+    assert not row["waits_for_download"]
+    assert row["expires_at"] > row["first_event"]
+    assert list(order.events["status"]) == ["GRANTED", "SUBORDER_DONE", "DONE"]
+    assert set(order.events["app_id"]) == {"REST"}
+
+
+def test_rest_alone_says_that_it_polls(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Health and repr name the polling; a display can show them."""
+    assert tracker.health.state is HealthState.POLLING
+    assert "asked over REST every 0.05 to 60 s" in (tracker.health.reason or "")
+    assert repr(tracker) == f"<OrderTracker by REST alone at {simulator.base_url}: POLLING>"
+
+
+def test_rest_alone_is_polite(simulator: Simulator, tracker: OrderTracker) -> None:
+    """All orders cost one request a round, and none is sent while nothing is unfinished."""
+    numbers = [simulator.order(LARGE) for _ in range(20)]
+    tracker.sync()
+    before = len(simulator.requests)
+    changes = tracker.version
+    until(lambda: tracker.version > changes + 2)
+    paths = [seen.path for seen in simulator.requests[before:]]
+    assert set(paths) == {"/api/v1/rs-order/user/orders"}
+    tracker.cancel(numbers)
+    assert tracker.orders["finished"].all()
+    before = len(simulator.requests)
+    assert tracker._asking is not None
+    assert not tracker._asking.ask_unfinished()
+    assert len(simulator.requests) == before
+
+
+def test_rest_alone_large_orders_run_through_with_auto_download(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Each part is seen, fetched, and the next begins."""
+    with OrderTracker(
+        client=client_of(simulator),
+        journal=tmp_path / "j.sqlite",
+        workspace=tmp_path / "orders",
+        poll_s=0.05,
+        auto_download=True,
+    ) as tracker:
+        number = simulator.order(LARGE)
+        (order,) = tracker.sync()
+        assert order.order_id == number
+        order.wait(timeout_s=60)
+        until(lambda: tracker.orders["downloaded_files"].item() == 8)
+
+
+def test_a_wrong_password_is_told_by_start(simulator: Simulator, tmp_path: Path) -> None:
+    """Without a broker the login is what start() proves."""
+    client = RegardsClient(
+        simulator.base_url, tenant="demo", username=simulator.username, password="wrong"
+    )
+    tracker = OrderTracker(client=client, journal=tmp_path / "j.sqlite")
+    with pytest.raises(errors.ServiceLoginError, match="refused the login"):
+        tracker.start()
+    assert tracker.health.state is HealthState.FAILED
+
+
+def test_an_outage_is_seen_and_survived(simulator: Simulator, tracker: OrderTracker) -> None:
+    """While REST does not answer, health says so; afterwards the orders go on."""
+    number = simulator.order(OrderPlan(n_files=1, suborder_pause_s=1.0))
+    tracker.sync()
+    fault = simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=None))
+    until(lambda: tracker.health.state is HealthState.RECONNECTING)
+    assert "503" in (tracker.health.reason or "")
+    simulator.faults.remove(fault)
+    simulator.wait_for(number, "DONE")
+    assert tracker._asking is not None
+    tracker._asking.ask_unfinished()
+    tracker.wait(number, timeout_s=30)
+
+
+def test_a_tracker_needs_a_source(tmp_path: Path) -> None:
+    """Neither broker nor client is an error that says what is possible."""
+    with pytest.raises(errors.SettingsError, match="the client alone is enough"):
+        OrderTracker(journal=tmp_path / "j.sqlite")
+    with pytest.raises(errors.SettingsError, match="queue"):
+        OrderTracker("amqp://u:p@h/v", journal=tmp_path / "j.sqlite")
+
+
+# -- steering
+
+
+def test_pause_resume_and_cancel(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Each acts at once, is seen at once, and the server agrees."""
+    order = tracker[tracker.submit("dataset:SWOT_CYCLE_007").correlation_id]
+    assert order.pause().status == "PAUSED"
+    assert not order.finished
+    assert order.resume().status == "RUNNING"
+    order.cancel()
+    assert (order.status, order.finished) == ("DELETED", True)
+    assert simulator.service.known(order.order_id or 0).status == "DELETED"
+    tracker.wait(order.correlation_id, timeout_s=10)
+
+
+def test_a_retry_brings_what_had_failed(simulator: Simulator, tracker: OrderTracker) -> None:
+    """A partial failure, retried, ends well; and the wait in between waits."""
+    number = simulator.order(FLAKY)
+    (order,) = tracker.sync()
+    order.wait(timeout_s=30)
+    assert (order.status, order.order_id) == ("FAILED", number)
+    order.retry().wait(timeout_s=30)
+    assert order.status == "DONE"
+    assert len(order.download()) == 4
+
+
+def test_a_restart_is_a_new_order(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The same files under another number."""
+    order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=30)
+    again = order.restart(label="again")
+    assert again.order_id != order.order_id
+    again.wait(timeout_s=30)
+    assert again.state.label == "again"
+
+
+def test_a_selection_of_the_frame_can_be_steered(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Rows of tracker.orders say which orders are meant."""
+    numbers = [simulator.order(LARGE) for _ in range(3)]
+    tracker.sync()
+    rows = tracker.orders.query("order_id != @numbers[1]")
+    paused = tracker.pause(rows)
+    assert {order.order_id for order in paused} == {numbers[0], numbers[2]}
+    assert (tracker.orders["status"] == "PAUSED").sum() == 2
+    with pytest.raises(errors.NotAllowedError, match="1 of 3 orders done.*ORDER_MUST_BE_PEND"):
+        tracker.pause(tracker.orders)
+    with pytest.raises(errors.SettingsError, match="rows of tracker.orders"):
+        tracker.pause(tracker.orders.reset_index())
+    with pytest.raises(errors.OrderNotFoundError):
+        tracker.pause("no such order")
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("pause", "ORDER_MUST_BE_PENDING_OR_RUNNING"),
+        ("resume", "ORDER_MUST_BE_PAUSED"),
+        ("retry", "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED"),
+    ],
+)
+def test_what_the_links_do_not_offer_is_refused_in_words(
+    tracker: OrderTracker, simulator: Simulator, action: str, code: str
+) -> None:
+    """The error has the server's code, what it means, and what would be possible."""
+    order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=30)
+    with pytest.raises(errors.NotAllowedError, match=rf"which is DONE \({code}\)\. Only") as caught:
+        getattr(order, action)()
+    assert caught.value.messages == (code,)
+    assert "It would let you: delete" in str(caught.value)
+    assert not any("/pause/" in seen.path for seen in simulator.requests)
+
+
+def test_a_refusal_by_the_server_itself_is_told_in_words(simulator: Simulator) -> None:
+    """The plain client says what a code means, too."""
+    number = simulator.order(OrderPlan(n_files=1))
+    simulator.wait_for(number, "DONE")
+    with pytest.raises(errors.NotAllowedError, match="can be resumed.*try again in a minute"):
+        client_of(simulator).resume(number)
+
+
+def test_buttons_only_queue_and_their_errors_are_kept(tracker: OrderTracker) -> None:
+    """With an OrderKey nothing blocks; what goes wrong is shown and raised later."""
+    order = tracker.submit("dataset:SWOT_CYCLE_007")
+    tracker.pause(order.key)
+    until(lambda: order.status == "PAUSED")
+    tracker.retry(order.key)
+    until(lambda: tracker.snapshot().problems)
+    with pytest.raises(errors.TrackingError, match="to retry order 1: REGARDS does not let you"):
+        tracker.wait(order.correlation_id, timeout_s=10)
+
+
+def test_an_order_without_a_number_cannot_be_steered(tracker: OrderTracker) -> None:
+    """A denied order does not exist on the server."""
+    with pytest.raises(errors.SettingsError, match="has no number.*DENIED"):
+        tracker.submit("dataset:FORBIDDEN").cancel()
+
+
+def test_steering_needs_a_client(broker: PrivateBroker, tmp_path: Path) -> None:
+    """A broker alone only tells."""
+    with Simulator(broker=broker) as simulator:
+        tracker = OrderTracker(simulator.amqp_url, simulator.queue, journal=tmp_path / "j.sqlite")
+        simulator.order(LARGE, correlation_id="c")
+        with tracker:
+            tracker.wait("c", until="part", timeout_s=30)
+            with pytest.raises(errors.SettingsError, match="client=RegardsClient"):
+                tracker["c"].pause()
+        with pytest.raises(errors.SettingsError, match="client=RegardsClient"):
+            tracker.sync()
+
+
+def test_steering_beside_a_broker(with_broker: OrderTracker) -> None:
+    """Messages and answers agree, whatever second they fall into."""
+    simulator = with_broker.simulator
+    simulator.order(FLAKY, correlation_id="flaky")
+    with_broker.wait("flaky", timeout_s=30)
+    order = with_broker["flaky"]
+    assert order.status == "FAILED"
+    order.retry().wait(timeout_s=30)
+    assert order.status == "DONE"
+    large = with_broker.submit("dataset:SWOT_CYCLE_007")
+    assert large.pause().status == "PAUSED"
+    assert large.resume().status in {"RUNNING", "SUBORDER_DONE"}
+    assert large.cancel().status == "DELETED"
+
+
+def test_a_retry_that_fails_again_within_the_second_is_noticed(with_broker: OrderTracker) -> None:
+    """Messages carry whole seconds; what they leave open is asked a moment later."""
+    simulator = with_broker.simulator
+    simulator.order(OrderPlan(outcome=Outcome.PARTIAL), correlation_id="c")
+    with_broker.wait("c", timeout_s=30)
+    order = with_broker["c"].retry()
+    simulator.wait_for(order.order_id, "DONE_WITH_WARNING")
+    order.wait(timeout_s=30)
+    assert order.status == "FAILED"
+
+
+# -- catching up
+
+
+def test_orders_made_elsewhere_are_taken_in_once(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """sync() brings the web page's orders, and a second one brings nothing new."""
+    plans = (OrderPlan(n_files=1), OrderPlan(outcome=Outcome.FAILED), FLAKY)
+    numbers = [simulator.order(plan) for plan in plans]
+    for number in numbers:
+        simulator.wait_for(number, "DONE", "FAILED", "DONE_WITH_WARNING")
+    simulator.expire(numbers[0])
+    found = tracker.sync()
+    assert [order.order_id for order in found] == numbers
+    assert [order.status for order in found] == ["EXPIRED", "FAILED", "FAILED"]
+    assert list(tracker.orders["waits_for_download"]) == [False, False, True]
+    events = len(tracker.events)
+    assert tracker.sync() == []
+    assert len(tracker.events) == events
+    assert tracker.orders["label"].str.startswith("Order").all()
+
+
+def test_the_server_s_orders_as_a_frame(simulator: Simulator) -> None:
+    """client.orders() lists and filters, also when there is nothing."""
+    client = client_of(simulator)
+    empty = client.orders()
+    assert (len(empty), empty.index.name) == (0, "order_id")
+    numbers = [simulator.order(OrderPlan(n_files=1)), simulator.order(LARGE)]
+    simulator.wait_for(numbers[0], "DONE")
+    frame = client.orders()
+    assert list(frame.index) == numbers[::-1]
+    assert list(frame.query("status == 'DONE'").index) == numbers[:1]
+    assert frame.drop(columns="status").dtypes.equals(empty.drop(columns="status").dtypes)
+    assert len(client.orders(limit=1)) == 1
+
+
+def test_percentage_and_expiry_reach_the_orders(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """What only REST tells is in the frame."""
+    number = simulator.order(LARGE)
+    simulator.wait_available(number, files=2)
+    tracker.sync()
+    row = tracker.orders.iloc[0]
+    assert (row["progress"], row["waits_for_download"]) == (0.25, True)
+    assert tracker[number].expires_at is not None
+
+
+def test_messages_that_were_missed_are_made_up_for(broker: PrivateBroker, tmp_path: Path) -> None:
+    """A queue that lost its messages: the end of the order is learnt over REST after the start."""
+    journal = tmp_path / "journal.sqlite"
+    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
+
+        def new_tracker() -> OrderTracker:
+            return OrderTracker(
+                simulator.amqp_url,
+                simulator.queue,
+                tenant=simulator.tenant,
+                client=client_of(simulator),
+                journal=journal,
+                workspace=tmp_path / "orders",
+            )
+
+        tracker = new_tracker()
+        with tracker:
+            number = simulator.order(LARGE, correlation_id="c")
+            tracker.wait("c", until="part", timeout_s=30)
+        client_of(simulator).download_order(number, tmp_path / "elsewhere")
+        simulator.wait_for(number, "DONE")
+        simulator.flush()
+        broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+        with new_tracker() as again:
+            again.wait("c", timeout_s=30)
+            assert again["c"].status == "DONE"
+            assert again["c"].events["app_id"].iloc[-1] == "REST"
+
+
+def test_other_peoples_orders_are_asked_for_once(with_broker: OrderTracker) -> None:
+    """The exchange tells of all users' orders; the server says once that they are not ours."""
+    simulator = with_broker.simulator
+    simulator.order(LARGE, correlation_id="hers", owner="jane@cnes.fr")
+    with_broker.wait("hers", until="part", timeout_s=30)
+    asking = with_broker._asking
+    assert asking is not None
+    asking.ask_unfinished()
+    before = len(simulator.requests)
+    asking.ask_unfinished()
+    assert len(simulator.requests) == before
+    assert with_broker["hers"].status == "SUBORDER_DONE"
+
+
+# -- submitting
+
+
+def test_the_same_name_orders_once(simulator: Simulator, tracker: OrderTracker) -> None:
+    """A cell that is run twice makes one order; other files need another name."""
+    one = tracker.submit("dataset:SWOT_PASS_012", correlation_id="mine")
+    two = tracker.submit("dataset:SWOT_PASS_012", correlation_id="mine")
+    assert one.order_id == two.order_id
+    assert applied(simulator) == 1
+    with pytest.raises(errors.SettingsError, match="used for another request already"):
+        tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="mine")
+
+
+def test_an_answer_that_is_lost_is_asked_for(simulator: Simulator, tmp_path: Path) -> None:
+    """The order was made, the answer came too late: the order is found, and not made again."""
+    client = client_of(simulator, read_timeout_s=0.3)
+    with OrderTracker(client=client, journal=tmp_path / "j.sqlite", poll_s=0.05) as tracker:
+        client.login()
+        simulator.faults.add(Slow(route=Route.APPLY, delay_s=2))
+        order = tracker.submit("dataset:SWOT_PASS_012", correlation_id="lost")
+        assert (order.status, order.order_id) == ("GRANTED", 1)
+        order.wait(timeout_s=30)
+        assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="lost").order_id == 1
+    assert len(simulator.service.orders_of(simulator.username)) == 1
+
+
+def test_a_request_that_never_arrived_can_be_sent_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """In doubt it is neither given up nor sent twice: first ask, then wait, then send."""
+    simulator.faults.add(Reply(route=Route.APPLY, status=504))
+    with OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite") as tracker:
+        for why in ("nobody knows yet whether it was ordered", "may still be making the order"):
+            with pytest.raises(errors.ServiceUnreachableError, match=why):
+                tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+        tracker._submission._in_doubt_s = 0
+        assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="c").status == "GRANTED"
+    assert len(simulator.service.orders_of(simulator.username)) == 1
+
+
+def test_a_request_that_could_not_be_sent_is_free_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Without a connection nothing was sent, so nothing is in doubt."""
+    tracker = OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite")
+    simulator.faults.add(Reply(route=Route.APPLY, status=400, body=b'{"messages": ["no"]}'))
+    with pytest.raises(errors.ServiceError, match="no"):
+        tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+    assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="c").status == "GRANTED"
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"queries": []}, "no query"),
+        ({"queries": ["a", " "]}, "a text that is not empty"),
+        ({"queries": ["a", "a"]}, "there twice"),
+        ({"queries": "a", "data_types": []}, "data_types must be"),
+        ({"queries": "a", "data_types": ["PICTURE"]}, "data_types must be"),
+        ({"queries": "a", "filename_regexp": "("}, "no regular expression"),
+        ({"queries": "a", "correlation_id": "x" * 256}, "1 to 255"),
+        ({"queries": "a", "correlation_id": ""}, "1 to 255"),
+        ({"queries": "a", "correlation_id": "#1"}, "must not begin with '#'"),
+        ({"queries": "a", "user": "u" * 129}, "1 to 128"),
+    ],
+)
+def test_what_regards_would_deny_is_said_before(
+    simulator: Simulator, tracker: OrderTracker, asked: dict[str, Any], why: str
+) -> None:
+    """A wrong request is refused here, in words, without any request."""
+    before = len(simulator.requests)
+    with pytest.raises(errors.SettingsError, match=why):
+        tracker.submit(**asked)
+    assert len(simulator.requests) == before
+
+
+def test_java_s_regular_expressions_are_let_through(tracker: OrderTracker) -> None:
+    """REGARDS is written in Java: what only Java knows is not called wrong."""
+    tracker.submit("a", filename_regexp=r"(?<name>\p{L}+)\.nc", dry_run=True)
+
+
+def test_a_dry_run_sends_nothing(simulator: Simulator, tracker: OrderTracker) -> None:
+    """It returns the request as it would be sent."""
+    request = tracker.submit("dataset:X", data_types=["RAWDATA"], dry_run=True)
+    assert request.body()["filters"] == {"dataTypes": ["RAWDATA"]}
+    assert applied(simulator) == 0
+    assert tracker.orders.empty
+
+
+# -- broken answers
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        html_page(Route.ORDERS),
+        Reply(route=Route.ORDERS, status=200, body=b""),
+        Reply(route=Route.ORDERS, status=200, body=b"[]"),
+        Reply(route=Route.ORDERS, status=200, body=b'{"content": [7]}'),
+        Reply(route=Route.ORDERS, status=200, body=b'{"content": [{"content": {"id": "x"}}]}'),
+        Reply(route=Route.ORDERS, status=200, body=b" " * (17 << 20)),
+        Reply(route=Route.ORDERS, status=200, body=b"[" * 100_000),
+    ],
+    ids=["html", "empty", "list", "number", "text for a number", "17 MB", "deep"],
+)
+def test_a_broken_answer_is_one_clear_error(simulator: Simulator, fault: Reply) -> None:
+    """Whatever comes instead of a list of orders, the error is ours."""
+    simulator.faults.add(fault)
+    with pytest.raises(errors.UnexpectedAnswerError, match="/user/orders"):
+        client_of(simulator).orders()
+
+
+def test_a_list_without_end_ends(simulator: Simulator) -> None:
+    """A server that repeats a page for ever is not listened to for ever."""
+    page = {
+        "metadata": {"totalPages": 10**9, "totalElements": 10**12},
+        "content": [{"content": {"id": 1, "status": "DONE"}, "links": []}],
+    }
+    body = json.dumps(page).encode()
+    simulator.faults.add(Reply(route=Route.ORDERS, status=200, body=body, times=None))
+    assert list(client_of(simulator).orders().index) == [1]
+    assert len(simulator.requests) == 3
+
+
+def test_what_an_order_says_wrongly_is_left_out(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Fields of a wrong type count as missing; an unknown status says nothing."""
+    dto = {
+        "id": 7,
+        "status": "ON_THE_MOON",
+        "percentCompleted": "half",
+        "expirationDate": "0000-99-99",
+        "waitingForUser": "yes",
+        "availableFilesCount": -1,
+        "datasetTasks": 3,
+    }
+    page = {"content": [{"content": dto, "links": 5}]}
+    body = json.dumps(page).encode()
+    simulator.faults.add(Reply(route=Route.ORDERS, status=200, body=body))
+    (order,) = tracker.sync()
+    assert (order.order_id, order.status, order.expires_at) == (7, "GRANTED", None)
