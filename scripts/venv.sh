@@ -10,12 +10,9 @@ python=$1 extra=$2
     exit 1
 }
 if [ ! -x .venv/bin/python ]; then
-    "$python" -m venv .venv || {
-        # Debian keeps venv in a package of its own
-        rm -rf .venv
-        sh "$(dirname "$0")/need.sh" python3-venv
-        "$python" -m venv .venv
-    }
+    # Debian keeps what makes a virtual environment in a package of its own
+    "$python" -c 'import ensurepip' 2>/dev/null || sh "$(dirname "$0")/need.sh" python3-venv
+    "$python" -m venv .venv
 fi
 echo "Installing regards-nb[$extra] into .venv (a minute or two the first time) ..."
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extra]"
