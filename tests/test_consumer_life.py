@@ -42,7 +42,16 @@ print(tracker.health.state)
 def test_python_ends_at_once_without_stop(admin: Admin, tmp_path: Path) -> None:
     """A script or a kernel that just ends is not held up, and says nothing on its way out."""
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", EXITS_WITHOUT_STOP, admin.url, admin.queue, str(tmp_path / "j.sqlite")],
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-c",
+            EXITS_WITHOUT_STOP,
+            admin.url,
+            admin.queue,
+            str(tmp_path / "j.sqlite"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
