@@ -5,27 +5,26 @@ from __future__ import annotations
 import sys
 
 
-def with_regards_nb(url: str, way: str) -> None:
+def with_regards_nb(url: str, way: str, *, durable: bool) -> None:
     """Download as a user of regards_nb does."""
-    from regards_nb import RegardsClient  # noqa: PLC0415 - the import is part of the run
+    from regards_nb import RegardsClient
 
-    with RegardsClient(url, tenant="t", username="u", password="p") as client:  # noqa: S106
-        client.download_order(1, ".", way=way)
+    with RegardsClient(url, tenant="t", username="u", password="p") as client:
+        client.download_order(1, ".", way=way, durable=durable)
 
 
 def with_zipfile(url: str, manifest: str) -> None:
     """Download as a notebook does: requests to a file, zipfile, then MD5 of each file."""
-    import hashlib  # noqa: PLC0415
-    import json  # noqa: PLC0415
-    import zipfile  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import hashlib
+    import json
+    import zipfile
+    from pathlib import Path
 
-    import requests  # noqa: PLC0415
+    import requests
 
     with requests.get(url, stream=True, timeout=60) as answer, Path("order.zip").open("wb") as file:
         answer.raise_for_status()
-        for block in answer.iter_content(1 << 20):
-            file.write(block)
+        file.writelines(answer.iter_content(1 << 20))
     with zipfile.ZipFile("order.zip") as archive:
         archive.extractall()
     for row in json.loads(Path(manifest).read_bytes()):
@@ -44,4 +43,5 @@ if __name__ == "__main__":
     else:
         if kind == "regards_nb-zlib":
             sys.modules["isal"] = None  # type: ignore[assignment] # as where it is not installed
-        with_regards_nb(*rest)
+        url, way, flush = rest
+        with_regards_nb(url, way, durable=flush == "flush")

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +47,7 @@ def netcdf_like(seed: int, size_bytes: int) -> bytes:
 def large_files() -> Iterator[File]:
     """Yield 4 files of 256 MiB that shrink to a third: 1.07 GB."""
     for number in range(4):
-        yield File(f"grid_{number}.nc", lambda n=number: netcdf_like(n, 256 * MIB))
+        yield File(f"grid_{number}.nc", partial(netcdf_like, number, 256 * MIB))
 
 
 def typical_files() -> Iterator[File]:
@@ -55,15 +56,15 @@ def typical_files() -> Iterator[File]:
     for number in range(200):
         size = source.randrange(50_000, 4_160_000)
         if number % 3:
-            yield File(f"product_{number:03}.nc", lambda n=number, s=size: netcdf_like(n, s))
+            yield File(f"product_{number:03}.nc", partial(netcdf_like, number, size))
         else:
-            yield File(f"product_{number:03}.tif", lambda n=number, s=size: _noise(n, s))
+            yield File(f"product_{number:03}.tif", partial(_noise, number, size))
 
 
 def small_files(count: int) -> Iterator[File]:
     """Yield very many files of 20 bytes."""
     for number in range(count):
-        yield File(f"station_{number:05}.csv", lambda n=number: b"%019d\n" % n)
+        yield File(f"station_{number:05}.csv", partial(b"%019d\n".__mod__, number))
 
 
 def separate_files() -> Iterator[File]:
@@ -71,7 +72,7 @@ def separate_files() -> Iterator[File]:
     source = random.Random(2)
     for number in range(500):
         size = source.randrange(1_000_000, 5_000_000)
-        yield File(f"tile_{number:03}.tif", lambda n=number, s=size: _noise(n, s))
+        yield File(f"tile_{number:03}.tif", partial(_noise, number, size))
 
 
 def _noise(seed: int, size_bytes: int) -> bytes:
@@ -100,7 +101,9 @@ def prepare(name: str, cache: Path) -> Path:
         for number, file in enumerate(ORDERS[name](), 1):
             data = file.make()
             md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            rows.append({"id": number, "filename": file.name, "filesize": len(data), "checksum": md5})
+            rows.append(
+                {"id": number, "filename": file.name, "filesize": len(data), "checksum": md5}
+            )
             sums.append(f"{md5}  {file.name}\n")
             size_bytes += len(data)
             if name == "separate":

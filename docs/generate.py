@@ -22,6 +22,7 @@ from regards_nb.client.refusals import REFUSALS
 from regards_nb.errors import RegardsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
+from regards_nb.settings.fields import FIELDS, SECRETS, variable
 from regards_nb.simulator import OrderPlan, Outcome, Simulator, StagingError
 from regards_nb.simulator.lifecycle import Action
 
@@ -63,6 +64,7 @@ def contents() -> dict[str, str]:
         "errors.md": error_table(),
         "refusals.md": refusal_table(),
         "columns.md": column_tables(),
+        "settings.md": settings_table(),
         "rooms.md": room_table(),
     }
 
@@ -204,7 +206,7 @@ def error_table() -> str:
         f"| {'&emsp;' * (_depth(kind) - 1)}`{kind.__name__}` | {_first_sentence(kind)} |"
         for kind in _tree(RegardsError)
     ]
-    return "\n".join(["| exception | when |", "|---|---|", *rows, ""])
+    return "\n".join(["| exception | when |", "|:---|:---|", *rows, ""])
 
 
 def _tree(root: type) -> list[type]:
@@ -248,6 +250,18 @@ def column_tables() -> str:
 
 def _columns(dtypes: dict[str, str]) -> list[str]:
     return [f"| `{column}` | {dtype} |" for column, dtype in dtypes.items()]
+
+
+# -- the settings
+
+
+def settings_table() -> str:
+    """Return what there is to set, and the environment variable of each."""
+    rows = [
+        *(f"| `{name}` | `{variable(name)}` | {field.meaning} |" for name, field in FIELDS.items()),
+        *(f"| in no file | `{variable(name)}` | secret |" for name in SECRETS),
+    ]
+    return "\n".join(["| in the profile | environment | what it is |", "|---|---|---|", *rows, ""])
 
 
 # -- the rooms

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.client import printable
 from regards_nb.display import text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
@@ -107,25 +108,29 @@ def _orders(arguments: argparse.Namespace) -> int:
 
 def _watch(arguments: argparse.Namespace) -> int:
     pause = threading.Event()
-    with _tracker(arguments) as tracker:
-        seen = len(tracker.events)
+    tracker = _tracker(arguments)
+    # What waited in the queue is news as well.
+    seen = len(tracker.events)
+    with tracker:
         while True:
             events = tracker.events
-            for event in events.iloc[seen:].itertuples():
-                _write(_event_line(event, as_json=arguments.json))
+            for event in json.loads(_rows(events.iloc[seen:])):
+                known = {name: value for name, value in event.items() if value is not None}
+                _write(json.dumps(known) if arguments.json else _event_line(known))
             seen = len(events)
             pause.wait(_WATCH_S)
 
 
-def _event_line(event: Any, *, as_json: bool) -> str:
-    fields = {name: value for name, value in event._asdict().items() if name != "Index"}
-    known = {name: str(value) for name, value in fields.items() if value == value and value}  # noqa: PLR0124 - NaN
-    if as_json:
-        return json.dumps(known)
-    number = known.get("order_id", "-")
-    name = known.get("correlation_id", "")
-    said = [known["received_at"], f"#{number}", name, known["status"], known.get("message", "")]
-    return "  ".join(filter(None, said))
+def _event_line(event: dict[str, Any]) -> str:
+    """Return one event on one line, without what a terminal would obey."""
+    said = [
+        event["received_at"],
+        f"#{event.get('order_id', '-')}",
+        event.get("correlation_id", ""),
+        event["status"],
+        event.get("message", ""),
+    ]
+    return "  ".join(printable(word) for word in said if word)
 
 
 def _wait(arguments: argparse.Namespace) -> int:
@@ -239,7 +244,8 @@ def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
 
 
 def _rows(frame: pd.DataFrame) -> str:
-    return str(frame.reset_index().to_json(orient="records", date_format="iso"))
+    named = frame if frame.index.name is None and frame.index.nlevels == 1 else frame.reset_index()
+    return str(named.to_json(orient="records", date_format="iso"))
 
 
 def _write(shown: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
@@ -250,6 +251,21 @@ def test_bars_have_names_for_those_who_cannot_see_them() -> None:
     assert ("role", "status") in page.attributes
 
 
+def test_a_running_download_has_a_bar_of_its_own() -> None:
+    """Below the bar of the parts, one of the bytes, as long as files come in."""
+    known = {"suborders_done": 2, "suborders_total": 2, "downloaded_files": 3, "files_total": 4}
+    still = order("a", 7, downloaded_bytes=600, bytes_total=800, **known)
+    (row,) = board(ScriptedSnapshot(orders=(still,))).rows
+    assert row.fetched is None
+    coming = order("a", 7, downloaded_bytes=600, bytes_total=800, downloading=True, **known)
+    page = html(ScriptedSnapshot(orders=(coming,)))
+    assert ("aria-label", "bytes of order #7 a") in _Page(page).attributes
+    assert 'value="0.75"' in page
+    assert "3/4 files, 600 B of 800 B" in page
+    (row,) = board(ScriptedSnapshot(orders=(replace(coming, bytes_total=1),))).rows
+    assert row.fetched == 1.0
+
+
 def test_tenants_are_named_only_where_they_differ() -> None:
     """Orders of several tenants carry the tenant beside their number."""
     one = ScriptedSnapshot(orders=(order("a"), order("b", 2)))
@@ -303,7 +319,7 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
         orders=(
             order("a", 1, label="Swath North", status="DONE"),
             order("b", 2, label="swath south", message="the tape is <b>slow</b>"),
-            order("c", 30, label="altimetry", waits_for_download=True),
+            order("nb-47", 30, label="altimetry", waits_for_download=True),
         )
     )
 
@@ -315,7 +331,8 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
     assert found("swath done") == ["Swath North"]
     assert found("slow") == ["swath south"]
     assert found("#3") == found("waits") == ["altimetry"]
-    assert found("nowhere") == []
+    assert found("nowhere") == found("nb-4") == []
+    assert found("nb-47") == ["altimetry"]
     shown = board(snapshot, only="swath")
     assert shown.more == "2 of 3 orders match \u201cswath\u201d"
     assert (Tone.WAITS, "REGARDS waits for you: 1 to download") in shown.counts

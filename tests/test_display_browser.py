@@ -259,7 +259,7 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(session: Session) -> 
         'rowheader "first #1"',
         'progressbar "parts of order #1 first"',
         "status:",
-        "combobox",
+        'combobox "Order"',
         'button "Download (1)"',
         'button "Cancel order"',
     ):

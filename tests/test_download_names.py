@@ -16,7 +16,17 @@ from zip_kit import by_hand, central_line, deflated, local_entry, regards_zip
 from regards_nb.download.unzip import read_zip
 from regards_nb.errors import IncompleteDownloadError
 from regards_nb.orders import FileState
-from regards_nb.simulator import FileSpec, OrderPlan, RawZip, Reply, Route, StorageRefuses, dto
+from regards_nb.simulator import (
+    FileSpec,
+    OrderPlan,
+    RawZip,
+    Reply,
+    Route,
+    StorageRefuses,
+    TruncatedEntry,
+    WrongCrc,
+    dto,
+)
 
 if TYPE_CHECKING:
     from download_kit import World
@@ -262,18 +272,30 @@ def test_files_that_the_manifest_did_not_list_are_not_lost(tmp_path: Path) -> No
         assert here.singles == 0
 
 
-def omit_from_next_manifest(here: World, name: str) -> None:
-    """Let the next manifest lack a file that the zip will hold."""
+def omit_from_next_manifest(here: World, *names: str) -> None:
+    """Let the next manifest lack files that the zip will hold."""
     files = here.simulator.service.known(here.order_id).files
     rows = [
         dto.available_file(file, host="https://any", checksum=file.spec.source.md5)
         for file in files
-        if file.spec.name != name
+        if file.spec.name not in names
     ]
     page = {"metadata": {"totalElements": len(rows), "totalPages": 1}, "content": rows, "links": []}
     here.simulator.faults.add(
         Reply(route=Route.AVAILABLE, status=200, body=json.dumps(page).encode())
     )
+
+
+def test_a_damaged_file_that_the_manifest_did_not_list_is_fetched_alone(tmp_path: Path) -> None:
+    """Cut, or with a wrong CRC-32: the lists of the data sets say which file it is."""
+    plan = OrderPlan(files=files_named("a.nc", "b.nc", "c.nc", "d.nc"), files_per_suborder=4)
+    faults = (WrongCrc(name="b.nc"), TruncatedEntry(name="c.nc", announced=False))
+    with world(tmp_path, plan, *faults) as here:
+        omit_from_next_manifest(here, "b.nc", "c.nc")
+        here.fetch()
+        assert here.found == here.expected
+        assert {record.state for record in here.records.values()} == {FileState.VERIFIED}
+        assert here.singles >= 2
 
 
 def test_entries_that_nobody_knows_are_kept_as_unverified(tmp_path: Path) -> None:

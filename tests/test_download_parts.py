@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,12 +19,16 @@ from regards_nb.download.matching import Manifest, Verdict, entry_form
 from regards_nb.download.notice import MAX_NOTICE_BYTES, parse_notice
 from regards_nb.download.plan import make_plan, takes_zip
 from regards_nb.download.publisher import has_content
-from regards_nb.download.syscalls import rename_without_replacing
+from regards_nb.download.syscalls import (
+    _link_and_unlink,
+    is_alive,
+    lock_if_free,
+    rename_without_replacing,
+)
 from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 MD5 = {letter: letter * 32 for letter in "abc"}
 
@@ -216,6 +224,54 @@ def test_a_rename_never_replaces(tmp_path: Path) -> None:
     assert (tmp_path / "free").read_text() == "new"
     with pytest.raises(FileNotFoundError):
         rename_without_replacing(str(tmp_path / "missing"), str(tmp_path / "free 2"))
+
+
+def test_where_the_kernel_cannot_do_it_a_second_name_does(tmp_path: Path) -> None:
+    """The way for file systems without an exclusive rename replaces nothing either."""
+    new, there = str(tmp_path / "new"), str(tmp_path / "there")
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "there").write_text("mine")
+    assert _link_and_unlink(new, there) is False
+    assert _link_and_unlink(new, str(tmp_path / "free")) is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "there"]
+    with pytest.raises(FileNotFoundError):
+        _link_and_unlink(new, there)
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
+    """That is how a staging folder shows that its owner lives."""
+    with (tmp_path / "file").open("w") as one:
+        assert lock_if_free(one.fileno())
+        with (tmp_path / "file").open("w") as other:
+            assert not lock_if_free(other.fileno())
+    with (tmp_path / "file").open("w") as other:
+        assert lock_if_free(other.fileno())
+
+
+def test_a_dead_process_is_told_from_a_living_one() -> None:
+    """By asking the kernel, whoever owns it."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not is_alive(process.pid)
+    assert is_alive(os.getpid())
+    assert is_alive(1)
+
+
+def test_without_isal_the_same_zips_are_read() -> None:
+    """The fast library is optional."""
+    script = (
+        "import sys; sys.modules['isal'] = None; import zlib\n"
+        "from pathlib import Path; from regards_nb.download import inflate\n"
+        "from regards_nb.download.unzip import read_zip\n"
+        "assert inflate.crc32 is zlib.crc32\n"
+        "raw = Path(sys.argv[1]).read_bytes()\n"
+        "print(sum(piece.last for piece in read_zip([raw])))"
+    )
+    dups = str(Path(__file__).parent / "data" / "dups.zip")
+    done = subprocess.run(
+        [sys.executable, "-c", script, dups], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "8\n"
 
 
 def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:

@@ -388,6 +388,30 @@ def test_messages_that_were_missed_are_made_up_for(broker: PrivateBroker, tmp_pa
             assert again["c"].events["app_id"].iloc[-1] == "REST"
 
 
+def test_after_a_silence_the_server_is_asked(broker: PrivateBroker, tmp_path: Path) -> None:
+    """An order of which nothing is heard any more: not two hours, not for ever."""
+    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
+        number = simulator.order(OrderPlan(n_files=1), correlation_id="c")
+        simulator.wait_for(number, "DONE")
+        simulator.flush()
+        broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+        with OrderTracker(
+            simulator.amqp_url,
+            simulator.queue,
+            tenant=simulator.tenant,
+            client=client_of(simulator),
+            journal=tmp_path / "journal.sqlite",
+            silence_s=4,
+        ) as tracker:
+            until(lambda: tracker._sources._catch_up is not None)
+            simulator.publish_raw(b'{"status":"GRANTED","orderId":1,"correlationId":"c"}')
+            tracker.wait("c", timeout_s=60)
+            assert tracker["c"].status == "DONE"
+            assert tracker["c"].state.waits_for_download
+            asked = [seen for seen in simulator.requests if "orders" in seen.path]
+            assert len(asked) <= 2
+
+
 def test_other_peoples_orders_are_asked_for_once(with_broker: OrderTracker) -> None:
     """The exchange tells of all users' orders; the server says once that they are not ours."""
     simulator = with_broker.simulator

@@ -96,7 +96,10 @@ class OrderChoice:
     def _dropdown(self) -> Any:
         dropdown = widgets.Dropdown(
             options=[(_ANY, None)],
-            layout=widgets.Layout(width="auto", min_width="180px", max_width="380px"),
+            # the list's name, for those who hear it
+            description="Order",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="auto", min_width="180px", max_width="420px"),
             tooltip="The order that the buttons are about",
         )
         dropdown.observe(self._chosen, "value")

@@ -94,6 +94,8 @@ class Row:
     #: ``3/10``; done may exceed the total, which the server gives late.
     parts: str
     files: str
+    #: Of the bytes of a running download; None: there is none, or its size is unknown.
+    fetched: float | None
     remarks: tuple[str, ...]
     tooltip: str
     #: What makes sense now.
@@ -172,6 +174,7 @@ def row(order: OrderState, *, with_tenant: bool = False) -> Row:
         fraction=_fraction(order),
         parts=_parts(order),
         files=_files(order),
+        fetched=_fetched(order),
         remarks=tuple(_remarks(order)),
         tooltip=clean(order.message or "", TOOLTIP_CHARS),
         actions=possible(order),
@@ -262,6 +265,12 @@ def _files(order: OrderState) -> str:
     return f"{files} {noun}, {n_bytes}"
 
 
+def _fetched(order: OrderState) -> float | None:
+    if not order.downloading or not order.bytes_total:
+        return None
+    return min(order.downloaded_bytes / order.bytes_total, 1.0)
+
+
 def _remarks(order: OrderState) -> Iterator[str]:
     if order.waits_for_download:
         yield WAITS
@@ -309,9 +318,10 @@ def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Tone, str]]:
 
 
 def _has(order: OrderState, words: Sequence[str]) -> bool:
-    known = (
-        order.label,
-        order.correlation_id,
+    # Not in a correlation id behind a label: made-up ones would match by chance.
+    name = order.correlation_id.casefold()
+    seen = (
+        order.label or name,
         f"#{order.order_id}",
         order.tenant,
         order.status,
@@ -319,8 +329,8 @@ def _has(order: OrderState, words: Sequence[str]) -> bool:
         order.error_type,
         order.message,
     )
-    text = " ".join(filter(None, known)).casefold()
-    return all(word in text for word in words)
+    text = " ".join(filter(None, seen)).casefold()
+    return all(word in text or word == name for word in words)
 
 
 def _matches(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str) -> str:

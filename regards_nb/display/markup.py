@@ -82,10 +82,11 @@ def answer(said: str) -> str:
 
 def _row(row: Row) -> str:
     parts = f' <span class="rg-parts">{escape(row.parts)}</span>' if row.parts else ""
-    files = f'<div class="rg-files">{escape(row.files)}</div>' if row.files else ""
+    fetched = _bar(row, row.fetched, "bytes") if row.fetched is not None else ""
+    files = f'<div class="rg-files">{fetched} {escape(row.files)}</div>' if row.files else ""
     return (
         f'<tr class="rg-{row.tone}"><th scope="row">{_title(row)}</th>'
-        f"<td>{_bar(row)}{parts}{files}</td>"
+        f"<td>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
         f"<td>{_mark(SIGN[row.tone])}{escape(row.status)}</td>"
         f'<td class="rg-remarks" title="{escape(row.tooltip)}">{_remarks(row)}</td></tr>'
     )
@@ -97,14 +98,15 @@ def _title(row: Row) -> str:
     return f"{name}{number}"
 
 
-def _bar(row: Row) -> str:
+def _bar(row: Row, fraction: float | None, of: str) -> str:
     """Return a native bar; none as long as the total is unknown, rather than an empty one."""
-    if row.fraction is None:
+    if fraction is None:
         return ""
-    label = escape(f"parts of order {row.title}")
+    label = escape(f"{of} of order {row.title}")
+    said = escape(row.parts) if of == "parts" else f"{fraction:.0%}"
     return (
-        f'<progress max="1" value="{row.fraction:.4g}" aria-label="{label}" '
-        f'style="accent-color:{COLOUR[row.tone]}">{escape(row.parts)}</progress>'
+        f'<progress class="rg-{of}-bar" max="1" value="{fraction:.4g}" aria-label="{label}" '
+        f'style="accent-color:{COLOUR[row.tone]}">{said}</progress>'
     )
 
 

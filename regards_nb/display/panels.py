@@ -112,7 +112,7 @@ class WidgetPanel:
         self._said = said
         self._changed = True
         if not self.visible and self.last is not None:
-            self.freeze(self.last, " · ".join(filter(None, (self._note, said))))
+            self.freeze(self.last, self._note)
 
     def paint(self, snapshot: SnapshotView) -> None:
         """Bring the widgets up to date; ipywidgets sends only what is different."""
@@ -148,7 +148,7 @@ class WidgetPanel:
             self.visible = False
             self.last = snapshot
             self._note = note
-            bundle = static_bundle(snapshot, note)
+            bundle = static_bundle(snapshot, " · ".join(filter(None, (note, self._said))))
             for handle in self._handles:
                 handle.update(bundle, raw=True)
             self._spare(NOTHING)

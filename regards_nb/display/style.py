@@ -65,6 +65,7 @@ overflow-wrap:anywhere}}
 .regards-nb progress{{appearance:none;-webkit-appearance:none;width:110px;height:8px;border:none;
 border-radius:4px;overflow:hidden;vertical-align:middle;background:var(--rg-track);
 accent-color:var(--rg-tone);color:var(--rg-tone)}}
+.regards-nb progress.rg-bytes-bar{{width:60px;height:5px}}
 .regards-nb progress::-webkit-progress-bar{{background:var(--rg-track)}}
 .regards-nb progress::-webkit-progress-value{{background:var(--rg-tone);border-radius:4px}}
 .regards-nb progress::-moz-progress-bar{{background:var(--rg-tone);border-radius:4px}}

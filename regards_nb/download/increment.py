@@ -73,6 +73,7 @@ def fetch_available(
     extract: bool = True,
     way: Way = "auto",
     restore_removed: bool = False,
+    durable: bool = True,
     backoff_s: float = 1.0,
 ) -> Fetched:
     """Fetch all files of an order that are available now, and verify them.
@@ -97,6 +98,9 @@ def fetch_available(
         One zip, the files one by one, or whichever suits these files.
     restore_removed : bool
         Also fetch files again that were verified earlier and are not in *directory* any more.
+    durable : bool
+        False: do not wait for the disk. Files are then complete also after the program is killed,
+        but not necessarily after a power cut.
     backoff_s : float
         Unit of the random waits before something is tried again.
 
@@ -126,6 +130,7 @@ def fetch_available(
         extract=extract,
         way=way,
         restore_removed=restore_removed,
+        durable=durable,
         backoff_s=backoff_s,
     )
     return increments.fetch()
@@ -146,6 +151,7 @@ class Increments:
         extract: bool = True,
         way: Way = "auto",
         restore_removed: bool = False,
+        durable: bool = True,
         backoff_s: float = 1.0,
     ) -> None:
         self._client = client
@@ -156,6 +162,7 @@ class Increments:
         self._stop = stop or threading.Event()
         self._extract = extract
         self._way: Way = way if extract else "zip"
+        self._durable = durable
         self._backoff_s = backoff_s
         where = self._directory if restore_removed else None
         self.records = Records(log, order_id, where)
@@ -179,7 +186,7 @@ class Increments:
             return Fetched(order_id=self.order_id, records=(), nothing_new=True)
         self.records.expect(plan.wanted)
         counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
-        with Workspace(self._directory, self.order_id) as workspace:
+        with Workspace(self._directory, self.order_id, durable=self._durable) as workspace:
             workspace.require_space(plan.known_bytes)
             tools = self._tools(plan, workspace, counter)
             course = self._carry_out(plan, tools)

@@ -45,6 +45,7 @@ def download_order(
     timeout_s: float | None = None,
     extract: bool = True,
     way: Way = "auto",
+    durable: bool = True,
     poll_s: float = 2.0,
     backoff_s: float = 1.0,
 ) -> list[Path]:
@@ -68,6 +69,9 @@ def download_order(
         False: keep each zip as one file instead of the files in it.
     way : {"auto", "zip", "files"}
         One zip at a time, the files one by one, or whichever suits the files.
+    durable : bool
+        False: do not wait for the disk. Files are then complete also after the program is killed,
+        but not necessarily after a power cut.
     poll_s : float
         How long to wait before the first look for more; each wait is longer, up to 30 s.
     backoff_s : float
@@ -106,6 +110,7 @@ def download_order(
             extract=extract,
             way=way,
             restore_removed=True,
+            durable=durable,
             backoff_s=backoff_s,
         )
         order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)

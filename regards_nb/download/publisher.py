@@ -144,10 +144,12 @@ class Publisher:
         placed: list[FileRecord] = []
         try:
             with self._workspace.errors():
-                self._flush(batch)
+                if self._workspace.durable:
+                    self._flush(batch)
                 for file in batch:
                     placed += self._publish(file)
-                flush_directory(str(self._workspace.directory))
+                if self._workspace.durable:
+                    flush_directory(str(self._workspace.directory))
         finally:
             # also when one failed: the others have their names now
             self._log.save(placed)
@@ -160,7 +162,8 @@ class Publisher:
         if len(batch) >= _MANY_FILES and _flush_all(str(self._workspace.staging)):
             return
         for file in batch:
-            descriptor = os.open(file.staged, os.O_RDONLY)
+            # to write, because Windows flushes nothing else
+            descriptor = os.open(file.staged, os.O_RDWR)
             try:
                 os.fsync(descriptor)
             finally:

@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from regards_nb.download.syscalls import is_alive, lock_if_free
+from regards_nb.download.syscalls import begin_flush, is_alive, lock_if_free
 from regards_nb.errors import WorkspaceError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Workspace:
         Where the files go; made if it is missing.
     order_id : int
         For the name of the staging folder.
+    durable : bool
+        Whether a file is on the disk before it gets its name.
 
     Raises
     ------
@@ -49,8 +51,9 @@ class Workspace:
         It cannot be made or written to: found out by doing it, before anything is fetched.
     """
 
-    def __init__(self, directory: Path, order_id: int) -> None:
+    def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
         self.directory = directory.absolute()
+        self.durable = durable
         name = f"{_PREFIX}{order_id}-{secrets.token_hex(6)}{_SUFFIX}"
         self.staging = self.directory / name
         self._staged_prefix = f"{self.staging}{os.sep}"
@@ -65,8 +68,8 @@ class Workspace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
         os.close(self._owner)
+        shutil.rmtree(self.staging, ignore_errors=True)
 
     def require_space(self, size_bytes: int) -> None:
         """Make sure that so much more fits, with a little to spare.
@@ -103,6 +106,11 @@ class Workspace:
         """Make an empty file for unfinished content; return its descriptor and its path."""
         path = f"{self._staged_prefix}{next(self._numbers)}"
         return os.open(path, _NEW_FILE, 0o666), path
+
+    def begin_flush(self, descriptor: int, start: int, end: int) -> None:
+        """Let the disk begin with a part of a staged file that will have to be on it."""
+        if self.durable:
+            begin_flush(descriptor, start, end - start)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1  # Linux
 _RENAME_EXCL = 4  # macOS
+_SYNC_FILE_RANGE_WRITE = 2
 
 #: The kernel or the file system does not know the call; the next best way is taken.
 _UNKNOWN = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
@@ -36,6 +37,7 @@ def _find(name: str) -> Callable[..., int] | None:
 _renameat2 = _find("renameat2")
 _renamex_np = _find("renamex_np")
 _syncfs = _find("syncfs")
+_sync_file_range = _find("sync_file_range")
 
 
 def rename_without_replacing(source: str, target: str) -> bool:
@@ -99,6 +101,15 @@ def _rename_on_windows(source: str, target: str) -> bool:
 def flush_filesystem(descriptor: int) -> bool:
     """Write everything of one file system to its disk; False where that call does not exist."""
     return _syncfs is not None and _syncfs(descriptor) == 0
+
+
+def begin_flush(descriptor: int, start: int, length: int) -> None:
+    """Let the disk begin to take a part of a file, so that a later flush has less to wait for."""
+    if _sync_file_range is not None:
+        # only a hint: whatever comes of it, the flush in the end is what counts
+        _sync_file_range(
+            descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE
+        )
 
 
 def flush_directory(path: str) -> None:

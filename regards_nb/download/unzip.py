@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 #: No more than this is inflated at a time, whatever the input says.
-MAX_PIECE_BYTES = 1 << 19
+MAX_PIECE_BYTES = 1 << 18
 
 #: Pieces smaller than this are joined.
 _SMALL_BYTES = 1 << 16
 # A small entry must not cost a copy of the whole block behind it: the first bites are small.
 _FIRST_BITE_BYTES = 1 << 10
-_LARGEST_BITE_BYTES = 1 << 18
+_LARGEST_BITE_BYTES = 1 << 16
 
 _DESCRIPTOR_32 = struct.Struct("<3I")
 _DESCRIPTOR_64 = struct.Struct("<I2Q")

@@ -20,6 +20,8 @@ _MAX_HELD_BYTES = 1 << 16
 #: An entry may be so much longer than the manifest says before the zip counts as a bomb.
 _SLACK_BYTES = 1 << 20
 _RESERVE_CHECK_BYTES = 16 << 20
+#: The disk begins to take a file in parts of this size, while the rest is still arriving.
+_FLUSH_BYTES = 8 << 20
 
 
 class Whole(NamedTuple):
@@ -84,6 +86,7 @@ class Growing:
         self._descriptor: int | None = None
         self._path: str | None = None
         self._size_bytes = 0
+        self._flushing_bytes = 0
         self._next_check_bytes = _RESERVE_CHECK_BYTES
 
     def add(self, data: bytes) -> None:
@@ -110,6 +113,9 @@ class Growing:
                 write_all(self._descriptor, self._held)
                 self._held.clear()
             write_all(self._descriptor, data)
+        if self._size_bytes - self._flushing_bytes >= _FLUSH_BYTES:
+            self._workspace.begin_flush(self._descriptor, self._flushing_bytes, self._size_bytes)
+            self._flushing_bytes = self._size_bytes
 
     def end(self) -> Whole:
         """Return it as a whole."""

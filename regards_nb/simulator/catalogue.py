@@ -109,6 +109,13 @@ def _tape_archive(seed: int) -> OrderPlan:
     return OrderPlan(files=files, files_per_suborder=4, faults=faults, dataset="TAPE_ARCHIVE")
 
 
+def _shaky_tapes(seed: int) -> OrderPlan:
+    """Return an order of which two files are brought only at the second try."""
+    files = tuple(_pass(seed, number, cycle=3, rows=400) for number in range(1, 7))
+    faults = tuple(StagingError(name=files[n].name, reason="Tape drive busy") for n in (1, 4))
+    return OrderPlan(files=files, files_per_suborder=6, faults=faults, dataset="SHAKY_TAPES")
+
+
 def _broken_storage(seed: int) -> OrderPlan:
     files = tuple(_pass(seed, number, cycle=2, rows=100) for number in range(1, 5))
     return OrderPlan(files=files, outcome=Outcome.FAILED, dataset="BROKEN_STORAGE")
@@ -122,6 +129,7 @@ _DATASETS: dict[str, Callable[[int], OrderPlan]] = {
     "SWOT_PASS_012": _swot_pass,
     "SWOT_CYCLE_007": _swot_cycle,
     "TAPE_ARCHIVE": _tape_archive,
+    "SHAKY_TAPES": _shaky_tapes,
     "BROKEN_STORAGE": _broken_storage,
     "EMPTY": _refused("EMPTY", Outcome.EMPTY),
     "FORBIDDEN": _refused("FORBIDDEN", Outcome.FORBIDDEN),

@@ -13,6 +13,7 @@ from regards_nb.simulator.downloads import Downloads
 from regards_nb.simulator.faults import Faults
 from regards_nb.simulator.login import Account, Login
 from regards_nb.simulator.publisher import Publisher, properties
+from regards_nb.simulator.requests import RequestReader
 from regards_nb.simulator.rest import Rest
 from regards_nb.simulator.server import Server
 from regards_nb.simulator.service import Service
@@ -55,6 +56,9 @@ class Simulator:
         False: messages lack ``totalSubOrders`` and ``subOrderId``, as older servers' do.
     zip_level : int
         Deflate level; REGARDS' is the default.
+    amqp_requests : bool
+        Whether order requests are read from the broker, too. Who may publish them there is for
+        the administrator of the broker to say.
 
     Examples
     --------
@@ -78,7 +82,9 @@ class Simulator:
         project_host: str | None = None,
         suborders_counted: bool = True,
         zip_level: int = -1,
+        amqp_requests: bool = False,
     ) -> None:
+        self._amqp_requests = amqp_requests
         self.seed, self.tenant, self.username = seed, tenant, user
         self.client_id = "regards-nb"
         self.faults = Faults()
@@ -156,6 +162,12 @@ class Simulator:
             self._cleanup.callback(self._publisher.delete_queue)
         self._cleanup.callback(self._publisher.stop)
         self._publisher.start()
+        if self._amqp_requests:
+            reader = RequestReader(
+                self._broker.admin_url, self.service, tenant=self.tenant, user=self.username
+            )
+            self._cleanup.callback(reader.stop)
+            reader.start()
 
     def _start_http(self) -> None:
         downloads = Downloads(self.service, self.faults, zip_level=self._zip_level)

@@ -10,8 +10,14 @@
     at most one download at a time for an order, several orders side by side;
 ``watch``
     the thread that answers new events with callbacks and downloads;
-``requests``
-    ordering: written down, sent, its answer kept;
+``requests``, ``submission``, ``ordering``
+    what is ordered; sent once, whatever happens; and the method that does it;
+``news``, ``asking``, ``catchup``
+    what an answer over REST says that is new; what is asked; and when;
+``steering``, ``steered``
+    pause, resume, retry, restart, cancel, delete; and the methods that do it;
+``sources``
+    broker, REST side, or both: what brings the news;
 ``works``
     the parts above, together, for
 ``waiting``, ``fetching``

@@ -126,6 +126,8 @@ class Asking:
 
     def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: bool = False) -> bool:
         fetching = self._works.downloads.is_running(remote.order_id)
+        if fetching:
+            self.ask_soon()  # until then it is open what of it is new
         news = News(known, remote, tenant=self.tenant, fetching=fetching, acted=acted)
         is_new = keep(self._works.journal, news.deliveries())
         key = known.key if known is not None else self._works.frames.key_of(remote.order_id)

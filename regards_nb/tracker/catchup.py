@@ -32,6 +32,8 @@ SILENCE_S = 900.0
 #: What was waiting in the queue comes in the first moments: it is not asked for.
 SETTLE_S = 2.0
 LONGEST_SILENCE_S = 3600.0
+#: A queue that holds messages and brings none for so long is not waited for.
+_QUEUE_STANDS_S = 60.0
 FIRST_RETRY_S = 30.0
 
 #: Without a broker: how often is asked while things change, and at most while they do not.
@@ -142,7 +144,8 @@ def _catch_up(
             continue
         now = datetime.now(UTC)
         last_sign = max(health.since, health.last_event or health.since)
-        if (now - last_sign).total_seconds() < settle_s and not health.queue_depth:
+        quiet_s = (now - last_sign).total_seconds()
+        if quiet_s < settle_s or (health.queue_depth and quiet_s < _QUEUE_STANDS_S):
             continue
         missed = asked_at is None or asked_at < health.since
         silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()

@@ -53,7 +53,7 @@ class News:
     tenant : str or None
         Of the orders that are not known yet.
     fetching : bool
-        A download of the order runs: what it has available is no news.
+        A download of the order runs, which changes what is available.
     acted : bool
         The answer follows something that this tracker asked for, so it is newer than every
         message so far, whatever their clocks say.
@@ -91,13 +91,13 @@ class News:
             yield self._delivery(status, self._timestamp_s(), **self._details(status))
 
     def _is_ready(self, status: str) -> bool:
-        known_to_wait = self._known is not None and self._known.waits_for_download
-        return (
-            bool(self._remote.available_files)
-            and status not in GONE
-            and not known_to_wait
-            and not self._fetching
-        )
+        if not self._remote.available_files or status in GONE:
+            return False
+        if self._fetching:
+            # It may be what is being fetched. Of an order that has ended nobody asks again, so
+            # there the doubt is resolved by one more download, which may bring nothing.
+            return status in FINISHED
+        return self._known is None or not self._known.waits_for_download
 
     def _is_new(self, status: str) -> bool:
         known = self._known

@@ -1,0 +1,66 @@
+"""Every exception of pika and requests becomes one of ours at its seam."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pika
+import pika.exceptions
+import pytest
+import requests
+
+from regards_nb import errors
+from regards_nb.client.refusals import REFUSALS, advice_for
+from regards_nb.client.transport import _silence
+from regards_nb.consumer.publishing import _translated
+from regards_nb.consumer.refusals import explain
+
+
+def classes_of(module: Any, root: type) -> list[type]:
+    return [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, root)]
+
+
+PIKA = classes_of(pika.exceptions, pika.exceptions.AMQPError)
+REQUESTS = classes_of(requests.exceptions, requests.RequestException)
+
+
+def made(kind: type) -> Any:
+    """Make an exception of any kind, with arguments of some kind."""
+    for arguments in ((403, "refused - no access"), ([],), ("text",), (), ("", "", 0)):
+        try:
+            return kind(*arguments)
+        except TypeError:
+            continue
+    return pytest.fail(f"cannot make {kind}")
+
+
+@pytest.mark.parametrize("kind", PIKA, ids=lambda kind: kind.__name__)
+def test_pika_s_are_translated(kind: type) -> None:
+    """Reading and publishing: a BrokerError that says where, and keeps the cause."""
+    cause = made(kind)
+    assert isinstance(explain(cause, "amqp://john@broker:5672/v", "q"), errors.BrokerError)
+    with (
+        pytest.raises(errors.BrokerError, match="broker") as caught,
+        _translated(pika.ConnectionParameters(host="broker")),
+    ):
+        raise cause
+    assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_requests_are_put_into_words(kind: type) -> None:
+    """No answer, and why; nothing of the exception itself, which may hold the token."""
+    cause = made(kind)
+    silence = _silence(cause, (10.0, 120.0))
+    assert silence.reason
+    assert "refused - no access" not in silence.reason
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_each_code_of_the_server_has_words_and_a_remedy(code: str) -> None:
+    """What it means and what to do, and not the code again."""
+    advice = advice_for([code])
+    assert len(advice) > 40
+    assert code not in advice
+    assert advice_for(["NOT_A_CODE"]) == ""

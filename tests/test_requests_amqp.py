@@ -1,0 +1,105 @@
+"""Ordering over AMQP: confirmed by the broker, answered by REGARDS, refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from regards_nb import OrderTracker, errors
+from regards_nb.events import REQUEST_EXCHANGE, VHOST
+from regards_nb.simulator import Simulator
+from regards_nb.simulator.broker import PrivateBroker
+
+
+@pytest.fixture
+def simulator(broker: PrivateBroker) -> Iterator[Simulator]:
+    with Simulator(broker=broker, suborder_pause_s=0.01, amqp_requests=True) as simulator:
+        yield simulator
+
+
+def tracker_of(simulator: Simulator, folder: Path, **changes: Any) -> OrderTracker:
+    options: dict[str, Any] = {
+        "amqp": simulator.amqp_url,
+        "queue": simulator.queue,
+        "tenant": simulator.tenant,
+        "journal": folder / "journal.sqlite",
+    }
+    return OrderTracker(**options | changes)
+
+
+def let_publish(broker: PrivateBroker, simulator: Simulator) -> None:
+    """Do what the administrator of the broker does for somebody who may order."""
+    parameters = pika.URLParameters(simulator.amqp_url)
+    user, queue = parameters.credentials.username, simulator.queue
+    exactly = f"^{REQUEST_EXCHANGE.replace('.', '[.]')}$"
+    broker.rabbitmqctl("set_permissions", "-p", VHOST, user, "^$", exactly, f"^{queue}$")
+
+
+def test_an_order_over_amqp(simulator: Simulator, broker: PrivateBroker, tmp_path: Path) -> None:
+    """Published, confirmed, granted; under the same name again: nothing is sent."""
+    let_publish(broker, simulator)
+    with tracker_of(simulator, tmp_path) as tracker:
+        order = tracker.submit(
+            "dataset:SWOT_PASS_012",
+            data_types=["RAWDATA"],
+            correlation_id="mine",
+            user=simulator.username,
+        )
+        assert (order.events["status"].iloc[0], order.order_id) == ("GRANTED", 1)
+        again = tracker.submit(
+            "dataset:SWOT_PASS_012",
+            data_types=["RAWDATA"],
+            correlation_id="mine",
+            user=simulator.username,
+        )
+        assert again.order_id == 1
+        order.wait(timeout_s=30)
+        assert len(simulator.service.orders_of(simulator.username)) == 1
+        unknown = tracker.submit("dataset:SWOT_PASS_012", user="nobody@cnes.fr")
+        assert (unknown.status, unknown.error_type) == ("DENIED", "FORBIDDEN")
+
+
+def test_who_may_not_publish_is_told_so(simulator: Simulator, tmp_path: Path) -> None:
+    """Without the right nothing was ordered, and the name is free again."""
+    with tracker_of(simulator, tmp_path) as tracker:
+        for _ in range(2):
+            with pytest.raises(errors.BrokerAccessError, match="write permission on regards"):
+                tracker.submit("a", correlation_id="c", user=simulator.username)
+    assert not simulator.service.orders_of(simulator.username)
+
+
+def test_what_is_missing_is_said_first(simulator: Simulator, tmp_path: Path) -> None:
+    """Without user or tenant REGARDS would answer nothing at all."""
+    tracker = tracker_of(simulator, tmp_path)
+    with pytest.raises(errors.SettingsError, match="needs user="):
+        tracker.submit("a")
+    tracker = tracker_of(simulator, tmp_path, tenant=None)
+    with pytest.raises(errors.SettingsError, match="tenant="):
+        tracker.submit("a", user=simulator.username)
+
+
+def test_an_answer_that_does_not_come(
+    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """A wrong tenant gets no answer: that is said, and the same name is not sent again."""
+    let_publish(broker, simulator)
+    with tracker_of(simulator, tmp_path, tenant="wrong") as tracker:
+        tracker._submission._answer_s = 0.3
+        for _ in range(2):
+            with pytest.raises(errors.WaitTimeoutError, match="has not answered within 0.3 s"):
+                tracker.submit("a", correlation_id="c", user=simulator.username)
+
+
+def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> None:
+    """The exchange is there, the order service is not: the broker gives the message back."""
+    with Simulator(broker=broker, amqp_requests=True) as simulator:
+        let_publish(broker, simulator)
+    with Simulator(broker=broker) as simulator:
+        let_publish(broker, simulator)
+        tracker = tracker_of(simulator, tmp_path)
+        with pytest.raises(errors.BrokerError, match="nobody reads the order requests"):
+            tracker.submit("a", user=simulator.username)
