@@ -274,6 +274,9 @@ class _Life:
                 self.sub_order_ids.add(event.sub_order_id)
         elif event.status in _ENDS_WITH_LINK and event.download_link:
             self.ready_end = max(self.ready_end, row_id)
+            if event.app_id == REST_APP_ID:
+                # The server was asked and has files, whatever announced itself before.
+                self.ready_part = max(self.ready_part, row_id)
         us = event.received_at_us if event.timestamp_s is None else event.timestamp_s * 1_000_000
         self.first_us = us if self.first_us is None else min(self.first_us, us)
         self.last_us = us if self.last_us is None else max(self.last_us, us)

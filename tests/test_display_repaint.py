@@ -51,6 +51,8 @@ class SketchPanel:
         self.painted: list[tuple[float, SnapshotView]] = []
         self.frozen: list[tuple[SnapshotView, str]] = []
         self.closed = 0
+        #: What a painting takes of the processor.
+        self.cost_s = 0.0
         self.error: Exception | None = None
         self.wanted = all_orders
         self.last: SnapshotView | None = None
@@ -59,6 +61,9 @@ class SketchPanel:
         """Remember the snapshot, or fail as told."""
         if self.error is not None:
             raise self.error
+        end = time.thread_time() + self.cost_s
+        while time.thread_time() < end:
+            pass
         self.last = snapshot
         self.painted.append((time.monotonic(), snapshot))
 
@@ -127,6 +132,22 @@ def test_it_paints_at_most_five_times_a_second(
     assert count > 100
     assert len(times) <= 9
     assert min(after - before for before, after in itertools.pairwise(times)) > 0.15
+
+
+@pytest.mark.usefixtures("painter")
+def test_costly_pictures_are_painted_less_often(
+    tracker: ScriptedTracker, panel: SketchPanel
+) -> None:
+    """Paintings that take 20 ms of the processor keep a distance of more than half a second."""
+    panel.cost_s = 0.02
+    count = 0
+    while len(panel.painted) < 4:
+        count += 1
+        tracker.tell(order(suborders_done=count))
+        threading.Event().wait(0.01)
+    times = [when for when, _ in panel.painted[1:]]
+    assert min(after - before for before, after in itertools.pairwise(times)) > 0.5
+    until(lambda: panel.painted[-1][1].orders[0].suborders_done == count)
 
 
 def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker) -> None:

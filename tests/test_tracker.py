@@ -147,7 +147,7 @@ def test_a_wait_in_asyncio_leaves_the_loop_free(
     simulator: Simulator, tracker: OrderTracker
 ) -> None:
     """`await order` and wait_async let other tasks run."""
-    number = simulator.order(OrderPlan(n_files=1), correlation_id="c")
+    number = simulator.order(OrderPlan(n_files=1, suborder_pause_s=1), correlation_id="c")
 
     async def main() -> int:
         turns = 0

@@ -173,13 +173,13 @@ class RegardsClient:
         Parameters
         ----------
         limit : int, optional
-            Only so many, the newest.
+            Only the newest.
 
         Returns
         -------
         pandas.DataFrame
-            One row per order, newest first, index ``order_id``. Deleted orders are left out by
-            the server. Filter it: ``client.orders().query("status == 'PAUSED'")``.
+            Newest first, index ``order_id``, without the deleted ones; to be filtered, as in
+            ``client.orders().query("status == 'PAUSED'")``.
         """
         frame: pd.DataFrame = wiring.call("orders_frame", islice(self.iter_orders(), limit))
         return frame

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from regards_nb.display.sources import SnapshotView, TrackerView, Wanted
 
 INTERVAL_S = 0.2
+#: Ticks are not exact.
+TOLERANCE_S = 0.05
+#: Thousands of orders take longer to look through: then paintings are rarer, so that this part of
+#: one processor is enough.
+MAX_SHARE = 0.03
 #: After an error the next attempt comes later and later, up to this.
 MAX_PAUSE_S = 10.0
 #: Views that ended are kept for clicks that are still on their way, but not for ever.
@@ -123,14 +128,15 @@ class Painter:
         try:
             # Read before the snapshot: at worst the same state is painted twice.
             version = tracker.version
-            painted, when = self._painted.get(panel, (-1, 0.0))
-            now = time.monotonic()
-            if (version == painted and not panel.changed) or now - when < panel.interval_s - 0.05:
+            painted, not_before = self._painted.get(panel, (-1, 0.0))
+            now, began = time.monotonic(), time.thread_time()
+            if (version == painted and not panel.changed) or now < not_before:
                 return True
             snapshot = tracker.snapshot(panel.wanted())
-            self._painted[panel] = (version, now)
             self._look_at_health(snapshot)
             panel.paint(snapshot)
+            pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
+            self._painted[panel] = (version, now + max(pause_s, panel.interval_s) - TOLERANCE_S)
         except Exception as exc:  # noqa: BLE001 - recorded, tried again, never passed on
             self._painted.pop(panel, None)
             self._note_error(exc)

@@ -207,8 +207,7 @@ class Extractor:
             size_bytes = whole.size_bytes
             self.packed += [replace(r, size_bytes=size_bytes, state=state) for r in records]
             return
-        path = whole.staged(self._workspace)
-        self._checked.append(Checked(path, whole.size_bytes, whole.md5, records, state))
+        self._checked.append(Checked(whole, records, state))
 
     def _kept(self, whole: Whole) -> Whole:
         """Move an entry that has to wait out of the memory."""

@@ -4,7 +4,6 @@ One thread of its own, so that waiting for the disk holds up neither the network
 """
 
 # Paths are texts here: for very many files, Path objects are what costs.
-# ruff: noqa: PTH108
 from __future__ import annotations
 
 import hashlib
@@ -17,25 +16,29 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from regards_nb.download.belt import Belt, BeltStopped
-from regards_nb.download.syscalls import (
-    flush_directory,
-    flush_filesystem,
-    rename_without_replacing,
-)
+from regards_nb.download.landing import land
+from regards_nb.download.syscalls import flush_directory, flush_filesystem
 from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from regards_nb.download.landing import Landing
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Counter
     from regards_nb.download.staging import Workspace
+    from regards_nb.download.wholes import Whole
 
 #: From so many files on, flushing the whole file system costs less than flushing each.
 _MANY_FILES = 32
 #: Files that are ready within this time are published together: each flush has its price.
 _GATHER_S = 0.25
-_MAX_WAITING_BATCHES = 64
+#: So many files together are enough: they are held in memory meanwhile.
+_MAX_BATCH = 1000
+#: How much may wait, and what a file takes besides its content.
+_WAITING_BYTES, _FILE_BYTES = 2 << 20, 1000
+#: How many files without a name are open at a time.
+_MAX_OPEN = 256
 _READ_BYTES = 1 << 18
 
 
@@ -50,11 +53,9 @@ class FileLog(Protocol):
 
 
 class Checked(NamedTuple):
-    """A staged file whose content was found right."""
+    """Content that was found right."""
 
-    staged: str
-    size_bytes: int
-    md5: str
+    whole: Whole
     #: Which files of the order it is, or holds.
     records: Sequence[FileRecord]
     #: Their state; None where the records say it themselves.
@@ -93,7 +94,7 @@ class Publisher:
         self._counter = counter
         self.done: dict[int, FileRecord] = {}
         self._failure: BaseException | None = None
-        self._belt: Belt[Sequence[Checked]] = Belt(_MAX_WAITING_BATCHES)
+        self._belt: Belt[Sequence[Checked]] = Belt(_WAITING_BYTES)
         # A daemon: a kernel that is restarted does not wait for a disk.
         self._thread = threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
         self._thread.start()
@@ -107,7 +108,8 @@ class Publisher:
             Publishing has failed; :meth:`finish` says why.
         """
         if files:
-            self._belt.put(files, 1)
+            held_bytes = sum(len(file.whole.data) for file in files)
+            self._belt.put(files, held_bytes + _FILE_BYTES * len(files))
 
     def finish(self) -> None:
         """Return when all is in place and recorded, or raise why it cannot be."""
@@ -134,7 +136,7 @@ class Publisher:
         batch = list(first)
         until_s = time.monotonic() + _GATHER_S
         try:
-            while (left_s := until_s - time.monotonic()) > 0:
+            while len(batch) < _MAX_BATCH and (left_s := until_s - time.monotonic()) > 0:
                 batch += self._belt.take(left_s) or ()
         except BeltStopped:
             pass
@@ -144,10 +146,8 @@ class Publisher:
         placed: list[FileRecord] = []
         try:
             with self._workspace.errors():
-                if self._workspace.durable:
-                    self._flush(batch)
-                for file in batch:
-                    placed += self._publish(file)
+                for start in range(0, len(batch), _MAX_OPEN):
+                    self._publish_group(batch[start : start + _MAX_OPEN], placed)
                 if self._workspace.durable:
                     flush_directory(str(self._workspace.directory))
         finally:
@@ -157,31 +157,38 @@ class Publisher:
             verified = sum(record.state is FileState.VERIFIED for record in placed)
             self._counter.add_files(len(placed), verified=verified)
 
-    def _flush(self, batch: Sequence[Checked]) -> None:
-        """Make sure the content is on the disk: after a power cut a name must not be empty."""
-        if len(batch) >= _MANY_FILES and _flush_all(str(self._workspace.staging)):
-            return
-        for file in batch:
-            # to write, because Windows flushes nothing else
-            descriptor = os.open(file.staged, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    def _publish_group(self, group: Sequence[Checked], placed: list[FileRecord]) -> None:
+        landings: list[Landing] = []
+        try:
+            landings += (land(file.whole, self._workspace) for file in group)
+            if self._workspace.durable:
+                self._flush(landings)
+            for file, landing in zip(group, landings, strict=True):
+                placed += self._publish(file, landing)
+        finally:
+            for landing in landings:
+                landing.close()
 
-    def _publish(self, file: Checked) -> list[FileRecord]:
-        first = file.records[0]
+    def _flush(self, landings: Sequence[Landing]) -> None:
+        """Make sure the content is on the disk: after a power cut a name must not be empty."""
+        if len(landings) >= _MANY_FILES and _flush_all(str(self._workspace.staging)):
+            return
+        for landing in landings:
+            landing.flush()
+
+    def _publish(self, file: Checked, landing: Landing) -> list[FileRecord]:
+        first, whole = file.records[0], file.whole
         name = file.name or self._names.choose(first.file_id, first.name)
-        while not rename_without_replacing(file.staged, path := self._folder + name):
+        while not landing.take_name(path := self._folder + name):
             # Another download may have put the same there, or the user something else.
-            if has_content(path, file.size_bytes, file.md5):
-                os.unlink(file.staged)
+            if has_content(path, whole.size_bytes, whole.md5):
+                landing.drop()
                 break
             name = self._names.choose_another(name)
         if file.state is None:
             return [replace(record, path=path, error=None) for record in file.records]
         return [
-            replace(record, path=path, size_bytes=file.size_bytes, state=file.state, error=None)
+            replace(record, path=path, size_bytes=whole.size_bytes, state=file.state, error=None)
             for record in file.records
         ]
 

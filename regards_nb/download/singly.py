@@ -237,10 +237,8 @@ class _Pool:
         elif record.md5 not in (None, whole.md5):
             problem = f"its MD5 is {whole.md5}, the manifest says {record.md5}"
         else:
-            with self._tools.workspace.errors():
-                path = whole.staged(self._tools.workspace)
             state = FileState.UNVERIFIED if record.md5 is None else FileState.VERIFIED
-            self._tools.publisher.add([Checked(path, whole.size_bytes, whole.md5, [record], state)])
+            self._tools.publisher.add([Checked(whole, [record], state)])
             return
         raise _WrongContentError(problem)
 

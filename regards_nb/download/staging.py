@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from regards_nb.download.syscalls import begin_flush, is_alive, lock_if_free
+from regards_nb.download.syscalls import begin_flush, is_alive, lock_if_free, name_unnamed
 from regards_nb.errors import WorkspaceError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _OWNER = "owner.json"
 _FOREIGN_AGE_S = 24 * 3600.0
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+#: What Linux says where a file system knows no files without a name.
+_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -58,11 +60,12 @@ class Workspace:
         self.staging = self.directory / name
         self._staged_prefix = f"{self.staging}{os.sep}"
         self._numbers = itertools.count(1)
+        self._has_unnamed = hasattr(os, "O_TMPFILE")
         with self.errors():
             self.directory.mkdir(parents=True, exist_ok=True)
             _sweep(self.directory)
             self.staging.mkdir()
-            self._owner = _write_owner(self.staging)
+            self._owner = self._write_owner()
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +110,18 @@ class Workspace:
         path = f"{self._staged_prefix}{next(self._numbers)}"
         return os.open(path, _NEW_FILE, 0o666), path
 
+    def new_unnamed(self) -> int | None:
+        """Make a file without a name; None where the system or the file system cannot."""
+        if not self._has_unnamed:
+            return None
+        try:
+            return os.open(self.directory, os.O_TMPFILE | os.O_WRONLY, 0o666)
+        except OSError as exc:
+            if exc.errno not in _NO_UNNAMED:
+                raise
+            self._has_unnamed = False
+            return None
+
     def begin_flush(self, descriptor: int, start: int, end: int) -> None:
         """Let the disk begin with a part of a staged file that will have to be on it."""
         if self.durable:
@@ -120,6 +135,26 @@ class Workspace:
         except OSError as exc:
             raise self._explained(exc) from exc
 
+    def _write_owner(self) -> int:
+        """Say whose folder this is, and keep that file locked; return its descriptor.
+
+        It is made without a name first: so it is known whether that works here.
+        """
+        path = self.staging / _OWNER
+        descriptor = self.new_unnamed()
+        if descriptor is not None:
+            try:
+                name_unnamed(descriptor, str(path))
+            except OSError:
+                self._has_unnamed = False
+                os.close(descriptor)
+        if not self._has_unnamed or descriptor is None:
+            descriptor = os.open(path, _NEW_FILE, 0o666)
+        lock_if_free(descriptor)
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        os.write(descriptor, json.dumps(owner).encode())
+        return descriptor
+
     def _explained(self, exc: OSError) -> WorkspaceError:
         reason = exc.strerror or str(exc)
         if exc.errno not in _FULL:
@@ -131,14 +166,6 @@ class Workspace:
             f"{self.directory} is full ({reason}; free: {free}). Verified files stay: make room "
             "and download again, only what is missing is fetched"
         )
-
-
-def _write_owner(staging: Path) -> int:
-    """Say whose folder this is, and keep that file locked; return its descriptor."""
-    descriptor = os.open(staging / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
-    lock_if_free(descriptor)
-    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
-    return descriptor
 
 
 def _sweep(directory: Path) -> None:

@@ -42,9 +42,8 @@ def adopt(strangers: Sequence[Whole], tools: Tools) -> None:
         if not records:
             records = [_nameless(whole, tools.order_id)]
         found = FileState.VERIFIED if verdict is Verdict.VERIFIED else FileState.UNVERIFIED
-        path = whole.staged(tools.workspace)
         name = tools.names.choose_new(records[0].name)
-        checked.append(Checked(path, whole.size_bytes, whole.md5, records, found, name))
+        checked.append(Checked(whole, records, found, name))
     tools.publisher.add(checked)
 
 

@@ -98,6 +98,22 @@ def _rename_on_windows(source: str, target: str) -> bool:
     return True
 
 
+def name_unnamed(descriptor: int, path: str) -> bool:
+    """Give a file that was made without a name its first; False where something is there.
+
+    Raises
+    ------
+    OSError
+        It failed for another reason.
+    """
+    try:
+        # With a descriptor given, though it is not looked at, Python follows the link in /proc.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    except FileExistsError:
+        return False
+    return True
+
+
 def flush_filesystem(descriptor: int) -> bool:
     """Write everything of one file system to its disk; False where that call does not exist."""
     return _syncfs is not None and _syncfs(descriptor) == 0

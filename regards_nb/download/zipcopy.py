@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from regards_nb.download.publisher import Checked
-from regards_nb.download.wholes import write_all
+from regards_nb.download.wholes import Whole, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,11 +46,6 @@ class ZipCopy:
 
     def checked(self, order_id: int, records: Sequence[FileRecord]) -> Checked:
         """Return the zip as a checked file that holds these files."""
-        return Checked(
-            staged=self._path,
-            size_bytes=self._size_bytes,
-            md5=self._digest.hexdigest(),
-            records=records,
-            state=None,
-            name=archive_name(order_id),
-        )
+        name = archive_name(order_id)
+        whole = Whole(name, self._size_bytes, self._digest.hexdigest(), b"", self._path)
+        return Checked(whole, records, None, name)

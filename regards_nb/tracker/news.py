@@ -91,12 +91,8 @@ class News:
             yield self._delivery(status, self._timestamp_s(), **self._details(status))
 
     def _is_ready(self, status: str) -> bool:
-        if not self._remote.available_files or status in GONE:
+        if not self._remote.available_files or status in GONE or self._fetching:
             return False
-        if self._fetching:
-            # It may be what is being fetched. Of an order that has ended nobody asks again, so
-            # there the doubt is resolved by one more download, which may bring nothing.
-            return status in FINISHED
         return self._known is None or not self._known.waits_for_download
 
     def _is_new(self, status: str) -> bool:
@@ -136,8 +132,8 @@ class News:
             details["message"] = (
                 f"{remote.status}: {remote.files_in_error} files in error, asked over REST"
             )
-        if remote.status == "DONE_WITH_WARNING" or (status in FINISHED and remote.available_files):
-            # A partial success has files, FAILED without a link has none (protocol.md 0.4).
+        if status in FINISHED and remote.available_files:
+            # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
             details["downloadLink"] = self._link
         return details
 
