@@ -174,4 +174,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestExactlyOnce = Machine.TestCase
-TestExactlyOnce.settings = settings(max_examples=2000, stateful_step_count=80, deadline=None)
+TestExactlyOnce.settings = settings(max_examples=400, stateful_step_count=80, deadline=None)

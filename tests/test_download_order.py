@@ -115,6 +115,19 @@ def test_what_failed_is_tried_again_by_the_next_increment(tmp_path: Path) -> Non
         assert here.records["file_00002.bin"].error is None
 
 
+def test_external_files_that_were_asked_for_one_by_one_are_released_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """The files are there, and one zip tells the server so."""
+    plan = OrderPlan(files=files_named("a.nc", "b.nc", reference=True), files_per_suborder=2)
+    seen: list[Progress] = []
+    with world(tmp_path, plan) as here:
+        here.fetch(way="files", on_progress=seen.append)
+        assert here.found == here.expected
+        assert here.client.order(here.order_id).available_files == 0
+        assert (seen[-1].files_done, seen[-1].files_total) == (2, 2)
+
+
 def test_external_files_go_by_the_zip(tmp_path: Path) -> None:
     """Fetched one by one they would keep the order waiting for ever."""
     files = files_named("a.nc", reference=True) + files_named("b.nc")

@@ -49,7 +49,7 @@ def fetch_planned(plan: Plan, tools: Tools, way: Way) -> Course:
     """
     notes: list[str] = []
     said: dict[int, str] = {}
-    is_released = not plan.unreleased
+    is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
     if takes_zip(plan.wanted, way):
         tools.counter.enter("zip")
         outcome = _try_zip(tools)
@@ -61,19 +61,29 @@ def fetch_planned(plan: Plan, tools: Tools, way: Way) -> Course:
         is_released = outcome.failure is None and (not missing or bool(outcome.notice))
         if missing and not outcome.notice:
             notes.append(_note(tools, outcome, len(missing)))
-    tools.counter.enter("files")
-    used_up = {file_id: why for file_id, why in said.items() if "Download quota" in why}
-    rest = [record for record in tools.manifest.open if record.file_id not in used_up]
-    alone = fetch_singly(tools, rest)
-    problems = used_up | {
-        file_id: f"{said[file_id]}; alone: {why}" if file_id in said else why
-        for file_id, why in alone.items()
-    }
+    problems = _fetch_rest(tools, said)
     unreleased = frozenset[int]()
     if not is_released:
         ours = {record.file_id for record in plan.wanted + plan.unreleased}
         unreleased = _release(tools, ours - problems.keys())
     return Course(problems, tuple(notes), unreleased)
+
+
+def _fetch_rest(tools: Tools, said: dict[int, str]) -> dict[int, str]:
+    """Fetch one by one what is still missing; return why that failed.
+
+    *said* is what the zip says of files, by file id. Where it says that the quota is used up, the
+    file is not asked for again.
+    """
+    problems = {file_id: why for file_id, why in said.items() if "Download quota" in why}
+    rest = [record for record in tools.manifest.open if record.file_id not in problems]
+    if rest:
+        tools.counter.enter("files")
+        alone = fetch_singly(tools, rest)
+        tools.manifest.close(record for record in rest if record.file_id not in alone)
+        for file_id, why in alone.items():
+            problems[file_id] = f"{said[file_id]}; alone: {why}" if file_id in said else why
+    return problems
 
 
 def _try_zip(tools: Tools) -> ZipOutcome:

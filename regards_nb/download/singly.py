@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,12 @@ _MAX_TRIES = 4
 _MAX_WRONG = 2
 #: Other downloads of the same user end some time.
 _MAX_REFUSALS = 8
+#: How long threads that read from dead connections are waited for.
+_JOIN_S = 5.0
 #: After so many files in a row without any answer the server counts as gone.
 _MAX_SILENCES = 3
 _MAX_BACKOFF_FACTOR = 30
 _GLANCE_S = 0.2
-_JOIN_S = 5.0
 
 
 class _FailedError(Exception):
@@ -121,8 +123,9 @@ class _Pool:
         finally:
             # at the normal end there is nothing left to halt
             self._end_all()
+            until_s = time.monotonic() + _JOIN_S
             for thread in threads:
-                thread.join(_JOIN_S)
+                thread.join(max(until_s - time.monotonic(), 0))
         if self._tools.stop.is_set():
             raise StoppedError("stopped before its end")
         if self._fatal is not None:
