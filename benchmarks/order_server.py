@@ -43,7 +43,7 @@ class OrderServer(ThreadingHTTPServer):
         self.rows: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())
         self.pages: dict[tuple[int, int], bytes] = {}
         self.waiting = threading.Event()  # never set: for waiting only
-        self.downloaded = False
+        self.downloaded: set[int] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif before == "files":
             self._file(last)
         elif last == "reset":
-            self.server.downloaded = False
+            self.server.downloaded.clear()
             self._json({})
         else:
             content = {"id": 1, "status": "DONE", "datasetTasks": [self._task()]}
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": 1, "filesCount": len(self.server.rows)}
 
     def _page(self, number: int, size: int) -> None:
-        if self.server.downloaded:
+        if len(self.server.downloaded) == len(self.server.rows):
             self._send_json(_EMPTY_PAGE)
             return
         pages = self.server.pages
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self._send(self.server.folder / "zip.chunked")
-        self.server.downloaded = True
+        self.server.downloaded.update(row["id"] for row in self.server.rows)
 
     def _file(self, name: str) -> None:
         path = self.server.folder / "files" / name
@@ -117,6 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Disposition", "attachment")
         self.send_header("Content-Length", str(path.stat().st_size))
         self._send(path)
+        self.server.downloaded.add(int(name))
 
     def _send(self, path: Path) -> None:
         if self.server.latency_s:

@@ -163,6 +163,13 @@ def test_without_orders_it_says_so() -> None:
     assert "<table" not in page
 
 
+def test_a_problem_that_repeats_itself_is_one_line() -> None:
+    """The same problem is said once, with how often; the latest five are shown."""
+    problems = (*(f"p{n}" for n in range(9)), "again", "again")
+    shown = board(ScriptedSnapshot(problems=problems)).problems
+    assert shown == ("p5", "p6", "p7", "p8", "again (2 times)")
+
+
 def test_a_single_order_is_not_plural() -> None:
     """One order is "1 order"."""
     assert "0 of 1 order finished" in text(ScriptedSnapshot(orders=(order(),)))

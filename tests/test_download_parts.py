@@ -19,12 +19,14 @@ from regards_nb.download.matching import Manifest, Verdict, entry_form
 from regards_nb.download.notice import MAX_NOTICE_BYTES, parse_notice
 from regards_nb.download.plan import make_plan, takes_zip
 from regards_nb.download.publisher import has_content
+from regards_nb.download.statefile import StateFile
 from regards_nb.download.syscalls import (
     _link_and_unlink,
     is_alive,
     lock_if_free,
     rename_without_replacing,
 )
+from regards_nb.errors import WorkspaceError
 from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -286,3 +288,46 @@ def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
     assert not has_content(str(tmp_path / "link"), 7, md5)
     assert not has_content(str(tmp_path), 7, md5)
     assert not has_content(str(tmp_path / "missing"), 7, md5)
+
+
+def test_a_state_file_is_read_back_and_survives_a_cut_at_any_byte(tmp_path: Path) -> None:
+    """What was written whole is known; what was cut is passed over; more can be added."""
+    state = StateFile(tmp_path, 1)
+    files = [
+        record(2, "é\n.nc", state=FileState.VERIFIED, path=str(tmp_path / "é_.nc")),
+        record(1, "b.nc", md5=None, size_bytes=None, error='it\'s "gone"', state=FileState.FAILED),
+    ]
+    assert state.files(1) == []
+    state.save(files)
+    assert state.files(1) == files[::-1]
+    assert state.files(2) == []
+    whole = state.path.read_bytes()
+    for end in range(len(whole)):
+        state.path.write_bytes(whole[:end])
+        assert all(found in files for found in state.files(1))
+        state.save(files[:1])
+        assert files[0] in state.files(1)
+
+
+def test_a_folder_can_be_moved_with_its_state(tmp_path: Path) -> None:
+    """Paths are kept relative to it."""
+    (tmp_path / "old").mkdir()
+    StateFile(tmp_path / "old", 1).save([record(1, path=str(tmp_path / "old" / "a.nc"))])
+    (tmp_path / "old").rename(tmp_path / "new")
+    (found,) = StateFile(tmp_path / "new", 1).files(1)
+    assert found.path == str(tmp_path / "new" / "a.nc")
+
+
+def test_the_later_line_about_a_file_counts(tmp_path: Path) -> None:
+    """Also when two downloads write to one state file."""
+    one, other = StateFile(tmp_path, 1), StateFile(tmp_path, 1)
+    one.save([record(1), record(2)])
+    other.save([record(1, state=FileState.VERIFIED)])
+    assert [found.state for found in one.files(1)] == [FileState.VERIFIED, FileState.LISTED]
+
+
+def test_a_state_that_cannot_be_written_is_a_workspace_error(tmp_path: Path) -> None:
+    """A file stands where the state folder should be."""
+    (tmp_path / ".regards").write_text("in the way")
+    with pytest.raises(WorkspaceError, match="cannot write"):
+        StateFile(tmp_path, 1).save([record(1)])

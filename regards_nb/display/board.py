@@ -352,5 +352,7 @@ def _problems(snapshot: SnapshotView) -> Iterator[str]:
     if snapshot.rejected:
         noun = "message was" if snapshot.rejected == 1 else "messages were"
         yield f"{snapshot.rejected} {noun} not understood; see tracker.rejected"
-    for problem in list(snapshot.problems)[-MAX_PROBLEMS:]:
-        yield clean(problem, 2 * REMARK_CHARS)
+    often = Counter(snapshot.problems)
+    for problem in list(often)[-MAX_PROBLEMS:]:
+        times = f" ({often[problem]} times)" if often[problem] > 1 else ""
+        yield clean(problem, 2 * REMARK_CHARS) + times

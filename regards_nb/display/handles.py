@@ -35,12 +35,12 @@ def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
 NOTHING = {"text/html": "", "text/plain": ""}
 
 # Lab and Notebook prefer the widget to the HTML beside it even when the kernel with the widget is
-# gone, and then say "model not found". Elsewhere this style is not followed, and the HTML beside
-# the widget is what one sees.
+# gone, and then say "model not found": the panel that says so is hidden. Elsewhere this style is
+# not followed, and the HTML beside the widget is what one sees.
 _LIVE = ":has(.jupyter-widgets .regards-nb)"
 _SPARE_CSS = f"""<style>
 .jp-OutputArea:has(.regards-nb-spare):not({_LIVE})>
-.jp-OutputArea-child:has(>.jupyter-widgets){{display:none}}
+.jp-OutputArea-child:has(>.lm-Panel.jp-OutputArea-output){{display:none}}
 .jp-OutputArea:not({_LIVE}) .regards-nb-spare{{display:block!important}}
 .jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
 </style>"""

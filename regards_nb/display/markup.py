@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from regards_nb.display.board import Board, Row, Tone
     from regards_nb.display.sources import SnapshotView
 
+# JupyterLab turns cells to the right, and takes our style sheet out of notebooks it does not trust.
+_LEFT = ' style="text-align:left"'
 _COLUMNS = ("Order", "Parts", "Status", "What happens")
 
 
@@ -55,7 +57,7 @@ def table(shown: Board) -> str:
     """Return one row per order."""
     if not shown.rows:
         return ""
-    columns = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    columns = "".join(f'<th scope="col"{_LEFT}>{name}</th>' for name in _COLUMNS)
     body = "".join(map(_row, shown.rows))
     return (
         '<div class="regards-nb"><table aria-label="REGARDS orders">'
@@ -85,10 +87,10 @@ def _row(row: Row) -> str:
     fetched = _bar(row, row.fetched, "bytes") if row.fetched is not None else ""
     files = f'<div class="rg-files">{fetched} {escape(row.files)}</div>' if row.files else ""
     return (
-        f'<tr class="rg-{row.tone}"><th scope="row">{_title(row)}</th>'
-        f"<td>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
-        f"<td>{_mark(SIGN[row.tone])}{escape(row.status)}</td>"
-        f'<td class="rg-remarks" title="{escape(row.tooltip)}">{_remarks(row)}</td></tr>'
+        f'<tr class="rg-{row.tone}"><th scope="row"{_LEFT}>{_title(row)}</th>'
+        f"<td{_LEFT}>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
+        f"<td{_LEFT}>{_mark(SIGN[row.tone])}{escape(row.status)}</td>"
+        f'<td class="rg-remarks"{_LEFT} title="{escape(row.tooltip)}">{_remarks(row)}</td></tr>'
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.download.increment import Increments, incomplete, paths_of
 from regards_nb.download.staging import Workspace
+from regards_nb.download.statefile import StateFile
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -16,7 +17,6 @@ from regards_nb.errors import (
     ServiceUnreachableError,
     WaitTimeoutError,
 )
-from regards_nb.journal import Journal
 from regards_nb.orders import FileState
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from regards_nb.download.plan import Way
     from regards_nb.download.progress import Progress
     from regards_nb.orders import FileRecord
-
-#: What was fetched is recorded below the directory, so that a rerun knows it.
-STATE_FOLDER = ".regards"
 
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
 #: So often in a row the server may be away; the client has tried several times each.
@@ -99,23 +96,22 @@ def download_order(
     client.order(order_id)  # raises where there is none, before anything is made here
     with Workspace(folder, order_id):
         pass
-    with Journal(folder / STATE_FOLDER / "journal.sqlite") as journal:
-        increments = Increments(
-            client,
-            order_id,
-            folder,
-            journal.file_log(client.tenant),
-            on_progress=on_progress,
-            stop=stop,
-            extract=extract,
-            way=way,
-            restore_removed=True,
-            durable=durable,
-            backoff_s=backoff_s,
-        )
-        order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
-        _fetch_rest(client, order, increments)
-        return _in_place(order, increments)
+    increments = Increments(
+        client,
+        order_id,
+        folder,
+        StateFile(folder, order_id, durable=durable),
+        on_progress=on_progress,
+        stop=stop,
+        extract=extract,
+        way=way,
+        restore_removed=True,
+        durable=durable,
+        backoff_s=backoff_s,
+    )
+    order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
+    _fetch_rest(client, order, increments)
+    return _in_place(order, increments)
 
 
 def _fetch_until_finished(

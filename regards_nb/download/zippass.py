@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from regards_nb.download.wholes import Whole
 
 #: What may wait between the threads.
-_ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 1 << 20
+_ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20
 #: Small pieces change threads together: up to so many bytes, or so many pieces.
 _BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
 #: What a piece takes besides its data.
