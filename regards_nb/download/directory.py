@@ -118,10 +118,12 @@ def _check_line(stream: ByteStream, entries: LocalEntries) -> None:
     fields = CENTRAL.unpack_from(stream.data, stream.at)
     _, made_by, _, flags, method, _, _, crc, compressed, size = fields[:10]
     name_length, extra_length, comment_length, _, _, attributes, offset = fields[10:]
-    stream.at += CENTRAL.size
-    raw_name = stream.take(name_length)
-    extra = stream.take(extra_length)
-    stream.take(comment_length)
+    stream.need(CENTRAL.size + name_length + extra_length + comment_length)
+    name_at = stream.at + CENTRAL.size
+    extra_at = name_at + name_length
+    raw_name = stream.data[name_at:extra_at]
+    extra = stream.data[extra_at : extra_at + extra_length]
+    stream.at = extra_at + extra_length + comment_length
     size, compressed, offset = with_zip64(extra, size, compressed, offset)
     problem = _not_a_plain_file(made_by, attributes) or entries.problem_of(
         offset=offset,

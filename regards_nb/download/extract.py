@@ -18,11 +18,10 @@ from regards_nb.errors import ArchiveError
 from regards_nb.orders import FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from regards_nb.download.matching import Manifest
     from regards_nb.download.progress import Counter
-    from regards_nb.download.publisher import Publisher
     from regards_nb.download.staging import Workspace
     from regards_nb.download.unzip import Piece
     from regards_nb.orders import FileRecord
@@ -40,7 +39,7 @@ class Extractor:
         What is expected.
     workspace : Workspace
         Where it is staged.
-    publisher : Publisher
+    hand_on : callable
         Takes what is checked.
     counter : Counter
         Told of the bytes.
@@ -61,14 +60,14 @@ class Extractor:
         self,
         manifest: Manifest,
         workspace: Workspace,
-        publisher: Publisher,
+        hand_on: Callable[[Sequence[Checked]], None],
         counter: Counter,
         *,
         keeps_files: bool,
     ) -> None:
         self._manifest = manifest
         self._workspace = workspace
-        self._publisher = publisher
+        self._take_checked = hand_on
         self._counter = counter
         self._keeps_files = keeps_files
         self._growing: Growing | None = None
@@ -114,7 +113,7 @@ class Extractor:
 
     def _hand_on(self) -> None:
         checked, self._checked = self._checked, []
-        self._publisher.add(checked)
+        self._take_checked(checked)
 
     def finish(self, *, proven: bool) -> dict[str, str]:
         """Decide what had to wait for the end, and return what the notice says, by file name.

@@ -19,6 +19,9 @@ _MAX_ZIP_FILE_BYTES = 2 << 30
 #: So few files so large: several at a time beat the zip, and one that is cut costs only itself.
 _FEW_FILES, _LARGE_BYTES = 8, 512 << 20
 
+#: From so many files on, of so few bytes on average.
+_MANY_TINY, _TINY_BYTES = 100, 16 << 10
+
 
 class Plan(NamedTuple):
     """The files of an order, by what is to be done with them."""
@@ -99,3 +102,10 @@ def takes_zip(records: Iterable[FileRecord], way: Way) -> bool:
     if max(known) > _MAX_ZIP_FILE_BYTES:
         return False
     return len(rows) > _FEW_FILES or sum(known) < _LARGE_BYTES * len(rows)
+
+
+def are_tiny(records: Iterable[FileRecord]) -> bool:
+    """Whether there are many files and so small that changing threads costs more than it gains."""
+    sizes = [record.size_bytes for record in records]
+    known = [size for size in sizes if size is not None]
+    return _MANY_TINY <= len(sizes) == len(known) and sum(known) < _TINY_BYTES * len(known)

@@ -94,6 +94,9 @@ class Publisher:
         self._counter = counter
         self.done: dict[int, FileRecord] = {}
         self._failure: BaseException | None = None
+        #: Files that :meth:`add_here` gathers.
+        self._here: list[Checked] = []
+        self._here_since_s = 0.0
         self._belt: Belt[Sequence[Checked]] = Belt(_WAITING_BYTES)
         # A daemon: a kernel that is restarted does not wait for a disk.
         self._thread = threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
@@ -111,10 +114,30 @@ class Publisher:
             held_bytes = sum(len(file.whole.data) for file in files)
             self._belt.put(files, held_bytes + _FILE_BYTES * len(files))
 
+    def add_here(self, files: Sequence[Checked]) -> None:
+        """Take checked files and publish them in this thread, some at a time.
+
+        For very many small files: what is done in Python for each cannot run beside other Python,
+        and changing threads for each costs more than it gains.
+        """
+        if not self._here:
+            self._here_since_s = time.monotonic()
+        self._here += files
+        is_old = time.monotonic() > self._here_since_s + _GATHER_S
+        if len(self._here) >= _MAX_BATCH or is_old:
+            self.publish_here()
+
+    def publish_here(self) -> None:
+        """Publish what was gathered in this thread."""
+        batch, self._here = self._here, []
+        if batch:
+            self._publish_together(batch)
+
     def finish(self) -> None:
         """Return when all is in place and recorded, or raise why it cannot be."""
         self._belt.end()
         self._thread.join()
+        self.publish_here()
         if self._failure is not None:
             raise self._failure
 

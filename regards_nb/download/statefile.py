@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+_encode = json.JSONEncoder().encode
+
 #: Below the folder of the files.
 STATE_FOLDER = ".regards"
 
@@ -90,7 +92,7 @@ class StateFile:
         for r in files:
             path = r.path.removeprefix(folder) if r.path else None
             values = (r.file_id, r.name, r.size_bytes, r.md5, r.product_id, path, r.state, r.error)
-            yield json.dumps(values) + "\n"
+            yield _encode(values) + "\n"
 
     def _parsed(self, line: bytes) -> FileRecord | None:
         """Read one line; None where it is not whole."""

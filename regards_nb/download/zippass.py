@@ -1,7 +1,8 @@
 """One zip, read in one pass while it arrives: network | inflate and CRC-32 | MD5 and write.
 
 Three threads, because each of these releases Python's lock for most of its time. The middle one is
-the caller's own: that is where Ctrl-C arrives and where progress is reported.
+the caller's own: that is where Ctrl-C arrives and where progress is reported. Of very many tiny
+files nearly all the time is Python's: there the caller's thread does the writing as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.belt import Belt, BeltStopped
 from regards_nb.download.extract import Extractor
+from regards_nb.download.plan import are_tiny
 from regards_nb.download.tools import StoppedError
 from regards_nb.download.unzip import read_zip
 from regards_nb.download.zipcopy import ZipCopy
@@ -62,10 +64,12 @@ def fetch_zip(tools: Tools) -> ZipOutcome:
     StoppedError
         ``tools.stop`` was set.
     """
+    alone = are_tiny(tools.manifest.open)
+    publisher = tools.publisher
     extractor = Extractor(
         tools.manifest,
         tools.workspace,
-        tools.publisher,
+        publisher.add_here if alone else publisher.add,
         tools.counter,
         keeps_files=tools.extract,
     )
@@ -74,15 +78,17 @@ def fetch_zip(tools: Tools) -> ZipOutcome:
             return ZipOutcome(None, {}, [], {})
         copy = None if tools.extract else ZipCopy(tools.workspace)
         try:
-            failure = _Pass(body, extractor, tools, copy).run()
+            run = _Pass(body, extractor, tools, copy)
+            failure = run.in_two_threads() if alone else run.in_three_threads()
             notice = extractor.finish(proven=failure is None)
+            publisher.publish_here()
         finally:
             extractor.close()
             if copy is not None:
                 copy.close()
     if copy is not None and extractor.packed:
         if failure is None:
-            tools.publisher.add([copy.checked(tools.order_id, extractor.packed)])
+            publisher.add([copy.checked(tools.order_id, extractor.packed)])
         else:
             tools.manifest.reopen(extractor.packed)
     return ZipOutcome(failure, notice, extractor.unknown, extractor.wrong)
@@ -103,39 +109,48 @@ class _Pass:
         self._read_failure: BaseException | None = None
         self._write_failure: BaseException | None = None
 
-    def run(self) -> ArchiveError | ServiceError | None:
+    def in_three_threads(self) -> ArchiveError | ServiceError | None:
         """Return when everything that arrived was extracted; say why that is not all."""
-        reader = _start("reader", self._read)
         writer = _start("writer", self._write)
+
+        def hand_over(pieces: Sequence[Piece], size_bytes: int) -> None:
+            self._pieces.put(pieces, size_bytes)
+
+        try:
+            failure = self.in_two_threads(hand_over)
+        finally:
+            # Also after Ctrl-C: what is inflated is still checked and kept.
+            self._pieces.end()
+            writer.join()
+        if self._write_failure is None:
+            return failure
+        if isinstance(self._write_failure, ArchiveError):
+            return self._write_failure
+        raise self._write_failure
+
+    def in_two_threads(
+        self, hand_over: Callable[[Sequence[Piece], int], None] | None = None
+    ) -> ArchiveError | ServiceError | None:
+        """Do the same with the writer's work done here too, unless there is *hand_over*."""
+        reader = _start("reader", self._read)
         failure: ArchiveError | None = None
         try:
-            self._inflate()
+            self._inflate(hand_over or (lambda pieces, _: self._extractor.take(pieces)))
         except ArchiveError as exc:
             failure = exc
         except BeltStopped:
             pass  # the writer has ended, and knows why
         finally:
-            # Also after Ctrl-C: what is inflated is still checked and kept.
-            self._pieces.end()
             self._blocks.stop()
             if reader.is_alive():
                 self._body.abort()
-            writer.join()
             reader.join(_JOIN_S)
-        return self._judged(failure)
-
-    def _judged(self, failure: ArchiveError | None) -> ArchiveError | ServiceError | None:
-        """Return the first cause of what happened; raise it if it is not about the zip."""
-        if self._write_failure is not None:
-            if isinstance(self._write_failure, ArchiveError):
-                return self._write_failure
-            raise self._write_failure
-        if failure is not None and self._read_failure is not None:
-            # the zip is cut because the connection broke
-            if isinstance(self._read_failure, ServiceError):
-                return self._read_failure
-            raise self._read_failure
-        return failure
+        if failure is None or self._read_failure is None:
+            return failure
+        # the zip is cut because the connection broke
+        if isinstance(self._read_failure, ServiceError):
+            return self._read_failure
+        raise self._read_failure
 
     def _read(self) -> None:
         """Take the bytes from the network; runs in the reader."""
@@ -157,7 +172,7 @@ class _Pass:
             self._write_failure = exc
             self._pieces.stop()
 
-    def _inflate(self) -> None:
+    def _inflate(self, take: Callable[[Sequence[Piece], int], None]) -> None:
         """Turn blocks into pieces; runs in the caller's thread."""
         batch: list[Piece] = []
         batch_bytes = 0
@@ -165,8 +180,9 @@ class _Pass:
         def hand_over() -> None:
             nonlocal batch, batch_bytes
             if batch:
-                self._pieces.put(batch, batch_bytes + _PIECE_BYTES * len(batch))
+                pieces, size_bytes = batch, batch_bytes + _PIECE_BYTES * len(batch)
                 batch, batch_bytes = [], 0
+                take(pieces, size_bytes)
 
         blocks = self._arriving(hand_over)
         for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
