@@ -27,6 +27,7 @@ from regards_nb.errors import (
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pandas as pd
@@ -137,6 +138,11 @@ class RegardsClient:
     def base_url(self) -> str:
         """Where REGARDS is, as it is contacted."""
         return str(self._origin)
+
+    @property
+    def token_ends_at(self) -> datetime | None:
+        """When the login ends, which is renewed before; None before the first request."""
+        return self._tokens.ends_at
 
     def close(self) -> None:
         """Close the connections. The client cannot be used afterwards."""

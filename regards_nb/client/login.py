@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.errors import ServiceUnreachableError
@@ -28,12 +29,15 @@ class Token(NamedTuple):
     secret: Secret
     renew_at_s: float
     ends_at_s: float
+    #: The same end on the calendar, for people; None: not known.
+    ends_at: datetime | None = None
 
     @classmethod
     def lasting(cls, secret: Secret, life_s: float) -> Token:
         """Return a token whose life starts now."""
         now_s = time.monotonic()
-        return cls(secret, now_s + _RENEW_AFTER * life_s, now_s + life_s)
+        ends_at = datetime.now(UTC) + timedelta(seconds=life_s)
+        return cls(secret, now_s + _RENEW_AFTER * life_s, now_s + life_s, ends_at)
 
     @property
     def has_ended(self) -> bool:
@@ -57,6 +61,12 @@ class Tokens:
         self._token = given
         self._lock = threading.Lock()
         self._doubtful_until_s = 0.0
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the token that is held ends; None where there is none, or its end is not known."""
+        token = self._token
+        return None if token is None else token.ends_at
 
     def current(self) -> Token:
         """Return a token that is good for a while; log in where there is none."""

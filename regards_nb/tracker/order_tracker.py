@@ -292,6 +292,7 @@ class OrderTracker(Ordering, Steered):
             health=self.health,
             problems=self._works.problems.shown,
             rejected=self._works.frames.rejections,
+            token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
 
     # -- waiting --
