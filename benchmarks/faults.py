@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pika
+from small_disk import own_mounts
 
 from regards_nb import OrderTracker
 from regards_nb.simulator.broker import PrivateBroker
@@ -330,7 +331,7 @@ def full_disk(world: World) -> None:
         f'cp "{world.folder}"/journal* "{disk}" && '
         f'head -c {ballast_bytes} /dev/zero > "{disk}/ballast" && exec "$0" "$@"'
     )
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-ec", mount, sys.executable, "-c"]
+    command = [*own_mounts(), "sh", "-ec", mount, sys.executable, "-c"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(
         [*command, ON_A_SMALL_DISK, world.url, world.queue, str(disk), str(world.folder)], **pipes

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import threading
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
 from regards_nb.simulator.broker import PrivateBroker
+
+# some tests are small runs of a benchmark
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,16 +5,10 @@ The whole of it, with 20,000 events for each fault, is ``make faults``.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import faults
 import pytest
 
 from regards_nb.simulator.broker import PrivateBroker
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import faults
 
 # kill_broker, close_connections and stop_app are in test_consumer.py
 SMALL = ["delete_queue", "close_channels", "cut_connection", "freeze_broker", "memory_alarm"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_disk import own_mounts
 from strategies import delivery
 
 from regards_nb.errors import JournalError
@@ -261,7 +262,7 @@ def on_tmpfs(folder: Path, mount: str, code: str) -> None:
     script = f'{mount} && exec "$0" -c "$1" "$2" "$3"'
     subprocess.run(
         [
-            *["unshare", "--map-root-user", "--mount", "sh", "-ec", script],
+            *[*own_mounts(), "sh", "-ec", script],
             *[sys.executable, code, str(folder), str(here)],
         ],
         cwd=folder.parent,
