@@ -20,7 +20,7 @@ lab: .venv/demo.ready
 	@$(BIN)/python -m jupyterlab notebooks/01_quickstart.ipynb
 
 test: .venv/test.ready
-	@sh scripts/need.sh rabbitmq-server chromium
+	@sh scripts/need.sh rabbitmq-server chromium libatomic1
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

