@@ -58,11 +58,15 @@ class Outcome:
 
 
 class Publisher(threading.Thread):
-    """REGARDS: publishes numbered events, and knows which of them RabbitMQ has taken."""
+    """REGARDS: publishes numbered events, and knows which of them RabbitMQ has taken.
 
-    def __init__(self, url: str, queue: str, count: int) -> None:
+    It pauses by itself after the first *prelude* events, so that a fault always finds some events
+    taken and most of them still to come, however slow the machine is.
+    """
+
+    def __init__(self, url: str, queue: str, *, count: int, prelude: int) -> None:
         super().__init__(daemon=True)
-        self._url, self._queue, self._count = url, queue, count
+        self._url, self._queue, self._count, self._prelude = url, queue, count, prelude
         #: confirmed by the broker
         self.confirmed: list[int] = []
         #: sent, but the answer was lost with the connection: may be there or not
@@ -96,6 +100,8 @@ class Publisher(threading.Thread):
                         "", self._queue, event(number), properties(), mandatory=True
                     )
                     self.confirmed.append(number)
+                    if len(self.confirmed) == self._prelude:
+                        self.paused.set()
                 self.uncertain.remove(number)
 
 
@@ -129,7 +135,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.make_queue()
-        self.publisher = Publisher(self.broker.admin_url, self.queue, self.events)
+        self.publisher = Publisher(
+            self.broker.admin_url, self.queue, count=self.events, prelude=self.events // 20
+        )
         self.url = f"{self.broker.admin_url}?heartbeat=4"
         self.tracker = OrderTracker(self.url, self.queue, journal=self.folder / "journal.sqlite")
 
@@ -207,7 +215,6 @@ def stop_app(world: World) -> None:
 
 def delete_queue(world: World) -> None:
     """The queue is deleted, and made again after a while."""
-    world.publisher.paused.set()
     # what lies in a queue that is deleted is gone for everybody: let it be read first
     world.wait(lambda: len(world.tracker.events) >= len(world.publisher.confirmed), "drain")
     with world.channel() as channel:
@@ -218,8 +225,15 @@ def delete_queue(world: World) -> None:
 
 
 def close_channels(world: World) -> None:
-    """The broker closes every channel; the connections stay."""
-    world.broker.rabbitmqctl("eval", "[rabbit_channel:shutdown(P) || P <- rabbit_channel:list()].")
+    """The broker closes every channel with an error; the connections stay."""
+    close = """
+    [begin
+        [{connection, Reader}, {number, N}] = rabbit_channel:info(Pid, [connection, number]),
+        Reader ! {channel_exit, N, {amqp_error, precondition_failed, "maintenance", none}},
+        rabbit_channel:shutdown(Pid)
+     end || Pid <- rabbit_channel:list()].
+    """
+    world.broker.rabbitmqctl("eval", close)
 
 
 def freeze_broker(world: World) -> None:
@@ -325,7 +339,7 @@ def full_disk(world: World) -> None:
     # room for all once the ballast is gone, and at first for the beginning only
     size_bytes = 10_000_000 + 1_000 * world.events
     journal_bytes = sum(path.stat().st_size for path in world.folder.glob("journal*"))
-    ballast_bytes = size_bytes - journal_bytes - 400_000
+    ballast_bytes = size_bytes - journal_bytes - 150_000
     mount = (
         f'mount -t tmpfs -o size={size_bytes} tmpfs "{disk}" && '
         f'cp "{world.folder}"/journal* "{disk}" && '
@@ -345,6 +359,7 @@ def full_disk(world: World) -> None:
                 raise RuntimeError(f"the client ended with {process.wait()}")
             return answer
 
+        world.publisher.paused.clear()
         world.wait(lambda: ask("health") == "RECONNECTING", "full")
         world.states.append("RECONNECTING")
         ask("free")
@@ -422,6 +437,10 @@ FAULTS: dict[str, Callable[[World], None]] = {
 }
 
 
+#: These let the publisher go on by themselves.
+BEGIN_PAUSED = {"delete_queue", "full_disk"}
+
+
 def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:
     """Let events flow, break something in the middle, and count."""
     with tempfile.TemporaryDirectory() as folder:
@@ -438,7 +457,9 @@ def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:
 def _run(fault: str, world: World) -> Outcome:
     world.tracker.start()
     world.publisher.start()
-    world.wait(lambda: len(world.publisher.confirmed) > world.events // 20, "first events")
+    world.wait(world.publisher.paused.is_set, "first events")
+    if fault not in BEGIN_PAUSED:
+        world.publisher.paused.clear()
     FAULTS[fault](world)
     outcome = Outcome(fault)
     outcome.recovered_s = world.first_new_event_s()
