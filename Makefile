@@ -22,7 +22,7 @@ lab: .venv/demo.ready
 test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server chromium libatomic1
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 faults: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server

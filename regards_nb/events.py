@@ -11,7 +11,9 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 VHOST = "regards.multitenant.manager"
 RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
@@ -32,7 +34,29 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 # whoever replays the page does. A string is matched first, so that commas in it are left alone.
 _STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
 
-_BODY_FIELDS = {
+_Int64 = Annotated[int, msgspec.Meta(ge=_INT64.start, le=_INT64.stop - 1)]
+
+
+class _Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
+    """The body as REGARDS writes it (protocol.md 0.3). Other bodies are read patiently."""
+
+    status: str
+    correlation_id: str | None = None
+    order_id: _Int64 | None = None
+    message: str | None = None
+    download_link: str | None = None
+    error_type: str | None = None
+    #: Of the seed page; the same as ``error_type`` (protocol.md 1.7).
+    error_code: str | None = None
+    errors: _Int64 | None = None
+    total_sub_orders: _Int64 | None = None
+    sub_order_id: _Int64 | None = None
+
+
+_body_from = msgspec.json.Decoder(_Body).decode
+
+#: The fields beside the status, by their name in a body.
+_KINDS = {
     "correlationId": str,
     "orderId": int,
     "message": str,
@@ -139,32 +163,56 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
         fields are kept; a known field of the wrong type makes the whole message a rejection,
         because guessing at half of it could move the wrong order.
     """
+    raw, received_at_us, redelivered, timestamp_s, by_property, tenant, app_id, _, _ = delivery
+    if len(raw) > MAX_BODY_BYTES:
+        return Rejection(f"{len(raw)} bytes; a response has at most {MAX_BODY_BYTES}")
     try:
-        body = _parse_object(delivery.body)
-        status = _take_status(body)
-        values = {name: _take(body, name, kind) for name, kind in _BODY_FIELDS.items()}
+        body, extra = _read(raw)
     except _UnreadableError as why:
         return Rejection(str(why))
-    correlation_id = values["correlationId"] or delivery.correlation_id or None
-    if correlation_id is None and values["orderId"] is None:
+    correlation_id = body.correlation_id or by_property or None
+    order_id = body.order_id
+    if correlation_id is None and order_id is None:
         return Rejection("neither correlationId nor orderId: it is about no order")
     return OrderEvent(
-        received_at_us=delivery.received_at_us,
-        timestamp_s=delivery.timestamp_s,
-        tenant=delivery.tenant,
-        correlation_id=correlation_id,
-        order_id=values["orderId"],
-        status=status,
-        message=values["message"],
-        download_link=values["downloadLink"],
-        error_type=values["errorType"] or values["errorCode"],
-        errors=values["errors"],
-        total_sub_orders=values["totalSubOrders"],
-        sub_order_id=values["subOrderId"],
-        app_id=delivery.app_id,
-        redelivered=delivery.redelivered,
-        extra=body,
+        received_at_us,
+        timestamp_s,
+        tenant,
+        correlation_id,
+        order_id,
+        body.status.strip(),
+        body.message,
+        body.download_link,
+        body.error_type or body.error_code,
+        body.errors,
+        body.total_sub_orders,
+        body.sub_order_id,
+        app_id,
+        redelivered,
+        extra,
     )
+
+
+def _read(raw: bytes) -> tuple[_Body, dict[str, Any]]:
+    """Return what the body says, and the fields of it that are not known."""
+    try:
+        body = _body_from(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _read_patiently(raw)
+    if body.status.isspace() or not body.status:
+        raise _UnreadableError("no status")
+    return body, {}
+
+
+def _read_patiently(raw: bytes) -> tuple[_Body, dict[str, Any]]:
+    """Read what is not quite as it should be, or say why it means nothing.
+
+    Newer servers may write fields that we do not know, and whoever replays the seed page writes
+    its commas.
+    """
+    fields = _parse_object(raw)
+    status = _take_status(fields)
+    return _Body(status, *(_take(fields, name, kind) for name, kind in _KINDS.items())), fields
 
 
 class _UnreadableError(ValueError):
@@ -178,8 +226,6 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     """Parse the body, which must be one JSON object in UTF-8."""
     if not raw:
         raise _UnreadableError("empty body")
-    if len(raw) > MAX_BODY_BYTES:
-        raise _UnreadableError(f"{len(raw)} bytes; a response has at most {MAX_BODY_BYTES}")
     try:
         text = raw.decode("utf-8-sig")
         body = _loads(text)
@@ -208,7 +254,7 @@ def _take_status(body: dict[str, Any]) -> str:
     status = _take(body, "status", str)
     if status is None or not status.strip():
         raise _UnreadableError("no status")
-    return str(status.strip())
+    return str(status)
 
 
 def _take(body: dict[str, Any], name: str, kind: type) -> Any:

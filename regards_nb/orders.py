@@ -53,6 +53,12 @@ FINISHED = GONE | {
 _ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
 
 
+# By plain text, as events carry it.
+_RANK_OF: dict[str, int] = {str(status): rank for status, rank in _RANK.items()}
+_PART = str(OrderStatus.SUBORDER_DONE)
+_FINALITY_OF: dict[str, int] = {str(status): rank for status, rank in FINALITY.items()}
+
+
 class OrderKey(NamedTuple):
     """What identifies an order before it has a number."""
 
@@ -166,13 +172,20 @@ class OrderBook:
         self._lives: dict[OrderKey, dict[int | None, _Life]] = {}
         #: which order has a number; if several claim it, the alphabet decides, not the arrival
         self._owner: dict[tuple[str | None, int], OrderKey] = {}
+        #: where the next event of the same kind goes: of most, thousands come
+        self._places: dict[_Names, tuple[_Life, OrderKey]] = {}
+        #: Grows when what is known already comes to belong to another order than before.
+        self.regrouped = 0
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
-        key = self._key(event)
-        life = self._lives.setdefault(key, {}).setdefault(event.order_id, _Life())
+        names = (event.tenant, event.correlation_id, event.order_id)
+        place = self._places.get(names)
+        if place is None:
+            place = self._places[names] = self._place(*names)
+        life, changed = place
         life.add(row_id, event)
-        return self._owner.get((key.tenant, event.order_id or -1), key)
+        return changed
 
     def __iter__(self) -> Iterator[OrderKey]:
         owned = {_nameless(*number) for number in self._owner}
@@ -191,29 +204,47 @@ class OrderBook:
         """Return what is known of one order; KeyError if nothing is."""
         lives = self._lives[key]
         newest = max((number for number in lives if number is not None), default=None)
-        life = _Life()
-        for number in {None, newest} & lives.keys():
-            life.join(lives[number])
+        said = [lives[number] for number in {None, newest} & lives.keys()]
         if newest is not None and self._owner.get((key.tenant, newest)) == key:
-            for other in self._lives.get(_nameless(key.tenant, newest), {}).values():
-                life.join(other)
-        return life.state(key, newest)
+            said += self._lives.get(_nameless(key.tenant, newest), {}).values()
+        if len(said) == 1:
+            return said[0].state(key, newest)
+        together = _Life()
+        for life in said:
+            together.join(life)
+        return together.state(key, newest)
 
-    def _key(self, event: OrderEvent) -> OrderKey:
-        if event.correlation_id is None:
-            assert event.order_id is not None  # noqa: S101 - events.decode sees to it
-            return _nameless(event.tenant, event.order_id)
-        key = OrderKey(event.tenant, event.correlation_id)
-        if event.order_id is not None:
-            number = (event.tenant, event.order_id)
-            self._owner[number] = min(key, self._owner.get(number, key))
-        return key
+    def _place(
+        self, tenant: str | None, correlation_id: str | None, order_id: int | None
+    ) -> tuple[_Life, OrderKey]:
+        """Return where events with these names are folded, and the order that they change."""
+        if correlation_id is None:
+            assert order_id is not None  # noqa: S101 - events.decode sees to it
+            key = _nameless(tenant, order_id)
+        else:
+            key = OrderKey(tenant, correlation_id)
+            if order_id is not None:
+                self._claim(key, order_id)
+        life = self._lives.setdefault(key, {}).setdefault(order_id, _Life())
+        return life, self._owner.get((tenant, order_id or -1), key)
+
+    def _claim(self, key: OrderKey, order_id: int) -> None:
+        """Note that an order has this number, unless another has the older right to it."""
+        number = (key.tenant, order_id)
+        before = self._owner.get(number)
+        self._owner[number] = key if before is None else min(key, before)
+        if self._owner[number] != before and (before or _nameless(*number) in self._lives):
+            self.regrouped += 1
+            self._places.clear()
 
 
 def _nameless(tenant: str | None, order_id: int) -> OrderKey:
     """Return the key of an order of which only the number is known."""
     return OrderKey(tenant, f"#{order_id}")
 
+
+#: What an event calls its order: tenant, correlation id, order id.
+_Names = tuple[str | None, str | None, int | None]
 
 #: Which of two events is the later one: (AMQP timestamp, rank of the status).
 _When = tuple[int, int]
@@ -246,40 +277,43 @@ class _Life:
 
     def add(self, row_id: int, event: OrderEvent) -> None:
         """Take in one event."""
-        timestamp_s = 0 if event.timestamp_s is None else event.timestamp_s
-        when = (timestamp_s, _RANK.get(event.status, _UNKNOWN_RANK))  # type: ignore[call-overload]
-        self.decisive = max(
-            self.decisive,
-            (
-                FINALITY.get(event.status, 0),  # type: ignore[call-overload]
-                when,
-                event.status,
-                event.error_type or "",
-                event.message or "",
-            ),
-        )
-        if event.errors is not None:
-            self.errors = max(self.errors, (when, event.errors))
-        if event.download_link:
-            self.link = max(self.link, (when, event.download_link))
-        if event.total_sub_orders is not None:
-            self.total = max(self.total, event.total_sub_orders)
-        if event.status == OrderStatus.SUBORDER_DONE:
-            self.ready_part = max(self.ready_part, row_id)
-            if event.app_id == REST_APP_ID:
-                self.sub_orders_asked_for.add(row_id)
-            elif event.sub_order_id is None:
-                self.sub_orders_unnamed.add(row_id)
-            else:
-                self.sub_order_ids.add(event.sub_order_id)
-        elif event.status in _ENDS_WITH_LINK and event.download_link:
+        # taken apart at once: one by one, the fields would cost as much as everything else here
+        (
+            received_at_us, timestamp_s, _, _, _, status, message, link, error_type, errors, total,
+            sub_order_id, app_id, _, _,
+        ) = event  # fmt: skip
+        when = (timestamp_s or 0, _RANK_OF.get(status, _UNKNOWN_RANK))
+        finality = _FINALITY_OF.get(status, 0)
+        if finality >= self.decisive[0]:
+            decisive = (finality, when, status, error_type or "", message or "")
+            self.decisive = max(self.decisive, decisive)
+        if errors is not None:
+            self.errors = max(self.errors, (when, errors))
+        if link:
+            self.link = max(self.link, (when, link))
+        if total is not None and total > self.total:
+            self.total = total
+        if status == _PART:
+            self._add_part(row_id, app_id, sub_order_id)
+        elif link and status in _ENDS_WITH_LINK:
             self.ready_end = max(self.ready_end, row_id)
-            if event.app_id == REST_APP_ID:
+            if app_id == REST_APP_ID:
                 # The server was asked and has files, whatever announced itself before.
                 self.ready_part = max(self.ready_part, row_id)
-        us = event.received_at_us if event.timestamp_s is None else event.timestamp_s * 1_000_000
-        self.first_us = us if self.first_us is None else min(self.first_us, us)
-        self.last_us = us if self.last_us is None else max(self.last_us, us)
+        us = received_at_us if timestamp_s is None else timestamp_s * 1_000_000
+        if self.first_us is None or us < self.first_us:
+            self.first_us = us
+        if self.last_us is None or us > self.last_us:
+            self.last_us = us
+
+    def _add_part(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
+        self.ready_part = max(self.ready_part, row_id)
+        if app_id == REST_APP_ID:
+            self.sub_orders_asked_for.add(row_id)
+        elif sub_order_id is None:
+            self.sub_orders_unnamed.add(row_id)
+        else:
+            self.sub_order_ids.add(sub_order_id)
 
     def join(self, other: _Life) -> None:
         """Take in all that another life has taken in."""

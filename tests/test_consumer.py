@@ -23,7 +23,7 @@ from conftest import Admin, until
 from regards_nb import errors
 from regards_nb.consumer import Consumer, HealthState, describe, parameters_from
 from regards_nb.events import OrderEvent, decode
-from regards_nb.journal import Journal
+from regards_nb.journal import Journal, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,8 +54,12 @@ def body(number: int) -> dict[str, object]:
     return {"status": "SUBORDER_DONE", "orderId": 1, "correlationId": "c", "subOrderId": number}
 
 
+def rows(journal: Journal) -> list[Row]:
+    return [row for batch in journal.read() for row in batch.rows()]
+
+
 def numbers(journal: Journal) -> list[int | None]:
-    events = [decode(row.delivery) for row in journal.read()]
+    events = [decode(row.delivery) for row in rows(journal)]
     assert all(isinstance(event, OrderEvent) for event in events)
     return [event.sub_order_id for event in events if isinstance(event, OrderEvent)]
 
@@ -74,7 +78,7 @@ def test_messages_are_journalled_in_order_and_then_acknowledged(
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 3000)
     assert numbers(journal) == list(range(3000))
-    first = next(iter(journal.read())).delivery
+    first = rows(journal)[0].delivery
     assert first.timestamp_s == 1681461977
     assert (first.correlation_id, first.tenant, first.app_id) == ("prop", "tenant", "REGARDS")
     assert '"priority": 1' in first.properties
@@ -331,10 +335,10 @@ def test_hostile_properties_do_not_stop_the_good_messages(
     admin.publish(body(3))
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 4)
-    tenants = [row.delivery.tenant for row in journal.read()]
+    tenants = [row.delivery.tenant for row in rows(journal)]
     assert tenants == [None, None, None, "tenant"]
     assert numbers(journal) == [0, 1, 2, 3]
-    assert "nested" in next(iter(journal.read())).delivery.properties
+    assert "nested" in rows(journal)[0].delivery.properties
 
 
 # -- kinds of queues --
@@ -422,7 +426,7 @@ def test_properties_that_pika_cannot_read_stop_nothing(
     until(lambda: journal.last_id() == 3)
     consumer.stop(LIMIT_S)
     assert numbers(journal) == [0, 1, 2]
-    assert [row.delivery.tenant for row in journal.read()] == ["tenant", None, "tenant"]
+    assert [row.delivery.tenant for row in rows(journal)] == ["tenant", None, "tenant"]
     assert admin.messages_left() == 0
 
 
@@ -448,7 +452,7 @@ def test_headers_of_every_type_are_taken_as_they_are(
     )
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 1)
-    kept = json.loads(next(iter(journal.read())).delivery.properties)["headers"]
+    kept = json.loads(rows(journal)[0].delivery.properties)["headers"]
     assert kept["text"] == "é"
     assert kept["list"] == [1, ["deep", {"deeper": [None]}]]
     assert set(kept) == {name for name in everything if not name.startswith("x-")}
@@ -465,7 +469,7 @@ def test_a_flood_of_poison_does_not_hide_the_good_messages(
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 3000)
     consumer.stop(LIMIT_S)
-    decoded = [decode(row.delivery) for row in journal.read()]
+    decoded = [decode(row.delivery) for row in rows(journal)]
     good = [event.sub_order_id for event in decoded if isinstance(event, OrderEvent)]
     assert good == list(range(300))
     assert admin.messages_left() == 0

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import delivery
 
+from regards_nb import events
 from regards_nb.events import MAX_BODY_BYTES, OrderEvent, Rejection, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # As printed on the page "Get Order progress AMQP", trailing commas and all.
 GRANTED = b"""{
@@ -155,3 +160,32 @@ def test_any_text_comes_out_as_one_that_can_be_written(extra: dict[str, str], me
     event = understood({**extra, "status": "DONE", "orderId": 1, "message": message + "\ud800"})
     assert event.message is not None
     assert event.message.encode().decode().startswith(message)
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=2,
+)
+_a_body = st.fixed_dictionaries(
+    {"status": st.sampled_from(["DONE", " DONE ", " ", ""]) | _anything},
+    optional=dict.fromkeys(
+        ("correlationId", "orderId", "message", "errorCode", "subOrderId", "new"), _anything
+    ),
+)
+
+
+@given(_a_body, st.sampled_from([json.dumps, lambda body: json.dumps(body, ensure_ascii=False)]))
+def test_a_body_is_read_alike_by_either_way(
+    body: dict[str, object], spelled: Callable[[object], str]
+) -> None:
+    """The quick way of reading a body and the patient one say the same, or both refuse."""
+    raw = spelled(body).encode("utf-8", "replace")
+
+    def said(read: Callable[[bytes], object]) -> object:
+        try:
+            return read(raw)
+        except ValueError as why:
+            return str(why)
+
+    assert said(events._read) == said(events._read_patiently)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from strategies import delivery
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import delivery, histories
 
 from regards_nb.errors import JournalError, SettingsError
+from regards_nb.events import OrderEvent, decode
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
 from regards_nb.journal import Journal
-from regards_nb.orders import FileRecord, FileState, OrderKey
+from regards_nb.orders import FileRecord, FileState, OrderBook, OrderKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # As promised to the users, column by column.
 EVENT_COLUMNS = [
@@ -211,3 +218,88 @@ def test_an_export_of_another_kind_is_refused(tmp_path: Path, journal: Journal) 
     """The error names the kinds there are."""
     with pytest.raises(SettingsError, match='"csv" or "parquet"'):
         Frames(journal, None).export(tmp_path, "xlsx")
+
+
+@pytest.fixture(params=["python", "pyarrow"])
+def _texts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let pandas keep texts as it does without and with Arrow."""
+    with pd.option_context("mode.string_storage", request.param):
+        yield
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """Compare two frames; the statuses seen so far are no part of it."""
+    plain = {"status": "str"} if "status" in one else {}
+    pd.testing.assert_frame_equal(one.astype(plain), other.astype(plain))
+
+
+@pytest.mark.usefixtures("_texts")
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(histories().map(lambda history: history[:6]), max_size=5))
+def test_frames_that_grew_are_those_of_a_fresh_start(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[list[tuple[int, OrderEvent]]]
+) -> None:
+    """Whatever comes in whatever pieces, and no frame changes once it was handed out."""
+    journal = Journal(tmp_path_factory.mktemp("j") / "journal.sqlite")
+    log = journal.file_log("tenant")
+    grown = Frames(journal, None)
+    handed_out = []
+    for number, piece in enumerate(pieces):
+        append(journal, *(written(event) for _, event in piece))
+        log.save([FileRecord(order_id=1, file_id=number, name="a", size_bytes=number, path="/a")])
+        journal.save_fetched("tenant", 2, journal.last_id())
+        journal.save_request("tenant", f"c{number}", label=f"label {number}", body="{}")
+        for frame in (grown.events, grown.orders):
+            handed_out.append((frame, frame.copy(deep=True)))
+            # somebody writes into what he was given: it stays his
+            mine = frame.copy(deep=False)
+            mine.loc[:, "message"] = "mine"
+            mine.loc[:, "order_id"] = 99
+    fresh = Frames(journal, None)
+    same(grown.events, fresh.events)
+    same(grown.orders, fresh.orders)
+    assert grown.states() == fresh.states()
+    book = OrderBook()
+    for row in (row for batch in journal.read() for row in batch.rows()):
+        event = decode(row.delivery)
+        assert isinstance(event, OrderEvent)
+        book.add(row.id, event)
+    assert [state.key for state in grown.states()] == list(book)
+    for state in grown.states():
+        assert grown.key_of(state.correlation_id) == fresh.key_of(state.correlation_id)
+        if state.order_id is not None:
+            assert grown.key_of(state.order_id) == fresh.key_of(state.order_id)
+    for frame, as_it_was in handed_out:
+        pd.testing.assert_frame_equal(frame, as_it_was)
+    journal.close()
+
+
+def written(event: OrderEvent) -> dict[str, Any]:
+    """Spell an event as the body of a message."""
+    body = {
+        "status": event.status,
+        "correlationId": event.correlation_id,
+        "orderId": event.order_id,
+        "message": event.message,
+        "downloadLink": event.download_link,
+        "subOrderId": event.sub_order_id,
+        "totalSubOrders": event.total_sub_orders,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+@pytest.mark.usefixtures("_texts")
+def test_a_frame_costs_no_copy_of_what_was_there(journal: Journal) -> None:
+    """Two frames with an event between them share the memory of the rows they share."""
+    frames = Frames(journal, None)
+    append(journal, *[GRANTED | {"correlationId": f"c{n}"} for n in range(300)])
+    before = frames.events
+    append(journal, PART)
+    after = frames.events
+    for look in (
+        lambda frame: frame["redelivered"].to_numpy(),
+        lambda frame: frame["received_at"].array.view("i8"),
+    ):
+        assert np.shares_memory(look(before), look(after))

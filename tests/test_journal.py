@@ -20,8 +20,12 @@ from regards_nb.journal import Journal, NetworkFileSystemWarning, database, sche
 from regards_nb.orders import FileRecord, FileState
 
 
-def bodies(journal: Journal, after_id: int = 0, **options: str) -> list[bytes]:
-    return [row.delivery.body for row in journal.read(after_id, **options)]
+def deliveries_of(journal: Journal, after_id: int = 0) -> list[Delivery]:
+    return [delivery for batch in journal.read(after_id) for delivery in batch.deliveries]
+
+
+def bodies(journal: Journal, after_id: int = 0) -> list[bytes]:
+    return [delivery.body for delivery in deliveries_of(journal, after_id)]
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_what_is_appended_is_read_back_unchanged(
     with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
         session_id = journal.open_session("q")
         journal.append(session_id, deliveries)
-        assert [row.delivery for row in journal.read()] == deliveries
+        assert deliveries_of(journal) == deliveries
 
 
 def test_a_second_journal_object_sees_the_same(tmp_path: Path, journal: Journal) -> None:
@@ -66,13 +70,18 @@ def test_a_second_journal_object_sees_the_same(tmp_path: Path, journal: Journal)
     assert bodies(journal, after_id=1) == [b"two"]
 
 
-def test_reading_for_one_tenant_leaves_out_the_others(journal: Journal) -> None:
-    """Another tenant's rows are left out; those that name none are kept."""
+def test_reading_goes_on_within_what_was_written_together(journal: Journal) -> None:
+    """Each message has an id of its own, whatever row it is stored in, and no body is too large."""
+    large = [bytes([number]) * 700_000 for number in range(5)]
     session_id = journal.open_session("q")
-    named = [("mine", "t"), ("theirs", "other"), ("nobody's", None)]
-    journal.append(session_id, [delivery(b.encode(), tenant=t) for b, t in named])
-    assert bodies(journal, tenant="t") == [b"mine", b"nobody's"]
-    assert len(bodies(journal)) == 3
+    journal.append(session_id, [delivery(body) for body in large])
+    journal.append(session_id, [delivery(b"last")])
+    assert journal.last_id() == 6
+    for known in range(7):
+        assert bodies(journal, after_id=known) == [*large, b"last"][known:]
+        ids = [row.id for batch in journal.read(known) for row in batch.rows()]
+        assert ids == list(range(known + 1, 7))
+    assert journal.bodies([6, 2, 3]) == {2: large[1], 3: large[2], 6: b"last"}
 
 
 def test_recent_rows_are_those_of_the_queue_and_of_other_sessions(journal: Journal) -> None:
@@ -90,11 +99,12 @@ def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journa
     log = journal.file_log("t")
     record = FileRecord(order_id=1, file_id=2, name="a.nc", size_bytes=3)
     log.save([record])
-    revision, changed = journal.files_after(0, tenant="t")
-    assert changed == [record]
+    revision = journal.revision()
+    assert journal.files_after(0, tenant="t") == [record]
     done = FileRecord(order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED)
     log.save([done])
-    assert journal.files_after(revision, tenant="t")[1] == [done]
+    assert journal.files_after(revision, tenant="t") == [done]
+    assert journal.files_after(journal.revision(), tenant="t") == []
     assert log.files(1) == [done]
     assert journal.file_log("other").files(1) == []
 
@@ -157,23 +167,49 @@ def test_a_journal_of_a_newer_version_is_refused(
         Journal(path)
 
 
-def as_schema_1(path: Path) -> None:
-    """Turn a journal into one as the first version wrote it."""
+SCHEMA_1 = """
+CREATE TABLE regards_nb_meta (key VARCHAR(40) PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO regards_nb_meta VALUES ('schema', '1');
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, queue TEXT NOT NULL, host TEXT NOT NULL,
+    pid INTEGER NOT NULL, started_at_us BIGINT NOT NULL);
+INSERT INTO sessions VALUES (1, 'q', 'host', 1, 0), (2, 'q', 'host', 1, 0);
+CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, session_id INTEGER NOT NULL,
+    body BLOB NOT NULL, received_at_us BIGINT NOT NULL, redelivered BOOLEAN NOT NULL,
+    timestamp_s BIGINT, correlation_id TEXT, tenant TEXT, app_id TEXT, properties TEXT NOT NULL);
+CREATE TABLE files (tenant TEXT NOT NULL, order_id BIGINT NOT NULL, file_id BIGINT NOT NULL,
+    name TEXT NOT NULL, size_bytes BIGINT, md5 TEXT, product_id TEXT, path TEXT,
+    state TEXT NOT NULL, error TEXT, revision BIGINT NOT NULL,
+    PRIMARY KEY (tenant, order_id, file_id));
+CREATE INDEX ix_files_revision ON files (revision);
+CREATE TABLE fetched (tenant TEXT NOT NULL, order_id BIGINT NOT NULL, row_id BIGINT NOT NULL,
+    PRIMARY KEY (tenant, order_id));
+INSERT INTO fetched VALUES ('t', 5, 7);
+CREATE TABLE requests (tenant TEXT NOT NULL, correlation_id TEXT NOT NULL, label TEXT,
+    body TEXT NOT NULL, sent_at_us BIGINT NOT NULL, PRIMARY KEY (tenant, correlation_id));
+INSERT INTO requests VALUES ('t', 'c', 'mine', '{}', 0);
+"""
+
+
+def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
+    """What it holds is there under the same ids, and it can do what a new one can."""
+    path = tmp_path / "journal.sqlite"
+    row = "INSERT INTO deliveries VALUES (?, ?, ?, 1, 0, NULL, 'c', 't', NULL, '{}')"
+    # an id is missing between two, and the session changes
+    ids = [*range(1, 1203), *range(1300, 1310)]
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE deliveries DROP COLUMN stream_offset")
-        connection.execute("DROP TABLE streams")
-        connection.execute("UPDATE regards_nb_meta SET value = '1' WHERE key = 'schema'")
-
-
-def test_an_older_journal_is_brought_up_to_date(tmp_path: Path, journal: Journal) -> None:
-    """Its rows are there, and it can do what a new one can."""
-    journal.append(journal.open_session("q"), [delivery(b"old")])
-    journal.close()
-    as_schema_1(tmp_path / "journal.sqlite")
-    migrated = Journal(tmp_path / "journal.sqlite")
+        connection.executescript(SCHEMA_1)
+        connection.executemany(row, [(n, 1 if n < 1100 else 2, b"%d" % n) for n in ids])
+    migrated = Journal(path)
     session_id = migrated.open_session("s")
     migrated.append(session_id, [delivery(b"new")._replace(stream_offset=0)], stream="s")
-    assert bodies(Journal(tmp_path / "journal.sqlite")) == [b"old", b"new"]
+    rows = [row for batch in Journal(path).read() for row in batch.rows()]
+    assert [row.id for row in rows] == [*ids, 1310]
+    assert [row.delivery.body for row in rows] == [*(b"%d" % n for n in ids), b"new"]
+    assert [row.session_id for row in rows] == [1] * 1099 + [2] * 113 + [session_id]
+    assert migrated.fetched_after(0) == {("t", 5): 7}
+    assert migrated.labels_after(0) == {("t", "c"): "mine"}
+    migrated.save_fetched("t", 5, 8)
+    assert migrated.fetched_after(1) == {("t", 5): 8}
 
 
 def test_a_stream_is_written_once_whoever_reads_it(tmp_path: Path, journal: Journal) -> None:
@@ -234,12 +270,13 @@ try:
         kept += 50
 except JournalError as error:
     assert "Free some disk space" in str(error), error
-assert len(list(journal.read())) == kept > 100
+assert journal.last_id() == kept > 100
+assert sum(len(batch.deliveries) for batch in journal.read()) == kept
 assert journal.check() == []
 import os
 os.remove(sys.argv[1] + "/ballast")
 journal.append(session_id, [delivery(b"after")])
-assert len(list(journal.read())) == kept + 1
+assert journal.last_id() == kept + 1
 """
 
 READ_ONLY = """

@@ -40,6 +40,8 @@ HOME_OF = {
     "sqlalchemy": {"journal"},
     "pandas": {"frames"},
     "numpy": {"frames"},
+    "pyarrow": {"frames"},
+    "msgspec": {"events", "journal"},
     "ipywidgets": {"display"},
     "IPython": {"display"},
     "matplotlib": {"display"},

@@ -56,10 +56,18 @@ class Intake:
         #: journalled, not acknowledged: (last delivery tag of a batch, when), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
+        #: how many were pending when that was last asked
+        self._pending_before = 0
 
     def take(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
         self._pending.append((delivery_tag, delivery))
+
+    def has_grown(self) -> bool:
+        """Tell whether messages came since this was last asked, and there is room for more."""
+        pending = len(self._pending)
+        before, self._pending_before = self._pending_before, pending
+        return before < pending < self._most_unacknowledged
 
     def flush(self) -> None:
         """Journal what was received.
@@ -75,6 +83,7 @@ class Intake:
         newest_tag = self._pending[-1][0]
         self._journalled.append((newest_tag, self._clock()))
         self._pending.clear()
+        self._pending_before = 0
         if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
             # All but the newest: what comes again after the end of the connection then begins
             # with a run of rows of the journal, and their place in it tells what follows.

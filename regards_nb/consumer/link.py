@@ -240,16 +240,30 @@ class Link:
     # -- messages: journal first, acknowledge after --
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        delivery = delivery_from(method.redelivered, properties, body, time.time_ns() // 1000)
+        delivery = delivery_from(
+            method.redelivered,
+            properties,
+            body,
+            time.time_ns() // 1000,
+            of_stream=self._may_be_stream,
+        )
         self._intake.take(method.delivery_tag, delivery)
         if not self._flush_planned:
-            # Runs once this reading of the socket is done: what arrived together is committed
-            # together, and a single message does not wait.
             self._plan_flush(0)
 
     def _plan_flush(self, delay_s: float) -> None:
         self._flush_planned = True
-        self._io.call_later(delay_s, self._flush)
+        self._io.call_later(delay_s, self._flush_when_still)
+
+    def _flush_when_still(self) -> None:
+        """Journal what has come unless more comes at this moment.
+
+        What arrives together is committed together, and a single message does not wait.
+        """
+        if self._intake.has_grown():
+            self._plan_flush(0)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -272,8 +286,7 @@ class Link:
         self._ending = True
         self._io.call_later(within_s, self._end_by_force)
         if self._channel is not None and self._channel.is_open and self._consumer_tag:
-            # What is on its way arrives before the answer to this: it is journalled too, instead
-            # of coming again, marked as redelivered, next time.
+            # What is on its way pika hands back; it comes again, marked as redelivered, next time.
             self._channel.basic_cancel(self._consumer_tag, callback=self._on_cancelled_by_us)
         else:
             self._close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from regards_nb.events import TENANT_HEADER, Delivery
@@ -23,6 +24,7 @@ _KEPT_PROPERTIES = (
     "user_id",
     "cluster_id",
 )
+_kept_properties = attrgetter("app_id", *_KEPT_PROPERTIES)
 
 
 def delivery_from(
@@ -30,22 +32,30 @@ def delivery_from(
     properties: Any,
     body: bytes,
     received_at_us: int,
+    *,
+    of_stream: bool = False,
 ) -> Delivery:
-    """Take what we use, and keep the rest as JSON. Values of a wrong type count as missing."""
+    """Take what we use, and keep the rest as JSON. Values of a wrong type count as missing.
+
+    The offset is the broker's word only if the queue is a stream: elsewhere anybody may have
+    written that header.
+    """
     headers: dict[Any, Any] = properties.headers or {}
     timestamp_s = properties.timestamp
     if timestamp_s is not None and not 0 <= timestamp_s <= _LAST_TIMESTAMP_S:
         timestamp_s = None
+    tenant, app_id, others = _what_stays_the_same(properties, headers)
     return Delivery(
         body,
         received_at_us,
         redelivered,
         timestamp_s,
         _text(properties.correlation_id),
-        _text(headers.get(TENANT_HEADER)),
-        _text(properties.app_id),
-        _others(properties, headers),
-        headers.get("x-stream-offset"),
+        tenant,
+        app_id,
+        others,
+        # pika gives it a type of its own
+        int(headers["x-stream-offset"]) if of_stream and "x-stream-offset" in headers else None,
     )
 
 
@@ -56,20 +66,27 @@ def _text(value: Any) -> str | None:
     return value if value.isprintable() else value.encode("ascii", "backslashreplace").decode()
 
 
-def _others(properties: Any, headers: dict[Any, Any]) -> str:
-    values = tuple(getattr(properties, name) for name in _KEPT_PROPERTIES)
+def _what_stays_the_same(
+    properties: Any, headers: dict[Any, Any]
+) -> tuple[str | None, str | None, str]:
+    """Return tenant, app id, and everything else as JSON."""
+    values = _kept_properties(properties)
     try:
-        return _as_json(values, tuple(headers.items()))
+        return _described(values, tuple(headers.items()))
     except TypeError:  # a table or a list among the headers: not hashable
-        return _as_json.__wrapped__(values, tuple(headers.items()))
+        return _described.__wrapped__(values, tuple(headers.items()))
 
 
-@lru_cache(maxsize=64)
-def _as_json(values: tuple[Any, ...], headers: tuple[tuple[Any, Any], ...]) -> str:
-    """Write properties and headers as JSON; of all messages of a service they are the same."""
-    kept = {name: value for name, value in zip(_KEPT_PROPERTIES, values, strict=True) if value}
+@lru_cache(maxsize=256)
+def _described(
+    values: tuple[Any, ...], headers: tuple[tuple[Any, Any], ...]
+) -> tuple[str | None, str | None, str]:
+    """Put properties and headers into words; of all messages of a service they are the same."""
+    app_id, *others = values
+    kept = {name: value for name, value in zip(_KEPT_PROPERTIES, others, strict=True) if value}
     # x-...: the broker's own bookkeeping, which differs from delivery to delivery
     kept["headers"] = {
         str(name): value for name, value in headers if not str(name).startswith("x-")
     }
-    return json.dumps(kept, default=repr)
+    tenant = dict(headers).get(TENANT_HEADER)
+    return _text(tenant), _text(app_id), json.dumps(kept, default=repr)

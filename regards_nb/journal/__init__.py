@@ -5,6 +5,8 @@ derived from it (`events.decode`, `orders.OrderBook`) and never stored, so that 
 regards_nb understands more of an old journal and nothing has to be kept in step. SQLite by
 default, PostgreSQL by URL.
 
+``packing``
+    how messages are stored, many in a row;
 ``schema``
     the tables, and how an older journal becomes a newer one;
 ``database``
@@ -16,6 +18,6 @@ default, PostgreSQL by URL.
 from __future__ import annotations
 
 from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning
-from regards_nb.journal.log import Journal, Row, TenantFiles
+from regards_nb.journal.log import Batch, Journal, Row, TenantFiles
 
-__all__ = ["DEFAULT_PATH", "Journal", "NetworkFileSystemWarning", "Row", "TenantFiles"]
+__all__ = ["DEFAULT_PATH", "Batch", "Journal", "NetworkFileSystemWarning", "Row", "TenantFiles"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
-from regards_nb.events import Delivery
 from regards_nb.journal import schema
 from regards_nb.journal.database import DEFAULT_PATH, LOCK_WRITERS, open_engine, translated
+from regards_nb.journal.packing import MOST_BYTES, pack, pieces, unpack
 from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -21,13 +23,51 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-_deliveries = schema.deliveries
+    from regards_nb.events import Delivery
+
+_batches = schema.batches
 _files = schema.files
 _sessions = schema.sessions
 _streams = schema.streams
 
-_DELIVERY_COLUMNS = [_deliveries.c[name] for name in Delivery._fields]
 _FILE_COLUMNS = [_files.c[name] for name in FileRecord.__dataclass_fields__]
+
+_last_id = sa.func.coalesce(sa.func.max(_batches.c.last_id), 0)
+#: Written in one statement with the ids it is given, under the lock of `Journal._writing`.
+_APPEND = (
+    sa.insert(_batches)
+    .from_select(
+        ["first_id", "last_id", "session_id", "messages"],
+        sa.select(
+            _last_id + 1,
+            _last_id + sa.bindparam("count", type_=sa.BigInteger),
+            sa.bindparam("session", type_=sa.Integer),
+            sa.bindparam("packed", type_=sa.LargeBinary),
+        ),
+    )
+    .returning(_batches.c.first_id)
+)
+
+#: So many of the batches that were written last are kept: whoever follows the log in this process
+#: gets them without reading and unpacking them.
+_REMEMBERED = 16
+_CHANGING = (schema.files, schema.fetched, schema.requests)
+_REVISIONS = sa.select(
+    *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _CHANGING)
+)
+
+
+class Batch(NamedTuple):
+    """Messages that one session took in, and the id of the first; the others follow it."""
+
+    first_id: int
+    session_id: int
+    deliveries: list[Delivery]
+
+    def rows(self) -> list[Row]:
+        """Return the messages with their ids."""
+        numbered = enumerate(self.deliveries, self.first_id)
+        return [Row(row_id, self.session_id, delivery) for row_id, delivery in numbered]
 
 
 class Row(NamedTuple):
@@ -62,6 +102,10 @@ class Journal:
     def __init__(self, location: str | Path | None = None) -> None:
         self._engine = open_engine(DEFAULT_PATH if location is None else location)
         self.location = self._engine.url.render_as_string(hide_password=True)
+        self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED)
+        #: kept open to see whether others have committed; used by one thread at a time
+        self._onlooker: sa.Connection | None = None
+        self._looking = threading.Lock()
         with self._writing("open") as connection:
             schema.prepare(connection, self.location)
 
@@ -76,6 +120,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
+        with self._looking:
+            if self._onlooker is not None:
+                self._onlooker.close()
+                self._onlooker = None
         self._engine.dispose()
 
     def open_session(self, queue: str) -> int:
@@ -101,9 +149,15 @@ class Journal:
         with self._writing() as connection:
             if stream is not None:
                 deliveries = _beyond(connection, stream, deliveries)
-            rows = [{**delivery._asdict(), "session_id": session_id} for delivery in deliveries]
-            if rows:
-                connection.execute(sa.insert(_deliveries), rows)
+            written = []
+            for piece in pieces(deliveries):
+                packed = pack(piece)
+                values = {"count": len(piece), "session": session_id, "packed": packed}
+                first_id = connection.execute(_APPEND, values).scalar_one()
+                if len(packed) <= 2 * MOST_BYTES:
+                    written.append(Batch(first_id, session_id, list(piece)))
+        # committed: only now is it in the log
+        self._remembered.extend(written)
 
     def next_offset(self, stream: str) -> int | None:
         """Return where to go on reading a stream queue; None means from its first message."""
@@ -124,27 +178,41 @@ class Journal:
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         return [] if found == ["ok"] else [str(line) for line in found]
 
-    def read(self, after_id: int = 0, *, tenant: str | None = None) -> Iterator[Row]:
+    def read(self, after_id: int = 0) -> Iterator[Batch]:
         """Yield what was journalled after row *after_id*, in journal order.
 
-        With *tenant*, rows that name another tenant are left out. Rows are fetched in pieces, so
-        that a long journal does not fill the memory.
+        Fetched in pieces, so that a long journal does not fill the memory.
         """
-        query = sa.select(_deliveries.c.id, _deliveries.c.session_id, *_DELIVERY_COLUMNS).where(
-            _deliveries.c.id > after_id
-        )
-        if tenant is not None:
-            mine = (_deliveries.c.tenant == tenant) | _deliveries.c.tenant.is_(None)
-            query = query.where(mine)
+        for batch in list(self._remembered):
+            if batch.first_id == after_id + 1:
+                yield batch
+                after_id += len(batch.deliveries)
+        query = sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
+        query = query.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
         with self._translated("read"), self._engine.connect() as connection:
-            streamed = connection.execution_options(yield_per=1000)
-            for row_id, session_id, *values in streamed.execute(query.order_by(_deliveries.c.id)):
-                yield Row(row_id, session_id, Delivery(*values))
+            for row in connection.execution_options(yield_per=16).execute(query):
+                yield _batch(row, after_id)
+
+    def state(self) -> object:
+        """Return a value that stays equal while nobody, in whichever process, has committed.
+
+        Much cheaper than to read. Where the database cannot tell, it is always another one.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return object()
+        with self._translated("read"), self._looking:
+            if self._onlooker is None:
+                # Its number counts what all others have committed; nothing is written with it.
+                options = {"isolation_level": "AUTOCOMMIT"}
+                self._onlooker = self._engine.connect().execution_options(**options)
+            # with the connection: another one counts from elsewhere
+            number = self._onlooker.exec_driver_sql("PRAGMA data_version").scalar()
+            return id(self._onlooker), number
 
     def last_id(self) -> int:
         """Return the id of the newest row, 0 in an empty journal."""
         with self._translated("read"), self._engine.connect() as connection:
-            return connection.scalar(sa.select(sa.func.max(_deliveries.c.id))) or 0
+            return connection.scalar(sa.select(_last_id)) or 0
 
     def recent(self, queue: str, *, after_id: int, not_of: int, limit: int) -> list[Row]:
         """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
@@ -153,51 +221,62 @@ class Journal:
         again on the same connection.
         """
         query = (
-            sa.select(_deliveries.c.id, _deliveries.c.session_id, *_DELIVERY_COLUMNS)
-            .join(_sessions, _sessions.c.id == _deliveries.c.session_id)
-            .where(_sessions.c.queue == queue, _deliveries.c.id > after_id)
-            .where(_deliveries.c.session_id != not_of)
-            .order_by(_deliveries.c.id.desc())
-            .limit(limit)
+            sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
+            .join(_sessions, _sessions.c.id == _batches.c.session_id)
+            .where(_sessions.c.queue == queue, _batches.c.last_id > after_id)
+            .where(_batches.c.session_id != not_of)
+            .order_by(_batches.c.last_id.desc())
         )
+        newest_first: list[Row] = []
         with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [Row(row_id, session_id, Delivery(*v)) for row_id, session_id, *v in rows[::-1]]
+            for row in connection.execution_options(yield_per=16).execute(query):
+                newest_first += reversed(_batch(row, after_id).rows())
+                if len(newest_first) >= limit:
+                    break
+        return newest_first[:limit][::-1]
 
     def file_log(self, tenant: str | None) -> TenantFiles:
         """Return the files of one tenant's orders, to read and to write."""
         return TenantFiles(self, tenant)
 
-    def files_after(self, revision: int, *, tenant: str | None) -> tuple[int, list[FileRecord]]:
-        """Return the files of *tenant* changed after *revision*, and the newest revision."""
-        query = sa.select(_files.c.revision, *_FILE_COLUMNS).where(_files.c.revision > revision)
+    def bodies(self, row_ids: Iterable[int]) -> dict[int, bytes]:
+        """Return the bodies of some rows."""
+        found: dict[int, bytes] = {}
+        batch = Batch(0, 0, [])
+        for row_id in sorted(row_ids):
+            if row_id >= batch.first_id + len(batch.deliveries):
+                batch = next(self.read(row_id - 1))
+            found[row_id] = batch.deliveries[row_id - batch.first_id].body
+        return found
+
+    def revision(self) -> int:
+        """Return a number that grows with each change of files, fetched parts and requests."""
+        with self._translated("read"), self._engine.connect() as connection:
+            return _newest_revision(connection)
+
+    def files_after(self, revision: int, *, tenant: str | None) -> list[FileRecord]:
+        """Return the files of *tenant* changed after *revision*, as they are now."""
+        query = sa.select(*_FILE_COLUMNS).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
         with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_files.c.revision)).all()
-        newest = rows[-1][0] if rows else revision
-        return newest, [_file_record(values) for _, *values in rows]
-
-    def bodies(self, row_ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the bodies of some rows."""
-        found: dict[int, bytes] = {}
-        query = sa.select(_deliveries.c.id, _deliveries.c.body)
-        with self._translated("read"), self._engine.connect() as connection:
-            for start in range(0, len(row_ids), 500):
-                wanted = query.where(_deliveries.c.id.in_(row_ids[start : start + 500]))
-                found.update((row_id, body) for row_id, body in connection.execute(wanted))
-        return found
+            rows = connection.execute(query.order_by(_files.c.revision, _files.c.file_id)).all()
+        return [_file_record(values) for values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
         """Record that the parts announced up to *row_id* were fetched."""
         row = {"tenant": tenant or "", "order_id": order_id, "row_id": row_id}
-        with self._writing() as connection:
-            connection.execute(schema.upsert(schema.fetched, connection.dialect.name), row)
+        self._change(schema.fetched, [row])
 
-    def fetched(self) -> dict[tuple[str | None, int], int]:
-        """Return, by tenant and order id, up to which row the parts were fetched."""
+    def fetched_after(self, revision: int) -> dict[tuple[str | None, int], int]:
+        """Return, by tenant and order id, up to which row the parts were fetched.
+
+        Only what changed after *revision*.
+        """
+        table = schema.fetched.c
+        query = sa.select(table.tenant, table.order_id, table.row_id)
         with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(schema.fetched)).all()
+            rows = connection.execute(query.where(table.revision > revision)).all()
         return {(tenant or None, order_id): row_id for tenant, order_id, row_id in rows}
 
     def save_request(
@@ -211,8 +290,7 @@ class Journal:
             "body": body,
             "sent_at_us": time.time_ns() // 1000,
         }
-        with self._writing() as connection:
-            connection.execute(schema.upsert(schema.requests, connection.dialect.name), row)
+        self._change(schema.requests, [row])
 
     def request(self, tenant: str | None, correlation_id: str) -> tuple[str, int] | None:
         """Return the body of a request and when it was saved, in microseconds; None without."""
@@ -224,13 +302,16 @@ class Journal:
             row = connection.execute(query).first()
         return None if row is None else (row[0], row[1])
 
-    def labels(self) -> dict[tuple[str | None, str], str]:
-        """Return the labels of the orders that were requested here, by tenant and correlation."""
-        query = sa.select(
-            schema.requests.c.tenant, schema.requests.c.correlation_id, schema.requests.c.label
-        )
+    def labels_after(self, revision: int) -> dict[tuple[str | None, str], str]:
+        """Return the labels of the orders that were requested here, by tenant and correlation.
+
+        Only what changed after *revision*.
+        """
+        table = schema.requests.c
+        query = sa.select(table.tenant, table.correlation_id, table.label)
+        query = query.where(table.revision > revision, table.label.is_not(None))
         with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query.where(schema.requests.c.label.is_not(None))).all()
+            rows = connection.execute(query).all()
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
     def _files_of(self, tenant: str, order_id: int) -> list[FileRecord]:
@@ -243,14 +324,18 @@ class Journal:
             return [_file_record(values) for values in connection.execute(query)]
 
     def _save_files(self, tenant: str, files: Iterable[FileRecord]) -> None:
-        rows = [asdict(record) | {"tenant": tenant} for record in files]
+        self._change(_files, [asdict(record) | {"tenant": tenant} for record in files])
+
+    def _change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        """Insert or replace rows of a table whose changes readers follow."""
         if not rows:
             return
         with self._writing() as connection:
-            newest = connection.scalar(sa.select(sa.func.max(_files.c.revision))) or 0
-            for row in rows:
-                row["revision"] = newest + 1
-            connection.execute(schema.upsert(_files, connection.dialect.name), rows)
+            revision = _newest_revision(connection) + 1
+            connection.execute(
+                schema.upsert(table, connection.dialect.name),
+                [row | {"revision": revision} for row in rows],
+            )
 
     @contextmanager
     def _writing(self, verb: str = "write") -> Iterator[sa.Connection]:
@@ -281,6 +366,17 @@ class TenantFiles:
     def save(self, files: Iterable[FileRecord]) -> None:
         """Insert or replace records by (order id, file id); on disk when it returns."""
         self._journal._save_files(self._tenant, files)  # noqa: SLF001 - one room
+
+
+def _batch(row: Iterable[Any], after_id: int) -> Batch:
+    """Unpack a row, leaving out what comes before the message after *after_id*."""
+    first_id, session_id, messages = row
+    known = max(after_id + 1 - first_id, 0)
+    return Batch(first_id + known, session_id, unpack(messages)[known:])
+
+
+def _newest_revision(connection: sa.Connection) -> int:
+    return max(revision or 0 for revision in connection.execute(_REVISIONS).one())
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:

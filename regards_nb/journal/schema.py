@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from regards_nb.errors import JournalError
+from regards_nb.events import Delivery
+from regards_nb.journal.packing import pack, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-SCHEMA_VERSION = 2
+_T = TypeVar("_T")
+
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -35,22 +40,22 @@ sessions = sa.Table(
     sa.Column("started_at_us", sa.BigInteger, nullable=False),
 )
 
-deliveries = sa.Table(
-    "deliveries",
+#: The messages, in the order of their ids: each row holds those of one session with the ids from
+#: `first_id` to `last_id`, see `packing`. Nothing is ever deleted or given the id of another, so
+#: "everything after id n" misses nothing.
+batches = sa.Table(
+    "batches",
     metadata,
-    # AUTOINCREMENT: an id is never given twice, so "everything after id n" misses nothing.
-    sa.Column("id", sa.Integer().with_variant(sa.BigInteger, "postgresql"), primary_key=True),
+    # INTEGER is what SQLite keeps its rows in the order of
+    sa.Column(
+        "last_id",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("first_id", sa.BigInteger, nullable=False),
     sa.Column("session_id", sa.Integer, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.Column("received_at_us", sa.BigInteger, nullable=False),
-    sa.Column("redelivered", sa.Boolean, nullable=False),
-    sa.Column("timestamp_s", sa.BigInteger),
-    sa.Column("correlation_id", sa.Text),
-    sa.Column("tenant", sa.Text),
-    sa.Column("app_id", sa.Text),
-    sa.Column("properties", sa.Text, nullable=False),
-    sa.Column("stream_offset", sa.BigInteger),
-    sqlite_autoincrement=True,
+    sa.Column("messages", sa.LargeBinary, nullable=False),
 )
 
 files = sa.Table(
@@ -67,7 +72,7 @@ files = sa.Table(
     sa.Column("path", sa.Text),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("error", sa.Text),
-    # grows with each change, so that readers take only what is new
+    # grows with each change in any table that has it, so that readers take only what is new
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
@@ -78,6 +83,7 @@ fetched = sa.Table(
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("order_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("row_id", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
 #: What was asked for, written before it is sent: REGARDS has no look-up by correlation id
@@ -90,6 +96,7 @@ requests = sa.Table(
     sa.Column("label", sa.Text),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("sent_at_us", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
 #: Where to go on reading a stream queue, which keeps its messages and shows them to everybody.
@@ -136,8 +143,45 @@ def _from_1(connection: sa.Connection) -> None:
     streams.create(connection)
 
 
+def _from_2(connection: sa.Connection) -> None:
+    """Store many messages in a row, and number the changes of the other tables."""
+    batches.create(connection)
+    columns = ", ".join(["id", "session_id", *Delivery._fields])
+    rows = connection.exec_driver_sql(f"SELECT {columns} FROM deliveries ORDER BY id")  # noqa: S608 - no value in it
+    found = ((row[0], row[1], Delivery(*row[2:])) for row in rows.yield_per(1000))
+    # Ids that follow one another, of one session: that is what a row can hold.
+    runs = groupby(enumerate(found), lambda item: (item[1][0] - item[0], item[1][1]))
+    for (_, session_id), run in runs:
+        for messages in _at_most(500, ((row_id, message) for _, (row_id, _, message) in run)):
+            _store(connection, session_id, messages)
+    connection.exec_driver_sql("DROP TABLE deliveries")
+    for table in (fetched, requests):
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table.name} ADD COLUMN revision BIGINT NOT NULL DEFAULT 1"
+        )
+        for index in table.indexes:
+            index.create(connection)
+
+
+def _at_most(count: int, things: Iterator[_T]) -> Iterator[list[_T]]:
+    while piece := list(islice(things, count)):
+        yield piece
+
+
+def _store(
+    connection: sa.Connection, session_id: int, messages: list[tuple[int, Delivery]]
+) -> None:
+    next_id = messages[0][0]
+    for piece in pieces([message for _, message in messages]):
+        values = {"first_id": next_id, "last_id": next_id + len(piece) - 1}
+        next_id += len(piece)
+        connection.execute(
+            sa.insert(batches).values(**values, session_id=session_id, messages=pack(piece))
+        )
+
+
 #: Each step leads from a version to the next one.
-_MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _from_1}
+_MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _from_1, 2: _from_2}
 
 
 def upsert(table: sa.Table, dialect: str) -> Any:

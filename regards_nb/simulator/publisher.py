@@ -71,11 +71,13 @@ class Publisher:
     def start(self) -> None:
         """Make exchange, queue and binding, then begin to publish."""
         with _connected(self._parameters) as connection:
-            channel = connection.channel()
-            channel.exchange_declare(RESPONSE_EXCHANGE, "fanout", durable=True)
-            channel.queue_declare(self._queue, durable=True)
-            channel.queue_bind(self._queue, RESPONSE_EXCHANGE)
+            self._declare(connection.channel())
         self._thread.start()
+
+    def _declare(self, channel: BlockingChannel) -> None:
+        channel.exchange_declare(RESPONSE_EXCHANGE, "fanout", durable=True)
+        channel.queue_declare(self._queue, durable=True)
+        channel.queue_bind(self._queue, RESPONSE_EXCHANGE)
 
     def publish(self, body: bytes, properties: dict[str, Any]) -> None:
         """Put a message in the line; returns at once."""
@@ -126,6 +128,9 @@ class Publisher:
 
     def _pump(self, connection: BlockingConnection) -> None:
         channel = connection.channel()
+        # A node that was killed may take connections before it has found its bindings again, and
+        # it confirms what it can bring nowhere: a binding that is made again is there for certain.
+        self._declare(channel)
         channel.confirm_delivery()
         while not self._stopping.is_set():
             if self._waiting:

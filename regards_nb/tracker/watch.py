@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: How often the journal is looked at when no bell rings: another kernel may write to it.
 POLL_S = 0.5
+#: What arrives within so long is answered together: reading costs more for each time than for
+#: each event.
+TOGETHER_S = 0.02
 FIRST_RETRY_S = 15.0
 LONGEST_RETRY_S = 900.0
 
@@ -78,6 +81,7 @@ def _follow(
             if _step(frames, feed, callbacks, downloads):
                 # Another kernel may have written it; whoever waits here wants to know.
                 bell.ring()
+            stop.wait(TOGETHER_S)
     finally:
         frames.unfollow(feed)
 
@@ -94,11 +98,9 @@ def _step(
     except RegardsError as exc:
         callbacks.problems.record("reading the journal", exc)
         return False
-    changed = {}
-    while feed:
-        key, event = feed.popleft()
-        changed[key] = True
-        callbacks.call(event)
+    news = [feed.popleft() for _ in range(len(feed))]
+    callbacks.call([event for _, event in news])
+    changed = dict.fromkeys(key for key, _ in news)
     if downloads is not None:
         downloads.fetch(list(changed))
     return bool(changed)
@@ -117,11 +119,15 @@ class _Callbacks:
         self._runner = weakref.ref(runner)
         self.problems = problems
 
-    def call(self, event: OrderEvent) -> None:
+    def call(self, events: list[OrderEvent]) -> None:
         runner = self._runner()
-        for status, callback in self._registered:
-            if status == event.status and runner is not None:
-                runner.submit(partial(self._guarded, callback, event))
+        registered = list(self._registered)
+        if runner is None or not registered:
+            return
+        for event in events:
+            for status, callback in registered:
+                if status == event.status:
+                    runner.submit(partial(self._guarded, callback, event))
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
         try:

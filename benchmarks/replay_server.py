@@ -1,0 +1,149 @@
+"""A server that speaks just enough AMQP to hand over messages as fast as a client takes them.
+
+It stands in place of RabbitMQ, which takes longer for a message than any client here, so that
+the clients' own limit shows. It never waits for an acknowledgement. Prints its port, serves one
+client after the other, and ends when its input ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import messages
+from pika import frame, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PIECE = 500
+
+
+class Conversation:
+    """One client."""
+
+    def __init__(self, connection: socket.socket, count: int) -> None:
+        self._socket = connection
+        #: A frame is sent whole: questions are answered while messages are handed over.
+        self._sending = threading.Lock()
+        self._count = count
+        self._answers: dict[type, Any] = {
+            spec.Connection.StartOk: lambda _: spec.Connection.Tune(2047, 131072, 0),
+            spec.Connection.TuneOk: lambda _: None,
+            spec.Connection.Open: lambda _: spec.Connection.OpenOk(),
+            spec.Connection.Close: lambda _: spec.Connection.CloseOk(),
+            spec.Channel.Open: lambda _: spec.Channel.OpenOk(),
+            spec.Channel.Close: lambda _: spec.Channel.CloseOk(),
+            spec.Channel.CloseOk: lambda _: None,
+            spec.Queue.Declare: lambda asked: spec.Queue.DeclareOk(asked.queue, count, 0),
+            spec.Basic.Qos: lambda _: spec.Basic.QosOk(),
+            spec.Confirm.Select: lambda _: spec.Confirm.SelectOk(),
+            spec.Basic.Ack: lambda _: None,
+            spec.Basic.Reject: lambda _: None,
+            spec.Basic.Cancel: lambda asked: spec.Basic.CancelOk(asked.consumer_tag),
+            spec.Basic.Consume: _consume,
+        }
+
+    def run(self) -> None:
+        """Answer until the client has gone."""
+        with self._socket:
+            buffer = bytearray()
+            while len(buffer) < 8:
+                buffer += self._socket.recv(8 - len(buffer))
+            buffer.clear()
+            about = {"product": "replay", "capabilities": {"publisher_confirms": True}}
+            self._say(0, spec.Connection.Start(0, 9, about, "PLAIN", "en_US"))
+            while data := self._socket.recv(1 << 16):
+                buffer += data
+                while True:
+                    used, received = frame.decode_frame(bytes(buffer))
+                    if received is None:
+                        break
+                    del buffer[:used]
+                    if isinstance(received, frame.Method):
+                        self._answer(received)
+
+    def _answer(self, received: frame.Method) -> None:
+        asked = received.method
+        answer = self._answers[type(asked)](asked)
+        if answer is not None:
+            self._say(received.channel_number, answer)
+        if isinstance(answer, spec.Basic.ConsumeOk):
+            # the acknowledgements are read meanwhile, so that no client has to wait for that
+            sending = (received.channel_number, answer.consumer_tag)
+            threading.Thread(target=self._hand_over, args=sending, daemon=True).start()
+
+    def _say(self, channel: int, method: Any) -> None:
+        with self._sending:
+            self._socket.sendall(frame.Method(channel, method).marshal())
+
+    def _hand_over(self, channel: int, consumer_tag: str) -> None:
+        try:
+            for piece in _deliveries(channel, consumer_tag, self._count):
+                with self._sending:
+                    self._socket.sendall(piece)
+        except OSError:  # the client has what it wanted
+            return
+
+
+def _consume(asked: Any) -> Any:
+    if asked.arguments:
+        # as RabbitMQ answers a classic queue that is asked for an offset
+        return spec.Channel.Close(
+            406, "PRECONDITION_FAILED - invalid arg 'x-stream-offset'", 60, 20
+        )
+    return spec.Basic.ConsumeOk(asked.consumer_tag)
+
+
+def _deliveries(channel: int, consumer_tag: str, count: int) -> Iterator[bytes]:
+    method = spec.Basic.Deliver(consumer_tag, 0, redelivered=False, exchange="x", routing_key="")
+    deliver = frame.Method(channel, method).marshal()
+    at = deliver.rindex(struct.pack(">QB", 0, 0))
+    before, after = deliver[:at], deliver[at + 8 :]
+    numbers = iter(range(count))
+    heads: dict[int, bytes] = {}
+    while some := list(itertools.islice(numbers, _PIECE)):
+        parts = []
+        for number in some:
+            body = BODIES[number]
+            properties = messages.properties(number) if number % 500 == 0 else None
+            if properties or len(body) not in heads:
+                if properties:
+                    heads.clear()
+                properties = messages.properties(number)
+                heads[len(body)] = frame.Header(channel, len(body), properties).marshal()
+            parts += [before, struct.pack(">Q", number + 1), after, heads[len(body)]]
+            parts += [struct.pack(">BHI", 3, channel, len(body)), body, b"\xce"]
+        yield b"".join(parts)
+
+
+BODIES: list[bytes] = []
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int)
+    count = parser.parse_args().count
+    BODIES.extend(map(messages.body, range(count)))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        print(server.getsockname()[1], flush=True)
+        accepting = threading.Thread(target=_accept, args=(server, count), daemon=True)
+        accepting.start()
+        sys.stdin.read()
+
+
+def _accept(server: socket.socket, count: int) -> None:
+    while True:
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=Conversation(connection, count).run, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
