@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -119,3 +120,7 @@ def prepare(name: str, cache: Path) -> Path:
     # written last: its being there says that all is there
     (folder / "manifest.json").write_text(json.dumps(rows))
     return folder
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1], Path(sys.argv[2]))

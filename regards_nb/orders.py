@@ -221,12 +221,12 @@ class OrderBook:
         if correlation_id is None:
             assert order_id is not None  # noqa: S101 - events.decode sees to it
             key = _nameless(tenant, order_id)
+            changed = self._owner.get((tenant, order_id), key)
         else:
-            key = OrderKey(tenant, correlation_id)
+            changed = key = OrderKey(tenant, correlation_id)
             if order_id is not None:
                 self._claim(key, order_id)
-        life = self._lives.setdefault(key, {}).setdefault(order_id, _Life())
-        return life, self._owner.get((tenant, order_id or -1), key)
+        return self._lives.setdefault(key, {}).setdefault(order_id, _Life()), changed
 
     def _claim(self, key: OrderKey, order_id: int) -> None:
         """Note that an order has this number, unless another has the older right to it."""

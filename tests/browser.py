@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import nbformat.v4
+from kernels import mend
 from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Lab:
             folder = self._folder("share") / "kernels" / str(kernel["name"])
             folder.mkdir(parents=True)
             (folder / "kernel.json").write_text(json.dumps(kernel["spec"]))
+        if extra_kernels:
+            mend(self._folder("ipython"))
         labconfig = self._folder("config") / "labconfig"
         labconfig.mkdir()
         (labconfig / "default_setting_overrides.json").write_text(json.dumps(_SETTINGS))
@@ -270,8 +273,8 @@ class Page:
         return cell.locator(".jp-Cell-outputArea")
 
     def until_text(self, index: int, text: str) -> None:
-        """Wait until a cell's output says something."""
-        self.output(index).get_by_text(text).first.wait_for()
+        """Wait until a cell's output says something that can be seen."""
+        self.output(index).get_by_text(text).locator("visible=true").first.wait_for()
 
     def interrupt(self) -> None:
         """Press the stop button."""

@@ -2,74 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import display
+import nbconvert
 import pytest
 from browser import Chromium, Lab, chromium
+from kernels import kernelspec
+from scripted_cells import PARTS_DONE, SETUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from browser import Page
 
+    from regards_nb.simulator.broker import PrivateBroker
+
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-
-SETUP = """
-import asyncio, threading
-from pathlib import Path
-from scripted_tracker import NOON, ScriptedTracker, order
-from regards_nb.display import close_views, show, watching
-
-HOSTILE = '<img src=x onerror="window.__xss=1"></script><script>window.__xss=1</script>'
-tracker = ScriptedTracker(
-    order("first", 1, suborders_total=1000, message=HOSTILE),
-    order(HOSTILE, 2, label=HOSTILE, status="SUBORDER_DONE", waits_for_download=True),
-)
-
-def is_over():
-    return Path(FINISH).exists()
-
-def drive():
-    pause = threading.Event()
-    done = 0
-    while not is_over():
-        done += 1
-        tracker.tell(order("first", 1, suborders_done=done, suborders_total=1000, message=HOSTILE))
-        pause.wait(0.02)
-    tracker.tell(order("first", 1, status="DONE", suborders_done=1000, suborders_total=1000))
-
-def wait():
-    threading.Thread(target=drive, daemon=True).start()
-    with watching(tracker) as watch:
-        while not is_over():
-            watch.refresh(note="waiting for 2 orders")
-            tracker.wait(timeout_s=0.3)
-        while not tracker.snapshot().orders[0].finished:
-            tracker.wait(timeout_s=0.3)
-    return tracker.asked
-
-async def wait_async():
-    threading.Thread(target=drive, daemon=True).start()
-    with watching(tracker, blocking=False) as watch:
-        while not is_over():
-            watch.refresh(note="waiting for 2 orders")
-            await asyncio.sleep(0.1)
-    return tracker.asked
-"""
-
-#: The number of parts that the table shows for the first order.
-PARTS_DONE = (
-    "() => parseInt([...document.querySelectorAll('.regards-nb .rg-parts')]"
-    ".map(e => e.textContent).find(t => t.endsWith('/1000')) ?? '-1')"
-)
+#: Beside the newest; test_display_kernels has more about each.
+OLDER = ("6.31.0", "7.1.0")
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return one JupyterLab for all tests of this file."""
-    with Lab() as lab:
+    with Lab(*map(kernelspec, OLDER)) as lab:
         yield lab
 
 
@@ -90,10 +50,10 @@ class Session:
         self._finish = lab.root / f"{name}.finish"
 
     @contextmanager
-    def page(self, *cells: str) -> Iterator[Page]:
+    def page(self, *cells: str, kernel: str = "python3") -> Iterator[Page]:
         """Open a notebook of these cells, below one that has been run; no error may come up."""
         setup = f"FINISH = {str(self._finish)!r}{SETUP}"
-        self._lab.notebook(self.name, setup, *cells)
+        self._lab.notebook(self.name, setup, *cells, kernel=kernel)
         self._browser.errors.clear()
         with self._browser.page(self._lab, self.name) as page:
             page.run_cell(0)
@@ -115,7 +75,7 @@ class Session:
 @pytest.fixture
 def session(lab: Lab, browser: Chromium, request: pytest.FixtureRequest) -> Session:
     """Return a session named after the test."""
-    return Session(lab, browser, request.node.name)
+    return Session(lab, browser, re.sub(r"\W+", "-", request.node.name).strip("-"))
 
 
 def test_the_table_moves_while_a_cell_waits_and_stays_when_the_kernel_is_gone(
@@ -210,6 +170,31 @@ def test_stop_ends_the_wait_and_a_queued_cell_still_runs(session: Session) -> No
         page.until_done(2)
 
 
+@pytest.mark.parametrize("version", OLDER)
+def test_an_older_kernel_waits_is_clicked_and_stopped(session: Session, version: str) -> None:
+    """The table moves, a click counts once, a queued cell runs, and stop says one sentence."""
+    asked = "import ipykernel\nprint(ipykernel.__version__, len(tracker.asked))"
+    with session.page("_ = wait()", asked, kernel=version) as page:
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        page.interrupt()
+        page.until_done(1)
+        page.until_text(1, "You stopped waiting; the orders go on and are still tracked.")
+        assert "Traceback" not in page.output(1).inner_text()
+        page.start_cell(1)
+        page.until_text(1, "waiting for 2 orders")
+        seen = page.page.evaluate(PARTS_DONE)
+        page.until(f"(seen) => ({PARTS_DONE})() > seen", seen)
+        page.output(1).locator("select").select_option(label="#1 first")
+        page.output(1).get_by_role("button", name="Pause").click()
+        page.start_cell(2)
+        session.finish()
+        page.until_done(2)
+        page.until_text(1, "pause: queued for #1 first")
+        page.run_cell(2)
+        assert page.output(2).inner_text().split()[-2:] == [version, "1"]
+
+
 def test_a_thousand_orders_are_shown_at_once_and_keep_the_scroll(session: Session) -> None:
     """Fifty rows and a count come up; repainting does not scroll the table back to the top."""
     with session.page(
@@ -245,6 +230,20 @@ print("changes:", count)
         assert count > 3000
         page.until_text(1, f"{count}/1000000000")
         assert page.page.get_by_text("rate exceeded").count() == 0
+
+
+def test_a_flood_through_rabbitmq_is_shown_exactly(
+    lab: Lab, browser: Chromium, broker: PrivateBroker
+) -> None:
+    """Messages come faster than pages are drawn: few changes, and the last state of each order.
+
+    The whole of it, with 5,000 messages a second for ten seconds, is ``benchmarks/display.py``.
+    """
+    outcome = display.run(broker, lab, browser, per_s=2000, seconds=2, has_view=True)
+    assert outcome.exact, outcome
+    assert outcome.complaints == []
+    assert outcome.most_changes_in_a_second is not None
+    assert 0 < outcome.most_changes_in_a_second <= 10
 
 
 def test_everything_has_a_name_for_those_who_do_not_see_it(session: Session) -> None:
@@ -290,13 +289,22 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
             assert live == saved
 
 
-def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session) -> None:
+def converted(book: Any) -> str:
+    """Return a notebook as nbconvert's HTML, without the scripts that every such page fetches."""
+    exporter = nbconvert.HTMLExporter(exclude_input=True)
+    exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
+    html: str = exporter.from_notebook_node(book)[0]
+    return re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("cell", ["show(tracker)", "tracker"], ids=["show", "value"])
+def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, cell: str) -> None:
     """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
     change = (
         "import regards_nb.display.panels as panels\npanels.SPARE_INTERVAL_S = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
-    with session.page("show(tracker)", change) as page:
+    with session.page(cell, change) as page:
         page.run_cell(1)
         page.until_text(1, "REGARDS waits for you to download")
         assert page.output(1).locator("table:visible").count() == 1
@@ -306,11 +314,14 @@ def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session) 
         lab.api(f"/api/sessions/{lab.api('/api/sessions')[0]['id']}", method="DELETE")
         page.open()
         page.output(1).locator("table:visible").wait_for()
+        assert page.output(1).locator("table:visible").count() == 1
         assert "7/1000" in page.output(1).inner_text()
         assert "model not found" not in page.output(1).inner_text()
-        page.screenshot(SCREENSHOTS / "reopened.png", 1)
+        page.screenshot(SCREENSHOTS / f"reopened-{cell.partition('(')[0]}.png", 1)
         # JupyterLab itself tells the console of the widget that is gone.
         session.forgive("widget model not found")
+        page.page.set_content(converted(lab.saved(session.name)))
+        assert page.page.locator("table:visible").count() == 1
 
 
 def test_the_filter_limits_the_table(session: Session) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
@@ -94,6 +94,12 @@ def _wait_until(error: BaseException) -> None:
         raise error
 
 
+def opened(watch: Any) -> Any:
+    """Return a watch that has shown how things stand."""
+    watch.open()
+    return watch
+
+
 def _all() -> None:
     """Ask for all orders."""
 
@@ -101,7 +107,7 @@ def _all() -> None:
 def test_a_log_gets_one_line_per_change() -> None:
     """Each change of an order is one line with its bar; files alone and no change are none."""
     tracker, stream = ScriptedTracker(order("a", 1), order("b", 2)), _Stream()
-    watch = LogWatch(tracker, _all, stream)
+    watch = opened(LogWatch(tracker, _all, stream))
     before = len(stream.lines())
     watch.refresh()
     tracker.tell(order("a", 1, downloaded_files=3))
@@ -122,7 +128,7 @@ def test_a_log_gets_one_line_per_change() -> None:
 def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
     """Changes of the connection are lines too."""
     tracker, stream = ScriptedTracker(order()), _Stream()
-    watch = LogWatch(tracker, _all, stream)
+    watch = opened(LogWatch(tracker, _all, stream))
     lost = Health(state=HealthState.RECONNECTING, since=NOON, reason="connection reset")
     tracker.tell(health=lost)
     watch.refresh()
@@ -137,7 +143,7 @@ def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
 def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
     """A thousand orders that change together do not fill the log."""
     tracker, stream = ScriptedTracker(), _Stream()
-    watch = LogWatch(tracker, _all, stream)
+    watch = opened(LogWatch(tracker, _all, stream))
     before = len(stream.lines())
     tracker.tell(*(order(f"o{n}", n) for n in range(1000)))
     watch.refresh()
@@ -148,7 +154,7 @@ def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
 def test_a_note_that_counts_does_not_flood_the_log() -> None:
     """Notes come at most every ten seconds, but for the last word."""
     tracker, stream = ScriptedTracker(order()), _Stream()
-    watch = LogWatch(tracker, _all, stream)
+    watch = opened(LogWatch(tracker, _all, stream))
     for left in range(50, 0, -1):
         watch.refresh(note=f"{left} of 50 orders are not there yet")
     watch.close("You stopped waiting.")
@@ -166,7 +172,7 @@ def test_old_encodings_get_plain_characters(encoding: str) -> None:
         ScriptedTracker(order("中", suborders_done=1, suborders_total=2)),
         _Stream(encoding),
     )
-    LogWatch(tracker, _all, stream).close()
+    opened(LogWatch(tracker, _all, stream)).close()
     assert "#1  ?  ########--------  1/2 parts  * GRANTED" in stream.lines()
 
 
@@ -174,7 +180,7 @@ def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]
     """However often it is painted, the screen holds the last table and nothing else."""
     stream, other_end = terminal
     tracker = ScriptedTracker(order("a", 1), order("b", 2))
-    watch = ScreenWatch(tracker, _all, stream)
+    watch = opened(ScreenWatch(tracker, _all, stream))
     for done in range(1, 4):
         tracker.tell(order("a", 1, suborders_done=done, suborders_total=3, message="long " * 30))
         watch.close(f"step {done}")
@@ -201,7 +207,7 @@ def test_a_terminal_with_few_lines_shows_the_most_urgent(
     monkeypatch.setenv("NO_COLOR", "1")
     stream, other_end = terminal
     tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 41)))
-    ScreenWatch(tracker, _all, stream).close()
+    opened(ScreenWatch(tracker, _all, stream)).close()
     screen = _screen(stream, other_end)
     assert len(screen.lines) == 8
     assert screen.lines[-2] == "… and 36 more lines"

@@ -137,7 +137,8 @@ def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
         "once = len(_instances)\nfor _ in range(20):\n    tracker._repr_mimebundle_()",
         "assert len(_instances) == once",
     )
-    (output,) = outputs[1]
+    spare, output = outputs[1]
+    assert 'class="regards-nb-spare" style="display:none"' in spare.data["text/html"]
     assert output.output_type == "execute_result"
     assert {WIDGET, "text/html", "text/plain"} <= set(output.data)
     assert "0 of 1 order finished" in output.data["text/html"]

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import until
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+#: Seen by people; "regards.example" is nobody's.
+HOSTS = {
+    "keepachangelog.com",
+    "regards.example",
+    "regardsoss.github.io",
+    "semver.org",
+    "voila.readthedocs.io",
+}
 PASSWORD = "a-long-password"
 LINES = re.MULTILINE | re.DOTALL
 
@@ -92,6 +101,29 @@ def test_python_in_the_pages_is_python(page: Path) -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 owner = {"tracker": OrderTracker, "order": regards_nb.Order}.get(node.value.id)
                 assert owner is None or hasattr(owner, node.attr), node.attr
+
+
+def test_links_out_of_the_documentation_are_sound() -> None:
+    """Each is https, without a user or a stray character, and leads to a host that we know.
+
+    Whether the page behind it is there cannot be tested where there is no internet.
+    """
+    texts = [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    texts += [ROOT / "CITATION.cff", ROOT / "pyproject.toml"]
+    found = {
+        link
+        for text in texts
+        for link in re.findall(
+            r"https?://[^\s<>()\[\]\"'`|\\,;]+", text.read_text(encoding="utf-8")
+        )
+    }
+    assert len(found) > 3
+    for link in found:
+        parts = urlsplit(link)
+        assert parts.scheme == "https", link
+        assert parts.username is None, link
+        assert parts.hostname in HOSTS, link
+        assert re.fullmatch(r"[\w./#~-]*", parts.path + parts.fragment), link
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from http.client import IncompleteRead
 from typing import TYPE_CHECKING
 
-import requests
+import urllib3
 
 from regards_nb.client.answers import Answer, printable
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
@@ -13,8 +15,13 @@ from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import requests
+
 #: How much is handed over at a time: large, so that the threads behind seldom change places.
 BLOCK_BYTES = 1 << 18
+#: At first, and on a slow line, it is less: what a block still lacks is not looked at meanwhile.
+_FIRST_BYTES = 1 << 14
+_SOON_S, _LATE_S = 0.02, 0.2
 
 _EXCERPT_BYTES = 400
 
@@ -53,21 +60,41 @@ class Body:
         """
         received_bytes = 0
         reason = "it ended too early"
+        rest = b""
         try:
-            for block in self._response.iter_content(BLOCK_BYTES):
+            for block in self._read():
                 received_bytes += len(block)
                 yield block
-        except requests.RequestException as exc:
+        except urllib3.exceptions.HTTPError as exc:
             reason = type(exc).__name__
+            rest = _unread(exc)
         else:
             # older urllib3 does not compare
             if self.length_bytes in (None, received_bytes):
                 return
+        if rest:
+            received_bytes += len(rest)
+            yield rest
         # Outside of the handler: what is raised holds no frames with the token in them.
         raise ServiceUnreachableError(
             f"{self._asked}: the connection broke after {received_bytes} bytes ({reason})",
             status_code=self.status_code,
         )
+
+    def _read(self) -> Iterator[bytes]:
+        """Yield blocks that hold many chunks each: ``iter_content`` would hand over every one."""
+        read, size_bytes = self._response.raw.read, _FIRST_BYTES
+        while True:
+            started_s = time.monotonic()
+            block: bytes = read(size_bytes, decode_content=False)
+            if not block:
+                return
+            took_s = time.monotonic() - started_s
+            yield block
+            if took_s < _SOON_S:
+                size_bytes = min(size_bytes * 2, BLOCK_BYTES)
+            elif took_s > _LATE_S:
+                size_bytes = max(size_bytes // 2, _FIRST_BYTES)
 
     def abort(self) -> None:
         """End the reading in whatever thread it is. Safe to call from any other."""
@@ -102,3 +129,11 @@ class Body:
             f"{answer.described()}. That is not REGARDS: check base_url and the proxy",
             status_code=self.status_code,
         )
+
+
+def _unread(error: urllib3.exceptions.HTTPError) -> bytes:
+    """Return what had arrived of the block during which the connection broke."""
+    cause = error.__cause__
+    # urllib3 has an error of the same kind that holds a number instead
+    partial: object = cause.partial if isinstance(cause, IncompleteRead) else None
+    return partial if isinstance(partial, bytes) else b""

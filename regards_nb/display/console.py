@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from regards_nb.consumer import Health
     from regards_nb.display.sources import TrackerView, Wanted
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
 
 REPAINT_INTERVAL_S = 0.2
 #: A note that counts something changes often.
@@ -49,14 +49,20 @@ class LogWatch:
         self._tracker = tracker
         self._wanted = wanted
         self._stream = stream
-        # Read before the snapshot: at worst the same state is looked at twice.
-        self._version = tracker.version
-        snapshot = tracker.snapshot(wanted())
-        self._seen = {order.key: _state(order) for order in snapshot.orders}
-        self._health = _health_state(snapshot.health)
+        self._version = -1
+        self._seen: dict[OrderKey, tuple[object, ...]] = {}
+        self._health: tuple[str, str | None] | None = None
         self._note = ""
         self._next_note_s = 0.0
-        write_lines(stream, lines(board(snapshot)))
+
+    def open(self) -> None:
+        """Write how things stand."""
+        # Read before the snapshot: at worst the same state is looked at twice.
+        self._version = self._tracker.version
+        snapshot = self._tracker.snapshot(self._wanted())
+        self._seen = {order.key: _state(order) for order in snapshot.orders}
+        self._health = _health_state(snapshot.health)
+        write_lines(self._stream, lines(board(snapshot)))
 
     def refresh(self, *, note: str = "") -> None:
         """Write what changed since the last time."""
@@ -105,6 +111,9 @@ class ScreenWatch:
         self._painted: list[str] = []
         self._seen: tuple[int, str] | None = None
         self._next_s = 0.0
+
+    def open(self) -> None:
+        """Paint how things stand."""
         self.refresh()
 
     def refresh(self, *, note: str = "") -> None:

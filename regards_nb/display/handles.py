@@ -35,13 +35,14 @@ def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
 NOTHING = {"text/html": "", "text/plain": ""}
 
 # Lab and Notebook prefer the widget to the HTML beside it even when the kernel with the widget is
-# gone, and then say "model not found": the panel that says so is hidden. Elsewhere this style is
-# not followed, and the HTML beside the widget is what one sees.
+# gone, and then say "model not found": the panel that says so is hidden. Elsewhere, also in what
+# nbconvert makes, there is no such panel, and the HTML beside the widget is what one sees.
+_PANEL = ">.lm-Panel.jp-OutputArea-output"
 _LIVE = ":has(.jupyter-widgets .regards-nb)"
+_DEAD = f":has(>.jp-OutputArea-child{_PANEL}):not({_LIVE})"
 _SPARE_CSS = f"""<style>
-.jp-OutputArea:has(.regards-nb-spare):not({_LIVE})>
-.jp-OutputArea-child:has(>.lm-Panel.jp-OutputArea-output){{display:none}}
-.jp-OutputArea:not({_LIVE}) .regards-nb-spare{{display:block!important}}
+.jp-OutputArea{_DEAD}:has(.regards-nb-spare)>.jp-OutputArea-child:has({_PANEL}){{display:none}}
+.jp-OutputArea{_DEAD} .regards-nb-spare{{display:block!important}}
 .jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
 </style>"""
 

@@ -93,13 +93,16 @@ class WidgetPanel:
             bundle = self._bundle(snapshot)
             self._handles.append(publish(bundle, raw=True, display_id=True))
             if with_spare:
-                self._spares.append(publish(spare_bundle(snapshot), raw=True, display_id=True))
-                self._spared = snapshot
+                self._publish_spare(snapshot)
 
     def bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
-        """Return the view as the value of a cell, with HTML and text for who has no widgets."""
+        """Return the view as the value of a cell, with HTML and text for who has no widgets.
+
+        Nobody can replace the value of a cell, so its spare picture is published here.
+        """
         with self._lock:
             self._in_bundle = True
+            self._publish_spare(snapshot)
             return self._bundle(snapshot)
 
     def say(self, note: str) -> None:
@@ -130,6 +133,10 @@ class WidgetPanel:
             if self._is_spare_due:
                 self._spare(spare_bundle(snapshot))
 
+    def _publish_spare(self, snapshot: SnapshotView) -> None:
+        self._spares.append(publish(spare_bundle(snapshot), raw=True, display_id=True))
+        self._spared = snapshot
+
     def _spare(self, bundle: dict[str, Any]) -> None:
         for handle in self._spares:
             handle.update(bundle, raw=True)
@@ -151,9 +158,10 @@ class WidgetPanel:
             bundle = static_bundle(snapshot, " · ".join(filter(None, (note, self._said))))
             for handle in self._handles:
                 handle.update(bundle, raw=True)
-            self._spare(NOTHING)
+            # No handle leads to the value of a cell: its widgets get the last state instead, and
+            # the spare picture stays for the day when they are gone.
+            self._spare(spare_bundle(snapshot) if self._in_bundle else NOTHING)
             if self._in_bundle:
-                # No handle leads to the value of a cell: its widgets get the last state instead.
                 self.paint(snapshot)
 
     def begin(self, wanted: Wanted) -> None:

@@ -29,6 +29,9 @@ BLOCKING_NOTE = (
 class View(Protocol):
     """A view that lasts as long as a wait. Called on the waiting thread only."""
 
+    def open(self) -> None:
+        """Show how things stand."""
+
     def refresh(self, *, note: str = "") -> None:
         """Bring the view up to date."""
 
@@ -86,10 +89,12 @@ def watching(
     """
     painter = painter_of(tracker, record)
     view: View | None = None
-    with painter.recording():
-        view = _view(painter, tracker, _asking(keys), blocking=blocking)
     note = ""
     try:
+        with painter.recording():
+            view = _view(painter, tracker, _asking(keys), blocking=blocking)
+            # From here on there is something to close, also if the stop button is pressed now.
+            view.open()
         yield Watch(view, painter)
     except BaseException as exc:
         note = _farewell(exc)
@@ -109,10 +114,13 @@ class PanelView:
         self._panel = panel
         self._standing_note = note
         self._by_waiter = bool(live_obstacle())
-        panel.say(note)
-        panel.show(tracker.snapshot(panel.wanted()))
+
+    def open(self) -> None:
+        """Put the view below the cell, and have it painted."""
+        self._panel.say(self._standing_note)
+        self._panel.show(self._tracker.snapshot(self._panel.wanted()))
         if not self._by_waiter:
-            painter.run()
+            self._painter.run()
 
     def refresh(self, *, note: str = "") -> None:
         """Hand over the note; paint if nobody else can."""

@@ -39,8 +39,9 @@ class ByteStream:
 
     def has(self, count: int) -> bool:
         """Fetch blocks until *count* bytes lie ahead; tell whether the stream had them."""
-        ahead = [self.data[self.at :]]
-        ahead_bytes = len(ahead[0])
+        # one block alone is not copied when it is joined
+        ahead = [self.data[self.at :]] if self.at < len(self.data) else []
+        ahead_bytes = len(self.data) - self.at
         while ahead_bytes < count:
             block = next(self._blocks, None)
             if block is None:
