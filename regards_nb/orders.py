@@ -8,6 +8,7 @@ and, within one second, the rank of the status; never which arrived first.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -251,12 +252,19 @@ _When = tuple[int, int]
 _NEVER: _When = (-1, -1)
 
 
+_NUMBERED = "by their number"
+#: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
+_UNNAMED = "by the journal row"
+#: Over REST one only learns that something is ready: counted where no message counts.
+_ASKED_FOR = "by the journal row of an answer"
+
+
 class _Life:
     """Everything the events of one order number say; each field only ever grows."""
 
     __slots__ = (
-        "decisive", "errors", "first_us", "last_us", "link", "ready_end", "ready_part",
-        "sub_order_ids", "sub_orders_asked_for", "sub_orders_unnamed", "total",
+        "decisive", "errors", "first_us", "last_us", "link", "parts", "ready_end", "ready_part",
+        "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -264,11 +272,9 @@ class _Life:
         self.decisive: tuple[int, _When, str, str, str] = (0, _NEVER, "", "", "")
         self.errors: tuple[_When, int | None] = (_NEVER, None)
         self.link: tuple[_When, str | None] = (_NEVER, None)
-        self.sub_order_ids: set[int] = set()
-        #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
-        self.sub_orders_unnamed: set[int] = set()
-        #: Over REST one only learns that something is ready: counted where no message counts.
-        self.sub_orders_asked_for: set[int] = set()
+        #: Finished sub-orders, by how they are told apart. One set is enough for almost every
+        #: order, and there may be many orders.
+        self.parts: defaultdict[str, set[int]] = defaultdict(set)
         self.total = -1
         self.ready_part = 0
         self.ready_end = 0
@@ -309,20 +315,19 @@ class _Life:
     def _add_part(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
         self.ready_part = max(self.ready_part, row_id)
         if app_id == REST_APP_ID:
-            self.sub_orders_asked_for.add(row_id)
+            self.parts[_ASKED_FOR].add(row_id)
         elif sub_order_id is None:
-            self.sub_orders_unnamed.add(row_id)
+            self.parts[_UNNAMED].add(row_id)
         else:
-            self.sub_order_ids.add(sub_order_id)
+            self.parts[_NUMBERED].add(sub_order_id)
 
     def join(self, other: _Life) -> None:
         """Take in all that another life has taken in."""
         self.decisive = max(self.decisive, other.decisive)
         self.errors = max(self.errors, other.errors)
         self.link = max(self.link, other.link)
-        self.sub_order_ids |= other.sub_order_ids
-        self.sub_orders_unnamed |= other.sub_orders_unnamed
-        self.sub_orders_asked_for |= other.sub_orders_asked_for
+        for kind, ids in other.parts.items():
+            self.parts[kind] |= ids
         self.total = max(self.total, other.total)
         self.ready_part = max(self.ready_part, other.ready_part)
         self.ready_end = max(self.ready_end, other.ready_end)
@@ -334,8 +339,8 @@ class _Life:
     def state(self, key: OrderKey, order_id: int | None) -> OrderState:
         """Say what it amounts to."""
         _, when, status, error_type, message = self.decisive
-        done = len(self.sub_order_ids) + len(self.sub_orders_unnamed)
-        done = done or len(self.sub_orders_asked_for)
+        numbers = {kind: len(ids) for kind, ids in self.parts.items()}
+        done = numbers.get(_NUMBERED, 0) + numbers.get(_UNNAMED, 0) or numbers.get(_ASKED_FOR, 0)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(

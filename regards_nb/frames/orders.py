@@ -53,8 +53,7 @@ class OrdersFrame:
             self._rearranged = standing.rearranged
             self._begin()
         rows = len(self._table)
-        places = sorted(standing.keys[key] for key in standing.changed if key in standing.keys)
-        known = [place for place in places if place < rows]
+        known = sorted(place for place in standing.changed if place < rows)
         standing.changed.clear()
         if known:
             self._table.replace(known, _columns([states[place] for place in known]))

@@ -24,18 +24,19 @@ class Standing:
     ----------
     keys : dict
         The orders in the order of their first events, each with its place.
-    changed : set of OrderKey
-        Those whose state is another one than when the set was last emptied.
+    changed : set of int
+        Places of orders whose state is another one than when the set was last emptied.
     rearranged : int
         Grows when an order disappears, because it turned out to be another one's.
     """
 
     def __init__(self) -> None:
         self.keys: dict[OrderKey, int] = {}
-        self.changed: set[OrderKey] = set()
+        self.changed: set[int] = set()
         self.rearranged = 0
         self._book = OrderBook()
-        self._states: dict[OrderKey, OrderState] = {}
+        #: in the order of `keys`
+        self._states: list[OrderState] = []
         #: orders whose state is to be worked out again
         self._stale: set[OrderKey] = set()
         self._by_correlation_id: dict[str, OrderKey] = {}
@@ -44,9 +45,6 @@ class Standing:
         self._fetched: dict[tuple[str | None, int], int] = {}
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
-
-    def __contains__(self, key: OrderKey) -> bool:
-        return key in self._book
 
     # -- what is new --
 
@@ -100,9 +98,9 @@ class Standing:
         """Return the state of some orders, or of all, in the order of their first event."""
         self._work_out()
         if keys is None:
-            return [self._states[key] for key in self.keys]
-        resolved = (self._book.resolved(key) for key in keys)
-        return [self._state(key) for key in resolved if key in self._book]
+            return self._states.copy()
+        places = (self.keys.get(self._book.resolved(key)) for key in keys)
+        return [self._states[place] for place in places if place is not None]
 
     def key_of(self, name: str | int) -> OrderKey | None:
         """Find an order by correlation id (text) or order id (number); the latest if several."""
@@ -124,18 +122,18 @@ class Standing:
 
     def _work_out(self) -> None:
         stale, self._stale = self._stale, set()
-        for key in stale:
-            before, state = self._states.get(key), self._completed(key)
-            self._states[key] = state
-            if before is not None and before.order_id != state.order_id:
-                self._by_number[before.order_id].pop(key, None)
-            self._by_number[state.order_id][key] = None
-        self.changed |= stale
-
-    def _state(self, key: OrderKey) -> OrderState:
-        known = self._states.get(key)
-        # asked for by a number whose order goes by another name
-        return self._completed(key) if known is None else known
+        # in the order of their places: what is new then comes behind what is there
+        for place, key in sorted((self.keys[key], key) for key in stale):
+            state = self._completed(key)
+            if place == len(self._states):
+                self._states.append(state)
+                self._by_number[state.order_id][key] = None
+            else:
+                before, self._states[place] = self._states[place], state
+                if before.order_id != state.order_id:
+                    self._by_number[before.order_id].pop(key, None)
+                    self._by_number[state.order_id][key] = None
+            self.changed.add(place)
 
     def _completed(self, key: OrderKey) -> OrderState:
         """Add to what the events say what is known on this side."""

@@ -1,0 +1,121 @@
+"""What frames cost when a journal is long: what is new, or all that is there?
+
+Runs in a process of its own for each length and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import messages
+import pandas as pd
+import psutil
+
+from regards_nb.consumer.message import delivery_from
+from regards_nb.events import OrderEvent, decode
+from regards_nb.frames import Frames
+from regards_nb.journal import Journal
+from regards_nb.orders import OrderBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.events import Delivery
+
+NEW = 100
+_PIECE = 500
+
+
+def deliveries(first: int, count: int, orders: int) -> list[Delivery]:
+    """Return messages of so many orders, one after the other."""
+    made = []
+    for number in range(first, first + count):
+        body = json.loads(messages.body(number))
+        body["orderId"] = number % orders
+        body["correlationId"] = f"benchmark-{number % orders:08d}"
+        raw = json.dumps(body).encode()
+        made.append(
+            delivery_from(
+                properties=messages.properties(number),
+                redelivered=False,
+                body=raw,
+                received_at_us=1_700_000_000_000_000 + number,
+            )
+        )
+    return made
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return how many seconds it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
+    """Fill a journal, open it, and see what new events cost."""
+    journal = Journal(folder / "journal.sqlite")
+    session_id = journal.open_session("queue")
+    for first in range(0, events, _PIECE):
+        journal.append(session_id, deliveries(first, _PIECE, orders))
+    process = psutil.Process()
+    gc.collect()
+    before_bytes = process.memory_info().rss
+    frames = Frames(Journal(folder / "journal.sqlite"), None)
+    found = {"events": events, "orders": orders, "first_s": timed(lambda: frames.events)}
+    gc.collect()
+    own_bytes = frames.events.memory_usage(deep=True).sum()
+    found["beyond_frame_bytes"] = (process.memory_info().rss - before_bytes - own_bytes) / events
+    found["first_orders_s"] = timed(lambda: frames.orders)
+    events_s, orders_s = [], []
+    for turn in range(21):
+        journal.append(session_id, deliveries(events + turn * NEW, NEW, orders))
+        events_s.append(timed(lambda: frames.events))
+        orders_s.append(timed(lambda: frames.orders))
+    found["events_s"] = statistics.median(events_s)
+    found["orders_s"] = statistics.median(orders_s)
+    found |= rebuilt(folder, frames)
+    return found
+
+
+def rebuilt(folder: Path, frames: Frames) -> dict[str, float]:
+    """Build the same frames from lists of dicts, and from a file with the frame."""
+    rows = frames.events.to_dict("records")
+    found = {"rebuild_s": timed(lambda: pd.DataFrame(rows))}
+    del rows
+    rows = frames.orders.reset_index().to_dict("records")
+    found["rebuild_orders_s"] = timed(lambda: pd.DataFrame(rows))
+    del rows
+    path = folder / "events.parquet"
+    frames.events.to_parquet(path)
+    found["parquet_s"] = timed(lambda: pd.read_parquet(path))
+    numbered = [row for batch in Journal(folder / "journal.sqlite").read() for row in batch.rows()]
+    events = [(row.id, decode(row.delivery)) for row in numbered]
+    book = OrderBook()
+    begin = time.perf_counter()
+    for row_id, event in events:
+        assert isinstance(event, OrderEvent)
+        book.add(row_id, event)
+    found["fold_s"] = time.perf_counter() - begin
+    return found
+
+
+def main() -> None:
+    """Measure one length."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("events", type=int)
+    parser.add_argument("orders", type=int)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        print(json.dumps(measured(Path(folder), asked.events, asked.orders)))
+
+
+if __name__ == "__main__":
+    main()
