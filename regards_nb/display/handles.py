@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 #: Outputs of one view that are kept up to date; cells run over and over are forgotten.
 MAX_HANDLES = 8
 
-# IPython has no types
-publish: Any = IPython.display.display
+
+def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:
+    """Put something below the running cell, and keep the handle that replaces it.
+
+    It is kept before anything is seen: the stop button may be pressed as soon as it is.
+    """
+    # IPython has no types
+    handle: Any = IPython.display.DisplayHandle()  # type: ignore[no-untyped-call]
+    handles.append(handle)
+    handle.display(bundle, raw=True)
 
 
 def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
@@ -95,8 +103,8 @@ class HtmlPanel:
             self.last = snapshot
             bundle = static_bundle(snapshot, self._note)
             self._replace(bundle)
-            self._handles.append(publish(bundle, raw=True, display_id=True))
             self.visible = True
+            publish(bundle, self._handles)
 
     def say(self, note: str) -> None:
         """Change the sentence below the headline, from the next painting on."""

@@ -90,8 +90,7 @@ class WidgetPanel:
         seen when the notebook is opened again and the kernel with the widgets is gone.
         """
         with self._lock:
-            bundle = self._bundle(snapshot)
-            self._handles.append(publish(bundle, raw=True, display_id=True))
+            publish(self._bundle(snapshot), self._handles)
             if with_spare:
                 self._publish_spare(snapshot)
 
@@ -134,7 +133,7 @@ class WidgetPanel:
                 self._spare(spare_bundle(snapshot))
 
     def _publish_spare(self, snapshot: SnapshotView) -> None:
-        self._spares.append(publish(spare_bundle(snapshot), raw=True, display_id=True))
+        publish(spare_bundle(snapshot), self._spares)
         self._spared = snapshot
 
     def _spare(self, bundle: dict[str, Any]) -> None:

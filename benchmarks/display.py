@@ -1,0 +1,198 @@
+"""What a live view costs the kernel, and what the page sees, while messages flood in.
+
+``python benchmarks/display.py`` sends 5,000 messages a second for ten seconds through a real
+RabbitMQ to a tracker in a real JupyterLab, without a view and with one in a real Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pika
+
+# the browser and the server are those of the tests
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from browser import Lab, chromium
+
+from regards_nb.simulator.broker import PrivateBroker
+
+if TYPE_CHECKING:
+    from browser import Chromium, Page
+
+ORDERS = 10
+TICK_S = 0.02
+LIMIT_MS = 300_000
+
+START = """
+import threading, time
+from regards_nb import OrderTracker
+
+tracker = OrderTracker({url!r}, {queue!r}, journal="{queue}.sqlite").start()
+ended, all_ended = set(), threading.Event()
+
+def note(event):
+    ended.add(event.correlation_id)
+    if len(ended) == {orders}:
+        all_ended.set()
+
+tracker.on("DONE", note)
+"""
+BEGIN = "began, cpu_began = time.monotonic(), time.process_time()"
+END = """
+assert all_ended.wait(280)
+cpu, taken = time.process_time() - cpu_began, time.monotonic() - began
+view = [thread for thread in threading.enumerate() if thread.name == "regards-nb-display"]
+of_view = sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in view)
+print(cpu, of_view, taken, len(tracker.events))
+tracker.stop()
+"""
+TABLE = ".widget-html:has(table[aria-label='REGARDS orders'])"
+WATCH = f"""() => {{
+  window.__changes = [];
+  new MutationObserver(() => window.__changes.push(performance.now()))
+    .observe(document.querySelector("{TABLE}"), {{childList: true, subtree: true}});
+}}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one run came to."""
+
+    messages: int
+    per_s: int
+    #: Sending took so long, and from its beginning to the last message in the frame.
+    sent_in_s: float
+    taken_in_s: float
+    kernel_cpu_s: float
+    #: Of the thread that paints, since it was started.
+    view_cpu_s: float
+    #: All messages are in the frame, and the page shows every order in its last state.
+    exact: bool
+    #: Of the table on the page: None without a view.
+    changes: int | None
+    most_changes_in_a_second: int | None
+    #: What the page or the server complained of.
+    complaints: list[str]
+
+
+def run(
+    broker: PrivateBroker, lab: Lab, browser: Chromium, *, per_s: int, seconds: int, has_view: bool
+) -> Outcome:
+    """Send messages to a tracker in a notebook, and look at it."""
+    queue, parts = f"flood.{uuid.uuid4().hex}", per_s * seconds // ORDERS
+    connection = pika.BlockingConnection(pika.URLParameters(broker.admin_url))
+    channel = connection.channel()
+    channel.queue_declare(queue, durable=True)
+    start = START.format(url=broker.admin_url, queue=queue, orders=ORDERS)
+    show = "tracker.show()" if has_view else "None"
+    name = lab.notebook(f"{queue}.ipynb", start, show, BEGIN, END)
+    with browser.page(lab, name) as page:
+        page.page.set_default_timeout(LIMIT_MS)
+        page.run_cell(0)
+        say(channel, queue, "GRANTED")
+        page.run_cell(1)
+        if has_view:
+            page.until(f'() => document.querySelector("{TABLE}")')
+            page.page.evaluate(WATCH)
+        page.run_cell(2)
+        sent_in_s = publish(connection, channel, queue, parts, per_s)
+        say(channel, queue, "DONE")
+        page.run_cell(3)
+        cpu_s, view_cpu_s, taken_in_s, events = page.output(3).inner_text().split()[-4:]
+        exact = int(events) == ORDERS * (parts + 2)
+        changes: list[float] | None = None
+        if has_view:
+            exact &= is_shown(page, parts)
+            changes = page.page.evaluate("window.__changes")
+        complaints = [*browser.errors]
+        if page.page.get_by_text("rate exceeded").count():
+            complaints.append("rate exceeded")
+    channel.queue_delete(queue)
+    connection.close()
+    return Outcome(
+        messages=ORDERS * parts,
+        per_s=per_s,
+        sent_in_s=round(sent_in_s, 1),
+        taken_in_s=round(float(taken_in_s), 1),
+        kernel_cpu_s=round(float(cpu_s), 2),
+        view_cpu_s=round(float(view_cpu_s), 2),
+        exact=exact,
+        changes=None if changes is None else len(changes),
+        most_changes_in_a_second=None if changes is None else most_in_a_second(changes),
+        complaints=complaints,
+    )
+
+
+def publish(connection: Any, channel: Any, queue: str, parts: int, per_s: int) -> float:
+    """Send the parts of all orders, so many messages a second; return how long it took."""
+    began, sent, pause = time.monotonic(), 0, threading.Event()
+    while sent < ORDERS * parts:
+        due = min(int((time.monotonic() - began) * per_s) + 1, ORDERS * parts)
+        for number in range(sent, due):
+            part, order = divmod(number, ORDERS)
+            send(channel, queue, order, "SUBORDER_DONE", subOrderId=part, totalSubOrders=parts)
+        sent = due
+        connection.process_data_events(0)
+        pause.wait(TICK_S)
+    return time.monotonic() - began
+
+
+def say(channel: Any, queue: str, status: str) -> None:
+    """Send one message about each order."""
+    for order in range(ORDERS):
+        send(channel, queue, order, status)
+
+
+def send(channel: Any, queue: str, order: int, status: str, **fields: int) -> None:
+    """Send one message as REGARDS does."""
+    body = {"status": status, "orderId": order + 1, "message": "from the benchmark", **fields}
+    properties = pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=2,
+        timestamp=int(time.time()),
+        correlation_id=f"order-{order}",
+        headers={"regards.tenant": "project1"},
+    )
+    channel.basic_publish("", queue, json.dumps(body).encode(), properties)
+
+
+def is_shown(page: Page, parts: int) -> bool:
+    """Wait until the page shows that all orders have ended, and look at their parts."""
+    page.until_text(1, f"{ORDERS} of {ORDERS} orders finished")
+    shown = page.output(1).locator(".rg-parts:visible").all_inner_texts()
+    return shown == [f"{parts}/{parts}"] * ORDERS
+
+
+def most_in_a_second(moments_ms: list[float]) -> int:
+    """Return how many of these moments lie in the fullest second."""
+    return max(
+        (sum(first <= each < first + 1000 for each in moments_ms) for first in moments_ms),
+        default=0,
+    )
+
+
+def main() -> None:
+    """Run without a view and with one, and print both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--per-s", type=int, default=5000)
+    parser.add_argument("--seconds", type=int, default=10)
+    given = parser.parse_args()
+    with PrivateBroker() as broker, Lab() as lab, chromium() as browser:
+        for has_view in (False, True):
+            outcome = run(
+                broker, lab, browser, per_s=given.per_s, seconds=given.seconds, has_view=has_view
+            )
+            print(json.dumps({"view": has_view, **asdict(outcome)}))
+
+
+if __name__ == "__main__":
+    main()

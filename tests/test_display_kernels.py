@@ -1,0 +1,199 @@
+"""The display on each generation of ipykernel: it moves, stops, and counts each click once.
+
+The kernels are real, and told what JupyterLab tells them; ``test_display_browser`` has the real
+JupyterLab on the newest.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from kernels import NEWEST, Kernel
+from scripted_cells import SETUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: The only ones of all that cannot update a widget from a thread.
+BROKEN = "7.0.1"
+SOUND = ("6.31.0", "7.1.0", NEWEST)
+#: In the others a click is handled when the cell has ended.
+LIVE_WHILE_AWAITING = ("7.1.0", NEWEST)
+
+NESTED = """
+from regards_nb.tracker.loops import run_nested
+ticks = []
+async def tick():
+    while True:
+        ticks.append(1)
+        await asyncio.sleep(0.02)
+user = asyncio.get_running_loop().create_task(tick())
+run_nested(wait_async())
+"""
+
+
+class Waiting(Kernel):
+    """A kernel whose cells wait until a file is there."""
+
+    def __init__(self, version: str, home: Path) -> None:
+        super().__init__(version, home)
+        self.version = version
+        self._finish = home / "finish"
+
+    def finish(self) -> None:
+        """End the wait."""
+        self._finish.touch()
+
+    def begin(self) -> None:
+        """Let the next wait be one, on an empty page."""
+        self._finish.unlink(missing_ok=True)
+        self.displays.clear()
+
+    def end(self) -> None:
+        """End what moves the orders."""
+        self.finish()
+        self.run("[t.join() for t in threading.enumerate() if '(drive)' in t.name]")
+
+    def asked(self) -> list[str]:
+        """Return what the tracker was asked to do so far."""
+        return self.run("print(*[what for what, _ in tracker.asked])").printed.split()
+
+
+def named(version: str) -> str:
+    """Return how a version is called in reports."""
+    return "newest" if version == NEWEST else version
+
+
+@contextmanager
+def prepared(version: str, home: Path) -> Iterator[Waiting]:
+    """Start a kernel of that version, with a tracker to wait for."""
+    with Waiting(version, home) as kernel:
+        kernel.run(f"FINISH = {str(home / 'finish')!r}{SETUP}")
+        cell = kernel.run("import ipykernel\nprint(ipykernel.__version__)")
+        assert cell.printed.strip() == version
+        yield kernel
+
+
+@pytest.fixture(scope="module", params=[*SOUND, BROKEN], ids=named)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Waiting]:
+    """Return one kernel of each version for all tests of this file."""
+    with prepared(request.param, tmp_path_factory.mktemp("kernel")) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def kernel(running: Waiting) -> Iterator[Waiting]:
+    """Return that kernel with nothing going on in it."""
+    running.begin()
+    yield running
+    running.end()
+
+
+def test_the_table_moves_while_the_cell_waits(kernel: Waiting) -> None:
+    """Parts are counted while the cell is busy, and the last state stays, without a widget."""
+    cell = kernel.start("_ = wait()")
+    _moves(kernel)
+    assert not cell.done
+    kernel.finish()
+    kernel.until(lambda: cell.done)
+    assert (cell.error, cell.printed) == ("", "")
+    assert "1 of 2 orders finished" in list(kernel.displays.values())[-1]["text/plain"]
+
+
+def test_stop_ends_the_wait_in_one_line(kernel: Waiting) -> None:
+    """The stop button ends the cell with a sentence; tracking goes on; a second wait works."""
+    cell = kernel.start("wait()")
+    kernel.until(lambda: kernel.parts_done() >= 0)
+    kernel.interrupt()
+    kernel.until(lambda: cell.done)
+    assert cell.error == "stopped waiting; the orders go on and are still tracked"
+    assert "You stopped waiting; the orders go on and are still tracked." in kernel.shown()
+    kernel.run("v = tracker.version\nwhile tracker.version == v: tracker.wait(timeout_s=1)")
+    again = kernel.start("_ = wait()")
+    kernel.finish()
+    kernel.until(lambda: again.done)
+    assert again.error == ""
+
+
+def test_cells_queued_behind_a_wait_run(kernel: Waiting) -> None:
+    """None of those sent during a wait is lost, nor during one in a nested loop."""
+    wait = kernel.start("_ = wait()")
+    queued = [kernel.start(f"print({n})") for n in range(2)]
+    kernel.until(lambda: kernel.parts_done() >= 0)
+    kernel.finish()
+    kernel.until(lambda: all(cell.done for cell in (wait, *queued)))
+    assert [cell.printed for cell in queued] == ["0\n", "1\n"]
+
+    kernel.end()
+    kernel.begin()
+    nested = kernel.start(NESTED)
+    queued = [kernel.start("print(len(ticks) > 10)"), kernel.start("print(user.cancel())")]
+    _moves(kernel)
+    kernel.finish()
+    kernel.until(lambda: all(cell.done for cell in (nested, *queued)))
+    assert nested.error == ""
+    assert [cell.printed for cell in queued] == ["True\n", "True\n"]
+
+
+@pytest.mark.parametrize("running", SOUND, indirect=True, ids=named)
+def test_a_click_counts_exactly_once(kernel: Waiting) -> None:
+    """During a wait, blocking or not, it is neither lost nor doubled."""
+    before = kernel.asked()
+    cell = kernel.start("_ = wait()")
+    _moves(kernel)
+    _click(kernel, "Pause")
+    kernel.finish()
+    kernel.until(lambda: cell.done and "pause: queued for #1 first" in kernel.shown())
+    assert kernel.asked() == [*before, "pause"]
+
+    kernel.end()
+    kernel.begin()
+    cell = kernel.start("_ = await wait_async()")
+    _moves(kernel)
+    _click(kernel, "Cancel order")
+    if kernel.version in LIVE_WHILE_AWAITING:
+        kernel.until(lambda: "cancel: queued for #1 first" in kernel.shown())
+        assert not cell.done
+    kernel.finish()
+    kernel.until(lambda: cell.done and "cancel: queued for #1 first" in kernel.shown())
+    assert kernel.asked() == [*before, "pause", "cancel"]
+
+
+@pytest.mark.parametrize("running", [BROKEN], indirect=True)
+def test_a_kernel_that_cannot_update_from_threads_says_so(kernel: Waiting) -> None:
+    """On ipykernel 7.0.x the shown table stands still and says why; tracking goes on."""
+    cell = kernel.run("show(tracker)")
+    (table,) = cell.shown
+    assert f"This kernel runs ipykernel {BROKEN}, which cannot update" in table["text/plain"]
+    assert "pip install -U ipykernel" in table["text/html"]
+    kernel.run("threading.Thread(target=drive, daemon=True).start()")
+    kernel.run("v = tracker.version\nwhile tracker.version < v + 5: tracker.wait(timeout_s=1)")
+
+
+def test_the_unmaintained_nesting_is_refused_where_it_loses_cells(tmp_path: Path) -> None:
+    """With nest_asyncio applied for real, a nested wait says what to do instead of starting."""
+    with prepared("7.1.0", tmp_path) as kernel:
+        kernel.run("import nest_asyncio\nnest_asyncio.apply()")
+        cell = kernel.start(NESTED)
+        kernel.until(lambda: cell.done)
+    assert "silently loses cells" in cell.error
+    assert "await tracker.wait_async()" in cell.error
+
+
+def _moves(kernel: Kernel) -> None:
+    """See the table come up, and change twice."""
+    kernel.until(lambda: kernel.parts_done() >= 0)
+    for _ in range(2):
+        seen = kernel.parts_done()
+        kernel.until(lambda seen=seen: kernel.parts_done() != seen)
+
+
+def _click(kernel: Kernel, button: str) -> None:
+    """Choose the first order and click."""
+    kernel.choose("#1 first")
+    kernel.click(button)
