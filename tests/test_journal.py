@@ -99,12 +99,12 @@ def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journa
     log = journal.file_log("t")
     record = FileRecord(order_id=1, file_id=2, name="a.nc", size_bytes=3)
     log.save([record])
-    revision = journal.revision()
+    revision = journal.heads().revision
     assert journal.files_after(0, tenant="t") == [record]
     done = FileRecord(order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED)
     log.save([done])
     assert journal.files_after(revision, tenant="t") == [done]
-    assert journal.files_after(journal.revision(), tenant="t") == []
+    assert journal.files_after(journal.heads().revision, tenant="t") == []
     assert log.files(1) == [done]
     assert journal.file_log("other").files(1) == []
 

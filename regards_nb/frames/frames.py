@@ -74,10 +74,13 @@ class Frames:
             state = self._journal.state()
             if state == self._seen:
                 return
-            for batch in self._journal.read(self._last_id):
-                self._take_in(batch)
-                self._last_id = batch.first_id + len(batch.deliveries) - 1
-            self._refresh_files()
+            heads = self._journal.heads()
+            if heads.last_id > self._last_id:
+                for batch in self._journal.read(self._last_id):
+                    self._take_in(batch)
+                    self._last_id = batch.first_id + len(batch.deliveries) - 1
+            if heads.revision > self._revision:
+                self._refresh_files(heads.revision)
             self._seen = state
 
     def _take_in(self, batch: Batch) -> None:
@@ -97,10 +100,7 @@ class Frames:
             for feed in self._feeds:
                 feed.extend(zip(keys, events, strict=True))
 
-    def _refresh_files(self) -> None:
-        newest = self._journal.revision()
-        if newest == self._revision:
-            return
+    def _refresh_files(self, newest: int) -> None:
         seen, self._revision = self._revision, newest
         self._standing.add_files(self._journal.files_after(seen, tenant=self._tenant))
         self._standing.add_fetched(self._journal.fetched_after(seen))

@@ -52,8 +52,9 @@ _APPEND = (
 #: gets them without reading and unpacking them.
 _REMEMBERED = 16
 _CHANGING = (schema.files, schema.fetched, schema.requests)
-_REVISIONS = sa.select(
-    *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _CHANGING)
+_HEADS = sa.select(
+    sa.select(sa.func.max(_batches.c.last_id)).scalar_subquery(),
+    *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _CHANGING),
 )
 
 
@@ -68,6 +69,16 @@ class Batch(NamedTuple):
         """Return the messages with their ids."""
         numbered = enumerate(self.deliveries, self.first_id)
         return [Row(row_id, self.session_id, delivery) for row_id, delivery in numbered]
+
+
+class Heads(NamedTuple):
+    """How far everything has come.
+
+    ``revision`` grows with each change of files, fetched parts and requests.
+    """
+
+    last_id: int
+    revision: int
 
 
 class Row(NamedTuple):
@@ -183,10 +194,13 @@ class Journal:
 
         Fetched in pieces, so that a long journal does not fill the memory.
         """
+        newest_id = self.last_id()
         for batch in list(self._remembered):
             if batch.first_id == after_id + 1:
                 yield batch
                 after_id += len(batch.deliveries)
+        if after_id >= newest_id:
+            return
         query = sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
         query = query.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
         with self._translated("read"), self._engine.connect() as connection:
@@ -209,10 +223,14 @@ class Journal:
             number = self._onlooker.exec_driver_sql("PRAGMA data_version").scalar()
             return id(self._onlooker), number
 
+    def heads(self) -> Heads:
+        """Return how far everything has come."""
+        with self._translated("read"), self._engine.connect() as connection:
+            return _heads(connection)
+
     def last_id(self) -> int:
         """Return the id of the newest row, 0 in an empty journal."""
-        with self._translated("read"), self._engine.connect() as connection:
-            return connection.scalar(sa.select(_last_id)) or 0
+        return self.heads().last_id
 
     def recent(self, queue: str, *, after_id: int, not_of: int, limit: int) -> list[Row]:
         """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
@@ -248,11 +266,6 @@ class Journal:
                 batch = next(self.read(row_id - 1))
             found[row_id] = batch.deliveries[row_id - batch.first_id].body
         return found
-
-    def revision(self) -> int:
-        """Return a number that grows with each change of files, fetched parts and requests."""
-        with self._translated("read"), self._engine.connect() as connection:
-            return _newest_revision(connection)
 
     def files_after(self, revision: int, *, tenant: str | None) -> list[FileRecord]:
         """Return the files of *tenant* changed after *revision*, as they are now."""
@@ -331,7 +344,7 @@ class Journal:
         if not rows:
             return
         with self._writing() as connection:
-            revision = _newest_revision(connection) + 1
+            revision = _heads(connection).revision + 1
             connection.execute(
                 schema.upsert(table, connection.dialect.name),
                 [row | {"revision": revision} for row in rows],
@@ -375,8 +388,9 @@ def _batch(row: Iterable[Any], after_id: int) -> Batch:
     return Batch(first_id + known, session_id, unpack(messages)[known:])
 
 
-def _newest_revision(connection: sa.Connection) -> int:
-    return max(revision or 0 for revision in connection.execute(_REVISIONS).one())
+def _heads(connection: sa.Connection) -> Heads:
+    last_id, *revisions = (number or 0 for number in connection.execute(_HEADS).one())
+    return Heads(last_id, max(revisions))
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:
