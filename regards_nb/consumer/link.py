@@ -203,10 +203,17 @@ class Link:
         self._channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
-        channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
+        if self._may_be_stream:
+            channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
+        else:
+            # the second channel of this connection: the queue was there a moment ago
+            self._limit()
 
     def _on_queue(self, answer: Any) -> None:
         self._receiver.depth(answer.method.message_count)
+        self._limit()
+
+    def _limit(self) -> None:
         self._channel.basic_qos(prefetch_count=PREFETCH, callback=self._on_qos)
 
     def _on_qos(self, _answer: Any) -> None:
