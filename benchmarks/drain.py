@@ -69,9 +69,7 @@ def from_broker(
         with filled_queues(broker.admin_url, clients, count) as queues:
             # each begins once: what the broker does beside is not always the same one's trouble
             for name in [*clients[number % len(clients) :], *clients[: number % len(clients)]]:
-                found[name].append(
-                    run_client(name, broker.admin_url, queues[name], count, program)
-                )
+                found[name].append(run_client(name, broker.admin_url, queues[name], count, program))
     return found
 
 
@@ -123,15 +121,17 @@ def from_replay(
 def table(found: dict[str, list[Run]], count: int) -> str:
     """Return the runs as a Markdown table; the ratio is of messages per second, to ours."""
     lines = [
-        "| client | messages/s, median (min–max) | regards_nb is so many times as fast "
-        "| processor, µs a message | peak RSS, MiB |",
+        (
+            "| client | messages/s, median (min-max) | regards_nb is so many times as fast "
+            "| processor, µs a message | peak RSS, MiB |"
+        ),
         "|---|---:|---:|---:|---:|",
     ]
     ours = median_rate(found[OURS], count)
     for name, runs in found.items():
         rates = sorted(count / run.wall_s for run in runs)
         lines.append(
-            f"| {name} | {median_rate(runs, count):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f}) "
+            f"| {name} | {median_rate(runs, count):,.0f} ({rates[0]:,.0f}-{rates[-1]:,.0f}) "
             f"| {ours / median_rate(runs, count):.2f} "
             f"| {statistics.median(run.cpu_s for run in runs) / count * 1e6:.1f} "
             f"| {max(run.rss_mib for run in runs):.0f} |"

@@ -1,4 +1,4 @@
-"""What frames cost when a journal is long: what is new, or all that is there?
+"""What frames cost when a journal is long: what is new, or all that is there.
 
 Runs in a process of its own for each length and prints one line of JSON.
 """
@@ -85,14 +85,18 @@ def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
     return found
 
 
+def from_dicts(frame: pd.DataFrame) -> float:
+    """Return how long it takes to build a frame from a list with a dict for each row."""
+    rows = frame.to_dict("records")
+    return timed(lambda: pd.DataFrame(rows))
+
+
 def rebuilt(folder: Path, frames: Frames) -> dict[str, float]:
     """Build the same frames from lists of dicts, and from a file with the frame."""
-    rows = frames.events.to_dict("records")
-    found = {"rebuild_s": timed(lambda: pd.DataFrame(rows))}
-    del rows
-    rows = frames.orders.reset_index().to_dict("records")
-    found["rebuild_orders_s"] = timed(lambda: pd.DataFrame(rows))
-    del rows
+    found = {
+        "rebuild_s": from_dicts(frames.events),
+        "rebuild_orders_s": from_dicts(frames.orders.reset_index()),
+    }
     path = folder / "events.parquet"
     frames.events.to_parquet(path)
     found["parquet_s"] = timed(lambda: pd.read_parquet(path))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from regards_nb.client.answers import is_too_parallel, printable
-from regards_nb.client.api import RegardsClient
-from regards_nb.client.body import Body
 from regards_nb.client.origin import Link, Origin
 from regards_nb.client.rows import ApplyAnswer, RemoteOrder
+
+if TYPE_CHECKING:
+    from regards_nb.client.api import RegardsClient
+    from regards_nb.client.body import Body
 
 __all__ = [
     "ApplyAnswer",
@@ -18,3 +23,14 @@ __all__ = [
     "is_too_parallel",
     "printable",
 ]
+
+_MODULE_OF = {"RegardsClient": "api", "Body": "body"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs requests when it is first used: a tracker may do without the REST side."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

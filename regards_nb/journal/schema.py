@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
@@ -187,7 +187,8 @@ _MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _from_1, 2: _from_
 def upsert(table: sa.Table, dialect: str) -> Any:
     """Insert rows; where one with the same key is there already, replace what it says."""
     keys = [column.name for column in table.primary_key]
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    # only that of this database: the other takes as long to load as all of SQLAlchemy's core
+    statement = importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     return statement.on_conflict_do_update(
         index_elements=keys,
         set_={c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys},
