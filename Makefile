@@ -1,6 +1,7 @@
 # make demo   set everything up, run the quickstart on a simulated REGARDS
 # make lab    open the notebooks in JupyterLab
 # make test   set everything up, pass the tests
+# make bench  measure the whole road beside other clients
 # make faults break the broker, the network, the disk and ourselves while events flow
 # make docs   build the site into build/docs: executed notebooks, API, any warning an error
 #
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lab test faults lint docs clean
+.PHONY: demo lab test bench faults lint docs clean
 
 demo: .venv/demo.ready
 	@sh scripts/need.sh rabbitmq-server
@@ -23,6 +24,11 @@ test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server chromium libatomic1
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/road.py --quick
+
+bench: .venv/bench.ready
+	@sh scripts/need.sh rabbitmq-server
+	$(BIN)/python benchmarks/road.py --write docs/performance.md
 
 faults: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server

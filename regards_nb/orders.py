@@ -8,7 +8,8 @@ and, within one second, the rank of the status; never which arrived first.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -252,19 +253,32 @@ _When = tuple[int, int]
 _NEVER: _When = (-1, -1)
 
 
-_NUMBERED = "by their number"
-#: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
-_UNNAMED = "by the journal row"
-#: Over REST one only learns that something is ready: counted where no message counts.
-_ASKED_FOR = "by the journal row of an answer"
+#: Ids in their order, each once. There may be a million: a set would take ten times the memory.
+_Ids = array  # of "q"
+_NO_IDS: _Ids[int] = array("q")
+
+
+def _with(ids: _Ids[int], new: int) -> _Ids[int]:
+    """Add an id; those of one order mostly grow."""
+    if not ids:
+        return array("q", (new,))
+    if new > ids[-1]:
+        ids.append(new)
+    elif ids[place := bisect_left(ids, new)] != new:
+        ids.insert(place, new)
+    return ids
+
+
+def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
+    return array("q", sorted({*some, *others}))
 
 
 class _Life:
     """Everything the events of one order number say; each field only ever grows."""
 
     __slots__ = (
-        "decisive", "errors", "first_us", "last_us", "link", "parts", "ready_end", "ready_part",
-        "total",
+        "asked_for", "decisive", "errors", "first_us", "last_us", "link", "numbered", "ready_end",
+        "ready_part", "total", "unnumbered",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -272,9 +286,12 @@ class _Life:
         self.decisive: tuple[int, _When, str, str, str] = (0, _NEVER, "", "", "")
         self.errors: tuple[_When, int | None] = (_NEVER, None)
         self.link: tuple[_When, str | None] = (_NEVER, None)
-        #: Finished sub-orders, by how they are told apart. One set is enough for almost every
-        #: order, and there may be many orders.
-        self.parts: defaultdict[str, set[int]] = defaultdict(set)
+        #: finished sub-orders by their number
+        self.numbered = _NO_IDS
+        #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
+        self.unnumbered = _NO_IDS
+        #: Over REST one only learns that something is ready: counted where no message counts.
+        self.asked_for = _NO_IDS
         self.total = -1
         self.ready_part = 0
         self.ready_end = 0
@@ -315,19 +332,20 @@ class _Life:
     def _add_part(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
         self.ready_part = max(self.ready_part, row_id)
         if app_id == REST_APP_ID:
-            self.parts[_ASKED_FOR].add(row_id)
+            self.asked_for = _with(self.asked_for, row_id)
         elif sub_order_id is None:
-            self.parts[_UNNAMED].add(row_id)
+            self.unnumbered = _with(self.unnumbered, row_id)
         else:
-            self.parts[_NUMBERED].add(sub_order_id)
+            self.numbered = _with(self.numbered, sub_order_id)
 
     def join(self, other: _Life) -> None:
         """Take in all that another life has taken in."""
         self.decisive = max(self.decisive, other.decisive)
         self.errors = max(self.errors, other.errors)
         self.link = max(self.link, other.link)
-        for kind, ids in other.parts.items():
-            self.parts[kind] |= ids
+        self.numbered = _of_both(self.numbered, other.numbered)
+        self.unnumbered = _of_both(self.unnumbered, other.unnumbered)
+        self.asked_for = _of_both(self.asked_for, other.asked_for)
         self.total = max(self.total, other.total)
         self.ready_part = max(self.ready_part, other.ready_part)
         self.ready_end = max(self.ready_end, other.ready_end)
@@ -339,8 +357,7 @@ class _Life:
     def state(self, key: OrderKey, order_id: int | None) -> OrderState:
         """Say what it amounts to."""
         _, when, status, error_type, message = self.decisive
-        numbers = {kind: len(ids) for kind, ids in self.parts.items()}
-        done = numbers.get(_NUMBERED, 0) + numbers.get(_UNNAMED, 0) or numbers.get(_ASKED_FOR, 0)
+        done = len(self.numbered) + len(self.unnumbered) or len(self.asked_for)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(
