@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: How often the journal is looked at when no bell rings: another kernel may write to it.
 POLL_S = 0.5
 #: What arrives within so long is answered together: reading costs more for each time than for
-#: each event.
+#: each event. And whoever looks at the frames at once does not have to wait for this thread.
 TOGETHER_S = 0.02
 FIRST_RETRY_S = 15.0
 LONGEST_RETRY_S = 900.0
@@ -78,10 +78,10 @@ def _follow(
         seen = -1
         while not stop.is_set():
             seen = bell.wait(seen, POLL_S)
+            stop.wait(TOGETHER_S)
             if _step(frames, feed, callbacks, downloads):
                 # Another kernel may have written it; whoever waits here wants to know.
                 bell.ring()
-            stop.wait(TOGETHER_S)
     finally:
         frames.unfollow(feed)
 
