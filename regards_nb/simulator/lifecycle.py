@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -159,15 +160,17 @@ def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
     takes the user's places.
     """
     kept = [order for order in orders if order.status is not OrderState.DELETED]
-    taken = sum(sub_order.occupies for order in kept for sub_order in order.sub_orders)
-    queued = [
+    # of a pending order nothing has begun; there may be a thousand of them
+    begun = (order for order in kept if order.status is not OrderState.PENDING)
+    taken = sum(sub_order.occupies for order in begun for sub_order in order.sub_orders)
+    queued = (
         (order, sub_order)
         for order in kept
         if order.status in (OrderState.PENDING, OrderState.RUNNING)
         for sub_order in order.sub_orders
         if sub_order.stage is Stage.QUEUED
-    ]
-    return queued[: max(SUBORDERS_PER_USER - taken, 0)]
+    )
+    return list(islice(queued, max(SUBORDERS_PER_USER - taken, 0)))
 
 
 class Action(StrEnum):

@@ -291,6 +291,7 @@ class Service:
         return [
             (order, sub_order)
             for order in self._orders.values()
+            if order.status is not OrderState.PENDING
             for sub_order in order.sub_orders
             if sub_order.stage is Stage.STAGING
         ]
