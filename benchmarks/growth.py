@@ -39,6 +39,7 @@ def deliveries(first: int, count: int, orders: int) -> list[Delivery]:
     for number in range(first, first + count):
         body = json.loads(messages.body(number))
         body["orderId"] = number % orders
+        body["downloadLink"] = messages.LINK.format(number % orders)
         body["correlationId"] = f"benchmark-{number % orders:08d}"
         raw = json.dumps(body).encode()
         made.append(
@@ -68,8 +69,10 @@ def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
     process = psutil.Process()
     gc.collect()
     before_bytes = process.memory_info().rss
+    begin = time.perf_counter()
     frames = Frames(Journal(folder / "journal.sqlite"), None)
-    found = {"events": events, "orders": orders, "first_s": timed(lambda: frames.events)}
+    found = {"events": events, "orders": orders, "open_s": time.perf_counter() - begin}
+    found["first_s"] = timed(lambda: frames.events)
     gc.collect()
     own_bytes = frames.events.memory_usage(deep=True).sum()
     found["beyond_frame_bytes"] = (process.memory_info().rss - before_bytes - own_bytes) / events

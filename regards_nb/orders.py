@@ -174,7 +174,7 @@ class OrderBook:
         self._lives: dict[OrderKey, dict[int | None, _Life]] = {}
         #: which order has a number; if several claim it, the alphabet decides, not the arrival
         self._owner: dict[tuple[str | None, int], OrderKey] = {}
-        #: where the next event of the same kind goes: of most, thousands come
+        #: where the next event of the same kind goes; for a while, since the next is seldom far
         self._places: dict[_Names, tuple[_Life, OrderKey]] = {}
         #: Grows when what is known already comes to belong to another order than before.
         self.regrouped = 0
@@ -184,6 +184,8 @@ class OrderBook:
         names = (event.tenant, event.correlation_id, event.order_id)
         place = self._places.get(names)
         if place is None:
+            if len(self._places) >= _MOST_PLACES:
+                self._places.clear()
             place = self._places[names] = self._place(*names)
         life, changed = place
         life.add(row_id, event)
@@ -244,6 +246,8 @@ def _nameless(tenant: str | None, order_id: int) -> OrderKey:
     """Return the key of an order of which only the number is known."""
     return OrderKey(tenant, f"#{order_id}")
 
+
+_MOST_PLACES = 10_000
 
 #: What an event calls its order: tenant, correlation id, order id.
 _Names = tuple[str | None, str | None, int | None]

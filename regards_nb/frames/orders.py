@@ -26,7 +26,7 @@ class OrdersFrame:
     Parameters
     ----------
     standing : Standing
-        Whose ``changed`` this object empties.
+        Nobody else takes what changed of it.
     """
 
     def __init__(self, standing: Standing) -> None:
@@ -47,20 +47,20 @@ class OrdersFrame:
 
     def _take_in(self) -> bool:
         """Write what changed; tell whether anything did."""
-        standing = self._standing
-        states = standing.states()
-        if standing.rearranged != self._rearranged:
-            self._rearranged = standing.rearranged
+        changed = self._standing.take_changed()
+        if self._standing.rearranged != self._rearranged:
+            self._rearranged = self._standing.rearranged
             self._begin()
         rows = len(self._table)
-        known = sorted(place for place in standing.changed if place < rows)
-        standing.changed.clear()
+        known = [(place, state) for place, state in changed if place < rows]
+        new = [state for place, state in changed if place >= rows]
         if known:
-            self._table.replace(known, _columns([states[place] for place in known]))
-        if new := states[rows:]:
+            places, states = zip(*known, strict=True)
+            self._table.replace(places, _columns(states))
+        if new:
             self._table.append(_columns(new), len(new))
             self._index.append([state.key for state in new])
-        return bool(known or new)
+        return bool(changed)
 
     def _shown(self) -> pd.DataFrame:
         return self._table.frame().set_axis(self._index.index(), axis="index")
@@ -80,9 +80,11 @@ class _Index:
         self._levels = [Table({"name": "str"}), Table({"name": "str"})]
         self._codes: list[dict[str | None, int]] = [{None: -1}, {None: -1}]
         self._table = Table({"tenant": "int64", "correlation_id": "int64"})
+        self._shown: pd.MultiIndex | None = None
 
     def append(self, keys: Sequence[OrderKey]) -> None:
         """Add orders."""
+        self._shown = None
         columns = []
         for names, codes, level in zip(
             zip(*keys, strict=True), self._codes, self._levels, strict=True
@@ -96,6 +98,11 @@ class _Index:
 
     def index(self) -> pd.MultiIndex:
         """Return the index of all orders."""
+        if self._shown is None:
+            self._shown = self._made()
+        return self._shown
+
+    def _made(self) -> pd.MultiIndex:
         places: Any = self._table.frame()
         return pd.MultiIndex(
             levels=[pd.Index(level.frame()["name"]) for level in self._levels],

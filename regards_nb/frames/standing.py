@@ -24,15 +24,13 @@ class Standing:
     ----------
     keys : dict
         The orders in the order of their first events, each with its place.
-    changed : set of int
-        Places of orders whose state is another one than when the set was last emptied.
     rearranged : int
         Grows when an order disappears, because it turned out to be another one's.
     """
 
     def __init__(self) -> None:
         self.keys: dict[OrderKey, int] = {}
-        self.changed: set[int] = set()
+        self._changed: set[int] = set()
         self.rearranged = 0
         self._book = OrderBook()
         #: in the order of `keys`
@@ -40,7 +38,8 @@ class Standing:
         #: orders whose state is to be worked out again
         self._stale: set[OrderKey] = set()
         self._by_correlation_id: dict[str, OrderKey] = {}
-        self._by_number: defaultdict[int | None, dict[OrderKey, None]] = defaultdict(dict)
+        #: one as a rule, and there may be very many orders
+        self._by_number: dict[int, tuple[OrderKey, ...]] = {}
         self._files: defaultdict[int, dict[int, FileRecord]] = defaultdict(dict)
         self._fetched: dict[tuple[str | None, int], int] = {}
         self._labels: dict[OrderKey, str] = {}
@@ -90,6 +89,7 @@ class Standing:
         self._by_correlation_id = {key.correlation_id: key for key in self.keys}
         self._by_number.clear()
         self._states.clear()
+        self._changed.clear()
         self._stale = set(self.keys)
 
     # -- what is known --
@@ -127,13 +127,27 @@ class Standing:
             state = self._completed(key)
             if place == len(self._states):
                 self._states.append(state)
-                self._by_number[state.order_id][key] = None
+                self._number(key, None, state.order_id)
             else:
                 before, self._states[place] = self._states[place], state
-                if before.order_id != state.order_id:
-                    self._by_number[before.order_id].pop(key, None)
-                    self._by_number[state.order_id][key] = None
-            self.changed.add(place)
+                self._number(key, before.order_id, state.order_id)
+            self._changed.add(place)
+
+    def _number(self, key: OrderKey, before: int | None, now: int | None) -> None:
+        """Note that an order goes by another number than before."""
+        if before == now:
+            return
+        if before is not None:
+            others = self._by_number[before]
+            self._by_number[before] = tuple(other for other in others if other != key)
+        if now is not None:
+            self._by_number[now] = (*self._by_number.get(now, ()), key)
+
+    def take_changed(self) -> list[tuple[int, OrderState]]:
+        """Return the states that changed since this was last called, with their places in order."""
+        self._work_out()
+        changed, self._changed = sorted(self._changed), set()
+        return [(place, self._states[place]) for place in changed]
 
     def _completed(self, key: OrderKey) -> OrderState:
         """Add to what the events say what is known on this side."""
