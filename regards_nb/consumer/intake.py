@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from regards_nb.events import Delivery
 
-#: Messages that RabbitMQ may send ahead of our acknowledgements.
-PREFETCH = 1000
+#: Messages that RabbitMQ may send ahead of our acknowledgements. A quarter of them stay without one
+#: for a while (see below), and as many as half are journalled at once: with fewer, RabbitMQ would
+#: wait for us again and again.
+PREFETCH = 4000
 #: A row is acknowledged this long after it was journalled, or when so many others wait that
 #: RabbitMQ would pause. Two messages can be identical only within the second of their AMQP
 #: timestamp: after this time both are in the journal, and the end of the connection cannot leave

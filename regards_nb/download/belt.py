@@ -85,10 +85,7 @@ class Belt(Generic[_T]):
             if self._things:
                 thing, size_bytes = self._things.popleft()
                 self._load_bytes -= size_bytes
-                # Who waits to put is woken when there is room for several things: if the two
-                # sides took turns for each, changing threads would cost more than the work.
-                if self._load_bytes <= self._limit_bytes // 2:
-                    self._changed.notify_all()
+                self._changed.notify_all()
                 return thing
             if self._ended or self._stopped:
                 raise BeltStopped

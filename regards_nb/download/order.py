@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regards_nb.download.increment import Increments, incomplete, paths_of
+from regards_nb.download.line import ProgressLine
 from regards_nb.download.staging import Workspace
 from regards_nb.download.statefile import StateFile
 from regards_nb.errors import (
@@ -38,6 +39,7 @@ def download_order(
     directory: str | Path,
     *,
     on_progress: Callable[[Progress], object] | None = None,
+    show: bool = True,
     stop: threading.Event | None = None,
     timeout_s: float | None = None,
     extract: bool = True,
@@ -57,7 +59,10 @@ def download_order(
     directory : str or pathlib.Path
         Where the files go; made if it is missing. What is there and verified is not fetched again.
     on_progress : callable, optional
-        Called with a :class:`Progress` a few times per second.
+        Called with a :class:`Progress` a few times per second. By default the progress is shown
+        on the standard output.
+    show : bool
+        False: without *on_progress*, nothing is shown.
     stop : threading.Event, optional
         Set it to end the download; verified files stay.
     timeout_s : float, optional
@@ -96,12 +101,13 @@ def download_order(
     client.order(order_id)  # raises where there is none, before anything is made here
     with Workspace(folder, order_id):
         pass
+    line = ProgressLine()
     increments = Increments(
         client,
         order_id,
         folder,
         StateFile(folder, order_id, durable=durable),
-        on_progress=on_progress,
+        on_progress=on_progress or (line if show else None),
         stop=stop,
         extract=extract,
         way=way,
@@ -109,8 +115,11 @@ def download_order(
         durable=durable,
         backoff_s=backoff_s,
     )
-    order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
-    _fetch_rest(client, order, increments)
+    try:
+        order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
+        _fetch_rest(client, order, increments)
+    finally:
+        line.end()
     return _in_place(order, increments)
 
 
