@@ -204,25 +204,19 @@ def run_once(
     process = subprocess.Popen(
         ["/bin/sh", "-c", command(name, folder, url)],
         cwd=target,
+        stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
     wall_s = watch.passed_s
     taken_s = usage.ru_utime + usage.ru_stime
     others = watch.others(taken_s + cpu_s(server_pid) - served_s)
     process.returncode = os.waitstatus_to_exitcode(status)
-    disk = peak.stop() / _stored_bytes(folder) if peak else None
+    peak_bytes = peak.stop() if peak else None
     if process.returncode:
         raise SystemExit(f"{name} failed with {process.returncode}")
     if len(list(target.iterdir())) < _MANY_FILES:
         shutil.rmtree(target)
-    return Run(wall_s, taken_s, usage.ru_maxrss * 1024, disk, others)
-
-
-def _stored_bytes(folder: Path) -> int:
-    """Return what the files of an order take on this disk, where the last block is never full."""
-    rows = json.loads((folder / "manifest.json").read_text())
-    block_bytes = os.statvfs(folder).f_frsize
-    return sum(-(-row["filesize"] // block_bytes) * block_bytes for row in rows)
+    return Run(wall_s, taken_s, usage.ru_maxrss * 1024, peak_bytes, others)
 
 
 class _PeakDisk:
@@ -259,7 +253,8 @@ def measure(title: str, work: Work, cache: Path, runs: int) -> Result:
     """Run all competitors in turn, and print the table."""
     folder = cache / work.order
     # not in this process: how much memory it once took is counted for those that it starts
-    subprocess.run([sys.executable, HERE / "orders.py", work.order, cache], check=True)
+    maker = [sys.executable, str(HERE / "orders.py"), work.order, str(cache)]
+    stored_bytes = int(subprocess.run(maker, check=True, stdout=subprocess.PIPE).stdout)
     found: dict[str, list[Run]] = {name: [] for name in work.competitors}
     with serving(folder, work) as server, tempfile.TemporaryDirectory(dir=cache) as scratch:
         for number in range(runs + 1):
@@ -270,7 +265,7 @@ def measure(title: str, work: Work, cache: Path, runs: int) -> Result:
     rate = work.bytes_per_s
     line_s = (folder / "zip.chunked").stat().st_size / rate if rate else None
     ours = [name for name in work.competitors if name.startswith(OURS)]
-    result = Result(title, work.what, found, list(work.floors), ours, line_s)
+    result = Result(title, work.what, found, list(work.floors), ours, stored_bytes, line_s)
     print(f"\n## {title}: {work.what}; {runs} runs\n{result.table()}")
     print(*result.verdicts(), sep="\n", flush=True)
     return result

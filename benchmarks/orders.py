@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -122,5 +123,12 @@ def prepare(name: str, cache: Path) -> Path:
     return folder
 
 
+def stored_bytes(folder: Path) -> int:
+    """Return what the files of an order take on this disk, where the last block is never full."""
+    rows = json.loads((folder / "manifest.json").read_text())
+    block_bytes = os.statvfs(folder).f_frsize
+    return sum(-(-row["filesize"] // block_bytes) * block_bytes for row in rows)
+
+
 if __name__ == "__main__":
-    prepare(sys.argv[1], Path(sys.argv[2]))
+    print(stored_bytes(prepare(sys.argv[1], Path(sys.argv[2]))))

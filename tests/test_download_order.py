@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from download_kit import files_named, world
@@ -51,6 +52,22 @@ def test_an_order_of_forty_sub_orders_runs_through_by_itself(tmp_path: Path) -> 
         zips, singles = here.zips, here.singles
         assert here.client.download_order(here.order_id, here.folder, **QUICK) == paths
         assert (here.zips, here.singles) == (zips, singles)
+
+
+def test_without_a_tracker_the_progress_is_shown_unless_it_is_not_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last line counts all files; who follows it by a callback, or wants none, sees none."""
+    plan = OrderPlan(n_files=6, file_bytes=3000, files_per_suborder=1)
+    with world(tmp_path, plan) as here:
+        here.client.download_order(here.order_id, here.folder, **QUICK)
+        *_, last = capsys.readouterr().out.splitlines()
+        done, before = re.findall(r"verified (\d+)/|, (\d+) files before", last)
+        assert int(done[0]) + int(before[1]) == 6
+        ways: list[dict[str, Any]] = [{"show": False}, {"on_progress": str}]
+        for number, quiet in enumerate(ways):
+            here.client.download_order(here.order_id, tmp_path / f"{number}", **QUICK, **quiet)
+            assert not capsys.readouterr().out
 
 
 def test_files_that_were_removed_or_downloaded_before_come_back_one_by_one(tmp_path: Path) -> None:
