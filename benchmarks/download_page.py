@@ -48,7 +48,8 @@ _HOW = (
     "name before. Runs are taken in turn."
 )
 _RATIO = (
-    "The ratio is that of median times, regards_nb over the other: below 1 it is faster. None of "
+    "The ratio is that of median times, regards_nb over the other: below 1 it is faster; in "
+    "brackets, from the best run over the other's worst to the worst over the other's best. None of "
     "the others waits until the files are on the disk; regards_nb does unless it is told not to "
     '(`durable=False`, here "no flush"), so that is what is judged. The floors were set '
     "beforehand, from a prototype."
@@ -116,11 +117,12 @@ class Result:
         found = [
             Verdict(
                 self.title,
-                f"time against {floor.peer}",
+                f"time against {floor.peer}{', by zlib' if 'zlib' in floor.ours else ''}",
                 floor.ratio,
                 self._ratio(floor.ours, floor.peer),
                 None if floor.flushed is None else self._ratio(floor.flushed, floor.peer),
                 "",
+                self._range(floor.ours, floor.peer),
             )
             for floor in self.floors
         ]
@@ -141,6 +143,13 @@ class Result:
         """Return the peak over what the files alone take."""
         return max(run.disk_bytes or 0 for run in runs) / self.stored_bytes
 
+    def _range(self, ours: str, peer: str) -> str:
+        """Return between what the ratio lies, if each run met each of the other."""
+        mine = [run.wall_s for run in _timed(self.runs[ours])]
+        peers = _timed(self.runs.get(peer, []))
+        theirs = [run.wall_s for run in peers] or [self.line_s or 0.0]
+        return f" ({min(mine) / max(theirs):.2f}-{max(mine) / min(theirs):.2f})"
+
     def _median_s(self, name: str) -> float:
         return median(run.wall_s for run in _timed(self.runs[name]))
 
@@ -154,6 +163,8 @@ class Verdict(NamedTuple):
     found: float
     flushed: float | None
     unit: str
+    #: Between what it lies, for a ratio of times.
+    range: str = ""
 
     @property
     def met(self) -> bool:
@@ -165,19 +176,16 @@ class Verdict(NamedTuple):
         digits = 0 if self.unit else 2
         return (
             f"| {self.title} | {self.what.replace('|', chr(92) + '|')} "
-            f"| {self.floor:.{digits}f}{self.unit} | {self.found:.{digits}f}{self.unit} "
+            f"| {self.floor:.{digits}f}{self.unit} | {self.found:.{digits}f}{self.unit}{self.range} "
             f"| {flushed} | {'met' if self.met else '**missed**'} |"
         )
 
 
 def page(results: list[Result], why: dict[tuple[str, str], str]) -> str:
-    """Return the page. *why* explains, by work and what is judged, where the time goes."""
+    """Return the page. *why* says where the time or the space goes, by work and first word."""
     verdicts = [verdict for result in results for verdict in result.verdicts()]
-    missed = [
-        f"- {verdict.title}, {verdict.what}: {reason}"
-        for verdict in verdicts
-        if not verdict.met and (reason := why.get((verdict.title, verdict.what)))
-    ]
+    keys = [(v.title, v.what.removeprefix("peak ").split()[0]) for v in verdicts if not v.met]
+    missed = [f"- {key[0]}, {key[1]}: {why[key]}" for key in dict.fromkeys(keys) if key in why]
     parts = [
         "# How fast downloads are",
         _HOW.format(machine=_machine()),
