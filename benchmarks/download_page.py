@@ -49,9 +49,9 @@ _HOW = (
 )
 _RATIO = (
     "The ratio is that of median times, regards_nb over the other: below 1 it is faster; in "
-    "brackets, from the best run over the other's worst to the worst over the other's best. None of "
-    "the others waits until the files are on the disk; regards_nb does unless it is told not to "
-    '(`durable=False`, here "no flush"), so that is what is judged. The floors were set '
+    "brackets, from the best run over the other's worst to the worst over the other's best. "
+    "None of the others waits until the files are on the disk; regards_nb does unless it is "
+    'told not to (`durable=False`, here "no flush"), so that is what is judged. The floors were set '
     "beforehand, from a prototype."
 )
 _RUNS = (
@@ -174,9 +174,10 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         flushed = "" if self.flushed is None else f"{self.flushed:.2f}"
         digits = 0 if self.unit else 2
+        found = f"{self.found:.{digits}f}{self.unit}{self.range}"
         return (
             f"| {self.title} | {self.what.replace('|', chr(92) + '|')} "
-            f"| {self.floor:.{digits}f}{self.unit} | {self.found:.{digits}f}{self.unit}{self.range} "
+            f"| {self.floor:.{digits}f}{self.unit} | {found} "
             f"| {flushed} | {'met' if self.met else '**missed**'} |"
         )
 

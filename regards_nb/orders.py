@@ -12,7 +12,6 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.events import REST_APP_ID, OrderStatus
@@ -66,36 +65,6 @@ class OrderKey(NamedTuple):
 
     tenant: str | None
     correlation_id: str
-
-
-class FileState(StrEnum):
-    """How far one file of an order has come on this side."""
-
-    #: In the manifest; not fetched yet.
-    LISTED = "LISTED"
-    #: In the workspace under its final name, size and checksum as in the manifest.
-    VERIFIED = "VERIFIED"
-    #: In the workspace; the manifest gives no checksum, so only size and CRC were checked.
-    UNVERIFIED = "UNVERIFIED"
-    #: Could not be had; ``error`` says why.
-    FAILED = "FAILED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRecord:
-    """One file of an order: what the manifest says (protocol.md 1.4), and where it is now."""
-
-    order_id: int
-    #: The server's id: the way to fetch the file alone, also after the zip (protocol.md 1.0, 7).
-    file_id: int
-    name: str
-    size_bytes: int | None = None
-    md5: str | None = None
-    product_id: str | None = None
-    #: Absolute path under its final name, once it is there.
-    path: str | None = None
-    state: FileState = FileState.LISTED
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.download import Fetched
+    from regards_nb.files import FileRecord
     from regards_nb.journal import TenantFiles
-    from regards_nb.orders import FileRecord
     from regards_nb.simulator import Fault
 
 DEADLINE_S = 60.0

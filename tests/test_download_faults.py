@@ -22,7 +22,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
     UnexpectedAnswerError,
 )
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 from regards_nb.simulator import (
     CorruptEntry,
     CorruptFile,

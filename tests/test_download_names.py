@@ -15,7 +15,7 @@ from zip_kit import by_hand, central_line, deflated, local_entry, regards_zip
 
 from regards_nb.download.unzip import read_zip
 from regards_nb.errors import IncompleteDownloadError
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 from regards_nb.simulator import (
     FileSpec,
     OrderPlan,

@@ -18,7 +18,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
     WorkspaceError,
 )
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 from regards_nb.simulator import (
     CutZip,
     FileSpec,

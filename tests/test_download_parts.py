@@ -27,7 +27,7 @@ from regards_nb.download.syscalls import (
     rename_without_replacing,
 )
 from regards_nb.errors import WorkspaceError
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

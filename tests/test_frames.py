@@ -13,9 +13,10 @@ from strategies import delivery, histories
 
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
+from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
 from regards_nb.journal import Journal
-from regards_nb.orders import FileRecord, FileState, OrderBook, OrderKey
+from regards_nb.orders import OrderBook, OrderKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from strategies import delivery
 
 from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
+from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
-from regards_nb.orders import FileRecord, FileState
 
 
 def deliveries_of(journal: Journal, after_id: int = 0) -> list[Delivery]:

@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "wiring",
     "queries",
+    "files",
     "events",
     "orders",
     "journal",
@@ -32,7 +33,7 @@ ROOMS = [
     "demo",
     "cli",
 ]
-PURE = {"errors", "events", "orders", "queries"}
+PURE = {"errors", "events", "files", "orders", "queries"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},

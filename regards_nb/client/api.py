@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from regards_nb.client.answers import Answer
     from regards_nb.client.body import Body
     from regards_nb.client.rows import ApplyAnswer, RemoteOrder
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 _TOKEN = "/api/v1/rs-authentication/oauth/token"  # noqa: S105 - a path
 _ORDERS = "/api/v1/rs-order/user/orders"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from regards_nb.client.answers import Answer
     from regards_nb.client.rows import Page
     from regards_nb.client.transport import Call
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
     Ask = Callable[[Call], Answer]
 

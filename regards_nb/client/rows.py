@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.errors import UnexpectedAnswerError
-from regards_nb.orders import FileRecord
+from regards_nb.files import FileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

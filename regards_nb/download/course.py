@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from regards_nb.download.plan import Plan, Way
     from regards_nb.download.tools import Tools
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 _log = logging.getLogger(__name__)
 

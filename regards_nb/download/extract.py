@@ -15,7 +15,7 @@ from regards_nb.download.notice import NOTICE_NAME, parse_notice
 from regards_nb.download.publisher import Checked
 from regards_nb.download.wholes import Growing, Whole, damaged, whole_in_memory
 from regards_nb.errors import ArchiveError
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from regards_nb.download.progress import Counter
     from regards_nb.download.staging import Workspace
     from regards_nb.download.unzip import Piece
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 #: A zip may hold so many times the files of the manifest, and so many more.
 _MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000

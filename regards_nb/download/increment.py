@@ -25,7 +25,7 @@ from regards_nb.download.records import Records, is_in_place
 from regards_nb.download.staging import Workspace
 from regards_nb.download.tools import StoppedError, Tools
 from regards_nb.errors import DownloadError, IncompleteDownloadError
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,7 +14,7 @@ from regards_nb.download.names import unnumbered
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 
 class Verdict(Enum):

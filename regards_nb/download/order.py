@@ -18,7 +18,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
     WaitTimeoutError,
 )
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.download.plan import Way
     from regards_nb.download.progress import Progress
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
 #: So often in a row the server may be away; the client has tried several times each.

@@ -10,7 +10,7 @@ from regards_nb.download.records import is_in_place
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 Way = Literal["auto", "zip", "files"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from regards_nb.download.belt import Belt, BeltStopped
 from regards_nb.download.landing import land
 from regards_nb.download.syscalls import flush_directory, flush_filesystem
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -25,7 +25,7 @@ from regards_nb.errors import (
     ServiceLoginError,
     ServiceUnreachableError,
 )
-from regards_nb.orders import FileState
+from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from regards_nb.client import Body
     from regards_nb.download.tools import Tools
     from regards_nb.download.wholes import Whole
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 #: How many at a time: at first, and at most while the server does not mind.
 _FIRST_PARALLEL, _MAX_PARALLEL = 4, 8

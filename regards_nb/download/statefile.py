@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.download.wholes import write_all
 from regards_nb.errors import WorkspaceError
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

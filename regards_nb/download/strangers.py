@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from regards_nb.download.matching import Manifest, Verdict
 from regards_nb.download.publisher import Checked
 from regards_nb.errors import ServiceError
-from regards_nb.orders import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

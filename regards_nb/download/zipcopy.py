@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regards_nb.download.staging import Workspace
-    from regards_nb.orders import FileRecord
+    from regards_nb.files import FileRecord
 
 
 def archive_name(order_id: int) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from regards_nb.errors import SettingsError
 from regards_nb.events import OrderEvent, OrderStatus, decode
+from regards_nb.files import FileState
 from regards_nb.frames.dtypes import EVENT_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES
 from regards_nb.frames.orders import OrdersFrame
 from regards_nb.frames.standing import Standing
 from regards_nb.frames.table import Table
-from regards_nb.orders import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regards_nb.client import RemoteOrder
+    from regards_nb.files import FileRecord
     from regards_nb.journal import Batch, Journal
-    from regards_nb.orders import FileRecord, OrderKey, OrderState
+    from regards_nb.orders import OrderKey, OrderState
 
 
 class Frames:

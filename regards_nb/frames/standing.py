@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from regards_nb.orders import GONE, FileRecord, FileState, OrderBook, OrderKey, OrderState
+from regards_nb.files import FileRecord, FileState
+from regards_nb.orders import GONE, OrderBook, OrderKey, OrderState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

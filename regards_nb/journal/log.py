@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
+from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
 from regards_nb.journal.database import DEFAULT_PATH, LOCK_WRITERS, open_engine, translated
 from regards_nb.journal.packing import MOST_BYTES, pack, pieces, unpack
-from regards_nb.orders import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
