@@ -51,8 +51,8 @@ _RATIO = (
     "The ratio is that of median times, regards_nb over the other: below 1 it is faster; in "
     "brackets, from the best run over the other's worst to the worst over the other's best. "
     "None of the others waits until the files are on the disk; regards_nb does unless it is "
-    'told not to (`durable=False`, here "no flush"), so that is what is judged. The floors were set '
-    "beforehand, from a prototype."
+    'told not to (`durable=False`, here "no flush"), so that is what is judged. The floors '
+    "were set beforehand, from a prototype."
 )
 _RUNS = (
     "Peak RSS is that of the largest process. Peak disk is over what the files alone take on the "
