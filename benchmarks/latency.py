@@ -20,6 +20,8 @@ import pika
 
 from regards_nb import OrderTracker
 
+_LONGEST_S = 60.0
+
 
 class Latency(NamedTuple):
     """Milliseconds from publishing to being there."""
@@ -80,17 +82,15 @@ def _by_callback(url: str, queue: str, count: int, command: list[str]) -> list[f
 
 def _by_row(url: str, queue: str, count: int, command: list[str]) -> list[float]:
     late_ms: list[float] = []
-    pause = threading.Event()
     with (
         tempfile.TemporaryDirectory(dir=Path.cwd()) as folder,
         OrderTracker(url, queue, journal=Path(folder) / "journal.sqlite") as tracker,
         subprocess.Popen(command),
     ):
-        version = -1
+        # as a live view waits; asking again and again would take the processor from the consumer
+        bell, heard = tracker._works.bell, -1  # noqa: SLF001
         while len(late_ms) < count:
-            while version == tracker.version:
-                pause.wait(0.0002)
-            version = tracker.version
+            heard = bell.wait(heard, _LONGEST_S)
             new = tracker.events["message"].iloc[len(late_ms) :]
             now = time.monotonic_ns()
             late_ms += [(now - int(sent)) / 1e6 for sent in new]

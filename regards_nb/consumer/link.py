@@ -153,6 +153,8 @@ class Link:
         self._io = _InputOutput(mending=mending)
         self._connection: Any = None
         self._channel: Any = None
+        self._spare: Any = None
+        self._spare_is_ready = False
         self._consumer_tag: str | None = None
         #: The broker tells what kind of queue it is only by refusing what the kind cannot do.
         self._may_be_stream = True
@@ -197,26 +199,28 @@ class Link:
     # -- from connect to consume; each step follows the broker's answer to the one before --
 
     def _on_connected(self, connection: Any) -> None:
-        connection.channel(on_open_callback=self._on_channel)
+        # Both at once: where the queue is no stream RabbitMQ closes the first, and the second is as
+        # far already.
+        self._channel = connection.channel(on_open_callback=self._on_channel)
+        self._spare = connection.channel(on_open_callback=self._on_channel)
 
     def _on_channel(self, channel: Any) -> None:
-        self._channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
-        if self._may_be_stream:
+        if channel is not self._spare:
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
-        else:
-            # the second channel of this connection: the queue was there a moment ago
-            self._limit()
+        channel.basic_qos(prefetch_count=PREFETCH, callback=lambda _: self._on_limited(channel))
 
     def _on_queue(self, answer: Any) -> None:
         self._receiver.depth(answer.method.message_count)
-        self._limit()
 
-    def _limit(self) -> None:
-        self._channel.basic_qos(prefetch_count=PREFETCH, callback=self._on_qos)
+    def _on_limited(self, channel: Any) -> None:
+        if channel is self._channel:
+            self._consume()
+        else:
+            self._spare_is_ready = True
 
-    def _on_qos(self, _answer: Any) -> None:
+    def _consume(self) -> None:
         arguments = {}
         if self._may_be_stream:
             offset = self._receiver.next_offset()
@@ -318,7 +322,9 @@ class Link:
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
         if self._may_be_stream and "x-stream-offset" in str(reason):
             self._may_be_stream = False
-            self._connection.channel(on_open_callback=self._on_channel)
+            self._channel = self._spare
+            if self._spare_is_ready:
+                self._consume()
         else:
             self._finish(reason)
 
