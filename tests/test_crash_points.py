@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 from strategies import delivery
 
 from regards_nb.consumer.intake import Intake
@@ -67,7 +68,7 @@ class Broker:
         self._put_back([*lost, *self.ready])
 
     def _put_back(self, messages: list[tuple[int, Delivery]]) -> None:
-        again = {number: message._replace(redelivered=True) for number, message in messages}
+        again = {number: replace(message, redelivered=True) for number, message in messages}
         self.ready = deque(sorted((dict(self.ready) | again).items()))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from small_disk import own_mounts
 from strategies import delivery
 
@@ -201,7 +202,7 @@ def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
         connection.executemany(row, [(n, 1 if n < 1100 else 2, b"%d" % n) for n in ids])
     migrated = Journal(path)
     session_id = migrated.open_session("s")
-    migrated.append(session_id, [delivery(b"new")._replace(stream_offset=0)], stream="s")
+    migrated.append(session_id, [replace(delivery(b"new"), stream_offset=0)], stream="s")
     rows = [row for batch in Journal(path).read() for row in batch.rows()]
     assert [row.id for row in rows] == [*ids, 1310]
     assert [row.delivery.body for row in rows] == [*(b"%d" % n for n in ids), b"new"]
@@ -215,7 +216,7 @@ def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
 def test_a_stream_is_written_once_whoever_reads_it(tmp_path: Path, journal: Journal) -> None:
     """Two kernels read the same stream: the offset tells what is there already."""
     other = Journal(tmp_path / "journal.sqlite")
-    messages = [delivery(str(n).encode())._replace(stream_offset=n) for n in range(6)]
+    messages = [replace(delivery(str(n).encode()), stream_offset=n) for n in range(6)]
     assert journal.next_offset("s") is None
     journal.append(journal.open_session("s"), messages[:4], stream="s")
     other.append(other.open_session("s"), messages[2:], stream="s")

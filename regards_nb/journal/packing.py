@@ -18,15 +18,11 @@ if TYPE_CHECKING:
 #: A row grows up to this size, and beyond it only for a single message that is larger.
 MOST_BYTES = 1 << 20
 
-#: A tuple is written as an array: the fields of `Delivery` in their order, which is therefore
-#: part of the schema.
+#: Each message is an array: the fields of `Delivery` in their order, which is therefore part of the
+#: schema.
 pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list).decode
-
-
-def unpack(messages: bytes) -> list[Delivery]:
-    """Return what `pack` was given."""
-    return [Delivery._make(fields) for fields in _unpack(messages)]
+#: Returns what `pack` was given.
+unpack = msgspec.msgpack.Decoder(list[Delivery]).decode
 
 
 def pieces(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:

@@ -146,9 +146,9 @@ def _from_1(connection: sa.Connection) -> None:
 def _from_2(connection: sa.Connection) -> None:
     """Store many messages in a row, and number the changes of the other tables."""
     batches.create(connection)
-    columns = ", ".join(["id", "session_id", *Delivery._fields])
+    columns = ", ".join(["id", "session_id", *Delivery.__struct_fields__])
     rows = connection.exec_driver_sql(f"SELECT {columns} FROM deliveries ORDER BY id")  # noqa: S608 - no value in it
-    found = ((row[0], row[1], Delivery(*row[2:])) for row in rows.yield_per(1000))
+    found = ((row[0], row[1], _delivery(*row[2:])) for row in rows.yield_per(1000))
     # Ids that follow one another, of one session: that is what a row can hold.
     runs = groupby(enumerate(found), lambda item: (item[1][0] - item[0], item[1][1]))
     for (_, session_id), run in runs:
@@ -161,6 +161,11 @@ def _from_2(connection: sa.Connection) -> None:
         )
         for index in table.indexes:
             index.create(connection)
+
+
+def _delivery(body: bytes, received_at_us: int, redelivered: object, *others: Any) -> Delivery:
+    # SQLite has no truth values, only 0 and 1
+    return Delivery(body, received_at_us, bool(redelivered), *others)
 
 
 def _at_most(count: int, things: Iterator[_T]) -> Iterator[list[_T]]:
