@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from sys import intern
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.events import REST_APP_ID, OrderStatus
@@ -136,13 +138,19 @@ class OrderBook:
 
     Events name their order by correlation id; a few only by order id, and those are added to the
     order that another event ties to that id, whichever comes first. When a correlation id is used
-    for a second order, the state is that of the order with the higher number.
+    for a second order, the state is that of the order with the higher number, and what was said of
+    the other is forgotten.
     """
 
     def __init__(self) -> None:
-        self._lives: dict[OrderKey, dict[int | None, _Life]] = {}
-        #: which order has a number; if several claim it, the alphabet decides, not the arrival
-        self._owner: dict[tuple[str | None, int], OrderKey] = {}
+        #: what was said of each order, in the order of their first events
+        self._lives: dict[OrderKey, _Life] = {}
+        #: which order has a number, one of each tenant; there may be very many, of one tenant
+        self._owners: dict[int, tuple[OrderKey, ...]] = {}
+        #: others that have it too, which no server should say: the alphabet decides
+        self._rivals: defaultdict[int, set[OrderKey]] = defaultdict(set)
+        #: each tenant's name once, whatever number of events repeat it
+        self._tenants: dict[str | None, str | None] = {}
         #: where the next event of the same kind goes; for a while, since the next is seldom far
         self._places: dict[_Names, tuple[_Life, OrderKey]] = {}
         #: Grows when what is known already comes to belong to another order than before.
@@ -161,54 +169,99 @@ class OrderBook:
         return changed
 
     def __iter__(self) -> Iterator[OrderKey]:
-        owned = {_nameless(*number) for number in self._owner}
+        owned = {_nameless(key.tenant, n) for n, keys in self._owners.items() for key in keys}
         return (key for key in self._lives if key not in owned)
 
     def __contains__(self, key: OrderKey) -> bool:
         return key in self._lives
 
+    def named(self, correlation_id: str) -> list[OrderKey]:
+        """Return the orders with this correlation id; those of several tenants may have it."""
+        keys = (OrderKey(tenant, correlation_id) for tenant in self._tenants)
+        return [key for key in keys if key in self._lives]
+
+    def numbered(self, order_id: int) -> list[OrderKey]:
+        """Return the orders whose state has this number."""
+        by_number_only = self.named(_nameless(None, order_id).correlation_id)
+        rivals = self._rivals.get(order_id, ())
+        keys = [*self._owners.get(order_id, ()), *rivals, *by_number_only]
+        return [key for key in dict.fromkeys(keys) if self._lives[key].order_id == order_id]
+
     def resolved(self, key: OrderKey) -> OrderKey:
         """Return the name of an order that was known by its number only, if it has one now."""
         number = key.correlation_id.removeprefix("#")
         is_number = number != key.correlation_id and number.isdecimal()
-        return self._owner.get((key.tenant, int(number)), key) if is_number else key
+        return self._owner(key.tenant, int(number)) or key if is_number else key
 
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order; KeyError if nothing is."""
-        lives = self._lives[key]
-        newest = max((number for number in lives if number is not None), default=None)
-        said = [lives[number] for number in {None, newest} & lives.keys()]
-        if newest is not None and self._owner.get((key.tenant, newest)) == key:
-            said += self._lives.get(_nameless(key.tenant, newest), {}).values()
-        if len(said) == 1:
-            return said[0].state(key, newest)
-        together = _Life()
-        for life in said:
-            together.join(life)
-        return together.state(key, newest)
+        life = self._lives[key]
+        said = [life, life.by_name]
+        if life.order_id is not None and self._owner(key.tenant, life.order_id) == key:
+            nameless = self._lives.get(_nameless(key.tenant, life.order_id))
+            if nameless is not None:
+                said += nameless, nameless.by_name
+        known = [one for one in said if one is not None]
+        if len(known) == 1:
+            return life.state(key)
+        together = _Life(life.order_id)
+        for one in known:
+            together.join(one)
+        return together.state(key)
 
     def _place(
         self, tenant: str | None, correlation_id: str | None, order_id: int | None
     ) -> tuple[_Life, OrderKey]:
         """Return where events with these names are folded, and the order that they change."""
+        tenant = self._tenants.setdefault(tenant, tenant)
         if correlation_id is None:
             assert order_id is not None  # noqa: S101 - events.decode sees to it
             key = _nameless(tenant, order_id)
-            changed = self._owner.get((tenant, order_id), key)
+            return self._life(key, order_id), self._owner(tenant, order_id) or key
+        key = OrderKey(tenant, correlation_id)
+        if order_id is not None:
+            self._claim(key, order_id)
+        return self._life(key, order_id), key
+
+    def _life(self, key: OrderKey, order_id: int | None) -> _Life:
+        """Return what was said of an order; with a higher number than before it is a new one."""
+        newest = self._lives.get(key)
+        if newest is None:
+            life = _Life(order_id)
+        elif order_id is None:
+            return newest.without_number()
+        elif newest.order_id is None:
+            life = _Life(order_id, by_name=newest)
+        elif order_id > newest.order_id:
+            life = _Life(order_id, by_name=newest.by_name)
+        elif order_id == newest.order_id:
+            return newest
         else:
-            changed = key = OrderKey(tenant, correlation_id)
-            if order_id is not None:
-                self._claim(key, order_id)
-        return self._lives.setdefault(key, {}).setdefault(order_id, _Life()), changed
+            return _Life(order_id)  # of an older order, which nothing shows any more
+        self._lives[key] = life
+        return life
 
     def _claim(self, key: OrderKey, order_id: int) -> None:
         """Note that an order has this number, unless another has the older right to it."""
-        number = (key.tenant, order_id)
-        before = self._owner.get(number)
-        self._owner[number] = key if before is None else min(key, before)
-        if self._owner[number] != before and (before or _nameless(*number) in self._lives):
+        before = self._owner(key.tenant, order_id)
+        if key == before:
+            return
+        if before is not None:
+            self._rivals[order_id].add(max(key, before))
+            if before < key:
+                return
+        others = (owner for owner in self._owners.get(order_id, ()) if owner != before)
+        self._owners[order_id] = (*others, key)
+        if before or _nameless(key.tenant, order_id) in self._lives:
             self.regrouped += 1
             self._places.clear()
+
+    def _owner(self, tenant: str | None, order_id: int) -> OrderKey | None:
+        """Return which order of a tenant has a number."""
+        for key in self._owners.get(order_id, ()):
+            if key.tenant == tenant:
+                return key
+        return None
 
 
 def _nameless(tenant: str | None, order_id: int) -> OrderKey:
@@ -221,10 +274,13 @@ _MOST_PLACES = 10_000
 #: What an event calls its order: tenant, correlation id, order id.
 _Names = tuple[str | None, str | None, int | None]
 
-#: Which of two events is the later one: (AMQP timestamp, rank of the status).
-_When = tuple[int, int]
-_NEVER: _When = (-1, -1)
+#: Which of two events is the later one: the AMQP timestamp, and within it the rank of the status.
+_When = int
+_RANKS = max(_RANK.values()) + 1
+_NEVER: _When = -1
 
+#: Later than every event; and no event is as long before 1970.
+_MOST_US = 1 << 63
 
 #: Ids in their order, each once. There may be a million: a set would take ten times the memory.
 _Ids = array  # of "q"
@@ -247,18 +303,29 @@ def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
 
 
 class _Life:
-    """Everything the events of one order number say; each field only ever grows."""
+    """Everything the events of one order number say; each field only ever grows.
+
+    There may be very many. Hence no tuples in it, and what many orders say alike is one text.
+    """
 
     __slots__ = (
-        "asked_for", "decisive", "errors", "first_us", "last_us", "link", "numbered", "ready_end",
-        "ready_part", "total", "unnumbered",
+        "asked_for", "by_name", "error_type", "errors", "errors_when", "finality",
+        "first_us", "last_us", "link", "link_when", "message", "numbered", "order_id",
+        "ready_end", "ready_part", "status", "total", "unnumbered", "when",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        #: (finality, when) and what that event says
-        self.decisive: tuple[int, _When, str, str, str] = (0, _NEVER, "", "", "")
-        self.errors: tuple[_When, int | None] = (_NEVER, None)
-        self.link: tuple[_When, str | None] = (_NEVER, None)
+    def __init__(self, order_id: int | None, by_name: _Life | None = None) -> None:
+        self.order_id = order_id
+        #: what was said of the order by its name only, without its number
+        self.by_name = by_name
+        #: of the event that decides, and what it says
+        self.finality = 0
+        self.when = _NEVER
+        self.status = self.error_type = self.message = ""
+        self.errors_when = _NEVER
+        self.errors = 0
+        self.link_when = _NEVER
+        self.link = ""
         #: finished sub-orders by their number
         self.numbered = _NO_IDS
         #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
@@ -268,8 +335,15 @@ class _Life:
         self.total = -1
         self.ready_part = 0
         self.ready_end = 0
-        self.first_us: int | None = None
-        self.last_us: int | None = None
+        self.first_us = _MOST_US
+        self.last_us = -_MOST_US
+
+    def without_number(self) -> _Life:
+        """Return the life of what is said by name, without a number."""
+        if self.order_id is None:
+            return self
+        self.by_name = self.by_name or _Life(None)
+        return self.by_name
 
     def add(self, row_id: int, event: OrderEvent) -> None:
         """Take in one event."""
@@ -278,15 +352,14 @@ class _Life:
             received_at_us, timestamp_s, _, _, _, status, message, link, error_type, errors, total,
             sub_order_id, app_id, _, _,
         ) = event  # fmt: skip
-        when = (timestamp_s or 0, _RANK_OF.get(status, _UNKNOWN_RANK))
+        when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
         finality = _FINALITY_OF.get(status, 0)
-        if finality >= self.decisive[0]:
-            decisive = (finality, when, status, error_type or "", message or "")
-            self.decisive = max(self.decisive, decisive)
+        if finality >= self.finality:
+            self._decide(finality, when, status, error_type or "", message or "")
         if errors is not None:
-            self.errors = max(self.errors, (when, errors))
+            self.errors_when, self.errors = max((self.errors_when, self.errors), (when, errors))
         if link:
-            self.link = max(self.link, (when, link))
+            self.link_when, self.link = max((self.link_when, self.link), (when, link))
         if total is not None and total > self.total:
             self.total = total
         if status == _PART:
@@ -297,10 +370,20 @@ class _Life:
                 # The server was asked and has files, whatever announced itself before.
                 self.ready_part = max(self.ready_part, row_id)
         us = received_at_us if timestamp_s is None else timestamp_s * 1_000_000
-        if self.first_us is None or us < self.first_us:
-            self.first_us = us
-        if self.last_us is None or us > self.last_us:
-            self.last_us = us
+        self.first_us = min(self.first_us, us)
+        self.last_us = max(self.last_us, us)
+
+    def _decide(
+        self, finality: int, when: _When, status: str, error_type: str, message: str
+    ) -> None:
+        """Take in what an event says of the order as a whole, unless a later one said so."""
+        said = (finality, when, status, error_type, message)
+        if said > (self.finality, self.when, self.status, self.error_type, self.message):
+            self.finality = finality
+            self.when = when
+            self.status = intern(status)
+            self.error_type = intern(error_type)
+            self.message = intern(message)
 
     def _add_part(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
         self.ready_part = max(self.ready_part, row_id)
@@ -313,45 +396,44 @@ class _Life:
 
     def join(self, other: _Life) -> None:
         """Take in all that another life has taken in."""
-        self.decisive = max(self.decisive, other.decisive)
-        self.errors = max(self.errors, other.errors)
-        self.link = max(self.link, other.link)
+        self._decide(other.finality, other.when, other.status, other.error_type, other.message)
+        self.errors_when, self.errors = max(
+            (self.errors_when, self.errors), (other.errors_when, other.errors)
+        )
+        self.link_when, self.link = max((self.link_when, self.link), (other.link_when, other.link))
         self.numbered = _of_both(self.numbered, other.numbered)
         self.unnumbered = _of_both(self.unnumbered, other.unnumbered)
         self.asked_for = _of_both(self.asked_for, other.asked_for)
         self.total = max(self.total, other.total)
         self.ready_part = max(self.ready_part, other.ready_part)
         self.ready_end = max(self.ready_end, other.ready_end)
-        known = [us for us in (self.first_us, other.first_us) if us is not None]
-        self.first_us = min(known, default=None)
-        known = [us for us in (self.last_us, other.last_us) if us is not None]
-        self.last_us = max(known, default=None)
+        self.first_us = min(self.first_us, other.first_us)
+        self.last_us = max(self.last_us, other.last_us)
 
-    def state(self, key: OrderKey, order_id: int | None) -> OrderState:
+    def state(self, key: OrderKey) -> OrderState:
         """Say what it amounts to."""
-        _, when, status, error_type, message = self.decisive
         done = len(self.numbered) + len(self.unnumbered) or len(self.asked_for)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(
             key=key,
-            order_id=order_id,
-            status=status,
-            finished=status in FINISHED,
-            progress=1.0 if status == OrderStatus.DONE else progress,
+            order_id=self.order_id,
+            status=self.status,
+            finished=self.status in FINISHED,
+            progress=1.0 if self.status == OrderStatus.DONE else progress,
             suborders_done=done,
             suborders_total=total,
-            errors=self.errors[1],
-            error_type=error_type or None,
-            message=message or None,
-            download_link=self.link[1],
+            errors=None if self.errors_when == _NEVER else self.errors,
+            error_type=self.error_type or None,
+            message=self.message or None,
+            download_link=self.link or None,
             # Each sub-order announces itself; only where none did is the end the announcement.
             ready_row=self.ready_part or self.ready_end,
             first_event=_utc(self.first_us),
             last_event=_utc(self.last_us),
-            decided_at_s=max(when[0], 0),
+            decided_at_s=max(self.when // _RANKS, 0),
         )
 
 
-def _utc(us: int | None) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us or 0)
+def _utc(us: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)

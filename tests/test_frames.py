@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -248,33 +249,56 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
     grown = Frames(journal, None)
     handed_out = []
     for number, piece in enumerate(pieces):
-        append(journal, *(written(event) for _, event in piece))
-        log.save([FileRecord(order_id=1, file_id=number, name="a", size_bytes=number, path="/a")])
+        append(journal, *(written(event) for _, event in piece), b"poison %d" % number)
+        # a new file, and one that is there already
+        for file_id, state in (number, FileState.LISTED), (number // 2, FileState.VERIFIED):
+            name = f"{file_id}.nc"
+            file = FileRecord(order_id=1 + file_id % 2, file_id=file_id, name=name, state=state)
+            log.save([replace(file, size_bytes=number, path=f"/{number}")])
         journal.save_fetched("tenant", 2, journal.last_id())
         journal.save_request("tenant", f"c{number}", label=f"label {number}", body="{}")
-        for frame in (grown.events, grown.orders):
+        for frame, text in (
+            (grown.events, "message"),
+            (grown.orders, "message"),
+            (grown.files, "path"),
+            (grown.rejected, "reason"),
+        ):
             handed_out.append((frame, frame.copy(deep=True)))
             # somebody writes into what he was given: it stays his
             mine = frame.copy(deep=False)
-            mine.loc[:, "message"] = "mine"
-            mine.loc[:, "order_id"] = 99
+            mine.loc[:, text] = "mine"
+            mine.iloc[:, 0] = None
     fresh = Frames(journal, None)
     same(grown.events, fresh.events)
     same(grown.orders, fresh.orders)
+    same(by_file(grown.files), by_file(fresh.files))
+    same(grown.rejected, fresh.rejected)
+    assert grown.rejections == fresh.rejections == len(pieces)
     assert grown.states() == fresh.states()
     book = OrderBook()
     for row in (row for batch in journal.read() for row in batch.rows()):
         event = decode(row.delivery)
-        assert isinstance(event, OrderEvent)
-        book.add(row.id, event)
+        if isinstance(event, OrderEvent):
+            book.add(row.id, event)
     assert [state.key for state in grown.states()] == list(book)
     for state in grown.states():
         assert grown.key_of(state.correlation_id) == fresh.key_of(state.correlation_id)
         if state.order_id is not None:
+            files = grown.files_of(state.order_id)
+            in_place = [file for file in files if file.state is FileState.VERIFIED]
+            assert state.downloaded_files == len(in_place)
+            assert state.downloaded_bytes == sum(file.size_bytes or 0 for file in in_place)
+            assert (state.files_total or 0) == len(files)
+            assert (state.bytes_total or 0) == sum(file.size_bytes or 0 for file in files)
             assert grown.key_of(state.order_id) == fresh.key_of(state.order_id)
     for frame, as_it_was in handed_out:
         pd.testing.assert_frame_equal(frame, as_it_was)
     journal.close()
+
+
+def by_file(files: pd.DataFrame) -> pd.DataFrame:
+    """Put files in an order that does not depend on when each was first seen."""
+    return files.sort_values("name").reset_index(drop=True)
 
 
 def written(event: OrderEvent) -> dict[str, Any]:
@@ -304,3 +328,58 @@ def test_a_frame_costs_no_copy_of_what_was_there(journal: Journal) -> None:
         lambda frame: frame["received_at"].array.view("i8"),
     ):
         assert np.shares_memory(look(before), look(after))
+
+
+@pytest.mark.usefixtures("_texts")
+def test_files_cost_what_is_new(journal: Journal) -> None:
+    """A file that is listed leaves all other rows where they are; one that changes, its own."""
+    frames, log = Frames(journal, None), journal.file_log("tenant")
+    log.save([FileRecord(order_id=5, file_id=n, name=f"{n}", size_bytes=n) for n in range(100)])
+    before = frames.files
+    log.save([FileRecord(order_id=5, file_id=100, name="100", size_bytes=100)])
+    log.save([FileRecord(order_id=5, file_id=7, name="7", size_bytes=7, path="/7")])
+    after = frames.files
+    assert list(after["name"]) == [f"{n}" for n in range(101)]
+    assert after["path"].dropna().to_dict() == {7: "/7"}
+    assert (len(before), before["path"].count()) == (100, 0)
+    sizes = [frame["size"].array._data for frame in (before, after)]
+    assert np.shares_memory(*sizes)
+
+
+def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
+    """What an order's files come to follows each of them, there and back."""
+    frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
+    append(journal, GRANTED)
+    file = FileRecord(order_id=5, file_id=1, name="a", size_bytes=10)
+    there = replace(file, state=FileState.VERIFIED, size_bytes=12)
+    for record, in_place in ((file, (0, 0)), (there, (1, 12)), (there, (1, 12)), (file, (0, 0))):
+        log.save([record])
+        (state,) = frames.states()
+        assert (state.downloaded_files, state.downloaded_bytes) == in_place
+        assert (state.files_total, state.bytes_total) == (1, record.size_bytes)
+
+
+def test_rejected_messages_are_added_to_those_that_were_there(journal: Journal) -> None:
+    """Each is read from the journal once, and counted whether somebody has looked or not."""
+    frames = Frames(journal, None)
+    append(journal, b"one", GRANTED)
+    before = frames.rejected
+    append(journal, PART, b"two", b"three")
+    frames.refresh()
+    assert frames.rejections == 3
+    after = frames.rejected
+    assert list(before["body"]) == [b"one"]
+    assert list(after["body"]) == [b"one", b"two", b"three"]
+    assert after["body"].iloc[0] is before["body"].iloc[0]
+    assert frames.rejections == 3
+
+
+def test_an_order_is_found_by_name_in_every_tenant(journal: Journal) -> None:
+    """Two tenants may use the same names; the latest order is meant."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED, tenant="one")
+    assert frames.key_of("c") == frames.key_of(5) == OrderKey("one", "c")
+    append(journal, GRANTED, tenant=None)
+    assert frames.key_of("c") == frames.key_of(5) == OrderKey(None, "c")
+    append(journal, GRANTED | {"orderId": 6}, tenant=None)
+    assert frames.key_of(5) == OrderKey("one", "c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import permutations
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,45 @@ def test_a_correlation_id_used_again_shows_the_newer_order() -> None:
         event("GRANTED", orderId=6, timestamp_s=200),
     )
     assert (state.order_id, state.status, state.finished) == (6, "GRANTED", False)
+
+
+def test_an_older_order_of_the_same_name_says_nothing_any_more() -> None:
+    """Neither what it said before nor what is still to come of it; what has no number, stays."""
+    unnumbered = event("DENIED", message="by name", timestamp_s=50)
+    older = event("DONE", orderId=5, errors=3, totalSubOrders=4, timestamp_s=100)
+    newer = event("GRANTED", orderId=6, timestamp_s=200)
+    for history in permutations([unnumbered, older, newer]):
+        state = fold(*history)
+        assert (state.order_id, state.status, state.errors) == (6, "GRANTED", None)
+        assert state.suborders_total is None
+        assert state.first_event == datetime.fromtimestamp(50, UTC)
+
+
+def test_orders_are_found_by_their_names() -> None:
+    """By correlation id in each tenant, and by number once an event has said it."""
+    book = OrderBook()
+    other = book.add(1, event("GRANTED", orderId=5)._replace(tenant="other"))
+    nameless = book.add(2, event("DONE", orderId=6, correlationId=None))
+    book.add(3, event("DENIED"))
+    assert book.named("c1") == [other, KEY]
+    assert book.named("c2") == []
+    assert book.numbered(5) == [other]
+    assert book.numbered(6) == [nameless]
+    book.add(4, event("GRANTED", orderId=6))
+    assert KEY in book.numbered(6)
+    assert book.resolved(nameless) == KEY
+
+
+def test_equal_texts_are_kept_once() -> None:
+    """There may be very many orders, all of which say the same."""
+    book = OrderBook()
+    keys = [
+        book.add(n, event("DENIED", correlationId=f"c{n}", message="-".join("why")))
+        for n in range(2)
+    ]
+    one, other = map(book.state, keys)
+    assert one.message is other.message
+    assert one.key.tenant is other.key.tenant
 
 
 def test_an_unknown_status_is_shown_and_ends_nothing() -> None:

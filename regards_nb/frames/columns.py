@@ -28,6 +28,9 @@ _MICROSECOND = timedelta(microseconds=1)
 #: So many pieces about as long as each other become one: each text is copied a few times only.
 _FEW = 8
 
+#: How many missing texts are shown from the same memory.
+_MISSING = 4096
+
 #: Which rows are written: those at the end, or some.
 Rows: TypeAlias = "slice | np.ndarray[Any, Any]"
 
@@ -122,6 +125,7 @@ class ArrowTexts(Column):
         # pandas has found it; without it there is `Texts`
         self._arrow: Any = importlib.import_module("pyarrow")
         self._type = self._arrow.large_string()
+        self._missing = self._arrow.nulls(_MISSING, self._type)
         self._capacity = capacity
         self._dtype = dtype
         self.pieces: list[Any] = []
@@ -129,8 +133,11 @@ class ArrowTexts(Column):
     @property
     def shown(self) -> Any:
         """The pieces one after the other, and missing values up to the capacity."""
-        missing = self._arrow.nulls(self._capacity - sum(map(len, self.pieces)), self._type)
-        chunked = self._arrow.chunked_array([*self.pieces, missing])
+        missing = self._capacity - sum(map(len, self.pieces))
+        # one piece of them, again and again: they need no memory of their own
+        whole, rest = divmod(missing, len(self._missing))
+        pieces = [*self.pieces, *[self._missing] * whole, self._missing.slice(0, rest)]
+        chunked = self._arrow.chunked_array(pieces)
         as_pandas: Any = pd.arrays.ArrowStringArray
         return as_pandas(chunked, dtype=self._dtype)
 

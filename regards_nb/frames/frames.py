@@ -52,6 +52,8 @@ class Frames:
         self._standing = Standing()
         self._events = Table(EVENT_DTYPES, map(str, OrderStatus))
         self._orders = OrdersFrame(self._standing)
+        self._files = Table(FILE_DTYPES, map(str, FileState))
+        self._rejected = Table(REJECTED_DTYPES)
         #: (row id, reason, arrival in µs); the bodies stay in the journal until asked for
         self._rejections: list[tuple[int, str, int]] = []
         self._feeds: list[deque[tuple[OrderKey, OrderEvent]]] = []
@@ -136,11 +138,9 @@ class Frames:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
         with self._lock:
             self.refresh()
-            rows = [
-                (f.order_id, f.name, f.path, f.size_bytes, f.md5, str(f.state), f.error)
-                for f in self._standing.files()
-            ]
-        return _frame(FILE_DTYPES, rows, map(str, FileState))
+            places, records = self._standing.files.take_changed()
+            self._files.update(places, list(map(_file_row, records)))
+            return self._files.frame()
 
     @property
     def rejected(self) -> pd.DataFrame:
@@ -149,7 +149,10 @@ class Frames:
             self.refresh()
             bodies = self._journal.bodies(row_id for row_id, _, _ in self._rejections)
             rows = [(bodies[row_id], why, us) for row_id, why, us in self._rejections]
-        return _frame(REJECTED_DTYPES, rows)
+            known = len(self._rejected)
+            self._rejected.update(range(known, known + len(rows)), rows)
+            self._rejections.clear()
+            return self._rejected.frame()
 
     def export(self, folder: Path, kind: str) -> list[Path]:
         """Write each frame to a file of its own; see `OrderTracker.export`."""
@@ -173,7 +176,7 @@ class Frames:
     def rejections(self) -> int:
         """How many messages could not be understood."""
         with self._lock:
-            return len(self._rejections)
+            return len(self._rejected) + len(self._rejections)
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the state of some orders, or of all, in the order of their first event."""
@@ -201,17 +204,16 @@ def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
     return [received_at_us, timestamp_us, *others[: len(EVENT_DTYPES) - 2]]
 
 
+def _file_row(record: FileRecord) -> tuple[object, ...]:
+    return (
+        record.order_id, record.name, record.path, record.size_bytes, record.md5,
+        str(record.state), record.error,
+    )  # fmt: skip
+
+
 def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:
     """Return orders as the server sees them, one row each; index and columns never change."""
     rows = [tuple(getattr(order, name) for name in REMOTE_DTYPES) for order in orders]
-    return _frame(REMOTE_DTYPES, rows, map(str, OrderStatus)).set_index("order_id")
-
-
-def _frame(
-    dtypes: dict[str, str], rows: Sequence[tuple[object, ...]], categories: Iterable[str] = ()
-) -> pd.DataFrame:
-    """Build a frame of rows that are all known."""
-    table = Table(dtypes, categories)
-    if rows:
-        table.append(zip(*rows, strict=True), len(rows))
-    return table.frame()
+    table = Table(REMOTE_DTYPES, map(str, OrderStatus))
+    table.update(range(len(rows)), rows)
+    return table.frame().set_index("order_id")

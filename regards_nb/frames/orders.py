@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from regards_nb.frames.standing import Standing
-    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.orders import OrderKey
 
 _row = attrgetter(*ORDER_DTYPES)
 
@@ -47,27 +47,18 @@ class OrdersFrame:
 
     def _take_in(self) -> bool:
         """Write what changed; tell whether anything did."""
-        changed = self._standing.take_changed()
+        places, states = self._standing.take_changed()
         if self._standing.rearranged != self._rearranged:
             self._rearranged = self._standing.rearranged
             self._begin()
         rows = len(self._table)
-        known = [(place, state) for place, state in changed if place < rows]
-        new = [state for place, state in changed if place >= rows]
-        if known:
-            places, states = zip(*known, strict=True)
-            self._table.replace(places, _columns(states))
-        if new:
-            self._table.append(_columns(new), len(new))
-            self._index.append([state.key for state in new])
-        return bool(changed)
+        self._table.update(places, list(map(_row, states)))
+        new = (state.key for place, state in zip(places, states, strict=True) if place >= rows)
+        self._index.append(list(new))
+        return bool(states)
 
     def _shown(self) -> pd.DataFrame:
         return self._table.frame().set_axis(self._index.index(), axis="index")
-
-
-def _columns(states: Sequence[OrderState]) -> list[tuple[object, ...]]:
-    return list(zip(*map(_row, states), strict=True))
 
 
 class _Index:
@@ -84,6 +75,8 @@ class _Index:
 
     def append(self, keys: Sequence[OrderKey]) -> None:
         """Add orders."""
+        if not keys:
+            return
         self._shown = None
         columns = []
         for names, codes, level in zip(

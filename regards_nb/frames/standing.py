@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from regards_nb.files import FileRecord, FileState
 from regards_nb.orders import GONE, OrderBook, OrderKey, OrderState
@@ -15,7 +15,62 @@ if TYPE_CHECKING:
     from regards_nb.client import RemoteOrder
     from regards_nb.events import OrderEvent
 
+_T = TypeVar("_T")
+
 _IN_PLACE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
+
+
+class Followed(Generic[_T]):
+    """Values that one reader follows: it takes what changed since it last did.
+
+    Attributes
+    ----------
+    values : list
+    """
+
+    def __init__(self) -> None:
+        self.values: list[_T] = []
+        #: The reader has taken so many; of these, others than it took are in these places now.
+        self._taken = 0
+        self._replaced: set[int] = set()
+
+    def put(self, place: int, value: _T) -> None:
+        """Set the value of a place, which may be the one behind the last."""
+        if place == len(self.values):
+            self.values.append(value)
+            return
+        self.values[place] = value
+        if place < self._taken:
+            self._replaced.add(place)
+
+    def take_changed(self) -> tuple[list[int], list[_T]]:
+        """Return the places of the values that are new, in order, and the values."""
+        places = [*sorted(self._replaced), *range(self._taken, len(self.values))]
+        self._replaced.clear()
+        self._taken = len(self.values)
+        return places, [self.values[place] for place in places]
+
+
+class _FilesOf:
+    """The places of one order's files, and what they come to."""
+
+    __slots__ = ("bytes", "in_place", "in_place_bytes", "places")
+
+    def __init__(self) -> None:
+        #: by file id
+        self.places: dict[int, int] = {}
+        self.bytes = self.in_place = self.in_place_bytes = 0
+
+    def count(self, record: FileRecord, times: int) -> None:
+        """Add a file, or take it away again."""
+        size_bytes = (record.size_bytes or 0) * times
+        self.bytes += size_bytes
+        if record.state in _IN_PLACE:
+            self.in_place += times
+            self.in_place_bytes += size_bytes
+
+
+_NO_FILES = _FilesOf()
 
 
 class Standing:
@@ -25,23 +80,24 @@ class Standing:
     ----------
     keys : dict
         The orders in the order of their first events, each with its place.
+    files : Followed
+        All files.
     rearranged : int
         Grows when an order disappears, because it turned out to be another one's.
     """
 
     def __init__(self) -> None:
         self.keys: dict[OrderKey, int] = {}
-        self._changed: set[int] = set()
+        #: in the order of `keys`
+        self._known: Followed[OrderState] = Followed()
+        #: in the order in which they were listed
+        self.files: Followed[FileRecord] = Followed()
         self.rearranged = 0
         self._book = OrderBook()
-        #: in the order of `keys`
-        self._states: list[OrderState] = []
-        #: orders whose state is to be worked out again
+        #: orders whose state was never worked out, and those where it is to be worked out again
+        self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
-        self._by_correlation_id: dict[str, OrderKey] = {}
-        #: one as a rule, and there may be very many orders
-        self._by_number: dict[int, tuple[OrderKey, ...]] = {}
-        self._files: defaultdict[int, dict[int, FileRecord]] = defaultdict(dict)
+        self._files_of: defaultdict[int, _FilesOf] = defaultdict(_FilesOf)
         self._fetched: dict[tuple[str | None, int], int] = {}
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
@@ -52,46 +108,63 @@ class Standing:
         """Take in events, journalled as these rows; return the order that each is about."""
         keys = list(map(self._book.add, row_ids, events))
         for key in dict.fromkeys(keys):
-            self._stale.add(key)
-            if key not in self.keys:
+            if key in self.keys:
+                self._outdate(key)
+            else:
                 self.keys[key] = len(self.keys)
-                self._by_correlation_id[key.correlation_id] = key
+                self._new.append(key)
         if self._book.regrouped != self.rearranged:
             self._rearrange()
         return keys
 
     def add_files(self, records: Iterable[FileRecord]) -> None:
         """Take in files as they are now."""
+        changed = set()
         for record in records:
-            self._files[record.order_id][record.file_id] = record
-            self._stale.update(self._by_number.get(record.order_id, ()))
+            files = self._files_of[record.order_id]
+            place = files.places.setdefault(record.file_id, len(self.files.values))
+            if place < len(self.files.values):
+                files.count(self.files.values[place], -1)
+            files.count(record, 1)
+            self.files.put(place, record)
+            changed.add(record.order_id)
+        for order_id in changed:
+            self._outdate_numbered(order_id)
 
     def add_fetched(self, fetched: dict[tuple[str | None, int], int]) -> None:
         """Take in up to which row the parts of some orders were fetched."""
         self._fetched |= fetched
         for _, order_id in fetched:
-            self._stale.update(self._by_number.get(order_id, ()))
+            self._outdate_numbered(order_id)
 
     def add_labels(self, labels: dict[tuple[str | None, str], str]) -> None:
         """Take in what some orders are called."""
-        named = {OrderKey(*names): label for names, label in labels.items()}
-        self._labels |= named
-        self._stale.update(named.keys() & self.keys.keys())
+        for names, label in labels.items():
+            key = OrderKey(*names)
+            self._labels[key] = label
+            self._outdate(key)
 
     def add_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
         """Take in what the server last said of an order."""
         self._remote[key] = remote
-        if key in self.keys:
+        self._outdate(key)
+
+    def _outdate_numbered(self, order_id: int) -> None:
+        for key in self._book.numbered(order_id):
+            self._outdate(key)
+
+    def _outdate(self, key: OrderKey) -> None:
+        """Have the state of an order worked out again, if it has been worked out already."""
+        place = self.keys.get(key)
+        if place is not None and place < len(self._known.values):
             self._stale.add(key)
 
     def _rearrange(self) -> None:
         self.rearranged = self._book.regrouped
         self.keys = {key: place for place, key in enumerate(self._book)}
-        self._by_correlation_id = {key.correlation_id: key for key in self.keys}
-        self._by_number.clear()
-        self._states.clear()
-        self._changed.clear()
-        self._stale = set(self.keys)
+        self._known = Followed()
+        self._stale.clear()
+        self._new = list(self.keys)
 
     # -- what is known --
 
@@ -99,62 +172,46 @@ class Standing:
         """Return the state of some orders, or of all, in the order of their first event."""
         self._work_out()
         if keys is None:
-            return self._states.copy()
+            return self._known.values.copy()
         places = (self.keys.get(self._book.resolved(key)) for key in keys)
-        return [self._states[place] for place in places if place is not None]
+        return [self._known.values[place] for place in places if place is not None]
 
     def key_of(self, name: str | int) -> OrderKey | None:
         """Find an order by correlation id (text) or order id (number); the latest if several."""
-        if isinstance(name, str):
-            known = self._by_correlation_id.get(name)
-            if known is None and name.startswith("#") and name[1:].isdecimal():
-                return self.key_of(int(name[1:]))  # known by its number at first, by its name now
-            return known
-        self._work_out()
-        return max(self._by_number.get(name, ()), key=self.keys.__getitem__, default=None)
+        if isinstance(name, int):
+            return self._latest(self._book.numbered(name))
+        known = self._latest(self._book.named(name))
+        if known is None and name.startswith("#") and name[1:].isdecimal():
+            return self.key_of(int(name[1:]))  # known by its number at first, by its name now
+        return known
 
-    def files(self) -> list[FileRecord]:
-        """Return all files."""
-        return [record for records in self._files.values() for record in records.values()]
+    def _latest(self, keys: Iterable[OrderKey]) -> OrderKey | None:
+        return max(
+            (key for key in keys if key in self.keys), key=self.keys.__getitem__, default=None
+        )
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
-        return list(self._files.get(order_id, {}).values())
+        files = self._files_of.get(order_id, _NO_FILES)
+        return [self.files.values[place] for place in files.places.values()]
+
+    def take_changed(self) -> tuple[list[int], list[OrderState]]:
+        """Return the states that changed since this was last called, after their places."""
+        self._work_out()
+        return self._known.take_changed()
 
     def _work_out(self) -> None:
         stale, self._stale = self._stale, set()
-        # in the order of their places: what is new then comes behind what is there
-        for place, key in sorted((self.keys[key], key) for key in stale):
-            state = self._completed(key)
-            if place == len(self._states):
-                self._states.append(state)
-                self._number(key, None, state.order_id)
-            else:
-                before, self._states[place] = self._states[place], state
-                self._number(key, before.order_id, state.order_id)
-            self._changed.add(place)
-
-    def _number(self, key: OrderKey, before: int | None, now: int | None) -> None:
-        """Note that an order goes by another number than before."""
-        if before == now:
-            return
-        if before is not None:
-            others = self._by_number[before]
-            self._by_number[before] = tuple(other for other in others if other != key)
-        if now is not None:
-            self._by_number[now] = (*self._by_number.get(now, ()), key)
-
-    def take_changed(self) -> list[tuple[int, OrderState]]:
-        """Return the states that changed since this was last called, with their places in order."""
-        self._work_out()
-        changed, self._changed = sorted(self._changed), set()
-        return [(place, self._states[place]) for place in changed]
+        for key in stale:
+            self._known.put(self.keys[key], self._completed(key))
+        new, self._new = self._new, []
+        for key in new:
+            self._known.put(len(self._known.values), self._completed(key))
 
     def _completed(self, key: OrderKey) -> OrderState:
         """Add to what the events say what is known on this side."""
         state = self._book.state(key)
-        files = self._files.get(state.order_id or -1, {}).values()
-        in_place = [record for record in files if record.state in _IN_PLACE]
+        files = self._files_of.get(state.order_id or -1, _NO_FILES)
         fetched_row = self._fetched.get((key.tenant, state.order_id or -1), 0)
         remote = self._remote.get(key)
         if remote is not None and remote.order_id == state.order_id:
@@ -162,10 +219,10 @@ class Standing:
         return replace(
             state,
             label=self._labels.get(key) or state.label,
-            downloaded_files=len(in_place),
-            downloaded_bytes=sum(record.size_bytes or 0 for record in in_place),
-            files_total=len(files) or None,
-            bytes_total=sum(record.size_bytes or 0 for record in files) or None,
+            downloaded_files=files.in_place,
+            downloaded_bytes=files.in_place_bytes,
+            files_total=len(files.places) or None,
+            bytes_total=files.bytes or None,
             waits_for_download=state.ready_row > fetched_row and state.status not in GONE,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +47,8 @@ class Table:
         values_of = self._named(columns)
         first, self._rows = self._rows, self._rows + count
         if self._rows > self._capacity:
-            # By half: a copy now and then, and no more memory for nothing than that.
-            self._capacity = max(self._rows, self._capacity * 3 // 2)
+            # By a quarter: a copy now and then, and no more memory for nothing than that.
+            self._capacity = max(self._rows, self._capacity * 5 // 4)
             for name in self._columns:
                 self._move(name)
         for name, values in values_of.items():
@@ -65,6 +66,14 @@ class Table:
             if not self._columns[name].has(where, update):
                 self._move(name)
                 self._columns[name].take(where, update)
+
+    def update(self, places: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
+        """Write rows at their places, which grow: those behind the last row are added."""
+        known = bisect_left(places, self._rows)
+        if known:
+            self.replace(places[:known], zip(*rows[:known], strict=True))
+        if known < len(rows):
+            self.append(zip(*rows[known:], strict=True), len(rows) - known)
 
     def frame(self) -> pd.DataFrame:
         """Return all rows; the index counts them."""
