@@ -111,7 +111,7 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
     stream_offset: int | None = None
 
 
-class OrderEvent(NamedTuple):
+class OrderEvent(msgspec.Struct, frozen=True, gc=False):
     """What one message says about one order. Nothing here is checked against other messages.
 
     ``status`` is one of :class:`OrderStatus` or a text this version does not know. ``extra``
@@ -143,6 +143,10 @@ class OrderEvent(NamedTuple):
     def timestamp(self) -> datetime | None:
         """When REGARDS published the message (UTC, whole seconds), if it said so."""
         return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
+
+
+#: Returns what an event says, in the order of its fields: faster than to ask for one by one.
+values_of = msgspec.structs.astuple
 
 
 class Rejection(NamedTuple):

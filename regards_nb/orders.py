@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sys import intern
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.events import REST_APP_ID, OrderStatus
+from regards_nb.events import REST_APP_ID, OrderStatus, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -351,15 +351,15 @@ class _Life:
         (
             received_at_us, timestamp_s, _, _, _, status, message, link, error_type, errors, total,
             sub_order_id, app_id, _, _,
-        ) = event  # fmt: skip
+        ) = values_of(event)  # fmt: skip
         when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
         finality = _FINALITY_OF.get(status, 0)
         if finality >= self.finality:
             self._decide(finality, when, status, error_type or "", message or "")
-        if errors is not None:
-            self.errors_when, self.errors = max((self.errors_when, self.errors), (when, errors))
-        if link:
-            self.link_when, self.link = max((self.link_when, self.link), (when, link))
+        if errors is not None and (when, errors) > (self.errors_when, self.errors):
+            self.errors_when, self.errors = when, errors
+        if link and (when, link) > (self.link_when, self.link):
+            self.link_when, self.link = when, link
         if total is not None and total > self.total:
             self.total = total
         if status == _PART:

@@ -7,6 +7,7 @@ from itertools import permutations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from strategies import event, histories
 
 from regards_nb.events import OrderEvent
@@ -138,7 +139,7 @@ def test_an_older_order_of_the_same_name_says_nothing_any_more() -> None:
 def test_orders_are_found_by_their_names() -> None:
     """By correlation id in each tenant, and by number once an event has said it."""
     book = OrderBook()
-    other = book.add(1, event("GRANTED", orderId=5)._replace(tenant="other"))
+    other = book.add(1, replace(event("GRANTED", orderId=5), tenant="other"))
     nameless = book.add(2, event("DONE", orderId=6, correlationId=None))
     book.add(3, event("DENIED"))
     assert book.named("c1") == [other, KEY]

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import SettingsError
-from regards_nb.events import OrderEvent, OrderStatus, decode
+from regards_nb.events import OrderEvent, OrderStatus, decode, values_of
 from regards_nb.files import FileState
 from regards_nb.frames.dtypes import EVENT_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES
 from regards_nb.frames.orders import OrdersFrame
@@ -198,7 +198,7 @@ class Frames:
 
 
 def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
-    received_at_us, timestamp_s, *others = zip(*events, strict=True)
+    received_at_us, timestamp_s, *others = zip(*map(values_of, events), strict=True)
     timestamp_us = [None if s is None else s * 1_000_000 for s in timestamp_s]
     # the last field, `extra`, is in no column
     return [received_at_us, timestamp_us, *others[: len(EVENT_DTYPES) - 2]]
