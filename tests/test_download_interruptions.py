@@ -221,8 +221,11 @@ def test_a_journal_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> 
             return []
 
         def save(self, files: Any) -> None:
-            if any(record.path for record in files):
-                raise OSError(5, "the journal is gone")
+            assert not any(record.path for record in files)
+
+        def update(self, files: Any) -> None:
+            assert files
+            raise OSError(5, "the journal is gone")
 
     with world(tmp_path) as here:
         from regards_nb.download import fetch_available

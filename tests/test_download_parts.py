@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,13 @@ from regards_nb.download.matching import Manifest, Verdict, entry_form
 from regards_nb.download.notice import MAX_NOTICE_BYTES, parse_notice
 from regards_nb.download.plan import make_plan, takes_zip
 from regards_nb.download.publisher import has_content
-from regards_nb.download.statefile import StateFile
 from regards_nb.download.syscalls import (
     _link_and_unlink,
     is_alive,
     lock_if_free,
     rename_without_replacing,
 )
-from regards_nb.errors import WorkspaceError
+from regards_nb.download.table import Files, FileTable, Mark
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -43,9 +43,14 @@ def record(file_id: int, name: str = "a.nc", **known: object) -> FileRecord:
     )
 
 
-def rows(*sizes: int | None) -> list[FileRecord]:
+def files(*records: FileRecord) -> Files:
+    """Return files in a table."""
+    return Files(FileTable(1, records, folder="/somewhere"))
+
+
+def rows(*sizes: int | None) -> Files:
     """Return a manifest of files of these sizes."""
-    return [record(number, f"{number}.nc", size_bytes=size) for number, size in enumerate(sizes)]
+    return files(*(record(at, f"{at}.nc", size_bytes=size) for at, size in enumerate(sizes)))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +82,9 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart() -> None:
     """Listed and missing, missing and not listed any more, listed and here."""
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
     failed = record(2, state=FileState.FAILED, error="gone")
-    known = {1: here, 2: failed, 3: record(3, state=FileState.FAILED)}
-    plan = make_plan([record(1), record(4)], known, given_up={3})
+    known = files(here, failed, record(3, state=FileState.FAILED), record(4)).table
+    known.mark(Mark.LISTED, array("q", [1, 4]))
+    plan = make_plan(known, given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
     assert [entry.file_id for entry in plan.repairs] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]
@@ -87,30 +93,31 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart() -> None:
 
 def test_homonyms_are_told_apart_by_their_content() -> None:
     """The server's numbers mean nothing: MD5 decides which file an entry is."""
-    manifest = Manifest([record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")])
+    homonyms = record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")
+    manifest = Manifest(files(*homonyms))
     found = manifest.match("a (1).nc", 10, MD5["b"])
     assert (found.verdict, [r.file_id for r in found.records]) == (Verdict.VERIFIED, [2])
     found = manifest.match("a (1).nc", 10, MD5["a"])
     # its own name goes before what the server may have made of another one
     assert [r.file_id for r in found.records] == [3]
     assert [r.file_id for r in manifest.match("a.nc", 10, MD5["a"]).records] == [1]
-    assert manifest.open == []
+    assert not manifest.open
 
 
 def test_other_content_under_a_known_name_is_wrong_and_an_unknown_name_is_unknown() -> None:
     """Cut or damaged entries stay to be fetched."""
-    manifest = Manifest([record(1)])
+    manifest = Manifest(files(record(1)))
     assert manifest.match("a.nc", 9, MD5["b"]).verdict is Verdict.WRONG
     assert manifest.match("x.nc", 10, MD5["b"]).verdict is Verdict.UNKNOWN
     assert [r.file_id for r in manifest.open] == [1]
-    found = manifest.match_content(MD5["a"])
-    assert found is not None
-    assert manifest.match_content(MD5["a"]) is None
+    found, none = manifest.match_contents([MD5["a"], MD5["a"]])
+    assert (found, none) == (record(1), None)
+    assert manifest.match_contents([MD5["a"]]) == [None]
 
 
 def test_without_md5_the_size_must_be_right() -> None:
     """It is plausible, once per entry, and can be taken back."""
-    manifest = Manifest([record(1, md5=None), record(2, md5=None, size_bytes=None)])
+    manifest = Manifest(files(record(1, md5=None), record(2, md5=None, size_bytes=None)))
     assert manifest.limit_bytes("a.nc") is None
     first = manifest.match("a.nc", 11, MD5["c"])
     assert (first.verdict, [r.file_id for r in first.records]) == (Verdict.PLAUSIBLE, [2])
@@ -123,7 +130,7 @@ def test_without_md5_the_size_must_be_right() -> None:
 
 def test_an_entry_is_as_long_as_its_longest_namesake_at_most() -> None:
     """That is what a bomb is measured by."""
-    manifest = Manifest([record(1), record(2, size_bytes=500)])
+    manifest = Manifest(files(record(1), record(2, size_bytes=500)))
     assert manifest.limit_bytes("a (1).nc") == 500
     assert manifest.limit_bytes("x.nc") is None
 
@@ -288,46 +295,3 @@ def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
     assert not has_content(str(tmp_path / "link"), 7, md5)
     assert not has_content(str(tmp_path), 7, md5)
     assert not has_content(str(tmp_path / "missing"), 7, md5)
-
-
-def test_a_state_file_is_read_back_and_survives_a_cut_at_any_byte(tmp_path: Path) -> None:
-    """What was written whole is known; what was cut is passed over; more can be added."""
-    state = StateFile(tmp_path, 1)
-    files = [
-        record(2, "é\n.nc", state=FileState.VERIFIED, path=str(tmp_path / "é_.nc")),
-        record(1, "b.nc", md5=None, size_bytes=None, error='it\'s "gone"', state=FileState.FAILED),
-    ]
-    assert state.files(1) == []
-    state.save(files)
-    assert state.files(1) == files[::-1]
-    assert state.files(2) == []
-    whole = state.path.read_bytes()
-    for end in range(len(whole)):
-        state.path.write_bytes(whole[:end])
-        assert all(found in files for found in state.files(1))
-        state.save(files[:1])
-        assert files[0] in state.files(1)
-
-
-def test_a_folder_can_be_moved_with_its_state(tmp_path: Path) -> None:
-    """Paths are kept relative to it."""
-    (tmp_path / "old").mkdir()
-    StateFile(tmp_path / "old", 1).save([record(1, path=str(tmp_path / "old" / "a.nc"))])
-    (tmp_path / "old").rename(tmp_path / "new")
-    (found,) = StateFile(tmp_path / "new", 1).files(1)
-    assert found.path == str(tmp_path / "new" / "a.nc")
-
-
-def test_the_later_line_about_a_file_counts(tmp_path: Path) -> None:
-    """Also when two downloads write to one state file."""
-    one, other = StateFile(tmp_path, 1), StateFile(tmp_path, 1)
-    one.save([record(1), record(2)])
-    other.save([record(1, state=FileState.VERIFIED)])
-    assert [found.state for found in one.files(1)] == [FileState.VERIFIED, FileState.LISTED]
-
-
-def test_a_state_that_cannot_be_written_is_a_workspace_error(tmp_path: Path) -> None:
-    """A file stands where the state folder should be."""
-    (tmp_path / ".regards").write_text("in the way")
-    with pytest.raises(WorkspaceError, match="cannot write"):
-        StateFile(tmp_path, 1).save([record(1)])

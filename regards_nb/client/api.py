@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from requests.auth import HTTPBasicAuth
@@ -26,7 +27,7 @@ from regards_nb.errors import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -217,12 +218,24 @@ class RegardsClient:
 
         Files that were downloaded are not in it any more.
         """
+        return _by_id(self.iter_available_files(order_id, stop=stop))
+
+    def iter_available_files(
+        self, order_id: int, *, stop: threading.Event | None = None
+    ) -> Iterator[FileRecord]:
+        """Yield the manifest, page by page as it is taken: there may be very many files."""
         return self._files(f"{_FILES}/{order_id}/files/available", order_id, stop)
 
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> list[FileRecord]:
         """Return all files of one data set of an order, whatever their state on the server."""
+        return _by_id(self.iter_dataset_files(order_id, dataset_id, stop=stop))
+
+    def iter_dataset_files(
+        self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
+    ) -> Iterator[FileRecord]:
+        """Yield the same, page by page as it is taken."""
         return self._files(f"{_FILES}/{order_id}/dataset/{dataset_id}/files", order_id, stop)
 
     def apply(
@@ -361,7 +374,9 @@ class RegardsClient:
     def _ask(self, call: Call) -> Answer:
         return self._transport.exchange(call, self._tokens)
 
-    def _files(self, path: str, order_id: int, stop: threading.Event | None) -> list[FileRecord]:
+    def _files(
+        self, path: str, order_id: int, stop: threading.Event | None
+    ) -> Iterator[FileRecord]:
         def page_call(query: dict[str, Any]) -> Call:
             return Call(path=path, params=query, stop=stop)
 
@@ -392,6 +407,10 @@ class RegardsClient:
                 messages=answer.messages,
             )
         return _token(answer)
+
+
+def _by_id(files: Iterable[FileRecord]) -> list[FileRecord]:
+    return sorted(files, key=attrgetter("file_id"))
 
 
 def _token(answer: Answer) -> Token:

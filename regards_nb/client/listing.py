@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.rows import file_record, read_page
@@ -40,20 +42,30 @@ def pages(ask: Ask, make_call: Callable[[dict[str, Any]], Call], page_size: int)
 
 def manifest(
     ask: Ask, make_call: Callable[[dict[str, Any]], Call], *, order_id: int, page_size: int = 1000
-) -> list[FileRecord]:
-    """Return all files of a list, by file id.
+) -> Iterator[FileRecord]:
+    """Yield all files of a list, each once, page by page as they are taken.
 
     Files that become available or are downloaded meanwhile move the others between the pages:
     the list is read again until none was missed.
     """
-    found: dict[int, FileRecord] = {}
+    # sorted, as the server sends them: a set of very many takes eight times as much
+    seen = array("q")
     for _ in range(_MAX_READINGS):
         total = 0
         for page in pages(ask, make_call, page_size):
             total = page.total
             for value in page.items:
                 record = file_record(value, order_id, page.asked)
-                found[record.file_id] = record
-        if len(found) >= total:
-            break
-    return [found[file_id] for file_id in sorted(found)]
+                if _is_new(record.file_id, seen):
+                    yield record
+        if len(seen) >= total:
+            return
+
+
+def _is_new(file_id: int, seen: array[int]) -> bool:
+    """Add an id to the sorted ones; tell whether it was not among them."""
+    place = bisect_left(seen, file_id) if seen and file_id <= seen[-1] else len(seen)
+    is_new = place == len(seen) or seen[place] != file_id
+    if is_new:
+        seen.insert(place, file_id)
+    return is_new

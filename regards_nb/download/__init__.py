@@ -5,6 +5,6 @@ from __future__ import annotations
 from regards_nb.download.increment import Fetched, fetch_available
 from regards_nb.download.order import download_order
 from regards_nb.download.progress import Progress
-from regards_nb.download.publisher import FileLog
+from regards_nb.download.records import FileLog
 
 __all__ = ["Fetched", "FileLog", "Progress", "download_order", "fetch_available"]

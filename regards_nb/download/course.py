@@ -49,7 +49,7 @@ def fetch_planned(plan: Plan, tools: Tools, way: Way) -> Course:
     """
     notes: list[str] = []
     said: dict[int, str] = {}
-    is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
+    is_released = not plan.unreleased and None not in plan.wanted.sizes
     if takes_zip(plan.wanted, way):
         tools.counter.enter("zip")
         outcome = _try_zip(tools)
@@ -64,7 +64,7 @@ def fetch_planned(plan: Plan, tools: Tools, way: Way) -> Course:
     problems = _fetch_rest(tools, said)
     unreleased = frozenset[int]()
     if not is_released:
-        ours = {record.file_id for record in plan.wanted + plan.unreleased}
+        ours = {*plan.wanted.ids, *plan.unreleased.ids}
         unreleased = _release(tools, ours - problems.keys())
     return Course(problems, tuple(notes), unreleased)
 
@@ -147,7 +147,7 @@ def _still_listed(tools: Tools, file_ids: set[int]) -> list[FileRecord]:
     """Return which of these files the server lists, after it had time to save what it sent."""
     rows: list[FileRecord] = []
     for pause_s in (*_SHORT_SETTLING_S, None):
-        listed = tools.client.available_files(tools.order_id, stop=tools.stop)
+        listed = tools.client.iter_available_files(tools.order_id, stop=tools.stop)
         rows = [row for row in listed if row.file_id in file_ids]
         if not rows or pause_s is None:
             break

@@ -194,10 +194,12 @@ class Extractor:
 
     def _recognise_unknown(self) -> None:
         """Match what has a name that nobody knows by its content."""
-        for whole in list(self.unknown):
-            record = self._manifest.match_content(whole.md5)
-            if record is not None:
-                self.unknown.remove(whole)
+        candidates, self.unknown = self.unknown, []
+        matched = self._manifest.match_contents([whole.md5 for whole in candidates])
+        for whole, record in zip(candidates, matched, strict=True):
+            if record is None:
+                self.unknown.append(whole)
+            else:
                 self._accept(whole, [record], FileState.VERIFIED)
 
     def _accept(self, whole: Whole, records: Sequence[FileRecord], state: FileState) -> None:

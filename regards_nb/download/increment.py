@@ -6,7 +6,6 @@ the zip lacked; and at the end the server must know that it may go on.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter as Tally
 from dataclasses import dataclass, replace
@@ -21,11 +20,12 @@ from regards_nb.download.names import FinalNames
 from regards_nb.download.plan import make_plan
 from regards_nb.download.progress import Counter
 from regards_nb.download.publisher import Publisher
-from regards_nb.download.records import Records, is_in_place
+from regards_nb.download.records import Records
 from regards_nb.download.staging import Workspace
+from regards_nb.download.table import Mark
 from regards_nb.download.tools import StoppedError, Tools
 from regards_nb.errors import DownloadError, IncompleteDownloadError
-from regards_nb.files import FileRecord, FileState
+from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.download.plan import Plan, Way
     from regards_nb.download.progress import Progress
-    from regards_nb.download.publisher import FileLog
+    from regards_nb.download.records import FileLog
+    from regards_nb.files import FileRecord
 
 #: How many missing files an error names; it holds all of them.
 _MAX_SHOWN = 5
@@ -45,7 +46,7 @@ class Fetched:
 
     order_id: int
     #: Files that are in place now and were not before.
-    records: tuple[FileRecord, ...]
+    records: Sequence[FileRecord]
     #: The server had nothing that was not here already.
     nothing_new: bool
     #: What went wrong on the way and was made good.
@@ -157,15 +158,13 @@ class Increments:
         self._client = client
         self.order_id = order_id
         self._directory = Path(directory).expanduser().absolute()
-        self._log = log
         self._on_progress = on_progress
         self._stop = stop or threading.Event()
         self._extract = extract
         self._way: Way = way if extract else "zip"
         self._durable = durable
         self._backoff_s = backoff_s
-        where = self._directory if restore_removed else None
-        self.records = Records(log, order_id, where)
+        self.records = Records(log, order_id, self._directory, restore_removed=restore_removed)
         #: Files that the server goes on listing although all was done to show it that they came.
         self._hopeless: set[int] = set()
         #: Files that could not be had; not tried again before :meth:`forgive`.
@@ -184,15 +183,13 @@ class Increments:
         plan = self._plan()
         if not plan.missing and not plan.unreleased:
             return Fetched(order_id=self.order_id, records=(), nothing_new=True)
-        self.records.expect(plan.wanted)
         counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
         with Workspace(self._directory, self.order_id, durable=self._durable) as workspace:
             workspace.require_space(plan.known_bytes)
-            tools = self._tools(plan, workspace, counter)
-            course = self._carry_out(plan, tools)
+            course = self._carry_out(plan, self._tools(plan, workspace, counter))
         counter.enter("done")
         self._hopeless |= course.unreleased
-        return self._concluded(plan, tools.publisher.done, course)
+        return self._concluded(plan, course)
 
     def _carry_out(self, plan: Plan, tools: Tools) -> Course:
         course = Course({}, (), frozenset())
@@ -204,7 +201,7 @@ class Increments:
             tools.publisher.finish()
             raise DownloadError(
                 f"the download of order {self.order_id} was stopped; "
-                f"{len(tools.publisher.done)} files are in place, and the next download goes on "
+                f"{len(self.records.came)} files are in place, and the next download goes on "
                 "from there"
             ) from None
         except BaseException:
@@ -217,59 +214,55 @@ class Increments:
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving what it has sent."""
         for pause_s in (*SETTLING_S, None):
-            listed = self._client.available_files(self.order_id, stop=self._stop)
-            rows = [row for row in listed if row.file_id not in self._hopeless]
-            plan = make_plan(rows, self.records.by_id, given_up=self._failed)
+            rows = self._client.iter_available_files(self.order_id, stop=self._stop)
+            self.records.relist(row for row in rows if row.file_id not in self._hopeless)
+            plan = make_plan(self.records.table, given_up=self._failed)
             if not plan.unreleased or pause_s is None or self._stop.wait(pause_s):
                 break
         return plan
 
     def _tools(self, plan: Plan, workspace: Workspace, counter: Counter) -> Tools:
-        manifest = Manifest(plan.missing + plan.unreleased)
+        missing = plan.missing
+        manifest = Manifest(missing)
+        manifest.add(plan.unreleased)
         manifest.close(plan.unreleased)
-        files = sorted((record.file_id, record.name) for record in plan.missing)
-        taken = ((record.path or "").rpartition(os.sep)[2] for record in self.records.in_place)
-        names = FinalNames(files, taken)
+        taken = self.records.files.in_place.final_names
+        names = FinalNames(zip(missing.ids, missing.names, strict=True), taken)
         return Tools(
             client=self._client,
             order_id=self.order_id,
+            records=self.records,
             manifest=manifest,
             workspace=workspace,
             names=names,
-            publisher=Publisher(workspace, self._log, names, counter),
+            publisher=Publisher(workspace, self.records, names, counter),
             counter=counter,
             stop=self._stop,
             extract=self._extract,
             backoff_s=self._backoff_s,
         )
 
-    def _concluded(self, plan: Plan, done: dict[int, FileRecord], course: Course) -> Fetched:
+    def _concluded(self, plan: Plan, course: Course) -> Fetched:
         """Record what failed, and say how it went."""
-        self.records.note(done.values())
-        lost = [record for record in plan.missing if record.file_id not in done]
-        failed = self._still_lost(lost, done) if lost else []
-        placed = tuple(done[file_id] for file_id in sorted(done))
-        if failed:
-            self._failed.update(record.file_id for record in failed)
+        lost = plan.missing.missing
+        if lost:
+            # another download of the same order may have got them
+            self.records.read()
+            self.records.table.mark(Mark.CAME, lost.in_place.ids)
+            lost = lost.missing
+        placed = self.records.came
+        if lost:
+            self._failed.update(lost.ids)
             whys = course.problems
             failed = [
-                replace(record, state=FileState.FAILED, error=whys.get(record.file_id))
-                for record in failed
+                replace(record, path=None, state=FileState.FAILED, error=whys.get(record.file_id))
+                for record in lost
             ]
             self.records.save(failed)
             raise incomplete(self.order_id, paths_of(placed), failed)
         return Fetched(
             order_id=self.order_id, records=placed, nothing_new=not placed, notes=course.notes
         )
-
-    def _still_lost(
-        self, lost: Sequence[FileRecord], done: dict[int, FileRecord]
-    ) -> list[FileRecord]:
-        """Add to *done* what another download of the same order has got; return the others."""
-        self.records.read()
-        now = {record.file_id: self.records.by_id.get(record.file_id, record) for record in lost}
-        done.update((file_id, record) for file_id, record in now.items() if is_in_place(record))
-        return [record for record in lost if record.file_id not in done]
 
 
 def incomplete(

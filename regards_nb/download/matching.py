@@ -6,10 +6,14 @@ file that the order holds twice only once. So a name only proposes, and the MD5 
 
 from __future__ import annotations
 
+from array import array
+from collections import defaultdict
 from enum import Enum, auto
+from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.names import unnumbered
+from regards_nb.download.table import Files, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,42 +47,42 @@ class Manifest:
 
     Parameters
     ----------
-    records : iterable of FileRecord
+    files : Files
         The files of the manifest.
     """
 
-    def __init__(self, records: Iterable[FileRecord]) -> None:
-        # tuples: most names belong to one file, and there may be very many
-        self._by_name: dict[str, tuple[FileRecord, ...]] = {}
-        self._open: dict[int, FileRecord] = {}
+    def __init__(self, files: Files) -> None:
+        self._table = files.table
+        # most names belong to one file, and there may be very many: only several are a tuple
+        self._by_name: dict[str, int | tuple[int, ...]] = {}
+        self._table.unmark(Mark.OPEN, self._table.ids)
         self._length = 0
-        self.add(records)
+        self.add(files)
 
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def file_ids(self) -> set[int]:
-        """The ids of all files, found or not."""
-        return {record.file_id for records in self._by_name.values() for record in records}
+    def __contains__(self, record: FileRecord) -> bool:
+        """Whether a file is one of these, found or not."""
+        return record.file_id in self._ids(entry_form(record.name))
 
-    def add(self, records: Iterable[FileRecord]) -> None:
-        """Expect more files."""
-        for record in records:
-            form = entry_form(record.name)
-            self._by_name[form] = (*self._by_name.get(form, ()), record)
-            self._open[record.file_id] = record
-            self._length += 1
+    def add(self, files: Files) -> None:
+        """Expect more files, of the same table."""
+        for file_id, name in zip(files.ids, files.names, strict=True):
+            form = entry_form(name)
+            namesakes = self._ids(form)
+            self._by_name[form] = (*namesakes, file_id) if namesakes else file_id
+        self._table.mark(Mark.OPEN, files.ids)
+        self._length += len(files)
 
     @property
-    def open(self) -> list[FileRecord]:
+    def open(self) -> Files:
         """The files that were not found yet, by file id."""
-        return [self._open[file_id] for file_id in sorted(self._open)]
+        return Files(self._table, self._table.marked(Mark.OPEN))
 
     def close(self, records: Iterable[FileRecord]) -> None:
         """Note files that are there already, however they came."""
-        for record in records:
-            self._open.pop(record.file_id, None)
+        self._table.unmark(Mark.OPEN, _ids_of(records))
 
     def limit_bytes(self, entry: str) -> int | None:
         """Return how many bytes an entry can have at most; None if nobody knows."""
@@ -88,11 +92,11 @@ class Manifest:
 
     def match(self, entry: str, size_bytes: int, md5: str) -> Match:
         """Find out what an entry is, and note what was found for certain."""
-        namesakes = self._by_name.get(entry, ())
-        if len(namesakes) == 1 and namesakes[0].md5 == md5:
+        file_id = self._by_name.get(entry)
+        if isinstance(file_id, int) and (record := self._table[file_id]).md5 == md5:
             # nearly always, and perhaps very often
-            new = self._open.pop(namesakes[0].file_id, None) is not None
-            return Match(Verdict.VERIFIED, namesakes if new else ())
+            is_new = self._table.take_mark(Mark.OPEN, file_id)
+            return Match(Verdict.VERIFIED, (record,) if is_new else ())
         namesakes = self.named(entry)
         exact = [record for record in namesakes if record.md5 == md5]
         if exact:
@@ -107,26 +111,34 @@ class Manifest:
             return Match(Verdict.PLAUSIBLE, plausible)
         return Match(Verdict.WRONG if namesakes else Verdict.UNKNOWN, namesakes)
 
-    def match_content(self, md5: str) -> FileRecord | None:
-        """Find a file by its MD5 alone: what is left in the end may have lost its name."""
-        for record in self._open.values():
-            if record.md5 == md5:
-                self.close([record])
-                return record
-        return None
+    def match_contents(self, md5s: Sequence[str]) -> list[FileRecord | None]:
+        """Find files by their MD5 alone: what is left in the end may have lost its name."""
+        wanted = set(md5s)
+        found: defaultdict[str | None, list[FileRecord]] = defaultdict(list)
+        for record in reversed(self.open if wanted else ()):
+            if record.md5 in wanted:
+                found[record.md5].append(record)
+        matched = [found[md5].pop() if found[md5] else None for md5 in md5s]
+        self.close(record for record in matched if record is not None)
+        return matched
 
     def reopen(self, records: Iterable[FileRecord]) -> None:
         """Note that files were not found after all."""
-        self._open.update((record.file_id, record) for record in records)
+        self._table.mark(Mark.OPEN, _ids_of(records))
 
-    def named(self, entry: str) -> tuple[FileRecord, ...]:
+    def named(self, entry: str) -> list[FileRecord]:
         """Return the files that the server may have put under this entry name."""
-        found = self._by_name.get(entry, ())
-        original = unnumbered(entry)
-        return found if original == entry else found + self._by_name.get(original, ())
+        found, original = self._ids(entry), unnumbered(entry)
+        if original != entry:
+            found += self._ids(original)
+        return [self._table[file_id] for file_id in found]
 
-    def _open_ones(self, records: Iterable[FileRecord]) -> list[FileRecord]:
-        return [record for record in records if record.file_id in self._open]
+    def _ids(self, form: str) -> tuple[int, ...]:
+        ids = self._by_name.get(form, ())
+        return ids if isinstance(ids, tuple) else (ids,)
+
+    def _open_ones(self, records: Sequence[FileRecord]) -> list[FileRecord]:
+        return list(compress(records, self._table.are_marked(Mark.OPEN, _ids_of(records))))
 
 
 def entry_form(name: str) -> str:
@@ -138,6 +150,10 @@ def entry_form(name: str) -> str:
     ('a/b.nc', 'a/b\\c.nc')
     """
     return name if "/" in name else name.replace("\\", "/")
+
+
+def _ids_of(records: Iterable[FileRecord]) -> array[int]:
+    return array("q", (record.file_id for record in records))
 
 
 def _may_be(record: FileRecord, size_bytes: int) -> bool:

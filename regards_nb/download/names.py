@@ -82,7 +82,9 @@ def collision_key(name: str) -> str:
     True
     """
     if name.isascii():
-        return name.lower()
+        lowered = name.lower()
+        # there may be very many: the name itself takes no memory of its own
+        return name if name == lowered else lowered
     folded = unicodedata.normalize("NFD", name).casefold()
     return unicodedata.normalize("NFD", folded)
 

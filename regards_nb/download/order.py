@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from regards_nb.errors import (
 from regards_nb.files import FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.download.plan import Way
@@ -120,7 +121,13 @@ def download_order(
         _fetch_rest(client, order, increments)
     finally:
         line.end()
-    return _in_place(order, increments)
+    names = list(dict.fromkeys(increments.records.files.in_place.final_names))
+    # Paths of very many files take as much as all else together, which is not needed any more.
+    del increments
+    if not names:
+        what = f"order {order_id} is {order.status}"
+        raise DownloadError(f"{what}, and the server has no files of it")
+    return [folder / name for name in names]
 
 
 def _fetch_until_finished(
@@ -187,35 +194,21 @@ def _fetch_rest(client: RegardsClient, order: RemoteOrder, increments: Increment
     """
     records = increments.records
     added = 0
-    if order.files_total is None or order.files_total > len(records.by_id):
+    if order.files_total is None or order.files_total > len(records.table):
         added = records.expect(_all_files(client, order))
     if not increments.forgive() and not added:
         return
     try:
         increments.fetch()
     except IncompleteDownloadError:
-        failed = [r for r in records.by_id.values() if r.state is FileState.FAILED]
+        failed = [record for record in records.files if record.state is FileState.FAILED]
         # told of the order as a whole
-        raise incomplete(order.order_id, paths_of(records.in_place), failed) from None
+        paths = paths_of(records.files.in_place)
+        raise incomplete(order.order_id, paths, failed) from None
 
 
-def _all_files(client: RegardsClient, order: RemoteOrder) -> list[FileRecord]:
-    try:
-        return [
-            row
-            for dataset_id in order.dataset_ids
-            for row in client.dataset_files(order.order_id, dataset_id)
-        ]
-    except ServiceError:
-        # an older server; the manifests have listed what there was
-        return []
-
-
-def _in_place(order: RemoteOrder, increments: Increments) -> list[Path]:
-    """Return all files of the order, by file id."""
-    found = list(paths_of(increments.records.in_place))
-    if not found:
-        raise DownloadError(
-            f"order {order.order_id} is {order.status}, and the server has no files of it"
-        )
-    return found
+def _all_files(client: RegardsClient, order: RemoteOrder) -> Iterator[FileRecord]:
+    # an older server refuses; the manifests have listed what there was
+    with suppress(ServiceError):
+        for dataset_id in order.dataset_ids:
+            yield from client.iter_dataset_files(order.order_id, dataset_id)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from array import array
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from regards_nb.download.records import is_in_place
+from regards_nb.download.table import Files, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container
 
+    from regards_nb.download.table import FileTable
     from regards_nb.files import FileRecord
 
 Way = Literal["auto", "zip", "files"]
@@ -27,60 +28,48 @@ class Plan(NamedTuple):
     """The files of an order, by what is to be done with them."""
 
     #: Available on the server, not here yet.
-    wanted: list[FileRecord]
+    wanted: Files
     #: Recorded earlier, not here, and no longer in the manifest: they can be had one by one.
-    repairs: list[FileRecord]
+    repairs: Files
     #: Here already, but the server does not know: it keeps waiting for their download.
-    unreleased: list[FileRecord]
+    unreleased: Files
 
     @property
-    def missing(self) -> list[FileRecord]:
-        """All that has to come."""
-        return self.wanted + self.repairs
+    def missing(self) -> Files:
+        """All that has to come, by file id."""
+        return Files(self.wanted.table, sorted((*self.wanted.ids, *self.repairs.ids)))
 
     @property
     def bytes_total(self) -> int | None:
         """What that has together; None where a size is not known."""
-        sizes = [record.size_bytes for record in self.missing]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        sizes = self.missing.sizes
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
     @property
     def known_bytes(self) -> int:
         """What that has at least."""
-        return sum(record.size_bytes or 0 for record in self.missing)
+        return sum(size or 0 for size in self.missing.sizes)
 
 
-def make_plan(
-    listed: Iterable[FileRecord],
-    known: Mapping[int, FileRecord],
-    *,
-    given_up: Container[int] = (),
-) -> Plan:
+def make_plan(known: FileTable, *, given_up: Container[int] = ()) -> Plan:
     """Compare the manifest with what was recorded.
 
     Parameters
     ----------
-    listed : iterable of FileRecord
-        The manifest.
-    known : mapping of int to FileRecord
-        The records of the order, by file id.
+    known : FileTable
+        The files of the order; those of the manifest are marked as listed.
     given_up : container of int
         Ids of files that are not to be repaired.
     """
-    wanted: list[FileRecord] = []
-    unreleased: list[FileRecord] = []
-    ids: set[int] = set()
-    for row in listed:
-        ids.add(row.file_id)
-        here = is_in_place(known.get(row.file_id))
-        (unreleased if here else wanted).append(row)
-    repairs = [
-        replace(record, path=None)
-        for file_id, record in known.items()
-        if file_id not in ids and file_id not in given_up and not is_in_place(record)
-    ]
-    return Plan(wanted, repairs, unreleased)
+    wanted, repairs, unreleased = array("q"), array("q"), array("q")
+    ids = known.ids
+    here, listed = known.are_in_place(ids), known.are_marked(Mark.LISTED, ids)
+    for file_id, is_here, is_listed in zip(ids, here, listed, strict=True):
+        if is_listed:
+            (unreleased if is_here else wanted).append(file_id)
+        elif not is_here and file_id not in given_up:
+            repairs.append(file_id)
+    return Plan(Files(known, wanted), Files(known, repairs), Files(known, unreleased))
 
 
 def is_external(record: FileRecord) -> bool:
@@ -88,24 +77,23 @@ def is_external(record: FileRecord) -> bool:
     return record.size_bytes is None
 
 
-def takes_zip(records: Iterable[FileRecord], way: Way) -> bool:
+def takes_zip(files: Files, way: Way) -> bool:
     """Whether these files of a manifest are fetched as a zip."""
-    rows = list(records)
-    if not rows:
+    if not files:
         return False
     if way != "auto":
         return way == "zip"
-    sizes = [row.size_bytes for row in rows]
+    sizes = files.sizes
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
         return True
     if max(known) > _MAX_ZIP_FILE_BYTES:
         return False
-    return len(rows) > _FEW_FILES or sum(known) < _LARGE_BYTES * len(rows)
+    return len(sizes) > _FEW_FILES or sum(known) < _LARGE_BYTES * len(sizes)
 
 
-def are_tiny(records: Iterable[FileRecord]) -> bool:
+def are_tiny(files: Files) -> bool:
     """Whether there are many files and so small that changing threads costs more than it gains."""
-    sizes = [record.size_bytes for record in records]
+    sizes = files.sizes
     known = [size for size in sizes if size is not None]
     return _MANY_TINY <= len(sizes) == len(known) and sum(known) < _TINY_BYTES * len(known)

@@ -12,22 +12,23 @@ import stat
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.belt import Belt, BeltStopped
 from regards_nb.download.landing import land
 from regards_nb.download.syscalls import flush_directory, flush_filesystem
-from regards_nb.files import FileRecord, FileState
+from regards_nb.files import FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from regards_nb.download.landing import Landing
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Counter
+    from regards_nb.download.records import Records
     from regards_nb.download.staging import Workspace
     from regards_nb.download.wholes import Whole
+    from regards_nb.files import FileRecord
 
 #: From so many files on, flushing the whole file system costs less than flushing each.
 _MANY_FILES = 32
@@ -40,16 +41,6 @@ _WAITING_BYTES, _FILE_BYTES = 2 << 20, 1000
 #: How many files without a name are open at a time.
 _MAX_OPEN = 256
 _READ_BYTES = 1 << 18
-
-
-class FileLog(Protocol):
-    """Where the files of orders are recorded: the journal, bound to a tenant."""
-
-    def files(self, order_id: int) -> Iterable[FileRecord]:
-        """Return what is known of the files of one order."""
-
-    def save(self, files: Iterable[FileRecord]) -> None:
-        """Insert or replace records by (order id, file id); on disk when it returns."""
 
 
 class Checked(NamedTuple):
@@ -71,28 +62,22 @@ class Publisher:
     ----------
     workspace : Workspace
         Where they are and go.
-    log : FileLog
+    records : Records
         Where they are recorded, after they are in place.
     names : FinalNames
         The final names.
     counter : Counter
         Told of each file in place.
-
-    Attributes
-    ----------
-    done : dict of int to FileRecord
-        The records of the files in place, by file id.
     """
 
     def __init__(
-        self, workspace: Workspace, log: FileLog, names: FinalNames, counter: Counter
+        self, workspace: Workspace, records: Records, names: FinalNames, counter: Counter
     ) -> None:
         self._workspace = workspace
         self._folder = f"{workspace.directory}{os.sep}"
-        self._log = log
+        self._records = records
         self._names = names
         self._counter = counter
-        self.done: dict[int, FileRecord] = {}
         self._failure: BaseException | None = None
         #: Files that :meth:`add_here` gathers.
         self._here: list[Checked] = []
@@ -175,8 +160,7 @@ class Publisher:
                     flush_directory(str(self._workspace.directory))
         finally:
             # also when one failed: the others have their names now
-            self._log.save(placed)
-            self.done.update((record.file_id, record) for record in placed)
+            self._records.save(placed)
             verified = sum(record.state is FileState.VERIFIED for record in placed)
             self._counter.add_files(len(placed), verified=verified)
 
@@ -208,11 +192,10 @@ class Publisher:
                 landing.drop()
                 break
             name = self._names.choose_another(name)
-        if file.state is None:
-            return [replace(record, path=path, error=None) for record in file.records]
+        # what is kept in a zip has its own size, and not that of the zip
+        size_bytes = None if file.state is None else whole.size_bytes
         return [
-            replace(record, path=path, size_bytes=whole.size_bytes, state=file.state, error=None)
-            for record in file.records
+            record.placed(path, state=file.state, size_bytes=size_bytes) for record in file.records
         ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.download.matching import Manifest, Verdict
 from regards_nb.download.publisher import Checked
+from regards_nb.download.table import Files, FileTable
 from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
@@ -29,14 +30,15 @@ def adopt(strangers: Sequence[Whole], tools: Tools) -> None:
     """
     if not strangers:
         return
-    listing = Manifest(_unlisted(tools))
+    listing = Manifest(Files(FileTable(tools.order_id, _unlisted(tools))))
     checked: list[Checked] = []
     for whole in strangers:
         verdict, records = listing.match(whole.name, whole.size_bytes, whole.md5)
         if verdict is Verdict.WRONG:
             # cut or damaged: it is fetched alone, like any other
             whole.discard()
-            tools.manifest.add(records)
+            tools.records.expect(records)
+            tools.manifest.add(Files(tools.records.table, [r.file_id for r in records]))
         if verdict is Verdict.WRONG or not whole.md5:
             continue
         if not records:
@@ -50,13 +52,12 @@ def adopt(strangers: Sequence[Whole], tools: Tools) -> None:
 def _unlisted(tools: Tools) -> list[FileRecord]:
     """Return the files of the order that its manifest did not list."""
     client, order_id = tools.client, tools.order_id
-    listed = tools.manifest.file_ids
     try:
         return [
             record
             for dataset_id in client.order(order_id).dataset_ids
-            for record in client.dataset_files(order_id, dataset_id, stop=tools.stop)
-            if record.file_id not in listed
+            for record in client.iter_dataset_files(order_id, dataset_id, stop=tools.stop)
+            if record not in tools.manifest
         ]
     except ServiceError:
         return []

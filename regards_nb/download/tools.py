@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Counter
     from regards_nb.download.publisher import Publisher
+    from regards_nb.download.records import Records
     from regards_nb.download.staging import Workspace
 
 
@@ -22,6 +23,8 @@ class Tools(NamedTuple):
 
     client: RegardsClient
     order_id: int
+    #: What is known of the files of the order.
+    records: Records
     #: What is expected, and which of it is still missing.
     manifest: Manifest
     workspace: Workspace

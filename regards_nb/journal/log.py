@@ -380,6 +380,10 @@ class TenantFiles:
         """Insert or replace records by (order id, file id); on disk when it returns."""
         self._journal._save_files(self._tenant, files)  # noqa: SLF001 - one room
 
+    def update(self, files: Iterable[FileRecord]) -> None:
+        """Replace records that are there: a row says all of a file, whatever is new."""
+        self.save(files)
+
 
 def _batch(row: Iterable[Any], after_id: int) -> Batch:
     """Unpack a row, leaving out what comes before the message after *after_id*."""
