@@ -53,8 +53,9 @@ class Intake:
         self._most_unacknowledged = prefetch // 2
         self._kept_unacknowledged = prefetch // 4
         self._clock = clock
-        #: delivered, not journalled: (delivery tag, message)
-        self._pending: list[tuple[int, Delivery]] = []
+        #: delivered, not journalled
+        self._pending: list[Delivery] = []
+        self._newest_tag = 0
         #: journalled, not acknowledged: (last delivery tag of a batch, when), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
@@ -63,7 +64,8 @@ class Intake:
 
     def take(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
-        self._pending.append((delivery_tag, delivery))
+        self._pending.append(delivery)
+        self._newest_tag = delivery_tag
 
     def has_grown(self) -> bool:
         """Tell whether messages came since this was last asked, and there is room for more."""
@@ -81,10 +83,10 @@ class Intake:
         """
         if not self._pending:
             return
-        self._keep([delivery for _, delivery in self._pending])
-        newest_tag = self._pending[-1][0]
+        self._keep(self._pending)
+        newest_tag = self._newest_tag
         self._journalled.append((newest_tag, self._clock()))
-        self._pending.clear()
+        self._pending = []
         self._pending_before = 0
         if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
             # All but the newest: what comes again after the end of the connection then begins

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeAlias
 
 from regards_nb.errors import SettingsError
-from regards_nb.events import OrderEvent, OrderStatus, decode, values_of
+from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.dtypes import EVENT_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES
 from regards_nb.frames.orders import OrdersFrame
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from regards_nb.files import FileRecord
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
+
+#: Events that were taken in together, each with its order.
+Feed: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
+
+#: What stands in the columns behind the two times.
+_FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
 
 
 class Frames:
@@ -56,17 +63,17 @@ class Frames:
         self._rejected = Table(REJECTED_DTYPES)
         #: (row id, reason, arrival in µs); the bodies stay in the journal until asked for
         self._rejections: list[tuple[int, str, int]] = []
-        self._feeds: list[deque[tuple[OrderKey, OrderEvent]]] = []
+        self._feeds: list[Feed] = []
 
-    def follow(self) -> deque[tuple[OrderKey, OrderEvent]]:
-        """Return a queue that receives each event taken in from now on, with its order."""
+    def follow(self) -> Feed:
+        """Return a queue that receives all events taken in from now on, with their orders."""
         with self._lock:
             self.refresh()
-            feed: deque[tuple[OrderKey, OrderEvent]] = deque()
+            feed: Feed = deque()
             self._feeds.append(feed)
             return feed
 
-    def unfollow(self, feed: deque[tuple[OrderKey, OrderEvent]]) -> None:
+    def unfollow(self, feed: Feed) -> None:
         """End what `follow` began."""
         with self._lock:
             self._feeds = [other for other in self._feeds if other is not feed]
@@ -101,7 +108,7 @@ class Frames:
             keys = self._standing.add(row_ids, events)
             self._events.append(_event_columns(events), len(events))
             for feed in self._feeds:
-                feed.extend(zip(keys, events, strict=True))
+                feed.append((keys, events))
 
     def _refresh_files(self, newest: int) -> None:
         seen, self._revision = self._revision, newest
@@ -198,10 +205,10 @@ class Frames:
 
 
 def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
-    received_at_us, timestamp_s, *others = zip(*map(values_of, events), strict=True)
-    timestamp_us = [None if s is None else s * 1_000_000 for s in timestamp_s]
-    # the last field, `extra`, is in no column
-    return [received_at_us, timestamp_us, *others[: len(EVENT_DTYPES) - 2]]
+    # one by one: a tuple for each event would have the garbage collector look at them all
+    received_at_us = [event.received_at_us for event in events]
+    timestamp_us = [None if (s := e.timestamp_s) is None else s * 1_000_000 for e in events]
+    return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
 
 
 def _file_row(record: FileRecord) -> tuple[object, ...]:

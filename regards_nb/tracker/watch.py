@@ -12,12 +12,11 @@ from regards_nb.errors import IncompleteDownloadError, RegardsError
 from regards_nb.tracker.workers import Workers
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from regards_nb.events import OrderEvent
-    from regards_nb.frames import Frames
+    from regards_nb.frames import Feed, Frames
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.bell import Bell
     from regards_nb.tracker.downloads import Downloads
@@ -88,7 +87,7 @@ def _follow(
 
 def _step(
     frames: Frames,
-    feed: deque[tuple[OrderKey, OrderEvent]],
+    feed: Feed,
     callbacks: _Callbacks,
     downloads: _AutoDownload | None,
 ) -> bool:
@@ -99,8 +98,8 @@ def _step(
         callbacks.problems.record("reading the journal", exc)
         return False
     news = [feed.popleft() for _ in range(len(feed))]
-    callbacks.call([event for _, event in news])
-    changed = dict.fromkeys(key for key, _ in news)
+    callbacks.call([event for _, events in news for event in events])
+    changed = dict.fromkeys(key for keys, _ in news for key in keys)
     if downloads is not None:
         downloads.fetch(list(changed))
     return bool(changed)
