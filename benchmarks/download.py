@@ -106,22 +106,25 @@ WORKS: dict[str, Work] = {
         latency_s=0.03,
     ),
 }
-_START = "from the start of Python to the first byte pass 0.22 s, nearly all of them imports"
+_START = "from the start of Python to the first byte pass 0.18 s, nearly all of them imports"
 _NAMED = "each file is made without a name, then named, and recorded"
 #: Where it goes, by work and by what is judged, from profiles; shown where a floor is missed.
 WHY: dict[tuple[str, str], str] = {
     ("large", "time"): "of 3.7 s of processor MD5 takes 1.4 s (OpenSSL's does 760 MB/s on this "
     "machine), inflating by isal 1.0 s, copying in the kernel 0.6 s and starting Python 0.25 s: "
-    "3.2 s on two cores that also serve the zip. A thread of its own for MD5, or for writing, did "
-    "not make it faster. zlib takes 1 to 2 s more.",
-    ("typical", "time"): f"{_START}; of 2 s of processor the kernel takes 0.7 s (copying, and "
-    "waking threads), MD5 0.6 s, Python 0.4 s and inflating 0.3 s.",
+    "3.2 s on two cores that also serve the zip. A thread of its own for MD5 did not make it "
+    "faster, and neither did not writing at all. zlib takes 1 to 2 s more.",
+    ("typical", "time"): f"{_START}; of 2.4 s of processor the kernel takes 0.8 s (copying, "
+    "and waking threads), MD5 0.6 s, Python 0.5 s and inflating 0.3 s.",
     ("limited", "time"): f"{_START}; the rest is the line's.",
-    ("small-5000", "time"): f"{_START}, twice what importing requests and zipfile takes; {_NAMED}.",
+    (
+        "small-5000",
+        "time",
+    ): f"{_START} (what the other imports takes 0.11 s); {_NAMED}.",
     ("small-70000", "time"): f"{_NAMED}.",
-    ("separate", "time"): "of 5 s of processor, on two cores that also serve the files, MD5 takes "
-    "2.0 s, the kernel 1.6 s (most of it copying), and the 500 requests 1.2 s, most of that in "
-    "requests itself. Sixteen at a time instead of eight made no difference.",
+    ("separate", "time"): "of 5.5 s of processor, on two cores that also serve the files, MD5 "
+    "takes 2.1 s, the kernel 2.0 s (most of it copying), and Python 1.3 s, most of that in "
+    "requests, 500 times. Sixteen at a time instead of eight made no difference.",
 }
 
 #: A run counts when other work took less of the machine; else it is made again, so often.

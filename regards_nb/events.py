@@ -145,10 +145,6 @@ class OrderEvent(msgspec.Struct, frozen=True, gc=False):
         return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
 
 
-#: Returns what an event says, in the order of its fields: faster than to ask for one by one.
-values_of = msgspec.structs.astuple
-
-
 class Rejection(NamedTuple):
     """Why a message could not be understood."""
 

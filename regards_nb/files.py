@@ -47,18 +47,3 @@ class FileRecord:
     def in_place(self) -> bool:
         """Whether the file is where its path says."""
         return self.state.is_here and self.path is not None
-
-    def placed(
-        self, path: str, *, state: FileState | None = None, size_bytes: int | None = None
-    ) -> FileRecord:
-        """Return the record of this file in place; what is not given is as it was."""
-        return FileRecord(
-            order_id=self.order_id,
-            file_id=self.file_id,
-            name=self.name,
-            size_bytes=self.size_bytes if size_bytes is None else size_bytes,
-            md5=self.md5,
-            product_id=self.product_id,
-            path=path,
-            state=self.state if state is None else state,
-        )

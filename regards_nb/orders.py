@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sys import intern
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.events import REST_APP_ID, OrderStatus, values_of
+from regards_nb.events import REST_APP_ID, OrderStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -347,15 +347,12 @@ class _Life:
 
     def add(self, row_id: int, event: OrderEvent) -> None:
         """Take in one event."""
-        # taken apart at once: one by one, the fields would cost as much as everything else here
-        (
-            received_at_us, timestamp_s, _, _, _, status, message, link, error_type, errors, total,
-            sub_order_id, app_id, _, _,
-        ) = values_of(event)  # fmt: skip
+        status, timestamp_s, link = event.status, event.timestamp_s, event.download_link
+        errors, total = event.errors, event.total_sub_orders
         when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
         finality = _FINALITY_OF.get(status, 0)
         if finality >= self.finality:
-            self._decide(finality, when, status, error_type or "", message or "")
+            self._decide(finality, when, status, event.error_type or "", event.message or "")
         if errors is not None and (when, errors) > (self.errors_when, self.errors):
             self.errors_when, self.errors = when, errors
         if link and (when, link) > (self.link_when, self.link):
@@ -363,13 +360,13 @@ class _Life:
         if total is not None and total > self.total:
             self.total = total
         if status == _PART:
-            self._add_part(row_id, app_id, sub_order_id)
+            self._add_part(row_id, event.app_id, event.sub_order_id)
         elif link and status in _ENDS_WITH_LINK:
             self.ready_end = max(self.ready_end, row_id)
-            if app_id == REST_APP_ID:
+            if event.app_id == REST_APP_ID:
                 # The server was asked and has files, whatever announced itself before.
                 self.ready_part = max(self.ready_part, row_id)
-        us = received_at_us if timestamp_s is None else timestamp_s * 1_000_000
+        us = event.received_at_us if timestamp_s is None else timestamp_s * 1_000_000
         self.first_us = min(self.first_us, us)
         self.last_us = max(self.last_us, us)
 

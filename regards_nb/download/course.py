@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.download.plan import is_external, takes_zip
+from regards_nb.download.plan import has_external, is_external, takes_zip
 from regards_nb.download.singly import fetch_singly
 from regards_nb.download.strangers import adopt
 from regards_nb.download.tools import StoppedError
@@ -49,7 +49,7 @@ def fetch_planned(plan: Plan, tools: Tools, way: Way) -> Course:
     """
     notes: list[str] = []
     said: dict[int, str] = {}
-    is_released = not plan.unreleased and None not in plan.wanted.sizes
+    is_released = not plan.unreleased and not has_external(plan.wanted)
     if takes_zip(plan.wanted, way):
         tools.counter.enter("zip")
         outcome = _try_zip(tools)

@@ -31,13 +31,10 @@ class Plan(NamedTuple):
     wanted: Files
     #: Recorded earlier, not here, and no longer in the manifest: they can be had one by one.
     repairs: Files
+    #: Both of these, by file id: all that has to come.
+    missing: Files
     #: Here already, but the server does not know: it keeps waiting for their download.
     unreleased: Files
-
-    @property
-    def missing(self) -> Files:
-        """All that has to come, by file id."""
-        return Files(self.wanted.table, sorted((*self.wanted.ids, *self.repairs.ids)))
 
     @property
     def bytes_total(self) -> int | None:
@@ -61,20 +58,27 @@ def make_plan(known: FileTable, *, given_up: Container[int] = ()) -> Plan:
     given_up : container of int
         Ids of files that are not to be repaired.
     """
-    wanted, repairs, unreleased = array("q"), array("q"), array("q")
+    wanted, repairs, missing, unreleased = (array("q") for _ in range(4))
     ids = known.ids
     here, listed = known.are_in_place(ids), known.are_marked(Mark.LISTED, ids)
     for file_id, is_here, is_listed in zip(ids, here, listed, strict=True):
-        if is_listed:
-            (unreleased if is_here else wanted).append(file_id)
-        elif not is_here and file_id not in given_up:
-            repairs.append(file_id)
-    return Plan(Files(known, wanted), Files(known, repairs), Files(known, unreleased))
+        if is_here:
+            if is_listed:
+                unreleased.append(file_id)
+        elif is_listed or file_id not in given_up:
+            (wanted if is_listed else repairs).append(file_id)
+            missing.append(file_id)
+    return Plan(*(Files(known, some) for some in (wanted, repairs, missing, unreleased)))
 
 
 def is_external(record: FileRecord) -> bool:
     """Whether only a zip makes the server count this file as downloaded (protocol.md 1.5)."""
     return record.size_bytes is None
+
+
+def has_external(files: Files) -> bool:
+    """Whether any of these files is external."""
+    return None in files.sizes
 
 
 def takes_zip(files: Files, way: Way) -> bool:
@@ -83,13 +87,12 @@ def takes_zip(files: Files, way: Way) -> bool:
         return False
     if way != "auto":
         return way == "zip"
-    sizes = files.sizes
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
+    if has_external(files):
         return True
-    if max(known) > _MAX_ZIP_FILE_BYTES:
+    sizes = [size or 0 for size in files.sizes]
+    if max(sizes) > _MAX_ZIP_FILE_BYTES:
         return False
-    return len(sizes) > _FEW_FILES or sum(known) < _LARGE_BYTES * len(sizes)
+    return len(sizes) > _FEW_FILES or sum(sizes) < _LARGE_BYTES * len(sizes)
 
 
 def are_tiny(files: Files) -> bool:

@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.belt import Belt, BeltStopped
@@ -192,10 +193,11 @@ class Publisher:
                 landing.drop()
                 break
             name = self._names.choose_another(name)
-        # what is kept in a zip has its own size, and not that of the zip
-        size_bytes = None if file.state is None else whole.size_bytes
+        if file.state is None:
+            return [replace(record, path=path, error=None) for record in file.records]
         return [
-            record.placed(path, state=file.state, size_bytes=size_bytes) for record in file.records
+            replace(record, path=path, size_bytes=whole.size_bytes, state=file.state, error=None)
+            for record in file.records
         ]
 
 

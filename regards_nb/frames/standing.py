@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from regards_nb.files import FileRecord, FileState
 from regards_nb.orders import GONE, OrderBook, OrderKey, OrderState
 
 if TYPE_CHECKING:
@@ -14,10 +13,9 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RemoteOrder
     from regards_nb.events import OrderEvent
+    from regards_nb.files import FileRecord
 
 _T = TypeVar("_T")
-
-_IN_PLACE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
 
 
 class Followed(Generic[_T]):
@@ -65,7 +63,7 @@ class _FilesOf:
         """Add a file, or take it away again."""
         size_bytes = (record.size_bytes or 0) * times
         self.bytes += size_bytes
-        if record.state in _IN_PLACE:
+        if record.state.is_here:
             self.in_place += times
             self.in_place_bytes += size_bytes
 
