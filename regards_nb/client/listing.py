@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.rows import file_record, read_page
@@ -48,24 +46,15 @@ def manifest(
     Files that become available or are downloaded meanwhile move the others between the pages:
     the list is read again until none was missed.
     """
-    # sorted, as the server sends them: a set of very many takes eight times as much
-    seen = array("q")
+    seen: set[int] = set()
     for _ in range(_MAX_READINGS):
         total = 0
         for page in pages(ask, make_call, page_size):
             total = page.total
             for value in page.items:
                 record = file_record(value, order_id, page.asked)
-                if _is_new(record.file_id, seen):
+                if record.file_id not in seen:
+                    seen.add(record.file_id)
                     yield record
         if len(seen) >= total:
             return
-
-
-def _is_new(file_id: int, seen: array[int]) -> bool:
-    """Add an id to the sorted ones; tell whether it was not among them."""
-    place = bisect_left(seen, file_id) if seen and file_id <= seen[-1] else len(seen)
-    is_new = place == len(seen) or seen[place] != file_id
-    if is_new:
-        seen.insert(place, file_id)
-    return is_new
