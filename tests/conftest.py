@@ -73,6 +73,10 @@ class Admin:
 
     def make_queue(self) -> None:
         self._channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
+        # RabbitMQ 3.10 may hold the end of a declaration back for two seconds, and knows of no
+        # such queue when it is killed in between. The next declaration carries it to the disk.
+        self._channel.queue_declare(f"{self.queue}.next", durable=True)
+        self._channel.queue_delete(f"{self.queue}.next")
 
     def delete_queue(self) -> None:
         self._channel.queue_delete(self.queue)

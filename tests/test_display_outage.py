@@ -44,10 +44,11 @@ def test_an_outage_is_shown_and_survived_by_views_and_waits(
             assert not cell.done
             assert HERE not in kernel.shown()
         broker.restart()
+        admin.connect()
+        admin.make_queue()  # as an administrator would: a killed node may have forgotten it
 
         kernel.until(lambda: kernel.shown().count(HERE) == 2)
         assert not cell.done
-        admin.connect()
         admin.publish({"status": "DONE", "orderId": 1}, correlation_id="pass-12")
         kernel.until(lambda: cell.done)
         assert (cell.printed, cell.error) == ("DONE\n", "")

@@ -71,7 +71,9 @@ def explain(cause: BaseException, where: str, queue: str) -> BrokerError:  # noq
 
 def _channel_closed(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
     code, text = error.reply_code, error.reply_text
-    if code == 404:
+    # 404 is also said of a queue that is there and whose node is down ("home node ... is down or
+    # inaccessible"): that text falls through, as it is.
+    if code == 404 and "no queue" in text:
         return QueueNotFoundError(
             f"there is no queue {queue!r} at {where}. Check its name; the REGARDS administrator "
             "makes a queue for each reader and binds it to the order response exchange."
