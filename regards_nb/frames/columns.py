@@ -49,12 +49,17 @@ class Column:
     shown: Any
 
     memory: list[np.ndarray[Any, Any]]
-    #: Whether what is shown does not change with what is written.
-    is_immutable = False
+    #: Whether the frame has to ask what is shown: it never did, or that does not show all there is.
+    is_unseen = True
 
     def __init__(self, capacity: int, dtype: str) -> None:
         self.shown = np.zeros(capacity, dtype=dtype)
         self.memory = [self.shown]
+
+    def show(self) -> Any:
+        """Return what is shown, for a frame that goes on showing it."""
+        self.is_unseen = False
+        return self.shown
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
         """Put values into rows; None is a missing one."""
@@ -119,8 +124,6 @@ class Texts(Column):
 class ArrowTexts(Column):
     """Texts as Arrow keeps them: in pieces, of which eight that are about as long become one."""
 
-    is_immutable = True
-
     def __init__(self, capacity: int, dtype: pd.StringDtype) -> None:
         # pandas has found it; without it there is `Texts`
         self._arrow: Any = importlib.import_module("pyarrow")
@@ -143,7 +146,10 @@ class ArrowTexts(Column):
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:  # noqa: ARG002 - at the end
         """Add texts behind those that are there."""
-        self.pieces.append(self._arrow.array(values, self._type))
+        piece = self._arrow.array(values, self._type)
+        self.pieces.append(piece)
+        # missing ones are shown there already
+        self.is_unseen |= piece.null_count < len(piece)
         while len(self.pieces) >= _FEW and len(self.pieces[-_FEW]) < 2 * len(self.pieces[-1]):
             self.pieces[-_FEW:] = [self._arrow.concat_arrays(self.pieces[-_FEW:])]
 

@@ -53,7 +53,6 @@ class Frames:
         self._journal = journal
         self._tenant = tenant
         self._lock = threading.RLock()
-        self._seen: object = None
         self._last_id = 0
         self._revision = 0
         self._standing = Standing()
@@ -81,17 +80,15 @@ class Frames:
     def refresh(self) -> None:
         """Take in what was journalled since the last call, by whichever process."""
         with self._lock:
-            state = self._journal.state()
-            if state == self._seen:
-                return
             heads = self._journal.heads()
             if heads.last_id > self._last_id:
                 for batch in self._journal.read(self._last_id):
                     self._take_in(batch)
                     self._last_id = batch.first_id + len(batch.deliveries) - 1
+                    if self._last_id >= heads.last_id:
+                        break
             if heads.revision > self._revision:
                 self._refresh_files(heads.revision)
-            self._seen = state
 
     def _take_in(self, batch: Batch) -> None:
         row_ids, events = [], []
@@ -111,10 +108,11 @@ class Frames:
                 feed.append((keys, events))
 
     def _refresh_files(self, newest: int) -> None:
-        seen, self._revision = self._revision, newest
+        seen = self._revision
         self._standing.add_files(self._journal.files_after(seen, tenant=self._tenant))
         self._standing.add_fetched(self._journal.fetched_after(seen))
         self._standing.add_labels(self._journal.labels_after(seen))
+        self._revision = newest  # only now: what could not be read is read the next time
 
     def heard(self, key: OrderKey, remote: RemoteOrder) -> None:
         """Take what the server last said of an order over REST: percentage, expiry, label.

@@ -35,9 +35,7 @@ class Table:
         self._rows = 0
         self._capacity = _FIRST_CAPACITY
         self._columns = {name: self._column(name, self._capacity) for name in dtypes}
-        self._whole = pd.DataFrame({n: c.shown for n, c in self._columns.items()}, copy=False)
-        #: columns of which this frame does not show what there is
-        self._unseen: set[str] = set()
+        self._whole = pd.DataFrame({n: c.show() for n, c in self._columns.items()}, copy=False)
 
     def __len__(self) -> int:
         return self._rows
@@ -52,10 +50,7 @@ class Table:
             for name in self._columns:
                 self._move(name)
         for name, values in values_of.items():
-            column = self._columns[name]
-            column.write(slice(first, self._rows), values)
-            if column.is_immutable:
-                self._unseen.add(name)
+            self._columns[name].write(slice(first, self._rows), values)
 
     def replace(self, rows: Sequence[int], columns: Iterable[Sequence[Any]]) -> None:
         """Write other values into some rows; frames that were handed out keep the old ones."""
@@ -77,15 +72,14 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """Return all rows; the index counts them."""
-        if self._unseen:
+        unseen = [name for name, column in self._columns.items() if column.is_unseen]
+        if unseen:
             if len(self._whole) != self._capacity:
                 self._whole = pd.DataFrame(index=range(self._capacity))
             # Into the same frame, and not into a new one: pandas then goes on knowing which
             # memory of the other columns is shared, and copies it before somebody writes to it.
-            shown = {n: c.shown for n, c in self._columns.items() if n in self._unseen}
-            self._unseen.clear()
             self._whole = self._whole.assign(
-                **{name: pd.Series(values, copy=False) for name, values in shown.items()}
+                **{name: pd.Series(self._columns[name].show(), copy=False) for name in unseen}
             )
         return self._whole.iloc[: self._rows]
 
@@ -101,7 +95,6 @@ class Table:
     def _move(self, name: str) -> None:
         """Go on in new memory: the old belongs to the frames that were handed out."""
         self._columns[name] = self._columns[name].moved(self._column(name, self._capacity))
-        self._unseen.add(name)
 
     def _column(self, name: str, capacity: int) -> Column:
         dtype = self._dtypes[name]

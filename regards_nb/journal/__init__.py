@@ -11,6 +11,8 @@ default, PostgreSQL by URL.
     the tables, and how an older journal becomes a newer one;
 ``database``
     opening, locking, and what is wrong when it does not work;
+``onlooker``
+    how far it has come, for those who ask again and again;
 ``log``
     `Journal`: append, and read on from where one was.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,8 +126,8 @@ def translated(verb: str, location: str) -> Iterator[None]:
     """Turn a database error into one that says which journal and what to do."""
     try:
         yield
-    except sa.exc.DBAPIError as exc:
-        cause = str(exc.orig)
+    except (sa.exc.DBAPIError, sqlite3.Error) as exc:
+        cause = str(getattr(exc, "orig", exc))
         raise JournalError(
             f"cannot {verb} the journal {location}: {cause}. {_remedy(cause)}"
         ) from exc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
 from regards_nb.journal.database import DEFAULT_PATH, LOCK_WRITERS, open_engine, translated
+from regards_nb.journal.onlooker import Heads, Onlooker, read_heads
 from regards_nb.journal.packing import MOST_BYTES, pack, pieces, unpack
 
 if TYPE_CHECKING:
@@ -51,11 +51,6 @@ _APPEND = (
 #: So many of the batches that were written last are kept: whoever follows the log in this process
 #: gets them without reading and unpacking them.
 _REMEMBERED = 16
-_CHANGING = (schema.files, schema.fetched, schema.requests)
-_HEADS = sa.select(
-    sa.select(sa.func.max(_batches.c.last_id)).scalar_subquery(),
-    *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _CHANGING),
-)
 
 
 class Batch(NamedTuple):
@@ -69,16 +64,6 @@ class Batch(NamedTuple):
         """Return the messages with their ids."""
         numbered = enumerate(self.deliveries, self.first_id)
         return [Row(row_id, self.session_id, delivery) for row_id, delivery in numbered]
-
-
-class Heads(NamedTuple):
-    """How far everything has come.
-
-    ``revision`` grows with each change of files, fetched parts and requests.
-    """
-
-    last_id: int
-    revision: int
 
 
 class Row(NamedTuple):
@@ -114,9 +99,7 @@ class Journal:
         self._engine = open_engine(DEFAULT_PATH if location is None else location)
         self.location = self._engine.url.render_as_string(hide_password=True)
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED)
-        #: kept open to see whether others have committed; used by one thread at a time
-        self._onlooker: sa.Connection | None = None
-        self._looking = threading.Lock()
+        self._onlooker = Onlooker(self._engine)
         with self._writing("open") as connection:
             schema.prepare(connection, self.location)
 
@@ -131,10 +114,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
-        with self._looking:
-            if self._onlooker is not None:
-                self._onlooker.close()
-                self._onlooker = None
+        self._onlooker.close()
         self._engine.dispose()
 
     def open_session(self, queue: str) -> int:
@@ -192,41 +172,23 @@ class Journal:
     def read(self, after_id: int = 0) -> Iterator[Batch]:
         """Yield what was journalled after row *after_id*, in journal order.
 
-        Fetched in pieces, so that a long journal does not fill the memory.
+        Fetched in pieces, so that a long journal does not fill the memory. Whoever knows where it
+        ends (`heads`) and stops there has the newest without asking the database.
         """
-        newest_id = self.last_id()
         for batch in list(self._remembered):
             if batch.first_id == after_id + 1:
                 yield batch
                 after_id += len(batch.deliveries)
-        if after_id >= newest_id:
-            return
         query = sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
         query = query.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
         with self._translated("read"), self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=16).execute(query):
                 yield _batch(row, after_id)
 
-    def state(self) -> object:
-        """Return a value that stays equal while nobody, in whichever process, has committed.
-
-        Much cheaper than to read. Where the database cannot tell, it is always another one.
-        """
-        if self._engine.dialect.name != "sqlite":
-            return object()
-        with self._translated("read"), self._looking:
-            if self._onlooker is None:
-                # Its number counts what all others have committed; nothing is written with it.
-                options = {"isolation_level": "AUTOCOMMIT"}
-                self._onlooker = self._engine.connect().execution_options(**options)
-            # with the connection: another one counts from elsewhere
-            number = self._onlooker.exec_driver_sql("PRAGMA data_version").scalar()
-            return id(self._onlooker), number
-
     def heads(self) -> Heads:
-        """Return how far everything has come."""
-        with self._translated("read"), self._engine.connect() as connection:
-            return _heads(connection)
+        """Return how far everything has come; next to free while nobody has committed."""
+        with self._translated("read"):
+            return self._onlooker.heads()
 
     def last_id(self) -> int:
         """Return the id of the newest row, 0 in an empty journal."""
@@ -344,7 +306,7 @@ class Journal:
         if not rows:
             return
         with self._writing() as connection:
-            revision = _heads(connection).revision + 1
+            revision = read_heads(connection).revision + 1
             connection.execute(
                 schema.upsert(table, connection.dialect.name),
                 [row | {"revision": revision} for row in rows],
@@ -390,11 +352,6 @@ def _batch(row: Iterable[Any], after_id: int) -> Batch:
     first_id, session_id, messages = row
     known = max(after_id + 1 - first_id, 0)
     return Batch(first_id + known, session_id, unpack(messages)[known:])
-
-
-def _heads(connection: sa.Connection) -> Heads:
-    last_id, *revisions = (number or 0 for number in connection.execute(_HEADS).one())
-    return Heads(last_id, max(revisions))
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:
