@@ -48,6 +48,9 @@ _APPEND = (
     .returning(_batches.c.first_id)
 )
 
+#: Made once: it is asked between connecting and consuming, where making it took longer than asking.
+_NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
+
 #: So many of the batches that were written last are kept: whoever follows the log in this process
 #: gets them without reading and unpacking them.
 _REMEMBERED = 16
@@ -152,9 +155,8 @@ class Journal:
 
     def next_offset(self, stream: str) -> int | None:
         """Return where to go on reading a stream queue; None means from its first message."""
-        query = sa.select(_streams.c.next_offset).where(_streams.c.queue == stream)
         with self._translated("read"), self._engine.connect() as connection:
-            return connection.scalar(query)
+            return connection.scalar(_NEXT_OFFSET, {"queue": stream})
 
     def forget_stream(self, stream: str) -> None:
         """Read a stream queue from its first message again: it was made anew."""
