@@ -346,6 +346,23 @@ def test_files_cost_what_is_new(journal: Journal) -> None:
     assert np.shares_memory(*sizes)
 
 
+def test_files_that_could_not_be_read_are_read_the_next_time(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the database is told, and what it kept back is not passed over."""
+
+    def failing(*_: object, **__: object) -> list[FileRecord]:
+        raise JournalError("disk I/O error")
+
+    frames = Frames(journal, None)
+    journal.file_log("tenant").save([FileRecord(order_id=5, file_id=1, name="a.nc")])
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "files_after", failing)
+        with pytest.raises(JournalError, match="disk"):
+            _ = frames.files
+    assert list(frames.files["name"]) == ["a.nc"]
+
+
 def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
     """What an order's files come to follows each of them, there and back."""
     frames, log = Frames(journal, "tenant"), journal.file_log("tenant")

@@ -71,6 +71,20 @@ def test_a_second_journal_object_sees_the_same(tmp_path: Path, journal: Journal)
     assert bodies(journal, after_id=1) == [b"two"]
 
 
+def test_how_far_it_is_counts_what_others_wrote(tmp_path: Path, journal: Journal) -> None:
+    """It is known without reading as long as nobody commits, and never out of date."""
+    other = Journal(tmp_path / "journal.sqlite")
+    session_id = other.open_session("q")
+    assert journal.heads() == other.heads() == (0, 0)
+    for number in range(1, 4):
+        other.append(session_id, [delivery(b"one")])
+        other.save_fetched("t", 1, number)
+        assert journal.heads() == journal.heads() == other.heads() == (number, number)
+    journal.close()
+    other.append(session_id, [delivery(b"while it was closed")])
+    assert journal.heads() == (4, 3)
+
+
 def test_reading_goes_on_within_what_was_written_together(journal: Journal) -> None:
     """Each message has an id of its own, whatever row it is stored in, and no body is too large."""
     large = [bytes([number]) * 700_000 for number in range(5)]
