@@ -151,20 +151,18 @@ class OrderBook:
         self._rivals: defaultdict[int, set[OrderKey]] = defaultdict(set)
         #: each tenant's name once, whatever number of events repeat it
         self._tenants: dict[str | None, str | None] = {}
-        #: where the next event of the same kind goes; for a while, since the next is seldom far
-        self._places: dict[_Names, tuple[_Life, OrderKey]] = {}
         #: Grows when what is known already comes to belong to another order than before.
         self.regrouped = 0
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
-        names = (event.tenant, event.correlation_id, event.order_id)
-        place = self._places.get(names)
-        if place is None:
-            if len(self._places) >= _MOST_PLACES:
-                self._places.clear()
-            place = self._places[names] = self._place(*names)
-        life, changed = place
+        order_id = event.order_id
+        # Mostly it is known by both its names, and a plain tuple finds it as its key does.
+        life = self._lives.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
+        if life is None or order_id is None or life.order_id != order_id or life.is_nameless:
+            life, changed = self._place(event.tenant, event.correlation_id, order_id)
+        else:
+            changed = life.key
         life.add(row_id, event)
         return changed
 
@@ -204,7 +202,7 @@ class OrderBook:
         known = [one for one in said if one is not None]
         if len(known) == 1:
             return life.state(key)
-        together = _Life(life.order_id)
+        together = _Life(key, life.order_id)
         for one in known:
             together.join(one)
         return together.state(key)
@@ -217,7 +215,9 @@ class OrderBook:
         if correlation_id is None:
             assert order_id is not None  # noqa: S101 - events.decode sees to it
             key = _nameless(tenant, order_id)
-            return self._life(key, order_id), self._owner(tenant, order_id) or key
+            life = self._life(key, order_id)
+            life.is_nameless = True
+            return life, self._owner(tenant, order_id) or key
         key = OrderKey(tenant, correlation_id)
         if order_id is not None:
             self._claim(key, order_id)
@@ -227,17 +227,17 @@ class OrderBook:
         """Return what was said of an order; with a higher number than before it is a new one."""
         newest = self._lives.get(key)
         if newest is None:
-            life = _Life(order_id)
+            life = _Life(key, order_id)
         elif order_id is None:
             return newest.without_number()
         elif newest.order_id is None:
-            life = _Life(order_id, by_name=newest)
+            life = _Life(key, order_id, by_name=newest)
         elif order_id > newest.order_id:
-            life = _Life(order_id, by_name=newest.by_name)
+            life = _Life(key, order_id, by_name=newest.by_name)
         elif order_id == newest.order_id:
             return newest
         else:
-            return _Life(order_id)  # of an older order, which nothing shows any more
+            return _Life(key, order_id)  # of an older order, which nothing shows any more
         self._lives[key] = life
         return life
 
@@ -254,7 +254,6 @@ class OrderBook:
         self._owners[order_id] = (*others, key)
         if before or _nameless(key.tenant, order_id) in self._lives:
             self.regrouped += 1
-            self._places.clear()
 
     def _owner(self, tenant: str | None, order_id: int) -> OrderKey | None:
         """Return which order of a tenant has a number."""
@@ -268,11 +267,6 @@ def _nameless(tenant: str | None, order_id: int) -> OrderKey:
     """Return the key of an order of which only the number is known."""
     return OrderKey(tenant, f"#{order_id}")
 
-
-_MOST_PLACES = 10_000
-
-#: What an event calls its order: tenant, correlation id, order id.
-_Names = tuple[str | None, str | None, int | None]
 
 #: Which of two events is the later one: the AMQP timestamp, and within it the rank of the status.
 _When = int
@@ -310,12 +304,15 @@ class _Life:
 
     __slots__ = (
         "asked_for", "by_name", "error_type", "errors", "errors_when", "finality",
-        "first_us", "last_us", "link", "link_when", "message", "numbered", "order_id",
-        "ready_end", "ready_part", "status", "total", "unnumbered", "when",
+        "first_us", "is_nameless", "key", "last_us", "link", "link_when", "message", "numbered",
+        "order_id", "ready_end", "ready_part", "status", "total", "unnumbered", "when",
     )  # fmt: skip
 
-    def __init__(self, order_id: int | None, by_name: _Life | None = None) -> None:
+    def __init__(self, key: OrderKey, order_id: int | None, by_name: _Life | None = None) -> None:
+        self.key = key
         self.order_id = order_id
+        #: whether events came that do not name it: what they change may be another one's
+        self.is_nameless = False
         #: what was said of the order by its name only, without its number
         self.by_name = by_name
         #: of the event that decides, and what it says
@@ -342,7 +339,7 @@ class _Life:
         """Return the life of what is said by name, without a number."""
         if self.order_id is None:
             return self
-        self.by_name = self.by_name or _Life(None)
+        self.by_name = self.by_name or _Life(self.key, None)
         return self.by_name
 
     def add(self, row_id: int, event: OrderEvent) -> None:
