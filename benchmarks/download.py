@@ -117,10 +117,7 @@ WHY: dict[tuple[str, str], str] = {
     ("typical", "time"): f"{_START}; of 2.4 s of processor the kernel takes 0.8 s (copying, "
     "and waking threads), MD5 0.6 s, Python 0.5 s and inflating 0.3 s.",
     ("limited", "time"): f"{_START}; the rest is the line's.",
-    (
-        "small-5000",
-        "time",
-    ): f"{_START} (what the other imports takes 0.11 s); {_NAMED}.",
+    ("small-5000", "time"): f"{_START} (what the other imports takes 0.11 s); {_NAMED}.",
     ("small-70000", "time"): f"{_NAMED}.",
     ("separate", "time"): "of 5.5 s of processor, on two cores that also serve the files, MD5 "
     "takes 2.1 s, the kernel 2.0 s (most of it copying), and Python 1.3 s, most of that in "

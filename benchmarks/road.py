@@ -47,7 +47,8 @@ WHY = {
     "median latency": "a bare callback has the message when pika has it. A row is there when it "
     "is journalled (1.1 ms here, half of it until the commit is on the disk), read and folded "
     "(0.5 ms), and in the frame (0.9 ms): at 10/s, when the processor has forgotten all of it in "
-    "between. At 1,000/s each takes a third of that, in turn with the thread that receives.",
+    "between. At 1,000/s each takes a third to a half of that, in turn with the thread that "
+    "receives.",
     "`start()`": "RabbitMQ tells what is no stream queue by closing a channel.",
     "opening the journal": "opening alone is done in some milliseconds, and reading waits for the "
     "first question. Then two fifths are the fold; the rest is what Parquet has in columns "

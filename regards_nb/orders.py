@@ -201,11 +201,11 @@ class OrderBook:
                 said += nameless, nameless.by_name
         known = [one for one in said if one is not None]
         if len(known) == 1:
-            return life.state(key)
+            return life.state()
         together = _Life(key, life.order_id)
         for one in known:
             together.join(one)
-        return together.state(key)
+        return together.state()
 
     def _place(
         self, tenant: str | None, correlation_id: str | None, order_id: int | None
@@ -404,13 +404,13 @@ class _Life:
         self.first_us = min(self.first_us, other.first_us)
         self.last_us = max(self.last_us, other.last_us)
 
-    def state(self, key: OrderKey) -> OrderState:
+    def state(self) -> OrderState:
         """Say what it amounts to."""
         done = len(self.numbered) + len(self.unnumbered) or len(self.asked_for)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(
-            key=key,
+            key=self.key,
             order_id=self.order_id,
             status=self.status,
             finished=self.status in FINISHED,

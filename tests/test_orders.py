@@ -115,6 +115,17 @@ def test_an_event_that_says_only_the_number_finds_its_order() -> None:
     assert fold(nameless, granted).status == "DONE"
 
 
+def test_a_correlation_id_that_looks_like_a_number_depends_on_no_order_of_arrival() -> None:
+    """An order of which only the number is known is called "#1", too."""
+    by_number = event("SUBORDER_DONE", correlationId=None, orderId=1)
+    by_name = event("GRANTED", correlationId="#1", orderId=1)
+    by_another = event("GRANTED", correlationId="c1", orderId=1)
+    said = list(enumerate([by_number, by_name, by_another], start=1))
+    for history in said[:2], said:
+        ends = [states(list(arrival)) for arrival in permutations(history)]
+        assert all(end == ends[0] for end in ends)
+
+
 def test_a_correlation_id_used_again_shows_the_newer_order() -> None:
     """A cell that is run again makes a second order under the same name: that one is shown."""
     state = fold(

@@ -61,7 +61,7 @@ class Onlooker:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
             # By the driver itself: this stands between a message and the row that shows it, and
-            # takes a tenth of the time so.
+            # takes a fifth of the time so.
             driver: Any = self._connection.driver_connection
             (version,) = driver.execute("PRAGMA data_version").fetchone()
             if version != self._version:
