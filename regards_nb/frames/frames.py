@@ -189,7 +189,7 @@ class Frames:
             self.refresh()
             return self._standing.states(keys)
 
-    def key_of(self, name: str | int) -> OrderKey | None:
+    def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (text) or order id (number); the latest if several."""
         with self._lock:
             self.refresh()

@@ -174,8 +174,11 @@ class Standing:
         places = (self.keys.get(self._book.resolved(key)) for key in keys)
         return [self._known.values[place] for place in places if place is not None]
 
-    def key_of(self, name: str | int) -> OrderKey | None:
+    def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (text) or order id (number); the latest if several."""
+        if isinstance(name, OrderKey):
+            key = self._book.resolved(name)
+            return key if key in self.keys else None
         if isinstance(name, int):
             return self._latest(self._book.numbered(name))
         known = self._latest(self._book.named(name))

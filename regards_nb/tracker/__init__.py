@@ -16,6 +16,8 @@
     what an answer over REST says that is new; what is asked; and when;
 ``steering``, ``steered``
     pause, resume, retry, restart, cancel, delete; and the methods that do it;
+``selection``
+    which orders a user means;
 ``sources``
     broker, REST side, or both: what brings the news;
 ``works``

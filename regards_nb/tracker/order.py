@@ -33,7 +33,7 @@ class Order:
         return f"<Order {self.correlation_id!r} ({number}): {state.status}>"
 
     def __await__(self) -> Generator[Any, None, Order]:
-        yield from self._tracker.wait_async(self.correlation_id).__await__()
+        yield from self._tracker.wait_async(self).__await__()
         return self
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -104,7 +104,10 @@ class Order:
         mine = events["correlation_id"] == self.correlation_id
         if order_id is not None:
             mine |= events["correlation_id"].isna() & (events["order_id"] == order_id).fillna(False)  # noqa: FBT003
-        return events[mine]
+        tenant = events["tenant"]
+        return events[
+            mine & (tenant.isna() if self.key.tenant is None else tenant == self.key.tenant)
+        ]
 
     @property
     def files(self) -> pd.DataFrame:
@@ -114,12 +117,12 @@ class Order:
 
     def wait(self, *, until: str = "finished", timeout_s: float | None = None) -> Order:
         """Wait for this order, with a progress display. See `OrderTracker.wait`."""
-        self._tracker.wait(self.correlation_id, until=until, timeout_s=timeout_s)
+        self._tracker.wait(self, until=until, timeout_s=timeout_s)
         return self
 
     def download(self, *, directory: str | Path | None = None, extract: bool = True) -> list[Path]:
         """Fetch what is ready of this order. See `OrderTracker.download`."""
-        return self._tracker.download(self.correlation_id, directory=directory, extract=extract)
+        return self._tracker.download(self, directory=directory, extract=extract)
 
     def pause(self) -> Order:
         """Let REGARDS stop preparing files; what is ready stays ready.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from regards_nb import wiring
-from regards_nb.errors import OrderNotFoundError, SettingsError
+from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
 from regards_nb.tracker.bell import Bell
@@ -20,6 +20,7 @@ from regards_nb.tracker.loops import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.ordering import Ordering
 from regards_nb.tracker.problems import Problems
+from regards_nb.tracker.selection import keys_in
 from regards_nb.tracker.sources import Sources, check_sources
 from regards_nb.tracker.steered import Steered
 from regards_nb.tracker.waiting import Wait, stopped_by_user
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.events import OrderEvent
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.selection import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,14 +274,11 @@ class OrderTracker(Ordering, Steered):
         """Look for damage in the journal; return what is wrong, nothing when all is well."""
         return self._works.journal.check()
 
-    def __getitem__(self, key: str | int) -> Order:
-        found = self._works.frames.key_of(key)
-        if found is None:
-            kind = "correlation id" if isinstance(key, str) else "number"
-            raise OrderNotFoundError(
-                f"no event of an order with the {kind} {key!r} so far; tracker.orders lists all"
-            )
-        return Order(self, found)
+    def __getitem__(self, key: Selection | OrderKey) -> Order:
+        found = keys_in(key, self._works.frames.key_of)
+        if len(found) != 1:
+            raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
+        return Order(self, found[0])
 
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order."""
@@ -299,7 +298,7 @@ class OrderTracker(Ordering, Steered):
 
     def wait(
         self,
-        *keys: str | int,
+        *keys: Selection,
         until: str = "finished",
         timeout_s: float | None = None,
         run_loop: bool = False,
@@ -308,7 +307,7 @@ class OrderTracker(Ordering, Steered):
 
         Parameters
         ----------
-        *keys : str or int
+        *keys : str, int, Order, or rows of `orders`
             Correlation ids or order ids, also of orders without any event yet. By default all
             that are unfinished now.
         until : {"finished", "part"}
@@ -341,7 +340,7 @@ class OrderTracker(Ordering, Steered):
         return wait.result()
 
     async def wait_async(
-        self, *keys: str | int, until: str = "finished", timeout_s: float | None = None
+        self, *keys: Selection, until: str = "finished", timeout_s: float | None = None
     ) -> pd.DataFrame:
         """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
         wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
@@ -362,7 +361,7 @@ class OrderTracker(Ordering, Steered):
 
     def download(
         self,
-        *keys: str | int,
+        *keys: Selection,
         directory: str | Path | None = None,
         extract: bool = True,
     ) -> list[Path]:
@@ -370,8 +369,8 @@ class OrderTracker(Ordering, Steered):
 
         Parameters
         ----------
-        *keys : str or int
-            Correlation ids or order ids; by default all orders that have something to fetch.
+        *keys : str, int, Order, or rows of `orders`
+            By default all orders that have something to fetch.
         directory : path, optional
             By default ``<workspace>/<order id>``.
         extract : bool, default True
@@ -392,7 +391,7 @@ class OrderTracker(Ordering, Steered):
         """
         self._need_client("downloading")
         if keys:
-            states = [self[key].state for key in keys]
+            states = self._works.states(keys_in(keys, self._works.frames.key_of))
         else:
             states = [state for state in self._works.states() if state.waits_for_download]
         found = [state.key for state in states]
@@ -402,9 +401,8 @@ class OrderTracker(Ordering, Steered):
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each part of an order; see `Order.iter_parts`."""
         self._need_client("downloading")
-        name = [key.correlation_id]
         return parts(
-            self._works, self, lambda: Wait(self._works, name, until="part", timeout_s=timeout_s)
+            self._works, self, lambda: Wait(self._works, [key], until="part", timeout_s=timeout_s)
         )
 
     def download_soon(self, key: OrderKey) -> None:

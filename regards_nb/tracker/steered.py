@@ -10,21 +10,18 @@ from regards_nb.consumer import HealthState
 from regards_nb.errors import SettingsError
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.order import Order
-from regards_nb.tracker.steering import keys_of, on_each
+from regards_nb.tracker.selection import keys_in
+from regards_nb.tracker.steering import on_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pandas as pd
-
     from regards_nb.tracker.asking import Asking
     from regards_nb.tracker.order_tracker import OrderTracker
+    from regards_nb.tracker.selection import Selection
     from regards_nb.tracker.sources import Sources
     from regards_nb.tracker.steering import Steering
     from regards_nb.tracker.works import Works
-
-    #: A correlation id, a number, an order, rows of ``tracker.orders``, or several of these.
-    Selection = str | int | Order | pd.DataFrame | Iterable[str | int | Order]
 
 
 class Steered:
@@ -147,7 +144,7 @@ class Steered:
         if isinstance(orders, OrderKey):
             self._steering.soon(action, orders)
             return self._as_orders([orders])
-        keys = keys_of(orders, self._works.frames.key_of)
+        keys = keys_in(orders, self._works.frames.key_of)
         return self._as_orders(on_each(keys, partial(self._steering.act, action, **details)))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:

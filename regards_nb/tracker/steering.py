@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.client.refusals import advice_for
 from regards_nb.errors import (
     NotAllowedError,
-    OrderNotFoundError,
     RegardsError,
     ServiceError,
     SettingsError,
 )
-from regards_nb.orders import OrderKey
 from regards_nb.tracker.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from regards_nb.client import RegardsClient, RemoteOrder
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.asking import Asking
     from regards_nb.tracker.works import Works
 
@@ -224,38 +222,6 @@ def _growing(limit_s: float) -> Iterator[float]:
         spent_s += pause_s
         pause_s = min(2 * pause_s, 10.0)
     yield 0.0
-
-
-def keys_of(selection: Any, find: Callable[[str | int], OrderKey | None]) -> list[OrderKey]:
-    """Return the orders of a selection.
-
-    Parameters
-    ----------
-    selection : str, int, Order, DataFrame, or an iterable of these
-        A correlation id, a number, an order, or rows of ``tracker.orders``.
-    find : callable
-        Finds an order by correlation id or number.
-
-    Raises
-    ------
-    OrderNotFoundError
-        One of them is not known.
-    """
-    if isinstance(selection, OrderKey):
-        return [selection]
-    if isinstance(key := getattr(selection, "key", None), OrderKey):
-        return [key]
-    index: Any = getattr(selection, "index", None)
-    if getattr(index, "names", None) is not None:
-        if list(index.names) != list(OrderKey._fields):
-            raise SettingsError("a selection must be rows of tracker.orders, with their index")
-        return [OrderKey(t if isinstance(t, str) else None, name) for t, name in index]
-    if isinstance(selection, str) or hasattr(selection, "__index__"):
-        found = find(selection)
-        if found is None:
-            raise OrderNotFoundError(f"no order {selection!r}; tracker.orders lists all")
-        return [found]
-    return [key for each in selection for key in keys_of(each, find)]
 
 
 def on_each(keys: list[OrderKey], act: Callable[[OrderKey], OrderKey]) -> list[OrderKey]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
+from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.watch import POLL_S
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.selection import Name
     from regards_nb.tracker.works import Works
 
 
@@ -41,14 +43,14 @@ class Wait:
     Parameters
     ----------
     works : Works
-    keys : sequence of str or int
-        Correlation ids or order ids; none means all that are unfinished now.
+    selections : sequence
+        Whatever `names_in` understands; none means all orders that are unfinished now.
     until : {"finished", "part"}
     timeout_s : float or None
     """
 
     def __init__(
-        self, works: Works, keys: Sequence[str | int], *, until: str, timeout_s: float | None
+        self, works: Works, selections: Sequence[Any], *, until: str, timeout_s: float | None
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
@@ -56,9 +58,11 @@ class Wait:
         self._until = until
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._wanted: list[str | int] = list(dict.fromkeys(keys)) or [
-            state.correlation_id for state in works.states() if not state.finished
-        ]
+        self._wanted: list[Name] = (
+            list(dict.fromkeys(names_in(selections)))
+            if selections
+            else [state.key for state in works.states() if not state.finished]
+        )
         self._states: list[OrderState] = []
 
     def found(self) -> list[OrderKey]:

@@ -1,0 +1,95 @@
+"""Which orders a user means: by name, by number, by row of a frame; of which tenant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from strategies import delivery
+
+from regards_nb import OrderTracker, RegardsClient, errors
+from regards_nb.journal import Journal
+from regards_nb.orders import OrderKey
+from regards_nb.tracker.selection import names_in
+
+ONE, OTHER = OrderKey("one", "mine"), OrderKey("other", "mine")
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> OrderTracker:
+    """A tracker of two tenants' orders, from a journal alone: both are called "mine"."""
+    said: list[tuple[str, dict[str, Any]]] = [
+        ("one", {"status": "GRANTED", "orderId": 1, "correlationId": "mine"}),
+        ("other", {"status": "GRANTED", "orderId": 2, "correlationId": "mine"}),
+        ("one", {"status": "DONE", "orderId": 1}),
+        ("one", {"status": "DENIED", "correlationId": "no number"}),
+    ]
+    path = tmp_path / "journal.sqlite"
+    with Journal(path) as journal:
+        deliveries = [delivery(body, tenant=tenant) for tenant, body in said]
+        journal.append(journal.open_session("q"), deliveries)
+    client = RegardsClient("https://nowhere.invalid", tenant="one", username="u", password="p")
+    return OrderTracker("amqp://nowhere.invalid", "q", client=client, journal=path)
+
+
+def test_whatever_names_an_order_is_understood(tracker: OrderTracker) -> None:
+    """Also the numbers that a frame hands out, which are NumPy's and no ``int``."""
+    rows = tracker.orders.query("order_id == 1")
+    number = rows["order_id"].iloc[0]
+    assert not isinstance(number, int)
+    for one in (1, number, np.int32(1), "#1", ONE, rows, rows["order_id"], rows.index, [[1]]):
+        assert tracker[one].key == ONE
+        assert list(tracker.wait(one, timeout_s=30).index) == [ONE]
+    assert names_in(tracker.orders["order_id"].dropna().to_numpy()) == [1, 2]
+    assert names_in([tracker[1], "mine", 2]) == [ONE, "mine", 2]
+
+
+def test_an_empty_selection_is_no_order_and_not_all(tracker: OrderTracker) -> None:
+    """A query that finds nothing has nothing to wait for, though other orders are unfinished."""
+    nothing = tracker.orders.query("status == 'FAILED'")
+    assert not tracker.orders.query("not finished").empty
+    assert tracker.wait(nothing, timeout_s=30).empty
+    assert tracker.download(nothing) == []
+    assert tracker.retry(nothing) == []
+    with pytest.raises(errors.SettingsError, match="gives one order, and these are 0"):
+        tracker[nothing]
+
+
+@pytest.mark.parametrize("wrong", [1.0, None, pd.NA, b"mine", {"mine": 1}, object(), [None]])
+def test_what_names_no_order_is_said_at_once(tracker: OrderTracker, wrong: Any) -> None:
+    """And not waited for."""
+    for use in (tracker.__getitem__, tracker.wait, tracker.download, tracker.retry):
+        with pytest.raises(errors.SettingsError, match="names no order: give a correlation id"):
+            use(wrong)
+
+
+def test_rows_of_something_else_are_refused(tracker: OrderTracker) -> None:
+    """Rows of tracker.events are not orders: each order has many."""
+    with pytest.raises(errors.SettingsError, match=r"rows of tracker\.orders"):
+        tracker.wait(tracker.events)
+
+
+def test_an_unknown_order_is_named(tracker: OrderTracker) -> None:
+    """By name, by number, or as a row of another tracker's frame."""
+    for name, told in (
+        ("x", "correlation id 'x'"),
+        (9, "number 9"),
+        (OrderKey(None, "mine"), "correlation id 'mine'"),
+    ):
+        with pytest.raises(errors.OrderNotFoundError, match=f"{told} so far"):
+            tracker[name]
+
+
+def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -> None:
+    """An `Order` is that of its tenant: what it shows, and what it waits for."""
+    one, other = tracker[ONE], tracker[OTHER]
+    assert list(one.events["status"]) == ["GRANTED", "DONE"]
+    assert list(other.events["status"]) == ["GRANTED"]
+    assert one.wait(timeout_s=30).finished
+    with pytest.raises(errors.WaitTimeoutError):
+        other.wait(timeout_s=0)
+    with pytest.raises(errors.WaitTimeoutError, match="1 of 1 orders are not there yet"):
+        tracker.wait(timeout_s=0)
