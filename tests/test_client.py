@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from download_kit import client_of, files_named, world
 
@@ -322,6 +323,34 @@ def test_an_order_that_does_not_exist_is_said_so(client: RegardsClient) -> None:
         client.order(4711)
     with pytest.raises(OrderNotFoundError, match="Order 4711 not found"):
         client.pause(4711)
+
+
+@pytest.mark.parametrize("wrong", ["mine", "../admin", 1.5, -1, None, True])
+def test_what_is_no_number_of_an_order_is_not_sent(
+    simulator: Simulator, client: RegardsClient, wrong: Any, tmp_path: Path
+) -> None:
+    """It would become a part of the address."""
+    for use in (client.order, client.pause, client.available_files, client.delete):
+        with pytest.raises(SettingsError, match="must be the number that REGARDS gave"):
+            use(wrong)
+    with pytest.raises(SettingsError, match="must be the number that REGARDS gave"):
+        client.download_order(wrong, tmp_path / "files")
+    assert not simulator.requests
+    assert not (tmp_path / "files").exists()
+
+
+def test_numbers_of_a_frame_are_numbers(simulator: Simulator, client: RegardsClient) -> None:
+    """Those are NumPy's."""
+    number = simulator.order(OrderPlan(n_files=1))
+    (of_numpy,) = pd.Series([number]).to_numpy()
+    assert client.order(of_numpy).order_id == number
+
+
+@pytest.mark.parametrize("tenant", ["", None])
+def test_a_client_has_a_tenant(tenant: Any) -> None:
+    """Without one no login would ever succeed."""
+    with pytest.raises(SettingsError, match="tenant=..., the project"):
+        RegardsClient("https://regards.example", tenant=tenant, username="john", password="s")
 
 
 def test_trouble_that_passes_is_waited_out(simulator: Simulator, client: RegardsClient) -> None:

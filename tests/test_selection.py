@@ -93,3 +93,11 @@ def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -
         other.wait(timeout_s=0)
     with pytest.raises(errors.WaitTimeoutError, match="1 of 1 orders are not there yet"):
         tracker.wait(timeout_s=0)
+
+
+def test_a_callback_for_a_status_nobody_knows_is_asked_about(tracker: OrderTracker) -> None:
+    """Most often it is a slip, and would never be called; a new server may still mean it."""
+    with pytest.warns(UserWarning, match="'SUBORDERDONE': GRANTED, SUBORDER_DONE"):
+        tracker.on("SUBORDERDONE", print)
+    with pytest.raises(errors.SettingsError, match="must be a function of an OrderEvent, not None"):
+        tracker.on("DONE", None)  # type: ignore[arg-type]

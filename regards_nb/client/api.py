@@ -103,6 +103,8 @@ class RegardsClient:
         # Hidden before anything can fail: tracebacks may show the variables of this frame.
         password, token = _hidden(password), _hidden(token)
         client_secret = Secret.of(client_secret)
+        if not tenant or not isinstance(tenant, str):
+            raise SettingsError(f"RegardsClient needs tenant=..., the project, not {tenant!r}")
         if token is None and (not username or password is None):
             raise SettingsError("RegardsClient needs username=... and password=..., or token=...")
         self.tenant = tenant
@@ -171,7 +173,7 @@ class RegardsClient:
         NotAllowedError
             It belongs to somebody else.
         """
-        answer = self._ask(Call(path=f"{_ORDERS}/{order_id}"))
+        answer = self._ask(Call(path=f"{_ORDERS}/{_number(order_id)}"))
         return remote_order(answer.json(), answer.asked)
 
     def orders(self, *, limit: int | None = None) -> pd.DataFrame:
@@ -224,7 +226,7 @@ class RegardsClient:
         self, order_id: int, *, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
         """Yield the manifest, page by page as it is taken: there may be very many files."""
-        return self._files(f"{_FILES}/{order_id}/files/available", order_id, stop)
+        return self._files(order_id, "files/available", stop)
 
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
@@ -236,7 +238,7 @@ class RegardsClient:
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
         """Yield the same, page by page as it is taken."""
-        return self._files(f"{_FILES}/{order_id}/dataset/{dataset_id}/files", order_id, stop)
+        return self._files(order_id, f"dataset/{dataset_id}/files", stop)
 
     def apply(
         self,
@@ -302,7 +304,7 @@ class RegardsClient:
         downloaded and prepares the next (protocol.md 0.3). It is never sent again by itself once
         an answer has begun.
         """
-        path = f"{_ORDERS}/{order_id}/download"
+        path = f"{_ORDERS}/{_number(order_id)}/download"
         call = Call(path=path, repeat=Repeat.UNANSWERED, stop=stop)
         with self._transport.stream(call, self._tokens) as body:
             body.refuse_page(_PAGES)
@@ -333,15 +335,15 @@ class RegardsClient:
 
     def pause(self, order_id: int) -> None:
         """Pause an order that is pending or running."""
-        self._act("PUT", f"{_ORDERS}/pause/{order_id}")
+        self._act("PUT", f"{_ORDERS}/pause/{_number(order_id)}")
 
     def resume(self, order_id: int) -> None:
         """Resume a paused order."""
-        self._act("PUT", f"{_ORDERS}/resume/{order_id}")
+        self._act("PUT", f"{_ORDERS}/resume/{_number(order_id)}")
 
     def retry(self, order_id: int) -> None:
         """Try the files again that the server could not bring, in an order that has ended."""
-        self._act("PUT", f"{_ORDERS}/{order_id}/retry")
+        self._act("PUT", f"{_ORDERS}/{_number(order_id)}/retry")
 
     def restart(
         self, order_id: int, *, label: str | None = None, on_success_url: str | None = None
@@ -349,12 +351,12 @@ class RegardsClient:
         """Order the same again; return the new order."""
         body = {"label": label, "onSuccessUrl": on_success_url}
         body = {name: value for name, value in body.items() if value is not None}
-        answer = self._act("POST", f"{_ORDERS}/{order_id}/restart", body)
+        answer = self._act("POST", f"{_ORDERS}/{_number(order_id)}/restart", body)
         return remote_order(answer.json(), answer.asked)
 
     def delete(self, order_id: int) -> None:
         """Delete an order that has ended or is paused, with its files on the server."""
-        self._act("DELETE", f"{_ORDERS}/{order_id}")
+        self._act("DELETE", f"{_ORDERS}/{_number(order_id)}")
 
     def read_link(self, link: str | None) -> Link:
         """Read the download link of a message: the order's id, and its host if a foreign one."""
@@ -365,7 +367,8 @@ class RegardsClient:
 
         The options are those of :func:`regards_nb.download.download_order`.
         """
-        paths: list[Path] = wiring.call("download_order", self, order_id, directory, **options)
+        number = _number(order_id)
+        paths: list[Path] = wiring.call("download_order", self, number, directory, **options)
         return paths
 
     def _act(self, method: str, path: str, body: Any = None) -> Answer:
@@ -375,12 +378,15 @@ class RegardsClient:
         return self._transport.exchange(call, self._tokens)
 
     def _files(
-        self, path: str, order_id: int, stop: threading.Event | None
+        self, order_id: int, which: str, stop: threading.Event | None
     ) -> Iterator[FileRecord]:
+        number = _number(order_id)
+        path = f"{_FILES}/{number}/{which}"
+
         def page_call(query: dict[str, Any]) -> Call:
             return Call(path=path, params=query, stop=stop)
 
-        return manifest(self._ask, page_call, order_id=order_id)
+        return manifest(self._ask, page_call, order_id=number)
 
     def _log_in(self) -> Token:
         """Ask for a new token."""
@@ -407,6 +413,13 @@ class RegardsClient:
                 messages=answer.messages,
             )
         return _token(answer)
+
+
+def _number(order_id: int) -> int:
+    """Return the number of an order, which becomes part of a path; it may be one of NumPy's."""
+    if not str(order_id).isdecimal():
+        raise SettingsError(f"order_id must be the number that REGARDS gave, not {order_id!r}")
+    return int(order_id)
 
 
 def _by_id(files: Iterable[FileRecord]) -> list[FileRecord]:

@@ -24,7 +24,7 @@ from regards_nb.tracker.selection import keys_in
 from regards_nb.tracker.sources import Sources, check_sources
 from regards_nb.tracker.steered import Steered
 from regards_nb.tracker.waiting import Wait, stopped_by_user
-from regards_nb.tracker.watch import Watch
+from regards_nb.tracker.watch import Watch, checked_callback
 from regards_nb.tracker.works import Works
 
 if TYPE_CHECKING:
@@ -351,11 +351,18 @@ class OrderTracker(Ordering, Steered):
     def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
 
-        An error in it is logged and shown, raised by the next call, and stops nothing.
+        An error in it is logged and shown, raised by the next call, and stops nothing. A status
+        that REGARDS has not named so far is a slip or a novelty: there is a warning.
+
+        Raises
+        ------
+        SettingsError
+            *callback* cannot be called.
         """
-        self._callbacks.append((str(status), callback))
+        kept = checked_callback(status, callback)
+        self._callbacks.append(kept)
         if self._watch is not None:
-            self._watch.callbacks.append((str(status), callback))
+            self._watch.callbacks.append(kept)
 
     # -- ordering and fetching --
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.errors import IncompleteDownloadError, RegardsError
+from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
+from regards_nb.events import OrderStatus
 from regards_nb.tracker.workers import Workers
 
 if TYPE_CHECKING:
@@ -63,6 +65,19 @@ class Watch:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
         self._runner.stop(timeout_s)
+
+
+def checked_callback(
+    status: str, callback: Callable[[OrderEvent], object]
+) -> tuple[str, Callable[[OrderEvent], object]]:
+    """Return both, as they are kept; what can only be a slip is said to the user's own line."""
+    if not callable(callback):
+        raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
+    if status not in OrderStatus.__members__:
+        # no error: a server may grow others, and their events are kept, too
+        known = ", ".join(OrderStatus)
+        warnings.warn(f"no event is known to have the status {status!r}: {known}", stacklevel=3)
+    return str(status), callback
 
 
 def _follow(
