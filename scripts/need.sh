@@ -12,6 +12,9 @@ present() {
         python3-venv) return 1 ;;
         # the browser tests' driver needs it; where ldconfig is not, neither is apt
         libatomic1) ldconfig -p 2>/dev/null | grep -q libatomic.so.1 ;;
+        # Debian keeps the server's programs out of the path
+        postgresql)
+            command -v postgres >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }
@@ -36,9 +39,9 @@ if command -v apt-get >/dev/null 2>&1; then
     # shellcheck disable=SC2086 # a list of package names
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
 elif command -v brew >/dev/null 2>&1; then
-    echo "Missing:$missing. Install with:  brew install rabbitmq" >&2
+    echo "Missing:$missing. Install with:  brew install$(echo "$missing" | sed s/-server//)" >&2
     exit 1
 else
-    echo "Missing:$missing. Install with:  conda install -c conda-forge rabbitmq-server" >&2
+    echo "Missing:$missing. Install with:  conda install -c conda-forge$missing" >&2
     exit 1
 fi

@@ -1,4 +1,4 @@
-"""Fixtures that every room shares: one real RabbitMQ, and the watch over leaks."""
+"""Fixtures that every room shares: one real RabbitMQ, one real PostgreSQL, the watch over leaks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
+from postgresql import PrivatePostgreSQL
 
 from regards_nb.simulator.broker import PrivateBroker
 
@@ -29,6 +30,22 @@ def broker() -> Iterator[PrivateBroker]:
     """One RabbitMQ node for the whole session. Missing is an error, never a skip."""
     with PrivateBroker() as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PrivatePostgreSQL]:
+    """One PostgreSQL server for the whole session. Missing is an error, never a skip."""
+    with PrivatePostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    """Where a journal can be kept: each of the databases that are promised."""
+    if request.param == "sqlite":
+        return tmp_path / "journal.sqlite"
+    server: PrivatePostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()
 
 
 @pytest.fixture(autouse=True)

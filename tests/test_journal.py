@@ -6,7 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +25,9 @@ from regards_nb.events import Delivery
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
 
+#: for what is said of one file
+SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
 
 def deliveries_of(journal: Journal, after_id: int = 0) -> list[Delivery]:
     return [delivery for batch in journal.read(after_id) for delivery in batch.deliveries]
@@ -30,8 +38,16 @@ def bodies(journal: Journal, after_id: int = 0) -> list[bytes]:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal.sqlite")
+def journal(place: str | Path) -> Iterator[Journal]:
+    with Journal(place) as journal:
+        yield journal
+
+
+@pytest.fixture
+def other(place: str | Path) -> Iterator[Journal]:
+    """The same journal, as another kernel has it."""
+    with Journal(place) as journal:
+        yield journal
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,18 +78,16 @@ def test_what_is_appended_is_read_back_unchanged(
         assert deliveries_of(journal) == deliveries
 
 
-def test_a_second_journal_object_sees_the_same(tmp_path: Path, journal: Journal) -> None:
+def test_a_second_journal_object_sees_the_same(journal: Journal, other: Journal) -> None:
     """Two kernels share one file: each sees what the other wrote."""
-    other = Journal(tmp_path / "journal.sqlite")
     journal.append(journal.open_session("q"), [delivery(b"one")])
     other.append(other.open_session("q"), [delivery(b"two")])
     assert bodies(journal) == bodies(other) == [b"one", b"two"]
     assert bodies(journal, after_id=1) == [b"two"]
 
 
-def test_how_far_it_is_counts_what_others_wrote(tmp_path: Path, journal: Journal) -> None:
+def test_how_far_it_is_counts_what_others_wrote(journal: Journal, other: Journal) -> None:
     """It is known without reading as long as nobody commits, and never out of date."""
-    other = Journal(tmp_path / "journal.sqlite")
     session_id = other.open_session("q")
     assert journal.heads() == other.heads() == (0, 0)
     for number in range(1, 4):
@@ -112,16 +126,75 @@ def test_recent_rows_are_those_of_the_queue_and_of_other_sessions(journal: Journ
 def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journal) -> None:
     """The newest word on a file counts, and a reader gets only what changed."""
     log = journal.file_log("t")
-    record = FileRecord(order_id=1, file_id=2, name="a.nc", size_bytes=3)
+    record = FileRecord(order_id=1, file_id=2, name="a\0é\u202e.nc", size_bytes=3)
     log.save([record])
     revision = journal.heads().revision
     assert journal.files_after(0, tenant="t") == [record]
-    done = FileRecord(order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED)
+    done = FileRecord(
+        order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED, error="\0"
+    )
     log.save([done])
     assert journal.files_after(revision, tenant="t") == [done]
     assert journal.files_after(journal.heads().revision, tenant="t") == []
     assert log.files(1) == [done]
     assert journal.file_log("other").files(1) == []
+
+
+def test_each_reader_sees_all_that_several_write(place: str | Path, journal: Journal) -> None:
+    """Ids are given in the order of commits: whoever goes on behind the newest misses nothing."""
+    writers, each = 4, 30
+    seen: list[int] = []
+
+    def write(number: int) -> None:
+        with Journal(place) as mine:
+            session_id = mine.open_session("q")
+            for count in range(each):
+                mine.append(session_id, [delivery(f"{number} {count}".encode())] * 2)
+
+    with ThreadPoolExecutor(writers) as pool:
+        pending = [pool.submit(write, number) for number in range(writers)]
+        while pending or journal.last_id() > len(seen):
+            seen += [row.id for batch in journal.read(len(seen)) for row in batch.rows()]
+            pending = [future for future in pending if not future.done()]
+    assert seen == list(range(1, writers * each * 2 + 1))
+    written = [f"{number} {count}".encode() for number in range(writers) for count in range(each)]
+    assert sorted(bodies(journal)) == sorted(written * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["committed", "answer lost", "refused"]),
+            st.lists(st.sampled_from([b"one", b"two"]), min_size=1, max_size=3),
+        ),
+        max_size=8,
+    )
+)
+def test_an_append_whose_answer_is_lost_is_written_once(
+    tmp_path_factory: pytest.TempPathFactory, tries: list[tuple[str, list[bytes]]]
+) -> None:
+    """The server may have committed when the line broke; equal messages stay as many as came."""
+    came: list[bytes] = []
+    waiting: list[bytes] = []
+    with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
+        session_id = journal.open_session("q")
+        dialect = journal._engine.dialect
+        commit = dialect.do_commit
+        for outcome, new in [*tries, ("committed", [b"last"])]:
+            came += new
+            waiting += new
+
+            def answer(connection: Any, outcome: str = outcome) -> None:
+                if outcome != "refused":
+                    commit(connection)
+                if outcome != "committed":
+                    raise sqlite3.OperationalError("the line broke")
+
+            with mock.patch.object(dialect, "do_commit", answer), suppress(JournalError):
+                journal.append(session_id, [delivery(body) for body in waiting])
+                waiting.clear()
+        assert bodies(journal) == came
 
 
 KILLED_WRITER = """
@@ -137,17 +210,17 @@ for number in range(10_000):
 """
 
 
-def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
+def test_what_was_committed_survives_kill_9(place: str | Path) -> None:
     """A process killed while it writes loses nothing that append() returned from."""
-    path = tmp_path / "journal.sqlite"
-    command = [sys.executable, "-c", KILLED_WRITER, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", KILLED_WRITER, str(place), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         for _ in range(50):
             last = int(writer.stdout.readline())
         writer.kill()
         last = max([last, *map(int, writer.stdout.read().split())])
-    kept = [int(body) for body in bodies(Journal(path))]
+    with Journal(place) as journal:
+        kept = [int(body) for body in bodies(journal)]
     assert kept[: last + 1] == list(range(last + 1))
     assert len(kept) <= last + 2  # one may have been committed and not reported
 
@@ -227,9 +300,8 @@ def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
     assert migrated.fetched_after(1) == {("t", 5): 8}
 
 
-def test_a_stream_is_written_once_whoever_reads_it(tmp_path: Path, journal: Journal) -> None:
+def test_a_stream_is_written_once_whoever_reads_it(journal: Journal, other: Journal) -> None:
     """Two kernels read the same stream: the offset tells what is there already."""
-    other = Journal(tmp_path / "journal.sqlite")
     messages = [replace(delivery(str(n).encode()), stream_offset=n) for n in range(6)]
     assert journal.next_offset("s") is None
     journal.append(journal.open_session("s"), messages[:4], stream="s")
@@ -241,6 +313,7 @@ def test_a_stream_is_written_once_whoever_reads_it(tmp_path: Path, journal: Jour
     assert journal.next_offset("s") is None
 
 
+@SQLITE
 def test_damage_is_found_and_told(tmp_path: Path, journal: Journal) -> None:
     """check() is silent on a sound file, and a file with holes ends in an error of ours."""
     session_id = journal.open_session("q")
@@ -340,6 +413,7 @@ def test_a_read_only_place_says_so(tmp_path: Path) -> None:
     on_tmpfs(tmp_path / "old", mount, READ_ONLY)
 
 
+@SQLITE
 def test_a_locked_journal_says_so(
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

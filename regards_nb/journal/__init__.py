@@ -9,6 +9,8 @@ default, PostgreSQL by URL.
     how messages are stored, many in a row;
 ``schema``
     the tables, and how an older journal becomes a newer one;
+``batches``
+    the messages, as they are written and read;
 ``database``
     opening, locking, and what is wrong when it does not work;
 ``onlooker``
@@ -19,7 +21,8 @@ default, PostgreSQL by URL.
 
 from __future__ import annotations
 
+from regards_nb.journal.batches import Batch, Row
 from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning
-from regards_nb.journal.log import Batch, Journal, Row, TenantFiles
+from regards_nb.journal.log import Journal, TenantFiles
 
 __all__ = ["DEFAULT_PATH", "Batch", "Journal", "NetworkFileSystemWarning", "Row", "TenantFiles"]

@@ -58,7 +58,8 @@ def open_engine(location: str | Path) -> sa.Engine:
         except (sa.exc.ArgumentError, ImportError) as exc:
             raise JournalError(
                 "the journal must be a path or a database URL that SQLAlchemy understands, with "
-                f"its driver installed: {type(exc).__name__}"
+                f"its driver installed ({type(exc).__name__}). That of PostgreSQL comes with: "
+                'pip install "regards_nb[postgresql]"'
             ) from exc
     else:
         path = Path(location).expanduser().absolute()
@@ -127,9 +128,9 @@ def translated(verb: str, location: str) -> Iterator[None]:
     try:
         yield
     except (sa.exc.DBAPIError, sqlite3.Error) as exc:
-        cause = str(getattr(exc, "orig", exc))
+        cause = " ".join(str(getattr(exc, "orig", exc)).split())
         raise JournalError(
-            f"cannot {verb} the journal {location}: {cause}. {_remedy(cause)}"
+            f"cannot {verb} the journal {location}: {cause.rstrip('.')}. {_remedy(cause)}"
         ) from exc
 
 
@@ -153,4 +154,7 @@ _REMEDIES = {
     "tracking then starts a new one.",
     "not a database": "The file is not a journal. Give another place with journal=...",
     "disk I/O": "Check the disk and its free space.",
+    # PostgreSQL's words: for no server, a refused user, an unknown database, an end in between
+    "connection": "Check that the server runs, and the address, the user and the database in "
+    "journal=...; what was not journalled is still in the queue.",
 }

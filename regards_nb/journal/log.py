@@ -8,15 +8,24 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
+from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
+from regards_nb.journal.batches import (
+    SELECT_BATCHES,
+    Batch,
+    already_there,
+    beyond,
+    insert,
+    read_batch,
+)
 from regards_nb.journal.database import DEFAULT_PATH, LOCK_WRITERS, open_engine, translated
 from regards_nb.journal.onlooker import Heads, Onlooker, read_heads
-from regards_nb.journal.packing import MOST_BYTES, pack, pieces, unpack
+from regards_nb.journal.packing import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regards_nb.events import Delivery
+    from regards_nb.journal.batches import Row
 
 _batches = schema.batches
 _files = schema.files
@@ -32,49 +42,12 @@ _streams = schema.streams
 
 _FILE_COLUMNS = [_files.c[name] for name in FileRecord.__dataclass_fields__]
 
-_last_id = sa.func.coalesce(sa.func.max(_batches.c.last_id), 0)
-#: Written in one statement with the ids it is given, under the lock of `Journal._writing`.
-_APPEND = (
-    sa.insert(_batches)
-    .from_select(
-        ["first_id", "last_id", "session_id", "messages"],
-        sa.select(
-            _last_id + 1,
-            _last_id + sa.bindparam("count", type_=sa.BigInteger),
-            sa.bindparam("session", type_=sa.Integer),
-            sa.bindparam("packed", type_=sa.LargeBinary),
-        ),
-    )
-    .returning(_batches.c.first_id)
-)
-
 #: Made once: it is asked between connecting and consuming, where making it took longer than asking.
 _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
 
 #: So many of the batches that were written last are kept: whoever follows the log in this process
 #: gets them without reading and unpacking them.
 _REMEMBERED = 16
-
-
-class Batch(NamedTuple):
-    """Messages that one session took in, and the id of the first; the others follow it."""
-
-    first_id: int
-    session_id: int
-    deliveries: list[Delivery]
-
-    def rows(self) -> list[Row]:
-        """Return the messages with their ids."""
-        numbered = enumerate(self.deliveries, self.first_id)
-        return [Row(row_id, self.session_id, delivery) for row_id, delivery in numbered]
-
-
-class Row(NamedTuple):
-    """One journalled message: its place in the log, the session that took it, the message."""
-
-    id: int
-    session_id: int
-    delivery: Delivery
 
 
 class Journal:
@@ -103,8 +76,15 @@ class Journal:
         self.location = self._engine.url.render_as_string(hide_password=True)
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED)
         self._onlooker = Onlooker(self._engine)
-        with self._writing("open") as connection:
-            schema.prepare(connection, self.location)
+        #: the newest row of each session, and the sessions where there may be one more
+        self._newest_of: dict[int, int] = {}
+        self._unsure: set[int] = set()
+        try:
+            with self._writing("open") as connection:
+                schema.prepare(connection, self.location)
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         return f"Journal({self.location!r})"
@@ -139,19 +119,32 @@ class Journal:
         """Write *deliveries* and return once they are on disk; acknowledge them after that.
 
         Those of a *stream* queue are written once, whoever reads it: the offset is their key.
+
+        Raises
+        ------
+        JournalError
+            Nobody knows whether they are on disk: a database on another machine may have
+            committed, and its answer was lost. Try again in the same session, with the same
+            messages or with more behind them: each is written once.
         """
-        with self._writing() as connection:
-            if stream is not None:
-                deliveries = _beyond(connection, stream, deliveries)
-            written = []
-            for piece in pieces(deliveries):
-                packed = pack(piece)
-                values = {"count": len(piece), "session": session_id, "packed": packed}
-                first_id = connection.execute(_APPEND, values).scalar_one()
-                if len(packed) <= 2 * MOST_BYTES:
-                    written.append(Batch(first_id, session_id, list(piece)))
+        known_id = self._newest_of.get(session_id, 0)
+        there: list[Batch] = []
+        try:
+            with self._writing() as connection:
+                if stream is not None:
+                    deliveries = beyond(connection, stream, deliveries)
+                elif session_id in self._unsure:
+                    there = already_there(connection, session_id, known_id, deliveries)
+                    deliveries = deliveries[sum(len(batch.deliveries) for batch in there) :]
+                written = there + insert(connection, session_id, deliveries)
+        except JournalError:
+            self._unsure.add(session_id)
+            raise
         # committed: only now is it in the log
-        self._remembered.extend(written)
+        self._unsure.discard(session_id)
+        if written:
+            self._newest_of[session_id] = written[-1].last_id
+        self._remembered += [b for b in written if len(b.deliveries[0].body) <= MOST_BYTES]
 
     def next_offset(self, stream: str) -> int | None:
         """Return where to go on reading a stream queue; None means from its first message."""
@@ -164,10 +157,14 @@ class Journal:
             connection.execute(sa.delete(_streams).where(_streams.c.queue == stream))
 
     def check(self) -> list[str]:
-        """Look for damage; return what is wrong, nothing when all is well."""
-        if self._engine.dialect.name != "sqlite":
-            return []
+        """Look for damage; return what is wrong, nothing when all is well.
+
+        A server sees to its own disk: there it is only read.
+        """
         with self._translated("check"), self._engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                read_heads(connection)
+                return []
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         return [] if found == ["ok"] else [str(line) for line in found]
 
@@ -181,11 +178,10 @@ class Journal:
             if batch.first_id == after_id + 1:
                 yield batch
                 after_id += len(batch.deliveries)
-        query = sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
-        query = query.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
-        with self._translated("read"), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=16).execute(query):
-                yield _batch(row, after_id)
+        query = SELECT_BATCHES.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
+        with self._translated("read"), self._streamed(query) as rows:
+            for row in rows:
+                yield read_batch(row, after_id)
 
     def heads(self) -> Heads:
         """Return how far everything has come; next to free while nobody has committed."""
@@ -203,16 +199,15 @@ class Journal:
         again on the same connection.
         """
         query = (
-            sa.select(_batches.c.first_id, _batches.c.session_id, _batches.c.messages)
-            .join(_sessions, _sessions.c.id == _batches.c.session_id)
+            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
             .where(_sessions.c.queue == queue, _batches.c.last_id > after_id)
             .where(_batches.c.session_id != not_of)
             .order_by(_batches.c.last_id.desc())
         )
         newest_first: list[Row] = []
-        with self._translated("read"), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=16).execute(query):
-                newest_first += reversed(_batch(row, after_id).rows())
+        with self._translated("read"), self._streamed(query) as rows:
+            for row in rows:
+                newest_first += reversed(read_batch(row, after_id).rows())
                 if len(newest_first) >= limit:
                     break
         return newest_first[:limit][::-1]
@@ -315,6 +310,15 @@ class Journal:
             )
 
     @contextmanager
+    def _streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
+        """Ask, and have the rows as they are wanted; who asked may stop before the last."""
+        with (
+            self._engine.connect() as connection,
+            connection.execution_options(yield_per=16).execute(query) as rows,
+        ):
+            yield rows
+
+    @contextmanager
     def _writing(self, verb: str = "write") -> Iterator[sa.Connection]:
         """Open a transaction that is the only writing one, and commit it at the end.
 
@@ -349,27 +353,6 @@ class TenantFiles:
         self.save(files)
 
 
-def _batch(row: Iterable[Any], after_id: int) -> Batch:
-    """Unpack a row, leaving out what comes before the message after *after_id*."""
-    first_id, session_id, messages = row
-    known = max(after_id + 1 - first_id, 0)
-    return Batch(first_id + known, session_id, unpack(messages)[known:])
-
-
 def _file_record(values: Iterable[Any]) -> FileRecord:
     fields = dict(zip(FileRecord.__dataclass_fields__, values, strict=True))
     return FileRecord(**fields | {"state": FileState(fields["state"])})
-
-
-def _beyond(
-    connection: sa.Connection, stream: str, deliveries: Sequence[Delivery]
-) -> list[Delivery]:
-    """Return the messages of a stream that nobody has written yet, and count them as written."""
-    query = sa.select(_streams.c.next_offset).where(_streams.c.queue == stream)
-    next_offset = connection.scalar(query) or 0
-    new = [d for d in deliveries if d.stream_offset is not None and d.stream_offset >= next_offset]
-    if new:
-        offset = new[-1].stream_offset
-        row = {"queue": stream, "next_offset": (offset or 0) + 1}
-        connection.execute(schema.upsert(_streams, connection.dialect.name), row)
-    return new

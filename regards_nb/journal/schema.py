@@ -19,6 +19,25 @@ _T = TypeVar("_T")
 
 SCHEMA_VERSION = 3
 
+
+class _Utf8(sa.types.TypeDecorator[str]):
+    """Text as bytes."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> bytes | None:  # noqa: ARG002
+        """Encode a value on its way into the database."""
+        return None if value is None else value.encode()
+
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """Decode a value on its way out."""
+        return None if value is None else value.decode()
+
+
+#: What a server may say: it can have NUL in it, which PostgreSQL's text cannot.
+_FOREIGN_TEXT = sa.Text().with_variant(_Utf8(), "postgresql")
+
 metadata = sa.MetaData()
 
 meta = sa.Table(
@@ -65,13 +84,13 @@ files = sa.Table(
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("order_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("file_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("name", _FOREIGN_TEXT, nullable=False),
     sa.Column("size_bytes", sa.BigInteger),
     sa.Column("md5", sa.Text),
-    sa.Column("product_id", sa.Text),
+    sa.Column("product_id", _FOREIGN_TEXT),
     sa.Column("path", sa.Text),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("error", sa.Text),
+    sa.Column("error", _FOREIGN_TEXT),
     # grows with each change in any table that has it, so that readers take only what is new
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
@@ -93,7 +112,7 @@ requests = sa.Table(
     metadata,
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("correlation_id", sa.Text, primary_key=True),
-    sa.Column("label", sa.Text),
+    sa.Column("label", _FOREIGN_TEXT),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("sent_at_us", sa.BigInteger, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
