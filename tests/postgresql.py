@@ -31,8 +31,8 @@ class PrivatePostgreSQL:
 
     def __init__(self) -> None:
         self._programs = _programs()
-        # a socket's path must be short
-        self._folder = Path(tempfile.mkdtemp(prefix="regards-pg-"))
+        # a socket's path must be short, and others than root must reach it
+        self._folder = Path(tempfile.mkdtemp(prefix="regards-pg-", dir="/tmp"))
         self._data = self._folder / "data"
         # it refuses to run as root
         self._as: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
