@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from regards_nb import __version__
 from regards_nb.client import printable
 from regards_nb.display import text
 from regards_nb.doctor import as_failure
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="regards-nb", description="Follow the orders of a REGARDS archive."
     )
+    parser.add_argument("--version", action="version", version=f"regards-nb {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[..., int], words: str) -> argparse.ArgumentParser:

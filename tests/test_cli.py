@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import regards_nb
 from regards_nb import cli
 from regards_nb.simulator import OrderPlan, Outcome, Simulator
 from regards_nb.simulator.broker import PrivateBroker
@@ -123,8 +124,9 @@ def test_errors_are_one_line(simulator: Simulator, monkeypatch: pytest.MonkeyPat
 
 
 def test_usage_is_said() -> None:
-    """Without a command, and with --help."""
+    """Without a command, with --help and with --version."""
     assert "COMMAND" in run(code=2)
+    assert run("--version") == f"regards-nb {regards_nb.__version__}\n"
     shown = run("--help")
     for command in ("orders", "watch", "wait", "download", "submit", "doctor", "demo"):
         assert command in shown
