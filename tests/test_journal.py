@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -197,6 +198,25 @@ def test_an_append_whose_answer_is_lost_is_written_once(
         assert bodies(journal) == came
 
 
+@SQLITE
+def test_a_journal_that_nobody_holds_any_more_is_closed(place: Path) -> None:
+    """A cell that is run again drops its tracker, and must not keep the file open for ever."""
+
+    def opened() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum(os.path.realpath(link).startswith(str(place)) for link in links)
+
+    journal = Journal(place)
+    journal.append(journal.open_session("q"), [delivery(b"one")])
+    assert journal.last_id() == 1
+    reading = journal.read()
+    next(reading)
+    assert opened()
+    del journal, reading
+    gc.collect()
+    assert not opened()
+
+
 KILLED_WRITER = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
@@ -237,7 +257,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
     """A foreign SQLite file keeps its tables and gets no more."""
     path = tmp_path / "foreign.sqlite"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
     with pytest.raises(JournalError, match="something else.*recipes"):
         Journal(path)
@@ -284,7 +304,7 @@ def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
     row = "INSERT INTO deliveries VALUES (?, ?, ?, 1, 0, NULL, 'c', 't', NULL, '{}')"
     # an id is missing between two, and the session changes
     ids = [*range(1, 1203), *range(1300, 1310)]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(SCHEMA_1)
         connection.executemany(row, [(n, 1 if n < 1100 else 2, b"%d" % n) for n in ids])
     migrated = Journal(path)
@@ -421,7 +441,7 @@ def test_a_locked_journal_says_so(
     session_id = journal.open_session("q")
     journal.close()
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
-    with sqlite3.connect(tmp_path / "journal.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(JournalError, match="locked.*close that program"):
             journal.append(session_id, [delivery(b"x")])

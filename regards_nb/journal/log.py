@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import weakref
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -79,12 +80,10 @@ class Journal:
         #: the newest row of each session, and the sessions where there may be one more
         self._newest_of: dict[int, int] = {}
         self._unsure: set[int] = set()
-        try:
-            with self._writing("open") as connection:
-                schema.prepare(connection, self.location)
-        except BaseException:
-            self.close()
-            raise
+        # A cell that is run again drops its tracker: the connections go with it.
+        weakref.finalize(self, _close, self._onlooker, self._engine).atexit = False
+        with self._writing("open") as connection:
+            schema.prepare(connection, self.location)
 
     def __repr__(self) -> str:
         return f"Journal({self.location!r})"
@@ -97,8 +96,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
-        self._onlooker.close()
-        self._engine.dispose()
+        _close(self._onlooker, self._engine)
 
     def open_session(self, queue: str) -> int:
         """Register one life of a connection to *queue*; its id goes with what it delivers."""
@@ -331,6 +329,11 @@ class Journal:
 
     def _translated(self, verb: str) -> AbstractContextManager[None]:
         return translated(verb, self.location)
+
+
+def _close(onlooker: Onlooker, engine: sa.Engine) -> None:
+    onlooker.close()
+    engine.dispose()
 
 
 class TenantFiles:
