@@ -75,6 +75,7 @@ class PrivatePostgreSQL:
 
     def kill(self) -> None:
         """Kill the server and what serves its connections, as when the power goes."""
+        self._server.send_signal(signal.SIGSTOP)  # and no new ones from now on
         children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
         self._server.kill()
         self._server.wait(_DEADLINE_S)
