@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import delivery, histories
 
+from regards_nb.client import RemoteOrder
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
 from regards_nb.journal import Journal
+from regards_nb.journal.onlooker import Heads
 from regards_nb.orders import OrderBook, OrderKey
 
 if TYPE_CHECKING:
@@ -172,6 +175,43 @@ def test_orders_are_found_by_either_name(journal: Journal) -> None:
     assert frames.key_of("c") == frames.key_of(5) == key
     assert frames.key_of("5") is None
     assert frames.key_of(6) is None
+
+
+NAMELESS = {"status": "FAILED", "orderId": 5}
+
+
+def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and names are of one moment, whatever arrives between two looks at the journal."""
+    frames = Frames(journal, None)
+    append(journal, NAMELESS)
+    assert list(frames.orders.index) == [("tenant", "#5")]
+    look = journal.heads
+
+    def look_and_receive() -> Heads:
+        seen = look()
+        append(journal, GRANTED)
+        return seen
+
+    monkeypatch.setattr(journal, "heads", look_and_receive)
+    assert list(frames.orders_of([5]).index) == [("tenant", "#5")]
+    assert list(frames.orders_of([5, "nobody"]).index) == [("tenant", "c")]
+    assert list(frames.orders_of([OrderKey("tenant", "#5")]).index) == [("tenant", "c")]
+    assert frames.orders_of([]).empty
+
+
+def test_what_rest_said_stays_when_an_order_gets_its_name(journal: Journal) -> None:
+    """It is not said again for a while."""
+    frames = Frames(journal, None)
+    append(journal, NAMELESS)
+    nameless = OrderKey("tenant", "#5")
+    expires_at = datetime(2026, 1, 1, tzinfo=UTC)
+    frames.heard(nameless, RemoteOrder(order_id=5, status="FAILED", expires_at=expires_at))
+    append(journal, GRANTED)
+    assert [state.expires_at for state in frames.states()] == [expires_at]
+    frames.heard(nameless, RemoteOrder(order_id=5, status="FAILED", percent_completed=50))
+    assert [state.progress for state in frames.states()] == [0.5]
 
 
 def test_followers_get_each_event_once(journal: Journal) -> None:

@@ -95,6 +95,22 @@ def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -
         tracker.wait(timeout_s=0)
 
 
+def test_an_order_that_gets_its_name_later_is_the_same_order(tmp_path: Path) -> None:
+    """Over REST it has a number only; what is held of it then shows all that is said later."""
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        tracker = OrderTracker("amqp://nowhere.invalid", "q", journal=tmp_path / "journal.sqlite")
+        session_id = journal.open_session("q")
+        journal.append(session_id, [delivery({"status": "RUNNING", "orderId": 5})])
+        order = tracker[5]
+        assert order.correlation_id == "#5"
+        named = {"status": "DONE", "orderId": 5, "correlationId": "mine"}
+        journal.append(session_id, [delivery(named)])
+        assert list(order.events["status"]) == ["RUNNING", "DONE"]
+        assert (order.correlation_id, order.order_id) == ("mine", 5)
+        assert list(tracker.wait(order, timeout_s=30)["status"]) == ["DONE"]
+        tracker.stop()
+
+
 def test_a_callback_for_a_status_nobody_knows_is_asked_about(tracker: OrderTracker) -> None:
     """Most often it is a slip, and would never be called; a new server may still mean it."""
     with pytest.warns(UserWarning, match="'SUBORDERDONE': GRANTED, SUBORDER_DONE"):

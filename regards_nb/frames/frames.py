@@ -138,6 +138,16 @@ class Frames:
             self.refresh()
             return self._orders.frame()
 
+    def orders_of(self, names: Iterable[str | int | OrderKey]) -> pd.DataFrame:
+        """Return the rows of `orders` for some orders, as `key_of` finds them.
+
+        At one moment: an order that is known by its number is another row once a message names it.
+        """
+        with self._lock:
+            orders = self.orders
+            keys = map(self._standing.key_of, names)
+            return orders[orders.index.isin([key for key in keys if key is not None])]
+
     @property
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""

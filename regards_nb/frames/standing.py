@@ -144,6 +144,7 @@ class Standing:
 
     def add_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
         """Take in what the server last said of an order."""
+        key = self._book.resolved(key)
         self._remote[key] = remote
         self._outdate(key)
 
@@ -160,6 +161,7 @@ class Standing:
     def _rearrange(self) -> None:
         self.rearranged = self._book.regrouped
         self.keys = {key: place for place, key in enumerate(self._book)}
+        self._remote = {self._book.resolved(key): said for key, said in self._remote.items()}
         self._known = Followed()
         self._stale.clear()
         self._new = list(self.keys)

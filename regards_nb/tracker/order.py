@@ -30,7 +30,7 @@ class Order:
     def __repr__(self) -> str:
         state = self.state
         number = "no number" if state.order_id is None else state.order_id
-        return f"<Order {self.correlation_id!r} ({number}): {state.status}>"
+        return f"<Order {state.correlation_id!r} ({number}): {state.status}>"
 
     def __await__(self) -> Generator[Any, None, Order]:
         yield from self._tracker.wait_async(self).__await__()
@@ -50,7 +50,7 @@ class Order:
     @property
     def correlation_id(self) -> str:
         """The client's own name for the order."""
-        return self.key.correlation_id
+        return self.state.correlation_id
 
     @property
     def order_id(self) -> int | None:
@@ -100,14 +100,13 @@ class Order:
     @property
     def events(self) -> pd.DataFrame:
         """The rows of ``tracker.events`` about this order."""
-        events, order_id = self._tracker.events, self.order_id
-        mine = events["correlation_id"] == self.correlation_id
-        if order_id is not None:
-            mine |= events["correlation_id"].isna() & (events["order_id"] == order_id).fillna(False)  # noqa: FBT003
+        events, state = self._tracker.events, self.state
+        mine = events["correlation_id"] == state.correlation_id
+        if state.order_id is not None:
+            numbered = (events["order_id"] == state.order_id).fillna(False)  # noqa: FBT003
+            mine |= events["correlation_id"].isna() & numbered
         tenant = events["tenant"]
-        return events[
-            mine & (tenant.isna() if self.key.tenant is None else tenant == self.key.tenant)
-        ]
+        return events[mine & (tenant.isna() if state.tenant is None else tenant == state.tenant)]
 
     @property
     def files(self) -> pd.DataFrame:

@@ -129,5 +129,4 @@ class Wait:
 
     def result(self) -> pd.DataFrame:
         """Return the rows of the orders waited for."""
-        orders = self._works.frames.orders
-        return orders[orders.index.isin(self.found())]
+        return self._works.frames.orders_of(self._wanted)
