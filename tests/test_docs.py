@@ -164,8 +164,8 @@ def administer(node: PrivateBroker, command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
     assert program == "rabbitmqctl"
     done = subprocess.run(
-        # in front of the command, --quiet keeps RabbitMQ 4's from reading the password
-        [str(node._installation.ctl), *arguments, "--quiet"],
+        # not --quiet: with it RabbitMQ 4's does not read the password
+        [str(node._installation.ctl), *arguments],
         env=node._environment,
         cwd=folder,
         # what add_user asks for
