@@ -199,6 +199,9 @@ class PrivateBroker:
     def _start_node(self) -> None:
         self._run("node", [str(self._installation.server)])
         self._wait(lambda: _answers(self.amqp_port, _PROTOCOL_HEADER), "node")
+        if self._tls is not None:
+            # the ports are opened one after the other
+            self._wait(lambda: _answers(self.amqps_port), "node")
 
     def _run(self, name: str, argv: list[str]) -> None:
         self._running.ask(
