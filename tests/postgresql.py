@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,13 @@ def _programs() -> Path:
     if not found:
         raise FileNotFoundError("these tests need PostgreSQL: sudo apt-get install postgresql")
     return found[-1]
+
+
+def _lives(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 class PrivatePostgreSQL:
@@ -80,10 +88,12 @@ class PrivatePostgreSQL:
         self._server.kill()
         self._server.wait(_DEADLINE_S)
         for child in map(int, children.split()):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # what still dies holds memory that the next server would refuse to share
+        glance = threading.Event()
+        while any(_lives(child) for child in children.split()):
+            glance.wait(0.01)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def new_database(self) -> str:

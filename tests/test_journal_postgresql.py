@@ -44,7 +44,7 @@ def test_an_order_from_the_message_to_the_file(
 def test_nothing_is_lost_or_twice_when_the_database_is_killed(
     admin: Admin, postgresql: PrivatePostgreSQL
 ) -> None:
-    """kill -9 in the middle of commits, again and again: each message is journalled once."""
+    """kill -9 while messages flow, again and again: each message is journalled once."""
     with Journal(postgresql.new_database()) as journal:
         consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
         consumer.start(LIMIT_S)
@@ -70,6 +70,19 @@ def is_there(journal: Journal) -> bool:
     except JournalError:
         return False
     return True
+
+
+def test_a_server_that_went_away_is_no_sound_journal(postgresql: PrivatePostgreSQL) -> None:
+    """Also while a connection that was made before looks as if it were open."""
+    with Journal(postgresql.new_database()) as journal:
+        assert journal.check() == []
+        postgresql.kill()
+        try:
+            with pytest.raises(JournalError, match="cannot check"):
+                journal.check()
+        finally:
+            postgresql.start()
+        assert journal.check() == []
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_the_password() -> None:
