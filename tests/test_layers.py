@@ -115,7 +115,7 @@ def test_each_file_has_one_reason(module: Path) -> None:
     """Each file says what it is for, and is short enough to be it."""
     text = module.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "no docstring"
-    assert len(text.splitlines()) <= 450, "what does it hide?"
+    assert len(text.splitlines()) <= 700, "split it where a reader would look"
     assert module.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
