@@ -15,7 +15,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__
-from regards_nb.client import printable
 from regards_nb.display import text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
@@ -23,6 +22,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.settings import profiles_path
 from regards_nb.settings.fields import variable
 from regards_nb.settings.profiles import PROFILE_VARIABLE
+from regards_nb.text import clean
 from regards_nb.tracker import OrderTracker
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _event_line(event: dict[str, Any]) -> str:
         event["status"],
         event.get("message", ""),
     ]
-    return "  ".join(printable(word) for word in said if word)
+    return "  ".join(clean(word) for word in said if word)
 
 
 def _wait(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from regards_nb.text import replace_surrogates
+
 VHOST = "regards.multitenant.manager"
 RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
 RESPONSE_EXCHANGE = f"regards.broadcast.{RESPONSE_TYPE}"
@@ -271,14 +273,7 @@ def _take(body: dict[str, Any], name: str, kind: type) -> Any:
         raise _UnreadableError(f"{name} is not {_KIND_IN_WORDS[kind]}: {_shown(value)}")
     if kind is int and value not in _INT64:
         raise _UnreadableError(f"{name} does not fit 64 bits: {_shown(value)}")
-    return _printable(value) if isinstance(value, str) else value
-
-
-def _printable(text: str) -> str:
-    r"""Replace what JSON can spell (``\ud800``) and no file, terminal or database can hold."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return replace_surrogates(value) if isinstance(value, str) else value
 
 
 def _shown(value: object) -> str:

@@ -15,7 +15,8 @@ from scripted_tracker import NOON, ScriptedSnapshot, order
 
 from regards_nb.consumer import Health, HealthState
 from regards_nb.display import html, text
-from regards_nb.display.board import MAX_ROWS, NAME_CHARS, WAITS, Tone, board, clean, size
+from regards_nb.display.board import MAX_ROWS, NAME_CHARS, WAITS, Tone, board, size
+from regards_nb.text import clean
 
 HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
 

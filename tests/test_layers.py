@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: From the bottom of the architecture to the top: a room may import what stands before it.
 ROOMS = [
     "errors",
+    "text",
     "wiring",
     "queries",
     "files",
@@ -33,7 +34,7 @@ ROOMS = [
     "demo",
     "cli",
 ]
-PURE = {"errors", "events", "files", "orders", "queries"}
+PURE = {"errors", "events", "files", "orders", "queries", "text"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},

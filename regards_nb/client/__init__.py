@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client.answers import is_too_parallel, printable
+from regards_nb.client.answers import is_too_parallel
 from regards_nb.client.origin import Link, Origin
 from regards_nb.client.rows import ApplyAnswer, RemoteOrder
 
@@ -21,7 +21,6 @@ __all__ = [
     "RegardsClient",
     "RemoteOrder",
     "is_too_parallel",
-    "printable",
 ]
 
 _MODULE_OF = {"RegardsClient": "api", "Body": "body"}

@@ -21,6 +21,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
     UnexpectedAnswerError,
 )
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,17 +92,12 @@ class Answer(NamedTuple):
         said = ", ".join(self.messages)
         if not said and self.body:
             kind = self.headers.get("Content-Type", "no content type")
-            said = f"{kind}: {printable(self.body.decode('utf-8', 'replace'))}"
-        text = f"{self.asked}: HTTP {self.status}" + (f" ({printable(said)})" if said else "")
+            said = f"{kind}: {clean(self.body.decode('utf-8', 'replace'), _MAX_SHOWN)}"
+        text = f"{self.asked}: HTTP {self.status}" + (
+            f" ({clean(said, _MAX_SHOWN)})" if said else ""
+        )
         number = self.headers.get("correlation-id")
-        return f"{text}, correlation id {printable(number)}" if number else text
-
-
-def printable(text: str) -> str:
-    """Return the start of a foreign text without anything that a terminal would obey."""
-    flat = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in flat)
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[: _MAX_SHOWN - 3]}..."
+        return f"{text}, correlation id {clean(number, _MAX_SHOWN)}" if number else text
 
 
 def error_for(answer: Answer) -> ServiceError:
@@ -118,7 +114,7 @@ def _own_words(answer: Answer) -> tuple[str, ...]:
     if answer.messages or not answer.body:
         return answer.messages
     is_plain = answer.headers.get("Content-Type", "").startswith("text/plain")
-    return (printable(answer.body.decode("utf-8", "replace")),) if is_plain else ()
+    return (clean(answer.body.decode("utf-8", "replace"), _MAX_SHOWN),) if is_plain else ()
 
 
 #: What a status means, and what to do about it.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
-from regards_nb.client.answers import Answer, printable
+from regards_nb.client.answers import Answer
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +119,7 @@ class Body:
         if packed != "identity":
             raise UnexpectedAnswerError(
                 f"{self._asked}: something on the way changed the body (Content-Encoding: "
-                f"{printable(packed)})",
+                f"{clean(packed)})",
                 status_code=self.status_code,
             )
         if not kind.startswith(kinds):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.errors import UnexpectedAnswerError
 from regards_nb.files import FileRecord
+from regards_nb.text import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -165,12 +166,8 @@ def _int(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a text; halves of surrogate pairs, which JSON can spell, become question marks."""
-    if not isinstance(value, str):
-        return None
-    if value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Return a text that any database can hold, or None."""
+    return replace_surrogates(value) if isinstance(value, str) else None
 
 
 def _date(value: Any) -> datetime | None:

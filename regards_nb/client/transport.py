@@ -26,10 +26,10 @@ from regards_nb.client.answers import (
     Answer,
     error_for,
     is_temporary,
-    printable,
 )
 from regards_nb.client.body import Body
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -240,7 +240,7 @@ class Transport:
         if target is None or call.method != "GET":
             raise UnexpectedAnswerError(
                 f"{call.asked}: HTTP {response.status_code}, redirected to "
-                f"{printable(urlsplit(location).netloc or location or 'nowhere')}. The token is "
+                f"{clean(urlsplit(location).netloc or location or 'nowhere')}. The token is "
                 "sent to base_url only: if REGARDS has moved there, give it as base_url",
                 status_code=response.status_code,
             )
@@ -320,4 +320,4 @@ def _silence(exc: requests.RequestException, timeout_s: tuple[float, float]) -> 
     # Without a connection nothing was sent; with one, the server may be at work on it.
     names = {type(link).__name__ for link in chain}
     connected = not names & {"NewConnectionError", "NameResolutionError", "SSLError"}
-    return _Silence(printable(reason), in_work=connected)
+    return _Silence(clean(reason), in_work=connected)

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from regards_nb.events import TENANT_HEADER, Delivery
+from regards_nb.text import escape_unprintable
 
 #: The year 9999: what is later is no time, and no DataFrame could hold it.
 _LAST_TIMESTAMP_S = 253_402_300_799
@@ -61,9 +62,7 @@ def delivery_from(
 
 def _text(value: Any) -> str | None:
     """Return a text that any database can hold, or None."""
-    if not isinstance(value, str):
-        return None
-    return value if value.isprintable() else value.encode("ascii", "backslashreplace").decode()
+    return escape_unprintable(value) if isinstance(value, str) else None
 
 
 def _what_stays_the_same(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from regards_nb.display.board import Tone, clean
+from regards_nb.display.board import Tone
 from regards_nb.display.possible import Action
 from regards_nb.display.style import COLOUR
 from regards_nb.errors import RegardsError
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

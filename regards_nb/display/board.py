@@ -6,7 +6,6 @@ characters could rewrite the terminal or the neighbouring cells.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from regards_nb.display.possible import possible
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
+from regards_nb.text import LIMIT_CHARS, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,16 +30,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 50
 MAX_PROBLEMS = 5
 NAME_CHARS = 48
-REMARK_CHARS = 160
 TOOLTIP_CHARS = 1000
 WAITS = "REGARDS waits for you to download"
-
-_SPACES = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
-# Controls, bidirectional marks and overrides, lone surrogates, interlinear annotation. Joiners
-# stay: emoji and several scripts need them.
-_UNSAFE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb]"
-)
 
 
 class Tone(StrEnum):
@@ -121,17 +113,6 @@ class Board:
     #: Counts what the table leaves out, by the filter or by its length; empty if nothing.
     more: str
     problems: tuple[str, ...]
-
-
-def clean(text: str, limit: int = REMARK_CHARS) -> str:
-    r"""Return *text* on one line, without characters that act instead of showing.
-
-    >>> ascii(clean("two\nlines, \x1b[31mred, \u202eturned"))
-    "'two lines, \\ufffd[31mred, \\ufffdturned'"
-    """
-    # Cut first: the text may be a megabyte, and is rendered five times a second.
-    shown = _UNSAFE.sub("\ufffd", _SPACES.sub(" ", text[: 4 * limit])).strip()
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def board(snapshot: SnapshotView, *, only: str = "") -> Board:
@@ -355,4 +336,4 @@ def _problems(snapshot: SnapshotView) -> Iterator[str]:
     often = Counter(snapshot.problems)
     for problem in list(often)[-MAX_PROBLEMS:]:
         times = f" ({often[problem]} times)" if often[problem] > 1 else ""
-        yield clean(problem, 2 * REMARK_CHARS) + times
+        yield clean(problem, 2 * LIMIT_CHARS) + times

@@ -12,8 +12,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
-from regards_nb.display.board import SIGN, Tone, board, clean, clock, row
+from regards_nb.display.board import SIGN, Tone, board, clock, row
 from regards_nb.display.plain import fit, line, lines
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,8 +9,9 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from regards_nb.display.board import SIGN, board, clean
+from regards_nb.display.board import SIGN, board
 from regards_nb.display.style import COLOUR, CSS, MAX_HEIGHT
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from regards_nb.display.board import Board, Row, Tone

@@ -5,7 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from regards_nb.display.board import SIGN, board, clean
+from regards_nb.display.board import SIGN, board
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.display.arrivals import arrivals
-from regards_nb.display.board import clean, size
+from regards_nb.display.board import size
 from regards_nb.display.drawing import drawable, dress, pyplot, say_nothing_yet
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.display.arrivals import arrivals
-from regards_nb.display.board import clean
 from regards_nb.display.drawing import drawable, dress, pyplot, say_nothing_yet
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.client import printable
 from regards_nb.download.belt import BeltStopped
 from regards_nb.download.course import SETTLING_S, Course, fetch_planned
 from regards_nb.download.matching import Manifest
@@ -26,6 +25,7 @@ from regards_nb.download.table import Mark
 from regards_nb.download.tools import StoppedError, Tools
 from regards_nb.errors import DownloadError, IncompleteDownloadError
 from regards_nb.files import FileState
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -277,7 +277,7 @@ def incomplete(
         for record in failed
     }
     others = "the others are in place. " if paths else ""
-    shown = [f"{printable(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
+    shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
     more = len(missing) - len(shown)
     total = len(failed) + len(paths)
     return IncompleteDownloadError(

@@ -1,0 +1,63 @@
+"""Make text from the network safe to show, to store and to compare. Pure.
+
+`clean` is for eyes: everything that is shown in HTML, in a terminal or in an error goes through
+it once. HTML is escaped after that, by the display.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: The length of a remark in a table or an error.
+LIMIT_CHARS = 160
+
+_SPACES = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
+# Controls, bidirectional marks and overrides, lone surrogates, interlinear annotation. Joiners
+# stay: emoji and several scripts need them.
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb]"
+)
+
+
+def clean(text: str, limit_chars: int = LIMIT_CHARS) -> str:
+    r"""Return *text* on one line, without characters that move a cursor or turn text around.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+    limit_chars : int
+        A longer text is cut there and ends with an ellipsis.
+
+    Examples
+    --------
+    >>> ascii(clean("two\nlines, \x1b[31mred, \u202eturned"))
+    "'two lines, \\ufffd[31mred, \\ufffdturned'"
+    """
+    # Cut first: the text may be a megabyte, and is rendered five times a second.
+    shown = _UNSAFE.sub("\ufffd", _SPACES.sub(" ", text[: 4 * limit_chars])).strip()
+    return shown if len(shown) <= limit_chars else f"{shown[: limit_chars - 1]}…"
+
+
+def replace_surrogates(text: str) -> str:
+    r"""Return *text* with halves of surrogate pairs replaced.
+
+    JSON can spell them (``\ud800``), and no file, terminal or database can hold them.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Return *text* with backslash escapes if it has characters that cannot be printed.
+
+    For values that are compared: two different values stay different, and every database can hold
+    them (PostgreSQL refuses NUL in text).
+
+    Examples
+    --------
+    >>> print(escape_unprintable("été"), escape_unprintable("a\0"))
+    été a\x00
+    """
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
