@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb import wiring
-
 if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.errors import RegardsError
@@ -37,22 +35,6 @@ _ROOM_OF = {
     "RegardsClient": "client",
     "RegardsError": "errors",
 }
-
-wiring.plug(
-    close_views="regards_nb.display",
-    examine="regards_nb.doctor",
-    download_order="regards_nb.download",
-    html="regards_nb.display",
-    mimebundle="regards_nb.display",
-    orders_frame="regards_nb.frames",
-    plot_throughput="regards_nb.display",
-    plot_timeline="regards_nb.display",
-    show="regards_nb.display",
-    tracker_from_env="regards_nb.settings",
-    tracker_from_profile="regards_nb.settings",
-    watching="regards_nb.display",
-    demo_tracker="regards_nb.demo",
-)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors",
     "text",
-    "wiring",
     "queries",
     "files",
     "events",
@@ -57,54 +57,172 @@ HOME_OF = {
 }
 
 
+#: The calls against the direction of imports, each imported inside the function that makes it.
+UPWARD = {
+    ("client", "download.download_order"),
+    ("client", "frames.orders_frame"),
+    ("tracker", "demo.demo_tracker"),
+    ("tracker", "display.close_views"),
+    ("tracker", "display.html"),
+    ("tracker", "display.mimebundle"),
+    ("tracker", "display.plot_throughput"),
+    ("tracker", "display.plot_timeline"),
+    ("tracker", "display.show"),
+    ("tracker", "display.watching"),
+    ("tracker", "doctor.examine"),
+    ("tracker", "settings.tracker_from_env"),
+    ("tracker", "settings.tracker_from_profile"),
+}
+#: The same for names that only annotations need.
+UPWARD_TYPES = {("tracker", "doctor.Report")}
+#: The only two modules that may name each other.
+KNOW_EACH_OTHER = ("tracker.order", "tracker.tracker")
+
+
 def room_of(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(module: Path) -> set[str]:
-    """Return every module that a file imports at run time, wherever in it the import stands."""
-    names: set[str] = set()
+@dataclass(frozen=True)
+class Import:
+    """One imported name, without ``regards_nb.`` where it is ours."""
 
-    def visit(node: ast.AST) -> None:
+    name: str
+    is_ours: bool
+    for_types_only: bool
+    in_function: bool
+
+    @property
+    def room(self) -> str:
+        return self.name.split(".")[0]
+
+
+def imports_of(module: Path) -> list[Import]:
+    """Return everything that a file imports, wherever in it the import stands."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, *, for_types_only: bool, in_function: bool) -> None:
+        names: list[str] = []
         match node:
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-                return
+                for_types_only = True
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                in_function = True
             case ast.Import():
-                names.update(alias.name for alias in node.names)
+                names = [alias.name for alias in node.names]
             case ast.ImportFrom(level=0, module=str(source)):
-                names.update(f"{source}.{alias.name}" for alias in node.names)
+                names = [f"{source}.{alias.name}" for alias in node.names]
             case ast.ImportFrom():
                 pytest.fail(f"{module.name}: a relative import hides where it points")
+        for name in names:
+            ours = name.removeprefix("regards_nb.")
+            if ours != "__version__":
+                found.append(Import(ours, ours != name, for_types_only, in_function))
         for child in ast.iter_child_nodes(node):
-            visit(child)
+            visit(child, for_types_only=for_types_only, in_function=in_function)
 
-    visit(ast.parse(module.read_text(encoding="utf-8")))
-    return names
+    visit(ast.parse(module.read_text(encoding="utf-8")), for_types_only=False, in_function=False)
+    return found
+
+
+def is_upward(room: str, each: Import) -> bool:
+    return each.is_ours and ROOMS.index(each.room) > ROOMS.index(room)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of nodes that reach each other."""
+    reached = {node: reachable(graph, node) for node in graph}
+    tied = {
+        tuple(sorted(other for other in there if node in reached.get(other, ())))
+        for node, there in reached.items()
+        if node in there
+    }
+    return [list(circle) for circle in sorted(tied)]
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    ahead = list(graph[start])
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            ahead.extend(graph.get(node, ()))
+    return seen
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_imports_point_one_way(module: Path) -> None:
     """A room imports only rooms that stand before it; the simulator knows the wire alone.
 
-    The version is nobody's.
+    The calls in the other direction are imports inside a function, and `UPWARD` lists them. Names
+    that only annotations need follow the same rule; `UPWARD_TYPES` lists the exceptions.
     """
     room = room_of(module)
     if room == "__init__":
         return
-    for name in imported(module):
-        if name.startswith("regards_nb.") and name != "regards_nb.__version__":
-            other = name.split(".")[1]
-            assert ROOMS.index(other) <= ROOMS.index(room), f"{room} imports {other}"
-            if room == "simulator":
-                assert other in {"events", "simulator"}, f"the simulator imports {other}"
+    for each in imports_of(module):
+        if not each.is_ours:
+            continue
+        if room == "simulator":
+            assert each.room in {"events", "simulator"}, f"the simulator imports {each.name}"
+        if not is_upward(room, each):
+            continue
+        if each.for_types_only:
+            assert (room, each.name) in UPWARD_TYPES, f"{room} names {each.name}"
+        else:
+            assert each.in_function, f"{room} imports {each.name} when it is loaded"
+            assert (room, each.name) in UPWARD, f"{room} imports {each.name}"
+
+
+def test_every_listed_upward_call_is_made() -> None:
+    """The lists name no call that is gone."""
+    made = {
+        (room_of(module), each.name, each.for_types_only)
+        for module in MODULES
+        if room_of(module) != "__init__"
+        for each in imports_of(module)
+        if is_upward(room_of(module), each)
+    }
+    assert {(room, name) for room, name, for_types in made if not for_types} == UPWARD
+    assert {(room, name) for room, name, for_types in made if for_types} == UPWARD_TYPES
+
+
+def test_no_two_modules_know_each_other() -> None:
+    """No circle, within a room or between rooms, also not through imports for annotations.
+
+    The two exceptions are `Order` with `OrderTracker`, and the listed calls inside functions.
+    """
+    names = {
+        ".".join(module.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        for module in MODULES
+    }
+    modules: dict[str, set[str]] = {name: set() for name in names}
+    rooms: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for module in MODULES:
+        room = room_of(module)
+        if room == "__init__":
+            continue
+        name = ".".join(module.relative_to(PACKAGE).with_suffix("").parts)
+        name = name.removesuffix(".__init__")
+        for each in imports_of(module):
+            if not each.is_ours or (room, each.name) in UPWARD | UPWARD_TYPES:
+                continue
+            other = each.name if each.name in names else each.name.rpartition(".")[0]
+            if {name, other} != set(KNOW_EACH_OTHER):
+                modules[name].add(other)
+            if each.room != room:
+                rooms[room].add(each.room)
+    assert circles(rooms) == []
+    assert [c for c in circles(modules) if "tracker.order" not in c] == []
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_each_library_lives_in_its_room(module: Path) -> None:
     """Third-party imports are where the architecture says, and nowhere else."""
     room = room_of(module)
-    for name in imported(module):
-        library = name.split(".")[0]
+    for each in imports_of(module):
+        library = "" if each.is_ours or each.for_types_only else each.room
         if library in HOME_OF:
             assert room in HOME_OF[library], f"{room} imports {library}"
         if room in PURE:

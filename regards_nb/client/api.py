@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from requests.auth import HTTPBasicAuth
 
-from regards_nb import wiring
 from regards_nb.client.answers import error_for
 from regards_nb.client.listing import manifest, pages
 from regards_nb.client.login import Token, Tokens
@@ -190,8 +189,9 @@ class RegardsClient:
             Newest first, index ``order_id``, without the deleted ones; to be filtered, as in
             ``client.orders().query("status == 'PAUSED'")``.
         """
-        frame: pd.DataFrame = wiring.call("orders_frame", islice(self.iter_orders(), limit))
-        return frame
+        from regards_nb.frames import orders_frame
+
+        return orders_frame(islice(self.iter_orders(), limit))
 
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
         """Yield all orders of the user, newest first, page by page as they are taken."""
@@ -367,9 +367,9 @@ class RegardsClient:
 
         The options are those of :func:`regards_nb.download.download_order`.
         """
-        number = _number(order_id)
-        paths: list[Path] = wiring.call("download_order", self, number, directory, **options)
-        return paths
+        from regards_nb.download import download_order
+
+        return download_order(self, _number(order_id), directory, **options)
 
     def _act(self, method: str, path: str, body: Any = None) -> Answer:
         return self._ask(Call(method=method, path=path, json=body, repeat=Repeat.NEVER))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regards_nb import wiring
 from regards_nb.tracker.waiting import Wait, stopped_by_user
 from regards_nb.tracker.watch import POLL_S
 
@@ -48,8 +47,10 @@ def parts(works: Works, watched: Any, new_wait: Callable[[], Wait]) -> Iterator[
     new_wait : callable
         Makes the wait for the next part.
     """
+    from regards_nb.display import watching
+
     seen: set[Path] = set()
-    with stopped_by_user(), wiring.call("watching", watched, new_wait().found) as view:
+    with stopped_by_user(), watching(watched, new_wait().found) as view:
         while True:
             (state,) = new_wait().sit_out(view)
             if not state.waits_for_download:

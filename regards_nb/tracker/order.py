@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regards_nb import wiring
-
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from datetime import datetime
@@ -37,10 +35,9 @@ class Order:
         return self
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        bundle: dict[str, Any] = wiring.call(
-            "mimebundle", self._tracker, [self.key], include, exclude
-        )
-        return bundle
+        from regards_nb.display import mimebundle
+
+        return mimebundle(self._tracker, [self.key], include, exclude)
 
     @property
     def state(self) -> OrderState:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from regards_nb import wiring
 from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
@@ -154,8 +153,9 @@ class OrderTracker(Ordering, Steered):
             Started; ``tracker.simulator`` is the service, ``tracker.client`` its REST client.
             Both end with `stop`, or with Python.
         """
-        tracker: OrderTracker = wiring.call("demo_tracker", **options)
-        return tracker
+        from regards_nb.demo import demo_tracker
+
+        return demo_tracker(**options)
 
     def __repr__(self) -> str:
         what = "by REST alone" if self.queue is None else f"of {self.queue!r}"
@@ -165,8 +165,10 @@ class OrderTracker(Ordering, Steered):
         self.show()
 
     def _repr_html_(self) -> str:
-        # for whoever shows objects without IPython's display machinery
-        return str(wiring.call("html", self.snapshot()))
+        from regards_nb.display import html
+
+        # Used by tools that show objects without IPython's display machinery.
+        return html(self.snapshot())
 
     # -- life cycle --
 
@@ -206,6 +208,8 @@ class OrderTracker(Ordering, Steered):
         TrackingError
             Something did not end within *timeout_s*.
         """
+        from regards_nb.display import close_views
+
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.stop(timeout_s)
@@ -214,7 +218,7 @@ class OrderTracker(Ordering, Steered):
             self._sources.stop(timeout_s)
         finally:
             # Views show the last state from now on, and that it is the last.
-            wiring.call("close_views", self)
+            close_views(self)
             self._belongings.close()
 
     def ends_with(self, end: Callable[[], object]) -> None:
@@ -331,8 +335,10 @@ class OrderTracker(Ordering, Steered):
         SettingsError
             ``run_loop=True`` is not possible here, or would lose work; says what to do instead.
         """
+        from regards_nb.display import watching
+
         wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
-        with stopped_by_user(), wiring.call("watching", self, wait.found) as view:
+        with stopped_by_user(), watching(self, wait.found) as view:
             if run_loop:
                 run_nested(wait.sit_out_async(view))
             else:
@@ -343,8 +349,10 @@ class OrderTracker(Ordering, Steered):
         self, *keys: Selection, until: str = "finished", timeout_s: float | None = None
     ) -> pd.DataFrame:
         """Wait like `wait`, leaving the kernel free for clicks and other tasks."""
+        from regards_nb.display import watching
+
         wait = Wait(self._works, keys, until=until, timeout_s=timeout_s)
-        with wiring.call("watching", self, wait.found, blocking=False) as view:
+        with watching(self, wait.found, blocking=False) as view:
             await wait.sit_out_async(view)
         return wait.result()
 
@@ -396,13 +404,15 @@ class OrderTracker(Ordering, Steered):
         ServiceError, WorkspaceError, ArchiveError
             Nothing could be fetched, and why.
         """
+        from regards_nb.display import watching
+
         self._need_client("downloading")
         if keys:
             states = self._works.states(keys_in(keys, self._works.frames.key_of))
         else:
             states = [state for state in self._works.states() if state.waits_for_download]
         found = [state.key for state in states]
-        with stopped_by_user(), wiring.call("watching", self, found) as view:
+        with stopped_by_user(), watching(self, found) as view:
             return fetch(self._works, view, states, directory=directory, extract=extract)
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
@@ -429,15 +439,21 @@ class OrderTracker(Ordering, Steered):
 
     def show(self) -> None:
         """Show the live table of all orders; the cell ends at once."""
-        wiring.call("show", self)
+        from regards_nb.display import show
+
+        show(self)
 
     def plot_timeline(self) -> Any:
         """Plot when each order was granted, had parts ready, and ended (needs matplotlib)."""
-        return wiring.call("plot_timeline", self)
+        from regards_nb.display import plot_timeline
+
+        return plot_timeline(self)
 
     def plot_throughput(self) -> Any:
         """Plot how fast files came in (needs matplotlib)."""
-        return wiring.call("plot_throughput", self)
+        from regards_nb.display import plot_throughput
+
+        return plot_throughput(self)
 
     def _need_client(self, doing: str) -> RegardsClient:
         if self.client is None:

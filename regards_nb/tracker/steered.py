@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from regards_nb import wiring
 from regards_nb.consumer import HealthState
 from regards_nb.errors import SettingsError
 from regards_nb.orders import OrderKey
@@ -16,6 +15,7 @@ from regards_nb.tracker.steering import on_each
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from regards_nb.doctor import Report
     from regards_nb.tracker.asking import Asking
     from regards_nb.tracker.order_tracker import OrderTracker
     from regards_nb.tracker.selection import Selection
@@ -55,8 +55,9 @@ class Steered:
         SettingsError
             What is missing or wrong, with the file and the line.
         """
-        tracker: Self = wiring.call("tracker_from_profile", cls, name, options)
-        return tracker
+        from regards_nb.settings import tracker_from_profile
+
+        return tracker_from_profile(cls, name, options)
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -67,10 +68,11 @@ class Steered:
         SettingsError
             What is missing or wrong.
         """
-        tracker: Self = wiring.call("tracker_from_env", cls, options)
-        return tracker
+        from regards_nb.settings import tracker_from_env
 
-    def doctor(self) -> Any:
+        return tracker_from_env(cls, options)
+
+    def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
 
         Returns
@@ -78,9 +80,10 @@ class Steered:
         regards_nb.doctor.Report
             Prints as one line for each check: ok, or what to ask of whom.
         """
+        from regards_nb.doctor import examine
+
         sources = self._sources
-        return wiring.call(
-            "examine",
+        return examine(
             parameters=sources.parameters,
             queue=sources.queue,
             is_read=sources.health.state is HealthState.CONSUMING,
