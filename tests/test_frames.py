@@ -207,10 +207,10 @@ def test_what_rest_said_stays_when_an_order_gets_its_name(journal: Journal) -> N
     append(journal, NAMELESS)
     nameless = OrderKey("tenant", "#5")
     expires_at = datetime(2026, 1, 1, tzinfo=UTC)
-    frames.heard(nameless, RemoteOrder(order_id=5, status="FAILED", expires_at=expires_at))
+    frames.set_remote(nameless, RemoteOrder(order_id=5, status="FAILED", expires_at=expires_at))
     append(journal, GRANTED)
     assert [state.expires_at for state in frames.states()] == [expires_at]
-    frames.heard(nameless, RemoteOrder(order_id=5, status="FAILED", percent_completed=50))
+    frames.set_remote(nameless, RemoteOrder(order_id=5, status="FAILED", percent_completed=50))
     assert [state.progress for state in frames.states()] == [0.5]
 
 

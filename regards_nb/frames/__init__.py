@@ -21,7 +21,7 @@ from regards_nb.frames.dtypes import (
     REJECTED_DTYPES,
     REMOTE_DTYPES,
 )
-from regards_nb.frames.frames import Feed, Frames, orders_frame
+from regards_nb.frames.frames import EventQueue, Frames, orders_frame
 
 __all__ = [
     "EVENT_DTYPES",
@@ -29,7 +29,7 @@ __all__ = [
     "ORDER_DTYPES",
     "REJECTED_DTYPES",
     "REMOTE_DTYPES",
-    "Feed",
+    "EventQueue",
     "Frames",
     "orders_frame",
 ]

@@ -13,7 +13,7 @@ from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.dtypes import EVENT_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES
 from regards_nb.frames.orders import OrdersFrame
-from regards_nb.frames.standing import Standing
+from regards_nb.frames.standing import OrderStates
 from regards_nb.frames.table import Table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
 
 #: Events that were taken in together, each with its order.
-Feed: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
+EventQueue: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
 
 #: What stands in the columns behind the two times.
 _FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
@@ -55,24 +55,24 @@ class Frames:
         self._lock = threading.RLock()
         self._last_id = 0
         self._revision = 0
-        self._standing = Standing()
+        self._standing = OrderStates()
         self._events = Table(EVENT_DTYPES, map(str, OrderStatus))
         self._orders = OrdersFrame(self._standing)
         self._files = Table(FILE_DTYPES, map(str, FileState))
         self._rejected = Table(REJECTED_DTYPES)
         #: (row id, reason, arrival in µs); the bodies stay in the journal until asked for
         self._rejections: list[tuple[int, str, int]] = []
-        self._feeds: list[Feed] = []
+        self._feeds: list[EventQueue] = []
 
-    def follow(self) -> Feed:
+    def follow(self) -> EventQueue:
         """Return a queue that receives all events taken in from now on, with their orders."""
         with self._lock:
             self.refresh()
-            feed: Feed = deque()
+            feed: EventQueue = deque()
             self._feeds.append(feed)
             return feed
 
-    def unfollow(self, feed: Feed) -> None:
+    def unfollow(self, feed: EventQueue) -> None:
         """End what `follow` began."""
         with self._lock:
             self._feeds = [other for other in self._feeds if other is not feed]
@@ -114,13 +114,13 @@ class Frames:
         self._standing.add_labels(self._journal.labels_after(seen))
         self._revision = newest  # only now: what could not be read is read the next time
 
-    def heard(self, key: OrderKey, remote: RemoteOrder) -> None:
+    def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
         """Take what the server last said of an order over REST: percentage, expiry, label.
 
         Kept in memory only: it is out of date soon, and asked for again at the next start.
         """
         with self._lock:
-            self._standing.add_remote(key, remote)
+            self._standing.set_remote(key, remote)
 
     # -- the frames --
 

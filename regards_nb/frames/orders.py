@@ -14,7 +14,7 @@ from regards_nb.frames.table import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regards_nb.frames.standing import Standing
+    from regards_nb.frames.standing import OrderStates
     from regards_nb.orders import OrderKey
 
 _row = attrgetter(*ORDER_DTYPES)
@@ -25,11 +25,11 @@ class OrdersFrame:
 
     Parameters
     ----------
-    standing : Standing
+    standing : OrderStates
         Nobody else takes what changed of it.
     """
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: OrderStates) -> None:
         self._standing = standing
         self._rearranged = standing.rearranged
         self._begin()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Followed(Generic[_T]):
+class ChangeTracker(Generic[_T]):
     """Values that one reader follows: it takes what changed since it last did.
 
     Attributes
@@ -71,14 +71,14 @@ class _FilesOf:
 _NO_FILES = _FilesOf()
 
 
-class Standing:
+class OrderStates:
     """Joins events, files, labels and answers over REST into one `OrderState` for each order.
 
     Attributes
     ----------
     keys : dict
         The orders in the order of their first events, each with its place.
-    files : Followed
+    files : ChangeTracker
         All files.
     rearranged : int
         Grows when an order disappears, because it turned out to be another one's.
@@ -87,9 +87,9 @@ class Standing:
     def __init__(self) -> None:
         self.keys: dict[OrderKey, int] = {}
         #: in the order of `keys`
-        self._known: Followed[OrderState] = Followed()
+        self._known: ChangeTracker[OrderState] = ChangeTracker()
         #: in the order in which they were listed
-        self.files: Followed[FileRecord] = Followed()
+        self.files: ChangeTracker[FileRecord] = ChangeTracker()
         self.rearranged = 0
         self._book = OrderBook()
         #: orders whose state was never worked out, and those where it is to be worked out again
@@ -142,7 +142,7 @@ class Standing:
             self._labels[key] = label
             self._outdate(key)
 
-    def add_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
+    def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
         """Take in what the server last said of an order."""
         key = self._book.resolved(key)
         self._remote[key] = remote
@@ -162,7 +162,7 @@ class Standing:
         self.rearranged = self._book.regrouped
         self.keys = {key: place for place, key in enumerate(self._book)}
         self._remote = {self._book.resolved(key): said for key, said in self._remote.items()}
-        self._known = Followed()
+        self._known = ChangeTracker()
         self._stale.clear()
         self._new = list(self.keys)
 

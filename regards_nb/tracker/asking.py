@@ -86,7 +86,7 @@ class Asking:
                 remote = heard.get(state.order_id or -1)
                 if remote is None:
                     continue
-                self._works.frames.heard(state.key, remote)
+                self._works.frames.set_remote(state.key, remote)
                 known = before.get(remote.order_id)
                 # A message that came meanwhile is newer than the answer.
                 if known is not None and _gist(known) == _gist(state):
@@ -132,7 +132,7 @@ class Asking:
         is_new = keep(self._works.journal, news.deliveries())
         key = known.key if known is not None else self._works.frames.key_of(remote.order_id)
         if key is not None:
-            self._works.frames.heard(key, remote)
+            self._works.frames.set_remote(key, remote)
         return is_new
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from regards_nb.events import OrderEvent
-    from regards_nb.frames import Feed, Frames
+    from regards_nb.frames import EventQueue, Frames
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.bell import Bell
     from regards_nb.tracker.downloads import Downloads
@@ -102,7 +102,7 @@ def _follow(
 
 def _step(
     frames: Frames,
-    feed: Feed,
+    feed: EventQueue,
     callbacks: _Callbacks,
     downloads: _AutoDownload | None,
 ) -> bool:
