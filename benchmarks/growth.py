@@ -22,7 +22,7 @@ from regards_nb.consumer.message import delivery_from
 from regards_nb.events import OrderEvent, decode
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
-from regards_nb.orders import OrderBook
+from regards_nb.orders import OrderReducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def rebuilt(folder: Path, frames: Frames) -> dict[str, float]:
     found["parquet_s"] = timed(lambda: pd.read_parquet(path))
     numbered = [row for batch in Journal(folder / "journal.sqlite").read() for row in batch.rows()]
     events = [(row.id, decode(row.delivery)) for row in numbered]
-    book = OrderBook()
+    book = OrderReducer()
     begin = time.perf_counter()
     for row_id, event in events:
         assert isinstance(event, OrderEvent)

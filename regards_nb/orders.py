@@ -39,7 +39,7 @@ _RANK = {
 _UNKNOWN_RANK = 2
 
 #: What no later event undoes, the most final last.
-FINALITY = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
+PRECEDENCE = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
 
 #: The files are gone from the server.
 GONE = frozenset({OrderStatus.EXPIRED, OrderStatus.DELETED})
@@ -59,7 +59,7 @@ _ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
 # By plain text, as events carry it.
 _RANK_OF: dict[str, int] = {str(status): rank for status, rank in _RANK.items()}
 _PART = str(OrderStatus.SUBORDER_DONE)
-_FINALITY_OF: dict[str, int] = {str(status): rank for status, rank in FINALITY.items()}
+_PRECEDENCE_OF: dict[str, int] = {str(status): rank for status, rank in PRECEDENCE.items()}
 
 
 class OrderKey(NamedTuple):
@@ -133,7 +133,7 @@ class OrderState:
         return self.key.correlation_id
 
 
-class OrderBook:
+class OrderReducer:
     """Folds events into orders, one at a time.
 
     Events name their order by correlation id; a few only by order id, and those are added to the
@@ -144,11 +144,11 @@ class OrderBook:
 
     def __init__(self) -> None:
         #: what was said of each order, in the order of their first events
-        self._lives: dict[OrderKey, _Life] = {}
+        self._accumulators: dict[OrderKey, OrderAccumulator] = {}
         #: which order has a number, one of each tenant; there may be very many, of one tenant
         self._owners: dict[int, tuple[OrderKey, ...]] = {}
         #: others that have it too, which no server should say: the alphabet decides
-        self._rivals: defaultdict[int, set[OrderKey]] = defaultdict(set)
+        self._conflicting_claims: defaultdict[int, set[OrderKey]] = defaultdict(set)
         #: each tenant's name once, whatever number of events repeat it
         self._tenants: dict[str | None, str | None] = {}
         #: Grows when what is known already comes to belong to another order than before.
@@ -158,7 +158,7 @@ class OrderBook:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
         order_id = event.order_id
         # Mostly it is known by both its names, and a plain tuple finds it as its key does.
-        life = self._lives.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
+        life = self._accumulators.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
         if life is None or order_id is None or life.order_id != order_id or life.is_nameless:
             life, changed = self._place(event.tenant, event.correlation_id, order_id)
         else:
@@ -168,22 +168,22 @@ class OrderBook:
 
     def __iter__(self) -> Iterator[OrderKey]:
         owned = {_nameless(key.tenant, n) for n, keys in self._owners.items() for key in keys}
-        return (key for key in self._lives if key not in owned)
+        return (key for key in self._accumulators if key not in owned)
 
     def __contains__(self, key: OrderKey) -> bool:
-        return key in self._lives
+        return key in self._accumulators
 
     def named(self, correlation_id: str) -> list[OrderKey]:
         """Return the orders with this correlation id; those of several tenants may have it."""
         keys = (OrderKey(tenant, correlation_id) for tenant in self._tenants)
-        return [key for key in keys if key in self._lives]
+        return [key for key in keys if key in self._accumulators]
 
     def numbered(self, order_id: int) -> list[OrderKey]:
         """Return the orders whose state has this number."""
         by_number_only = self.named(_nameless(None, order_id).correlation_id)
-        rivals = self._rivals.get(order_id, ())
-        keys = [*self._owners.get(order_id, ()), *rivals, *by_number_only]
-        return [key for key in dict.fromkeys(keys) if self._lives[key].order_id == order_id]
+        conflicting = self._conflicting_claims.get(order_id, ())
+        keys = [*self._owners.get(order_id, ()), *conflicting, *by_number_only]
+        return [key for key in dict.fromkeys(keys) if self._accumulators[key].order_id == order_id]
 
     def resolved(self, key: OrderKey) -> OrderKey:
         """Return the name of an order that was known by its number only, if it has one now."""
@@ -193,23 +193,23 @@ class OrderBook:
 
     def state(self, key: OrderKey) -> OrderState:
         """Return what is known of one order; KeyError if nothing is."""
-        life = self._lives[key]
+        life = self._accumulators[key]
         said = [life, life.by_name]
         if life.order_id is not None and self._owner(key.tenant, life.order_id) == key:
-            nameless = self._lives.get(_nameless(key.tenant, life.order_id))
+            nameless = self._accumulators.get(_nameless(key.tenant, life.order_id))
             if nameless is not None:
                 said += nameless, nameless.by_name
         known = [one for one in said if one is not None]
         if len(known) == 1:
             return life.state()
-        together = _Life(key, life.order_id)
+        together = OrderAccumulator(key, life.order_id)
         for one in known:
             together.join(one)
         return together.state()
 
     def _place(
         self, tenant: str | None, correlation_id: str | None, order_id: int | None
-    ) -> tuple[_Life, OrderKey]:
+    ) -> tuple[OrderAccumulator, OrderKey]:
         """Return where events with these names are folded, and the order that they change."""
         tenant = self._tenants.setdefault(tenant, tenant)
         if correlation_id is None:
@@ -223,22 +223,24 @@ class OrderBook:
             self._claim(key, order_id)
         return self._life(key, order_id), key
 
-    def _life(self, key: OrderKey, order_id: int | None) -> _Life:
+    def _life(self, key: OrderKey, order_id: int | None) -> OrderAccumulator:
         """Return what was said of an order; with a higher number than before it is a new one."""
-        newest = self._lives.get(key)
+        newest = self._accumulators.get(key)
         if newest is None:
-            life = _Life(key, order_id)
+            life = OrderAccumulator(key, order_id)
         elif order_id is None:
             return newest.without_number()
         elif newest.order_id is None:
-            life = _Life(key, order_id, by_name=newest)
+            life = OrderAccumulator(key, order_id, by_name=newest)
         elif order_id > newest.order_id:
-            life = _Life(key, order_id, by_name=newest.by_name)
+            life = OrderAccumulator(key, order_id, by_name=newest.by_name)
         elif order_id == newest.order_id:
             return newest
         else:
-            return _Life(key, order_id)  # of an older order, which nothing shows any more
-        self._lives[key] = life
+            return OrderAccumulator(
+                key, order_id
+            )  # of an older order, which nothing shows any more
+        self._accumulators[key] = life
         return life
 
     def _claim(self, key: OrderKey, order_id: int) -> None:
@@ -247,12 +249,12 @@ class OrderBook:
         if key == before:
             return
         if before is not None:
-            self._rivals[order_id].add(max(key, before))
+            self._conflicting_claims[order_id].add(max(key, before))
             if before < key:
                 return
         others = (owner for owner in self._owners.get(order_id, ()) if owner != before)
         self._owners[order_id] = (*others, key)
-        if before or _nameless(key.tenant, order_id) in self._lives:
+        if before or _nameless(key.tenant, order_id) in self._accumulators:
             self.regrouped += 1
 
     def _owner(self, tenant: str | None, order_id: int) -> OrderKey | None:
@@ -296,19 +298,39 @@ def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
     return array("q", sorted({*some, *others}))
 
 
-class _Life:
+class OrderAccumulator:
     """Everything the events of one order number say; each field only ever grows.
 
     There may be very many. Hence no tuples in it, and what many orders say alike is one text.
     """
 
     __slots__ = (
-        "asked_for", "by_name", "error_type", "errors", "errors_when", "finality",
-        "first_us", "is_nameless", "key", "last_us", "link", "link_when", "message", "numbered",
-        "order_id", "ready_end", "ready_part", "status", "total", "unnumbered", "when",
+        "asked_for",
+        "by_name",
+        "error_type",
+        "errors",
+        "errors_when",
+        "first_us",
+        "is_nameless",
+        "key",
+        "last_us",
+        "link",
+        "link_when",
+        "message",
+        "numbered",
+        "order_id",
+        "precedence",
+        "ready_end",
+        "ready_part",
+        "status",
+        "total",
+        "unnumbered",
+        "when",
     )  # fmt: skip
 
-    def __init__(self, key: OrderKey, order_id: int | None, by_name: _Life | None = None) -> None:
+    def __init__(
+        self, key: OrderKey, order_id: int | None, by_name: OrderAccumulator | None = None
+    ) -> None:
         self.key = key
         self.order_id = order_id
         #: whether events came that do not name it: what they change may be another one's
@@ -316,7 +338,7 @@ class _Life:
         #: what was said of the order by its name only, without its number
         self.by_name = by_name
         #: of the event that decides, and what it says
-        self.finality = 0
+        self.precedence = 0
         self.when = _NEVER
         self.status = self.error_type = self.message = ""
         self.errors_when = _NEVER
@@ -335,11 +357,11 @@ class _Life:
         self.first_us = _MOST_US
         self.last_us = -_MOST_US
 
-    def without_number(self) -> _Life:
+    def without_number(self) -> OrderAccumulator:
         """Return the life of what is said by name, without a number."""
         if self.order_id is None:
             return self
-        self.by_name = self.by_name or _Life(self.key, None)
+        self.by_name = self.by_name or OrderAccumulator(self.key, None)
         return self.by_name
 
     def add(self, row_id: int, event: OrderEvent) -> None:
@@ -347,9 +369,9 @@ class _Life:
         status, timestamp_s, link = event.status, event.timestamp_s, event.download_link
         errors, total = event.errors, event.total_sub_orders
         when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
-        finality = _FINALITY_OF.get(status, 0)
-        if finality >= self.finality:
-            self._decide(finality, when, status, event.error_type or "", event.message or "")
+        precedence = _PRECEDENCE_OF.get(status, 0)
+        if precedence >= self.precedence:
+            self._decide(precedence, when, status, event.error_type or "", event.message or "")
         if errors is not None and (when, errors) > (self.errors_when, self.errors):
             self.errors_when, self.errors = when, errors
         if link and (when, link) > (self.link_when, self.link):
@@ -368,12 +390,12 @@ class _Life:
         self.last_us = max(self.last_us, us)
 
     def _decide(
-        self, finality: int, when: _When, status: str, error_type: str, message: str
+        self, precedence: int, when: _When, status: str, error_type: str, message: str
     ) -> None:
         """Take in what an event says of the order as a whole, unless a later one said so."""
-        said = (finality, when, status, error_type, message)
-        if said > (self.finality, self.when, self.status, self.error_type, self.message):
-            self.finality = finality
+        said = (precedence, when, status, error_type, message)
+        if said > (self.precedence, self.when, self.status, self.error_type, self.message):
+            self.precedence = precedence
             self.when = when
             self.status = intern(status)
             self.error_type = intern(error_type)
@@ -388,9 +410,9 @@ class _Life:
         else:
             self.numbered = _with(self.numbered, sub_order_id)
 
-    def join(self, other: _Life) -> None:
+    def join(self, other: OrderAccumulator) -> None:
         """Take in all that another life has taken in."""
-        self._decide(other.finality, other.when, other.status, other.error_type, other.message)
+        self._decide(other.precedence, other.when, other.status, other.error_type, other.message)
         self.errors_when, self.errors = max(
             (self.errors_when, self.errors), (other.errors_when, other.errors)
         )

@@ -47,7 +47,7 @@ class ScriptedSnapshot:
     health: Health = field(
         default_factory=lambda: Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
     )
-    problems: tuple[str, ...] = ()
+    background_errors: tuple[str, ...] = ()
     rejected: int = 0
     token_ends_at: datetime | None = None
 
@@ -91,7 +91,7 @@ class ScriptedTracker:
 
     def record(self, error: Exception) -> None:
         """Show an error as the tracker would."""
-        self.tell(problems=(str(error),))
+        self.tell(background_errors=(str(error),))
 
     def wait(self, *, timeout_s: float) -> bool:
         """Wait for the next change."""

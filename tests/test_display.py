@@ -95,7 +95,7 @@ def test_no_string_of_others_becomes_markup(
             order("other", tenant=name),
         ),
         health=Health(state=HealthState.RECONNECTING, since=NOON, reason=reason),
-        problems=(problem,),
+        background_errors=(problem,),
     )
     page = _Page(html(snapshot, note=note))
     assert set(page.tags) <= _TAGS
@@ -139,7 +139,7 @@ def test_html_and_text_say_the_same() -> None:
             ),
             order("c", None, status="DENIED", error_type="FORBIDDEN", errors=1),
         ),
-        problems=("callback f on DONE: ValueError: x",),
+        background_errors=("callback f on DONE: ValueError: x",),
         rejected=1,
     )
     in_text, in_html = text(snapshot, note="a note"), _Page(html(snapshot, note="a note")).text
@@ -167,7 +167,7 @@ def test_without_orders_it_says_so() -> None:
 def test_a_problem_that_repeats_itself_is_one_line() -> None:
     """The same problem is said once, with how often; the latest five are shown."""
     problems = (*(f"p{n}" for n in range(9)), "again", "again")
-    shown = board(ScriptedSnapshot(problems=problems)).problems
+    shown = board(ScriptedSnapshot(background_errors=problems)).problems
     assert shown == ("p5", "p6", "p7", "p8", "again (2 times)")
 
 

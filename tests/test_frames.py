@@ -20,7 +20,7 @@ from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
 from regards_nb.journal import Journal
 from regards_nb.journal.onlooker import Heads
-from regards_nb.orders import OrderBook, OrderKey
+from regards_nb.orders import OrderKey, OrderReducer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -315,7 +315,7 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
     same(grown.rejected, fresh.rejected)
     assert grown.rejections == fresh.rejections == len(pieces)
     assert grown.states() == fresh.states()
-    book = OrderBook()
+    book = OrderReducer()
     for row in (row for batch in journal.read() for row in batch.rows()):
         event = decode(row.delivery)
         if isinstance(event, OrderEvent):

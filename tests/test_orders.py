@@ -11,20 +11,20 @@ from msgspec.structs import replace
 from strategies import event, histories
 
 from regards_nb.events import OrderEvent
-from regards_nb.orders import OrderBook, OrderKey, OrderState
+from regards_nb.orders import OrderKey, OrderReducer, OrderState
 
 KEY = OrderKey("tenant", "c1")
 
 
 def fold(*events: OrderEvent) -> OrderState:
-    book = OrderBook()
+    book = OrderReducer()
     for row_id, item in enumerate(events, start=1):
         book.add(row_id, item)
     return book.state(KEY)
 
 
 def states(history: list[tuple[int, OrderEvent]]) -> dict[OrderKey, OrderState]:
-    book = OrderBook()
+    book = OrderReducer()
     for row_id, item in history:
         book.add(row_id, item)
     return {key: book.state(key) for key in book}
@@ -149,7 +149,7 @@ def test_an_older_order_of_the_same_name_says_nothing_any_more() -> None:
 
 def test_orders_are_found_by_their_names() -> None:
     """By correlation id in each tenant, and by number once an event has said it."""
-    book = OrderBook()
+    book = OrderReducer()
     other = book.add(1, replace(event("GRANTED", orderId=5), tenant="other"))
     nameless = book.add(2, event("DONE", orderId=6, correlationId=None))
     book.add(3, event("DENIED"))
@@ -164,7 +164,7 @@ def test_orders_are_found_by_their_names() -> None:
 
 def test_equal_texts_are_kept_once() -> None:
     """There may be very many orders, all of which say the same."""
-    book = OrderBook()
+    book = OrderReducer()
     keys = [
         book.add(n, event("DENIED", correlationId=f"c{n}", message="-".join("why")))
         for n in range(2)

@@ -261,7 +261,7 @@ def test_buttons_only_queue_and_their_errors_are_kept(tracker: OrderTracker) -> 
     tracker.pause(order.key)
     until(lambda: order.status == "PAUSED")
     tracker.retry(order.key)
-    until(lambda: tracker.snapshot().problems)
+    until(lambda: tracker.snapshot().background_errors)
     with pytest.raises(errors.TrackingError, match="to retry order 1: REGARDS does not let you"):
         tracker.wait(order.correlation_id, timeout_s=10)
 

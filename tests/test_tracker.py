@@ -182,7 +182,7 @@ def test_callbacks_get_their_events_and_their_errors_stop_nothing(
     number = simulator.order(OrderPlan(n_files=2, files_per_suborder=1))
     until(lambda: len(seen) == 2)
     assert {event.order_id for event in seen} == {number}
-    until(lambda: any("my mistake" in text for text in tracker.snapshot().problems))
+    until(lambda: any("my mistake" in text for text in tracker.snapshot().background_errors))
     tracker.download(number)
     with pytest.raises(errors.TrackingError, match="callback broken on SUBORDER_DONE: my mistake"):
         tracker.wait("no such order", timeout_s=5)
@@ -257,7 +257,7 @@ def test_background_errors_reach_the_next_call(simulator: Simulator, tmp_path: P
         number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
         with pytest.raises(errors.TrackingError, match=f"downloading order {number}"):
             tracker.wait(number, timeout_s=60)
-        assert tracker.snapshot().problems
+        assert tracker.snapshot().background_errors
 
 
 def test_downloading_needs_a_client(simulator: Simulator, tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def _problems(snapshot: SnapshotView) -> Iterator[str]:
     if snapshot.rejected:
         noun = "message was" if snapshot.rejected == 1 else "messages were"
         yield f"{snapshot.rejected} {noun} not understood; see tracker.rejected"
-    often = Counter(snapshot.problems)
+    often = Counter(snapshot.background_errors)
     for problem in list(often)[-MAX_PROBLEMS:]:
         times = f" ({often[problem]} times)" if often[problem] > 1 else ""
         yield clean(problem, 2 * LIMIT_CHARS) + times

@@ -33,7 +33,7 @@ class SnapshotView(Protocol):
         """The connection to RabbitMQ."""
 
     @property
-    def problems(self) -> Sequence[str]:
+    def background_errors(self) -> Sequence[str]:
         """What went wrong in the background, oldest first."""
 
     @property

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from regards_nb.orders import GONE, OrderBook, OrderKey, OrderState
+from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ class OrderStates:
         #: in the order in which they were listed
         self.files: ChangeTracker[FileRecord] = ChangeTracker()
         self.rearranged = 0
-        self._book = OrderBook()
+        self._book = OrderReducer()
         #: orders whose state was never worked out, and those where it is to be worked out again
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()

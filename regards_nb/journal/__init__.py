@@ -1,8 +1,8 @@
 """The durable log: every message as it came, and every file of an order, in one database.
 
 The log is append-only and holds the raw deliveries; events, orders and rejected messages are
-derived from it (`events.decode`, `orders.OrderBook`) and never stored, so that a later version of
-regards_nb understands more of an old journal and nothing has to be kept in step. SQLite by
+derived from it (`events.decode`, `orders.OrderReducer`) and never stored, so that a later version
+of regards_nb understands more of an old journal and nothing has to be kept in step. SQLite by
 default, PostgreSQL by URL.
 
 ``packing``

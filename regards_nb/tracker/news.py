@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.events import REST_APP_ID, Delivery, OrderStatus
-from regards_nb.orders import FINALITY, FINISHED, GONE
+from regards_nb.orders import FINISHED, GONE, PRECEDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ class News:
         known = self._known
         if known is None:
             return status != OrderStatus.RUNNING
-        if known.status == status or _finality(known.status) > _finality(status):
+        if known.status == status or _precedence(known.status) > _precedence(status):
             return False
         if known.finished and status not in FINISHED:
             return known.status in _ENDS_TO_RETRY and (self._acted or self._is_later(known))
@@ -180,8 +180,8 @@ def keep(journal: Journal, deliveries: list[Delivery]) -> bool:
     return bool(deliveries)
 
 
-def _finality(status: str) -> int:
-    return FINALITY.get(status, 0)  # type: ignore[call-overload, no-any-return]
+def _precedence(status: str) -> int:
+    return PRECEDENCE.get(status, 0)  # type: ignore[call-overload, no-any-return]
 
 
 def _seconds(at: datetime | None) -> int | None:

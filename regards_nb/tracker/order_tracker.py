@@ -45,7 +45,7 @@ class Snapshot:
 
     orders: tuple[OrderState, ...]
     health: Health
-    problems: tuple[str, ...]
+    background_errors: tuple[str, ...]
     rejected: int
     #: When the REST login ends; it is renewed before.
     token_ends_at: datetime | None = None
@@ -293,7 +293,7 @@ class OrderTracker(Ordering, Steered):
         return Snapshot(
             orders=tuple(self._works.states(keys)),
             health=self.health,
-            problems=self._works.problems.shown,
+            background_errors=self._works.problems.shown,
             rejected=self._works.frames.rejections,
             token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
