@@ -47,6 +47,7 @@ HOME_OF = {
     "ipywidgets": {"display"},
     "IPython": {"display"},
     "matplotlib": {"display"},
+    "rich": {"display"},
     "isal": {"download"},
     "nbformat": {"demo"},
     "nbclient": {"demo"},
