@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client import RegardsClient
+from conftest import client_of
+
 from regards_nb.download import fetch_available
 from regards_nb.journal import Journal
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
@@ -20,6 +21,7 @@ from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from regards_nb.client import RegardsClient
     from regards_nb.download import Fetched
     from regards_nb.files import FileRecord
     from regards_nb.journal import TenantFiles
@@ -27,19 +29,6 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 60.0
 _WORKER = Path(__file__).with_name("download_worker.py")
-
-
-def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
-    """Return a client that is allowed in, and impatient."""
-    settings: dict[str, Any] = {
-        "tenant": simulator.tenant,
-        "username": simulator.username,
-        "password": simulator.password,
-        "client_id": simulator.client_id,
-        "client_secret": simulator.client_secret,
-        "backoff_s": 0.01,
-    }
-    return RegardsClient(simulator.base_url, **(settings | options))
 
 
 def files_named(*names: str, size_bytes: int = 20_000, **known: Any) -> list[FileSpec]:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,29 @@ import pytest
 import regards_nb
 from regards_nb import cli
 from regards_nb.simulator import OrderPlan, Outcome, Simulator
-from regards_nb.simulator.broker import PrivateBroker
+
+pytestmark = pytest.mark.simulator(with_broker=True)
 
 
-@pytest.fixture
-def simulator(
-    broker: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Simulator]:
-    """A REGARDS, and an environment that leads to it."""
-    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
-        settings = {
-            "url": simulator.base_url,
-            "tenant": simulator.tenant,
-            "username": simulator.username,
-            "password": simulator.password,
-            "client_id": simulator.client_id,
-            "client_secret": simulator.client_secret,
-            "amqp": simulator.amqp_url,
-            "queue": simulator.queue,
-            "journal": str(tmp_path / "journal.sqlite"),
-            "workspace": str(tmp_path / "orders"),
-        }
-        for name, value in settings.items():
-            monkeypatch.setenv(f"REGARDS_{name.upper()}", value)
-        monkeypatch.setenv("REGARDS_SETTINGS", str(tmp_path / "none.toml"))
-        monkeypatch.delenv("REGARDS_PROFILE", raising=False)
-        yield simulator
+@pytest.fixture(autouse=True)
+def _environment(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the variables that lead the command line to the simulator."""
+    settings = {
+        "url": simulator.base_url,
+        "tenant": simulator.tenant,
+        "username": simulator.username,
+        "password": simulator.password,
+        "client_id": simulator.client_id,
+        "client_secret": simulator.client_secret,
+        "amqp": simulator.amqp_url,
+        "queue": simulator.queue,
+        "journal": str(tmp_path / "journal.sqlite"),
+        "workspace": str(tmp_path / "orders"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"REGARDS_{name.upper()}", value)
+    monkeypatch.setenv("REGARDS_SETTINGS", str(tmp_path / "none.toml"))
+    monkeypatch.delenv("REGARDS_PROFILE", raising=False)
 
 
 def run(*arguments: str, code: int = 0) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from download_kit import client_of, files_named, world
+from conftest import client_of
+from download_kit import files_named, world
 
 from regards_nb.client import RegardsClient
 from regards_nb.errors import (
@@ -38,13 +39,6 @@ from regards_nb.simulator import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """Return a service without AMQP."""
-    with Simulator(amqp=None, suborder_pause_s=0) as started:
-        yield started
 
 
 @pytest.fixture

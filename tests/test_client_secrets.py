@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from download_kit import client_of, files_named, world
+from conftest import client_of
+from download_kit import files_named, world
 
 from regards_nb.client import RegardsClient
 from regards_nb.client.origin import Link, Origin

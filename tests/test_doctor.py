@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pika
 import pytest
+from conftest import client_of
 
-from regards_nb import OrderTracker, RegardsClient
+from regards_nb import OrderTracker
 from regards_nb.doctor import Report, Verdict
 from regards_nb.simulator import Route, Simulator, html_page
 from regards_nb.simulator.broker import PrivateBroker
 
-
-@pytest.fixture(scope="module")
-def simulator(broker: PrivateBroker) -> Iterator[Simulator]:
-    with Simulator(broker=broker) as simulator:
-        yield simulator
-
-
-def client_of(simulator: Simulator, **changes: Any) -> RegardsClient:
-    options: dict[str, Any] = {
-        "tenant": simulator.tenant,
-        "username": simulator.username,
-        "password": simulator.password,
-        "client_id": simulator.client_id,
-        "client_secret": simulator.client_secret,
-        "backoff_s": 0.01,
-    }
-    base_url = changes.pop("base_url", simulator.base_url)
-    return RegardsClient(base_url, **options | changes)
+pytestmark = pytest.mark.simulator(with_broker=True)
 
 
 def doctor(simulator: Simulator, folder: Path, **changes: Any) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,7 @@ from regards_nb.events import REQUEST_EXCHANGE, VHOST
 from regards_nb.simulator import Simulator
 from regards_nb.simulator.broker import PrivateBroker
 
-
-@pytest.fixture
-def simulator(broker: PrivateBroker) -> Iterator[Simulator]:
-    with Simulator(broker=broker, suborder_pause_s=0.01, amqp_requests=True) as simulator:
-        yield simulator
+pytestmark = pytest.mark.simulator(with_broker=True, amqp_requests=True)
 
 
 def tracker_of(simulator: Simulator, folder: Path, **changes: Any) -> OrderTracker:

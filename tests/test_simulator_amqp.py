@@ -20,17 +20,13 @@ if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
 
 
-@pytest.fixture
-def sim(broker: PrivateBroker) -> Iterator[Simulator]:
-    """Return a simulator on the shared node."""
-    with Simulator(broker=broker, suborder_pause_s=0) as simulator:
-        yield simulator
+pytestmark = pytest.mark.simulator(with_broker=True)
 
 
 @pytest.fixture
-def reader(sim: Simulator) -> Iterator[BlockingChannel]:
+def reader(simulator: Simulator) -> Iterator[BlockingChannel]:
     """Return a channel with the tracker's login."""
-    connection = pika.BlockingConnection(pika.URLParameters(sim.amqp_url))
+    connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
     yield connection.channel()
     connection.close()
 
@@ -47,11 +43,11 @@ def receive(reader: BlockingChannel, queue: str) -> tuple[pika.BasicProperties, 
 
 
 def test_a_message_has_the_properties_of_a_real_one(
-    sim: Simulator, reader: BlockingChannel
+    simulator: Simulator, reader: BlockingChannel
 ) -> None:
     """Every property and header of protocol.md 1.6 is there; the body is Gson's."""
-    sim.order(OrderPlan(n_files=1), correlation_id="<mine>")
-    properties, body = receive(reader, sim.queue)
+    simulator.order(OrderPlan(n_files=1), correlation_id="<mine>")
+    properties, body = receive(reader, simulator.queue)
     assert body == b'{"status":"GRANTED","orderId":1,"correlationId":"\\u003cmine\\u003e"}'
     assert properties.headers == {
         "regards.tenant": "demo",
@@ -63,14 +59,16 @@ def test_a_message_has_the_properties_of_a_real_one(
     assert (properties.priority, properties.delivery_mode) == (1, 2)
     assert properties.correlation_id == "<mine>"
     assert properties.app_id == "rs-order"
-    assert properties.timestamp == sim.transcript[0].timestamp_s
+    assert properties.timestamp == simulator.transcript[0].timestamp_s
 
 
-def test_the_queue_gets_the_transcript_in_order(sim: Simulator, reader: BlockingChannel) -> None:
+def test_the_queue_gets_the_transcript_in_order(
+    simulator: Simulator, reader: BlockingChannel
+) -> None:
     """All that is published arrives, in the order of publishing."""
-    sim.wait_for(sim.order(OrderPlan(n_files=4)), "DONE")
-    arrived = [receive(reader, sim.queue)[1] for _ in range(4)]
-    assert arrived == [message.body for message in sim.transcript]
+    simulator.wait_for(simulator.order(OrderPlan(n_files=4)), "DONE")
+    arrived = [receive(reader, simulator.queue)[1] for _ in range(4)]
+    assert arrived == [message.body for message in simulator.transcript]
     assert [json.loads(body)["status"] for body in arrived] == [
         "GRANTED",
         "SUBORDER_DONE",
@@ -79,51 +77,53 @@ def test_the_queue_gets_the_transcript_in_order(sim: Simulator, reader: Blocking
     ]
 
 
-def test_the_tracker_may_only_read_its_queue(sim: Simulator) -> None:
+def test_the_tracker_may_only_read_its_queue(simulator: Simulator) -> None:
     """Declaring, publishing, purging, deleting and reading elsewhere are refused with 403."""
     attempts: tuple[Callable[[Any], Any], ...] = (
         lambda channel: channel.queue_declare("other"),
         lambda channel: channel.queue_purge("orders.other"),
-        lambda channel: channel.queue_delete(sim.queue),
-        lambda channel: channel.queue_bind(sim.queue, RESPONSE_EXCHANGE),
+        lambda channel: channel.queue_delete(simulator.queue),
+        lambda channel: channel.queue_bind(simulator.queue, RESPONSE_EXCHANGE),
         lambda channel: channel.exchange_declare("other"),
     )
     for attempt in attempts:
-        connection = pika.BlockingConnection(pika.URLParameters(sim.amqp_url))
+        connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
         with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="403"):
             attempt(connection.channel())
         connection.close()
 
 
-def test_anything_can_be_published(sim: Simulator, reader: BlockingChannel) -> None:
+def test_anything_can_be_published(simulator: Simulator, reader: BlockingChannel) -> None:
     """Raw bytes with any properties, of another tenant or without headers."""
-    sim.publish_raw(b"\xff", tenant="other", correlation_id="c", timestamp=None)
-    properties, body = receive(reader, sim.queue)
+    simulator.publish_raw(b"\xff", tenant="other", correlation_id="c", timestamp=None)
+    properties, body = receive(reader, simulator.queue)
     assert body == b"\xff"
     assert properties.headers["regards.tenant"] == "other"
     assert (properties.correlation_id, properties.timestamp) == ("c", None)
-    sim.publish_raw(b"{}", headers={"x": 1})
-    assert receive(reader, sim.queue)[0].headers == {"x": 1}
+    simulator.publish_raw(b"{}", headers={"x": 1})
+    assert receive(reader, simulator.queue)[0].headers == {"x": 1}
 
 
-def test_simulators_on_one_node_hear_each_other(sim: Simulator, broker: PrivateBroker) -> None:
+def test_simulators_on_one_node_hear_each_other(
+    simulator: Simulator, broker: PrivateBroker
+) -> None:
     """The exchange is one for all tenants; queue and login are each simulator's own."""
     with Simulator(broker=broker, tenant="other", suborder_pause_s=0) as other:
-        assert other.queue != sim.queue
-        assert other.amqp_url != sim.amqp_url
+        assert other.queue != simulator.queue
+        assert other.amqp_url != simulator.amqp_url
         other.order(OrderPlan(n_files=1))
         other.flush()
-    connection = pika.BlockingConnection(pika.URLParameters(sim.amqp_url))
-    properties, _ = receive(connection.channel(), sim.queue)
+    connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
+    properties, _ = receive(connection.channel(), simulator.queue)
     connection.close()
     assert properties.headers["regards.tenant"] == "other"
 
 
 def test_a_stopped_simulator_leaves_nothing_on_a_shared_node(broker: PrivateBroker) -> None:
     """Queue and threads are gone; the node goes on."""
-    with Simulator(broker=broker) as sim:
-        queue = sim.queue
-        sim.order(OrderPlan(n_files=1))
+    with Simulator(broker=broker) as simulator:
+        queue = simulator.queue
+        simulator.order(OrderPlan(n_files=1))
     assert not [each for each in threading.enumerate() if each.name.startswith("simulator")]
     connection = pika.BlockingConnection(pika.URLParameters(broker.admin_url))
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="404"):
@@ -133,21 +133,21 @@ def test_a_stopped_simulator_leaves_nothing_on_a_shared_node(broker: PrivateBrok
 
 def test_what_is_published_during_an_outage_arrives_afterwards() -> None:
     """A killed and restarted node gets every message; those before the kill are kept."""
-    with Simulator(suborder_pause_s=0) as sim:
-        node = sim.broker
+    with Simulator(suborder_pause_s=0) as simulator:
+        node = simulator.broker
         assert isinstance(node, PrivateBroker)
-        sim.publish_raw(b"before")
-        sim.flush()
+        simulator.publish_raw(b"before")
+        simulator.flush()
         node.kill()
         for number in range(20):
-            sim.publish_raw(b"%d" % number)
+            simulator.publish_raw(b"%d" % number)
         with pytest.raises(TimeoutError):
-            sim.flush(timeout_s=0.01)
+            simulator.flush(timeout_s=0.01)
         node.restart()
-        sim.flush()
-        connection = pika.BlockingConnection(pika.URLParameters(sim.amqp_url))
+        simulator.flush()
+        connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
         channel = connection.channel()
-        arrived = [receive(channel, sim.queue)[1] for _ in range(21)]
+        arrived = [receive(channel, simulator.queue)[1] for _ in range(21)]
         connection.close()
     assert arrived == [b"before", *(b"%d" % number for number in range(20))]
 
@@ -157,15 +157,15 @@ def test_an_existing_broker_can_be_used(
 ) -> None:
     """With REGARDS_NB_AMQP_URL no node is started, and that login does everything."""
     monkeypatch.setenv("REGARDS_NB_AMQP_URL", broker.admin_url)
-    with Simulator(suborder_pause_s=0) as sim:
-        assert sim.admin_amqp_url == sim.amqp_url == broker.admin_url
-        sim.order(OrderPlan(n_files=1))
-        connection = pika.BlockingConnection(pika.URLParameters(sim.amqp_url))
-        assert receive(connection.channel(), sim.queue)[1].startswith(b'{"status":"GRANTED"')
+    with Simulator(suborder_pause_s=0) as simulator:
+        assert simulator.admin_amqp_url == simulator.amqp_url == broker.admin_url
+        simulator.order(OrderPlan(n_files=1))
+        connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
+        assert receive(connection.channel(), simulator.queue)[1].startswith(b'{"status":"GRANTED"')
         connection.close()
 
 
 def test_without_amqp_there_is_none() -> None:
     """A simulator without AMQP says so when it is asked for the queue."""
-    with Simulator(amqp=None) as sim, pytest.raises(RuntimeError, match="no AMQP"):
-        _ = sim.queue
+    with Simulator(amqp=None) as simulator, pytest.raises(RuntimeError, match="no AMQP"):
+        _ = simulator.queue

@@ -44,7 +44,7 @@ from regards_nb.simulator import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 DATA = Path(__file__).parent / "data"
 PLAN = OrderPlan(n_files=3, file_bytes=40_000, files_per_suborder=3)
@@ -52,30 +52,16 @@ SECOND = "file_00001.bin"
 
 
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    """Return a service without AMQP."""
-    with Simulator(amqp=None, suborder_pause_s=0) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def user(sim: Simulator) -> Iterator[Session]:
-    """Return a user who is logged in."""
-    with Session(sim) as session:
-        yield session
-
-
-@pytest.fixture
-def order_id(sim: Simulator) -> int:
+def order_id(simulator: Simulator) -> int:
     """Return an order of three files, all staged."""
-    number = sim.order(PLAN)
-    sim.wait_for(number, "DONE")
+    number = simulator.order(PLAN)
+    simulator.wait_for(number, "DONE")
     return number
 
 
-def states(sim: Simulator, order_id: int) -> list[str]:
+def states(simulator: Simulator, order_id: int) -> list[str]:
     """Return the state of each file, as the server has it."""
-    return [file.state.value for file in sim.service.known(order_id).files]
+    return [file.state.value for file in simulator.service.known(order_id).files]
 
 
 def no_connection_is_served() -> bool:
@@ -86,61 +72,61 @@ def no_connection_is_served() -> bool:
 # -- zips that end early
 
 
-def test_a_clean_cut_looks_like_success(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_clean_cut_looks_like_success(user: Session, simulator: Simulator, order_id: int) -> None:
     """A zip cut in half with a clean end is 200 for HTTP, no zip, and marks nothing."""
-    whole_bytes = sim.faults.add(CutZip(order_id=order_id, after_bytes=100))
+    whole_bytes = simulator.faults.add(CutZip(order_id=order_id, after_bytes=100))
     assert len(user.zip(order_id).content) == whole_bytes.after_bytes
-    sim.faults.add(CutZip(after_fraction=0.5))
+    simulator.faults.add(CutZip(after_fraction=0.5))
     half = user.zip(order_id).content
     assert 55_000 < len(half) < 65_000
     assert not zipfile.is_zipfile(io.BytesIO(half))
-    assert states(sim, order_id) == ["AVAILABLE"] * 3
+    assert states(simulator, order_id) == ["AVAILABLE"] * 3
     assert len(user.entries(order_id)) == 3
 
 
 @pytest.mark.parametrize("ending", [Ending.NO_LAST_CHUNK, Ending.RESET])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
 def test_a_hard_cut_is_an_error(
-    user: Session, sim: Simulator, order_id: int, ending: Ending, fraction: float
+    user: Session, simulator: Simulator, order_id: int, ending: Ending, fraction: float
 ) -> None:
     """Without the last chunk, or with a reset, the client notices; nothing is marked."""
-    sim.faults.add(CutZip(after_fraction=fraction, ending=ending))
+    simulator.faults.add(CutZip(after_fraction=fraction, ending=ending))
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         user.zip(order_id)
-    assert states(sim, order_id) == ["AVAILABLE"] * 3
+    assert states(simulator, order_id) == ["AVAILABLE"] * 3
     assert len(user.entries(order_id)) == 3
 
 
-def test_an_aborted_download_marks_nothing(sim: Simulator, user: Session) -> None:
+def test_an_aborted_download_marks_nothing(simulator: Simulator, user: Session) -> None:
     """A client that goes away in the middle leaves the files available."""
-    number = sim.order(OrderPlan(n_files=1, file_bytes=20_000_000))
-    sim.wait_for(number, "DONE")
+    number = simulator.order(OrderPlan(n_files=1, file_bytes=20_000_000))
+    simulator.wait_for(number, "DONE")
     with user.http.get(
-        f"{sim.base_url}{ORDERS_PATH}/{number}/download", stream=True, timeout=30
+        f"{simulator.base_url}{ORDERS_PATH}/{number}/download", stream=True, timeout=30
     ) as answer:
         assert answer.raw.read(1000)
     user.http.close()
     until(no_connection_is_served)
-    assert states(sim, number) == ["AVAILABLE"]
+    assert states(simulator, number) == ["AVAILABLE"]
 
 
 # -- zips that are valid and wrong
 
 
 def test_an_incomplete_zip_is_valid_and_silent(
-    user: Session, sim: Simulator, order_id: int
+    user: Session, simulator: Simulator, order_id: int
 ) -> None:
     """Fewer files, no NOTICE.txt, a right central directory; nothing is marked."""
-    sim.faults.add(IncompleteZip(keep_files=2))
+    simulator.faults.add(IncompleteZip(keep_files=2))
     assert list(user.entries(order_id)) == ["file_00000.bin", SECOND]
-    assert states(sim, order_id) == ["AVAILABLE"] * 3
+    assert states(simulator, order_id) == ["AVAILABLE"] * 3
 
 
 def test_a_truncated_entry_has_a_right_crc_and_a_notice(
-    user: Session, sim: Simulator, order_id: int
+    user: Session, simulator: Simulator, order_id: int
 ) -> None:
     """Only NOTICE.txt, the last entry, tells; the file becomes DOWNLOAD_ERROR."""
-    sim.faults.add(TruncatedEntry(name=SECOND, keep_fraction=0.25))
+    simulator.faults.add(TruncatedEntry(name=SECOND, keep_fraction=0.25))
     entries = user.entries(order_id)
     assert len(entries[SECOND]) == 10_000
     assert list(entries)[-1] == "NOTICE.txt"
@@ -149,49 +135,55 @@ def test_a_truncated_entry_has_a_right_crc_and_a_notice(
         "from storage, only 10000/40000 bytes."
     )
     expected = ["DOWNLOADED", "DOWNLOAD_ERROR", "DOWNLOADED"]
-    sim.service.wait_until(lambda: states(sim, order_id) == expected)
+    simulator.service.wait_until(lambda: states(simulator, order_id) == expected)
     assert user.states(order_id) == expected
     assert len(user.file(2).content) == 40_000
 
 
-def test_a_truncated_entry_can_be_silent(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_truncated_entry_can_be_silent(
+    user: Session, simulator: Simulator, order_id: int
+) -> None:
     """Without an announcement only the manifest's size tells."""
-    sim.faults.add(TruncatedEntry(name=SECOND, announced=False))
+    simulator.faults.add(TruncatedEntry(name=SECOND, announced=False))
     entries = user.entries(order_id)
     assert len(entries[SECOND]) == 20_000
     assert "NOTICE.txt" not in entries
 
 
-def test_a_missing_entry_is_named(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_missing_entry_is_named(user: Session, simulator: Simulator, order_id: int) -> None:
     """A file without an entry is named with the reason given."""
     reason = "Download quota of 10 exceeded (by 1) for user john@cnes.fr."
-    sim.faults.add(MissingEntry(name=SECOND, reason=reason))
+    simulator.faults.add(MissingEntry(name=SECOND, reason=reason))
     entries = user.entries(order_id)
     assert SECOND not in entries
     assert entries["NOTICE.txt"].decode() == f"Failed to download file ({SECOND}): {reason}."
 
 
-def test_a_corrupt_entry_agrees_with_itself(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_corrupt_entry_agrees_with_itself(
+    user: Session, simulator: Simulator, order_id: int
+) -> None:
     """CRC and size fit the wrong bytes; only the MD5 of the manifest does not."""
     checksum = user.available(order_id)[1]["checksum"]
-    sim.faults.add(CorruptEntry(name=SECOND))
+    simulator.faults.add(CorruptEntry(name=SECOND))
     data = user.entries(order_id)[SECOND]
     assert len(data) == 40_000
     assert hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum
 
 
-def test_a_wrong_crc_is_seen_by_any_reader(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_wrong_crc_is_seen_by_any_reader(
+    user: Session, simulator: Simulator, order_id: int
+) -> None:
     """The entry's CRC is not that of its bytes."""
-    sim.faults.add(WrongCrc(name=SECOND))
+    simulator.faults.add(WrongCrc(name=SECOND))
     with zipfile.ZipFile(io.BytesIO(user.zip(order_id).content)) as archive:
         assert archive.testzip() == SECOND
 
 
 def test_a_wrong_checksum_is_in_the_manifest_only(
-    user: Session, sim: Simulator, order_id: int
+    user: Session, simulator: Simulator, order_id: int
 ) -> None:
     """The manifest lies; the bytes are good."""
-    sim.faults.add(WrongChecksum(name=SECOND))
+    simulator.faults.add(WrongChecksum(name=SECOND))
     assert [row["checksum"] == "0" * 32 for row in user.available(order_id)] == [
         False,
         True,
@@ -201,18 +193,18 @@ def test_a_wrong_checksum_is_in_the_manifest_only(
 
 @pytest.mark.parametrize("as_path", [True, False])
 def test_any_bytes_can_be_the_zip(
-    user: Session, sim: Simulator, order_id: int, *, as_path: bool
+    user: Session, simulator: Simulator, order_id: int, *, as_path: bool
 ) -> None:
     """A prepared archive is served as it is, and counts as a download."""
     path = DATA / "unicode.zip"
-    sim.faults.add(RawZip(source=path if as_path else path.read_bytes()))
+    simulator.faults.add(RawZip(source=path if as_path else path.read_bytes()))
     assert user.zip(order_id).content == path.read_bytes()
-    assert sim.service.wait_until(lambda: states(sim, order_id) == ["DOWNLOADED"] * 3)
+    assert simulator.service.wait_until(lambda: states(simulator, order_id) == ["DOWNLOADED"] * 3)
 
 
-def test_states_can_be_saved_late(user: Session, sim: Simulator, order_id: int) -> None:
+def test_states_can_be_saved_late(user: Session, simulator: Simulator, order_id: int) -> None:
     """Between the last byte and the saving of the states, all still looks available."""
-    sim.faults.add(LateSave(delay_s=600))
+    simulator.faults.add(LateSave(delay_s=600))
     user.zip(order_id)
     assert len(user.available(order_id)) == 3
 
@@ -220,46 +212,46 @@ def test_states_can_be_saved_late(user: Session, sim: Simulator, order_id: int) 
 # -- single files
 
 
-def test_a_file_can_be_cut_or_corrupt(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_file_can_be_cut_or_corrupt(user: Session, simulator: Simulator, order_id: int) -> None:
     """Content-Length promises all; the bytes are fewer, or other ones."""
-    sim.faults.add(CutFile(name=SECOND, after_bytes=10))
+    simulator.faults.add(CutFile(name=SECOND, after_bytes=10))
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         user.file(2)
-    sim.faults.add(CorruptFile(name=SECOND))
+    simulator.faults.add(CorruptFile(name=SECOND))
     whole = user.entries(order_id)[SECOND]
-    sim.faults.add(CorruptFile(name=SECOND))
+    simulator.faults.add(CorruptFile(name=SECOND))
     assert user.file(2).content[1:] == whole[1:]
 
 
-def test_storage_can_refuse_a_file(user: Session, sim: Simulator, order_id: int) -> None:
+def test_storage_can_refuse_a_file(user: Session, simulator: Simulator, order_id: int) -> None:
     """Storage's status and text are passed on, and the file leaves the next zip."""
-    sim.faults.add(StorageRefuses(name=SECOND, status=410))
+    simulator.faults.add(StorageRefuses(name=SECOND, status=410))
     assert user.file(2).status_code == 410
-    assert states(sim, order_id)[1] == "DOWNLOAD_ERROR"
+    assert states(simulator, order_id)[1] == "DOWNLOAD_ERROR"
     for fault, text in ((quota_exceeded(), "Download quota of"), (rate_exceeded(), "rate of")):
-        sim.faults.add(fault)
+        simulator.faults.add(fault)
         answer = user.file(1)
         assert answer.status_code == 429
         assert text in answer.text
         assert answer.headers["Content-Type"] == "text/plain"
 
 
-def test_a_file_can_fail_in_staging(user: Session, sim: Simulator) -> None:
+def test_a_file_can_fail_in_staging(user: Session, simulator: Simulator) -> None:
     """A file that cannot be staged makes the order a partial success; a retry mends it."""
-    number = sim.order(OrderPlan(n_files=3, faults=[StagingError(name=SECOND)]))
-    sim.wait_for(number, "DONE_WITH_WARNING")
+    number = simulator.order(OrderPlan(n_files=3, faults=[StagingError(name=SECOND)]))
+    simulator.wait_for(number, "DONE_WITH_WARNING")
     assert user.states(number) == ["AVAILABLE", "ERROR", "AVAILABLE"]
     assert user.send("PUT", f"{ORDERS_PATH}/{number}/retry").status_code == 200
-    sim.wait_for(number, "DONE")
+    simulator.wait_for(number, "DONE")
     assert len(user.available(number)) == 3
 
 
 # -- answers of all kinds
 
 
-def test_any_answer_can_be_given(user: Session, sim: Simulator, order_id: int) -> None:
+def test_any_answer_can_be_given(user: Session, simulator: Simulator, order_id: int) -> None:
     """Status, body and headers are those of the fault, on its route only, once."""
-    sim.faults.add(
+    simulator.faults.add(
         Reply(route=Route.ZIP, status=503, body=b"later", headers=(("Retry-After", "7"),))
     )
     assert user.order(order_id)["id"] == order_id
@@ -269,32 +261,36 @@ def test_any_answer_can_be_given(user: Session, sim: Simulator, order_id: int) -
     assert user.zip(order_id).status_code == 200
 
 
-def test_a_fault_strikes_as_often_as_it_says(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_fault_strikes_as_often_as_it_says(
+    user: Session, simulator: Simulator, order_id: int
+) -> None:
     """``skip`` occasions pass, then it strikes ``times`` times, or for ever."""
-    sim.faults.add(business_error(Route.ORDER, 401, "NO"))
-    sim.faults.add(Reply(route=Route.ORDERS, status=502, times=2, skip=1))
+    simulator.faults.add(business_error(Route.ORDER, 401, "NO"))
+    simulator.faults.add(Reply(route=Route.ORDERS, status=502, times=2, skip=1))
     codes = [user.get(ORDERS_PATH).status_code for _ in range(4)]
     assert codes == [200, 502, 502, 200]
     assert user.get(f"{ORDERS_PATH}/{order_id}").json() == {"messages": ["NO"]}
-    for_ever = sim.faults.add(Reply(route=Route.ORDERS, status=504, times=None))
+    for_ever = simulator.faults.add(Reply(route=Route.ORDERS, status=504, times=None))
     assert [user.get(ORDERS_PATH).status_code for _ in range(5)] == [504] * 5
-    sim.faults.remove(for_ever)
+    simulator.faults.remove(for_ever)
     assert user.get(ORDERS_PATH).status_code == 200
 
 
-def test_a_page_or_a_redirect_can_stand_in(user: Session, sim: Simulator, order_id: int) -> None:
+def test_a_page_or_a_redirect_can_stand_in(
+    user: Session, simulator: Simulator, order_id: int
+) -> None:
     """A portal's HTML page comes with 200; a redirect points anywhere."""
-    sim.faults.add(html_page(Route.ZIP))
+    simulator.faults.add(html_page(Route.ZIP))
     assert user.zip(order_id).headers["Content-Type"].startswith("text/html")
-    sim.faults.add(redirect(Route.ZIP, "http://evil.example/x"))
+    simulator.faults.add(redirect(Route.ZIP, "http://evil.example/x"))
     answer = user.get(f"{ORDERS_PATH}/{order_id}/download", allow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (302, "http://evil.example/x")
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_an_expired_token_stays_expired(user: Session, sim: Simulator, status: int) -> None:
+def test_an_expired_token_stays_expired(user: Session, simulator: Simulator, status: int) -> None:
     """The token is refused from then on, with that status; a new one is good."""
-    sim.faults.add(ExpiredToken(status=status))
+    simulator.faults.add(ExpiredToken(status=status))
     assert [user.get(ORDERS_PATH).status_code for _ in range(2)] == [status] * 2
     user.login()
     assert user.get(ORDERS_PATH).status_code == 200
@@ -303,35 +299,37 @@ def test_an_expired_token_stays_expired(user: Session, sim: Simulator, status: i
 # -- time
 
 
-def test_a_body_can_stall_until_the_simulator_stops(order_id: int, sim: Simulator) -> None:
+def test_a_body_can_stall_until_the_simulator_stops(order_id: int, simulator: Simulator) -> None:
     """So many bytes arrive, then none; stop() ends the wait and all threads."""
-    with Session(sim) as user:
+    with Session(simulator) as user:
         token = user.http.headers["Authorization"]
-        sim.faults.add(Slow(route=Route.ZIP, stall_after_bytes=1000))
-        connection = http.client.HTTPConnection(sim.base_url.removeprefix("http://"), timeout=30)
+        simulator.faults.add(Slow(route=Route.ZIP, stall_after_bytes=1000))
+        connection = http.client.HTTPConnection(
+            simulator.base_url.removeprefix("http://"), timeout=30
+        )
         path = f"{ORDERS_PATH}/{order_id}/download"
         connection.request("GET", path, headers={"Authorization": str(token)})
         answer = connection.getresponse()
         assert len(answer.read(1000)) == 1000
-        sim.stop()
+        simulator.stop()
         with pytest.raises((http.client.HTTPException, OSError)):
             answer.read()
         connection.close()
     assert not [each for each in threading.enumerate() if each.name.startswith("simulator")]
 
 
-def test_an_answer_can_be_late_or_slow(user: Session, sim: Simulator, order_id: int) -> None:
+def test_an_answer_can_be_late_or_slow(user: Session, simulator: Simulator, order_id: int) -> None:
     """A delayed and a throttled answer are whole and take at least their time."""
-    sim.faults.add(Slow(route=Route.ORDER, delay_s=0.3))
+    simulator.faults.add(Slow(route=Route.ORDER, delay_s=0.3))
     assert user.get(f"{ORDERS_PATH}/{order_id}").elapsed.total_seconds() >= 0.3
-    sim.faults.add(Slow(route=Route.FILE, bytes_per_s=80_000))
-    answer = user.http.get(f"{sim.base_url}{FILES_PATH}/files/1", stream=True, timeout=30)
+    simulator.faults.add(Slow(route=Route.FILE, bytes_per_s=80_000))
+    answer = user.http.get(f"{simulator.base_url}{FILES_PATH}/files/1", stream=True, timeout=30)
     assert len(answer.content) == 40_000
 
 
-def test_connections_can_be_dropped(user: Session, sim: Simulator) -> None:
+def test_connections_can_be_dropped(user: Session, simulator: Simulator) -> None:
     """An idle keep-alive connection is gone; the next request needs a new one."""
     user.get(ORDERS_PATH)
-    sim.drop_connections()
+    simulator.drop_connections()
     until(no_connection_is_served)
     assert user.get(ORDERS_PATH).status_code == 200

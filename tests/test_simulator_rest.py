@@ -14,27 +14,13 @@ from simulator_session import FILES_PATH, ORDERS_PATH, Session
 from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
-@pytest.fixture
-def sim() -> Iterator[Simulator]:
-    """Return a service without AMQP."""
-    with Simulator(amqp=None, suborder_pause_s=0) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def user(sim: Simulator) -> Iterator[Session]:
-    """Return a user who is logged in."""
-    with Session(sim) as session:
-        yield session
-
-
-def ready(sim: Simulator, plan: OrderPlan) -> int:
+def ready(simulator: Simulator, plan: OrderPlan) -> int:
     """Start an order and wait until all of it is staged."""
-    order_id = sim.order(plan)
-    sim.wait_for(order_id, "DONE", "DONE_WITH_WARNING", "FAILED")
+    order_id = simulator.order(plan)
+    simulator.wait_for(order_id, "DONE", "DONE_WITH_WARNING", "FAILED")
     return order_id
 
 
@@ -76,7 +62,7 @@ def test_without_a_valid_token_nothing_is_answered(user: Session) -> None:
 
 def test_a_token_ends_by_the_clock() -> None:
     """A token that lives no time is refused at once."""
-    with Simulator(amqp=None, expires_in_s=0) as sim, Session(sim) as user:
+    with Simulator(amqp=None, expires_in_s=0) as simulator, Session(simulator) as user:
         assert user.get(ORDERS_PATH).status_code == 401
 
 
@@ -124,11 +110,11 @@ def test_without_a_correlation_id_the_server_makes_one(user: Session) -> None:
     assert re.fullmatch(r"auto-correlation-id-[0-9a-f-]{36}", content["correlationId"])
 
 
-def test_filters_choose_files(user: Session, sim: Simulator) -> None:
+def test_filters_choose_files(user: Session, simulator: Simulator) -> None:
     """Only files of the asked type and name are ordered; none left is EMPTY_ORDER."""
     pictures = user.apply("dataset:SWOT_CYCLE_007", filters={"dataTypes": ["QUICKLOOK"]})
     order_id = pictures.json()["content"]["orderId"]
-    sim.wait_available(order_id, files=8)
+    simulator.wait_available(order_id, files=8)
     assert all(row["filename"].endswith(".png") for row in user.available(order_id))
     nothing = user.apply("dataset:SWOT_CYCLE_007", filters={"filenameRegExp": "x"})
     assert nothing.json()["content"]["errorType"] == "EMPTY_ORDER"
@@ -137,9 +123,9 @@ def test_filters_choose_files(user: Session, sim: Simulator) -> None:
 # -- orders and actions
 
 
-def test_an_order_shows_its_state_and_what_is_allowed(user: Session, sim: Simulator) -> None:
+def test_an_order_shows_its_state_and_what_is_allowed(user: Session, simulator: Simulator) -> None:
     """The OrderDto has the fields of protocol.md 1.2 and a link for each allowed action."""
-    order_id = ready(sim, OrderPlan(n_files=3, file_bytes=100, outcome=Outcome.PARTIAL))
+    order_id = ready(simulator, OrderPlan(n_files=3, file_bytes=100, outcome=Outcome.PARTIAL))
     order = user.order(order_id)
     assert order["status"] == "DONE_WITH_WARNING"
     assert (order["availableFilesCount"], order["filesInErrorCount"]) == (2, 1)
@@ -151,9 +137,9 @@ def test_an_order_shows_its_state_and_what_is_allowed(user: Session, sim: Simula
     assert user.actions(order_id) == expected
 
 
-def test_orders_are_listed_newest_first_in_pages(user: Session, sim: Simulator) -> None:
+def test_orders_are_listed_newest_first_in_pages(user: Session, simulator: Simulator) -> None:
     """The list is paged and leaves out what was deleted."""
-    ids = [ready(sim, OrderPlan(outcome=Outcome.FAILED)) for _ in range(3)]
+    ids = [ready(simulator, OrderPlan(outcome=Outcome.FAILED)) for _ in range(3)]
     assert user.send("DELETE", f"{ORDERS_PATH}/{ids[1]}").status_code == 200
     page = user.get(ORDERS_PATH, params={"size": 1, "page": 1}).json()
     assert page["metadata"] == {"size": 1, "totalElements": 2, "totalPages": 2, "number": 1}
@@ -161,9 +147,9 @@ def test_orders_are_listed_newest_first_in_pages(user: Session, sim: Simulator) 
     assert user.order(ids[1])["status"] == "DELETED"
 
 
-def test_refused_actions_are_401_with_a_code(user: Session, sim: Simulator) -> None:
+def test_refused_actions_are_401_with_a_code(user: Session, simulator: Simulator) -> None:
     """What the state forbids is refused with 401 and REGARDS' code for it."""
-    order_id = ready(sim, OrderPlan())
+    order_id = ready(simulator, OrderPlan())
     for verb, path, code in (
         ("PUT", f"pause/{order_id}", "ORDER_MUST_BE_PENDING_OR_RUNNING"),
         ("PUT", f"resume/{order_id}", "ORDER_MUST_BE_PAUSED"),
@@ -173,10 +159,10 @@ def test_refused_actions_are_401_with_a_code(user: Session, sim: Simulator) -> N
         assert (answer.status_code, answer.json()) == (401, {"messages": [code]})
 
 
-def test_pause_resume_and_delete(user: Session, sim: Simulator) -> None:
+def test_pause_resume_and_delete(user: Session, simulator: Simulator) -> None:
     """A paused order stands still and can be resumed; a running one cannot be deleted."""
-    order_id = sim.order(OrderPlan(n_files=2, suborder_pause_s=600))
-    sim.wait_for(order_id, "RUNNING")
+    order_id = simulator.order(OrderPlan(n_files=2, suborder_pause_s=600))
+    simulator.wait_for(order_id, "RUNNING")
     refused = user.send("DELETE", f"{ORDERS_PATH}/{order_id}")
     assert refused.status_code == 401
     paused = user.send("PUT", f"{ORDERS_PATH}/pause/{order_id}")
@@ -189,19 +175,19 @@ def test_pause_resume_and_delete(user: Session, sim: Simulator) -> None:
     assert user.send("DELETE", f"{ORDERS_PATH}/{order_id}").status_code == 200
 
 
-def test_a_restart_is_a_new_order(user: Session, sim: Simulator) -> None:
+def test_a_restart_is_a_new_order(user: Session, simulator: Simulator) -> None:
     """Restart answers 201 with the new order, unwrapped."""
-    order_id = ready(sim, OrderPlan())
+    order_id = ready(simulator, OrderPlan())
     answer = user.send("POST", f"{ORDERS_PATH}/{order_id}/restart", json={"label": "again"})
     assert answer.status_code == 201
     assert answer.json()["label"] == "again"
     assert answer.json()["id"] == order_id + 1
 
 
-def test_the_orders_of_others_are_closed(user: Session, sim: Simulator) -> None:
+def test_the_orders_of_others_are_closed(user: Session, simulator: Simulator) -> None:
     """403 without a body to look, 401 with a code to act; but the zip is not checked."""
-    order_id = sim.order(OrderPlan(n_files=2), owner="alice@cnes.fr")
-    sim.wait_available(order_id, files=2)
+    order_id = simulator.order(OrderPlan(n_files=2), owner="alice@cnes.fr")
+    simulator.wait_available(order_id, files=2)
     looked = user.get(f"{ORDERS_PATH}/{order_id}")
     assert (looked.status_code, looked.content) == (403, b"")
     acted = user.send("PUT", f"{ORDERS_PATH}/pause/{order_id}")
@@ -226,20 +212,20 @@ def test_links_carry_the_project_host() -> None:
     """Links are made with what an administrator wrote, not with where the server is."""
     foreign = "https://regards.example"
     with (
-        Simulator(amqp=None, suborder_pause_s=0, project_host=foreign) as sim,
-        Session(sim) as user,
+        Simulator(amqp=None, suborder_pause_s=0, project_host=foreign) as simulator,
+        Session(simulator) as user,
     ):
-        order_id = ready(sim, OrderPlan())
+        order_id = ready(simulator, OrderPlan())
         assert user.available(order_id)[0]["downloadUrl"].startswith(foreign)
-        assert foreign.encode() in sim.transcript[-1].body
+        assert foreign.encode() in simulator.transcript[-1].body
 
 
 # -- files
 
 
-def test_the_manifest_is_paged_and_true(user: Session, sim: Simulator) -> None:
+def test_the_manifest_is_paged_and_true(user: Session, simulator: Simulator) -> None:
     """All pages together list each available file once, with its size and MD5."""
-    order_id = ready(sim, OrderPlan(n_files=25, file_bytes=1234, files_per_suborder=25))
+    order_id = ready(simulator, OrderPlan(n_files=25, file_bytes=1234, files_per_suborder=25))
     first = user.get(f"{FILES_PATH}/{order_id}/files/available").json()
     assert first["metadata"] == {"size": 10, "totalElements": 25, "totalPages": 3, "number": 0}
     rows = [row for page in range(3) for row in user.available(order_id, size=10, page=page)]
@@ -251,74 +237,74 @@ def test_the_manifest_is_paged_and_true(user: Session, sim: Simulator) -> None:
     assert {row["filesize"] for row in rows} == {1234}
 
 
-def test_a_sub_order_has_a_manifest_of_its_own(user: Session, sim: Simulator) -> None:
+def test_a_sub_order_has_a_manifest_of_its_own(user: Session, simulator: Simulator) -> None:
     """filesTask/{id} lists the files of one sub-order."""
-    order_id = ready(sim, OrderPlan(n_files=4, files_per_suborder=2))
+    order_id = ready(simulator, OrderPlan(n_files=4, files_per_suborder=2))
     answer = user.get(f"{FILES_PATH}/{order_id}/filesTask/2/files/available")
     assert [item["content"]["id"] for item in answer.json()["content"]] == [3, 4]
 
 
-def test_the_zip_is_consumed(user: Session, sim: Simulator) -> None:
+def test_the_zip_is_consumed(user: Session, simulator: Simulator) -> None:
     """A zip is chunked, has the illegal name, and holds what is new; then comes 204."""
-    order_id = ready(sim, OrderPlan(n_files=2))
+    order_id = ready(simulator, OrderPlan(n_files=2))
     answer = user.zip(order_id)
     assert answer.headers["Transfer-Encoding"] == "chunked"
     assert "Content-Length" not in answer.headers
     name = answer.headers["Content-Disposition"]
     assert re.fullmatch(rf"attachment;filename=order_{order_id}_[\d-]+T[\d:.]+\+[\d:]+\.zip", name)
-    sim.service.wait_until(lambda: not sim.service.known(order_id).available())
+    simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
     again = user.zip(order_id)
     assert (again.status_code, again.content) == (204, b"")
     assert "Content-Disposition" in again.headers
     assert user.states(order_id) == ["DOWNLOADED", "DOWNLOADED"]
 
 
-def test_head_consumes_the_zip_like_get(user: Session, sim: Simulator) -> None:
+def test_head_consumes_the_zip_like_get(user: Session, simulator: Simulator) -> None:
     """Spring serves HEAD by GET's handler: the files are gone, and the log shows who did it."""
-    order_id = ready(sim, OrderPlan(n_files=2))
+    order_id = ready(simulator, OrderPlan(n_files=2))
     path = f"{ORDERS_PATH}/{order_id}/download"
     assert user.send("HEAD", path).status_code == 200
-    sim.service.wait_until(lambda: not sim.service.known(order_id).available())
+    simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
     assert user.zip(order_id).status_code == 204
-    assert ("HEAD", path, 200) in sim.requests
+    assert ("HEAD", path, 200) in simulator.requests
 
 
-def test_a_downloaded_file_can_still_be_fetched_alone(user: Session, sim: Simulator) -> None:
+def test_a_downloaded_file_can_still_be_fetched_alone(user: Session, simulator: Simulator) -> None:
     """Single files are served whatever was downloaded, with length and name."""
-    order_id = ready(sim, OrderPlan(n_files=1, file_bytes=5000))
+    order_id = ready(simulator, OrderPlan(n_files=1, file_bytes=5000))
     whole = user.entries(order_id)["file_00000.bin"]
     answer = user.file(1)
     assert answer.content == whole
     assert answer.headers["Content-Length"] == "5000"
 
 
-def test_a_file_not_there_is_202_or_422(user: Session, sim: Simulator) -> None:
+def test_a_file_not_there_is_202_or_422(user: Session, simulator: Simulator) -> None:
     """Not yet staged is 202; failed is 422."""
-    sim.order(OrderPlan(n_files=1, suborder_pause_s=600))
+    simulator.order(OrderPlan(n_files=1, suborder_pause_s=600))
     assert user.file(1).status_code == 202
-    failed = ready(sim, OrderPlan(n_files=1, outcome=Outcome.FAILED))
+    failed = ready(simulator, OrderPlan(n_files=1, outcome=Outcome.FAILED))
     assert user.file(2).status_code == 422
     assert user.states(failed) == ["ERROR"]
 
 
-def test_an_external_file_is_released_by_the_zip_only(user: Session, sim: Simulator) -> None:
+def test_an_external_file_is_released_by_the_zip_only(user: Session, simulator: Simulator) -> None:
     """A reference has neither size nor checksum; fetched alone it stays available."""
     spec = FileSpec(name="elsewhere.nc", content=b"far away", reference=True)
-    order_id = ready(sim, OrderPlan(files=[spec]))
+    order_id = ready(simulator, OrderPlan(files=[spec]))
     row = user.available(order_id)[0]
     assert row.keys().isdisjoint({"filesize", "checksum"})
     assert user.file(row["id"]).content == b"far away"
     assert len(user.available(order_id)) == 1
     assert user.entries(order_id) == {"elsewhere.nc": b"far away"}
-    assert sim.service.wait_until(lambda: not sim.service.known(order_id).available())
+    assert simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
 
 
-def test_homonyms_are_numbered_and_can_collide(user: Session, sim: Simulator) -> None:
+def test_homonyms_are_numbered_and_can_collide(user: Session, simulator: Simulator) -> None:
     """The n-th homonym becomes ``name (n).ext``, even where a file of that name exists."""
     names = ["a.nc", "a (1).nc", "a.nc", "README", "README", "b.tar.gz", "b.tar.gz"]
     files = [FileSpec(name=name, content=bytes([n])) for n, name in enumerate(names)]
     twice = FileSpec(name="same", content=b"same")
-    order_id = ready(sim, OrderPlan(files=[*files, twice, twice], files_per_suborder=9))
+    order_id = ready(simulator, OrderPlan(files=[*files, twice, twice], files_per_suborder=9))
     with zipfile.ZipFile(io.BytesIO(user.zip(order_id).content)) as archive:
         assert archive.namelist() == [
             "a.nc",
@@ -332,20 +318,20 @@ def test_homonyms_are_numbered_and_can_collide(user: Session, sim: Simulator) ->
         ]
 
 
-def test_the_log_holds_no_secret(user: Session, sim: Simulator) -> None:
+def test_the_log_holds_no_secret(user: Session, simulator: Simulator) -> None:
     """Neither the log of requests nor the simulator's repr shows a password or a token."""
     user.get(ORDERS_PATH, params={"token": "secret-token"})
-    shown = repr(sim) + repr(sim.requests) + repr(vars(sim))
+    shown = repr(simulator) + repr(simulator.requests) + repr(vars(simulator))
     assert "secret-token" not in shown
-    assert sim.password not in shown
-    assert sim.client_secret not in shown
+    assert simulator.password not in shown
+    assert simulator.client_secret not in shown
 
 
-def test_names_no_header_can_hold_are_served(user: Session, sim: Simulator) -> None:
+def test_names_no_header_can_hold_are_served(user: Session, simulator: Simulator) -> None:
     """A file name with line ends, quotes or emoji breaks no answer."""
     hostile = ['a"b\r\nX-Injected: 1', "été 🛰.nc", "../../etc/passwd", "C:\\evil.txt", "x" * 300]
     files = [FileSpec(name=name, content=name.encode()) for name in hostile]
-    order_id = ready(sim, OrderPlan(files=files, files_per_suborder=9))
+    order_id = ready(simulator, OrderPlan(files=files, files_per_suborder=9))
     rows = user.available(order_id)
     assert [row["filename"] for row in rows] == hostile
     assert len(user.entries(order_id)) == len(hostile)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import until
+from conftest import client_of, until
 
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
@@ -23,26 +23,6 @@ from regards_nb.simulator import (
     html_page,
 )
 from regards_nb.simulator.broker import PrivateBroker
-
-
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A REGARDS without any broker."""
-    with Simulator(amqp=None, suborder_pause_s=0.01) as simulator:
-        yield simulator
-
-
-def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
-    return RegardsClient(
-        simulator.base_url,
-        tenant=simulator.tenant,
-        username=simulator.username,
-        password=simulator.password,
-        client_id=simulator.client_id,
-        client_secret=simulator.client_secret,
-        backoff_s=0.01,
-        **options,
-    )
 
 
 @pytest.fixture

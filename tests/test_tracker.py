@@ -17,29 +17,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import until
+from conftest import client_of, until
 
 from regards_nb import OrderEvent, OrderStatus, OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
 from regards_nb.simulator import OrderPlan, Outcome, Simulator
-from regards_nb.simulator.broker import PrivateBroker
 
-
-@pytest.fixture
-def simulator(broker: PrivateBroker) -> Iterator[Simulator]:
-    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
-        yield simulator
-
-
-def client_of(simulator: Simulator) -> RegardsClient:
-    return RegardsClient(
-        simulator.base_url,
-        tenant=simulator.tenant,
-        username=simulator.username,
-        password=simulator.password,
-        client_id=simulator.client_id,
-        client_secret=simulator.client_secret,
-    )
+pytestmark = pytest.mark.simulator(with_broker=True)
 
 
 def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
