@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import regards_nb
 from regards_nb import errors, frames, orders
-from regards_nb.client.refusals import REFUSALS
+from regards_nb.client import REFUSALS
 from regards_nb.errors import RegardsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED

@@ -18,9 +18,7 @@ import pytest
 from conftest import client_of
 from download_kit import files_named, world
 
-from regards_nb.client import RegardsClient
-from regards_nb.client.origin import Link, Origin
-from regards_nb.client.secret import Secret
+from regards_nb.client import DownloadLink, Origin, RegardsClient, Secret
 from regards_nb.errors import (
     RegardsError,
     ServiceLoginError,
@@ -94,29 +92,31 @@ DOWNLOAD = "/api/v1/rs-order/user/orders/7/download"
 @pytest.mark.parametrize(
     ("link", "read"),
     [
-        (f"https://regards.example:8443/archive{DOWNLOAD}", Link(7, None)),
-        (f"https://regards.example:8443{DOWNLOAD}/", Link(7, None)),
-        (DOWNLOAD, Link(7, None)),
-        (f"https://evil.example{DOWNLOAD}", Link(7, "evil.example")),
-        (f"http://regards.example:8443{DOWNLOAD}", Link(7, "regards.example")),
-        (f"https://regards.example{DOWNLOAD}", Link(7, "regards.example")),
-        (f"//evil.example{DOWNLOAD}", Link(7, "evil.example")),
-        (f"evil.example{DOWNLOAD}", Link(7, "evil.example")),
-        (f"https://regards.example:8443@evil.example{DOWNLOAD}", Link(7, "evil.example")),
-        (f"https://x@regards.example:8443{DOWNLOAD}", Link(7, "regards.example")),
-        (f"https://regards.example.:8443{DOWNLOAD}", Link(7, "regards.example.")),
-        (f"https://régards.example:8443{DOWNLOAD}", Link(7, "régards.example")),
-        ("https://regards.example:8443/x", Link(None, None)),
-        (f"https://regards.example:bad{DOWNLOAD}", Link(None, "(unreadable)")),
-        ("https://[bad", Link(None, "(unreadable)")),
-        ("javascript:alert(1)", Link(None, "(unreadable)")),
-        (f"{DOWNLOAD}?orderToken=x", Link(7, None)),
-        ("/user/orders/99999999999999999999/download", Link(None, None)),
-        ("", Link(None, None)),
-        (None, Link(None, None)),
+        (f"https://regards.example:8443/archive{DOWNLOAD}", DownloadLink(7, None)),
+        (f"https://regards.example:8443{DOWNLOAD}/", DownloadLink(7, None)),
+        (DOWNLOAD, DownloadLink(7, None)),
+        (f"https://evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"http://regards.example:8443{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"https://regards.example{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"//evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"https://regards.example:8443@evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"https://x@regards.example:8443{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"https://regards.example.:8443{DOWNLOAD}", DownloadLink(7, "regards.example.")),
+        (f"https://régards.example:8443{DOWNLOAD}", DownloadLink(7, "régards.example")),
+        ("https://regards.example:8443/x", DownloadLink(None, None)),
+        (f"https://regards.example:bad{DOWNLOAD}", DownloadLink(None, "(unreadable)")),
+        ("https://[bad", DownloadLink(None, "(unreadable)")),
+        ("javascript:alert(1)", DownloadLink(None, "(unreadable)")),
+        (f"{DOWNLOAD}?orderToken=x", DownloadLink(7, None)),
+        ("/user/orders/99999999999999999999/download", DownloadLink(None, None)),
+        ("", DownloadLink(None, None)),
+        (None, DownloadLink(None, None)),
     ],
 )
-def test_a_link_is_read_for_its_number_and_never_followed(link: str | None, read: Link) -> None:
+def test_a_link_is_read_for_its_number_and_never_followed(
+    link: str | None, read: DownloadLink
+) -> None:
     """Order id and foreign host; whatever the link, nobody is contacted."""
     assert HERE.read_link(link) == read
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from regards_nb import errors
-from regards_nb.client.refusals import REFUSALS, advice_for
+from regards_nb.client import REFUSALS, advice_for
 from regards_nb.client.transport import _silence
 from regards_nb.consumer.publishing import _translated
 from regards_nb.consumer.refusals import explain

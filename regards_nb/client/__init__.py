@@ -6,20 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.answers import is_too_parallel
-from regards_nb.client.origin import Link, Origin
-from regards_nb.client.rows import ApplyAnswer, RemoteOrder
+from regards_nb.client.origin import DownloadLink, Origin
+from regards_nb.client.refusals import REFUSALS, advice_for
+from regards_nb.client.rows import ApplyResponse, RemoteOrder
+from regards_nb.client.secret import Secret
 
 if TYPE_CHECKING:
     from regards_nb.client.api import RegardsClient
     from regards_nb.client.body import Body
 
 __all__ = [
-    "ApplyAnswer",
+    "REFUSALS",
+    "ApplyResponse",
     "Body",
-    "Link",
+    "DownloadLink",
     "Origin",
     "RegardsClient",
     "RemoteOrder",
+    "Secret",
+    "advice_for",
     "is_too_parallel",
 ]
 

@@ -13,7 +13,7 @@ from requests.auth import HTTPBasicAuth
 from regards_nb.client.answers import error_for
 from regards_nb.client.listing import manifest, pages
 from regards_nb.client.login import Token, Tokens
-from regards_nb.client.origin import Link, Origin
+from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.rows import apply_answer, read_page, remote_order
 from regards_nb.client.secret import Secret
 from regards_nb.client.transport import Call, Repeat, Transport
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from regards_nb.client.answers import Answer
     from regards_nb.client.body import Body
-    from regards_nb.client.rows import ApplyAnswer, RemoteOrder
+    from regards_nb.client.rows import ApplyResponse, RemoteOrder
     from regards_nb.files import FileRecord
 
 _TOKEN = "/api/v1/rs-authentication/oauth/token"  # noqa: S105 - a path
@@ -247,7 +247,7 @@ class RegardsClient:
         data_types: Sequence[str] | None = None,
         filename_regexp: str | None = None,
         correlation_id: str | None = None,
-    ) -> ApplyAnswer:
+    ) -> ApplyResponse:
         """Ask for an order.
 
         Parameters
@@ -263,7 +263,7 @@ class RegardsClient:
 
         Returns
         -------
-        ApplyAnswer
+        ApplyResponse
             GRANTED with an order id; or DENIED, FAILED with the reason.
 
         Raises
@@ -358,7 +358,7 @@ class RegardsClient:
         """Delete an order that has ended or is paused, with its files on the server."""
         self._act("DELETE", f"{_ORDERS}/{_number(order_id)}")
 
-    def read_link(self, link: str | None) -> Link:
+    def read_link(self, link: str | None) -> DownloadLink:
         """Read the download link of a message: the order's id, and its host if a foreign one."""
         return self._origin.read_link(link)
 

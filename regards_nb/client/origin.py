@@ -14,7 +14,7 @@ _DOWNLOAD_PATH = re.compile(r"/user/orders/(\d{1,18})/download/?$")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-class Link(NamedTuple):
+class DownloadLink(NamedTuple):
     """What a download link in a message says. It is read, never followed."""
 
     #: The order that it is about, if it has the form of a download link.
@@ -83,24 +83,24 @@ class Origin(NamedTuple):
         target = urljoin(url, location)
         return target if self._foreign_host(target) is None else None
 
-    def read_link(self, link: str | None) -> Link:
+    def read_link(self, link: str | None) -> DownloadLink:
         """Read the download link of a message (protocol.md 1.3, 1.6).
 
         Examples
         --------
         >>> origin = Origin.parse("https://regards.example")
         >>> origin.read_link("https://evil.example/api/v1/rs-order/user/orders/7/download")
-        Link(order_id=7, foreign_host='evil.example')
+        DownloadLink(order_id=7, foreign_host='evil.example')
         """
         if not link:
-            return Link(None, None)
+            return DownloadLink(None, None)
         # An administrator may have written the host of the project without its scheme.
         url = link if _SCHEME.match(link) or link.startswith("/") else f"//{link}"
         parts = _split(url)
         if parts is None:
-            return Link(None, "(unreadable)")
+            return DownloadLink(None, "(unreadable)")
         found = _DOWNLOAD_PATH.search(parts.path)
-        return Link(int(found[1]) if found else None, self._foreign_host(url))
+        return DownloadLink(int(found[1]) if found else None, self._foreign_host(url))
 
     def _foreign_host(self, url: str) -> str | None:
         parts = _split(url)

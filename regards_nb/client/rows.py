@@ -55,7 +55,7 @@ class RemoteOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyAnswer:
+class ApplyResponse:
     """What the server says to a request for an order: GRANTED, DENIED or FAILED."""
 
     status: str
@@ -135,13 +135,13 @@ def file_record(value: Any, order_id: int, asked: str) -> FileRecord:
     )
 
 
-def apply_answer(value: Any) -> ApplyAnswer | None:
+def apply_answer(value: Any) -> ApplyResponse | None:
     """Read the answer to a request; None where it is something else."""
     content = _content(value)
     status = _text(content.get("status"))
     if status is None:
         return None
-    return ApplyAnswer(
+    return ApplyResponse(
         status=status,
         order_id=_int(content.get("orderId")),
         correlation_id=_text(content.get("correlationId")),

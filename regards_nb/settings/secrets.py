@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from regards_nb.client.secret import Secret
+from regards_nb.client import Secret
 from regards_nb.errors import SettingsError
 from regards_nb.settings.fields import variable
 

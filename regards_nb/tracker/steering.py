@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client.refusals import advice_for
+from regards_nb.client import advice_for
 from regards_nb.errors import (
     NotAllowedError,
     RegardsError,
