@@ -24,11 +24,11 @@ test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
-	$(BIN)/python benchmarks/road.py --quick
+	$(BIN)/python benchmarks/pipeline.py --quick
 
 bench: .venv/bench.ready
 	@sh scripts/need.sh rabbitmq-server
-	$(BIN)/python benchmarks/road.py --write docs/performance.md
+	$(BIN)/python benchmarks/pipeline.py --write docs/performance.md
 
 faults: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server

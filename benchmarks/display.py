@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from browser import Lab, chromium
 
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker
 
 if TYPE_CHECKING:
     from browser import Chromium, Page

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from download_page import LINE, Floor, Result, Run, page
-from quiet import Stopwatch, cpu_s, wait_until_quiet
+from load import Stopwatch, cpu_s, wait_until_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ import pika
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from regards_nb.simulator.broker import PrivateBroker
+    from regards_nb.simulator import PrivateBroker
 
 HERE = Path(__file__).parent
 OURS, PIKA, AIO_PIKA, KOMBU, NAIVE = "regards_nb", "pika", "aio-pika", "kombu", "naive"

@@ -33,7 +33,7 @@ import pika
 from small_disk import own_mounts
 
 from regards_nb import OrderTracker
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker
 
 LIMIT_S = 180.0
 _TICK = threading.Event()

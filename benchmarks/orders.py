@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from order_server import framed
 
-from regards_nb.simulator.zipping import ZipWriter
+from regards_nb.simulator import ZipWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ present() {
     case $1 in
         rabbitmq-server)
             [ -n "${REGARDS_NB_AMQP_URL:-}" ] ||
-                .venv/bin/python -c 'from regards_nb.simulator.installation import find_installation; find_installation()' 2>/dev/null ;;
+                .venv/bin/python -c 'from regards_nb.simulator import find_installation; find_installation()' 2>/dev/null ;;
         python3-venv) return 1 ;;
         # the browser tests' driver needs it; where ldconfig is not, neither is apt
         libatomic1) ldconfig -p 2>/dev/null | grep -q libatomic.so.1 ;;

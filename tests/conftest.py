@@ -17,8 +17,7 @@ from postgresql import PrivatePostgreSQL
 from simulator_session import Session
 
 from regards_nb.client import RegardsClient
-from regards_nb.simulator import Simulator
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker, Simulator
 
 # some tests are small runs of a benchmark
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -26,8 +26,8 @@ from regards_nb.errors import (
     SettingsError,
 )
 from regards_nb.simulator import (
+    CutMode,
     CutZip,
-    Ending,
     ExpiredToken,
     OrderPlan,
     Reply,
@@ -179,7 +179,7 @@ def test_no_traceback_holds_a_secret(trouble: str, tmp_path: Path) -> None:
         if trouble == "gone":
             simulator.stop()
         if trouble == "cut":
-            simulator.faults.add(CutZip(ending=Ending.RESET))
+            simulator.faults.add(CutZip(ending=CutMode.RESET))
         with client, pytest.raises(RegardsError) as caught:
             read_zip_or_order(client, here.order_id, is_zip=trouble == "cut")
         shown = frames_of(caught.value)

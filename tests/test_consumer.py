@@ -30,7 +30,7 @@ from regards_nb.journal import Journal, Row
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.simulator.broker import PrivateBroker
+    from regards_nb.simulator import PrivateBroker
 
 LIMIT_S = 30.0
 

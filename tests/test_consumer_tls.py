@@ -14,8 +14,7 @@ import trustme
 from conftest import Admin, until
 
 from regards_nb import OrderTracker, errors
-from regards_nb.simulator.broker import PrivateBroker
-from regards_nb.simulator.node import Tls
+from regards_nb.simulator import PrivateBroker, Tls
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from browser import Page
 
-    from regards_nb.simulator.broker import PrivateBroker
+    from regards_nb.simulator import PrivateBroker
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 #: Beside the newest; test_display_kernels has more about each.

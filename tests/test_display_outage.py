@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from conftest import Admin
 
-    from regards_nb.simulator.broker import PrivateBroker
+    from regards_nb.simulator import PrivateBroker
 
 #: Long enough for several attempts to connect; it was tried with 30, too.
 OUTAGE_S = 3.0

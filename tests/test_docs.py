@@ -16,8 +16,7 @@ from conftest import until
 
 import regards_nb
 from regards_nb import OrderTracker
-from regards_nb.simulator import Simulator
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,7 @@ from conftest import client_of
 
 from regards_nb import OrderTracker
 from regards_nb.doctor import Report, Verdict
-from regards_nb.simulator import Route, Simulator, html_page
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker, Route, Simulator, html_page
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 

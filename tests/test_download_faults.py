@@ -27,8 +27,8 @@ from regards_nb.simulator import (
     CorruptEntry,
     CorruptFile,
     CutFile,
+    CutMode,
     CutZip,
-    Ending,
     ExpiredToken,
     Fault,
     IncompleteZip,
@@ -91,7 +91,7 @@ ROWS: dict[str, Row] = {
             (CutZip(after_fraction=part, ending=ending),)
         )
         for part in (0, 0.5, 0.99)
-        for ending in Ending
+        for ending in CutMode
     },
     # -- a valid zip that is not right
     "a file left out, NOTICE": Row((MissingEntry(name=A),), singles=1),
@@ -184,7 +184,7 @@ ROWS: dict[str, Row] = {
     # -- one file at a time
     "file: cut": Row((CutFile(name=A, after_bytes=5000),), way="files", zips=0, singles=7),
     "file: reset": Row(
-        (CutFile(name=A, after_bytes=5000, ending=Ending.RESET),), way="files", zips=0, singles=7
+        (CutFile(name=A, after_bytes=5000, ending=CutMode.RESET),), way="files", zips=0, singles=7
     ),
     "file: cut for ever": lost(
         always(CutFile(name=A, after_bytes=5000)), "connection broke", way="files", zips=0
@@ -278,7 +278,7 @@ def check_order(here: World, row: Row) -> None:
     "fault",
     [
         CutZip(after_fraction=0.5),
-        CutZip(after_fraction=0.5, ending=Ending.RESET),
+        CutZip(after_fraction=0.5, ending=CutMode.RESET),
         IncompleteZip(keep_files=3),
         TruncatedEntry(name=A, announced=False),
         TruncatedEntry(name=A),
@@ -299,9 +299,9 @@ def test_no_fault_of_a_zip_keeps_the_order_waiting(fault: Fault, tmp_path: Path)
         assert here.client.order(here.order_id).available_files == 0
 
 
-@pytest.mark.parametrize("ending", Ending)
+@pytest.mark.parametrize("ending", CutMode)
 def test_external_files_are_released_by_a_second_zip_only_when_needed(
-    ending: Ending, tmp_path: Path
+    ending: CutMode, tmp_path: Path
 ) -> None:
     """A cut zip of external files: each is fetched, and the server stops waiting for them."""
     plan = OrderPlan(files=files_named("a.nc", "b.nc", reference=True), files_per_suborder=2)

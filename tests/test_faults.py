@@ -8,7 +8,7 @@ from __future__ import annotations
 import faults
 import pytest
 
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker
 
 # kill_broker, close_connections and stop_app are in test_consumer.py
 SMALL = ["delete_queue", "close_channels", "cut_connection", "freeze_broker", "memory_alarm"]

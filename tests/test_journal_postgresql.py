@@ -20,7 +20,7 @@ from regards_nb.journal import Journal
 if TYPE_CHECKING:
     from conftest import Admin
 
-    from regards_nb.simulator.broker import PrivateBroker
+    from regards_nb.simulator import PrivateBroker
 
 
 def test_an_order_from_the_message_to_the_file(

@@ -10,8 +10,7 @@ import pytest
 
 from regards_nb import OrderTracker, errors
 from regards_nb.events import REQUEST_EXCHANGE, VHOST
-from regards_nb.simulator import Simulator
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker, Simulator
 
 pytestmark = pytest.mark.simulator(with_broker=True, amqp_requests=True)
 

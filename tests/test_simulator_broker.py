@@ -20,9 +20,13 @@ import pytest
 from conftest import until
 
 from regards_nb.events import RESPONSE_EXCHANGE
-from regards_nb.simulator import BrokerMissingError, BrokerStartError, PrivateBroker
-from regards_nb.simulator.installation import find_installation
-from regards_nb.simulator.node import free_ports
+from regards_nb.simulator import (
+    BrokerMissingError,
+    BrokerStartError,
+    PrivateBroker,
+    find_installation,
+    free_ports,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ from regards_nb.simulator import (
     CorruptEntry,
     CorruptFile,
     CutFile,
+    CutMode,
     CutZip,
-    Ending,
     ExpiredToken,
     IncompleteZip,
     LateSave,
@@ -84,10 +84,10 @@ def test_a_clean_cut_looks_like_success(user: Session, simulator: Simulator, ord
     assert len(user.entries(order_id)) == 3
 
 
-@pytest.mark.parametrize("ending", [Ending.NO_LAST_CHUNK, Ending.RESET])
+@pytest.mark.parametrize("ending", [CutMode.NO_LAST_CHUNK, CutMode.RESET])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
 def test_a_hard_cut_is_an_error(
-    user: Session, simulator: Simulator, order_id: int, ending: Ending, fraction: float
+    user: Session, simulator: Simulator, order_id: int, ending: CutMode, fraction: float
 ) -> None:
     """Without the last chunk, or with a reset, the client notices; nothing is marked."""
     simulator.faults.add(CutZip(after_fraction=fraction, ending=ending))

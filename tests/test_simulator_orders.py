@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_session import ORDERS_PATH, Session
 
-from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Simulator, dataset_names
-from regards_nb.simulator.messages import gson
+from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Simulator, dataset_names, gson
 
 if TYPE_CHECKING:
     pass

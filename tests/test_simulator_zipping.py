@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regards_nb.simulator.zipping import ZipWriter, encoded_name, in_blocks
+from regards_nb.simulator import ZipWriter, encoded_name, in_blocks
 
 DATA = Path(__file__).parent / "data"
 NOON = dt.datetime(2026, 1, 2, 12, 0, 2, tzinfo=dt.UTC)

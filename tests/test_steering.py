@@ -15,6 +15,7 @@ from regards_nb.consumer import HealthState
 from regards_nb.simulator import (
     OrderPlan,
     Outcome,
+    PrivateBroker,
     Reply,
     Route,
     Simulator,
@@ -22,7 +23,6 @@ from regards_nb.simulator import (
     StagingError,
     html_page,
 )
-from regards_nb.simulator.broker import PrivateBroker
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from regards_nb.simulator.zipping import ZipWriter
+from regards_nb.simulator import ZipWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

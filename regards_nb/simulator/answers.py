@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regards_nb.simulator.faults import Ending, Slow
+from regards_nb.simulator.faults import CutMode, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ class Answer:
     stream: Iterator[bytes] | None = None
     length_bytes: int | None = None
     limit_bytes: int | None = None
-    ending: Ending = Ending.CLEAN
+    ending: CutMode = CutMode.CLEAN
     served: Callable[[], None] | None = None
     slow: Slow | None = None
 

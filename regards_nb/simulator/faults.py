@@ -31,7 +31,7 @@ class Route(StrEnum):
     ACTION = auto()
 
 
-class Ending(Enum):
+class CutMode(Enum):
     """How a body that is cut ends."""
 
     #: The last chunk ``0`` is sent: for HTTP all is well [1.0.3].
@@ -81,7 +81,7 @@ class CutZip(Fault):
 
     after_bytes: int | None = None
     after_fraction: float = 0.5
-    ending: Ending = Ending.CLEAN
+    ending: CutMode = CutMode.CLEAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class CutFile(Fault):
     """A single file ends early although Content-Length promises all of it."""
 
     after_bytes: int = 0
-    ending: Ending = Ending.NO_LAST_CHUNK
+    ending: CutMode = CutMode.NO_LAST_CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from regards_nb.simulator.answers import Answer, Request
-from regards_nb.simulator.faults import Ending
+from regards_nb.simulator.faults import CutMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if answer.slow:
                     self.wfile.flush()
-        if answer.limit_bytes is not None and answer.ending is not Ending.CLEAN:
+        if answer.limit_bytes is not None and answer.ending is not CutMode.CLEAN:
             self._break_off(answer.ending)
             return
         if chunked and not silent:
@@ -205,10 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif answer.served:
             answer.served()
 
-    def _break_off(self, ending: Ending) -> None:
+    def _break_off(self, ending: CutMode) -> None:
         self.wfile.flush()
         self.close_connection = True
-        if ending is Ending.RESET:
+        if ending is CutMode.RESET:
             # lingering for no time at all makes close() send RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             self.connection.close()

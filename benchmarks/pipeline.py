@@ -2,8 +2,8 @@
 
 ::
 
-    python benchmarks/road.py --write docs/performance.md   # some 20 minutes
-    python benchmarks/road.py --quick                       # a minute: ratios beside the stored
+    python benchmarks/pipeline.py --write docs/performance.md   # some 20 minutes
+    python benchmarks/pipeline.py --quick                       # a minute: ratios beside the stored
 
 Needs rabbitmq-server, and librabbitmq-dev with a C compiler for the C client, which is left out
 without them. Each client runs in a process of its own, in turn with the others; a run counts only
@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 import drain
 import latency
-import starting
+import startup
 from drain import AIO_PIKA, KOMBU, NAIVE, OURS, PIKA, RABBITMQ_C, Run, median_rate
 
-from regards_nb.simulator.broker import PrivateBroker
+from regards_nb.simulator import PrivateBroker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).parent
-STORED = HERE / "road.json"
+STORED = HERE / "pipeline.json"
 NAIVE_MESSAGES = 8000
 #: Where it goes, from profiles, by the first words of a goal; shown where that is missed.
 WHY = {
@@ -91,7 +91,7 @@ class Report:
         parts = [
             "# How fast the road is",
             (
-                "Made by `python benchmarks/road.py --write docs/performance.md`, on "
+                "Made by `python benchmarks/pipeline.py --write docs/performance.md`, on "
                 f"{platform.system()} with {os.cpu_count()} cores and Python "
                 f"{platform.python_version()}, RabbitMQ beside the clients. Each client runs in a "
                 "process of its own, in turn with the others, and a run counts only when every "
@@ -233,10 +233,10 @@ def _grown(events: int, orders: int) -> dict[str, Any]:
 def beginning(broker: PrivateBroker, report: Report, runs: int) -> None:
     """Compare imports and starts."""
     report.goals += [
-        Goal("`import regards_nb`, over `import pandas`", starting.imports(runs).ratio, 1.1),
+        Goal("`import regards_nb`, over `import pandas`", startup.imports(runs).ratio, 1.1),
         Goal(
             "`start()` until CONSUMING, over a bare pika consumer",
-            starting.starts(broker.admin_url, runs).ratio,
+            startup.starts(broker.admin_url, runs).ratio,
             1.5,
         ),
     ]
