@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from conftest import client_of
 
-from regards_nb.download import fetch_available
+from regards_nb.download import Downloader, DownloadOptions
 from regards_nb.journal import Journal
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Fetched
+    from regards_nb.download import DownloadResult
     from regards_nb.files import FileRecord
     from regards_nb.journal import TenantFiles
     from regards_nb.simulator import Fault
@@ -59,11 +59,10 @@ class World:
         """What is recorded, by name."""
         return {record.name: record for record in self.log.files(self.order_id)}
 
-    def fetch(self, **options: Any) -> Fetched:
+    def fetch(self, **options: Any) -> DownloadResult:
         """Fetch what is available."""
-        return fetch_available(
-            self.client, self.order_id, self.folder, self.log, **{"backoff_s": 0.01, **options}
-        )
+        chosen = DownloadOptions(**{"backoff_s": 0.01, **options})
+        return Downloader(self.client, self.order_id, self.folder, self.log, chosen).fetch()
 
     @property
     def expected(self) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ import resource
 import sys
 
 from regards_nb.client import RegardsClient
-from regards_nb.download import fetch_available
+from regards_nb.download import Downloader, DownloadOptions
 from regards_nb.errors import RegardsError
 from regards_nb.journal import Journal
 
@@ -25,14 +25,13 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         result: dict[str, object]
         try:
-            fetched = fetch_available(
+            fetched = Downloader(
                 client,
                 asked["order_id"],
                 asked["folder"],
                 log,
-                backoff_s=0.01,
-                **asked["options"],
-            )
+                DownloadOptions(backoff_s=0.01, **asked["options"]),
+            ).fetch()
         except RegardsError as exc:
             result = {"error": type(exc).__name__, "text": str(exc)}
         except KeyboardInterrupt:

@@ -229,10 +229,10 @@ def test_a_journal_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> 
             raise OSError(5, "the journal is gone")
 
     with world(tmp_path) as here:
-        from regards_nb.download import fetch_available
+        from regards_nb.download import Downloader
 
         with pytest.raises(OSError, match="journal is gone"):
-            fetch_available(here.client, here.order_id, here.folder, BrokenLog())
+            Downloader(here.client, here.order_id, here.folder, BrokenLog()).fetch()
         assert nothing_partial(here)
         assert not here.leftovers
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from regards_nb.download.increment import Fetched, fetch_available
+from regards_nb.download.increment import Downloader, DownloadOptions, DownloadResult
 from regards_nb.download.order import download_order
 from regards_nb.download.progress import Progress
 from regards_nb.download.records import FileLog
 
-__all__ = ["Fetched", "FileLog", "Progress", "download_order", "fetch_available"]
+__all__ = [
+    "DownloadOptions",
+    "DownloadResult",
+    "Downloader",
+    "FileLog",
+    "Progress",
+    "download_order",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Tally
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ _MAX_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class DownloadResult:
     """What one increment brought."""
 
     order_id: int
@@ -63,21 +63,40 @@ def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
     return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
 
 
-def fetch_available(
-    client: RegardsClient,
-    order_id: int,
-    directory: str | Path,
-    log: FileLog,
-    *,
-    on_progress: Callable[[Progress], object] | None = None,
-    stop: threading.Event | None = None,
-    extract: bool = True,
-    way: Way = "auto",
-    restore_removed: bool = False,
-    durable: bool = True,
-    backoff_s: float = 1.0,
-) -> Fetched:
-    """Fetch all files of an order that are available now, and verify them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadOptions:
+    """How files are downloaded.
+
+    Parameters
+    ----------
+    on_progress : callable, optional
+        Called with a :class:`Progress` a few times per second, in the thread of the caller.
+    stop : threading.Event
+        Set it to end the download; verified files stay.
+    extract : bool
+        False: keep the zip as one file instead of the files in it.
+    way : {"auto", "zip", "files"}
+        One zip, the files one by one, or whichever suits these files.
+    restore_removed : bool
+        Also fetch files again that were verified earlier and are not in the directory any more.
+    durable : bool
+        False: do not wait for the disk. Files are then complete also after the program is killed,
+        but not necessarily after a power cut.
+    backoff_s : float
+        Unit of the random waits before something is tried again.
+    """
+
+    on_progress: Callable[[Progress], object] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    extract: bool = True
+    way: Way = "auto"
+    restore_removed: bool = False
+    durable: bool = True
+    backoff_s: float = 1.0
+
+
+class Downloader:
+    """Fetches what is available of one order, as often as it is asked to.
 
     Parameters
     ----------
@@ -89,56 +108,9 @@ def fetch_available(
         Where the files go, under their own names; made if it is missing.
     log : FileLog
         Where the files are recorded; what it calls verified is not fetched again.
-    on_progress : callable, optional
-        Called with a :class:`Progress` a few times per second, in this thread.
-    stop : threading.Event, optional
-        Set it to end the download; verified files stay.
-    extract : bool
-        False: keep the zip as one file instead of the files in it.
-    way : {"auto", "zip", "files"}
-        One zip, the files one by one, or whichever suits these files.
-    restore_removed : bool
-        Also fetch files again that were verified earlier and are not in *directory* any more.
-    durable : bool
-        False: do not wait for the disk. Files are then complete also after the program is killed,
-        but not necessarily after a power cut.
-    backoff_s : float
-        Unit of the random waits before something is tried again.
-
-    Returns
-    -------
-    Fetched
-        The files, all verified where the manifest gives an MD5.
-
-    Raises
-    ------
-    IncompleteDownloadError
-        Some files could not be had; the others are in place.
-    WorkspaceError
-        The directory is full or cannot be written to.
-    ServiceError
-        The REST side does not answer, or refuses.
-    DownloadError
-        It was stopped.
+    options : DownloadOptions, optional
+        How.
     """
-    increments = Increments(
-        client,
-        order_id,
-        directory,
-        log,
-        on_progress=on_progress,
-        stop=stop,
-        extract=extract,
-        way=way,
-        restore_removed=restore_removed,
-        durable=durable,
-        backoff_s=backoff_s,
-    )
-    return increments.fetch()
-
-
-class Increments:
-    """The increments of one order, one after the other. The parameters are the same."""
 
     def __init__(
         self,
@@ -146,25 +118,21 @@ class Increments:
         order_id: int,
         directory: str | Path,
         log: FileLog,
-        *,
-        on_progress: Callable[[Progress], object] | None = None,
-        stop: threading.Event | None = None,
-        extract: bool = True,
-        way: Way = "auto",
-        restore_removed: bool = False,
-        durable: bool = True,
-        backoff_s: float = 1.0,
+        options: DownloadOptions | None = None,
     ) -> None:
+        options = options or DownloadOptions()
         self._client = client
         self.order_id = order_id
         self._directory = Path(directory).expanduser().absolute()
-        self._on_progress = on_progress
-        self._stop = stop or threading.Event()
-        self._extract = extract
-        self._way: Way = way if extract else "zip"
-        self._durable = durable
-        self._backoff_s = backoff_s
-        self.records = Records(log, order_id, self._directory, restore_removed=restore_removed)
+        self._on_progress = options.on_progress
+        self._stop = options.stop
+        self._extract = options.extract
+        self._way: Way = options.way if options.extract else "zip"
+        self._durable = options.durable
+        self._backoff_s = options.backoff_s
+        self.records = Records(
+            log, order_id, self._directory, restore_removed=options.restore_removed
+        )
         #: Files that the server goes on listing although all was done to show it that they came.
         self._hopeless: set[int] = set()
         #: Files that could not be had; not tried again before :meth:`forgive`.
@@ -176,13 +144,30 @@ class Increments:
         self._failed.clear()
         return any_failed
 
-    def fetch(self) -> Fetched:
-        """Fetch what is available now."""
+    def fetch(self) -> DownloadResult:
+        """Fetch all files of the order that are available now, and verify them.
+
+        Returns
+        -------
+        DownloadResult
+            The files, all verified where the manifest gives an MD5.
+
+        Raises
+        ------
+        IncompleteDownloadError
+            Some files could not be had; the others are in place.
+        WorkspaceError
+            The directory is full or cannot be written to.
+        ServiceError
+            The REST side does not answer, or refuses.
+        DownloadError
+            It was stopped.
+        """
         counter = Counter(self.order_id, self._on_progress)
         counter.enter("manifest")
         plan = self._plan()
         if not plan.missing and not plan.unreleased:
-            return Fetched(order_id=self.order_id, records=(), nothing_new=True)
+            return DownloadResult(order_id=self.order_id, records=(), nothing_new=True)
         counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
         with Workspace(self._directory, self.order_id, durable=self._durable) as workspace:
             workspace.require_space(plan.known_bytes)
@@ -242,7 +227,7 @@ class Increments:
             backoff_s=self._backoff_s,
         )
 
-    def _concluded(self, plan: Plan, course: Course) -> Fetched:
+    def _concluded(self, plan: Plan, course: Course) -> DownloadResult:
         """Record what failed, and say how it went."""
         lost = plan.missing.missing
         if lost:
@@ -260,7 +245,7 @@ class Increments:
             ]
             self.records.save(failed)
             raise incomplete(self.order_id, paths_of(placed), failed)
-        return Fetched(
+        return DownloadResult(
             order_id=self.order_id, records=placed, nothing_new=not placed, notes=course.notes
         )
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.download.increment import Increments, incomplete, paths_of
+from regards_nb.download.increment import Downloader, DownloadOptions, incomplete, paths_of
 from regards_nb.download.line import ProgressLine
 from regards_nb.download.staging import Workspace
 from regards_nb.download.statefile import StateFile
@@ -103,18 +103,20 @@ def download_order(
     with Workspace(folder, order_id):
         pass
     line = ProgressLine()
-    increments = Increments(
+    increments = Downloader(
         client,
         order_id,
         folder,
         StateFile(folder, order_id, durable=durable),
-        on_progress=on_progress or (line if show else None),
-        stop=stop,
-        extract=extract,
-        way=way,
-        restore_removed=True,
-        durable=durable,
-        backoff_s=backoff_s,
+        DownloadOptions(
+            on_progress=on_progress or (line if show else None),
+            stop=stop,
+            extract=extract,
+            way=way,
+            restore_removed=True,
+            durable=durable,
+            backoff_s=backoff_s,
+        ),
     )
     try:
         order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
@@ -132,7 +134,7 @@ def download_order(
 
 def _fetch_until_finished(
     client: RegardsClient,
-    increments: Increments,
+    increments: Downloader,
     stop: threading.Event,
     deadline_s: float | None,
     poll_s: float,
@@ -165,7 +167,7 @@ def _fetch_until_finished(
         pause_s = min(pause_s * _SLOWER, _MAX_POLL_S)
 
 
-def _fetch_ready(increments: Increments) -> bool:
+def _fetch_ready(increments: Downloader) -> bool:
     """Fetch one increment; tell whether anything came. What failed is tried again at the end."""
     try:
         return not increments.fetch().nothing_new
@@ -174,7 +176,7 @@ def _fetch_ready(increments: Increments) -> bool:
 
 
 def _pause(
-    increments: Increments, stop: threading.Event, pause_s: float, deadline_s: float | None
+    increments: Downloader, stop: threading.Event, pause_s: float, deadline_s: float | None
 ) -> None:
     left_s = pause_s if deadline_s is None else min(deadline_s - time.monotonic(), pause_s)
     if left_s <= 0:
@@ -186,7 +188,7 @@ def _pause(
         raise DownloadError(f"the download of order {increments.order_id} was stopped")
 
 
-def _fetch_rest(client: RegardsClient, order: RemoteOrder, increments: Increments) -> None:
+def _fetch_rest(client: RegardsClient, order: RemoteOrder, increments: Downloader) -> None:
     """Fetch what the manifests never listed, and try once more what failed.
 
     Files that somebody downloaded before are in no manifest any more, but can still be had one by

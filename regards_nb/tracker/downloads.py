@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.download import Progress, fetch_available
+from regards_nb.download import Downloader, DownloadOptions, Progress
 from regards_nb.errors import IncompleteDownloadError, SettingsError
 from regards_nb.tracker.workers import Workers
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Fetched
+    from regards_nb.download import DownloadResult
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderState
 
@@ -27,7 +27,7 @@ SIDE_BY_SIDE = 3
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    future: Future[Fetched]
+    future: Future[DownloadResult]
     stop: threading.Event
 
 
@@ -35,7 +35,7 @@ class Together:
     """Downloads that were begun for one call."""
 
     def __init__(self) -> None:
-        self.futures: list[tuple[int | None, Future[Fetched]]] = []
+        self.futures: list[tuple[int | None, Future[DownloadResult]]] = []
 
     def done(self) -> bool:
         """Tell whether all have ended."""
@@ -97,7 +97,7 @@ class Downloads:
 
     def begin(
         self, order: OrderState, *, directory: str | Path | None = None, extract: bool = True
-    ) -> Future[Fetched]:
+    ) -> Future[DownloadResult]:
         """Fetch what is ready of *order*; while it is being fetched, return that download.
 
         Raises
@@ -168,21 +168,19 @@ class Downloads:
         stop: threading.Event,
         *,
         extract: bool,
-    ) -> Fetched:
+    ) -> DownloadResult:
         def report(progress: Progress) -> None:
             self._progress[order_id] = progress
             self._changed()
 
         try:
-            fetched = fetch_available(
+            fetched = Downloader(
                 client,
                 order_id,
                 folder,
                 self._journal.file_log(order.tenant or self._tenant),
-                on_progress=report,
-                stop=stop,
-                extract=extract,
-            )
+                DownloadOptions(on_progress=report, stop=stop, extract=extract),
+            ).fetch()
         except IncompleteDownloadError:
             # The server has handed the part over, and goes on; what is missing is recorded file
             # by file, and only those are asked for next time.
