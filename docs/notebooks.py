@@ -1,11 +1,13 @@
-"""Executes notebooks and keeps the result: for the tests, and for the site.
+"""Executes notebooks into ``build/notebooks``, for the tests and for the site.
 
-``python docs/notebooks.py [NAME ...]`` executes the named notebooks, or all, and writes them to
-``build/notebooks``. Widgets are taken out of the result: a page would fetch a script for them.
+``python docs/notebooks.py [NAME ...]`` executes the named notebooks, or all. Widgets are removed
+from the result, because a page would load a script from the network for them.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -33,7 +35,7 @@ def main(names: Iterable[str]) -> int:
     failed = 0
     for source in [SOURCES / name for name in names] or sorted(SOURCES.glob("*.ipynb")):
         try:
-            execute(source)
+            executed(source)
         except CellExecutionError as exc:
             sys.stderr.write(f"{source.name}: {exc}\n")
             failed += 1
@@ -61,13 +63,21 @@ def execute(source: Path) -> Path:
 
 
 def executed(source: Path) -> Path:
-    """Return an executed notebook, executing it only if it or the package is younger."""
+    """Return an executed notebook; processes that ask at the same time share one execution.
+
+    A result is used again unless the notebook or the package is younger, or the result is older
+    than ``REGARDS_NB_NOTEBOOKS_SINCE`` (seconds since 1970), which the tests set when they begin.
+    """
     result = EXECUTED / source.name
-    code = (ROOT / "regards_nb").rglob("*.py")
-    newest = max(path.stat().st_mtime for path in (source, *code))
-    if result.exists() and result.stat().st_mtime > newest:
-        return result
-    return execute(source)
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    with (EXECUTED / f"{source.stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        inputs = [source, *(ROOT / "regards_nb").rglob("*.py")]
+        since_s = float(os.environ.get("REGARDS_NB_NOTEBOOKS_SINCE", "0"))
+        newest_s = max(since_s, *(path.stat().st_mtime for path in inputs))
+        if result.exists() and result.stat().st_mtime > newest_s:
+            return result
+        return execute(source)
 
 
 if __name__ == "__main__":

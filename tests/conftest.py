@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,10 @@ DEADLINE_S = 60.0
 # that the tests start would inherit that: tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each notebook is executed once in a run of the tests, by the first test that needs it. The
+# processes of pytest-xdist inherit the variable.
+os.environ.setdefault("REGARDS_NB_NOTEBOOKS_SINCE", str(time.time()))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The notebooks: stored without outputs, and each runs from top to bottom."""
+"""The notebooks: stored without outputs, and each runs from top to bottom as its text says."""
 
 from __future__ import annotations
 
@@ -30,20 +30,46 @@ def test_it_is_stored_without_outputs(notebook: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(notebook: Path) -> None:
-    """On the simulator, without an error, and without a word on stderr."""
+def executed(name: str) -> Any:
+    """Return the executed notebook, from the one execution that all tests share."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "notebooks.py"), notebook.name],
+        [sys.executable, str(ROOT / "docs" / "notebooks.py"), name],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    book = _books.read(ROOT / "build" / "notebooks" / notebook.name, as_version=4)
+    return _books.read(ROOT / "build" / "notebooks" / name, as_version=4)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_from_top_to_bottom(notebook: Path) -> None:
+    """On the simulator, without an error, and without a word on stderr."""
+    book = executed(notebook.name)
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
     assert outputs
     # The simulator's passwords are made up, and still must not be in a saved notebook.
     assert re.search(r"://[^/\s]+:[^/\s]+@", "".join(map(str, outputs))) is None
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    assert "Traceback" not in str(book)
+
+
+def printed(cell: Any) -> str:
+    """Return what a cell printed."""
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def test_order_and_steer_shows_what_it_says() -> None:
+    """Notebook 02: ordered once, paused, resumed, retried, cancelled."""
+    book = executed("02_order_and_steer.ipynb")
+    shown = {cell.id: printed(cell) for cell in book.cells if cell.cell_type == "code"}
+    assert shown["steer-09"].split() == ["PAUSED", "RUNNING"]
+    assert "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED" in shown["steer-11"]
+    assert "FAILED - Order of user" in shown["steer-13"]
+    assert "4 files" in shown["steer-13"]
+    assert "DONE\n6 files" in shown["steer-14"]
+    assert "made on the web page" in shown["steer-18"]
+    assert "no broker" in shown["steer-21"]
+    frame = next(cell for cell in book.cells if cell.id == "steer-16").outputs[0]
+    assert "DELETED" in str(frame.data["text/plain"])
