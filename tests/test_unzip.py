@@ -24,7 +24,7 @@ from zip_kit import (
     regards_zip_blocks,
 )
 
-from regards_nb.download.unzip import MAX_PIECE_BYTES, read_zip
+from regards_nb.download.zipstream import MAX_PIECE_BYTES, read_zip
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_no_changed_bit_leads_to_wrong_content() -> None:
 
 def test_something_after_the_end_is_refused() -> None:
     """A zip that goes on after its end is not what the server would send."""
-    with pytest.raises(ArchiveError, match="after its end"):
+    with pytest.raises(ArchiveError, match="behind the end of the zip"):
         entries_of([regards_zip([("a", b"1")]), b"more"])
 
 

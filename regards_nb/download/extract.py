@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regards_nb.download.matching import Manifest
     from regards_nb.download.progress import Counter
     from regards_nb.download.staging import Workspace
-    from regards_nb.download.unzip import Piece
+    from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
 #: A zip may hold so many times the files of the manifest, and so many more.

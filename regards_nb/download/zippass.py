@@ -14,8 +14,8 @@ from regards_nb.download.belt import Belt, BeltStopped
 from regards_nb.download.extract import Extractor
 from regards_nb.download.plan import are_tiny
 from regards_nb.download.tools import StoppedError
-from regards_nb.download.unzip import read_zip
 from regards_nb.download.zipcopy import ZipCopy
+from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import ArchiveError, ServiceError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from regards_nb.client import Body
     from regards_nb.download.tools import Tools
-    from regards_nb.download.unzip import Piece
     from regards_nb.download.wholes import Whole
+    from regards_nb.download.zipstream import Piece
 
 #: What may wait between the threads.
 _ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20

@@ -1,0 +1,458 @@
+"""Read a zip forward while it arrives: no seeking, bounded memory, every field checked.
+
+The reader accepts what a REGARDS server writes (protocol.md 1.3) and harmless variants of it. It
+raises :class:`ArchiveError` for everything else. The last piece of an entry is delivered only after
+the data descriptor agreed with the bytes. The archive is proven when the iteration ends: then the
+central directory listed the same entries, all of them plain files.
+
+A reader that trusts the central directory and a reader that trusts the local headers see two
+different archives where the two differ. Hostile zips hide links, duplicates and bombs that way.
+Here both must agree, one to one.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+
+from regards_nb.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    Bytes = bytes | bytearray | memoryview
+
+#: The reader inflates at most this much at a time, whatever the input says.
+MAX_PIECE_BYTES = 1 << 18
+#: The reader joins pieces that are smaller.
+_SMALL_BYTES = 1 << 16
+# What the inflater leaves unused is copied: the first bites are small, so that a small entry does
+# not copy the whole block behind it.
+_FIRST_BITE_BYTES = 1 << 10
+_LARGEST_BITE_BYTES = 1 << 16
+
+_LOCAL_MARK: Final = b"PK\3\4"
+_DESCRIPTOR_MARK: Final = b"PK\7\x08"
+_CENTRAL_MARK: Final = b"PK\1\2"
+_END_MARK: Final = b"PK\5\6"
+_END64_MARK: Final = b"PK\6\6"
+_LOCATOR64_MARK: Final = b"PK\6\7"
+#: What may follow an entry: another one, the directory, or the end of a zip without entries.
+_NEXT_MARKS: Final = frozenset({_LOCAL_MARK, _CENTRAL_MARK, _END_MARK, _END64_MARK})
+
+_LOCAL: Final = struct.Struct("<4s5H3I2H")
+_CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
+_END: Final = struct.Struct("<4s4H2IH")
+_END64: Final = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR64: Final = struct.Struct("<4sIQI")
+_DESCRIPTOR_32: Final = struct.Struct("<3I")
+_DESCRIPTOR_64: Final = struct.Struct("<I2Q")
+#: The longest form and the mark of what follows. The shortest form and the end of a zip are longer.
+_LONGEST_DESCRIPTOR_BYTES = 4 + _DESCRIPTOR_64.size + 4
+
+_ENCRYPTED: Final = 1 << 0 | 1 << 6 | 1 << 13
+_HAS_DESCRIPTOR: Final = 1 << 3
+_UTF8_NAME: Final = 1 << 11
+_STORED, _DEFLATED = 0, 8
+_LIMIT_16: Final = 0xFFFF
+_LIMIT_32: Final = 0xFFFFFFFF
+_ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
+_UNIX = 3
+
+
+class Inflater(Protocol):
+    """One deflate stream, as zlib and isal implement it."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the stream was read."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """The input after the end of the stream."""
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        """The input that was not read because the output had its full length."""
+
+    def decompress(self, data: Bytes, max_length: int, /) -> bytes:
+        """Return at most *max_length* bytes."""
+
+
+def _zlib_inflater() -> Inflater:
+    return zlib.decompressobj(-zlib.MAX_WBITS)
+
+
+_inflater: Callable[[], Inflater] = _zlib_inflater
+crc32: Callable[[Bytes, int], int] = zlib.crc32
+_InflateError: type[Exception] = zlib.error
+
+try:  # the extra ``fast``
+    from isal import isal_zlib
+except ImportError:
+    pass
+else:
+
+    def _isal_inflater() -> Inflater:
+        made: Inflater = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+        return made
+
+    _inflater, crc32 = _isal_inflater, isal_zlib.crc32
+    # isal's own type hints take the class for an instance
+    _InflateError = cast("type[Exception]", isal_zlib.error)
+
+
+class Entry(NamedTuple):
+    """One entry of the zip, as its local header announces it."""
+
+    #: Its place in the zip, from 0.
+    number: int
+    #: Its name as the server meant it. It is data and not a path.
+    name: str
+
+
+class Piece(NamedTuple):
+    """Some bytes of an entry."""
+
+    entry: Entry
+    data: bytes
+    #: This is the last piece of the entry, and its sizes agreed.
+    last: bool
+    #: In the last piece: why the bytes are wrong, although the zip goes on.
+    damage: str | None
+
+
+class _LocalEntry(NamedTuple):
+    """What a local header and the bytes of an entry say, to compare with the directory."""
+
+    #: Raw name, extra field 0x7075 and method.
+    identity: tuple[bytes, bytes, int]
+    crc: int
+    compressed_bytes: int
+    size_bytes: int
+
+
+#: By offset in the zip; None once the directory listed the entry.
+_LocalEntries = dict[int, _LocalEntry | None]
+
+
+def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
+    """Yield the content of a zip, entry by entry, while its bytes arrive.
+
+    Parameters
+    ----------
+    blocks : iterable of bytes
+        The zip from its first byte on, in blocks of any size.
+
+    Yields
+    ------
+    Piece
+        At most ``MAX_PIECE_BYTES`` of one entry; an empty entry has one empty piece.
+
+    Raises
+    ------
+    ArchiveError
+        The stream is not a zip, is cut, or differs from what a REGARDS server writes. Entries
+        whose last piece came before are complete.
+    """
+    stream = _ByteStream(blocks)
+    entries: _LocalEntries = {}
+    if not stream.has(4) or stream.data[:4] not in _NEXT_MARKS:
+        raise ArchiveError(
+            f"the server sent something that is not a zip: it starts with {stream.data[:20]!r}"
+        )
+    while stream.data.startswith(_LOCAL_MARK, stream.at):
+        yield from _read_entry(stream, entries)
+        stream.need(4)
+    _check_directory(stream, entries)
+
+
+class _ByteStream:
+    """Blocks of bytes as they arrive, and a position in them that only moves forward.
+
+    ``data`` is the current block and ``at`` the position in it. Readers of many small fields use
+    both directly, after :meth:`need` has made sure that enough bytes are there.
+    """
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._passed_bytes = 0
+        self.data = b""
+        self.at = 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the whole stream were read."""
+        return self._passed_bytes + self.at
+
+    def need(self, count: int) -> None:
+        """Make sure that *count* bytes lie ahead in ``data``; raise where the stream ends."""
+        if len(self.data) - self.at < count and not self.has(count):
+            end = self.position + len(self.data) - self.at
+            raise ArchiveError(f"the zip is cut: it ends after {end} bytes, inside a record")
+
+    def has(self, count: int) -> bool:
+        """Fetch blocks until *count* bytes lie ahead; return whether the stream had them."""
+        # join() does not copy where there is only one block
+        ahead = [self.data[self.at :]] if self.at < len(self.data) else []
+        ahead_bytes = len(self.data) - self.at
+        while ahead_bytes < count:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            ahead.append(block)
+            ahead_bytes += len(block)
+        self._passed_bytes += self.at
+        self.data, self.at = b"".join(ahead), 0
+        return ahead_bytes >= count
+
+    def take(self, count: int) -> bytes:
+        """Return the next *count* bytes and move behind them."""
+        self.need(count)
+        start = self.at
+        self.at = start + count
+        return self.data[start : self.at]
+
+    def some(self, limit: int) -> memoryview:
+        """Return what lies ahead, 1 to *limit* bytes, without moving."""
+        self.need(1)
+        return memoryview(self.data)[self.at : self.at + limit]
+
+    def mark(self) -> bytes:
+        """Return the next four bytes without moving."""
+        self.need(4)
+        return self.data[self.at : self.at + 4]
+
+
+def _read_entry(stream: _ByteStream, entries: _LocalEntries) -> Iterator[Piece]:
+    """Read one entry. A zip may have 10,000 of them: each statement here counts."""
+    offset = stream.position
+    stream.need(_LOCAL.size)
+    header = _LOCAL.unpack_from(stream.data, stream.at)
+    _, _, flags, method, _, _, stated_crc, compressed, size, name_length, extra_length = header
+    stream.need(_LOCAL.size + name_length + extra_length)
+    name_at = stream.at + _LOCAL.size
+    stream.at = name_at + name_length + extra_length
+    raw_name = stream.data[name_at : name_at + name_length]
+    extra = stream.data[name_at + name_length : stream.at]
+    name = _entry_name(raw_name, extra, flags)
+    _refuse_unreadable(name, flags, method)
+    size, compressed = _with_zip64(extra, size, compressed)
+    entry = Entry(len(entries), name)
+    start = stream.position
+    pieces = _inflated(stream, name) if method == _DEFLATED else _stored(stream, size)
+    crc = size_bytes = 0
+    held = b""
+    # The last piece waits until the descriptor behind it was read.
+    for piece in pieces:
+        if held and len(held) + len(piece) > _SMALL_BYTES:
+            yield Piece(entry, held, last=False, damage=None)
+            held = b""
+        held = held + piece if held else piece
+        crc = crc32(piece, crc)
+        size_bytes += len(piece)
+    sizes = (stream.position - start, size_bytes)
+    if flags & _HAS_DESCRIPTOR:
+        stated_crc = _read_descriptor(stream, name, *sizes)
+    elif (compressed, size) != sizes:
+        raise ArchiveError(f"entry {name!r} does not have the size that its header states")
+    entries[offset] = _LocalEntry(_identity(raw_name, extra, method), stated_crc, *sizes)
+    damage = None
+    if stated_crc != crc:
+        damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
+    yield Piece(entry, held, last=True, damage=damage)
+
+
+def _refuse_unreadable(name: str, flags: int, method: int) -> None:
+    """Raise for an entry that no REGARDS server sends and this reader cannot read."""
+    if flags & _ENCRYPTED:
+        raise ArchiveError(f"entry {name!r} is encrypted: REGARDS does not encrypt")
+    if method != _DEFLATED and (method != _STORED or flags & _HAS_DESCRIPTOR):
+        raise ArchiveError(f"entry {name!r} is compressed by method {method}: REGARDS uses 8")
+
+
+def _inflated(stream: _ByteStream, name: str) -> Iterator[bytes]:
+    inflater = _inflater()
+    bite_bytes = _FIRST_BITE_BYTES
+    while not inflater.eof:
+        bite = stream.some(bite_bytes)
+        try:
+            piece = inflater.decompress(bite, MAX_PIECE_BYTES)
+        except _InflateError as exc:
+            raise ArchiveError(f"entry {name!r} is damaged: {exc}") from exc
+        stream.at += len(bite) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+        bite_bytes = min(bite_bytes * 8, _LARGEST_BITE_BYTES)
+        if piece:
+            yield piece
+
+
+def _stored(stream: _ByteStream, size_bytes: int) -> Iterator[bytes]:
+    while size_bytes:
+        piece = bytes(stream.some(min(size_bytes, MAX_PIECE_BYTES)))
+        stream.at += len(piece)
+        size_bytes -= len(piece)
+        yield piece
+
+
+def _read_descriptor(stream: _ByteStream, name: str, compressed_bytes: int, size_bytes: int) -> int:
+    """Read the data descriptor behind an entry, and return the CRC-32 that it states.
+
+    A descriptor has one of four forms: with or without its mark, with sizes of 32 or 64 bits. The
+    right form is the one whose sizes agree and behind which a known record starts. Sizes of 32
+    bits are those modulo 4 GiB: the server writes them for a file whose size it did not know
+    (protocol.md 1.3).
+    """
+    stream.need(_LONGEST_DESCRIPTOR_BYTES)
+    exact = (compressed_bytes, size_bytes)
+    low = (compressed_bytes & _LIMIT_32, size_bytes & _LIMIT_32)
+    for mark in (_DESCRIPTOR_MARK, b""):
+        if not stream.data.startswith(mark, stream.at):
+            continue
+        for form, sizes in ((_DESCRIPTOR_32, low), (_DESCRIPTOR_64, exact)):
+            crc, compressed, size = form.unpack_from(stream.data, stream.at + len(mark))
+            end = stream.at + len(mark) + form.size
+            if (compressed, size) == sizes and stream.data[end : end + 4] in _NEXT_MARKS:
+                stream.at = end
+                return int(crc)
+    raise ArchiveError(f"entry {name!r} does not have the size that follows it")
+
+
+def _check_directory(stream: _ByteStream, entries: _LocalEntries) -> None:
+    """Read the rest of a zip, from its directory on, and compare it with the entries."""
+    start = stream.position
+    count = 0
+    while stream.mark() == _CENTRAL_MARK:
+        _check_directory_line(stream, entries)
+        count += 1
+    if count != len(entries):
+        raise ArchiveError(f"the zip has {len(entries)} entries and lists {count}")
+    _check_end(stream, count=count, start=start, size=stream.position - start)
+    if stream.has(1):
+        raise ArchiveError("there are bytes behind the end of the zip")
+
+
+def _check_directory_line(stream: _ByteStream, entries: _LocalEntries) -> None:
+    stream.need(_CENTRAL.size)
+    fields = _CENTRAL.unpack_from(stream.data, stream.at)
+    _, made_by, _, flags, method, _, _, crc, compressed, size = fields[:10]
+    name_length, extra_length, comment_length, _, _, attributes, offset = fields[10:]
+    stream.need(_CENTRAL.size + name_length + extra_length + comment_length)
+    name_at = stream.at + _CENTRAL.size
+    extra_at = name_at + name_length
+    raw_name = stream.data[name_at:extra_at]
+    extra = stream.data[extra_at : extra_at + extra_length]
+    stream.at = extra_at + extra_length + comment_length
+    size, compressed, offset = _with_zip64(extra, size, compressed, offset)
+    listed = _LocalEntry(_identity(raw_name, extra, method), crc, compressed, size)
+    problem = _not_a_plain_file(made_by, attributes) or _difference(entries, offset, listed)
+    if problem:
+        name = _entry_name(raw_name, extra, flags)
+        raise ArchiveError(f"the directory of the zip and its entries differ: {name!r}: {problem}")
+    entries[offset] = None
+
+
+def _difference(entries: _LocalEntries, offset: int, listed: _LocalEntry) -> str | None:
+    """Compare one line of the directory with its entry; return what differs."""
+    if offset not in entries:
+        return "no entry starts there"
+    local = entries[offset]
+    if local is None:
+        return "its entry is listed twice"
+    if local.identity != listed.identity:
+        return "its entry has another name or method"
+    # Of a file above 4 GiB whose size it did not know, the server writes the low 32 bits.
+    low = (local.compressed_bytes & _LIMIT_32, local.size_bytes & _LIMIT_32)
+    if listed[1:] not in (local[1:], (local.crc, *low)):
+        return "its entry has another CRC-32 or size"
+    return None
+
+
+def _not_a_plain_file(made_by: int, attributes: int) -> str | None:
+    """Say what an entry is where it is a link, a device or the like."""
+    mode = attributes >> 16
+    if made_by >> 8 == _UNIX and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return f"it is no plain file ({stat.filemode(mode)})"
+    return None
+
+
+def _check_end(stream: _ByteStream, *, count: int, start: int, size: int) -> None:
+    stated_64 = _read_end64(stream) if stream.mark() == _END64_MARK else None
+    end = _END.unpack(stream.take(_END.size))
+    mark, _, _, _, stated_count, stated_size, stated_start, comment_length = end
+    stream.take(comment_length)
+    small = (min(count, _LIMIT_16), min(size, _LIMIT_32), min(start, _LIMIT_32))
+    exact = (count, size, start)
+    if (
+        mark != _END_MARK
+        or (stated_count, stated_size, stated_start) not in (small, exact)
+        or (stated_64 is None and small != exact)
+        or (stated_64 is not None and stated_64 != exact)
+    ):
+        raise ArchiveError("the end record of the zip does not agree with its entries")
+
+
+def _read_end64(stream: _ByteStream) -> tuple[int, int, int]:
+    """Read the Zip64 end record and its locator; return the count, size and start it states."""
+    at = stream.position
+    _, length, *_, count, size, start = _END64.unpack(stream.take(_END64.size))
+    stream.take(max(length - (_END64.size - 12), 0))
+    mark, _, stated_at, _ = _LOCATOR64.unpack(stream.take(_LOCATOR64.size))
+    if mark != _LOCATOR64_MARK or stated_at != at:
+        raise ArchiveError("the Zip64 end record does not agree with the zip")
+    return count, size, start
+
+
+def _entry_name(raw_name: bytes, extra: bytes, flags: int) -> str:
+    """Return the name of an entry: extra field 0x7075 where there is a valid one.
+
+    Examples
+    --------
+    >>> _entry_name(b"a.nc", b"", 0)
+    'a.nc'
+    """
+    path = _extra_field(extra, _UNICODE_PATH_EXTRA)
+    # version 1, the CRC of the name that it replaces, the name in UTF-8
+    if path and path[:5] == struct.pack("<BI", 1, zlib.crc32(raw_name)):
+        return path[5:].decode("utf-8", "replace")
+    if raw_name.isascii():
+        return raw_name.decode("ascii")
+    if flags & _UTF8_NAME:
+        return raw_name.decode("utf-8", "replace")
+    try:
+        return raw_name.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw_name.decode("cp437")
+
+
+def _identity(raw_name: bytes, extra: bytes, method: int) -> tuple[bytes, bytes, int]:
+    return raw_name, _extra_field(extra, _UNICODE_PATH_EXTRA), method
+
+
+def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:
+    """Replace each value that is all ones by the next one of the Zip64 extra field.
+
+    Examples
+    --------
+    >>> _with_zip64(b"", 1, 2)
+    (1, 2)
+    >>> _with_zip64(struct.pack("<2HQ", 1, 8, 1 << 40), 0xFFFFFFFF, 2)
+    (1099511627776, 2)
+    """
+    if not extra or _LIMIT_32 not in values:
+        return values
+    field = _extra_field(extra, _ZIP64_EXTRA)
+    wide = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
+    return tuple(next(wide, value) if value == _LIMIT_32 else value for value in values)
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """Return the content of one extra field; empty where it is missing or the fields are broken."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == wanted:
+            return extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    return b""
