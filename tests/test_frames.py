@@ -18,8 +18,7 @@ from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
-from regards_nb.journal import Journal
-from regards_nb.journal.onlooker import Heads
+from regards_nb.journal import Journal, Position
 from regards_nb.orders import OrderKey, OrderReducer
 
 if TYPE_CHECKING:
@@ -187,14 +186,14 @@ def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
     frames = Frames(journal, None)
     append(journal, NAMELESS)
     assert list(frames.orders.index) == [("tenant", "#5")]
-    look = journal.heads
+    look = journal.position
 
-    def look_and_receive() -> Heads:
+    def look_and_receive() -> Position:
         seen = look()
         append(journal, GRANTED)
         return seen
 
-    monkeypatch.setattr(journal, "heads", look_and_receive)
+    monkeypatch.setattr(journal, "position", look_and_receive)
     assert list(frames.orders_of([5]).index) == [("tenant", "#5")]
     assert list(frames.orders_of([5, "nobody"]).index) == [("tenant", "c")]
     assert list(frames.orders_of([OrderKey("tenant", "#5")]).index) == [("tenant", "c")]

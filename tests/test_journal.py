@@ -90,14 +90,14 @@ def test_a_second_journal_object_sees_the_same(journal: Journal, other: Journal)
 def test_how_far_it_is_counts_what_others_wrote(journal: Journal, other: Journal) -> None:
     """It is known without reading as long as nobody commits, and never out of date."""
     session_id = other.open_session("q")
-    assert journal.heads() == other.heads() == (0, 0)
+    assert journal.position() == other.position() == (0, 0)
     for number in range(1, 4):
         other.append(session_id, [delivery(b"one")])
         other.save_fetched("t", 1, number)
-        assert journal.heads() == journal.heads() == other.heads() == (number, number)
+        assert journal.position() == journal.position() == other.position() == (number, number)
     journal.close()
     other.append(session_id, [delivery(b"while it was closed")])
-    assert journal.heads() == (4, 3)
+    assert journal.position() == (4, 3)
 
 
 def test_reading_goes_on_within_what_was_written_together(journal: Journal) -> None:
@@ -129,14 +129,14 @@ def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journa
     log = journal.file_log("t")
     record = FileRecord(order_id=1, file_id=2, name="a\0é\u202e.nc", size_bytes=3)
     log.save([record])
-    revision = journal.heads().revision
+    revision = journal.position().revision
     assert journal.files_after(0, tenant="t") == [record]
     done = FileRecord(
         order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED, error="\0"
     )
     log.save([done])
     assert journal.files_after(revision, tenant="t") == [done]
-    assert journal.files_after(journal.heads().revision, tenant="t") == []
+    assert journal.files_after(journal.position().revision, tenant="t") == []
     assert log.files(1) == [done]
     assert journal.file_log("other").files(1) == []
 
@@ -277,49 +277,16 @@ def test_a_journal_of_a_newer_version_is_refused(
         Journal(path)
 
 
-SCHEMA_1 = """
-CREATE TABLE regards_nb_meta (key VARCHAR(40) PRIMARY KEY, value TEXT NOT NULL);
-INSERT INTO regards_nb_meta VALUES ('schema', '1');
-CREATE TABLE sessions (id INTEGER PRIMARY KEY, queue TEXT NOT NULL, host TEXT NOT NULL,
-    pid INTEGER NOT NULL, started_at_us BIGINT NOT NULL);
-INSERT INTO sessions VALUES (1, 'q', 'host', 1, 0), (2, 'q', 'host', 1, 0);
-CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, session_id INTEGER NOT NULL,
-    body BLOB NOT NULL, received_at_us BIGINT NOT NULL, redelivered BOOLEAN NOT NULL,
-    timestamp_s BIGINT, correlation_id TEXT, tenant TEXT, app_id TEXT, properties TEXT NOT NULL);
-CREATE TABLE files (tenant TEXT NOT NULL, order_id BIGINT NOT NULL, file_id BIGINT NOT NULL,
-    name TEXT NOT NULL, size_bytes BIGINT, md5 TEXT, product_id TEXT, path TEXT,
-    state TEXT NOT NULL, error TEXT, revision BIGINT NOT NULL,
-    PRIMARY KEY (tenant, order_id, file_id));
-CREATE INDEX ix_files_revision ON files (revision);
-CREATE TABLE fetched (tenant TEXT NOT NULL, order_id BIGINT NOT NULL, row_id BIGINT NOT NULL,
-    PRIMARY KEY (tenant, order_id));
-INSERT INTO fetched VALUES ('t', 5, 7);
-CREATE TABLE requests (tenant TEXT NOT NULL, correlation_id TEXT NOT NULL, label TEXT,
-    body TEXT NOT NULL, sent_at_us BIGINT NOT NULL, PRIMARY KEY (tenant, correlation_id));
-INSERT INTO requests VALUES ('t', 'c', 'mine', '{}', 0);
-"""
-
-
-def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
-    """What it holds is there under the same ids, and it can do what a new one can."""
+def test_a_journal_of_an_unreleased_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema that was never released is neither read nor changed."""
     path = tmp_path / "journal.sqlite"
-    row = "INSERT INTO deliveries VALUES (?, ?, ?, 1, 0, NULL, 'c', 't', NULL, '{}')"
-    # an id is missing between two, and the session changes
-    ids = [*range(1, 1203), *range(1300, 1310)]
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(SCHEMA_1)
-        connection.executemany(row, [(n, 1 if n < 1100 else 2, b"%d" % n) for n in ids])
-    migrated = Journal(path)
-    session_id = migrated.open_session("s")
-    migrated.append(session_id, [replace(delivery(b"new"), stream_offset=0)], stream="s")
-    rows = [row for batch in Journal(path).read() for row in batch.rows()]
-    assert [row.id for row in rows] == [*ids, 1310]
-    assert [row.delivery.body for row in rows] == [*(b"%d" % n for n in ids), b"new"]
-    assert [row.session_id for row in rows] == [1] * 1099 + [2] * 113 + [session_id]
-    assert migrated.fetched_after(0) == {("t", 5): 7}
-    assert migrated.labels_after(0) == {("t", "c"): "mine"}
-    migrated.save_fetched("t", 5, 8)
-    assert migrated.fetched_after(1) == {("t", 5): 8}
+    with monkeypatch.context() as older:
+        older.setattr(schema, "SCHEMA_VERSION", 1)
+        Journal(path).close()
+    with pytest.raises(JournalError, match=r"journal\.sqlite was written by an unreleased"):
+        Journal(path)
 
 
 def test_a_stream_is_written_once_whoever_reads_it(journal: Journal, other: Journal) -> None:
@@ -331,8 +298,24 @@ def test_a_stream_is_written_once_whoever_reads_it(journal: Journal, other: Jour
     journal.append(journal.open_session("s"), messages[3:5], stream="s")
     assert bodies(journal) == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert other.next_offset("s") == 6
-    journal.forget_stream("s")
+    assert journal.last_of_stream("s") == messages[-1]
+
+
+def test_a_stream_that_was_made_anew_is_forgotten_by_one_kernel_only(
+    journal: Journal, other: Journal
+) -> None:
+    """A kernel that was told late does not undo what the other has read since."""
+    assert journal.last_of_stream("s") is None
+    first = replace(delivery(b"old"), stream_offset=41)
+    journal.append(journal.open_session("s"), [first], stream="s")
+    assert journal.forget_stream("s", next_offset=42)
     assert journal.next_offset("s") is None
+    new = replace(delivery(b"new"), stream_offset=0)
+    journal.append(journal.open_session("s"), [new], stream="s")
+    assert not other.forget_stream("s", next_offset=42)
+    assert other.next_offset("s") == 1
+    assert other.last_of_stream("s") == new
+    assert bodies(journal) == [b"old", b"new"]
 
 
 @SQLITE

@@ -80,15 +80,15 @@ class Frames:
     def refresh(self) -> None:
         """Take in what was journalled since the last call, by whichever process."""
         with self._lock:
-            heads = self._journal.heads()
-            if heads.last_id > self._last_id:
+            position = self._journal.position()
+            if position.last_id > self._last_id:
                 for batch in self._journal.read(self._last_id):
                     self._take_in(batch)
                     self._last_id = batch.first_id + len(batch.deliveries) - 1
-                    if self._last_id >= heads.last_id:
+                    if self._last_id >= position.last_id:
                         break
-            if heads.revision > self._revision:
-                self._refresh_files(heads.revision)
+            if position.revision > self._revision:
+                self._refresh_files(position.revision)
 
     def _take_in(self, batch: Batch) -> None:
         row_ids, events = [], []

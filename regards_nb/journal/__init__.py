@@ -1,28 +1,31 @@
-"""The durable log: every message as it came, and every file of an order, in one database.
+"""The durable log of all messages, and the file records, in SQLite or PostgreSQL.
 
-The log is append-only and holds the raw deliveries; events, orders and rejected messages are
-derived from it (`events.decode`, `orders.OrderReducer`) and never stored, so that a later version
-of regards_nb understands more of an old journal and nothing has to be kept in step. SQLite by
-default, PostgreSQL by URL.
+The journal stores raw messages and only ever appends. Events, orders and rejected messages are
+computed from it (`events.decode`, `orders`) and never stored: a later version of regards_nb can
+understand more of an old journal, and no second table can disagree with the first.
 
-``packing``
-    how messages are stored, many in a row;
 ``schema``
-    the tables, and how an older journal becomes a newer one;
+    the tables;
 ``batches``
-    the messages, as they are written and read;
+    how messages are stored and read: many in a row;
 ``database``
-    opening, locking, and what is wrong when it does not work;
-``onlooker``
-    how far it has come, for those who ask again and again;
-``log``
-    `Journal`: append, and read on from where one was.
+    opening, locking, what a database error means, and whether anything has changed;
+``journal``
+    `Journal`: append messages, read on from a position, keep the file records.
 """
 
 from __future__ import annotations
 
 from regards_nb.journal.batches import Batch, Row
-from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning
-from regards_nb.journal.log import Journal, TenantFiles
+from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning, Position
+from regards_nb.journal.journal import Journal, TenantFiles
 
-__all__ = ["DEFAULT_PATH", "Batch", "Journal", "NetworkFileSystemWarning", "Row", "TenantFiles"]
+__all__ = [
+    "DEFAULT_PATH",
+    "Batch",
+    "Journal",
+    "NetworkFileSystemWarning",
+    "Position",
+    "Row",
+    "TenantFiles",
+]

@@ -1,24 +1,36 @@
-"""Messages on their way into the log and out of it: many in a row of the table, each with an id."""
+"""How messages are stored and read: many in one row of the table, each with its own id.
+
+The messages of one commit are packed together as one msgpack value. A burst of messages becomes a
+few large rows, a single message a row of its own. This makes a commit cheap: the cost of SQLite
+and SQLAlchemy is paid per row and not per message.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
-from regards_nb.journal.packing import pack, pieces, unpack
+from regards_nb.events import Delivery
 from regards_nb.journal.schema import batches, streams, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from regards_nb.events import Delivery
+#: A row holds at most so many bytes of bodies. Only a single larger message exceeds it.
+MAX_BATCH_BYTES = 1 << 20
 
-#: What `read_batch` reads.
+#: Each message is an array: the fields of `Delivery` in their order, which is therefore part of the
+#: schema.
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[Delivery]).decode
+
+#: The columns that `read_batch` takes.
 SELECT_BATCHES = sa.select(batches.c.first_id, batches.c.session_id, batches.c.messages)
 
 _last_id = sa.func.coalesce(sa.func.max(batches.c.last_id), 0)
-#: Written in one statement with the ids it is given, while nobody else may write.
+#: One statement writes a row and chooses its ids. Only one transaction writes at a time.
 _INSERT = (
     sa.insert(batches)
     .from_select(
@@ -35,7 +47,7 @@ _INSERT = (
 
 
 class Batch(NamedTuple):
-    """Messages that one session took in, and the id of the first; the others follow it."""
+    """Messages of one session with consecutive ids, and the id of the first one."""
 
     first_id: int
     session_id: int
@@ -43,7 +55,7 @@ class Batch(NamedTuple):
 
     @property
     def last_id(self) -> int:
-        """The id of the last one."""
+        """The id of the last message."""
         return self.first_id + len(self.deliveries) - 1
 
     def rows(self) -> list[Row]:
@@ -53,39 +65,51 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One journalled message: its place in the log, the session that took it, the message."""
+    """One journalled message: its id, the session that received it, the message."""
 
     id: int
     session_id: int
     delivery: Delivery
 
 
+def split(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    """Cut messages into runs that each fit into one row."""
+    start = size_bytes = 0
+    for end, delivery in enumerate(deliveries):
+        size_bytes += len(delivery.body)
+        if size_bytes > MAX_BATCH_BYTES and end > start:
+            yield deliveries[start:end]
+            start, size_bytes = end, len(delivery.body)
+    if start < len(deliveries):
+        yield deliveries[start:]
+
+
 def read_batch(row: Iterable[Any], after_id: int) -> Batch:
-    """Unpack a row, leaving out what comes before the message after *after_id*."""
+    """Unpack a row, without the messages up to *after_id*."""
     first_id, session_id, messages = row
     known = max(after_id + 1 - first_id, 0)
-    return Batch(first_id + known, session_id, unpack(messages)[known:])
+    return Batch(first_id + known, session_id, _unpack(messages)[known:])
 
 
 def insert(
     connection: sa.Connection, session_id: int, deliveries: Sequence[Delivery]
 ) -> list[Batch]:
-    """Write messages; return them as they are in the log once that is committed."""
+    """Write messages; return them with the ids they have once the transaction is committed."""
     written = []
-    for piece in pieces(deliveries):
-        values = {"count": len(piece), "session": session_id, "packed": pack(piece)}
+    for run in split(deliveries):
+        values = {"count": len(run), "session": session_id, "packed": _pack(run)}
         first_id = connection.execute(_INSERT, values).scalar_one()
-        written.append(Batch(first_id, session_id, list(piece)))
+        written.append(Batch(first_id, session_id, list(run)))
     return written
 
 
 def already_there(
     connection: sa.Connection, session_id: int, after_id: int, deliveries: Sequence[Delivery]
 ) -> list[Batch]:
-    """Return what a session wrote after the newest row that it knows of.
+    """Return the batches of a session after *after_id* if *deliveries* begin with them.
 
-    That is the beginning of *deliveries*, if writing them seemed to fail and did not: nothing else
-    is written in a session. Anything else is an empty list.
+    They do when an earlier commit of the same messages succeeded and its answer was lost: a
+    session writes nothing else in between. Otherwise the list is empty.
     """
     query = SELECT_BATCHES.where(batches.c.session_id == session_id, batches.c.last_id > after_id)
     rows = connection.execute(query.order_by(batches.c.last_id))
@@ -94,10 +118,10 @@ def already_there(
     return there if messages == list(deliveries[: len(messages)]) else []
 
 
-def beyond(
+def unseen_offsets(
     connection: sa.Connection, stream: str, deliveries: Sequence[Delivery]
 ) -> list[Delivery]:
-    """Return the messages of a stream that nobody has written yet, and count them as written."""
+    """Return the messages of a stream that no kernel has written yet, and advance its offset."""
     query = sa.select(streams.c.next_offset).where(streams.c.queue == stream)
     next_offset = connection.scalar(query) or 0
     new = [d for d in deliveries if d.stream_offset is not None and d.stream_offset >= next_offset]

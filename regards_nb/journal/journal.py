@@ -1,4 +1,4 @@
-"""The log itself: append, read on from where one was, and the few tables beside it."""
+"""`Journal`: append messages, read on from a position, keep the file records."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
 from regards_nb.journal.batches import (
+    MAX_BATCH_BYTES,
     SELECT_BATCHES,
     Batch,
     already_there,
-    beyond,
     insert,
     read_batch,
+    unseen_offsets,
 )
-from regards_nb.journal.database import DEFAULT_PATH, LOCK_WRITERS, open_engine, translated
-from regards_nb.journal.onlooker import Heads, Onlooker, read_heads
-from regards_nb.journal.packing import MOST_BYTES
+from regards_nb.journal.database import (
+    DEFAULT_PATH,
+    LOCK_WRITERS,
+    ChangeDetector,
+    Position,
+    open_engine,
+    read_position,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,45 +50,46 @@ _streams = schema.streams
 
 _FILE_COLUMNS = [_files.c[name] for name in FileRecord.__dataclass_fields__]
 
-#: Made once: it is asked between connecting and consuming, where making it took longer than asking.
+#: Made once: it is needed between connecting and consuming, and making it took longer than asking.
 _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
 
-#: So many of the batches that were written last are kept: whoever follows the log in this process
-#: gets them without reading and unpacking them.
-_REMEMBERED = 16
+#: How many of the newest batches stay in memory. A reader in this process gets them without reading
+#: and unpacking rows.
+_REMEMBERED_BATCHES = 16
 
 
 class Journal:
-    """The durable log of messages and files.
+    """The durable log of messages, and the file records.
 
     Parameters
     ----------
     location : str or pathlib.Path, optional
-        A path, or a database URL as SQLAlchemy understands it
-        (``"postgresql+psycopg://..."``). By default ``.regards/journal.sqlite`` in the current
-        folder, which is the notebook's.
+        A path, or a database URL of SQLAlchemy (``"postgresql+psycopg://..."``). By default
+        ``.regards/journal.sqlite`` in the current folder, which is that of the notebook.
 
     Raises
     ------
     JournalError
-        The file cannot be made or opened, is not a journal, or was written by a newer version.
+        The file cannot be created or opened, is not a journal, or has the schema of another
+        version.
 
     Notes
     -----
-    Safe to share between threads and between processes on one machine. A commit returns only
-    once the rows are on disk (SQLite: WAL, ``synchronous=FULL``).
+    Threads may share a journal object, and processes on one machine may share a journal. A commit
+    returns after the rows are on disk (SQLite: WAL, ``synchronous=FULL``).
     """
 
     def __init__(self, location: str | Path | None = None) -> None:
         self._engine = open_engine(DEFAULT_PATH if location is None else location)
         self.location = self._engine.url.render_as_string(hide_password=True)
-        self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED)
-        self._onlooker = Onlooker(self._engine)
-        #: the newest row of each session, and the sessions where there may be one more
+        self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._changes = ChangeDetector(self._engine)
+        #: the newest row of each session, and the sessions that may have one more: the answer to
+        #: their last commit was lost
         self._newest_of: dict[int, int] = {}
         self._unsure: set[int] = set()
-        # A cell that is run again drops its tracker: the connections go with it.
-        weakref.finalize(self, _close, self._onlooker, self._engine).atexit = False
+        # A cell that is run again drops its tracker. The connections must close with it.
+        weakref.finalize(self, _close, self._changes, self._engine).atexit = False
         with self._writing("open") as connection:
             schema.prepare(connection, self.location)
 
@@ -96,10 +104,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
-        _close(self._onlooker, self._engine)
+        _close(self._changes, self._engine)
 
     def open_session(self, queue: str) -> int:
-        """Register one life of a connection to *queue*; its id goes with what it delivers."""
+        """Register a connection to *queue*; return the session id for its messages."""
         values = {
             "queue": queue,
             "host": socket.gethostname(),
@@ -114,23 +122,24 @@ class Journal:
     def append(
         self, session_id: int, deliveries: Sequence[Delivery], *, stream: str | None = None
     ) -> None:
-        """Write *deliveries* and return once they are on disk; acknowledge them after that.
+        """Write *deliveries* and return when they are on disk. Acknowledge them after that.
 
-        Those of a *stream* queue are written once, whoever reads it: the offset is their key.
+        Messages of a *stream* queue are written once, even if several kernels read the stream:
+        their offset is the key.
 
         Raises
         ------
         JournalError
-            Nobody knows whether they are on disk: a database on another machine may have
-            committed, and its answer was lost. Try again in the same session, with the same
-            messages or with more behind them: each is written once.
+            The messages may be on disk or not: a database server may have committed and the
+            answer was lost. Call again in the same session, with the same messages or with more
+            behind them: each message is written once.
         """
         known_id = self._newest_of.get(session_id, 0)
         there: list[Batch] = []
         try:
             with self._writing() as connection:
                 if stream is not None:
-                    deliveries = beyond(connection, stream, deliveries)
+                    deliveries = unseen_offsets(connection, stream, deliveries)
                 elif session_id in self._unsure:
                     there = already_there(connection, session_id, known_id, deliveries)
                     deliveries = deliveries[sum(len(batch.deliveries) for batch in there) :]
@@ -138,39 +147,75 @@ class Journal:
         except JournalError:
             self._unsure.add(session_id)
             raise
-        # committed: only now is it in the log
         self._unsure.discard(session_id)
         if written:
             self._newest_of[session_id] = written[-1].last_id
-        self._remembered += [b for b in written if len(b.deliveries[0].body) <= MOST_BYTES]
+        self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
 
     def next_offset(self, stream: str) -> int | None:
-        """Return where to go on reading a stream queue; None means from its first message."""
+        """Return the offset at which to continue a stream queue; None is its first message."""
         with self._translated("read"), self._engine.connect() as connection:
             return connection.scalar(_NEXT_OFFSET, {"queue": stream})
 
-    def forget_stream(self, stream: str) -> None:
-        """Read a stream queue from its first message again: it was made anew."""
+    def last_of_stream(self, stream: str) -> Delivery | None:
+        """Return the journalled message before `next_offset`; None if no message is journalled.
+
+        A stream that was deleted and made anew has another message at that offset.
+        """
+        next_offset = self.next_offset(stream)
+        if next_offset is None:
+            return None
+        query = (
+            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
+            .where(_sessions.c.queue == stream)
+            .order_by(_batches.c.last_id.desc())
+        )
+        with self._translated("read"), self._streamed(query) as rows:
+            for row in rows:
+                for delivery in reversed(read_batch(row, 0).deliveries):
+                    if delivery.stream_offset == next_offset - 1:
+                        return delivery
+        return None
+
+    def forget_stream(self, stream: str, *, next_offset: int) -> bool:
+        """Continue a stream queue at its first message, because it was made anew.
+
+        Parameters
+        ----------
+        stream : str
+            The name of the queue.
+        next_offset : int
+            The offset that was found wrong. If another kernel has changed the offset since, the
+            journal keeps that one.
+
+        Returns
+        -------
+        bool
+            Whether the offset was forgotten here.
+        """
+        statement = sa.delete(_streams).where(
+            _streams.c.queue == stream, _streams.c.next_offset == next_offset
+        )
         with self._writing() as connection:
-            connection.execute(sa.delete(_streams).where(_streams.c.queue == stream))
+            return connection.execute(statement).rowcount > 0
 
     def check(self) -> list[str]:
-        """Look for damage; return what is wrong, nothing when all is well.
+        """Look for damage; return a line for each kind, an empty list for a sound journal.
 
-        A server sees to its own disk: there it is only read.
+        A database server checks its own disk: of such a journal only the position is read.
         """
         with self._translated("check"), self._engine.connect() as connection:
             if connection.dialect.name != "sqlite":
-                read_heads(connection)
+                read_position(connection)
                 return []
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         return [] if found == ["ok"] else [str(line) for line in found]
 
     def read(self, after_id: int = 0) -> Iterator[Batch]:
-        """Yield what was journalled after row *after_id*, in journal order.
+        """Yield the messages after row *after_id*, in journal order.
 
-        Fetched in pieces, so that a long journal does not fill the memory. Whoever knows where it
-        ends (`heads`) and stops there has the newest without asking the database.
+        Rows are fetched a few at a time, so a long journal does not fill the memory. A caller that
+        stops at the last id (see `position`) gets the newest batches without a query.
         """
         for batch in list(self._remembered):
             if batch.first_id == after_id + 1:
@@ -181,20 +226,20 @@ class Journal:
             for row in rows:
                 yield read_batch(row, after_id)
 
-    def heads(self) -> Heads:
-        """Return how far everything has come; next to free while nobody has committed."""
+    def position(self) -> Position:
+        """Return how far the journal has grown. Nearly free while no process commits."""
         with self._translated("read"):
-            return self._onlooker.heads()
+            return self._changes.position()
 
     def last_id(self) -> int:
-        """Return the id of the newest row, 0 in an empty journal."""
-        return self.heads().last_id
+        """Return the id of the newest row; 0 for an empty journal."""
+        return self.position().last_id
 
     def recent(self, queue: str, *, after_id: int, not_of: int, limit: int) -> list[Row]:
         """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
 
-        Rows of the session *not_of* are left out: what is being delivered now is not delivered
-        again on the same connection.
+        Rows of the session *not_of* are left out: a broker does not deliver a message twice on
+        the same connection.
         """
         query = (
             SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
@@ -211,7 +256,7 @@ class Journal:
         return newest_first[:limit][::-1]
 
     def file_log(self, tenant: str | None) -> TenantFiles:
-        """Return the files of one tenant's orders, to read and to write."""
+        """Return the file records of one tenant, to read and to write."""
         return TenantFiles(self, tenant)
 
     def bodies(self, row_ids: Iterable[int]) -> dict[int, bytes]:
@@ -225,7 +270,7 @@ class Journal:
         return found
 
     def files_after(self, revision: int, *, tenant: str | None) -> list[FileRecord]:
-        """Return the files of *tenant* changed after *revision*, as they are now."""
+        """Return the records of *tenant* that changed after *revision*, as they are now."""
         query = sa.select(*_FILE_COLUMNS).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
@@ -234,14 +279,14 @@ class Journal:
         return [_file_record(values) for values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
-        """Record that the parts announced up to *row_id* were fetched."""
+        """Record that the sub-orders announced up to row *row_id* were downloaded."""
         row = {"tenant": tenant or "", "order_id": order_id, "row_id": row_id}
         self._change(schema.fetched, [row])
 
     def fetched_after(self, revision: int) -> dict[tuple[str | None, int], int]:
-        """Return, by tenant and order id, up to which row the parts were fetched.
+        """Return, by tenant and order id, up to which row the sub-orders were downloaded.
 
-        Only what changed after *revision*.
+        Only orders that changed after *revision*.
         """
         table = schema.fetched.c
         query = sa.select(table.tenant, table.order_id, table.row_id)
@@ -263,7 +308,7 @@ class Journal:
         self._change(schema.requests, [row])
 
     def request(self, tenant: str | None, correlation_id: str) -> tuple[str, int] | None:
-        """Return the body of a request and when it was saved, in microseconds; None without."""
+        """Return the body of a request and when it was saved, in µs; None if it is not there."""
         table = schema.requests.c
         query = sa.select(table.body, table.sent_at_us).where(
             table.tenant == (tenant or ""), table.correlation_id == correlation_id
@@ -273,9 +318,9 @@ class Journal:
         return None if row is None else (row[0], row[1])
 
     def labels_after(self, revision: int) -> dict[tuple[str | None, str], str]:
-        """Return the labels of the orders that were requested here, by tenant and correlation.
+        """Return the labels of requested orders, by tenant and correlation id.
 
-        Only what changed after *revision*.
+        Only requests that changed after *revision*.
         """
         table = schema.requests.c
         query = sa.select(table.tenant, table.correlation_id, table.label)
@@ -297,11 +342,11 @@ class Journal:
         self._change(_files, [asdict(record) | {"tenant": tenant} for record in files])
 
     def _change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        """Insert or replace rows of a table whose changes readers follow."""
+        """Insert or replace rows of a table that has revisions."""
         if not rows:
             return
         with self._writing() as connection:
-            revision = read_heads(connection).revision + 1
+            revision = read_position(connection).revision + 1
             connection.execute(
                 schema.upsert(table, connection.dialect.name),
                 [row | {"revision": revision} for row in rows],
@@ -309,7 +354,7 @@ class Journal:
 
     @contextmanager
     def _streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
-        """Ask, and have the rows as they are wanted; who asked may stop before the last."""
+        """Run a query and fetch its rows a few at a time. The caller may stop early."""
         with (
             self._engine.connect() as connection,
             connection.execution_options(yield_per=16).execute(query) as rows,
@@ -318,10 +363,11 @@ class Journal:
 
     @contextmanager
     def _writing(self, verb: str = "write") -> Iterator[sa.Connection]:
-        """Open a transaction that is the only writing one, and commit it at the end.
+        """Open a transaction that waits for all other writers, and commit it at the end.
 
-        One writer at a time, from its first statement on: ids and revisions are then in the order
-        of commits, and a reader that continues after the newest it saw misses nothing.
+        Only one transaction writes at a time, from its first statement on. So ids and revisions
+        are in the order of commits, and a reader that continues after the newest one it saw
+        misses nothing.
         """
         with self._translated(verb), self._engine.begin() as connection:
             connection.exec_driver_sql(LOCK_WRITERS[connection.dialect.name])
@@ -331,28 +377,28 @@ class Journal:
         return translated(verb, self.location)
 
 
-def _close(onlooker: Onlooker, engine: sa.Engine) -> None:
-    onlooker.close()
+def _close(changes: ChangeDetector, engine: sa.Engine) -> None:
+    changes.close()
     engine.dispose()
 
 
 class TenantFiles:
-    """The files of one tenant's orders, as the download room reads and records them."""
+    """The file records of one tenant, as the downloads read and write them."""
 
     def __init__(self, journal: Journal, tenant: str | None) -> None:
         self._journal = journal
         self._tenant = tenant or ""
 
     def files(self, order_id: int) -> list[FileRecord]:
-        """Return what is known of the files of one order, by file id."""
+        """Return the records of one order, by file id."""
         return self._journal._files_of(self._tenant, order_id)  # noqa: SLF001 - one room
 
     def save(self, files: Iterable[FileRecord]) -> None:
-        """Insert or replace records by (order id, file id); on disk when it returns."""
+        """Insert or replace records by (order id, file id). They are on disk when it returns."""
         self._journal._save_files(self._tenant, files)  # noqa: SLF001 - one room
 
     def update(self, files: Iterable[FileRecord]) -> None:
-        """Replace records that are there: a row says all of a file, whatever is new."""
+        """Replace records that are there already. Each record holds all fields of a file."""
         self.save(files)
 
 
