@@ -1,20 +1,18 @@
-"""Journal rows → typed DataFrames, in time proportional to what is new. The room of pandas.
+"""Journal rows as typed DataFrames, in time proportional to what is new. The room of pandas.
 
-``dtypes``
-    the columns of each frame;
-``columns``, ``table``
-    memory that grows, shown to pandas without a copy;
-``standing``
-    what is known of each order, from events, files and answers over REST;
+``columns``
+    the columns and dtypes of each frame, and the growing memory behind them;
+``state``
+    the state of each order, from events, files and answers over REST;
 ``orders``
     the frame of orders;
 ``frames``
-    `Frames`: all of it together, kept up to date from the journal.
+    `Frames`: all frames of one tenant, kept up to date from the journal.
 """
 
 from __future__ import annotations
 
-from regards_nb.frames.dtypes import (
+from regards_nb.frames.columns import (
     EVENT_DTYPES,
     FILE_DTYPES,
     ORDER_DTYPES,

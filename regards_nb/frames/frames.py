@@ -1,4 +1,4 @@
-"""`Frames`: the journal of one tenant as DataFrames, reading only what is new."""
+"""`Frames`: the journal of one tenant as DataFrames; each call reads only new rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from regards_nb.errors import SettingsError
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
-from regards_nb.frames.dtypes import EVENT_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES
+from regards_nb.frames.columns import (
+    EVENT_DTYPES,
+    FILE_DTYPES,
+    REJECTED_DTYPES,
+    REMOTE_DTYPES,
+    GrowingFrame,
+)
 from regards_nb.frames.orders import OrdersFrame
-from regards_nb.frames.standing import OrderStates
-from regards_nb.frames.table import Table
+from regards_nb.frames.state import OrderStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,10 +32,10 @@ if TYPE_CHECKING:
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
 
-#: Events that were taken in together, each with its order.
+#: Events that one refresh added, each with its order.
 EventQueue: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
 
-#: What stands in the columns behind the two times.
+#: The values of the columns after the two times.
 _FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
 
 
@@ -41,12 +46,12 @@ class Frames:
     ----------
     journal : Journal
     tenant : str or None
-        Keep this tenant's rows, and those that name none; None keeps all.
+        Keep this tenant's rows and rows without a tenant; None keeps all.
 
     Notes
     -----
-    Safe to use from several threads: each call holds one lock. Frames handed out may be changed
-    freely: pandas copies on write.
+    Threads may share an object: each call holds one lock. A user may write into a returned frame:
+    pandas copies the memory first.
     """
 
     def __init__(self, journal: Journal, tenant: str | None) -> None:
@@ -55,42 +60,43 @@ class Frames:
         self._lock = threading.RLock()
         self._last_id = 0
         self._revision = 0
-        self._standing = OrderStates()
-        self._events = Table(EVENT_DTYPES, map(str, OrderStatus))
-        self._orders = OrdersFrame(self._standing)
-        self._files = Table(FILE_DTYPES, map(str, FileState))
-        self._rejected = Table(REJECTED_DTYPES)
-        #: (row id, reason, arrival in µs); the bodies stay in the journal until asked for
+        self._states = OrderStates()
+        self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+        self._orders = OrdersFrame(self._states)
+        self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
+        self._rejected = GrowingFrame(REJECTED_DTYPES)
+        #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
+        #: The bodies may be large and are read from the journal when `rejected` is called.
         self._rejections: list[tuple[int, str, int]] = []
-        self._feeds: list[EventQueue] = []
+        self._queues: list[EventQueue] = []
 
     def follow(self) -> EventQueue:
-        """Return a queue that receives all events taken in from now on, with their orders."""
+        """Return a queue that receives all events added from now on, with their orders."""
         with self._lock:
             self.refresh()
-            feed: EventQueue = deque()
-            self._feeds.append(feed)
-            return feed
+            queue: EventQueue = deque()
+            self._queues.append(queue)
+            return queue
 
-    def unfollow(self, feed: EventQueue) -> None:
-        """End what `follow` began."""
+    def unfollow(self, queue: EventQueue) -> None:
+        """Stop filling a queue that `follow` returned."""
         with self._lock:
-            self._feeds = [other for other in self._feeds if other is not feed]
+            self._queues = [other for other in self._queues if other is not queue]
 
     def refresh(self) -> None:
-        """Take in what was journalled since the last call, by whichever process."""
+        """Read what any process has journalled since the last call."""
         with self._lock:
             position = self._journal.position()
             if position.last_id > self._last_id:
                 for batch in self._journal.read(self._last_id):
-                    self._take_in(batch)
+                    self._add(batch)
                     self._last_id = batch.first_id + len(batch.deliveries) - 1
                     if self._last_id >= position.last_id:
                         break
             if position.revision > self._revision:
                 self._refresh_files(position.revision)
 
-    def _take_in(self, batch: Batch) -> None:
+    def _add(self, batch: Batch) -> None:
         row_ids, events = [], []
         for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
             if self._tenant is not None and delivery.tenant not in {None, self._tenant}:
@@ -102,25 +108,25 @@ class Frames:
             else:
                 self._rejections.append((row_id, event.reason, delivery.received_at_us))
         if events:
-            keys = self._standing.add(row_ids, events)
+            keys = self._states.add(row_ids, events)
             self._events.append(_event_columns(events), len(events))
-            for feed in self._feeds:
-                feed.append((keys, events))
+            for queue in self._queues:
+                queue.append((keys, events))
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision
-        self._standing.add_files(self._journal.files_after(seen, tenant=self._tenant))
-        self._standing.add_fetched(self._journal.fetched_after(seen))
-        self._standing.add_labels(self._journal.labels_after(seen))
-        self._revision = newest  # only now: what could not be read is read the next time
+        self._states.add_files(self._journal.files_after(seen, tenant=self._tenant))
+        self._states.add_fetched(self._journal.fetched_after(seen))
+        self._states.add_labels(self._journal.labels_after(seen))
+        self._revision = newest  # last, so that a failed read is repeated by the next call
 
     def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
-        """Take what the server last said of an order over REST: percentage, expiry, label.
+        """Set what the server last answered about an order: percentage, expiry, label.
 
-        Kept in memory only: it is out of date soon, and asked for again at the next start.
+        The answer is kept in memory only: it is soon outdated, and REST sync asks again.
         """
         with self._lock:
-            self._standing.set_remote(key, remote)
+            self._states.set_remote(key, remote)
 
     # -- the frames --
 
@@ -141,11 +147,12 @@ class Frames:
     def orders_of(self, names: Iterable[str | int | OrderKey]) -> pd.DataFrame:
         """Return the rows of `orders` for some orders, as `key_of` finds them.
 
-        At one moment: an order that is known by its number is another row once a message names it.
+        Names and rows are looked up under one lock, because an order known by its number becomes
+        another row when a message tells its correlation id.
         """
         with self._lock:
             orders = self.orders
-            keys = map(self._standing.key_of, names)
+            keys = map(self._states.key_of, names)
             return orders[orders.index.isin([key for key in keys if key is not None])]
 
     @property
@@ -153,13 +160,13 @@ class Frames:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
         with self._lock:
             self.refresh()
-            places, records = self._standing.files.take_changed()
+            places, records = self._states.files.take_changed()
             self._files.update(places, list(map(_file_row, records)))
             return self._files.frame()
 
     @property
     def rejected(self) -> pd.DataFrame:
-        """One row per message that could not be understood; columns of `REJECTED_DTYPES`."""
+        """One row per message that could not be decoded; columns of `REJECTED_DTYPES`."""
         with self._lock:
             self.refresh()
             bodies = self._journal.bodies(row_id for row_id, _, _ in self._rejections)
@@ -179,7 +186,7 @@ class Frames:
         paths = []
         for name in ("events", "orders", "files", "rejected"):
             path, frame = folder / f"{name}.{kind}", getattr(self, name)
-            # An export that is cut short leaves the earlier one as it was.
+            # An export that fails leaves the earlier file as it was.
             part = path.with_name(f".{path.name}.part")
             frame.to_csv(part) if kind == "csv" else frame.to_parquet(part)
             paths.append(part.replace(path))
@@ -189,31 +196,31 @@ class Frames:
 
     @property
     def rejections(self) -> int:
-        """How many messages could not be understood."""
+        """Number of messages that could not be decoded."""
         with self._lock:
             return len(self._rejected) + len(self._rejections)
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
-        """Return the state of some orders, or of all, in the order of their first event."""
+        """Return the state of some orders, or of all, in the order of their first events."""
         with self._lock:
             self.refresh()
-            return self._standing.states(keys)
+            return self._states.states(keys)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
-        """Find an order by correlation id (text) or order id (number); the latest if several."""
+        """Find an order by correlation id (str) or order id (int); the latest if several."""
         with self._lock:
             self.refresh()
-            return self._standing.key_of(name)
+            return self._states.key_of(name)
 
     def files_of(self, order_id: int) -> list[FileRecord]:
-        """Return what is known of the files of one order."""
+        """Return the files of one order."""
         with self._lock:
             self.refresh()
-            return self._standing.files_of(order_id)
+            return self._states.files_of(order_id)
 
 
 def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
-    # one by one: a tuple for each event would have the garbage collector look at them all
+    # One list per column: a tuple per event would be tracked by the garbage collector.
     received_at_us = [event.received_at_us for event in events]
     timestamp_us = [None if (s := e.timestamp_s) is None else s * 1_000_000 for e in events]
     return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
@@ -227,8 +234,8 @@ def _file_row(record: FileRecord) -> tuple[object, ...]:
 
 
 def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:
-    """Return orders as the server sees them, one row each; index and columns never change."""
+    """Return orders as the server describes them, one row each; columns of `REMOTE_DTYPES`."""
     rows = [tuple(getattr(order, name) for name in REMOTE_DTYPES) for order in orders]
-    table = Table(REMOTE_DTYPES, map(str, OrderStatus))
-    table.update(range(len(rows)), rows)
-    return table.frame().set_index("order_id")
+    frame = GrowingFrame(REMOTE_DTYPES, map(str, OrderStatus))
+    frame.update(range(len(rows)), rows)
+    return frame.frame().set_index("order_id")

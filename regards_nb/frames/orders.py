@@ -1,4 +1,4 @@
-"""The frame of orders: a row for each, written again only where it changed."""
+"""The frame of orders: one row per order; only changed rows are written again."""
 
 from __future__ import annotations
 
@@ -8,98 +8,94 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from regards_nb.events import OrderStatus
-from regards_nb.frames.dtypes import ORDER_DTYPES
-from regards_nb.frames.table import Table
+from regards_nb.frames.columns import ORDER_DTYPES, GrowingFrame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regards_nb.frames.standing import OrderStates
+    from regards_nb.frames.state import OrderStates
     from regards_nb.orders import OrderKey
 
 _row = attrgetter(*ORDER_DTYPES)
 
 
 class OrdersFrame:
-    """Keeps `OrderTracker.orders` in step with what is known.
+    """Keeps `OrderTracker.orders` up to date.
 
     Parameters
     ----------
-    standing : OrderStates
-        Nobody else takes what changed of it.
+    states : OrderStates
+        Only this object may call its `OrderStates.take_changed`.
     """
 
-    def __init__(self, standing: OrderStates) -> None:
-        self._standing = standing
-        self._rearranged = standing.rearranged
+    def __init__(self, states: OrderStates) -> None:
+        self._states = states
+        self._regrouped = states.regrouped
         self._begin()
 
     def _begin(self) -> None:
-        self._table = Table(ORDER_DTYPES, map(str, OrderStatus))
+        self._rows = GrowingFrame(ORDER_DTYPES, map(str, OrderStatus))
         self._index = _Index()
-        self._frame = self._shown()
+        self._frame = self._with_index()
 
     def frame(self) -> pd.DataFrame:
         """Return one row per order; index (tenant, correlation_id)."""
-        if self._take_in():
-            self._frame = self._shown()
+        if self._write_changed():
+            self._frame = self._with_index()
         return self._frame.copy(deep=False)
 
-    def _take_in(self) -> bool:
-        """Write what changed; tell whether anything did."""
-        places, states = self._standing.take_changed()
-        if self._standing.rearranged != self._rearranged:
-            self._rearranged = self._standing.rearranged
+    def _write_changed(self) -> bool:
+        """Write the orders that changed; tell whether any did."""
+        places, states = self._states.take_changed()
+        if self._states.regrouped != self._regrouped:
+            self._regrouped = self._states.regrouped
             self._begin()
-        rows = len(self._table)
-        self._table.update(places, list(map(_row, states)))
-        new = (state.key for place, state in zip(places, states, strict=True) if place >= rows)
+        known = len(self._rows)
+        self._rows.update(places, list(map(_row, states)))
+        new = (state.key for place, state in zip(places, states, strict=True) if place >= known)
         self._index.append(list(new))
         return bool(states)
 
-    def _shown(self) -> pd.DataFrame:
-        return self._table.frame().set_axis(self._index.index(), axis="index")
+    def _with_index(self) -> pd.DataFrame:
+        return self._rows.frame().set_axis(self._index.index(), axis="index")
 
 
 class _Index:
-    """The names of the orders, added to at the end.
+    """The index (tenant, correlation_id) of the orders.
 
-    pandas would look through all names each time; here each is looked at once, when it is new.
+    pandas would look at all names each time an index is made; here each name is looked at once.
     """
 
     def __init__(self) -> None:
-        self._levels = [Table({"name": "str"}), Table({"name": "str"})]
+        self._levels = [GrowingFrame({"name": "str"}), GrowingFrame({"name": "str"})]
         self._codes: list[dict[str | None, int]] = [{None: -1}, {None: -1}]
-        self._table = Table({"tenant": "int64", "correlation_id": "int64"})
-        self._shown: pd.MultiIndex | None = None
+        self._rows = GrowingFrame({"tenant": "int64", "correlation_id": "int64"})
+        self._index: pd.MultiIndex | None = None
 
     def append(self, keys: Sequence[OrderKey]) -> None:
         """Add orders."""
         if not keys:
             return
-        self._shown = None
+        self._index = None
         columns = []
         for names, codes, level in zip(
             zip(*keys, strict=True), self._codes, self._levels, strict=True
         ):
-            # dict.fromkeys: each once, in their order
+            # dict.fromkeys() keeps the order and removes repetitions.
             new = [name for name in dict.fromkeys(names) if name not in codes]
             codes.update({name: len(level) + n for n, name in enumerate(new)})
             level.append([new], len(new))
             columns.append([codes[name] for name in names])
-        self._table.append(columns, len(keys))
+        self._rows.append(columns, len(keys))
 
     def index(self) -> pd.MultiIndex:
         """Return the index of all orders."""
-        if self._shown is None:
-            self._shown = self._made()
-        return self._shown
-
-    def _made(self) -> pd.MultiIndex:
-        places: Any = self._table.frame()
-        return pd.MultiIndex(
-            levels=[pd.Index(level.frame()["name"]) for level in self._levels],
-            codes=[places[name].to_numpy() for name in places],
-            names=list(places),
-            verify_integrity=False,
-        )
+        if self._index is None:
+            codes: Any = self._rows.frame()
+            self._index = pd.MultiIndex(
+                levels=[pd.Index(level.frame()["name"]) for level in self._levels],
+                codes=[codes[name].to_numpy() for name in codes],
+                names=list(codes),
+                verify_integrity=False,
+            )
+        return self._index

@@ -1,4 +1,4 @@
-"""What is known of each order, worked out again only where something new was said of it."""
+"""The state of each order, computed again only for orders of which something new is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class ChangeTracker(Generic[_T]):
-    """Values that one reader follows: it takes what changed since it last did.
+    """A list of values and the places that changed since its one reader last asked.
 
     Attributes
     ----------
@@ -28,12 +28,12 @@ class ChangeTracker(Generic[_T]):
 
     def __init__(self) -> None:
         self.values: list[_T] = []
-        #: The reader has taken so many; of these, others than it took are in these places now.
+        #: How many values the reader has taken, and the places among them that changed since.
         self._taken = 0
         self._replaced: set[int] = set()
 
     def put(self, place: int, value: _T) -> None:
-        """Set the value of a place, which may be the one behind the last."""
+        """Set the value at a place; the place behind the last value appends."""
         if place == len(self.values):
             self.values.append(value)
             return
@@ -42,15 +42,15 @@ class ChangeTracker(Generic[_T]):
             self._replaced.add(place)
 
     def take_changed(self) -> tuple[list[int], list[_T]]:
-        """Return the places of the values that are new, in order, and the values."""
+        """Return the places that changed, ascending, and their values."""
         places = [*sorted(self._replaced), *range(self._taken, len(self.values))]
         self._replaced.clear()
         self._taken = len(self.values)
         return places, [self.values[place] for place in places]
 
 
-class _FilesOf:
-    """The places of one order's files, and what they come to."""
+class _FilesOfOrder:
+    """The places of one order's files, and their sums."""
 
     __slots__ = ("bytes", "in_place", "in_place_bytes", "places")
 
@@ -59,64 +59,63 @@ class _FilesOf:
         self.places: dict[int, int] = {}
         self.bytes = self.in_place = self.in_place_bytes = 0
 
-    def count(self, record: FileRecord, times: int) -> None:
-        """Add a file, or take it away again."""
-        size_bytes = (record.size_bytes or 0) * times
+    def count(self, record: FileRecord, sign: int) -> None:
+        """Add a file (sign 1) to the sums or subtract it (sign -1)."""
+        size_bytes = (record.size_bytes or 0) * sign
         self.bytes += size_bytes
         if record.state.is_here:
-            self.in_place += times
+            self.in_place += sign
             self.in_place_bytes += size_bytes
 
 
-_NO_FILES = _FilesOf()
+_NO_FILES = _FilesOfOrder()
 
 
 class OrderStates:
-    """Joins events, files, labels and answers over REST into one `OrderState` for each order.
+    """Joins events, files, labels and answers over REST into one `OrderState` per order.
 
     Attributes
     ----------
     keys : dict
-        The orders in the order of their first events, each with its place.
+        The place of each order, in the order of their first events.
     files : ChangeTracker
-        All files.
-    rearranged : int
-        Grows when an order disappears, because it turned out to be another one's.
+        All files, in the order in which a manifest first listed them.
+    regrouped : int
+        Grows when an order disappears because an event shows that it is the same as another.
     """
 
     def __init__(self) -> None:
         self.keys: dict[OrderKey, int] = {}
-        #: in the order of `keys`
-        self._known: ChangeTracker[OrderState] = ChangeTracker()
-        #: in the order in which they were listed
         self.files: ChangeTracker[FileRecord] = ChangeTracker()
-        self.rearranged = 0
-        self._book = OrderReducer()
-        #: orders whose state was never worked out, and those where it is to be worked out again
+        self.regrouped = 0
+        #: at the places of `keys`
+        self._states: ChangeTracker[OrderState] = ChangeTracker()
+        self._reducer = OrderReducer()
+        #: Orders whose state was never computed, and those whose state must be computed again.
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
-        self._files_of: defaultdict[int, _FilesOf] = defaultdict(_FilesOf)
+        self._files_of: defaultdict[int, _FilesOfOrder] = defaultdict(_FilesOfOrder)
         self._fetched: dict[tuple[str | None, int], int] = {}
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
 
-    # -- what is new --
+    # -- input --
 
     def add(self, row_ids: Iterable[int], events: Iterable[OrderEvent]) -> list[OrderKey]:
-        """Take in events, journalled as these rows; return the order that each is about."""
-        keys = list(map(self._book.add, row_ids, events))
+        """Add events with their journal rows; return the order of each event."""
+        keys = list(map(self._reducer.add, row_ids, events))
         for key in dict.fromkeys(keys):
             if key in self.keys:
-                self._outdate(key)
+                self._mark_stale(key)
             else:
                 self.keys[key] = len(self.keys)
                 self._new.append(key)
-        if self._book.regrouped != self.rearranged:
-            self._rearrange()
+        if self._reducer.regrouped != self.regrouped:
+            self._regroup()
         return keys
 
     def add_files(self, records: Iterable[FileRecord]) -> None:
-        """Take in files as they are now."""
+        """Add files, or replace what is known of them."""
         changed = set()
         for record in records:
             files = self._files_of[record.order_id]
@@ -127,65 +126,67 @@ class OrderStates:
             self.files.put(place, record)
             changed.add(record.order_id)
         for order_id in changed:
-            self._outdate_numbered(order_id)
+            self._mark_stale_by_id(order_id)
 
     def add_fetched(self, fetched: dict[tuple[str | None, int], int]) -> None:
-        """Take in up to which row the parts of some orders were fetched."""
+        """Set the journal row up to which the sub-orders of some orders were fetched."""
         self._fetched |= fetched
         for _, order_id in fetched:
-            self._outdate_numbered(order_id)
+            self._mark_stale_by_id(order_id)
 
     def add_labels(self, labels: dict[tuple[str | None, str], str]) -> None:
-        """Take in what some orders are called."""
+        """Set the labels of some orders."""
         for names, label in labels.items():
             key = OrderKey(*names)
             self._labels[key] = label
-            self._outdate(key)
+            self._mark_stale(key)
 
     def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
-        """Take in what the server last said of an order."""
-        key = self._book.resolved(key)
+        """Set what the server last answered about an order."""
+        key = self._reducer.resolved(key)
         self._remote[key] = remote
-        self._outdate(key)
+        self._mark_stale(key)
 
-    def _outdate_numbered(self, order_id: int) -> None:
-        for key in self._book.numbered(order_id):
-            self._outdate(key)
+    def _mark_stale_by_id(self, order_id: int) -> None:
+        for key in self._reducer.numbered(order_id):
+            self._mark_stale(key)
 
-    def _outdate(self, key: OrderKey) -> None:
-        """Have the state of an order worked out again, if it has been worked out already."""
+    def _mark_stale(self, key: OrderKey) -> None:
+        """Have the state of an order computed again, if it was computed before."""
         place = self.keys.get(key)
-        if place is not None and place < len(self._known.values):
+        if place is not None and place < len(self._states.values):
             self._stale.add(key)
 
-    def _rearrange(self) -> None:
-        self.rearranged = self._book.regrouped
-        self.keys = {key: place for place, key in enumerate(self._book)}
-        self._remote = {self._book.resolved(key): said for key, said in self._remote.items()}
-        self._known = ChangeTracker()
+    def _regroup(self) -> None:
+        """Begin anew: an order disappeared, so the places of later orders changed."""
+        self.regrouped = self._reducer.regrouped
+        self.keys = {key: place for place, key in enumerate(self._reducer)}
+        self._remote = {self._reducer.resolved(key): said for key, said in self._remote.items()}
+        self._states = ChangeTracker()
         self._stale.clear()
         self._new = list(self.keys)
 
-    # -- what is known --
+    # -- output --
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
-        """Return the state of some orders, or of all, in the order of their first event."""
-        self._work_out()
+        """Return the state of some orders, or of all, in the order of their first events."""
+        self._compute()
         if keys is None:
-            return self._known.values.copy()
-        places = (self.keys.get(self._book.resolved(key)) for key in keys)
-        return [self._known.values[place] for place in places if place is not None]
+            return self._states.values.copy()
+        places = (self.keys.get(self._reducer.resolved(key)) for key in keys)
+        return [self._states.values[place] for place in places if place is not None]
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
-        """Find an order by correlation id (text) or order id (number); the latest if several."""
+        """Find an order by correlation id (str) or order id (int); the latest if several."""
         if isinstance(name, OrderKey):
-            key = self._book.resolved(name)
+            key = self._reducer.resolved(name)
             return key if key in self.keys else None
         if isinstance(name, int):
-            return self._latest(self._book.numbered(name))
-        known = self._latest(self._book.named(name))
+            return self._latest(self._reducer.numbered(name))
+        known = self._latest(self._reducer.named(name))
         if known is None and name.startswith("#") and name[1:].isdecimal():
-            return self.key_of(int(name[1:]))  # known by its number at first, by its name now
+            # "#12" named order 12 until an event told its correlation id.
+            return self.key_of(int(name[1:]))
         return known
 
     def _latest(self, keys: Iterable[OrderKey]) -> OrderKey | None:
@@ -199,21 +200,21 @@ class OrderStates:
         return [self.files.values[place] for place in files.places.values()]
 
     def take_changed(self) -> tuple[list[int], list[OrderState]]:
-        """Return the states that changed since this was last called, after their places."""
-        self._work_out()
-        return self._known.take_changed()
+        """Return the places and states that changed since the last call."""
+        self._compute()
+        return self._states.take_changed()
 
-    def _work_out(self) -> None:
+    def _compute(self) -> None:
         stale, self._stale = self._stale, set()
         for key in stale:
-            self._known.put(self.keys[key], self._completed(key))
+            self._states.put(self.keys[key], self._joined(key))
         new, self._new = self._new, []
         for key in new:
-            self._known.put(len(self._known.values), self._completed(key))
+            self._states.put(len(self._states.values), self._joined(key))
 
-    def _completed(self, key: OrderKey) -> OrderState:
-        """Add to what the events say what is known on this side."""
-        state = self._book.state(key)
+    def _joined(self, key: OrderKey) -> OrderState:
+        """Return the state from events, completed with files, label and the answer over REST."""
+        state = self._reducer.state(key)
         files = self._files_of.get(state.order_id or -1, _NO_FILES)
         fetched_row = self._fetched.get((key.tenant, state.order_id or -1), 0)
         remote = self._remote.get(key)
@@ -231,7 +232,7 @@ class OrderStates:
 
 
 def _with_remote(state: OrderState, remote: RemoteOrder) -> OrderState:
-    """Add what only REST tells; where events count sub-orders, their progress stands."""
+    """Add what only REST tells; progress counted from events takes precedence."""
     percent = remote.percent_completed
     progress = state.progress
     if progress is None and percent is not None:
