@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,7 +24,7 @@ from strategies import delivery
 from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
 from regards_nb.files import FileRecord, FileState
-from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
+from regards_nb.journal import Journal, NetworkFileSystemWarning, RowReader, database, schema
 
 #: for what is said of one file
 SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
@@ -198,6 +198,70 @@ def test_an_append_whose_answer_is_lost_is_written_once(
         assert bodies(journal) == came
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["committed", "answer lost", "refused"]),
+            st.lists(st.sampled_from([b"new", b"known"]), min_size=1, max_size=3),
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_chosen_inside_the_transaction_is_written_once(
+    tmp_path_factory: pytest.TempPathFactory, tries: list[tuple[str, list[bytes]]]
+) -> None:
+    """Messages that the caller leaves out do not confuse the search for a lost commit."""
+    came: list[bytes] = []
+    waiting: list[bytes] = []
+
+    def choose(rows: RowReader, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        assert rows.last_id() == sum(len(batch.deliveries) for batch in journal.read())
+        return [each for each in deliveries if each.body == b"new"]
+
+    with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
+        session_id = journal.open_session("q")
+        dialect = journal._engine.dialect
+        commit = dialect.do_commit
+        for outcome, new in [*tries, ("committed", [b"new"])]:
+            came += new
+            waiting += new
+
+            def answer(connection: Any, outcome: str = outcome) -> None:
+                if outcome != "refused":
+                    commit(connection)
+                if outcome != "committed":
+                    raise sqlite3.OperationalError("the line broke")
+
+            with mock.patch.object(dialect, "do_commit", answer), suppress(JournalError):
+                messages = [delivery(body) for body in waiting]
+                journal.append(session_id, messages, choose=choose)
+                waiting.clear()
+        assert bodies(journal) == [body for body in came if body == b"new"]
+
+
+def test_the_look_up_and_the_insert_are_one_transaction(
+    place: str | Path, journal: Journal
+) -> None:
+    """A second kernel that writes at the same moment waits, and then sees what was written."""
+    seen: list[list[bytes]] = []
+
+    def choose(rows: RowReader, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        there = [row.delivery.body for row in rows.recent("q", after_id=0, limit=100)]
+        seen.append(there)
+        return [each for each in deliveries if each.body not in there]
+
+    def write() -> None:
+        with Journal(place) as mine:
+            mine.append(mine.open_session("q"), [delivery(b"once")], choose=choose)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(write) for _ in range(8)]:
+            future.result()
+    assert bodies(journal) == [b"once"]
+    assert sorted(map(len, seen)) == [0] + [1] * 7
+
+
 @SQLITE
 def test_a_journal_that_nobody_holds_any_more_is_closed(place: Path) -> None:
     """A cell that is run again drops its tracker, and must not keep the file open for ever."""
@@ -223,7 +287,7 @@ KILLED_WRITER = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from strategies import delivery
-from regards_nb.journal import Journal, NetworkFileSystemWarning, database, schema
+from regards_nb.journal import Journal
 journal = Journal(sys.argv[1])
 session_id = journal.open_session("q")
 for number in range(10_000):

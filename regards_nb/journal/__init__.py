@@ -16,7 +16,7 @@ understand more of an old journal, and no second table can disagree with the fir
 
 from __future__ import annotations
 
-from regards_nb.journal.batches import Batch, Row
+from regards_nb.journal.batches import Batch, Row, RowReader
 from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning, Position
 from regards_nb.journal.journal import Journal, TenantFiles
 
@@ -27,5 +27,6 @@ __all__ = [
     "NetworkFileSystemWarning",
     "Position",
     "Row",
+    "RowReader",
     "TenantFiles",
 ]

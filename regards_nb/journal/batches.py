@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from regards_nb.events import Delivery
-from regards_nb.journal.schema import batches, streams, upsert
+from regards_nb.journal.schema import batches, sessions, streams, upsert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -103,19 +103,36 @@ def insert(
     return written
 
 
-def already_there(
-    connection: sa.Connection, session_id: int, after_id: int, deliveries: Sequence[Delivery]
-) -> list[Batch]:
-    """Return the batches of a session after *after_id* if *deliveries* begin with them.
+class Attempt(NamedTuple):
+    """One try to write messages of a session."""
 
-    They do when an earlier commit of the same messages succeeded and its answer was lost: a
-    session writes nothing else in between. Otherwise the list is empty.
+    #: How many messages append() was given.
+    covered: int
+    #: Of these, the batches that an earlier try had written, and the messages to write.
+    there: list[Batch]
+    new: Sequence[Delivery]
+
+
+def committed_before(
+    connection: sa.Connection, session_id: int, after_id: int, attempts: Sequence[Attempt]
+) -> tuple[list[Batch], int]:
+    """Return the batches of a session after *after_id*, and how many messages they cover.
+
+    There are such batches if an earlier commit succeeded and its answer was lost: they hold
+    exactly what one of the attempts wrote.
     """
     query = SELECT_BATCHES.where(batches.c.session_id == session_id, batches.c.last_id > after_id)
     rows = connection.execute(query.order_by(batches.c.last_id))
     there = [read_batch(row, after_id) for row in rows]
-    messages = [message for batch in there for message in batch.deliveries]
-    return there if messages == list(deliveries[: len(messages)]) else []
+    messages = _messages(there)
+    for attempt in attempts:
+        if messages and messages == [*_messages(attempt.there), *attempt.new]:
+            return there, attempt.covered
+    return [], 0
+
+
+def _messages(of: Iterable[Batch]) -> list[Delivery]:
+    return [message for batch in of for message in batch.deliveries]
 
 
 def unseen_offsets(
@@ -130,3 +147,37 @@ def unseen_offsets(
         row = {"queue": stream, "next_offset": (offset or 0) + 1}
         connection.execute(upsert(streams, connection.dialect.name), row)
     return new
+
+
+class RowReader:
+    """Reads rows inside a transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def last_id(self) -> int:
+        """Return the id of the newest row; 0 for an empty journal."""
+        return int(self._connection.execute(sa.select(_last_id)).scalar_one())
+
+    def recent(
+        self, queue: str, *, after_id: int, not_of: int | None = None, limit: int
+    ) -> list[Row]:
+        """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
+
+        Rows of the session *not_of* are left out.
+        """
+        query = (
+            SELECT_BATCHES.join(sessions, sessions.c.id == batches.c.session_id)
+            .where(sessions.c.queue == queue, batches.c.last_id > after_id)
+            .order_by(batches.c.last_id.desc())
+            .execution_options(yield_per=16)
+        )
+        if not_of is not None:
+            query = query.where(batches.c.session_id != not_of)
+        newest_first: list[Row] = []
+        with self._connection.execute(query) as rows:
+            for row in rows:
+                newest_first += reversed(read_batch(row, after_id).rows())
+                if len(newest_first) >= limit:
+                    break
+        return newest_first[:limit][::-1]

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
-from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
 from regards_nb.journal.batches import (
     MAX_BATCH_BYTES,
     SELECT_BATCHES,
+    Attempt,
     Batch,
-    already_there,
+    RowReader,
+    committed_before,
     insert,
     read_batch,
     unseen_offsets,
@@ -36,12 +37,15 @@ from regards_nb.journal.database import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from regards_nb.events import Delivery
     from regards_nb.journal.batches import Row
+
+    #: see `Journal.append`
+    Choose = Callable[[RowReader, Sequence[Delivery]], Sequence[Delivery]]
 
 _batches = schema.batches
 _files = schema.files
@@ -84,10 +88,10 @@ class Journal:
         self.location = self._engine.url.render_as_string(hide_password=True)
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
         self._changes = ChangeDetector(self._engine)
-        #: the newest row of each session, and the sessions that may have one more: the answer to
-        #: their last commit was lost
+        #: the newest row of each session, and what append() has tried to write after it: a commit
+        #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
-        self._unsure: set[int] = set()
+        self._attempts: dict[int, list[Attempt]] = {}
         # A cell that is run again drops its tracker. The connections must close with it.
         weakref.finalize(self, _close, self._changes, self._engine).atexit = False
         with self._writing("open") as connection:
@@ -120,12 +124,28 @@ class Journal:
         return int(key[0])
 
     def append(
-        self, session_id: int, deliveries: Sequence[Delivery], *, stream: str | None = None
+        self,
+        session_id: int,
+        deliveries: Sequence[Delivery],
+        *,
+        stream: str | None = None,
+        choose: Choose | None = None,
     ) -> None:
         """Write *deliveries* and return when they are on disk. Acknowledge them after that.
 
-        Messages of a *stream* queue are written once, even if several kernels read the stream:
-        their offset is the key.
+        Parameters
+        ----------
+        session_id : int
+            From `open_session`.
+        deliveries : sequence of Delivery
+            In the order of their arrival.
+        stream : str, optional
+            The name of the stream queue they come from. Its messages are written once, even if
+            several kernels read the stream: their offset is the key.
+        choose : callable, optional
+            ``choose(rows, deliveries)`` returns the deliveries to write. It is called inside the
+            transaction, which waits for all other writers: no kernel can write between the
+            look-up in *rows* and the insert. After a failed commit it is called again.
 
         Raises
         ------
@@ -134,20 +154,22 @@ class Journal:
             answer was lost. Call again in the same session, with the same messages or with more
             behind them: each message is written once.
         """
-        known_id = self._newest_of.get(session_id, 0)
+        attempts = self._attempts.setdefault(session_id, [])
         there: list[Batch] = []
-        try:
-            with self._writing() as connection:
-                if stream is not None:
-                    deliveries = unseen_offsets(connection, stream, deliveries)
-                elif session_id in self._unsure:
-                    there = already_there(connection, session_id, known_id, deliveries)
-                    deliveries = deliveries[sum(len(batch.deliveries) for batch in there) :]
-                written = there + insert(connection, session_id, deliveries)
-        except JournalError:
-            self._unsure.add(session_id)
-            raise
-        self._unsure.discard(session_id)
+        new = deliveries
+        with self._writing() as connection:
+            if stream is not None:
+                new = unseen_offsets(connection, stream, deliveries)
+            else:
+                if attempts:
+                    known_id = self._newest_of.get(session_id, 0)
+                    there, covered = committed_before(connection, session_id, known_id, attempts)
+                    new = deliveries[covered:]
+                if choose is not None:
+                    new = choose(RowReader(connection), new)
+                attempts.append(Attempt(len(deliveries), there, new))
+            written = there + insert(connection, session_id, new)
+        del self._attempts[session_id]
         if written:
             self._newest_of[session_id] = written[-1].last_id
         self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
@@ -165,16 +187,9 @@ class Journal:
         next_offset = self.next_offset(stream)
         if next_offset is None:
             return None
-        query = (
-            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
-            .where(_sessions.c.queue == stream)
-            .order_by(_batches.c.last_id.desc())
-        )
-        with self._translated("read"), self._streamed(query) as rows:
-            for row in rows:
-                for delivery in reversed(read_batch(row, 0).deliveries):
-                    if delivery.stream_offset == next_offset - 1:
-                        return delivery
+        for row in reversed(self.recent(stream, after_id=0, limit=1)):
+            if row.delivery.stream_offset == next_offset - 1:
+                return row.delivery
         return None
 
     def forget_stream(self, stream: str, *, next_offset: int) -> bool:
@@ -235,25 +250,17 @@ class Journal:
         """Return the id of the newest row; 0 for an empty journal."""
         return self.position().last_id
 
-    def recent(self, queue: str, *, after_id: int, not_of: int, limit: int) -> list[Row]:
+    def recent(
+        self, queue: str, *, after_id: int, not_of: int | None = None, limit: int
+    ) -> list[Row]:
         """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
 
-        Rows of the session *not_of* are left out: a broker does not deliver a message twice on
-        the same connection.
+        Rows of the session *not_of* are left out.
         """
-        query = (
-            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
-            .where(_sessions.c.queue == queue, _batches.c.last_id > after_id)
-            .where(_batches.c.session_id != not_of)
-            .order_by(_batches.c.last_id.desc())
-        )
-        newest_first: list[Row] = []
-        with self._translated("read"), self._streamed(query) as rows:
-            for row in rows:
-                newest_first += reversed(read_batch(row, after_id).rows())
-                if len(newest_first) >= limit:
-                    break
-        return newest_first[:limit][::-1]
+        with self._translated("read"), self._engine.connect() as connection:
+            return RowReader(connection).recent(
+                queue, after_id=after_id, not_of=not_of, limit=limit
+            )
 
     def file_log(self, tenant: str | None) -> TenantFiles:
         """Return the file records of one tenant, to read and to write."""
