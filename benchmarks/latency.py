@@ -88,9 +88,9 @@ def _by_row(url: str, queue: str, count: int, command: list[str]) -> list[float]
         subprocess.Popen(command),
     ):
         # as a live view waits; asking again and again would take the processor from the consumer
-        bell, heard = tracker._works.bell, -1  # noqa: SLF001
+        signal, seen = tracker._parts.signal, -1  # noqa: SLF001
         while len(late_ms) < count:
-            heard = bell.wait(heard, _LONGEST_S)
+            seen = signal.wait(seen, _LONGEST_S)
             new = tracker.events["message"].iloc[len(late_ms) :]
             now = time.monotonic_ns()
             late_ms += [(now - int(sent)) / 1e6 for sent in new]

@@ -1,9 +1,9 @@
-"""What the events mean: a pure fold, event after event, into the state of each order.
+"""Fold events, one after the other, into the state of each order. Pure.
 
-Delivery is at least once and the order of arrival is not the order of life (protocol.md 0.5), so
-everything here is a maximum, a minimum or a set: the same events in any order, any of them
-repeated, give the same state. What decides between two events is the AMQP property ``timestamp``
-and, within one second, the rank of the status; never which arrived first.
+RabbitMQ delivers at least once, and not in the order in which things happened (protocol.md 0.5).
+So each field is a maximum, a minimum or a set: the same events in any sequence, any of them
+repeated, give the same state. Between two events the AMQP property ``timestamp`` decides and,
+within one second, the rank of the status; the sequence of arrival never does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from regards_nb.events import OrderEvent
 
-#: How far each status stands in the life of an order. Statuses we do not know stand at 2.
+#: Which of two statuses within one second is the later one. Unknown statuses have rank 2.
 _RANK = {
     OrderStatus.GRANTED: 0,
     OrderStatus.RUNNING: 1,
@@ -38,13 +38,13 @@ _RANK = {
 }
 _UNKNOWN_RANK = 2
 
-#: What no later event undoes, the most final last.
-PRECEDENCE = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
+#: No later event undoes these statuses, and of two the one with the higher number stands.
+_PRECEDENCE = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
 
-#: The files are gone from the server.
+#: After these the server has no files any more.
 GONE = frozenset({OrderStatus.EXPIRED, OrderStatus.DELETED})
 
-#: After these no further event is expected. FAILED and DENIED can be re-opened by a later one.
+#: After these no further event is expected. A later event can re-open FAILED and DENIED.
 FINISHED = GONE | {
     OrderStatus.DENIED,
     OrderStatus.FAILED,
@@ -52,18 +52,22 @@ FINISHED = GONE | {
     OrderStatus.DONE,
 }
 
-#: Statuses after which files can be fetched, provided there is a link (protocol.md 0.4).
+#: After these files can be downloaded if there is a link (protocol.md 0.4).
 _ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
 
-
-# By plain text, as events carry it.
+# The same by plain text, as events carry it.
 _RANK_OF: dict[str, int] = {str(status): rank for status, rank in _RANK.items()}
-_PART = str(OrderStatus.SUBORDER_DONE)
-_PRECEDENCE_OF: dict[str, int] = {str(status): rank for status, rank in PRECEDENCE.items()}
+_SUBORDER_DONE = str(OrderStatus.SUBORDER_DONE)
+_PRECEDENCE_OF: dict[str, int] = {str(status): rank for status, rank in _PRECEDENCE.items()}
+
+
+def precedence(status: str) -> int:
+    """Return which of two statuses stands, whatever their times: that with the higher number."""
+    return _PRECEDENCE_OF.get(status, 0)
 
 
 class OrderKey(NamedTuple):
-    """What identifies an order before it has a number."""
+    """The tenant and the client's own name for an order; known before its number is."""
 
     tenant: str | None
     correlation_id: str
@@ -71,7 +75,7 @@ class OrderKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderState:
-    """What is known of one order.
+    """All that is known of one order.
 
     Attributes
     ----------
@@ -79,19 +83,20 @@ class OrderState:
     order_id : int or None
         None until REGARDS has given a number; a denied order never gets one.
     status : str
-        Of the event that decides: DONE if there was one, else the latest.
+        That of the event that decides: DONE if there was one, else the latest.
     finished : bool
         Whether no further event is expected. FAILED may come with files (protocol.md 0.4).
     progress : float or None
-        Finished sub-orders over all, 0 to 1; None where the server does not tell how many.
+        Finished sub-orders over all, 0 to 1; None where the server does not tell their number.
     ready_row : int
-        Journal row of the newest event that means "files can be fetched"; 0 before.
+        Journal row of the newest event that means "files can be downloaded"; 0 before.
     first_event, last_event : datetime.datetime
         By the AMQP timestamp where there is one, else by arrival (UTC).
     files_total, bytes_total : int or None
-        Of the files listed so far; the server lists a part when it is ready.
+        Of the files listed so far; the server lists the files of a sub-order when it is ready.
     waits_for_download : bool
-        A part is ready and was not fetched: REGARDS may be waiting for it (protocol.md 0.2).
+        A sub-order is ready and was not downloaded. REGARDS may prepare nothing more before it is
+        (protocol.md 0.2).
     downloading : bool
         A download of this order runs in this process.
     decided_at_s : int
@@ -136,34 +141,35 @@ class OrderState:
 class OrderReducer:
     """Folds events into orders, one at a time.
 
-    Events name their order by correlation id; a few only by order id, and those are added to the
+    Events name their order by correlation id. A few have only the order id: they count for the
     order that another event ties to that id, whichever comes first. When a correlation id is used
-    for a second order, the state is that of the order with the higher number, and what was said of
-    the other is forgotten.
+    for a second order, the state is that of the order with the higher number, and the events of
+    the other no longer count.
     """
 
     def __init__(self) -> None:
-        #: what was said of each order, in the order of their first events
+        #: By order, in the sequence of their first events.
         self._accumulators: dict[OrderKey, OrderAccumulator] = {}
-        #: which order has a number, one of each tenant; there may be very many, of one tenant
+        #: By order id, the order of each tenant that has it. There may be a million, of one tenant.
         self._owners: dict[int, tuple[OrderKey, ...]] = {}
-        #: others that have it too, which no server should say: the alphabet decides
+        #: Other orders that claim the same id, which no server should send. The name that is
+        #: first in the alphabet owns it.
         self._conflicting_claims: defaultdict[int, set[OrderKey]] = defaultdict(set)
-        #: each tenant's name once, whatever number of events repeat it
+        #: One text object for each tenant, however many events repeat it.
         self._tenants: dict[str | None, str | None] = {}
-        #: Grows when what is known already comes to belong to another order than before.
+        #: Grows when events that were folded already turn out to belong to another order.
         self.regrouped = 0
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
         order_id = event.order_id
-        # Mostly it is known by both its names, and a plain tuple finds it as its key does.
-        life = self._accumulators.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
-        if life is None or order_id is None or life.order_id != order_id or life.is_nameless:
-            life, changed = self._place(event.tenant, event.correlation_id, order_id)
+        # Most orders are known by both names, and a plain tuple finds one as its key does.
+        found = self._accumulators.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
+        if found is None or order_id is None or found.order_id != order_id or found.is_nameless:
+            found, changed = self._find(event.tenant, event.correlation_id, order_id)
         else:
-            changed = life.key
-        life.add(row_id, event)
+            changed = found.key
+        found.add(row_id, event)
         return changed
 
     def __iter__(self) -> Iterator[OrderKey]:
@@ -174,7 +180,7 @@ class OrderReducer:
         return key in self._accumulators
 
     def named(self, correlation_id: str) -> list[OrderKey]:
-        """Return the orders with this correlation id; those of several tenants may have it."""
+        """Return the orders with this correlation id; several tenants may have one each."""
         keys = (OrderKey(tenant, correlation_id) for tenant in self._tenants)
         return [key for key in keys if key in self._accumulators]
 
@@ -186,65 +192,64 @@ class OrderReducer:
         return [key for key in dict.fromkeys(keys) if self._accumulators[key].order_id == order_id]
 
     def resolved(self, key: OrderKey) -> OrderKey:
-        """Return the name of an order that was known by its number only, if it has one now."""
+        """Return the present key of an order that was known only by its number before."""
         number = key.correlation_id.removeprefix("#")
         is_number = number != key.correlation_id and number.isdecimal()
         return self._owner(key.tenant, int(number)) or key if is_number else key
 
     def state(self, key: OrderKey) -> OrderState:
-        """Return what is known of one order; KeyError if nothing is."""
-        life = self._accumulators[key]
-        said = [life, life.by_name]
-        if life.order_id is not None and self._owner(key.tenant, life.order_id) == key:
-            nameless = self._accumulators.get(_nameless(key.tenant, life.order_id))
+        """Return the state of one order; KeyError if no event named it."""
+        own = self._accumulators[key]
+        all_of_it = [own, own.by_name]
+        if own.order_id is not None and self._owner(key.tenant, own.order_id) == key:
+            nameless = self._accumulators.get(_nameless(key.tenant, own.order_id))
             if nameless is not None:
-                said += nameless, nameless.by_name
-        known = [one for one in said if one is not None]
-        if len(known) == 1:
-            return life.state()
-        together = OrderAccumulator(key, life.order_id)
-        for one in known:
-            together.join(one)
-        return together.state()
+                all_of_it += nameless, nameless.by_name
+        accumulators = [each for each in all_of_it if each is not None]
+        if len(accumulators) == 1:
+            return own.state()
+        joined = OrderAccumulator(key, own.order_id)
+        for each in accumulators:
+            joined.join(each)
+        return joined.state()
 
-    def _place(
+    def _find(
         self, tenant: str | None, correlation_id: str | None, order_id: int | None
     ) -> tuple[OrderAccumulator, OrderKey]:
-        """Return where events with these names are folded, and the order that they change."""
+        """Return the accumulator of events with these names, and the order that they change."""
         tenant = self._tenants.setdefault(tenant, tenant)
         if correlation_id is None:
-            assert order_id is not None  # noqa: S101 - events.decode sees to it
+            assert order_id is not None  # noqa: S101 - events.decode rejects an event without both
             key = _nameless(tenant, order_id)
-            life = self._life(key, order_id)
-            life.is_nameless = True
-            return life, self._owner(tenant, order_id) or key
+            nameless = self._accumulator(key, order_id)
+            nameless.is_nameless = True
+            return nameless, self._owner(tenant, order_id) or key
         key = OrderKey(tenant, correlation_id)
         if order_id is not None:
             self._claim(key, order_id)
-        return self._life(key, order_id), key
+        return self._accumulator(key, order_id), key
 
-    def _life(self, key: OrderKey, order_id: int | None) -> OrderAccumulator:
-        """Return what was said of an order; with a higher number than before it is a new one."""
+    def _accumulator(self, key: OrderKey, order_id: int | None) -> OrderAccumulator:
+        """Return the accumulator of one order; a number higher than before starts a new one."""
         newest = self._accumulators.get(key)
         if newest is None:
-            life = OrderAccumulator(key, order_id)
+            new = OrderAccumulator(key, order_id)
         elif order_id is None:
             return newest.without_number()
         elif newest.order_id is None:
-            life = OrderAccumulator(key, order_id, by_name=newest)
+            new = OrderAccumulator(key, order_id, by_name=newest)
         elif order_id > newest.order_id:
-            life = OrderAccumulator(key, order_id, by_name=newest.by_name)
+            new = OrderAccumulator(key, order_id, by_name=newest.by_name)
         elif order_id == newest.order_id:
             return newest
         else:
-            return OrderAccumulator(
-                key, order_id
-            )  # of an older order, which nothing shows any more
-        self._accumulators[key] = life
-        return life
+            # An event of an older order under the same name changes no state.
+            return OrderAccumulator(key, order_id)
+        self._accumulators[key] = new
+        return new
 
     def _claim(self, key: OrderKey, order_id: int) -> None:
-        """Note that an order has this number, unless another has the older right to it."""
+        """Let an order own a number, unless an order first in the alphabet owns it."""
         before = self._owner(key.tenant, order_id)
         if key == before:
             return
@@ -258,7 +263,7 @@ class OrderReducer:
             self.regrouped += 1
 
     def _owner(self, tenant: str | None, order_id: int) -> OrderKey | None:
-        """Return which order of a tenant has a number."""
+        """Return the order of a tenant that has this number."""
         for key in self._owners.get(order_id, ()):
             if key.tenant == tenant:
                 return key
@@ -270,21 +275,21 @@ def _nameless(tenant: str | None, order_id: int) -> OrderKey:
     return OrderKey(tenant, f"#{order_id}")
 
 
-#: Which of two events is the later one: the AMQP timestamp, and within it the rank of the status.
+#: Which of two events is the later one: by the AMQP timestamp, then by the rank of the status.
 _When = int
 _RANKS = max(_RANK.values()) + 1
 _NEVER: _When = -1
 
-#: Later than every event; and no event is as long before 1970.
+#: Later than every event; its negative is earlier than every event.
 _MOST_US = 1 << 63
 
-#: Ids in their order, each once. There may be a million: a set would take ten times the memory.
+#: Sorted ids, each once. There may be a million orders: a set would take ten times the memory.
 _Ids = array  # of "q"
 _NO_IDS: _Ids[int] = array("q")
 
 
 def _with(ids: _Ids[int], new: int) -> _Ids[int]:
-    """Add an id; those of one order mostly grow."""
+    """Add an id; the ids of one order mostly grow."""
     if not ids:
         return array("q", (new,))
     if new > ids[-1]:
@@ -299,33 +304,15 @@ def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
 
 
 class OrderAccumulator:
-    """Everything the events of one order number say; each field only ever grows.
+    """All that the events of one order number say; each field only ever grows.
 
-    There may be very many. Hence no tuples in it, and what many orders say alike is one text.
+    There may be a million. Hence it holds no tuples, and equal texts of many orders are one object.
     """
 
     __slots__ = (
-        "asked_for",
-        "by_name",
-        "error_type",
-        "errors",
-        "errors_when",
-        "first_us",
-        "is_nameless",
-        "key",
-        "last_us",
-        "link",
-        "link_when",
-        "message",
-        "numbered",
-        "order_id",
-        "precedence",
-        "ready_end",
-        "ready_part",
-        "status",
-        "total",
-        "unnumbered",
-        "when",
+        "by_name", "error_type", "errors", "errors_when", "first_us", "is_nameless", "key",
+        "last_us", "link", "link_when", "message", "numbered", "order_id", "over_rest",
+        "precedence", "ready_at_end", "ready_suborder", "status", "total", "unnumbered", "when",
     )  # fmt: skip
 
     def __init__(
@@ -333,11 +320,11 @@ class OrderAccumulator:
     ) -> None:
         self.key = key
         self.order_id = order_id
-        #: whether events came that do not name it: what they change may be another one's
+        #: Whether events came without a correlation id: they may change another order.
         self.is_nameless = False
-        #: what was said of the order by its name only, without its number
+        #: The events that name the order without its number.
         self.by_name = by_name
-        #: of the event that decides, and what it says
+        #: Of the event that decides, and its fields.
         self.precedence = 0
         self.when = _NEVER
         self.status = self.error_type = self.message = ""
@@ -345,27 +332,27 @@ class OrderAccumulator:
         self.errors = 0
         self.link_when = _NEVER
         self.link = ""
-        #: finished sub-orders by their number
+        #: Finished sub-orders by their number.
         self.numbered = _NO_IDS
         #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
         self.unnumbered = _NO_IDS
-        #: Over REST one only learns that something is ready: counted where no message counts.
-        self.asked_for = _NO_IDS
+        #: REST tells only that files are ready: counted for an order without such a message.
+        self.over_rest = _NO_IDS
         self.total = -1
-        self.ready_part = 0
-        self.ready_end = 0
+        self.ready_suborder = 0
+        self.ready_at_end = 0
         self.first_us = _MOST_US
         self.last_us = -_MOST_US
 
     def without_number(self) -> OrderAccumulator:
-        """Return the life of what is said by name, without a number."""
+        """Return the accumulator of events that name the order without its number."""
         if self.order_id is None:
             return self
         self.by_name = self.by_name or OrderAccumulator(self.key, None)
         return self.by_name
 
     def add(self, row_id: int, event: OrderEvent) -> None:
-        """Take in one event."""
+        """Fold in one event."""
         status, timestamp_s, link = event.status, event.timestamp_s, event.download_link
         errors, total = event.errors, event.total_sub_orders
         when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
@@ -378,13 +365,13 @@ class OrderAccumulator:
             self.link_when, self.link = when, link
         if total is not None and total > self.total:
             self.total = total
-        if status == _PART:
-            self._add_part(row_id, event.app_id, event.sub_order_id)
+        if status == _SUBORDER_DONE:
+            self._add_suborder(row_id, event.app_id, event.sub_order_id)
         elif link and status in _ENDS_WITH_LINK:
-            self.ready_end = max(self.ready_end, row_id)
+            self.ready_at_end = max(self.ready_at_end, row_id)
             if event.app_id == REST_APP_ID:
-                # The server was asked and has files, whatever announced itself before.
-                self.ready_part = max(self.ready_part, row_id)
+                # The server says that it has files now, whatever sub-orders came before.
+                self.ready_suborder = max(self.ready_suborder, row_id)
         us = event.received_at_us if timestamp_s is None else timestamp_s * 1_000_000
         self.first_us = min(self.first_us, us)
         self.last_us = max(self.last_us, us)
@@ -392,26 +379,26 @@ class OrderAccumulator:
     def _decide(
         self, precedence: int, when: _When, status: str, error_type: str, message: str
     ) -> None:
-        """Take in what an event says of the order as a whole, unless a later one said so."""
-        said = (precedence, when, status, error_type, message)
-        if said > (self.precedence, self.when, self.status, self.error_type, self.message):
+        """Take the status of an event and its texts, unless a later event has set them."""
+        new = (precedence, when, status, error_type, message)
+        if new > (self.precedence, self.when, self.status, self.error_type, self.message):
             self.precedence = precedence
             self.when = when
             self.status = intern(status)
             self.error_type = intern(error_type)
             self.message = intern(message)
 
-    def _add_part(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
-        self.ready_part = max(self.ready_part, row_id)
+    def _add_suborder(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
+        self.ready_suborder = max(self.ready_suborder, row_id)
         if app_id == REST_APP_ID:
-            self.asked_for = _with(self.asked_for, row_id)
+            self.over_rest = _with(self.over_rest, row_id)
         elif sub_order_id is None:
             self.unnumbered = _with(self.unnumbered, row_id)
         else:
             self.numbered = _with(self.numbered, sub_order_id)
 
     def join(self, other: OrderAccumulator) -> None:
-        """Take in all that another life has taken in."""
+        """Fold in all that another accumulator has folded in."""
         self._decide(other.precedence, other.when, other.status, other.error_type, other.message)
         self.errors_when, self.errors = max(
             (self.errors_when, self.errors), (other.errors_when, other.errors)
@@ -419,16 +406,16 @@ class OrderAccumulator:
         self.link_when, self.link = max((self.link_when, self.link), (other.link_when, other.link))
         self.numbered = _of_both(self.numbered, other.numbered)
         self.unnumbered = _of_both(self.unnumbered, other.unnumbered)
-        self.asked_for = _of_both(self.asked_for, other.asked_for)
+        self.over_rest = _of_both(self.over_rest, other.over_rest)
         self.total = max(self.total, other.total)
-        self.ready_part = max(self.ready_part, other.ready_part)
-        self.ready_end = max(self.ready_end, other.ready_end)
+        self.ready_suborder = max(self.ready_suborder, other.ready_suborder)
+        self.ready_at_end = max(self.ready_at_end, other.ready_at_end)
         self.first_us = min(self.first_us, other.first_us)
         self.last_us = max(self.last_us, other.last_us)
 
     def state(self) -> OrderState:
-        """Say what it amounts to."""
-        done = len(self.numbered) + len(self.unnumbered) or len(self.asked_for)
+        """Return the state of the order."""
+        done = len(self.numbered) + len(self.unnumbered) or len(self.over_rest)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
         return OrderState(
@@ -443,8 +430,8 @@ class OrderAccumulator:
             error_type=self.error_type or None,
             message=self.message or None,
             download_link=self.link or None,
-            # Each sub-order announces itself; only where none did is the end the announcement.
-            ready_row=self.ready_part or self.ready_end,
+            # Each sub-order announces its files. An end announces files only without any of them.
+            ready_row=self.ready_suborder or self.ready_at_end,
             first_event=_utc(self.first_us),
             last_event=_utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),

@@ -341,7 +341,7 @@ def test_the_filter_limits_the_table(session: Session) -> None:
 def test_cells_queued_during_a_nested_wait_run_afterwards(session: Session) -> None:
     """With a nested event loop the user's task goes on, and no queued cell is lost."""
     nested = (
-        "from regards_nb.tracker.loops import run_nested\n"
+        "from regards_nb.tracker import run_nested\n"
         "ticks = []\n"
         "async def tick():\n"
         "    while True:\n"

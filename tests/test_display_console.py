@@ -90,7 +90,7 @@ def _screen(stream: io.TextIOWrapper, other_end: int) -> _Screen:
 
 def _wait_until(error: BaseException) -> None:
     with watching(ScriptedTracker(order())) as watch:
-        watch.refresh(note="1 of 1 orders is not there yet")
+        watch.refresh(note="1 of 1 orders are still running")
         raise error
 
 
@@ -156,11 +156,11 @@ def test_a_note_that_counts_does_not_flood_the_log() -> None:
     tracker, stream = ScriptedTracker(order()), _Stream()
     watch = opened(LogWatch(tracker, _all, stream))
     for left in range(50, 0, -1):
-        watch.refresh(note=f"{left} of 50 orders are not there yet")
+        watch.refresh(note=f"{left} of 50 orders are still running")
     watch.close("You stopped waiting.")
     lines = stream.lines()
-    assert [line for line in lines if "not there yet" in line] == [
-        "50 of 50 orders are not there yet"
+    assert [line for line in lines if "still running" in line] == [
+        "50 of 50 orders are still running"
     ]
     assert lines[-2:] == ["You stopped waiting.", "0 of 1 order finished"]
 

@@ -24,7 +24,7 @@ SOUND = ("6.31.0", "7.1.0", NEWEST)
 LIVE_WHILE_AWAITING = ("7.1.0", NEWEST)
 
 NESTED = """
-from regards_nb.tracker.loops import run_nested
+from regards_nb.tracker import run_nested
 ticks = []
 async def tick():
     while True:

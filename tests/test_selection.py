@@ -13,7 +13,7 @@ from strategies import delivery
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
-from regards_nb.tracker.selection import names_in
+from regards_nb.tracker import names_in
 
 ONE, OTHER = OrderKey("one", "mine"), OrderKey("other", "mine")
 
@@ -91,7 +91,7 @@ def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -
     assert one.wait(timeout_s=30).finished
     with pytest.raises(errors.WaitTimeoutError):
         other.wait(timeout_s=0)
-    with pytest.raises(errors.WaitTimeoutError, match="1 of 1 orders are not there yet"):
+    with pytest.raises(errors.WaitTimeoutError, match="1 of 1 orders are still running"):
         tracker.wait(timeout_s=0)
 
 

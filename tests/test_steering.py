@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_rest_alone_follows_an_order_to_its_files(tracker: OrderTracker) -> None
 def test_rest_alone_says_that_it_polls(simulator: Simulator, tracker: OrderTracker) -> None:
     """Health and repr name the polling; a display can show them."""
     assert tracker.health.state is HealthState.POLLING
-    assert "asked over REST every 0.05 to 60 s" in (tracker.health.reason or "")
+    assert "polling REGARDS over REST every 0.05 to 60 s" in (tracker.health.reason or "")
     assert repr(tracker) == f"<OrderTracker by REST alone at {simulator.base_url}: POLLING>"
 
 
@@ -98,8 +98,8 @@ def test_rest_alone_is_polite(simulator: Simulator, tracker: OrderTracker) -> No
     tracker.cancel(numbers)
     assert tracker.orders["finished"].all()
     before = len(simulator.requests)
-    assert tracker._asking is not None
-    assert not tracker._asking.ask_unfinished()
+    assert tracker._sync is not None
+    assert not tracker._sync.ask_unfinished()
     assert len(simulator.requests) == before
 
 
@@ -141,8 +141,8 @@ def test_an_outage_is_seen_and_survived(simulator: Simulator, tracker: OrderTrac
     assert "503" in (tracker.health.reason or "")
     simulator.faults.remove(fault)
     simulator.wait_for(number, "DONE")
-    assert tracker._asking is not None
-    tracker._asking.ask_unfinished()
+    assert tracker._sync is not None
+    tracker._sync.ask_unfinished()
     tracker.wait(number, timeout_s=30)
 
 
@@ -154,7 +154,7 @@ def test_a_tracker_needs_a_source(tmp_path: Path) -> None:
         OrderTracker("amqp://u:p@h/v", journal=tmp_path / "j.sqlite")
 
 
-# -- steering
+# -- actions
 
 
 def test_pause_resume_and_cancel(simulator: Simulator, tracker: OrderTracker) -> None:
@@ -215,16 +215,36 @@ def test_a_selection_of_the_frame_can_be_steered(
         ("retry", "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED"),
     ],
 )
-def test_what_the_links_do_not_offer_is_refused_in_words(
+def test_a_refused_action_is_told_in_words(
     tracker: OrderTracker, simulator: Simulator, action: str, code: str
 ) -> None:
-    """The error has the server's code, what it means, and what would be possible."""
+    """The error has the server's code, what it means, and what the server allows."""
     order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=30)
-    with pytest.raises(errors.NotAllowedError, match=rf"which is DONE \({code}\)\. Only") as caught:
+    with pytest.raises(
+        errors.NotAllowedError, match=rf"which is DONE\..*\({code}\).*Only"
+    ) as caught:
         getattr(order, action)()
     assert caught.value.messages == (code,)
-    assert "It would let you: delete" in str(caught.value)
-    assert not any("/pause/" in seen.path for seen in simulator.requests)
+    assert "It allows: delete" in str(caught.value)
+
+
+def test_an_action_costs_two_requests(tracker: OrderTracker, simulator: Simulator) -> None:
+    """The action and the order afterwards, also where the server refuses."""
+    order = tracker.submit("dataset:SWOT_CYCLE_007")
+    path = f"/api/v1/rs-order/user/orders/{order.order_id}"
+
+    def requests_of(act: Callable[[], object]) -> list[str]:
+        before = len(simulator.requests)
+        act()
+        seen = [f"{seen.method} {seen.path}" for seen in simulator.requests[before:]]
+        return [each for each in seen if each.split("?")[0] != "GET /api/v1/rs-order/user/orders"]
+
+    paused = path.replace("orders/", "orders/pause/")
+    assert requests_of(order.pause) == [f"PUT {paused}", f"GET {path}"]
+    with pytest.raises(errors.NotAllowedError):
+        order.retry()
+    simulator.order(OrderPlan(n_files=1))
+    assert requests_of(order.delete)[-1:] == [f"DELETE {path}"]
 
 
 def test_a_refusal_by_the_server_itself_is_told_in_words(simulator: Simulator) -> None:
@@ -383,7 +403,7 @@ def test_after_a_silence_the_server_is_asked(broker: PrivateBroker, tmp_path: Pa
             journal=tmp_path / "journal.sqlite",
             silence_s=4,
         ) as tracker:
-            until(lambda: tracker._sources._catch_up is not None)
+            until(lambda: tracker._catch_up is not None)
             simulator.publish_raw(b'{"status":"GRANTED","orderId":1,"correlationId":"c"}')
             tracker.wait("c", timeout_s=60)
             assert tracker["c"].status == "DONE"
@@ -397,11 +417,11 @@ def test_other_peoples_orders_are_asked_for_once(with_broker: OrderTracker) -> N
     simulator = with_broker.simulator
     simulator.order(LARGE, correlation_id="hers", owner="jane@cnes.fr")
     with_broker.wait("hers", until="part", timeout_s=30)
-    asking = with_broker._asking
-    assert asking is not None
-    asking.ask_unfinished()
+    sync = with_broker._sync
+    assert sync is not None
+    sync.ask_unfinished()
     before = len(simulator.requests)
-    asking.ask_unfinished()
+    sync.ask_unfinished()
     assert len(simulator.requests) == before
     assert with_broker["hers"].status == "SUBORDER_DONE"
 
@@ -438,7 +458,10 @@ def test_a_request_that_never_arrived_can_be_sent_again(
     """In doubt it is neither given up nor sent twice: first ask, then wait, then send."""
     simulator.faults.add(Reply(route=Route.APPLY, status=504))
     with OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite") as tracker:
-        for why in ("nobody knows yet whether it was ordered", "may still be making the order"):
+        for why in (
+            "it is open whether REGARDS has made an order",
+            "may still be making the order",
+        ):
             with pytest.raises(errors.ServiceUnreachableError, match=why):
                 tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
         tracker._submission._in_doubt_s = 0

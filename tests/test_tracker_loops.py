@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 TICKING = """
 import asyncio, threading
-from regards_nb.tracker.loops import run_nested
+from regards_nb.tracker import run_nested
 
 async def work(n_ticks):
     while len(ticks) < n_ticks:

@@ -18,6 +18,15 @@ from __future__ import annotations
 
 from regards_nb.consumer.health import Health, HealthState
 from regards_nb.consumer.link import AmqpParameters, describe, parameters_from
+from regards_nb.consumer.publishing import publish_request
 from regards_nb.consumer.thread import Consumer
 
-__all__ = ["AmqpParameters", "Consumer", "Health", "HealthState", "describe", "parameters_from"]
+__all__ = [
+    "AmqpParameters",
+    "Consumer",
+    "Health",
+    "HealthState",
+    "describe",
+    "parameters_from",
+    "publish_request",
+]

@@ -1,38 +1,32 @@
-"""What the user holds: `OrderTracker`, and one `Order` of it.
+"""`OrderTracker` and `Order`: the classes that a user works with.
 
-``bell``
-    tells waiters that something changed;
-``problems``
-    what went wrong in the background, for the display and the user's next call;
-``workers``
-    daemon threads that take jobs from a queue;
-``downloads``
-    at most one download at a time for an order, several orders side by side;
-``watch``
-    the thread that answers new events with callbacks and downloads;
-``requests``, ``submission``, ``ordering``
-    what is ordered; sent once, whatever happens; and the method that does it;
-``news``, ``asking``, ``catchup``
-    what an answer over REST says that is new; what is asked; and when;
-``steering``, ``steered``
-    pause, resume, retry, restart, cancel, delete; and the methods that do it;
+``shared``
+    journal, frames, change signal and background errors, which all parts use;
 ``selection``
     which orders a user means;
-``sources``
-    broker, REST side, or both: what brings the news;
-``works``
-    the parts above, together, for
-``waiting``, ``fetching``
-    what a cell does while it blocks;
-``loops``
-    keeps the user's event loop turning meanwhile, where that is asked for and safe;
-``order``, ``order_tracker``
-    the two public classes.
+``downloads``
+    one download at a time for each order, several orders side by side;
+``dispatcher``
+    hands new events to callbacks, and downloads what they announce;
+``rest_sync``
+    asks REGARDS over REST for what no message told;
+``submission``
+    submits a request once, whatever happens;
+``actions``
+    pause, resume, retry, restart, cancel, delete;
+``waiting``, ``nested_loop``
+    what ``wait()`` does while it blocks the cell, and with the user's event loop;
+``order``, ``tracker``
+    the two public classes, the only modules that know each other.
 """
 
 from __future__ import annotations
 
+from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
-from regards_nb.tracker.order_tracker import OrderTracker, Snapshot
+from regards_nb.tracker.selection import names_in
+from regards_nb.tracker.shared import Snapshot
+from regards_nb.tracker.tracker import OrderTracker
+from regards_nb.tracker.waiting import stopped_by_user
 
-__all__ = ["Order", "OrderTracker", "Snapshot"]
+__all__ = ["Order", "OrderTracker", "Snapshot", "names_in", "run_nested", "stopped_by_user"]

@@ -1,28 +1,92 @@
-"""Downloads: at most one at a time for an order, several orders side by side."""
+"""Downloads of orders: one at a time for each order, several orders side by side."""
 
 from __future__ import annotations
 
+import queue
 import threading
+import weakref
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.download import Downloader, DownloadOptions, Progress
 from regards_nb.errors import IncompleteDownloadError, SettingsError
-from regards_nb.tracker.workers import Workers
+from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import DownloadResult
-    from regards_nb.journal import Journal
     from regards_nb.orders import OrderState
+    from regards_nb.tracker.shared import TrackerParts, View
 
-#: Orders fetched side by side. REGARDS limits the parallel downloads of a user (protocol.md 1.3).
-SIDE_BY_SIDE = 3
+_Job = tuple["Future[Any]", "Callable[[], Any]"]
+
+#: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
+MOST_PARALLEL = 3
+
+
+class Workers:
+    """Up to *count* daemon threads that take jobs from a queue.
+
+    `concurrent.futures` keeps Python from exiting until its jobs are done; a download must not.
+    """
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._count = count
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        # Several threads may submit; each must see the threads that the others started.
+        self._lock = threading.Lock()
+        weakref.finalize(self, _end, self._jobs, count).atexit = False
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run *job* in one of the threads."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._jobs.put((future, job))
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            if len(self._threads) < self._count:
+                thread = threading.Thread(
+                    target=_work, args=(self._jobs,), name=self._name, daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def stop(self, timeout_s: float) -> None:
+        """Drop the jobs that wait, and return when the running ones have ended."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+            while not self._jobs.empty():
+                job = self._jobs.get()
+                if job is not None:
+                    job[0].cancel()
+            _end(self._jobs, len(threads))
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout_s)
+
+
+def _end(jobs: queue.SimpleQueue[_Job | None], count: int) -> None:
+    for _ in range(count):
+        jobs.put(None)
+
+
+def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    # The thread holds the queue and not the `Workers`, which can then be collected.
+    while (item := jobs.get()) is not None:
+        future, job = item
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(job())
+            except BaseException as exc:  # noqa: BLE001 - the future hands it to its reader
+                future.set_exception(exc)
+        del item, future, job
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +95,18 @@ class _Running:
     stop: threading.Event
 
 
-class Together:
-    """Downloads that were begun for one call."""
+class DownloadGroup:
+    """The downloads that one call has begun."""
 
     def __init__(self) -> None:
         self.futures: list[tuple[int | None, Future[DownloadResult]]] = []
 
     def done(self) -> bool:
-        """Tell whether all have ended."""
+        """Return whether all have ended."""
         return all(future.done() for _, future in self.futures)
 
     def errors(self) -> list[tuple[int | None, BaseException]]:
-        """Return what failed, by order."""
+        """Return the errors, each with its order id."""
         return [
             (order_id, error)
             for order_id, future in self.futures
@@ -51,54 +115,38 @@ class Together:
 
 
 class Downloads:
-    """Fetches what is ready of an order, and records that it did.
+    """Downloads the ready files of orders, and records in the journal which it has fetched.
 
     Parameters
     ----------
+    parts : TrackerParts
     client : RegardsClient or None
         None makes every attempt a SettingsError that says what is missing.
-    journal : Journal
     tenant : str or None
     workspace : str or pathlib.Path
         Files of order 12 go to ``<workspace>/12/``.
-    changed : callable
-        Called, from the worker, when there is progress.
     """
 
     def __init__(
         self,
+        parts: TrackerParts,
         client: RegardsClient | None,
-        journal: Journal,
         tenant: str | None,
         workspace: str | Path,
-        changed: Callable[[], None],
     ) -> None:
+        self._parts = parts
         self._client = client
-        self._journal = journal
         self._tenant = tenant
-        self._workspace = Path(workspace)
-        self._changed = changed
-        self._workers = Workers("regards-nb-download", SIDE_BY_SIDE)
+        self.workspace = Path(workspace)
+        self._workers = Workers("regards-nb-download", MOST_PARALLEL)
         self._running: dict[int, _Running] = {}
-        self._progress: dict[int, Progress] = {}
+        # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
-
-    def folder(self, order_id: int) -> Path:
-        """Return where the files of an order go by default."""
-        return self._workspace / str(order_id)
-
-    def progress(self, order_id: int) -> Progress | None:
-        """Return how far a running download is."""
-        return self._progress.get(order_id)
-
-    def is_running(self, order_id: int) -> bool:
-        """Whether this order is being fetched, or waits for its turn."""
-        return order_id in self._running
 
     def begin(
         self, order: OrderState, *, directory: str | Path | None = None, extract: bool = True
     ) -> Future[DownloadResult]:
-        """Fetch what is ready of *order*; while it is being fetched, return that download.
+        """Download the ready files of *order*; return the running download if there is one.
 
         Raises
         ------
@@ -115,38 +163,71 @@ class Downloads:
                 f"order {order.correlation_id!r} has no number, so it has no files: {order.status}"
                 + (f" ({order.message})" if order.message else "")
             )
-        folder = self.folder(order_id) if directory is None else Path(directory)
+        folder = self.workspace / str(order_id) if directory is None else Path(directory)
         with self._lock:
             running = self._running.get(order_id)
             if running is not None:
                 return running.future
             stop = threading.Event()
+            self._parts.downloads[order_id] = None
             future = self._workers.submit(
                 lambda: self._fetch(client, order, order_id, folder, stop, extract=extract)
             )
             self._running[order_id] = _Running(future, stop)
-        # Outside the lock: a download that has ended already ends here.
+        # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         future.add_done_callback(lambda _: self._ended(order_id))
-        self._changed()
+        self._parts.signal.send()
         return future
 
+    def begin_recording_errors(self, order: OrderState) -> Future[DownloadResult]:
+        """Download in the background; keep an error for the display and the next call."""
+        future = self.begin(order)
+        errors, what = self._parts.errors, f"downloading order {order.order_id}"
+
+        def ended(done: Future[DownloadResult]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                errors.record(what, error)
+
+        future.add_done_callback(ended)
+        return future
+
+    def run(
+        self,
+        view: View,
+        orders: Sequence[OrderState],
+        *,
+        directory: str | Path | None = None,
+        extract: bool = True,
+    ) -> list[Path]:
+        """Download the ready files of some orders, and return the paths of all their files."""
+        seen = -1
+        with self._group(orders, directory=directory, extract=extract) as group:
+            while not group.done():
+                view.refresh(note="downloading")
+                seen = self._parts.signal.wait(seen, POLL_S)
+        for order_id, error in group.errors()[1:]:
+            self._parts.errors.record(f"downloading order {order_id}", error)
+        for _, error in group.errors()[:1]:
+            raise error
+        return [path for order in orders for path in self._parts.paths(order.order_id)]
+
     @contextmanager
-    def together(
+    def _group(
         self, orders: Iterable[OrderState], *, directory: str | Path | None, extract: bool
-    ) -> Iterator[Together]:
-        """Fetch several orders; those that are not through at the end of the block are ended."""
-        begun = Together()
+    ) -> Iterator[DownloadGroup]:
+        """Begin several downloads; end those that still run at the end of the block."""
+        group = DownloadGroup()
         try:
             for order in orders:
                 future = self.begin(order, directory=directory, extract=extract)
-                begun.futures.append((order.order_id, future))
-            yield begun
+                group.futures.append((order.order_id, future))
+            yield group
         finally:
-            for order_id, future in begun.futures:
+            for order_id, future in group.futures:
                 if order_id is not None and not future.done():
-                    self.cancel(order_id)
+                    self._cancel(order_id)
 
-    def cancel(self, order_id: int) -> None:
+    def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
         running = self._running.get(order_id)
         if running is not None:
@@ -154,9 +235,9 @@ class Downloads:
             running.future.cancel()
 
     def stop(self, timeout_s: float) -> None:
-        """End all downloads; verified files stay, and the next download goes on from there."""
+        """End all downloads. Verified files stay, and the next download fetches only the rest."""
         for order_id in list(self._running):
-            self.cancel(order_id)
+            self._cancel(order_id)
         self._workers.stop(timeout_s)
 
     def _fetch(
@@ -170,27 +251,28 @@ class Downloads:
         extract: bool,
     ) -> DownloadResult:
         def report(progress: Progress) -> None:
-            self._progress[order_id] = progress
-            self._changed()
+            self._parts.downloads[order_id] = progress
+            self._parts.signal.send()
 
+        journal = self._parts.journal
         try:
-            fetched = Downloader(
+            result = Downloader(
                 client,
                 order_id,
                 folder,
-                self._journal.file_log(order.tenant or self._tenant),
+                journal.file_log(order.tenant or self._tenant),
                 DownloadOptions(on_progress=report, stop=stop, extract=extract),
             ).fetch()
         except IncompleteDownloadError:
-            # The server has handed the part over, and goes on; what is missing is recorded file
-            # by file, and only those are asked for next time.
-            self._journal.save_fetched(order.tenant, order_id, order.ready_row)
+            # The server has handed out the files and prepares the next ones. The journal names
+            # the missing files, and the next download asks only for those.
+            journal.save_fetched(order.tenant, order_id, order.ready_row)
             raise
-        self._journal.save_fetched(order.tenant, order_id, order.ready_row)
-        return fetched
+        journal.save_fetched(order.tenant, order_id, order.ready_row)
+        return result
 
     def _ended(self, order_id: int) -> None:
         with self._lock:
             self._running.pop(order_id, None)
-            self._progress.pop(order_id, None)
-        self._changed()
+            self._parts.downloads.pop(order_id, None)
+        self._parts.signal.send()

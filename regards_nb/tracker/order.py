@@ -1,4 +1,4 @@
-"""One order, as the user holds it: always the newest state, and what can be done with it."""
+"""`Order`: one order of a tracker, with its newest state and its actions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.order_tracker import OrderTracker
+    from regards_nb.tracker.tracker import OrderTracker
 
 
 class Order:
     """One order of a tracker. Obtained by ``tracker[key]`` or ``tracker.submit(...)``.
 
-    Its attributes are read anew each time, without any network; `await` it to wait for its end.
+    Each attribute is read anew from the journal, without any network. `await` the order to wait
+    for its end.
     """
 
     def __init__(self, tracker: OrderTracker, key: OrderKey) -> None:
@@ -41,7 +42,7 @@ class Order:
 
     @property
     def state(self) -> OrderState:
-        """Everything that is known now, as one value."""
+        """All that is known now, as one value."""
         return self._tracker.state(self.key)
 
     @property
@@ -51,12 +52,12 @@ class Order:
 
     @property
     def order_id(self) -> int | None:
-        """The number REGARDS gave; None before, and for a denied order."""
+        """The number that REGARDS gave; None before, and for a denied order."""
         return self.state.order_id
 
     @property
     def status(self) -> str:
-        """Of the event that decides: DONE if there was one, else the latest."""
+        """The status of the event that decides: DONE if there was one, else the latest."""
         return self.state.status
 
     @property
@@ -66,17 +67,17 @@ class Order:
 
     @property
     def message(self) -> str | None:
-        """What REGARDS says about it."""
+        """The message of REGARDS."""
         return self.state.message
 
     @property
     def suborders_done(self) -> int:
-        """Sub-orders that are finished."""
+        """Number of finished sub-orders."""
         return self.state.suborders_done
 
     @property
     def suborders_total(self) -> int | None:
-        """All sub-orders, where the server tells."""
+        """Number of all sub-orders; None where the server does not tell."""
         return self.state.suborders_total
 
     @property
@@ -86,17 +87,17 @@ class Order:
 
     @property
     def error_type(self) -> str | None:
-        """The server's code for what went wrong."""
+        """The server's error code."""
         return self.state.error_type
 
     @property
     def expires_at(self) -> datetime | None:
-        """When REGARDS removes the files, where known."""
+        """When REGARDS removes the files; None where the server does not tell."""
         return self.state.expires_at
 
     @property
     def events(self) -> pd.DataFrame:
-        """The rows of ``tracker.events`` about this order."""
+        """The rows of ``tracker.events`` of this order."""
         events, state = self._tracker.events, self.state
         mine = events["correlation_id"] == state.correlation_id
         if state.order_id is not None:
@@ -107,7 +108,7 @@ class Order:
 
     @property
     def files(self) -> pd.DataFrame:
-        """The rows of ``tracker.files`` about this order."""
+        """The rows of ``tracker.files`` of this order."""
         files, order_id = self._tracker.files, self.order_id
         return files[(files["order"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
 
@@ -117,11 +118,11 @@ class Order:
         return self
 
     def download(self, *, directory: str | Path | None = None, extract: bool = True) -> list[Path]:
-        """Fetch what is ready of this order. See `OrderTracker.download`."""
+        """Download the ready files of this order. See `OrderTracker.download`."""
         return self._tracker.download(self, directory=directory, extract=extract)
 
     def pause(self) -> Order:
-        """Let REGARDS stop preparing files; what is ready stays ready.
+        """Have REGARDS prepare no more files; files that are ready stay ready.
 
         Raises
         ------
@@ -132,12 +133,12 @@ class Order:
         return self
 
     def resume(self) -> Order:
-        """Let a paused order go on. Raises as `pause` does."""
+        """Have REGARDS continue a paused order. Raises as `pause` does."""
         self._tracker.resume(self)
         return self
 
     def retry(self) -> Order:
-        """Let REGARDS try again what failed in an order that has ended. Raises as `pause` does."""
+        """Have REGARDS prepare the failed files of an ended order again. Raises as `pause` does."""
         self._tracker.retry(self)
         return self
 
@@ -149,7 +150,7 @@ class Order:
     def cancel(self) -> Order:
         """Stop the order and delete it on the server, whatever its state. Raises as `pause` does.
 
-        Files that were downloaded stay where they are.
+        Downloaded files stay where they are.
         """
         self._tracker.cancel(self)
         return self
@@ -160,15 +161,15 @@ class Order:
         return self
 
     def iter_parts(self, *, timeout_s: float | None = None) -> Iterator[list[Path]]:
-        """Yield the files of each part as it becomes ready, until the order has ended.
+        """Yield the files of each sub-order as it becomes ready, until the order has ended.
 
-        Each part is fetched when it is ready, which lets REGARDS go on with the next
+        Each sub-order is downloaded when it is ready, which lets REGARDS prepare the next
         (protocol.md 0.2).
 
         Parameters
         ----------
         timeout_s : float, optional
-            Limit for the wait for one part, in seconds.
+            Time limit for the wait for one sub-order, in seconds.
 
         Yields
         ------

@@ -1,11 +1,11 @@
-"""What a user may give to say which orders are meant."""
+"""Which orders a user means: a correlation id, a number, an order, rows of a frame, a list."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from regards_nb.errors import OrderNotFoundError, SettingsError
 from regards_nb.orders import OrderKey
@@ -15,17 +15,25 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from regards_nb.tracker.order import Order
 
+class HasKey(Protocol):
+    """An order, such as `Order`."""
+
+    @property
+    def key(self) -> OrderKey:
+        """What identifies it."""
+
+
+if TYPE_CHECKING:
     #: A correlation id, a number, an order, rows of ``tracker.orders``, or several of these.
-    Selection: TypeAlias = str | int | Order | pd.DataFrame | Iterable[str | int | Order]
+    Selection: TypeAlias = str | int | HasKey | pd.DataFrame | Iterable[str | int | HasKey]
 
-#: A correlation id, the server's number, or both as an order is kept: the last is never ambiguous.
+#: A correlation id, an order id, or an `OrderKey`, which is never ambiguous.
 Name = str | int | OrderKey
 
 
 def names_in(selection: Any) -> list[Name]:
-    """Return what the orders of a selection are called, whether or not they are known.
+    """Return the names of the orders in a selection, whether or not such orders are known.
 
     Parameters
     ----------
@@ -57,12 +65,12 @@ def names_in(selection: Any) -> list[Name]:
 
 
 def keys_in(selection: Any, find: Callable[[Name], OrderKey | None]) -> list[OrderKey]:
-    """Return the orders of a selection, which must be known.
+    """Return the keys of the orders in a selection.
 
     Raises
     ------
     OrderNotFoundError
-        One of them is not.
+        An order is not known.
     SettingsError
         Something in it names no order.
     """

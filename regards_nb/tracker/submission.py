@@ -1,13 +1,17 @@
-"""Ordering once: written down before it is sent, and asked about where no answer came.
+"""Submit a request once, whatever happens: check it, journal it, send it, find its order.
 
 REGARDS has no look-up by correlation id (protocol.md 0.8). So the journal holds the request and
-the newest order number before it; an order that is newer, and that nobody here knows, is it.
+the newest order number before it. After a lost answer, the one newer order that the journal does
+not know is the order of the request.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections import Counter
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +21,126 @@ from regards_nb.errors import (
     SettingsError,
     WaitTimeoutError,
 )
-from regards_nb.tracker.news import answer_delivery, keep
+from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.orders import OrderKey
-    from regards_nb.tracker.asking import Asking
-    from regards_nb.tracker.requests import Request
-    from regards_nb.tracker.works import Works
+    from regards_nb.tracker.rest_sync import RestSync
+    from regards_nb.tracker.shared import TrackerParts
 
-#: The gateway gives up after 60 s (protocol.md 1.1); what REGARDS has not made of a request by
-#: then, it does not make any more.
+#: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
+#: makes none later.
 IN_DOUBT_S = 60.0
-#: How long an answer over AMQP is waited for.
+#: Time limit for the answer of REGARDS over AMQP.
 ANSWER_S = 60.0
+
+DATA_TYPES = ("RAWDATA", "QUICKLOOK")
+MAX_CORRELATION_ID_CHARS = 255
+MAX_USER_CHARS = 128
+
+#: Java's syntax, which REGARDS compiles, where it differs from Python's.
+_JAVA_GROUP, _JAVA_CLASS = re.compile(r"\(\?<(?=[A-Za-z])"), re.compile(r"\\[pP]\{\w+\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is ordered, under which name.
+
+    Attributes
+    ----------
+    queries : sequence of str
+    data_types : sequence of str or None
+    filename_regexp : str or None
+    correlation_id : str
+    label : str or None
+    user : str or None
+        REGARDS account of the user; a request over AMQP needs it.
+    """
+
+    queries: Sequence[str]
+    correlation_id: str
+    data_types: Sequence[str] | None = None
+    filename_regexp: str | None = None
+    label: str | None = None
+    user: str | None = None
+
+    def check(self) -> None:
+        """Refuse what REGARDS would deny.
+
+        Raises
+        ------
+        SettingsError
+            The text names all that is wrong.
+        """
+        wrong = [*self._wrong_queries(), *self._wrong_filters(), *self._wrong_names()]
+        if wrong:
+            raise SettingsError("REGARDS would deny this request: " + "; ".join(wrong))
+
+    def _wrong_queries(self) -> list[str]:
+        if not self.queries:
+            return ["there is no query: the list of queries must not be empty"]
+        given: Sequence[object] = self.queries
+        if not all(isinstance(query, str) and query.strip() for query in given):
+            return ["a query must be a text that is not empty"]
+        repeated = [query for query, count in Counter(self.queries).items() if count > 1]
+        return [f"the query {query!r:.100} is there twice" for query in repeated[:3]]
+
+    def _wrong_filters(self) -> list[str]:
+        wrong = []
+        if self.data_types is not None:
+            unknown = [each for each in self.data_types if each not in DATA_TYPES]
+            if unknown or not self.data_types:
+                wrong.append(f"data_types must be of {DATA_TYPES}, not {list(self.data_types)!r}")
+        if self.filename_regexp is not None:
+            try:
+                re.compile(_python(self.filename_regexp))
+            except re.error as exc:
+                wrong.append(f"filename_regexp is no regular expression: {exc}")
+        return wrong
+
+    def _wrong_names(self) -> list[str]:
+        name, wrong = self.correlation_id, []
+        if not name.strip() or len(name) > MAX_CORRELATION_ID_CHARS or not name.isprintable():
+            wrong.append(
+                f"correlation_id must have 1 to {MAX_CORRELATION_ID_CHARS} printable characters, "
+                f"not {len(name)}"
+            )
+        if name.startswith("#"):
+            wrong.append("correlation_id must not begin with '#', which stands before numbers")
+        if self.user is not None and not 0 < len(self.user) <= MAX_USER_CHARS:
+            wrong.append(f"user must have 1 to {MAX_USER_CHARS} characters")
+        return wrong
+
+    def body(self) -> dict[str, Any]:
+        """Return the request as REGARDS takes it over AMQP (protocol.md 1.6)."""
+        filters = {"dataTypes": self.data_types, "filenameRegExp": self.filename_regexp}
+        filters = {name: value for name, value in filters.items() if value}
+        fields = {
+            "queries": list(self.queries),
+            "filters": filters or None,
+            "correlationId": self.correlation_id,
+            "user": self.user,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def saved(self, **more: Any) -> str:
+        """Return the JSON that the journal keeps."""
+        return json.dumps(asdict(self) | more)
+
+    def orders_the_same_as(self, saved: dict[str, Any]) -> bool:
+        """Return whether an earlier request under this name asked for the same files."""
+        mine = json.loads(self.saved())
+        return all(
+            mine[name] == saved.get(name) for name in ("queries", "data_types", "filename_regexp")
+        )
+
+
+def _python(java_regexp: str) -> str:
+    """Return a regular expression that Python can compile in place of Java's."""
+    return _JAVA_CLASS.sub("x", _JAVA_GROUP.sub("(?P<", java_regexp))
 
 
 class Submission:
@@ -40,59 +148,59 @@ class Submission:
 
     Parameters
     ----------
-    works : Works
-    asking : Asking or None
+    parts : TrackerParts
+    sync : RestSync or None
         The REST side, which is used where there is one.
     publish : callable or None
-        Publishes ``(body, tenant, correlation_id)`` to the broker.
+        Publishes ``(body, *, tenant, correlation_id)`` to the broker, as `publish_request` does.
     tenant : str or None
     """
 
     def __init__(
         self,
-        works: Works,
-        asking: Asking | None,
-        publish: Callable[[bytes, str, str], None] | None,
+        parts: TrackerParts,
+        sync: RestSync | None,
+        publish: Callable[..., None] | None,
         tenant: str | None,
         *,
         in_doubt_s: float = IN_DOUBT_S,
         answer_s: float = ANSWER_S,
     ) -> None:
-        self._works = works
-        self._asking = asking
+        self._parts = parts
+        self._sync = sync
         self._publish = publish
-        self._tenant = tenant if asking is None else asking.tenant
+        self._tenant = tenant if sync is None else sync.tenant
         self._in_doubt_s = in_doubt_s
         self._answer_s = answer_s
 
     def submit(self, request: Request) -> OrderKey:
-        """Order, unless it was ordered under this name already; return its key.
+        """Send the request, unless it was sent under this name already; return its key.
 
         Raises
         ------
         SettingsError
-            REGARDS would deny it; or the name stands for other files already.
+            REGARDS would deny it, or the name belongs to a request for other files.
         ServiceError, BrokerError
-            There is no order, or nobody knows: the text says which.
+            There is no order, or it is open whether there is one: the text says which.
         """
         request.check()
         earlier = self._earlier(request)
-        known = self._works.frames.key_of(request.correlation_id)
+        known = self._parts.frames.key_of(request.correlation_id)
         if earlier is not None and known is not None:
             return known
-        if self._asking is not None:
-            if not (earlier is not None and self._find(self._asking.client, request, earlier)):
-                self._send_over_rest(self._asking.client, request)
+        if self._sync is not None:
+            if not (earlier is not None and self._find(self._sync.client, request, earlier)):
+                self._send_over_rest(self._sync.client, request)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
-        self._works.bell.ring()
-        found = self._works.frames.key_of(request.correlation_id)
+        self._parts.signal.send()
+        found = self._parts.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
-        """Return an earlier request under this name, if it was sent."""
-        row = self._works.journal.request(self._tenant, request.correlation_id)
+        """Return the earlier request under this name, if one was sent."""
+        row = self._parts.journal.request(self._tenant, request.correlation_id)
         if row is None:
             return None
         body, sent_at_us = row
@@ -107,7 +215,7 @@ class Submission:
         return earlier
 
     def _save(self, request: Request, *, sent: bool, newest_before: int = 0) -> None:
-        self._works.journal.save_request(
+        self._parts.journal.save_request(
             self._tenant,
             request.correlation_id,
             label=request.label,
@@ -134,12 +242,12 @@ class Submission:
             if self._find(client, request, {"newest_before": newest_before}):
                 return
             raise ServiceUnreachableError(
-                f"no answer to request {request.correlation_id!r}, so nobody knows yet whether it "
-                f"was ordered ({exc}). Submit it again with the same correlation_id: REGARDS is "
-                "then asked first, and nothing is ordered twice",
+                f"no answer to request {request.correlation_id!r}, so it is open whether REGARDS "
+                f"has made an order ({exc}). Submit it again with the same correlation_id: the "
+                "tracker then asks REGARDS first, and orders nothing twice",
                 status_code=exc.status_code,
             ) from exc
-        self._keep_answer(
+        self._journal_answer(
             request,
             status=answer.status,
             orderId=answer.order_id,
@@ -148,25 +256,25 @@ class Submission:
         )
 
     def _find(self, client: RegardsClient, request: Request, earlier: dict[str, Any]) -> bool:
-        """Look for the order of a request that had no answer; tell whether it is known now.
+        """Look for the order of a request that had no answer; return whether it was found.
 
         Raises
         ------
         ServiceError
             It is too early to tell, or several orders could be it.
         """
-        if self._works.frames.key_of(request.correlation_id) is not None:
+        if self._parts.frames.key_of(request.correlation_id) is not None:
             return True
-        newest_before = earlier.get("newest_before") or 0
-        candidates = self._unknown_after(client, newest_before)
+        candidates = self._unknown_after(client, earlier.get("newest_before") or 0)
         if len(candidates) > 1:
             numbers = ", ".join(str(order.order_id) for order in candidates)
             raise ServiceError(
                 f"request {request.correlation_id!r} had no answer, and each of the orders "
-                f"{numbers} could be it. Look at client.orders(); sync() takes them in"
+                f"{numbers} could be it. Compare them in client.orders(), and call sync() to "
+                "track them"
             )
-        for order in candidates:
-            self._keep_answer(request, status="GRANTED", orderId=order.order_id)
+        if candidates:
+            self._journal_answer(request, status="GRANTED", orderId=candidates[0].order_id)
             return True
         age_s = time.time() - earlier.get("sent_at_us", 0) / 1e6
         if 0 <= age_s < self._in_doubt_s:
@@ -179,22 +287,22 @@ class Submission:
 
     def _unknown_after(self, client: RegardsClient, newest_before: int) -> list[RemoteOrder]:
         newer = takewhile(lambda order: order.order_id > newest_before, client.iter_orders())
-        return [o for o in newer if self._works.frames.key_of(o.order_id) is None]
+        return [o for o in newer if self._parts.frames.key_of(o.order_id) is None]
 
-    def _keep_answer(self, request: Request, **fields: Any) -> None:
-        # An order made over REST gets no GRANTED over AMQP (protocol.md 1.6); its answer says
-        # the same, so it is journalled as a message. Without a time: the server's clock decides
-        # between events, and ours would not compare with it.
+    def _journal_answer(self, request: Request, **fields: Any) -> None:
+        # REGARDS publishes no GRANTED for an order made over REST (protocol.md 1.6). Its answer
+        # says the same and is journalled as a message, without a timestamp: the server's clock
+        # decides between events, and the clock of this machine may differ.
         delivery = answer_delivery(
             fields | {"correlationId": request.correlation_id}, tenant=self._tenant
         )
-        keep(self._works.journal, [delivery])
+        journal_answers(self._parts.journal, [delivery])
 
     # -- over AMQP --
 
     def _send_over_amqp(
         self,
-        publish: Callable[[bytes, str, str], None],
+        publish: Callable[..., None],
         request: Request,
         *,
         sent_before: bool,
@@ -208,7 +316,7 @@ class Submission:
             self._save(request, sent=True)
             try:
                 body = json.dumps(request.body()).encode()
-                publish(body, self._tenant, request.correlation_id)
+                publish(body, tenant=self._tenant, correlation_id=request.correlation_id)
             except BaseException:
                 self._save(request, sent=False)
                 raise
@@ -217,7 +325,7 @@ class Submission:
     def _wait_for_answer(self, correlation_id: str) -> None:
         deadline_s = time.monotonic() + self._answer_s
         seen = -1
-        while self._works.frames.key_of(correlation_id) is None:
+        while self._parts.frames.key_of(correlation_id) is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeoutError(
@@ -226,11 +334,11 @@ class Submission:
                     "wrong: check it, and ask the administrator. tracker.wait() with this "
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
-            seen = self._works.bell.wait(seen, min(left_s, 0.5))
+            seen = self._parts.signal.wait(seen, min(left_s, 0.5))
 
 
 def _surely_not_ordered(error: ServiceError) -> bool:
-    """Tell whether the request was refused, or never arrived."""
+    """Return whether REGARDS refused the request, or never received it."""
     if isinstance(error, ServiceUnreachableError) and error.status_code is None:
         return not error.in_work
     return error.status_code is not None and 400 <= error.status_code < 500

@@ -1,4 +1,4 @@
-"""One wait: for which orders, until what, how long, and how it ends."""
+"""One call of ``wait()``: which orders, until when, how long, and how it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.tracker.selection import names_in
-from regards_nb.tracker.watch import POLL_S
+from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.selection import Name
-    from regards_nb.tracker.works import Works
+    from regards_nb.tracker.shared import TrackerParts, View
 
 
 @contextmanager
 def stopped_by_user() -> Iterator[None]:
-    """Let Ctrl-C and the stop button end a wait without a page of traceback.
+    """End a wait at Ctrl-C or the stop button with one line instead of a traceback.
 
     Raises
     ------
     StoppedWaiting
-        In place of KeyboardInterrupt, of which it is one.
+        In place of KeyboardInterrupt; it is a subclass.
     """
     try:
         yield
@@ -38,67 +38,67 @@ def stopped_by_user() -> Iterator[None]:
 
 
 class Wait:
-    """What one call of ``wait()`` waits for.
+    """The orders of one call of ``wait()``, and the condition that ends it.
 
     Parameters
     ----------
-    works : Works
+    parts : TrackerParts
     selections : sequence
-        Whatever `names_in` understands; none means all orders that are unfinished now.
+        What `names_in` understands; none means all orders that are unfinished now.
     until : {"finished", "part"}
     timeout_s : float or None
     """
 
     def __init__(
-        self, works: Works, selections: Sequence[Any], *, until: str, timeout_s: float | None
+        self, parts: TrackerParts, selections: Sequence[Any], *, until: str, timeout_s: float | None
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
-        self._works = works
+        self._parts = parts
         self._until = until
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._wanted: list[Name] = (
+        self._names: list[Name] = (
             list(dict.fromkeys(names_in(selections)))
             if selections
-            else [state.key for state in works.states() if not state.finished]
+            else [state.key for state in parts.states() if not state.finished]
         )
         self._states: list[OrderState] = []
 
-    def found(self) -> list[OrderKey]:
-        """Return the orders waited for, those of them that have shown up."""
-        found = (self._works.frames.key_of(key) for key in self._wanted)
-        return [key for key in found if key is not None]
+    def keys(self) -> list[OrderKey]:
+        """Return the keys of the orders waited for, as far as an event has named them."""
+        keys = (self._parts.frames.key_of(name) for name in self._names)
+        return [key for key in keys if key is not None]
 
-    def sit_out(self, view: Any) -> list[OrderState]:
-        """Block until it is over, keeping a view up to date; return the orders waited for."""
+    def run(self, view: View) -> list[OrderState]:
+        """Block until the wait is over, and keep the view up to date; return the orders."""
         seen = -1
         while not self.is_over():
             view.refresh(note=self.note())
-            seen = self._works.bell.wait(seen, POLL_S)
+            seen = self._parts.signal.wait(seen, POLL_S)
         return self._states
 
-    async def sit_out_async(self, view: Any) -> None:
-        """Wait until it is over without blocking the event loop."""
+    async def run_async(self, view: View) -> None:
+        """Wait without blocking the event loop."""
         while not self.is_over():
             view.refresh(note=self.note())
-            # A Condition would block the loop; a journal look-up ten times a second does not.
+            # A Condition would block the loop. Ten looks a second at the journal cost little.
             await asyncio.sleep(0.1)
 
     def is_over(self) -> bool:
-        """Tell whether all is as wanted.
+        """Return whether all orders have come as far as the call asked.
 
         Raises
         ------
         WaitTimeoutError
-            The limit is reached.
+            The time limit is reached.
         TrackingError
-            Something went wrong in the background.
+            Something failed in the background.
         """
-        self._states = self._works.states(self.found())
-        if len(self._states) == len(self._wanted) and all(map(self._suffices, self._states)):
+        self._states = self._parts.states(self.keys())
+        if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
-        self._works.problems.raise_new()
+        self._parts.errors.raise_new()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
@@ -110,23 +110,23 @@ class Wait:
         return state.finished or (self._until == "part" and state.waits_for_download)
 
     def note(self) -> str:
-        """Say what is still missing."""
-        open_orders = [state for state in self._states if not self._suffices(state)]
-        unseen = len(self._wanted) - len(self._states)
-        note = f"{len(open_orders) + unseen} of {len(self._wanted)} orders are not there yet"
+        """Return a sentence on the orders that the wait still needs."""
+        running = [state for state in self._states if not self._suffices(state)]
+        unseen = len(self._names) - len(self._states)
+        note = f"{len(running) + unseen} of {len(self._names)} orders are still running"
         if unseen:
             note += f", {unseen} of them without any event"
-        waiting = [str(state.order_id) for state in open_orders if state.waits_for_download]
+        waiting = [str(state.order_id) for state in running if state.waits_for_download]
         if waiting:
             note += (
                 f"; REGARDS waits for you to download order {', '.join(waiting)}: "
                 "tracker.download() or auto_download=True"
             )
-        paused = [str(s.order_id) for s in open_orders if s.status == OrderStatus.PAUSED]
+        paused = [str(s.order_id) for s in running if s.status == OrderStatus.PAUSED]
         if paused:
             note += f"; order {', '.join(paused)} is paused: tracker.resume()"
         return note
 
     def result(self) -> pd.DataFrame:
         """Return the rows of the orders waited for."""
-        return self._works.frames.orders_of(self._wanted)
+        return self._parts.frames.orders_of(self._names)

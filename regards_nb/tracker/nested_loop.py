@@ -1,9 +1,9 @@
-"""Waiting in a cell while the user's own asyncio tasks go on: the one place with nested loops.
+"""Run a wait inside the event loop that already runs: the only place with nested loops.
 
-asyncio does not let a loop that runs be run again. nest-asyncio2 patches it so that it may; that
-is done when somebody asks for it, and never at import. Its predecessor nest_asyncio, which is no
-longer maintained, loses cells that are queued during the wait, silently, with ipykernel 7.1 and
-later on Python 3.11 and later: that pair is refused.
+asyncio refuses to run a running loop again. nest-asyncio2 patches it; `run_nested` applies the
+patch on request, and no import does. The predecessor nest_asyncio, which is no longer maintained,
+silently loses cells queued during the wait with ipykernel 7.1 and later on Python 3.11 and later:
+`run_nested` refuses that pair.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: 1.7.2 still drops queued cells.
-_SOUND = (1, 7, 3)
+#: nest-asyncio2 1.7.2 still loses queued cells.
+_OLDEST_SAFE = (1, 7, 3)
 _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
 
 
 def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run *work* to its end, in the loop that runs already if there is one.
+    """Run *work* to its end, inside the running loop if there is one.
 
     Raises
     ------
     SettingsError
-        A nested loop is not possible here, or would lose work; says what to do instead.
+        A nested loop is not possible here, or would lose cells; the text names the alternative.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         return loop.run_until_complete(task)
     except KeyboardInterrupt:
-        # Ctrl-C ends the loop's step and not the task, which would go on behind the cell's back.
+        # Ctrl-C ends the step of the loop and not the task, which would run on after the cell.
         task.cancel()
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
@@ -63,14 +63,14 @@ def _make_reentrant(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _package() -> str:
-    """Choose the package that nests loops here."""
+    """Return the name of the package that must nest loops here."""
     installed = {name: _version(name) for name in ("nest-asyncio2", "nest-asyncio")}
     successor = installed["nest-asyncio2"]
     if _is_patched_by_predecessor() or (successor is None and installed["nest-asyncio"]):
-        # What one has patched, the other must not patch again.
-        _refuse_predecessor_where_it_loses_cells()
+        # A loop that one package has patched must not be patched by the other.
+        _refuse_predecessor_that_loses_cells()
         return "nest_asyncio"
-    if successor is None or successor < _SOUND:
+    if successor is None or successor < _OLDEST_SAFE:
         raise SettingsError(
             f'run_loop=True needs another package: pip install "nest-asyncio2>=1.7.3". {_INSTEAD}'
         )
@@ -81,7 +81,7 @@ def _is_patched_by_predecessor() -> bool:
     return hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
 
 
-def _refuse_predecessor_where_it_loses_cells() -> None:
+def _refuse_predecessor_that_loses_cells() -> None:
     kernel = str(getattr(sys.modules.get("ipykernel"), "__version__", "0"))
     if _numbers(kernel) >= (7, 1) and sys.version_info >= (3, 11):
         raise SettingsError(

@@ -1,0 +1,196 @@
+"""Hand new events to the user's callbacks, and download what they announce."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
+from regards_nb.events import OrderStatus
+from regards_nb.tracker.downloads import Workers
+from regards_nb.tracker.shared import POLL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import TypeAlias
+
+    from regards_nb.download import DownloadResult
+    from regards_nb.events import OrderEvent
+    from regards_nb.frames import EventQueue
+    from regards_nb.orders import OrderKey
+    from regards_nb.tracker.downloads import Downloads
+    from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
+
+    #: A status, and the function to call with each of its events.
+    Callback: TypeAlias = tuple[str, Callable[[OrderEvent], object]]
+
+#: Events of so short a time are handled together: reading costs more per read than per event.
+#: The pause also lets a caller who reads the frames at once go first.
+GATHER_S = 0.02
+FIRST_RETRY_S = 15.0
+LONGEST_RETRY_S = 900.0
+
+
+class EventDispatcher:
+    """Follows the events of one tracker, in a thread of its own, until it is stopped.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    downloads : Downloads or None
+        None downloads nothing.
+    callbacks : list
+        Read anew for each event, so that it may grow.
+    """
+
+    def __init__(
+        self, parts: TrackerParts, downloads: Downloads | None, callbacks: list[Callback]
+    ) -> None:
+        self._stop = threading.Event()
+        self._workers = Workers("regards-nb-callback", 1)
+        self._thread = threading.Thread(
+            target=_follow,
+            args=(
+                parts,
+                self._stop,
+                _Callbacks(callbacks, self._workers, parts.errors),
+                None if downloads is None else _AutoDownload(parts, downloads),
+            ),
+            name="regards-nb-dispatch",
+            daemon=True,
+        )
+        self._signal = parts.signal
+        weakref.finalize(self, self._stop.set).atexit = False
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread and wait for it."""
+        self._stop.set()
+        self._signal.send()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        self._workers.stop(timeout_s)
+
+
+def checked_callback(status: str, callback: Callable[[OrderEvent], object]) -> Callback:
+    """Return both as they are kept; warn of a status that REGARDS has not named so far.
+
+    Raises
+    ------
+    SettingsError
+        *callback* cannot be called.
+    """
+    if not callable(callback):
+        raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
+    if status not in OrderStatus.__members__:
+        # No error: a newer server may send other statuses, and their events are kept, too.
+        known = ", ".join(OrderStatus)
+        warnings.warn(f"no event is known to have the status {status!r}: {known}", stacklevel=3)
+    return str(status), callback
+
+
+def _follow(
+    parts: TrackerParts,
+    stop: threading.Event,
+    callbacks: _Callbacks,
+    downloads: _AutoDownload | None,
+) -> None:
+    queue = parts.frames.follow()
+    try:
+        seen = -1
+        while not stop.is_set():
+            seen = parts.signal.wait(seen, POLL_S)
+            stop.wait(GATHER_S)
+            if _step(parts, queue, callbacks, downloads):
+                # Another kernel may have written the events; threads that wait must see them.
+                parts.signal.send()
+    finally:
+        parts.frames.unfollow(queue)
+
+
+def _step(
+    parts: TrackerParts,
+    queue: EventQueue,
+    callbacks: _Callbacks,
+    downloads: _AutoDownload | None,
+) -> bool:
+    """Handle the new events; return whether there were any."""
+    try:
+        parts.frames.refresh()
+    except RegardsError as exc:
+        parts.errors.record("reading the journal", exc)
+        return False
+    news = [queue.popleft() for _ in range(len(queue))]
+    callbacks.call([event for _, events in news for event in events])
+    changed = dict.fromkeys(key for keys, _ in news for key in keys)
+    if downloads is not None:
+        downloads.begin(list(changed))
+    return bool(changed)
+
+
+class _Callbacks:
+    """Runs the user's callbacks one after the other, in their own thread."""
+
+    def __init__(
+        self, registered: list[Callback], workers: Workers, errors: BackgroundErrors
+    ) -> None:
+        self._registered = registered
+        self._workers = weakref.ref(workers)
+        self._errors = errors
+
+    def call(self, events: list[OrderEvent]) -> None:
+        workers = self._workers()
+        registered = list(self._registered)
+        if workers is None or not registered:
+            return
+        for event in events:
+            for status, callback in registered:
+                if status == event.status:
+                    workers.submit(partial(self._guarded, callback, event))
+
+    def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
+        try:
+            callback(event)
+        except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
+            name = getattr(callback, "__name__", repr(callback))
+            self._errors.record(f"callback {name} on {event.status}", exc)
+
+
+class _AutoDownload:
+    """Downloads each sub-order when an event announces it, and tries again what failed."""
+
+    def __init__(self, parts: TrackerParts, downloads: Downloads) -> None:
+        self._parts = parts
+        self._downloads = downloads
+        #: Orders to look at: not before this time, and the failures so far.
+        self._due: dict[OrderKey, tuple[float, int]] = {
+            state.key: (0.0, 0) for state in parts.frames.states() if state.waits_for_download
+        }
+
+    def begin(self, changed: list[OrderKey]) -> None:
+        for key in changed:
+            self._due.setdefault(key, (0.0, 0))
+        now = time.monotonic()
+        due = [key for key, (not_before, _) in self._due.items() if not_before <= now]
+        for state in self._parts.states(due):
+            if state.downloading:
+                continue
+            if not state.waits_for_download or state.order_id is None:
+                self._due.pop(state.key, None)
+            else:
+                future = self._downloads.begin_recording_errors(state)
+                future.add_done_callback(partial(self._ended, state.key))
+
+    def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        if isinstance(error, IncompleteDownloadError):
+            return
+        _, failures = self._due.get(key, (0.0, 0))
+        wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
+        self._due[key] = (time.monotonic() + wait_s, failures + 1)

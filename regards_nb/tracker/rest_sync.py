@@ -1,0 +1,618 @@
+"""Ask REGARDS over REST for what no message told: what is new, what is asked, and when.
+
+An answer that says something new is journalled like a message that came late, so that events and
+orders need no second mechanism. An answer that says nothing new leaves no trace. `RestSync` asks
+and journals, `CatchUp` decides when to ask beside a broker, `Poller` asks without one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import weakref
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.consumer import Health, HealthState
+from regards_nb.errors import (
+    NotAllowedError,
+    OrderNotFoundError,
+    RegardsError,
+    ServiceUnreachableError,
+    SettingsError,
+    TrackingError,
+)
+from regards_nb.events import REST_APP_ID, Delivery, OrderStatus
+from regards_nb.orders import FINISHED, GONE, precedence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from regards_nb.client import RegardsClient, RemoteOrder
+    from regards_nb.journal import Journal
+    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
+
+_log = logging.getLogger("regards_nb")
+
+#: Name of the queue in the journal for what REST told.
+REST_ANSWERS = "REST answers"
+
+#: The list is read as far as the oldest unfinished order, and no further than this.
+_MOST_LISTED = 1000
+#: The list leaves out deleted orders and those of other users. So many of them are asked for
+#: one by one in one round.
+_MOST_SINGLE = 10
+#: So soon after an action of this tracker its outcome is asked for.
+_AFTER_ACTION_S = 5.0
+
+#: The documentation calls an order failed after two hours without a sub-order. Nothing on the
+#: server enforces that (protocol.md 1.7), so waiting for it is useless: after so long without a
+#: message the server itself is asked.
+SILENCE_S = 900.0
+LONGEST_SILENCE_S = 3600.0
+#: After a connect, messages that waited in the queue arrive in the first moments.
+SETTLE_S = 2.0
+#: A queue that holds messages but delivers none is waited for so long, then REST is asked.
+_STALLED_QUEUE_S = 60.0
+FIRST_RETRY_S = 30.0
+
+#: Without a broker: the pause between two rounds while orders change, and while they do not.
+POLL_S = 10.0
+LONGEST_POLL_S = 60.0
+_TICK_S = 1.0
+
+#: The server's statuses (protocol.md 1.2) as the statuses of messages (1.6). A status that is not
+#: here has no known meaning and is ignored.
+_STATUS = {
+    "PENDING": OrderStatus.RUNNING,
+    "RUNNING": OrderStatus.RUNNING,
+    "PAUSED": OrderStatus.PAUSED,
+    "DONE": OrderStatus.DONE,
+    "DONE_WITH_WARNING": OrderStatus.FAILED,
+    "FAILED": OrderStatus.FAILED,
+    "ERROR": OrderStatus.FAILED,
+    "EXPIRED": OrderStatus.EXPIRED,
+    "DELETED": OrderStatus.DELETED,
+}
+_ENDS_TO_RETRY = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
+_DOWNLOAD_PATH = "/api/v1/rs-order/user/orders/{}/download"
+
+
+# -- what is new in an answer
+
+
+def new_deliveries(
+    known: OrderState | None,
+    remote: RemoteOrder,
+    *,
+    tenant: str | None,
+    downloading: bool = False,
+    acted: bool = False,
+) -> list[Delivery]:
+    """Return the messages that would have told what *remote* says and *known* does not.
+
+    Parameters
+    ----------
+    known : OrderState or None
+        None for an order of which no message came, because it was made elsewhere.
+    remote : RemoteOrder
+        The server's answer.
+    tenant : str or None
+        Of an order that is not known yet.
+    downloading : bool
+        A download of the order runs, which changes what the server offers.
+    acted : bool
+        The answer follows an action of this tracker. It is then newer than all messages so far,
+        whatever their timestamps say.
+    """
+    return list(_Difference(known, remote, tenant, acted=acted).deliveries(downloading=downloading))
+
+
+class _Difference:
+    """What the server says of one order and the journal does not."""
+
+    def __init__(
+        self, known: OrderState | None, remote: RemoteOrder, tenant: str | None, *, acted: bool
+    ) -> None:
+        self._known = known
+        self._remote = remote
+        self._tenant = tenant if known is None else known.tenant
+        self._acted = acted
+
+    def deliveries(self, *, downloading: bool) -> Iterator[Delivery]:
+        remote, status = self._remote, _STATUS.get(self._remote.status)
+        if self._known is None:
+            yield self._delivery(OrderStatus.GRANTED, _seconds(remote.created_at))
+        if status is None:
+            return
+        if not downloading and self._is_ready(status):
+            # Without a timestamp: REST does not tell when the files became ready.
+            yield self._delivery(OrderStatus.SUBORDER_DONE, None, downloadLink=self._link)
+        if self._is_new(status):
+            yield self._delivery(status, self._timestamp_s(), **self._details(status))
+
+    def _is_ready(self, status: str) -> bool:
+        if not self._remote.available_files or status in GONE:
+            return False
+        return self._known is None or not self._known.waits_for_download
+
+    def _is_new(self, status: str) -> bool:
+        known = self._known
+        if known is None:
+            return status != OrderStatus.RUNNING
+        if known.status == status or precedence(known.status) > precedence(status):
+            return False
+        if known.finished and status not in FINISHED:
+            return known.status in _ENDS_TO_RETRY and (self._acted or self._is_later(known))
+        if status == OrderStatus.RUNNING:
+            return known.status == OrderStatus.PAUSED
+        return not (status == OrderStatus.FAILED and known.status in _ENDS_TO_RETRY)
+
+    def _is_later(self, known: OrderState) -> bool:
+        at_s = _seconds(self._remote.status_at)
+        return at_s is not None and at_s > known.decided_at_s
+
+    def _timestamp_s(self) -> int | None:
+        """Return a timestamp later than that of the event that decided so far.
+
+        The answer is newer than the messages. They carry whole seconds, and two changes may
+        happen within one.
+        """
+        at_s = _seconds(self._remote.status_at)
+        if self._known is None:
+            return at_s
+        decided_at_s = self._known.decided_at_s
+        if at_s is None or at_s <= decided_at_s:
+            return decided_at_s + 1
+        return at_s
+
+    def _details(self, status: str) -> dict[str, Any]:
+        remote = self._remote
+        details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
+        if remote.files_in_error and status in FINISHED:
+            details["errors"] = remote.files_in_error
+            details["message"] = (
+                f"{remote.status}: {remote.files_in_error} files in error, asked over REST"
+            )
+        if status in FINISHED and remote.available_files:
+            # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
+            details["downloadLink"] = self._link
+        return details
+
+    @property
+    def _link(self) -> str:
+        return _DOWNLOAD_PATH.format(self._remote.order_id)
+
+    def _delivery(self, status: str, timestamp_s: int | None, **details: Any) -> Delivery:
+        correlation_id = None if self._known is None else self._known.correlation_id
+        if correlation_id is not None and correlation_id.startswith("#"):
+            correlation_id = None  # only the number of the order is known
+        return answer_delivery(
+            {
+                "status": status,
+                "orderId": self._remote.order_id,
+                "correlationId": correlation_id,
+                **details,
+            },
+            tenant=self._tenant,
+            timestamp_s=timestamp_s,
+        )
+
+
+def answer_delivery(
+    fields: dict[str, Any], *, tenant: str | None, timestamp_s: int | None = None
+) -> Delivery:
+    """Return an answer over REST as the message that would have said the same."""
+    return Delivery(
+        body=json.dumps({k: v for k, v in fields.items() if v is not None}).encode(),
+        received_at_us=time.time_ns() // 1000,
+        redelivered=False,
+        timestamp_s=timestamp_s,
+        correlation_id=fields.get("correlationId"),
+        tenant=tenant,
+        app_id=REST_APP_ID,
+        properties="{}",
+    )
+
+
+def journal_answers(journal: Journal, deliveries: list[Delivery]) -> bool:
+    """Journal what REST told; return whether there was anything."""
+    if deliveries:
+        journal.append(journal.open_session(REST_ANSWERS), deliveries)
+    return bool(deliveries)
+
+
+def _seconds(at: datetime | None) -> int | None:
+    return None if at is None else max(int(at.timestamp()), 0)
+
+
+# -- what is asked
+
+
+class RestSync:
+    """Asks for orders in few requests, and journals what is new. Safe in any thread.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    client : RegardsClient
+    tenant : str or None
+        Of the tracker; None means that of the client.
+    """
+
+    def __init__(self, parts: TrackerParts, client: RegardsClient, tenant: str | None) -> None:
+        self.client = client
+        self.tenant = tenant or client.tenant
+        self._parts = parts
+        #: Numbers of orders that the server does not show to this user. They are asked for once.
+        self._not_ours: set[int] = set()
+        # One round at a time: two at once would journal the same news twice.
+        self._lock = threading.Lock()
+        self._due_s: float | None = None
+
+    def ask_soon(self) -> None:
+        """Have the next round take place soon, because an action changes an order."""
+        self._due_s = time.monotonic() + _AFTER_ACTION_S
+
+    def take_due(self) -> bool:
+        """Return, once, whether a round that `ask_soon` announced is due."""
+        if self._due_s is None or time.monotonic() < self._due_s:
+            return False
+        self._due_s = None
+        return True
+
+    def unfinished(self) -> dict[int, OrderState]:
+        """Return the orders that may still change, by number."""
+        return {
+            state.order_id: state
+            for state in self._parts.states()
+            if state.order_id is not None
+            and not state.finished
+            and state.order_id not in self._not_ours
+            and state.tenant in (None, self.tenant)
+        }
+
+    def ask_unfinished(self) -> bool:
+        """Ask for all unfinished orders together; return whether anything was new.
+
+        Raises
+        ------
+        ServiceError
+            The server cannot be asked.
+        """
+        with self._lock:
+            before = self.unfinished()
+            if not before:
+                return False
+            remotes = self._listed(before)
+            changed = False
+            for state in self._parts.states():
+                remote = remotes.get(state.order_id or -1)
+                if remote is None:
+                    continue
+                self._parts.frames.set_remote(state.key, remote)
+                known = before.get(remote.order_id)
+                # A message that came meanwhile is newer than the answer.
+                if known is not None and _fingerprint(known) == _fingerprint(state):
+                    changed |= self._keep(state, remote)
+            self._parts.signal.send()
+            return changed
+
+    def take_in(self, *, limit: int) -> list[OrderKey]:
+        """Ask for the user's newest orders; return the keys of those that were not known.
+
+        Raises
+        ------
+        ServiceError
+            The server cannot be asked.
+        """
+        with self._lock:
+            before = {state.order_id: state for state in self._parts.states()}
+            new = []
+            # Oldest first, as their messages would have come.
+            for remote in reversed(list(islice(self.client.iter_orders(), limit))):
+                known = before.get(remote.order_id)
+                if known is None and self._parts.frames.key_of(remote.order_id) is not None:
+                    continue  # submitted by this tracker while the list was read
+                self._keep(known, remote)
+                if known is None:
+                    new.append(remote.order_id)
+            self._parts.signal.send()
+            keys = (self._parts.frames.key_of(order_id) for order_id in new)
+            return [key for key in keys if key is not None]
+
+    def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
+        """Journal what the server says after an action of this tracker."""
+        with self._lock:
+            self._keep(known, remote, acted=True)
+        self.ask_soon()
+        self._parts.signal.send()
+
+    def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: bool = False) -> bool:
+        downloading = remote.order_id in self._parts.downloads
+        if downloading:
+            self.ask_soon()  # only after the download can new files be told from old ones
+        deliveries = new_deliveries(
+            known, remote, tenant=self.tenant, downloading=downloading, acted=acted
+        )
+        is_new = journal_answers(self._parts.journal, deliveries)
+        key = known.key if known is not None else self._parts.frames.key_of(remote.order_id)
+        if key is not None:
+            self._parts.frames.set_remote(key, remote)
+        return is_new
+
+    def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
+        """Return the orders of the list up to the oldest wanted one, and the wanted rest."""
+        missing = set(wanted)
+        remotes = {}
+        for remote in islice(self.client.iter_orders(), _MOST_LISTED):
+            remotes[remote.order_id] = remote
+            missing.discard(remote.order_id)
+            if not missing:
+                break
+        return remotes | self._each(sorted(missing, reverse=True)[:_MOST_SINGLE])
+
+    def _each(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
+        """Return orders that the list leaves out; remember those that are not ours."""
+        remotes = {}
+        for order_id in wanted:
+            try:
+                remotes[order_id] = self.client.order(order_id)
+            except (OrderNotFoundError, NotAllowedError):
+                self._not_ours.add(order_id)
+        return remotes
+
+
+def _fingerprint(state: OrderState) -> tuple[object, ...]:
+    """Return the fields of which every message changes one."""
+    return state.status, state.last_event, state.ready_row, state.suborders_done
+
+
+# -- when it is asked
+
+
+class _Rounds:
+    """Asks round after round. An outage delays the next; any other error is recorded once."""
+
+    def __init__(self, sync: RestSync, errors: BackgroundErrors) -> None:
+        self.sync = sync
+        self._errors = errors
+        self.failures = 0
+        #: Text of the last error; empty after a round that went well.
+        self.error = ""
+
+    def ask(self) -> bool:
+        """Ask for the unfinished orders; return whether anything was new."""
+        try:
+            changed = self.sync.ask_unfinished()
+        except ServiceUnreachableError as exc:
+            # An outage ends by itself, and messages come all the same.
+            _log.warning("asking for unfinished orders: %s", exc)
+            self._failed(exc)
+        except RegardsError as exc:
+            if str(exc) != self.error:
+                self._errors.record("asking for unfinished orders", exc)
+            self._failed(exc)
+        else:
+            self.failures, self.error = 0, ""
+            return changed
+        return False
+
+    def _failed(self, error: RegardsError) -> None:
+        self.failures += 1
+        self.error = str(error)
+
+    def retry_s(self, usual_s: float) -> float:
+        """Return the pause before the next round."""
+        if not self.failures:
+            return usual_s
+        return min(FIRST_RETRY_S * 2.0 ** (self.failures - 1), SILENCE_S)
+
+
+class CatchUp:
+    """Asks after a connect, an action and a long silence, in a thread of its own.
+
+    Parameters
+    ----------
+    sync : RestSync
+    errors : BackgroundErrors
+    health : callable
+        Returns the health of the consumer, or None when the consumer was collected.
+    silence_s : float
+        After so long without a message the unfinished orders are asked for.
+    settle_s : float
+        After a connect, so long without a message lets the queue count as read.
+    """
+
+    def __init__(
+        self,
+        sync: RestSync,
+        errors: BackgroundErrors,
+        health: Callable[[], Health | None],
+        *,
+        silence_s: float,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._stop = threading.Event()
+        # The thread holds what it needs and not the tracker, which can then be collected.
+        self._thread = threading.Thread(
+            target=_catch_up,
+            args=(_Rounds(sync, errors), health, self._stop, silence_s, settle_s),
+            name="regards-nb-catchup",
+            daemon=True,
+        )
+        weakref.finalize(self, self._stop.set).atexit = False
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread; while it waits for an answer, it ends after the answer."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+
+def _catch_up(
+    rounds: _Rounds,
+    health_of: Callable[[], Health | None],
+    stop: threading.Event,
+    silence_s: float,
+    settle_s: float,
+) -> None:
+    asked_at: datetime | None = None
+    pause_s = silence_s
+    not_before_s = 0.0
+    while not stop.wait(min(_TICK_S, settle_s)):
+        health = health_of()
+        if health is None:
+            return
+        if health.state is not HealthState.CONSUMING or time.monotonic() < not_before_s:
+            continue
+        now = datetime.now(UTC)
+        last_sign = max(health.since, health.last_event or health.since)
+        quiet_s = (now - last_sign).total_seconds()
+        if quiet_s < settle_s or (health.queue_depth and quiet_s < _STALLED_QUEUE_S):
+            continue
+        missed = asked_at is None or asked_at < health.since
+        silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()
+        if not (missed or silent_s >= pause_s or rounds.sync.take_due()):
+            continue
+        asked_at = now
+        changed = rounds.ask()
+        pause_s = silence_s if changed else min(2 * pause_s, max(LONGEST_SILENCE_S, silence_s))
+        if rounds.failures:
+            asked_at = None
+            not_before_s = time.monotonic() + rounds.retry_s(silence_s)
+
+
+class Poller:
+    """Takes the place of the consumer without a broker: asks over REST at intervals.
+
+    Parameters
+    ----------
+    sync : RestSync
+    errors : BackgroundErrors
+    changed : callable
+        Called when the health changed.
+    poll_s : float
+        Pause between two rounds while orders change; up to six times longer while they do not.
+    """
+
+    def __init__(
+        self,
+        sync: RestSync,
+        errors: BackgroundErrors,
+        changed: Callable[[], None],
+        *,
+        poll_s: float,
+    ) -> None:
+        if poll_s <= 0:
+            raise SettingsError(f"poll_s must be more than 0 seconds, not {poll_s:g}")
+        self._sync = sync
+        self._errors = errors
+        self._poll_s = poll_s
+        self._health = _HealthBox(changed)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def health(self) -> Health:
+        """Whether REGARDS answers."""
+        return self._health.health
+
+    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
+        """Log in, ask once, and go on asking in a thread.
+
+        Raises
+        ------
+        ServiceError
+            REGARDS refuses the login, or does not answer.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return
+        try:
+            # One order is enough to know whether the login is accepted.
+            next(self._sync.client.iter_orders(page_size=1), None)
+            self._sync.ask_unfinished()
+        except RegardsError as exc:
+            self._health.report(HealthState.FAILED, str(exc))
+            raise
+        self._stop = threading.Event()
+        self._health.report(HealthState.POLLING, _polling(self._poll_s))
+        self._thread = threading.Thread(
+            target=_poll,
+            args=(_Rounds(self._sync, self._errors), self._health, self._stop, self._poll_s),
+            name="regards-nb-poll",
+            daemon=True,
+        )
+        weakref.finalize(self, self._stop.set).atexit = False
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread.
+
+        Raises
+        ------
+        TrackingError
+            The thread waits for an answer and did not end in time.
+        """
+        thread, self._thread = self._thread, None
+        self._stop.set()
+        if thread is None:
+            return
+        thread.join(timeout_s)
+        self._health.report(HealthState.STOPPED)
+        if thread.is_alive():
+            raise TrackingError(
+                f"polling over REST did not end within {timeout_s:g} s; it ends when the server "
+                "has answered"
+            )
+
+
+class _HealthBox:
+    """The health of the poller: its thread replaces it, every thread reads it."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.health = Health()
+        self._changed = changed
+
+    def report(self, state: HealthState, reason: str | None = None) -> None:
+        """Change the state; ``since`` changes only with the state."""
+        since = self.health.since if state is self.health.state else datetime.now(UTC)
+        self.health = replace(self.health, state=state, reason=reason, since=since)
+        self._changed()
+
+    def report_event(self) -> None:
+        """Note that an answer said something new."""
+        self.health = replace(self.health, last_event=datetime.now(UTC))
+        self._changed()
+
+
+def _poll(rounds: _Rounds, health: _HealthBox, stop: threading.Event, poll_s: float) -> None:
+    pause_s = poll_s
+    known: set[int] = set()
+    next_s = time.monotonic() + pause_s
+    while not stop.wait(min(_TICK_S, poll_s)):
+        unfinished = set(rounds.sync.unfinished())
+        if unfinished - known:  # a new order: poll at the shortest pause again
+            pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)
+        known = unfinished
+        if time.monotonic() < next_s and not rounds.sync.take_due():
+            continue
+        changed = rounds.ask()
+        if rounds.failures:
+            health.report(HealthState.RECONNECTING, rounds.error)
+        elif health.health.state is not HealthState.POLLING:
+            health.report(HealthState.POLLING, _polling(poll_s))
+        if changed:
+            health.report_event()
+        pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))
+        next_s = time.monotonic() + rounds.retry_s(pause_s)
+
+
+def _polling(poll_s: float) -> str:
+    longest_s = max(LONGEST_POLL_S, poll_s)
+    return f"polling REGARDS over REST every {poll_s:g} to {longest_s:g} s (no RabbitMQ account)"

@@ -1,0 +1,697 @@
+"""`OrderTracker`: the orders of a REGARDS archive as DataFrames, displays and files."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
+
+from regards_nb.consumer import Consumer, HealthState, describe, parameters_from, publish_request
+from regards_nb.errors import SettingsError
+from regards_nb.frames import Frames
+from regards_nb.journal import Journal
+from regards_nb.orders import OrderKey
+from regards_nb.tracker.actions import OrderActions, act_on_each
+from regards_nb.tracker.dispatcher import EventDispatcher, checked_callback
+from regards_nb.tracker.downloads import Downloads
+from regards_nb.tracker.nested_loop import run_nested
+from regards_nb.tracker.order import Order
+from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, CatchUp, Poller, RestSync
+from regards_nb.tracker.selection import keys_in
+from regards_nb.tracker.shared import BackgroundErrors, ChangeSignal, Snapshot, TrackerParts
+from regards_nb.tracker.submission import Request, Submission
+from regards_nb.tracker.waiting import Wait, stopped_by_user
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import pandas as pd
+
+    from regards_nb.client import RegardsClient
+    from regards_nb.consumer import AmqpParameters, Health
+    from regards_nb.doctor import Report
+    from regards_nb.events import OrderEvent
+    from regards_nb.orders import OrderState
+    from regards_nb.tracker.dispatcher import Callback
+    from regards_nb.tracker.selection import Selection
+
+_CLIENT_MISSING = "needs the REST side: OrderTracker(..., client=RegardsClient(...))"
+
+
+class OrderTracker:
+    """Follows the orders of a REGARDS archive.
+
+    Parameters
+    ----------
+    amqp : str or pika.ConnectionParameters, optional
+        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``. Without it the
+        tracker polls REGARDS over REST, which needs a client.
+    queue : str, optional
+        The queue that the REGARDS administrator made for you (seed page, "Exchange"). The tracker
+        reads it and never declares it.
+    tenant : str, optional
+        Keep this tenant's events (header ``regards.tenant``), and those that name no tenant.
+        By default all are kept.
+    client : RegardsClient, optional
+        The REST side: to download, to submit, to pause or cancel, and to ask for missed messages.
+    journal : str or pathlib.Path, optional
+        Where the history is kept: a path or an SQLAlchemy URL. By default
+        ``.regards/journal.sqlite`` beside the notebook.
+    workspace : str or pathlib.Path, default "orders"
+        Files go to ``<workspace>/<order id>/``.
+    auto_download : bool, default False
+        Download each sub-order when it is announced. REGARDS stops after two sub-orders that
+        nobody downloads (protocol.md 0.2): a large order needs this, or a user who downloads.
+    silence_s : float, default 900
+        After so long without a message, unfinished orders are asked for over REST. The
+        documentation calls an order failed after two hours without a sub-order, but nothing on
+        the server enforces that (protocol.md 1.7).
+    poll_s : float, default 10
+        Without a broker: the pause between two rounds of polling while orders change. It grows to
+        one minute while they do not, and polling ends while no order is unfinished.
+
+    Raises
+    ------
+    SettingsError
+        A parameter is wrong.
+    JournalError
+        The journal cannot be opened.
+
+    Notes
+    -----
+    Nothing is connected before `start`. Every event that RabbitMQ delivers is journalled before
+    it is acknowledged, so a restarted kernel shows the same frames.
+
+    The actions `pause`, `resume`, `retry`, `restart`, `cancel` and `delete` take a correlation id,
+    a number, an `Order`, several of these, or rows of ``tracker.orders``, as in
+    ``tracker.retry(tracker.orders.query("status == 'FAILED'"))``. They return when the server has
+    done it, and raise NotAllowedError where the server refuses, with its code in words. An
+    `OrderKey`, which the buttons of the display pass, is only queued: an error is then shown, and
+    raised by the next call.
+    """
+
+    def __init__(
+        self,
+        amqp: str | AmqpParameters | None = None,
+        queue: str | None = None,
+        *,
+        tenant: str | None = None,
+        client: RegardsClient | None = None,
+        journal: str | Path | None = None,
+        workspace: str | Path = "orders",
+        auto_download: bool = False,
+        silence_s: float = SILENCE_S,
+        poll_s: float = POLL_S,
+    ) -> None:
+        _check_sources(amqp, queue, client)
+        self.queue = queue
+        self.tenant = tenant
+        self.client = client
+        self.auto_download = auto_download
+        #: The service of a demo; None on a real archive.
+        self.simulator: Any = None
+        self._silence_s = silence_s
+        kept = Journal(journal)
+        signal = ChangeSignal()
+        errors = BackgroundErrors(signal.send)
+        parts = TrackerParts(
+            journal=kept, frames=Frames(kept, tenant), signal=signal, errors=errors
+        )
+        self._parts = parts
+        self._downloads = Downloads(parts, client, tenant, workspace)
+        self._sync = None if client is None else RestSync(parts, client, tenant)
+        self._actions = OrderActions(parts, self._sync)
+        self._amqp_parameters: AmqpParameters | None = None
+        self._consumer: Consumer | Poller
+        publish: Callable[..., None] | None = None
+        if amqp is not None and queue:
+            parameters = self._amqp_parameters = parameters_from(amqp)
+            self._consumer = Consumer(parameters, queue, kept, signal.send)
+            publish = partial(publish_request, parameters)
+        else:
+            assert self._sync is not None  # noqa: S101 - _check_sources() refuses the rest
+            self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
+        self._submission = Submission(parts, self._sync, publish, tenant)
+        self._catch_up: CatchUp | None = None
+        self._dispatcher: EventDispatcher | None = None
+        self._callbacks: list[Callback] = []
+        self._at_end = contextlib.ExitStack()
+        weakref.finalize(self, kept.close).atexit = False
+
+    @classmethod
+    def demo(cls, **options: Any) -> OrderTracker:
+        """Start a simulated REGARDS, on a real RabbitMQ, and a tracker that follows it.
+
+        Parameters
+        ----------
+        **options
+            Of `OrderTracker` (``journal``, ``workspace``, ``auto_download``) or of
+            `regards_nb.simulator.Simulator` (``seed``, ``suborder_pause_s``).
+
+        Returns
+        -------
+        OrderTracker
+            Started; ``tracker.simulator`` is the service, ``tracker.client`` its REST client.
+            Both end with `stop`, or with Python.
+        """
+        from regards_nb.demo import demo_tracker
+
+        return demo_tracker(**options)
+
+    @classmethod
+    def from_profile(cls, name: str | None = None, **options: Any) -> Self:
+        """Make a tracker from a profile in the settings file.
+
+        Parameters
+        ----------
+        name : str, optional
+            The profile; by default that of ``REGARDS_PROFILE``, else the only one in the file.
+        **options
+            Of `OrderTracker`; they replace what the profile says.
+
+        Raises
+        ------
+        SettingsError
+            What is missing or wrong, with the file and the line.
+        """
+        from regards_nb.settings import tracker_from_profile
+
+        return tracker_from_profile(cls, name, options)
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """Make a tracker from the environment variables ``REGARDS_...`` alone.
+
+        Raises
+        ------
+        SettingsError
+            What is missing or wrong.
+        """
+        from regards_nb.settings import tracker_from_env
+
+        return tracker_from_env(cls, options)
+
+    def __repr__(self) -> str:
+        source = "by REST alone" if self.queue is None else f"of {self.queue!r}"
+        if self._amqp_parameters is not None:
+            where = describe(self._amqp_parameters)
+        else:
+            where = "" if self.client is None else self.client.base_url
+        return f"<OrderTracker {source} at {where}: {self.health.state}>"
+
+    def _ipython_display_(self) -> None:
+        self.show()
+
+    def _repr_html_(self) -> str:
+        from regards_nb.display import html
+
+        # Used by tools that show objects without IPython's display machinery.
+        return html(self.snapshot())
+
+    # -- life cycle --
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, *, timeout_s: float = 30.0) -> Self:
+        """Connect, and return once messages are being consumed.
+
+        Raises
+        ------
+        BrokerError
+            Wrong password, unknown virtual host, missing queue, no right to read, no answer:
+            the text says which, and what to do.
+        ServiceError
+            Without a broker: REGARDS refuses the login, or does not answer.
+        JournalError
+            The journal cannot be written.
+        """
+        self._consumer.start(timeout_s)
+        if self._catch_up is None and self._sync is not None and self._amqp_parameters is not None:
+            consumer = weakref.ref(self._consumer)
+            self._catch_up = CatchUp(
+                self._sync,
+                self._parts.errors,
+                lambda: None if (alive := consumer()) is None else alive.health,
+                silence_s=self._silence_s,
+            )
+        if self._dispatcher is None:
+            downloads = self._downloads if self.auto_download else None
+            self._dispatcher = EventDispatcher(self._parts, downloads, self._callbacks)
+        return self
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """End all threads and connections. The frames stay readable.
+
+        Raises
+        ------
+        TrackingError
+            A thread did not end within *timeout_s*.
+        """
+        from regards_nb.display import close_views
+
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.stop(timeout_s)
+        self._downloads.stop(timeout_s)
+        catch_up, self._catch_up = self._catch_up, None
+        if catch_up is not None:
+            catch_up.stop(timeout_s)
+        self._actions.stop(timeout_s)
+        try:
+            self._consumer.stop(timeout_s)
+        finally:
+            # Views show the last state from now on, and say that it is the last.
+            close_views(self)
+            self._at_end.close()
+
+    def ends_with(self, end: Callable[[], object]) -> None:
+        """Call *end* when this tracker has stopped, to stop what only this tracker uses."""
+        self._at_end.callback(end)
+
+    @property
+    def health(self) -> Health:
+        """State of the connection to RabbitMQ, or of the polling without one."""
+        return self._consumer.health
+
+    @property
+    def version(self) -> int:
+        """Number of changes so far; cheap to read."""
+        return self._parts.signal.count
+
+    def doctor(self) -> Report:
+        """Check what this tracker depends on: connections, rights, places.
+
+        Returns
+        -------
+        regards_nb.doctor.Report
+            Prints one line for each check: ok, or what to ask of whom.
+        """
+        from regards_nb.doctor import examine
+
+        return examine(
+            parameters=self._amqp_parameters,
+            queue=self.queue,
+            is_read=self.health.state is HealthState.CONSUMING,
+            client=self.client,
+            journal=self._parts.journal,
+            workspace=self._downloads.workspace,
+        )
+
+    # -- the frames --
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """One row per event, in journal order."""
+        return self._parts.frames.events
+
+    @property
+    def orders(self) -> pd.DataFrame:
+        """One row per order; index (tenant, correlation_id)."""
+        return self._parts.frames.orders
+
+    @property
+    def files(self) -> pd.DataFrame:
+        """One row per file: order, name, path, size in bytes, md5, state, error."""
+        return self._parts.frames.files
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """One row per message that could not be decoded: body, reason, received_at."""
+        return self._parts.frames.rejected
+
+    def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
+        """Write events, orders, files and rejected messages to a folder.
+
+        Parameters
+        ----------
+        folder : path
+            Made if missing; an earlier export in it is replaced.
+        kind : {"parquet", "csv"}
+            Parquet keeps the dtypes, and needs pyarrow.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The four files.
+        """
+        return self._parts.frames.export(Path(folder), kind)
+
+    def check_journal(self) -> list[str]:
+        """Return the damages found in the journal; an empty list when there are none."""
+        return self._parts.journal.check()
+
+    def __getitem__(self, key: Selection | OrderKey) -> Order:
+        found = keys_in(key, self._parts.frames.key_of)
+        if len(found) != 1:
+            raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
+        return Order(self, found[0])
+
+    def state(self, key: OrderKey) -> OrderState:
+        """Return the state of one order."""
+        return self._parts.state(key)
+
+    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
+        """Return the state that a view draws, of some orders or of all."""
+        return Snapshot(
+            orders=tuple(self._parts.states(keys)),
+            health=self.health,
+            background_errors=self._parts.errors.shown,
+            rejected=self._parts.frames.rejections,
+            token_ends_at=None if self.client is None else self.client.token_ends_at,
+        )
+
+    # -- waiting --
+
+    def wait(
+        self,
+        *keys: Selection,
+        until: str = "finished",
+        timeout_s: float | None = None,
+        run_loop: bool = False,
+    ) -> pd.DataFrame:
+        """Wait for orders, and show their progress.
+
+        Parameters
+        ----------
+        *keys : str, int, Order, or rows of `orders`
+            Correlation ids or order ids, also of orders without any event yet. By default all
+            that are unfinished now.
+        until : {"finished", "part"}
+            "part" returns as soon as each order has a sub-order to download, or has ended.
+        timeout_s : float, optional
+            Time limit in seconds; by default none. The stop button or Ctrl-C ends the wait, too.
+        run_loop : bool, default False
+            Keep your own asyncio tasks running meanwhile, in a nested event loop.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows of `orders` for these keys.
+
+        Raises
+        ------
+        WaitTimeoutError
+            The time limit was reached. The orders go on, and are still tracked.
+        TrackingError
+            Something failed in the background since the last call.
+        SettingsError
+            ``run_loop=True`` is not possible here, or would lose cells; the text says what to do
+            instead.
+        """
+        from regards_nb.display import watching
+
+        wait = Wait(self._parts, keys, until=until, timeout_s=timeout_s)
+        with stopped_by_user(), watching(self, wait.keys) as view:
+            if run_loop:
+                run_nested(wait.run_async(view))
+            else:
+                wait.run(view)
+        return wait.result()
+
+    async def wait_async(
+        self, *keys: Selection, until: str = "finished", timeout_s: float | None = None
+    ) -> pd.DataFrame:
+        """Wait like `wait`, and leave the kernel free for clicks and other tasks."""
+        from regards_nb.display import watching
+
+        wait = Wait(self._parts, keys, until=until, timeout_s=timeout_s)
+        with watching(self, wait.keys, blocking=False) as view:
+            await wait.run_async(view)
+        return wait.result()
+
+    def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
+        """Call *callback* with each new event of a status, in a thread of its own.
+
+        An error in it is logged and shown, raised by the next call, and stops nothing. A status
+        that REGARDS has not named so far is a slip or comes from a newer server: there is a
+        warning.
+
+        Raises
+        ------
+        SettingsError
+            *callback* cannot be called.
+        """
+        self._callbacks.append(checked_callback(status, callback))
+
+    # -- ordering --
+
+    @overload
+    def submit(
+        self,
+        queries: str | Sequence[str],
+        *,
+        data_types: Sequence[str] | None = None,
+        filename_regexp: str | None = None,
+        correlation_id: str | None = None,
+        label: str | None = None,
+        user: str | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Order: ...
+
+    @overload
+    def submit(
+        self,
+        queries: str | Sequence[str],
+        *,
+        data_types: Sequence[str] | None = None,
+        filename_regexp: str | None = None,
+        correlation_id: str | None = None,
+        label: str | None = None,
+        user: str | None = None,
+        dry_run: Literal[True],
+    ) -> Request: ...
+
+    def submit(
+        self,
+        queries: str | Sequence[str],
+        *,
+        data_types: Sequence[str] | None = None,
+        filename_regexp: str | None = None,
+        correlation_id: str | None = None,
+        label: str | None = None,
+        user: str | None = None,
+        dry_run: bool = False,
+    ) -> Order | Request:
+        """Order files: over REST where the tracker has a client, else over AMQP.
+
+        Parameters
+        ----------
+        queries : str or sequence of str
+            Lucene queries of the REGARDS catalogue; `regards_nb.queries` writes the usual ones.
+        data_types : sequence of {"RAWDATA", "QUICKLOOK"}, optional
+        filename_regexp : str, optional
+            Order only the files whose names match.
+        correlation_id : str, optional
+            Your own name for the order, at most 255 characters; made up by default. Submitting
+            the same name again orders nothing twice: it returns the existing order. After a lost
+            answer, the tracker asks REGARDS whether the order exists.
+        label : str, optional
+            A text for yourself; kept in the journal.
+        user : str, optional
+            Your REGARDS account; needed over AMQP only.
+        dry_run : bool, default False
+            Check the request and return it without sending anything.
+
+        Returns
+        -------
+        Order
+            Also when REGARDS denies it: its status and message say so.
+
+        Raises
+        ------
+        SettingsError
+            REGARDS would deny the request; the text says why. Nothing was sent.
+        ServiceError, BrokerError
+            The request could not be sent, or there was no answer.
+        WaitTimeoutError
+            Over AMQP: RabbitMQ took the request, REGARDS did not answer.
+        """
+        request = Request(
+            queries=[queries] if isinstance(queries, str) else list(queries),
+            data_types=data_types,
+            filename_regexp=filename_regexp,
+            correlation_id=f"nb-{uuid.uuid4()}" if correlation_id is None else correlation_id,
+            label=label,
+            user=user,
+        )
+        request.check()
+        if dry_run:
+            return request
+        return Order(self, self._submission.submit(request))
+
+    def sync(self, *, limit: int = 200) -> list[Order]:
+        """Bring all orders up to date over REST, and take in those that were made elsewhere.
+
+        Parameters
+        ----------
+        limit : int
+            How many orders are asked for, the newest first; they come in pages of 100.
+
+        Returns
+        -------
+        list of Order
+            Those that this tracker did not know.
+
+        Raises
+        ------
+        ServiceError
+            The server cannot be asked.
+        """
+        if self._sync is None:
+            raise SettingsError(f"sync() {_CLIENT_MISSING}")
+        return self._as_orders(self._sync.take_in(limit=limit))
+
+    # -- actions --
+
+    def pause(self, orders: Selection | OrderKey) -> list[Order]:
+        """Have REGARDS prepare no more files; files that are ready stay ready."""
+        return self._act("pause", orders)
+
+    def resume(self, orders: Selection | OrderKey) -> list[Order]:
+        """Have REGARDS continue paused orders."""
+        return self._act("resume", orders)
+
+    def retry(self, orders: Selection | OrderKey) -> list[Order]:
+        """Have REGARDS prepare the failed files of ended orders again."""
+        return self._act("retry", orders)
+
+    def restart(self, orders: Selection | OrderKey, *, label: str | None = None) -> list[Order]:
+        """Order the same again; return the new orders."""
+        return self._act("restart", orders, label=label)
+
+    def cancel(self, orders: Selection | OrderKey) -> list[Order]:
+        """Stop orders and delete them on the server. Downloaded files stay.
+
+        REGARDS publishes no message for it (protocol.md 1.6); the tracker journals it itself.
+        """
+        return self._act("cancel", orders)
+
+    def delete(self, orders: Selection | OrderKey) -> list[Order]:
+        """Delete orders that have ended or are paused. Downloaded files stay."""
+        return self._act("delete", orders)
+
+    def _act(self, action: str, orders: Selection | OrderKey, **details: Any) -> list[Order]:
+        if isinstance(orders, OrderKey):
+            self._actions.begin(action, orders)
+            return self._as_orders([orders])
+        keys = keys_in(orders, self._parts.frames.key_of)
+        return self._as_orders(act_on_each(keys, partial(self._actions.act, action, **details)))
+
+    def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
+        return [Order(self, key) for key in keys]
+
+    # -- downloading --
+
+    def download(
+        self,
+        *keys: Selection,
+        directory: str | Path | None = None,
+        extract: bool = True,
+    ) -> list[Path]:
+        """Download the ready files of some orders, verified, with a progress bar.
+
+        Parameters
+        ----------
+        *keys : str, int, Order, or rows of `orders`
+            By default all orders that have files to download.
+        directory : path, optional
+            By default ``<workspace>/<order id>``.
+        extract : bool, default True
+            False keeps the zips as they came.
+
+        Returns
+        -------
+        list of pathlib.Path
+            All files of these orders that are in place, the new ones and the earlier ones.
+            A server that has nothing new to give is no error (protocol.md 0.3).
+
+        Raises
+        ------
+        IncompleteDownloadError
+            Some files could not be downloaded; the others are in place.
+        ServiceError, WorkspaceError, ArchiveError
+            Nothing could be downloaded; the text says why.
+        """
+        from regards_nb.display import watching
+
+        if self.client is None:
+            raise SettingsError(f"downloading {_CLIENT_MISSING}")
+        if keys:
+            states = self._parts.states(keys_in(keys, self._parts.frames.key_of))
+        else:
+            states = [state for state in self._parts.states() if state.waits_for_download]
+        found = [state.key for state in states]
+        with stopped_by_user(), watching(self, found) as view:
+            return self._downloads.run(view, states, directory=directory, extract=extract)
+
+    def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
+        """Yield the new files of each sub-order; see `Order.iter_parts`."""
+        from regards_nb.display import watching
+
+        if self.client is None:
+            raise SettingsError(f"downloading {_CLIENT_MISSING}")
+        seen: set[Path] = set()
+        wait = Wait(self._parts, [key], until="part", timeout_s=timeout_s)
+        with stopped_by_user(), watching(self, wait.keys) as view:
+            while True:
+                wait = Wait(self._parts, [key], until="part", timeout_s=timeout_s)
+                (state,) = wait.run(view)
+                if not state.waits_for_download:
+                    return
+                new = [path for path in self._downloads.run(view, [state]) if path not in seen]
+                seen.update(new)
+                if new:
+                    yield new
+
+    def download_soon(self, key: OrderKey) -> None:
+        """Download the ready files of one order in the background; errors are shown and kept."""
+        self._downloads.begin_recording_errors(self.state(key))
+
+    # -- displays --
+
+    def show(self) -> None:
+        """Show the live table of all orders; the cell ends at once."""
+        from regards_nb.display import show
+
+        show(self)
+
+    def plot_timeline(self) -> Any:
+        """Plot when each order was granted, had files ready, and ended (needs matplotlib)."""
+        from regards_nb.display import plot_timeline
+
+        return plot_timeline(self)
+
+    def plot_throughput(self) -> Any:
+        """Plot the rate of the downloads (needs matplotlib)."""
+        from regards_nb.display import plot_throughput
+
+        return plot_throughput(self)
+
+
+def _check_sources(
+    amqp: str | AmqpParameters | None, queue: str | None, client: RegardsClient | None
+) -> None:
+    """Refuse a tracker that has no source of events.
+
+    Raises
+    ------
+    SettingsError
+        There is neither broker nor client, or a broker without a queue.
+    """
+    if amqp is None and client is None:
+        raise SettingsError(
+            "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
+            "both. Without an account for RabbitMQ, the client alone is enough"
+        )
+    if (amqp is None) != (not queue):
+        missing = "amqp=..., its broker" if amqp is None else "queue=..."
+        raise SettingsError(
+            f"{missing} is missing: queue must be the name of the queue your administrator made"
+        )
