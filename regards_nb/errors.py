@@ -1,29 +1,29 @@
-"""The exceptions of regards_nb, each saying what happened, to what, and what to do next.
+"""The exceptions of regards_nb. Each text says what happened, to what, and what to do next.
 
 ::
 
     RegardsError
     ├── BrokerError                     the AMQP side
-    │   ├── BrokerUnreachableError      nobody answers at that address
-    │   ├── BrokerLoginError            user name or password refused
-    │   ├── BrokerAccessError           logged in, but this vhost or queue is not for you
-    │   ├── QueueNotFoundError          no queue of that name
-    │   └── QueueInUseError             somebody else holds the queue exclusively
+    │   ├── BrokerUnreachableError      no broker answers at that address
+    │   ├── BrokerLoginError            the broker refused user name or password
+    │   ├── BrokerAccessError           logged in, but no right to the virtual host or queue
+    │   ├── QueueNotFoundError          there is no queue of that name
+    │   └── QueueInUseError             another program holds the queue exclusively
     ├── ServiceError                    the REST side
-    │   ├── ServiceUnreachableError     no connection, no answer in time
-    │   ├── ServiceLoginError           user name, password or token refused
-    │   ├── NotAllowedError             the server refuses this action now, or to you
-    │   ├── OrderNotFoundError          no such order, here or on the server
-    │   ├── QuotaError                  download quota or rate exceeded
-    │   └── UnexpectedAnswerError       an answer that REGARDS would not give
-    ├── DownloadError                   fetching the files of an order
-    │   ├── IncompleteDownloadError     some files could not be had; the others are there
-    │   ├── ArchiveError                a zip that cannot be trusted
-    │   └── WorkspaceError              the place for the files: full, read-only, not a folder
+    │   ├── ServiceUnreachableError     no connection, or no answer in time
+    │   ├── ServiceLoginError           the server refused user name, password or token
+    │   ├── NotAllowedError             the server refuses this action now, or to this user
+    │   ├── OrderNotFoundError          no such order in the journal or on the server
+    │   ├── QuotaError                  the download quota or rate is exceeded
+    │   └── UnexpectedAnswerError       the answer is not one of REGARDS
+    ├── DownloadError                   downloading the files of an order
+    │   ├── IncompleteDownloadError     some files could not be downloaded; the others are saved
+    │   ├── ArchiveError                a zip is damaged or incomplete
+    │   └── WorkspaceError              the folder for the files is full, read-only or no folder
     ├── JournalError                    the journal cannot be opened, read or written
     ├── SettingsError                   a parameter, profile or variable is missing or wrong
-    ├── TrackingError                   the background thread met a problem earlier
-    └── WaitTimeoutError                wait() reached its limit; tracking goes on
+    ├── TrackingError                   an error happened in a background thread
+    └── WaitTimeoutError                wait() reached its time limit; tracking continues
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BrokerError(RegardsError):
 
 
 class BrokerUnreachableError(BrokerError):
-    """Nobody speaks AMQP at the given address, or TLS could not be agreed."""
+    """No broker answers at the given address, or the TLS handshake failed."""
 
 
 class BrokerLoginError(BrokerError):
@@ -52,15 +52,15 @@ class BrokerLoginError(BrokerError):
 
 
 class BrokerAccessError(BrokerError):
-    """The login is right, but the virtual host or the queue may not be used with it."""
+    """The login is right, but the user has no right to the virtual host or the queue."""
 
 
 class QueueNotFoundError(BrokerError):
-    """The queue does not exist: the REGARDS administrator makes it (seed page, "Exchange")."""
+    """The queue does not exist. The REGARDS administrator creates it (seed page, "Exchange")."""
 
 
 class QueueInUseError(BrokerError):
-    """Another consumer holds the queue exclusively."""
+    """Another program holds the queue exclusively."""
 
 
 class ServiceError(RegardsError):
@@ -69,9 +69,9 @@ class ServiceError(RegardsError):
     Attributes
     ----------
     status_code : int or None
-        HTTP status of the answer; None when there was none.
+        HTTP status of the answer; None without an answer.
     messages : tuple of str
-        What the server said, in its own words (``{"messages": [...]}``).
+        The texts of the server (``{"messages": [...]}``).
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class ServiceLoginError(ServiceError):
 
 
 class NotAllowedError(ServiceError):
-    """The server refuses this action: not now, or not to you."""
+    """The server refuses this action in the present state, or to this user."""
 
 
 class OrderNotFoundError(ServiceError, KeyError):
-    """No such order, in the journal or on the server."""
+    """There is no such order in the journal or on the server."""
 
-    # KeyError prints the repr of its argument, which would quote the sentence.
+    # KeyError shows the repr of its argument, which would put the sentence in quotes.
     __str__ = Exception.__str__
 
 
@@ -123,22 +123,22 @@ class QuotaError(ServiceError):
 
 
 class UnexpectedAnswerError(ServiceError):
-    """An answer that REGARDS would not give: an HTML page, broken JSON, a foreign redirect."""
+    """The answer is not one of REGARDS: an HTML page, broken JSON, a redirect elsewhere."""
 
 
 class DownloadError(RegardsError):
-    """Files of an order could not be fetched."""
+    """Files of an order could not be downloaded."""
 
 
 class IncompleteDownloadError(DownloadError):
-    """Some files of an order could not be had; the others are verified and in place.
+    """Some files of an order could not be downloaded; the others are verified and saved.
 
     Attributes
     ----------
     paths : tuple of pathlib.Path
         The files that are verified and under their final names.
     missing : dict of str to str
-        Name of each file that is missing, and why.
+        The name of each missing file, and the reason.
     """
 
     def __init__(self, text: str, *, paths: Sequence[Path], missing: dict[str, str]) -> None:
@@ -148,7 +148,7 @@ class IncompleteDownloadError(DownloadError):
 
 
 class ArchiveError(DownloadError):
-    """The zip of an order is damaged, cut, or not what a REGARDS server would make."""
+    """The zip of an order is damaged, incomplete, or not in the format of REGARDS."""
 
 
 class WorkspaceError(DownloadError):
@@ -164,23 +164,23 @@ class SettingsError(RegardsError):
 
 
 class TrackingError(RegardsError):
-    """Something went wrong in the background; raised by the next call of the user."""
+    """An error happened in a background thread. The next call of the user raises it."""
 
 
 class WaitTimeoutError(RegardsError, TimeoutError):
-    """``wait()`` reached its time limit. The orders go on and are still tracked."""
+    """``wait()`` reached its time limit. The orders continue and are still tracked."""
 
 
 class StoppedWaiting(KeyboardInterrupt):
-    """The user stopped a wait with Ctrl-C or the stop button; tracking goes on.
+    """The user stopped a wait with Ctrl-C or the stop button; tracking continues.
 
-    A KeyboardInterrupt, so that "Run all" and scripts stop as they always do; a notebook shows
-    one line instead of a traceback.
+    It is a KeyboardInterrupt, so that "Run all" and scripts stop as usual. A notebook shows one
+    line instead of a traceback.
     """
 
     def __init__(self) -> None:
         super().__init__("stopped waiting; the orders go on and are still tracked")
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython prints in place of a traceback."""
+        """Return the lines that IPython prints instead of a traceback."""
         return [str(self)]

@@ -1,8 +1,7 @@
-"""The wire: what an AMQP message of the REGARDS order service says, or why it says nothing.
+"""Decode an AMQP message of the REGARDS order service: `Delivery` to `OrderEvent` or `Rejection`.
 
-Pure: bytes and properties in, an :class:`OrderEvent` or a :class:`Rejection` out. The rules are
-those of the seed page ("Get Order progress AMQP") and of protocol.md sections 0 and 1.6; where
-the two differ, both are accepted.
+Pure. The rules are those of the seed page ("Get Order progress AMQP") and of protocol.md sections
+0 and 1.6. Where the two differ, both are accepted.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ RESPONSE_EXCHANGE = f"regards.broadcast.{RESPONSE_TYPE}"
 REQUEST_TYPE = "fr.cnes.regards.modules.order.amqp.input.OrderRequestDtoEvent"
 REQUEST_EXCHANGE = f"regards.broadcast.{REQUEST_TYPE}"
 TENANT_HEADER = "regards.tenant"
-#: Stands where messages have the name of their publisher, in what was learnt over REST instead.
+#: The ``app_id`` of events that the REST sync made. Messages have the name of their publisher.
 REST_APP_ID = "REST"
 
-#: A response of REGARDS is below 1 kB. What is larger than this cannot be one, and is not parsed.
+#: A response of REGARDS is below 1 kB. A larger body than this is rejected without parsing it.
 MAX_BODY_BYTES = 1 << 20
 
 _INT64 = range(-(2**63), 2**63)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 # The seed page prints bodies with a comma after the last field. No REGARDS server sends that, but
-# whoever replays the page does. A string is matched first, so that commas in it are left alone.
+# a replay of the page does. The pattern matches strings first and so leaves their commas alone.
 _STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
 
 _Int64 = Annotated[int, msgspec.Meta(ge=_INT64.start, le=_INT64.stop - 1)]
 
 
 class _Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
-    """The body as REGARDS writes it (protocol.md 0.3). Other bodies are read patiently."""
+    """The body as REGARDS writes it (protocol.md 0.3). `_read_leniently` reads other bodies."""
 
     status: str
     correlation_id: str | None = None
@@ -48,7 +47,7 @@ class _Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False
     message: str | None = None
     download_link: str | None = None
     error_type: str | None = None
-    #: Of the seed page; the same as ``error_type`` (protocol.md 1.7).
+    #: The name of ``error_type`` on the seed page (protocol.md 1.7).
     error_code: str | None = None
     errors: _Int64 | None = None
     total_sub_orders: _Int64 | None = None
@@ -57,8 +56,8 @@ class _Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False
 
 _body_from = msgspec.json.Decoder(_Body).decode
 
-#: The fields beside the status, by their name in a body.
-_KINDS = {
+#: The name and type of each field of a body but the status.
+_FIELD_TYPES = {
     "correlationId": str,
     "orderId": int,
     "message": str,
@@ -72,16 +71,16 @@ _KINDS = {
 
 
 class OrderStatus(StrEnum):
-    """The statuses that REGARDS has named. A server may grow others; they are kept as text."""
+    """The statuses that REGARDS names. A status that is not here is kept as text."""
 
     GRANTED = "GRANTED"
     SUBORDER_DONE = "SUBORDER_DONE"
     DONE = "DONE"
-    #: Only in the documentation; on the wire it is FAILED with a download link (protocol.md 1.7).
+    #: Only in the documentation. A message says FAILED with a download link (protocol.md 1.7).
     DONE_WITH_WARNING = "DONE_WITH_WARNING"
     FAILED = "FAILED"
     DENIED = "DENIED"
-    #: The following come over REST only; no message says them (protocol.md 1.2).
+    #: The following come over REST only, never in a message (protocol.md 1.2).
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"
     EXPIRED = "EXPIRED"
@@ -89,17 +88,16 @@ class OrderStatus(StrEnum):
 
 
 class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One message as RabbitMQ handed it over, before anybody tried to understand it.
+    """One message as RabbitMQ delivered it, not decoded.
 
-    Many thousands are held for a moment, with nothing in them that could be part of a cycle: the
-    garbage collector does not look at them.
+    ``gc=False``: thousands exist at a time, and none can be part of a reference cycle.
     """
 
     body: bytes
-    #: When it reached us: microseconds since 1970, UTC.
+    #: When the message arrived here: microseconds since 1970, UTC.
     received_at_us: int
     redelivered: bool
-    #: AMQP property, seconds since 1970, UTC. The body has no time of its own.
+    #: AMQP property, seconds since 1970, UTC. The body has no time.
     timestamp_s: int | None
     #: AMQP property.
     correlation_id: str | None
@@ -109,15 +107,15 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
     app_id: str | None
     #: The remaining properties and headers, as JSON.
     properties: str
-    #: Its place, if it comes from a stream queue.
+    #: The offset in a stream queue; None for other queues.
     stream_offset: int | None = None
 
 
 class OrderEvent(msgspec.Struct, frozen=True, gc=False):
-    """What one message says about one order. Nothing here is checked against other messages.
+    """A decoded message about one order. It is not compared with other messages.
 
-    ``status`` is one of :class:`OrderStatus` or a text this version does not know. ``extra``
-    holds the fields of the body that it does not know.
+    ``status`` is one of :class:`OrderStatus`, or a text that this version does not know. ``extra``
+    holds the fields of the body that this version does not know.
     """
 
     received_at_us: int
@@ -138,23 +136,23 @@ class OrderEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def received_at(self) -> datetime:
-        """When the message reached us (UTC)."""
+        """When the message arrived here (UTC)."""
         return _EPOCH + timedelta(microseconds=self.received_at_us)
 
     @property
     def timestamp(self) -> datetime | None:
-        """When REGARDS published the message (UTC, whole seconds), if it said so."""
+        """When REGARDS published the message (UTC, whole seconds); None without that property."""
         return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
 
 
 class Rejection(NamedTuple):
-    """Why a message could not be understood."""
+    """Why a message could not be decoded."""
 
     reason: str
 
 
 def decode(delivery: Delivery) -> OrderEvent | Rejection:
-    """Read one message.
+    """Decode one message.
 
     Parameters
     ----------
@@ -166,8 +164,8 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
     OrderEvent or Rejection
         The correlation id is the body's, else the AMQP property (seed page, "AMQP Headers").
         ``errorType`` and ``errorCode`` mean the same (protocol.md 1.7). Unknown statuses and
-        fields are kept; a known field of the wrong type makes the whole message a rejection,
-        because guessing at half of it could move the wrong order.
+        fields are kept. A known field of the wrong type makes the whole message a rejection,
+        because a guess could change the wrong order.
     """
     raw = delivery.body
     if len(raw) > MAX_BODY_BYTES:
@@ -179,7 +177,7 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
     correlation_id = body.correlation_id or delivery.correlation_id or None
     order_id = body.order_id
     if correlation_id is None and order_id is None:
-        return Rejection("neither correlationId nor orderId: it is about no order")
+        return Rejection("neither correlationId nor orderId: the message names no order")
     return OrderEvent(
         delivery.received_at_us,
         delivery.timestamp_s,
@@ -200,32 +198,33 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
 
 
 def _read(raw: bytes) -> tuple[_Body, dict[str, Any]]:
-    """Return what the body says, and the fields of it that are not known."""
+    """Return the decoded body, and its unknown fields."""
     try:
         body = _body_from(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _read_patiently(raw)
+        return _read_leniently(raw)
     if body.status.isspace() or not body.status:
         raise _UnreadableError("no status")
     return body, {}
 
 
-def _read_patiently(raw: bytes) -> tuple[_Body, dict[str, Any]]:
-    """Read what is not quite as it should be, or say why it means nothing.
+def _read_leniently(raw: bytes) -> tuple[_Body, dict[str, Any]]:
+    """Decode a body with unknown fields or trailing commas, or raise the reason why not.
 
-    Newer servers may write fields that we do not know, and whoever replays the seed page writes
-    its commas.
+    Newer servers may send new fields. A replay of the seed page has trailing commas.
     """
     fields = _parse_object(raw)
     status = _take_status(fields)
-    return _Body(status, *(_take(fields, name, kind) for name, kind in _KINDS.items())), fields
+    return _Body(
+        status, *(_take(fields, name, kind) for name, kind in _FIELD_TYPES.items())
+    ), fields
 
 
 class _UnreadableError(ValueError):
-    """Carries the reason of a rejection to `decode`; never leaves this module."""
+    """The reason of a rejection; `decode` catches it."""
 
 
-_KIND_IN_WORDS = {str: "a text", int: "a whole number"}
+_TYPE_NAMES = {str: "a text", int: "a whole number"}
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
@@ -250,10 +249,10 @@ def _loads(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        mended = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
-        if mended == text:
+        without_commas = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
+        if without_commas == text:
             raise
-        return json.loads(mended)
+        return json.loads(without_commas)
 
 
 def _take_status(body: dict[str, Any]) -> str:
@@ -264,19 +263,19 @@ def _take_status(body: dict[str, Any]) -> str:
 
 
 def _take(body: dict[str, Any], name: str, kind: type) -> Any:
-    """Take a field that may be missing or null, but must not be of another type."""
+    """Remove a field and return it: it may be missing or null, but not of another type."""
     value = body.pop(name, None)
     if value is None:
         return None
-    # bool is an int in Python, and never one in REGARDS
+    # Python's bool is an int; REGARDS sends none where a number belongs
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _UnreadableError(f"{name} is not {_KIND_IN_WORDS[kind]}: {_shown(value)}")
+        raise _UnreadableError(f"{name} is not {_TYPE_NAMES[kind]}: {_shown(value)}")
     if kind is int and value not in _INT64:
         raise _UnreadableError(f"{name} does not fit 64 bits: {_shown(value)}")
     return replace_surrogates(value) if isinstance(value, str) else value
 
 
 def _shown(value: object) -> str:
-    """Return a short repr: a rejection's reason is for reading."""
+    """Return a short repr for the reason of a rejection."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

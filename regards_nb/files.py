@@ -1,4 +1,4 @@
-"""One file of an order, as the server lists it and as it is in the workspace. Pure values."""
+"""The record of one file of an order: what the manifest says, and where the file is. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import StrEnum
 
 
 class FileState(StrEnum):
-    """How far one file of an order has come on this side."""
+    """The state of one file of an order in the workspace."""
 
-    #: In the manifest; not fetched yet.
+    #: In the manifest; not downloaded yet.
     LISTED = "LISTED"
     #: In the workspace under its final name, size and checksum as in the manifest.
     VERIFIED = "VERIFIED"
-    #: In the workspace; the manifest gives no checksum, so only size and CRC were checked.
+    #: In the workspace. The manifest gives no checksum, so only size and CRC were checked.
     UNVERIFIED = "UNVERIFIED"
-    #: Could not be had; ``error`` says why.
+    #: The download failed; ``error`` says why.
     FAILED = "FAILED"
 
     @property
@@ -29,16 +29,16 @@ _HERE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """One file of an order: what the manifest says (protocol.md 1.4), and where it is now."""
+    """One file of an order: its manifest entry (protocol.md 1.4) and its path."""
 
     order_id: int
-    #: The server's id: the way to fetch the file alone, also after the zip (protocol.md 1.0, 7).
+    #: The id on the server. It can fetch the file alone, also after the zip (protocol.md 1.0, 7).
     file_id: int
     name: str
     size_bytes: int | None = None
     md5: str | None = None
     product_id: str | None = None
-    #: Absolute path under its final name, once it is there.
+    #: The absolute path with the final name, as soon as the file is there.
     path: str | None = None
     state: FileState = FileState.LISTED
     error: str | None = None

@@ -135,7 +135,7 @@ def test_nulls_count_as_missing() -> None:
         (b'{"status": "DONE", "orderId": 9223372036854775808}', "orderId does not fit 64 bits"),
         (b'{"status": "DONE", "correlationId": 5}', "correlationId is not a text"),
         (b'{"status": "DONE", "orderId": 1, "errors": []}', "errors is not a whole number"),
-        (b'{"status": "DONE"}', "it is about no order"),
+        (b'{"status": "DONE"}', "the message names no order"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"status": "DONE", "orderId": 1}' + b" " * MAX_BODY_BYTES, "bytes; a response has"),
     ],
