@@ -42,7 +42,7 @@ line = sys.stdin.readline()
 if line == "raise\\n":
     raise RuntimeError("this owner ends with an exception")
 if line == "fork\\n":
-    # a child that inherits the pipe to the keeper and outlives its parent
+    # a child that inherits the pipe to the watchdog and outlives its parent
     if os.fork() == 0:
         sys.stdin.readline()
     os._exit(1)
@@ -246,7 +246,7 @@ def test_a_node_that_does_not_start_shows_its_log(
 
 
 def test_a_forgotten_broker_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that nobody holds any more takes its keeper with it.
+    """The watchdog of a garbage-collected broker ends.
 
     It runs even where TMPDIR has an apostrophe, which RabbitMQ cannot bear.
     """

@@ -1,20 +1,24 @@
 """A small REGARDS order service for demonstrations and tests, on a real RabbitMQ and real HTTP.
 
-It stands on the other side: of regards_nb it knows the names on the wire (``events``) and nothing
-else, or it would agree with the mistakes of what it is there to test.
+Of regards_nb it imports only ``events``, the names on the wire. With more than that, it could
+share the mistakes of the code that it tests.
 """
 
 from __future__ import annotations
 
+from regards_nb.simulator.archive import ZipWriter, encoded_name, in_blocks
 from regards_nb.simulator.broker import (
+    BrokerMissingError,
     BrokerStartError,
     ExistingBroker,
+    Installation,
     PrivateBroker,
+    Tls,
     broker_from_environment,
+    find_installation,
+    free_ports,
 )
 from regards_nb.simulator.catalogue import dataset_names
-from regards_nb.simulator.content import Content, noise, of_bytes, of_path, quicklook, sea_level
-from regards_nb.simulator.facade import Simulator
 from regards_nb.simulator.faults import (
     CorruptEntry,
     CorruptFile,
@@ -42,13 +46,21 @@ from regards_nb.simulator.faults import (
     rate_exceeded,
     redirect,
 )
-from regards_nb.simulator.installation import BrokerMissingError, Installation, find_installation
 from regards_nb.simulator.lifecycle import Action, FileState, OrderState
-from regards_nb.simulator.messages import gson
-from regards_nb.simulator.node import Tls, free_ports
-from regards_nb.simulator.plans import FileSpec, OrderPlan, Outcome
+from regards_nb.simulator.plans import (
+    Content,
+    FileSpec,
+    OrderPlan,
+    Outcome,
+    noise,
+    of_bytes,
+    of_path,
+    quicklook,
+    sea_level,
+)
 from regards_nb.simulator.server import Seen, Server
-from regards_nb.simulator.zipping import ZipWriter, encoded_name, in_blocks
+from regards_nb.simulator.service import gson
+from regards_nb.simulator.simulator import Simulator
 
 __all__ = [
     "Action",

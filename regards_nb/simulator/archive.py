@@ -1,41 +1,54 @@
-"""The zip of an order: which entries, under which names, with which accidents (protocol.md 1.3)."""
+"""The zip of an order, byte for byte the structure of Apache commons-compress 1.26.
+
+The format is that of protocol.md 1.3: sizes unknown in advance (flag 0x0008 and a data descriptor
+after each entry), names in ASCII with ``%U00E9`` escapes and the real name in extra field 0x7075,
+Zip64 only where it is required. Nothing larger than a block is held in memory.
+"""
 
 from __future__ import annotations
 
 import posixpath
+import struct
+import zlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.simulator.faults import (
     CorruptEntry,
-    Faults,
     IncompleteZip,
     MissingEntry,
     TruncatedEntry,
     WrongCrc,
 )
-from regards_nb.simulator.zipping import ZipWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.lifecycle import OrderFile
     from regards_nb.simulator.plans import FileSpec
 
 NOTICE_NAME = "NOTICE.txt"
 _REFERENCE_LIMIT_BYTES = 0xFFFFFFFF
 
+_LIMIT_32 = 0xFFFFFFFF
+_LIMIT_16 = 0xFFFF
+_DESCRIPTOR_FLAG = 0x0008
+_DEFLATED = 8
+_VERSION, _VERSION_ZIP64 = 20, 45
+_ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
+
 
 class Archive:
-    """The zip that one request gets. Its accidents are decided here, once.
+    """The zip of one request. The constructor takes the faults that apply to it.
 
     Attributes
     ----------
     problems : dict of int to str
-        Id and reason of each file that did not get through whole, and is said so in NOTICE.txt.
+        File id and reason of each file that is incomplete and named in NOTICE.txt.
     saves_states : bool
-        Whether the server marks the files once the last byte has gone.
+        Whether the server saves the states of the files after the last byte.
     """
 
     def __init__(
@@ -46,13 +59,12 @@ class Archive:
         made_at: datetime,
         level: int = -1,
     ) -> None:
-        self.files = files
         self.problems: dict[int, str] = {}
         order_id = files[0].order_id if files else None
         incomplete = faults.take(IncompleteZip, order_id=order_id)
         self.saves_states = incomplete is None
         kept = files if incomplete is None else files[: incomplete.keep_files]
-        self._entries = [_Entry(file, name, faults) for file, name in _named(kept)]
+        self._entries = [_Entry(file, name, faults) for file, name in _entry_names(kept)]
         self._made_at = made_at
         self._level = level
 
@@ -75,7 +87,7 @@ class Archive:
 
 
 class _Entry:
-    """One file on its way into the zip."""
+    """One file as a zip entry."""
 
     def __init__(self, file: OrderFile, name: str, faults: Faults) -> None:
         self.file = file
@@ -99,7 +111,8 @@ class _Entry:
             yield writer.data(chunk)
         yield writer.end(crc=0x0BADC0DE if self._wrong_crc else None)
         if spec.reference and sent_bytes >= _REFERENCE_LIMIT_BYTES:
-            # Zip64RequiredException: complete, and nevertheless named (protocol.md 1.3).
+            # Zip64RequiredException: the bytes are complete, NOTICE.txt names the file all the
+            # same (protocol.md 1.3).
             self.problem = "Error during file download"
 
     def _chunks(self, spec: FileSpec) -> Iterator[bytes]:
@@ -107,13 +120,14 @@ class _Entry:
         if self._corrupt:
             chunks = corrupted(chunks)
         if self._truncated:
-            whole = spec.source.size_bytes
-            kept = int(whole * self._truncated.keep_fraction)
+            size_bytes = spec.source.size_bytes
+            kept_bytes = int(size_bytes * self._truncated.keep_fraction)
             if self._truncated.announced:
                 self.problem = (
-                    f"Cannot completely download data file from storage, only {kept}/{whole} bytes"
+                    "Cannot completely download data file from storage, only "
+                    f"{kept_bytes}/{size_bytes} bytes"
                 )
-            chunks = shortened(chunks, kept)
+            chunks = _shortened(chunks, kept_bytes)
         return chunks
 
 
@@ -124,7 +138,7 @@ def corrupted(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def shortened(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
+def _shortened(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
     """Stop after so many bytes."""
     for chunk in chunks:
         if len(chunk) >= limit_bytes:
@@ -134,28 +148,199 @@ def shortened(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _named(files: Sequence[OrderFile]) -> Iterator[tuple[OrderFile, str]]:
-    """Give each file its entry name: the n-th homonym becomes ``name (n).ext``.
+def _entry_names(files: Sequence[OrderFile]) -> Iterator[tuple[OrderFile, str]]:
+    """Give each file its entry name: the n-th file of one name becomes ``name (n).ext``.
 
-    Files of equal checksum and name are written once. A made name can meet a real one: the zip
-    then has two entries of one name, as REGARDS' has.
+    A file of the same checksum and name is written once. A generated name can be the real name of
+    another file: the zip then has two entries of one name, as in REGARDS.
     """
     seen: Counter[str] = Counter()
-    once = set()
+    written = set()
     counts = Counter(file.spec.name for file in files)
     for file in files:
         name = file.spec.name
         if counts[name] > 1 and not file.spec.reference:
             key = (name, file.spec.source.md5)
-            if key in once:
+            if key in written:
                 continue
-            once.add(key)
-        yield file, _homonym(name, seen[name])
+            written.add(key)
+        number = seen[name]
         seen[name] += 1
+        stem, extension = posixpath.splitext(name)
+        yield file, f"{stem} ({number}){extension}" if number else name
 
 
-def _homonym(name: str, number: int) -> str:
-    if not number:
-        return name
-    stem, extension = posixpath.splitext(name)
-    return f"{stem} ({number}){extension}"
+class _Written(NamedTuple):
+    """One closed entry, for the central directory."""
+
+    name: bytes
+    unicode_extra: bytes
+    zip64_header: bool
+    crc: int
+    compressed_bytes: int
+    size_bytes: int
+    offset: int
+
+
+class ZipWriter:
+    """Converts entries to the bytes of a zip: ``begin``, ``data`` ..., ``end``; last ``finish``.
+
+    Parameters
+    ----------
+    made_at : datetime
+        The time of all entries; zip stores steps of two seconds.
+    level : int
+        Deflate level; REGARDS uses the default, -1.
+    """
+
+    def __init__(self, *, made_at: datetime, level: int = -1) -> None:
+        self._dos_time = struct.pack(
+            "<2H",
+            made_at.hour << 11 | made_at.minute << 5 | made_at.second // 2,
+            (made_at.year - 1980) << 9 | made_at.month << 5 | made_at.day,
+        )
+        self._level = level
+        self._position = 0
+        self._written: list[_Written] = []
+        self._zip64_used = False
+
+    def begin(self, name: str, *, declared_bytes: int | None) -> bytes:
+        """Open an entry. It has the Zip64 form if *declared_bytes* requires it."""
+        self._name, self._unicode_extra = encoded_name(name)
+        self._zip64_header = declared_bytes is not None and declared_bytes >= _LIMIT_32
+        self._zip64_used |= self._zip64_header
+        self._offset = self._position
+        self._crc = self._size_bytes = 0
+        self._deflate = zlib.compressobj(self._level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        sizes, extra, version = 0, self._unicode_extra, _VERSION
+        if self._zip64_header:
+            # Placeholders: the descriptor contains the sizes.
+            sizes, version = _LIMIT_32, _VERSION_ZIP64
+            extra = struct.pack("<2H2Q", _ZIP64_EXTRA, 16, 0, 0) + extra
+        fixed = struct.pack("<4s3H", b"PK\3\4", version, _DESCRIPTOR_FLAG, _DEFLATED)
+        rest = struct.pack("<3I2H", 0, sizes, sizes, len(self._name), len(extra))
+        header = self._count(fixed + self._dos_time + rest + self._name + extra)
+        self._data_start = self._position
+        return header
+
+    def data(self, chunk: bytes) -> bytes:
+        """Add bytes to the open entry."""
+        self._crc = zlib.crc32(chunk, self._crc)
+        self._size_bytes += len(chunk)
+        return self._count(self._deflate.compress(chunk))
+
+    def end(self, *, crc: int | None = None) -> bytes:
+        """Close the open entry; *crc* replaces the correct CRC."""
+        tail = self._count(self._deflate.flush())
+        entry = _Written(
+            self._name,
+            self._unicode_extra,
+            self._zip64_header,
+            self._crc if crc is None else crc,
+            self._position - self._data_start,
+            self._size_bytes,
+            self._offset,
+        )
+        self._written.append(entry)
+        if entry.zip64_header:
+            sizes = struct.pack("<2Q", entry.compressed_bytes, entry.size_bytes)
+        else:
+            # commons-compress writes the low 32 bits of an undeclared size above 4 GiB.
+            sizes = struct.pack(
+                "<2I", entry.compressed_bytes & _LIMIT_32, entry.size_bytes & _LIMIT_32
+            )
+        return tail + self._count(struct.pack("<4sI", b"PK\7\x08", entry.crc) + sizes)
+
+    def finish(self) -> Iterator[bytes]:
+        """Write the central directory and the end records."""
+        start = self._position
+        for entry in self._written:
+            yield self._count(self._central_header(entry))
+        size = self._position - start
+        count = len(self._written)
+        if self._zip64_used or count >= _LIMIT_16 or max(start, size) >= _LIMIT_32:
+            yield _zip64_end(count, size, start, self._position)
+        shown = min(count, _LIMIT_16)
+        yield struct.pack(
+            "<4s4H2IH",
+            b"PK\5\6",
+            0,
+            0,
+            shown,
+            shown,
+            min(size, _LIMIT_32),
+            min(start, _LIMIT_32),
+            0,
+        )
+
+    def _central_header(self, entry: _Written) -> bytes:
+        compressed, size, zip64 = entry.compressed_bytes, entry.size_bytes, b""
+        if max(compressed, size) >= _LIMIT_32:
+            zip64 = struct.pack("<2Q", size, compressed)
+            compressed = size = _LIMIT_32
+        if entry.offset >= _LIMIT_32:
+            zip64 += struct.pack("<Q", entry.offset)
+        extra, version = entry.unicode_extra, _VERSION
+        if zip64 or entry.zip64_header:
+            self._zip64_used = True
+            version = _VERSION_ZIP64
+            extra = struct.pack("<2H", _ZIP64_EXTRA, len(zip64)) + zip64 + extra
+        made_by = _VERSION_ZIP64 if self._zip64_used else _VERSION
+        fixed = struct.pack("<4s4H", b"PK\1\2", made_by, version, _DESCRIPTOR_FLAG, _DEFLATED)
+        sizes = struct.pack("<3I2H", entry.crc, compressed, size, len(entry.name), len(extra))
+        rest = struct.pack("<3H2I", 0, 0, 0, 0, min(entry.offset, _LIMIT_32))
+        return fixed + self._dos_time + sizes + rest + entry.name + extra
+
+    def _count(self, data: bytes) -> bytes:
+        self._position += len(data)
+        return data
+
+
+def _zip64_end(count: int, size: int, start: int, position: int) -> bytes:
+    """Return the Zip64 end record and its locator."""
+    version = _VERSION_ZIP64
+    record = struct.pack(
+        "<4sQ2H2I4Q", b"PK\6\6", 44, version, version, 0, 0, count, count, size, start
+    )
+    return record + struct.pack("<4sIQI", b"PK\6\7", 0, position, 1)
+
+
+def encoded_name(name: str) -> tuple[bytes, bytes]:
+    r"""Return the name of the zip header, and extra field 0x7075 for a name outside of ASCII.
+
+    Examples
+    --------
+    >>> encoded_name("a.nc")
+    (b'a.nc', b'')
+    >>> encoded_name("été.nc")[0]
+    b'%U00E9t%U00E9.nc'
+    """
+    if "/" not in name:
+        name = name.replace("\\", "/")
+    if name.isascii():
+        return name.encode(), b""
+    ascii_name = "".join(c if c.isascii() else _escaped(c) for c in name).encode()
+    # UTF-8 has no lone surrogates; Java writes a question mark.
+    path = name.encode("utf-8", "replace")
+    crc = zlib.crc32(ascii_name)
+    return ascii_name, struct.pack("<2HBI", _UNICODE_PATH_EXTRA, 5 + len(path), 1, crc) + path
+
+
+def _escaped(character: str) -> str:
+    """Escape a character as Java does: one ``%Uxxxx`` for each UTF-16 unit."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"%U{unit:04X}" for (unit,) in struct.iter_unpack(">H", units))
+
+
+def in_blocks(pieces: Iterable[bytes], *, block_bytes: int = 1 << 15) -> Iterator[bytes]:
+    """Join small pieces, so that each block but the last has at least *block_bytes*."""
+    held: list[bytes] = []
+    held_bytes = 0
+    for piece in pieces:
+        held.append(piece)
+        held_bytes += len(piece)
+        if held_bytes >= block_bytes:
+            yield b"".join(held)
+            held, held_bytes = [], 0
+    if held_bytes:
+        yield b"".join(held)

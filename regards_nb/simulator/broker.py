@@ -1,32 +1,296 @@
-"""A private RabbitMQ: a node of one's own on a free port, gone without a trace when its owner is.
+"""A private RabbitMQ node on a free port that ends with the process that started it.
 
-With ``REGARDS_NB_AMQP_URL`` in the environment, :func:`broker_from_environment` uses that broker
-instead, as it is.
+The file has three parts: the installed programs, the configuration of a node, and its life. Where
+``REGARDS_NB_AMQP_URL`` is set, :func:`broker_from_environment` uses that broker instead.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import random
+import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import weakref
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from urllib.parse import quote
 
-from regards_nb.simulator import keeper, node
-from regards_nb.simulator.installation import find_installation
+from regards_nb.events import RESPONSE_EXCHANGE, VHOST
+from regards_nb.simulator import watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO
 
 URL_VARIABLE = "REGARDS_NB_AMQP_URL"
+SERVER_VARIABLE = "REGARDS_NB_RABBITMQ_SERVER"
+
+# -- the installed programs
+
+#: Debian's own scripts; the wrappers in /usr/sbin require root or the user "rabbitmq".
+_DEBIAN = Path("/usr/lib/rabbitmq/bin")
+_HOMEBREW = (Path("/opt/homebrew/sbin"), Path("/usr/local/sbin"))
+_EPMD_PLACES = ("lib/erlang/bin", "lib/erlang/erts-*/bin", "opt/erlang/lib/erlang/erts-*/bin")
+_PREFIXES = (Path("/usr"), Path("/usr/local"), Path("/opt/homebrew"))
+
+
+class BrokerMissingError(RuntimeError):
+    """RabbitMQ is not installed; the text names the command that installs it."""
+
+
+class Installation(NamedTuple):
+    """The programs of one RabbitMQ installation."""
+
+    server: Path
+    ctl: Path
+    epmd: Path
+    #: PATH that contains ``erl``.
+    path: str
+
+
+def find_installation(environment: Mapping[str, str] = os.environ) -> Installation:
+    """Find RabbitMQ of conda-forge, Debian or Homebrew, or where ``SERVER_VARIABLE`` says.
+
+    Raises
+    ------
+    BrokerMissingError
+        If there is none, or one without Erlang.
+    """
+    for server in _candidates(environment):
+        ctl = server.with_name("rabbitmqctl")
+        if os.access(server, os.X_OK) and ctl.exists():
+            path = _path(server, environment)
+            return Installation(server, ctl, _epmd(path, server), path)
+    raise BrokerMissingError(_advice("rabbitmq-server"))
+
+
+def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
+    if named := environment.get(SERVER_VARIABLE):
+        yield Path(named)
+        return
+    prefix = environment.get("CONDA_PREFIX")
+    if prefix:
+        yield from (Path(prefix) / place / "rabbitmq-server" for place in ("sbin", "bin"))
+        yield from Path(prefix).glob("lib/rabbitmq*/sbin/rabbitmq-server")
+    yield _DEBIAN / "rabbitmq-server"
+    yield from _DEBIAN.parent.glob("lib/rabbitmq_server-*/sbin/rabbitmq-server")
+    if found := shutil.which("rabbitmq-server", path=environment.get("PATH")):
+        yield Path(found)
+    yield from (place / "rabbitmq-server" for place in _HOMEBREW)
+
+
+def _path(server: Path, environment: Mapping[str, str]) -> str:
+    """Return PATH with the folders that may contain this server's Erlang."""
+    near = [server.parent, server.parent.parent / "bin"]
+    near += [prefix / "bin" for prefix in _PREFIXES]
+    return os.pathsep.join([*map(str, near), environment.get("PATH", os.defpath)])
+
+
+def _epmd(path: str, server: Path) -> Path:
+    """Return Erlang's port mapper; not every package puts it on the PATH."""
+    if found := shutil.which("epmd", path=path):
+        return Path(found)
+    for prefix in (server.parent.parent, *_PREFIXES):
+        for place in _EPMD_PLACES:
+            for epmd in prefix.glob(f"{place}/epmd"):
+                return epmd
+    raise BrokerMissingError(_advice("Erlang's epmd"))
+
+
+def _advice(what: str) -> str:
+    return (
+        f"{what} not found. Install RabbitMQ with one of\n"
+        "    sudo apt-get install rabbitmq-server\n"
+        "    brew install rabbitmq\n"
+        "    conda install -c conda-forge rabbitmq-server\n"
+        f"or name its program in {SERVER_VARIABLE}, "
+        "or use a broker that runs already by its URL in REGARDS_NB_AMQP_URL."
+    )
+
+
+# -- the configuration of a node
+
+# Below the range of outgoing connections (32768 and up on Linux): a client that reconnects again
+# and again while the node is down could otherwise get the node's port as its own.
+_PORTS = range(20_000, 32_000)
+
+# No busy waiting: tests run on two cores, beside the code they test.
+_ERL_ARGS = (
+    "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerUser:
+    """One user of the broker."""
+
+    name: str
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
+    #: The only queue the user may read; None: the administrator.
+    queue: str | None = None
+
+    def url(self, port: int) -> str:
+        """Return the AMQP URL of the node with this user's name and password."""
+        return f"amqp://{quote(self.name)}:{quote(self.password)}@127.0.0.1:{port}/{quote(VHOST)}"
+
+
+def _readers(name: str, count: int) -> list[BrokerUser]:
+    """Return *count* users who may only read a queue of their own."""
+    names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
+    return [BrokerUser(name=each, queue=f"orders.{each}") for each in names]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """The ports of a node on 127.0.0.1."""
+
+    amqp: int
+    amqps: int
+    distribution: int
+    epmd: int
+
+
+def free_ports() -> NodePorts:
+    """Return ports that are free now."""
+    # All stay bound until the last is found, so that they differ.
+    with ExitStack() as held:
+        return NodePorts(*(_bind(held.enter_context(socket.socket())) for _ in range(4)))
+
+
+def _bind(candidate: socket.socket) -> int:
+    while True:
+        port = random.choice(_PORTS)
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            continue  # in use: try another
+        return port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates of a node that also listens with TLS; clients must show one of the same CA."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def _write_files(
+    folder: Path, ports: NodePorts, users: Sequence[BrokerUser], tls: Tls | None
+) -> None:
+    """Write the files that the node reads at its start."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    cookie = home / ".erlang.cookie"
+    cookie.unlink(missing_ok=True)
+    cookie.write_text(secrets.token_hex(16))
+    cookie.chmod(0o400)
+    (folder / "enabled_plugins").write_text("[].\n")
+    (folder / "rabbitmq-env.conf").write_text("")
+    (folder / "definitions.json").write_text(json.dumps(_definitions(users)))
+    (folder / "rabbitmq.config").write_text(_config(folder, ports, tls), encoding="utf-8")
+
+
+def _config(folder: Path, ports: NodePorts, tls: Tls | None) -> str:
+    """Return the configuration as Erlang terms: RabbitMQ reads them seconds faster than a .conf."""
+    # JSON strings are Erlang strings, except for \\u escapes.
+    definitions = json.dumps(str(folder / "definitions.json"), ensure_ascii=False)
+    return (
+        "%% -*- coding: utf-8 -*-\n"
+        f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {ports.amqp}}}]}},\n'
+        f"           {{load_definitions, {definitions}}},\n"
+        f"{_tls_config(ports, tls) if tls else ''}"
+        "           {disk_free_limit, 1000000},\n"
+        "           {log, [{console, [{enabled, false}]}]}]}].\n"
+    )
+
+
+def _tls_config(ports: NodePorts, tls: Tls) -> str:
+    files = {"cacertfile": tls.authority, "certfile": tls.certificate, "keyfile": tls.key}
+    options = ", ".join(
+        f"{{{name}, {json.dumps(str(path), ensure_ascii=False)}}}" for name, path in files.items()
+    )
+    return (
+        f'           {{ssl_listeners, [{{"127.0.0.1", {ports.amqps}}}]}},\n'
+        f"           {{ssl_options, [{options}, {{verify, verify_peer}}, "
+        "{fail_if_no_peer_cert, true}]},\n"
+    )
+
+
+def _definitions(users: Sequence[BrokerUser]) -> dict[str, Any]:
+    """Return users, rights, virtual host and exchange in RabbitMQ's import format."""
+    exchange = {"name": RESPONSE_EXCHANGE, "vhost": VHOST, "type": "fanout", "durable": True}
+    return {
+        "vhosts": [{"name": VHOST}],
+        "users": [_user(user) for user in users],
+        "permissions": [_permission(user) for user in users],
+        "exchanges": [{**exchange, "auto_delete": False, "internal": False, "arguments": {}}],
+    }
+
+
+def _user(user: BrokerUser) -> dict[str, Any]:
+    salt = secrets.token_bytes(4)
+    digest = hashlib.sha256(salt + user.password.encode()).digest()
+    return {
+        "name": user.name,
+        "password_hash": base64.b64encode(salt + digest).decode(),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": "" if user.queue else "administrator",
+    }
+
+
+def _permission(user: BrokerUser) -> dict[str, str]:
+    permission = {"user": user.name, "vhost": VHOST}
+    if user.queue is None:
+        return permission | {"configure": ".*", "write": ".*", "read": ".*"}
+    exactly = f"^{re.escape(user.queue)}$"
+    return permission | {"configure": "^$", "write": "^$", "read": exactly}
+
+
+def _environment(
+    folder: Path, ports: NodePorts, installation: Installation, *, name: str
+) -> dict[str, str]:
+    """Return the environment of all programs of the node."""
+    kept = {
+        variable: value
+        for variable, value in os.environ.items()
+        if not variable.startswith(("RABBITMQ_", "ERL_")) and variable != "NOTIFY_SOCKET"
+    }
+    return {
+        "LC_ALL": "C.UTF-8",
+        **kept,
+        "PATH": installation.path,
+        "HOME": str(folder / "home"),
+        "ERL_EPMD_PORT": str(ports.epmd),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        "RABBITMQ_NODENAME": name,
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.config"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_DIST_PORT": str(ports.distribution),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERL_ARGS,
+    }
+
+
+# -- the life of a node
 
 _START_LIMIT_S = 60
 _STOP_LIMIT_S = 20
@@ -37,78 +301,76 @@ _LOG_TAIL_LINES = 25
 
 
 class BrokerStartError(RuntimeError):
-    """RabbitMQ is installed but did not start; the text has the end of its log."""
+    """RabbitMQ is installed but did not start; the text contains the end of its log."""
 
 
 class Access(NamedTuple):
-    """What a tracker is given by the administrator of the broker."""
+    """What the administrator of the broker gives to a tracker."""
 
     queue: str
     url: str
 
     def __repr__(self) -> str:
-        """Leave the URL out: the password is in it."""
+        """Leave the URL out: it contains the password."""
         return f"Access(queue={self.queue!r}, url=...)"
 
 
 class Broker(Protocol):
-    """Where a simulator publishes."""
+    """A broker that a simulator publishes to."""
 
     @property
     def admin_url(self) -> str:
-        """AMQP URL of a user who may do everything."""
+        """AMQP URL of a user with all rights."""
 
     def access(self) -> Access:
-        """Return a queue name and a login for it, never the same twice."""
+        """Return a queue name and a login for it, different at each call."""
 
 
 class ExistingBroker:
-    """A broker that runs already. Nothing is created there but by AMQP, with its own login."""
+    """A broker that runs already. The simulator declares there only by AMQP, with its login."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     @property
     def admin_url(self) -> str:
-        """The URL it was given."""
+        """The URL of the broker."""
         return self._url
 
     def access(self) -> Access:
-        """Return a queue name that nobody else has, and the same login."""
+        """Return a new queue name and the same login."""
         return Access(f"orders.john-{secrets.token_hex(4)}", self._url)
 
 
 class PrivateBroker:
-    """One RabbitMQ node for us alone; ``with PrivateBroker() as broker`` or ``start``/``stop``.
+    """One RabbitMQ node; ``with PrivateBroker() as broker`` or ``start``/``stop``.
 
-    The node ends with this process, however that ends: a keeper process sees to it.
+    The node ends with this process, also after kill -9: a watchdog process kills it.
 
     Parameters
     ----------
     user : str
-        Name of the first user that may read a queue; the others are ``<user>-2`` and so on.
+        Name of the first user who may read a queue; the others are ``<user>-2`` and so on.
     users : int
-        How many such users there are.
+        Number of such users.
     tls : Tls, optional
-        Listen with TLS, too, on ``amqps_port``.
+        Certificates; the node then listens with TLS on ``amqps_port``, too.
 
     Raises
     ------
     BrokerMissingError
         By ``start``: RabbitMQ is not installed.
     BrokerStartError
-        By ``start``: it is, but does not start.
+        By ``start``: RabbitMQ is installed but does not start.
     """
 
-    def __init__(
-        self, *, user: str = "john", users: int = 100, tls: node.Tls | None = None
-    ) -> None:
-        self._admin = node.Login(name="admin")
-        self._readers = node.readers(user, users)
+    def __init__(self, *, user: str = "john", users: int = 100, tls: Tls | None = None) -> None:
+        self._admin = BrokerUser(name="admin")
+        self._readers = _readers(user, users)
         self._unused = iter(self._readers)
         self._name = f"regards-nb-{secrets.token_hex(6)}@localhost"
-        self._keeper: _Keeper | None = None
-        self._ports = node.NodePorts(0, 0, 0, 0)
+        self._watchdog: _Watchdog | None = None
+        self._ports = NodePorts(0, 0, 0, 0)
         self._tls = tls
         self._lock = threading.Lock()
 
@@ -117,12 +379,12 @@ class PrivateBroker:
 
     @property
     def amqp_port(self) -> int:
-        """Where it listens, on 127.0.0.1; the same after a restart."""
+        """The port on 127.0.0.1; the same after a restart."""
         return self._ports.amqp
 
     @property
     def amqps_port(self) -> int:
-        """Where it listens with TLS, if it was given certificates."""
+        """The port for TLS, if the node has certificates."""
         return self._ports.amqps
 
     @property
@@ -132,38 +394,44 @@ class PrivateBroker:
 
     @property
     def folder(self) -> Path:
-        """Where the node keeps its data and logs."""
+        """The folder of the node's data and logs."""
         return self._running.folder
 
     @property
-    def _running(self) -> _Keeper:
-        if self._keeper is None:
+    def _running(self) -> _Watchdog:
+        if self._watchdog is None:
             raise BrokerStartError("the private RabbitMQ is not running: call start() first")
-        return self._keeper
+        return self._watchdog
 
     def access(self) -> Access:
-        """Return the next user that may read nothing but his queue."""
-        with self._lock:
-            login = next(self._unused, None)
-        if login is None or login.queue is None:
-            raise LookupError("no unused user is left: make the PrivateBroker with more users")
-        return Access(login.queue, login.url(self.amqp_port))
+        """Return the queue and login of the next user; he may only read that queue.
 
-    # -- life
+        Raises
+        ------
+        LookupError
+            If every user has been given away.
+        """
+        with self._lock:
+            user = next(self._unused, None)
+        if user is None or user.queue is None:
+            raise LookupError("no unused user is left: make the PrivateBroker with more users")
+        return Access(user.queue, user.url(self.amqp_port))
+
+    # -- start and stop
 
     def start(self) -> Self:
-        """Start the node; return when it answers AMQP."""
-        if self._keeper is not None:
+        """Start the node and return when it answers AMQP."""
+        if self._watchdog is not None:
             return self
         self._installation = find_installation()
         for attempt in range(1, _ATTEMPTS + 1):
-            self._keeper = _Keeper()
+            self._watchdog = _Watchdog()
             try:
                 self._configure()
                 self._start_node()
             except BrokerStartError as exc:
                 self.stop()
-                # somebody may have taken a port since it was found free
+                # Another process may have taken a port after free_ports() found it free.
                 if attempt == _ATTEMPTS or "eaddrinuse" not in str(exc):
                     raise
             except BaseException:
@@ -174,10 +442,10 @@ class PrivateBroker:
         return self
 
     def stop(self) -> None:
-        """End the node and remove its folder. Calling it again does nothing."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.close()
+        """End the node and remove its folder. A second call does nothing."""
+        running, self._watchdog = self._watchdog, None
+        if running is not None:
+            running.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -186,12 +454,10 @@ class PrivateBroker:
         self.stop()
 
     def _configure(self) -> None:
-        folder, self._ports = self.folder, node.free_ports()
-        node.write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
-        self._environment = node.environment(
-            folder, self._ports, self._installation, name=self._name
-        )
-        # Our own port mapper, or the node would start one that outlives it.
+        folder, self._ports = self.folder, free_ports()
+        _write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
+        self._env = _environment(folder, self._ports, self._installation, name=self._name)
+        # An epmd of our own: one that the node starts itself would outlive the node.
         epmd = [str(self._installation.epmd), "-address", "127.0.0.1"]
         self._run("epmd", [*epmd, "-port", str(self._ports.epmd)])
         self._wait(lambda: _answers(self._ports.epmd), "epmd")
@@ -200,77 +466,77 @@ class PrivateBroker:
         self._run("node", [str(self._installation.server)])
         self._wait(lambda: _answers(self.amqp_port, _PROTOCOL_HEADER), "node")
         if self._tls is not None:
-            # the ports are opened one after the other
+            # RabbitMQ opens the TLS port after the other one.
             self._wait(lambda: _answers(self.amqps_port), "node")
 
     def _run(self, name: str, argv: list[str]) -> None:
-        self._running.ask(
+        self._running.call(
             "start",
             name,
             argv=argv,
-            env=self._environment,
+            env=self._env,
             cwd=str(self.folder),
             log=str(self.folder / f"{name}.out"),
         )
 
     def _wait(self, ready: Callable[[], bool], name: str) -> None:
-        """Wait until a process is ready; give up when it has ended."""
+        """Wait until a process is ready; raise if it ends before."""
         deadline_s = monotonic() + _START_LIMIT_S
         pause = threading.Event()
         while not ready():
-            code = self._running.ask("poll", name)
+            code = self._running.call("poll", name)
             if code is not None or monotonic() > deadline_s:
                 how = "did not answer" if code is None else f"ended with code {code}"
                 raise BrokerStartError(f"RabbitMQ's {name} {how}.\n{self._log_tail()}")
             pause.wait(_POLL_S)
 
     def _log_tail(self) -> str:
-        """Return the end of what the node said."""
+        """Return the last lines of the node's output and logs."""
         lines: list[str] = []
         for path in (*self.folder.glob("*.out"), *self.folder.glob("log/*.log")):
-            said = path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-            lines += [f"--- {path.name}", *said]
+            tail = path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+            lines += [f"--- {path.name}", *tail]
         return "\n".join(lines)
 
-    # -- accidents, and the administrator's tools
+    # -- outages, and the administrator's tool
 
     def kill(self) -> None:
         """Kill the node, like ``kill -9``, and return when its port is closed. Its data stay."""
-        self._running.ask("kill", "node")
-        # The keeper has waited for the script only; the machine it started dies a moment later.
+        self._running.call("kill", "node")
+        # The watchdog waits for the start script only; the Erlang machine ends a moment later.
         deadline_s, pause = monotonic() + _STOP_LIMIT_S, threading.Event()
         while _answers(self.amqp_port) and monotonic() < deadline_s:
             pause.wait(_POLL_S)
 
     def freeze(self) -> None:
-        """Stop the node in its tracks (SIGSTOP): connections stay open, nothing answers."""
-        self._running.ask("signal", "node", number=signal.SIGSTOP)
+        """Stop the node with SIGSTOP: connections stay open and nothing answers."""
+        self._running.call("signal", "node", number=signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen node go on."""
-        self._running.ask("signal", "node", number=signal.SIGCONT)
+        """Let a frozen node continue."""
+        self._running.call("signal", "node", number=signal.SIGCONT)
 
     def restart(self) -> None:
-        """Start the node again on the same port with the same data, ending it first if it runs."""
-        if self._running.ask("poll", "node") is None:
+        """Start the node again on the same port with the same data; end it first if it runs."""
+        if self._running.call("poll", "node") is None:
             self.thaw()
-            self._running.ask("signal", "node", number=signal.SIGTERM)
-            self._running.ask("wait", "node", timeout_s=_STOP_LIMIT_S)
+            self._running.call("signal", "node", number=signal.SIGTERM)
+            self._running.call("wait", "node", timeout_s=_STOP_LIMIT_S)
         self.kill()
         self._start_node()
 
     def rabbitmqctl(self, *arguments: str, timeout_s: float = 60) -> str:
-        """Run ``rabbitmqctl`` on the node and return what it wrote.
+        """Run ``rabbitmqctl`` on the node and return its output.
 
         Raises
         ------
         subprocess.CalledProcessError
-            If it failed; its text is in ``stderr``.
+            If it fails; its text is in ``stderr``.
         """
         argv = [str(self._installation.ctl), "--quiet", *arguments]
-        return subprocess.run(  # noqa: S603 - the program that find_installation() named
+        return subprocess.run(  # noqa: S603 - the program that find_installation() returned
             argv,
-            env=self._environment,
+            env=self._env,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -287,55 +553,55 @@ def broker_from_environment(*, user: str = "john") -> ExistingBroker | PrivateBr
 
 
 def _answers(port: int, header: bytes = b"") -> bool:
-    """Tell whether somebody accepts at *port* and, if asked with *header*, says something."""
+    """Tell whether *port* accepts a connection and, if *header* is given, answers it."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
             if not header:
                 return True
             connection.sendall(header)
-            # a Connection.Start frame begins with 1; a refusal with "AMQP"
+            # A Connection.Start frame begins with 1, a refused protocol header with "AMQP".
             return connection.recv(1) == b"\x01"
     except OSError:
         return False
 
 
-class _Keeper:
-    """Our end of the keeper process (see the module of that name)."""
+class _Watchdog:
+    """The owner's end of the watchdog process (see the module of that name)."""
 
     def __init__(self) -> None:
-        argv = [sys.executable, "-I", str(keeper.__file__), str(os.getpid())]
-        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+        argv = [sys.executable, "-I", str(watchdog.__file__), str(os.getpid())]
+        self._process = subprocess.Popen(  # noqa: S603 - a script of this package
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         if self._process.stdin is None or self._process.stdout is None:
-            raise BrokerStartError("no pipes to the keeper")
-        self._asking: IO[bytes] = self._process.stdin
-        self._answers: IO[bytes] = self._process.stdout
+            raise BrokerStartError("the watchdog process has no pipes")
+        self._commands: IO[bytes] = self._process.stdin
+        self._results: IO[bytes] = self._process.stdout
         self._lock = threading.Lock()
-        # Also at the end of the interpreter, and when nobody holds the broker any more.
+        # Also runs at the end of the interpreter, and when the broker is garbage.
         self.close = weakref.finalize(self, _close, self._process)
-        self.folder = Path(self._answer())
+        self.folder = Path(self._result())
 
-    def ask(self, do: str, name: str, **more: Any) -> Any:
-        """Let the keeper do something; return its answer."""
-        line = json.dumps({"do": do, "name": name, **more}).encode() + b"\n"
+    def call(self, command: str, name: str, **more: Any) -> Any:
+        """Let the watchdog execute one command and return the result."""
+        line = json.dumps({"command": command, "name": name, **more}).encode() + b"\n"
         with self._lock:
             try:
-                self._asking.write(line)
-                self._asking.flush()
+                self._commands.write(line)
+                self._commands.flush()
             except OSError as exc:
-                raise BrokerStartError("the keeper of the private RabbitMQ is gone") from exc
-            return self._answer()
+                raise BrokerStartError("the watchdog of the private RabbitMQ has ended") from exc
+            return self._result()
 
-    def _answer(self) -> Any:
-        line = self._answers.readline()
+    def _result(self) -> Any:
+        line = self._results.readline()
         if not line:
-            raise BrokerStartError("the keeper of the private RabbitMQ is gone")
+            raise BrokerStartError("the watchdog of the private RabbitMQ has ended")
         return json.loads(line)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let the keeper clean up and end."""
+    """Close the pipes, so that the watchdog cleans up, and wait for its end."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()

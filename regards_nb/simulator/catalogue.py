@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from regards_nb.simulator.content import noise, quicklook, sea_level
 from regards_nb.simulator.faults import MissingEntry, StagingError, StorageRefuses, TruncatedEntry
-from regards_nb.simulator.plans import FileSpec, OrderPlan, Outcome
+from regards_nb.simulator.plans import FileSpec, OrderPlan, Outcome, noise, quicklook, sea_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
-"""Failure as a vocabulary: what the service is to do wrong, for which order, and how often.
+"""The faults of the simulator: what goes wrong, for which order, and how often.
 
-Each fault is a frozen description. ``sim.faults.add(CutZip(after_fraction=0.5))`` arms it; it is
-used up after ``times`` uses (None: never). Numbers in brackets are sections of protocol.md.
+Each fault is a frozen description. ``sim.faults.add(CutZip(after_fraction=0.5))`` arms it, and it
+is disarmed after it has been applied ``times`` times (None: never). Numbers in brackets are
+sections of protocol.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Route(StrEnum):
-    """The places of the REST side where a fault can sit."""
+    """The parts of the REST side that a fault can apply to."""
 
     ANY = auto()
     TOKEN = auto()
@@ -32,9 +33,9 @@ class Route(StrEnum):
 
 
 class CutMode(Enum):
-    """How a body that is cut ends."""
+    """How a cut body ends."""
 
-    #: The last chunk ``0`` is sent: for HTTP all is well [1.0.3].
+    #: The last chunk ``0`` is sent, so the body is complete for HTTP [1.0.3].
     CLEAN = auto()
     #: The connection is closed without the last chunk.
     NO_LAST_CHUNK = auto()
@@ -44,18 +45,18 @@ class CutMode(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What all faults share.
+    """The fields of all faults.
 
     Attributes
     ----------
     order_id : int, optional
-        Only for this order; None: for any.
+        Applies to this order only; None: to any.
     name : str, optional
-        Only for the file of this name; None: for any.
+        Applies to the file of this name only; None: to any.
     times : int, optional
-        How many times it strikes; None: for ever.
+        How often it is applied; None: without limit.
     skip : int
-        How many occasions pass before it strikes.
+        How many matching requests or files are left alone first.
     """
 
     order_id: int | None = None
@@ -64,20 +65,20 @@ class Fault:
     skip: int = 0
 
     def concerns(self, order_id: int | None, name: str | None) -> bool:
-        """Tell whether this occasion is one for the fault."""
+        """Return whether the fault applies to this order and file."""
         return self.order_id in (None, order_id) and self.name in (None, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingError(Fault):
-    """The file cannot be brought to the shop counter: state ERROR, never in a zip."""
+    """The file cannot be staged: its state is ERROR, and no zip contains it."""
 
     reason: str = "File not available in storage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutZip(Fault):
-    """The zip ends early, after so many bytes or after a fraction of all its bytes."""
+    """The zip ends early, after a number or a fraction of its bytes."""
 
     after_bytes: int | None = None
     after_fraction: float = 0.5
@@ -86,14 +87,14 @@ class CutZip(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncompleteZip(Fault):
-    """A valid zip with fewer files and no NOTICE.txt; nothing is marked [1.0.2]."""
+    """A valid zip with fewer files and no NOTICE.txt; no state is saved [1.0.2]."""
 
     keep_files: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncatedEntry(Fault):
-    """An entry holds a part of its file with a right CRC; NOTICE.txt names it [1.0.1]."""
+    """A zip entry is cut and has a correct CRC; NOTICE.txt names the file [1.0.1]."""
 
     keep_fraction: float = 0.5
     announced: bool = True
@@ -101,40 +102,40 @@ class TruncatedEntry(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingEntry(Fault):
-    """A file has no entry; NOTICE.txt names it, with this reason [1.3]."""
+    """A file has no zip entry; NOTICE.txt names it with this reason [1.3]."""
 
     reason: str = "Error during file download"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorruptEntry(Fault):
-    """The first byte of a file is another one in the zip; CRC and size agree with the wrong."""
+    """The first byte of a file differs in the zip; the CRC is that of the wrong bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongCrc(Fault):
-    """An entry carries a CRC that is not that of its bytes."""
+    """The CRC of a zip entry is not that of its bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongChecksum(Fault):
-    """The manifest gives an MD5 that no byte sequence of this order has."""
+    """The manifest contains a wrong MD5."""
 
     md5: str = "0" * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawZip(Fault):
-    """These very bytes are served as the zip, from memory or from a file."""
+    """The server sends *source*, bytes or a file, as the zip."""
 
     source: bytes | Path
-    #: Whether the files count as DOWNLOADED afterwards, as after a real zip.
+    #: Whether the files become DOWNLOADED, as after a real zip.
     saves_states: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutFile(Fault):
-    """A single file ends early although Content-Length promises all of it."""
+    """A single file ends early, before Content-Length."""
 
     after_bytes: int = 0
     ending: CutMode = CutMode.NO_LAST_CHUNK
@@ -142,12 +143,12 @@ class CutFile(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorruptFile(Fault):
-    """A single file arrives with its first byte changed."""
+    """The first byte of a single file differs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageRefuses(Fault):
-    """Storage's answer is passed on for a single file, which becomes DOWNLOAD_ERROR [1.5]."""
+    """A single file gets an error of storage and becomes DOWNLOAD_ERROR [1.5]."""
 
     status: int = 410
     body: bytes = b""
@@ -156,9 +157,9 @@ class StorageRefuses(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Fault):
-    """Any answer at all, instead of the real one. Nothing is marked.
+    """A given response replaces the real one. No state is saved.
 
-    ``body`` is sent as it is; ``headers`` are added to Content-Length and Content-Type.
+    ``body`` is sent unchanged; ``headers`` are added to Content-Length and Content-Type.
     """
 
     route: Route = Route.ANY
@@ -170,18 +171,18 @@ class Reply(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow(Fault):
-    """An answer comes late, or its body slowly, or stops for a while.
+    """A response is late, or its body is slow or stalls.
 
     Attributes
     ----------
     delay_s : float
-        Before the status line.
+        Delay before the status line.
     bytes_per_s : float, optional
-        Pace of a body.
+        Rate of the body.
     stall_after_bytes : int, optional
-        Where the body stops ...
+        The body stalls after so many bytes.
     stall_s : float
-        ... and for how long. ``sim.stop()`` ends every stall.
+        Duration of the stall. ``sim.stop()`` ends every stall.
     """
 
     route: Route = Route.ANY
@@ -193,7 +194,7 @@ class Slow(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiredToken(Fault):
-    """The token of the next request is found expired, and stays so [1.0.9]."""
+    """The token of the next request is refused as expired from then on [1.0.9]."""
 
     status: int = 401
     body: bytes = b""
@@ -201,7 +202,7 @@ class ExpiredToken(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateSave(Fault):
-    """The state of the files is saved so long after the body is closed [1.0.5]."""
+    """The states of the files are saved with a delay after the end of the body [1.0.5]."""
 
     delay_s: float = 0.2
 
@@ -210,25 +211,25 @@ _Kind = TypeVar("_Kind", bound=Fault)
 
 
 class Faults:
-    """The faults that are armed. Safe to use from any thread."""
+    """The armed faults. Every method is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._armed: dict[Fault, list[_Count]] = {}
 
     def add(self, fault: _Kind) -> _Kind:
-        """Arm a fault; the same one twice strikes twice as often."""
+        """Arm a fault; an equal fault that is added twice is applied twice as often."""
         with self._lock:
             self._armed.setdefault(fault, []).append(_Count(fault))
         return fault
 
     def remove(self, fault: Fault) -> None:
-        """Disarm a fault, if it is still armed."""
+        """Disarm a fault, if it is armed."""
         with self._lock:
             self._armed.pop(fault, None)
 
     def clear(self) -> None:
-        """Disarm all."""
+        """Disarm all faults."""
         with self._lock:
             self._armed.clear()
 
@@ -240,19 +241,20 @@ class Faults:
         name: str | None = None,
         route: Route | None = None,
     ) -> _Kind | None:
-        """Return the first fault of this kind for this occasion, and use it once."""
-        if not self._armed:  # nearly always, and 70,000 times for a large zip
+        """Return the first armed fault of this kind that applies, and count it as applied."""
+        # Usually true; called four times for each file of a zip.
+        if not self._armed:
             return None
         with self._lock:
             for fault, counts in self._armed.items():
-                if not isinstance(fault, kind) or not _is_for(fault, order_id, name, route):
+                if not isinstance(fault, kind) or not _matches(fault, order_id, name, route):
                     continue
-                if counts[0].strikes():
-                    self._forget_spent(fault, counts)
+                if counts[0].applies():
+                    self._drop_used(fault, counts)
                     return fault
         return None
 
-    def _forget_spent(self, fault: Fault, counts: list[_Count]) -> None:
+    def _drop_used(self, fault: Fault, counts: list[_Count]) -> None:
         if counts[0].times_left == 0:
             del counts[0]
             if not counts:
@@ -260,13 +262,13 @@ class Faults:
 
 
 class _Count:
-    """How often one armed fault still waits, and still strikes."""
+    """How often one armed fault is still skipped and applied."""
 
     def __init__(self, fault: Fault) -> None:
         self.skips_left = fault.skip
         self.times_left = -1 if fault.times is None else fault.times
 
-    def strikes(self) -> bool:
+    def applies(self) -> bool:
         if self.skips_left:
             self.skips_left -= 1
             return False
@@ -274,9 +276,9 @@ class _Count:
         return True
 
 
-def _is_for(fault: Fault, order_id: int | None, name: str | None, route: Route | None) -> bool:
-    place = getattr(fault, "route", Route.ANY)
-    return place in (Route.ANY, route) and fault.concerns(order_id, name)
+def _matches(fault: Fault, order_id: int | None, name: str | None, route: Route | None) -> bool:
+    fault_route = getattr(fault, "route", Route.ANY)
+    return fault_route in (Route.ANY, route) and fault.concerns(order_id, name)
 
 
 def messages(*texts: str) -> bytes:
@@ -285,28 +287,28 @@ def messages(*texts: str) -> bytes:
 
 
 def business_error(route: Route, status: int, *texts: str) -> Reply:
-    """Return an error in REGARDS' own words, like the 401 of a refused action."""
+    """Return an error of REGARDS itself, like the 401 of a refused action."""
     return Reply(route=route, status=status, body=messages(*texts), content_type="application/json")
 
 
 def quota_exceeded(name: str | None = None, *, user: str = "john@cnes.fr") -> StorageRefuses:
-    """Return the 429 of a used-up download quota: final."""
+    """Return the 429 of an exhausted download quota, which is final."""
     text = f"Download quota of 1000 exceeded (by 1) for user {user}."
     return StorageRefuses(name=name, status=429, body=text.encode())
 
 
 def rate_exceeded(name: str | None = None, *, user: str = "john@cnes.fr") -> StorageRefuses:
-    """Return the 429 of too many downloads at once: try again with fewer."""
+    """Return the 429 of too many parallel downloads, which is temporary."""
     text = f"Download rate of 4 exceeded (by 1) for user {user}."
     return StorageRefuses(name=name, status=429, body=text.encode())
 
 
 def html_page(route: Route, *, status: int = 200) -> Reply:
-    """Return the page of a proxy or a login portal where an answer was expected."""
+    """Return the HTML page of a proxy or a login portal instead of the response."""
     page = b"<!DOCTYPE html><html><body><h1>Please log in</h1></body></html>"
     return Reply(route=route, status=status, body=page, content_type="text/html;charset=UTF-8")
 
 
 def redirect(route: Route, location: str, *, status: int = 302) -> Reply:
-    """Return a redirection to anywhere."""
+    """Return a redirect to any location."""
     return Reply(route=route, status=status, headers=(("Location", location),))

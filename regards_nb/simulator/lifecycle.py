@@ -1,7 +1,7 @@
-"""The life of orders: pure state and rules, no clock, no thread, no network (protocol.md 0, 1.2).
+"""The states of orders: pure data and rules, no clock, no thread, no network (protocol.md 0, 1.2).
 
-The rule that matters most: of all the orders of one user, at most two sub-orders may be staged or
-wait for him. The others stand still until he downloads.
+The most important rule: at most two sub-orders of one user, over all orders, are being staged or
+wait for a download. All others stay queued until the user downloads.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class OrderState(StrEnum):
 class Stage(Enum):
     """How far one sub-order has come."""
 
-    #: Its turn has not come.
+    #: It waits for one of the user's two places.
     QUEUED = auto()
-    #: Its files are being brought.
+    #: REGARDS stages its files.
     STAGING = auto()
-    #: Its files are there, or known not to be.
+    #: Each of its files is available or in error.
     STAGED = auto()
 
 
@@ -67,29 +67,29 @@ class OrderFile:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SubOrder:
-    """Files that are staged together."""
+    """The files that are staged together."""
 
     sub_order_id: int
     files: list[OrderFile]
     stage: Stage = Stage.QUEUED
-    #: When staging ends, on the clock of whoever runs it.
+    #: When staging ends, on the monotonic clock of the service.
     due_s: float = 0
 
     @property
     def errors(self) -> int:
-        """How many files could not be staged."""
+        """Number of files that could not be staged."""
         return sum(file.state is FileState.ERROR for file in self.files)
 
     @property
     def waits_for_user(self) -> bool:
-        """Whether files of it wait to be downloaded."""
+        """Whether it has files that are available and not downloaded."""
         return self.stage is Stage.STAGED and any(
             file.state is FileState.AVAILABLE for file in self.files
         )
 
     @property
     def occupies(self) -> bool:
-        """Whether it takes one of the user's two places."""
+        """Whether it occupies one of the user's two places."""
         return self.stage is Stage.STAGING or self.waits_for_user
 
 
@@ -114,11 +114,11 @@ class Order:
 
     @property
     def files(self) -> Iterator[OrderFile]:
-        """All files, by id."""
+        """All files, ordered by id."""
         return (file for sub_order in self.sub_orders for file in sub_order.files)
 
     def available(self, sub_order_id: int | None = None) -> list[OrderFile]:
-        """Return the files that can be fetched now, of one sub-order or of all."""
+        """Return the available files of one sub-order or of all."""
         return [
             file
             for sub_order in self.sub_orders
@@ -129,15 +129,15 @@ class Order:
 
     @property
     def waits_for_user(self) -> bool:
-        """Whether REGARDS waits for a download."""
+        """Whether any sub-order waits for a download."""
         return any(sub_order.waits_for_user for sub_order in self.sub_orders)
 
     def move(self, status: OrderState, at: datetime) -> None:
-        """Give the order a new status."""
+        """Set the status and its time."""
         self.status, self.status_at = status, at
 
     def settle(self, at: datetime) -> bool:
-        """End the order if nothing is left to stage; tell whether it has just ended."""
+        """End the order if nothing is left to stage; return whether it ended in this call."""
         if self.status is not OrderState.RUNNING:
             return False
         if any(sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders):
@@ -154,13 +154,13 @@ def _final_state(files: Iterable[OrderFile]) -> OrderState:
 
 
 def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
-    """Return the sub-orders whose turn has come, oldest order first.
+    """Return the sub-orders that may start now, those of the oldest order first.
 
-    *orders* are those of one user. A paused order starts nothing, but what it has staged still
-    takes the user's places.
+    *orders* are those of one user. A paused order starts nothing, but its staged sub-orders still
+    occupy the user's places.
     """
     kept = [order for order in orders if order.status is not OrderState.DELETED]
-    # of a pending order nothing has begun; there may be a thousand of them
+    # Nothing of a pending order has begun. Skipping them keeps a thousand orders fast.
     begun = (order for order in kept if order.status is not OrderState.PENDING)
     taken = sum(sub_order.occupies for order in begun for sub_order in order.sub_orders)
     queued = (
@@ -174,7 +174,7 @@ def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
 
 
 class Action(StrEnum):
-    """What the owner can ask for, as the relations of the links name it."""
+    """The actions of the owner, named like the relations of the links."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -183,7 +183,7 @@ class Action(StrEnum):
     RETRY = "retry"
 
 
-#: For each action: the states it is allowed in, and the code of the refusal (protocol.md 1.2).
+#: For each action: the states that allow it, and the code of the refusal (protocol.md 1.2).
 ACTIONS: dict[Action, tuple[frozenset[OrderState], str]] = {
     Action.PAUSE: (
         frozenset({OrderState.PENDING, OrderState.RUNNING}),
@@ -214,13 +214,13 @@ ACTIONS: dict[Action, tuple[frozenset[OrderState], str]] = {
 
 
 def refusal(order: Order, action: Action) -> str | None:
-    """Return the code of the server's refusal, or None where the action is allowed."""
+    """Return the code of the refusal, or None if the action is allowed."""
     allowed, code = ACTIONS[action]
     return None if order.status in allowed else code
 
 
 def pause(order: Order, at: datetime) -> None:
-    """Stop: what is being staged goes back to the queue."""
+    """Pause the order; sub-orders that are being staged return to the queue."""
     for sub_order in order.sub_orders:
         if sub_order.stage is Stage.STAGING:
             sub_order.stage = Stage.QUEUED
@@ -228,23 +228,23 @@ def pause(order: Order, at: datetime) -> None:
 
 
 def resume(order: Order, at: datetime) -> None:
-    """Go on where the pause was."""
+    """Continue a paused order."""
     order.move(OrderState.RUNNING, at)
 
 
 def delete(order: Order, at: datetime) -> None:
-    """Take the order away; its files are gone."""
+    """Delete the order and its files."""
     order.move(OrderState.DELETED, at)
-    _take_files(order, "Order deleted")
+    _remove_files(order, "Order deleted")
 
 
 def expire(order: Order, at: datetime) -> None:
-    """End the time the files are kept for."""
+    """Expire the order and delete its files."""
     order.move(OrderState.EXPIRED, at)
-    _take_files(order, "Order expired")
+    _remove_files(order, "Order expired")
 
 
-def _take_files(order: Order, why: str) -> None:
+def _remove_files(order: Order, why: str) -> None:
     for sub_order in order.sub_orders:
         sub_order.stage = Stage.STAGED
         for file in sub_order.files:
@@ -252,7 +252,7 @@ def _take_files(order: Order, why: str) -> None:
 
 
 def retry(order: Order, at: datetime) -> None:
-    """Stage once more what failed, on either side; the order runs again."""
+    """Stage again every file that failed in staging or in a download; the order runs again."""
     for sub_order in order.sub_orders:
         for file in sub_order.files:
             if file.state in (FileState.ERROR, FileState.DOWNLOAD_ERROR):

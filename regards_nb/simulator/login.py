@@ -1,4 +1,4 @@
-"""Who may come in: the token endpoint, and the check of each request's token (protocol.md 1.1)."""
+"""The token endpoint, and the check of the token of each request (protocol.md 1.1)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.simulator import dto
-from regards_nb.simulator.answers import Answer, json_answer
 from regards_nb.simulator.faults import ExpiredToken
+from regards_nb.simulator.server import Response, json_response
 
 if TYPE_CHECKING:
-    from regards_nb.simulator.answers import Request
     from regards_nb.simulator.faults import Faults
+    from regards_nb.simulator.server import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The user, his project, and the application he comes with."""
+    """The user, the project, and the credentials of the client application."""
 
     tenant: str
     username: str
@@ -32,16 +31,16 @@ class Account:
 
 
 class Login:
-    """Gives tokens and knows them again.
+    """Issues tokens and checks them.
 
     Parameters
     ----------
     account : Account
-        The one user there is.
+        The only user.
     expires_in_s : float
-        How long a token lives; the answer says it in whole seconds.
+        Lifetime of a token; the response has it in whole seconds.
     faults : Faults
-        Asked for :class:`ExpiredToken`.
+        Read for :class:`ExpiredToken`.
     """
 
     def __init__(self, account: Account, *, expires_in_s: float, faults: Faults) -> None:
@@ -52,28 +51,28 @@ class Login:
         self._ends_at_s: dict[str, float] = {}
         self._declared_expired: dict[str, ExpiredToken] = {}
 
-    def token(self, request: Request) -> Answer:
-        """Answer a request for a token."""
+    def token(self, request: Request) -> Response:
+        """Respond to a request for a token."""
         account = self._account
         basic = base64.b64encode(f"{account.client_id}:{account.client_secret}".encode()).decode()
-        if not _same(request.headers.get("authorization", ""), f"Basic {basic}"):
+        if not _equal(request.headers.get("authorization", ""), f"Basic {basic}"):
             return spring_error(401, "Unauthorized", request.path)
         try:
-            asked = request.json()
+            fields = request.json()
         except ValueError:
             return spring_error(400, "Bad Request", request.path)
-        scope = asked.get("scope") or request.query.get("scope")
+        scope = fields.get("scope") or request.query.get("scope")
         if not (
-            _same(str(asked.get("username")), account.username)
-            and _same(str(asked.get("password")), account.password)
-            and asked.get("grant_type") == "password"
+            _equal(str(fields.get("username")), account.username)
+            and _equal(str(fields.get("password")), account.password)
+            and fields.get("grant_type") == "password"
             and scope == account.tenant
         ):
             detail = {"error": "AUTHENTICATION_FAILED", "error_description": "Bad credentials"}
-            return json_answer(400, detail)
-        answer = json_answer(200, self._new_token())
-        answer.headers.append(("Cache-Control", "no-store"))
-        return answer
+            return json_response(400, detail)
+        response = json_response(200, self._new_token())
+        response.headers.append(("Cache-Control", "no-store"))
+        return response
 
     def _new_token(self) -> dict[str, Any]:
         token = secrets.token_urlsafe(32)
@@ -90,8 +89,8 @@ class Login:
             "expires_in": int(self._expires_in_s),
         }
 
-    def user(self, request: Request) -> str | Answer:
-        """Return who sent the request, or the refusal."""
+    def user(self, request: Request) -> str | Response:
+        """Return the user of a request's token, or the error response."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         with self._lock:
             ends_at_s = self._ends_at_s.get(token, 0) if kind == "Bearer" else 0
@@ -99,23 +98,28 @@ class Login:
                 self._declared_expired[token] = fault
             if fault := self._declared_expired.get(token):
                 if fault.body:
-                    return Answer(status=fault.status, body=fault.body)
+                    return Response(status=fault.status, body=fault.body)
                 return spring_error(fault.status, "Expired", request.path)
         if time.monotonic() >= ends_at_s:
             return spring_error(401, "Unauthorized", request.path)
         return self._account.username
 
     def forget_all(self) -> None:
-        """Make every token given so far invalid."""
+        """Invalidate every token issued so far."""
         with self._lock:
             self._ends_at_s.clear()
 
 
-def _same(one: str, other: str) -> bool:
+def _equal(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def spring_error(status: int, text: str, path: str) -> Answer:
-    """Return the error of a filter, before any controller: Spring Boot's JSON."""
-    now = dto.date(datetime.now(UTC))
-    return json_answer(status, {"timestamp": now, "status": status, "error": text, "path": path})
+def iso_time(at: datetime) -> str:
+    """Format a time as REGARDS does."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def spring_error(status: int, text: str, path: str) -> Response:
+    """Return the JSON of Spring Boot for an error outside of any controller."""
+    now = iso_time(datetime.now(UTC))
+    return json_response(status, {"timestamp": now, "status": status, "error": text, "path": path})

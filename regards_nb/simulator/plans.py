@@ -1,39 +1,178 @@
-"""What an order is to contain and how it is to end: plain data, written down before it is run."""
+"""What an order contains and how it ends: plain data, and the bytes of the files.
+
+Contents are made anew at each reading and are the same for the same seed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import random
+import struct
+import zlib
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
-
-from regards_nb.simulator.content import Content, noise, of_bytes
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from regards_nb.simulator.faults import Fault
 
+#: Contents are made and read in blocks of this size; nothing larger is held in memory.
+BLOCK_BYTES = 1 << 16
+
+_ROWS_PER_BLOCK = 512
+_QUICKLOOK_PIXELS = 64
+
+
+class Digest(NamedTuple):
+    """Size and MD5 of a content."""
+
+    size_bytes: int
+    md5: str
+
+
+class Content:
+    """The bytes of a file, readable any number of times.
+
+    Parameters
+    ----------
+    make : callable
+        Called for each reading; returns an iterator over blocks of bytes.
+    size_bytes : int, optional
+        The size, if it is known without reading.
+    """
+
+    def __init__(
+        self, make: Callable[[], Iterator[bytes]], *, size_bytes: int | None = None
+    ) -> None:
+        self._make = make
+        self._size_bytes = size_bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        """Read from the start."""
+        return self._make()
+
+    @cached_property
+    def digest(self) -> Digest:
+        """Size and MD5, computed by one reading at the first use."""
+        md5 = hashlib.md5(usedforsecurity=False)
+        size_bytes = 0
+        for chunk in self.chunks():
+            md5.update(chunk)
+            size_bytes += len(chunk)
+        return Digest(size_bytes, md5.hexdigest())
+
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes."""
+        return self.digest.size_bytes if self._size_bytes is None else self._size_bytes
+
+    @property
+    def md5(self) -> str:
+        """MD5 as 32 hexadecimal digits."""
+        return self.digest.md5
+
+
+def of_bytes(data: bytes) -> Content:
+    """Return *data* as a content."""
+    return Content(lambda: iter([data] if data else []), size_bytes=len(data))
+
+
+def of_path(path: Path) -> Content:
+    """Return the content of the file at *path*, read in blocks each time."""
+
+    def read() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
+
+    return Content(read, size_bytes=path.stat().st_size)
+
+
+def noise(*, seed: str, size_bytes: int) -> Content:
+    """Return random bytes, which do not compress."""
+
+    def make() -> Iterator[bytes]:
+        source = random.Random(seed)
+        for start in range(0, size_bytes, BLOCK_BYTES):
+            yield source.randbytes(min(BLOCK_BYTES, size_bytes - start))
+
+    return Content(make, size_bytes=size_bytes)
+
+
+def sea_level(*, seed: str, rows: int) -> Content:
+    """Return a CSV table: sea level along one pass of an altimetry satellite."""
+    return Content(lambda: _sea_level_blocks(seed, rows))
+
+
+def _sea_level_blocks(seed: str, rows: int) -> Iterator[bytes]:
+    source = random.Random(seed)
+    node_longitude, phase = source.uniform(0, 360), source.uniform(0, 6.28)
+    yield b"time,latitude,longitude,sea_level_anomaly_m,wave_height_m\n"
+    for first in range(0, rows, _ROWS_PER_BLOCK):
+        lines = []
+        for row in range(first, min(first + _ROWS_PER_BLOCK, rows)):
+            along = row / max(rows - 1, 1)
+            latitude = -77.6 + 155.2 * along
+            longitude = (node_longitude + 170 * along) % 360
+            anomaly = 0.12 * math.sin(9 * along + phase) + source.gauss(0, 0.02)
+            waves = 2 + math.cos(5 * along + phase) + abs(source.gauss(0, 0.1))
+            lines.append(
+                f"{_time_of_row(row)},{latitude:.5f},{longitude:.5f},{anomaly:.4f},{waves:.3f}\n"
+            )
+        yield "".join(lines).encode()
+
+
+def _time_of_row(row: int) -> str:
+    """Return the time of a row: one per second from a fixed midnight."""
+    minutes, seconds = divmod(row, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"2026-01-{1 + hours // 24:02}T{hours % 24:02}:{minutes:02}:{seconds:02}Z"
+
+
+def quicklook(*, seed: str) -> Content:
+    """Return a small grey PNG picture."""
+    source = random.Random(seed)
+    tilt, phase = source.uniform(0.1, 0.4), source.uniform(0, 6.28)
+    side = range(_QUICKLOOK_PIXELS)
+    rows = b"".join(
+        # Every row of a PNG starts with the number of its filter; 0 is none.
+        b"\0" + bytes(int(127 + 120 * math.sin(tilt * x + y / 9 + phase)) for x in side)
+        for y in side
+    )
+    shape = struct.pack(">2I5B", _QUICKLOOK_PIXELS, _QUICKLOOK_PIXELS, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", shape), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return of_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_png_part(*part) for part in parts))
+
+
+def _png_part(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
 
 class Outcome(Enum):
-    """How an order ends, as its owner sees it."""
+    """How an order ends."""
 
-    #: Every file can be had.
+    #: Every file is staged.
     DONE = "DONE"
-    #: The last file of the order cannot be staged: FAILED with a link (protocol.md 1.6).
+    #: The last file cannot be staged: FAILED with a link (protocol.md 1.6).
     PARTIAL = "PARTIAL"
     #: No file can be staged: FAILED without a link.
     FAILED = "FAILED"
-    #: The selection holds no file: FAILED, EMPTY_ORDER, no order id.
+    #: The selection contains no file: FAILED, EMPTY_ORDER, no order id.
     EMPTY = "EMPTY"
-    #: The request is not valid: DENIED.
+    #: The request is invalid: DENIED.
     DENIED = "DENIED"
-    #: The user is not known: DENIED, FORBIDDEN.
+    #: The user is unknown: DENIED, FORBIDDEN.
     FORBIDDEN = "FORBIDDEN"
-    #: More than one order may hold: DENIED, ORDER_LIMIT_REACHED.
+    #: More files than one order may have: DENIED, ORDER_LIMIT_REACHED.
     TOO_BIG = "TOO_BIG"
 
 
-#: Outcomes that come before there is an order, hence without a number.
+#: Outcomes without an order, hence without an order id.
 REFUSED = frozenset({Outcome.EMPTY, Outcome.DENIED, Outcome.FORBIDDEN, Outcome.TOO_BIG})
 
 
@@ -44,16 +183,16 @@ class FileSpec:
     Attributes
     ----------
     name : str
-        As the catalogue has it: anything, also what no file system takes.
+        Any text, also names that no file system accepts.
     content : Content or bytes
-        What is in it.
+        The bytes of the file.
     data_type : str
         ``RAWDATA`` or ``QUICKLOOK``.
     reference : bool
-        An external file: the server knows neither size nor checksum, and fetching it alone does
-        not make it DOWNLOADED (protocol.md 1.5).
+        An external file: the server has neither size nor checksum, and a download of the single
+        file does not make it DOWNLOADED (protocol.md 1.5).
     has_checksum : bool
-        Whether the manifest gives the MD5.
+        Whether the manifest contains the MD5.
     """
 
     name: str
@@ -66,31 +205,31 @@ class FileSpec:
 
     def __post_init__(self) -> None:
         if isinstance(self.content, bytes):
-            # made once, so that size and MD5 are found once
+            # Converted once, so that size and MD5 are computed once.
             object.__setattr__(self, "content", of_bytes(self.content))
 
     @property
     def source(self) -> Content:
-        """The content, as something to read."""
+        """The content as a :class:`Content`."""
         return self.content if isinstance(self.content, Content) else of_bytes(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPlan:
-    """One order: its files, how they are cut into sub-orders, and how it ends.
+    """One order: its files, their sub-orders, and how it ends.
 
     Attributes
     ----------
     files : sequence of FileSpec
-        The files. Empty: ``n_files`` files of ``file_bytes`` bytes that cannot be compressed.
+        The files. Empty: ``n_files`` files of ``file_bytes`` random bytes.
     files_per_suborder : int
-        Where the order is cut.
+        Number of files in each sub-order but the last.
     outcome : Outcome
-        How it ends.
+        How the order ends.
     faults : sequence of Fault
-        Faults of this order only.
+        Faults that apply to this order only.
     suborder_pause_s : float, optional
-        How long the staging of one sub-order takes; default: the simulator's.
+        Duration of the staging of one sub-order; default: the simulator's.
     """
 
     files: Sequence[FileSpec] = ()
@@ -105,12 +244,12 @@ class OrderPlan:
 
     def __post_init__(self) -> None:
         if not self.files and self.n_files < 1:
-            raise ValueError("an order has at least one file; for none there is Outcome.EMPTY")
+            raise ValueError("n_files must be at least 1; use Outcome.EMPTY for an empty order")
         if self.files_per_suborder < 1:
-            raise ValueError("a sub-order has at least one file")
+            raise ValueError("files_per_suborder must be at least 1")
 
     def with_files(self, *, seed: str) -> OrderPlan:
-        """Return the plan with its files written out."""
+        """Return the plan with explicit files."""
         if self.files:
             return self
         made = tuple(
@@ -123,6 +262,6 @@ class OrderPlan:
         return replace(self, files=made)
 
     def suborders(self) -> list[Sequence[FileSpec]]:
-        """Return the files, cut into sub-orders."""
+        """Return the files of each sub-order."""
         step = self.files_per_suborder
         return [self.files[start : start + step] for start in range(0, len(self.files), step)]

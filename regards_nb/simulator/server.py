@@ -1,20 +1,21 @@
-"""The sockets of the REST side: HTTP/1.1 with keep-alive, chunked bodies, and accidents."""
+"""The HTTP server of the REST side: HTTP/1.1 with keep-alive, chunked and broken bodies."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import socket
 import struct
 import sys
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from regards_nb.simulator.answers import Answer, Request
 from regards_nb.simulator.faults import CutMode
 
 if TYPE_CHECKING:
@@ -24,15 +25,75 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 1 << 20
-# Jetty's, behind the gateway (protocol.md 1.1)
+# Jetty's idle limit behind the gateway (protocol.md 1.1).
 _IDLE_S = 30
-# how finely a slow body trickles
+# A slow body is sent in steps of this length.
 _STEP_S = 0.05
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
+class Request(NamedTuple):
+    """One HTTP request."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    #: The names are in lower case.
+    headers: dict[str, str]
+    body: bytes
+
+    def number(self, name: str, default: int) -> int:
+        """Return a numeric query parameter; Spring uses the default for anything else."""
+        text = self.query.get(name, "")
+        return int(text) if text.isdecimal() else default
+
+    def json(self) -> Any:
+        """Return the parsed body; raises ValueError if it is not JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(slots=True, kw_only=True)
+class Response:
+    """One HTTP response, and how it is sent.
+
+    Attributes
+    ----------
+    stream : iterator of bytes, optional
+        A body that is made while it is sent.
+    length_bytes : int, optional
+        Content-Length of the stream; None: chunked.
+    limit_bytes : int, optional
+        The stream is cut after so many bytes, in the way of ``ending``.
+    served : callable, optional
+        Called after the last byte of a stream that was not cut.
+    slow : Slow, optional
+        Delay and rate.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    stream: Iterator[bytes] | None = None
+    length_bytes: int | None = None
+    limit_bytes: int | None = None
+    ending: CutMode = CutMode.CLEAN
+    served: Callable[[], None] | None = None
+    slow: Slow | None = None
+
+
+def json_response(status: int, value: Any) -> Response:
+    """Return a JSON response."""
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(status=status, body=body, headers=[("Content-Type", "application/json")])
+
+
+def error(status: int, *texts: str) -> Response:
+    """Return an error of REGARDS, ``{"messages": [...]}``, or an empty body without texts."""
+    return json_response(status, {"messages": list(texts)}) if texts else Response(status=status)
+
+
 class Seen(NamedTuple):
-    """One request that was answered; noted when its status line is sent."""
+    """One answered request, recorded when its status line is sent."""
 
     method: str
     path: str
@@ -45,22 +106,22 @@ class Server(ThreadingHTTPServer):
     Parameters
     ----------
     answer : callable
-        Makes the answer to a request.
+        Returns the response to a request.
     stopping : threading.Event
         Set by :meth:`stop`; ends every stall and delay.
 
     Attributes
     ----------
     seen : list of Seen
-        Every request so far, without queries, headers and bodies: it holds no secrets.
+        Every request so far, without query, headers and body, which could contain secrets.
     """
 
-    # Daemons, or a forgotten simulator would keep the interpreter from ending; stop() joins them.
+    # Daemon threads: a simulator that nobody stops must not keep the interpreter alive.
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, answer: Callable[[Request], Answer], stopping: threading.Event, *, port: int = 0
+        self, answer: Callable[[Request], Response], stopping: threading.Event, *, port: int = 0
     ) -> None:
         self.answer = answer
         self.stopping = stopping
@@ -75,17 +136,17 @@ class Server(ThreadingHTTPServer):
 
     @property
     def base_url(self) -> str:
-        """Where it is."""
+        """The URL of the server."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the thread that accepts connections."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Close all connections and end all threads."""
+        """Close all connections and join all threads."""
         self.stopping.set()
-        if self._thread.ident is not None:  # started
+        if self._thread.ident is not None:
             self.shutdown()
             self._thread.join()
         self.server_close()
@@ -93,16 +154,16 @@ class Server(ThreadingHTTPServer):
             thread.join()
 
     def drop_connections(self) -> list[threading.Thread]:
-        """Close every open connection, as a restart of the gateway does; return their threads."""
+        """Close every open connection, as a restart of the gateway does; return the threads."""
         with self._lock:
             for connection in self._open:
-                # where the other side was faster, it is closed already
+                # The client may have closed it already.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             return list(self._open.values())
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection in a thread that stop() knows of."""
+        """Serve one connection in a thread that stop() joins."""
         thread = threading.Thread(
             target=self.process_request_thread,
             args=(request, client_address),
@@ -114,19 +175,19 @@ class Server(ThreadingHTTPServer):
         thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget the connection."""
+        """Close the connection and drop its thread."""
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as above it
-        """Keep quiet where the other side went away: that is what tests do."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the signature of socketserver
+        """Log errors of the handlers; clients that close their connection are no error."""
         if not isinstance(sys.exc_info()[1], OSError):
-            _LOG.exception("a request of %s could not be answered", client_address)
+            _LOG.exception("the request of %s raised an error", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Handles one connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -134,25 +195,25 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _IDLE_S
     disable_nagle_algorithm = True
-    # headers and small bodies go out together
+    # Headers and small bodies are sent in one packet.
     wbufsize = 1 << 16
 
     def _handle(self) -> None:
         request = self._request()
         if request is None:
             return
-        answer = self.server.answer(request)
-        if answer.slow and answer.slow.delay_s:
-            self.server.stopping.wait(answer.slow.delay_s)
-        self.server.seen.append(Seen(self.command, request.path, answer.status))
-        self._send_head(answer)
-        if answer.stream is None:
+        response = self.server.answer(request)
+        if response.slow and response.slow.delay_s:
+            self.server.stopping.wait(response.slow.delay_s)
+        self.server.seen.append(Seen(self.command, request.path, response.status))
+        self._send_head(response)
+        if response.stream is None:
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(response.body)
         else:
-            self._send_stream(answer, answer.stream)
+            self._send_stream(response, response.stream)
 
-    # the names are BaseHTTPRequestHandler's
+    # BaseHTTPRequestHandler prescribes the names.
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
 
     def _request(self) -> Request | None:
@@ -170,55 +231,55 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(length)),
         )
 
-    def _send_head(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        for name, value in answer.headers:
+    def _send_head(self, response: Response) -> None:
+        self.send_response(response.status)
+        for name, value in response.headers:
             self.send_header(name, value.encode("utf-8", "replace").decode("latin-1"))
-        # the gateway's, to find a request again in its log
+        # The gateway adds this header, with which a request is found in its log.
         self.send_header("correlation-id", f"simulator-{next(self.server.numbers):06}")
-        if answer.stream is None:
-            if answer.status != 204:
-                self.send_header("Content-Length", str(len(answer.body)))
-        elif answer.length_bytes is None:
+        if response.stream is None:
+            if response.status != 204:
+                self.send_header("Content-Length", str(len(response.body)))
+        elif response.length_bytes is None:
             self.send_header("Transfer-Encoding", "chunked")
         else:
-            self.send_header("Content-Length", str(answer.length_bytes))
+            self.send_header("Content-Length", str(response.length_bytes))
         self.end_headers()
 
-    def _send_stream(self, answer: Answer, stream: Iterator[bytes]) -> None:
-        """Send a body piece by piece; only if all of it went, the files count as served."""
-        chunked = answer.length_bytes is None
+    def _send_stream(self, response: Response, stream: Iterator[bytes]) -> None:
+        """Send a body piece by piece, and call ``served`` if all of it was sent."""
+        chunked = response.length_bytes is None
         silent = self.command == "HEAD"
-        for piece in _paced(_limited(stream, answer.limit_bytes), answer, self.server.stopping):
+        for piece in _paced(_limited(stream, response.limit_bytes), response, self.server.stopping):
             if not silent:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                if answer.slow:
+                if response.slow:
                     self.wfile.flush()
-        if answer.limit_bytes is not None and answer.ending is not CutMode.CLEAN:
-            self._break_off(answer.ending)
+        if response.limit_bytes is not None and response.ending is not CutMode.CLEAN:
+            self._break_off(response.ending)
             return
         if chunked and not silent:
             self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
-        if answer.limit_bytes is not None:
+        if response.limit_bytes is not None:
             self.close_connection = not chunked
-        elif answer.served:
-            answer.served()
+        elif response.served:
+            response.served()
 
     def _break_off(self, ending: CutMode) -> None:
         self.wfile.flush()
         self.close_connection = True
         if ending is CutMode.RESET:
-            # lingering for no time at all makes close() send RST
+            # With a linger time of 0 close() sends RST.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             self.connection.close()
 
     def log_message(self, *_args: Any) -> None:
-        """Keep quiet: ``seen`` is the log."""
+        """Write no log: ``seen`` has the requests."""
 
 
 def _limited(stream: Iterator[bytes], limit_bytes: int | None) -> Iterator[bytes]:
-    """Cut a stream."""
+    """Yield the stream up to the limit."""
     if limit_bytes is None:
         yield from stream
         return
@@ -231,9 +292,11 @@ def _limited(stream: Iterator[bytes], limit_bytes: int | None) -> Iterator[bytes
         yield piece
 
 
-def _paced(stream: Iterator[bytes], answer: Answer, stopping: threading.Event) -> Iterator[bytes]:
-    """Let a stream out at the pace that a fault wants."""
-    slow = answer.slow
+def _paced(
+    stream: Iterator[bytes], response: Response, stopping: threading.Event
+) -> Iterator[bytes]:
+    """Yield the stream with the delays of its Slow fault."""
+    slow = response.slow
     if slow is None:
         yield from stream
         return
@@ -251,7 +314,7 @@ def _paced(stream: Iterator[bytes], answer: Answer, stopping: threading.Event) -
 
 
 def _stalling(stream: Iterator[bytes], slow: Slow, stopping: threading.Event) -> Iterator[bytes]:
-    """Let so many bytes through, then wait once."""
+    """Yield so many bytes, wait once, then yield the rest."""
     if slow.stall_after_bytes is None:
         yield from stream
         return
@@ -264,7 +327,7 @@ def _stalling(stream: Iterator[bytes], slow: Slow, stopping: threading.Event) ->
         if left_bytes:
             yield piece[:left_bytes]
         if stopping.wait(slow.stall_s):
-            raise ConnectionAbortedError("the simulator stops")
+            raise ConnectionAbortedError("the simulator was stopped")
         yield piece[left_bytes:]
         break
     yield from stream

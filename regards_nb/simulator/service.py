@@ -1,8 +1,9 @@
-"""The order service: the life of orders on a clock, in a thread, telling what happens."""
+"""The order service: runs orders in a thread and publishes their messages (protocol.md 1.6)."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 import threading
@@ -13,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regards_nb.simulator import lifecycle, messages
+from regards_nb.simulator import lifecycle
 from regards_nb.simulator.catalogue import plan_for
 from regards_nb.simulator.faults import StagingError
 from regards_nb.simulator.lifecycle import (
@@ -31,13 +32,53 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.simulator.faults import Faults
-    from regards_nb.simulator.messages import Message, Refusal
 
-_LIFE_OF_AN_ORDER = timedelta(days=3)
+_ORDER_LIFETIME = timedelta(days=3)
+
+# Gson escapes these by default, for text inside of HTML and JavaScript.
+_GSON_ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&='\u2028\u2029"})
 
 
-class Answer(NamedTuple):
-    """What a request for an order is answered."""
+class Message(NamedTuple):
+    """One response, without its AMQP properties."""
+
+    body: bytes
+    correlation_id: str
+    timestamp_s: int
+
+
+class Refusal(NamedTuple):
+    """Why a request did not become an order."""
+
+    status: str
+    error_type: str
+    message: str
+
+
+REFUSALS = {
+    Outcome.EMPTY: Refusal(
+        "FAILED",
+        "EMPTY_ORDER",
+        "EmptySelectionException: This selection contains no file that can be ordered",
+    ),
+    Outcome.DENIED: Refusal(
+        "DENIED",
+        "INTERNAL_ERROR",
+        "[INVALID_CONTENT] List of queries should not be empty at queries: rejected value [[]].",
+    ),
+    Outcome.FORBIDDEN: Refusal(
+        "DENIED", "FORBIDDEN", "[FORBIDDEN] Unknown user at user: rejected value [null]."
+    ),
+    Outcome.TOO_BIG: Refusal(
+        "DENIED",
+        "ORDER_LIMIT_REACHED",
+        "ExceededBasketSizeException: The basket holds 12000000 files, 10000000 are allowed",
+    ),
+}
+
+
+class RequestResult(NamedTuple):
+    """The result of one request for an order: an order or a refusal."""
 
     correlation_id: str
     order_id: int | None
@@ -45,9 +86,14 @@ class Answer(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The answer as the service writes it."""
+        """The fields of the response."""
         if self.refusal:
-            return messages.refused(self.refusal, self.correlation_id)
+            return {
+                "status": self.refusal.status,
+                "correlationId": self.correlation_id,
+                "message": self.refusal.message,
+                "errorType": self.refusal.error_type,
+            }
         return {
             "status": "GRANTED",
             "orderId": self.order_id,
@@ -56,22 +102,22 @@ class Answer(NamedTuple):
 
 
 class Service:
-    """Runs orders. Every method is safe in any thread.
+    """Runs orders. Every method is thread-safe.
 
     Parameters
     ----------
     seed : int
         Equal seeds give equal orders, files and messages.
     faults : Faults
-        What is to go wrong.
+        The faults to apply.
     publish : callable
-        Takes each :class:`~regards_nb.simulator.messages.Message`; must return at once.
+        Called with each :class:`Message`; must not block.
     order_link : callable
-        Makes the download link from an order's id.
+        Returns the download link for an order id.
     suborder_pause_s : float
-        How long the staging of a sub-order takes.
+        Duration of the staging of a sub-order.
     counted : bool
-        Whether messages carry ``totalSubOrders`` and ``subOrderId``, as newer servers' do.
+        Whether messages contain ``totalSubOrders`` and ``subOrderId``, as since REGARDS 1.14.
     """
 
     def __init__(
@@ -105,7 +151,7 @@ class Service:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and join it."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -114,17 +160,17 @@ class Service:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock while reading or changing orders, then let the thread look at them."""
+        """Hold the lock for reading or changing orders, then wake the thread."""
         with self._changed:
             yield
             self._changed.notify_all()
 
     def wait_until(self, done: Callable[[], bool], *, timeout_s: float = 30) -> bool:
-        """Wait until *done*, which is asked after every change, says so."""
+        """Wait until *done*, called after every change, returns True; False after the limit."""
         with self._changed:
             return self._changed.wait_for(done, timeout_s)
 
-    # -- asking for orders
+    # -- requests for orders
 
     def request(
         self,
@@ -133,21 +179,22 @@ class Service:
         owner: str,
         correlation_id: str | None,
         over_amqp: bool,
-    ) -> Answer:
-        """Take or refuse one order.
+    ) -> RequestResult:
+        """Grant or refuse one order.
 
-        Over AMQP every answer is published; over REST the caller gets it (protocol.md 1.6).
+        The result of a request over AMQP is published, that of a REST request is only returned
+        (protocol.md 1.6).
         """
         with self.changing():
             if plan.outcome in REFUSED:
                 name = correlation_id or self._correlation_id()
-                answer = Answer(name, None, messages.REFUSALS[plan.outcome])
+                result = RequestResult(name, None, REFUSALS[plan.outcome])
             else:
                 order = self._create(plan, owner=owner, correlation_id=correlation_id)
-                answer = Answer(order.correlation_id, order.order_id, None)
+                result = RequestResult(order.correlation_id, order.order_id, None)
             if over_amqp:
-                self._tell(answer.fields)
-            return answer
+                self._publish_fields(result.fields)
+            return result
 
     def request_by_query(
         self,
@@ -158,8 +205,8 @@ class Service:
         data_types: Iterable[str] = (),
         filename_regexp: str | None = None,
         over_amqp: bool = False,
-    ) -> Answer:
-        """Take or refuse the order that the catalogue has for these queries."""
+    ) -> RequestResult:
+        """Grant or refuse the order of what the catalogue contains for these queries."""
         plan = plan_for(queries, seed=self._seed)
         if plan.outcome not in REFUSED:
             plan = _filtered(plan, set(data_types), filename_regexp)
@@ -176,9 +223,9 @@ class Service:
             label=plan.label or f"Order {order_id} of {plan.dataset}",
             plan=plan,
             dataset_id=next(self._numbers["dataset"]),
-            sub_orders=[self._cut(order_id, files) for files in plan.suborders()],
+            sub_orders=[self._sub_order(order_id, files) for files in plan.suborders()],
             created_at=now,
-            expires_at=now + _LIFE_OF_AN_ORDER,
+            expires_at=now + _ORDER_LIFETIME,
         )
         for fault in plan.faults:
             self._faults.add(replace(fault, order_id=order_id))
@@ -187,10 +234,10 @@ class Service:
         return order
 
     def _correlation_id(self) -> str:
-        """Return the server's own name for a request that came without (protocol.md 1.2)."""
+        """Return the id that the server gives to a request without one (protocol.md 1.2)."""
         return f"auto-correlation-id-{uuid.UUID(int=self._names.getrandbits(128), version=4)}"
 
-    def _cut(self, order_id: int, files: Iterable[Any]) -> SubOrder:
+    def _sub_order(self, order_id: int, files: Iterable[Any]) -> SubOrder:
         return SubOrder(
             sub_order_id=next(self._numbers["sub"]),
             files=[
@@ -199,18 +246,18 @@ class Service:
             ],
         )
 
-    # -- looking at orders
+    # -- reading orders
 
     def find(self, order_id: int) -> Order | None:
-        """Return the order of this number."""
+        """Return the order of this id, or None."""
         return self._orders.get(order_id)
 
     def known(self, order_id: int) -> Order:
-        """Return the order of this number, which exists; LookupError where it does not."""
+        """Return the order of this id; raises KeyError if there is none."""
         return self._orders[order_id]
 
     def find_file(self, file_id: int) -> OrderFile | None:
-        """Return the file of this number."""
+        """Return the file of this id, or None."""
         return self._files.get(file_id)
 
     def orders_of(self, owner: str) -> list[Order]:
@@ -222,10 +269,10 @@ class Service:
                 if order.owner == owner and order.status is not OrderState.DELETED
             ]
 
-    # -- what the owner does
+    # -- actions of the owner
 
     def act(self, order: Order, action: Action) -> str | None:
-        """Do what the owner asks, or return the code of the refusal."""
+        """Execute an action, or return the code of the refusal."""
         with self.changing():
             if code := lifecycle.refusal(order, action):
                 return code
@@ -240,39 +287,39 @@ class Service:
                 case Action.RETRY:
                     lifecycle.retry(order, now)
                 case Action.RESTART:
-                    pass  # a new order, see restart()
+                    pass  # restart() makes a new order
             return None
 
     def restart(self, order: Order, label: str | None) -> Order:
-        """Order the same files again, as a new order."""
+        """Make a new order of the same files."""
         with self.changing():
             plan = replace(order.plan, label=label, faults=())
             return self._create(plan, owner=order.owner, correlation_id=None)
 
     def expire(self, order_id: int) -> None:
-        """Let the time of an order run out now."""
+        """Expire an order now."""
         with self.changing():
             lifecycle.expire(self._orders[order_id], datetime.now(UTC))
 
     def downloaded(
         self, files: Iterable[OrderFile], problems: dict[int, str], *, late_s: float = 0
     ) -> None:
-        """Note, so much later, that these files have been sent but for those with problems."""
+        """Save the states of downloaded files, with a delay; *problems* by file id."""
         with self.changing():
             if late_s:
                 self._late.append((time.monotonic() + late_s, files, problems))
             else:
-                _mark(files, problems)
+                _save_states(files, problems)
 
     # -- the thread
 
     def _run(self) -> None:
         with self._changed:
             while not self._stopping:
-                self._mark_late()
+                self._save_late()
                 self._finish_staged()
                 self._start_staging()
-                # for wait_until(); whoever waits there never notifies in turn
+                # For wait_until(), which never notifies in turn.
                 self._changed.notify_all()
                 self._changed.wait(self._until_next_s())
 
@@ -281,11 +328,11 @@ class Service:
         dues += [due_s for due_s, _, _ in self._late]
         return max(min(dues) - time.monotonic(), 0) if dues else None
 
-    def _mark_late(self) -> None:
+    def _save_late(self) -> None:
         now_s = time.monotonic()
         for late in [each for each in self._late if each[0] <= now_s]:
             self._late.remove(late)
-            _mark(late[1], late[2])
+            _save_states(late[1], late[2])
 
     def _staging(self) -> list[tuple[Order, SubOrder]]:
         return [
@@ -299,8 +346,8 @@ class Service:
     def _start_staging(self) -> None:
         now_s = time.monotonic()
         for owner in {order.owner for order in self._orders.values()}:
-            mine = [order for order in self._orders.values() if order.owner == owner]
-            for order, sub_order in lifecycle.startable(mine):
+            of_owner = [order for order in self._orders.values() if order.owner == owner]
+            for order, sub_order in lifecycle.startable(of_owner):
                 if order.status is OrderState.PENDING:
                     order.move(OrderState.RUNNING, datetime.now(UTC))
                 sub_order.stage = Stage.STAGING
@@ -314,11 +361,7 @@ class Service:
                 self._stage(order, sub_order)
         for order in self._orders.values():
             if order.settle(datetime.now(UTC)):
-                self._tell(
-                    messages.ended(
-                        order, link=self._order_link(order.order_id), counted=self._counted
-                    )
-                )
+                self._publish_end(order)
 
     def _stage(self, order: Order, sub_order: SubOrder) -> None:
         sub_order.stage = Stage.STAGED
@@ -328,8 +371,7 @@ class Service:
             file.error = self._staging_error(order, file)
             file.state = FileState.ERROR if file.error else FileState.AVAILABLE
         if sub_order.waits_for_user:
-            link = self._order_link(order.order_id)
-            self._tell(messages.suborder_done(order, sub_order, link=link, counted=self._counted))
+            self._publish_suborder_done(order, sub_order)
 
     def _staging_error(self, order: Order, file: OrderFile) -> str | None:
         outcome, last = order.plan.outcome, order.sub_orders[-1].files[-1]
@@ -340,15 +382,65 @@ class Service:
             return StagingError().reason
         return None
 
-    def _tell(self, fields: dict[str, Any]) -> None:
-        self._publish(
-            messages.Message(
-                messages.gson(fields), fields["correlationId"], int(datetime.now(UTC).timestamp())
-            )
+    # -- messages
+
+    def _publish_suborder_done(self, order: Order, sub_order: SubOrder) -> None:
+        self._publish_fields(
+            {
+                "status": "SUBORDER_DONE",
+                "orderId": order.order_id,
+                "correlationId": order.correlation_id,
+                "message": f"A sub-order of user {order.owner} is finished and ready to download",
+                "downloadLink": self._order_link(order.order_id),
+                "errorType": "INTERNAL_ERROR" if sub_order.errors else None,
+                "errors": sub_order.errors or None,
+                "totalSubOrders": len(order.sub_orders) if self._counted else None,
+                "subOrderId": sub_order.sub_order_id if self._counted else None,
+            }
         )
 
+    def _publish_end(self, order: Order) -> None:
+        """Publish DONE, FAILED with a link, or FAILED without a link."""
+        errors = sum(sub_order.errors for sub_order in order.sub_orders)
+        has_files = order.status is not OrderState.FAILED
+        text = f"Order of user {order.owner} is finished"
+        if not has_files:
+            text = f"Order of user {order.owner} failed: none of its files can be retrieved"
+        elif errors:
+            text = f"Order of user {order.owner} is finished. Files in error: {errors}"
+        self._publish_fields(
+            {
+                "status": "FAILED" if errors else "DONE",
+                "orderId": order.order_id,
+                "correlationId": order.correlation_id,
+                "message": text,
+                "downloadLink": self._order_link(order.order_id) if has_files else None,
+                "errorType": "INTERNAL_ERROR" if errors else None,
+                "errors": errors or None,
+                "totalSubOrders": len(order.sub_orders) if self._counted else None,
+            }
+        )
 
-def _mark(files: Iterable[OrderFile], problems: dict[int, str]) -> None:
+    def _publish_fields(self, fields: dict[str, Any]) -> None:
+        now_s = int(datetime.now(UTC).timestamp())
+        self._publish(Message(gson(fields), fields["correlationId"], now_s))
+
+
+def gson(fields: dict[str, Any]) -> bytes:
+    r"""Write JSON as Gson does: no nulls, no spaces, and escapes that are safe in HTML.
+
+    Examples
+    --------
+    >>> gson({"status": "DONE", "message": "a < b", "errorType": None})
+    b'{"status":"DONE","message":"a \\u003c b"}'
+    """
+    kept = {name: value for name, value in fields.items() if value is not None}
+    text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    # Outside of its strings this JSON contains none of the escaped characters.
+    return text.translate(_GSON_ESCAPES).encode("utf-8", "replace")
+
+
+def _save_states(files: Iterable[OrderFile], problems: dict[int, str]) -> None:
     for file in files:
         problem = problems.get(file.file_id)
         file.state = FileState.DOWNLOAD_ERROR if problem else FileState.DOWNLOADED
@@ -356,7 +448,7 @@ def _mark(files: Iterable[OrderFile], problems: dict[int, str]) -> None:
 
 
 def _filtered(plan: OrderPlan, data_types: set[str], filename_regexp: str | None) -> OrderPlan:
-    """Return the plan with the files that the request's filters let through."""
+    """Return the plan with the files that match the filters of the request."""
     kept = tuple(
         spec
         for spec in plan.files

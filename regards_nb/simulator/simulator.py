@@ -1,4 +1,4 @@
-"""The simulator as its user holds it: one object for both sides of a small REGARDS."""
+"""The class `Simulator`: the REST side and the AMQP side of one small REGARDS."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from regards_nb.simulator import dto
+from regards_nb.simulator.amqp import Publisher, RequestReader, properties
 from regards_nb.simulator.broker import PrivateBroker, broker_from_environment
-from regards_nb.simulator.downloads import Downloads
 from regards_nb.simulator.faults import Faults
 from regards_nb.simulator.login import Account, Login
-from regards_nb.simulator.publisher import Publisher, properties
-from regards_nb.simulator.requests import RequestReader
-from regards_nb.simulator.rest import Rest
+from regards_nb.simulator.rest import Downloads, Rest, download_path
 from regards_nb.simulator.server import Server
 from regards_nb.simulator.service import Service
 
 if TYPE_CHECKING:
     from regards_nb.simulator.broker import Access, Broker
-    from regards_nb.simulator.messages import Message
     from regards_nb.simulator.plans import OrderPlan
     from regards_nb.simulator.server import Seen
-    from regards_nb.simulator.service import Answer
+    from regards_nb.simulator.service import Message, RequestResult
 
 _Part = TypeVar("_Part")
 
@@ -31,34 +27,34 @@ _Part = TypeVar("_Part")
 class Simulator:
     """A small REGARDS order service on 127.0.0.1: real HTTP, and AMQP over a real RabbitMQ.
 
-    ``with Simulator() as sim`` or ``start``/``stop``. Equal seeds give equal numbers, files and
-    messages for equal orders; passwords, tokens, ports and times differ, and with them how the
-    messages of several orders mix.
+    ``with Simulator() as sim`` or ``start``/``stop``. Equal seeds give equal ids, files and
+    messages for equal orders. Passwords, tokens, ports and times differ, and so does the order
+    in which messages of several orders are mixed.
 
     Parameters
     ----------
     seed : int
-        What files and identifiers are made from.
+        Seed of files and identifiers.
     amqp : str, optional
-        ``"auto"``: the broker of ``REGARDS_NB_AMQP_URL``, else a private one of its own. None:
-        no AMQP; messages only go to ``transcript``.
+        ``"auto"``: the broker of ``REGARDS_NB_AMQP_URL``, or else a private one. None: no AMQP;
+        messages go to ``transcript`` only.
     broker : Broker, optional
-        A started broker to share with others, instead.
+        A started broker that other simulators may use, too.
     tenant, user : str
-        The project, and the one user there is.
+        The project and its only user.
     suborder_pause_s : float
-        How long the staging of a sub-order takes.
+        Duration of the staging of a sub-order.
     expires_in_s : float
-        How long a token lives.
+        Lifetime of a token.
     project_host : str, optional
-        The host in links, where it is not this server: an administrator's choice.
+        The host in links, if it differs from this server's.
     suborders_counted : bool
-        False: messages lack ``totalSubOrders`` and ``subOrderId``, as older servers' do.
+        False: messages have no ``totalSubOrders`` and ``subOrderId``, as before REGARDS 1.14.
     zip_level : int
-        Deflate level; REGARDS' is the default.
+        Deflate level; REGARDS uses the default.
     amqp_requests : bool
-        Whether order requests are read from the broker, too. Who may publish them there is for
-        the administrator of the broker to say.
+        Whether order requests are read from the broker, too. The user of ``amqp_url`` may not
+        publish them unless the test gives him the right.
 
     Examples
     --------
@@ -88,7 +84,7 @@ class Simulator:
         self.seed, self.tenant, self.username = seed, tenant, user
         self.client_id = "regards-nb"
         self.faults = Faults()
-        #: Every message so far, in the order of publishing.
+        #: Every message so far, in the order in which they were published.
         self.transcript: list[Message] = []
         self._broker, self._wants_amqp = broker, broker is not None or amqp is not None
         self._account = Account(tenant=tenant, username=user, client_id=self.client_id)
@@ -99,7 +95,7 @@ class Simulator:
         self._access: Access | None = None
         self._stopping = threading.Event()
         self._cleanup = ExitStack()
-        #: The orders; for tests that look behind the counter.
+        #: The orders, for tests that need the state on the server.
         self.service = Service(
             seed=seed,
             faults=self.faults,
@@ -114,17 +110,17 @@ class Simulator:
         where = self.base_url if self._server else "not started"
         return f"<Simulator of tenant {self.tenant!r}, {where}>"
 
-    # -- life
+    # -- start and stop
 
     def start(self) -> Self:
-        """Start both sides; return when they answer.
+        """Start both sides and return when they answer.
 
         Raises
         ------
         BrokerMissingError
             If RabbitMQ is not installed.
         BrokerStartError
-            If it is, but does not start.
+            If RabbitMQ is installed but does not start.
         """
         if self._server is not None:
             return self
@@ -137,7 +133,7 @@ class Simulator:
         return self
 
     def stop(self) -> None:
-        """End everything that was started here. Calling it again does nothing."""
+        """End both sides. A second call does nothing."""
         self._stopping.set()
         self._cleanup.close()
 
@@ -178,23 +174,23 @@ class Simulator:
             faults=self.faults,
             project_host=lambda: self.project_host,
         )
-        self._server = Server(rest.answer, self._stopping)
+        self._server = Server(rest.respond, self._stopping)
         self._cleanup.callback(self._server.stop)
         self._server.start()
         self._cleanup.callback(self.service.stop)
         self.service.start()
 
-    # -- where it is, and who may come in
+    # -- addresses and credentials
 
     @property
     def broker(self) -> Broker:
-        """The RabbitMQ it publishes to."""
-        return _there(self._broker, "broker")
+        """The broker that the simulator publishes to."""
+        return _started(self._broker, "broker")
 
     @property
     def amqp_url(self) -> str:
-        """AMQP URL with which a tracker may read ``queue``, and do nothing else."""
-        return _there(self._access, "AMQP").url
+        """AMQP URL of a user who may read ``queue`` and nothing else."""
+        return _started(self._access, "AMQP").url
 
     @property
     def admin_amqp_url(self) -> str:
@@ -203,32 +199,32 @@ class Simulator:
 
     @property
     def queue(self) -> str:
-        """The queue that the administrator has made for the tracker."""
-        return _there(self._access, "AMQP").queue
+        """The queue that the administrator declared for the tracker."""
+        return _started(self._access, "AMQP").queue
 
     @property
     def base_url(self) -> str:
-        """Where the REST side is."""
-        return _there(self._server, "HTTP").base_url
+        """URL of the REST side."""
+        return _started(self._server, "HTTP").base_url
 
     @property
     def project_host(self) -> str:
-        """The host that links are made with."""
+        """The host in links."""
         return self._project_host or self.base_url
 
     @property
     def password(self) -> str:
-        """The user's password."""
+        """Password of the user."""
         return self._account.password
 
     @property
     def client_secret(self) -> str:
-        """The secret of the application he logs in with."""
+        """Secret of the client application."""
         return self._account.client_secret
 
     def download_link(self, order_id: int) -> str:
-        """Return the link that messages carry."""
-        return self.project_host + dto.download_path(order_id)
+        """Return the download link that messages contain."""
+        return self.project_host + download_path(order_id)
 
     # -- orders
 
@@ -240,28 +236,28 @@ class Simulator:
         over_amqp: bool = True,
         owner: str | None = None,
     ) -> int:
-        """Start an order and return its number.
+        """Start an order and return its id.
 
         Parameters
         ----------
         plan : OrderPlan
-            What is ordered and how it ends.
+            The files of the order and its outcome.
         correlation_id : str, optional
-            The client's name for it; default: one made by the server.
+            The client's id of the request; default: one made by the server.
         over_amqp : bool
-            Whether GRANTED is published; it is not for orders that come over REST.
+            Whether GRANTED is published; REGARDS does not publish it for orders over REST.
         owner : str, optional
-            Whose it is; default: the one user who can log in.
+            Owner of the order; default: the user who can log in.
 
         Raises
         ------
         ValueError
-            If the plan's outcome is a refusal: there is no order then, see :meth:`apply`.
+            If the outcome is a refusal, which makes no order; see :meth:`apply`.
         """
-        answer = self.apply(plan, correlation_id=correlation_id, over_amqp=over_amqp, owner=owner)
-        if answer.order_id is None:
+        result = self.apply(plan, correlation_id=correlation_id, over_amqp=over_amqp, owner=owner)
+        if result.order_id is None:
             raise ValueError(f"{plan.outcome} makes no order; use apply()")
-        return answer.order_id
+        return result.order_id
 
     def apply(
         self,
@@ -270,8 +266,8 @@ class Simulator:
         correlation_id: str | None = None,
         over_amqp: bool = True,
         owner: str | None = None,
-    ) -> Answer:
-        """Ask for an order as :meth:`order` does, and return the answer, be it a refusal."""
+    ) -> RequestResult:
+        """Request an order like :meth:`order`, and return the result, which can be a refusal."""
         return self.service.request(
             plan,
             owner=owner or self.username,
@@ -281,34 +277,34 @@ class Simulator:
 
     def order_by_query(
         self, *queries: str, correlation_id: str | None = None, over_amqp: bool = True
-    ) -> Answer:
-        """Ask for what the catalogue has, as in ``sim.order_by_query("dataset:TAPE_ARCHIVE")``."""
+    ) -> RequestResult:
+        """Order from the catalogue, as in ``sim.order_by_query("dataset:TAPE_ARCHIVE")``."""
         return self.service.request_by_query(
             queries, owner=self.username, correlation_id=correlation_id, over_amqp=over_amqp
         )
 
     def expire(self, order_id: int) -> None:
-        """Let the time run out for which the files of an order are kept."""
+        """Expire an order now; its files are deleted."""
         self.service.expire(order_id)
 
     def expire_tokens(self) -> None:
-        """Make every token given so far invalid."""
+        """Invalidate every token issued so far."""
         self._login.forget_all()
 
-    # -- looking on
+    # -- observing
 
     @property
     def requests(self) -> list[Seen]:
-        """Every request that was answered so far, as (method, path, status)."""
-        return list(_there(self._server, "HTTP").seen)
+        """Every answered request so far, as (method, path, status)."""
+        return list(_started(self._server, "HTTP").seen)
 
     def wait_for(self, order_id: int, *statuses: str, timeout_s: float = 30) -> str:
-        """Wait until the server's status of an order is one of these; return it.
+        """Wait until the status of an order is one of *statuses* and return it.
 
         Raises
         ------
         TimeoutError
-            If it does not become one of them in time.
+            If it is none of them after *timeout_s*.
         """
         order = self.service.known(order_id)
         if not self.service.wait_until(lambda: order.status in statuses, timeout_s=timeout_s):
@@ -316,12 +312,12 @@ class Simulator:
         return order.status.value
 
     def wait_available(self, order_id: int, *, files: int = 1, timeout_s: float = 30) -> None:
-        """Wait until at least so many files of an order can be downloaded.
+        """Wait until at least *files* files of an order are available.
 
         Raises
         ------
         TimeoutError
-            If there are fewer in time.
+            If there are fewer after *timeout_s*.
         """
         order = self.service.known(order_id)
         if not self.service.wait_until(
@@ -332,14 +328,14 @@ class Simulator:
     # -- AMQP
 
     def publish_raw(self, body: bytes, *, tenant: str | None = None, **properties_: Any) -> None:
-        """Publish anything, with the properties of a good message but for those given.
+        """Publish any body, with the properties of a response except for those given.
 
         Parameters
         ----------
         body : bytes
-            Whatever.
+            The body, valid or not.
         tenant : str, optional
-            Another project's name.
+            The project in the header; default: the simulator's.
         **properties_
             AMQP properties; ``headers`` replaces all headers, None leaves a property out.
         """
@@ -348,7 +344,7 @@ class Simulator:
             correlation_id=None,
             timestamp_s=int(datetime.now(UTC).timestamp()),
         )
-        _there(self._publisher, "AMQP").publish(body, usual | properties_)
+        _started(self._publisher, "AMQP").publish(body, usual | properties_)
 
     def flush(self, *, timeout_s: float = 30) -> None:
         """Wait until RabbitMQ has confirmed every message.
@@ -356,14 +352,14 @@ class Simulator:
         Raises
         ------
         TimeoutError
-            If it has not in time.
+            If it has not after *timeout_s*.
         """
-        if not _there(self._publisher, "AMQP").flush(timeout_s=timeout_s):
+        if not _started(self._publisher, "AMQP").flush(timeout_s=timeout_s):
             raise TimeoutError("RabbitMQ has not confirmed all messages")
 
     def drop_connections(self) -> None:
-        """Close every HTTP connection that is open now."""
-        _there(self._server, "HTTP").drop_connections()
+        """Close every open HTTP connection."""
+        _started(self._server, "HTTP").drop_connections()
 
     def _publish(self, message: Message) -> None:
         self.transcript.append(message)
@@ -376,8 +372,8 @@ class Simulator:
             self._publisher.publish(message.body, usual)
 
 
-def _there(part: _Part | None, name: str) -> _Part:
-    """Return a part of the simulator, or say that it is not there."""
+def _started(part: _Part | None, name: str) -> _Part:
+    """Return a part of the simulator; raise RuntimeError if it was not started."""
     if part is None:
-        raise RuntimeError(f"this simulator has no {name}: not started, or started without")
+        raise RuntimeError(f"this simulator has no {name}: it was not started, or without {name}")
     return part

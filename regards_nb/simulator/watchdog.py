@@ -1,9 +1,9 @@
-"""A process beside the simulator that ends the RabbitMQ node when its owner is gone.
+"""A helper process that kills the RabbitMQ node when the process that started it is gone.
 
-Run as a script, with nothing but the standard library. It makes the temporary folder, is the
-parent of every process of the node, and does what lines of JSON on its standard input ask for,
-each answered by one line on its standard output. When that input ends, or the owner's process has
-vanished (kill -9 included), it kills the processes and removes the folder.
+The simulator runs this file as a script; it uses nothing but the standard library. It makes the
+temporary folder, starts every process of the node, and executes commands: one line of JSON on
+standard input, one line of JSON as the result on standard output. When standard input ends or the
+owner's process has vanished (kill -9 included), it kills the processes and removes the folder.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# A copy of the pipe can live on in a forked child of the owner, so the owner is looked for too.
+# A forked child of the owner can keep the pipe open, so the parent's id is checked, too.
 _OWNER_CHECK_S = 0.5
 
 
-class _Wards:
-    """The processes in its care, by name. Each method answers one ``do`` of the owner."""
+class ProcessGroup:
+    """The processes of one node, by name. Each public method is one command of the owner."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *, argv: list[str], env: dict[str, str], cwd: str, log: str) -> int:
-        """Start a process in a group of its own, its output in a file."""
+        """Start a process in a group of its own and write its output to a file."""
         with Path(log).open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 - what the owner asks for
+            process = subprocess.Popen(  # noqa: S603 - the owner decides what runs
                 argv,
                 env=env,
                 cwd=cwd,
@@ -46,29 +46,29 @@ class _Wards:
         return process.pid
 
     def poll(self, name: str) -> int | None:
-        """Tell how the process ended, or None."""
+        """Return the exit code, or None while the process runs."""
         return self._processes[name].poll()
 
     def wait(self, name: str, *, timeout_s: float) -> int | None:
-        """Wait for the end of the process."""
+        """Wait until the process ends; return its exit code, or None after the time limit."""
         try:
             return self._processes[name].wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def signal(self, name: str, *, number: int) -> None:
-        """Send a signal to the process and to all that it has started."""
-        # none of its group is left: nothing to do
+        """Send a signal to the process and to all that it started."""
+        # The whole group may have ended already.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[name].pid, number)
 
     def kill(self, name: str) -> int:
-        """Kill the process, and what lives of its group when it has ended before."""
+        """Kill the process and the rest of its group, also when the process itself has ended."""
         self.signal(name, number=signal.SIGKILL)
         return self._processes[name].wait()
 
     def kill_all(self) -> None:
-        """Kill all, the last that was started first."""
+        """Kill all processes, the youngest first."""
         for name in reversed(self._processes):
             self.kill(name)
 
@@ -87,27 +87,26 @@ def _lines(owner: int) -> Any:
             return
 
 
-def _say(answer: Any) -> None:
-    os.write(1, json.dumps(answer).encode() + b"\n")
+def _reply(result: Any) -> None:
+    os.write(1, json.dumps(result).encode() + b"\n")
 
 
 def main(owner: int) -> None:
-    """Serve the process of this number until it is gone."""
-    # a group of terminals or a session that ends must not end the keeper first
+    """Execute the commands of the process with this id until it is gone."""
+    # Ctrl-C and a closed terminal reach the whole session; the cleanup must run after them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # RabbitMQ 3.10 asks `df` for the free space with the path in single quotes, and never starts
-    # where the path has one of its own.
+    # RabbitMQ 3.10 passes the path to `df` in single quotes and does not start if it contains one.
     place = tempfile.gettempdir() if "'" not in tempfile.gettempdir() else "/tmp"  # noqa: S108
     folder = tempfile.mkdtemp(prefix="regards-nb-", dir=place)
-    wards = _Wards()
+    processes = ProcessGroup()
     try:
-        _say(folder)
+        _reply(folder)
         for line in _lines(owner):
-            what = json.loads(line)
-            _say(getattr(wards, what.pop("do"))(**what))
+            arguments = json.loads(line)
+            _reply(getattr(processes, arguments.pop("command"))(**arguments))
     finally:
-        wards.kill_all()
+        processes.kill_all()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,0 +1,252 @@
+"""The AMQP side: responses are published, order requests are read (protocol.md 1.6)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import pika
+import pika.exceptions
+
+from regards_nb.events import REQUEST_EXCHANGE, RESPONSE_EXCHANGE, RESPONSE_TYPE, TENANT_HEADER
+from regards_nb.simulator.plans import OrderPlan, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+
+    from regards_nb.simulator.service import Service
+
+_IDLE_S = 5
+_POLL_S = 0.1
+_RETRY_S = 0.1
+_CONNECT_LIMIT_S = 10
+_START_LIMIT_S = 15
+
+#: What publishing can raise while the broker is down or restarts.
+_CONNECTION_ERRORS = (pika.exceptions.AMQPError, OSError)
+
+
+def properties(
+    *, tenant: str | None, correlation_id: str | None, timestamp_s: int
+) -> dict[str, Any]:
+    """Return the AMQP properties and headers of a response."""
+    headers = {
+        TENANT_HEADER: tenant,
+        "regards.converter": "GSON",
+        "regards.type": RESPONSE_TYPE,
+    }
+    return {
+        "content_type": "application/json",
+        "content_encoding": "UTF-8",
+        "priority": 1,
+        "delivery_mode": 2,
+        "timestamp": timestamp_s,
+        "correlation_id": correlation_id,
+        "app_id": "rs-order",
+        "headers": {name: value for name, value in headers.items() if value is not None},
+    }
+
+
+class Publisher:
+    """Publishes responses from one thread with one connection.
+
+    A message stays first in the queue until RabbitMQ has confirmed it. If the connection breaks
+    before, the message is published again: at least once, as in REGARDS.
+
+    Parameters
+    ----------
+    url : str
+        AMQP URL of the administrator.
+    queue : str
+        The tracker's queue; the administrator declares it.
+    """
+
+    def __init__(self, url: str, queue: str) -> None:
+        self._parameters = _parameters(url)
+        self._queue = queue
+        self._waiting: deque[tuple[bytes, dict[str, Any]]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._connection: BlockingConnection | None = None
+        self._thread = threading.Thread(target=self._run, name="simulator-amqp", daemon=True)
+
+    def start(self) -> None:
+        """Declare exchange, queue and binding, then start the thread."""
+        with _connected(self._parameters) as connection:
+            self._declare(connection.channel())
+        self._thread.start()
+
+    def _declare(self, channel: BlockingChannel) -> None:
+        channel.exchange_declare(RESPONSE_EXCHANGE, "fanout", durable=True)
+        channel.queue_declare(self._queue, durable=True)
+        channel.queue_bind(self._queue, RESPONSE_EXCHANGE)
+
+    def publish(self, body: bytes, properties: dict[str, Any]) -> None:
+        """Add a message to the queue of the thread and return at once."""
+        with self._changed:
+            self._waiting.append((body, properties))
+        self._wake()
+
+    def flush(self, *, timeout_s: float) -> bool:
+        """Wait until RabbitMQ has confirmed every message; return False after the time limit."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+
+    def stop(self, *, timeout_s: float = 5) -> None:
+        """Publish the waiting messages within the time limit, then end the thread."""
+        if self._thread.is_alive():
+            self.flush(timeout_s=timeout_s)
+        self._stopping.set()
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def delete_queue(self) -> None:
+        """Delete the queue on a broker that continues after the simulator."""
+        # A broker that is down has no queue to delete.
+        with contextlib.suppress(*_CONNECTION_ERRORS), _connected(self._parameters) as connection:
+            connection.channel().queue_delete(self._queue)
+
+    def _wake(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            # A connection that was closed a moment ago has ended the wait itself.
+            with contextlib.suppress(pika.exceptions.AMQPError):
+                connection.add_callback_threadsafe(lambda: None)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with _connected(self._parameters) as connection:
+                    self._connection = connection
+                    self._pump(connection)
+            except _CONNECTION_ERRORS:
+                # The broker is down; tests kill and restart it.
+                self._stopping.wait(_RETRY_S)
+            finally:
+                self._connection = None
+
+    def _pump(self, connection: BlockingConnection) -> None:
+        channel = connection.channel()
+        # A killed node can accept connections before it has restored its bindings, and then
+        # confirms messages that it routes to no queue. Declaring the binding again avoids that.
+        self._declare(channel)
+        channel.confirm_delivery()
+        while not self._stopping.is_set():
+            if self._waiting:
+                self._publish_first(channel)
+            else:
+                # This call answers heartbeats; _wake() ends it.
+                connection.process_data_events(_IDLE_S)
+
+    def _publish_first(self, channel: BlockingChannel) -> None:
+        body, properties = self._waiting[0]
+        # Returns after RabbitMQ's confirm, and raises without one.
+        channel.basic_publish(RESPONSE_EXCHANGE, "", body, pika.BasicProperties(**properties))
+        with self._changed:
+            self._waiting.popleft()
+            self._changed.notify_all()
+
+
+class RequestReader:
+    """Reads order requests from their exchange in a thread.
+
+    REGARDS drops a request without the tenant's header or a ``correlationId``, and so does this.
+
+    Parameters
+    ----------
+    url : str
+        AMQP URL of the administrator.
+    service : Service
+        Takes the orders.
+    tenant, user : str
+        The project, and the only user who may order in it.
+    """
+
+    def __init__(self, url: str, service: Service, *, tenant: str, user: str) -> None:
+        self._parameters = _parameters(url)
+        self._service = service
+        self._tenant = tenant
+        self._user = user
+        self._listening = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="simulator-requests", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread and return when it consumes."""
+        self._thread.start()
+        if not self._listening.wait(_START_LIMIT_S):
+            raise RuntimeError("the exchange of order requests cannot be read")
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        # Tests may stop the broker while this thread reads.
+        with contextlib.suppress(*_CONNECTION_ERRORS), _connected(self._parameters) as connection:
+            channel = connection.channel()
+            channel.exchange_declare(REQUEST_EXCHANGE, "fanout", durable=True)
+            queue = channel.queue_declare("", exclusive=True).method.queue
+            channel.queue_bind(queue, REQUEST_EXCHANGE)
+            self._listening.set()
+            for method, properties, body in channel.consume(queue, inactivity_timeout=_POLL_S):
+                if method is not None:
+                    self._handle(properties.headers or {}, body)
+                    channel.basic_ack(method.delivery_tag)
+                if self._stopping.is_set():
+                    break
+
+    def _handle(self, headers: dict[str, Any], body: bytes) -> None:
+        try:
+            request = json.loads(body)
+        except ValueError:
+            return
+        correlation_id = request.get("correlationId") if isinstance(request, dict) else None
+        if headers.get(TENANT_HEADER) != self._tenant or not correlation_id:
+            return
+        queries, user = request.get("queries"), request.get("user")
+        if not queries or user != self._user:
+            outcome = Outcome.DENIED if not queries else Outcome.FORBIDDEN
+            self._service.request(
+                OrderPlan(outcome=outcome),
+                owner=self._user,
+                correlation_id=correlation_id,
+                over_amqp=True,
+            )
+            return
+        filters = request.get("filters") or {}
+        self._service.request_by_query(
+            queries,
+            owner=user,
+            correlation_id=correlation_id,
+            data_types=filters.get("dataTypes") or (),
+            filename_regexp=filters.get("filenameRegExp"),
+            over_amqp=True,
+        )
+
+
+def _parameters(url: str) -> pika.URLParameters:
+    parameters = pika.URLParameters(url)
+    parameters.socket_timeout = parameters.stack_timeout = _CONNECT_LIMIT_S
+    parameters.heartbeat = 10
+    return parameters
+
+
+@contextlib.contextmanager
+def _connected(parameters: pika.URLParameters) -> Iterator[BlockingConnection]:
+    """Open a connection, and close it also after an error."""
+    connection = pika.BlockingConnection(parameters)
+    try:
+        yield connection
+    finally:
+        with contextlib.suppress(*_CONNECTION_ERRORS):
+            connection.close()
