@@ -456,7 +456,7 @@ class PrivateBroker:
     def _configure(self) -> None:
         folder, self._ports = self.folder, free_ports()
         _write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
-        self._env = _environment(folder, self._ports, self._installation, name=self._name)
+        self._environment = _environment(folder, self._ports, self._installation, name=self._name)
         # An epmd of our own: one that the node starts itself would outlive the node.
         epmd = [str(self._installation.epmd), "-address", "127.0.0.1"]
         self._run("epmd", [*epmd, "-port", str(self._ports.epmd)])
@@ -474,7 +474,7 @@ class PrivateBroker:
             "start",
             name,
             argv=argv,
-            env=self._env,
+            env=self._environment,
             cwd=str(self.folder),
             log=str(self.folder / f"{name}.out"),
         )
@@ -536,7 +536,7 @@ class PrivateBroker:
         argv = [str(self._installation.ctl), "--quiet", *arguments]
         return subprocess.run(  # noqa: S603 - the program that find_installation() returned
             argv,
-            env=self._env,
+            env=self._environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
