@@ -22,7 +22,7 @@ from regards_nb.client import REFUSALS
 from regards_nb.errors import RegardsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
-from regards_nb.settings.fields import FIELDS, SECRETS, variable
+from regards_nb.settings import FIELDS, SECRETS, variable
 from regards_nb.simulator import Action, OrderPlan, Outcome, Simulator, StagingError
 
 GENERATED = Path(__file__).parent / "generated"

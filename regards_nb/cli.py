@@ -19,9 +19,7 @@ from regards_nb.display import text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
 from regards_nb.events import OrderStatus
-from regards_nb.settings import profiles_path
-from regards_nb.settings.fields import variable
-from regards_nb.settings.profiles import PROFILE_VARIABLE
+from regards_nb.settings import PROFILE_VARIABLE, profiles_path, variable
 from regards_nb.text import clean
 from regards_nb.tracker import OrderTracker
 

@@ -1,4 +1,4 @@
-"""Settings: who decides, what a wrong one is called, and that no secret is written."""
+"""Settings: their precedence, the errors of wrong ones, and that no secret is written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from regards_nb import OrderTracker, errors
-from regards_nb.settings import profile_names, profiles_path, read_profile
-from regards_nb.settings.fields import FIELDS, SECRETS, variable
+from regards_nb.settings import (
+    FIELDS,
+    SECRETS,
+    profile_names,
+    profiles_path,
+    read_profile,
+    tracker_from_profile,
+    variable,
+)
 
 GOOD = """
 # my archives
@@ -30,7 +37,7 @@ username = "u"
 
 @pytest.fixture
 def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A settings file, and an environment and a terminal with nothing in them."""
+    """Write a settings file; empty the environment and the keyring."""
     for name in (*FIELDS, *SECRETS, "profile"):
         monkeypatch.delenv(variable(name), raising=False)
     path = tmp_path / "profiles.toml"
@@ -42,8 +49,7 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(**options: Any) -> dict[str, Any]:
-    """Return what a tracker would be made with."""
-    from regards_nb.settings import tracker_from_profile
+    """Return the arguments of the tracker that a profile makes."""
 
     def make(amqp: str | None, queue: str | None, **more: Any) -> dict[str, Any]:
         return {"amqp": amqp, "queue": queue, **more}
@@ -55,7 +61,7 @@ def made(**options: Any) -> dict[str, Any]:
 def test_a_profile_and_two_passwords_make_a_tracker(
     profiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file says what is no secret, the environment the rest."""
+    """Addresses and names come from the file, passwords from the environment."""
     monkeypatch.setenv("REGARDS_PASSWORD", "hunter2")
     monkeypatch.setenv("REGARDS_AMQP_PASSWORD", "hunter2/amqp")
     tracker = OrderTracker.from_profile("swot")
@@ -67,7 +73,7 @@ def test_a_profile_and_two_passwords_make_a_tracker(
     assert made()["amqp"].startswith("amqps://john:hunter2%2Famqp@broker.example:5671/")
 
 
-def test_who_decides(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precedence_of_the_sources(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Argument before environment before profile before default."""
     monkeypatch.setenv("REGARDS_PASSWORD", "x")
     monkeypatch.setenv("REGARDS_AMQP_PASSWORD", "x")
@@ -94,7 +100,7 @@ def test_the_environment_alone_is_enough(profiles: Path, monkeypatch: pytest.Mon
 def test_which_profile(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named, or of REGARDS_PROFILE, or the only one."""
     assert profile_names() == ["swot", "other"]
-    with pytest.raises(errors.SettingsError, match=r"2 profiles \(swot, other\): say which"):
+    with pytest.raises(errors.SettingsError, match=r"2 profiles \(swot, other\): name one"):
         read_profile()
     monkeypatch.setenv("REGARDS_PROFILE", "other")
     assert read_profile()[0] == "other"
@@ -108,12 +114,12 @@ def test_which_profile(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("line", "number", "why"),
     [
-        ('quque = "orders.john"', 5, "quque is no setting; there are amqp, queue"),
-        ("tenant = 7", 5, "tenant must be a text"),
+        ('quque = "orders.john"', 5, "there is no setting quque; the settings are amqp, queue"),
+        ("tenant = 7", 5, "tenant must be a string"),
         ('auto_download = "yes"', 5, "auto_download must be true or false"),
         ('poll_s = "1 s"', 5, "poll_s must be a number"),
         ('password = "hunter2"', 5, "set REGARDS_PASSWORD, or keep it in the keyring"),
-        ('amqp = "amqps://john:hunter2@broker/v"', 5, "amqp holds a password"),
+        ('amqp = "amqps://john:hunter2@broker/v"', 5, "amqp contains a password"),
     ],
 )
 def test_a_wrong_profile_names_file_and_line(
@@ -135,7 +141,9 @@ def test_a_file_that_is_no_settings_file(profiles: Path) -> None:
     with pytest.raises(errors.SettingsError, match=r"is not TOML: .*line 2, column"):
         read_profile("swot")
     profiles.write_text('swot = "https://regards.example"\n')
-    with pytest.raises(errors.SettingsError, match=r"line 1: a profile begins with \[swot\]"):
+    with pytest.raises(
+        errors.SettingsError, match=r"line 1: a profile begins with the line \[swot\]"
+    ):
         read_profile("swot")
     profiles.write_bytes(b"\xff\xfe")
     with pytest.raises(errors.SettingsError, match="cannot be read"):
@@ -146,7 +154,7 @@ def test_a_file_that_is_no_settings_file(profiles: Path) -> None:
 
 
 def test_what_is_missing_is_named(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No place, no tenant, no user, no password: each says where to put it."""
+    """The error of a missing address, tenant, user or password names the variable to set."""
     profiles.write_text('[empty]\n[half]\nurl = "https://x"\n[more]\nurl = "https://x"\ntenant="t"')
     with pytest.raises(errors.SettingsError, match="REGARDS_URL"):
         made(profile="empty")
@@ -155,15 +163,17 @@ def test_what_is_missing_is_named(profiles: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(errors.SettingsError, match="REGARDS_USERNAME"):
         made(profile="more")
     profiles.write_text(GOOD)
-    with pytest.raises(errors.SettingsError, match="nobody to ask.*REGARDS_PASSWORD.*keyring set"):
+    with pytest.raises(
+        errors.SettingsError, match="no terminal to ask.*REGARDS_PASSWORD.*keyring set"
+    ):
         made()
     monkeypatch.setenv("REGARDS_POLL_S", "often")
     with pytest.raises(errors.SettingsError, match="REGARDS_POLL_S must be a number"):
         made()
 
 
-def test_the_platform_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing else is said, the file is where the platform keeps settings."""
+def test_the_default_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without REGARDS_SETTINGS the file is in the platform's folder for settings."""
     monkeypatch.delenv("REGARDS_SETTINGS", raising=False)
     assert profiles_path().name == "profiles.toml"
     assert profiles_path().parent.name == "regards-nb"

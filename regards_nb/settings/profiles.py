@@ -1,25 +1,83 @@
-"""The settings file: profiles in TOML, and for what is wrong the line it stands on."""
+"""Settings: their names and types, profiles in the settings file, and the tracker they make."""
 
 from __future__ import annotations
 
 import os
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import platformdirs
 
+from regards_nb.client import RegardsClient
 from regards_nb.errors import SettingsError
-from regards_nb.settings.fields import what_is_wrong
+from regards_nb.settings.secrets import SECRETS, from_environment, has_password, secret, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_T = TypeVar("_T")
 
 PATH_VARIABLE = "REGARDS_SETTINGS"
 PROFILE_VARIABLE = "REGARDS_PROFILE"
 _HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One setting.
+
+    Attributes
+    ----------
+    kind : type
+        ``str``, ``bool`` or ``float``.
+    side : {"client", "tracker", "broker"}
+        What the setting is passed to.
+    meaning : str
+        One line for the documentation and error texts.
+    """
+
+    kind: type
+    side: Literal["client", "tracker", "broker"]
+    meaning: str
+
+
+FIELDS: dict[str, Field] = {
+    "amqp": Field(str, "broker", "amqps://user@broker:5671/regards.multitenant.manager"),
+    "queue": Field(str, "broker", "the queue that the administrator made for you"),
+    "url": Field(str, "client", "https://regards.example, the address of the REST interface"),
+    "tenant": Field(str, "client", "the project"),
+    "username": Field(str, "client", "your REGARDS account"),
+    "client_id": Field(str, "client", "the name of the application in REGARDS"),
+    "ca_bundle": Field(str, "client", "file of certificates to trust"),
+    "workspace": Field(str, "tracker", "folder for downloaded files"),
+    "journal": Field(str, "tracker", "the journal: path or database URL"),
+    "auto_download": Field(bool, "tracker", "fetch each sub-order when REGARDS announces it"),
+    "silence_s": Field(
+        float, "tracker", "seconds without a message before REGARDS is asked over REST"
+    ),
+    "poll_s": Field(float, "tracker", "seconds between two REST requests where there is no broker"),
+}
+
+_TRACKER_OPTIONS = ("tenant", *(name for name, f in FIELDS.items() if f.side == "tracker"))
+
+_EXAMPLE = """
+[swot]
+url = "https://regards.example"
+tenant = "project1"
+username = "john@example.org"
+# only with a RabbitMQ account; without one the tracker polls REGARDS over REST
+amqp = "amqps://john@broker.example:5671/regards.multitenant.manager"
+queue = "orders.john"
+"""
 
 
 def profiles_path() -> Path:
-    """Return where the settings file is: ``REGARDS_SETTINGS``, else the platform's place for it.
+    """Return the path of the settings file: ``REGARDS_SETTINGS``, else the platform's default.
 
     On Linux that is ``~/.config/regards-nb/profiles.toml``.
     """
@@ -30,7 +88,7 @@ def profiles_path() -> Path:
 
 
 def profile_names(path: Path | None = None) -> list[str]:
-    """Return the names of the profiles; none where there is no file.
+    """Return the names of the profiles; an empty list if there is no file.
 
     Raises
     ------
@@ -42,19 +100,19 @@ def profile_names(path: Path | None = None) -> list[str]:
 
 
 def read_profile(name: str | None = None, path: Path | None = None) -> tuple[str, dict[str, Any]]:
-    """Return a profile: its name and its settings.
+    """Return the name and the settings of a profile.
 
     Parameters
     ----------
     name : str, optional
-        By default that of ``REGARDS_PROFILE``, else the only one.
+        Default: the value of ``REGARDS_PROFILE``, else the only profile of the file.
     path : pathlib.Path, optional
-        By default `profiles_path`.
+        Default: `profiles_path`.
 
     Raises
     ------
     SettingsError
-        There is no such file or profile, or something in it is wrong: with file and line.
+        The file or the profile is missing, or a setting is wrong; the error names file and line.
     """
     path = path or profiles_path()
     file = _File(path)
@@ -66,7 +124,7 @@ def read_profile(name: str | None = None, path: Path | None = None) -> tuple[str
 
 
 class _File:
-    """A settings file, parsed, with its text for finding lines."""
+    """A parsed settings file; its text gives the line numbers for error messages."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -78,7 +136,7 @@ class _File:
                 f"there is no settings file {path}. Write one, for example:\n{_EXAMPLE}"
             ) from None
         except tomllib.TOMLDecodeError as exc:
-            # it says "at line 3, column 5" itself
+            # The parser's message ends with "(at line 3, column 5)".
             raise SettingsError(f"{path} is not TOML: {exc}") from None
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"{path} cannot be read: {exc}") from None
@@ -87,7 +145,7 @@ class _File:
         if len(self.profiles) != 1:
             raise SettingsError(
                 f"{self._path} has {len(self.profiles)} profiles "
-                f"({', '.join(self.profiles)}): say which, or set {PROFILE_VARIABLE}"
+                f"({', '.join(self.profiles)}): name one, or set {PROFILE_VARIABLE}"
             )
         (name,) = self.profiles
         return name
@@ -96,8 +154,8 @@ class _File:
         profile = self.profiles[name]
         if not isinstance(profile, dict):
             raise SettingsError(
-                f"{self._where(None, name)}: a profile begins with [{name}] and its settings "
-                "follow, each on a line"
+                f"{self._where(None, name)}: a profile begins with the line [{name}]; "
+                "its settings follow, one per line"
             )
         for key, value in profile.items():
             if wrong := what_is_wrong(key, value):
@@ -105,7 +163,7 @@ class _File:
         return dict(profile)
 
     def _where(self, profile: str | None, key: str) -> str:
-        """Return file and line of a key."""
+        """Return the file and the line of a key, for an error message."""
         table = None
         begins = re.compile(rf'\s*["\']?{re.escape(key)}["\']?\s*=')
         for number, line in enumerate(self._text.splitlines(), start=1):
@@ -116,12 +174,133 @@ class _File:
         return str(self._path)
 
 
-_EXAMPLE = """
-[swot]
-url = "https://regards.example"
-tenant = "project1"
-username = "john@example.org"
-# with an account for RabbitMQ; without, the orders are followed by asking now and then
-amqp = "amqps://john@broker.example:5671/regards.multitenant.manager"
-queue = "orders.john"
-"""
+def from_text(name: str, text: str) -> Any:
+    """Return the value of a setting from the text of its environment variable.
+
+    Raises
+    ------
+    SettingsError
+        The text is not a value of the setting's type.
+    """
+    kind = FIELDS[name].kind
+    if kind is bool:
+        if text.lower() in _TRUE | _FALSE:
+            return text.lower() in _TRUE
+        raise SettingsError(f"{variable(name)} must be true or false, not {text!r}")
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise SettingsError(f"{variable(name)} must be a number, not {text!r}") from None
+    return text
+
+
+def what_is_wrong(name: str, value: object) -> str | None:
+    """Return what is wrong with a value in the settings file, or None."""
+    if name in SECRETS:
+        return (
+            f"a file must not hold {name}: set {variable(name)}, or keep it in the "
+            "keyring of your system"
+        )
+    field = FIELDS.get(name)
+    if field is None:
+        return f"there is no setting {name}; the settings are {', '.join(FIELDS)}"
+    number = field.kind is float and isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, field.kind) and not number:
+        kind = {str: "a string", bool: "true or false", float: "a number"}[field.kind]
+        return f"{name} must be {kind} ({field.meaning}), not {value!r:.60}"
+    if name in {"amqp", "url"} and has_password(str(value)):
+        return f"{name} contains a password, which a file must not hold: remove it from the URL"
+    return None
+
+
+def tracker_from_profile(
+    make: Callable[..., _T], name: str | None, options: Mapping[str, Any]
+) -> _T:
+    """Make a tracker from a profile; see ``OrderTracker.from_profile``."""
+    profile, settings = read_profile(name)
+    return _tracker(make, settings, dict(options), f"profile {profile!r}")
+
+
+def tracker_from_env(make: Callable[..., _T], options: Mapping[str, Any]) -> _T:
+    """Make a tracker from environment variables; see ``OrderTracker.from_env``."""
+    return _tracker(make, {}, dict(options), "the environment")
+
+
+def _tracker(
+    make: Callable[..., _T], settings: dict[str, Any], options: dict[str, Any], source: str
+) -> _T:
+    settings = {**settings, **_environment()}
+    settings.update({name: options.pop(name) for name in FIELDS.keys() & options.keys()})
+    client = options.pop("client", None)
+    if client is None and settings.get("url"):
+        client = _client(settings, options, source)
+    amqp = settings.get("amqp")
+    if amqp is None and client is None:
+        raise SettingsError(
+            f"{source} gives neither the REST address (url, {variable('url')}) nor the RabbitMQ "
+            f"address (amqp, {variable('amqp')}): at least one is needed"
+        )
+    kept = {name: settings[name] for name in _TRACKER_OPTIONS if settings.get(name) is not None}
+    if isinstance(amqp, str):
+        amqp = _with_password(amqp, options.pop("amqp_password", None))
+    return make(amqp, settings.get("queue"), client=client, **kept, **options)
+
+
+def _environment() -> dict[str, Any]:
+    """Return the settings of the environment."""
+    texts = {name: os.environ.get(variable(name)) for name in FIELDS}
+    return {name: from_text(name, text) for name, text in texts.items() if text}
+
+
+def _client(settings: dict[str, Any], options: dict[str, Any], source: str) -> RegardsClient:
+    url, tenant, username = (settings.get(name) for name in ("url", "tenant", "username"))
+    if not tenant:
+        raise SettingsError(f"{source} has no tenant ({variable('tenant')}): {_meaning('tenant')}")
+    token = options.pop("token", None) or from_environment("token")
+    password = options.pop("password", None)
+    if token is None and password is None:
+        if not username:
+            raise SettingsError(
+                f"{source} has no username ({variable('username')}): {_meaning('username')}"
+            )
+        password = secret("password", service=f"regards-nb:{url}", user=username)
+    given: dict[str, Any] = {
+        "client_id": settings.get("client_id"),
+        "client_secret": options.pop("client_secret", None) or from_environment("client_secret"),
+        "ca_bundle": settings.get("ca_bundle"),
+    }
+    return RegardsClient(
+        str(url),
+        tenant=tenant,
+        username=username,
+        password=password,
+        token=token,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _with_password(amqp: str, given: str | None) -> str:
+    """Return the AMQP URL with its password added; a profile does not hold it."""
+    if has_password(amqp):
+        return amqp
+    try:
+        parts = urlsplit(amqp)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return amqp  # OrderTracker raises an error that says what is wrong with the URL
+    if not parts.username or not host:
+        return amqp
+    where = f"{host}:{port}" if port else host
+    password = (
+        given
+        or secret(
+            "amqp_password", service=f"regards-nb:{parts.scheme}://{where}", user=parts.username
+        ).reveal()
+    )
+    location = f"{parts.username}:{quote(password, safe='')}@{where}"
+    return urlunsplit(parts._replace(netloc=location))
+
+
+def _meaning(name: str) -> str:
+    return FIELDS[name].meaning

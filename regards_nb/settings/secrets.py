@@ -1,4 +1,4 @@
-"""Passwords and tokens: from the environment, the keyring of the system, or a prompt."""
+"""Passwords and tokens, from the environment, the keyring of the system or a prompt."""
 
 from __future__ import annotations
 
@@ -7,47 +7,61 @@ import importlib
 import os
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 from regards_nb.client import Secret
 from regards_nb.errors import SettingsError
-from regards_nb.settings.fields import variable
+
+#: Settings that a file must not hold.
+SECRETS = ("password", "token", "amqp_password", "client_secret")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting.
+
+    >>> variable("amqp_password")
+    'REGARDS_AMQP_PASSWORD'
+    """
+    return f"REGARDS_{name.upper()}"
 
 
 def secret(name: str, *, service: str, user: str) -> Secret:
-    """Return a secret that is needed.
+    """Return a password from the environment, the keyring or a prompt.
 
     Parameters
     ----------
     name : str
         ``password`` or ``amqp_password``.
     service : str
-        Whose it is, without any secret in it: the name in the keyring, and in the prompt.
+        The service that the password is for, without any secret in it. It is the name in the
+        keyring and in the prompt.
     user : str
 
     Raises
     ------
     SettingsError
-        It is nowhere, and nobody can be asked.
+        The password is in none of the three, or no user is there to answer a prompt.
     """
     found = from_environment(name) or _from_keyring(service, user)
     if found is not None:
         return found
     if not can_ask():
         raise SettingsError(
-            f"no password for {user} at {service}, and nobody to ask. Set {variable(name)}, or "
-            f"keep it in the keyring of your system:  keyring set {service} {user}"
+            f"no password for {user} at {service}, and no terminal to ask for it. "
+            f"Set {variable(name)}, or keep it in the keyring of your system:  "
+            f"keyring set {service} {user}"
         )
-    return _asked(f"Password of {user} at {service}: ")
+    return _from_prompt(f"Password of {user} at {service}: ")
 
 
 def from_environment(name: str) -> Secret | None:
-    """Return a secret of the environment."""
+    """Return a secret from its environment variable, or None."""
     text = os.environ.get(variable(name))
     return Secret(text) if text else None
 
 
 def can_ask() -> bool:
-    """Tell whether somebody could answer a prompt: a terminal, or a notebook."""
+    """Tell whether a user can answer a prompt: in a terminal or in a notebook."""
     kernel: Any = sys.modules.get("ipykernel")
     if kernel is not None:
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -55,20 +69,28 @@ def can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+def has_password(url: str) -> bool:
+    """Tell whether a URL contains a password."""
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        return "@" in url
+
+
 def _from_keyring(service: str, user: str) -> Secret | None:
     try:
         text = importlib.import_module("keyring").get_password(service, user)
-    except Exception:  # noqa: BLE001 - not installed, locked, or none on this system: ask
+    except Exception:  # noqa: BLE001 - keyring is missing or locked: use the prompt
         return None
     return Secret(text) if text else None
 
 
-def _asked(prompt: str) -> Secret:
+def _from_prompt(prompt: str) -> Secret:
     try:
         text = getpass.getpass(prompt)
     except (EOFError, OSError, RuntimeError, NotImplementedError) as exc:
-        # a notebook that runs without anybody there
-        raise SettingsError(f"nobody answered {prompt!r} ({type(exc).__name__})") from None
+        # A notebook that runs without a front end raises one of these.
+        raise SettingsError(f"the prompt {prompt!r} failed ({type(exc).__name__})") from None
     if not text:
         raise SettingsError(f"no answer to {prompt!r}")
     return Secret(text)
