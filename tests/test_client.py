@@ -343,7 +343,7 @@ def test_numbers_of_a_frame_are_numbers(simulator: Simulator, client: RegardsCli
 @pytest.mark.parametrize("tenant", ["", None])
 def test_a_client_has_a_tenant(tenant: Any) -> None:
     """Without one no login would ever succeed."""
-    with pytest.raises(SettingsError, match="tenant=..., the project"):
+    with pytest.raises(SettingsError, match="tenant=..., the name of the project"):
         RegardsClient("https://regards.example", tenant=tenant, username="john", password="s")
 
 
@@ -455,6 +455,6 @@ def test_nobody_there_is_said_with_the_address(simulator: Simulator) -> None:
     simulator.stop()
     with (
         client,
-        pytest.raises(ServiceUnreachableError, match=f"no answer from {address}: .*refused"),
+        pytest.raises(ServiceUnreachableError, match=f"no response from {address}: .*refused"),
     ):
         client.login()

@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from regards_nb import errors
-from regards_nb.client import REFUSALS, advice_for
-from regards_nb.client.transport import _silence
+from regards_nb.client import REFUSALS, NoResponse, advice_for
 from regards_nb.consumer.publishing import _translated
 from regards_nb.consumer.refusals import explain
 
@@ -52,9 +51,9 @@ def test_pika_s_are_translated(kind: type) -> None:
 def test_requests_are_put_into_words(kind: type) -> None:
     """No answer, and why; nothing of the exception itself, which may hold the token."""
     cause = made(kind)
-    silence = _silence(cause, (10.0, 120.0))
-    assert silence.reason
-    assert "refused - no access" not in silence.reason
+    outcome = NoResponse.because_of(cause, (10.0, 120.0))
+    assert outcome.reason
+    assert "refused - no access" not in outcome.reason
 
 
 @pytest.mark.parametrize("code", REFUSALS)

@@ -1,25 +1,32 @@
-"""The REST side of REGARDS: token, orders, manifest, zip and file streams over HTTPS."""
+"""The REST side of REGARDS: token, orders, manifest, streams of zips and files.
+
+- ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
+- ``origin``: the one address that is contacted; ``auth``: secrets and the token;
+- ``transport``: send, repeat, redirect; ``streaming``: bodies with files; ``pagination``: lists;
+- ``client``: `RegardsClient`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client.answers import is_too_parallel
+from regards_nb.client.auth import Secret
+from regards_nb.client.errors import REFUSALS, advice_for, is_too_parallel
+from regards_nb.client.models import ApplyResponse, RemoteOrder
 from regards_nb.client.origin import DownloadLink, Origin
-from regards_nb.client.refusals import REFUSALS, advice_for
-from regards_nb.client.rows import ApplyResponse, RemoteOrder
-from regards_nb.client.secret import Secret
 
 if TYPE_CHECKING:
-    from regards_nb.client.api import RegardsClient
-    from regards_nb.client.body import Body
+    from regards_nb.client.client import RegardsClient
+    from regards_nb.client.streaming import Body
+    from regards_nb.client.transport import NoResponse
 
 __all__ = [
     "REFUSALS",
     "ApplyResponse",
     "Body",
     "DownloadLink",
+    "NoResponse",
     "Origin",
     "RegardsClient",
     "RemoteOrder",
@@ -28,11 +35,11 @@ __all__ = [
     "is_too_parallel",
 ]
 
-_MODULE_OF = {"RegardsClient": "api", "Body": "body"}
+_MODULE_OF = {"RegardsClient": "client", "Body": "streaming", "NoResponse": "transport"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs requests when it is first used: a tracker may do without the REST side."""
+    """Import what needs requests when it is first used: a tracker can work without REST."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""Where REGARDS is: the one origin that is ever contacted, and links judged against it. Pure."""
+"""The one origin that the client contacts, and the comparison of links with it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class DownloadLink(NamedTuple):
-    """What a download link in a message says. It is read, never followed."""
+    """The content of a download link in a message. The client never follows such a link."""
 
-    #: The order that it is about, if it has the form of a download link.
+    #: The order id, if the link has the form of a download link.
     order_id: int | None
-    #: Its host, where that is not the configured one; to be shown, never to be contacted.
+    #: The host, if it is not the configured one. It is shown, never contacted.
     foreign_host: str | None
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port, and the path below which REGARDS is served."""
+    """Scheme, host, port, and the path below which REGARDS is served."""
 
     scheme: str
     host: str
@@ -33,13 +33,13 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, base_url: str) -> Origin:
-        """Read the base URL that the user gave.
+        """Read a base URL.
 
         Raises
         ------
         SettingsError
-            It is no ``https://host[:port][/path]``, or holds a user name or password. ``http`` is
-            for this computer itself only: the password would cross the network in clear.
+            It is no ``https://host[:port][/path]``, or it holds a user name or password. ``http``
+            is accepted for this computer only: elsewhere the password could be read on the way.
 
         Examples
         --------
@@ -51,15 +51,15 @@ class Origin(NamedTuple):
             raise SettingsError("base_url must look like https://regards.example")
         if parts.username is not None or parts.password is not None:
             raise SettingsError(
-                "base_url must not hold a user name or password: they would end up in logs. "
+                "base_url must not hold a user name or password: they would get into logs. "
                 "Give username=... and password=..."
             )
         if parts.query or parts.fragment:
             raise SettingsError("base_url must not have a '?' or '#' part")
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
             raise SettingsError(
-                f"base_url is http://{parts.hostname}: without TLS everyone on the way could read "
-                "the password. Use https://"
+                f"base_url is http://{parts.hostname}: without TLS the password could be read on "
+                "the network. Use https://"
             )
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
@@ -71,7 +71,7 @@ class Origin(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this computer."""
+        """Whether REGARDS runs on this computer."""
         return _is_loopback(self.host)
 
     def url(self, path: str) -> str:
@@ -79,7 +79,7 @@ class Origin(NamedTuple):
         return f"{self}{path}"
 
     def follow(self, url: str, location: str) -> str | None:
-        """Return where a redirection from *url* leads, or None if that is another origin."""
+        """Return the target of a redirect from *url*; None if it is another origin."""
         target = urljoin(url, location)
         return target if self._foreign_host(target) is None else None
 
@@ -94,7 +94,7 @@ class Origin(NamedTuple):
         """
         if not link:
             return DownloadLink(None, None)
-        # An administrator may have written the host of the project without its scheme.
+        # Some administrators enter the host of the project without a scheme (protocol.md 1.1).
         url = link if _SCHEME.match(link) or link.startswith("/") else f"//{link}"
         parts = _split(url)
         if parts is None:
@@ -128,7 +128,7 @@ class _Parts(NamedTuple):
 
 
 def _split(url: str) -> _Parts | None:
-    """Split a URL; None where it is none, be it only in its port."""
+    """Split a URL; return None if a part of it, such as the port, is not valid."""
     try:
         parts = urlsplit(url)
         return _Parts(

@@ -1,8 +1,8 @@
-"""HTTP as REGARDS needs it: one origin, a token that cannot be replaced, careful repetition.
+"""HTTP requests to one origin: the token, redirects within the origin, and careful repetition.
 
-What may be repeated is decided here: reading may, acting may not, and the GET of a zip may only
-before its first byte, because each one spends quota and changes what the next will hold
-(protocol.md 1.0, 4 and 6).
+`Repeat` decides which requests may be sent again. Reading may, actions may not. The GET of a zip
+may only if the server surely did not get it: each one spends quota and changes what the next zip
+holds (protocol.md 1.0, 4 and 6).
 """
 
 from __future__ import annotations
@@ -20,74 +20,93 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from regards_nb.client.answers import (
-    MAX_JSON_BYTES,
-    MAX_RETRY_AFTER_S,
-    Answer,
-    error_for,
-    is_temporary,
-)
-from regards_nb.client.body import Body
+from regards_nb.client.errors import TokenVerdict, error_for, is_temporary, token_verdict
+from regards_nb.client.models import Response
+from regards_nb.client.streaming import Body
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from regards_nb.client.login import Token, Tokens
+    from regards_nb.client.auth import Token, TokenProvider
     from regards_nb.client.origin import Origin
 
-_MAX_REDIRECTS = 3
+#: No response of REGARDS but files is larger; a page of 2000 files has less than 2 MB.
+MAX_JSON_BYTES = 16 << 20
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_TRIES = 4
+_MAX_REDIRECTS = 3
+_MAX_ATTEMPTS = 4
 _MAX_BACKOFF_FACTOR = 30
-#: Parallel connections kept open for the next request.
+#: A request is not repeated if the server asks for a longer wait.
+_MAX_RETRY_AFTER_S = 120.0
+#: Connections kept open for the next request.
 _POOL_SIZE = 16
 
 
 class Repeat(Enum):
-    """When a request may be sent once more."""
+    """When a request may be sent again."""
 
-    #: It acts: nobody knows whether it did.
+    #: An action. After an error the server may have done it.
     NEVER = auto()
-    #: A zip: only where surely nothing of it was made.
-    UNANSWERED = auto()
-    #: It only reads.
-    FREELY = auto()
+    #: A zip. Only if the server surely made nothing of it.
+    IF_NOT_STARTED = auto()
+    #: A request that only reads.
+    IF_TEMPORARY = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request, as it is meant; it may be sent several times."""
+class RequestSpec:
+    """A request to REGARDS. The transport may send it several times."""
 
     path: str
     method: str = "GET"
     params: Mapping[str, str | int] = field(default_factory=dict)
     json: Any = field(default=None, repr=False)
-    repeat: Repeat = Repeat.FREELY
-    #: Refusals that are answers all the same.
-    welcome: frozenset[int] = frozenset()
-    #: Set when nobody waits for the answer any more.
+    repeat: Repeat = Repeat.IF_TEMPORARY
+    #: Error statuses that are returned as a response instead of raised.
+    accepted_statuses: frozenset[int] = frozenset()
+    #: Set when the response is no longer needed.
     stop: threading.Event | None = None
 
-    @property
-    def asked(self) -> str:
-        """The request for error texts: no host, no query."""
+    def __str__(self) -> str:
+        """Return the request for error texts, without host and query."""
         return f"{self.method} {self.path}"
 
 
-class _Silence(NamedTuple):
-    """That there is no answer, and why."""
+class NoResponse(NamedTuple):
+    """Why a request got no response, in words that hold no secret."""
 
     reason: str
-    #: It may still be worked on.
+    #: The server may have received the request.
     in_work: bool
+
+    @classmethod
+    def because_of(
+        cls, error: requests.RequestException, timeout_s: tuple[float, float]
+    ) -> NoResponse:
+        """Read an exception of requests. *timeout_s*: to connect, to the next byte."""
+        if isinstance(error, requests.ConnectTimeout):
+            return cls(f"no connection within {timeout_s[0]:g} s", in_work=False)
+        if isinstance(error, requests.ReadTimeout):
+            return cls(f"no byte for {timeout_s[1]:g} s", in_work=True)
+        chain: list[BaseException] = [error]
+        while (cause := chain[-1].__context__) is not None:
+            chain.append(cause)
+        reason = type(error).__name__
+        if isinstance(chain[-1], OSError) and len(chain) > 1:
+            reason = f"{reason}: {chain[-1].strerror or chain[-1]}"
+        # Without a connection nothing was sent.
+        names = {type(link).__name__ for link in chain}
+        connected = not names & {"NewConnectionError", "NameResolutionError", "SSLError"}
+        return cls(clean(reason), in_work=connected)
 
 
 class BearerAuth(AuthBase):
-    """Puts the token into a request at the last moment.
+    """Adds the token to a request.
 
-    As an AuthBase: a plain header would be replaced by what ~/.netrc has for the host.
+    An AuthBase, because requests replaces a plain header by what ~/.netrc has for the host.
     """
 
     def __init__(self, token: Token) -> None:
@@ -100,18 +119,19 @@ class BearerAuth(AuthBase):
 
 
 class Transport:
-    """Sends calls to one origin. Safe in any thread.
+    """Sends requests to one origin. Thread-safe.
 
     Parameters
     ----------
     origin : Origin
-        Nothing else is ever contacted.
+        No other host is contacted.
     ca_bundle : str, optional
         Certificates to trust; by default those of REQUESTS_CA_BUNDLE, else certifi's.
     connect_timeout_s, read_timeout_s : float
         How long to wait for a connection, and for the next bytes.
     backoff_s : float
-        The first wait before a repetition is between 0 and this; each may be twice as long.
+        The first wait before a repetition is between 0 and this; each next one is up to twice as
+        long.
     """
 
     def __init__(
@@ -128,99 +148,112 @@ class Transport:
         self._timeout_s = (connect_timeout_s, read_timeout_s)
         self._backoff_s = backoff_s
         self._closed = threading.Event()
-        # One session for all threads: what it shares between them are connections, in urllib3's
-        # own pool. The one thing that is not safe to share, cookies, REGARDS does not use.
+        # One session for all threads: it shares connections between them, in the thread-safe pool
+        # of urllib3. Cookies would not be thread-safe; the gateway of REGARDS removes them anyway.
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # An added gzip layer would hide what really arrives.
+        # A compressed zip would hide the bytes that the server sent.
         self._session.headers["Accept-Encoding"] = "identity"
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE)
         self._session.mount(f"{origin.scheme}://", adapter)
-        # A proxy is for other computers; the password for this one is none of its business.
+        # A request to this computer needs no proxy, and the proxy would see the password.
         self._proxies = {"http": "", "https": ""} if origin.is_loopback else None
 
     def close(self) -> None:
-        """Close the connections; calls that wait to be repeated fail."""
+        """Close the connections. Requests that wait to be repeated fail."""
         self._closed.set()
         self._session.close()
 
-    def exchange(self, call: Call, auth: Tokens | AuthBase) -> Answer:
-        """Send a call and return the whole answer.
+    def exchange(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response:
+        """Send a request and return the whole response.
 
         Raises
         ------
         ServiceError
-            The answer is an error, or there is none.
+            The response is an error, or there is none.
         """
-        outcome = self._until_welcome(call, auth)
-        return outcome if isinstance(outcome, Answer) else _read(outcome, call.asked)
+        outcome = self._send_until_accepted(request, auth)
+        return outcome if isinstance(outcome, Response) else _read(outcome, str(request))
 
     @contextmanager
-    def stream(self, call: Call, auth: Tokens | AuthBase) -> Iterator[Body]:
-        """Send a call and hand out the body of the answer; close it at the end."""
-        response = self._until_welcome(call, auth)
-        assert isinstance(response, requests.Response)  # noqa: S101 - no refusal is welcome here
+    def stream(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Iterator[Body]:
+        """Send a request and yield the body of the response; close it at the end."""
+        response = self._send_until_accepted(request, auth)
+        assert isinstance(response, requests.Response)  # noqa: S101 - no error status is accepted
         with response:
-            yield Body(response, call.asked)
+            yield Body(response, str(request))
 
-    def _until_welcome(self, call: Call, auth: Tokens | AuthBase) -> requests.Response | Answer:
-        """Send a call, and again where that may help, until the answer is welcome."""
-        tries = 0
+    def _send_until_accepted(
+        self, request: RequestSpec, auth: TokenProvider | AuthBase
+    ) -> requests.Response | Response:
+        """Send a request, and again where `Repeat` allows it, until the response is accepted."""
+        attempt = 0
         while True:
-            tries += 1
-            outcome = self._authorised(call, auth)
+            attempt += 1
+            outcome = self._send_authorised(request, auth)
             if isinstance(outcome, requests.Response):
                 return outcome
-            if isinstance(outcome, Answer) and outcome.status in call.welcome:
+            if isinstance(outcome, Response) and outcome.status in request.accepted_statuses:
                 return outcome
-            if tries == _MAX_TRIES or not _may_repeat(call, outcome):
-                raise self._error(call, outcome)
-            self._pause(call, outcome, tries)
+            if attempt == _MAX_ATTEMPTS or not _may_repeat(request, outcome):
+                raise self._error(request, outcome)
+            self._wait_before_repetition(request, outcome, attempt)
 
-    def _authorised(
-        self, call: Call, auth: Tokens | AuthBase
-    ) -> requests.Response | Answer | _Silence:
-        """Send a call with a token, and once more with a new one where it was refused."""
+    def _send_authorised(
+        self, request: RequestSpec, auth: TokenProvider | AuthBase
+    ) -> requests.Response | Response | NoResponse:
+        """Send a request with a token, and once more with a new one if the token was refused."""
         if isinstance(auth, AuthBase):
-            return self._send(call, auth)
+            return self._send(request, auth)
         token = auth.current()
-        outcome = self._send(call, BearerAuth(token))
-        if not isinstance(outcome, Answer) or not _refuses(outcome, token, call):
+        outcome = self._send(request, BearerAuth(token))
+        if not isinstance(outcome, Response):
             return outcome
-        newer = auth.renewed(token, certain=outcome.status == 401 or token.has_ended)
+        verdict = token_verdict(
+            outcome,
+            token_has_ended=token.has_ended,
+            may_have_acted=request.repeat is not Repeat.IF_TEMPORARY,
+        )
+        if verdict is TokenVerdict.VALID:
+            return outcome
+        newer = auth.renewed(token, is_doubtful=verdict is TokenVerdict.DOUBTFUL)
         if newer is None:
             return outcome
-        refused_with = outcome.status
-        outcome = self._send(call, BearerAuth(newer))
-        if isinstance(outcome, Answer) and outcome.status == refused_with:
-            auth.renewing_was_useless()
+        first_status = outcome.status
+        outcome = self._send(request, BearerAuth(newer))
+        if isinstance(outcome, Response) and outcome.status == first_status:
+            auth.renewal_did_not_help()
         return outcome
 
-    def _send(self, call: Call, auth: AuthBase) -> requests.Response | Answer | _Silence:
-        """Send a call once, following redirections within the origin."""
-        url = self._origin.url(call.path)
-        response = self._send_to(url, call, auth)
+    def _send(
+        self, request: RequestSpec, auth: AuthBase
+    ) -> requests.Response | Response | NoResponse:
+        """Send a request once, following redirects within the origin."""
+        url = self._origin.url(request.path)
+        response = self._send_to(url, request, auth)
         for _ in range(_MAX_REDIRECTS):
-            if isinstance(response, _Silence) or response.status_code not in _REDIRECTS:
+            if isinstance(response, NoResponse) or response.status_code not in _REDIRECTS:
                 break
-            url = self._redirected(response, url, call)
-            response = self._send_to(url, call, auth)
-        if isinstance(response, _Silence):
+            url = self._redirected(response, url, request)
+            response = self._send_to(url, request, auth)
+        if isinstance(response, NoResponse):
             return response
         if 200 <= response.status_code < 300:
             return response
-        return _read(response, call.asked)
+        return _read(response, str(request))
 
-    def _send_to(self, url: str, call: Call, auth: AuthBase) -> requests.Response | _Silence:
+    def _send_to(
+        self, url: str, request: RequestSpec, auth: AuthBase
+    ) -> requests.Response | NoResponse:
         if self._closed.is_set():
             raise SettingsError("this RegardsClient is closed: make a new one")
         try:
             return self._session.request(
-                call.method,
+                request.method,
                 url,
-                # a redirection brings its own query
-                params=call.params if url == self._origin.url(call.path) else None,
-                json=call.json,
+                # The target of a redirect has its own query.
+                params=request.params if url == self._origin.url(request.path) else None,
+                json=request.json,
                 auth=auth,
                 timeout=self._timeout_s,
                 allow_redirects=False,
@@ -230,62 +263,56 @@ class Transport:
             )
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
-            return _silence(exc, self._timeout_s)
+            return NoResponse.because_of(exc, self._timeout_s)
 
-    def _redirected(self, response: requests.Response, url: str, call: Call) -> str:
-        """Return where a redirection leads; another origin is not followed."""
+    def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
+        """Return the target of a redirect; raise if it is another origin."""
         response.close()
         location = response.headers.get("Location", "")
         target = self._origin.follow(url, location) if location else None
-        if target is None or call.method != "GET":
+        if target is None or request.method != "GET":
             raise UnexpectedAnswerError(
-                f"{call.asked}: HTTP {response.status_code}, redirected to "
+                f"{request}: HTTP {response.status_code}, redirected to "
                 f"{clean(urlsplit(location).netloc or location or 'nowhere')}. The token is "
                 "sent to base_url only: if REGARDS has moved there, give it as base_url",
                 status_code=response.status_code,
             )
         return target
 
-    def _error(self, call: Call, outcome: Answer | _Silence) -> Exception:
-        if isinstance(outcome, Answer):
+    def _error(self, request: RequestSpec, outcome: Response | NoResponse) -> Exception:
+        if isinstance(outcome, Response):
             return error_for(outcome)
         return ServiceUnreachableError(
-            f"{call.asked}: no answer from {self._origin}: {outcome.reason}",
+            f"{request}: no response from {self._origin}: {outcome.reason}",
             in_work=outcome.in_work,
         )
 
-    def _pause(self, call: Call, outcome: Answer | _Silence, tries: int) -> None:
-        """Wait before a repetition: as long as the server asks, or a random while."""
-        factor = min(2 ** (tries - 1), _MAX_BACKOFF_FACTOR)
+    def _wait_before_repetition(
+        self, request: RequestSpec, outcome: Response | NoResponse, attempt: int
+    ) -> None:
+        """Wait for a random time, or as long as the server asks."""
+        factor = min(2 ** (attempt - 1), _MAX_BACKOFF_FACTOR)
         pause_s = random.uniform(0, self._backoff_s * factor)
-        if isinstance(outcome, Answer) and outcome.retry_after_s is not None:
-            if outcome.retry_after_s > MAX_RETRY_AFTER_S:
-                raise self._error(call, outcome)
+        if isinstance(outcome, Response) and outcome.retry_after_s is not None:
+            if outcome.retry_after_s > _MAX_RETRY_AFTER_S:
+                raise self._error(request, outcome)
             pause_s = max(outcome.retry_after_s, pause_s)
-        if (call.stop or self._closed).wait(pause_s):
-            raise self._error(call, outcome)
+        if (request.stop or self._closed).wait(pause_s):
+            raise self._error(request, outcome)
 
 
-def _refuses(answer: Answer, token: Token, call: Call) -> bool:
-    """Tell whether a refusal may be about the token (protocol.md 1.0, 9)."""
-    if answer.status == 500 and call.repeat is not Repeat.FREELY:
-        # it may have acted, and said so badly
-        return token.has_ended
-    return answer.status in (401, 403, 500) and (token.has_ended or not answer.messages)
-
-
-def _may_repeat(call: Call, outcome: Answer | _Silence) -> bool:
-    if call.repeat is Repeat.NEVER:
+def _may_repeat(request: RequestSpec, outcome: Response | NoResponse) -> bool:
+    if request.repeat is Repeat.NEVER:
         return False
-    if isinstance(outcome, _Silence):
-        return call.repeat is Repeat.FREELY or not outcome.in_work
-    if outcome.status == 500 and call.repeat is Repeat.UNANSWERED:
+    if isinstance(outcome, NoResponse):
+        return request.repeat is Repeat.IF_TEMPORARY or not outcome.in_work
+    if outcome.status == 500 and request.repeat is Repeat.IF_NOT_STARTED:
         return False
     return is_temporary(outcome)
 
 
-def _read(response: requests.Response, asked: str) -> Answer:
-    """Read a whole body that is not files, and close the answer."""
+def _read(response: requests.Response, request: str) -> Response:
+    """Read a whole body that holds no files, and close the response."""
     body = bytearray()
     reason = None
     with response:
@@ -298,26 +325,8 @@ def _read(response: requests.Response, asked: str) -> Answer:
         except requests.RequestException as exc:
             reason = f"the connection broke ({type(exc).__name__})"
     if reason is None:
-        return Answer(asked, response.status_code, response.headers, bytes(body))
+        return Response(request, response.status_code, response.headers, bytes(body))
     raise UnexpectedAnswerError(
-        f"{asked}: HTTP {response.status_code} with a body that cannot be read: {reason}",
+        f"{request}: HTTP {response.status_code} with a body that cannot be read: {reason}",
         status_code=response.status_code,
     )
-
-
-def _silence(exc: requests.RequestException, timeout_s: tuple[float, float]) -> _Silence:
-    """Say why there is no answer, in words that hold no secret."""
-    if isinstance(exc, requests.ConnectTimeout):
-        return _Silence(f"no connection within {timeout_s[0]:g} s", in_work=False)
-    if isinstance(exc, requests.ReadTimeout):
-        return _Silence(f"nothing came for {timeout_s[1]:g} s", in_work=True)
-    chain: list[BaseException] = [exc]
-    while (cause := chain[-1].__context__) is not None:
-        chain.append(cause)
-    reason = type(exc).__name__
-    if isinstance(chain[-1], OSError) and len(chain) > 1:
-        reason = f"{reason}: {chain[-1].strerror or chain[-1]}"
-    # Without a connection nothing was sent; with one, the server may be at work on it.
-    names = {type(link).__name__ for link in chain}
-    connected = not names & {"NewConnectionError", "NameResolutionError", "SSLError"}
-    return _Silence(clean(reason), in_work=connected)

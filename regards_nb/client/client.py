@@ -1,8 +1,10 @@
-"""``RegardsClient``: what one asks REGARDS over REST, method by method (protocol.md 1.1 to 1.5)."""
+"""``RegardsClient``: the REST interface of REGARDS, a method for each request.
+
+The requests are those of protocol.md 1.1 to 1.5.
+"""
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from itertools import islice
 from operator import attrgetter
@@ -10,13 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from requests.auth import HTTPBasicAuth
 
-from regards_nb.client.answers import error_for
-from regards_nb.client.listing import manifest, pages
-from regards_nb.client.login import Token, Tokens
+from regards_nb.client.auth import Secret, Token, TokenProvider
+from regards_nb.client.errors import error_for
+from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
-from regards_nb.client.rows import apply_answer, read_page, remote_order
-from regards_nb.client.secret import Secret
-from regards_nb.client.transport import Call, Repeat, Transport
+from regards_nb.client.pagination import iter_manifest, iter_pages
+from regards_nb.client.transport import Repeat, RequestSpec, Transport
 from regards_nb.errors import (
     NotAllowedError,
     ServiceLoginError,
@@ -26,48 +27,45 @@ from regards_nb.errors import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
     import pandas as pd
 
-    from regards_nb.client.answers import Answer
-    from regards_nb.client.body import Body
-    from regards_nb.client.rows import ApplyResponse, RemoteOrder
+    from regards_nb.client.models import ApplyResponse, RemoteOrder, Response
+    from regards_nb.client.streaming import Body
     from regards_nb.files import FileRecord
 
 _TOKEN = "/api/v1/rs-authentication/oauth/token"  # noqa: S105 - a path
 _ORDERS = "/api/v1/rs-order/user/orders"
 _FILES = "/api/v1/rs-order/orders"
 
-#: Where a login does not say how long its token lives.
-_DEFAULT_LIFE_S = 300.0
-#: What proxies and login portals answer with.
-_PAGES = ("text/html", "application/json", "application/xhtml")
+#: The content types of pages of proxies and login portals.
+_PAGE_TYPES = ("text/html", "application/json", "application/xhtml")
 
 
 class RegardsClient:
-    """A REGARDS project over REST. Nothing is sent before the first method is called.
+    """A project of REGARDS over REST. The first method that is called sends the first request.
 
     Parameters
     ----------
     base_url : str
-        ``https://host[:port][/path]``. The token is sent there and nowhere else.
+        ``https://host[:port][/path]``. The token is sent to this address only.
     tenant : str
         Name of the project.
     username, password : str, optional
-        The login; used again when the token ends.
+        The login; the client logs in again before the token ends.
     token : str, optional
-        A token instead of a login; when it ends, a new client is needed.
+        A token instead of a login. When it ends, make a new client.
     client_id, client_secret : str
-        The application, as REGARDS knows it.
+        The application that REGARDS knows; the defaults are those of REGARDS.
     ca_bundle : str, optional
-        File of certificates to trust, instead of REQUESTS_CA_BUNDLE or certifi's.
+        File of certificates to trust, instead of those of REQUESTS_CA_BUNDLE or certifi.
     connect_timeout_s, read_timeout_s : float
-        How long to wait for a connection, and for the next bytes of an answer.
+        How long to wait for a connection, and for the next bytes of a response.
     backoff_s : float
-        Unit of the random waits before a request is repeated.
+        Upper limit of the first random wait before a request is repeated; it doubles each time.
 
     Raises
     ------
@@ -81,7 +79,7 @@ class RegardsClient:
 
     Notes
     -----
-    Safe to use from several threads. Not picklable: it holds a password.
+    Thread-safe. Not picklable, because it holds a password.
     """
 
     def __init__(
@@ -99,11 +97,14 @@ class RegardsClient:
         read_timeout_s: float = 120.0,
         backoff_s: float = 1.0,
     ) -> None:
-        # Hidden before anything can fail: tracebacks may show the variables of this frame.
-        password, token = _hidden(password), _hidden(token)
+        # Before anything can fail: tracebacks may show the variables of this frame.
+        password = None if password is None else Secret.of(password)
+        token = None if token is None else Secret.of(token)
         client_secret = Secret.of(client_secret)
         if not tenant or not isinstance(tenant, str):
-            raise SettingsError(f"RegardsClient needs tenant=..., the project, not {tenant!r}")
+            raise SettingsError(
+                f"RegardsClient needs tenant=..., the name of the project, not {tenant!r}"
+            )
         if token is None and (not username or password is None):
             raise SettingsError("RegardsClient needs username=... and password=..., or token=...")
         self.tenant = tenant
@@ -118,8 +119,9 @@ class RegardsClient:
             read_timeout_s=read_timeout_s,
             backoff_s=backoff_s,
         )
-        given = None if token is None else Token(token, math.inf, math.inf)
-        self._tokens = Tokens(None if password is None else self._log_in, given)
+        self._tokens = TokenProvider(
+            None if password is None else self._log_in, None if token is None else Token(token)
+        )
 
     def __repr__(self) -> str:
         user = f" username={self.username!r}" if self.username else ""
@@ -133,17 +135,17 @@ class RegardsClient:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a RegardsClient is not pickled: it holds a password. Make one where needed"
+            "a RegardsClient is not pickled, because it holds a password: make a new one there"
         )
 
     @property
     def base_url(self) -> str:
-        """Where REGARDS is, as it is contacted."""
+        """The address of REGARDS."""
         return str(self._origin)
 
     @property
     def token_ends_at(self) -> datetime | None:
-        """When the login ends, which is renewed before; None before the first request."""
+        """When the token ends; the client renews it before. None before the first request."""
         return self._tokens.ends_at
 
     def close(self) -> None:
@@ -151,42 +153,42 @@ class RegardsClient:
         self._transport.close()
 
     def login(self) -> None:
-        """Get a token now, instead of at the first request.
+        """Get a token now, instead of with the first request.
 
         Raises
         ------
         ServiceLoginError
-            User name, password, tenant or application refused.
+            The server refused user name, password, tenant or application.
         ServiceUnreachableError
-            No answer.
+            No response.
         """
         self._tokens.current()
 
     def order(self, order_id: int) -> RemoteOrder:
-        """Return what the server knows of one order.
+        """Return one order as the server sees it.
 
         Raises
         ------
         OrderNotFoundError
-            There is none of that number.
+            The server has no order with that id.
         NotAllowedError
-            It belongs to somebody else.
+            The order belongs to another user.
         """
-        answer = self._ask(Call(path=f"{_ORDERS}/{_number(order_id)}"))
-        return remote_order(answer.json(), answer.asked)
+        response = self._exchange(RequestSpec(path=f"{_ORDERS}/{_number(order_id)}"))
+        return remote_order(response.json(), response.request)
 
     def orders(self, *, limit: int | None = None) -> pd.DataFrame:
-        """Return the user's orders as the server sees them, wherever they were made.
+        """Return all orders of the user as the server sees them, also those made elsewhere.
 
         Parameters
         ----------
         limit : int, optional
-            Only the newest.
+            Return only the newest orders, at most so many.
 
         Returns
         -------
         pandas.DataFrame
-            Newest first, index ``order_id``, without the deleted ones; to be filtered, as in
+            Index ``order_id``, newest first, without deleted orders. Filter it as in
             ``client.orders().query("status == 'PAUSED'")``.
         """
         from regards_nb.frames import orders_frame
@@ -194,51 +196,56 @@ class RegardsClient:
         return orders_frame(islice(self.iter_orders(), limit))
 
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
-        """Yield all orders of the user, newest first, page by page as they are taken."""
+        """Yield all orders of the user, newest first. Pages are requested as needed."""
         seen: set[int] = set()
-        for page in pages(self._ask, lambda query: Call(path=_ORDERS, params=query), page_size):
-            known = len(seen)
-            for value in page.items:
-                order = remote_order(value, page.asked)
-                # the pages shift when an order is added meanwhile
+
+        def page_request(query: dict[str, Any]) -> RequestSpec:
+            return RequestSpec(path=_ORDERS, params=query)
+
+        for page in iter_pages(self._exchange, page_request, page_size):
+            seen_before = len(seen)
+            for item in page.items:
+                order = remote_order(item, page.request)
+                # A new order moves the others to the next page: some come twice.
                 if order.order_id not in seen:
                     seen.add(order.order_id)
                     yield order
-            if len(seen) == known:
-                return  # a server that repeats itself would do so for ever
+            if len(seen) == seen_before:
+                return  # The server repeats a page: it would never end.
 
     def clock_skew_s(self) -> float | None:
-        """Return by how much our clock is ahead of the server's; None where it does not say."""
-        answer = self._ask(Call(path=_ORDERS, params={"page": 0, "size": 1}))
-        read_page(answer.json(), answer.asked)  # the clock of a proxy is of no interest
-        return answer.clock_skew_s
+        """Return how many seconds our clock is ahead of the server's; None if it sends no date."""
+        response = self._exchange(RequestSpec(path=_ORDERS, params={"page": 0, "size": 1}))
+        read_page(response.json(), response.request)  # raises if a proxy answered
+        return response.clock_skew_s
 
     def available_files(
         self, order_id: int, *, stop: threading.Event | None = None
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
-        Files that were downloaded are not in it any more.
+        Files that were downloaded are no longer in it.
         """
-        return _by_id(self.iter_available_files(order_id, stop=stop))
+        return sorted(self.iter_available_files(order_id, stop=stop), key=attrgetter("file_id"))
 
     def iter_available_files(
         self, order_id: int, *, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
-        """Yield the manifest, page by page as it is taken: there may be very many files."""
-        return self._files(order_id, "files/available", stop)
+        """Yield the files of the manifest. Pages are requested as needed."""
+        return self._iter_files(order_id, "files/available", stop)
 
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> list[FileRecord]:
         """Return all files of one data set of an order, whatever their state on the server."""
-        return _by_id(self.iter_dataset_files(order_id, dataset_id, stop=stop))
+        files = self.iter_dataset_files(order_id, dataset_id, stop=stop)
+        return sorted(files, key=attrgetter("file_id"))
 
     def iter_dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
-        """Yield the same, page by page as it is taken."""
-        return self._files(order_id, f"dataset/{dataset_id}/files", stop)
+        """Yield all files of one data set of an order. Pages are requested as needed."""
+        return self._iter_files(order_id, f"dataset/{dataset_id}/files", stop)
 
     def apply(
         self,
@@ -248,29 +255,29 @@ class RegardsClient:
         filename_regexp: str | None = None,
         correlation_id: str | None = None,
     ) -> ApplyResponse:
-        """Ask for an order.
+        """Request an order.
 
         Parameters
         ----------
         queries : sequence of str
             Queries of the catalogue (OpenSearch).
         data_types : sequence of str, optional
-            ``RAWDATA``, ``QUICKLOOK``; by default what the server chooses.
+            ``RAWDATA``, ``QUICKLOOK``; by default the server chooses.
         filename_regexp : str, optional
-            Only files whose whole name matches.
+            Order only files whose whole name matches.
         correlation_id : str, optional
             The client's own name for the order, at most 255 characters.
 
         Returns
         -------
         ApplyResponse
-            GRANTED with an order id; or DENIED, FAILED with the reason.
+            GRANTED with an order id; or DENIED or FAILED with the reason.
 
         Raises
         ------
         ServiceError
-            The request itself is not valid, or there is no answer. It is not sent twice: without
-            an answer nobody knows whether there is an order now.
+            The request is not valid, or there is no response. The request is never repeated:
+            without a response the server may have made the order.
         """
         filters = {"dataTypes": list(data_types or ()), "filenameRegExp": filename_regexp}
         filters = {name: value for name, value in filters.items() if value}
@@ -279,56 +286,58 @@ class RegardsClient:
             **({"filters": filters} if filters else {}),
             **({"correlationId": correlation_id} if correlation_id else {}),
         }
-        call = Call(
+        request = RequestSpec(
             method="POST",
             path=f"{_ORDERS}/apply",
             json=body,
             repeat=Repeat.NEVER,
-            welcome=frozenset({422}),
+            accepted_statuses=frozenset({422}),
         )
-        answer = self._ask(call)
-        read = apply_answer(answer.json())
-        if read is not None:
-            return read
-        if answer.status == 422:
-            raise error_for(answer)
-        raise UnexpectedAnswerError(f"{answer.described()}. That is no answer to a request")
+        response = self._exchange(request)
+        outcome = apply_response(response.json())
+        if outcome is not None:
+            return outcome
+        if response.status == 422:
+            raise error_for(response)
+        raise UnexpectedAnswerError(
+            f"{response.describe()}. That is no response to a request for an order"
+        )
 
     @contextmanager
     def open_zip(
         self, order_id: int, *, stop: threading.Event | None = None
     ) -> Iterator[Body | None]:
-        """Open the zip of all files that are available now, or None if there is none.
+        """Open the zip of all files that are available now; None if there are none.
 
-        Every call spends quota. Once its end was received, the server counts the files as
-        downloaded and prepares the next (protocol.md 0.3). It is never sent again by itself once
-        an answer has begun.
+        Each call spends quota. After the last byte the server marks the files as downloaded and
+        prepares the next ones (protocol.md 0.3). The client never repeats this request after the
+        server has begun to work on it.
         """
         path = f"{_ORDERS}/{_number(order_id)}/download"
-        call = Call(path=path, repeat=Repeat.UNANSWERED, stop=stop)
-        with self._transport.stream(call, self._tokens) as body:
-            body.refuse_page(_PAGES)
+        request = RequestSpec(path=path, repeat=Repeat.IF_NOT_STARTED, stop=stop)
+        with self._transport.stream(request, self._tokens) as body:
+            body.refuse_page(_PAGE_TYPES)
             yield None if body.status_code == 204 else body
 
     @contextmanager
     def open_file(self, file_id: int, *, stop: threading.Event | None = None) -> Iterator[Body]:
-        """Open one file by the id that the manifest gave, also after it was downloaded.
+        """Open one file by its id in the manifest. This works after its download, too.
 
         Raises
         ------
         NotAllowedError
-            Status 202: not ready yet.
+            Status 202: the file is not ready yet.
         QuotaError
-            Too many downloads, today or at once.
+            Too many downloads, today or at the same time.
         ServiceError
-            With the status of the storage: 404, 410, 422 and so on.
+            With the status of the storage service: 404, 410, 422 and so on.
         """
-        call = Call(path=f"{_FILES}/files/{file_id}", stop=stop)
-        with self._transport.stream(call, self._tokens) as body:
-            body.refuse_page(() if body.is_attachment else _PAGES)
+        request = RequestSpec(path=f"{_FILES}/files/{file_id}", stop=stop)
+        with self._transport.stream(request, self._tokens) as body:
+            body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
             if body.status_code != 200:
                 raise NotAllowedError(
-                    f"{call.asked}: HTTP {body.status_code}, not ready yet",
+                    f"{request}: HTTP {body.status_code}, the file is not ready yet",
                     status_code=body.status_code,
                 )
             yield body
@@ -342,7 +351,7 @@ class RegardsClient:
         self._act("PUT", f"{_ORDERS}/resume/{_number(order_id)}")
 
     def retry(self, order_id: int) -> None:
-        """Try the files again that the server could not bring, in an order that has ended."""
+        """Request the files again that the server failed to deliver, in an order that has ended."""
         self._act("PUT", f"{_ORDERS}/{_number(order_id)}/retry")
 
     def restart(
@@ -351,19 +360,19 @@ class RegardsClient:
         """Order the same again; return the new order."""
         body = {"label": label, "onSuccessUrl": on_success_url}
         body = {name: value for name, value in body.items() if value is not None}
-        answer = self._act("POST", f"{_ORDERS}/{_number(order_id)}/restart", body)
-        return remote_order(answer.json(), answer.asked)
+        response = self._act("POST", f"{_ORDERS}/{_number(order_id)}/restart", body)
+        return remote_order(response.json(), response.request)
 
     def delete(self, order_id: int) -> None:
         """Delete an order that has ended or is paused, with its files on the server."""
         self._act("DELETE", f"{_ORDERS}/{_number(order_id)}")
 
     def read_link(self, link: str | None) -> DownloadLink:
-        """Read the download link of a message: the order's id, and its host if a foreign one."""
+        """Read the download link of a message: the order id, and the host if it is another one."""
         return self._origin.read_link(link)
 
     def download_order(self, order_id: int, directory: str | Path, **options: Any) -> list[Path]:
-        """Fetch all files of an order, also those that REGARDS is still preparing.
+        """Download all files of an order, also those that REGARDS is still preparing.
 
         The options are those of :func:`regards_nb.download.download_order`.
         """
@@ -371,27 +380,27 @@ class RegardsClient:
 
         return download_order(self, _number(order_id), directory, **options)
 
-    def _act(self, method: str, path: str, body: Any = None) -> Answer:
-        return self._ask(Call(method=method, path=path, json=body, repeat=Repeat.NEVER))
+    def _act(self, method: str, path: str, body: Any = None) -> Response:
+        return self._exchange(RequestSpec(method=method, path=path, json=body, repeat=Repeat.NEVER))
 
-    def _ask(self, call: Call) -> Answer:
-        return self._transport.exchange(call, self._tokens)
+    def _exchange(self, request: RequestSpec) -> Response:
+        return self._transport.exchange(request, self._tokens)
 
-    def _files(
+    def _iter_files(
         self, order_id: int, which: str, stop: threading.Event | None
     ) -> Iterator[FileRecord]:
         number = _number(order_id)
         path = f"{_FILES}/{number}/{which}"
 
-        def page_call(query: dict[str, Any]) -> Call:
-            return Call(path=path, params=query, stop=stop)
+        def page_request(query: dict[str, Any]) -> RequestSpec:
+            return RequestSpec(path=path, params=query, stop=stop)
 
-        return manifest(self._ask, page_call, order_id=number)
+        return iter_manifest(self._exchange, page_request, order_id=number)
 
     def _log_in(self) -> Token:
-        """Ask for a new token."""
-        assert self._password is not None  # noqa: S101 - Tokens is told so
-        call = Call(
+        """Get a new token from the server."""
+        assert self._password is not None  # noqa: S101 - without one, this is never called
+        request = RequestSpec(
             method="POST",
             path=_TOKEN,
             params={"scope": self.tenant},
@@ -401,41 +410,22 @@ class RegardsClient:
                 "password": self._password.reveal(),
                 "scope": self.tenant,
             },
-            welcome=frozenset({400, 401, 403}),
+            accepted_statuses=frozenset({400, 401, 403}),
         )
-        basic = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
-        answer = self._transport.exchange(call, basic)
-        if answer.status != 200:
+        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
+        response = self._transport.exchange(request, application)
+        if response.status != 200:
             raise ServiceLoginError(
                 f"{self._origin} refused the login of {self.username!r} to tenant "
-                f"{self.tenant!r}: {answer.described()}",
-                status_code=answer.status,
-                messages=answer.messages,
+                f"{self.tenant!r}: {response.describe()}",
+                status_code=response.status,
+                messages=response.messages,
             )
-        return _token(answer)
+        return Token.from_login(response)
 
 
 def _number(order_id: int) -> int:
-    """Return the number of an order, which becomes part of a path; it may be one of NumPy's."""
+    """Return an order id as a plain int: it becomes part of a path. NumPy's integers are taken."""
     if not str(order_id).isdecimal():
         raise SettingsError(f"order_id must be the number that REGARDS gave, not {order_id!r}")
     return int(order_id)
-
-
-def _by_id(files: Iterable[FileRecord]) -> list[FileRecord]:
-    return sorted(files, key=attrgetter("file_id"))
-
-
-def _token(answer: Answer) -> Token:
-    grant = answer.json()
-    grant = grant if isinstance(grant, dict) else {}
-    token, life_s = grant.get("access_token"), grant.get("expires_in")
-    if not isinstance(token, str) or not token.isprintable():
-        raise UnexpectedAnswerError(f"{answer.asked}: no token in the answer to a login")
-    if not isinstance(life_s, int | float) or life_s <= 0:
-        life_s = _DEFAULT_LIFE_S
-    return Token.lasting(Secret(token), life_s)
-
-
-def _hidden(text: str | Secret | None) -> Secret | None:
-    return None if text is None else Secret.of(text)

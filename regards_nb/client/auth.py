@@ -1,0 +1,156 @@
+"""Secrets, and the token: one login for all threads, renewed before the token ends.
+
+REGARDS has no refresh token: the client renews a token by logging in again (protocol.md 1.1).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.client.models import Response
+
+#: A token is renewed after this fraction of its lifetime.
+_RENEW_AFTER = 0.8
+#: The lifetime of a token whose login response names none.
+_DEFAULT_LIFETIME_S = 300.0
+#: After a renewal that did not help, 403 and 500 are final for so long.
+_FINAL_FOR_S = 60.0
+
+
+class Secret:
+    """A password or a token that cannot be printed or pickled.
+
+    Examples
+    --------
+    >>> secret = Secret("hunter2")
+    >>> f"{secret} {secret!r}", secret.reveal()
+    ('*** Secret(***)', 'hunter2')
+    """
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, text: str) -> None:
+        # A closure: tools that list the attributes of an object show a function, not the text.
+        self._reveal: Callable[[], str] = lambda: text
+
+    @classmethod
+    def of(cls, text: str | Secret) -> Secret:
+        """Return *text* as a secret."""
+        return text if isinstance(text, Secret) else cls(text)
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._reveal()
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
+
+class Token(NamedTuple):
+    """A token and its lifetime, on the monotonic clock."""
+
+    secret: Secret
+    renew_at_s: float = math.inf
+    ends_at_s: float = math.inf
+    #: The end as a date, for users; None if it is not known.
+    ends_at: datetime | None = None
+
+    @classmethod
+    def lasting(cls, secret: Secret, lifetime_s: float) -> Token:
+        """Return a token whose lifetime starts now."""
+        now_s = time.monotonic()
+        ends_at = datetime.now(UTC) + timedelta(seconds=lifetime_s)
+        return cls(secret, now_s + _RENEW_AFTER * lifetime_s, now_s + lifetime_s, ends_at)
+
+    @classmethod
+    def from_login(cls, response: Response) -> Token:
+        """Read the response to a login."""
+        grant = response.json()
+        grant = grant if isinstance(grant, dict) else {}
+        text, lifetime_s = grant.get("access_token"), grant.get("expires_in")
+        if not isinstance(text, str) or not text.isprintable():
+            raise UnexpectedAnswerError(f"{response.request}: no token in the response to a login")
+        if not isinstance(lifetime_s, int | float) or lifetime_s <= 0:
+            lifetime_s = _DEFAULT_LIFETIME_S
+        return cls.lasting(Secret(text), lifetime_s)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the lifetime is over by our clock."""
+        return time.monotonic() >= self.ends_at_s
+
+
+class TokenProvider:
+    """Holds the current token. Thread-safe: one thread logs in, the others wait for it.
+
+    Parameters
+    ----------
+    log_in : callable or None
+        Gets a new token from the server. None: the given token cannot be renewed.
+    given : Token, optional
+        The token that the user gave.
+    """
+
+    def __init__(self, log_in: Callable[[], Token] | None, given: Token | None = None) -> None:
+        self._log_in = log_in
+        self._token = given
+        self._lock = threading.Lock()
+        self._final_until_s = 0.0
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the current token ends; None without a token or if its end is not known."""
+        token = self._token
+        return None if token is None else token.ends_at
+
+    def current(self) -> Token:
+        """Return the current token; log in if there is none or if it ends soon."""
+        token = self._token
+        if token is not None and (self._log_in is None or time.monotonic() < token.renew_at_s):
+            return token
+        try:
+            return self._replace(token)
+        except ServiceUnreachableError:
+            # The old token is valid for a fifth of its lifetime still.
+            if token is None or token.has_ended:
+                raise
+            return token
+
+    def renewed(self, refused: Token, *, is_doubtful: bool) -> Token | None:
+        """Return a token that replaces *refused*; None if a renewal would not help.
+
+        A *doubtful* refusal (403 or 500, `TokenVerdict`) may have other reasons than the token.
+        After a renewal that did not help, it is final for a minute.
+        """
+        if self._log_in is None:
+            return None
+        if is_doubtful and time.monotonic() < self._final_until_s:
+            return None
+        return self._replace(refused)
+
+    def renewal_did_not_help(self) -> None:
+        """Note that the server refused the new token like the old one."""
+        self._final_until_s = time.monotonic() + _FINAL_FOR_S
+
+    def _replace(self, old: Token | None) -> Token:
+        # The lock makes other threads wait for the login; they then find the new token here.
+        with self._lock:
+            if self._token is old or self._token is None:
+                assert self._log_in is not None  # noqa: S101 - a given token is never replaced
+                self._token = self._log_in()
+            return self._token

@@ -1,0 +1,174 @@
+"""What an error response of REGARDS means: which exception, which advice, whether to try again.
+
+REGARDS has many forms of error: its own ``{"messages": [...]}``, Spring's JSON, a page of a proxy,
+plain text, an empty body (protocol.md 1.2).
+
+**What a 401 means** (protocol.md 1.0, 9):
+
+- with ``messages``, the order is not in a state that allows the action: `NotAllowedError`. The
+  messages hold one of the codes of `REFUSALS`.
+- without, the token is not valid: `TokenVerdict.INVALID`. The client logs in once more and
+  repeats the request. If the new token gets a 401, too: `ServiceLoginError`.
+- during a login, the name and secret of the application are wrong: `ServiceLoginError`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import (
+    NotAllowedError,
+    OrderNotFoundError,
+    QuotaError,
+    ServiceError,
+    ServiceLoginError,
+    ServiceUnreachableError,
+    UnexpectedAnswerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from regards_nb.client.models import Response
+
+_GATEWAY_STATUSES = frozenset({502, 503, 504})
+
+#: Exception and advice for a status.
+_MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
+    401: (ServiceLoginError, "The token was refused: check user name, password and tenant"),
+    403: (NotAllowedError, "It belongs to somebody else, or your role does not allow it"),
+    404: (OrderNotFoundError, "Check the order id and the tenant"),
+    429: (QuotaError, "Wait, or ask the administrator for a higher quota"),
+    **dict.fromkeys(
+        _GATEWAY_STATUSES,
+        (ServiceUnreachableError, "REGARDS is down or overloaded: try again later"),
+    ),
+}
+
+#: The codes with which REGARDS refuses an action (protocol.md 1.2): what they mean, what to do.
+REFUSALS: dict[str, tuple[str, str]] = {
+    "ORDER_MUST_BE_PENDING_OR_RUNNING": (
+        "only an order that is pending or running can be paused",
+        "It has ended or is paused already: look at its status",
+    ),
+    "ORDER_MUST_BE_PAUSED": (
+        "only an order that is paused, and whose jobs have all stopped, can be resumed",
+        "If you have just paused it, try again in a minute",
+    ),
+    "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_PAUSED_OR_FAILED_OR_EXPIRED": (
+        "an order that is pending or running cannot be deleted",
+        "Use cancel(), which pauses it first",
+    ),
+    "ORDER_MUST_BE_DELETED": (
+        "only a deleted order can be removed for good, and only by the administrator",
+        "You need to do nothing more",
+    ),
+    "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_FAILED": (
+        "only an order that has ended can be ordered again",
+        "Wait for its end, or submit() the same queries",
+    ),
+    "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED": (
+        "only an order that has ended with errors can be retried",
+        "An order that is done has all its files: download it, or restart() it",
+    ),
+    "ORDER_HAS_PROCESSING": (
+        "an order whose files are processed on the server cannot be retried",
+        "Use restart(), which orders everything again",
+    ),
+    "ORDER_MUST_HAVE_AVAILABLE_FILES": (
+        "no file of the order is ready",
+        "Wait for its next part: wait(until='part')",
+    ),
+    "USER_NOT_ALLOWED_TO_MANAGE_ORDER": (
+        "the order belongs to somebody else",
+        "Log in as its owner, or ask the project administrator",
+    ),
+}
+
+
+class TokenVerdict(Enum):
+    """Whether an error response is about the token."""
+
+    #: The token is not the reason.
+    VALID = auto()
+    #: 403 and 500 can mean an expired token, or something else.
+    DOUBTFUL = auto()
+    #: The server did not accept the token.
+    INVALID = auto()
+
+
+def token_verdict(
+    response: Response, *, token_has_ended: bool, may_have_acted: bool
+) -> TokenVerdict:
+    """Tell whether an error response is about the token (protocol.md 1.0, 9).
+
+    Parameters
+    ----------
+    response : Response
+        Its status is not 2xx.
+    token_has_ended : bool
+        The lifetime of the token is over by our clock.
+    may_have_acted : bool
+        The request was an action or a zip. After a 500 the server may have acted, so the request
+        is sent again only if the token has surely ended.
+    """
+    if response.status not in (401, 403, 500):
+        return TokenVerdict.VALID
+    if token_has_ended:
+        return TokenVerdict.INVALID
+    if response.messages or (response.status == 500 and may_have_acted):
+        return TokenVerdict.VALID
+    return TokenVerdict.INVALID if response.status == 401 else TokenVerdict.DOUBTFUL
+
+
+def error_for(response: Response) -> ServiceError:
+    """Return the exception that says what a response with status 3xx, 4xx or 5xx means."""
+    kind, advice = _meaning(response)
+    if response.retry_after_s:
+        advice = f"The server asks to wait {response.retry_after_s:.0f} s. {advice}"
+    text = response.describe() + (f". {advice}" if advice else "")
+    return kind(text, status_code=response.status, messages=response.error_texts)
+
+
+def _meaning(response: Response) -> tuple[type[ServiceError], str]:
+    """Return the class of the exception and the advice."""
+    if response.status == 401 and response.messages:
+        return NotAllowedError, advice_for(response.messages)
+    if response.status == 404 and "/orders/files/" in response.request:
+        return ServiceError, ""
+    if 300 <= response.status < 400:
+        return UnexpectedAnswerError, "REGARDS does not redirect: check base_url and the proxy"
+    return _MEANINGS.get(response.status, (ServiceError, ""))
+
+
+def advice_for(messages: Iterable[str]) -> str:
+    """Return what the codes among the messages mean, and what to do; "" if none is known.
+
+    Examples
+    --------
+    >>> advice_for(["ORDER_MUST_BE_PAUSED"]).split(". ")[0]
+    'Only an order that is paused, and whose jobs have all stopped, can be resumed'
+    """
+    known = [REFUSALS[message] for message in messages if message in REFUSALS]
+    return ". ".join(f"{words[0].upper()}{words[1:]}. {remedy}" for words, remedy in known)
+
+
+def is_too_parallel(error: QuotaError) -> bool:
+    """Whether a 429 is about simultaneous downloads, and not about the quota of the day.
+
+    The storage service calls the number of simultaneous downloads "rate" (protocol.md 1.3). A 429
+    with other words comes from a gateway, and is temporary as well.
+    """
+    return not any("download quota" in text.lower() for text in (*error.messages, str(error)))
+
+
+def is_temporary(response: Response) -> bool:
+    """Whether the same GET may succeed a little later."""
+    if response.status == 429:
+        # For the two texts of the storage service the download decides: it knows how many
+        # downloads run.
+        return not any("download" in text.lower() for text in response.error_texts)
+    return response.status in _GATEWAY_STATUSES or (
+        response.status == 500 and not response.messages
+    )

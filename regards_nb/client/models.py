@@ -1,0 +1,281 @@
+"""The responses of REGARDS as values: one response, a page of a list, an order, a file.
+
+Both spellings of a field are read, the one of the code and the one of the documentation
+(protocol.md 1.7). Nothing here sends or decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from regards_nb.errors import UnexpectedAnswerError
+from regards_nb.files import FileRecord
+from regards_nb.text import clean, replace_surrogates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: The longest excerpt of a response in an error text.
+MAX_EXCERPT_CHARS = 200
+
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
+
+#: Statuses after which the server prepares no more files.
+_FINISHED = frozenset({"DONE", "DONE_WITH_WARNING", "FAILED", "EXPIRED", "DELETED", "ERROR"})
+_ACTIONS = frozenset({"download", "pause", "resume", "delete", "remove", "restart", "retry"})
+
+
+class Response(NamedTuple):
+    """A response whose body has been read."""
+
+    #: ``GET /path``: the request for error texts, without host and query.
+    request: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The texts of ``{"messages": [...]}``, the form in which REGARDS reports errors."""
+        try:
+            parsed = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return ()
+        found = parsed.get("messages") if isinstance(parsed, dict) else None
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
+    def error_texts(self) -> tuple[str, ...]:
+        """The messages, or a plain text body: the storage service reports quotas that way."""
+        if self.messages or not self.body:
+            return self.messages
+        is_plain = self.headers.get("Content-Type", "").startswith("text/plain")
+        return (self._excerpt(),) if is_plain else ()
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long the server asks the client to wait."""
+        return _retry_after_s(self.headers.get("Retry-After"))
+
+    @property
+    def clock_skew_s(self) -> float | None:
+        """By how many whole seconds our clock is ahead of the server's."""
+        try:
+            server_time = parsedate_to_datetime(self.headers.get("Date", ""))
+        except ValueError:
+            return None
+        return round((datetime.now(UTC) - _in_utc(server_time)).total_seconds())
+
+    def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises
+        ------
+        UnexpectedAnswerError
+            The body is no JSON. Most often it is a page of a proxy or of a login portal.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            pass
+        raise UnexpectedAnswerError(
+            f"{self.describe()}. That is not REGARDS: check base_url and the proxy",
+            status_code=self.status,
+        )
+
+    def describe(self) -> str:
+        """Return request, status and the server's words in one line that is safe to print."""
+        said = clean(", ".join(self.messages), MAX_EXCERPT_CHARS)
+        if not said and self.body:
+            said = f"{self.headers.get('Content-Type', 'no content type')}: {self._excerpt()}"
+        text = f"{self.request}: HTTP {self.status}"
+        if said:
+            text += f" ({clean(said, MAX_EXCERPT_CHARS)})"
+        # The gateway of REGARDS numbers each request; administrators find it in their logs.
+        number = self.headers.get("correlation-id")
+        return f"{text}, correlation id {clean(number, MAX_EXCERPT_CHARS)}" if number else text
+
+    def _excerpt(self) -> str:
+        return clean(self.body.decode("utf-8", "replace"), MAX_EXCERPT_CHARS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOrder:
+    """An order as the server sees it (protocol.md 1.2)."""
+
+    order_id: int
+    #: PENDING, RUNNING, PAUSED, EXPIRED, FAILED, DONE_WITH_WARNING, DONE, DELETED, ERROR; or new.
+    status: str
+    owner: str | None = None
+    label: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    status_at: datetime | None = None
+    percent_completed: int | None = None
+    files_in_error: int | None = None
+    available_files: int | None = None
+    #: The server goes on only after a download.
+    waiting_for_user: bool = False
+    #: Sums over the data sets of the order, as far as the server knows them.
+    files_total: int | None = None
+    bytes_total: int | None = None
+    dataset_ids: tuple[int, ...] = ()
+    #: What the server would accept now: download, pause, resume, delete, restart, retry.
+    actions: frozenset[str] = frozenset()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server prepares no more files."""
+        return self.status in _FINISHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyResponse:
+    """The server's response to a request for an order: GRANTED, DENIED or FAILED."""
+
+    status: str
+    order_id: int | None = None
+    correlation_id: str | None = None
+    message: str | None = None
+    error_type: str | None = None
+
+
+class Page(NamedTuple):
+    """One page of a list."""
+
+    request: str
+    items: list[Any]
+    #: How many items all pages have together, as the server says.
+    total: int
+    pages: int
+
+
+def read_page(value: Any, request: str) -> Page:
+    """Read a page (protocol.md 1.4)."""
+    if not isinstance(value, dict) or not isinstance(value.get("content"), list):
+        raise UnexpectedAnswerError(f"{request}: the response is not a list")
+    metadata = value.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    items = value["content"]
+    total = _int(metadata.get("totalElements"))
+    pages = _int(metadata.get("totalPages"))
+    return Page(
+        request, items, len(items) if total is None else total, 1 if pages is None else pages
+    )
+
+
+def remote_order(value: Any, request: str) -> RemoteOrder:
+    """Read an ``OrderDto``, wrapped with its links or not."""
+    content = _content(value)
+    order_id = _int(content.get("id"))
+    if order_id is None:
+        raise UnexpectedAnswerError(f"{request}: the response is not an order")
+    tasks = [task for task in _list(content.get("datasetTasks")) if isinstance(task, dict)]
+    links = _list(value.get("links")) if isinstance(value, dict) else []
+    rels = {str(link.get("rel")) for link in links if isinstance(link, dict)}
+    return RemoteOrder(
+        order_id=order_id,
+        status=_text(content.get("status")) or "",
+        owner=_text(content.get("owner")),
+        label=_text(content.get("label")),
+        created_at=_date(content.get("creationDate")),
+        expires_at=_date(content.get("expirationDate")),
+        status_at=_date(content.get("statusDate")),
+        percent_completed=_int(content.get("percentCompleted")),
+        files_in_error=_int(content.get("filesInErrorCount")),
+        available_files=_int(content.get("availableFilesCount")),
+        waiting_for_user=content.get("waitingForUser") is True,
+        files_total=_sum(_int(task.get("filesCount")) for task in tasks),
+        bytes_total=_sum(_int(task.get("filesSize")) for task in tasks),
+        dataset_ids=tuple(i for task in tasks if (i := _int(task.get("id"))) is not None),
+        actions=frozenset(rels & _ACTIONS),
+    )
+
+
+def file_record(value: Any, order_id: int, request: str) -> FileRecord:
+    """Read one file of a manifest or of a data set."""
+    content = _content(value)
+    file_id = _int(content.get("id"))
+    if file_id is None:
+        raise UnexpectedAnswerError(f"{request}: a file without an id")
+    checksum = content.get("checksum")
+    # The manifest does not name the digest. An MD5 has 32 hexadecimal digits (protocol.md 1.4).
+    md5 = _MD5.fullmatch(checksum) if isinstance(checksum, str) else None
+    return FileRecord(
+        order_id=order_id,
+        file_id=file_id,
+        name=_text(content.get("filename")) or "",
+        size_bytes=_int(content.get("filesize", content.get("fileSize"))),
+        md5=md5[0].lower() if md5 else None,
+        product_id=_text(content.get("productId")),
+    )
+
+
+def apply_response(value: Any) -> ApplyResponse | None:
+    """Read the response to a request for an order; None if it has no status."""
+    content = _content(value)
+    status = _text(content.get("status"))
+    if status is None:
+        return None
+    return ApplyResponse(
+        status=status,
+        order_id=_int(content.get("orderId")),
+        correlation_id=_text(content.get("correlationId")),
+        message=_text(content.get("message")),
+        error_type=_text(content.get("errorType", content.get("errorCode"))),
+    )
+
+
+def _content(value: Any) -> dict[str, Any]:
+    content = value.get("content", value) if isinstance(value, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _int(value: Any) -> int | None:
+    """Return *value* if it is a whole number that a database can hold."""
+    is_int = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    return value if is_int else None
+
+
+def _text(value: Any) -> str | None:
+    """Return *value* if it is a text, in a form that any database can hold."""
+    return replace_surrogates(value) if isinstance(value, str) else None
+
+
+def _date(value: Any) -> datetime | None:
+    try:
+        return _in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Return *time* with a zone; REGARDS and HTTP mean UTC where they name none."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Read a Retry-After header, which holds seconds or a date."""
+    if not header:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max((_in_utc(at) - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,0 +1,62 @@
+"""Lists that come in pages and change while they are read (protocol.md 1.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.client.models import file_record, read_page
+from regards_nb.errors import UnexpectedAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from regards_nb.client.models import Page, Response
+    from regards_nb.client.transport import RequestSpec
+    from regards_nb.files import FileRecord
+
+    #: Sends a request and returns the response.
+    Exchange = Callable[[RequestSpec], Response]
+    #: Makes the request for a page from its query.
+    PageRequest = Callable[[dict[str, Any]], RequestSpec]
+
+#: With 100 orders on a page nobody has so many; more means a server that counts wrongly.
+_MAX_PAGES = 5000
+#: How often a manifest that changed while its pages were read is read again.
+_MAX_READINGS = 3
+
+
+def iter_pages(exchange: Exchange, page_request: PageRequest, page_size: int) -> Iterator[Page]:
+    """Yield one page after the other."""
+    number = 0
+    while True:
+        response = exchange(page_request({"page": number, "size": page_size}))
+        page = read_page(response.json(), response.request)
+        yield page
+        number += 1
+        if number == _MAX_PAGES:
+            raise UnexpectedAnswerError(f"{page.request}: still no end after {number} pages")
+        # An empty page is the last one, even if the server announced more.
+        if number >= page.pages or not page.items:
+            return
+
+
+def iter_manifest(
+    exchange: Exchange, page_request: PageRequest, *, order_id: int, page_size: int = 1000
+) -> Iterator[FileRecord]:
+    """Yield each file of a manifest once, page by page.
+
+    Files that become available or are downloaded meanwhile move others to another page. The
+    manifest is read again until as many files were seen as the server announces.
+    """
+    seen: set[int] = set()
+    for _ in range(_MAX_READINGS):
+        total = 0
+        for page in iter_pages(exchange, page_request, page_size):
+            total = page.total
+            for item in page.items:
+                record = file_record(item, order_id, page.request)
+                if record.file_id not in seen:
+                    seen.add(record.file_id)
+                    yield record
+        if len(seen) >= total:
+            return
