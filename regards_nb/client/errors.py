@@ -138,7 +138,10 @@ def _meaning(response: Response) -> tuple[type[ServiceError], str]:
     if response.status == 404 and "/orders/files/" in response.request:
         return ServiceError, ""
     if 300 <= response.status < 400:
-        return UnexpectedAnswerError, "REGARDS does not redirect: check base_url and the proxy"
+        return (
+            UnexpectedAnswerError,
+            "A redirection that is not of REGARDS: check base_url and the proxy",
+        )
     return _MEANINGS.get(response.status, (ServiceError, ""))
 
 
