@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from scripted_tracker import NOON, ScriptedSnapshot, order
 
 from regards_nb.consumer import Health, HealthState
-from regards_nb.display import html, text
-from regards_nb.display.board import MAX_ROWS, NAME_CHARS, WAITS, Tone, board, size
+from regards_nb.display import (
+    MAX_ROWS,
+    NAME_CHARS,
+    WAITS,
+    Severity,
+    html,
+    size,
+    table_model,
+    text,
+)
 from regards_nb.text import clean
 
 HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
@@ -143,7 +151,7 @@ def test_html_and_text_say_the_same() -> None:
         rejected=1,
     )
     in_text, in_html = text(snapshot, note="a note"), _Page(html(snapshot, note="a note")).text
-    shown = board(snapshot)
+    shown = table_model(snapshot)
     words = [shown.headline, shown.health, "a note", *shown.problems]
     words += [counted for _, counted in shown.counts]
     for row in shown.rows:
@@ -153,21 +161,21 @@ def test_html_and_text_say_the_same() -> None:
         assert word in in_html
     assert WAITS in words
     assert "12/40 files, 1.2 GB of 3.4 GB" in words
-    assert "1 message was not understood; see tracker.rejected" in words
+    assert "1 message could not be decoded; see tracker.rejected" in words
 
 
 def test_without_orders_it_says_so() -> None:
     """Zero orders give a sentence and no empty table."""
-    assert "No orders to show" in text(ScriptedSnapshot())
+    assert "No orders" in text(ScriptedSnapshot())
     page = html(ScriptedSnapshot())
-    assert "No orders to show" in page
+    assert "No orders" in page
     assert "<table" not in page
 
 
 def test_a_problem_that_repeats_itself_is_one_line() -> None:
     """The same problem is said once, with how often; the latest five are shown."""
     problems = (*(f"p{n}" for n in range(9)), "again", "again")
-    shown = board(ScriptedSnapshot(background_errors=problems)).problems
+    shown = table_model(ScriptedSnapshot(background_errors=problems)).problems
     assert shown == ("p5", "p6", "p7", "p8", "again (2 times)")
 
 
@@ -208,12 +216,12 @@ def test_rows_come_by_urgency_and_then_by_number() -> None:
             order("waits", 5, waits_for_download=True),
         )
     )
-    rows = board(snapshot).rows
+    rows = table_model(snapshot).rows
     assert [row.name for row in rows] == [
         "waits", "failed", "partly", "runs-1", "runs-2", "new", "done-later", "done",
     ]  # fmt: skip
-    assert [row.tone for row in rows[:4]] == [
-        Tone.WAITS, Tone.FAILED, Tone.PARTLY, Tone.RUNNING,
+    assert [row.severity for row in rows[:4]] == [
+        Severity.WAITS, Severity.FAILED, Severity.INCOMPLETE, Severity.RUNNING,
     ]  # fmt: skip
 
 
@@ -238,7 +246,7 @@ def test_bars_are_sane_whatever_the_counts(
 ) -> None:
     """Unknown totals give no bar, zero totals no division, and too many parts a full bar."""
     snapshot = ScriptedSnapshot(orders=(order(**known),))
-    (row,) = board(snapshot).rows
+    (row,) = table_model(snapshot).rows
     assert (row.fraction, row.parts) == (fraction, parts)
     page = html(snapshot)
     assert ("<progress" in page) == (fraction is not None)
@@ -263,14 +271,14 @@ def test_a_running_download_has_a_bar_of_its_own() -> None:
     """Below the bar of the parts, one of the bytes, as long as files come in."""
     known = {"suborders_done": 2, "suborders_total": 2, "downloaded_files": 3, "files_total": 4}
     still = order("a", 7, downloaded_bytes=600, bytes_total=800, **known)
-    (row,) = board(ScriptedSnapshot(orders=(still,))).rows
+    (row,) = table_model(ScriptedSnapshot(orders=(still,))).rows
     assert row.fetched is None
     coming = order("a", 7, downloaded_bytes=600, bytes_total=800, downloading=True, **known)
     page = html(ScriptedSnapshot(orders=(coming,)))
     assert ("aria-label", "bytes of order #7 a") in _Page(page).attributes
     assert 'value="0.75"' in page
     assert "3/4 files, 600 B of 800 B" in page
-    (row,) = board(ScriptedSnapshot(orders=(replace(coming, bytes_total=1),))).rows
+    (row,) = table_model(ScriptedSnapshot(orders=(replace(coming, bytes_total=1),))).rows
     assert row.fetched == 1.0
 
 
@@ -286,7 +294,7 @@ def test_tenants_are_named_only_where_they_differ() -> None:
 def test_every_state_of_the_connection_is_said_in_words(state: HealthState) -> None:
     """The line on the connection has a word for each state, and the reason when it is down."""
     health = Health(state=state, since=NOON, reason="the broker <is> away", queue_depth=12)
-    shown = board(ScriptedSnapshot(health=health))
+    shown = table_model(ScriptedSnapshot(health=health))
     assert "since 2026-11-23 12:00 UTC" in shown.health
     assert "12 in the queue" in shown.health
     assert ("the broker <is> away" in shown.health) == (state is not HealthState.CONSUMING)
@@ -298,8 +306,10 @@ def test_the_last_event_of_another_day_has_its_date() -> None:
     later = datetime(2026, 11, 25, 8, 30, tzinfo=UTC)
     same = Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
     other = Health(state=HealthState.CONSUMING, since=NOON, last_event=later)
-    assert "last event 12:00:00 UTC" in board(ScriptedSnapshot(health=same)).health
-    assert "last event 2026-11-25 08:30:00 UTC" in board(ScriptedSnapshot(health=other)).health
+    assert "last event 12:00:00 UTC" in table_model(ScriptedSnapshot(health=same)).health
+    assert (
+        "last event 2026-11-25 08:30:00 UTC" in table_model(ScriptedSnapshot(health=other)).health
+    )
 
 
 def test_long_messages_are_cut_and_kept_for_the_pointer() -> None:
@@ -332,7 +342,7 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
     )
 
     def found(only: str) -> list[str]:
-        return [row.name for row in board(snapshot, only=only).rows]
+        return [row.name for row in table_model(snapshot, only=only).rows]
 
     assert found("  ") == ["altimetry", "swath south", "Swath North"]
     assert found("SWATH") == ["swath south", "Swath North"]
@@ -341,11 +351,11 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
     assert found("#3") == found("waits") == ["altimetry"]
     assert found("nowhere") == found("nb-4") == []
     assert found("nb-47") == ["altimetry"]
-    shown = board(snapshot, only="swath")
+    shown = table_model(snapshot, only="swath")
     assert shown.more == "2 of 3 orders match \u201cswath\u201d"
-    assert (Tone.WAITS, "REGARDS waits for you: 1 to download") in shown.counts
+    assert (Severity.WAITS, "REGARDS waits for you: 1 to download") in shown.counts
     assert shown.headline == "1 of 3 orders finished"
-    assert "none of 3 orders match" in board(snapshot, only="nowhere").more
+    assert "none of 3 orders match" in table_model(snapshot, only="nowhere").more
 
 
 @given(st.text())
@@ -353,7 +363,7 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
 def test_any_filter_is_only_text(only: str) -> None:
     """Whatever is typed finds rows or none; it is shown cleaned."""
     snapshot = ScriptedSnapshot(orders=(order(only or "x", 1), order("other", 2)))
-    shown = board(snapshot, only=only)
+    shown = table_model(snapshot, only=only)
     assert not only.strip() or clean(only, NAME_CHARS) in shown.more
     assert len(shown.more.splitlines()) <= 1
 
@@ -376,7 +386,7 @@ def test_any_filter_is_only_text(only: str) -> None:
 )  # fmt: skip
 def test_what_can_be_done_follows_the_status(known: dict[str, Any], actions: set[str]) -> None:
     """As in REGARDS' own table: pause what runs, resume what is paused, retry what failed."""
-    (row,) = board(ScriptedSnapshot(orders=(order(**known),))).rows
+    (row,) = table_model(ScriptedSnapshot(orders=(order(**known),))).rows
     assert row.actions == actions
 
 
@@ -384,17 +394,17 @@ def test_what_can_be_done_follows_the_status(known: dict[str, Any], actions: set
 def test_what_is_gone_is_no_failure(status: str) -> None:
     """An order that was deleted or has expired comes last, and is counted as finished."""
     gone, done = order("gone", 1, status=status), order("done", 2, status="DONE")
-    shown = board(ScriptedSnapshot(orders=(gone, done)))
+    shown = table_model(ScriptedSnapshot(orders=(gone, done)))
     assert [row.name for row in shown.rows] == ["done", "gone"]
-    assert shown.rows[1].tone is Tone.GONE
+    assert shown.rows[1].severity is Severity.GONE
     assert shown.counts == ()
 
 
 def test_the_life_of_the_login_is_told() -> None:
     """The line on the connection says until when the REST login lasts, where there is one."""
     without, until = ScriptedSnapshot(), ScriptedSnapshot(token_ends_at=NOON + timedelta(hours=2))
-    assert "token" not in board(without).health
-    assert "REST token until 14:00:00 UTC" in board(until).health
+    assert "token" not in table_model(without).health
+    assert "REST token until 14:00:00 UTC" in table_model(until).health
     assert "REST token until 14:00:00 UTC" in text(until)
 
 

@@ -148,7 +148,7 @@ def test_clicks_during_an_async_wait_are_live(session: Session) -> None:
         page.output(1).locator("select").select_option(label="#1 first")
         page.output(1).get_by_role("button", name="Pause").click()
         page.until_text(1, "pause: queued for #1 first")
-        assert page.output(1).get_by_text("This cell waits").count() == 0
+        assert page.output(1).get_by_text("This cell is waiting").count() == 0
         session.finish()
         page.until_done(1)
 
@@ -160,7 +160,7 @@ def test_stop_ends_the_wait_and_a_queued_cell_still_runs(session: Session) -> No
         page.until_text(1, "waiting for 2 orders")
         page.interrupt()
         page.until_done(1)
-        page.until_text(1, "You stopped waiting; the orders go on and are still tracked.")
+        page.until_text(1, "You stopped waiting; tracking continues in the background.")
         page.run_cell(2)
         assert page.output(2).inner_text().split()[-1] == "1"
         page.start_cell(1)
@@ -179,7 +179,7 @@ def test_an_older_kernel_waits_is_clicked_and_stopped(session: Session, version:
         page.until_text(1, "waiting for 2 orders")
         page.interrupt()
         page.until_done(1)
-        page.until_text(1, "You stopped waiting; the orders go on and are still tracked.")
+        page.until_text(1, "You stopped waiting; tracking continues in the background.")
         assert "Traceback" not in page.output(1).inner_text()
         page.start_cell(1)
         page.until_text(1, "waiting for 2 orders")
@@ -301,7 +301,7 @@ def converted(book: Any) -> str:
 def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, cell: str) -> None:
     """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
     change = (
-        "import regards_nb.display.panels as panels\npanels.SPARE_INTERVAL_S = 0.1\n"
+        "import regards_nb.display.widgets as view\nview.SPARE_INTERVAL_S = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
     with session.page(cell, change) as page:

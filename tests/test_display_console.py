@@ -15,13 +15,20 @@ import termios
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyte
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.consumer import Health, HealthState
-from regards_nb.display import mimebundle, show, watching
-from regards_nb.display.console import MAX_LINES, LogWatch, ScreenWatch
-from regards_nb.display.watch import STILL_TRACKED
+from regards_nb.display import (
+    MAX_LINES,
+    STILL_TRACKED,
+    LogView,
+    ScreenView,
+    mimebundle,
+    show,
+    watching,
+)
 from regards_nb.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -44,27 +51,22 @@ class _Stream(io.TextIOWrapper):
         return [re.sub(r"^\d\d:\d\d:\d\d UTC  ", "", line) for line in written.splitlines()]
 
 
-class _Screen:
-    """As much of a terminal as the display uses: lines, cursor up, clear below, colours."""
-
-    _TOKENS = re.compile(r"\x1b\[(\d*)([A-Za-z])|(\r?\n)|([^\x1b\r\n]+)")
+class _Screen(pyte.Screen):
+    """A terminal of 60 columns and 8 lines that has followed what was written."""
 
     def __init__(self, written: str) -> None:
-        self.lines = [""]
-        self.colours: set[str] = set()
-        self._at = 0
-        for number, command, newline, shown in self._TOKENS.findall(written):
-            if command == "F":
-                self._at -= int(number)
-            elif command == "J":
-                self.lines[self._at :] = [""]
-            elif command == "m":
-                self.colours.add(number)
-            elif newline:
-                self._at += 1
-                self.lines[self._at : self._at + 1] = self.lines[self._at : self._at + 1] or [""]
-            elif shown:
-                self.lines[self._at] += shown
+        super().__init__(60, 8)
+        pyte.Stream(self).feed(written)
+
+    @property
+    def lines_shown(self) -> list[str]:
+        """The lines without the blanks at their ends."""
+        return [line.rstrip() for line in self.display]
+
+    @property
+    def colours(self) -> set[str]:
+        """The colours of all characters."""
+        return {char.fg for line in self.buffer.values() for char in line.values()}
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def _all() -> None:
 def test_a_log_gets_one_line_per_change() -> None:
     """Each change of an order is one line with its bar; files alone and no change are none."""
     tracker, stream = ScriptedTracker(order("a", 1), order("b", 2)), _Stream()
-    watch = opened(LogWatch(tracker, _all, stream))
+    watch = opened(LogView(tracker, _all, stream))
     before = len(stream.lines())
     watch.refresh()
     tracker.tell(order("a", 1, downloaded_files=3))
@@ -128,7 +130,7 @@ def test_a_log_gets_one_line_per_change() -> None:
 def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
     """Changes of the connection are lines too."""
     tracker, stream = ScriptedTracker(order()), _Stream()
-    watch = opened(LogWatch(tracker, _all, stream))
+    watch = opened(LogView(tracker, _all, stream))
     lost = Health(state=HealthState.RECONNECTING, since=NOON, reason="connection reset")
     tracker.tell(health=lost)
     watch.refresh()
@@ -143,7 +145,7 @@ def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
 def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
     """A thousand orders that change together do not fill the log."""
     tracker, stream = ScriptedTracker(), _Stream()
-    watch = opened(LogWatch(tracker, _all, stream))
+    watch = opened(LogView(tracker, _all, stream))
     before = len(stream.lines())
     tracker.tell(*(order(f"o{n}", n) for n in range(1000)))
     watch.refresh()
@@ -154,7 +156,7 @@ def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
 def test_a_note_that_counts_does_not_flood_the_log() -> None:
     """Notes come at most every ten seconds, but for the last word."""
     tracker, stream = ScriptedTracker(order()), _Stream()
-    watch = opened(LogWatch(tracker, _all, stream))
+    watch = opened(LogView(tracker, _all, stream))
     for left in range(50, 0, -1):
         watch.refresh(note=f"{left} of 50 orders are still running")
     watch.close("You stopped waiting.")
@@ -172,7 +174,7 @@ def test_old_encodings_get_plain_characters(encoding: str) -> None:
         ScriptedTracker(order("中", suborders_done=1, suborders_total=2)),
         _Stream(encoding),
     )
-    opened(LogWatch(tracker, _all, stream)).close()
+    opened(LogView(tracker, _all, stream)).close()
     assert "#1  ?  ########--------  1/2 parts  * GRANTED" in stream.lines()
 
 
@@ -180,24 +182,28 @@ def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]
     """However often it is painted, the screen holds the last table and nothing else."""
     stream, other_end = terminal
     tracker = ScriptedTracker(order("a", 1), order("b", 2))
-    watch = opened(ScreenWatch(tracker, _all, stream))
+    watch = opened(ScreenView(tracker, _all, stream))
     for done in range(1, 4):
         tracker.tell(order("a", 1, suborders_done=done, suborders_total=3, message="long " * 30))
-        watch.close(f"step {done}")
+        watch._next_s = 0.0  # as if the time between two repaints had passed
+        watch.refresh(note=f"step {done}")
     tracker.tell(order("b", 2, status="DENIED"))
     watch.close("step 4")
     screen = _screen(stream, other_end)
-    assert [line.split("  ")[0].rstrip() for line in screen.lines] == [
+    assert [line.split("  ")[0] for line in screen.lines_shown] == [
         "REGARDS: 1 of 2 orders finished (1 failed, 1 running)",
-        "✓ listening since 2026-11-23 12:00 UTC · last event 12:00:…",
+        "✓ listening since 2026-11-23 12:00 UTC · last event 12:00:0…",
         "step 4",
         "#2",
         "#1",
         "",
+        "",
+        "",
     ]
-    assert "████████████████  3/3 parts" in screen.lines[4]
-    assert all(len(line) <= 59 for line in screen.lines)
-    assert {"31", "32", "34", "0"} <= screen.colours
+    assert "████████████████  3/3 parts" in screen.lines_shown[4]
+    assert screen.lines_shown[4].endswith("…")
+    assert {"red", "green", "blue", "default"} <= screen.colours
+    assert not screen.cursor.hidden
 
 
 def test_a_terminal_with_few_lines_shows_the_most_urgent(
@@ -207,11 +213,17 @@ def test_a_terminal_with_few_lines_shows_the_most_urgent(
     monkeypatch.setenv("NO_COLOR", "1")
     stream, other_end = terminal
     tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 41)))
-    opened(ScreenWatch(tracker, _all, stream)).close()
+    opened(ScreenView(tracker, _all, stream)).close()
     screen = _screen(stream, other_end)
-    assert len(screen.lines) == 8
-    assert screen.lines[-2] == "… and 36 more lines"
-    assert screen.colours == set()
+    assert [line.split()[0] for line in screen.lines_shown[:2]] == ["REGARDS:", "✓"]
+    assert screen.lines_shown[2:6] == [
+        "#1  o1  0/? parts  ● GRANTED",
+        "#2  o2  0/? parts  ● GRANTED",
+        "#3  o3  0/? parts  ● GRANTED",
+        "#4  o4  0/? parts  ● GRANTED",
+    ]
+    assert screen.lines_shown[6:] == ["… and 36 more rows", ""]
+    assert screen.colours == {"default"}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +231,7 @@ def test_a_terminal_with_few_lines_shows_the_most_urgent(
     [
         (KeyboardInterrupt(), f"You stopped waiting; {STILL_TRACKED}."),
         (WaitTimeoutError("after 3 s"), f"The time limit is reached; {STILL_TRACKED}."),
-        (OSError("x"), f"Waiting ended with OSError; {STILL_TRACKED}."),
+        (OSError("x"), f"The wait ended with OSError; {STILL_TRACKED}."),
     ],
 )
 def test_a_wait_that_is_cut_short_says_that_tracking_goes_on(
@@ -239,7 +251,7 @@ def test_only_the_orders_waited_for_are_shown(capsys: pytest.CaptureFixture[str]
     assert "of 1 order" in capsys.readouterr().out
     keys: list[object] = []
     with watching(tracker, lambda: keys) as watch:  # type: ignore[arg-type,return-value]
-        assert "No orders to show" in capsys.readouterr().out
+        assert "No orders" in capsys.readouterr().out
         keys.append(order("a").key)
         tracker.tell()
         watch.refresh()

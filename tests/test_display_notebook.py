@@ -75,7 +75,7 @@ with watching(tracker, [order("first").key]) as watch:
         assert "1 of 1 order finished" in shown
         assert "3/3" in shown
         assert "2 of 3" not in shown
-        assert "This cell waits" not in shown
+        assert "This cell is waiting" not in shown
 
 
 def test_the_live_view_is_updated_from_its_thread_while_cells_run(
@@ -109,13 +109,13 @@ def test_a_view_that_is_never_closed_leaves_a_spare_picture(
     outputs = run(
         tmp_path,
         monkeypatch,
-        SETUP.replace("import sys", "import regards_nb.display.panels as panels, sys"),
-        "panels.SPARE_INTERVAL_S = 0.1\nshow(tracker)",
+        SETUP.replace("import sys", "import regards_nb.display.widgets as view, sys"),
+        "view.SPARE_INTERVAL_S = 0.1\nshow(tracker)",
         """
-from regards_nb.display.repaint import painter_of
-(panel,) = painter_of(tracker)._panels.values()
+from regards_nb.display import refresh_thread_of
+(shown,) = refresh_thread_of(tracker)._views.values()
 tracker.tell(order("second", 2, label="<i>second</i>"))
-until(lambda: panel._spared is panel.last and len(panel.last.orders) == 2)
+until(lambda: shown._spare is shown.last and len(shown.last.orders) == 2)
 """,
     )
     live, spare = outputs[1]
@@ -195,7 +195,7 @@ until(lambda: len(_instances) == before)
 """,
     )
     waited, shown, _ = outputs[1]
-    assert "This tracker is gone; this is the last it showed." in shown.data["text/plain"]
+    assert "This tracker no longer exists; this is its last state." in shown.data["text/plain"]
     assert WIDGET not in {**waited.data, **shown.data}
 
 
@@ -211,7 +211,7 @@ def test_without_ipywidgets_the_table_is_html_and_still_moves(
         ),
         "show(tracker)",
         """
-from regards_nb.display.repaint import painter_of
+from regards_nb.display import refresh_thread_of
 looks = tracker.looks
 tracker.tell(order("second", 2))
 until(lambda: tracker.looks > looks)
@@ -234,7 +234,7 @@ with watching(tracker) as watch:
 def test_a_kernel_that_cannot_update_from_threads_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On ipykernel 7.0.x the table says why it stands still; waits repaint on their own thread."""
+    """On ipykernel 7.0.x the table says why it stands still; a wait leaves the last state."""
     outputs = run(
         tmp_path,
         monkeypatch,

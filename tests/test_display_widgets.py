@@ -9,9 +9,8 @@ import ipywidgets as widgets
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
-from regards_nb.display.actions import MAX_CHOICES, ActionBar
-from regards_nb.display.board import board
-from regards_nb.display.panels import WidgetPanel
+from regards_nb.display import table_model
+from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +39,7 @@ class Bench:
     def offer(self) -> None:
         """Let the bar see the tracker's state."""
         if self.tracker is not None:
-            self.bar.offer(board(self.tracker.snapshot()))
+            self.bar.update(table_model(self.tracker.snapshot()))
 
     @property
     def choice(self) -> widgets.Dropdown:
@@ -116,7 +115,7 @@ def test_a_tracker_that_is_gone_is_said(bench: Bench) -> None:
     """A bar that outlived its tracker does nothing, and says so."""
     bench.choice.value = order("a").key
     bench.tracker = None
-    assert bench.click("Cancel") == "this tracker is gone: nothing was done"
+    assert bench.click("Cancel") == "this tracker no longer exists; nothing was done"
 
 
 def test_a_line_of_the_list_never_changes_its_order(bench: Bench) -> None:
@@ -192,22 +191,22 @@ def test_buttons_are_enabled_for_what_is_possible_now() -> None:
 def test_the_filter_appears_with_the_sixth_order_and_limits_the_table() -> None:
     """Typing shows the matching rows at the next painting, and at once when nothing repaints."""
     tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 6)))
-    panel = WidgetPanel(lambda: tracker, _all)
-    panel.paint(tracker.snapshot())
-    assert panel._filter.layout.display == "none"
+    view = WidgetView(lambda: tracker, _all)
+    view.paint(tracker.snapshot())
+    assert view._filter.layout.display == "none"
     tracker.tell(order("needle", 6))
-    panel.visible = True
-    panel.paint(tracker.snapshot())
-    assert panel._filter.layout.display == "flex"
-    panel._filter.value = "NEED"
-    assert panel.changed
-    panel.paint(tracker.snapshot())
-    assert panel._table.value.count("<tr ") == 1
-    assert "1 of 6 orders match" in panel._foot.value
-    panel.visible = False
-    panel._filter.value = ""
-    assert panel._table.value.count("<tr ") == 6
-    panel.close()
+    view.visible = True
+    view.paint(tracker.snapshot())
+    assert view._filter.layout.display == "flex"
+    view._filter.value = "NEED"
+    assert view.changed
+    view.paint(tracker.snapshot())
+    assert view._table.value.count("<tr ") == 1
+    assert "1 of 6 orders match" in view._foot.value
+    view.visible = False
+    view._filter.value = ""
+    assert view._table.value.count("<tr ") == 6
+    view.close()
 
 
 def test_hostile_names_are_text_in_the_list() -> None:
@@ -222,25 +221,25 @@ def test_a_closed_panel_leaves_no_widget_behind() -> None:
     tracker = ScriptedTracker(order())
     living = _living()
     for _ in range(20):
-        panel = WidgetPanel(lambda: tracker, _all)
-        panel.paint(tracker.snapshot())
+        view = WidgetView(lambda: tracker, _all)
+        view.paint(tracker.snapshot())
         assert _living() > living
-        panel.close()
+        view.close()
     assert _living() == living
 
 
 def test_painting_the_same_again_sends_nothing() -> None:
     """Only parts that look different get a new value: the table is not sent for a note."""
     tracker = ScriptedTracker(order())
-    panel = WidgetPanel(lambda: tracker, _all)
-    panel.paint(tracker.snapshot())
+    view = WidgetView(lambda: tracker, _all)
+    view.paint(tracker.snapshot())
     sent: list[str] = []
-    for part in (panel._head, panel._table, panel._foot, panel._answer):
+    for part in (view._head, view._table, view._foot, view._answer):
         part.observe(lambda change: sent.append(change["new"]), "value")
-    panel.paint(tracker.snapshot())
+    view.paint(tracker.snapshot())
     assert sent == []
-    panel.say("a note")
-    panel.paint(tracker.snapshot())
+    view.say("a note")
+    view.paint(tracker.snapshot())
     assert len(sent) == 1
     assert "a note" in sent[0]
-    panel.close()
+    view.close()

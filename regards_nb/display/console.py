@@ -1,7 +1,7 @@
-"""A wait seen in a terminal or a log file, written by the waiting thread itself.
+"""A wait in a terminal or a log file, written by the waiting thread itself.
 
-In a terminal the table is repainted in place. Elsewhere each change of an order is one line, so
-that a log file stays readable.
+In a terminal `rich` repaints the table in place. Elsewhere each change of an order is one line,
+so that a log file stays readable.
 """
 
 from __future__ import annotations
@@ -10,63 +10,63 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from regards_nb.display.board import SIGN, Tone, board, clock, row
-from regards_nb.display.plain import fit, line, lines
+from regards_nb.display.model import SIGN, Severity, clock, row_of, table_model
+from regards_nb.display.text import above, aligned, below, line, lines
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.console import Console
+    from rich.text import Text
+
     from regards_nb.consumer import Health
-    from regards_nb.display.sources import TrackerView, Wanted
+    from regards_nb.display.model import KeysOf, TableModel, TrackerView
     from regards_nb.orders import OrderKey, OrderState
 
 REPAINT_INTERVAL_S = 0.2
-#: A note that counts something changes often.
+#: A note that counts something changes often: a log gets one at most this often.
 NOTE_INTERVAL_S = 10.0
-#: More changes than this in one go are counted and not listed.
+#: More changes than this at once are counted and not listed.
 MAX_LINES = 50
 
-_COLOURS = {
-    Tone.WAITS: "33",
-    Tone.FAILED: "31",
-    Tone.PARTLY: "33",
-    Tone.RUNNING: "34",
-    Tone.DONE: "32",
-    Tone.GONE: "90",
+_STYLE = {
+    Severity.WAITS: "yellow",
+    Severity.FAILED: "red",
+    Severity.INCOMPLETE: "yellow",
+    Severity.RUNNING: "blue",
+    Severity.DONE: "green",
+    Severity.GONE: "bright_black",
 }
-_COLOURED = str.maketrans(
-    {SIGN[tone]: f"\x1b[{code}m{SIGN[tone]}\x1b[0m" for tone, code in _COLOURS.items()}
-)
 _ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
 
 
-class LogWatch:
+class LogView:
     """One line per change."""
 
-    def __init__(self, tracker: TrackerView, wanted: Wanted, stream: TextIO) -> None:
+    def __init__(self, tracker: TrackerView, keys_of: KeysOf, stream: TextIO) -> None:
         self._tracker = tracker
-        self._wanted = wanted
+        self._keys_of = keys_of
         self._stream = stream
         self._version = -1
-        self._seen: dict[OrderKey, tuple[object, ...]] = {}
+        self._states: dict[OrderKey, tuple[object, ...]] = {}
         self._health: tuple[str, str | None] | None = None
         self._note = ""
         self._next_note_s = 0.0
 
     def open(self) -> None:
-        """Write how things stand."""
-        # Read before the snapshot: at worst the same state is looked at twice.
+        """Write the state at the beginning."""
+        # Read before the snapshot: at worst the same state is compared twice.
         self._version = self._tracker.version
-        snapshot = self._tracker.snapshot(self._wanted())
-        self._seen = {order.key: _state(order) for order in snapshot.orders}
+        snapshot = self._tracker.snapshot(self._keys_of())
+        self._states = {order.key: _state(order) for order in snapshot.orders}
         self._health = _health_state(snapshot.health)
-        write_lines(self._stream, lines(board(snapshot)))
+        write_lines(self._stream, lines(table_model(snapshot)))
 
     def refresh(self, *, note: str = "") -> None:
-        """Write what changed since the last time."""
+        """Write what changed since the last call."""
         now = time.monotonic()
         if note and note != self._note and now >= self._next_note_s:
             self._note = note
@@ -76,45 +76,59 @@ class LogWatch:
         if version == self._version:
             return
         self._version = version
-        snapshot = self._tracker.snapshot(self._wanted())
+        snapshot = self._tracker.snapshot(self._keys_of())
         changed = self._changed(snapshot.orders)
-        said = [line(row(order)) for order in changed[:MAX_LINES]]
+        written = [line(row_of(order)) for order in changed[:MAX_LINES]]
         if len(changed) > MAX_LINES:
-            said.append(f"… and {len(changed) - MAX_LINES} more orders changed")
+            written.append(f"… and {len(changed) - MAX_LINES} more orders changed")
         if self._health != (state := _health_state(snapshot.health)):
             self._health = state
-            said.append(board(snapshot).health)
-        write_lines(self._stream, map(_stamped, said))
+            written.append(table_model(snapshot).health)
+        write_lines(self._stream, map(_stamped, written))
 
     def close(self, note: str = "") -> None:
         """Write the last changes and a headline."""
         self._next_note_s = 0.0
         self.refresh(note=note)
-        shown = board(self._tracker.snapshot(self._wanted()))
+        model = table_model(self._tracker.snapshot(self._keys_of()))
         write_lines(
-            self._stream, [_stamped(shown.headline), *(f"! {each}" for each in shown.problems)]
+            self._stream, [_stamped(model.headline), *(f"! {each}" for each in model.problems)]
         )
 
     def _changed(self, orders: Iterable[OrderState]) -> list[OrderState]:
         states = {order.key: (order, _state(order)) for order in orders}
-        changed = [order for key, (order, state) in states.items() if self._seen.get(key) != state]
-        self._seen = {key: state for key, (_, state) in states.items()}
+        changed = [
+            order for key, (order, state) in states.items() if self._states.get(key) != state
+        ]
+        self._states = {key: state for key, (_, state) in states.items()}
         return changed
 
 
-class ScreenWatch:
-    """The table, repainted in place."""
+class ScreenView:
+    """The table, repainted in place by `rich`."""
 
-    def __init__(self, tracker: TrackerView, wanted: Wanted, stream: TextIO) -> None:
+    def __init__(self, tracker: TrackerView, keys_of: KeysOf, stream: TextIO) -> None:
+        from rich.live import Live
+
         self._tracker = tracker
-        self._wanted = wanted
+        self._keys_of = keys_of
         self._stream = stream
-        self._painted: list[str] = []
+        self._console = _console(stream)
+        # What callbacks print goes above the table.
+        is_stdout = stream is sys.stdout
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=is_stdout,
+            redirect_stderr=is_stdout,
+            vertical_overflow="crop",
+        )
         self._seen: tuple[int, str] | None = None
         self._next_s = 0.0
 
     def open(self) -> None:
-        """Paint how things stand."""
+        """Paint the state at the beginning."""
+        self._live.start()
         self.refresh()
 
     def refresh(self, *, note: str = "") -> None:
@@ -129,48 +143,90 @@ class ScreenWatch:
             self._paint(note)
 
     def close(self, note: str = "") -> None:
-        """Leave the last state standing and the cursor below it."""
-        self._paint(note)
+        """Paint the last state, and leave the cursor below it."""
+        try:
+            self._paint(note)
+        finally:
+            self._live.stop()
 
     def _paint(self, note: str) -> None:
-        columns, height = _terminal_size(self._stream)
-        shown = lines(board(self._tracker.snapshot(self._wanted())), note)
-        if len(shown) > height - 1:
-            shown = [*shown[: height - 2], f"… and {len(shown) - height + 2} more lines"]
-        shown = [fit(each, columns - 1) for each in shown]
-        if shown != self._painted:
-            # Up to where the last picture began, and clear from there.
-            up = f"\x1b[{len(self._painted)}F\x1b[J" if self._painted else ""
-            write_lines(self._stream, shown, before=up, colour="NO_COLOR" not in os.environ)
-            self._painted = shown
+        self._console.size = _terminal_size(self._stream)
+        model = table_model(self._tracker.snapshot(self._keys_of()))
+        self._live.update(_screen(model, note, self._console), refresh=True)
 
 
-def write_lines(
-    stream: TextIO, shown: Iterable[str], *, before: str = "", colour: bool = False
-) -> None:
-    """Write whole lines in one go, in characters that the stream can take."""
-    said = "".join(f"{each}\n" for each in shown)
-    if not said:
-        return
-    encoding = stream.encoding or "utf-8"
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        force_jupyter=False,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+    )
+
+
+def _screen(model: TableModel, note: str, console: Console) -> Any:
+    """Return the table for rich, with as many rows as the terminal has lines."""
+    from rich.console import Group
+
+    first, last = above(model, note), below(model)
+    # One line stays free for the cursor.
+    n_rows = max(console.height - 1 - len(first) - len(last), 1)
+    rows = model.rows
+    if len(rows) > n_rows:
+        rows = rows[: max(n_rows - 1, 0)]
+        last = [f"… and {len(model.rows) - len(rows)} more rows", *last]
+    shown = [*first, *aligned(rows), *last]
+    return Group(*(_styled(words, console.encoding) for words in shown))
+
+
+def _styled(words: str, encoding: str) -> Text:
+    """Return a line with coloured signs, in characters that the stream can encode."""
+    from rich.text import Text
+
+    words = encodable(words, encoding)
+    styled = Text(words, no_wrap=True, overflow="ellipsis")
+    for severity, sign in SIGN.items():
+        if (position := words.find(sign)) >= 0:
+            styled.stylize(_STYLE[severity], position, position + 1)
+    return styled
+
+
+def write_lines(stream: TextIO, written: Iterable[str]) -> None:
+    """Write whole lines at once, in characters that the stream can encode."""
+    words = "".join(f"{each}\n" for each in written)
+    if words:
+        stream.write(encodable(words, stream.encoding or "utf-8"))
+        stream.flush()
+
+
+def encodable(words: str, encoding: str) -> str:
+    """Replace what an encoding does not have, signs and bars by ASCII characters.
+
+    >>> encodable("✓ DONE ██░░ 中", "ascii")
+    '+ DONE ##-- ?'
+    """
     try:
-        said.encode(encoding)
+        words.encode(encoding)
     except UnicodeEncodeError:
-        said = said.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-    stream.write(before + (said.translate(_COLOURED) if colour else said))
-    stream.flush()
+        return words.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return words
 
 
 def is_screen(stream: TextIO) -> bool:
-    """Return whether the stream is a terminal that understands ANSI sequences."""
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    """Return whether the stream is a terminal that can be repainted."""
+    if not stream.isatty():
         return False
-    # The old Windows console prints the sequences instead of following them.
-    return sys.platform != "win32" or "WT_SESSION" in os.environ
+    # rich is imported only for a terminal.
+    console = _console(stream)
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _terminal_size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and lines; some terminals say 0 when they do not know."""
+    """Return columns and lines; some terminals report 0 when they do not know."""
     try:
         columns, height = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -178,12 +234,12 @@ def _terminal_size(stream: TextIO) -> tuple[int, int]:
     return columns or 80, max(height or 24, 4)
 
 
-def _stamped(said: str) -> str:
-    return f"{clock(datetime.now(UTC))}  {said}"
+def _stamped(words: str) -> str:
+    return f"{clock(datetime.now(UTC))}  {words}"
 
 
 def _state(order: OrderState) -> tuple[object, ...]:
-    """Return what makes a line worth writing: not every file that comes in."""
+    """Return what makes a line worth writing: not every new file does."""
     return (
         order.status,
         order.finished,

@@ -13,12 +13,12 @@ import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.consumer import Health, HealthState
-from regards_nb.display.repaint import FAREWELL, Painter, close_views, painter_of
+from regards_nb.display import TRACKER_DELETED, RefreshThread, close_views, refresh_thread_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.display.sources import SnapshotView
+    from regards_nb.display.model import SnapshotView
 
 DEADLINE_S = 20.0
 
@@ -31,16 +31,16 @@ def until(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
-def _same(panel: SketchPanel) -> SketchPanel:
-    return panel
+def _same(view: SketchView) -> SketchView:
+    return view
 
 
 def all_orders() -> None:
     """Ask for all orders."""
 
 
-class SketchPanel:
-    """A panel that remembers what it was told to show."""
+class SketchView:
+    """A view that remembers what it was told to show."""
 
     interval_s = 0.2
 
@@ -53,7 +53,7 @@ class SketchPanel:
         #: What a painting takes of the processor.
         self.cost_s = 0.0
         self.error: Exception | None = None
-        self.wanted = all_orders
+        self.keys_of = all_orders
         self.last: SnapshotView | None = None
 
     def paint(self, snapshot: SnapshotView) -> None:
@@ -83,82 +83,78 @@ def tracker() -> ScriptedTracker:
 
 
 @pytest.fixture
-def panel() -> SketchPanel:
-    """Return a panel that is shown."""
-    return SketchPanel()
+def view() -> SketchView:
+    """Return a view that is shown."""
+    return SketchView()
 
 
 @pytest.fixture
-def painter(tracker: ScriptedTracker, panel: SketchPanel) -> Iterator[Painter]:
-    """Return a running painter; its thread must end with the test."""
-    painter = painter_of(tracker)
-    painter.panel("sketch", lambda: panel)
-    painter.run()
-    thread = painter.thread
+def refresh(tracker: ScriptedTracker, view: SketchView) -> Iterator[RefreshThread]:
+    """Return a running refresh; its thread must end with the test."""
+    refresh = refresh_thread_of(tracker)
+    refresh.view("sketch", lambda: view)
+    refresh.run()
+    thread = refresh.thread
     assert thread is not None
-    yield painter
+    yield refresh
     close_views(tracker)
     until(lambda: not thread.is_alive())
 
 
 def test_it_paints_what_changed_and_nothing_else(
-    tracker: ScriptedTracker, panel: SketchPanel, painter: Painter
+    tracker: ScriptedTracker, view: SketchView, refresh: RefreshThread
 ) -> None:
     """A change is painted soon; without changes the tracker is not even asked."""
-    until(lambda: len(panel.painted) == 1)
+    until(lambda: len(view.painted) == 1)
     looks = tracker.looks
     tracker.tell(order(suborders_done=1))
-    until(lambda: len(panel.painted) == 2)
+    until(lambda: len(view.painted) == 2)
     assert tracker.looks == looks + 1
-    assert panel.painted[-1][1].orders[0].suborders_done == 1
-    panel.changed = True
-    until(lambda: len(panel.painted) >= 3)
-    assert painter.thread is not None
+    assert view.painted[-1][1].orders[0].suborders_done == 1
+    view.changed = True
+    until(lambda: len(view.painted) >= 3)
+    assert refresh.thread is not None
 
 
-@pytest.mark.usefixtures("painter")
-def test_it_paints_at_most_five_times_a_second(
-    tracker: ScriptedTracker, panel: SketchPanel
-) -> None:
+@pytest.mark.usefixtures("refresh")
+def test_it_paints_at_most_five_times_a_second(tracker: ScriptedTracker, view: SketchView) -> None:
     """However many changes come, paintings keep their distance, and the last state is shown."""
     stop = time.monotonic() + 1.2
     count = 0
     while time.monotonic() < stop:
         count += 1
         tracker.tell(order(suborders_done=count))
-    until(lambda: bool(panel.painted) and panel.painted[-1][1].orders[0].suborders_done == count)
+    until(lambda: bool(view.painted) and view.painted[-1][1].orders[0].suborders_done == count)
     assert count > 100
-    assert len(panel.painted) <= 9
+    assert len(view.painted) <= 9
 
 
-@pytest.mark.usefixtures("painter")
-def test_costly_pictures_are_painted_less_often(
-    tracker: ScriptedTracker, panel: SketchPanel
-) -> None:
+@pytest.mark.usefixtures("refresh")
+def test_costly_pictures_are_painted_less_often(tracker: ScriptedTracker, view: SketchView) -> None:
     """Paintings that take 20 ms of the processor are made less than twice a second.
 
     On the whole: one that is held up by other work on the machine may come close to the next.
     """
-    panel.cost_s = 0.02
+    view.cost_s = 0.02
     count = 0
-    while len(panel.painted) < 6:
+    while len(view.painted) < 6:
         count += 1
         tracker.tell(order(suborders_done=count))
         threading.Event().wait(0.01)
-    times = [when for when, _ in panel.painted[1:]]
+    times = [when for when, _ in view.painted[1:]]
     assert times[-1] - times[0] > 0.5 * (len(times) - 1)
-    until(lambda: panel.painted[-1][1].orders[0].suborders_done == count)
+    until(lambda: view.painted[-1][1].orders[0].suborders_done == count)
 
 
 def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker) -> None:
     """A broken page is tried again; its error reaches the recorder once and nobody else."""
     recorded: list[Exception] = []
-    painter = painter_of(tracker, recorded.append)
-    broken, sound = SketchPanel(), SketchPanel()
+    refresh = refresh_thread_of(tracker, recorded.append)
+    broken, sound = SketchView(), SketchView()
     broken.error = RuntimeError("no such page")
-    painter.panel("broken", lambda: broken)
-    painter.panel("sound", lambda: sound)
-    painter.run()
+    refresh.view("broken", lambda: broken)
+    refresh.view("sound", lambda: sound)
+    refresh.run()
     until(lambda: len(sound.painted) == 1)
     tracker.tell(order(suborders_done=1))
     until(lambda: len(sound.painted) == 2)
@@ -168,109 +164,107 @@ def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker
     close_views(tracker)
 
 
-@pytest.mark.usefixtures("painter")
+@pytest.mark.usefixtures("refresh")
 def test_a_tracker_that_fails_to_answer_is_asked_again(
-    tracker: ScriptedTracker, panel: SketchPanel
+    tracker: ScriptedTracker, view: SketchView
 ) -> None:
     """An error of snapshot() itself does not end the thread."""
-    until(lambda: len(panel.painted) == 1)
+    until(lambda: len(view.painted) == 1)
     tracker.broken = OSError("disk full")
     tracker.version += 1
     looks = tracker.looks
     until(lambda: tracker.looks > looks)
     tracker.broken = None
-    until(lambda: len(panel.painted) == 2)
+    until(lambda: len(view.painted) == 2)
 
 
-def test_without_visible_views_the_thread_ends(panel: SketchPanel, painter: Painter) -> None:
+def test_without_visible_views_the_thread_ends(view: SketchView, refresh: RefreshThread) -> None:
     """The last view that is hidden ends the thread; the next one starts another."""
-    thread = painter.thread
+    thread = refresh.thread
     assert thread is not None
-    panel.visible = False
+    view.visible = False
     until(lambda: not thread.is_alive())
-    panel.visible = True
-    painter.run()
-    assert painter.thread is not None
-    assert painter.thread is not thread
+    view.visible = True
+    refresh.run()
+    assert refresh.thread is not None
+    assert refresh.thread is not thread
 
 
 def test_it_ends_with_the_tracker_and_leaves_the_last_state() -> None:
     """A tracker nobody holds is collected although it is shown, and its thread ends."""
-    panel = SketchPanel()
+    view = SketchView()
     tracker = ScriptedTracker(order())
-    painter = painter_of(tracker, tracker.record)
-    painter.panel("sketch", lambda: panel)
-    painter.run()
-    thread = painter.thread
+    refresh = refresh_thread_of(tracker, tracker.record)
+    refresh.view("sketch", lambda: view)
+    refresh.run()
+    thread = refresh.thread
     assert thread is not None
-    until(lambda: len(panel.painted) == 1)
+    until(lambda: len(view.painted) == 1)
     gone = weakref.ref(tracker)
-    del tracker, painter
+    del tracker, refresh
     gc.collect()
     until(lambda: gone() is None)
     until(lambda: not thread.is_alive())
-    ((snapshot, note),) = panel.frozen
-    assert note == FAREWELL
+    ((snapshot, note),) = view.frozen
+    assert note == TRACKER_DELETED
     assert snapshot.orders[0].order_id == 1
-    assert panel.closed == 1
+    assert view.closed == 1
 
 
-@pytest.mark.usefixtures("painter")
-def test_stopping_the_tracker_freezes_the_views(
-    tracker: ScriptedTracker, panel: SketchPanel
-) -> None:
+@pytest.mark.usefixtures("refresh")
+def test_stopping_the_tracker_freezes_the_views(tracker: ScriptedTracker, view: SketchView) -> None:
     """When a running tracker is stopped, its views become pictures without being asked to."""
-    until(lambda: len(panel.painted) == 1)
+    until(lambda: len(view.painted) == 1)
     tracker.tell(health=Health(state=HealthState.STOPPED, since=NOON))
-    until(lambda: panel.closed == 1)
-    assert panel.frozen[-1][0].health.state is HealthState.STOPPED
+    until(lambda: view.closed == 1)
+    assert view.frozen[-1][0].health.state is HealthState.STOPPED
 
 
-def test_a_tracker_not_started_yet_is_not_stopped(panel: SketchPanel) -> None:
+def test_a_tracker_not_started_yet_is_not_stopped(view: SketchView) -> None:
     """A view opened before start() stays live, and shows the start."""
     tracker = ScriptedTracker()
     tracker.tell(health=Health(state=HealthState.STOPPED, since=NOON))
-    painter = painter_of(tracker)
-    painter.panel("sketch", lambda: panel)
-    painter.run()
-    until(lambda: len(panel.painted) == 1)
+    refresh = refresh_thread_of(tracker)
+    refresh.view("sketch", lambda: view)
+    refresh.run()
+    until(lambda: len(view.painted) == 1)
     tracker.tell(health=Health(state=HealthState.CONSUMING, since=NOON))
-    until(lambda: len(panel.painted) == 2)
-    assert panel.frozen == []
+    until(lambda: len(view.painted) == 2)
+    assert view.frozen == []
     close_views(tracker)
 
 
 def test_closing_freezes_with_the_newest_state_and_only_once(
-    tracker: ScriptedTracker, panel: SketchPanel, painter: Painter
+    tracker: ScriptedTracker, view: SketchView, refresh: RefreshThread
 ) -> None:
     """close_views leaves the state of that moment, gives everything back, and may be repeated."""
     tracker.tell(order(suborders_done=9))
-    thread = painter.thread
+    thread = refresh.thread
     assert thread is not None
     close_views(tracker, note="stopped")
     close_views(tracker)
     assert not thread.is_alive()
-    ((snapshot, note),) = panel.frozen
+    ((snapshot, note),) = view.frozen
     assert snapshot.orders[0].suborders_done == 9
     assert note == "stopped"
-    assert panel.closed == 1
+    assert view.closed == 1
 
 
 def test_hidden_panels_are_kept_for_late_clicks_but_not_for_ever(
     tracker: ScriptedTracker,
 ) -> None:
-    """The same name gives the same panel, until too many others were opened since."""
-    painter = painter_of(tracker)
-    panels = []
+    """The same name gives the same view, until too many others were opened since."""
+    refresh = refresh_thread_of(tracker)
+    views = []
     for name in range(20):
-        panel = SketchPanel()
-        panel.visible = False
-        panels.append(panel)
-        painter.panel(name, partial(_same, panel))
-    again: object = painter.panel(19, SketchPanel)
-    assert again is panels[19]
-    assert [panel.closed for panel in panels[:10]] == [1] * 10
-    assert [panel.closed for panel in panels[12:]] == [0] * 8
+        view = SketchView()
+        view.visible = False
+        views.append(view)
+        refresh.view(name, partial(_same, view))
+    again: object = refresh.view(19, SketchView)
+    assert again is views[19]
+    assert [view.closed for view in views[:10]] == [1] * 10
+    assert [view.closed for view in views[12:]] == [0] * 8
     close_views(tracker)
 
 
@@ -283,7 +277,7 @@ def test_a_recorder_that_fails_stops_nothing(tracker: ScriptedTracker) -> None:
     def paint() -> None:
         raise RuntimeError("of the display")
 
-    painter = painter_of(tracker, fail)
-    with painter.recording():
+    refresh = refresh_thread_of(tracker, fail)
+    with refresh.recording():
         paint()
     close_views(tracker)

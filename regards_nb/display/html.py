@@ -1,0 +1,325 @@
+"""The table as HTML, and outputs that are replaced by display id.
+
+The HTML is bounded, every string is escaped, and it has no script and loads nothing from the
+network. It comes in three pieces, head, table and foot, because the live view sends only the
+pieces that changed: a screen reader reads the head when its text changes, not at every step of a
+bar.
+
+Colours come from the page: JupyterLab's variables, else those of VS Code, else a colour that is
+legible on white and on black. Texts keep the colour of the page; only signs and bars are
+coloured, so contrast does not depend on the theme. JupyterLab removes the style sheet from a
+notebook that is not trusted; the bars are native ``<progress>`` elements, so the table is still
+legible there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.display.model import SIGN, Severity, table_model
+from regards_nb.display.text import text
+from regards_nb.text import clean
+
+if TYPE_CHECKING:
+    from regards_nb.display.model import KeysOf, Row, SnapshotView, TableModel
+
+#: The table scrolls from this height on.
+MAX_HEIGHT = "440px"
+#: Outputs of one view that are updated; a cell that runs again and again adds more.
+MAX_HANDLES = 8
+
+_COLUMNS = ("Order", "Parts", "Status", "Details")
+# JupyterLab aligns cells to the right, and removes the style sheet if it does not trust a notebook.
+_LEFT = ' style="text-align:left"'
+
+#: Colour of each severity, also as inline style: that stays in notebooks that are not trusted.
+COLOUR = {
+    Severity.WAITS: "var(--jp-warn-color0,var(--vscode-charts-orange,#c77700))",
+    Severity.FAILED: "var(--jp-error-color1,var(--vscode-charts-red,#d9363e))",
+    Severity.INCOMPLETE: "var(--jp-warn-color1,var(--vscode-charts-yellow,#c77700))",
+    Severity.RUNNING: "var(--jp-brand-color1,var(--vscode-charts-blue,#1976d2))",
+    Severity.DONE: "var(--jp-success-color1,var(--vscode-charts-green,#2e8b45))",
+    Severity.GONE: "var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#777777))",
+}
+_SEVERITIES = "\n".join(
+    f".regards-nb .rg-{severity}{{--rg-tone:{colour}}}" for severity, colour in COLOUR.items()
+)
+
+# JupyterLab aligns, stripes and shrinks the tables of static output but not those of widgets: with
+# the !important rules both look alike.
+CSS = f"""<style>
+.regards-nb{{--rg-fg:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor));
+--rg-muted:var(--jp-content-font-color2,var(--vscode-descriptionForeground,currentColor));
+--rg-line:var(--jp-border-color2,var(--vscode-panel-border,rgba(128,128,128,.35)));
+--rg-back:var(--jp-layout-color0,var(--vscode-editor-background,Canvas));
+--rg-track:var(--jp-layout-color3,rgba(128,128,128,.28));
+color:var(--rg-fg);font-family:var(--jp-ui-font-family,system-ui,sans-serif);
+font-size:var(--jp-ui-font-size1,13px);line-height:1.45}}
+{_SEVERITIES}
+.regards-nb .rg-head{{display:flex;flex-wrap:wrap;align-items:baseline;
+gap:2px 14px;padding:4px 0 2px}}
+.regards-nb .rg-headline{{font-weight:600;font-size:1.08em}}
+.regards-nb .rg-health{{color:var(--rg-muted);padding:0 0 4px}}
+.regards-nb .rg-sign{{color:var(--rg-tone);display:inline-block;min-width:.8em;font-style:normal}}
+.regards-nb .rg-note{{color:var(--rg-muted);padding:0 0 4px}}
+.regards-nb .rg-more,.regards-nb .rg-problem,.regards-nb .rg-said{{padding:3px 0}}
+.regards-nb .rg-more,.regards-nb .rg-id,.regards-nb .rg-files{{color:var(--rg-muted)}}
+.regards-nb.regards-nb table{{table-layout:auto!important;border-collapse:collapse!important;
+width:100%!important;margin:0!important;border:none!important;font-size:inherit!important;
+color:inherit!important}}
+.regards-nb.regards-nb tr{{background:none!important}}
+.regards-nb.regards-nb th,.regards-nb.regards-nb td,.jp-RenderedHTMLCommon .regards-nb tr>*{{
+text-align:left!important;vertical-align:middle!important;padding:5px 14px 5px 0!important;
+max-width:none!important;border:none!important;border-bottom:1px solid var(--rg-line)!important;
+white-space:nowrap!important;line-height:1.35!important;font-weight:400}}
+.regards-nb.regards-nb thead th{{position:sticky;top:0;z-index:1;
+background:var(--rg-back)!important;color:var(--rg-muted);font-size:.88em;font-weight:600}}
+.regards-nb.regards-nb tbody tr:last-child>*{{border-bottom:none!important}}
+.regards-nb .rg-name{{font-weight:600;white-space:normal;min-width:9em;max-width:22em;
+overflow-wrap:anywhere}}
+.regards-nb .rg-id,.regards-nb .rg-files{{font-size:.88em}}
+.regards-nb .rg-parts{{font-variant-numeric:tabular-nums}}
+.regards-nb progress+.rg-parts{{padding-left:4px}}
+.regards-nb progress{{appearance:none;-webkit-appearance:none;width:110px;height:8px;border:none;
+border-radius:4px;overflow:hidden;vertical-align:middle;background:var(--rg-track);
+accent-color:var(--rg-tone);color:var(--rg-tone)}}
+.regards-nb progress.rg-bytes-bar{{width:60px;height:5px}}
+.regards-nb progress::-webkit-progress-bar{{background:var(--rg-track)}}
+.regards-nb progress::-webkit-progress-value{{background:var(--rg-tone);border-radius:4px}}
+.regards-nb progress::-moz-progress-bar{{background:var(--rg-tone);border-radius:4px}}
+.regards-nb.regards-nb td.rg-remarks{{width:45%;white-space:normal!important;min-width:14em;
+overflow-wrap:anywhere;padding-right:0!important}}
+.regards-nb .rg-act{{font-weight:600}}
+</style>"""
+
+
+def html(snapshot: SnapshotView, *, note: str = "") -> str:
+    """Return the snapshot as one static piece of HTML.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to show.
+    note : str
+        A sentence below the headline.
+
+    Returns
+    -------
+    str
+        At most 50 orders, the most urgent first, and a line that counts the others.
+    """
+    model = table_model(snapshot)
+    scroll = f'<div style="max-height:{MAX_HEIGHT};overflow:auto">{table(model)}</div>'
+    return f"{head(model, note)}{scroll}{foot(model)}"
+
+
+def head(model: TableModel, note: str = "") -> str:
+    """Return headline, health and note, with the style sheet of all pieces."""
+    counts = "".join(
+        f" <span>{_sign(severity)}{escape(words)}</span>" for severity, words in model.counts
+    )
+    noted = f'<div class="rg-note">{escape(clean(note, 400))}</div>' if note else ""
+    return (
+        f'{CSS}<div class="regards-nb" role="status" aria-live="polite">'
+        f'<div class="rg-head"><span class="rg-headline">{escape(model.headline)}</span>{counts}'
+        f'</div><div class="rg-health">{_sign(model.health_severity)}{escape(model.health)}</div>'
+        f"{noted}</div>"
+    )
+
+
+def table(model: TableModel) -> str:
+    """Return one row per order."""
+    if not model.rows:
+        return ""
+    columns = "".join(f'<th scope="col"{_LEFT}>{name}</th>' for name in _COLUMNS)
+    body = "".join(map(_row, model.rows))
+    return (
+        '<div class="regards-nb"><table aria-label="REGARDS orders">'
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def foot(model: TableModel) -> str:
+    """Return the lines below the table: hidden orders and problems."""
+    more = f'<div class="rg-more">{escape(model.more)}</div>' if model.more else ""
+    problems = "".join(
+        f'<div class="rg-problem rg-incomplete">{_mark("▲")}{escape(problem)}</div>'
+        for problem in model.problems
+    )
+    return f'<div class="regards-nb">{more}{problems}</div>' if more or problems else ""
+
+
+def answer(words: str) -> str:
+    """Return the result of the last click."""
+    if not words:
+        return ""
+    return f'<div class="regards-nb rg-said" role="status">{escape(clean(words, 300))}</div>'
+
+
+def _row(row: Row) -> str:
+    parts = f' <span class="rg-parts">{escape(row.parts)}</span>' if row.parts else ""
+    fetched = _bar(row, row.fetched, "bytes") if row.fetched is not None else ""
+    files = f'<div class="rg-files">{fetched} {escape(row.files)}</div>' if row.files else ""
+    return (
+        f'<tr class="rg-{row.severity}"><th scope="row"{_LEFT}>{_title(row)}</th>'
+        f"<td{_LEFT}>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
+        f"<td{_LEFT}>{_mark(SIGN[row.severity])}{escape(row.status)}</td>"
+        f'<td class="rg-remarks"{_LEFT} title="{escape(row.tooltip)}">{_remarks(row)}</td></tr>'
+    )
+
+
+def _title(row: Row) -> str:
+    number = f'<div class="rg-id">{escape(row.number)}</div>' if row.number else ""
+    name = f'<div class="rg-name" title="{escape(row.full_name)}">{escape(row.name)}</div>'
+    return f"{name}{number}"
+
+
+def _bar(row: Row, fraction: float | None, of: str) -> str:
+    """Return a native bar; nothing if the total is unknown."""
+    if fraction is None:
+        return ""
+    label = escape(f"{of} of order {row.title}")
+    words = escape(row.parts) if of == "parts" else f"{fraction:.0%}"
+    return (
+        f'<progress class="rg-{of}-bar" max="1" value="{fraction:.4g}" aria-label="{label}" '
+        f'style="accent-color:{COLOUR[row.severity]}">{words}</progress>'
+    )
+
+
+def _remarks(row: Row) -> str:
+    is_urgent = row.severity is Severity.WAITS and bool(row.remarks)
+    first = [f'<span class="rg-act">{escape(row.remarks[0])}</span>'] if is_urgent else []
+    return " · ".join([*first, *map(escape, row.remarks[len(first) :])])
+
+
+def _sign(severity: Severity) -> str:
+    return f'<span class="rg-{severity}">{_mark(SIGN[severity])}</span>'
+
+
+def _mark(sign: str) -> str:
+    """Return a sign that screen readers skip: the word beside it says the same."""
+    return f'<i class="rg-sign" aria-hidden="true">{sign}</i>&nbsp;'
+
+
+# -- outputs
+
+
+def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
+    """Return HTML and text of the same snapshot."""
+    return {"text/html": html(snapshot, note=note), "text/plain": text(snapshot, note=note)}
+
+
+#: An output that shows nothing.
+EMPTY_BUNDLE = {"text/html": "", "text/plain": ""}
+
+# JupyterLab and Notebook prefer the widget to the HTML beside it even when the kernel with the
+# widget has ended, and then show "model not found": these rules hide that panel and show the spare
+# picture. Elsewhere, also in pages of nbconvert, there is no such panel, and the HTML beside the
+# widget is shown.
+_PANEL = ">.lm-Panel.jp-OutputArea-output"
+_LIVE = ":has(.jupyter-widgets .regards-nb)"
+_DEAD = f":has(>.jp-OutputArea-child{_PANEL}):not({_LIVE})"
+_SPARE_CSS = f"""<style>
+.jp-OutputArea{_DEAD}:has(.regards-nb-spare)>.jp-OutputArea-child:has({_PANEL}){{display:none}}
+.jp-OutputArea{_DEAD} .regards-nb-spare{{display:block!important}}
+.jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
+</style>"""
+
+
+def spare_bundle(snapshot: SnapshotView) -> dict[str, Any]:
+    """Return a picture that is visible only where the widget beside it cannot be shown."""
+    picture = f'<div class="regards-nb-spare" style="display:none">{html(snapshot)}</div>'
+    return {"text/html": f"{_SPARE_CSS}{picture}", "text/plain": ""}
+
+
+def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:
+    """Put an output below the running cell, and keep the handle that replaces it.
+
+    The handle is kept first: the stop button can interrupt as soon as the output is visible.
+    """
+    import IPython.display
+
+    # IPython has no types
+    handle: Any = IPython.display.DisplayHandle()  # type: ignore[no-untyped-call]
+    handles.append(handle)
+    handle.display(bundle, raw=True)
+
+
+class HtmlView:
+    """A table of HTML without widgets, replaced as a whole through its display ids.
+
+    A display id ends when the page is reloaded, and each update marks the notebook as changed, so
+    widgets are preferred where there are any.
+
+    Parameters
+    ----------
+    keys_of : callable
+        Returns the orders to show; None for all.
+    note : str
+        The sentence below the headline while `say` has given no other.
+    """
+
+    #: Each update is a whole new output, so two updates a second are enough.
+    interval_s = 0.5
+
+    def __init__(self, keys_of: KeysOf, note: str = "") -> None:
+        self.keys_of = keys_of
+        self.visible = False
+        self.last: SnapshotView | None = None
+        # show() runs on the caller's thread, paint() on the refresh thread.
+        self._lock = threading.Lock()
+        self._default_note = note
+        self._note = note
+        self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
+        self._shown: dict[str, Any] = {}
+        self._changed = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether to paint although the tracker did not change."""
+        return self._changed
+
+    def begin(self, keys_of: KeysOf) -> None:
+        """Stop updating the outputs so far; the next `show` makes a new one."""
+        self.keys_of = keys_of
+        self._handles.clear()
+
+    def show(self, snapshot: SnapshotView, **_: object) -> None:
+        """Put the table below the running cell."""
+        with self._lock:
+            self.last = snapshot
+            bundle = static_bundle(snapshot, self._note)
+            self._replace(bundle)
+            self.visible = True
+            publish(bundle, self._handles)
+
+    def say(self, note: str) -> None:
+        """Change the sentence below the headline; the next `paint` shows it."""
+        note = note or self._default_note
+        self._changed |= note != self._note
+        self._note = note
+
+    def paint(self, snapshot: SnapshotView) -> None:
+        """Replace the table if it differs."""
+        with self._lock:
+            self._changed = False
+            self.last = snapshot
+            self._replace(static_bundle(snapshot, self._note))
+
+    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+        """Show the last state; nothing updates it afterwards."""
+        with self._lock:
+            self.visible = False
+            self._replace(static_bundle(snapshot, note or self._default_note))
+
+    def close(self) -> None:
+        """Do nothing: there are no widgets to close."""
+
+    def _replace(self, bundle: dict[str, Any]) -> None:
+        if bundle != self._shown:
+            for handle in self._handles:
+                handle.update(bundle, raw=True)
+            self._shown = bundle

@@ -1,0 +1,436 @@
+"""The table as values: a snapshot of the tracker goes in, finished texts come out.
+
+HTML, text, widgets and terminal lay out the same `TableModel`, so they agree. Every string from
+the network is cleaned here once; HTML escapes it after that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from regards_nb.events import OrderStatus
+from regards_nb.orders import GONE
+from regards_nb.text import LIMIT_CHARS, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from regards_nb.consumer import Health
+    from regards_nb.orders import OrderKey, OrderState
+
+    #: Returns the orders that a view shows; None means all. It is called for each repaint,
+    #: because an order that is waited for may appear later.
+    KeysOf = Callable[[], Iterable[OrderKey] | None]
+
+#: More rows cost browser time at every repaint, and nobody reads them.
+MAX_ROWS = 50
+MAX_PROBLEMS = 5
+NAME_CHARS = 48
+TOOLTIP_CHARS = 1000
+WAITS = "REGARDS waits for you to download"
+
+
+# -- what the display reads
+
+
+class SnapshotView(Protocol):
+    """Everything that the display shows, at one moment. Immutable, so no lock is needed."""
+
+    @property
+    def orders(self) -> Sequence[OrderState]:
+        """The orders, in any order."""
+
+    @property
+    def health(self) -> Health:
+        """The state of the connection to RabbitMQ."""
+
+    @property
+    def background_errors(self) -> Sequence[str]:
+        """Errors of the background, oldest first."""
+
+    @property
+    def rejected(self) -> int:
+        """The number of messages that could not be decoded."""
+
+    @property
+    def token_ends_at(self) -> datetime | None:
+        """When the REST token expires; None without a token or without an end."""
+
+
+class TrackerView(Protocol):
+    """What the display calls on a tracker. The last five methods only queue a request."""
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change; cheap to read."""
+
+    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> SnapshotView:
+        """Return the state of these orders, or of all."""
+
+    def download_soon(self, key: OrderKey) -> object:
+        """Fetch what is ready."""
+
+    def cancel(self, key: OrderKey) -> object:
+        """Stop and delete the order."""
+
+    def pause(self, key: OrderKey) -> object:
+        """Pause the order."""
+
+    def resume(self, key: OrderKey) -> object:
+        """Resume a paused order."""
+
+    def retry(self, key: OrderKey) -> object:
+        """Try the failed files again."""
+
+
+# -- what the display shows
+
+
+class Severity(StrEnum):
+    """How much an order needs its user, the most urgent first."""
+
+    #: REGARDS prepares no further part until the user downloads.
+    WAITS = "waits"
+    #: Ended without files.
+    FAILED = "failed"
+    #: Ended with some of the files.
+    INCOMPLETE = "incomplete"
+    RUNNING = "running"
+    DONE = "done"
+    #: Deleted or expired on the server.
+    GONE = "gone"
+
+
+SIGN = {
+    Severity.WAITS: "▼",
+    Severity.FAILED: "✕",
+    Severity.INCOMPLETE: "▲",
+    Severity.RUNNING: "●",
+    Severity.DONE: "✓",
+    Severity.GONE: "○",
+}
+_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+class Action(StrEnum):
+    """What the buttons ask for."""
+
+    DOWNLOAD = "download"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """The texts of one order."""
+
+    key: OrderKey
+    #: The user's label, else the correlation id.
+    name: str
+    full_name: str
+    #: ``#1234``, with the tenant where several are shown; empty before the order has a number.
+    number: str
+    severity: Severity
+    status: str
+    #: Between 0 and 1; None: unknown.
+    fraction: float | None
+    #: ``3/10``; done may exceed the total, because the server gives the total late.
+    parts: str
+    files: str
+    #: Fraction of the bytes of a running download; None: no download, or its size is unknown.
+    fetched: float | None
+    remarks: tuple[str, ...]
+    tooltip: str
+    #: The actions that are allowed now.
+    actions: frozenset[Action]
+
+    @property
+    def title(self) -> str:
+        """Number and name in one string."""
+        return f"{self.number} {self.name}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableModel:
+    """All texts of one view."""
+
+    #: The most urgent orders, most urgent first, at most ``MAX_ROWS``.
+    rows: tuple[Row, ...]
+    headline: str
+    #: The counts that are shown in colour, the most urgent first.
+    counts: tuple[tuple[Severity, str], ...]
+    health: str
+    health_severity: Severity
+    #: Counts the orders that the filter or the length of the table hides; empty if none.
+    more: str
+    problems: tuple[str, ...]
+
+
+def table_model(snapshot: SnapshotView, *, only: str = "") -> TableModel:
+    """Return the texts of a snapshot.
+
+    Headline and counts are about all orders; *only* limits the rows to the orders that have all
+    its words in their name, number, status or message.
+    """
+    orders = sorted(snapshot.orders, key=_rank)
+    words = only.casefold().split()
+    shown = [order for order in orders if _matches(order, words)] if words else orders
+    has_several_tenants = len({order.tenant for order in orders}) > 1
+    n_finished = sum(order.finished for order in orders)
+    noun = "order" if len(orders) == 1 else "orders"
+    health_severity, health = _health(snapshot.health, snapshot.token_ends_at)
+    return TableModel(
+        rows=tuple(row_of(order, with_tenant=has_several_tenants) for order in shown[:MAX_ROWS]),
+        headline=f"{n_finished} of {len(orders)} {noun} finished" if orders else "No orders",
+        counts=tuple(_counts(orders)),
+        health=health,
+        health_severity=health_severity,
+        more=" · ".join(filter(None, (_found(shown, orders, only), _hidden(shown[MAX_ROWS:])))),
+        problems=tuple(_problems(snapshot)),
+    )
+
+
+def row_of(order: OrderState, *, with_tenant: bool = False) -> Row:
+    """Return the texts of one order."""
+    name = order.label or order.correlation_id
+    number = "" if order.order_id is None else f"#{order.order_id}"
+    if with_tenant and order.tenant:
+        number = f"{number} {clean(order.tenant, NAME_CHARS)}".strip()
+    return Row(
+        key=order.key,
+        name=clean(name, NAME_CHARS),
+        full_name=clean(name, TOOLTIP_CHARS),
+        number=number,
+        severity=severity_of(order),
+        status=clean(order.status, NAME_CHARS),
+        fraction=_fraction(order),
+        parts=_parts(order),
+        files=_files(order),
+        fetched=_fetched(order),
+        remarks=tuple(_remarks(order)),
+        tooltip=clean(order.message or "", TOOLTIP_CHARS),
+        actions=allowed_actions(order),
+    )
+
+
+def severity_of(order: OrderState) -> Severity:
+    """Return how much the order needs its user."""
+    if order.waits_for_download:
+        return Severity.WAITS
+    if not order.finished:
+        return Severity.RUNNING
+    if order.status in GONE:
+        return Severity.GONE
+    if order.status == OrderStatus.DONE:
+        return Severity.DONE
+    # FAILED with a link is a partial success (protocol.md 0.4)
+    return Severity.INCOMPLETE if order.download_link else Severity.FAILED
+
+
+def allowed_actions(order: OrderState) -> frozenset[Action]:
+    """Return the actions that REGARDS allows in this status (protocol.md 1.2).
+
+    The server may still refuse: it can know of a pause or a running job of which no message told.
+    """
+    if order.order_id is None:
+        # A denied order has no number, and the server addresses orders by number.
+        return frozenset()
+    is_paused = order.status == OrderStatus.PAUSED
+    has_files = order.waits_for_download or bool(order.download_link)
+    allowed = {
+        Action.DOWNLOAD: has_files and not order.downloading and order.status not in GONE,
+        Action.PAUSE: not order.finished and not is_paused,
+        Action.RESUME: is_paused,
+        Action.RETRY: order.status in {OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING},
+        Action.CANCEL: not order.finished,
+    }
+    return frozenset(action for action, is_allowed in allowed.items() if is_allowed)
+
+
+def size(n_bytes: int) -> str:
+    """Return a number of bytes with a decimal unit.
+
+    >>> size(0), size(999), size(1_500_000), size(2 * 10**12)
+    ('0 B', '999 B', '1.5 MB', '2.0 TB')
+    """
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        # 999.95 would be printed as 1000.0
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{n_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def clock(moment: datetime, *, after: datetime | None = None) -> str:
+    """Return the time in UTC, with the date if *after* has another date.
+
+    Kernel and browser may be in different time zones, so the text names the zone.
+    """
+    moment = moment.astimezone(UTC)
+    day = f"{moment:%Y-%m-%d} " if after is not None and moment.date() != after.date() else ""
+    return f"{day}{moment:%H:%M:%S} UTC"
+
+
+# -- one order
+
+
+def _rank(order: OrderState) -> tuple[int, float, bool, int, str]:
+    """Sort by severity; then ended orders by their end, latest first, and others by number.
+
+    Running orders are not sorted by their last event: rows must not move while somebody reads.
+    """
+    number = order.order_id
+    ended = -order.last_event.timestamp() if order.finished else 0.0
+    return _RANK[severity_of(order)], ended, number is None, number or 0, order.correlation_id
+
+
+def _fraction(order: OrderState) -> float | None:
+    """Return the length of the bar; it follows the counts beside it where there are any."""
+    if order.suborders_total:
+        value = order.suborders_done / order.suborders_total
+    elif order.status == OrderStatus.DONE:
+        value = 1.0
+    elif order.progress is not None:
+        value = order.progress
+    else:
+        return None
+    # Written so that NaN becomes 0.
+    return min(1.0, value) if value > 0 else 0.0
+
+
+def _parts(order: OrderState) -> str:
+    if order.suborders_total:
+        return f"{order.suborders_done}/{order.suborders_total}"
+    if order.finished:
+        return str(order.suborders_done) if order.suborders_done else ""
+    return f"{order.suborders_done}/?"
+
+
+def _files(order: OrderState) -> str:
+    if not order.downloaded_files and not order.files_total:
+        return ""
+    files, n_bytes = str(order.downloaded_files), size(order.downloaded_bytes)
+    if order.files_total is not None:
+        files = f"{files}/{order.files_total}"
+    # A repair may count only the files that it still has to fetch.
+    if order.bytes_total is not None and order.bytes_total > order.downloaded_bytes:
+        n_bytes = f"{n_bytes} of {size(order.bytes_total)}"
+    noun = "file" if files in {"1", "1/1", "0/1"} else "files"
+    return f"{files} {noun}, {n_bytes}"
+
+
+def _fetched(order: OrderState) -> float | None:
+    if not order.downloading or not order.bytes_total:
+        return None
+    return min(order.downloaded_bytes / order.bytes_total, 1.0)
+
+
+def _remarks(order: OrderState) -> Iterator[str]:
+    if order.waits_for_download:
+        yield WAITS
+    if order.downloading:
+        yield "downloading"
+    if order.error_type:
+        yield clean(order.error_type, NAME_CHARS)
+    if order.errors:
+        yield f"{order.errors} error{'' if order.errors == 1 else 's'}"
+    if order.message and (message := clean(order.message)):
+        yield message
+    if order.expires_at and (order.waits_for_download or not order.finished):
+        yield f"kept until {order.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+# -- all orders
+
+
+_HEALTH = {
+    "CONNECTING": (Severity.RUNNING, "connecting to RabbitMQ"),
+    "CONSUMING": (Severity.DONE, "listening"),
+    "POLLING": (
+        Severity.DONE,
+        "polling REGARDS over REST every 10 to 60 s (no RabbitMQ account)",
+    ),
+    "RECONNECTING": (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
+    "STOPPED": (Severity.INCOMPLETE, "stopped, no new events"),
+    "FAILED": (Severity.FAILED, "failed, no new events"),
+}
+
+
+def _health(health: Health, token_ends_at: datetime | None) -> tuple[Severity, str]:
+    state = health.state.value
+    severity, words = _HEALTH.get(state, (Severity.INCOMPLETE, clean(state, NAME_CHARS)))
+    since = health.since.astimezone(UTC)
+    parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
+    if health.reason and state != "CONSUMING":
+        parts = [f"{parts[0]}: {clean(health.reason)}"]
+    if health.last_event:
+        parts.append(f"last event {clock(health.last_event, after=since)}")
+    if health.queue_depth:
+        parts.append(f"{health.queue_depth} in the queue")
+    if token_ends_at:
+        parts.append(f"REST token until {clock(token_ends_at, after=since)}")
+    return severity, " · ".join(parts)
+
+
+def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Severity, str]]:
+    severities = Counter(severity_of(order) for order in orders)
+    n_downloading = sum(order.downloading for order in orders)
+    for severity, words in (
+        (Severity.WAITS, "REGARDS waits for you: {} to download"),
+        (Severity.FAILED, "{} failed"),
+        (Severity.INCOMPLETE, "{} incomplete"),
+        (Severity.RUNNING, "{} running"),
+    ):
+        if severities[severity]:
+            yield severity, words.format(severities[severity])
+    if n_downloading:
+        yield Severity.RUNNING, f"{n_downloading} downloading"
+
+
+def _matches(order: OrderState, words: Sequence[str]) -> bool:
+    # A correlation id behind a label must match as a whole: generated ids match by chance.
+    name = order.correlation_id.casefold()
+    searched = (
+        order.label or name,
+        f"#{order.order_id}",
+        order.tenant,
+        order.status,
+        severity_of(order),
+        order.error_type,
+        order.message,
+    )
+    text = " ".join(filter(None, searched)).casefold()
+    return all(word in text or word == name for word in words)
+
+
+def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str) -> str:
+    if not only.strip():
+        return ""
+    found = f"{len(shown)} of {len(orders)}" if shown else f"none of {len(orders)}"
+    return f"{found} orders match \u201c{clean(only, NAME_CHARS)}\u201d"
+
+
+def _hidden(hidden: Sequence[OrderState]) -> str:
+    if not hidden:
+        return ""
+    by_status = Counter(clean(order.status, NAME_CHARS) for order in hidden).most_common(6)
+    statuses = ", ".join(f"{count} {status}" for status, count in by_status)
+    return f"… and {len(hidden)} more order{'' if len(hidden) == 1 else 's'} ({statuses})"
+
+
+def _problems(snapshot: SnapshotView) -> Iterator[str]:
+    if snapshot.rejected:
+        noun = "message" if snapshot.rejected == 1 else "messages"
+        yield f"{snapshot.rejected} {noun} could not be decoded; see tracker.rejected"
+    counts = Counter(snapshot.background_errors)
+    for problem in list(counts)[-MAX_PROBLEMS:]:
+        times = f" ({counts[problem]} times)" if counts[problem] > 1 else ""
+        yield clean(problem, 2 * LIMIT_CHARS) + times

@@ -1,0 +1,420 @@
+"""Plots of a tracker: orders over time, and download rates. matplotlib is imported on first use."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from regards_nb.display.model import size
+from regards_nb.errors import SettingsError
+from regards_nb.events import OrderStatus
+from regards_nb.orders import FINISHED
+from regards_nb.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+#: More lanes are thinner than a pixel each; the latest orders are shown.
+MAX_LANES = 400
+MAX_LANE_LABELS = 40
+LANE_LABEL_CHARS = 30
+#: A message that arrived later than this after it was sent had waited in the queue.
+PROMPT = timedelta(seconds=5)
+MAX_BARS = 60
+#: More colours cannot be told apart: the bars then show the sum of all orders.
+MAX_COLOURS = 8
+BAR_LABEL_CHARS = 24
+
+_RUNNING, _GOOD, _INCOMPLETE, _BAD, _FETCHED = "#1976d2", "#2e8b45", "#c77700", "#d9363e", "#6a51a3"
+_GREY = "#777777"
+#: Widths of a bar in seconds that are round numbers on a clock.
+_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
+_UNITS = ((10**9, "GB/s"), (10**6, "MB/s"), (10**3, "kB/s"), (1, "B/s"))
+
+
+# -- timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """How one kind of event is drawn."""
+
+    label: str
+    marker: str
+    colour: str
+    area: float
+
+
+_MARKS: dict[str, Mark] = {
+    OrderStatus.GRANTED: Mark(label="granted", marker="|", colour=_RUNNING, area=90),
+    OrderStatus.SUBORDER_DONE: Mark(label="part ready", marker="o", colour=_RUNNING, area=26),
+    OrderStatus.DONE: Mark(label="done", marker="s", colour=_GOOD, area=48),
+    OrderStatus.DONE_WITH_WARNING: Mark(
+        label="incomplete", marker="^", colour=_INCOMPLETE, area=56
+    ),
+    OrderStatus.FAILED: Mark(label="failed", marker="X", colour=_BAD, area=60),
+    OrderStatus.DENIED: Mark(label="denied", marker="x", colour=_BAD, area=48),
+    OrderStatus.RUNNING: Mark(label="running", marker=".", colour=_RUNNING, area=26),
+    OrderStatus.PAUSED: Mark(label="paused", marker="s", colour=_GREY, area=30),
+    OrderStatus.EXPIRED: Mark(label="expired", marker="1", colour=_GREY, area=60),
+    OrderStatus.DELETED: Mark(label="deleted", marker="x", colour=_GREY, area=48),
+}
+_OTHER_MARK = Mark(label="other status", marker="D", colour=_GREY, area=26)
+_DOWNLOAD_MARK = Mark(label="files fetched", marker="2", colour=_FETCHED, area=60)
+
+
+@dataclass(slots=True)
+class Lane:
+    """The events of one order."""
+
+    name: str
+    number: int | None = None
+    events: list[tuple[datetime, str]] = field(default_factory=list)
+    fetched: list[datetime] = field(default_factory=list)
+
+    @property
+    def first(self) -> datetime:
+        """The time of the first event."""
+        return min(when for when, _ in self.events)
+
+    @property
+    def label(self) -> str:
+        """Number and name."""
+        number = "" if self.number is None else f"#{self.number} "
+        return clean(f"{number}{self.name}", LANE_LABEL_CHARS)
+
+
+def plot_timeline(source: Any, *, ax: Any = None) -> Any:
+    """Plot when each order was granted, had parts ready, and ended.
+
+    Parameters
+    ----------
+    source : OrderTracker or pandas.DataFrame
+        A tracker, or its ``events`` or some rows of them.
+    ax : matplotlib.axes.Axes, optional
+        Where to plot; None makes a figure as high as the orders need.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        One lane per order, the oldest on top, times in UTC.
+
+    Raises
+    ------
+    SettingsError
+        If matplotlib is not installed.
+    """
+    plt = _pyplot()
+    every_lane = sorted(_lanes(source), key=lambda lane: lane.first)
+    lanes = every_lane[-MAX_LANES:]
+    if ax is None:
+        height_inches = min(max(0.34 * len(lanes) + 1.4, 2.2), 12)
+        _, ax = plt.subplots(figsize=(10, height_inches), layout="constrained")
+    if lanes:
+        _draw_lanes(ax, lanes)
+    else:
+        _draw_sentence(ax, "no events yet")
+    _label_lanes(ax, lanes)
+    n_hidden = len(every_lane) - len(lanes)
+    remark = f"{n_hidden} older orders not shown" if n_hidden else ""
+    _finish_axes(ax, remark=remark, has_times=bool(lanes))
+    ax.grid(axis="x", alpha=0.25)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def _lanes(source: Any) -> Iterable[Lane]:
+    """Return a lane for each order of a tracker or of a frame of events."""
+    is_tracker = hasattr(source, "snapshot")
+    lanes: dict[tuple[str | None, str], Lane] = {}
+    for tenant, correlation_id, number, status, when in _events(
+        source.events if is_tracker else source
+    ):
+        name = correlation_id or f"order {number}"
+        lane = lanes.setdefault((tenant, name), Lane(name))
+        lane.number = lane.number if number is None else number
+        lane.events.append((when, status))
+    if is_tracker:
+        for order in source.snapshot().orders:
+            if order.label and order.key in lanes:
+                lanes[order.key].name = order.label
+        _add_downloads(source.files, lanes.values())
+    return lanes.values()
+
+
+def _events(frame: Any) -> Iterator[tuple[str | None, str | None, int | None, str, datetime]]:
+    """Yield tenant, correlation id, number, status and time of each event.
+
+    The time stamp of REGARDS has whole seconds only. The time of arrival is finer, and the same
+    except for messages that waited in the queue while no tracker ran.
+    """
+    is_prompt = frame["received_at"] - frame["timestamp"] < PROMPT
+    when = frame["received_at"].where(is_prompt | frame["timestamp"].isna(), frame["timestamp"])
+    columns = [
+        frame[name].astype(object).where(frame[name].notna(), None)
+        for name in ("tenant", "correlation_id", "order_id", "status", "download_link")
+    ]
+    for tenant, name, number, status, link, moment in zip(*columns, when, strict=True):
+        # FAILED with a link is a partial success (protocol.md 0.4)
+        is_partial = status == OrderStatus.FAILED and link
+        yield tenant, name, number, OrderStatus.DONE_WITH_WARNING if is_partial else status, moment
+
+
+def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
+    """Add the times of the files; those of one second are one mark."""
+    by_number = {lane.number: lane for lane in lanes if lane.number is not None}
+    seconds = {(file.order_id, file.when.replace(microsecond=0)) for file in file_times(files)}
+    for number, when in sorted(seconds):
+        if lane := by_number.get(number):
+            lane.fetched.append(when)
+
+
+def _draw_lanes(ax: Any, lanes: list[Lane]) -> None:
+    events = [(when, row, status) for row, lane in enumerate(lanes) for when, status in lane.events]
+    last = max(when for when, _, _ in events)
+    scale = _mark_scale(len(lanes))
+    for row, lane in enumerate(lanes):
+        statuses = {status for _, status in lane.events}
+        end = max(when for when, _ in lane.events) if statuses & FINISHED else last
+        colour = _lane_colour(statuses)
+        ax.hlines(row, lane.first, end, colors=colour, linewidth=3 * scale, alpha=0.35)
+    # Downloads are drawn first, below the others, because there are many.
+    fetched = [(when, row) for row, lane in enumerate(lanes) for when in lane.fetched]
+    _scatter(ax, fetched, _DOWNLOAD_MARK, scale**2)
+    kinds = {**_MARKS, **{status: _OTHER_MARK for _, _, status in events if status not in _MARKS}}
+    for mark in dict.fromkeys(kinds.values()):
+        points = [(when, row) for when, row, status in events if kinds[status] is mark]
+        _scatter(ax, points, mark, scale)
+
+
+def _scatter(ax: Any, points: list[tuple[datetime, int]], mark: Mark, scale: float) -> None:
+    if points:
+        ax.scatter(
+            *zip(*points, strict=True),
+            marker=mark.marker,
+            color=mark.colour,
+            s=mark.area * scale,
+            label=mark.label,
+            zorder=3,
+        )
+
+
+def _label_lanes(ax: Any, lanes: list[Lane]) -> None:
+    """Label as many lanes as can be read."""
+    step = max(1, -(-len(lanes) // MAX_LANE_LABELS))
+    ticks = range(0, len(lanes), step)
+    # parse_math: a dollar sign in the name of an order is no formula.
+    names = [_drawable(lanes[row].label) for row in ticks]
+    ax.set_yticks(list(ticks), names, parse_math=False)
+    ax.set_ylim(max(len(lanes), 1) - 0.4, -0.6)
+
+
+def _lane_colour(statuses: set[str]) -> str:
+    if OrderStatus.DONE in statuses:
+        return _GOOD
+    if statuses & {OrderStatus.FAILED, OrderStatus.DENIED}:
+        return _BAD
+    return _INCOMPLETE if OrderStatus.DONE_WITH_WARNING in statuses else _RUNNING
+
+
+def _mark_scale(n_lanes: int) -> float:
+    """Return how much smaller marks must be for so many lanes."""
+    return min(1.0, max(0.25, 30 / n_lanes))
+
+
+# -- throughput
+
+
+class FileTime(NamedTuple):
+    """When one file of the workspace was completed."""
+
+    when: datetime
+    order_id: int
+    size_bytes: int
+
+
+def file_times(files: Any) -> list[FileTime]:
+    """Return when each file was completed, the earliest first.
+
+    A file gets its final name when it is complete and verified, and nothing writes to it later:
+    its modification time is the time of its arrival, and the journal need not store that.
+
+    Parameters
+    ----------
+    files : pandas.DataFrame
+        ``tracker.files``, or some rows of it. Files that were moved or removed are left out.
+    """
+    return sorted(_file_times(files))
+
+
+def _file_times(files: Any) -> Iterator[FileTime]:
+    known = files[files["path"].notna() & files["order"].notna()]
+    for order_id, path in zip(known["order"], known["path"], strict=True):
+        try:
+            found = Path(path).stat()
+        except OSError:
+            continue
+        yield FileTime(datetime.fromtimestamp(found.st_mtime, UTC), int(order_id), found.st_size)
+
+
+class Bars(NamedTuple):
+    """The bytes of each order in each of several time spans of the same width."""
+
+    start: datetime
+    width_s: int
+    bytes_of: dict[int, list[int]]
+
+    @property
+    def lefts(self) -> list[datetime]:
+        """Where each span begins."""
+        count = len(next(iter(self.bytes_of.values())))
+        return [self.start + timedelta(seconds=n * self.width_s) for n in range(count)]
+
+
+def plot_throughput(source: Any, *, ax: Any = None) -> Any:
+    """Plot how fast files were downloaded.
+
+    Parameters
+    ----------
+    source : OrderTracker or pandas.DataFrame
+        A tracker, or its ``files`` or some rows of them.
+    ax : matplotlib.axes.Axes, optional
+        Where to plot; None makes a figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Bytes per second over time (UTC), by order for up to eight orders. The times are those of
+        the files in the workspace; files that were moved are left out.
+
+    Raises
+    ------
+    SettingsError
+        If matplotlib is not installed.
+    """
+    plt = _pyplot()
+    is_tracker = hasattr(source, "snapshot")
+    times = file_times(source.files if is_tracker else source)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(10, 3), layout="constrained")
+    if times:
+        _draw_bars(ax, bars(times), _labels(source) if is_tracker else {})
+    else:
+        _draw_sentence(ax, "no files yet")
+    total = size(sum(file.size_bytes for file in times))
+    noun = "file" if len(times) == 1 else "files"
+    remark = f"{len(times)} {noun}, {total}" if times else ""
+    _finish_axes(ax, remark=remark, has_times=bool(times))
+    return ax
+
+
+def bars(times: Sequence[FileTime]) -> Bars:
+    """Sum the files, the earliest first, in at most ``MAX_BARS`` spans of a round width."""
+    first, last = times[0].when, times[-1].when
+    duration_s = (last - first).total_seconds()
+    fitting = (width_s for width_s in _WIDTHS_S if duration_s / width_s < MAX_BARS - 1)
+    days = int(duration_s / _WIDTHS_S[-1] / (MAX_BARS - 1)) + 1
+    width_s = next(fitting, days * _WIDTHS_S[-1])
+    # Bars of ten minutes begin at 12:10 and not at 12:07.
+    start_s = int(first.timestamp()) // width_s * width_s
+    count = int((last.timestamp() - start_s) // width_s) + 1
+    bytes_of: dict[int, list[int]] = defaultdict(lambda: [0] * count)
+    for file in times:
+        index = int((file.when.timestamp() - start_s) // width_s)
+        bytes_of[file.order_id][index] += file.size_bytes
+    return Bars(first + timedelta(seconds=start_s - first.timestamp()), width_s, dict(bytes_of))
+
+
+def _labels(tracker: Any) -> dict[int, str]:
+    """Return number and label of the orders that have a label."""
+    return {
+        order.order_id: clean(f"#{order.order_id} {order.label}", BAR_LABEL_CHARS)
+        for order in tracker.snapshot().orders
+        if order.order_id is not None and order.label
+    }
+
+
+def _draw_bars(ax: Any, shown: Bars, labels: dict[int, str]) -> None:
+    total = [sum(each) for each in zip(*shown.bytes_of.values(), strict=True)]
+    factor, unit = _unit(max(total) / shown.width_s)
+    by_order = len(shown.bytes_of) <= MAX_COLOURS
+    layers = shown.bytes_of if by_order else {None: total}
+    bottom = [0.0] * len(total)
+    for order_id, n_bytes in layers.items():
+        rates = [each / shown.width_s / factor for each in n_bytes]
+        name = f"{len(shown.bytes_of)} orders" if order_id is None else f"#{order_id}"
+        ax.bar(
+            shown.lefts,
+            rates,
+            # matplotlib measures the width of a bar in days.
+            width=0.92 * shown.width_s / 86_400,
+            align="edge",
+            bottom=bottom,
+            # A leading underscore would hide a name from the legend, a dollar make it a formula.
+            label=_drawable(labels.get(order_id or 0, name)).replace("$", r"\$"),
+            **({} if by_order else {"color": _RUNNING}),
+        )
+        bottom = [below + rate for below, rate in zip(bottom, rates, strict=True)]
+    ax.set_ylabel(f"{unit}, mean of {_span(shown.width_s)}")
+    ax.grid(axis="y", alpha=0.25)
+    ax.set_axisbelow(True)
+
+
+def _unit(bytes_per_s: float) -> tuple[int, str]:
+    return next(((factor, unit) for factor, unit in _UNITS if bytes_per_s >= factor), _UNITS[-1])
+
+
+def _span(width_s: int) -> str:
+    """Return a width with its unit.
+
+    >>> _span(30), _span(600), _span(7200), _span(86400)
+    ('30 s', '10 min', '2 h', '1 d')
+    """
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if width_s >= unit_s:
+            return f"{width_s // unit_s} {unit}"
+    return f"{width_s} s"
+
+
+# -- axes
+
+
+def _pyplot() -> Any:
+    """Return matplotlib.pyplot; SettingsError if matplotlib is not installed."""
+    try:
+        return import_module("matplotlib.pyplot")
+    except ImportError as exc:
+        raise SettingsError(
+            'plotting needs matplotlib: pip install "regards_nb[plot]", then restart the kernel'
+        ) from exc
+
+
+def _finish_axes(ax: Any, *, remark: str = "", has_times: bool = True) -> None:
+    """Format the time axis in UTC, place the legend, and remove needless lines."""
+    if has_times:
+        dates = import_module("matplotlib.dates")
+        locator = dates.AutoDateLocator()
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+        if ax.get_legend_handles_labels()[1]:
+            legend = {"ncols": 8, "frameon": False, "fontsize": "small"}
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **legend)
+    ax.set_xlabel(f"UTC; {remark}" if remark else "UTC")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _draw_sentence(ax: Any, sentence: str) -> None:
+    """Draw a sentence instead of an empty plot."""
+    ax.text(0.5, 0.5, sentence, ha="center", va="center", transform=ax.transAxes)
+    ax.set_xticks([])
+
+
+def _drawable(label: str) -> str:
+    """Replace the characters that the font lacks: matplotlib warns about each at every draw."""
+    fonts = import_module("matplotlib.font_manager")
+    font = fonts.get_font(fonts.findfont(fonts.FontProperties()))
+    return "".join(char if font.get_char_index(ord(char)) else "□" for char in label)

@@ -1,0 +1,271 @@
+"""The one thread that repaints the views of a tracker, at most five times a second.
+
+The thread pulls: it reads the tracker's version number and renders a snapshot when the number
+grew. However fast events arrive, the page gets five updates a second (Jupyter servers silently
+drop updates above a thousand messages a second), and a slow or broken page cannot delay the
+consumer.
+
+The thread holds the tracker weakly. It ends with the tracker, with its last visible view, or with
+``close``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+    from regards_nb.display.model import KeysOf, SnapshotView, TrackerView
+
+INTERVAL_S = 0.2
+#: Thread wake-ups come early by up to this.
+TOLERANCE_S = 0.05
+#: The part of one processor that repaints may take: with thousands of orders they become rarer.
+MAX_SHARE = 0.03
+#: After an error the pause before the next attempt doubles up to this.
+MAX_PAUSE_S = 10.0
+#: Views that ended are kept for clicks that are still on their way, up to this number.
+MAX_HIDDEN = 8
+JOIN_TIMEOUT_S = 2.0
+TRACKER_DELETED = "This tracker no longer exists; this is its last state."
+STOPPED = "STOPPED"
+
+_log = logging.getLogger(__name__)
+# Without a handler Python writes warnings to stderr, which appears in whatever cell runs.
+_log.addHandler(logging.NullHandler())
+
+
+class View(Protocol):
+    """A view that can be painted."""
+
+    visible: bool
+
+    @property
+    def interval_s(self) -> float:
+        """The least time between two repaints."""
+
+    @property
+    def keys_of(self) -> KeysOf:
+        """Returns the orders to show."""
+
+    @property
+    def last(self) -> SnapshotView | None:
+        """The snapshot shown last."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether to paint although the tracker did not change."""
+
+    def paint(self, snapshot: SnapshotView) -> None:
+        """Show a snapshot."""
+
+    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+        """Show the last state; nothing updates it afterwards."""
+
+    def close(self) -> None:
+        """Release what the view holds."""
+
+
+class RefreshThread:
+    """The views of one tracker and the thread that paints them.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        Held weakly.
+    record : callable, optional
+        Called with each new error of the display; a bound method is held weakly.
+    """
+
+    def __init__(
+        self, tracker: TrackerView, record: Callable[[Exception], object] | None = None
+    ) -> None:
+        self.tracker: weakref.ref[TrackerView] = weakref.ref(tracker)
+        self._record: Callable[[], Callable[[Exception], object] | None] = _weakly(record)
+        self._last_error = ""
+        # Guards _views and _thread; not held while painting.
+        self._lock = threading.Lock()
+        self._views: dict[Hashable, View] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        #: Of each view the version that it shows, and the time of its next repaint.
+        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._was_running = self._has_stopped = False
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread, while a view is visible."""
+        return self._thread
+
+    def is_visible(self, name: Hashable) -> bool:
+        """Return whether a view of that name is visible."""
+        with self._lock:
+            view = self._views.get(name)
+        return view is not None and view.visible
+
+    def view(self, name: Hashable, make: Callable[[], View]) -> View:
+        """Return the view of that name; *make* it if there is none."""
+        with self._lock:
+            found = self._views.pop(name, None) or make()
+            # The dict is in the order of use.
+            self._views[name] = found
+            hidden = [key for key, view in self._views.items() if not view.visible]
+            old = [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
+        for view in old:
+            with self.recording():
+                view.close()
+        return found
+
+    def paint(self, view: View, tracker: TrackerView) -> bool:
+        """Paint one view if something changed; return whether that succeeded."""
+        try:
+            # Read before the snapshot: at worst the same state is painted twice.
+            version = tracker.version
+            painted, not_before = self._painted.get(view, (-1, 0.0))
+            now, began = time.monotonic(), time.thread_time()
+            if (version == painted and not view.changed) or now < not_before:
+                return True
+            snapshot = tracker.snapshot(view.keys_of())
+            self._check_health(snapshot)
+            view.paint(snapshot)
+            pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
+            self._painted[view] = (version, now + max(pause_s, view.interval_s) - TOLERANCE_S)
+        except Exception as exc:  # noqa: BLE001 - recorded, and tried again
+            self._painted.pop(view, None)
+            self._record_error(exc)
+            return False
+        return True
+
+    def run(self) -> None:
+        """Start the thread unless it runs."""
+        with self._lock:
+            if (self._thread is None or not self._thread.is_alive()) and not self._closed.is_set():
+                # A daemon: a kernel that restarts must not wait for a repaint.
+                self._thread = threading.Thread(
+                    target=self._run, name="regards-nb-display", daemon=True
+                )
+                self._thread.start()
+
+    def close(self, note: str = "") -> None:
+        """Freeze every view, close the widgets, and end the thread."""
+        self._closed.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_TIMEOUT_S)
+        self._freeze_all(note)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record an error of the display instead of raising it; the same error only once."""
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001 - a broken page must not stop the tracking
+            self._record_error(exc)
+
+    def _record_error(self, exc: Exception) -> None:
+        words = f"{type(exc).__name__}: {exc}"
+        if words == self._last_error:
+            return
+        self._last_error = words
+        _log.warning("the display could not be updated: %s", words)
+        record = self._record()
+        if record is not None:
+            try:
+                record(exc)
+            except Exception:  # noqa: BLE001 - an error of the recorder is logged only
+                _log.exception("the display error could not be recorded")
+
+    def _run(self) -> None:
+        pause_s = INTERVAL_S
+        while not self._closed.wait(pause_s):
+            goes_on, succeeded = self._tick()
+            if not goes_on:
+                return
+            pause_s = INTERVAL_S if succeeded else min(2 * pause_s, MAX_PAUSE_S)
+
+    def _tick(self) -> tuple[bool, bool]:
+        """Paint the views that changed. Return whether to go on, and whether all succeeded."""
+        tracker = self.tracker()
+        if tracker is None:
+            self._freeze_all(TRACKER_DELETED)
+            return False, True
+        with self._lock:
+            views = [view for view in self._views.values() if view.visible]
+            if not views:
+                self._thread = None
+                return False, True
+        results = [self.paint(view, tracker) for view in views]
+        if self._has_stopped:
+            self._freeze_all()
+            return False, True
+        return True, all(results)
+
+    def _check_health(self, snapshot: SnapshotView) -> None:
+        """Detect that a running tracker was stopped; one that was never started may still start."""
+        is_running = snapshot.health.state.value != STOPPED
+        self._was_running |= is_running
+        self._has_stopped = self._was_running and not is_running
+
+    def _freeze_all(self, note: str = "") -> None:
+        with self._lock:
+            views, self._views, self._thread = list(self._views.values()), {}, None
+            self._was_running = self._has_stopped = False
+        tracker = self.tracker()
+        for view in views:
+            with self.recording():
+                last = view.last
+                if tracker is not None:
+                    with self.recording():
+                        last = tracker.snapshot(view.keys_of())
+                if view.visible and last is not None:
+                    view.freeze(last, note)
+                view.close()
+
+
+_THREADS: weakref.WeakKeyDictionary[TrackerView, RefreshThread] = weakref.WeakKeyDictionary()
+_THREADS_LOCK = threading.Lock()
+
+
+def refresh_thread_of(
+    tracker: TrackerView, record: Callable[[Exception], object] | None = None
+) -> RefreshThread:
+    """Return the refresh thread of a tracker; each tracker has one."""
+    with _THREADS_LOCK:
+        found = _THREADS.get(tracker)
+        if found is None:
+            found = _THREADS[tracker] = RefreshThread(tracker, record)
+        return found
+
+
+def close_views(tracker: TrackerView, *, note: str = "") -> None:
+    """Replace every live view of a tracker by its last state, and end the refresh thread.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        The tracker; ``show()`` opens new views later.
+    note : str
+        A sentence below the headline.
+    """
+    with _THREADS_LOCK:
+        found = _THREADS.pop(tracker, None)
+    if found is not None:
+        found.close(note)
+
+
+def _weakly(
+    record: Callable[[Exception], object] | None,
+) -> Callable[[], Callable[[Exception], object] | None]:
+    """Hold a bound method weakly: a strong reference would keep its tracker alive."""
+    if inspect.ismethod(record):
+        return weakref.WeakMethod(record)
+    return lambda: record

@@ -1,0 +1,307 @@
+"""Show a tracker in the place where the code runs: at once, as a cell's value, or while waiting."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from enum import Enum
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from regards_nb.display.console import LogView, ScreenView, is_screen, write_lines
+from regards_nb.display.html import HtmlView, html
+from regards_nb.display.refresh import refresh_thread_of
+from regards_nb.display.text import text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable, Iterator
+
+    from regards_nb.display.model import KeysOf, TrackerView
+    from regards_nb.display.refresh import RefreshThread
+    from regards_nb.orders import OrderKey
+
+STILL_TRACKED = "tracking continues in the background"
+#: Whether a kernel handles clicks during a blocking cell differs from version to version.
+BLOCKING_NOTE = (
+    "This cell is waiting. The buttons may react only after the cell ends; ■ stops the wait, "
+    "not the orders."
+)
+#: ipykernel 7.0.0 and 7.0.1 raise LookupError in every thread that updates a widget or an output.
+BROKEN_IPYKERNEL = "7.0."
+BROKEN_IPYKERNEL_NOTE = (
+    "ipykernel {version} cannot update this table from the background: run "
+    "pip install -U ipykernel and restart the kernel; tracking works meanwhile."
+)
+
+
+# -- where the code runs
+
+
+class Environment(Enum):
+    """What the place where the code runs can show."""
+
+    #: A notebook with ipywidgets: live.
+    WIDGETS = "widgets"
+    #: A notebook without ipywidgets: a table of HTML that is replaced.
+    HTML = "html"
+    #: A terminal, a script, a log file.
+    TEXT = "text"
+
+
+def environment() -> Environment:
+    """Return what can be shown here. Nothing is imported to find out."""
+    if not in_notebook():
+        return Environment.TEXT
+    return Environment.WIDGETS if has_widgets() and not broken_kernel() else Environment.HTML
+
+
+def in_notebook() -> bool:
+    """Return whether a Jupyter kernel runs this code (IPython in a terminal has no kernel)."""
+    ipython: Any = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+def has_widgets() -> bool:
+    """Return whether ipywidgets can be imported."""
+    # None in sys.modules means "cannot be imported".
+    if "ipywidgets" in sys.modules:
+        return sys.modules["ipywidgets"] is not None
+    return find_spec("ipywidgets") is not None
+
+
+def broken_kernel() -> str:
+    """Return a sentence if threads cannot update outputs in this kernel, else an empty string."""
+    version = str(getattr(sys.modules.get("ipykernel"), "__version__", ""))
+    if version.startswith(BROKEN_IPYKERNEL):
+        return BROKEN_IPYKERNEL_NOTE.format(version=version)
+    return ""
+
+
+# -- without waiting
+
+
+def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None = None) -> None:
+    """Show the orders of a tracker, live where possible, and return at once.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        Held weakly; any number of outputs may show it.
+    record : callable, optional
+        Called with errors of the display, which are never raised here.
+    """
+    # An error of the tracker itself is raised; an error of the display is recorded.
+    snapshot = tracker.snapshot()
+    refresh = refresh_thread_of(tracker, record)
+    with refresh.recording():
+        place = environment()
+        if place is Environment.TEXT:
+            write_lines(sys.stdout, text(snapshot).splitlines())
+            return
+        view_of(refresh, "show", lambda: None, place).show(snapshot, with_spare=True)
+        if not broken_kernel():
+            refresh.run()
+
+
+def mimebundle(
+    tracker: TrackerView,
+    keys: Iterable[OrderKey] | None = None,
+    include: Container[str] | None = None,
+    exclude: Container[str] | None = None,
+    *,
+    record: Callable[[Exception], object] | None = None,
+) -> dict[str, Any]:
+    """Return the value of a cell: the live view, with HTML and text of the same moment.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        Held weakly.
+    keys : iterable of OrderKey, optional
+        The orders to show; None shows all.
+    include, exclude : container of str, optional
+        MIME types to return and to leave out, as IPython passes them.
+    record : callable, optional
+        Called with errors of the display, which are never raised here.
+
+    Returns
+    -------
+    dict of str to Any
+        A value per MIME type.
+    """
+    chosen = None if keys is None else tuple(keys)
+    snapshot = tracker.snapshot(chosen)
+    bundle: dict[str, Any] = {"text/html": html(snapshot), "text/plain": text(snapshot)}
+    refresh = refresh_thread_of(tracker, record)
+    with refresh.recording():
+        if (place := environment()) is Environment.WIDGETS:
+            bundle = view_of(refresh, "show", lambda: chosen, place).bundle(snapshot)
+            refresh.run()
+    return {
+        mime: value
+        for mime, value in bundle.items()
+        if (not include or mime in include) and not (exclude and mime in exclude)
+    }
+
+
+def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, place: Environment) -> Any:
+    """Return the view of a notebook for that purpose; a second output reuses its widgets."""
+    keys = keys_of()
+    name: object = (purpose, None if keys is None else tuple(keys))
+    if purpose == "wait" and refresh.is_visible(name):
+        # Two tasks wait for the same orders.
+        name = object()
+    view: Any = refresh.view(name, lambda: _new_view(refresh, keys_of, place))
+    if purpose == "wait":
+        view.begin(keys_of)
+    return view
+
+
+def _new_view(refresh: RefreshThread, keys_of: KeysOf, place: Environment) -> Any:
+    if place is Environment.HTML:
+        return HtmlView(keys_of, broken_kernel())
+    # ipywidgets is imported only in a notebook.
+    from regards_nb.display.widgets import WidgetView
+
+    return WidgetView(refresh.tracker, keys_of)
+
+
+# -- while waiting
+
+
+class WaitView(Protocol):
+    """A view that lasts as long as a wait. It is called on the waiting thread only."""
+
+    def open(self) -> None:
+        """Show the state at the beginning."""
+
+    def refresh(self, *, note: str = "") -> None:
+        """Update the view."""
+
+    def close(self, note: str = "") -> None:
+        """Show the last state, and a note on how the wait ended."""
+
+
+class Watch:
+    """The value of :func:`watching`: the wait calls it, and it never raises into the wait."""
+
+    def __init__(self, view: WaitView | None, refresh: RefreshThread) -> None:
+        self._view = view
+        self._refresh = refresh
+
+    def refresh(self, *, note: str = "") -> None:
+        """Update the view; the waiting thread calls this several times a second.
+
+        Parameters
+        ----------
+        note : str
+            A sentence on what the wait is for. No countdown: a log file gets each new note as a
+            line.
+        """
+        if self._view is not None:
+            with self._refresh.recording():
+                self._view.refresh(note=note)
+
+
+@contextmanager
+def watching(
+    tracker: TrackerView,
+    keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None = None,
+    *,
+    blocking: bool = True,
+    record: Callable[[Exception], object] | None = None,
+) -> Iterator[Watch]:
+    """Show these orders while the caller waits; show their last state at the end.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        The tracker that waits.
+    keys : iterable of OrderKey, or callable, optional
+        The orders waited for, or a callable that returns those known so far; None means all.
+    blocking : bool
+        Whether the cell blocks the kernel: the view then says what that means for its buttons.
+    record : callable, optional
+        Called with errors of the display, which are never raised here.
+
+    Yields
+    ------
+    Watch
+        The wait calls its ``refresh``.
+    """
+    refresh = refresh_thread_of(tracker, record)
+    view: WaitView | None = None
+    note = ""
+    try:
+        with refresh.recording():
+            view = _wait_view(refresh, tracker, _as_callable(keys), blocking=blocking)
+            # A view that was opened is closed below, also if the stop button is pressed now.
+            view.open()
+        yield Watch(view, refresh)
+    except BaseException as exc:
+        note = _last_note(exc)
+        raise
+    finally:
+        if view is not None:
+            with refresh.recording():
+                view.close(note)
+
+
+class NotebookWaitView:
+    """A wait in a notebook: the refresh thread paints."""
+
+    def __init__(self, refresh: RefreshThread, tracker: TrackerView, view: Any, note: str) -> None:
+        self._refresh = refresh
+        self._tracker = tracker
+        self._view = view
+        self._standing_note = note
+
+    def open(self) -> None:
+        """Put the view below the cell, and start the refresh thread."""
+        self._view.say(self._standing_note)
+        self._view.show(self._tracker.snapshot(self._view.keys_of()))
+        if not broken_kernel():
+            self._refresh.run()
+
+    def refresh(self, *, note: str = "") -> None:
+        """Change the note; the refresh thread shows it."""
+        self._view.say(" · ".join(filter(None, (note, self._standing_note))))
+
+    def close(self, note: str = "") -> None:
+        """Replace the live view by the last state."""
+        keys = self._view.keys_of()
+        # The view outlives the wait, and the callable of the wait may hold the tracker.
+        self._view.keys_of = _as_callable(keys)
+        self._view.freeze(self._tracker.snapshot(keys), note)
+
+
+def _wait_view(
+    refresh: RefreshThread, tracker: TrackerView, keys_of: KeysOf, *, blocking: bool
+) -> WaitView:
+    place = environment()
+    if place is Environment.TEXT:
+        kind = ScreenView if is_screen(sys.stdout) else LogView
+        return kind(tracker, keys_of, sys.stdout)
+    note = BLOCKING_NOTE if blocking and place is Environment.WIDGETS else ""
+    return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, place), note)
+
+
+def _as_callable(
+    keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None,
+) -> KeysOf:
+    if keys is None:
+        return lambda: None
+    if callable(keys):
+        return keys
+    fixed = tuple(keys)
+    return lambda: fixed
+
+
+def _last_note(exc: BaseException) -> str:
+    """Return a sentence on how the wait ended, if it ended by an exception."""
+    # The interrupt of a cell and the cancelling of a task both mean: the user pressed stop.
+    if isinstance(exc, KeyboardInterrupt) or type(exc).__name__ == "CancelledError":
+        return f"You stopped waiting; {STILL_TRACKED}."
+    if isinstance(exc, TimeoutError):
+        return f"The time limit is reached; {STILL_TRACKED}."
+    return f"The wait ended with {type(exc).__name__}; {STILL_TRACKED}."
