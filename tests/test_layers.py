@@ -290,7 +290,7 @@ def test_tests_and_benchmarks_import_from_rooms(user: Path) -> None:
     inside = {f"{file.parent.name}.{file.stem}" for file in PACKAGE.glob("*/*.py")}
     # also in the code that a test hands to another process
     named = set(re.findall(r"\bregards_nb\.(\w+\.\w+)", text))
-    for room, names in re.findall(r"\bfrom regards_nb\.(\w+) import \(?([\w, \n]+)", text):
+    for room, names in re.findall(r"\bfrom regards_nb\.(\w+) import (\([^)]*\)|.*)", text):
         named.update(f"{room}.{name}" for name in re.findall(r"\w+", names))
     found = {name for name in named & inside if name.partition(".")[0] not in NOT_YET}
     assert found <= PUBLIC_MODULES
