@@ -18,7 +18,7 @@ import messages
 import pandas as pd
 import psutil
 
-from regards_nb.consumer.message import delivery_from
+from regards_nb.consumer import delivery_from
 from regards_nb.events import OrderEvent, decode
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal

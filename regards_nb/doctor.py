@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from regards_nb.consumer.probing import probe
+from regards_nb.consumer import check_queue
 from regards_nb.errors import (
     BrokerAccessError,
     BrokerLoginError,
@@ -177,7 +177,7 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
 
 
 def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
-    seen = probe(parameters, queue, is_read=is_read)
+    seen = check_queue(parameters, queue, is_read=is_read)
     steps = ["broker login", "virtual host", "queue", "right to read"]
     passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
     if isinstance(seen.error, BrokerAccessError) and not passed:

@@ -22,8 +22,13 @@ from conftest import Admin, until
 from pika.exceptions import ChannelClosedByBroker
 
 from regards_nb import errors
-from regards_nb.consumer import Consumer, HealthState, describe, parameters_from
-from regards_nb.consumer.refusals import explain
+from regards_nb.consumer import (
+    Consumer,
+    HealthState,
+    broker_error,
+    describe,
+    parameters_from,
+)
 from regards_nb.events import OrderEvent, decode
 from regards_nb.journal import Journal, Row
 
@@ -149,7 +154,7 @@ def test_a_missing_queue_is_named(admin: Admin, journal: Journal) -> None:
 def test_a_queue_on_a_node_that_is_down_is_not_said_to_be_missing() -> None:
     """RabbitMQ's 404 for a queue that is there is passed on: the name is right."""
     text = "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost 'v' is down"
-    error = explain(ChannelClosedByBroker(404, text), "amqp://u@host/v", "q")
+    error = broker_error(ChannelClosedByBroker(404, text), "amqp://u@host/v", "q")
     assert not isinstance(error, errors.QueueNotFoundError)
     assert text in str(error)
 

@@ -1,8 +1,8 @@
 """Exactly once, at every crash point, on a scripted broker.
 
-The broker here is a model of a queue that delivers at least once; the code under test is the
-consumer's own: `Intake` decides when to journal and to acknowledge, `InDoubt` which redelivered
-messages are known. `test_consumer.py` does the same on a real RabbitMQ.
+The broker here is a model of a queue that delivers at least once. The code under test is the
+consumer's own: `AckBatcher` decides when to journal and to acknowledge, `RedeliveryMatcher` which
+redelivered messages are known. `test_consumer.py` does the same on a real RabbitMQ.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 from strategies import delivery
 
-from regards_nb.consumer.intake import Intake
-from regards_nb.consumer.redelivery import InDoubt
+from regards_nb.consumer import AckBatcher, RedeliveryMatcher
 from regards_nb.events import Delivery
 from regards_nb.journal import Row
 
@@ -78,17 +77,17 @@ class Client:
     def __init__(self, session_id: int, journal: list[Row], machine: Machine) -> None:
         self._session_id = session_id
         self._journal = journal
-        self._in_doubt = InDoubt()
-        self._in_doubt.add([row for row in journal if row.session_id != session_id])
+        self._matcher = RedeliveryMatcher()
+        self._matcher.add([row for row in journal if row.session_id != session_id])
         #: acknowledgements that were sent and not seen by the broker yet
         self.sent: deque[int] = deque()
-        self.intake = Intake(
-            self.keep, self.sent.append, prefetch=PREFETCH, clock=lambda: machine.now
+        self.batcher = AckBatcher(
+            self.journal_batch, self.sent.append, prefetch=PREFETCH, clock=lambda: machine.now
         )
 
-    def keep(self, deliveries: Sequence[Delivery]) -> None:
+    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         for message in deliveries:
-            if not (message.redelivered and self._in_doubt.claim(message)):
+            if not (message.redelivered and self._matcher.claim(message)):
                 self._journal.append(Row(len(self._journal) + 1, self._session_id, message))
 
 
@@ -120,11 +119,11 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 9))
     def receive(self, count: int) -> None:
         for _ in range(min(count, len(self.broker.in_flight))):
-            self.client.intake.take(*self.broker.in_flight.popleft())
+            self.client.batcher.add(*self.broker.in_flight.popleft())
 
     @rule()
     def flush(self) -> None:
-        self.client.intake.flush()
+        self.client.batcher.flush()
 
     @precondition(lambda self: self.client.sent)
     @rule()
@@ -136,17 +135,17 @@ class Machine(RuleBasedStateMachine):
         """Let a second pass. What can be delivered is, and acknowledgements arrive."""
         self.settle()
         self.now += 1.0
-        self.client.intake.acknowledge_settled()
+        self.client.batcher.acknowledge_settled()
 
     def settle(self) -> None:
         while self.broker.in_flight or self.client.sent:
             while self.broker.in_flight:
-                self.client.intake.take(*self.broker.in_flight.popleft())
-            self.client.intake.flush()
-            self.client.intake.acknowledge_settled()
+                self.client.batcher.add(*self.broker.in_flight.popleft())
+            self.client.batcher.flush()
+            self.client.batcher.acknowledge_settled()
             while self.client.sent:
                 self.broker.acknowledge(self.client.sent.popleft())
-        self.client.intake.flush()
+        self.client.batcher.flush()
 
     @rule()
     def lose_connection(self) -> None:

@@ -12,8 +12,7 @@ import requests
 
 from regards_nb import errors
 from regards_nb.client import REFUSALS, NoResponse, advice_for
-from regards_nb.consumer.publishing import _translated
-from regards_nb.consumer.refusals import explain
+from regards_nb.consumer import broker_error, translated_publish_errors
 
 
 def classes_of(module: Any, root: type) -> list[type]:
@@ -38,10 +37,10 @@ def made(kind: type) -> Any:
 def test_pika_s_are_translated(kind: type) -> None:
     """Reading and publishing: a BrokerError that says where, and keeps the cause."""
     cause = made(kind)
-    assert isinstance(explain(cause, "amqp://john@broker:5672/v", "q"), errors.BrokerError)
+    assert isinstance(broker_error(cause, "amqp://john@broker:5672/v", "q"), errors.BrokerError)
     with (
         pytest.raises(errors.BrokerError, match="broker") as caught,
-        _translated(pika.ConnectionParameters(host="broker")),
+        translated_publish_errors(pika.ConnectionParameters(host="broker")),
     ):
         raise cause
     assert caught.value.__cause__ is cause

@@ -95,5 +95,5 @@ def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> Non
     with Simulator(broker=broker) as simulator:
         let_publish(broker, simulator)
         tracker = tracker_of(simulator, tmp_path)
-        with pytest.raises(errors.BrokerError, match="nobody reads the order requests"):
+        with pytest.raises(errors.BrokerError, match="no service reads the order requests"):
             tracker.submit("a", user=simulator.username)

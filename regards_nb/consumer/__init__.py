@@ -1,32 +1,54 @@
-"""The background thread: RabbitMQ queue → journal, then acknowledge.
+"""The background thread that reads a RabbitMQ queue: write to the journal, then acknowledge.
 
-``health``
-    what the thread is doing, for everybody to see;
+``errors``
+    pika's exceptions as errors of regards_nb;
+``message``
+    a message of pika as a `Delivery`;
 ``redelivery``
-    pure: which of the messages that RabbitMQ marks as redelivered are in the journal already;
-``intake``
-    pure: what is journalled when, and acknowledged when;
-``link``
-    one life of a connection, from connect to its end, whatever the end;
-``message``, ``mending``, ``refusals``
-    what pika hands over, cannot read, and reports;
-``thread``
-    one life after the other, with back-off between them: :class:`Consumer`.
+    which of the messages that RabbitMQ marks as redelivered are in the journal already;
+``ack_batching``
+    when received messages are journalled, and when they are acknowledged;
+``header_sanitizer``
+    removes message properties that pika cannot decode;
+``connection``
+    a single connection: connect, consume, close;
+``one_shot``
+    connections for one purpose: check a queue, publish an order request;
+``consumer``
+    :class:`Consumer`, the thread that opens one connection after the other, and its health.
 """
 
 from __future__ import annotations
 
-from regards_nb.consumer.health import Health, HealthState
-from regards_nb.consumer.link import AmqpParameters, describe, parameters_from
-from regards_nb.consumer.publishing import publish_request
-from regards_nb.consumer.thread import Consumer
+from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH, AckBatcher
+from regards_nb.consumer.connection import AmqpParameters, describe, parameters_from
+from regards_nb.consumer.consumer import Consumer, Health, HealthState
+from regards_nb.consumer.errors import broker_error
+from regards_nb.consumer.message import delivery_from
+from regards_nb.consumer.one_shot import (
+    QueueCheck,
+    check_queue,
+    publish_request,
+    translated_publish_errors,
+)
+from regards_nb.consumer.redelivery import RedeliveryMatcher, fingerprint
 
 __all__ = [
+    "ACK_LINGER_S",
+    "PREFETCH",
+    "AckBatcher",
     "AmqpParameters",
     "Consumer",
     "Health",
     "HealthState",
+    "QueueCheck",
+    "RedeliveryMatcher",
+    "broker_error",
+    "check_queue",
+    "delivery_from",
     "describe",
+    "fingerprint",
     "parameters_from",
     "publish_request",
+    "translated_publish_errors",
 ]

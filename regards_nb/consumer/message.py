@@ -1,4 +1,4 @@
-"""From pika's properties to a `Delivery`, believing nothing about their types."""
+"""A message of pika as a `Delivery`. A publisher may send properties of any type."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from regards_nb.events import TENANT_HEADER, Delivery
 from regards_nb.text import escape_unprintable
 
-#: The year 9999: what is later is no time, and no DataFrame could hold it.
+#: The end of the year 9999: a DataFrame cannot hold a later time.
 _LAST_TIMESTAMP_S = 253_402_300_799
 
-_KEPT_PROPERTIES = (
+_OTHER_PROPERTIES = (
     "content_type",
     "content_encoding",
     "delivery_mode",
@@ -25,7 +25,7 @@ _KEPT_PROPERTIES = (
     "user_id",
     "cluster_id",
 )
-_kept_properties = attrgetter("app_id", *_KEPT_PROPERTIES)
+_stored_properties = attrgetter("app_id", *_OTHER_PROPERTIES)
 
 
 def delivery_from(
@@ -36,16 +36,16 @@ def delivery_from(
     *,
     of_stream: bool = False,
 ) -> Delivery:
-    """Take what we use, and keep the rest as JSON. Values of a wrong type count as missing.
+    """Return a message with the properties that are used, and all others as JSON.
 
-    The offset is the broker's word only if the queue is a stream: elsewhere anybody may have
-    written that header.
+    A property of a wrong type counts as missing. The header ``x-stream-offset`` is used only if
+    the queue is a stream (*of_stream*): in other queues it comes from the publisher.
     """
     headers: dict[Any, Any] = properties.headers or {}
     timestamp_s = properties.timestamp
     if timestamp_s is not None and not 0 <= timestamp_s <= _LAST_TIMESTAMP_S:
         timestamp_s = None
-    tenant, app_id, others = _what_stays_the_same(properties, headers)
+    tenant, app_id, others = _service_properties(properties, headers)
     return Delivery(
         body,
         received_at_us,
@@ -55,35 +55,35 @@ def delivery_from(
         tenant,
         app_id,
         others,
-        # pika gives it a type of its own
+        # pika uses a type of its own for it
         int(headers["x-stream-offset"]) if of_stream and "x-stream-offset" in headers else None,
     )
 
 
 def _text(value: Any) -> str | None:
-    """Return a text that any database can hold, or None."""
+    """Return a text that every database can store, or None."""
     return escape_unprintable(value) if isinstance(value, str) else None
 
 
-def _what_stays_the_same(
+def _service_properties(
     properties: Any, headers: dict[Any, Any]
 ) -> tuple[str | None, str | None, str]:
-    """Return tenant, app id, and everything else as JSON."""
-    values = _kept_properties(properties)
+    """Return tenant, app id, and the other properties as JSON."""
+    values = _stored_properties(properties)
     try:
-        return _described(values, tuple(headers.items()))
-    except TypeError:  # a table or a list among the headers: not hashable
-        return _described.__wrapped__(values, tuple(headers.items()))
+        return _as_text(values, tuple(headers.items()))
+    except TypeError:  # a table or a list among the headers cannot be hashed
+        return _as_text.__wrapped__(values, tuple(headers.items()))
 
 
 @lru_cache(maxsize=256)
-def _described(
+def _as_text(
     values: tuple[Any, ...], headers: tuple[tuple[Any, Any], ...]
 ) -> tuple[str | None, str | None, str]:
-    """Put properties and headers into words; of all messages of a service they are the same."""
+    """Return properties and headers as text. All messages of one service have the same ones."""
     app_id, *others = values
-    kept = {name: value for name, value in zip(_KEPT_PROPERTIES, others, strict=True) if value}
-    # x-...: the broker's own bookkeeping, which differs from delivery to delivery
+    kept = {name: value for name, value in zip(_OTHER_PROPERTIES, others, strict=True) if value}
+    # The broker writes headers x-...; they differ from delivery to delivery.
     kept["headers"] = {
         str(name): value for name, value in headers if not str(name).startswith("x-")
     }

@@ -1,17 +1,17 @@
-"""Which redelivered messages are in the journal already. Pure.
+"""Decides which redelivered messages are in the journal already. Pure.
 
-RabbitMQ delivers at least once: what was delivered and not acknowledged when a connection ended
-comes again, marked ``redelivered``. A message without the mark is always new, even if an equal
-one is in the journal: identical bodies are legal (protocol.md 0.7). One with the mark is either
-in the journal, or it was still on its way to us when the connection ended.
+RabbitMQ delivers at least once: a message that was not acknowledged when its connection ended is
+delivered again, with the flag ``redelivered``. A message without the flag is always new, even if
+an equal one is in the journal: identical bodies are legal (protocol.md 0.7). A message with the
+flag is either in the journal, or the earlier connection ended before we received it.
 
-What tells them apart is the order. A queue hands the messages of one connection (a session of
-the journal) over again in the order in which it handed them over first, from some point on, and
-what was on its way comes after what had arrived. So the redelivered messages are matched against
-the rows of a session as a sequence: where it begins is not known (RabbitMQ may or may not have
-seen our last acknowledgements), so each row that looks like the first one is a beginning to be
-tried, and the next messages tell which was right. Once the last row has come again, an equal
-message is a new one.
+The order of the messages tells which. A queue delivers the messages of one connection (a session
+of the journal) again in the order of their first delivery, from some message on, and the messages
+that we had not received come after those that we had. So redelivered messages are compared with
+the rows of a session as a sequence. The first row of the sequence is not known, because RabbitMQ
+may or may not have processed our last acknowledgements: every row equal to the first redelivered
+message is a candidate start, and the next messages rule candidates out. After the last row of a
+session, an equal message is new.
 """
 
 from __future__ import annotations
@@ -27,46 +27,50 @@ if TYPE_CHECKING:
     from regards_nb.journal import Row
 
 
-class InDoubt:
-    """Journalled rows that a new connection may see once more.
+class RedeliveryMatcher:
+    """Compares redelivered messages with journalled rows that RabbitMQ may deliver again.
 
-    One object serves one connection; the next connection starts with a new one.
+    Each connection uses a new matcher.
     """
 
     def __init__(self) -> None:
-        # By session and properties: among these is the priority, and RabbitMQ keeps the order
-        # only among messages of one priority.
-        self._lines: dict[tuple[int, str], _Line] = {}
+        # By session and properties. The properties include the priority, and RabbitMQ keeps the
+        # order only among messages of one priority.
+        self._sequences: dict[tuple[int, str], _RowSequence] = {}
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows in journal order, each newer than all before."""
+        """Add rows in journal order, each newer than all earlier ones."""
         for row in rows:
             key = (row.session_id, row.delivery.properties)
-            self._lines.setdefault(key, _Line()).append(row.id, fingerprint(row.delivery))
+            sequence = self._sequences.setdefault(key, _RowSequence())
+            sequence.append(row.id, fingerprint(row.delivery))
 
     def claim(self, delivery: Delivery) -> bool:
-        """Tell whether a redelivered message is in the journal already, and use that row up."""
+        """Return whether a redelivered message is in the journal; each row is used once."""
         mark = fingerprint(delivery)
-        lines = [line for (_, kind), line in self._lines.items() if kind == delivery.properties]
-        if any(line.goes_on_with(mark) for line in lines):
+        sequences = [
+            sequence
+            for (_, properties), sequence in self._sequences.items()
+            if properties == delivery.properties
+        ]
+        if any(sequence.continues_with(mark) for sequence in sequences):
             return True
-        for line in lines:
-            if line.jumps_to(mark):
-                # What went before this session stood before it in the queue, too.
-                for other in lines:
-                    other.end_if_before(line)
+        for sequence in sequences:
+            if sequence.jumps_to(mark):
+                # The queue held the messages of older sessions before those of this one.
+                for other in sequences:
+                    other.end_if_older_than(sequence)
                 return True
         return False
 
 
-class _Line:
-    """Rows of one session that come again in their order, if they do."""
+class _RowSequence:
+    """Rows of one session, in the order in which RabbitMQ delivers them again."""
 
     def __init__(self) -> None:
         self._marks: list[bytes] = []
-        self._places: defaultdict[bytes, list[int]] = defaultdict(list)
-        #: Where the next message would stand, for each beginning that is still possible; empty
-        #: before the first.
+        self._positions: defaultdict[bytes, list[int]] = defaultdict(list)
+        #: The position of the next message, for each candidate start; empty before the first.
         self._next: list[int] = []
         self._first_id: int | None = None
         self._last_id = 0
@@ -75,37 +79,38 @@ class _Line:
         if self._first_id is None:
             self._first_id = row_id
         self._last_id = row_id
-        self._places[mark].append(len(self._marks))
+        self._positions[mark].append(len(self._marks))
         self._marks.append(mark)
 
-    def goes_on_with(self, mark: bytes) -> bool:
-        """Take the message as the next row, for whichever beginning that fits."""
+    def continues_with(self, mark: bytes) -> bool:
+        """Match the message with the next row of each candidate; drop the other candidates."""
         fitting = [n + 1 for n in self._next if n < len(self._marks) and self._marks[n] == mark]
         if fitting:
             self._next = fitting
         return bool(fitting)
 
     def jumps_to(self, mark: bytes) -> bool:
-        """Take the message as the first row, or as a later one.
+        """Match the message with the first row of a sequence, or with a later row.
 
-        Rows in between went to another consumer of the queue. When all rows have come, it is new.
+        RabbitMQ delivered the rows in between to another consumer of the queue. After the last
+        row a message is new.
         """
         if any(n >= len(self._marks) for n in self._next):
             return False
         first = min(self._next, default=0)
-        fitting = [place + 1 for place in self._places.get(mark, ()) if place >= first]
+        fitting = [position + 1 for position in self._positions.get(mark, ()) if position >= first]
         if fitting:
             self._next = fitting
         return bool(fitting)
 
-    def end_if_before(self, other: _Line) -> None:
-        """Expect nothing more, if all rows are older than those of *other*."""
+    def end_if_older_than(self, other: _RowSequence) -> None:
+        """Match nothing any more if all rows are older than those of *other*."""
         if other._first_id is not None and self._last_id < other._first_id:
             self._next = [len(self._marks)]
 
 
 def fingerprint(delivery: Delivery) -> bytes:
-    """Digest what does not change when a message is delivered again."""
+    """Return a digest of everything that stays the same when a message is delivered again."""
     digest = hashlib.blake2b(delivery.body, digest_size=16)
     properties = (
         delivery.timestamp_s,

@@ -1,10 +1,10 @@
-"""Between the socket and pika: message properties that pika cannot decode are taken out.
+"""Removes message properties that pika cannot decode, between the socket and pika.
 
-A header may hold what no Python type can, such as a timestamp beyond the year 9999 or a float
-that is not a number. pika then raises while it reads, the connection is lost, the message comes
-again, and so on for ever. Without its properties the message can be read, journalled and
-acknowledged like any other. Looking into each frame costs time, so this is switched on only
-after it was needed.
+A header may hold a value that no Python type can hold, such as a timestamp after the year 9999 or
+a decimal with a huge exponent. pika then raises while it reads, the connection is lost, RabbitMQ
+delivers the message again, and so on without end. Without its properties the message can be read,
+journalled and acknowledged like any other. Decoding every header twice costs time, so the
+sanitizer is used only on the connection after a lost one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HEADER_START_BYTES = 12
 _NO_PROPERTIES = b"\x00\x00"
 
 
-class Mender(AbstractStreamProtocol):  # type: ignore[misc]
-    """Passes everything on to pika's own protocol, frame by frame."""
+class HeaderSanitizer(AbstractStreamProtocol):  # type: ignore[misc]
+    """Hands whole frames to pika's own protocol, without properties that pika cannot decode."""
 
     def __init__(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -43,17 +43,17 @@ class Mender(AbstractStreamProtocol):  # type: ignore[misc]
         return self.protocol.eof_received()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on whole frames, with their properties mended."""
+        """Pass on the whole frames received so far, sanitized."""
         self._unfinished += data
         if self._unfinished.startswith(b"AMQP"):
-            # no frame: the broker speaks another version, and pika says so
+            # Not a frame: the broker speaks another version of AMQP, and pika reports that.
             self.protocol.data_received(bytes(self._unfinished))
             return
-        whole = bytearray()
+        frames = bytearray()
         while frame := self._next_frame():
-            whole += frame
-        if whole:
-            self.protocol.data_received(bytes(whole))
+            frames += frame
+        if frames:
+            self.protocol.data_received(bytes(frames))
 
     def _next_frame(self) -> bytes:
         if len(self._unfinished) < _FRAME_START.size:
@@ -64,14 +64,14 @@ class Mender(AbstractStreamProtocol):  # type: ignore[misc]
             return b""
         frame = bytes(self._unfinished[:end])
         del self._unfinished[:end]
-        return _mended(frame, channel) if kind == _CONTENT_HEADER else frame
+        return _sanitized(frame, channel) if kind == _CONTENT_HEADER else frame
 
 
-def _mended(frame: bytes, channel: int) -> bytes:
+def _sanitized(frame: bytes, channel: int) -> bytes:
     payload = frame[_FRAME_START.size : -_FRAME_END_BYTES]
     try:
         BasicProperties().decode(payload, _HEADER_START_BYTES)
-    except Exception:  # noqa: BLE001 - pika raises whatever the bytes make Python raise
+    except Exception:  # noqa: BLE001 - pika raises whatever Python raises for these bytes
         payload = payload[:_HEADER_START_BYTES] + _NO_PROPERTIES
         start = _FRAME_START.pack(_CONTENT_HEADER, channel, len(payload))
         return start + payload + frame[-_FRAME_END_BYTES:]

@@ -1,4 +1,4 @@
-"""From pika's exceptions to ours: what happened, at which queue, and whom to ask for what."""
+"""pika's exceptions as errors of regards_nb: what happened, at which queue, and what to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def explain(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
-    """Translate the end of a connection.
+def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
+    """Translate the exception that ended a connection.
 
     Parameters
     ----------
     cause : BaseException
-        What pika reported.
+        The exception that pika reported.
     where : str
         The broker's address, without the password.
     queue : str
@@ -46,15 +46,15 @@ def explain(cause: BaseException, where: str, queue: str) -> BrokerError:  # noq
                     "Ask the REGARDS administrator for the right to it."
                 )
             case pika_errors.ChannelClosed():
-                return _channel_closed(error, where, queue)
+                return _channel_error(error, where, queue)
             case pika_errors.ConsumerCancelled():
                 return QueueNotFoundError(
-                    f"the queue {queue!r} at {where} was deleted while it was read. It is read "
-                    "again as soon as the REGARDS administrator has made it again."
+                    f"the queue {queue!r} at {where} was deleted. Reading goes on as soon as the "
+                    "REGARDS administrator has made the queue again."
                 )
             case ssl.SSLError():
                 return BrokerUnreachableError(
-                    f"{where}: TLS could not be agreed ({error}). Check the host name and the "
+                    f"{where}: the TLS handshake failed ({error}). Check the host name and the "
                     "certificate authority; amqps:// needs the TLS port, often 5671."
                 )
             case pika_errors.ConnectionClosed():
@@ -69,10 +69,10 @@ def explain(cause: BaseException, where: str, queue: str) -> BrokerError:  # noq
     )
 
 
-def _channel_closed(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
+def _channel_error(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
     code, text = error.reply_code, error.reply_text
-    # 404 is also said of a queue that is there and whose node is down ("home node ... is down or
-    # inaccessible"): that text falls through, as it is.
+    # RabbitMQ also sends 404 for a queue whose node is down ("home node ... is down or
+    # inaccessible"). The queue exists, so that text is shown as it is.
     if code == 404 and "no queue" in text:
         return QueueNotFoundError(
             f"there is no queue {queue!r} at {where}. Check its name; the REGARDS administrator "
@@ -92,7 +92,7 @@ def _channel_closed(error: pika_errors.ChannelClosed, where: str, queue: str) ->
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that pika packed into it, outermost first."""
+    """Yield an exception and the exceptions that pika put inside it, outermost first."""
     yield error
     inner = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
     for value in inner:

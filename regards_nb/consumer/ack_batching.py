@@ -1,6 +1,7 @@
 """The messages of one channel, from their delivery to their acknowledgement.
 
-Knows neither pika nor threads: `link` feeds it from a real broker, the tests from a scripted one.
+Independent of pika and of threads: `connection` feeds it from a real broker, tests from a
+scripted one.
 """
 
 from __future__ import annotations
@@ -14,91 +15,91 @@ if TYPE_CHECKING:
 
     from regards_nb.events import Delivery
 
-#: Messages that RabbitMQ may send ahead of our acknowledgements. A quarter of them stay without one
-#: for a while (see below), and as many as half are journalled at once: with fewer, RabbitMQ would
-#: wait for us again and again.
+#: Messages that RabbitMQ may deliver before we acknowledge. A quarter of them waits for its
+#: acknowledgement (see below) and up to half of them is journalled at once: with fewer, RabbitMQ
+#: would pause after each batch.
 PREFETCH = 4000
-#: A row is acknowledged this long after it was journalled, or when so many others wait that
-#: RabbitMQ would pause. Two messages can be identical only within the second of their AMQP
-#: timestamp: after this time both are in the journal, and the end of the connection cannot leave
-#: one acknowledged and the other, looking the same, on its way (see `redelivery`).
+#: Time from journalling to acknowledging a message, unless RabbitMQ would pause before. Two
+#: messages can be identical only if their AMQP timestamps name the same second: after this time
+#: both are in the journal, and a lost connection cannot leave one acknowledged and the other, with
+#: the same bytes, undelivered (see `redelivery`).
 ACK_LINGER_S = 1.5
 
 
-class Intake:
-    """Journals first and acknowledges after.
+class AckBatcher:
+    """Journals messages in batches and acknowledges them after that.
 
     Parameters
     ----------
-    keep : callable
-        Journals messages, or raises JournalError.
+    journal_batch : callable
+        Writes messages to the journal, or raises JournalError.
     acknowledge : callable
         Acknowledges all messages up to a delivery tag.
     prefetch : int
         How many unacknowledged messages the broker allows.
     clock : callable
-        Seconds that only go forward.
+        Monotonic seconds.
     """
 
     def __init__(
         self,
-        keep: Callable[[Sequence[Delivery]], None],
+        journal_batch: Callable[[Sequence[Delivery]], None],
         acknowledge: Callable[[int], None],
         *,
         prefetch: int = PREFETCH,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keep = keep
+        self._journal_batch = journal_batch
         self._acknowledge = acknowledge
         self._most_unacknowledged = prefetch // 2
-        self._kept_unacknowledged = prefetch // 4
+        self._lingering = prefetch // 4
         self._clock = clock
         #: delivered, not journalled
         self._pending: list[Delivery] = []
         self._newest_tag = 0
-        #: journalled, not acknowledged: (last delivery tag of a batch, when), oldest first
+        #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
-        #: how many were pending when that was last asked
+        #: the number of pending messages at the last call of `has_grown`
         self._pending_before = 0
 
-    def take(self, delivery_tag: int, delivery: Delivery) -> None:
+    def add(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
         self._pending.append(delivery)
         self._newest_tag = delivery_tag
 
     def has_grown(self) -> bool:
-        """Tell whether messages came since this was last asked, and there is room for more."""
+        """Return whether messages arrived since the last call, and the batch may still grow."""
         pending = len(self._pending)
         before, self._pending_before = self._pending_before, pending
         return before < pending < self._most_unacknowledged
 
     def flush(self) -> None:
-        """Journal what was received.
+        """Journal the received messages.
 
         Raises
         ------
         JournalError
-            It is kept, and tried again with the next call.
+            The messages are kept; the next call tries again.
         """
         if not self._pending:
             return
-        self._keep(self._pending)
+        self._journal_batch(self._pending)
         newest_tag = self._newest_tag
         self._journalled.append((newest_tag, self._clock()))
         self._pending = []
         self._pending_before = 0
         if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
-            # All but the newest: what comes again after the end of the connection then begins
-            # with a run of rows of the journal, and their place in it tells what follows.
-            self._acknowledge_up_to(newest_tag - self._kept_unacknowledged)
+            # Leave the newest unacknowledged: if the connection ends, the redelivered messages
+            # then begin with journalled rows, whose order tells which later messages are new.
+            self._acknowledge_up_to(newest_tag - self._lingering)
 
     def acknowledge_settled(self) -> None:
-        """Acknowledge what was journalled long enough ago."""
+        """Acknowledge messages that were journalled `ACK_LINGER_S` ago or earlier."""
         self._acknowledge_older_than(self._clock() - ACK_LINGER_S)
 
     def acknowledge_all(self) -> None:
-        """Acknowledge all that is journalled: nothing more is on its way."""
+        """Acknowledge all journalled messages; right only if no message is being delivered."""
         self._acknowledge_older_than(self._clock())
 
     def _acknowledge_older_than(self, moment: float) -> None:

@@ -1,8 +1,8 @@
-"""One life of a connection to RabbitMQ: connect, consume, end. The only room that imports pika.
+"""A single connection to RabbitMQ: connect, consume, close.
 
-A link is made, run and dropped by the consumer thread; from another thread only `ask_to_end` may
-be called. It never declares anything but passively, because a REGARDS user may do nothing else
-(protocol.md 0.6).
+The consumer thread makes, runs and drops a connection; other threads may call only
+`Connection.request_close`. Queues are only declared passively, because a REGARDS user may not
+create them (protocol.md 0.6).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
-from regards_nb.consumer.intake import PREFETCH, Intake
-from regards_nb.consumer.mending import Mender
+from regards_nb.consumer.ack_batching import PREFETCH, AckBatcher
+from regards_nb.consumer.errors import broker_error
+from regards_nb.consumer.header_sanitizer import HeaderSanitizer
 from regards_nb.consumer.message import delivery_from
-from regards_nb.consumer.refusals import explain
 from regards_nb.errors import JournalError, SettingsError
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from regards_nb.events import Delivery
 
-# pika reports each lost connection as an ERROR record. Without any handler Python would write it
-# to stderr, and from a thread that is the output of whatever cell happens to run.
+# pika logs each lost connection as an ERROR. Without any handler Python would write the record to
+# stderr, and Jupyter shows the stderr of a thread in the output of the cell that happens to run.
 logging.getLogger("pika").addHandler(logging.NullHandler())
 
-#: How pika calls the end of a connection without a goodbye from the broker.
+#: pika's exception for a connection that ended without a close frame of the broker.
 ConnectionLost = pika.exceptions.StreamLostError
 
-#: A URL, or pika's own parameters. pika carries no types, hence ``Any``.
+#: ``pika.connection.Parameters``. pika has no types, hence ``Any``.
 AmqpParameters = Any
 
 ACK_PERIOD_S = 0.5
@@ -45,31 +45,31 @@ CONNECT_TIMEOUT_S = 10.0
 
 
 class Receiver(Protocol):
-    """What a link reports to."""
+    """The object that a connection reports to."""
 
     def next_offset(self) -> int | None:
-        """Where to go on, if the queue is a stream; None means from its first message."""
+        """Return the first offset to read if the queue is a stream; None for its first message."""
 
-    def consuming(self) -> None:
-        """Messages may come from now on."""
+    def on_consuming(self) -> None:
+        """Store that RabbitMQ delivers messages from now on."""
 
-    def depth(self, messages: int) -> None:
-        """So many messages wait in the queue."""
+    def on_depth(self, messages: int) -> None:
+        """Store how many messages of the queue are ready to be delivered."""
 
-    def keep(self, deliveries: Sequence[Delivery]) -> None:
-        """Journal the messages, or raise JournalError. They are acknowledged after that."""
+    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
+        """Write messages to the journal, or raise JournalError; they are acknowledged later."""
 
-    def held_up(self, error: JournalError) -> None:
-        """Messages cannot be journalled at the moment; they are kept and tried again."""
+    def on_journal_error(self, error: JournalError) -> None:
+        """Store why the journal refused a batch. The connection keeps it and tries again."""
 
 
 def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
-    """Read a URL; anything else must be pika's own parameters.
+    """Return pika's parameters for a URL; return pika's own parameters unchanged.
 
     Raises
     ------
     SettingsError
-        It is neither. The text does not repeat the URL, which holds the password.
+        *amqp* is neither. The text does not repeat the URL, which contains the password.
     """
     if not isinstance(amqp, str):
         if not isinstance(amqp, pika.connection.Parameters):
@@ -104,38 +104,47 @@ def describe(parameters: AmqpParameters) -> str:
     return f"{scheme}://{user}@{where}" if user else f"{scheme}://{where}"
 
 
-class _InputOutput(SelectorIOServicesAdapter):  # type: ignore[misc]
-    """pika's I/O services, remembering the transport so that it can be aborted.
+class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
+    """pika's I/O services, with access to the transport, so that it can be aborted.
 
-    Closing a connection politely needs the broker's answer. A frozen broker gives none, and then
-    the socket has to be closed without it.
+    An AMQP close waits for the broker's answer. A frozen broker does not answer; its socket must be
+    closed without one.
     """
 
-    def __init__(self, *, mending: bool) -> None:
+    def __init__(self, *, sanitize_headers: bool) -> None:
         super().__init__(IOLoop())
         self.transport: Any = None
-        self._mending = mending
+        self._sanitize_headers = sanitize_headers
 
     def create_streaming_connection(
         self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        def make() -> Any:
-            return Mender(protocol_factory()) if self._mending else protocol_factory()
+        def make_protocol() -> Any:
+            protocol = protocol_factory()
+            return HeaderSanitizer(protocol) if self._sanitize_headers else protocol
 
-        def remember(result: Any) -> None:
+        def store_transport(result: Any) -> None:
             if not isinstance(result, BaseException):
                 self.transport, protocol = result
                 # pika expects its own protocol back
                 result = (self.transport, getattr(protocol, "protocol", protocol))
             on_done(result)
 
-        return super().create_streaming_connection(make, sock, remember, *args, **kwargs)
+        return super().create_streaming_connection(
+            make_protocol, sock, store_transport, *args, **kwargs
+        )
 
 
-class Link:
-    """One connection with one consumer on one queue.
+class Connection:
+    """One AMQP connection with one consumer on one queue.
 
-    *mending* takes out message properties that pika cannot decode, see `mending`.
+    Parameters
+    ----------
+    parameters : pika.connection.Parameters
+    queue : str
+    receiver : Receiver
+    sanitize_headers : bool, default False
+        Remove message properties that pika cannot decode, see `header_sanitizer`.
     """
 
     def __init__(
@@ -144,35 +153,35 @@ class Link:
         queue: str,
         receiver: Receiver,
         *,
-        mending: bool = False,
+        sanitize_headers: bool = False,
     ) -> None:
         self._queue = queue
         self._receiver = receiver
         self._where = describe(parameters)
         self._parameters = parameters
-        self._io = _InputOutput(mending=mending)
+        self._io = _IOServices(sanitize_headers=sanitize_headers)
         self._connection: Any = None
         self._channel: Any = None
         self._spare: Any = None
         self._spare_is_ready = False
         self._consumer_tag: str | None = None
-        #: The broker tells what kind of queue it is only by refusing what the kind cannot do.
+        #: RabbitMQ shows the type of a queue only by refusing what the type does not support.
         self._may_be_stream = True
-        self._ended_because: BaseException | None = None
-        self._ending = False
-        #: guards the one call from other threads against the end of the I/O services
+        self._close_reason: BaseException | None = None
+        self._closing = False
+        #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
-        self._over = False
-        self._flush_planned = False
-        self._intake = Intake(receiver.keep, self._acknowledge)
+        self._ended = False
+        self._flush_scheduled = False
+        self._batcher = AckBatcher(receiver.journal_batch, self._acknowledge)
 
     def run(self) -> None:
-        """Live until the connection ends.
+        """Run until the connection ends.
 
         Raises
         ------
         BrokerError
-            Why it ended, unless `ask_to_end` was called.
+            Why it ended, unless `request_close` was called.
         """
         try:
             self._connection = pika.SelectConnection(
@@ -185,22 +194,22 @@ class Link:
             self._io.run()
         finally:
             with self._lock:
-                self._over = True
+                self._ended = True
                 self._io.close()
-        if self._ended_because is not None and not self._ending:
-            raise explain(self._ended_because, self._where, self._queue) from self._ended_because
+        if self._close_reason is not None and not self._closing:
+            raise broker_error(self._close_reason, self._where, self._queue) from self._close_reason
 
-    def ask_to_end(self, within_s: float) -> None:
-        """End the life of this link: politely, and by force after *within_s*. Thread-safe."""
+    def request_close(self, within_s: float) -> None:
+        """Close the connection; close its socket after *within_s* s at the latest. Thread-safe."""
         with self._lock:
-            if not self._over:
-                self._io.add_callback_threadsafe(lambda: self._end(within_s))
+            if not self._ended:
+                self._io.add_callback_threadsafe(lambda: self._begin_close(within_s))
 
     # -- from connect to consume; each step follows the broker's answer to the one before --
 
     def _on_connected(self, connection: Any) -> None:
-        # Both at once: where the queue is no stream RabbitMQ closes the first, and the second is as
-        # far already.
+        # Open both channels at once. RabbitMQ closes the first unless the queue is a stream, and
+        # the second is ready by then: this saves two round trips.
         self._channel = connection.channel(on_open_callback=self._on_channel)
         self._spare = connection.channel(on_open_callback=self._on_channel)
 
@@ -212,7 +221,7 @@ class Link:
         channel.basic_qos(prefetch_count=PREFETCH, callback=lambda _: self._on_limited(channel))
 
     def _on_queue(self, answer: Any) -> None:
-        self._receiver.depth(answer.method.message_count)
+        self._receiver.on_depth(answer.method.message_count)
 
     def _on_limited(self, channel: Any) -> None:
         if channel is self._channel:
@@ -230,11 +239,11 @@ class Link:
         )
 
     def _on_consuming(self, _answer: Any) -> None:
-        self._receiver.consuming()
-        self._every(ACK_PERIOD_S, self._intake.acknowledge_settled)
-        self._every(DEPTH_PERIOD_S, self._ask_depth)
+        self._receiver.on_consuming()
+        self._repeat(ACK_PERIOD_S, self._batcher.acknowledge_settled)
+        self._repeat(DEPTH_PERIOD_S, self._request_depth)
 
-    def _every(self, period_s: float, action: Callable[[], None]) -> None:
+    def _repeat(self, period_s: float, action: Callable[[], None]) -> None:
         def tick() -> None:
             if self._channel.is_open:
                 action()
@@ -242,11 +251,8 @@ class Link:
 
         self._io.call_later(period_s, tick)
 
-    def _ask_depth(self) -> None:
-        def answered(answer: Any) -> None:
-            self._receiver.depth(answer.method.message_count)
-
-        self._channel.queue_declare(self._queue, passive=True, callback=answered)
+    def _request_depth(self) -> None:
+        self._channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
 
     # -- messages: journal first, acknowledge after --
 
@@ -258,51 +264,52 @@ class Link:
             time.time_ns() // 1000,
             of_stream=self._may_be_stream,
         )
-        self._intake.take(method.delivery_tag, delivery)
-        if not self._flush_planned:
-            self._plan_flush(0)
+        self._batcher.add(method.delivery_tag, delivery)
+        if not self._flush_scheduled:
+            self._schedule_flush(0)
 
-    def _plan_flush(self, delay_s: float) -> None:
-        self._flush_planned = True
-        self._io.call_later(delay_s, self._flush_when_still)
+    def _schedule_flush(self, delay_s: float) -> None:
+        self._flush_scheduled = True
+        self._io.call_later(delay_s, self._flush_or_wait)
 
-    def _flush_when_still(self) -> None:
-        """Journal what has come unless more comes at this moment.
+    def _flush_or_wait(self) -> None:
+        """Journal the received messages, unless more arrived since the last call.
 
-        What arrives together is committed together, and a single message does not wait.
+        Messages that arrive together are committed together, and a single message does not wait.
         """
-        if self._intake.has_grown():
-            self._plan_flush(0)
+        if self._batcher.has_grown():
+            self._schedule_flush(0)
         else:
             self._flush()
 
     def _flush(self) -> None:
-        self._flush_planned = False
+        self._flush_scheduled = False
         try:
-            self._intake.flush()
+            self._batcher.flush()
         except JournalError as exc:
-            # RabbitMQ stops sending at PREFETCH unacknowledged messages: memory stays bounded.
-            self._receiver.held_up(exc)
-            self._plan_flush(JOURNAL_RETRY_S)
+            # RabbitMQ pauses at PREFETCH unacknowledged messages, so memory stays bounded.
+            self._receiver.on_journal_error(exc)
+            self._schedule_flush(JOURNAL_RETRY_S)
 
     def _acknowledge(self, tag: int) -> None:
         if self._channel.is_open:
             self._channel.basic_ack(tag, multiple=True)
 
-    # -- the end, from whichever side it comes --
+    # -- the end: requested by us, by the broker, or a lost connection --
 
-    def _end(self, within_s: float) -> None:
-        if self._ending:
+    def _begin_close(self, within_s: float) -> None:
+        if self._closing:
             return
-        self._ending = True
-        self._io.call_later(within_s, self._end_by_force)
+        self._closing = True
+        self._io.call_later(within_s, self._abort)
         if self._channel is not None and self._channel.is_open and self._consumer_tag:
-            # What is on its way pika hands back; it comes again, marked as redelivered, next time.
+            # pika returns the messages that arrive before the broker's answer; RabbitMQ delivers
+            # them to the next connection, marked as redelivered.
             self._channel.basic_cancel(self._consumer_tag, callback=self._on_cancelled_by_us)
         else:
             self._close()
 
-    def _end_by_force(self) -> None:
+    def _abort(self) -> None:
         """Close the socket without the broker's answer."""
         self._close()
         if self._io.transport is None or self._connection.is_closed:
@@ -312,11 +319,11 @@ class Link:
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         self._flush()
-        self._intake.acknowledge_all()
+        self._batcher.acknowledge_all()
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:
-        # pika does not pass a reason; the broker cancels when the queue goes away
+        # pika does not pass a reason; RabbitMQ cancels a consumer when its queue is deleted
         self._finish(pika.exceptions.ConsumerCancelled(_frame.method))
 
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
@@ -329,9 +336,9 @@ class Link:
             self._finish(reason)
 
     def _finish(self, reason: BaseException) -> None:
-        """Close the connection for *reason*, the first of which is kept."""
-        if self._ended_because is None:
-            self._ended_because = reason
+        """Close the connection; the first *reason* is the one that is reported."""
+        if self._close_reason is None:
+            self._close_reason = reason
         self._close()
 
     def _close(self) -> None:
@@ -339,7 +346,7 @@ class Link:
             self._connection.close()
 
     def _on_disconnected(self, _connection: Any, reason: BaseException) -> None:
-        if self._ended_because is None:
-            self._ended_because = reason
-        # one more turn of the loop, in which pika closes its socket
+        if self._close_reason is None:
+            self._close_reason = reason
+        # pika closes its socket in one more turn of the loop
         self._io.call_later(0, self._io.stop)

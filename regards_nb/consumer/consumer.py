@@ -1,0 +1,322 @@
+"""The consumer thread: it opens one connection after the other until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from regards_nb.consumer.connection import AmqpParameters, Connection, ConnectionLost, describe
+from regards_nb.consumer.redelivery import RedeliveryMatcher
+from regards_nb.errors import BrokerError, BrokerUnreachableError, JournalError, TrackingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from regards_nb.events import Delivery
+    from regards_nb.journal import Journal
+
+_log = logging.getLogger(__name__)
+
+#: Full-jitter back-off: a random time up to FIRST * 2**failures, at most LONGEST.
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 4.0
+
+#: How many of the newest rows are compared with redelivered messages. A broker that crashed can
+#: lose acknowledgements of its last moments, so this is more than the unacknowledged rows.
+ROWS_IN_DOUBT = 100_000
+
+
+class HealthState(StrEnum):
+    """The states of a consumer."""
+
+    #: Connecting for the first time.
+    CONNECTING = "CONNECTING"
+    #: Connected; messages are journalled as they arrive.
+    CONSUMING = "CONSUMING"
+    #: The connection was lost or the journal cannot be written; the consumer tries without end.
+    RECONNECTING = "RECONNECTING"
+    #: No broker: REGARDS is polled over REST.
+    POLLING = "POLLING"
+    #: Not started, or stopped by the user.
+    STOPPED = "STOPPED"
+    #: ``start()`` failed; ``reason`` says why.
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The state of the connection to RabbitMQ.
+
+    Attributes
+    ----------
+    state : HealthState
+    since : datetime.datetime
+        When this state began (UTC).
+    reason : str or None
+        Why the consumer is in this state, if that needs an explanation.
+    last_event : datetime.datetime or None
+        When this process last journalled a message (UTC).
+    queue_depth : int or None
+        Messages in the queue when RabbitMQ was last asked.
+    """
+
+    state: HealthState = HealthState.STOPPED
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    reason: str | None = None
+    last_event: datetime | None = None
+    queue_depth: int | None = None
+
+
+class Consumer:
+    """Reads one queue into the journal, in a thread of its own.
+
+    Parameters
+    ----------
+    parameters : pika.connection.Parameters
+    queue : str
+        Declared passively only.
+    journal : Journal
+    changed : callable
+        Called without arguments, in the thread, when rows were journalled or the health changed.
+        It must be quick, must not raise, and must not hold the consumer's owner.
+    """
+
+    def __init__(
+        self,
+        parameters: AmqpParameters,
+        queue: str,
+        journal: Journal,
+        changed: Callable[[], None],
+    ) -> None:
+        self._parameters = parameters
+        self._queue = queue
+        self._journal = journal
+        self._changed = changed
+        self._shared = _SharedState(changed)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def health(self) -> Health:
+        """The current state of the thread."""
+        return self._shared.health
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, timeout_s: float) -> None:
+        """Start the thread and return once it is consuming.
+
+        Raises
+        ------
+        BrokerError
+            RabbitMQ refused, or did not answer within *timeout_s*.
+        JournalError
+            The journal cannot be written.
+        """
+        if self.is_running:
+            return
+        shared = self._shared = _SharedState(self._changed)
+        # The thread does not hold the consumer: a tracker that a notebook dropped can be
+        # collected, and then its thread ends. The thread is a daemon, because a kernel restart must
+        # not wait for a broker.
+        self._thread = threading.Thread(
+            target=_run,
+            args=(self._parameters, self._queue, self._journal, shared),
+            name="regards-nb-consumer",
+            daemon=True,
+        )
+        weakref.finalize(self, shared.request_stop, 1.0).atexit = False
+        self._thread.start()
+        try:
+            shared.started.result(timeout_s)
+        except TimeoutError:
+            shared.request_stop(1.0)
+            raise BrokerUnreachableError(
+                f"{describe(self._parameters)} did not answer within {timeout_s:g} s"
+            ) from None
+        except BaseException:
+            shared.request_stop(1.0)
+            raise
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop the thread; after half of *timeout_s*, close its socket without an AMQP close.
+
+        Raises
+        ------
+        TrackingError
+            The thread did not end in time. It is a daemon and does not delay the end of Python.
+        """
+        thread = self._thread
+        if thread is None:
+            return
+        self._shared.request_stop(timeout_s / 2)
+        thread.join(timeout_s)
+        if thread.is_alive():
+            raise TrackingError(
+                f"the consumer of {self._queue!r} did not end within {timeout_s:g} s; it ends "
+                "after its current step"
+            )
+        self._thread = None
+
+
+class _SharedState:
+    """The state that the thread shares with its owner. Values are replaced as a whole."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.stop = threading.Event()
+        self.started: Future[None] = Future()
+        self.health = Health()
+        self._changed = changed
+        self._connection: Connection | None = None
+        #: `request_stop` of another thread must not miss a connection that is being made
+        self._lock = threading.Lock()
+
+    def report(self, state: HealthState, reason: str | None = None) -> None:
+        """Change the state; ``since`` changes only with it."""
+        since = self.health.since if state is self.health.state else datetime.now(UTC)
+        self._replace(replace(self.health, state=state, reason=reason, since=since))
+
+    def report_depth(self, messages: int) -> None:
+        self._replace(replace(self.health, queue_depth=messages))
+
+    def report_event(self) -> None:
+        self._replace(replace(self.health, last_event=datetime.now(UTC)))
+
+    def _replace(self, health: Health) -> None:
+        self.health = health
+        self._changed()
+
+    def set_connection(self, connection: Connection | None) -> None:
+        """Set the connection that `request_stop` closes."""
+        with self._lock:
+            self._connection = connection
+
+    def request_stop(self, within_s: float) -> None:
+        """Ask the thread to end, and its connection to close within *within_s*."""
+        self.stop.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.request_close(within_s)
+
+
+class _JournalWriter:
+    """Journals the messages of one connection, without those that are in the journal already."""
+
+    def __init__(self, queue: str, journal: Journal, shared: _SharedState) -> None:
+        self._queue = queue
+        self._journal = journal
+        self._shared = shared
+        self._session_id: int | None = None
+        self._matcher = RedeliveryMatcher()
+        self._compared_up_to_id = 0
+
+    def next_offset(self) -> int | None:
+        return self._journal.next_offset(self._queue)
+
+    def on_consuming(self) -> None:
+        self._shared.report(HealthState.CONSUMING)
+        if not self._shared.started.done():
+            self._shared.started.set_result(None)
+
+    def on_depth(self, messages: int) -> None:
+        self._shared.report_depth(messages)
+
+    def on_journal_error(self, error: JournalError) -> None:
+        text = f"{error} No message is acknowledged until then"
+        self._shared.report(HealthState.RECONNECTING, text)
+
+    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
+        if self._session_id is None:
+            self._session_id = self._journal.open_session(self._queue)
+        if any(delivery.stream_offset is not None for delivery in deliveries):
+            self._journal.append(self._session_id, deliveries, stream=self._queue)
+        elif any(delivery.redelivered for delivery in deliveries):
+            new = self._without_known(deliveries, self._session_id)
+            self._journal.append(self._session_id, new)
+        else:
+            self._journal.append(self._session_id, deliveries)
+        if self._shared.health.state is not HealthState.CONSUMING:
+            self._shared.report(HealthState.CONSUMING)
+        self._shared.report_event()
+
+    def _without_known(self, deliveries: Sequence[Delivery], session_id: int) -> list[Delivery]:
+        """Return the messages that are not in the journal."""
+        # Include new rows of other kernels: when one of them dies, we receive its messages.
+        newest_id = self._journal.last_id()
+        self._matcher.add(
+            self._journal.recent(
+                self._queue,
+                after_id=self._compared_up_to_id,
+                not_of=session_id,
+                limit=ROWS_IN_DOUBT,
+            )
+        )
+        self._compared_up_to_id = newest_id
+        return [d for d in deliveries if not (d.redelivered and self._matcher.claim(d))]
+
+
+def _run(parameters: AmqpParameters, queue: str, journal: Journal, shared: _SharedState) -> None:
+    """Open one connection after the other until the thread is stopped."""
+    shared.report(HealthState.CONNECTING)
+    failures = 0
+    reason: BaseException | None = None
+    while not shared.stop.is_set():
+        opened_at_s = time.monotonic()
+        # A connection that was lost without a close frame may have met a message that pika cannot
+        # decode.
+        sanitize_headers = reason is not None and isinstance(reason.__cause__, ConnectionLost)
+        reason = _run_connection(
+            parameters, queue, journal, shared, sanitize_headers=sanitize_headers
+        )
+        if shared.stop.is_set():
+            break
+        if not shared.started.done():
+            shared.report(HealthState.FAILED, str(reason))
+            shared.started.set_exception(reason)
+            return
+        if time.monotonic() - opened_at_s > LONGEST_BACKOFF_S:
+            failures = 0
+        shared.report(HealthState.RECONNECTING, str(reason))
+        _log.warning("%s", reason)
+        shared.stop.wait(random.uniform(0, min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)))
+        failures += 1
+    shared.report(HealthState.STOPPED)
+    if not shared.started.done():
+        shared.started.set_exception(TrackingError("stopped before it was consuming"))
+
+
+def _run_connection(
+    parameters: AmqpParameters,
+    queue: str,
+    journal: Journal,
+    shared: _SharedState,
+    *,
+    sanitize_headers: bool,
+) -> BaseException:
+    """Run one connection and return why it ended."""
+    writer = _JournalWriter(queue, journal, shared)
+    connection = Connection(parameters, queue, writer, sanitize_headers=sanitize_headers)
+    shared.set_connection(connection)
+    try:
+        if not shared.stop.is_set():
+            connection.run()
+    except BrokerError as exc:
+        return exc
+    except Exception as exc:  # noqa: BLE001 - the thread must not die silently: no event would be recorded
+        _log.exception("the consumer met an unexpected error and reconnects")
+        error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
+        return error
+    finally:
+        shared.set_connection(None)
+    return BrokerError("the connection was closed")
