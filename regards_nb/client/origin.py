@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from regards_nb.errors import SettingsError
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DOWNLOAD_PATH = re.compile(r"/user/orders/(\d{1,18})/download/?$")
@@ -115,35 +118,14 @@ class Origin(NamedTuple):
         return parts.hostname
 
 
-class _Parts(NamedTuple):
-    scheme: str
-    netloc: str
-    hostname: str | None
-    port: int | None
-    path: str
-    query: str
-    fragment: str
-    username: str | None
-    password: str | None
-
-
-def _split(url: str) -> _Parts | None:
+def _split(url: str) -> SplitResult | None:
     """Split a URL; return None if a part of it, such as the port, is not valid."""
     try:
         parts = urlsplit(url)
-        return _Parts(
-            parts.scheme.lower(),
-            parts.netloc,
-            parts.hostname,
-            parts.port,
-            parts.path,
-            parts.query,
-            parts.fragment,
-            parts.username,
-            parts.password,
-        )
+        _ = parts.port  # raises if it is no number
     except ValueError:
         return None
+    return parts
 
 
 def _is_loopback(host: str) -> bool:
