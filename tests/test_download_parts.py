@@ -1,4 +1,4 @@
-"""The parts of a download that need no server: plan, matching, notice, belt, file system."""
+"""The parts of a download that need no server: plan, manifest, notice, queue, file system."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regards_nb.download.belt import Belt, BeltStopped
-from regards_nb.download.matching import Manifest, Verdict, entry_form
-from regards_nb.download.notice import MAX_NOTICE_BYTES, parse_notice
-from regards_nb.download.plan import make_plan, takes_zip
-from regards_nb.download.publisher import has_content
-from regards_nb.download.syscalls import (
-    _link_and_unlink,
-    is_alive,
-    lock_if_free,
-    rename_without_replacing,
+from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
+from regards_nb.download.increment import make_plan, takes_zip
+from regards_nb.download.manifest import (
+    MAX_NOTICE_BYTES,
+    Manifest,
+    Verdict,
+    entry_form,
+    parse_notice,
 )
-from regards_nb.download.table import Files, FileTable, Mark
+from regards_nb.download.records import OrderRecords, StateFile
+from regards_nb.download.workspace import (
+    has_content,
+    is_alive,
+    link_without_replacing,
+    lock_if_free,
+)
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -43,14 +46,9 @@ def record(file_id: int, name: str = "a.nc", **known: object) -> FileRecord:
     )
 
 
-def files(*records: FileRecord) -> Files:
-    """Return files in a table."""
-    return Files(FileTable(1, records, folder="/somewhere"))
-
-
-def rows(*sizes: int | None) -> Files:
+def rows(*sizes: int | None) -> list[FileRecord]:
     """Return a manifest of files of these sizes."""
-    return files(*(record(at, f"{at}.nc", size_bytes=size) for at, size in enumerate(sizes)))
+    return [record(at, f"{at}.nc", size_bytes=size) for at, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(
@@ -78,59 +76,61 @@ def test_a_way_that_is_asked_for_is_taken() -> None:
     assert not takes_zip(rows(100), "files")
 
 
-def test_a_plan_tells_wanted_repairs_and_unreleased_apart() -> None:
+def test_a_plan_tells_wanted_repairs_and_unreleased_apart(tmp_path: Path) -> None:
     """Listed and missing, missing and not listed any more, listed and here."""
+    log = StateFile(tmp_path, 1)
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
     failed = record(2, state=FileState.FAILED, error="gone")
-    known = files(here, failed, record(3, state=FileState.FAILED), record(4)).table
-    known.mark(Mark.LISTED, array("q", [1, 4]))
-    plan = make_plan(known, given_up={3})
+    log.save([here, failed, record(3, state=FileState.FAILED), record(4)])
+    records = OrderRecords(log, 1, tmp_path, restore_removed=False)
+    records.listed = {1, 4}
+    plan = make_plan(records, given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
     assert [entry.file_id for entry in plan.repairs] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]
-    assert (plan.bytes_total, plan.known_bytes) == (20, 20)
+    assert plan.bytes_total == 20
 
 
 def test_homonyms_are_told_apart_by_their_content() -> None:
     """The server's numbers mean nothing: MD5 decides which file an entry is."""
     homonyms = record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")
-    manifest = Manifest(files(*homonyms))
+    manifest = Manifest([*homonyms])
     found = manifest.match("a (1).nc", 10, MD5["b"])
     assert (found.verdict, [r.file_id for r in found.records]) == (Verdict.VERIFIED, [2])
     found = manifest.match("a (1).nc", 10, MD5["a"])
     # its own name goes before what the server may have made of another one
     assert [r.file_id for r in found.records] == [3]
     assert [r.file_id for r in manifest.match("a.nc", 10, MD5["a"]).records] == [1]
-    assert not manifest.open
+    assert not manifest.missing
 
 
 def test_other_content_under_a_known_name_is_wrong_and_an_unknown_name_is_unknown() -> None:
     """Cut or damaged entries stay to be fetched."""
-    manifest = Manifest(files(record(1)))
+    manifest = Manifest([record(1)])
     assert manifest.match("a.nc", 9, MD5["b"]).verdict is Verdict.WRONG
     assert manifest.match("x.nc", 10, MD5["b"]).verdict is Verdict.UNKNOWN
-    assert [r.file_id for r in manifest.open] == [1]
+    assert [r.file_id for r in manifest.missing] == [1]
     found, none = manifest.match_contents([MD5["a"], MD5["a"]])
     assert (found, none) == (record(1), None)
     assert manifest.match_contents([MD5["a"]]) == [None]
 
 
 def test_without_md5_the_size_must_be_right() -> None:
-    """It is plausible, once per entry, and can be taken back."""
-    manifest = Manifest(files(record(1, md5=None), record(2, md5=None, size_bytes=None)))
+    """It counts if the zip is sound, once per entry, and can be taken back."""
+    manifest = Manifest([record(1, md5=None), record(2, md5=None, size_bytes=None)])
     assert manifest.limit_bytes("a.nc") is None
     first = manifest.match("a.nc", 11, MD5["c"])
-    assert (first.verdict, [r.file_id for r in first.records]) == (Verdict.PLAUSIBLE, [2])
+    assert (first.verdict, [r.file_id for r in first.records]) == (Verdict.SIZE_ONLY, [2])
     second = manifest.match("a (1).nc", 10, MD5["c"])
     assert [r.file_id for r in second.records] == [1]
     assert manifest.match("a (2).nc", 10, MD5["c"]).verdict is Verdict.WRONG
     manifest.reopen(second.records)
-    assert [r.file_id for r in manifest.open] == [1]
+    assert [r.file_id for r in manifest.missing] == [1]
 
 
 def test_an_entry_is_as_long_as_its_longest_namesake_at_most() -> None:
     """That is what a bomb is measured by."""
-    manifest = Manifest(files(record(1), record(2, size_bytes=500)))
+    manifest = Manifest([record(1), record(2, size_bytes=500)])
     assert manifest.limit_bytes("a (1).nc") == 500
     assert manifest.limit_bytes("x.nc") is None
 
@@ -180,46 +180,46 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_belt_holds_only_so_much() -> None:
-    """Who puts waits for who takes."""
-    belt: Belt[int] = Belt(10)
+def test_a_queue_holds_only_so_much() -> None:
+    """The thread that adds waits for the thread that takes."""
+    queue: BoundedQueue[int] = BoundedQueue(10)
     put = []
 
     def work() -> None:
         for number in range(6):
-            belt.put(number, 5)
+            queue.put(number, 5)
             put.append(number)
-        belt.end()
+        queue.end()
 
     thread = in_thread(work)
-    assert belt.take() == 0
+    assert queue.take() == 0
     assert len(put) <= 3
-    assert list(belt) == [1, 2, 3, 4, 5]
+    assert list(queue) == [1, 2, 3, 4, 5]
     thread.join(10)
-    with pytest.raises(BeltStopped):
-        belt.take()
+    with pytest.raises(QueueClosed):
+        queue.take()
 
 
-def test_a_stopped_belt_sets_both_sides_free() -> None:
+def test_a_closed_queue_ends_both_threads() -> None:
     """Neither waits for ever for the other."""
-    belt: Belt[int] = Belt(1)
+    queue: BoundedQueue[int] = BoundedQueue(1)
     ended = threading.Event()
 
     def work() -> None:
         try:
             for number in range(100):
-                belt.put(number, 1)
-        except BeltStopped:
+                queue.put(number, 1)
+        except QueueClosed:
             ended.set()
 
     in_thread(work)
-    assert belt.take() == 0
-    belt.stop()
+    assert queue.take() == 0
+    queue.close()
     assert ended.wait(10)
-    assert list(belt) == []
+    assert list(queue) == []
 
 
-def test_a_rename_never_replaces(tmp_path: Path) -> None:
+def test_a_final_name_never_replaces(tmp_path: Path) -> None:
     """Not a file, not a folder, not a link that leads nowhere."""
     new = str(tmp_path / "new")
     (tmp_path / "file").write_text("mine")
@@ -227,24 +227,12 @@ def test_a_rename_never_replaces(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "folder", "link"):
         (tmp_path / "new").write_text("new")
-        assert rename_without_replacing(new, str(tmp_path / name)) is False
+        assert link_without_replacing(new, str(tmp_path / name)) is False
         assert (tmp_path / "new").read_text() == "new"
-    assert rename_without_replacing(new, str(tmp_path / "free"))
+    assert link_without_replacing(new, str(tmp_path / "free"))
     assert (tmp_path / "free").read_text() == "new"
     with pytest.raises(FileNotFoundError):
-        rename_without_replacing(str(tmp_path / "missing"), str(tmp_path / "free 2"))
-
-
-def test_where_the_kernel_cannot_do_it_a_second_name_does(tmp_path: Path) -> None:
-    """The way for file systems without an exclusive rename replaces nothing either."""
-    new, there = str(tmp_path / "new"), str(tmp_path / "there")
-    (tmp_path / "new").write_text("new")
-    (tmp_path / "there").write_text("mine")
-    assert _link_and_unlink(new, there) is False
-    assert _link_and_unlink(new, str(tmp_path / "free")) is True
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "there"]
-    with pytest.raises(FileNotFoundError):
-        _link_and_unlink(new, there)
+        link_without_replacing(str(tmp_path / "missing"), str(tmp_path / "free 2"))
 
 
 def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ HOME_OF = {
     "ipywidgets": {"display"},
     "IPython": {"display"},
     "matplotlib": {"display"},
-    "rich": {"display"},
+    "rich": {"display", "download"},
     "isal": {"download"},
     "nbformat": {"demo"},
     "nbclient": {"demo"},

@@ -1,8 +1,8 @@
-"""Entries of a zip become checked files, each as soon as it is whole.
+"""Entries of a zip become verified files, each as soon as it is complete.
 
-A file whose MD5 is that of the manifest is handed on at once: no later damage of the zip can make
-it wrong. What the manifest gives no MD5 for waits until the whole zip is proven and its notice
-does not name it.
+A file that has the MD5 of the manifest is handed over at once: later damage of the zip cannot make
+it wrong. A file without an MD5 in the manifest waits until the whole zip is proven and its notice
+does not name the file.
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from regards_nb.download.matching import Verdict
-from regards_nb.download.notice import NOTICE_NAME, parse_notice
-from regards_nb.download.publisher import Checked
-from regards_nb.download.wholes import Growing, Whole, damaged, whole_in_memory
+from regards_nb.download.content import MAX_HELD_BYTES, Content, ContentWriter, VerifiedFile
+from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, Verdict, parse_notice
 from regards_nb.errors import ArchiveError
 from regards_nb.files import FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from regards_nb.download.matching import Manifest
-    from regards_nb.download.progress import Counter
-    from regards_nb.download.staging import Workspace
+    from regards_nb.download.context import DownloadContext
     from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
@@ -31,53 +27,37 @@ _MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000
 
 
 class Extractor:
-    """Takes the pieces of one zip, in one thread.
+    """Takes the pieces of one zip, in one thread; verified files go to the publisher.
 
     Parameters
     ----------
-    manifest : Manifest
-        What is expected.
-    workspace : Workspace
-        Where it is staged.
-    hand_on : callable
-        Takes what is checked.
-    counter : Counter
-        Told of the bytes.
-    keeps_files : bool
-        False: entries are only checked, because the zip is kept as it is.
+    context : DownloadContext
+        Its manifest says what is expected.
 
     Attributes
     ----------
-    unknown : list of Whole
+    unlisted : list of Content
         Entries that the manifest does not list, staged; once the zip is proven.
-    packed : list of FileRecord
-        Files that are right and stay in the zip.
+    zipped : list of FileRecord
+        With ``extract=False``: files that are right and stay in the zip.
     wrong : dict of int to str
-        Files whose entries were not right, by file id, and why.
+        Why entries were not right, by the ids of the files they stand for.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        workspace: Workspace,
-        hand_on: Callable[[Sequence[Checked]], None],
-        counter: Counter,
-        *,
-        keeps_files: bool,
-    ) -> None:
-        self._manifest = manifest
-        self._workspace = workspace
-        self._take_checked = hand_on
-        self._counter = counter
-        self._keeps_files = keeps_files
-        self._growing: Growing | None = None
+    def __init__(self, context: DownloadContext) -> None:
+        self._manifest = context.manifest
+        self._workspace = context.workspace
+        self._publisher = context.publisher
+        self._counter = context.counter
+        self._extracts = context.options.extract
+        self._writer: ContentWriter | None = None
         self._arrived_bytes = 0
-        self._checked: list[Checked] = []
-        self._plausible: list[tuple[Whole, FileRecord]] = []
-        self._notice: Whole | None = None
-        self._max_entries = _MAX_ENTRIES_FACTOR * len(manifest) + _MAX_ENTRIES_MORE
-        self.unknown: list[Whole] = []
-        self.packed: list[FileRecord] = []
+        self._verified: list[VerifiedFile] = []
+        self._size_only: list[tuple[Content, FileRecord]] = []
+        self._notice: Content | None = None
+        self._max_entries = _MAX_ENTRIES_FACTOR * len(self._manifest) + _MAX_ENTRIES_MORE
+        self.unlisted: list[Content] = []
+        self.zipped: list[FileRecord] = []
         self.wrong: dict[int, str] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
@@ -86,37 +66,19 @@ class Extractor:
         Raises
         ------
         ArchiveError
-            It holds much more than the manifest says.
+            The zip holds much more than the manifest says.
         WorkspaceError
-            They cannot be written.
+            The pieces cannot be written.
         """
         self._arrived_bytes = 0
         with self._workspace.errors():
             for piece in pieces:
                 self._take(piece)
         self._counter.add_bytes(self._arrived_bytes)
-        self._hand_on()
-
-    def _take(self, piece: Piece) -> None:
-        self._arrived_bytes += len(piece.data)
-        whole = self._grown(piece)
-        if self._notice is not None:
-            # not the last entry: so it was a file of that name
-            self._judge(self._notice)
-            self._notice = None
-        if whole is None:
-            return
-        if whole.name == NOTICE_NAME and whole.path is None:
-            self._notice = whole
-        else:
-            self._judge(whole)
-
-    def _hand_on(self) -> None:
-        checked, self._checked = self._checked, []
-        self._take_checked(checked)
+        self._hand_over()
 
     def finish(self, *, proven: bool) -> dict[str, str]:
-        """Decide what had to wait for the end, and return what the notice says, by file name.
+        """Decide about the entries that had to wait, and return the notice, by file name.
 
         Parameters
         ----------
@@ -125,96 +87,114 @@ class Extractor:
         """
         notice = parse_notice(self._notice.data) if proven and self._notice else None
         with self._workspace.errors():
-            self._decide(notice or {}, proven=proven, is_notice=notice is not None)
-        self._hand_on()
-        if not proven or not self._keeps_files:
-            # nothing was marked, so they come again; or they are in the zip that is kept
-            for whole in self.unknown:
-                whole.discard()
-            self.unknown.clear()
+            if self._notice is not None and notice is None:
+                self._judge(self._notice)
+            for content, record in self._size_only:
+                if not proven or record.name in (notice or {}):
+                    content.discard()
+                    self._manifest.reopen([record])
+                else:
+                    self._accept(content, [record], FileState.UNVERIFIED)
+            self._match_unlisted()
+        self._hand_over()
+        if not proven or not self._extracts:
+            # not proven: the server marked nothing, so they come again; else they stay in the zip
+            for content in self.unlisted:
+                content.discard()
+            self.unlisted.clear()
         return notice or {}
 
-    def _decide(self, notice: dict[str, str], *, proven: bool, is_notice: bool) -> None:
-        if self._notice is not None and not is_notice:
-            self._judge(self._notice)
-        for whole, record in self._plausible:
-            if not proven or record.name in notice:
-                whole.discard()
-                self._manifest.reopen([record])
-            else:
-                self._accept(whole, [record], FileState.UNVERIFIED)
-        self._recognise_unknown()
-
     def close(self) -> None:
-        """Forget an entry that will never be whole."""
-        if self._growing is not None:
-            self._growing.discard()
-            self._growing = None
+        """Forget an entry that was not completed."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
 
-    def _grown(self, piece: Piece) -> Whole | None:
-        """Add a piece to its entry; return the entry when it is whole and undamaged."""
-        growing = self._growing
-        if growing is None:
+    def _take(self, piece: Piece) -> None:
+        self._arrived_bytes += len(piece.data)
+        content = self._completed(piece)
+        if self._notice is not None:
+            # another entry follows: so it was a file of that name
+            self._judge(self._notice)
+            self._notice = None
+        if content is None:
+            return
+        if content.name == NOTICE_NAME and content.path is None:
+            self._notice = content
+        else:
+            self._judge(content)
+
+    def _hand_over(self) -> None:
+        verified, self._verified = self._verified, []
+        self._publisher.add(verified)
+
+    def _completed(self, piece: Piece) -> Content | None:
+        """Add a piece to its entry; return the entry when it is complete and undamaged."""
+        writer = self._writer
+        if writer is None:
             name = piece.entry.name
             if piece.entry.number >= self._max_entries:
                 raise ArchiveError("the zip has many more entries than the order has files")
             if piece.last and piece.damage is None:
-                return whole_in_memory(name, piece.data)
-            workspace = self._workspace if self._keeps_files else None
-            growing = Growing(name, self._manifest.limit_bytes(name), workspace)
-            self._growing = growing
-        growing.add(piece.data)
+                return Content.of(name, piece.data)
+            writer = self._writer = ContentWriter(
+                name,
+                self._manifest.limit_bytes(name),
+                self._workspace if self._extracts else None,
+                # a notice is read, even if it turns out to be a file
+                max_held_bytes=MAX_NOTICE_BYTES if name == NOTICE_NAME else MAX_HELD_BYTES,
+            )
+        writer.add(piece.data)
         if not piece.last:
             return None
-        self._growing = None
+        self._writer = None
         if piece.damage is None:
-            return growing.end()
-        growing.discard()
-        meant = self._manifest.named(growing.name)
-        self._blame(meant, piece.damage)
-        if not meant:
-            self.unknown.append(damaged(growing.name))
+            return writer.finish()
+        writer.discard()
+        namesakes = self._manifest.named(writer.name)
+        self._note_wrong(namesakes, piece.damage)
+        if not namesakes:
+            self.unlisted.append(Content.damaged(writer.name))
         return None
 
-    def _judge(self, whole: Whole) -> None:
-        """Find out what an entry is, and keep it or not."""
-        verdict, records = self._manifest.match(whole.name, whole.size_bytes, whole.md5)
+    def _judge(self, content: Content) -> None:
+        """Find out which file an entry is, and accept it or not."""
+        verdict, records = self._manifest.match(content.name, content.size_bytes, content.md5)
         if verdict is Verdict.VERIFIED and records:
-            self._accept(whole, records, FileState.VERIFIED)
-        elif verdict is Verdict.PLAUSIBLE:
-            self._plausible.append((self._kept(whole), records[0]))
+            self._accept(content, records, FileState.VERIFIED)
+        elif verdict is Verdict.SIZE_ONLY:
+            self._size_only.append((self._moved_to_disk(content), records[0]))
         elif verdict is Verdict.UNKNOWN:
-            self.unknown.append(self._kept(whole))
+            self.unlisted.append(self._moved_to_disk(content))
         else:
-            # wrong, or there already
-            whole.discard()
-            self._counter.add_bytes(-whole.size_bytes)
+            # it is wrong, or the file was found already
+            content.discard()
+            self._counter.add_bytes(-content.size_bytes)
         if verdict is Verdict.WRONG:
-            self._blame(records, f"the zip held other content ({whole.size_bytes} bytes)")
+            self._note_wrong(records, f"the zip held other content ({content.size_bytes} bytes)")
 
-    def _recognise_unknown(self) -> None:
-        """Match what has a name that nobody knows by its content."""
-        candidates, self.unknown = self.unknown, []
-        matched = self._manifest.match_contents([whole.md5 for whole in candidates])
-        for whole, record in zip(candidates, matched, strict=True):
+    def _match_unlisted(self) -> None:
+        """Match entries whose name no file has by their content."""
+        candidates, self.unlisted = self.unlisted, []
+        matched = self._manifest.match_contents([content.md5 for content in candidates])
+        for content, record in zip(candidates, matched, strict=True):
             if record is None:
-                self.unknown.append(whole)
+                self.unlisted.append(content)
             else:
-                self._accept(whole, [record], FileState.VERIFIED)
+                self._accept(content, [record], FileState.VERIFIED)
 
-    def _accept(self, whole: Whole, records: Sequence[FileRecord], state: FileState) -> None:
-        """Keep an entry that is right."""
-        if not self._keeps_files:
-            size_bytes = whole.size_bytes
-            self.packed += [replace(r, size_bytes=size_bytes, state=state) for r in records]
+    def _accept(self, content: Content, records: Sequence[FileRecord], state: FileState) -> None:
+        if self._extracts:
+            self._verified.append(VerifiedFile(content, records, state))
             return
-        self._checked.append(Checked(whole, records, state))
+        size_bytes = content.size_bytes
+        self.zipped += [replace(r, size_bytes=size_bytes, state=state) for r in records]
 
-    def _kept(self, whole: Whole) -> Whole:
-        """Move an entry that has to wait out of the memory."""
-        if not self._keeps_files:
-            return whole._replace(data=b"")
-        return whole._replace(data=b"", path=whole.staged(self._workspace))
+    def _moved_to_disk(self, content: Content) -> Content:
+        """Return an entry that has to wait, without its bytes in memory."""
+        if not self._extracts:
+            return content._replace(data=b"")
+        return content._replace(data=b"", path=content.staged(self._workspace))
 
-    def _blame(self, records: Iterable[FileRecord], why: str) -> None:
-        self.wrong.update((record.file_id, why) for record in records)
+    def _note_wrong(self, records: Iterable[FileRecord], reason: str) -> None:
+        self.wrong.update((record.file_id, reason) for record in records)

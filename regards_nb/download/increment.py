@@ -1,42 +1,54 @@
-"""One increment of an order: everything that is available now, and what earlier ones lacked.
+"""One increment of an order: all files that are available now, and those that failed before.
 
-Manifest first, recorded; then the zip in one pass or the files one by one; then, one by one, what
-the zip lacked; and at the end the server must know that it may go on.
+The steps: read the manifest and record it; fetch the zip in one pass, or the files one by one;
+fetch one by one the files that the zip did not hold; make sure that the server counts all of them
+as downloaded, because it prepares the next files only then.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter as Tally
-from dataclasses import dataclass, field, replace
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.download.belt import BeltStopped
-from regards_nb.download.course import SETTLING_S, Course, fetch_planned
-from regards_nb.download.matching import Manifest
+from regards_nb.download.bounded_queue import QueueClosed
+from regards_nb.download.context import DownloadContext, DownloadOptions, StoppedError
+from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
-from regards_nb.download.plan import make_plan
-from regards_nb.download.progress import Counter
+from regards_nb.download.pipeline import ZipOutcome
+from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher
-from regards_nb.download.records import Records
-from regards_nb.download.staging import Workspace
-from regards_nb.download.table import Mark
-from regards_nb.download.tools import StoppedError, Tools
+from regards_nb.download.records import OrderRecords
+from regards_nb.download.repair import (
+    SAVING_S,
+    fetch_missing,
+    identify,
+    is_external,
+    release,
+    try_zip,
+)
+from regards_nb.download.workspace import Workspace
 from regards_nb.errors import DownloadError, IncompleteDownloadError
 from regards_nb.files import FileState
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download.plan import Plan, Way
-    from regards_nb.download.progress import Progress
+    from regards_nb.download.context import Way
     from regards_nb.download.records import FileLog
     from regards_nb.files import FileRecord
 
-#: How many missing files an error names; it holds all of them.
+_log = logging.getLogger(__name__)
+
+#: The server counts sizes in 32 bits: a larger file may fail in the zip (protocol.md 1.5).
+_MAX_ZIP_FILE_BYTES = 2 << 30
+#: So few files of such a size are faster in parallel, and one that is cut costs only itself.
+_FEW_FILES, _LARGE_BYTES = 8, 512 << 20
+#: An error text names so many missing files; the error holds all of them.
 _MAX_SHOWN = 5
 
 
@@ -46,11 +58,14 @@ class DownloadResult:
 
     order_id: int
     #: Files that are in place now and were not before.
-    records: Sequence[FileRecord]
-    #: The server had nothing that was not here already.
-    nothing_new: bool
-    #: What went wrong on the way and was made good.
+    records: tuple[FileRecord, ...] = ()
+    #: What went wrong on the way and was repaired.
     notes: tuple[str, ...] = ()
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether the server had only files that are in place already."""
+        return not self.records
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -58,45 +73,30 @@ class DownloadResult:
         return paths_of(self.records)
 
 
-def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
-    """Return the path of each file once, in the order of the records."""
-    return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
+class Plan(NamedTuple):
+    """The files of an order, by what is to be done with them."""
 
+    #: Available on the server, not in place.
+    wanted: list[FileRecord]
+    #: Recorded earlier, not in place, and no longer in the manifest: fetched one by one.
+    repairs: list[FileRecord]
+    #: In place, but still listed: the server keeps waiting for their download.
+    unreleased: list[FileRecord]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadOptions:
-    """How files are downloaded.
+    @property
+    def missing(self) -> list[FileRecord]:
+        """All files that are to be fetched, by file id."""
+        return sorted(self.wanted + self.repairs, key=lambda record: record.file_id)
 
-    Parameters
-    ----------
-    on_progress : callable, optional
-        Called with a :class:`Progress` a few times per second, in the thread of the caller.
-    stop : threading.Event
-        Set it to end the download; verified files stay.
-    extract : bool
-        False: keep the zip as one file instead of the files in it.
-    way : {"auto", "zip", "files"}
-        One zip, the files one by one, or whichever suits these files.
-    restore_removed : bool
-        Also fetch files again that were verified earlier and are not in the directory any more.
-    durable : bool
-        False: do not wait for the disk. Files are then complete also after the program is killed,
-        but not necessarily after a power cut.
-    backoff_s : float
-        Unit of the random waits before something is tried again.
-    """
-
-    on_progress: Callable[[Progress], object] | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-    extract: bool = True
-    way: Way = "auto"
-    restore_removed: bool = False
-    durable: bool = True
-    backoff_s: float = 1.0
+    @property
+    def bytes_total(self) -> int | None:
+        """The size of the missing files; None where a size is not known."""
+        sizes = [record.size_bytes for record in self.missing]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 class Downloader:
-    """Fetches what is available of one order, as often as it is asked to.
+    """Fetches the files of one order that are available, each time it is asked to.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ class Downloader:
     directory : str or pathlib.Path
         Where the files go, under their own names; made if it is missing.
     log : FileLog
-        Where the files are recorded; what it calls verified is not fetched again.
+        Where the files are recorded; verified files are not fetched again.
     options : DownloadOptions, optional
-        How.
+        How they are downloaded.
     """
 
     def __init__(
@@ -120,26 +120,19 @@ class Downloader:
         log: FileLog,
         options: DownloadOptions | None = None,
     ) -> None:
-        options = options or DownloadOptions()
-        self._client = client
         self.order_id = order_id
+        self._client = client
         self._directory = Path(directory).expanduser().absolute()
-        self._on_progress = options.on_progress
-        self._stop = options.stop
-        self._extract = options.extract
-        self._way: Way = options.way if options.extract else "zip"
-        self._durable = options.durable
-        self._backoff_s = options.backoff_s
-        self.records = Records(
-            log, order_id, self._directory, restore_removed=options.restore_removed
-        )
-        #: Files that the server goes on listing although all was done to show it that they came.
-        self._hopeless: set[int] = set()
-        #: Files that could not be had; not tried again before :meth:`forgive`.
+        self._options = options or DownloadOptions()
+        restore = self._options.restore_removed
+        self.records = OrderRecords(log, order_id, self._directory, restore_removed=restore)
+        #: Files that the server goes on listing although they were downloaded and released.
+        self._never_released: set[int] = set()
+        #: Files that could not be downloaded; not tried again before :meth:`retry_failed`.
         self._failed: set[int] = set()
 
-    def forgive(self) -> bool:
-        """Try at the next increment again what could not be had so far, if there is anything."""
+    def retry_failed(self) -> bool:
+        """Let the next increment try the failed files again; return whether there are any."""
         any_failed = bool(self._failed)
         self._failed.clear()
         return any_failed
@@ -155,7 +148,7 @@ class Downloader:
         Raises
         ------
         IncompleteDownloadError
-            Some files could not be had; the others are in place.
+            Some files could not be downloaded; the others are in place.
         WorkspaceError
             The directory is full or cannot be written to.
         ServiceError
@@ -163,112 +156,199 @@ class Downloader:
         DownloadError
             It was stopped.
         """
-        counter = Counter(self.order_id, self._on_progress)
+        counter = ProgressCounter(self.order_id, self._options.on_progress)
         counter.enter("manifest")
         plan = self._plan()
         if not plan.missing and not plan.unreleased:
-            return DownloadResult(order_id=self.order_id, records=(), nothing_new=True)
+            return DownloadResult(order_id=self.order_id)
         counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
-        with Workspace(self._directory, self.order_id, durable=self._durable) as workspace:
-            workspace.require_space(plan.known_bytes)
-            course = self._carry_out(plan, self._tools(plan, workspace, counter))
+        with Workspace(self._directory, self.order_id, durable=self._options.durable) as workspace:
+            workspace.require_space(sum(record.size_bytes or 0 for record in plan.missing))
+            ran = self._carry_out(plan, self._context(plan, workspace, counter))
         counter.enter("done")
-        self._hopeless |= course.unreleased
-        return self._concluded(plan, course)
-
-    def _carry_out(self, plan: Plan, tools: Tools) -> Course:
-        course = Course({}, (), frozenset())
-        try:
-            course = fetch_planned(plan, tools, self._way)
-        except BeltStopped:
-            pass  # the publisher has failed: finish() raises why
-        except StoppedError:
-            tools.publisher.finish()
-            raise DownloadError(
-                f"the download of order {self.order_id} was stopped; "
-                f"{len(self.records.came)} files are in place, and the next download goes on "
-                "from there"
-            ) from None
-        except BaseException:
-            # Ctrl-C among them: what is verified still gets its name
-            tools.publisher.give_up()
-            raise
-        tools.publisher.finish()
-        return course
+        self._never_released |= ran.unreleased
+        return self._result(plan, ran)
 
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving what it has sent."""
-        for pause_s in (*SETTLING_S, None):
-            rows = self._client.iter_available_files(self.order_id, stop=self._stop)
-            self.records.relist(row for row in rows if row.file_id not in self._hopeless)
-            plan = make_plan(self.records.table, given_up=self._failed)
-            if not plan.unreleased or pause_s is None or self._stop.wait(pause_s):
+        stop = self._options.stop
+        for pause_s in (*SAVING_S, None):
+            rows = self._client.iter_available_files(self.order_id, stop=stop)
+            self.records.relist(row for row in rows if row.file_id not in self._never_released)
+            plan = make_plan(self.records, given_up=self._failed)
+            if not plan.unreleased or pause_s is None or stop.wait(pause_s):
                 break
         return plan
 
-    def _tools(self, plan: Plan, workspace: Workspace, counter: Counter) -> Tools:
+    def _context(
+        self, plan: Plan, workspace: Workspace, counter: ProgressCounter
+    ) -> DownloadContext:
         missing = plan.missing
-        manifest = Manifest(missing)
-        manifest.add(plan.unreleased)
+        manifest = Manifest([*missing, *plan.unreleased])
         manifest.close(plan.unreleased)
-        taken = self.records.files.in_place.final_names
-        names = FinalNames(zip(missing.ids, missing.names, strict=True), taken)
-        return Tools(
+        taken = (path.name for path in paths_of(self.records.in_place))
+        names = FinalNames(((record.file_id, record.name) for record in missing), taken)
+        return DownloadContext(
             client=self._client,
             order_id=self.order_id,
+            options=self._options,
             records=self.records,
             manifest=manifest,
             workspace=workspace,
             names=names,
             publisher=Publisher(workspace, self.records, names, counter),
             counter=counter,
-            stop=self._stop,
-            extract=self._extract,
-            backoff_s=self._backoff_s,
         )
 
-    def _concluded(self, plan: Plan, course: Course) -> DownloadResult:
-        """Record what failed, and say how it went."""
-        lost = plan.missing.missing
+    def _carry_out(self, plan: Plan, context: DownloadContext) -> _Ran:
+        """Run the plan, and wait until all verified files have their final names."""
+        ran = _Ran({}, (), frozenset())
+        try:
+            ran = run(plan, context)
+        except QueueClosed:
+            pass  # the publisher has failed: finish() raises the reason
+        except StoppedError:
+            context.publisher.finish()
+            raise DownloadError(
+                f"the download of order {self.order_id} was stopped; "
+                f"{len(self.records.arrived)} files are in place, and the next download goes on "
+                "from there"
+            ) from None
+        except BaseException:
+            # Ctrl-C, too: verified files still get their names
+            context.publisher.finish_quietly()
+            raise
+        context.publisher.finish()
+        return ran
+
+    def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
+        """Record what failed, and return or raise what came of it."""
+        planned = {record.file_id for record in plan.missing}
+        lost = [record for record in self.records.of(planned) if not record.in_place]
         if lost:
-            # another download of the same order may have got them
+            # another download of the same order may have fetched them
             self.records.read()
-            self.records.table.mark(Mark.CAME, lost.in_place.ids)
-            lost = lost.missing
-        placed = self.records.came
+            found = [record for record in self.records.of(planned) if record.in_place]
+            self.records.arrived.update(record.file_id for record in found)
+            lost = [record for record in self.records.of(planned) if not record.in_place]
+        placed = self.records.of(self.records.arrived)
         if lost:
-            self._failed.update(lost.ids)
-            whys = course.problems
+            self._failed.update(record.file_id for record in lost)
+            reasons = ran.problems
             failed = [
-                replace(record, path=None, state=FileState.FAILED, error=whys.get(record.file_id))
+                replace(
+                    record, path=None, state=FileState.FAILED, error=reasons.get(record.file_id)
+                )
                 for record in lost
             ]
             self.records.save(failed)
-            raise incomplete(self.order_id, paths_of(placed), failed)
-        return DownloadResult(
-            order_id=self.order_id, records=placed, nothing_new=not placed, notes=course.notes
-        )
+            raise incomplete(self.order_id, self._directory, paths_of(placed), failed)
+        return DownloadResult(order_id=self.order_id, records=tuple(placed), notes=ran.notes)
+
+
+class _Ran(NamedTuple):
+    """What a run of a plan left."""
+
+    #: Why files could not be downloaded, by file id.
+    problems: dict[int, str]
+    #: What went wrong and was repaired.
+    notes: tuple[str, ...]
+    #: Files that the server goes on listing although they were downloaded and released.
+    unreleased: frozenset[int]
+
+
+def run(plan: Plan, context: DownloadContext) -> _Ran:
+    """Fetch what is planned; verified files go to the publisher.
+
+    Raises
+    ------
+    RegardsError
+        The download cannot go on: no connection, no login, no space, or it was stopped.
+    """
+    notes: list[str] = []
+    outcome = ZipOutcome()
+    is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
+    if takes_zip(plan.wanted, context.options.way if context.options.extract else "zip"):
+        context.counter.enter("zip")
+        outcome = try_zip(context)
+        identify(outcome.unlisted, context)
+        missing = context.manifest.missing
+        # After a complete zip the server knows of each file whether it was sent. A zip that lacks
+        # files without a notice was broken off by the server, which then marks no file as
+        # downloaded (protocol.md 1.0, 2).
+        is_released = outcome.failure is None and (not missing or bool(outcome.notice))
+        if missing and not outcome.notice:
+            reason = outcome.failure or "it is complete but does not hold them all"
+            notes.append(f"{len(missing)} files of the zip are fetched one by one: {reason}")
+            _log.warning("order %d: %s", context.order_id, notes[-1])
+    problems = fetch_missing(context, outcome)
+    unreleased = frozenset[int]()
+    if not is_released:
+        sent = {record.file_id for record in (*plan.wanted, *plan.unreleased)}
+        unreleased = release(context, sent - problems.keys())
+    return _Ran(problems, tuple(notes), unreleased)
+
+
+def make_plan(records: OrderRecords, *, given_up: Container[int] = ()) -> Plan:
+    """Compare the manifest with what was recorded.
+
+    Parameters
+    ----------
+    records : OrderRecords
+        The files of the order.
+    given_up : container of int
+        Ids of files that are not to be repaired.
+    """
+    plan = Plan([], [], [])
+    for record in records.of(records.known):
+        is_listed = record.file_id in records.listed
+        if record.in_place:
+            if is_listed:
+                plan.unreleased.append(record)
+        elif is_listed:
+            plan.wanted.append(record)
+        elif record.file_id not in given_up:
+            plan.repairs.append(record)
+    return plan
+
+
+def takes_zip(records: Sequence[FileRecord], way: Way) -> bool:
+    """Return whether these files of a manifest are fetched as a zip."""
+    if not records:
+        return False
+    if way != "auto":
+        return way == "zip"
+    if any(map(is_external, records)):
+        return True
+    sizes = [record.size_bytes or 0 for record in records]
+    if max(sizes) > _MAX_ZIP_FILE_BYTES:
+        return False
+    return len(sizes) > _FEW_FILES or sum(sizes) < _LARGE_BYTES * len(sizes)
+
+
+def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
+    """Return the path of each file once, in the order of the records."""
+    return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
 
 
 def incomplete(
-    order_id: int, paths: Sequence[Path], failed: Sequence[FileRecord]
+    order_id: int, directory: Path, paths: Sequence[Path], failed: Sequence[FileRecord]
 ) -> IncompleteDownloadError:
-    """Return the error that names what is missing."""
-    names = Tally(record.name for record in failed)
+    """Return the error that names the missing files."""
+    names = Counter(record.name for record in failed)
     missing = {
         record.name if names[record.name] == 1 else f"{record.name} (file {record.file_id})": (
             record.error or "unknown"
         )
         for record in failed
     }
-    others = "the others are in place. " if paths else ""
+    others = f"; the other {len(paths)} are saved in {directory}" if paths else ""
     shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
     more = len(missing) - len(shown)
-    total = len(failed) + len(paths)
     return IncompleteDownloadError(
-        f"order {order_id}: {len(failed)} of {total} files could not be had; {others}"
-        f"{'; '.join(shown)}{f'; and {more} more' if more else ''}. Download again to try "
-        "these once more",
+        f"order {order_id}: {len(failed)} of {len(failed) + len(paths)} files could not be "
+        f"downloaded{others}. {'; '.join(shown)}{f'; and {more} more' if more else ''}. Call "
+        "download again to retry these files",
         paths=paths,
         missing=missing,
     )

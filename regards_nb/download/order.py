@@ -1,4 +1,4 @@
-"""A whole order without a tracker: increment after increment, until the server has no more."""
+"""A whole order without a tracker: one increment after the other, until the server is done."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.download.increment import Downloader, DownloadOptions, incomplete, paths_of
-from regards_nb.download.line import ProgressLine
-from regards_nb.download.staging import Workspace
-from regards_nb.download.statefile import StateFile
+from regards_nb.download.context import DownloadOptions
+from regards_nb.download.increment import Downloader, incomplete, paths_of
+from regards_nb.download.progress import ProgressLine
+from regards_nb.download.records import StateFile
+from regards_nb.download.workspace import Workspace
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from regards_nb.client import RegardsClient, RemoteOrder
-    from regards_nb.download.plan import Way
+    from regards_nb.download.context import Way
     from regards_nb.download.progress import Progress
     from regards_nb.files import FileRecord
 
+#: Each wait for more files is so many times longer than the last one, up to a limit.
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
-#: So often in a row the server may be away; the client has tried several times each.
-_MAX_SILENCES = 6
+#: So many requests in a row may get no answer; the client repeats each of them several times.
+_MAX_UNANSWERED = 6
 
 
 def download_order(
@@ -58,7 +60,7 @@ def download_order(
     order_id : int
         The order.
     directory : str or pathlib.Path
-        Where the files go; made if it is missing. What is there and verified is not fetched again.
+        Where the files go; made if it is missing. Verified files in it are not fetched again.
     on_progress : callable, optional
         Called with a :class:`Progress` a few times per second. By default the progress is shown
         on the standard output.
@@ -67,7 +69,7 @@ def download_order(
     stop : threading.Event, optional
         Set it to end the download; verified files stay.
     timeout_s : float, optional
-        How long to go on; by default as long as REGARDS prepares the order.
+        How long to go on; by default as long as REGARDS prepares files of the order.
     extract : bool
         False: keep each zip as one file instead of the files in it.
     way : {"auto", "zip", "files"}
@@ -76,9 +78,9 @@ def download_order(
         False: do not wait for the disk. Files are then complete also after the program is killed,
         but not necessarily after a power cut.
     poll_s : float
-        How long to wait before the first look for more; each wait is longer, up to 30 s.
+        How long to wait before asking for more files; each wait is longer, up to 30 s.
     backoff_s : float
-        Unit of the random waits before something is tried again.
+        Unit of the random waits before a request is repeated.
 
     Returns
     -------
@@ -88,13 +90,13 @@ def download_order(
     Raises
     ------
     IncompleteDownloadError
-        Some files could not be had; the others are in place.
+        Some files could not be downloaded; the others are in place.
     DownloadError
         The order has ended without files, is paused, or the download was stopped.
     WaitTimeoutError
-        *timeout_s* is over; what was ready is in place.
+        *timeout_s* is over; files that were ready are in place.
     WorkspaceError, ServiceError
-        The directory, or the REST side, does not let it go on.
+        The directory cannot be written to, or the REST side refuses or does not answer.
     """
     folder = Path(directory).expanduser().absolute()
     stop = stop or threading.Event()
@@ -103,7 +105,7 @@ def download_order(
     with Workspace(folder, order_id):
         pass
     line = ProgressLine()
-    increments = Downloader(
+    downloader = Downloader(
         client,
         order_id,
         folder,
@@ -119,98 +121,100 @@ def download_order(
         ),
     )
     try:
-        order = _fetch_until_finished(client, increments, stop, deadline_s, poll_s)
-        _fetch_rest(client, order, increments)
+        order = _fetch_until_finished(client, downloader, stop, deadline_s, poll_s)
+        _fetch_rest(client, order, downloader, folder)
     finally:
         line.end()
-    names = list(dict.fromkeys(increments.records.files.in_place.final_names))
-    # Paths of very many files take as much as all else together, which is not needed any more.
-    del increments
-    if not names:
-        what = f"order {order_id} is {order.status}"
-        raise DownloadError(f"{what}, and the server has no files of it")
-    return [folder / name for name in names]
+    paths = paths_of(downloader.records.in_place)
+    if not paths:
+        raise DownloadError(
+            f"order {order_id} is {order.status}, and the server has no files of it"
+        )
+    return list(paths)
 
 
 def _fetch_until_finished(
     client: RegardsClient,
-    increments: Downloader,
+    downloader: Downloader,
     stop: threading.Event,
     deadline_s: float | None,
     poll_s: float,
 ) -> RemoteOrder:
-    """Fetch what is ready, again and again, until the server prepares nothing more."""
-    silences, pause_s = 0, poll_s
+    """Fetch increments until the server prepares nothing more."""
+    unanswered, pause_s = 0, poll_s
     while True:
         came = False
         try:
-            # First the status, then the files: what comes in between is not missed.
-            order = client.order(increments.order_id)
-            came = _fetch_ready(increments)
+            # First the status, then the files: a file that becomes ready in between is not missed.
+            order = client.order(downloader.order_id)
+            came = _fetch_ready(downloader)
         except ServiceUnreachableError:
-            silences += 1
-            if silences == _MAX_SILENCES:
+            unanswered += 1
+            if unanswered == _MAX_UNANSWERED:
                 raise
         else:
-            silences = 0
+            unanswered = 0
             if order.finished and not came:
                 return order
             if order.status == "PAUSED" and not came:
                 raise DownloadError(
-                    f"order {order.order_id} is paused: nothing more comes until "
+                    f"order {order.order_id} is paused: no more files come until "
                     f"client.resume({order.order_id})"
                 )
         if came:
             pause_s = poll_s
             continue
-        _pause(increments, stop, pause_s, deadline_s)
+        _pause(downloader, stop, pause_s, deadline_s)
         pause_s = min(pause_s * _SLOWER, _MAX_POLL_S)
 
 
-def _fetch_ready(increments: Downloader) -> bool:
-    """Fetch one increment; tell whether anything came. What failed is tried again at the end."""
+def _fetch_ready(downloader: Downloader) -> bool:
+    """Fetch one increment; return whether files came. Failed files are retried at the end."""
     try:
-        return not increments.fetch().nothing_new
+        return not downloader.fetch().nothing_new
     except IncompleteDownloadError as exc:
         return bool(exc.paths)
 
 
 def _pause(
-    increments: Downloader, stop: threading.Event, pause_s: float, deadline_s: float | None
+    downloader: Downloader, stop: threading.Event, pause_s: float, deadline_s: float | None
 ) -> None:
     left_s = pause_s if deadline_s is None else min(deadline_s - time.monotonic(), pause_s)
     if left_s <= 0:
         raise WaitTimeoutError(
-            f"order {increments.order_id} is still being prepared; what was ready is in place. "
-            "Call again to go on"
+            f"order {downloader.order_id} is still being prepared; its first files are in place. "
+            "Call download_order again to go on"
         )
     if stop.wait(left_s):
-        raise DownloadError(f"the download of order {increments.order_id} was stopped")
+        raise DownloadError(f"the download of order {downloader.order_id} was stopped")
 
 
-def _fetch_rest(client: RegardsClient, order: RemoteOrder, increments: Downloader) -> None:
-    """Fetch what the manifests never listed, and try once more what failed.
+def _fetch_rest(
+    client: RegardsClient, order: RemoteOrder, downloader: Downloader, directory: Path
+) -> None:
+    """Fetch the files that no manifest listed, and retry the failed files.
 
-    Files that somebody downloaded before are in no manifest any more, but can still be had one by
-    one (protocol.md 1.0, 7); the lists of the data sets name them.
+    Files that were downloaded before, from elsewhere, are in no manifest any more. They can still
+    be fetched one by one (protocol.md 1.0, 7); the lists of the data sets name them.
     """
-    records = increments.records
+    records = downloader.records
     added = 0
-    if order.files_total is None or order.files_total > len(records.table):
+    if order.files_total is None or order.files_total > len(records.known):
         added = records.expect(_all_files(client, order))
-    if not increments.forgive() and not added:
+    if not downloader.retry_failed() and not added:
         return
     try:
-        increments.fetch()
+        downloader.fetch()
     except IncompleteDownloadError:
-        failed = [record for record in records.files if record.state is FileState.FAILED]
-        # told of the order as a whole
-        paths = paths_of(records.files.in_place)
-        raise incomplete(order.order_id, paths, failed) from None
+        everything = records.of(records.known)
+        failed = [record for record in everything if record.state is FileState.FAILED]
+        # the numbers of this error are those of the whole order
+        paths = paths_of(records.in_place)
+        raise incomplete(order.order_id, directory, paths, failed) from None
 
 
 def _all_files(client: RegardsClient, order: RemoteOrder) -> Iterator[FileRecord]:
-    # an older server refuses; the manifests have listed what there was
+    # an older server refuses this request; the manifests have listed the available files
     with suppress(ServiceError):
         for dataset_id in order.dataset_ids:
             yield from client.iter_dataset_files(order.order_id, dataset_id)

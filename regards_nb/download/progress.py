@@ -1,8 +1,9 @@
-"""How far a download is: an immutable snapshot, handed out a few times per second at most."""
+"""How far a download is: immutable snapshots a few times per second, and how they are shown."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.live import Live
+
 _log = logging.getLogger(__name__)
 
 #: No more than five snapshots per second.
 _INTERVAL_S = 0.2
+#: The time between two lines in a notebook or a log, where lines stay.
+_BETWEEN_LINES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,36 +42,36 @@ class Progress:
 
     @property
     def bytes_per_s(self) -> float:
-        """Average pace."""
+        """The average rate."""
         return self.bytes_done / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
     def remaining_s(self) -> float | None:
-        """When it will be over at this pace; None where that cannot be said."""
+        """The time that is left at this rate; None where it cannot be estimated."""
         if self.bytes_total is None or not self.bytes_done:
             return None
         return max(self.bytes_total - self.bytes_done, 0) / self.bytes_per_s
 
     def __str__(self) -> str:
-        rate = f", {_mega(self.bytes_per_s)}/s" if self.bytes_done else ""
+        rate = f", {_megabytes(self.bytes_per_s)}/s" if self.bytes_done else ""
         left = self.remaining_s
         eta = f", {left:.0f} s left" if left else ""
-        total = f" of {_mega(self.bytes_total)}" if self.bytes_total is not None else ""
+        total = f" of {_megabytes(self.bytes_total)}" if self.bytes_total is not None else ""
         return (
             f"order {self.order_id}: verified {self.verified}/{self.files_total}, "
-            f"{_mega(self.bytes_done)}{total}{rate}{eta}"
+            f"{_megabytes(self.bytes_done)}{total}{rate}{eta}"
         )
 
 
-def _mega(size_bytes: float) -> str:
+def _megabytes(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
-class Counter:
-    """Counts what the threads of a download do, and reports it.
+class ProgressCounter:
+    """Counts files and bytes for all threads of a download, and reports them.
 
-    The threads count; only the one that called for the download reports, so that a callback runs
-    where its author expects it.
+    Every thread counts. Only the thread that called for the download reports, so that a callback
+    runs in the thread that its author expects.
     """
 
     def __init__(self, order_id: int, on_progress: Callable[[Progress], object] | None) -> None:
@@ -83,7 +88,7 @@ class Counter:
         self._verified = 0
 
     def expect(self, *, files: int, size_bytes: int | None) -> None:
-        """Say how much will come."""
+        """Set the totals."""
         self._files_total, self._bytes_total = files, size_bytes
 
     def enter(self, phase: str) -> None:
@@ -92,7 +97,7 @@ class Counter:
         self.report(now=True)
 
     def add_bytes(self, count: int) -> None:
-        """Count bytes of files that arrived; negative where they have to come again."""
+        """Count bytes of files that arrived; negative where they must be fetched again."""
         with self._lock:
             self._bytes_done += count
 
@@ -103,7 +108,7 @@ class Counter:
             self._verified += verified
 
     def report(self, *, now: bool = False) -> None:
-        """Hand out a snapshot, if it is time for one."""
+        """Pass a snapshot to the callback, if it is time for one."""
         if self._on_progress is None:
             return
         time_s = time.monotonic()
@@ -113,12 +118,12 @@ class Counter:
         try:
             self._on_progress(self.snapshot())
         except Exception:  # noqa: BLE001 - it is the user's code
-            # A mistake in a progress bar must not cost a download: said once, then not called.
+            # An error in a progress bar must not end a download: log it once, then do not call it.
             self._on_progress = None
             _log.exception("on_progress failed; the download goes on without it")
 
     def snapshot(self) -> Progress:
-        """Return how far it is now."""
+        """Return how far the download is now."""
         with self._lock:
             return Progress(
                 order_id=self._order_id,
@@ -130,3 +135,63 @@ class Counter:
                 phase=self._phase,
                 elapsed_s=time.monotonic() - self._started_s,
             )
+
+
+class ProgressLine:
+    """Writes the progress of one order to the standard output; it is an ``on_progress``.
+
+    In a terminal one line is drawn again and again by rich, which fits it to the width. In a
+    notebook or a log, where lines stay, a new line is written every 5 s. An order may come in many
+    increments, of which each counts from zero: the line adds the files that came before.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0
+        self._next_line_s = 0.0
+        #: A line that was not written because another line was written just before.
+        self._pending = ""
+        self._live: Live | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a snapshot."""
+        if not progress.files_total:  # the manifest was not read yet
+            return
+        text = f"{progress}, {self._before} files before" if self._before else f"{progress}"
+        if progress.phase == "done":
+            self._before += progress.files_done
+        if sys.stdout.isatty():
+            self._draw(text)
+        elif time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
+            self._pending = ""
+            _write(f"{text}\n")
+        else:
+            self._pending = f"{text}\n"
+
+    def end(self) -> None:
+        """Leave the line as it is, and write a line that is pending."""
+        if self._live is not None:
+            self._live.stop()
+        _write(self._pending)
+        self._live, self._pending = None, ""
+
+    def _draw(self, text: str) -> None:
+        # imported here: it takes 40 ms, and only a terminal needs it
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        if self._live is None:
+            # without a thread of its own: only the caller's thread writes to the terminal
+            console = Console(file=sys.stdout, force_jupyter=False)
+            self._live = Live(
+                console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
+            self._live.start()
+        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+def _write(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()

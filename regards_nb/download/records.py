@@ -1,43 +1,41 @@
-"""What is known on this side of the files of one order: the log, read once and kept in step."""
+"""What is recorded of the files of one order: read once from the log, and kept in step with it.
 
-# Paths are texts here: for very many files, Path objects are what costs.
-# ruff: noqa: PTH116
+The log is the journal, or for downloads without a tracker a :class:`StateFile` beside the files.
+"""
+
+# Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
+# ruff: noqa: PTH116, PTH118
+
 from __future__ import annotations
 
+import json
 import os
-from array import array
 from dataclasses import replace
-from itertools import compress, islice
-from operator import not_
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from regards_nb.download.table import Files, FileTable, Mark
-from regards_nb.files import FileState
+from regards_nb.download.workspace import write_all
+from regards_nb.errors import WorkspaceError
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from regards_nb.files import FileRecord
-
-#: So many records are written at a time: an order may have very many.
-_BATCH = 2000
+#: The folder of the state file, in the folder of the files.
+STATE_FOLDER = ".regards"
 
 
 class FileLog(Protocol):
-    """Where the files of orders are recorded: the journal, bound to a tenant."""
+    """Where the files of orders are recorded: the journal for one tenant, or a state file."""
 
     def files(self, order_id: int) -> Iterable[FileRecord]:
-        """Return what is known of the files of one order."""
+        """Return the records of one order."""
 
     def save(self, files: Iterable[FileRecord]) -> None:
-        """Insert or replace records by (order id, file id); on disk when it returns."""
-
-    def update(self, files: Iterable[FileRecord]) -> None:
-        """Record where files that were saved before are now: path, size, state and error."""
+        """Insert or replace records by (order id, file id); they are on disk on return."""
 
 
-class Records:
+class OrderRecords:
     """The records of one order.
 
     Parameters
@@ -49,8 +47,17 @@ class Records:
     directory : pathlib.Path
         Where its files go.
     restore_removed : bool
-        Files that are recorded but not in the directory any more count as missing. False: who
-        moved them away had his reasons.
+        Files that are recorded but not in the directory any more count as missing. False: files
+        that are missing are assumed to have been moved by the user.
+
+    Attributes
+    ----------
+    known : dict of int to FileRecord
+        All of them, by file id.
+    listed : set of int
+        Ids of the files that the last manifest names.
+    arrived : set of int
+        Ids of the files that got their final name since the last manifest.
     """
 
     def __init__(
@@ -60,70 +67,57 @@ class Records:
         self._order_id = order_id
         self._folder = str(directory)
         self._restore_removed = restore_removed
-        self.table = FileTable(order_id, folder=self._folder)
+        self.known: dict[int, FileRecord] = {}
+        self.listed: set[int] = set()
+        self.arrived: set[int] = set()
         self.read()
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
-        self._note(map(self._as_found, self._log.files(self._order_id)))
+        for record in self._log.files(self._order_id):
+            self.known[record.file_id] = self._as_found(record)
+
+    def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
+        """Return the records of some files, by file id."""
+        return [self.known[file_id] for file_id in sorted(file_ids)]
 
     @property
-    def files(self) -> Files:
-        """All of them, by file id."""
-        return Files(self.table)
-
-    @property
-    def came(self) -> Files:
-        """Those that have come since the manifest was read."""
-        return Files(self.table, self.table.marked(Mark.CAME))
+    def in_place(self) -> list[FileRecord]:
+        """The files that are under their final names, by file id."""
+        return [record for record in self.of(self.known) if record.in_place]
 
     def expect(self, rows: Iterable[FileRecord]) -> int:
         """Record files that are not known yet; return how many there were."""
-        before = len(self.table)
-        self._introduce(row for row in rows if row.file_id not in self.table)
-        return len(self.table) - before
+        new = {row.file_id: row for row in rows if row.file_id not in self.known}
+        self._save(list(new.values()))
+        return len(new)
 
     def relist(self, rows: Iterable[FileRecord]) -> None:
-        """Record what the manifest says now of files that are not here; mark all that it names."""
-        listed = array("q")
+        """Record what a new manifest says of the files that are not in place."""
+        listed = {row.file_id: row for row in rows}
+        self._save([row for row in listed.values() if self._is_news(row)])
+        self.listed = set(listed)
+        self.arrived = set()
 
-        def news() -> Iterator[FileRecord]:
-            for row in rows:
-                listed.append(row.file_id)
-                if self._is_news(row):
-                    yield row
-
-        self._introduce(news())
-        for mark in (Mark.LISTED, Mark.CAME):
-            self.table.unmark(mark, self.table.ids)
-        self.table.mark(Mark.LISTED, listed)
-
-    def save(self, records: Sequence[FileRecord]) -> None:
+    def save(self, records: list[FileRecord]) -> None:
         """Record where files are now."""
-        is_new = [self.table.put(record) for record in records]
-        self._log.save(compress(records, is_new))
-        self._log.update(compress(records, map(not_, is_new)))
-        self.table.mark(Mark.CAME, array("q", [r.file_id for r in records if r.path is not None]))
+        self._save(records)
+        self.arrived.update(record.file_id for record in records if record.path is not None)
 
-    def _introduce(self, records: Iterable[FileRecord]) -> None:
-        remaining = iter(records)
-        while batch := list(islice(remaining, _BATCH)):
-            self._log.save(batch)
-            self._note(batch)
-
-    def _note(self, records: Iterable[FileRecord]) -> None:
-        for record in records:
-            self.table.put(record)
+    def _save(self, records: list[FileRecord]) -> None:
+        if records:
+            self._log.save(records)
+            self.known.update((record.file_id, record) for record in records)
 
     def _is_news(self, row: FileRecord) -> bool:
-        if row.file_id not in self.table:
+        known = self.known.get(row.file_id)
+        if known is None:
             return True
-        known = self.table[row.file_id]
         same = (known.name, known.size_bytes, known.md5) == (row.name, row.size_bytes, row.md5)
         return not same and not known.in_place
 
     def _as_found(self, record: FileRecord) -> FileRecord:
-        """Return a record; as that of a missing file where its file is gone."""
+        """Return a record, or that of a missing file where its file is gone or has another size."""
         if not self._restore_removed or record.path is None or not record.in_place:
             return record
         folder, name = os.path.split(record.path)
@@ -131,10 +125,122 @@ class Records:
             size_bytes = os.stat(record.path).st_size
         except OSError:
             size_bytes = -1
-        # what is kept in a zip has another size than the zip
+        # a file that is kept in a zip has another size than the zip
         right = size_bytes >= 0 and (
             record.size_bytes in (None, size_bytes) or name.endswith(".zip")
         )
         if right and folder == self._folder:
             return record
         return replace(record, state=FileState.LISTED, path=None)
+
+
+class StateFile:
+    """Records the files of one order in ``<directory>/.regards/order_<id>.jsonl``.
+
+    Each line is a JSON object that says all of one file; a later line replaces an earlier one. The
+    folder may be on a network file system, where databases cannot lock: a file that only grows
+    needs no lock. A line that a kill cut off, or that two writers mixed up, is ignored: the server
+    or a look at the folder tells the same again.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        The folder of the files. It can be moved: paths are kept relative to it.
+    order_id : int
+        The order.
+    durable : bool
+        Whether :meth:`save` waits for the disk.
+    """
+
+    def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
+        self._directory = str(directory)
+        self._order_id = order_id
+        self._durable = durable
+        self.path = directory / STATE_FOLDER / f"order_{order_id}.jsonl"
+
+    def files(self, order_id: int) -> list[FileRecord]:
+        """Return what is known of the files, by file id."""
+        found: dict[int, FileRecord] = {}
+        if order_id == self._order_id and self.path.exists():
+            with self.path.open("rb") as file:
+                for line in file:
+                    record = self._read(line)
+                    if record is not None:
+                        found[record.file_id] = record
+        return [found[file_id] for file_id in sorted(found)]
+
+    def save(self, files: Iterable[FileRecord]) -> None:
+        """Add records; each replaces an earlier one of the same file.
+
+        Raises
+        ------
+        WorkspaceError
+            They cannot be written.
+        """
+        lines = "".join(f"{json.dumps(self._fields(record))}\n" for record in files)
+        if not lines:
+            return
+        try:
+            self._append(lines.encode())
+        except OSError as exc:
+            raise WorkspaceError(f"cannot write to {self.path}: {exc.strerror}") from exc
+
+    def _append(self, lines: bytes) -> None:
+        if not self.path.parent.exists():
+            self.path.parent.mkdir(exist_ok=True)
+            # the history of one person's downloads does not belong into a repository
+            (self.path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self.path, flags, 0o666)
+        try:
+            # the line end comes first: it closes a line that a killed process left open
+            write_all(descriptor, b"\n" + lines)
+            if self._durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _fields(self, record: FileRecord) -> dict[str, Any]:
+        path = record.path
+        fields = {
+            "file_id": record.file_id,
+            "name": record.name,
+            "size_bytes": record.size_bytes,
+            "md5": record.md5,
+            "state": record.state,
+            "path": None if path is None else path.removeprefix(f"{self._directory}{os.sep}"),
+            "error": record.error,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _read(self, line: bytes) -> FileRecord | None:
+        """Read one line; return None where it is not complete."""
+        try:
+            fields = json.loads(line)
+            path = _value(fields, "path", str)
+            return FileRecord(
+                order_id=self._order_id,
+                file_id=_needed(fields, "file_id", int),
+                name=_needed(fields, "name", str),
+                size_bytes=_value(fields, "size_bytes", int),
+                md5=_value(fields, "md5", str),
+                path=None if path is None else os.path.join(self._directory, path),
+                state=FileState(_needed(fields, "state", str)),
+                error=_value(fields, "error", str),
+            )
+        except (ValueError, TypeError):
+            return None
+
+
+def _needed(fields: Any, name: str, kind: type) -> Any:
+    value = _value(fields, name, kind)
+    if value is None:
+        raise ValueError(name)
+    return value
+
+
+def _value(fields: Any, name: str, kind: type) -> Any:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if value is not None and type(value) is not kind:
+        raise TypeError(name)
+    return value

@@ -1,7 +1,8 @@
-"""One entry of a zip on its way to being whole: in memory while small, else in a staged file."""
+"""The bytes of one file on their way to a final name: in memory while small, else staged."""
 
-# Paths are texts here: for very many files, Path objects are what costs.
+# Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
 # ruff: noqa: PTH108
+
 from __future__ import annotations
 
 import hashlib
@@ -9,34 +10,48 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.download.notice import MAX_NOTICE_BYTES, NOTICE_NAME
+from regards_nb.download.workspace import write_all
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from regards_nb.download.staging import Workspace
+    from collections.abc import Sequence
 
-#: Smaller entries never see a staged file before they are checked.
-_MAX_HELD_BYTES = 1 << 16
+    from regards_nb.download.workspace import Workspace
+    from regards_nb.files import FileRecord, FileState
+
+#: Content up to this size stays in memory until it is verified.
+MAX_HELD_BYTES = 1 << 16
 #: An entry may be so much longer than the manifest says before the zip counts as a bomb.
 _SLACK_BYTES = 1 << 20
 _RESERVE_CHECK_BYTES = 16 << 20
-#: The disk begins to take a file in parts of this size, while the rest is still arriving.
-_FLUSH_BYTES = 8 << 20
 
 
-class Whole(NamedTuple):
-    """All bytes of one entry, in memory or staged."""
+class Content(NamedTuple):
+    """All bytes of one file, in memory or staged."""
 
+    #: Its name in the zip or the manifest.
     name: str
     size_bytes: int
-    #: Empty where it arrived damaged.
+    #: Empty where the bytes arrived damaged.
     md5: str
     data: bytes
-    #: None while it is in memory only.
+    #: The staged file; None while the bytes are in memory only.
     path: str | None
 
+    @classmethod
+    def of(cls, name: str, data: bytes) -> Content:
+        """Return content that arrived in one piece."""
+        return cls(
+            name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), data, None
+        )
+
+    @classmethod
+    def damaged(cls, name: str) -> Content:
+        """Return a placeholder for an entry that arrived damaged: it matches no MD5."""
+        return cls(name, 0, "", b"", None)
+
     def staged(self, workspace: Workspace) -> str:
-        """Return it as a staged file."""
+        """Return the path of the staged file, after writing it where it is in memory."""
         if self.path is not None:
             return self.path
         descriptor, path = workspace.new_staged()
@@ -47,46 +62,54 @@ class Whole(NamedTuple):
         return path
 
     def discard(self) -> None:
-        """Remove what is staged of it."""
+        """Remove the staged file."""
         _remove(self.path)
 
 
-def whole_in_memory(name: str, data: bytes) -> Whole:
-    """Return an entry that came in one piece."""
-    return Whole(name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), data, None)
+class VerifiedFile(NamedTuple):
+    """Content that was found right and waits for its final name."""
+
+    content: Content
+    #: The files of the order that it is, or that it holds.
+    records: Sequence[FileRecord]
+    #: Their state; None where the records have it already.
+    state: FileState | None
+    #: Its final name, where that is not the one of its first record.
+    name: str | None = None
 
 
-def damaged(name: str) -> Whole:
-    """Return what stands for an entry that arrived damaged: no content has this MD5."""
-    return Whole(name, 0, "", b"", None)
-
-
-class Growing:
-    """An entry that is not whole yet.
+class ContentWriter:
+    """Collects the bytes of one file while they arrive.
 
     Parameters
     ----------
     name : str
-        Its name in the zip.
+        Its name in the zip or the manifest.
     limit_bytes : int, optional
-        How long it can be at most by the manifest; None if nobody knows.
+        The largest size that the manifest allows; None if that is not known.
     workspace : Workspace, optional
-        Where it is staged when it grows; None: it is only looked at.
+        Where larger content is staged; None: content is only measured.
+    max_held_bytes : int
+        Content up to this size stays in memory.
     """
 
-    def __init__(self, name: str, limit_bytes: int | None, workspace: Workspace | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limit_bytes: int | None,
+        workspace: Workspace | None,
+        *,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
         self.name = name
         self._limit_bytes = limit_bytes
         self._workspace = workspace
-        # a notice is read, wherever it goes afterwards
-        is_notice = name == NOTICE_NAME
-        self._max_held_bytes = MAX_NOTICE_BYTES if is_notice else _MAX_HELD_BYTES
+        self._max_held_bytes = max_held_bytes
         self._held = bytearray()
         self._digest = hashlib.md5(usedforsecurity=False)
         self._descriptor: int | None = None
         self._path: str | None = None
         self._size_bytes = 0
-        self._flushing_bytes = 0
         self._next_check_bytes = _RESERVE_CHECK_BYTES
 
     def add(self, data: bytes) -> None:
@@ -95,7 +118,7 @@ class Growing:
         Raises
         ------
         ArchiveError
-            It has become much longer than the manifest says.
+            The content is much longer than the manifest says.
         WorkspaceError
             It cannot be written.
         """
@@ -113,24 +136,20 @@ class Growing:
                 write_all(self._descriptor, self._held)
                 self._held.clear()
             write_all(self._descriptor, data)
-        if self._size_bytes - self._flushing_bytes >= _FLUSH_BYTES:
-            self._workspace.begin_flush(self._descriptor, self._flushing_bytes, self._size_bytes)
-            self._flushing_bytes = self._size_bytes
 
-    def end(self) -> Whole:
-        """Return it as a whole."""
-        self.close()
-        return Whole(
+    def finish(self) -> Content:
+        """Return the complete content."""
+        self._close()
+        return Content(
             self.name, self._size_bytes, self._digest.hexdigest(), bytes(self._held), self._path
         )
 
     def discard(self) -> None:
-        """Forget it, with what is staged of it."""
-        self.close()
+        """Forget the content and remove its staged file."""
+        self._close()
         _remove(self._path)
 
-    def close(self) -> None:
-        """Close its staged file, whole or not."""
+    def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -144,7 +163,7 @@ class Growing:
         elif self._size_bytes > self._limit_bytes + _SLACK_BYTES:
             raise ArchiveError(
                 f"{self.name!r} is longer than the {self._limit_bytes} bytes that the manifest "
-                "gives: it was not read further"
+                "states: it was not read further"
             )
 
 
@@ -152,12 +171,3 @@ def _remove(path: str | None) -> None:
     if path is not None:
         with suppress(FileNotFoundError):
             os.unlink(path)
-
-
-def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Write all bytes, however many the system takes at a time."""
-    written = os.write(descriptor, data)
-    if written < len(data):
-        view = memoryview(data)[written:]
-        while view:
-            view = view[os.write(descriptor, view) :]

@@ -1,7 +1,7 @@
-"""Files fetched one by one, several at a time: for repair, and where that beats the zip.
+"""Files fetched one by one, several at a time: for repair, and where that is faster than the zip.
 
-How many at a time is found by trying: the server limits the parallel downloads of a user and says
-so only by refusing one (protocol.md 1.3, "rate").
+The server limits the parallel downloads of a user and tells the limit only by refusing a request
+(protocol.md 1.3, "rate"). So the number of parallel requests grows until one is refused.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from regards_nb.client import is_too_parallel
-from regards_nb.download.belt import BeltStopped
-from regards_nb.download.publisher import Checked
-from regards_nb.download.tools import StoppedError
-from regards_nb.download.wholes import Growing
+from regards_nb.download.bounded_queue import QueueClosed
+from regards_nb.download.content import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
     NotAllowedError,
@@ -31,84 +29,87 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regards_nb.client import Body
-    from regards_nb.download.tools import Tools
-    from regards_nb.download.wholes import Whole
+    from regards_nb.download.content import Content
+    from regards_nb.download.context import DownloadContext
     from regards_nb.files import FileRecord
 
-#: How many at a time: at first, and at most while the server does not mind.
+#: The number of parallel requests: at first, and at most while the server does not refuse one.
 _FIRST_PARALLEL, _MAX_PARALLEL = 4, 8
 _MAX_TRIES = 4
 #: Content that is wrong twice will be wrong again.
 _MAX_WRONG = 2
-#: Other downloads of the same user end some time.
+#: Other downloads of the same user end after a while.
 _MAX_REFUSALS = 8
-#: How long threads that read from dead connections are waited for.
+#: How long to wait for threads that read from dead connections.
 _JOIN_S = 5.0
-#: After so many files in a row without any answer the server counts as gone.
-_MAX_SILENCES = 3
+#: After so many files in a row without any answer the server counts as unreachable.
+_MAX_UNANSWERED = 3
 _MAX_BACKOFF_FACTOR = 30
-_GLANCE_S = 0.2
+_WAKE_S = 0.2
 
 
 class _FailedError(Exception):
-    """A file cannot be had; the text says why. It does not leave this room."""
+    """A file cannot be downloaded; the text says why. It is caught in this file."""
 
 
 class _WrongContentError(_FailedError):
-    """A file arrived and is not the right one."""
+    """A file arrived with another size or MD5."""
 
 
-def fetch_singly(
-    tools: Tools, records: Sequence[FileRecord], *, keep: bool = True
+def fetch_files(
+    context: DownloadContext, records: Sequence[FileRecord], *, keep: bool = True
 ) -> dict[int, str]:
-    """Fetch files by their ids; checked ones go to the publisher.
+    """Fetch files by their ids; verified files go to the publisher.
 
     Parameters
     ----------
-    tools : Tools
-        What every way of fetching needs.
+    context : DownloadContext
+        The parts of the download.
     records : sequence of FileRecord
         The files.
     keep : bool
-        False: only let the server see that they were fetched, so that it goes on.
+        False: drop the bytes. The server then counts the files as downloaded, and goes on.
 
     Returns
     -------
     dict of int to str
-        Why files could not be had, by file id.
+        Why files could not be downloaded, by file id.
 
     Raises
     ------
     RegardsError
-        It cannot go on at all: the workspace is full, the login is refused, it was stopped.
+        The download cannot go on: the workspace is full, the login is refused, or it was stopped.
     """
-    return _Pool(tools, records, keep=keep).run() if records else {}
+    return _Pool(context, records, keep=keep).run() if records else {}
 
 
 class _Pool:
-    """Some threads, a list of files, and how many may be open at a time."""
+    """Threads, a list of files, and how many of them may be open at a time."""
 
-    def __init__(self, tools: Tools, records: Sequence[FileRecord], *, keep: bool) -> None:
-        self._tools = tools
+    def __init__(
+        self, context: DownloadContext, records: Sequence[FileRecord], *, keep: bool
+    ) -> None:
+        self._context = context
+        self._stop = context.options.stop
         self._keep = keep
         self._waiting = deque(records)
-        #: Guards everything below it.
+        #: Guards all attributes below.
         self._changed = threading.Condition()
         self._open: set[Body] = set()
         self._active = 0
         self._parallel, self._ceiling = _FIRST_PARALLEL, _MAX_PARALLEL
-        self._silences = 0
+        self._unanswered = 0
         self._failed: dict[int, str] = {}
-        #: Once the quota is used up: what the server said.
-        self._no_quota: str | None = None
+        #: What the server said when the quota was used up.
+        self._quota_message: str | None = None
         self._fatal: BaseException | None = None
-        #: Nothing more is begun, and what is open is given up.
+        #: Set: no thread begins another file, and open files are dropped.
         self._halt = threading.Event()
 
     def run(self) -> dict[int, str]:
         """Fetch all, and report progress meanwhile."""
         count = min(len(self._waiting), _MAX_PARALLEL)
-        # daemons: a kernel that is restarted does not wait for the network
+        # daemon threads: a kernel that is restarted does not wait for the network
         threads = [
             threading.Thread(target=self._work, name=f"regards-nb-file-{number}", daemon=True)
             for number in range(count)
@@ -116,18 +117,17 @@ class _Pool:
         for thread in threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in threads) and not self._tools.stop.is_set():
+            while any(thread.is_alive() for thread in threads) and not self._stop.is_set():
                 with self._changed:
-                    self._changed.wait(_GLANCE_S)
-                self._tools.counter.report()
+                    self._changed.wait(_WAKE_S)
+                self._context.counter.report()
         finally:
-            # at the normal end there is nothing left to halt
+            # after a normal end nothing is left to stop
             self._end_all()
             until_s = time.monotonic() + _JOIN_S
             for thread in threads:
                 thread.join(max(until_s - time.monotonic(), 0))
-        if self._tools.stop.is_set():
-            raise StoppedError("stopped before its end")
+        self._context.raise_if_stopped()
         if self._fatal is not None:
             raise self._fatal
         return self._failed
@@ -150,8 +150,8 @@ class _Pool:
                     self._failed[record.file_id] = str(exc)
                 finally:
                     self._end()
-        except BeltStopped:
-            pass  # the publisher has failed, and says why
+        except QueueClosed:
+            pass  # the publisher has failed; finish() raises the reason
         except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises it
             self._fatal = self._fatal or exc
             self._end_all()
@@ -160,7 +160,7 @@ class _Pool:
         """Return the next file when one more may be open; None when there is none left."""
         with self._changed:
             while self._waiting and self._active >= self._parallel:
-                self._changed.wait(_GLANCE_S)
+                self._changed.wait(_WAKE_S)
             if not self._waiting:
                 return None
             self._active += 1
@@ -172,11 +172,11 @@ class _Pool:
             self._changed.notify_all()
 
     def _fetch(self, record: FileRecord) -> None:
-        """Fetch one file, again where that may help."""
+        """Fetch one file; repeat the request where that may help."""
         wrong = refusals = failures = 0
         while not self._halt.is_set():
-            if self._no_quota is not None:
-                raise _FailedError(self._no_quota)
+            if self._quota_message is not None:
+                raise _FailedError(self._quota_message)
             try:
                 self._fetch_once(record)
             except QuotaError as exc:
@@ -190,7 +190,7 @@ class _Pool:
                 raise
             except ServiceError as exc:
                 if _is_final(exc):
-                    self._note_silence(exc)
+                    self._note_unanswered(exc)
                     raise _FailedError(str(exc)) from exc
                 failures += 1
                 reason = str(exc)
@@ -200,31 +200,31 @@ class _Pool:
             if wrong == _MAX_WRONG or failures == _MAX_TRIES or refusals == _MAX_REFUSALS:
                 raise _FailedError(reason)
             factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
-            self._halt.wait(random.uniform(0, self._tools.backoff_s * factor))
+            self._halt.wait(random.uniform(0, self._context.options.backoff_s * factor))
 
     def _fetch_once(self, record: FileRecord) -> None:
-        with self._tools.client.open_file(record.file_id, stop=self._halt) as body:
+        with self._context.client.open_file(record.file_id, stop=self._halt) as body:
             if not self._keep:
                 for _ in self._followed(body):
                     pass
                 return
-            growing = Growing(record.name, record.size_bytes, self._tools.workspace)
+            writer = ContentWriter(record.name, record.size_bytes, self._context.workspace)
             received_bytes = 0
             try:
                 for block in self._followed(body):
-                    growing.add(block)
+                    writer.add(block)
                     received_bytes += len(block)
-                    self._tools.counter.add_bytes(len(block))
-                self._publish(record, growing.end())
+                    self._context.counter.add_bytes(len(block))
+                self._publish(record, writer.finish())
             except BaseException as exc:
-                self._tools.counter.add_bytes(-received_bytes)
-                growing.discard()
+                self._context.counter.add_bytes(-received_bytes)
+                writer.discard()
                 if isinstance(exc, ArchiveError):
                     raise _WrongContentError(str(exc)) from exc
                 raise
 
     def _followed(self, body: Body) -> Iterator[bytes]:
-        """Yield the blocks of a body that :meth:`_end_all` can end."""
+        """Yield the blocks of a body; :meth:`_end_all` can end it from another thread."""
         with self._changed:
             self._open.add(body)
         try:
@@ -233,47 +233,47 @@ class _Pool:
             with self._changed:
                 self._open.discard(body)
 
-    def _publish(self, record: FileRecord, whole: Whole) -> None:
-        """Hand a file on if it is the right one."""
-        if record.size_bytes not in (None, whole.size_bytes):
-            problem = f"{whole.size_bytes} bytes came, {record.size_bytes} were announced"
-        elif record.md5 not in (None, whole.md5):
-            problem = f"its MD5 is {whole.md5}, the manifest says {record.md5}"
+    def _publish(self, record: FileRecord, content: Content) -> None:
+        """Hand a file over to the publisher if it is the right one."""
+        if record.size_bytes not in (None, content.size_bytes):
+            problem = f"{content.size_bytes} bytes arrived, the manifest says {record.size_bytes}"
+        elif record.md5 not in (None, content.md5):
+            problem = f"its MD5 is {content.md5}, the manifest says {record.md5}"
         else:
             state = FileState.UNVERIFIED if record.md5 is None else FileState.VERIFIED
-            self._tools.publisher.add([Checked(whole, [record], state)])
+            self._context.publisher.add([VerifiedFile(content, [record], state)])
             return
         raise _WrongContentError(problem)
 
-    def _note_silence(self, error: ServiceError) -> None:
-        """Give up on all files when several in a row found nobody there."""
+    def _note_unanswered(self, error: ServiceError) -> None:
+        """Raise when several files in a row got no answer: the server is unreachable."""
         with self._changed:
-            silent = isinstance(error, ServiceUnreachableError)
-            self._silences = self._silences + 1 if silent else 0
-            if self._silences >= _MAX_SILENCES:
+            unanswered = isinstance(error, ServiceUnreachableError)
+            self._unanswered = self._unanswered + 1 if unanswered else 0
+            if self._unanswered >= _MAX_UNANSWERED:
                 raise error
 
     def _slow_down(self, refusal: QuotaError) -> None:
-        """Take a refusal as what it means: too many at once, or none any more today."""
+        """Tell two refusals apart: too many requests at once, or the quota is used up."""
         with self._changed:
             if not is_too_parallel(refusal):
-                self._no_quota = str(refusal)
+                self._quota_message = str(refusal)
                 return
             self._ceiling = max(self._parallel - 1, 1)
             self._parallel = max(self._parallel // 2, 1)
 
     def _speed_up(self) -> None:
         with self._changed:
-            self._silences = 0
+            self._unanswered = 0
             self._parallel = min(self._parallel + 1, self._ceiling)
             self._changed.notify_all()
 
 
 def _is_final(error: ServiceError) -> bool:
-    """Whether trying this file again cannot help.
+    """Return whether another request for this file cannot help.
 
-    A body that broke can, and so can a file that is not ready yet. For anything else the client
-    has done the trying already.
+    It can after a broken connection, and for a file that is not ready yet. All other requests were
+    repeated by the client already.
     """
     broke = isinstance(error, ServiceUnreachableError) and error.status_code == 200
     not_ready = isinstance(error, NotAllowedError) and error.status_code == 202

@@ -1,0 +1,79 @@
+"""What every step of a download is given: the options of the user, and the parts it works with."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from regards_nb.errors import DownloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.client import RegardsClient
+    from regards_nb.download.manifest import Manifest
+    from regards_nb.download.names import FinalNames
+    from regards_nb.download.progress import Progress, ProgressCounter
+    from regards_nb.download.publisher import Publisher
+    from regards_nb.download.records import OrderRecords
+    from regards_nb.download.workspace import Workspace
+
+Way = Literal["auto", "zip", "files"]
+
+
+class StoppedError(DownloadError):
+    """The download was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadOptions:
+    """How files are downloaded.
+
+    Parameters
+    ----------
+    on_progress : callable, optional
+        Called with a :class:`Progress` a few times per second, in the thread of the caller.
+    stop : threading.Event
+        Set it to end the download; verified files stay.
+    extract : bool
+        False: keep the zip as one file instead of the files in it.
+    way : {"auto", "zip", "files"}
+        One zip, the files one by one, or whichever suits these files.
+    restore_removed : bool
+        Also fetch files again that were verified earlier and are not in the directory any more.
+    durable : bool
+        False: do not wait for the disk. Files are then complete also after the program is killed,
+        but not necessarily after a power cut.
+    backoff_s : float
+        Unit of the random waits before something is tried again.
+    """
+
+    on_progress: Callable[[Progress], object] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    extract: bool = True
+    way: Way = "auto"
+    restore_removed: bool = False
+    durable: bool = True
+    backoff_s: float = 1.0
+
+
+class DownloadContext(NamedTuple):
+    """The parts of one increment."""
+
+    client: RegardsClient
+    order_id: int
+    options: DownloadOptions
+    #: What is recorded of the files of the order.
+    records: OrderRecords
+    #: Which files are expected, and which of them are still missing.
+    manifest: Manifest
+    workspace: Workspace
+    names: FinalNames
+    publisher: Publisher
+    counter: ProgressCounter
+
+    def raise_if_stopped(self) -> None:
+        """Raise where the download was asked to stop."""
+        if self.options.stop.is_set():
+            raise StoppedError("stopped before its end")

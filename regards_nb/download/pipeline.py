@@ -1,0 +1,226 @@
+"""One zip, read in one pass while it arrives: network | inflate and CRC-32 | MD5 and write.
+
+There are three threads, because each step releases Python's lock for most of its time. The middle
+one is the thread of the caller: Ctrl-C arrives there, and progress is reported there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
+from regards_nb.download.content import Content, VerifiedFile
+from regards_nb.download.extract import Extractor
+from regards_nb.download.workspace import write_all
+from regards_nb.download.zipstream import read_zip
+from regards_nb.errors import ArchiveError, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from regards_nb.client import Body
+    from regards_nb.download.context import DownloadContext
+    from regards_nb.download.workspace import Workspace
+    from regards_nb.download.zipstream import Piece
+    from regards_nb.files import FileRecord
+
+#: What may wait between the threads.
+_ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20
+#: Small pieces go to the writer together: up to so many bytes, or so many pieces.
+_BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
+#: What a piece takes besides its data.
+_PIECE_BYTES = 300
+#: How long to wait for a thread that reads from a dead connection.
+_JOIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipOutcome:
+    """What one zip brought besides files."""
+
+    #: Why it is not proven to be complete; None if it is.
+    failure: ArchiveError | ServiceError | None = None
+    #: What the server says of files that it could not send, by name.
+    notice: dict[str, str] = field(default_factory=dict)
+    #: Entries that the manifest does not list.
+    unlisted: list[Content] = field(default_factory=list)
+    #: Why entries were not what the manifest says, by file id.
+    wrong: dict[int, str] = field(default_factory=dict)
+
+
+def fetch_zip(context: DownloadContext) -> ZipOutcome:
+    """Fetch what is available as one zip; verified files go to the publisher.
+
+    A zip that is cut or cannot be trusted is not an error here: the files that were verified
+    before stay, and the outcome says what happened.
+
+    Raises
+    ------
+    ServiceError
+        There was no zip at all.
+    WorkspaceError
+        It cannot be written.
+    StoppedError
+        The download was asked to stop.
+    """
+    with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
+        if body is None:  # 204: another download fetched the files in the meantime
+            return ZipOutcome()
+        extractor = Extractor(context)
+        copy = None if context.options.extract else _ZipCopy(context.workspace)
+        try:
+            failure = _Pipeline(context, body, extractor, copy).run()
+            notice = extractor.finish(proven=failure is None)
+        finally:
+            extractor.close()
+            if copy is not None:
+                copy.close()
+    if copy is not None and extractor.zipped:
+        if failure is None:
+            context.publisher.add([copy.verified(context.order_id, extractor.zipped)])
+        else:
+            context.manifest.reopen(extractor.zipped)
+    return ZipOutcome(
+        failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
+    )
+
+
+class _Pipeline:
+    """The three threads of one zip."""
+
+    def __init__(
+        self, context: DownloadContext, body: Body, extractor: Extractor, copy: _ZipCopy | None
+    ) -> None:
+        self._context = context
+        self._body = body
+        self._extractor = extractor
+        self._copy = copy
+        self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
+        self._pieces: BoundedQueue[Sequence[Piece]] = BoundedQueue(_INFLATED_BYTES)
+        self._read_failure: BaseException | None = None
+        self._write_failure: BaseException | None = None
+
+    def run(self) -> ArchiveError | ServiceError | None:
+        """Return when everything that arrived was extracted; return why that is not all."""
+        reader = _start("reader", self._read)
+        writer = _start("writer", self._write)
+        failure: ArchiveError | None = None
+        try:
+            self._inflate()
+        except ArchiveError as exc:
+            failure = exc
+        except QueueClosed:
+            pass  # the writer has failed, and its failure is judged below
+        finally:
+            self._blocks.close()
+            if reader.is_alive():
+                self._body.abort()
+            reader.join(_JOIN_S)
+            # also after Ctrl-C: entries that are inflated are still verified and kept
+            self._pieces.end()
+            writer.join()
+        if self._write_failure is not None:
+            if isinstance(self._write_failure, ArchiveError):
+                return self._write_failure
+            raise self._write_failure
+        if failure is None or self._read_failure is None:
+            return failure
+        # the zip is cut because the connection broke
+        if isinstance(self._read_failure, ServiceError):
+            return self._read_failure
+        raise self._read_failure
+
+    def _read(self) -> None:
+        """Take blocks from the network; runs in the reader."""
+        try:
+            for block in self._body.blocks():
+                self._blocks.put(block, len(block))
+        except QueueClosed:
+            pass  # the zip is not read further
+        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() judges it
+            self._read_failure = exc
+        self._blocks.end()
+
+    def _inflate(self) -> None:
+        """Turn blocks into batches of pieces; runs in the thread of the caller."""
+        batch: list[Piece] = []
+        batch_bytes = 0
+
+        def hand_over() -> None:
+            nonlocal batch, batch_bytes
+            if batch:
+                self._pieces.put(batch, batch_bytes + _PIECE_BYTES * len(batch))
+                batch, batch_bytes = [], 0
+
+        blocks = self._arriving(hand_over)
+        for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
+            batch.append(piece)
+            batch_bytes += len(piece.data)
+            if batch_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_PIECES:
+                hand_over()
+        hand_over()
+
+    def _arriving(self, before_waiting: Callable[[], None]) -> Iterator[bytes]:
+        """Yield the blocks; hand over the pieces before waiting for the next block."""
+        while True:
+            self._context.raise_if_stopped()
+            self._context.counter.report()
+            if self._blocks.is_empty:
+                before_waiting()
+            try:
+                block = self._blocks.take()
+            except QueueClosed:
+                return
+            if block is not None:
+                yield block
+
+    def _write(self) -> None:
+        """Pass the pieces to the extractor; runs in the writer."""
+        try:
+            for pieces in self._pieces:
+                self._extractor.take(pieces)
+        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() judges it
+            self._write_failure = exc
+            self._pieces.close()
+
+
+class _ZipCopy:
+    """Writes the zip itself to a staged file while it is read: for ``extract=False``."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        with workspace.errors():
+            self._descriptor, self._path = workspace.new_staged()
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._size_bytes = 0
+
+    def passing(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the blocks after writing them."""
+        for block in blocks:
+            with self._workspace.errors():
+                write_all(self._descriptor, block)
+            self._digest.update(block)
+            self._size_bytes += len(block)
+            yield block
+
+    def close(self) -> None:
+        """Close the staged file."""
+        os.close(self._descriptor)
+
+    def verified(self, order_id: int, records: Sequence[FileRecord]) -> VerifiedFile:
+        """Return the zip as a verified file that holds these files."""
+        # not the name that the server gives: it is illegal on Windows (protocol.md 1.3)
+        name = f"order_{order_id}.zip"
+        content = Content(name, self._size_bytes, self._digest.hexdigest(), b"", self._path)
+        return VerifiedFile(content, records, None, name)
+
+
+def _start(role: str, target: Callable[[], None]) -> threading.Thread:
+    # a daemon thread: a kernel that is restarted does not wait for the network
+    thread = threading.Thread(target=target, name=f"regards-nb-zip-{role}", daemon=True)
+    thread.start()
+    return thread

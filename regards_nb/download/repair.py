@@ -1,0 +1,168 @@
+"""What a zip leaves to do: missing files, entries that no manifest lists, the release of files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+
+from regards_nb.download.content import VerifiedFile
+from regards_nb.download.manifest import Manifest, Verdict
+from regards_nb.download.parallel_files import fetch_files
+from regards_nb.download.pipeline import ZipOutcome, fetch_zip
+from regards_nb.errors import QuotaError, ServiceError, ServiceUnreachableError
+from regards_nb.files import FileRecord, FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from regards_nb.download.content import Content
+    from regards_nb.download.context import DownloadContext
+
+_log = logging.getLogger(__name__)
+
+#: The server saves the state of files after the last byte (protocol.md 1.0, 5). A file that it
+#: still lists counts as not downloaded only after these waits.
+SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: After a zip that failed it most likely has nothing to save.
+_SHORT_SAVING_S = SAVING_S[:3]
+
+
+def try_zip(context: DownloadContext) -> ZipOutcome:
+    """Fetch the zip; where the server refuses it, the files may still be fetched one by one."""
+    try:
+        return fetch_zip(context)
+    except ServiceError as exc:
+        # exactly these: after a refused login or a page of a proxy, single files fail as well
+        if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError):
+            raise
+        context.raise_if_stopped()
+        return ZipOutcome(failure=exc)
+
+
+def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, str]:
+    """Fetch one by one the files that are still missing.
+
+    A file for which the zip says that the quota is used up is not requested again.
+
+    Returns
+    -------
+    dict of int to str
+        Why files could not be downloaded, by file id.
+    """
+    missing = context.manifest.missing
+    stated = {
+        record.file_id: reason
+        for record in missing
+        if (reason := outcome.notice.get(record.name) or outcome.wrong.get(record.file_id))
+    }
+    problems = {file_id: reason for file_id, reason in stated.items() if "Download quota" in reason}
+    rest = [record for record in missing if record.file_id not in problems]
+    if rest:
+        context.counter.enter("files")
+        failed = fetch_files(context, rest)
+        context.manifest.close(record for record in rest if record.file_id not in failed)
+        for file_id, reason in failed.items():
+            in_zip = stated.get(file_id)
+            problems[file_id] = f"in the zip: {in_zip}; alone: {reason}" if in_zip else reason
+    return problems
+
+
+def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
+    """Find out which files the unlisted entries of a zip are, and publish them.
+
+    They are files that became available between the manifest and the zip. The server counts them
+    as downloaded once the zip is sent, so they must not be dropped (protocol.md 1.0, 5; 1.4). The
+    lists of the data sets name all files of the order whatever their state. An entry that they do
+    not name either is kept as unverified, with an id below zero.
+    """
+    if not unlisted:
+        return
+    listing = Manifest(_files_beyond_manifest(context))
+    verified: list[VerifiedFile] = []
+    for content in unlisted:
+        verdict, records = listing.match(content.name, content.size_bytes, content.md5)
+        if verdict is Verdict.WRONG:
+            # truncated or damaged: it is fetched alone, like any other
+            content.discard()
+            context.records.expect(records)
+            context.manifest.add(records)
+        if verdict is Verdict.WRONG or not content.md5:
+            continue
+        if not records:
+            records = [_unknown_file(content, context.order_id)]
+        state = FileState.VERIFIED if verdict is Verdict.VERIFIED else FileState.UNVERIFIED
+        name = context.names.choose_new(records[0].name)
+        verified.append(VerifiedFile(content, records, state, name))
+    context.publisher.add(verified)
+
+
+def release(context: DownloadContext, file_ids: set[int]) -> frozenset[int]:
+    """Make the server count files as downloaded that are in place: it goes on only then.
+
+    Each file is fetched alone once more, and its bytes are dropped. External files count only
+    after a zip (protocol.md 1.5); by now it holds nothing else.
+
+    Returns
+    -------
+    frozenset of int
+        The files that the server still lists after that.
+    """
+    waiting = _still_listed(context, file_ids)
+    if not waiting:
+        return frozenset()
+    fetch_files(context, [row for row in waiting if not is_external(row)], keep=False)
+    if any(is_external(row) for row in waiting):
+        identify(try_zip(context).unlisted, context)
+    left = frozenset(row.file_id for row in _still_listed(context, file_ids))
+    if left:
+        _log.warning(
+            "order %d: the server still lists %d files that were downloaded; it may not go on",
+            context.order_id,
+            len(left),
+        )
+    return left
+
+
+def is_external(record: FileRecord) -> bool:
+    """Return whether only a zip makes the server count this file as downloaded."""
+    return record.size_bytes is None
+
+
+def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileRecord]:
+    """Return which of these files the server lists, after it had time to save their state."""
+    rows: list[FileRecord] = []
+    stop = context.options.stop
+    for pause_s in (*_SHORT_SAVING_S, None):
+        listed = context.client.iter_available_files(context.order_id, stop=stop)
+        rows = [row for row in listed if row.file_id in file_ids]
+        if not rows or pause_s is None:
+            break
+        stop.wait(pause_s)
+        context.raise_if_stopped()
+    return rows
+
+
+def _files_beyond_manifest(context: DownloadContext) -> list[FileRecord]:
+    """Return the files of the order that its manifest did not list."""
+    client, order_id = context.client, context.order_id
+    try:
+        return [
+            record
+            for dataset_id in client.order(order_id).dataset_ids
+            for record in client.iter_dataset_files(order_id, dataset_id, stop=context.options.stop)
+            if record not in context.manifest
+        ]
+    except ServiceError:
+        return []
+
+
+def _unknown_file(content: Content, order_id: int) -> FileRecord:
+    """Return a record for a file that the server does not list, the same at every download."""
+    identity = hashlib.sha256(f"{content.md5}/{content.name}".encode()).digest()
+    return FileRecord(
+        order_id=order_id,
+        file_id=-int.from_bytes(identity[:7], "big") - 1,
+        name=content.name,
+        size_bytes=content.size_bytes,
+    )
