@@ -1,11 +1,11 @@
 # make demo   set everything up, run the quickstart on a simulated REGARDS
 # make lab    open the notebooks in JupyterLab
 # make test   set everything up, pass the tests
-# make bench  measure the whole road beside other clients
-# make faults break the broker, the network, the disk and ourselves while events flow
+# make bench  measure rate, latency and growth beside other clients
+# make faults kill the broker, the network and the process while events arrive, and count losses
 # make docs   build the site into build/docs: executed notebooks, API, any warning an error
 #
-# Paths below are relative, so that the clone may lie in a folder with spaces.
+# The paths are relative, so that the clone may lie in a folder with spaces.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,4 +1,4 @@
-"""The Python competitors, each the whole of one process: imports count."""
+"""The Python clients of the download benchmark, each in a process of its own, with imports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def with_regards_nb(url: str, way: str, *, durable: bool) -> None:
-    """Download as a user of regards_nb does."""
+    """Download with regards_nb."""
     from regards_nb import RegardsClient
 
     with RegardsClient(url, tenant="t", username="u", password="p") as client:
@@ -14,7 +14,7 @@ def with_regards_nb(url: str, way: str, *, durable: bool) -> None:
 
 
 def with_zipfile(url: str, manifest: str) -> None:
-    """Download as a notebook does: requests to a file, zipfile, then MD5 of each file."""
+    """Download with the usual recipe: requests to a file, zipfile, then the MD5 of each file."""
     import hashlib
     import json
     import zipfile
@@ -33,7 +33,7 @@ def with_zipfile(url: str, manifest: str) -> None:
             while block := file.read(1 << 20):
                 digest.update(block)
         if digest.hexdigest() != row["checksum"]:
-            raise SystemExit(f"{row['filename']} is wrong")
+            raise SystemExit(f"the MD5 of {row['filename']} differs")
 
 
 if __name__ == "__main__":
@@ -42,6 +42,6 @@ if __name__ == "__main__":
         with_zipfile(*rest)
     else:
         if kind == "regards_nb-zlib":
-            sys.modules["isal"] = None  # type: ignore[assignment] # as where it is not installed
+            sys.modules["isal"] = None  # type: ignore[assignment] # as if it were not installed
         url, way, flush = rest
         with_regards_nb(url, way, durable=flush == "flush")

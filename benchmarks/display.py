@@ -1,4 +1,4 @@
-"""What a live view costs the kernel, and what the page sees, while messages flood in.
+"""The cost of a live view for the kernel, and the updates of the page, under many messages.
 
 ``python benchmarks/display.py`` sends 5,000 messages a second for ten seconds through a real
 RabbitMQ to a tracker in a real JupyterLab, without a view and with one in a real Chromium.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 
-# the browser and the server are those of the tests
+# The tests have the helpers for browser and server.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from browser import Lab, chromium
@@ -65,29 +65,29 @@ WATCH = f"""() => {{
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one run came to."""
+    """The result of one run."""
 
     messages: int
     per_s: int
-    #: Sending took so long, and from its beginning to the last message in the frame.
+    #: Duration of sending, and from its start to the last message in the frame.
     sent_in_s: float
     taken_in_s: float
     kernel_cpu_s: float
-    #: Of the thread that paints, since it was started.
+    #: Of the refresh thread, since its start.
     view_cpu_s: float
-    #: All messages are in the frame, and the page shows every order in its last state.
+    #: Whether the frame has all messages, and the page the last state of every order.
     exact: bool
-    #: Of the table on the page: None without a view.
+    #: Changes of the table on the page; None without a view.
     changes: int | None
     most_changes_in_a_second: int | None
-    #: What the page or the server complained of.
+    #: Errors of the page and the server.
     complaints: list[str]
 
 
 def run(
     broker: PrivateBroker, lab: Lab, browser: Chromium, *, per_s: int, seconds: int, has_view: bool
 ) -> Outcome:
-    """Send messages to a tracker in a notebook, and look at it."""
+    """Send messages to a tracker in a notebook, and observe the page."""
     queue, parts = f"flood.{uuid.uuid4().hex}", per_s * seconds // ORDERS
     connection = pika.BlockingConnection(pika.URLParameters(broker.admin_url))
     channel = connection.channel()
@@ -133,7 +133,7 @@ def run(
 
 
 def publish(connection: Any, channel: Any, queue: str, parts: int, per_s: int) -> float:
-    """Send the parts of all orders, so many messages a second; return how long it took."""
+    """Send the sub-orders of all orders at a rate; return the duration."""
     began, sent, pause = time.monotonic(), 0, threading.Event()
     while sent < ORDERS * parts:
         due = min(int((time.monotonic() - began) * per_s) + 1, ORDERS * parts)
@@ -153,7 +153,7 @@ def say(channel: Any, queue: str, status: str) -> None:
 
 
 def send(channel: Any, queue: str, order: int, status: str, **fields: int) -> None:
-    """Send one message as REGARDS does."""
+    """Send one message with the properties of REGARDS."""
     body = {"status": status, "orderId": order + 1, "message": "from the benchmark", **fields}
     properties = pika.BasicProperties(
         content_type="application/json",
@@ -166,14 +166,14 @@ def send(channel: Any, queue: str, order: int, status: str, **fields: int) -> No
 
 
 def is_shown(page: Page, parts: int) -> bool:
-    """Wait until the page shows that all orders have ended, and look at their parts."""
+    """Wait until the page shows the end of all orders; return whether all parts are counted."""
     page.until_text(1, f"{ORDERS} of {ORDERS} orders finished")
     shown = page.output(1).locator(".rg-parts:visible").all_inner_texts()
     return shown == [f"{parts}/{parts}"] * ORDERS
 
 
 def most_in_a_second(moments_ms: list[float]) -> int:
-    """Return how many of these moments lie in the fullest second."""
+    """Return the largest number of moments within one second."""
     return max(
         (sum(first <= each < first + 1000 for each in moments_ms) for first in moments_ms),
         default=0,
@@ -181,7 +181,7 @@ def most_in_a_second(moments_ms: list[float]) -> int:
 
 
 def main() -> None:
-    """Run without a view and with one, and print both."""
+    """Run without a view and with one, and print both results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-s", type=int, default=5000)
     parser.add_argument("--seconds", type=int, default=10)

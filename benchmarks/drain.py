@@ -1,4 +1,4 @@
-"""How fast a queue is emptied, by regards_nb and by those that keep nothing."""
+"""The rates at which regards_nb and other clients empty a queue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RABBITMQ_C = "rabbitmq-c"
 
 
 class Run(NamedTuple):
-    """One client emptied a queue once."""
+    """One client emptied one queue."""
 
     wall_s: float
     cpu_s: float
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 def compiled(folder: Path) -> Path | None:
-    """Compile the C client; None where compiler or library are missing."""
+    """Compile the C client; return None if compiler or library is missing."""
     program = folder / "drain"
     if shutil.which("cc") is None:
         return None
@@ -63,11 +63,11 @@ def run_client(name: str, url: str, queue: str, count: int, program: Path | None
 def from_broker(
     broker: PrivateBroker, clients: Sequence[str], *, count: int, runs: int, program: Path | None
 ) -> dict[str, list[Run]]:
-    """Let each client empty a queue of its own, in turn, as often as asked."""
+    """Let each client empty a queue of its own, in turn, *runs* times."""
     found: dict[str, list[Run]] = {name: [] for name in clients}
     for number in range(runs):
         with filled_queues(broker.admin_url, clients, count) as queues:
-            # each begins once: what the broker does beside is not always the same one's trouble
+            # Each client starts one round, because the broker still works when a round starts.
             for name in [*clients[number % len(clients) :], *clients[: number % len(clients)]]:
                 found[name].append(run_client(name, broker.admin_url, queues[name], count, program))
     return found
@@ -75,7 +75,7 @@ def from_broker(
 
 @contextmanager
 def filled_queues(url: str, names: Sequence[str], count: int) -> Iterator[dict[str, str]]:
-    """Make a queue with the same messages for each name."""
+    """Declare a queue with the same messages for each name."""
     queues = {name: f"benchmark.{uuid.uuid4().hex}" for name in names}
     exchange = f"benchmark.{uuid.uuid4().hex}"
     connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -101,7 +101,7 @@ def filled_queues(url: str, names: Sequence[str], count: int) -> Iterator[dict[s
 def from_replay(
     clients: Sequence[str], *, count: int, runs: int, program: Path | None
 ) -> dict[str, list[Run]]:
-    """The same with a server that is faster than any of them."""
+    """Measure with a server that is faster than every client."""
     found: dict[str, list[Run]] = {name: [] for name in clients}
     command = [sys.executable, str(HERE / "replay_server.py"), str(count)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -119,7 +119,7 @@ def from_replay(
 
 
 def table(found: dict[str, list[Run]], count: int) -> str:
-    """Return the runs as a Markdown table; the ratio is of messages per second, to ours."""
+    """Return the runs as a Markdown table, with the ratio of the rates to that of regards_nb."""
     lines = [
         (
             "| client | messages/s, median (min-max) | regards_nb is so many times as fast "
@@ -140,12 +140,12 @@ def table(found: dict[str, list[Run]], count: int) -> str:
 
 
 def median_rate(runs: Sequence[Run], count: int) -> float:
-    """Return messages per second."""
+    """Return the median of messages per second."""
     return count / statistics.median(run.wall_s for run in runs)
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Make a folder for the time of the benchmark."""
+    """Make a temporary folder for the benchmark."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -1,7 +1,7 @@
 """The clients of the benchmark: each empties a queue once, in a process of its own.
 
-Prints one line of JSON: seconds from before it connects until it has everything, and the
-processor time of that. Every message is counted by its number before the time is taken.
+Prints one line of JSON: seconds from before the connection until the last message, and the
+processor time of that. A run counts only if it has received every message once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACK_EVERY = 100
 
 
 def regards_nb(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """Decode, journal before acknowledging, fold, and build the frame."""
+    """regards_nb: decode, journal before the acknowledgement, fold, and build the frame."""
     from regards_nb import OrderTracker
 
     folder = tempfile.TemporaryDirectory(dir=Path.cwd())
@@ -49,7 +49,7 @@ def regards_nb(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
 
 
 def pika_loop(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """A bare loop over a BlockingConnection: json, every 100th acknowledged; keeps a list."""
+    """pika, BlockingConnection: parse JSON, keep a list, acknowledge every 100th message."""
     import pika
 
     def run() -> Iterable[int]:
@@ -73,7 +73,7 @@ def pika_loop(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
 
 
 def pika_select(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """The same with pika's callback API, which regards_nb is built on."""
+    """pika, SelectConnection, which regards_nb uses: as above."""
     import pika
 
     def run() -> Iterable[int]:
@@ -102,7 +102,7 @@ def pika_select(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]
 
 
 def aio_pika(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """aio-pika with a callback: json, every 100th acknowledged; keeps a list."""
+    """aio-pika: parse JSON, keep a list, acknowledge every 100th message."""
     import aio_pika as library
 
     async def consume() -> Iterable[int]:
@@ -128,7 +128,7 @@ def aio_pika(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
 
 
 def kombu(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """kombu: json, every 100th acknowledged; keeps a list."""
+    """kombu: parse JSON, keep a list, acknowledge every 100th message."""
     import kombu as library
 
     def run() -> Iterable[int]:
@@ -153,7 +153,7 @@ def kombu(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
 
 
 def naive(url: str, queue: str, count: int) -> Callable[[], Iterable[int]]:
-    """What is found in notebooks: pd.concat for each message, each acknowledged by itself."""
+    """The usual recipe of notebooks: pd.concat and one acknowledgement for each message."""
     import pandas as pd
     import pika
 
@@ -190,16 +190,16 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("queue")
     parser.add_argument("count", type=int)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.disable()
-    run = CLIENTS[asked.client](asked.url, asked.queue, asked.count)
+    run = CLIENTS[args.client](args.url, args.queue, args.count)
     before = resource.getrusage(resource.RUSAGE_SELF)
     begin = time.perf_counter()
     numbers = run()
     wall_s = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_SELF)
-    if sorted(numbers) != list(range(asked.count)):
-        sys.exit(f"{asked.client} has not got every message once")
+    if sorted(numbers) != list(range(args.count)):
+        sys.exit(f"{args.client} did not receive every message once")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss_mib": after.ru_maxrss / 1024}))
 

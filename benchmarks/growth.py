@@ -1,6 +1,6 @@
-"""What frames cost when a journal is long: what is new, or all that is there.
+"""The cost of the frames with a long journal: of an update, and of a complete rebuild.
 
-Runs in a process of its own for each length and prints one line of JSON.
+Runs in a process of its own for each length of the journal and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PIECE = 500
 
 
 def deliveries(first: int, count: int, orders: int) -> list[Delivery]:
-    """Return messages of so many orders, one after the other."""
+    """Return messages of *orders* orders in turn."""
     made = []
     for number in range(first, first + count):
         body = json.loads(messages.body(number))
@@ -54,14 +54,14 @@ def deliveries(first: int, count: int, orders: int) -> list[Delivery]:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Return how many seconds it takes."""
+    """Return the duration of a call in seconds."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
-    """Fill a journal, open it, and see what new events cost."""
+    """Fill a journal, open it, and measure the cost of new events."""
     journal = Journal(folder / "journal.sqlite")
     session_id = journal.open_session("queue")
     for first in range(0, events, _PIECE):
@@ -78,8 +78,8 @@ def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
     found["beyond_frame_bytes"] = (process.memory_info().rss - before_bytes - own_bytes) / events
     found["first_orders_s"] = timed(lambda: frames.orders)
     events_s, orders_s = [], []
-    for turn in range(21):
-        journal.append(session_id, deliveries(events + turn * NEW, NEW, orders))
+    for round_ in range(21):
+        journal.append(session_id, deliveries(events + round_ * NEW, NEW, orders))
         events_s.append(timed(lambda: frames.events))
         orders_s.append(timed(lambda: frames.orders))
     found["events_s"] = statistics.median(events_s)
@@ -89,13 +89,13 @@ def measured(folder: Path, events: int, orders: int) -> dict[str, float]:
 
 
 def from_dicts(frame: pd.DataFrame) -> float:
-    """Return how long it takes to build a frame from a list with a dict for each row."""
+    """Return the time to build a frame from a list with a dict for each row."""
     rows = frame.to_dict("records")
     return timed(lambda: pd.DataFrame(rows))
 
 
 def rebuilt(folder: Path, frames: Frames) -> dict[str, float]:
-    """Build the same frames from lists of dicts, and from a file with the frame."""
+    """Measure the same frames built from lists of dicts and from a Parquet file."""
     found = {
         "rebuild_s": from_dicts(frames.events),
         "rebuild_orders_s": from_dicts(frames.orders.reset_index()),
@@ -115,13 +115,13 @@ def rebuilt(folder: Path, frames: Frames) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure one length."""
+    """Measure one length of the journal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("events", type=int)
     parser.add_argument("orders", type=int)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        print(json.dumps(measured(Path(folder), asked.events, asked.orders)))
+        print(json.dumps(measured(Path(folder), args.events, args.orders)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long after it was published a message is there: in a bare callback, and as a row.
+"""The time from publishing until a bare callback or a row of the frame has the message.
 
 The publisher is a process of its own and writes the time into each message.
 """
@@ -24,7 +24,7 @@ _LONGEST_S = 60.0
 
 
 class Latency(NamedTuple):
-    """Milliseconds from publishing to being there."""
+    """Milliseconds from publishing to the callback or row."""
 
     rate_per_s: int
     client: str
@@ -33,7 +33,7 @@ class Latency(NamedTuple):
 
 
 def publish(url: str, queue: str, rate_per_s: int, count: int) -> None:
-    """Publish messages at a rate; runs in a process of its own."""
+    """Publish messages at a rate."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         begin = time.monotonic()
@@ -48,7 +48,7 @@ def publish(url: str, queue: str, rate_per_s: int, count: int) -> None:
 
 
 def measured(url: str, client: str, rate_per_s: int, count: int) -> Latency:
-    """Let a client receive what is published, and look when each message was there."""
+    """Let a client receive the published messages, and return the latency."""
     queue = f"benchmark.{uuid.uuid4().hex}"
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         connection.channel().queue_declare(queue, durable=True)
@@ -87,7 +87,7 @@ def _by_row(url: str, queue: str, count: int, command: list[str]) -> list[float]
         OrderTracker(url, queue, journal=Path(folder) / "journal.sqlite") as tracker,
         subprocess.Popen(command),
     ):
-        # as a live view waits; asking again and again would take the processor from the consumer
+        # Wait like a live view. Polling would take processor time from the consumer.
         signal, seen = tracker._parts.signal, -1  # noqa: SLF001
         while len(late_ms) < count:
             seen = signal.wait(seen, _LONGEST_S)

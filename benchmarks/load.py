@@ -1,4 +1,4 @@
-"""How much of the machine other work took while something was measured (Linux)."""
+"""The load that other processes put on the machine during a measurement (Linux)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CORES = os.cpu_count() or 1
-#: Of /proc/stat: user, nice, system, (idle, iowait,) irq, softirq, steal.
+#: Columns of /proc/stat: user, nice, system, irq, softirq and steal, without idle and iowait.
 _BUSY = (1, 2, 3, 6, 7, 8)
-_LOOK_S = 1.0
-_WAITING = threading.Event()  # never set: for waiting only
+_SAMPLE_S = 1.0
+#: Never set; its wait() is the pause.
+_PAUSE = threading.Event()
 
 
 class Stopwatch:
-    """Measures from when it is made: the time, and how much of the machine was busy."""
+    """Measures the time and the load of the machine since it was made."""
 
     def __init__(self) -> None:
         self._busy_s = _busy_s()
@@ -24,27 +25,27 @@ class Stopwatch:
 
     @property
     def passed_s(self) -> float:
-        """What has passed."""
+        """Seconds since the stopwatch was made."""
         return time.perf_counter() - self._started_s
 
     def others(self, own_s: float) -> float:
-        """Return which share of all cores was taken by what is not *own_s*."""
+        """Return the share of all cores that other processes used; *own_s* is our own time."""
         busy_s = _busy_s() - self._busy_s - own_s
         return max(busy_s / (self.passed_s * _CORES), 0.0)
 
 
 def wait_until_quiet(busy: float, limit_s: float) -> None:
-    """Return when less than this share of the machine is busy, or after the limit."""
+    """Wait until at most the share *busy* of the machine is used, or until the time limit."""
     until_s = time.monotonic() + limit_s
     while time.monotonic() < until_s:
         watch = Stopwatch()
-        _WAITING.wait(_LOOK_S)
+        _PAUSE.wait(_SAMPLE_S)
         if watch.others(0.0) <= busy:
             return
 
 
 def cpu_s(pid: int) -> float:
-    """Return what a running process has taken of the processor."""
+    """Return the processor time of a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 

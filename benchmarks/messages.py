@@ -1,4 +1,4 @@
-"""The messages of the benchmarks: SUBORDER_DONE as REGARDS sends it, of orders in 100 parts."""
+"""The messages of the benchmarks: SUBORDER_DONE of orders with 100 sub-orders."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 
 import pika
 
-PARTS = 100
+SUB_ORDERS = 100
 LINK = "https://regards.example/api/v1/rs-order/user/orders/{}/download"
 
 
 def body(number: int) -> bytes:
     """Return the body of one message."""
-    order = number // PARTS
+    order = number // SUB_ORDERS
     return json.dumps(
         {
             "status": "SUBORDER_DONE",
@@ -21,7 +21,7 @@ def body(number: int) -> bytes:
             "message": "A sub-order of user john@cnes.fr is finished and ready to download",
             "downloadLink": LINK.format(order),
             "errors": 0,
-            "totalSubOrders": PARTS,
+            "totalSubOrders": SUB_ORDERS,
             "subOrderId": number,
         },
         separators=(",", ":"),
@@ -29,7 +29,7 @@ def body(number: int) -> bytes:
 
 
 def properties(number: int) -> pika.BasicProperties:
-    """Return the AMQP properties of one message: 500 are sent in a second."""
+    """Return the AMQP properties of one message; the timestamps are those of 500 a second."""
     return pika.BasicProperties(
         content_type="application/json",
         content_encoding="UTF-8",

@@ -1,4 +1,4 @@
-"""The orders that are downloaded in the benchmark: made once, kept on the disk."""
+"""The orders of the download benchmark, made once and kept on the disk."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _FIELD_BYTES = 1 << 18
 
 
 class File(NamedTuple):
-    """One file to be made."""
+    """One file of an order, not made yet."""
 
     name: str
     make: Callable[[], bytes]
 
 
 def netcdf_like(seed: int, size_bytes: int) -> bytes:
-    """Return what gridded products look like: smooth fields to two decimals, and some noise.
+    """Return data like those of gridded products: smooth fields of two decimals, and some noise.
 
-    It shrinks to a third, and inflates at 400 MB/s by zlib and at 1000 MB/s by isal.
+    They compress to a third, and inflate at 400 MB/s with zlib and at 1000 MB/s with isal.
     """
     source = np.random.default_rng(seed)
     walk = np.cumsum(source.normal(0, 0.02, -(-size_bytes // 4)))
@@ -47,7 +47,7 @@ def netcdf_like(seed: int, size_bytes: int) -> bytes:
 
 
 def large_files() -> Iterator[File]:
-    """Yield 4 files of 256 MiB that shrink to a third: 1.07 GB."""
+    """Yield 4 files of 256 MiB that compress to a third: 1.07 GB."""
     for number in range(4):
         yield File(f"grid_{number}.nc", partial(netcdf_like, number, 256 * MIB))
 
@@ -64,13 +64,13 @@ def typical_files() -> Iterator[File]:
 
 
 def small_files(count: int) -> Iterator[File]:
-    """Yield very many files of 20 bytes."""
+    """Yield *count* files of 20 bytes."""
     for number in range(count):
         yield File(f"station_{number:05}.csv", partial(b"%019d\n".__mod__, number))
 
 
 def separate_files() -> Iterator[File]:
-    """Yield 500 files of 1 to 5 MB that do not shrink: 1.5 GB."""
+    """Yield 500 files of 1 to 5 MB that do not compress: 1.5 GB."""
     source = random.Random(2)
     for number in range(500):
         size = source.randrange(1_000_000, 5_000_000)
@@ -91,7 +91,7 @@ ORDERS: dict[str, Callable[[], Iterator[File]]] = {
 
 
 def prepare(name: str, cache: Path) -> Path:
-    """Make an order, unless it is there, and return its folder."""
+    """Make an order, unless it exists, and return its folder."""
     folder = cache / name
     if (folder / "manifest.json").exists():
         return folder
@@ -118,13 +118,13 @@ def prepare(name: str, cache: Path) -> Path:
     (folder / "order.zip").unlink()
     (folder / "MD5SUMS").write_text("".join(sums))
     (folder / "order.json").write_text(json.dumps({"bytes": size_bytes}))
-    # written last: its being there says that all is there
+    # Written last: prepare() takes it as the sign of a complete order.
     (folder / "manifest.json").write_text(json.dumps(rows))
     return folder
 
 
 def stored_bytes(folder: Path) -> int:
-    """Return what the files of an order take on this disk, where the last block is never full."""
+    """Return the disk space of an order's files, in whole blocks."""
     rows = json.loads((folder / "manifest.json").read_text())
     block_bytes = os.statvfs(folder).f_frsize
     return sum(-(-row["filesize"] // block_bytes) * block_bytes for row in rows)

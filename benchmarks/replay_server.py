@@ -1,8 +1,8 @@
-"""A server that speaks just enough AMQP to hand over messages as fast as a client takes them.
+"""A server with the part of AMQP that is needed to send messages as fast as a client reads.
 
-It stands in place of RabbitMQ, which takes longer for a message than any client here, so that
-the clients' own limit shows. It never waits for an acknowledgement. Prints its port, serves one
-client after the other, and ends when its input ends.
+RabbitMQ takes longer for a message than any client here, and hides the limit of the clients. This
+server never waits for an acknowledgement. It prints its port, serves one client after the other,
+and ends when its input ends.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _PIECE = 500
 
 
-class Conversation:
-    """One client."""
+class Connection:
+    """The connection of one client."""
 
     def __init__(self, connection: socket.socket, count: int) -> None:
         self._socket = connection
-        #: A frame is sent whole: questions are answered while messages are handed over.
+        #: Keeps frames whole: methods are answered while another thread sends messages.
         self._sending = threading.Lock()
         self._count = count
         self._answers: dict[type, Any] = {
@@ -50,14 +50,14 @@ class Conversation:
         }
 
     def run(self) -> None:
-        """Answer until the client has gone."""
+        """Answer methods until the client disconnects."""
         with self._socket:
             buffer = bytearray()
             while len(buffer) < 8:
                 buffer += self._socket.recv(8 - len(buffer))
             buffer.clear()
             about = {"product": "replay", "capabilities": {"publisher_confirms": True}}
-            self._say(0, spec.Connection.Start(0, 9, about, "PLAIN", "en_US"))
+            self._send(0, spec.Connection.Start(0, 9, about, "PLAIN", "en_US"))
             while data := self._socket.recv(1 << 16):
                 buffer += data
                 while True:
@@ -72,28 +72,28 @@ class Conversation:
         asked = received.method
         answer = self._answers[type(asked)](asked)
         if answer is not None:
-            self._say(received.channel_number, answer)
+            self._send(received.channel_number, answer)
         if isinstance(answer, spec.Basic.ConsumeOk):
-            # the acknowledgements are read meanwhile, so that no client has to wait for that
+            # This thread reads the acknowledgements meanwhile, so that no client blocks.
             sending = (received.channel_number, answer.consumer_tag)
-            threading.Thread(target=self._hand_over, args=sending, daemon=True).start()
+            threading.Thread(target=self._send_messages, args=sending, daemon=True).start()
 
-    def _say(self, channel: int, method: Any) -> None:
+    def _send(self, channel: int, method: Any) -> None:
         with self._sending:
             self._socket.sendall(frame.Method(channel, method).marshal())
 
-    def _hand_over(self, channel: int, consumer_tag: str) -> None:
+    def _send_messages(self, channel: int, consumer_tag: str) -> None:
         try:
             for piece in _deliveries(channel, consumer_tag, self._count):
                 with self._sending:
                     self._socket.sendall(piece)
-        except OSError:  # the client has what it wanted
+        except OSError:  # the client has disconnected
             return
 
 
 def _consume(asked: Any) -> Any:
     if asked.arguments:
-        # as RabbitMQ answers a classic queue that is asked for an offset
+        # RabbitMQ's answer for a classic queue and an offset.
         return spec.Channel.Close(
             406, "PRECONDITION_FAILED - invalid arg 'x-stream-offset'", 60, 20
         )
@@ -142,7 +142,7 @@ def _accept(server: socket.socket, count: int) -> None:
     while True:
         connection, _ = server.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=Conversation(connection, count).run, daemon=True).start()
+        threading.Thread(target=Connection(connection, count).run, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A thousand orders at once, for ten minutes, and what grows.
+"""A thousand orders at once for ten minutes: memory, threads, latency.
 
 ::
 
     python benchmarks/soak.py [--orders 1000] [--minutes 10]
 
-A simulated REGARDS, on a real RabbitMQ and real HTTP, works on a thousand orders. A tracker in a
-Jupyter kernel downloads each part as it comes, with a live view. Every few seconds it notes its
-memory, its threads, and how long a message takes to become a row.
+The simulator, on a real RabbitMQ and real HTTP, runs a thousand orders. A tracker in a Jupyter
+kernel downloads each sub-order, with a live view. Every few seconds the kernel prints its memory,
+its threads, and the time that a message takes to become a row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jupyter_client.manager import start_new_kernel
 
 from regards_nb.simulator import OrderPlan, Simulator
 
-PARTS = 60
+SUB_ORDERS = 60
 SETUP = """
 import gc, json, os, threading, time
 import psutil
@@ -47,7 +47,7 @@ print(json.dumps(dict(
     frames_ms=(time.monotonic() - begin) * 1e3, cpu_s=time.process_time(),
 )))
 """
-#: How long a message that is published now takes to become a row.
+#: Waits until the published message is a row, and prints the time.
 LATENCY = """
 import datetime
 def newest():
@@ -60,21 +60,21 @@ print(time.monotonic_ns())
 
 
 class Kernel:
-    """A kernel whose cells are run one after the other."""
+    """A Jupyter kernel."""
 
     def __init__(self, folder: str) -> None:
         self._manager, self._client = start_new_kernel(kernel_name="python3", cwd=folder)
 
     def run(self, code: str) -> str:
-        """Run a cell and return what it printed."""
+        """Run a cell and return its output."""
         printed: list[str] = []
 
-        def note(message: Any) -> None:
+        def collect(message: Any) -> None:
             content = message["content"]
             if message["msg_type"] == "stream" and content["name"] == "stdout":
                 printed.append(content["text"])
 
-        answer = self._client.execute_interactive(code, output_hook=note, timeout=300)
+        answer = self._client.execute_interactive(code, output_hook=collect, timeout=300)
         if answer["content"]["status"] != "ok":
             raise SystemExit("\n".join(answer["content"]["traceback"]))
         return "".join(printed)
@@ -86,20 +86,20 @@ class Kernel:
 
 
 def main() -> None:
-    """Run and print what was noted."""
+    """Run the orders and print the samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--orders", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=10)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     samples = []
     with tempfile.TemporaryDirectory() as folder, Simulator(suborder_pause_s=0) as simulator:
         kernel = Kernel(folder)
         try:
             kernel.run(setup(simulator))
-            plan = OrderPlan(n_files=PARTS, file_bytes=2000, files_per_suborder=1)
-            for _ in range(asked.orders):
+            plan = OrderPlan(n_files=SUB_ORDERS, file_bytes=2000, files_per_suborder=1)
+            for _ in range(args.orders):
                 simulator.order(plan)
-            end = time.monotonic() + asked.minutes * 60
+            end = time.monotonic() + args.minutes * 60
             while time.monotonic() < end:
                 samples.append(sample(kernel, simulator, len(samples)))
                 print(json.dumps(samples[-1]), flush=True)
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def setup(simulator: Simulator) -> str:
-    """Return the cell that makes the tracker."""
+    """Return the cell that starts the tracker."""
     return SETUP.format(
         base_url=simulator.base_url,
         tenant=simulator.tenant,
@@ -124,18 +124,18 @@ def setup(simulator: Simulator) -> str:
 
 
 def sample(kernel: Kernel, simulator: Simulator, number: int) -> dict[str, float]:
-    """Note how the tracker does, and how long a message takes."""
-    noted: dict[str, float] = json.loads(kernel.run(SAMPLE))
+    """Return the state of the tracker and the latency of one message."""
+    state: dict[str, float] = json.loads(kernel.run(SAMPLE))
     marker = f"marker-{number}"
     begin = time.monotonic_ns()
     simulator.publish_raw(json.dumps({"status": "DENIED", "correlationId": marker}).encode())
     seen = int(kernel.run(LATENCY.format(marker=marker)))
     threading.Event().wait(4)
-    return noted | {"latency_ms": (seen - begin) / 1e6}
+    return state | {"latency_ms": (seen - begin) / 1e6}
 
 
 def report(samples: list[dict[str, float]]) -> None:
-    """Compare the first third, after the start, with the last."""
+    """Print the medians of the first, second and last third of the time."""
     third = len(samples) // 3
     for name in samples[0]:
         parts = [samples[third // 2 : third + 1], samples[third : 2 * third], samples[2 * third :]]

@@ -1,4 +1,4 @@
-"""What it costs before the first message: the import, and the way to CONSUMING."""
+"""The time before the first message: the import, and ``start()`` until CONSUMING."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from regards_nb import OrderTracker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What `import regards_nb` must not load: each costs time that not everybody's work needs.
+#: `import regards_nb` must not import these: each takes time and is needed only for some work.
 LATER = ("ipywidgets", "requests", "sqlalchemy", "matplotlib", "pandas", "pika")
 
 
 class Pair(NamedTuple):
-    """Medians of two things done in turn, in seconds."""
+    """Medians of two durations that were measured in turn, in seconds."""
 
     ours_s: float
     theirs_s: float
 
     @property
     def ratio(self) -> float:
-        """Ours over theirs."""
+        """The time of regards_nb over the other time."""
         return self.ours_s / self.theirs_s
 
 
 def imports(runs: int) -> Pair:
-    """`import regards_nb` beside `import pandas`, each in a fresh Python."""
+    """Compare `import regards_nb` and `import pandas`, each in a new process."""
     loaded = _python(f"import regards_nb, sys; print([n for n in {LATER} if n in sys.modules])")
     if loaded.strip() != "[]":
         raise SystemExit(f"import regards_nb loads {loaded}")
@@ -44,13 +44,13 @@ def imports(runs: int) -> Pair:
 
 
 def trackers(runs: int) -> Pair:
-    """`from regards_nb import OrderTracker` beside `import pandas`."""
+    """Compare `from regards_nb import OrderTracker` and `import pandas`."""
     ours = lambda: _python("from regards_nb import OrderTracker")  # noqa: E731
     return in_turn(ours, lambda: _python("import pandas"), runs)
 
 
 def starts(url: str, runs: int) -> Pair:
-    """`OrderTracker.start` beside a bare pika connection that begins to consume."""
+    """Compare `OrderTracker.start` and a bare pika connection that starts to consume."""
     queue = f"benchmark.{uuid.uuid4().hex}"
     with pika.BlockingConnection(pika.URLParameters(url)) as administrator:
         channel = administrator.channel()
@@ -78,7 +78,7 @@ def in_turn(
     runs: int,
     after: Callable[[], object] = lambda: None,
 ) -> Pair:
-    """Do both in turn and return the medians; what comes *after* ours is not counted."""
+    """Run both in turn and return the medians; the time of *after* does not count."""
     found: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs):
         for times, work, end in ((found[0], ours, after), (found[1], theirs, lambda: None)):

@@ -1,4 +1,4 @@
-"""The simulator and a tracker wired together, and the demo of the README.
+"""A tracker of a simulated archive, and the demo of the README.
 
 ``python -m regards_nb.demo`` executes the quickstart notebook, prints the orders and where their
 files are, and writes the executed notebook and its HTML.
@@ -43,7 +43,7 @@ def demo_tracker(**options: Any) -> OrderTracker:
             client_id=simulator.client_id,
             client_secret=simulator.client_secret,
         )
-        # A new simulator begins to count at 1 again: an earlier demo's journal would not fit.
+        # Each simulator counts its orders from 1, so an earlier demo's journal would not match.
         scratch = tempfile.mkdtemp(prefix="regards-nb-demo-")
         tracker_options.setdefault("journal", Path(scratch) / "journal.sqlite")
         tracker = OrderTracker(
@@ -63,8 +63,8 @@ def demo_tracker(**options: Any) -> OrderTracker:
 
 
 def main() -> int:
-    """Run the quickstart as `make demo` does; return the exit code."""
-    # Of the extra [demo]: the tracker itself does without.
+    """Run the quickstart for `make demo` and return the exit code."""
+    # Packages of the extra [demo], which the tracker itself does not need.
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -74,25 +74,25 @@ def main() -> int:
     notebook: NotebookNode = nbformat.read(QUICKSTART, as_version=4)
     titles = _titles(notebook)
 
-    def announce(cell_index: int, **_: object) -> None:
+    def print_title(cell_index: int, **_: object) -> None:
         if cell_index in titles:
-            _say(f"  {titles[cell_index]}")
+            _write_line(f"  {titles[cell_index]}")
 
-    _say(f"Running {QUICKSTART} on a simulated REGARDS:")
+    _write_line(f"Running {QUICKSTART} on a simulated REGARDS:")
     runner = NotebookClient(
         notebook,
-        # a kernel's own warnings are of no use to somebody who runs a demo
-        # With it, a page would want JavaScript from the network instead of showing our own HTML.
+        # With widget state, the page would load JavaScript from the network.
         store_widget_state=False,
+        # Warnings of the kernel itself are no part of the demo.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         timeout=300,
         resources={"metadata": {"path": str(OUTPUT)}},
-        on_cell_start=announce,
+        on_cell_start=print_title,
     )
     try:
         runner.execute()
     except CellExecutionError as exc:
-        _say(f"The notebook stopped:\n{exc}")
+        _write_line(f"The notebook stopped:\n{exc}")
         return 1
     finally:
         nbformat.write(notebook, OUTPUT / QUICKSTART.name)
@@ -103,7 +103,7 @@ def main() -> int:
 
 
 def _titles(notebook: NotebookNode) -> dict[int, str]:
-    """Return the headings of the notebook by the index of the cell that follows."""
+    """Return the headings of the notebook, each with the index of the cell after it."""
     return {
         index + 1: cell.source.splitlines()[0].lstrip("# ")
         for index, cell in enumerate(notebook.cells)
@@ -112,17 +112,17 @@ def _titles(notebook: NotebookNode) -> dict[int, str]:
 
 
 def _report(notebook: NotebookNode) -> None:
-    """Print the orders as the notebook showed them, and where everything is."""
+    """Print the table of orders and the places of the files."""
     for cell in notebook.cells:
         if "orders-table" in cell.metadata.get("tags", ()):
-            _say("\n" + "".join(output.get("text", "") for output in cell.outputs))
+            _write_line("\n" + "".join(output.get("text", "") for output in cell.outputs))
     files = sorted(path for path in (OUTPUT / "orders").rglob("*") if path.is_file())
-    _say(f"{len(files)} files in {OUTPUT / 'orders'}, for example {files[0]}")
-    _say(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
-    _say("Open it in JupyterLab with:  make lab")
+    _write_line(f"{len(files)} files in {OUTPUT / 'orders'}, for example {files[0]}")
+    _write_line(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
+    _write_line("Open it in JupyterLab with:  make lab")
 
 
-def _say(text: str) -> None:
+def _write_line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
