@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
 
-from regards_nb.download.workspace import Workspace
+from regards_nb.download import Workspace
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 

@@ -13,7 +13,7 @@ import pytest
 from download_kit import files_named, world
 from zip_kit import by_hand, central_line, deflated, local_entry, regards_zip
 
-from regards_nb.download.zipstream import read_zip
+from regards_nb.download import read_zip
 from regards_nb.errors import IncompleteDownloadError
 from regards_nb.files import FileState
 from regards_nb.simulator import (

@@ -14,21 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.download.increment import make_plan, takes_zip
-from regards_nb.download.manifest import (
+from regards_nb.download import (
     MAX_NOTICE_BYTES,
+    BoundedQueue,
     Manifest,
+    OrderRecords,
+    QueueClosed,
+    StateFile,
     Verdict,
     entry_form,
-    parse_notice,
-)
-from regards_nb.download.records import OrderRecords, StateFile
-from regards_nb.download.workspace import (
     has_content,
     is_alive,
     link_without_replacing,
     lock_if_free,
+    make_plan,
+    parse_notice,
+    takes_zip,
 )
 from regards_nb.files import FileRecord, FileState
 
@@ -258,7 +259,7 @@ def test_without_isal_the_same_zips_are_read() -> None:
     """The fast library is optional."""
     script = (
         "import sys; sys.modules['isal'] = None; import zlib\n"
-        "from pathlib import Path; from regards_nb.download.zipstream import crc32, read_zip\n"
+        "from pathlib import Path; from regards_nb.download import crc32, read_zip\n"
         "assert crc32 is zlib.crc32\n"
         "raw = Path(sys.argv[1]).read_bytes()\n"
         "print(sum(piece.last for piece in read_zip([raw])))"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regards_nb.download.records import OrderRecords, StateFile
+from regards_nb.download import OrderRecords, StateFile
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
 

@@ -280,7 +280,7 @@ USERS = sorted(
 #: Modules inside rooms that are public themselves.
 PUBLIC_MODULES = {"simulator.faults"}
 #: Rooms whose tests still name their files.
-NOT_YET = {"consumer", "display", "download", "client", "journal"}
+NOT_YET = {"consumer", "display", "client", "journal"}
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda file: f"{file.parent.name}/{file.name}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from regards_nb.download.names import (
+from regards_nb.download import (
     MAX_NAME_BYTES,
     FinalNames,
     collision_key,

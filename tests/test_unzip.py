@@ -24,7 +24,7 @@ from zip_kit import (
     regards_zip_blocks,
 )
 
-from regards_nb.download.zipstream import MAX_PIECE_BYTES, read_zip
+from regards_nb.download import MAX_PIECE_BYTES, read_zip
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:

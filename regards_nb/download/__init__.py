@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.context import DownloadOptions
-from regards_nb.download.increment import Downloader, DownloadResult
+from regards_nb.download.increment import Downloader, DownloadResult, make_plan, takes_zip
+from regards_nb.download.manifest import (
+    MAX_NOTICE_BYTES,
+    Manifest,
+    Verdict,
+    entry_form,
+    parse_notice,
+)
+from regards_nb.download.names import (
+    MAX_NAME_BYTES,
+    FinalNames,
+    collision_key,
+    numbered,
+    safe_name,
+    unnumbered,
+)
 from regards_nb.download.order import download_order
 from regards_nb.download.progress import Progress
-from regards_nb.download.records import FileLog
+from regards_nb.download.records import FileLog, OrderRecords, StateFile
+from regards_nb.download.workspace import (
+    Workspace,
+    has_content,
+    is_alive,
+    link_without_replacing,
+    lock_if_free,
+)
+from regards_nb.download.zipstream import MAX_PIECE_BYTES, crc32, read_zip
 
 __all__ = [
+    "MAX_NAME_BYTES",
+    "MAX_NOTICE_BYTES",
+    "MAX_PIECE_BYTES",
+    "BoundedQueue",
     "DownloadOptions",
     "DownloadResult",
     "Downloader",
     "FileLog",
+    "FinalNames",
+    "Manifest",
+    "OrderRecords",
     "Progress",
+    "QueueClosed",
+    "StateFile",
+    "Verdict",
+    "Workspace",
+    "collision_key",
+    "crc32",
     "download_order",
+    "entry_form",
+    "has_content",
+    "is_alive",
+    "link_without_replacing",
+    "lock_if_free",
+    "make_plan",
+    "numbered",
+    "parse_notice",
+    "read_zip",
+    "safe_name",
+    "takes_zip",
+    "unnumbered",
 ]
