@@ -1,4 +1,4 @@
-"""Checks everything a tracker depends on, and says for each what to ask of whom."""
+"""Checks everything that a tracker depends on, and says for each failure what to ask of whom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import socket
 import tempfile
 import urllib.request
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,6 +24,8 @@ from regards_nb.errors import (
     ServiceLoginError,
     ServiceUnreachableError,
 )
+from regards_nb.settings import source_of
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,24 +37,34 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 10.0
 MAX_SKEW_S = 60.0
-#: Below this a download of one sub-order (about 100 MB, protocol.md 1.3) may not fit.
+#: With less, a download of one sub-order (about 100 MB, protocol.md 1.3) may not fit.
 LITTLE_DISK_BYTES = 1_000_000_000
+#: With more messages, `start` takes a while.
+MANY_MESSAGES = 100_000
 
 
 class Verdict(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
-    #: Works, but not as well as it could, or not for long.
+    #: Works, but with a disadvantage, or not for long.
     WARNING = "warning"
     FAILED = "FAILED"
-    #: Another check has to succeed first, or there is nothing to check.
+    #: There is nothing to check.
     SKIPPED = "-"
+
+
+_COLOUR = {
+    Verdict.OK: "#2e8b45",
+    Verdict.WARNING: "#c77700",
+    Verdict.FAILED: "#d9363e",
+    Verdict.SKIPPED: "#777777",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
+    """The result of one check."""
 
     check: str
     verdict: Verdict
@@ -62,14 +76,28 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found; prints as one line for each check."""
+    """All results: one line per check and a summary; a table in a notebook."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
+        """Whether no check failed."""
         return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+
+    @property
+    def summary(self) -> str:
+        """How many checks failed, and where to begin."""
+        total = len(self.findings)
+        failed = [f.check for f in self.findings if f.verdict is Verdict.FAILED]
+        warned = [f.check for f in self.findings if f.verdict is Verdict.WARNING]
+        warnings = f" {len(warned)} with a warning: {', '.join(warned)}." if warned else ""
+        if not failed:
+            noun = "The check" if total == 1 else f"All {total} checks"
+            return f"{noun} passed.{warnings}"
+        first = "that" if len(failed) == 1 else failed[0]
+        noun = "check" if total == 1 else "checks"
+        return f"{len(failed)} of {total} {noun} failed: {', '.join(failed)}. Fix {first} first."
 
     def __getitem__(self, check: str) -> Finding:
         for finding in self.findings:
@@ -78,7 +106,19 @@ class Report:
         raise KeyError(check)
 
     def __repr__(self) -> str:
-        return "\n".join(map(str, self.findings))
+        return "\n".join([*map(str, self.findings), self.summary])
+
+    def _repr_html_(self) -> str:
+        left = 'style="text-align:left;vertical-align:top;white-space:nowrap"'
+        rows = "".join(
+            f'<tr><td {left}><b style="color:{_COLOUR[f.verdict]}">{escape(f.verdict)}</b></td>'
+            f'<th scope="row" {left}>{escape(f.check)}</th>'
+            f'<td style="text-align:left">{escape(clean(f.text, 1000))}</td></tr>'
+            for f in self.findings
+        )
+        return (
+            f'<table aria-label="Checks"><tbody>{rows}</tbody></table><p>{escape(self.summary)}</p>'
+        )
 
     def as_dicts(self) -> list[dict[str, str]]:
         """Return the findings as plain values, for JSON."""
@@ -105,7 +145,7 @@ def examine(
     parameters : pika.connection.Parameters or None
     queue : str or None
     is_read : bool
-        Whether the tracker reads the queue at the moment.
+        Whether the tracker itself reads the queue now.
     client : RegardsClient or None
     journal : Journal
     workspace : pathlib.Path
@@ -120,6 +160,11 @@ def examine(
     )
 
 
+def as_failure(check: str, error: Any) -> Report:
+    """Return the report about a tracker that could not be made."""
+    return Report((Finding(check, Verdict.FAILED, str(error)),))
+
+
 # -- the broker
 
 
@@ -130,34 +175,33 @@ def _broker(
         yield Finding(
             "broker",
             Verdict.SKIPPED,
-            "none: orders are followed by asking over REST. Ask the REGARDS administrator for a "
-            "RabbitMQ account and a queue to be told at once",
+            "no RabbitMQ account: the tracker polls REGARDS over REST. Ask the REGARDS "
+            "administrator for a RabbitMQ account and a queue to get events at once",
         )
         return
-    reachable = True
+    is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
-        reachable = finding.verdict is Verdict.OK
-    if not reachable:
+        is_reachable = finding.verdict is Verdict.OK
+    if not is_reachable:
         return
     tls = _broker_tls(parameters)
     yield tls
-    if tls.verdict is Verdict.FAILED:
-        return
-    yield from _queue(parameters, queue, is_read=is_read)
+    if tls.verdict is not Verdict.FAILED:
+        yield from _queue(parameters, queue, is_read=is_read)
 
 
 def _broker_tls(parameters: AmqpParameters) -> Finding:
     options = parameters.ssl_options
     check = "broker TLS"
     if options is None:
+        if _is_loopback(parameters.host):
+            return Finding(check, Verdict.OK, "none; the broker is on this machine")
         return Finding(
             check,
-            Verdict.OK if _is_loopback(parameters.host) else Verdict.WARNING,
-            "none"
-            if _is_loopback(parameters.host)
-            else "none: the password crosses the network "
-            "in clear. Ask the administrator for the amqps:// address",
+            Verdict.WARNING,
+            "none: the password crosses the network unencrypted. Ask the administrator for the "
+            "amqps:// address",
         )
     address = (parameters.host, parameters.port)
     name = options.server_hostname or parameters.host
@@ -177,49 +221,65 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
 
 
 def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
+    """Log in, look at the queue and begin to read it; yield a finding for each step."""
     seen = check_queue(parameters, queue, is_read=is_read)
     steps = ["broker login", "virtual host", "queue", "right to read"]
-    passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
-    if isinstance(seen.error, BrokerAccessError) and not passed:
-        passed = 1  # the login itself was accepted
+    n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
+    if isinstance(seen.error, BrokerAccessError) and not n_passed:
+        n_passed = 1  # the broker accepted the login itself
+    user = getattr(parameters.credentials, "username", "")
     texts = [
-        f"as {getattr(parameters.credentials, 'username', '')!r}",
+        f"as {user!r}",
         parameters.virtual_host,
         queue,
-        "it is being read now" if is_read else "granted",
+        "this tracker reads it now" if is_read else "granted",
     ]
-    for check, text in zip(steps[:passed], texts, strict=False):
+    for check, text in zip(steps[:n_passed], texts, strict=False):
         yield Finding(check, Verdict.OK, text)
     if seen.error is not None:
+        text = str(seen.error)
+        if isinstance(seen.error, BrokerLoginError):
+            password = source_of(
+                "amqp_password",
+                getattr(parameters.credentials, "password", ""),
+                service=f"regards-nb:{_scheme(parameters)}://{parameters.host}:{parameters.port}",
+                user=user,
+            )
+            text = f"{text} The login was tried as {user!r} with the password {password}."
         is_login = isinstance(seen.error, BrokerLoginError | BrokerAccessError)
-        check = "broker protocol" if not passed and not is_login else steps[passed]
-        yield Finding(check, Verdict.FAILED, str(seen.error))
-    if passed >= steps.index("right to read"):
+        check = "broker protocol" if not n_passed and not is_login else steps[n_passed]
+        yield Finding(check, Verdict.FAILED, text)
+    if n_passed >= steps.index("right to read"):
         yield _depth(seen.messages)
-        yield _others(seen.consumers - is_read)
+        yield _other_consumers(seen.consumers - is_read)
+
+
+def _scheme(parameters: AmqpParameters) -> str:
+    return "amqp" if parameters.ssl_options is None else "amqps"
 
 
 def _depth(messages: int) -> Finding:
-    many = messages > 100_000
+    is_deep = messages > MANY_MESSAGES
     return Finding(
         "queue depth",
-        Verdict.WARNING if many else Verdict.OK,
-        f"{messages} messages wait" + (": start() takes a while to read them" if many else ""),
+        Verdict.WARNING if is_deep else Verdict.OK,
+        f"{messages} messages wait" + (": start() takes a while to read them" if is_deep else ""),
     )
 
 
-def _others(consumers: int) -> Finding:
-    if not consumers:
+def _other_consumers(n_consumers: int) -> Finding:
+    if not n_consumers:
         return Finding("other consumers", Verdict.OK, "none")
     return Finding(
         "other consumers",
         Verdict.WARNING,
-        f"{consumers} more read this queue, and RabbitMQ gives each message to one of them only. "
-        "Stop them, let them share one journal, or ask the administrator for a queue of your own",
+        f"{n_consumers} more read this queue, and RabbitMQ gives each message to one of them "
+        "only. Stop them, let them share one journal, or ask the administrator for a queue of "
+        "your own",
     )
 
 
-# -- the REST side
+# -- REST
 
 
 def _service(client: RegardsClient | None) -> Iterator[Finding]:
@@ -227,8 +287,8 @@ def _service(client: RegardsClient | None) -> Iterator[Finding]:
         yield Finding(
             "REST",
             Verdict.SKIPPED,
-            "no client: messages only. Give client=RegardsClient(...) to download, order, steer "
-            "and catch up",
+            "no client: the tracker only reads messages. Pass client=RegardsClient(...) to "
+            "download, submit, pause, cancel and catch up",
         )
         return
     parts = urlsplit(client.base_url)
@@ -246,44 +306,65 @@ def _login(client: RegardsClient) -> Iterator[Finding]:
     try:
         skew_s = client.clock_skew_s()
     except ServiceLoginError as exc:
-        yield Finding(check, Verdict.FAILED, f"{exc}. Ask the project administrator if unsure")
+        yield Finding(check, Verdict.FAILED, _refused_login(client, exc))
     except NotAllowedError as exc:
         yield Finding(
             "REST role", Verdict.FAILED, f"{exc}. Ask the project administrator for access"
         )
     except ServiceUnreachableError as exc:
         if "SSL" in str(exc) or "certificate" in str(exc):
-            yield Finding(
-                "REST TLS",
-                Verdict.FAILED,
-                f"{exc}. Ask the administrator which certificate authority to trust, and give it "
-                "as ca_bundle=...",
+            text = (
+                f"{exc}. Ask the administrator which certificate authority to trust, and pass it "
+                "as ca_bundle=..."
             )
+            yield Finding("REST TLS", Verdict.FAILED, text)
         else:
             yield Finding("REST answer", Verdict.FAILED, str(exc))
     except ServiceError as exc:
         yield Finding("REST answer", Verdict.FAILED, str(exc))
     else:
-        yield Finding(check, Verdict.OK, f"as {client.username!r} to tenant {client.tenant!r}")
+        user = "with a token" if client.username is None else f"as {client.username!r}"
+        yield Finding(check, Verdict.OK, f"{user} to tenant {client.tenant!r}")
         yield _clock(skew_s)
+
+
+def _refused_login(client: RegardsClient, error: ServiceLoginError) -> str:
+    """Say which secret was refused, where it came from, and what to do; the server's text last."""
+    if client.uses_token:
+        ends_at = client.token_ends_at
+        if ends_at is not None and ends_at <= datetime.now(UTC):
+            fate = f"expired on {ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        else:
+            fate = "was refused"
+        text = (
+            f"the token {client.secret_source} {fate}. Get a new token, or log in with "
+            "username and password"
+        )
+    else:
+        text = (
+            f"REGARDS refused the login of {client.username!r} to tenant {client.tenant!r} with "
+            f"the password {client.secret_source}. Check user name, password and tenant; ask the "
+            "project administrator if unsure"
+        )
+    return f"{text}. The server answered: {clean(str(error), 300)}"
 
 
 def _clock(skew_s: float | None) -> Finding:
     if skew_s is None:
-        return Finding("clock", Verdict.SKIPPED, "the server does not tell its time")
+        return Finding("clock", Verdict.SKIPPED, "the server sends no date")
     if abs(skew_s) <= MAX_SKEW_S:
         return Finding("clock", Verdict.OK, f"within {MAX_SKEW_S:g} s of the server's")
     side = "ahead of" if skew_s > 0 else "behind"
     return Finding(
         "clock",
         Verdict.WARNING,
-        f"{abs(skew_s):g} s {side} the server's: times in the frames will not fit, and "
-        "certificates may seem expired. Set your clock by the network (NTP)",
+        f"{abs(skew_s):g} s {side} the server's: times in the frames are wrong by that, and "
+        "certificates may seem expired. Set the clock by the network (NTP)",
     )
 
 
 def _has_proxy(scheme: str, host: str) -> bool:
-    """Tell whether the way to a host leads through a proxy: then its name need not be known."""
+    """Return whether requests go through a proxy, which then resolves the host name."""
     if _is_loopback(host):
         return False
     return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
@@ -294,7 +375,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
-    """Find a host and connect to it."""
+    """Resolve a host name and connect to a port."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
@@ -311,14 +392,14 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
         yield Finding(
             f"{side} port",
             Verdict.FAILED,
-            f"nobody answers at {host}:{port} ({exc}). Check the port, firewall or VPN, and ask "
-            "the administrator whether the service runs",
+            f"{host}:{port} does not answer ({exc}). Check port, firewall and VPN, and ask the "
+            "administrator whether the service runs",
         )
     else:
         yield Finding(f"{side} port", Verdict.OK, f"{port} answers")
 
 
-# -- places
+# -- files
 
 
 def _journal(journal: Journal) -> Iterator[Finding]:
@@ -328,38 +409,33 @@ def _journal(journal: Journal) -> Iterator[Finding]:
         yield Finding("journal", Verdict.FAILED, str(exc))
         return
     if damage:
-        text = f"damaged: {damage[0]}. Move the file away; tracking then starts a new one"
+        text = f"damaged: {damage[0]}. Move the file away; tracking then starts a new journal"
         yield Finding("journal", Verdict.FAILED, text)
     else:
-        yield Finding("journal", Verdict.OK, "can be read, no damage")
+        yield Finding("journal", Verdict.OK, "readable, no damage")
 
 
 def _workspace(workspace: Path) -> Iterator[Finding]:
-    place = workspace.absolute()
-    while not os.path.lexists(place):
-        place = place.parent
+    folder = workspace.absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=place) as probe_file:
+        with tempfile.TemporaryFile(dir=folder) as probe_file:
             probe_file.write(b"x")
     except OSError as exc:
         yield Finding(
             "workspace",
             Verdict.FAILED,
-            f"{workspace} cannot be written to: {exc.strerror or exc} ({place}). Give another "
-            "place with workspace=...",
+            f"{workspace} is not writable: {exc.strerror or exc} ({folder}). Choose another "
+            "folder with workspace=...",
         )
         return
     yield Finding("workspace", Verdict.OK, str(workspace.absolute()))
-    free_bytes = shutil.disk_usage(place).free
-    little = free_bytes < LITTLE_DISK_BYTES
+    free_bytes = shutil.disk_usage(folder).free
+    is_little = free_bytes < LITTLE_DISK_BYTES
     yield Finding(
         "disk",
-        Verdict.WARNING if little else Verdict.OK,
+        Verdict.WARNING if is_little else Verdict.OK,
         f"{free_bytes / 1e9:.1f} GB free"
-        + (": free some, or give another place with workspace=..." if little else ""),
+        + (": delete files, or choose another folder with workspace=..." if is_little else ""),
     )
-
-
-def as_failure(check: str, error: Any) -> Report:
-    """Return the report of a tracker that could not even be made."""
-    return Report((Finding(check, Verdict.FAILED, str(error)),))

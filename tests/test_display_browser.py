@@ -301,7 +301,7 @@ def converted(book: Any) -> str:
 def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, cell: str) -> None:
     """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
     change = (
-        "import regards_nb.display.widgets as view\nview.SPARE_INTERVAL_S = 0.1\n"
+        "from regards_nb.display import WidgetView\nWidgetView.spare_interval_s = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
     with session.page(cell, change) as page:

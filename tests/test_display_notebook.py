@@ -109,8 +109,9 @@ def test_a_view_that_is_never_closed_leaves_a_spare_picture(
     outputs = run(
         tmp_path,
         monkeypatch,
-        SETUP.replace("import sys", "import regards_nb.display.widgets as view, sys"),
-        "view.SPARE_INTERVAL_S = 0.1\nshow(tracker)",
+        SETUP,
+        "from regards_nb.display import WidgetView\n"
+        "WidgetView.spare_interval_s = 0.1\nshow(tracker)",
         """
 from regards_nb.display import refresh_thread_of
 (shown,) = refresh_thread_of(tracker)._views.values()

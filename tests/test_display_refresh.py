@@ -18,7 +18,7 @@ from regards_nb.display import TRACKER_DELETED, RefreshThread, close_views, refr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.display.model import SnapshotView
+    from regards_nb.display import SnapshotView
 
 DEADLINE_S = 20.0
 

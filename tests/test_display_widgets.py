@@ -9,8 +9,7 @@ import ipywidgets as widgets
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
-from regards_nb.display import table_model
-from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
+from regards_nb.display import MAX_CHOICES, ActionBar, WidgetView, table_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import socket
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -59,7 +63,7 @@ def test_all_is_well(simulator: Simulator, tmp_path: Path) -> None:
         "right to read", "queue depth", "other consumers", "REST DNS", "REST port", "REST login",
         "clock", "journal", "workspace", "disk",
     ]  # fmt: skip
-    assert repr(report).count("\n") == 15
+    assert repr(report).count("\n") == 16
     assert report.as_dicts()[0]["verdict"] == "ok"
     assert not (tmp_path / "orders").exists()
     password = simulator.amqp_url.split(":")[2].split("@")[0]
@@ -205,3 +209,75 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
     finding = _broker_tls(parameters)
     assert finding.verdict is Verdict.FAILED
     assert "certificate authority" in finding.text
+
+
+def jwt(expires_at: datetime) -> str:
+    """Return a token in the form of REGARDS' own, with this date and no valid signature."""
+    parts = ({"alg": "HS512"}, {"exp": int(expires_at.timestamp()), "sub": "john"})
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts]
+    return ".".join([*(part.rstrip("=") for part in encoded), "c2lnbmF0dXJl"])
+
+
+def environment(simulator: Simulator, folder: Path, **changes: str) -> dict[str, str]:
+    """Return the variables that lead a tracker to the simulator."""
+    settings = {
+        "url": simulator.base_url,
+        "tenant": simulator.tenant,
+        "username": simulator.username,
+        "password": simulator.password,
+        "client_id": simulator.client_id,
+        "client_secret": simulator.client_secret,
+        "amqp": simulator.amqp_url,
+        "queue": simulator.queue,
+        "journal": str(folder / "journal.sqlite"),
+        "workspace": str(folder / "orders"),
+    }
+    return {f"REGARDS_{name.upper()}": value for name, value in {**settings, **changes}.items()}
+
+
+def test_an_expired_token_is_named_with_its_date(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finding has the variable, the date and the way out; the server's own text comes last."""
+    expired = jwt(datetime(2026, 3, 1, 12, 30, tzinfo=UTC))
+    for name, value in environment(simulator, tmp_path, token=expired).items():
+        monkeypatch.setenv(name, value)
+    finding = OrderTracker.from_env().doctor()["REST login"]
+    assert finding.verdict is Verdict.FAILED
+    assert "the token in REGARDS_TOKEN expired on 2026-03-01 12:30 UTC" in finding.text
+    assert "Get a new token" in finding.text
+    assert finding.text.index("Get a new token") < finding.text.index("The server answered: ")
+    assert expired not in finding.text
+
+
+def test_a_refused_password_says_where_it_came_from(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For REST and for RabbitMQ alike: the environment, or an argument; never the password."""
+    wrong = changed(simulator.amqp_url, login="john:hunter2")
+    for name, value in environment(simulator, tmp_path, password="hunter3", amqp=wrong).items():
+        monkeypatch.setenv(name, value)
+    report = OrderTracker.from_env().doctor()
+    assert "password in REGARDS_PASSWORD" in report["REST login"].text
+    assert "The server answered: " in report["REST login"].text
+    assert "password in REGARDS_AMQP" in report["broker login"].text
+    assert not {"hunter2", "hunter3"} & set(re.findall(r"hunter\d", repr(report)))
+    monkeypatch.setenv("REGARDS_AMQP", wrong.replace(":hunter2@", "@"))
+    monkeypatch.setenv("REGARDS_AMQP_PASSWORD", "hunter4")
+    report = OrderTracker.from_env(password="hunter5").doctor()
+    assert "password in REGARDS_AMQP_PASSWORD" in report["broker login"].text
+    assert "password given as an argument" in report["REST login"].text
+
+
+def test_the_report_is_a_table_and_sums_up(simulator: Simulator, tmp_path: Path) -> None:
+    """A notebook shows a row per check; the last line says how many failed and where to begin."""
+    report = doctor(simulator, tmp_path, queue="<b>nobody</b>")
+    page = report._repr_html_()
+    assert page.count("<tr") == len(report.findings)
+    assert "&lt;b&gt;nobody&lt;/b&gt;" in page
+    assert "<b>nobody" not in page
+    summary = "1 of 13 checks failed: queue. Fix that first."
+    assert repr(report).splitlines()[-1] == summary
+    assert page.count(summary) == 1
+    good = doctor(simulator, tmp_path)
+    assert repr(good).splitlines()[-1] == "All 16 checks passed."

@@ -5,6 +5,8 @@ REGARDS has no refresh token: the client renews a token by logging in again (pro
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import threading
 import time
@@ -36,9 +38,11 @@ class Secret:
     ('*** Secret(***)', 'hunter2')
     """
 
-    __slots__ = ("_reveal",)
+    __slots__ = ("_reveal", "source")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, source: str = "given as an argument") -> None:
+        #: Where the text came from, for error texts.
+        self.source = source
         # A closure: tools that list the attributes of an object show a function, not the text.
         self._reveal: Callable[[], str] = lambda: text
 
@@ -71,6 +75,11 @@ class Token(NamedTuple):
     ends_at: datetime | None = None
 
     @classmethod
+    def given(cls, secret: Secret) -> Token:
+        """Return a token of the user; its end is read from it where it is a JSON Web Token."""
+        return cls(secret, ends_at=_end_of(secret))
+
+    @classmethod
     def lasting(cls, secret: Secret, lifetime_s: float) -> Token:
         """Return a token whose lifetime starts now."""
         now_s = time.monotonic()
@@ -93,6 +102,16 @@ class Token(NamedTuple):
     def has_ended(self) -> bool:
         """Whether the lifetime is over by our clock."""
         return time.monotonic() >= self.ends_at_s
+
+
+def _end_of(token: Secret) -> datetime | None:
+    """Return the date ``exp`` of a JSON Web Token; None for a token of another form."""
+    try:
+        payload = token.reveal().split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return datetime.fromtimestamp(claims["exp"], UTC)
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 class TokenProvider:

@@ -111,6 +111,9 @@ class RegardsClient:
         self.username = username
         self._origin = Origin.parse(base_url)
         self._password = password
+        self.uses_token = password is None
+        #: Where the password or the token came from, for error texts.
+        self.secret_source = "" if (used := password or token) is None else used.source
         self._client_id, self._client_secret = client_id, client_secret
         self._transport = Transport(
             self._origin,
@@ -120,7 +123,8 @@ class RegardsClient:
             backoff_s=backoff_s,
         )
         self._tokens = TokenProvider(
-            None if password is None else self._log_in, None if token is None else Token(token)
+            None if password is None else self._log_in,
+            None if token is None else Token.given(token),
         )
 
     def __repr__(self) -> str:
@@ -145,7 +149,7 @@ class RegardsClient:
 
     @property
     def token_ends_at(self) -> datetime | None:
-        """When the token ends; the client renews it before. None before the first request."""
+        """When the token ends; the client renews its own before. None if it is not known."""
         return self._tokens.ends_at
 
     def close(self) -> None:

@@ -4,9 +4,22 @@ All views pull snapshots of the tracker; `model` says what they read and what th
 ipywidgets, IPython, rich's live display and matplotlib are imported when a view first needs them.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from regards_nb.display.console import MAX_LINES, LogView, ScreenView
 from regards_nb.display.html import html
-from regards_nb.display.model import MAX_ROWS, NAME_CHARS, WAITS, Severity, size, table_model
+from regards_nb.display.model import (
+    MAX_ROWS,
+    NAME_CHARS,
+    WAITS,
+    Severity,
+    SnapshotView,
+    size,
+    table_model,
+)
 from regards_nb.display.plots import plot_throughput, plot_timeline
 from regards_nb.display.refresh import (
     TRACKER_DELETED,
@@ -17,18 +30,25 @@ from regards_nb.display.refresh import (
 from regards_nb.display.show import STILL_TRACKED, Watch, mimebundle, show, watching
 from regards_nb.display.text import text
 
+if TYPE_CHECKING:
+    from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
+
 __all__ = [
+    "MAX_CHOICES",
     "MAX_LINES",
     "MAX_ROWS",
     "NAME_CHARS",
     "STILL_TRACKED",
     "TRACKER_DELETED",
     "WAITS",
+    "ActionBar",
     "LogView",
     "RefreshThread",
     "ScreenView",
     "Severity",
+    "SnapshotView",
     "Watch",
+    "WidgetView",
     "close_views",
     "html",
     "mimebundle",
@@ -41,3 +61,10 @@ __all__ = [
     "text",
     "watching",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the widgets when they are first used: a script needs no ipywidgets."""
+    if name not in {"MAX_CHOICES", "ActionBar", "WidgetView"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.widgets"), name)

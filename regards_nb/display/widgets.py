@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 #: From this number of orders on there is a filter.
 MIN_TO_FILTER = 6
-#: How old the spare picture may be: each new one makes the page send and save the notebook.
-SPARE_INTERVAL_S = 10.0
 #: Clicks during a cell that blocks the kernel all arrive when the cell ends: the same click again
 #: within this time is not a second request.
 REPEATED_CLICK_S = 2.0
@@ -68,6 +66,8 @@ class WidgetView:
     """
 
     interval_s = 0.2
+    #: How old the spare picture may be: each new one makes the page send and save the notebook.
+    spare_interval_s = 10.0
 
     def __init__(self, tracker: Callable[[], TrackerView | None], keys_of: KeysOf) -> None:
         self.keys_of = keys_of
@@ -200,7 +200,7 @@ class WidgetView:
         for handle in self._spare_handles:
             handle.update(bundle, raw=True)
         self._spare = self.last
-        self._next_spare_s = time.monotonic() + SPARE_INTERVAL_S
+        self._next_spare_s = time.monotonic() + self.spare_interval_s
 
     def _on_filter(self) -> None:
         """Let the refresh thread show the matching rows; after that thread ended, do it here."""

@@ -28,7 +28,7 @@ from regards_nb.settings.profiles import (
     tracker_from_env,
     tracker_from_profile,
 )
-from regards_nb.settings.secrets import SECRETS, variable
+from regards_nb.settings.secrets import SECRETS, source_of, variable
 
 __all__ = [
     "FIELDS",
@@ -37,6 +37,7 @@ __all__ = [
     "profile_names",
     "profiles_path",
     "read_profile",
+    "source_of",
     "tracker_from_env",
     "tracker_from_profile",
     "variable",

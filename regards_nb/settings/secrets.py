@@ -57,7 +57,31 @@ def secret(name: str, *, service: str, user: str) -> Secret:
 def from_environment(name: str) -> Secret | None:
     """Return a secret from its environment variable, or None."""
     text = os.environ.get(variable(name))
-    return Secret(text) if text else None
+    return Secret(text, source=f"in {variable(name)}") if text else None
+
+
+def source_of(name: str, text: str, *, service: str, user: str) -> str:
+    """Return where a password in use came from, for an error text.
+
+    Parameters
+    ----------
+    name, service, user : str
+        As for `secret`.
+    text : str
+        The password; it is compared and not returned.
+    """
+    in_keyring = _from_keyring(service, user)
+    sources = {
+        f"in {variable(name)}": from_environment(name),
+        "from the keyring of your system": in_keyring,
+    }
+    for source, found in sources.items():
+        if found is not None and found.reveal() == text:
+            return source
+    url = name.removesuffix("_password")
+    if url != name and has_password(os.environ.get(variable(url), "")):
+        return f"in {variable(url)}"
+    return "given as an argument or at the prompt"
 
 
 def can_ask() -> bool:
@@ -82,7 +106,7 @@ def _from_keyring(service: str, user: str) -> Secret | None:
         text = importlib.import_module("keyring").get_password(service, user)
     except Exception:  # noqa: BLE001 - keyring is missing or locked: use the prompt
         return None
-    return Secret(text) if text else None
+    return Secret(text, source="from the keyring of your system") if text else None
 
 
 def _from_prompt(prompt: str) -> Secret:
@@ -93,4 +117,4 @@ def _from_prompt(prompt: str) -> Secret:
         raise SettingsError(f"the prompt {prompt!r} failed ({type(exc).__name__})") from None
     if not text:
         raise SettingsError(f"no answer to {prompt!r}")
-    return Secret(text)
+    return Secret(text, source="typed at the prompt")
