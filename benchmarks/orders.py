@@ -85,7 +85,7 @@ ORDERS: dict[str, Callable[[], Iterator[File]]] = {
     "large": large_files,
     "typical": typical_files,
     "small-5000": lambda: small_files(5_000),
-    "small-70000": lambda: small_files(70_000),
+    "small-10000": lambda: small_files(10_000),
     "separate": separate_files,
 }
 
