@@ -42,6 +42,9 @@ class FileRecord:
     path: str | None = None
     state: FileState = FileState.LISTED
     error: str | None = None
+    #: When a download gave the file its final name (UTC, microseconds since 1970). None: the file
+    #: was there already, or is not there.
+    fetched_at_us: int | None = None
 
     @property
     def in_place(self) -> bool:

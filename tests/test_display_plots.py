@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.display import plot_throughput, plot_timeline
-from regards_nb.frames import EVENT_DTYPES
+from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES
 
 mpl.use("agg")
 TESTS = Path(__file__).parent
@@ -107,26 +107,31 @@ def test_names_of_orders_are_only_text() -> None:
     assert picture(plot_timeline(events))["lanes"] == ["$\\frac{$ □ �", "_x^"]
 
 
-def in_place(folder: Path, *files: tuple[int, float, int]) -> pd.DataFrame:
-    """Return files (order, minute of arrival, bytes) as a tracker does, and put them there."""
-    rows = []
-    for number, (order_id, minute, n_bytes) in enumerate(files):
-        path = folder / f"{number}.bin"
-        path.write_bytes(bytes(n_bytes))
-        when_s = (NOON + timedelta(minutes=minute)).timestamp()
-        os.utime(path, (when_s, when_s))
-        rows.append({"order": order_id, "path": str(path)})
-    rows.append({"order": 1, "path": str(folder / "moved away")})
-    rows.append({"order": 1, "path": None})
-    return pd.DataFrame(rows).astype({"order": "Int64", "path": "str"})
+def at(minute: float) -> datetime:
+    """Return a time, in minutes after noon."""
+    return NOON + timedelta(minutes=minute)
 
 
-def test_a_tracker_gives_labels_and_downloads(tmp_path: Path) -> None:
+def fetched(*files: tuple[int, float, int]) -> pd.DataFrame:
+    """Return files (order id, minute of the download, bytes) as a tracker does.
+
+    Two further files are there and were not fetched: one was found, one is only listed.
+    """
+    rows = [
+        {"order_id": order_id, "path": "/a", "size_bytes": size_bytes, "fetched_at": at(minute)}
+        for order_id, minute, size_bytes in files
+    ]
+    rows.append({"order_id": 1, "path": "/found", "size_bytes": 7, "fetched_at": None})
+    rows.append({"order_id": 1, "path": None, "size_bytes": 7, "fetched_at": None})
+    return pd.DataFrame(rows).astype({name: FILE_DTYPES[name] for name in rows[0]})
+
+
+def test_a_tracker_gives_labels_and_downloads() -> None:
     """A tracker's own labels name the lanes; files are marked when they came, once a second."""
 
     class WithFrames(ScriptedTracker):
         events = frame(event("first", "GRANTED", 1, order_id=1))
-        files = in_place(tmp_path, (1, 2, 5), (1, 2, 5), (1, 3, 5), (99, 2, 5))
+        files = fetched((1, 2, 5), (1, 2, 5), (1, 3, 5), (99, 2, 5))
 
     shown = picture(plot_timeline(WithFrames(order("first", 1, label="my swath"))))
     assert shown["lanes"] == ["#1 my swath"]
@@ -141,9 +146,9 @@ def heights(ax: Any) -> dict[str, list[float]]:
     }
 
 
-def test_throughput_is_bytes_over_time_by_order(tmp_path: Path) -> None:
+def test_throughput_is_bytes_over_time_by_order() -> None:
     """Each bar is what came in its span over the span's length, stacked by order."""
-    files = in_place(tmp_path, (1, 0, 3000), (1, 1.5, 6000), (2, 1.5, 3000))
+    files = fetched((1, 0, 3000), (1, 1.5, 6000), (2, 1.5, 3000))
     ax = plot_throughput(files)
     shown = heights(ax)
     assert ax.get_ylabel() == "kB/s, mean of 2 s"
@@ -162,11 +167,11 @@ def test_throughput_is_bytes_over_time_by_order(tmp_path: Path) -> None:
     [(1, 0, ["#0"]), (3, 90, ["#0", "#1", "#2"]), (300, 60 * 24 * 400, ["300 orders"])],
 )
 def test_throughput_is_readable_for_any_number_of_orders(
-    tmp_path: Path, orders: int, minutes: float, kinds: list[str]
+    orders: int, minutes: float, kinds: list[str]
 ) -> None:
     """At most sixty bars, and no more colours than can be told apart."""
     files = ((n, n * minutes / orders, 10) for n in range(orders))
-    ax = plot_throughput(in_place(tmp_path, *files))
+    ax = plot_throughput(fetched(*files))
     shown = heights(ax)
     assert list(shown) == kinds
     assert all(1 <= len(each) <= 60 for each in shown.values())
@@ -174,15 +179,15 @@ def test_throughput_is_readable_for_any_number_of_orders(
     plt.close(ax.figure)
 
 
-def test_throughput_of_a_tracker_has_its_labels(tmp_path: Path) -> None:
+def test_throughput_of_a_tracker_has_its_labels() -> None:
     """Labels are text: no formula, nothing the font lacks; without files it says so."""
 
     class WithFrames(ScriptedTracker):
-        files = in_place(tmp_path, (1, 2, 5))
+        files = fetched((1, 2, 5))
 
     tracker = WithFrames(order("first", 1, label="$x^2$ \U0001f6f0"))
     assert plot_throughput(tracker).get_legend_handles_labels()[1] == ["#1 \\$x^2\\$ □"]
-    tracker.files = in_place(tmp_path).iloc[:0]
+    tracker.files = fetched().iloc[:0]
     ax = plot_throughput(tracker)
     assert ax.texts[0].get_text() == "no files yet"
     ax.figure.canvas.draw()

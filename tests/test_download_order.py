@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,22 @@ def test_an_increment_leaves_alone_what_the_user_took_away(tmp_path: Path) -> No
         assert len(second.paths) == 2
         assert set(here.found) == {path.name for path in second.paths}
         assert here.fetch().nothing_new
+
+
+def test_a_file_says_when_it_was_fetched(tmp_path: Path) -> None:
+    """A file that another download has put there already was found, and not fetched."""
+    began_us = time.time_ns() // 1000
+    with world(tmp_path) as here:
+        here.fetch()
+        assert {record.state for record in here.records.values()} == {FileState.VERIFIED}
+        assert all(r.fetched_at_us >= began_us for r in here.records.values())
+    other = tmp_path / "other"
+    other.mkdir()
+    with world(other) as here:
+        here.folder = tmp_path / "files"
+        here.fetch()
+        assert len(here.records) == 6
+        assert [record.fetched_at_us for record in here.records.values()] == [None] * 6
 
 
 def test_nothing_new_is_no_error(tmp_path: Path) -> None:

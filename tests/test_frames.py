@@ -36,6 +36,10 @@ ORDER_COLUMNS = [
     "error_type", "message", "download_link", "downloaded_files", "downloaded_bytes", "label",
     "first_event", "last_event", "waits_for_download", "expires_at",
 ]  # fmt: skip
+FILE_COLUMNS = [
+    "order_id", "correlation_id", "name", "path", "size_bytes", "md5", "state", "error",
+    "fetched_at",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_columns_and_dtypes_are_as_promised_from_the_first_row_on(journal: Journ
     frames = Frames(journal, None)
     assert list(frames.events) == EVENT_COLUMNS == list(EVENT_DTYPES)
     assert list(frames.orders) == ORDER_COLUMNS == list(ORDER_DTYPES)
-    assert list(frames.files) == list(FILE_DTYPES)
+    assert list(frames.files) == FILE_COLUMNS == list(FILE_DTYPES)
     assert list(frames.rejected) == list(REJECTED_DTYPES)
     assert frames.orders.index.names == ["tenant", "correlation_id"]
     empty = dtypes(frames)
@@ -369,6 +373,39 @@ def test_a_frame_costs_no_copy_of_what_was_there(journal: Journal) -> None:
         assert np.shares_memory(look(before), look(after))
 
 
+def test_a_file_carries_the_names_of_its_order_and_the_time_of_its_download(
+    journal: Journal,
+) -> None:
+    """The correlation id is that of the order's row, also when an event tells it later."""
+    frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
+    file = FileRecord(order_id=5, file_id=1, name="a.nc", state=FileState.VERIFIED)
+    log.save([file, replace(file, file_id=2, name="b.nc", fetched_at_us=1_700_000_000_000_000)])
+    assert list(frames.files["order_id"]) == [5, 5]
+    assert frames.files["correlation_id"].isna().all()
+    append(journal, NAMELESS)
+    assert list(frames.files["correlation_id"]) == ["#5", "#5"]
+    append(journal, GRANTED)
+    files = frames.files
+    assert list(files["correlation_id"]) == ["c", "c"] == list(frames.orders.index.levels[1]) * 2
+    assert list(files["fetched_at"].isna()) == [True, False]
+    assert files["fetched_at"].iloc[1] == pd.Timestamp("2023-11-14 22:13:20", tz="UTC")
+
+
+def test_orders_of_two_tenants_with_one_number_have_their_own_files(journal: Journal) -> None:
+    """Each tenant numbers its orders from 1."""
+    frames = Frames(journal, None)
+    for tenant in ("one", "two"):
+        append(journal, GRANTED | {"correlationId": tenant}, tenant=tenant)
+        record = FileRecord(order_id=5, file_id=1, name=f"{tenant}.nc", state=FileState.VERIFIED)
+        journal.file_log(tenant).save([record])
+    files = frames.files
+    assert list(zip(files["correlation_id"], files["name"], strict=True)) == [
+        ("one", "one.nc"), ("two", "two.nc"),
+    ]  # fmt: skip
+    assert [state.downloaded_files for state in frames.states()] == [1, 1]
+    assert [record.name for record in frames.files_of(5)] == ["one.nc", "two.nc"]
+
+
 @pytest.mark.usefixtures("_texts")
 def test_files_cost_what_is_new(journal: Journal) -> None:
     """A file that is listed leaves all other rows where they are; one that changes, its own."""
@@ -381,7 +418,7 @@ def test_files_cost_what_is_new(journal: Journal) -> None:
     assert list(after["name"]) == [f"{n}" for n in range(101)]
     assert after["path"].dropna().to_dict() == {7: "/7"}
     assert (len(before), before["path"].count()) == (100, 0)
-    sizes = [frame["size"].array._data for frame in (before, after)]
+    sizes = [frame["size_bytes"].array._data for frame in (before, after)]
     assert np.shares_memory(*sizes)
 
 

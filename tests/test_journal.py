@@ -130,12 +130,12 @@ def test_files_are_replaced_by_their_id_and_seen_once_per_change(journal: Journa
     record = FileRecord(order_id=1, file_id=2, name="a\0é\u202e.nc", size_bytes=3)
     log.save([record])
     revision = journal.position().revision
-    assert journal.files_after(0, tenant="t") == [record]
+    assert journal.files_after(0, tenant="t") == [("t", record)]
     done = FileRecord(
         order_id=1, file_id=2, name="a.nc", path="/x", state=FileState.VERIFIED, error="\0"
     )
     log.save([done])
-    assert journal.files_after(revision, tenant="t") == [done]
+    assert journal.files_after(revision, tenant="t") == [("t", done)]
     assert journal.files_after(journal.position().revision, tenant="t") == []
     assert log.files(1) == [done]
     assert journal.file_log("other").files(1) == []

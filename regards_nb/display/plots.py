@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.display.model import size
@@ -238,27 +237,20 @@ class FileTime(NamedTuple):
 
 
 def file_times(files: Any) -> list[FileTime]:
-    """Return when each file was completed, the earliest first.
-
-    A file gets its final name when it is complete and verified, and nothing writes to it later:
-    its modification time is the time of its arrival, and the journal need not store that.
+    """Return when each file was fetched, the earliest first.
 
     Parameters
     ----------
     files : pandas.DataFrame
-        ``tracker.files``, or some rows of it. Files that were moved or removed are left out.
+        ``tracker.files``, or some rows of it. A file that a download found in the workspace and
+        did not fetch has no ``fetched_at`` and is left out.
     """
-    return sorted(_file_times(files))
-
-
-def _file_times(files: Any) -> Iterator[FileTime]:
-    known = files[files["path"].notna() & files["order"].notna()]
-    for order_id, path in zip(known["order"], known["path"], strict=True):
-        try:
-            found = Path(path).stat()
-        except OSError:
-            continue
-        yield FileTime(datetime.fromtimestamp(found.st_mtime, UTC), int(order_id), found.st_size)
+    fetched = files[files["fetched_at"].notna() & files["size_bytes"].notna()]
+    columns = (fetched["fetched_at"], fetched["order_id"], fetched["size_bytes"])
+    return sorted(
+        FileTime(when.to_pydatetime(), int(order_id), int(size_bytes))
+        for when, order_id, size_bytes in zip(*columns, strict=True)
+    )
 
 
 class Bars(NamedTuple):
@@ -288,8 +280,8 @@ def plot_throughput(source: Any, *, ax: Any = None) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
-        Bytes per second over time (UTC), by order for up to eight orders. The times are those of
-        the files in the workspace; files that were moved are left out.
+        Bytes per second over time (UTC), by order for up to eight orders. Only fetched files
+        count, by their ``fetched_at``.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.workspace import has_content, link_without_replacing
@@ -128,16 +128,15 @@ class Publisher:
     def _publish(self, file: VerifiedFile, staged: str) -> list[FileRecord]:
         first, content = file.records[0], file.content
         name = file.name or self._names.choose(first.file_id, first.name)
+        fetched_at_us: int | None = time.time_ns() // 1000
         while not link_without_replacing(staged, path := self._folder + name):
             # Another download may have put the same file there, or the user another one.
             if has_content(path, content.size_bytes, content.md5):
                 os.unlink(staged)  # noqa: PTH108 - a string
+                fetched_at_us = None
                 break
             name = self._names.choose_another(name)
-        if file.state is None:
-            return [replace(record, path=path, error=None) for record in file.records]
-        size_bytes, state = content.size_bytes, file.state
-        return [
-            replace(record, path=path, size_bytes=size_bytes, state=state, error=None)
-            for record in file.records
-        ]
+        changes: dict[str, Any] = {"path": path, "error": None, "fetched_at_us": fetched_at_us}
+        if file.state is not None:
+            changes |= {"size_bytes": content.size_bytes, "state": file.state}
+        return [replace(record, **changes) for record in file.records]

@@ -60,13 +60,15 @@ ORDER_DTYPES = {
     "expires_at": TIME,
 }
 FILE_DTYPES = {
-    "order": "Int64",
+    "order_id": "Int64",
+    "correlation_id": "str",
     "name": "str",
     "path": "str",
-    "size": "Int64",
+    "size_bytes": "Int64",
     "md5": "str",
     "state": "category",
     "error": "str",
+    "fetched_at": TIME,
 }
 #: Columns of `RegardsClient.orders`; ``order_id`` is the index.
 REMOTE_DTYPES = {

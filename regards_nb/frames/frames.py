@@ -19,7 +19,7 @@ from regards_nb.frames.columns import (
     GrowingFrame,
 )
 from regards_nb.frames.orders import OrdersFrame
-from regards_nb.frames.state import OrderStates
+from regards_nb.frames.state import OrderFile, OrderStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,7 +60,7 @@ class Frames:
         self._lock = threading.RLock()
         self._last_id = 0
         self._revision = 0
-        self._states = OrderStates()
+        self._states = OrderStates(tenant)
         self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
         self._orders = OrdersFrame(self._states)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
@@ -160,8 +160,8 @@ class Frames:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
         with self._lock:
             self.refresh()
-            places, records = self._states.files.take_changed()
-            self._files.update(places, list(map(_file_row, records)))
+            places, files = self._states.take_changed_files()
+            self._files.update(places, list(map(_file_row, files)))
             return self._files.frame()
 
     @property
@@ -226,10 +226,11 @@ def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
     return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
 
 
-def _file_row(record: FileRecord) -> tuple[object, ...]:
+def _file_row(file: OrderFile) -> tuple[object, ...]:
+    record = file.record
     return (
-        record.order_id, record.name, record.path, record.size_bytes, record.md5,
-        str(record.state), record.error,
+        record.order_id, file.correlation_id, record.name, record.path, record.size_bytes,
+        record.md5, str(record.state), record.error, record.fetched_at_us,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from regards_nb.files import FileRecord
 
 _T = TypeVar("_T")
+#: Tenant and order id.
+_Id: TypeAlias = tuple[str | None, int]
+
+
+class OrderFile(NamedTuple):
+    """A file record and the correlation id of its order; None while no event tells it."""
+
+    record: FileRecord
+    correlation_id: str | None
 
 
 class ChangeTracker(Generic[_T]):
@@ -50,11 +59,12 @@ class ChangeTracker(Generic[_T]):
 
 
 class _FilesOfOrder:
-    """The places of one order's files, and their sums."""
+    """The places of one order's files, the correlation id they show, and their sums."""
 
-    __slots__ = ("bytes", "in_place", "in_place_bytes", "places")
+    __slots__ = ("bytes", "correlation_id", "in_place", "in_place_bytes", "places")
 
     def __init__(self) -> None:
+        self.correlation_id: str | None = None
         #: by file id
         self.places: dict[int, int] = {}
         self.bytes = self.in_place = self.in_place_bytes = 0
@@ -74,28 +84,37 @@ _NO_FILES = _FilesOfOrder()
 class OrderStates:
     """Joins events, files, labels and answers over REST into one `OrderState` per order.
 
+    Parameters
+    ----------
+    tenant : str or None
+        The tenant of the files of orders whose events name no tenant.
+
     Attributes
     ----------
     keys : dict
         The place of each order, in the order of their first events.
-    files : ChangeTracker
-        All files, in the order in which a manifest first listed them.
     regrouped : int
         Grows when an order disappears because an event shows that it is the same as another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str | None) -> None:
+        self._tenant = tenant
         self.keys: dict[OrderKey, int] = {}
-        self.files: ChangeTracker[FileRecord] = ChangeTracker()
         self.regrouped = 0
+        #: All files, in the order in which a manifest first listed them.
+        self._files: ChangeTracker[OrderFile] = ChangeTracker()
         #: at the places of `keys`
         self._states: ChangeTracker[OrderState] = ChangeTracker()
         self._reducer = OrderReducer()
         #: Orders whose state was never computed, and those whose state must be computed again.
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
-        self._files_of: defaultdict[int, _FilesOfOrder] = defaultdict(_FilesOfOrder)
-        self._fetched: dict[tuple[str | None, int], int] = {}
+        self._files_of: defaultdict[_Id, _FilesOfOrder] = defaultdict(_FilesOfOrder)
+        #: The tenants that have files; a dict, because it keeps their order.
+        self._file_tenants: dict[str | None, None] = {}
+        #: Orders whose files may have to show another correlation id.
+        self._to_name: set[_Id] = set()
+        self._fetched: dict[_Id, int] = {}
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
 
@@ -114,21 +133,23 @@ class OrderStates:
             self._regroup()
         return keys
 
-    def add_files(self, records: Iterable[FileRecord]) -> None:
-        """Add files, or replace what is known of them."""
+    def add_files(self, records: Iterable[tuple[str | None, FileRecord]]) -> None:
+        """Add files with their tenants, or replace what is known of them."""
         changed = set()
-        for record in records:
-            files = self._files_of[record.order_id]
-            place = files.places.setdefault(record.file_id, len(self.files.values))
-            if place < len(self.files.values):
-                files.count(self.files.values[place], -1)
+        for tenant, record in records:
+            self._file_tenants.setdefault(tenant)
+            files = self._files_of[tenant, record.order_id]
+            place = files.places.setdefault(record.file_id, len(self._files.values))
+            if place < len(self._files.values):
+                files.count(self._files.values[place].record, -1)
             files.count(record, 1)
-            self.files.put(place, record)
-            changed.add(record.order_id)
-        for order_id in changed:
+            self._files.put(place, OrderFile(record, files.correlation_id))
+            changed.add((tenant, record.order_id))
+        self._to_name.update(each for each in changed if not self._files_of[each].correlation_id)
+        for _, order_id in changed:
             self._mark_stale_by_id(order_id)
 
-    def add_fetched(self, fetched: dict[tuple[str | None, int], int]) -> None:
+    def add_fetched(self, fetched: dict[_Id, int]) -> None:
         """Set the journal row up to which the sub-orders of some orders were fetched."""
         self._fetched |= fetched
         for _, order_id in fetched:
@@ -163,6 +184,7 @@ class OrderStates:
         self.keys = {key: place for place, key in enumerate(self._reducer)}
         self._remote = {self._reducer.resolved(key): said for key, said in self._remote.items()}
         self._states = ChangeTracker()
+        self._to_name.update(self._files_of)
         self._stale.clear()
         self._new = list(self.keys)
 
@@ -196,8 +218,32 @@ class OrderStates:
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
-        files = self._files_of.get(order_id, _NO_FILES)
-        return [self.files.values[place] for place in files.places.values()]
+        files = (self._files_of.get((tenant, order_id), _NO_FILES) for tenant in self._file_tenants)
+        places = (place for each in files for place in each.places.values())
+        return [self._files.values[place].record for place in places]
+
+    def take_changed_files(self) -> tuple[list[int], list[OrderFile]]:
+        """Return the places and files that changed since the last call."""
+        for tenant, order_id in list(self._to_name):
+            self._name_files(tenant, order_id)
+        return self._files.take_changed()
+
+    def _name_files(self, tenant: str | None, order_id: int) -> None:
+        """Set the correlation id of the files of one order."""
+        by_id = OrderKey(tenant, f"#{order_id}")
+        key = self._reducer.resolved(by_id)
+        if key != by_id or key in self._reducer:
+            self._to_name.discard((tenant, order_id))
+        elif tenant == self._tenant:
+            # Its events name no tenant. One that names the tenant may still come and decides.
+            key = self._reducer.resolved(by_id._replace(tenant=None))
+        is_known = key.correlation_id != by_id.correlation_id or key in self._reducer
+        name = key.correlation_id if is_known else None
+        files = self._files_of[tenant, order_id]
+        if files.correlation_id != name:
+            files.correlation_id = name
+            for place in files.places.values():
+                self._files.put(place, self._files.values[place]._replace(correlation_id=name))
 
     def take_changed(self) -> tuple[list[int], list[OrderState]]:
         """Return the places and states that changed since the last call."""
@@ -215,8 +261,9 @@ class OrderStates:
     def _joined(self, key: OrderKey) -> OrderState:
         """Return the state from events, completed with files, label and the answer over REST."""
         state = self._reducer.state(key)
-        files = self._files_of.get(state.order_id or -1, _NO_FILES)
-        fetched_row = self._fetched.get((key.tenant, state.order_id or -1), 0)
+        order_id = state.order_id or -1
+        files = self._files_of.get((key.tenant or self._tenant, order_id), _NO_FILES)
+        fetched_row = self._fetched.get((key.tenant, order_id), 0)
         remote = self._remote.get(key)
         if remote is not None and remote.order_id == state.order_id:
             state = _with_remote(state, remote)

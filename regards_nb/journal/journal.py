@@ -276,14 +276,19 @@ class Journal:
             found[row_id] = batch.deliveries[row_id - batch.first_id].body
         return found
 
-    def files_after(self, revision: int, *, tenant: str | None) -> list[FileRecord]:
-        """Return the records of *tenant* that changed after *revision*, as they are now."""
-        query = sa.select(*_FILE_COLUMNS).where(_files.c.revision > revision)
+    def files_after(
+        self, revision: int, *, tenant: str | None
+    ) -> list[tuple[str | None, FileRecord]]:
+        """Return the records that changed after *revision*, as they are now, with their tenants.
+
+        Only those of *tenant*; None returns those of all tenants.
+        """
+        query = sa.select(_files.c.tenant, *_FILE_COLUMNS).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
         with self._translated("read"), self._engine.connect() as connection:
             rows = connection.execute(query.order_by(_files.c.revision, _files.c.file_id)).all()
-        return [_file_record(values) for values in rows]
+        return [(tenant or None, _file_record(values)) for tenant, *values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
         """Record that the sub-orders announced up to row *row_id* were downloaded."""

@@ -83,6 +83,7 @@ files = sa.Table(
     sa.Column("path", sa.Text),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("error", _FOREIGN_TEXT),
+    sa.Column("fetched_at_us", sa.BigInteger),
     # grows with each change in any table that has this column: readers ask for later revisions
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )

@@ -110,7 +110,7 @@ class Order:
     def files(self) -> pd.DataFrame:
         """The rows of ``tracker.files`` of this order."""
         files, order_id = self._tracker.files, self.order_id
-        return files[(files["order"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
+        return files[(files["order_id"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
 
     def wait(self, *, until: str = "finished", timeout_s: float | None = None) -> Order:
         """Wait for this order, with a progress display. See `OrderTracker.wait`."""
