@@ -1,7 +1,9 @@
-"""``regards-nb``: the tracker in a terminal, with the names it has in a notebook.
+"""``regards-nb``: the tracker in a terminal, with the names that it has in a notebook.
 
-Exit codes: 0 well, 1 an error or an order that did not end well, 2 wrong usage, 3 a time limit
-was reached, 130 stopped with Ctrl-C.
+Results go to stdout; the progress of a download, and errors, go to stderr.
+
+Exit codes: 0 success, 1 an error or an order that did not end well, 2 wrong usage, 3 a time limit
+was reached, 130 stopped with Ctrl-C, 143 stopped with SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
 
     from regards_nb.tracker import Order
 
-_WATCH_S = 0.5
+_WATCH_INTERVAL_S = 0.5
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt, it passes through handlers of Exception."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,17 +45,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
-    except WaitTimeoutError as exc:
-        return _complain(exc, 3)
-    except RegardsError as exc:
-        return _complain(exc, 1)
+        with _sigterm_raises():
+            return command(arguments)
+    except (RegardsError, ExceptionGroup) as exc:
+        for each in getattr(exc, "exceptions", (exc,)):
+            sys.stderr.write(f"regards-nb: {each}\n")
+        return 3 if isinstance(exc, WaitTimeoutError) else 1
     except KeyboardInterrupt:
         return 130
+    except _Terminated:
+        return 143
     except BrokenPipeError:
-        # the reader, like `head`, has seen enough; nothing more may be written, not even at exit
+        # The reader, such as `head`, has closed the pipe: nothing may be written, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """End a command on SIGTERM as on Ctrl-C: threads end and connections close."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 
     orders = add("orders", _orders, "list the orders, brought up to date over REST")
     orders.add_argument("--offline", action="store_true", help="only what the journal says")
-    add("watch", _watch, "write each event as it comes, until Ctrl-C")
+    events = add("events", _events, "list the events in the journal; by default of all orders")
+    _add_keys(events, "*")
+    files = add("files", _files, "list the downloaded files; by default of all orders")
+    _add_keys(files, "*")
+    export = add("export", _export, "write events, orders, files and rejected to a folder")
+    export.add_argument("folder")
+    export.add_argument("--kind", choices=("parquet", "csv"), default="parquet")
+    add("watch", _watch, "write each event when it arrives, until Ctrl-C or SIGTERM")
     wait = add("wait", _wait, "wait for orders; by default for all that are unfinished")
     _add_keys(wait, "*")
     wait.add_argument("--until", choices=("finished", "part"), default="finished")
@@ -83,8 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("filename-regexp", "correlation-id", "label", "user"):
         submit.add_argument(f"--{name}")
     submit.add_argument("--dry-run", action="store_true", help="check the request only")
-    add("doctor", _doctor, "check connections, rights and places")
-    add("demo", _demo, "a simulated archive: order, wait, download")
+    retry = add("retry", _retry, "have REGARDS prepare the failed files of ended orders again")
+    _add_keys(retry, "+")
+    cancel = add("cancel", _cancel, "stop orders and delete them on the server; files stay")
+    _add_keys(cancel, "+")
+    add("doctor", _doctor, "check connections, rights and folders")
+    add("demo", _demo, "order, wait and download from a simulated archive")
     return parser
 
 
@@ -92,7 +127,7 @@ def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
     parser.add_argument("keys", nargs=nargs, metavar="ORDER", help="order id or correlation id")
 
 
-# -- commands
+# -- what the journal holds
 
 
 def _orders(arguments: argparse.Namespace) -> int:
@@ -100,42 +135,79 @@ def _orders(arguments: argparse.Namespace) -> int:
     if tracker.client is not None and not arguments.offline:
         tracker.sync()
     if arguments.json:
-        _write(_rows(tracker.orders))
+        _write(_as_json(tracker.orders))
     else:
         _write(text(tracker.snapshot()))
     return 0
 
 
+def _events(arguments: argparse.Namespace) -> int:
+    tracker = _tracker(arguments)
+    for frame in _frames(arguments, tracker, "events"):
+        for event in _records(frame):
+            _write(_event_line(event))
+    return 0
+
+
+def _files(arguments: argparse.Namespace) -> int:
+    tracker = _tracker(arguments)
+    for frame in _frames(arguments, tracker, "files"):
+        for file in _records(frame):
+            words = (f"#{file['order']}", file["state"], file.get("path") or file["name"])
+            _write("  ".join(clean(word, 1000) for word in words))
+    return 0
+
+
+def _frames(
+    arguments: argparse.Namespace, tracker: OrderTracker, name: str
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of all orders, or of each named order; with ``--json`` write them instead."""
+    keys = _keys(arguments, tracker)
+    frames = [getattr(tracker[key], name) for key in keys] if keys else [getattr(tracker, name)]
+    if arguments.json:
+        _write(json.dumps([row for frame in frames for row in json.loads(_as_json(frame))]))
+    else:
+        yield from frames
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    return _write_paths(
+        arguments, _tracker(arguments).export(arguments.folder, kind=arguments.kind)
+    )
+
+
+# -- follow, wait, download
+
+
 def _watch(arguments: argparse.Namespace) -> int:
     pause = threading.Event()
     tracker = _tracker(arguments)
-    # What waited in the queue is news as well.
-    seen = len(tracker.events)
+    # Messages that waited in the queue are new, too.
+    n_written = len(tracker.events)
     with tracker:
         while True:
             events = tracker.events
-            for event in json.loads(_rows(events.iloc[seen:])):
-                known = {name: value for name, value in event.items() if value is not None}
-                _write(json.dumps(known) if arguments.json else _event_line(known))
-            seen = len(events)
-            pause.wait(_WATCH_S)
+            for event in _records(events.iloc[n_written:]):
+                _write(json.dumps(event) if arguments.json else _event_line(event))
+            n_written = len(events)
+            pause.wait(_WATCH_INTERVAL_S)
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    """Return one event on one line, without what a terminal would obey."""
-    said = [
+    """Return one event on one line, without characters that a terminal would obey."""
+    words = [
         event["received_at"],
         f"#{event.get('order_id', '-')}",
         event.get("correlation_id", ""),
         event["status"],
         event.get("message", ""),
     ]
-    return "  ".join(clean(word) for word in said if word)
+    return "  ".join(clean(word) for word in words if word)
 
 
 def _wait(arguments: argparse.Namespace) -> int:
     with _tracker(arguments) as tracker:
-        with _progress(arguments):
+        with _progress_to(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
                 *_keys(arguments, tracker), until=arguments.until, timeout_s=arguments.timeout_s
             )
@@ -144,15 +216,16 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 def _download(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
-    with _progress(arguments):
+    with _progress_to(sys.stderr):
         paths = tracker.download(
             *_keys(arguments, tracker),
             directory=arguments.directory,
             extract=not arguments.no_extract,
         )
-    found = [str(path) for path in paths]
-    _write(json.dumps(found) if arguments.json else "\n".join(found))
-    return 0
+    return _write_paths(arguments, paths)
+
+
+# -- act
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -167,22 +240,22 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _write(json.dumps(tracker.submit(arguments.queries, **options, dry_run=True).body()))
         return 0
-    # Over AMQP the answer comes as a message.
+    # Without a client, the order is sent over AMQP, and its answer is a message.
     with tracker if tracker.client is None else contextlib.nullcontext():
         order = tracker.submit(arguments.queries, **options)
-    return _report(arguments, order)
-
-
-def _report(arguments: argparse.Namespace, order: Order) -> int:
-    said = {
-        "order_id": order.order_id,
-        "correlation_id": order.correlation_id,
-        "status": order.status,
-        "message": order.message,
-    }
-    shown = [f"{name}: {value}" for name, value in said.items() if value is not None]
-    _write(json.dumps(said) if arguments.json else "\n".join(shown))
+    described = _described(order)
+    _write(json.dumps(described) if arguments.json else _as_lines(described))
     return 1 if order.order_id is None else 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    tracker = _tracker(arguments)
+    return _write_orders(arguments, tracker.retry(_keys(arguments, tracker)))
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    tracker = _tracker(arguments)
+    return _write_orders(arguments, tracker.cancel(_keys(arguments, tracker)))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -199,26 +272,26 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     with OrderTracker.demo() as tracker:
         order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
-        with _progress(arguments):
+        with _progress_to(sys.stderr if arguments.json else sys.stdout):
             order.wait(timeout_s=60)
             order.download()
         return _conclude(arguments, tracker.orders)
 
 
-# -- what they share
+# -- shared
 
 
 def _tracker(arguments: argparse.Namespace) -> OrderTracker:
     """Make the tracker of a profile where there is one, else of the environment."""
     in_environment = any(os.environ.get(variable(name)) for name in ("url", "amqp"))
-    named = arguments.profile or os.environ.get(PROFILE_VARIABLE)
-    if named or not in_environment:
+    profile = arguments.profile or os.environ.get(PROFILE_VARIABLE)
+    if profile or not in_environment:
         return OrderTracker.from_profile(arguments.profile)
     return OrderTracker.from_env()
 
 
 def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | int]:
-    """Return the orders of the command line; unknown ones may have been made elsewhere."""
+    """Return the orders of the command line; ask REGARDS about numbers that are not known."""
     keys = [int(key) if key.isdecimal() else key for key in arguments.keys]
     numbers = set(tracker.orders["order_id"].dropna())
     if tracker.client is not None and any(
@@ -228,35 +301,61 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
     return keys
 
 
-@contextlib.contextmanager
-def _progress(arguments: argparse.Namespace) -> Iterator[None]:
-    """Show progress on the screen; beside JSON, on the other stream."""
-    stream = sys.stderr if arguments.json else sys.stdout
-    with contextlib.redirect_stdout(stream):
-        yield
+def _progress_to(stream: Any) -> contextlib.AbstractContextManager[object]:
+    """Write progress to this stream."""
+    return contextlib.redirect_stdout(stream)
 
 
 def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
     if arguments.json:
-        _write(_rows(orders))
+        _write(_as_json(orders))
     ended = orders[orders["finished"]]
     return 0 if (ended["status"] == OrderStatus.DONE).all() else 1
 
 
-def _rows(frame: pd.DataFrame) -> str:
-    named = frame if frame.index.name is None and frame.index.nlevels == 1 else frame.reset_index()
-    return str(named.to_json(orient="records", date_format="iso"))
+def _write_paths(arguments: argparse.Namespace, paths: Sequence[object]) -> int:
+    names = list(map(str, paths))
+    _write(json.dumps(names) if arguments.json else "\n".join(names))
+    return 0
 
 
-def _write(shown: str) -> None:
-    if shown:
-        sys.stdout.write(f"{shown}\n")
+def _write_orders(arguments: argparse.Namespace, orders: Sequence[Order]) -> int:
+    described = [_described(order) for order in orders]
+    _write(json.dumps(described) if arguments.json else "\n\n".join(map(_as_lines, described)))
+    return 0
+
+
+def _described(order: Order) -> dict[str, Any]:
+    return {
+        "order_id": order.order_id,
+        "correlation_id": order.correlation_id,
+        "status": order.status,
+        "message": order.message,
+    }
+
+
+def _as_lines(described: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{name}: {clean(str(value))}" for name, value in described.items() if value is not None
+    )
+
+
+def _as_json(frame: pd.DataFrame) -> str:
+    has_names = frame.index.name is not None or frame.index.nlevels > 1
+    rows = frame.reset_index() if has_names else frame
+    return str(rows.to_json(orient="records", date_format="iso"))
+
+
+def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the rows as dicts without missing values."""
+    for row in json.loads(_as_json(frame)):
+        yield {name: value for name, value in row.items() if value is not None}
+
+
+def _write(words: str) -> None:
+    if words:
+        sys.stdout.write(f"{words}\n")
         sys.stdout.flush()
-
-
-def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"regards-nb: {error}\n")
-    return code
 
 
 if __name__ == "__main__":

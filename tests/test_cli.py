@@ -60,8 +60,8 @@ def test_an_order_from_submit_to_the_files(simulator: Simulator, tmp_path: Path)
     assert (said["status"], said["order_id"]) == ("GRANTED", 1)
     (row,) = json.loads(run("wait", "1", "--timeout-s", "60", "--json"))
     assert (row["status"], row["label"], row["tenant"]) == ("DONE", "one", "demo")
-    paths = run("download", "1").splitlines()
-    written = [Path(path) for path in paths if path.startswith(str(tmp_path))]
+    # stdout has the paths and nothing else, so that it can be piped
+    written = [Path(path) for path in run("download", "1").splitlines()]
     assert len(written) == 3
     assert all(path.is_file() for path in written)
     assert "✓ DONE" in run("orders")
@@ -99,6 +99,70 @@ def test_watch_writes_each_event(simulator: Simulator) -> None:
     assert seen[0]["correlation_id"] == "c"
 
 
+def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
+    """A service manager that stops it gets the exit code of a stop, and no traceback."""
+    command = [sys.executable, "-m", "regards_nb.cli", "watch"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
+        assert process.stderr is not None
+        simulator.order(OrderPlan(n_files=1), correlation_id="c")
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        guard.cancel()
+        assert process.stderr.read() == ""
+    assert code == 143
+
+
+def test_events_files_and_export(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The frames of a notebook are lines and JSON here, of all orders or of some."""
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert cli.main(arguments) == code
+        return capsys.readouterr().out
+
+    for name in ("a", "b"):
+        simulator.order(OrderPlan(n_files=2), correlation_id=name)
+    said("wait", "a", "b", "--timeout-s", "60")
+    said("download", "a")
+    lines = said("events", "b").splitlines()
+    assert [line.split("  ")[3] for line in lines] == ["GRANTED", "SUBORDER_DONE", "DONE"]
+    assert len(said("events").splitlines()) == 6
+    assert {event["correlation_id"] for event in json.loads(said("events", "--json"))} == {"a", "b"}
+    listed = json.loads(said("files", "a", "--json"))
+    assert [Path(each["path"]).is_file() for each in listed] == [True, True]
+    first = said("files").splitlines()[0].split("  ")
+    assert first[2] == listed[0]["path"]
+    assert said("events", "nobody", code=1) == ""
+    written = said("export", str(tmp_path / "out"), "--kind", "csv").splitlines()
+    assert sorted(Path(path).stem for path in written) == [
+        "events", "files", "orders", "rejected",
+    ]  # fmt: skip
+
+
+def test_retry_and_cancel(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both name orders, act on the server, and say what became of them."""
+    number = simulator.order(OrderPlan(outcome=Outcome.FAILED), correlation_id="bad")
+    simulator.wait_for(number, "FAILED")
+    assert cli.main(["wait", "bad"]) == 1
+    capsys.readouterr()
+    assert cli.main(["retry", "bad"]) == 0
+    assert f"order_id: {number}" in capsys.readouterr().out
+    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
+    assert cli.main(["wait", "large", "--until", "part"]) == 0
+    capsys.readouterr()
+    assert cli.main(["cancel", "large", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["status"] == "DELETED"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["cancel"])
+
+
 def test_doctor(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """ok on each line, and exit code 1 where something failed, settings included."""
     assert "ok       right to read" in run("doctor")
@@ -124,5 +188,8 @@ def test_usage_is_said() -> None:
     assert "COMMAND" in run(code=2)
     assert run("--version") == f"regards-nb {regards_nb.__version__}\n"
     shown = run("--help")
-    for command in ("orders", "watch", "wait", "download", "submit", "doctor", "demo"):
+    for command in (
+        "orders", "events", "files", "export", "watch", "wait", "download", "submit", "retry",
+        "cancel", "doctor", "demo",
+    ):  # fmt: skip
         assert command in shown
