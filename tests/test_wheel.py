@@ -43,7 +43,7 @@ def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) 
         [python, "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True
     )
     said = subprocess.run(
-        [python, "-W", "error", "-c", IMPORTED_ALONE],
+        [python, "-E", "-W", "error", "-c", IMPORTED_ALONE],
         check=True,
         capture_output=True,
         text=True,
