@@ -31,6 +31,7 @@ autodoc_typehints = "none"
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Columns", "params_style")]
 
 html_theme = "furo"
 html_title = "regards_nb"

@@ -231,24 +231,25 @@ def refusal_table() -> str:
 # -- the frames
 
 _FRAMES = {
-    "tracker.events": frames.EVENT_DTYPES,
-    "tracker.orders": frames.ORDER_DTYPES,
-    "tracker.files": frames.FILE_DTYPES,
-    "tracker.rejected": frames.REJECTED_DTYPES,
-    "client.orders()": frames.REMOTE_DTYPES,
+    "tracker.events": frames.EVENT_COLUMNS,
+    "tracker.orders": frames.ORDER_COLUMNS,
+    "tracker.files": frames.FILE_COLUMNS,
+    "tracker.rejected": frames.REJECTED_COLUMNS,
+    "client.orders()": frames.REMOTE_COLUMNS,
 }
 
 
 def column_tables() -> str:
-    """Return a table of columns and dtypes for each frame."""
+    """Return a table of columns for each frame."""
+    head = ["| column | dtype | what it holds |", "|---|---|---|"]
     return "\n".join(
-        "\n".join([f"**`{name}`**\n", "| column | dtype |", "|---|---|", *_columns(dtypes), ""])
-        for name, dtypes in _FRAMES.items()
+        "\n".join([f"**`{name}`**\n", *head, *_column_rows(columns), ""])
+        for name, columns in _FRAMES.items()
     )
 
 
-def _columns(dtypes: dict[str, str]) -> list[str]:
-    return [f"| `{column}` | {dtype} |" for column, dtype in dtypes.items()]
+def _column_rows(columns: dict[str, frames.ColumnInfo]) -> list[str]:
+    return [f"| `{name}` | {info.dtype} | {info.meaning} |" for name, info in columns.items()]
 
 
 # -- the settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from conftest import until
 
 import regards_nb
-from regards_nb import OrderTracker
+from regards_nb import OrderTracker, frames
 from regards_nb.simulator import PrivateBroker, Simulator
 
 if TYPE_CHECKING:
@@ -86,6 +87,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     for name in set(regards_nb.__all__) - {"RegardsError"}:
         assert re.search(rf"\.{name}\b|autoclass:: {name}\b", reference), name
     assert "automodule:: regards_nb.errors" in reference
+
+
+@pytest.mark.parametrize("frame", ["events", "orders", "files", "rejected"])
+def test_each_column_is_explained(frame: str) -> None:
+    """Each column has one line of meaning, in the reference and in the property's docstring."""
+    columns = getattr(frames, f"{frame.rstrip('s').upper()}_COLUMNS")
+    page = (DOCS / "generated" / "columns.md").read_text(encoding="utf-8")
+    help_text = inspect.getdoc(getattr(OrderTracker, frame))
+    for name, info in columns.items():
+        assert f"| `{name}` | {info.dtype} | {info.meaning} |" in page
+        assert f"{name} : {info.dtype}\n    {info.meaning}" in help_text
+        assert 10 < len(info.meaning) < 70
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

@@ -32,9 +32,9 @@ EVENT_COLUMNS = [
     "redelivered",
 ]  # fmt: skip
 ORDER_COLUMNS = [
-    "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
-    "error_type", "message", "download_link", "downloaded_files", "downloaded_bytes", "label",
-    "first_event", "last_event", "waits_for_download", "expires_at",
+    "label", "order_id", "status", "finished", "progress", "suborders_done", "suborders_total",
+    "errors", "error_type", "message", "downloaded_files", "downloaded_bytes", "first_event",
+    "last_event", "waits_for_download", "expires_at", "download_link",
 ]  # fmt: skip
 FILE_COLUMNS = [
     "order_id", "correlation_id", "name", "path", "size_bytes", "md5", "state", "error",

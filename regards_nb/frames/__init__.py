@@ -13,21 +13,35 @@
 from __future__ import annotations
 
 from regards_nb.frames.columns import (
+    EVENT_COLUMNS,
     EVENT_DTYPES,
+    FILE_COLUMNS,
     FILE_DTYPES,
+    ORDER_COLUMNS,
     ORDER_DTYPES,
+    REJECTED_COLUMNS,
     REJECTED_DTYPES,
+    REMOTE_COLUMNS,
     REMOTE_DTYPES,
+    ColumnInfo,
+    with_columns,
 )
 from regards_nb.frames.frames import EventQueue, Frames, orders_frame
 
 __all__ = [
+    "EVENT_COLUMNS",
     "EVENT_DTYPES",
+    "FILE_COLUMNS",
     "FILE_DTYPES",
+    "ORDER_COLUMNS",
     "ORDER_DTYPES",
+    "REJECTED_COLUMNS",
     "REJECTED_DTYPES",
+    "REMOTE_COLUMNS",
     "REMOTE_DTYPES",
+    "ColumnInfo",
     "EventQueue",
     "Frames",
     "orders_frame",
+    "with_columns",
 ]

@@ -10,10 +10,11 @@ pieces.
 from __future__ import annotations
 
 import importlib
+import inspect
 import operator
 from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,72 +22,114 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
 TIME = "datetime64[us, UTC]"
 
-#: Columns of `Frames.events`. Statuses that we do not know become further categories.
-EVENT_DTYPES = {
-    "received_at": TIME,
-    "timestamp": TIME,
-    "tenant": "str",
-    "correlation_id": "str",
-    "order_id": "Int64",
-    "status": "category",
-    "message": "str",
-    "download_link": "str",
-    "error_type": "str",
-    "errors": "Int64",
-    "total_sub_orders": "Int64",
-    "sub_order_id": "Int64",
-    "app_id": "str",
-    "redelivered": "bool",
+
+class ColumnInfo(NamedTuple):
+    """The dtype of a column and what it holds."""
+
+    dtype: str
+    meaning: str
+
+
+#: Columns of `OrderTracker.events`. Statuses that we do not know become further categories.
+EVENT_COLUMNS = {
+    "received_at": ColumnInfo(TIME, "when the message arrived here"),
+    "timestamp": ColumnInfo(TIME, "when REGARDS sent it, in whole seconds"),
+    "tenant": ColumnInfo("str", "the project; missing if the message names none"),
+    "correlation_id": ColumnInfo("str", "the name that the request gave to the order"),
+    "order_id": ColumnInfo("Int64", "the number that REGARDS gave to the order"),
+    "status": ColumnInfo("category", "what happened: GRANTED, SUBORDER_DONE, DONE, ..."),
+    "message": ColumnInfo("str", "what REGARDS says about it"),
+    "download_link": ColumnInfo("str", "the address of the zip with the files that are ready"),
+    "error_type": ColumnInfo("str", "the kind of error, in the words of REGARDS"),
+    "errors": ColumnInfo("Int64", "number of files in error"),
+    "total_sub_orders": ColumnInfo("Int64", "number of sub-orders of the order"),
+    "sub_order_id": ColumnInfo("Int64", "the sub-order that the message is about"),
+    "app_id": ColumnInfo("str", "who sent it; REST means that we asked REGARDS over REST"),
+    "redelivered": ColumnInfo(
+        "bool", "whether RabbitMQ delivered it again after a lost connection"
+    ),
 }
-ORDER_DTYPES = {
-    "order_id": "Int64",
-    "status": "category",
-    "finished": "bool",
-    "progress": "Float64",
-    "suborders_done": "Int64",
-    "suborders_total": "Int64",
-    "errors": "Int64",
-    "error_type": "str",
-    "message": "str",
-    "download_link": "str",
-    "downloaded_files": "Int64",
-    "downloaded_bytes": "Int64",
-    "label": "str",
-    "first_event": TIME,
-    "last_event": TIME,
-    "waits_for_download": "bool",
-    "expires_at": TIME,
+#: Columns of `OrderTracker.orders`; the index is (tenant, correlation_id).
+ORDER_COLUMNS = {
+    "label": ColumnInfo("str", "the name that you gave to the order"),
+    "order_id": ColumnInfo("Int64", "the number that REGARDS gave; missing until it accepts"),
+    "status": ColumnInfo("category", "the status of the deciding event"),
+    "finished": ColumnInfo("bool", "whether no further event is expected"),
+    "progress": ColumnInfo("Float64", "0 to 1; missing if REGARDS does not tell"),
+    "suborders_done": ColumnInfo("Int64", "number of sub-orders that REGARDS has made ready"),
+    "suborders_total": ColumnInfo("Int64", "number of all sub-orders"),
+    "errors": ColumnInfo("Int64", "number of files in error"),
+    "error_type": ColumnInfo("str", "the kind of error, in the words of REGARDS"),
+    "message": ColumnInfo("str", "what REGARDS said last"),
+    "downloaded_files": ColumnInfo("Int64", "number of files in the workspace"),
+    "downloaded_bytes": ColumnInfo("Int64", "their size in bytes"),
+    "first_event": ColumnInfo(TIME, "time of the first event"),
+    "last_event": ColumnInfo(TIME, "time of the last event"),
+    "waits_for_download": ColumnInfo("bool", "whether REGARDS may wait for you to download"),
+    "expires_at": ColumnInfo(TIME, "when REGARDS deletes the files, as far as it was asked"),
+    "download_link": ColumnInfo("str", "the address of the zip with the files that are ready"),
 }
-FILE_DTYPES = {
-    "order_id": "Int64",
-    "correlation_id": "str",
-    "name": "str",
-    "path": "str",
-    "size_bytes": "Int64",
-    "md5": "str",
-    "state": "category",
-    "error": "str",
-    "fetched_at": TIME,
+#: Columns of `OrderTracker.files`.
+FILE_COLUMNS = {
+    "order_id": ColumnInfo("Int64", "the number of the order"),
+    "correlation_id": ColumnInfo("str", "the order's name in the index of `orders`"),
+    "name": ColumnInfo("str", "the name in the manifest"),
+    "path": ColumnInfo("str", "where the file is in the workspace"),
+    "size_bytes": ColumnInfo("Int64", "size in bytes"),
+    "md5": ColumnInfo("str", "MD5 in the manifest; missing if it gives none"),
+    "state": ColumnInfo("category", "LISTED, VERIFIED, UNVERIFIED (no MD5 to compare) or FAILED"),
+    "error": ColumnInfo("str", "why the download failed"),
+    "fetched_at": ColumnInfo(TIME, "when it was downloaded; missing if it was there already"),
 }
-#: Columns of `RegardsClient.orders`; ``order_id`` is the index.
-REMOTE_DTYPES = {
-    "order_id": "int64",
-    "status": "category",
-    "label": "str",
-    "owner": "str",
-    "percent_completed": "Int64",
-    "waiting_for_user": "bool",
-    "available_files": "Int64",
-    "files_in_error": "Int64",
-    "files_total": "Int64",
-    "bytes_total": "Int64",
-    "created_at": TIME,
-    "status_at": TIME,
-    "expires_at": TIME,
+#: Columns of `OrderTracker.rejected`.
+REJECTED_COLUMNS = {
+    "body": ColumnInfo("object", "the message as it came (bytes)"),
+    "reason": ColumnInfo("str", "why it could not be decoded"),
+    "received_at": ColumnInfo(TIME, "when it arrived here"),
 }
-REJECTED_DTYPES = {"body": "object", "reason": "str", "received_at": TIME}
+#: Columns of `RegardsClient.orders`; the index is ``order_id``.
+REMOTE_COLUMNS = {
+    "order_id": ColumnInfo("int64", "the number that REGARDS gave to the order"),
+    "status": ColumnInfo("category", "the status on the server"),
+    "label": ColumnInfo("str", "the name on the web page of REGARDS"),
+    "owner": ColumnInfo("str", "the account that made the order"),
+    "percent_completed": ColumnInfo("Int64", "0 to 100"),
+    "waiting_for_user": ColumnInfo("bool", "whether the order stops until you download"),
+    "available_files": ColumnInfo("Int64", "number of files that can be fetched now"),
+    "files_in_error": ColumnInfo("Int64", "number of files in error"),
+    "files_total": ColumnInfo("Int64", "number of files of the order"),
+    "bytes_total": ColumnInfo("Int64", "their size in bytes"),
+    "created_at": ColumnInfo(TIME, "when the order was made"),
+    "status_at": ColumnInfo(TIME, "when the status last changed"),
+    "expires_at": ColumnInfo(TIME, "when REGARDS deletes the files"),
+}
+
+EVENT_DTYPES, ORDER_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES = (
+    {name: column.dtype for name, column in columns.items()}
+    for columns in (EVENT_COLUMNS, ORDER_COLUMNS, FILE_COLUMNS, REJECTED_COLUMNS, REMOTE_COLUMNS)
+)
+
+
+_COLUMNS_OF = {
+    "events": EVENT_COLUMNS,
+    "orders": ORDER_COLUMNS,
+    "files": FILE_COLUMNS,
+    "rejected": REJECTED_COLUMNS,
+}
+
+
+def with_columns(function: _Function) -> _Function:
+    """Add a section on the columns to the docstring of the method with the frame's name."""
+    columns = _COLUMNS_OF[function.__name__]
+    lines = [f"{name} : {info.dtype}\n    {info.meaning}" for name, info in columns.items()]
+    text = inspect.cleandoc(function.__doc__ or "")
+    function.__doc__ = "\n".join([text, "", "Columns", "-------", *lines])
+    return function
+
 
 _NAT = np.iinfo(np.int64).min
 _EPOCH = datetime.fromtimestamp(0, UTC)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from regards_nb.consumer import Consumer, HealthState, describe, parameters_from, publish_request
 from regards_nb.errors import SettingsError
-from regards_nb.frames import Frames
+from regards_nb.frames import Frames, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
@@ -307,23 +307,27 @@ class OrderTracker:
     # -- the frames --
 
     @property
+    @with_columns
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order."""
         return self._parts.frames.events
 
     @property
+    @with_columns
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id)."""
         return self._parts.frames.orders
 
     @property
+    @with_columns
     def files(self) -> pd.DataFrame:
-        """One row per file: order, name, path, size in bytes, md5, state, error."""
+        """One row per file that a manifest listed."""
         return self._parts.frames.files
 
     @property
+    @with_columns
     def rejected(self) -> pd.DataFrame:
-        """One row per message that could not be decoded: body, reason, received_at."""
+        """One row per message that could not be decoded."""
         return self._parts.frames.rejected
 
     def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
