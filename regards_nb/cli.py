@@ -153,7 +153,7 @@ def _files(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     for frame in _frames(arguments, tracker, "files"):
         for file in _records(frame):
-            words = (f"#{file['order']}", file["state"], file.get("path") or file["name"])
+            words = (f"#{file['order_id']}", file["state"], file.get("path") or file["name"])
             _write("  ".join(clean(word, 1000) for word in words))
     return 0
 
