@@ -1,9 +1,9 @@
-"""Writes what the pages show of the code: statuses and their diagram, errors, rooms.
+"""Writes the generated parts of the pages: statuses and their diagram, errors, columns, rooms.
 
-``python docs/generate.py`` after a change; ``tests/test_docs.py`` says when that was forgotten.
-The statuses, their ranks and which of them end an order are those of ``regards_nb.orders``. The
-arrows are not drawn by hand either: they are what the simulated REGARDS publishes for every
-outcome it knows, and for a retry.
+Run ``python docs/generate.py`` after a change; ``tests/test_docs.py`` fails if the files are not
+current. The statuses, their ranks and which of them end an order come from ``regards_nb.orders``.
+The arrows of the diagram are the messages that the simulated REGARDS publishes for each outcome
+and for a retry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from regards_nb.simulator import Action, OrderPlan, Outcome, Simulator, StagingE
 
 GENERATED = Path(__file__).parent / "generated"
 PACKAGE = Path(regards_nb.__file__).parent
-#: Where the order of the rooms is written down, and kept.
+#: The file with the list of rooms.
 LAYERS = PACKAGE.parent / "tests" / "test_layers.py"
 REQUEST = "request"
 
@@ -35,16 +35,16 @@ _ENDED = ("DONE", "FAILED", "DONE_WITH_WARNING")
 _RANK = orders._RANK  # noqa: SLF001 - this page is about it
 
 _SAYS = {
-    "GRANTED": "a request was accepted; the order has a number",
-    "RUNNING": "the server is at work (asked over REST)",
-    "SUBORDER_DONE": "files of one part wait to be fetched",
-    "PAUSED": "somebody has paused it (asked over REST)",
-    "DENIED": "a request was refused; there is no order",
-    "FAILED": "with a link: some files are there, fetch them; without: none is",
-    "DONE_WITH_WARNING": "what FAILED with a link is called over REST and in the documentation",
-    "DONE": "no further file will come; the last part may still wait to be fetched",
-    "EXPIRED": "its time is over, the files are gone (asked over REST)",
-    "DELETED": "it was deleted or cancelled (asked over REST)",
+    "GRANTED": "REGARDS accepted the request; the order has a number",
+    "RUNNING": "REGARDS prepares files (known over REST only)",
+    "SUBORDER_DONE": "the files of one sub-order can be downloaded",
+    "PAUSED": "a user has paused the order (known over REST only)",
+    "DENIED": "REGARDS refused the request; there is no order",
+    "FAILED": "with a link: some files are ready, download them; without: none is",
+    "DONE_WITH_WARNING": "the name of FAILED with a link over REST and in the manual",
+    "DONE": "REGARDS prepares no further file; the last ones may still have to be downloaded",
+    "EXPIRED": "REGARDS has deleted the files (known over REST only)",
+    "DELETED": "the order was deleted or cancelled (known over REST only)",
 }
 
 
@@ -72,10 +72,10 @@ def contents() -> dict[str, str]:
 
 
 def transitions() -> set[tuple[str, str]]:
-    """Return which status follows which, in what the simulated service publishes."""
+    """Return the pairs of statuses that the simulated service publishes one after the other."""
     with Simulator(amqp=None, suborder_pause_s=0) as sim:
         for outcome in Outcome:
-            # An owner each: one who does not download would hold up the orders of the others.
+            # One owner per order: an order that nobody downloads blocks its owner's others.
             answer = sim.apply(_plan(outcome), correlation_id=outcome.name, owner=outcome.name)
             if answer.order_id is not None:
                 sim.wait_for(answer.order_id, *_ENDED)
@@ -101,14 +101,16 @@ def status_table() -> str:
         f"| {_SAYS[status]} |"
         for status in sorted(OrderStatus, key=lambda status: _RANK.get(status, -1))
     ]
-    return "\n".join(["| status | rank | ends the order | says |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(
+        ["| status | rank | ends the order | meaning |", "|---|---|---|---|", *rows, ""]
+    )
 
 
 # -- the diagram
 
 
 class Node(NamedTuple):
-    """A status on the paper, by its middle."""
+    """A status and the coordinates of its centre."""
 
     name: str
     x: int
@@ -121,7 +123,7 @@ _FIRST_Y, _STEP_Y = 40, 78
 
 
 class Diagram:
-    """Statuses that are sent: on the way in one line, those that end an order above each other."""
+    """The statuses: those of a running order in one line, final ones above each other."""
 
     def __init__(self, steps: set[tuple[str, str]]) -> None:
         self._steps = sorted(steps)
@@ -170,13 +172,13 @@ def _loop(node: Node) -> str:
 
 
 def _back(start: Node, end: Node) -> str:
-    """Return the way of an order that is opened again."""
+    """Return the path of a retry."""
     x, y = start.x - 60, end.y - 10
     return f"M{x} {start.y + _HALF_H}C{x} {y - 20} {x - 34} {y} {end.x + _HALF_W} {y}"
 
 
 def _up(start: Node, end: Node, lane: int) -> str:
-    """Return the way up and then to the right; each source has a lane of its own."""
+    """Return a path up and then to the right; each source has its own lane."""
     x, y = start.x + (20 if lane else (end.y - start.y) // 8), end.y + 12 * (lane - 1)
     return f"M{x} {start.y - _HALF_H}V{y + 14}Q{x} {y} {x + 14} {y}H{end.x - _HALF_W}"
 
@@ -186,7 +188,7 @@ def _box(node: Node) -> str:
     if node.name in {"DENIED", "FAILED"}:
         fill, stroke = "#fdeeee", "#d9363e"
     rx = 20 if node.name == REQUEST else 5
-    # a second line around what ends an order: colour alone would not tell everybody
+    # Thick lines mark final statuses: not every reader can tell the colours apart.
     width = 3 if node.name in FINISHED else 1.2
     return (
         f'<rect x="{node.x - _HALF_W}" y="{node.y - _HALF_H}" width="{2 * _HALF_W}" '
@@ -256,21 +258,21 @@ def _column_rows(columns: dict[str, frames.ColumnInfo]) -> list[str]:
 
 
 def settings_table() -> str:
-    """Return what there is to set, and the environment variable of each."""
+    """Return the settings with their environment variables."""
     rows = [
         *(f"| `{name}` | `{variable(name)}` | {field.meaning} |" for name, field in FIELDS.items()),
         *(f"| in no file | `{variable(name)}` | secret |" for name in SECRETS),
     ]
-    return "\n".join(["| in the profile | environment | what it is |", "|---|---|---|", *rows, ""])
+    return "\n".join(["| in the profile | environment | meaning |", "|---|---|---|", *rows, ""])
 
 
 # -- the rooms
 
 
 def room_table() -> str:
-    """Return the rooms, from the bottom to the top, each with its one reason."""
+    """Return the rooms, from the bottom to the top, each with what it does."""
     rows = [f"| `{room}` | {_reason(room)} |" for room in _rooms()]
-    return "\n".join(["| room | its reason |", "|---|---|", *rows, ""])
+    return "\n".join(["| room | what it does |", "|---|---|", *rows, ""])
 
 
 def _rooms() -> list[str]:
