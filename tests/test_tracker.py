@@ -18,10 +18,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import client_of, until
+from strategies import delivery
 
 from regards_nb import OrderEvent, OrderStatus, OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
-from regards_nb.simulator import OrderPlan, Outcome, Simulator
+from regards_nb.journal import Journal
+from regards_nb.simulator import MissingEntry, OrderPlan, Outcome, Simulator, StorageRefuses
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -190,6 +192,61 @@ def test_a_restart_shows_the_same_frames(simulator: Simulator, tmp_path: Path) -
         another = simulator.order(OrderPlan(n_files=1))
         again.wait(another, timeout_s=60)
         assert len(again.orders) == 2
+
+
+def test_what_waited_in_the_queue_reaches_callbacks_and_downloads(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A new process handles the messages that waited, also if it reads the frames at once."""
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        history = [delivery({"status": "ON_TAPE", "orderId": 1}, tenant="demo")] * 30_000
+        journal.append(journal.open_session(simulator.queue), history)
+    for number in [simulator.order(OrderPlan(n_files=1)) for _ in range(2)]:
+        simulator.wait_for(number, "DONE")
+    for _ in range(3):
+        simulator.order(OrderPlan(outcome=Outcome.FAILED))
+    simulator.flush()
+    seen: list[OrderEvent] = []
+    tracker = tracker_of(simulator, tmp_path, auto_download=True)
+    for status in ("SUBORDER_DONE", "FAILED"):
+        tracker.on(status, seen.append)
+    with tracker:
+        while len(tracker.orders) < 5:
+            pass
+        until(lambda: len(seen) == 5, within_s=20)
+        until(lambda: (tracker.orders["downloaded_files"] > 0).sum() == 2, within_s=20)
+    assert sorted(event.status for event in seen) == ["FAILED"] * 3 + ["SUBORDER_DONE"] * 2
+
+
+def test_no_event_misses_its_callback_between_two_processes(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """What one process journals it also hands to its callbacks; the next gets the rest."""
+    for _ in range(300):
+        simulator.publish_raw(b'{"status": "RUNNING", "orderId": 1}')
+    simulator.flush()
+    seen: list[OrderEvent] = []
+    trackers = [tracker_of(simulator, tmp_path) for _ in range(2)]
+    for tracker in trackers:
+        tracker.on("RUNNING", seen.append)
+    with trackers[0]:
+        until(lambda: len(trackers[0].events))
+    assert len(seen) == len(trackers[0].events)
+    with trackers[1]:
+        until(lambda: len(trackers[1].events) >= 300)
+    assert len(seen) == len(trackers[1].events) == 300
+
+
+def test_an_incomplete_automatic_download_is_repeated(simulator: Simulator, tmp_path: Path) -> None:
+    """A file that the storage refuses for a while is downloaded later, without any call."""
+    faults = (
+        MissingEntry(name="file_00000.bin"),
+        StorageRefuses(name="file_00000.bin", status=500, times=6),
+    )
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        simulator.order(OrderPlan(n_files=2, faults=faults))
+        until(lambda: "FAILED" in set(tracker.files["state"]))
+        until(lambda: list(tracker.files["state"]) == ["VERIFIED"] * 2)
 
 
 KILLED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from bisect import bisect_right
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
@@ -68,20 +69,23 @@ class Frames:
         #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
         #: The bodies may be large and are read from the journal when `rejected` is called.
         self._rejections: list[tuple[int, str, int]] = []
-        self._queues: list[EventQueue] = []
+        #: Each queue, and the last row that the journal had when it was made.
+        self._queues: list[tuple[int, EventQueue]] = []
 
     def follow(self) -> EventQueue:
-        """Return a queue that receives all events added from now on, with their orders."""
+        """Return a queue that receives the events journalled from now on, with their orders.
+
+        It does not read the journal: a long history costs nothing here.
+        """
+        queue: EventQueue = deque()
         with self._lock:
-            self.refresh()
-            queue: EventQueue = deque()
-            self._queues.append(queue)
-            return queue
+            self._queues.append((self._journal.position().last_id, queue))
+        return queue
 
     def unfollow(self, queue: EventQueue) -> None:
         """Stop filling a queue that `follow` returned."""
         with self._lock:
-            self._queues = [other for other in self._queues if other is not queue]
+            self._queues = [each for each in self._queues if each[1] is not queue]
 
     def refresh(self) -> None:
         """Read what any process has journalled since the last call."""
@@ -110,8 +114,10 @@ class Frames:
         if events:
             keys = self._states.add(row_ids, events)
             self._events.append(_event_columns(events), len(events))
-            for queue in self._queues:
-                queue.append((keys, events))
+            for after_id, queue in self._queues:
+                new = bisect_right(row_ids, after_id)
+                if new < len(events):
+                    queue.append((keys[new:], events[new:]))
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision

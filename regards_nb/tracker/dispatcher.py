@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
 from regards_nb.events import OrderStatus
+from regards_nb.orders import GONE
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.shared import POLL_S
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from regards_nb.frames import EventQueue
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.downloads import Downloads
+    from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
 
     #: A status, and the function to call with each of its events.
@@ -32,49 +34,67 @@ if TYPE_CHECKING:
 #: Events of so short a time are handled together: reading costs more per read than per event.
 #: The pause also lets a caller who reads the frames at once go first.
 GATHER_S = 0.02
-FIRST_RETRY_S = 15.0
+#: A failed download is repeated after growing pauses, an incomplete one so many times.
+FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 900.0
+MOST_RETRIES = 3
 
 
 class EventDispatcher:
     """Follows the events of one tracker, in a thread of its own, until it is stopped.
+
+    It handles the events journalled after it was made, so it is made before the consumer starts.
 
     Parameters
     ----------
     parts : TrackerParts
     downloads : Downloads or None
         None downloads nothing.
+    sync : RestSync or None
+        After each round of it, all orders are searched for files that wait for a download.
     callbacks : list
         Read anew for each event, so that it may grow.
     """
 
     def __init__(
-        self, parts: TrackerParts, downloads: Downloads | None, callbacks: list[Callback]
+        self,
+        parts: TrackerParts,
+        downloads: Downloads | None,
+        sync: RestSync | None,
+        callbacks: list[Callback],
     ) -> None:
         self._stop = threading.Event()
+        self._parts = parts
+        self._queue = parts.frames.follow()
         self._workers = Workers("regards-nb-callback", 1)
         self._thread = threading.Thread(
             target=_follow,
             args=(
                 parts,
+                self._queue,
                 self._stop,
                 _Callbacks(callbacks, self._workers, parts.errors),
-                None if downloads is None else _AutoDownload(parts, downloads),
+                None if downloads is None else _AutoDownload(parts, downloads, sync),
             ),
             name="regards-nb-dispatch",
             daemon=True,
         )
-        self._signal = parts.signal
         weakref.finalize(self, self._stop.set).atexit = False
-        self._thread.start()
+
+    def start(self) -> None:
+        """Start the thread; later calls do nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread and wait for it."""
+        """Call the callbacks of all events journalled so far, and end the thread."""
         self._stop.set()
-        self._signal.send()
-        if self._thread is not threading.current_thread():
+        self._parts.signal.send()
+        if self._thread.ident is None:
+            self._parts.frames.unfollow(self._queue)
+        elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-        self._workers.stop(timeout_s)
+        self._workers.finish(timeout_s)
 
 
 def checked_callback(status: str, callback: Callable[[OrderEvent], object]) -> Callback:
@@ -96,11 +116,11 @@ def checked_callback(status: str, callback: Callable[[OrderEvent], object]) -> C
 
 def _follow(
     parts: TrackerParts,
+    queue: EventQueue,
     stop: threading.Event,
     callbacks: _Callbacks,
     downloads: _AutoDownload | None,
 ) -> None:
-    queue = parts.frames.follow()
     try:
         seen = -1
         while not stop.is_set():
@@ -109,7 +129,10 @@ def _follow(
             if _step(parts, queue, callbacks, downloads):
                 # Another kernel may have written the events; threads that wait must see them.
                 parts.signal.send()
+        # The journal holds these events from now on, so the next process does not call for them.
+        _step(parts, queue, callbacks, None)
     finally:
+        # The tracker may have been collected without a stop().
         parts.frames.unfollow(queue)
 
 
@@ -129,7 +152,10 @@ def _step(
     callbacks.call([event for _, events in news for event in events])
     changed = dict.fromkeys(key for keys, _ in news for key in keys)
     if downloads is not None:
-        downloads.begin(list(changed))
+        try:
+            downloads.begin(list(changed))
+        except RegardsError as exc:
+            parts.errors.record("starting downloads", exc)
     return bool(changed)
 
 
@@ -164,33 +190,48 @@ class _Callbacks:
 class _AutoDownload:
     """Downloads each sub-order when an event announces it, and tries again what failed."""
 
-    def __init__(self, parts: TrackerParts, downloads: Downloads) -> None:
+    def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:
         self._parts = parts
         self._downloads = downloads
+        self._sync = sync
+        self._seen_rounds = -1
         #: Orders to look at: not before this time, and the failures so far.
-        self._due: dict[OrderKey, tuple[float, int]] = {
-            state.key: (0.0, 0) for state in parts.frames.states() if state.waits_for_download
-        }
+        self._due: dict[OrderKey, tuple[float, int]] = {}
+        #: Incomplete downloads so far, of orders whose last download was incomplete.
+        self._incomplete: dict[OrderKey, int] = {}
 
     def begin(self, changed: list[OrderKey]) -> None:
+        rounds = 0 if self._sync is None else self._sync.rounds
+        if rounds != self._seen_rounds:
+            self._seen_rounds = rounds
+            changed = [s.key for s in self._parts.frames.states() if s.waits_for_download]
         for key in changed:
             self._due.setdefault(key, (0.0, 0))
         now = time.monotonic()
-        due = [key for key, (not_before, _) in self._due.items() if not_before <= now]
+        due = [key for key, (not_before, _) in list(self._due.items()) if not_before <= now]
         for state in self._parts.states(due):
             if state.downloading:
                 continue
-            if not state.waits_for_download or state.order_id is None:
+            is_incomplete = state.key in self._incomplete and state.status not in GONE
+            if state.order_id is None or not (state.waits_for_download or is_incomplete):
                 self._due.pop(state.key, None)
             else:
                 future = self._downloads.begin_recording_errors(state)
                 future.add_done_callback(partial(self._ended, state.key))
 
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
-        if done.cancelled() or (error := done.exception()) is None:
+        if done.cancelled():
             return
-        if isinstance(error, IncompleteDownloadError):
+        error = done.exception()
+        if not isinstance(error, IncompleteDownloadError):
+            self._incomplete.pop(key, None)
+        elif self._incomplete.get(key, 0) == MOST_RETRIES:
+            # The missing files stay FAILED in the frame; a call of download() tries them again.
+            self._incomplete.pop(key)
             return
-        _, failures = self._due.get(key, (0.0, 0))
-        wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
-        self._due[key] = (time.monotonic() + wait_s, failures + 1)
+        else:
+            self._incomplete[key] = self._incomplete.get(key, 0) + 1
+        if error is not None:
+            _, failures = self._due.get(key, (0.0, 0))
+            wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
+            self._due[key] = (time.monotonic() + wait_s, failures + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -61,15 +62,28 @@ class Workers:
     def stop(self, timeout_s: float) -> None:
         """Drop the jobs that wait, and return when the running ones have ended."""
         with self._lock:
+            self._drop_waiting()
+        self.finish(timeout_s)
+
+    def finish(self, timeout_s: float) -> None:
+        """Return when all jobs have ended; drop those that still wait after *timeout_s*."""
+        with self._lock:
             threads, self._threads = self._threads, []
-            while not self._jobs.empty():
-                job = self._jobs.get()
-                if job is not None:
-                    job[0].cancel()
             _end(self._jobs, len(threads))
+        deadline_s = time.monotonic() + timeout_s
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(timeout_s)
+                thread.join(max(deadline_s - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in threads):
+            with self._lock:
+                self._drop_waiting()
+                _end(self._jobs, len(threads))
+
+    def _drop_waiting(self) -> None:
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                job[0].cancel()
 
 
 def _end(jobs: queue.SimpleQueue[_Job | None], count: int) -> None:

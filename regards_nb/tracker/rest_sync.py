@@ -254,6 +254,8 @@ class RestSync:
         # One round at a time: two at once would journal the same news twice.
         self._lock = threading.Lock()
         self._due_s: float | None = None
+        #: Number of rounds that REGARDS answered.
+        self.rounds = 0
 
     def ask_soon(self) -> None:
         """Have the next round take place soon, because an action changes an order."""
@@ -300,6 +302,7 @@ class RestSync:
                 # A message that came meanwhile is newer than the answer.
                 if known is not None and _fingerprint(known) == _fingerprint(state):
                     changed |= self._keep(state, remote)
+            self.rounds += 1
             self._parts.signal.send()
             return changed
 
@@ -322,6 +325,7 @@ class RestSync:
                 self._keep(known, remote)
                 if known is None:
                     new.append(remote.order_id)
+            self.rounds += 1
             self._parts.signal.send()
             keys = (self._parts.frames.key_of(order_id) for order_id in new)
             return [key for key in keys if key is not None]

@@ -106,7 +106,7 @@ class OrderTracker:
         silence_s: float = SILENCE_S,
         poll_s: float = POLL_S,
     ) -> None:
-        _check_sources(amqp, queue, client)
+        _check_sources(amqp, queue, client, auto_download=auto_download)
         self.queue = queue
         self.tenant = tenant
         self.client = client
@@ -232,7 +232,16 @@ class OrderTracker:
         JournalError
             The journal cannot be written.
         """
+        if self._dispatcher is None:
+            # Before the consumer: what waited in the queue is new, too.
+            self._dispatcher = EventDispatcher(
+                self._parts,
+                self._downloads if self.auto_download else None,
+                self._sync,
+                self._callbacks,
+            )
         self._consumer.start(timeout_s)
+        self._dispatcher.start()
         if self._catch_up is None and self._sync is not None and self._amqp_parameters is not None:
             consumer = weakref.ref(self._consumer)
             self._catch_up = CatchUp(
@@ -241,9 +250,6 @@ class OrderTracker:
                 lambda: None if (alive := consumer()) is None else alive.health,
                 silence_s=self._silence_s,
             )
-        if self._dispatcher is None:
-            downloads = self._downloads if self.auto_download else None
-            self._dispatcher = EventDispatcher(self._parts, downloads, self._callbacks)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
@@ -256,17 +262,17 @@ class OrderTracker:
         """
         from regards_nb.display import close_views
 
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.stop(timeout_s)
-        self._downloads.stop(timeout_s)
         catch_up, self._catch_up = self._catch_up, None
-        if catch_up is not None:
-            catch_up.stop(timeout_s)
-        self._actions.stop(timeout_s)
+        dispatcher, self._dispatcher = self._dispatcher, None
         try:
             self._consumer.stop(timeout_s)
         finally:
+            if catch_up is not None:
+                catch_up.stop(timeout_s)
+            if dispatcher is not None:
+                dispatcher.stop(timeout_s)
+            self._downloads.stop(timeout_s)
+            self._actions.stop(timeout_s)
             # Views show the last state from now on, and say that it is the last.
             close_views(self)
             self._at_end.close()
@@ -680,15 +686,21 @@ class OrderTracker:
 
 
 def _check_sources(
-    amqp: str | AmqpParameters | None, queue: str | None, client: RegardsClient | None
+    amqp: str | AmqpParameters | None,
+    queue: str | None,
+    client: RegardsClient | None,
+    *,
+    auto_download: bool,
 ) -> None:
-    """Refuse a tracker that has no source of events.
+    """Refuse a tracker that has no source of events, or nothing to download with.
 
     Raises
     ------
     SettingsError
-        There is neither broker nor client, or a broker without a queue.
+        The text says what is missing.
     """
+    if auto_download and client is None:
+        raise SettingsError(f"auto_download=True {_CLIENT_MISSING}")
     if amqp is None and client is None:
         raise SettingsError(
             "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
