@@ -21,7 +21,8 @@ lab: .venv/demo.ready
 	@$(BIN)/python -m jupyterlab notebooks/01_quickstart.ipynb
 
 test: .venv/test.ready
-	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1
+	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1 \
+		nginx-light apache2-bin haproxy squid varnish
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/pipeline.py --quick

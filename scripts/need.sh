@@ -4,6 +4,11 @@
 # usage: need.sh PACKAGE...
 set -eu
 
+# Debian keeps servers in sbin, which is not in the path of every user.
+on_path() {
+    PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null 2>&1
+}
+
 present() {
     case $1 in
         rabbitmq-server)
@@ -15,7 +20,11 @@ present() {
         # Debian keeps the server's programs out of the path
         postgresql)
             command -v postgres >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ;;
-        *) command -v "$1" >/dev/null 2>&1 ;;
+        # apache2-bin is the server alone, without a service that starts on port 80
+        nginx-light) on_path nginx ;;
+        apache2-bin) on_path apache2 ;;
+        varnish) on_path varnishd ;;
+        *) on_path "$1" ;;
     esac
 }
 

@@ -163,7 +163,7 @@ def test_a_given_token_is_used_and_cannot_be_renewed(
         assert list(given.iter_orders()) == []
         assert logins(simulator) == 1
         simulator.expire_tokens()
-        with pytest.raises(ServiceLoginError, match="token was refused"):
+        with pytest.raises(ServiceLoginError, match="has ended or is not valid"):
             list(given.iter_orders())
         assert logins(simulator) == 1
 
@@ -231,6 +231,48 @@ def test_a_server_that_counts_its_pages_wrongly_does_not_keep_us(
         )
     (found,) = client.available_files(order_id)
     assert (found.name, found.size_bytes, found.md5) == ("", 5, None)
+
+
+def page_of(*ids: int, **counts: Any) -> bytes:
+    """Return a page of a manifest."""
+    rows = [{"content": {"id": number, "filename": f"{number}.nc"}} for number in ids]
+    return json.dumps({"content": rows, **counts}).encode()
+
+
+def test_the_statuses_and_names_of_the_documentation_are_read(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """204 is an empty manifest, 206 is like 200, and ``page`` is like ``metadata``."""
+    for status, body in (
+        (204, b""),
+        (206, page_of(1, page={"totalElements": 2, "totalPages": 2})),
+        (200, page_of(2, page={"totalElements": 2, "totalPages": 2})),
+    ):
+        simulator.faults.add(Reply(route=Route.AVAILABLE, status=status, body=body))
+    assert client.available_files(1) == []
+    assert [file.file_id for file in client.available_files(1)] == [1, 2]
+
+
+def test_a_full_page_without_a_count_may_have_a_next_one(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """Pages are requested until one is not full, or until the server repeats itself."""
+    for body in (page_of(*range(1, 1001)), page_of(1001)):
+        simulator.faults.add(Reply(route=Route.AVAILABLE, status=200, body=body))
+    assert len(client.available_files(1)) == 1001
+    same = Reply(route=Route.AVAILABLE, status=200, body=page_of(*range(1, 1001)), times=None)
+    simulator.faults.add(same)
+    assert len(client.available_files(1)) == 1000
+
+
+def test_the_manifest_of_one_sub_order(simulator: Simulator, client: RegardsClient) -> None:
+    """The files that one SUBORDER_DONE announced, and no others."""
+    order_id = simulator.order(OrderPlan(n_files=4, file_bytes=1, files_per_suborder=2))
+    simulator.wait_available(order_id, files=4)
+    every = client.available_files(order_id)
+    sub_orders = [client.available_files(order_id, sub_order_id=number) for number in (1, 2)]
+    assert [len(files) for files in sub_orders] == [2, 2]
+    assert [*sub_orders[0], *sub_orders[1]] == every
 
 
 @pytest.mark.parametrize(
@@ -432,7 +474,7 @@ def test_redirections_are_followed_within_the_origin_only(
         with pytest.raises(UnexpectedAnswerError, match="redirected to"):
             list(client.iter_orders())
     simulator.faults.add(redirect(Route.APPLY, "/api/v1/rs-order/user/orders", status=308))
-    with pytest.raises(UnexpectedAnswerError, match="redirected"):
+    with pytest.raises(UnexpectedAnswerError, match="redirects a POST"):
         client.apply(["x"])
     simulator.faults.add(redirect(Route.ORDERS, ""))
     with pytest.raises(UnexpectedAnswerError, match="nowhere"):

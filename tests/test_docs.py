@@ -33,6 +33,8 @@ HOSTS = {
     "semver.org",
     "voila.readthedocs.io",
 }
+#: What a reader sets and does not follow; the address of a proxy is http.
+ADDRESSES_TO_SET = {"proxy.example", "localhost"}
 PASSWORD = "a-long-password"
 LINES = re.MULTILINE | re.DOTALL
 
@@ -132,6 +134,8 @@ def test_links_out_of_the_documentation_are_sound() -> None:
     assert len(found) > 3
     for link in found:
         parts = urlsplit(link)
+        if parts.hostname in ADDRESSES_TO_SET:
+            continue
         assert parts.scheme == "https", link
         assert parts.username is None, link
         assert parts.hostname in HOSTS, link

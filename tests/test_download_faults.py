@@ -129,17 +129,21 @@ ROWS: dict[str, Row] = {
         (Reply(route=Route.ZIP, status=429, headers=(("Retry-After", "0"),)),), zips=2, singles=0
     ),
     "zip: 500 without a word": Row((Reply(route=Route.ZIP, status=500),), singles=6),
-    "zip: 503 once": Row((Reply(route=Route.ZIP, status=503),), zips=2, singles=0),
-    "zip: 504 for ever": Row((always(Reply(route=Route.ZIP, status=504)),), zips=4, singles=6),
+    "zip: 503 once": Row((Reply(route=Route.ZIP, status=503),), zips=1, singles=6),
+    "zip: 504 for ever": Row((always(Reply(route=Route.ZIP, status=504)),), zips=1, singles=6),
     "zip: 204": Row((Reply(route=Route.ZIP, status=204),), singles=6),
     "zip: a page, 200": Row((html_page(Route.ZIP),), UnexpectedAnswerError, "Please log in"),
     "zip: JSON, 200": Row(
         (business_error(Route.ZIP, 200, "odd"),), UnexpectedAnswerError, "not REGARDS"
     ),
-    "zip: packed once more": Row(
+    "zip: damaged gzip": Row(
         (Reply(route=Route.ZIP, status=200, body=b"x", headers=(("Content-Encoding", "gzip"),)),),
+        singles=6,
+    ),
+    "zip: an encoding that cannot be undone": Row(
+        (Reply(route=Route.ZIP, status=200, body=b"x", headers=(("Content-Encoding", "br"),)),),
         UnexpectedAnswerError,
-        "gzip",
+        "encoded the body as br",
     ),
     "zip: stalls": Row(
         (Slow(route=Route.ZIP, stall_after_bytes=50_000),), client=(("read_timeout_s", 0.5),)
@@ -169,8 +173,11 @@ ROWS: dict[str, Row] = {
         "503",
         zips=0,
     ),
+    "manifest: broken JSON once": Row(
+        (Reply(route=Route.AVAILABLE, status=200, body=b'{"content":['),), singles=0
+    ),
     "manifest: broken JSON": Row(
-        (Reply(route=Route.AVAILABLE, status=200, body=b'{"content":['),),
+        (always(Reply(route=Route.AVAILABLE, status=200, body=b'{"content":[')),),
         UnexpectedAnswerError,
         "not REGARDS",
         zips=0,

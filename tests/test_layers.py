@@ -286,7 +286,7 @@ USERS = sorted(
 #: Or that have the name of the function in them.
 PUBLIC_MODULES = {"simulator.faults", "display.html", "display.text", "display.show"}
 #: Rooms whose tests still name their files.
-NOT_YET = {"consumer", "client", "journal"}
+NOT_YET = {"consumer", "journal"}
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda file: f"{file.parent.name}/{file.name}")

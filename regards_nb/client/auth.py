@@ -73,11 +73,13 @@ class Token(NamedTuple):
     ends_at_s: float = math.inf
     #: The end as a date, for users; None if it is not known.
     ends_at: datetime | None = None
+    #: The user gave it: the client cannot renew it.
+    is_given: bool = False
 
     @classmethod
     def given(cls, secret: Secret) -> Token:
         """Return a token of the user; its end is read from it where it is a JSON Web Token."""
-        return cls(secret, ends_at=_end_of(secret))
+        return cls(secret, ends_at=_end_of(secret), is_given=True)
 
     @classmethod
     def lasting(cls, secret: Secret, lifetime_s: float) -> Token:

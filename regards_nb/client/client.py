@@ -224,19 +224,38 @@ class RegardsClient:
         return response.clock_skew_s
 
     def available_files(
-        self, order_id: int, *, stop: threading.Event | None = None
+        self,
+        order_id: int,
+        *,
+        sub_order_id: int | None = None,
+        stop: threading.Event | None = None,
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
         Files that were downloaded are no longer in it.
+
+        Parameters
+        ----------
+        order_id : int
+            The order.
+        sub_order_id : int, optional
+            Only the files of this sub-order. A SUBORDER_DONE event names it.
+        stop : threading.Event, optional
+            Set it to end waits between repetitions.
         """
-        return sorted(self.iter_available_files(order_id, stop=stop), key=attrgetter("file_id"))
+        files = self.iter_available_files(order_id, sub_order_id=sub_order_id, stop=stop)
+        return sorted(files, key=attrgetter("file_id"))
 
     def iter_available_files(
-        self, order_id: int, *, stop: threading.Event | None = None
+        self,
+        order_id: int,
+        *,
+        sub_order_id: int | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[FileRecord]:
         """Yield the files of the manifest. Pages are requested as needed."""
-        return self._iter_files(order_id, "files/available", stop)
+        sub_order = "" if sub_order_id is None else f"filesTask/{_number(sub_order_id)}/"
+        return self._iter_files(order_id, f"{sub_order}files/available", stop)
 
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
@@ -414,10 +433,18 @@ class RegardsClient:
                 "password": self._password.reveal(),
                 "scope": self.tenant,
             },
-            accepted_statuses=frozenset({400, 401, 403}),
+            accepted_statuses=frozenset({400, 401, 403, 404}),
         )
         application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
         response = self._transport.exchange(request, application)
+        if response.is_page:
+            raise error_for(response)
+        if response.status == 404:
+            raise UnexpectedAnswerError(
+                f"{response.describe()}. There is no REGARDS at {self._origin}: base_url must end "
+                "before /api/v1, and must have the prefix that a proxy may add",
+                status_code=404,
+            )
         if response.status != 200:
             raise ServiceLoginError(
                 f"{self._origin} refused the login of {self.username!r} to tenant "

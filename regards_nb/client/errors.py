@@ -1,7 +1,7 @@
 """What an error response of REGARDS means: which exception, which advice, whether to try again.
 
-REGARDS has many forms of error: its own ``{"messages": [...]}``, Spring's JSON, a page of a proxy,
-plain text, an empty body (protocol.md 1.2).
+REGARDS has many forms of error: its own ``{"messages": [...]}``, Spring's JSON, plain text, an
+empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a login portal sent it.
 
 **What a 401 means** (protocol.md 1.0, 9):
 
@@ -10,6 +10,7 @@ plain text, an empty body (protocol.md 1.2).
 - without, the token is not valid: `TokenVerdict.INVALID`. The client logs in once more and
   repeats the request. If the new token gets a 401, too: `ServiceLoginError`.
 - during a login, the name and secret of the application are wrong: `ServiceLoginError`.
+- with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from regards_nb.client.models import NOT_REGARDS
 from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
@@ -30,9 +32,14 @@ from regards_nb.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from regards_nb.client.auth import Token
     from regards_nb.client.models import Response
 
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
+#: nginx, Apache and Varnish refuse a header beyond 8 kB with 400, HAProxy beyond 15 kB with 400,
+#: Squid beyond 64 kB with 431. Shorter tokens pass everywhere.
+_LONG_TOKEN_CHARS = 7000
+_HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 
 #: Exception and advice for a status.
 _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
@@ -44,6 +51,13 @@ _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
         _GATEWAY_STATUSES,
         (ServiceUnreachableError, "REGARDS is down or overloaded: try again later"),
     ),
+}
+
+#: What the status of a single file means (protocol.md 1.5).
+_FILE_MEANINGS = {
+    404: "The archive does not know this file (404)",
+    410: "The archive no longer has this file (410)",
+    422: "The archive failed to prepare this file (422); retry() requests it again",
 }
 
 #: The codes with which REGARDS refuses an action (protocol.md 1.2): what they mean, what to do.
@@ -119,15 +133,37 @@ def token_verdict(
         return TokenVerdict.INVALID
     if response.messages or (response.status == 500 and may_have_acted):
         return TokenVerdict.VALID
-    return TokenVerdict.INVALID if response.status == 401 else TokenVerdict.DOUBTFUL
+    is_certain = response.status == 401 and not response.is_page
+    return TokenVerdict.INVALID if is_certain else TokenVerdict.DOUBTFUL
+
+
+def token_advice(response: Response | None, token: Token) -> str:
+    """Return what is wrong with the token of a request that failed; "" if nothing is known.
+
+    *response* is None if the connection was closed: Varnish closes it without a response.
+    """
+    token_chars = len(token.secret.reveal())
+    has_header_status = response is None or response.status in _HEADER_STATUSES
+    if has_header_status and token_chars > _LONG_TOKEN_CHARS:
+        return (
+            f"The token has {token_chars} characters, and many proxies refuse headers beyond 8 kB: "
+            "ask the administrator for an account with fewer roles, or for larger headers"
+        )
+    is_refused = response is not None and response.status == 401 and not response.is_page
+    if token.is_given and is_refused:
+        return "The token given as token= has ended or is not valid: give a new one"
+    return ""
 
 
 def error_for(response: Response) -> ServiceError:
     """Return the exception that says what a response with status 3xx, 4xx or 5xx means."""
     kind, advice = _meaning(response)
-    if response.retry_after_s:
+    advice = response.advice or advice
+    if response.retry_after_s and not response.is_page:
         advice = f"The server asks to wait {response.retry_after_s:.0f} s. {advice}"
     text = response.describe() + (f". {advice}" if advice else "")
+    if _is_file(response) and response.status in _FILE_MEANINGS:
+        text = f"{_FILE_MEANINGS[response.status]}. {text}"
     return kind(text, status_code=response.status, messages=response.error_texts)
 
 
@@ -135,7 +171,9 @@ def _meaning(response: Response) -> tuple[type[ServiceError], str]:
     """Return the class of the exception and the advice."""
     if response.status == 401 and response.messages:
         return NotAllowedError, advice_for(response.messages)
-    if response.status == 404 and "/orders/files/" in response.request:
+    if response.is_page and response.status not in _GATEWAY_STATUSES:
+        return UnexpectedAnswerError, NOT_REGARDS
+    if response.status == 404 and _is_file(response):
         return ServiceError, ""
     if 300 <= response.status < 400:
         return (
@@ -143,6 +181,10 @@ def _meaning(response: Response) -> tuple[type[ServiceError], str]:
             "A redirection that is not of REGARDS: check base_url and the proxy",
         )
     return _MEANINGS.get(response.status, (ServiceError, ""))
+
+
+def _is_file(response: Response) -> bool:
+    return "/orders/files/" in response.request
 
 
 def advice_for(messages: Iterable[str]) -> str:

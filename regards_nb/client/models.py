@@ -6,11 +6,13 @@ Both spellings of a field are read, the one of the code and the one of the docum
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.errors import UnexpectedAnswerError
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
 
 #: The longest excerpt of a response in an error text.
 MAX_EXCERPT_CHARS = 200
+NOT_REGARDS = "A proxy or a login portal answered, not REGARDS: check base_url and the proxy"
+
+#: How much of a page is searched for its title.
+_PAGE_CHARS = 8192
+_PAGE = re.compile(r"\s*<(!doctype html|html)", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_INVISIBLE = re.compile(
+    r"<(style|script|head)\b.*?(</\1>|\Z)|<[^>]*(>|\Z)", re.IGNORECASE | re.DOTALL
+)
 
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -30,7 +41,8 @@ _FINISHED = frozenset({"DONE", "DONE_WITH_WARNING", "FAILED", "EXPIRED", "DELETE
 _ACTIONS = frozenset({"download", "pause", "resume", "delete", "remove", "restart", "retry"})
 
 
-class Response(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Response:
     """A response whose body has been read."""
 
     #: ``GET /path``: the request for error texts, without host and query.
@@ -38,15 +50,34 @@ class Response(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: What the sender of the request knows about the reason of an error.
+    advice: str = ""
+
+    @cached_property
+    def _parsed(self) -> Any:
+        """The parsed body, or the error of the parser."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            return exc
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body is JSON. Only a part of JSON is not."""
+        return not isinstance(self._parsed, Exception)
+
+    @cached_property
+    def is_page(self) -> bool:
+        """Whether the body is HTML: a proxy or a login portal sent it. REGARDS sends JSON."""
+        kind = self.headers.get("Content-Type", "").lower()
+        return kind.startswith(("text/html", "application/xhtml")) or bool(
+            _PAGE.match(self._text()[:100])
+        )
 
     @property
     def messages(self) -> tuple[str, ...]:
         """The texts of ``{"messages": [...]}``, the form in which REGARDS reports errors."""
-        try:
-            parsed = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return ()
-        found = parsed.get("messages") if isinstance(parsed, dict) else None
+        found = self._parsed.get("messages") if isinstance(self._parsed, dict) else None
         return tuple(map(str, found)) if isinstance(found, list) else ()
 
     @property
@@ -79,19 +110,16 @@ class Response(NamedTuple):
         UnexpectedAnswerError
             The body is no JSON. Most often it is a page of a proxy or of a login portal.
         """
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            pass
-        raise UnexpectedAnswerError(
-            f"{self.describe()}. That is not REGARDS: check base_url and the proxy",
-            status_code=self.status,
-        )
+        if self.is_json:
+            return self._parsed
+        raise UnexpectedAnswerError(f"{self.describe()}. {NOT_REGARDS}", status_code=self.status)
 
     def describe(self) -> str:
         """Return request, status and the server's words in one line that is safe to print."""
         said = clean(", ".join(self.messages), MAX_EXCERPT_CHARS)
-        if not said and self.body:
+        if not said and self.is_page:
+            said = self._page()
+        elif not said and self.body:
             said = f"{self.headers.get('Content-Type', 'no content type')}: {self._excerpt()}"
         text = f"{self.request}: HTTP {self.status}"
         if said:
@@ -100,8 +128,21 @@ class Response(NamedTuple):
         number = self.headers.get("correlation-id")
         return f"{text}, correlation id {clean(number, MAX_EXCERPT_CHARS)}" if number else text
 
+    def _page(self) -> str:
+        """Return the title of a page, or its visible text, and the name of the program."""
+        text = self._text()[:_PAGE_CHARS]
+        title = _TITLE.search(text)
+        shown = html.unescape(title[1] if title else _INVISIBLE.sub(" ", text))
+        # Squid and Varnish add Via; nginx, Apache and Varnish name themselves in Server.
+        program = self.headers.get("Server") or self.headers.get("Via") or ""
+        said = f'page "{clean(shown, MAX_EXCERPT_CHARS // 2)}"'
+        return f"{said} of {clean(program, MAX_EXCERPT_CHARS // 4)}" if program else said
+
     def _excerpt(self) -> str:
-        return clean(self.body.decode("utf-8", "replace"), MAX_EXCERPT_CHARS)
+        return clean(self._text(), MAX_EXCERPT_CHARS)
+
+    def _text(self) -> str:
+        return self.body[: 4 * _PAGE_CHARS].decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,22 +191,23 @@ class Page(NamedTuple):
 
     request: str
     items: list[Any]
-    #: How many items all pages have together, as the server says.
-    total: int
-    pages: int
+    #: How many items all pages have together, as the server says; None if it does not say.
+    total: int | None
+    pages: int | None
 
 
 def read_page(value: Any, request: str) -> Page:
     """Read a page (protocol.md 1.4)."""
     if not isinstance(value, dict) or not isinstance(value.get("content"), list):
         raise UnexpectedAnswerError(f"{request}: the response is not a list")
-    metadata = value.get("metadata")
+    # The code of REGARDS has "metadata"; its OpenAPI, which is Spring's, has "page".
+    metadata = value.get("metadata", value.get("page"))
     metadata = metadata if isinstance(metadata, dict) else {}
-    items = value["content"]
-    total = _int(metadata.get("totalElements"))
-    pages = _int(metadata.get("totalPages"))
     return Page(
-        request, items, len(items) if total is None else total, 1 if pages is None else pages
+        request,
+        value["content"],
+        _int(metadata.get("totalElements")),
+        _int(metadata.get("totalPages")),
     )
 
 

@@ -28,16 +28,25 @@ _MAX_READINGS = 3
 def iter_pages(exchange: Exchange, page_request: PageRequest, page_size: int) -> Iterator[Page]:
     """Yield one page after the other."""
     number = 0
+    previous_items: list[Any] = []
     while True:
         response = exchange(page_request({"page": number, "size": page_size}))
+        if response.status == 204:  # The documentation has 204 for an empty list.
+            return
         page = read_page(response.json(), response.request)
         yield page
         number += 1
         if number == _MAX_PAGES:
             raise UnexpectedAnswerError(f"{page.request}: still no end after {number} pages")
+        if page.pages is None:
+            # The server does not count its pages: a full page may have a next one.
+            is_last = len(page.items) < page_size or page.items == previous_items
+        else:
+            is_last = number >= page.pages
         # An empty page is the last one, even if the server announced more.
-        if number >= page.pages or not page.items:
+        if is_last or not page.items:
             return
+        previous_items = page.items
 
 
 def iter_manifest(
@@ -50,7 +59,7 @@ def iter_manifest(
     """
     seen: set[int] = set()
     for _ in range(_MAX_READINGS):
-        total = 0
+        total: int | None = None
         for page in iter_pages(exchange, page_request, page_size):
             total = page.total
             for item in page.items:
@@ -58,5 +67,5 @@ def iter_manifest(
                 if record.file_id not in seen:
                     seen.add(record.file_id)
                     yield record
-        if len(seen) >= total:
+        if total is None or len(seen) >= total:
             return

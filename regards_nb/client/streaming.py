@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import zlib
 from contextlib import suppress
 from http.client import IncompleteRead
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import urllib3
 
-from regards_nb.client.models import Response
+from regards_nb.client.models import NOT_REGARDS, Response
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
 from regards_nb.text import clean
 
@@ -24,7 +26,9 @@ BLOCK_BYTES = 1 << 18
 _FIRST_BYTES = 1 << 14
 _FAST_S, _SLOW_S = 0.02, 0.2
 
-_EXCERPT_BYTES = 400
+
+class _GzipError(urllib3.exceptions.HTTPError):
+    """A compressed body ended too early, or is damaged."""
 
 
 class Body:
@@ -45,8 +49,14 @@ class Body:
         self._request = request
         self.status_code = response.status_code
         self.is_attachment = "Content-Disposition" in response.headers
+        self._encoding = response.headers.get("Content-Encoding", "identity").lower()
+        self._blocks: Iterator[bytes] = self._read()
         length = response.headers.get("Content-Length", "")
         self.length_bytes = int(length) if length.isdecimal() else None
+        if self._encoding == "gzip":
+            # Apache's force-gzip compresses although the client requests identity.
+            self._blocks = _inflated(self._blocks)
+            self.length_bytes = None
 
     def __repr__(self) -> str:
         return f"<Body of {self._request}>"
@@ -63,7 +73,7 @@ class Body:
         reason = "it ended too early"
         rest = b""
         try:
-            for block in self._read():
+            for block in self._blocks:
                 received_bytes += len(block)
                 yield block
         except urllib3.exceptions.HTTPError as exc:
@@ -97,6 +107,23 @@ class Body:
             elif took_s > _SLOW_S:
                 size_bytes = max(size_bytes // 2, _FIRST_BYTES)
 
+    def first_block(self) -> bytes:
+        """Wait for the first block and return it; :meth:`blocks` yields it still.
+
+        It is empty if the body ends or breaks before its first byte.
+        """
+        try:
+            first = next(self._blocks, b"")
+        except urllib3.exceptions.HTTPError:
+            return b""
+        if first:
+            self._blocks = chain((first,), self._blocks)
+        return first
+
+    def close(self) -> None:
+        """Close the connection, or give it back if the whole body was read."""
+        self._response.close()
+
     def abort(self) -> None:
         """End the reading, from any thread."""
         shutdown = getattr(self._response.raw, "shutdown", None)
@@ -111,23 +138,46 @@ class Body:
         Raises
         ------
         UnexpectedAnswerError
-            The content type is one of *content_types*, or the body has a content encoding.
+            The content type is one of *content_types*, or the body has an encoding that the
+            client cannot undo.
         """
         headers = self._response.headers
-        encoding = headers.get("Content-Encoding", "identity").lower()
-        if encoding != "identity":
+        if self._encoding not in ("identity", "gzip"):
             raise UnexpectedAnswerError(
-                f"{self._request}: a proxy changed the body (Content-Encoding: {clean(encoding)})",
+                f"{self._request}: a proxy encoded the body as {clean(self._encoding)}, although "
+                "the client accepts identity only. Ask its administrator to switch that off for "
+                "REGARDS",
                 status_code=self.status_code,
             )
         if not headers.get("Content-Type", "").lower().startswith(content_types):
             return
-        start = next(self._response.iter_content(_EXCERPT_BYTES), b"")
-        response = Response(self._request, self.status_code, headers, start)
-        raise UnexpectedAnswerError(
-            f"{response.describe()}. That is not REGARDS: check base_url and the proxy",
-            status_code=self.status_code,
+        response = Response(
+            request=self._request,
+            status=self.status_code,
+            headers=headers,
+            body=self.first_block(),
         )
+        raise UnexpectedAnswerError(
+            f"{response.describe()}. {NOT_REGARDS}", status_code=self.status_code
+        )
+
+
+def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress gzip in blocks of at most ``BLOCK_BYTES``."""
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        for block in blocks:
+            rest, is_full = block, True
+            # After a full block, zlib may hold more output although it has read all its input.
+            while (rest or is_full) and not inflate.eof:
+                inflated = inflate.decompress(rest, BLOCK_BYTES)
+                rest, is_full = inflate.unconsumed_tail, len(inflated) == BLOCK_BYTES
+                if inflated:
+                    yield inflated
+    except zlib.error:
+        raise _GzipError("damaged gzip") from None
+    if not inflate.eof:
+        raise _GzipError("gzip without an end")
 
 
 def _unread(error: urllib3.exceptions.HTTPError) -> bytes:

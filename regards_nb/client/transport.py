@@ -8,9 +8,10 @@ holds (protocol.md 1.0, 4 and 6).
 from __future__ import annotations
 
 import random
+import re
 import threading
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,13 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from regards_nb.client.errors import TokenVerdict, error_for, is_temporary, token_verdict
+from regards_nb.client.errors import (
+    TokenVerdict,
+    error_for,
+    is_temporary,
+    token_advice,
+    token_verdict,
+)
 from regards_nb.client.models import Response
 from regards_nb.client.streaming import Body
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
@@ -41,6 +48,14 @@ _MAX_ATTEMPTS = 4
 _MAX_BACKOFF_FACTOR = 30
 #: A request is not repeated if the server asks for a longer wait.
 _MAX_RETRY_AFTER_S = 120.0
+#: The message of http.client when a proxy refuses to connect to another host.
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+_PROXY_ADVICE = {
+    407: "the proxy wants a login (407): set HTTPS_PROXY=http://user:password@host:port with the "
+    "password percent-encoded. If REGARDS needs no proxy, add its host to NO_PROXY",
+    403: "the proxy refuses to connect to this host (403): ask its administrator. If REGARDS needs "
+    "no proxy, add its host to NO_PROXY",
+}
 #: Connections kept open for the next request.
 _POOL_SIZE = 16
 
@@ -81,6 +96,8 @@ class NoResponse(NamedTuple):
     reason: str
     #: The server may have received the request.
     in_work: bool
+    #: Another attempt would fail in the same way.
+    is_final: bool = False
 
     @classmethod
     def because_of(
@@ -94,6 +111,17 @@ class NoResponse(NamedTuple):
         chain: list[BaseException] = [error]
         while (cause := chain[-1].__context__) is not None:
             chain.append(cause)
+        refusal = _TUNNEL.search(str(chain[-1]))
+        if refusal and (status := int(refusal[1])) < 500:
+            # Repeated wrong passwords lock the account of the proxy.
+            advice = _PROXY_ADVICE.get(status, f"the proxy refuses to connect ({status})")
+            return cls(advice, in_work=False, is_final=True)
+        if "WRONG_VERSION_NUMBER" in str(chain[-1]):
+            return cls(
+                "the port speaks http without TLS; base_url needs the port of https",
+                in_work=False,
+                is_final=True,
+            )
         reason = type(error).__name__
         if isinstance(chain[-1], OSError) and len(chain) > 1:
             reason = f"{reason}: {chain[-1].strerror or chain[-1]}"
@@ -172,16 +200,39 @@ class Transport:
         ServiceError
             The response is an error, or there is none.
         """
-        outcome = self._send_until_accepted(request, auth)
-        return outcome if isinstance(outcome, Response) else _read(outcome, str(request))
+        response = self._read(request, auth)
+        # Behind Squid, an origin that dies inside of its header becomes 200 with an empty body.
+        if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:
+            response = self._read(request, auth)
+        if isinstance(response, NoResponse):
+            raise self._error(request, response)
+        return response
 
     @contextmanager
     def stream(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Iterator[Body]:
         """Send a request and yield the body of the response; close it at the end."""
+        body = self._open(request, auth)
+        with closing(body):
+            # As in exchange(). Where the length is known, a body that is cut shows itself.
+            if (
+                request.repeat is Repeat.IF_TEMPORARY
+                and body.status_code == 200
+                and body.length_bytes is None
+                and not body.first_block()
+            ):
+                body.close()
+                body = self._open(request, auth)
+            with closing(body):
+                yield body
+
+    def _open(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Body:
         response = self._send_until_accepted(request, auth)
         assert isinstance(response, requests.Response)  # noqa: S101 - no error status is accepted
-        with response:
-            yield Body(response, str(request))
+        return Body(response, str(request))
+
+    def _read(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response | NoResponse:
+        outcome = self._send_until_accepted(request, auth)
+        return outcome if isinstance(outcome, Response) else _read(outcome, str(request))
 
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
@@ -206,7 +257,7 @@ class Transport:
         if isinstance(auth, AuthBase):
             return self._send(request, auth)
         token = auth.current()
-        outcome = self._send(request, BearerAuth(token))
+        outcome = self._send_with(token, request)
         if not isinstance(outcome, Response):
             return outcome
         verdict = token_verdict(
@@ -220,9 +271,19 @@ class Transport:
         if newer is None:
             return outcome
         first_status = outcome.status
-        outcome = self._send(request, BearerAuth(newer))
+        outcome = self._send_with(newer, request)
         if isinstance(outcome, Response) and outcome.status == first_status:
             auth.renewal_did_not_help()
+        return outcome
+
+    def _send_with(
+        self, token: Token, request: RequestSpec
+    ) -> requests.Response | Response | NoResponse:
+        outcome = self._send(request, BearerAuth(token))
+        if isinstance(outcome, Response):
+            return replace(outcome, advice=token_advice(outcome, token))
+        if isinstance(outcome, NoResponse) and (advice := token_advice(None, token)):
+            return outcome._replace(reason=f"{outcome.reason}. {advice}")
         return outcome
 
     def _send(
@@ -270,14 +331,23 @@ class Transport:
         response.close()
         location = response.headers.get("Location", "")
         target = self._origin.follow(url, location) if location else None
-        if target is None or request.method != "GET":
-            raise UnexpectedAnswerError(
-                f"{request}: HTTP {response.status_code}, redirected to "
-                f"{clean(urlsplit(location).netloc or location or 'nowhere')}. The token is "
-                "sent to base_url only: if REGARDS has moved there, give it as base_url",
-                status_code=response.status_code,
+        if target is not None and request.method == "GET":
+            return target
+        if target is None:
+            host = clean(urlsplit(location).netloc or location or "nowhere")
+            problem = (
+                f"redirected to {host}. Password and token are sent to base_url only. If REGARDS "
+                "has moved there, give it as base_url. If that is a single sign-on portal, log in "
+                "with token=... instead of a password"
             )
-        return target
+        else:
+            problem = (
+                f"the server redirects a {request.method} to {clean(location)}, on the same host. "
+                "The client does not follow that: correct base_url"
+            )
+        raise UnexpectedAnswerError(
+            f"{request}: HTTP {response.status_code}, {problem}", status_code=response.status_code
+        )
 
     def _error(self, request: RequestSpec, outcome: Response | NoResponse) -> Exception:
         if isinstance(outcome, Response):
@@ -305,28 +375,41 @@ def _may_repeat(request: RequestSpec, outcome: Response | NoResponse) -> bool:
     if request.repeat is Repeat.NEVER:
         return False
     if isinstance(outcome, NoResponse):
+        if outcome.is_final:
+            return False
         return request.repeat is Repeat.IF_TEMPORARY or not outcome.in_work
-    if outcome.status == 500 and request.repeat is Repeat.IF_NOT_STARTED:
+    if outcome.status != 429 and request.repeat is Repeat.IF_NOT_STARTED:
+        # 502, 503 and 504: a proxy that waits no longer, while the server still makes the zip.
         return False
     return is_temporary(outcome)
 
 
-def _read(response: requests.Response, request: str) -> Response:
+def _is_cut(response: Response | NoResponse) -> bool:
+    """Whether a response that should be JSON is only a part of it."""
+    if isinstance(response, NoResponse):
+        return True
+    return response.status in (200, 206) and not response.is_json and not response.is_page
+
+
+def _read(response: requests.Response, request: str) -> Response | NoResponse:
     """Read a whole body that holds no files, and close the response."""
     body = bytearray()
-    reason = None
     with response:
         try:
             for block in response.iter_content(1 << 16):
                 body += block
                 if len(body) > MAX_JSON_BYTES:
-                    reason = f"more than {MAX_JSON_BYTES} bytes"
-                    break
+                    raise UnexpectedAnswerError(
+                        f"{request}: HTTP {response.status_code} with a body of more than "
+                        f"{MAX_JSON_BYTES} bytes",
+                        status_code=response.status_code,
+                    )
         except requests.RequestException as exc:
-            reason = f"the connection broke ({type(exc).__name__})"
-    if reason is None:
-        return Response(request, response.status_code, response.headers, bytes(body))
-    raise UnexpectedAnswerError(
-        f"{request}: HTTP {response.status_code} with a body that cannot be read: {reason}",
-        status_code=response.status_code,
+            reason = f"the connection broke inside the response ({type(exc).__name__})"
+            return NoResponse(reason, in_work=True)
+    return Response(
+        request=request,
+        status=response.status_code,
+        headers=response.headers,
+        body=bytes(body),
     )
