@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import until
 from simulator_session import FILES_PATH, ORDERS_PATH, Session
 
-from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Simulator
+from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Route, Simulator, Slow
 
 if TYPE_CHECKING:
     pass
@@ -111,13 +113,60 @@ def test_without_a_correlation_id_the_server_makes_one(user: Session) -> None:
 
 
 def test_filters_choose_files(user: Session, simulator: Simulator) -> None:
-    """Only files of the asked type and name are ordered; none left is EMPTY_ORDER."""
+    """Only files of the given type and name are ordered."""
     pictures = user.apply("dataset:SWOT_CYCLE_007", filters={"dataTypes": ["QUICKLOOK"]})
     order_id = pictures.json()["content"]["orderId"]
     simulator.wait_available(order_id, files=8)
     assert all(row["filename"].endswith(".png") for row in user.available(order_id))
-    nothing = user.apply("dataset:SWOT_CYCLE_007", filters={"filenameRegExp": "x"})
-    assert nothing.json()["content"]["errorType"] == "EMPTY_ORDER"
+    user.zip(order_id)
+    named = user.apply("dataset:SWOT_PASS_012", filters={"filenameRegExp": ".*bin"})
+    order_id = named.json()["content"]["orderId"]
+    simulator.wait_available(order_id, files=1)
+    assert [row["filename"] for row in user.available(order_id)] == ["SWOT_ORBIT_012.bin"]
+
+
+def test_filters_that_exclude_every_file_fail_after_granted(
+    user: Session, simulator: Simulator
+) -> None:
+    """The order is GRANTED, then FAILED with a link, but without files and a count of errors."""
+    answer = user.apply("dataset:SWOT_CYCLE_007", filters={"filenameRegExp": "x"})
+    granted = answer.json()["content"]
+    assert (answer.status_code, granted["status"]) == (200, "GRANTED")
+    simulator.wait_for(granted["orderId"], "FAILED")
+    end = json.loads(simulator.transcript[-1].body)
+    assert (end["status"], end["errorType"], end["totalSubOrders"]) == (
+        "FAILED",
+        "INTERNAL_ERROR",
+        0,
+    )
+    assert "downloadLink" in end
+    assert "errors" not in end
+    assert user.available(granted["orderId"]) == []
+    assert user.zip(granted["orderId"]).status_code == 204
+
+
+def test_the_second_of_two_external_files_of_one_name_is_lost(
+    user: Session, simulator: Simulator
+) -> None:
+    """The zip contains the first, NOTICE.txt names none, and both become DOWNLOADED."""
+    specs = [FileSpec(name="a.nc", content=text, reference=True) for text in (b"one", b"two")]
+    order_id = ready(simulator, OrderPlan(files=specs))
+    assert user.entries(order_id) == {"a.nc": b"one"}
+    states = simulator.service.known(order_id).files
+    assert simulator.service.wait_until(lambda: {file.state for file in states} <= {"DOWNLOADED"})
+    assert user.states(order_id) == ["DOWNLOADED", "DOWNLOADED"]
+
+
+@pytest.mark.simulator(parallel_zips=False)
+def test_a_second_zip_is_refused_while_one_is_sent(user: Session, simulator: Simulator) -> None:
+    """The second request gets 409; after the end of the first, a zip is sent again."""
+    order_id = ready(simulator, OrderPlan(n_files=2, file_bytes=200_000))
+    simulator.faults.add(Slow(route=Route.ZIP, stall_after_bytes=1000, stall_s=0.5))
+    path = f"{ORDERS_PATH}/{order_id}/download"
+    with user.get(path, stream=True) as first:
+        assert len(next(first.iter_content(1000))) == 1000
+        assert user.zip(order_id).status_code == 409
+    until(lambda: user.zip(order_id).status_code == 200)
 
 
 # -- orders and actions

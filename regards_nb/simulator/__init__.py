@@ -6,7 +6,6 @@ share the mistakes of the code that it tests.
 
 from __future__ import annotations
 
-from regards_nb.simulator.archive import ZipWriter, encoded_name, in_blocks
 from regards_nb.simulator.broker import (
     BrokerMissingError,
     BrokerStartError,
@@ -19,6 +18,7 @@ from regards_nb.simulator.broker import (
     free_ports,
 )
 from regards_nb.simulator.catalogue import dataset_names
+from regards_nb.simulator.downloads import ZipWriter, encoded_name, in_blocks
 from regards_nb.simulator.faults import (
     CorruptEntry,
     CorruptFile,
@@ -47,6 +47,7 @@ from regards_nb.simulator.faults import (
     redirect,
 )
 from regards_nb.simulator.lifecycle import Action, FileState, OrderState
+from regards_nb.simulator.login import LoginForm
 from regards_nb.simulator.plans import (
     Content,
     FileSpec,
@@ -81,6 +82,7 @@ __all__ = [
     "IncompleteZip",
     "Installation",
     "LateSave",
+    "LoginForm",
     "MissingEntry",
     "OrderPlan",
     "OrderState",

@@ -230,6 +230,7 @@ class RequestReader:
             correlation_id=correlation_id,
             data_types=filters.get("dataTypes") or (),
             filename_regexp=filters.get("filenameRegExp"),
+            size_limit_bytes=request.get("sizeLimitInBytes"),
             over_amqp=True,
         )
 

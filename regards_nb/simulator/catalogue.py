@@ -1,136 +1,517 @@
-"""The archive's catalogue: which data sets there are, and what an order of each would be.
+"""The catalogue of the demo archive: data sets, products with their files, and what an order has.
 
-A query is Lucene-like text with the name of a data set in it, as in
-``dataset:SWOT_CYCLE_007 AND pass:12``. What else it says is not evaluated.
+A product is found by the fixed fields of REGARDS (``id``, ``providerId``, ``tags``, ...) and by the
+attributes of the demo's model (``dataset``, ``cycle``, ``pass``, ``date_obs``, ...); see
+:mod:`regards_nb.simulator.query` for the language.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.simulator.faults import MissingEntry, StagingError, StorageRefuses, TruncatedEntry
-from regards_nb.simulator.plans import FileSpec, OrderPlan, Outcome, noise, quicklook, sea_level
+from regards_nb.simulator.plans import (
+    FileSpec,
+    OrderPlan,
+    Outcome,
+    noise,
+    of_bytes,
+    quicklook,
+    sea_level,
+)
+from regards_nb.simulator.query import FieldType, criterion
+from regards_nb.simulator.server import iso_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-_DATASET = re.compile(r'dataset\s*:\s*"?([\w.-]+)', re.IGNORECASE)
+    from regards_nb.simulator.faults import Fault
+
+Json = dict[str, Any]
+
+MODEL = "SWOT_PRODUCT"
+_DATASET_MODEL = "SWOT_DATASET"
+#: The fields that every catalogue of REGARDS has.
+FIXED_FIELDS = {
+    "id": FieldType.STRING,
+    "providerId": FieldType.STRING,
+    "label": FieldType.STRING,
+    "model": FieldType.STRING,
+    "version": FieldType.INTEGER,
+    "last": FieldType.BOOLEAN,
+    "virtualId": FieldType.STRING,
+    "tags": FieldType.STRING_ARRAY,
+    "rawdata": FieldType.STRING_ARRAY,
+    "_creationDate": FieldType.DATE,
+    "_lastUpdate": FieldType.DATE,
+}
+#: The attributes of the products, with their labels.
+ATTRIBUTES = {
+    "dataset": (FieldType.STRING, "Data set"),
+    "observatory": (FieldType.STRING, "Observatory"),
+    "instrument": (FieldType.STRING, "Instrument"),
+    "cycle": (FieldType.INTEGER, "Cycle"),
+    "pass": (FieldType.INTEGER, "Pass"),
+    "date_obs": (FieldType.DATE, "Start of the observation"),
+    "date_end": (FieldType.DATE, "End of the observation"),
+    "mean_sea_level_m": (FieldType.DOUBLE, "Mean sea level (m)"),
+}
+_FIELDS = FIXED_FIELDS | {name: kind for name, (kind, _) in ATTRIBUTES.items()}
+
+_CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+_NAMESPACE = uuid.UUID("6f1f5a52-9d0c-4f0e-8f0a-3f8a9f6f2b11")
 _ROWS_PER_PASS = 3_000
 
 
-def plan_for(queries: Sequence[str], *, seed: int) -> OrderPlan:
-    """Return what the catalogue has for these queries, all together.
+@dataclass(kw_only=True, eq=False)
+class Product:
+    """One product of the catalogue.
+
+    Attributes
+    ----------
+    online : bool
+        Whether its files are on disk; files on tape can only be ordered or restored.
+    """
+
+    provider_id: str
+    dataset: DataSet = field(repr=False)
+    files: tuple[FileSpec, ...]
+    attributes: Json
+    online: bool = True
+
+    @cached_property
+    def urn(self) -> str:
+        """The URN of the product."""
+        return _urn("DATA", self.dataset.tenant, self.provider_id)
+
+    @cached_property
+    def values(self) -> Json:
+        """The value of each field, for queries."""
+        return {
+            "id": self.urn,
+            "providerId": self.provider_id,
+            "label": self.provider_id,
+            "model": MODEL,
+            "version": 1,
+            "last": True,
+            "virtualId": self.urn.replace(":V1", ":LAST"),
+            "tags": (self.dataset.urn,),
+            "rawdata": tuple(file.name for file in self.files if file.data_type == "RAWDATA"),
+            "_creationDate": _CREATED,
+            "_lastUpdate": _CREATED,
+            **self.attributes,
+        }
+
+    def feature(self, host: str) -> Json:
+        """Return the product as the search endpoints show it."""
+        properties = {
+            name: iso_time(value) if isinstance(value, datetime) else value
+            for name, value in self.attributes.items()
+        }
+        files: dict[str, list[Json]] = {}
+        for file in self.files:
+            kind = "RAWDATA" if file.data_type == "RAWDATA" else "QUICKLOOK_SD"
+            files.setdefault(kind, []).append(self._file(file, kind, host))
+        return {
+            "entityType": "DATA",
+            "id": self.urn,
+            "providerId": self.provider_id,
+            "label": self.provider_id,
+            "model": MODEL,
+            "version": 1,
+            "last": True,
+            "virtualId": self.values["virtualId"],
+            "tags": [self.dataset.urn],
+            "type": "Feature",
+            "crs": "WGS84",
+            "geometry": {"type": "Unlocated"},
+            "properties": properties,
+            "files": files,
+        }
+
+    def _file(self, file: FileSpec, kind: str, host: str) -> Json:
+        md5 = file.source.md5
+        return {
+            "dataType": kind,
+            "reference": file.reference,
+            "uri": f"{host}/api/v1/rs-catalog/downloads/{self.urn}/files/{md5}",
+            "mimeType": file.mime_type,
+            "filename": file.name,
+            "filesize": file.source.size_bytes,
+            "digestAlgorithm": "MD5",
+            "checksum": md5,
+            "online": self.online,
+        }
+
+
+@dataclass(kw_only=True, eq=False)
+class DataSet:
+    """A data set, and how REGARDS treats orders of its products.
+
+    Attributes
+    ----------
+    documents : tuple of FileSpec
+        Files of the data set itself; every order of one of its products contains them, also
+        where filters exclude them.
+    licence : str, optional
+        A download without ``acceptLicense=true`` is refused with 423.
+    """
+
+    name: str
+    tenant: str
+    description: str = ""
+    products: tuple[Product, ...] = ()
+    documents: tuple[FileSpec, ...] = ()
+    files_per_suborder: int = 2
+    outcome: Outcome = Outcome.DONE
+    faults: tuple[Fault, ...] = ()
+    licence: str | None = None
+
+    @cached_property
+    def urn(self) -> str:
+        """The URN of the data set."""
+        return _urn("DATASET", self.tenant, self.name)
+
+    @property
+    def values(self) -> Json:
+        """The value of each field, for queries."""
+        return {
+            "id": self.urn,
+            "providerId": self.name,
+            "label": self.name,
+            "model": _DATASET_MODEL,
+            "version": 1,
+            "last": True,
+        }
+
+    def feature(self) -> Json:
+        """Return the data set as the search endpoints show it."""
+        return {
+            "entityType": "DATASET",
+            "id": self.urn,
+            "providerId": self.name,
+            "label": self.name,
+            "model": _DATASET_MODEL,
+            "version": 1,
+            "last": True,
+            "tags": [],
+            "type": "Feature",
+            "crs": "WGS84",
+            "geometry": {"type": "Unlocated"},
+            "properties": {"description": self.description, "products": len(self.products)},
+            "files": {},
+            **({"licence": self.licence} if self.licence else {}),
+        }
+
+
+class Catalogue:
+    """All data sets of the demo archive.
 
     Parameters
     ----------
-    queries : sequence of str
-        As a request has them.
     seed : int
         Equal seeds give equal files.
-
-    Returns
-    -------
-    OrderPlan
-        Refused (``EMPTY``) where no query names a known data set.
+    tenant : str
+        The project.
     """
-    plans = [_DATASETS[name](seed) for name in _names(queries)]
-    if not plans:
-        return OrderPlan(outcome=Outcome.EMPTY)
-    worst = next((plan for plan in plans if plan.outcome is not Outcome.DONE), plans[0])
-    return OrderPlan(
-        files=tuple(spec for plan in plans for spec in plan.files),
-        files_per_suborder=worst.files_per_suborder,
-        outcome=worst.outcome,
-        faults=tuple(fault for plan in plans for fault in plan.faults),
-        dataset=worst.dataset,
-    )
+
+    def __init__(self, *, seed: int, tenant: str) -> None:
+        self._tenant = tenant
+        self.datasets = {made.name: made for made in _make_datasets(seed, tenant)}
+        self._products = {
+            product.urn: product for each in self.datasets.values() for product in each.products
+        }
+
+    def product(self, urn: str) -> Product | None:
+        """Return the product of a URN."""
+        return self._products.get(urn)
+
+    def search_datasets(self, query: str) -> list[DataSet]:
+        """Return the data sets that match a query on the fixed fields."""
+        matches = criterion(query, FIXED_FIELDS, tenant=self._tenant)
+        return [each for each in self.datasets.values() if matches(each.values)]
+
+    def search(self, query: str, *, dataset_urn: str | None = None) -> list[Product]:
+        """Return the products that match a query, in the order of the catalogue.
+
+        Raises
+        ------
+        QueryError
+            If REGARDS refuses the query.
+        """
+        matches = criterion(query, _FIELDS, tenant=self._tenant)
+        return [
+            product
+            for product in self._products.values()
+            if dataset_urn in (None, product.dataset.urn) and matches(product.values)
+        ]
+
+    def plan(
+        self,
+        queries: Sequence[str],
+        *,
+        data_types: Iterable[str] = (),
+        filename_regexp: Callable[[str], object] | None = None,
+    ) -> OrderPlan:
+        """Return the order of all products that match any of the queries.
+
+        The outcome is ``EMPTY`` if no product matches, ``NO_FILES`` if the filters exclude every
+        file.
+
+        Raises
+        ------
+        QueryError
+            If REGARDS refuses a query.
+        """
+        found = {product.urn: product for query in queries for product in self.search(query)}
+        if not found:
+            return OrderPlan(outcome=Outcome.EMPTY)
+        datasets = list({each.dataset.name: each.dataset for each in found.values()}.values())
+        decisive = next(
+            (each for each in datasets if each.outcome is not Outcome.DONE), datasets[0]
+        )
+        wanted = set(data_types)
+        files = tuple(
+            file
+            for product in found.values()
+            for file in product.files
+            if (not wanted or file.data_type in wanted)
+            and (filename_regexp is None or filename_regexp(file.name))
+        )
+        documents = tuple(file for each in datasets for file in each.documents)
+        outcome = decisive.outcome
+        if not files and not documents and outcome is Outcome.DONE:
+            outcome = Outcome.NO_FILES
+        return OrderPlan(
+            files=files + documents,
+            files_per_suborder=decisive.files_per_suborder,
+            outcome=outcome,
+            faults=tuple(fault for each in datasets for fault in each.faults),
+            dataset=decisive.name,
+        )
+
+    def summary(self, products: Iterable[Product], data_types: Iterable[str]) -> Json:
+        """Return the numbers of files and bytes by data set and type."""
+        wanted = set(data_types)
+        by_dataset: dict[str, list[Product]] = {}
+        for product in products:
+            by_dataset.setdefault(product.dataset.urn, []).append(product)
+        parts = {urn: _sub_summary(each, wanted) for urn, each in by_dataset.items()}
+        return {
+            **_sub_summary([each for some in by_dataset.values() for each in some], wanted),
+            "subSummariesMap": parts,
+        }
+
+
+def attribute_models() -> list[Json]:
+    """Return the attributes of the demo's model."""
+    return [
+        {
+            "content": {
+                "id": number,
+                "name": name,
+                "label": label,
+                "type": kind.value,
+                "jsonPath": f"properties.{name}",
+                "fullJsonPath": f"feature.properties.{name}",
+                "fullName": name,
+                "optional": True,
+                "indexed": True,
+                "dynamic": True,
+                "internal": False,
+                "alterable": True,
+            },
+            "links": [],
+        }
+        for number, (name, (kind, label)) in enumerate(ATTRIBUTES.items(), 1)
+    ]
 
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names of all data sets."""
-    return tuple(_DATASETS)
+    return tuple(made.name for made in _make_datasets(0, "demo"))
 
 
-def _names(queries: Sequence[str]) -> list[str]:
-    found = [name.upper() for query in queries for name in _DATASET.findall(query)]
-    return [name for name in dict.fromkeys(found) if name in _DATASETS]
+def _sub_summary(products: Sequence[Product], wanted: set[str]) -> Json:
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for product in products:
+        for file in product.files:
+            kind = "RAWDATA" if file.data_type == "RAWDATA" else "QUICKLOOK_SD"
+            if not wanted or kind in wanted:
+                counts[kind] += 1
+                sizes[kind] += 0 if file.reference else file.source.size_bytes
+    return {
+        "documentsCount": len(products),
+        "filesCount": counts.total(),
+        "filesSize": sizes.total(),
+        "fileTypesSummaryMap": {
+            kind: {"filesCount": counts[kind], "filesSize": sizes[kind]} for kind in counts
+        },
+    }
 
 
-def _pass(seed: int, number: int, *, cycle: int, rows: int = _ROWS_PER_PASS) -> FileSpec:
-    """Return the table of one pass."""
-    name = f"SWOT_SSH_{cycle:03}_{number:03}"
-    return FileSpec(
-        name=f"{name}.csv",
-        content=sea_level(seed=f"{seed}/{name}", rows=rows),
-        mime_type="text/csv",
-        product_id=f"URN:AIP:DATA:demo:{name}:V1",
+def _urn(kind: str, tenant: str, name: str) -> str:
+    return f"URN:AIP:{kind}:{tenant}:{uuid.uuid5(_NAMESPACE, f'{tenant}/{kind}/{name}')}:V1"
+
+
+# -- the data sets
+
+
+class _Builder:
+    """Makes the products of one archive."""
+
+    def __init__(self, seed: int, tenant: str) -> None:
+        self._seed = seed
+        self._tenant = tenant
+
+    def dataset(self, name: str, description: str, **options: Any) -> DataSet:
+        return DataSet(name=name, tenant=self._tenant, description=description, **options)
+
+    def passes(
+        self,
+        dataset: DataSet,
+        numbers: Iterable[int],
+        *,
+        cycle: int,
+        rows: int = _ROWS_PER_PASS,
+        has_quicklook: bool = False,
+        online: bool = True,
+    ) -> None:
+        """Add one product with a table for each pass."""
+        for number in numbers:
+            name = f"SWOT_SSH_{cycle:03}_{number:03}"
+            files = [self._table(name, rows)]
+            if has_quicklook:
+                files.append(self._quicklook(name))
+            self._add(dataset, name, cycle, number, files, online=online)
+
+    def orbit(self, dataset: DataSet, number: int, *, cycle: int) -> None:
+        """Add a product with a binary file."""
+        name = f"SWOT_ORBIT_{number:03}"
+        content = noise(seed=f"{self._seed}/{name}.bin", size_bytes=40_000)
+        file = FileSpec(name=f"{name}.bin", content=content, product_id=name)
+        self._add(dataset, name, cycle, number, [file], online=True)
+
+    def _add(
+        self,
+        dataset: DataSet,
+        name: str,
+        cycle: int,
+        number: int,
+        files: list[FileSpec],
+        *,
+        online: bool,
+    ) -> None:
+        begin = _CREATED + timedelta(days=21 * (cycle - 7) + number - 1)
+        attributes = {
+            "dataset": dataset.name,
+            "observatory": "SWOT",
+            "instrument": "KaRIn",
+            "cycle": cycle,
+            "pass": number,
+            "date_obs": begin,
+            "date_end": begin + timedelta(seconds=3000),
+            "mean_sea_level_m": round(0.01 * ((7 * number + cycle) % 40) - 0.2, 3),
+        }
+        product = Product(
+            provider_id=name,
+            dataset=dataset,
+            files=tuple(files),
+            attributes=attributes,
+            online=online,
+        )
+        dataset.products += (product,)
+
+    def _table(self, name: str, rows: int) -> FileSpec:
+        return FileSpec(
+            name=f"{name}.csv",
+            content=sea_level(seed=f"{self._seed}/{name}", rows=rows),
+            mime_type="text/csv",
+            product_id=name,
+        )
+
+    def _quicklook(self, name: str) -> FileSpec:
+        return FileSpec(
+            name=f"{name}_aperçu.png",
+            content=quicklook(seed=f"{self._seed}/{name}"),
+            data_type="QUICKLOOK",
+            mime_type="image/png",
+            product_id=name,
+        )
+
+
+def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
+    build = _Builder(seed, tenant)
+    one = build.dataset("SWOT_PASS_012", "One pass, with its orbit", files_per_suborder=3)
+    build.passes(one, [12], cycle=7, has_quicklook=True)
+    build.orbit(one, 12, cycle=7)
+    yield one
+
+    cycle = build.dataset(
+        "SWOT_CYCLE_007",
+        "Ten passes of one cycle",
+        files_per_suborder=4,
+        licence="https://regards.example/licence",
     )
+    build.passes(cycle, range(1, 11), cycle=7, has_quicklook=True)
+    yield cycle
 
-
-def _picture(seed: int, number: int, *, cycle: int) -> FileSpec:
-    """Return the quicklook of one pass."""
-    name = f"SWOT_SSH_{cycle:03}_{number:03}"
-    return FileSpec(
-        name=f"{name}_aperçu.png",
-        content=quicklook(seed=f"{seed}/{name}"),
-        data_type="QUICKLOOK",
-        mime_type="image/png",
-        product_id=f"URN:AIP:DATA:demo:{name}:V1",
+    text = b"Each table has one row a second: time, latitude, longitude, sea level, wave height.\n"
+    format_text = FileSpec(
+        name="SWOT_SSH_FORMAT.txt", content=of_bytes(text), mime_type="text/plain"
     )
+    thirty = build.dataset(
+        "SWOT_CYCLE_008",
+        "Thirty passes, with a description of the format",
+        documents=(format_text,),
+        files_per_suborder=8,
+    )
+    build.passes(thirty, range(1, 31), cycle=8, rows=300)
+    yield thirty
+
+    yield _tape_archive(build)
+    yield _shaky_tapes(build)
+
+    broken = build.dataset("BROKEN_STORAGE", "Files that storage has lost", outcome=Outcome.FAILED)
+    build.passes(broken, range(1, 5), cycle=2, rows=100)
+    yield broken
+
+    yield build.dataset("EMPTY", "A data set without products")
+    for name, outcome, number in (
+        ("FORBIDDEN", Outcome.FORBIDDEN, 1),
+        ("TOO_BIG", Outcome.TOO_BIG, 2),
+    ):
+        refused = build.dataset(name, "Orders of it are denied", outcome=outcome)
+        build.passes(refused, [number], cycle=4, rows=10)
+        yield refused
 
 
-def _swot_pass(seed: int) -> OrderPlan:
-    files = (_pass(seed, 12, cycle=7), _picture(seed, 12, cycle=7), _orbit(seed, 12))
-    return OrderPlan(files=files, files_per_suborder=len(files), dataset="SWOT_PASS_012")
-
-
-def _orbit(seed: int, number: int) -> FileSpec:
-    name = f"SWOT_ORBIT_{number:03}.bin"
-    return FileSpec(name=name, content=noise(seed=f"{seed}/{name}", size_bytes=40_000))
-
-
-def _swot_cycle(seed: int) -> OrderPlan:
-    files = [make(seed, number, cycle=7) for number in range(1, 11) for make in (_pass, _picture)]
-    return OrderPlan(files=tuple(files), files_per_suborder=4, dataset="SWOT_CYCLE_007")
-
-
-def _tape_archive(seed: int) -> OrderPlan:
-    """Return an order in which tapes make trouble in each way there is."""
-    files = tuple(_pass(seed, number, cycle=1, rows=800) for number in range(1, 9))
-    never, cut, gone = (files[index].name for index in (2, 4, 7))
-    faults = (
+def _tape_archive(build: _Builder) -> DataSet:
+    """Return a data set with every problem that tapes have."""
+    dataset = build.dataset("TAPE_ARCHIVE", "Passes on old tapes", files_per_suborder=4)
+    build.passes(dataset, range(1, 9), cycle=1, rows=800, online=False)
+    never, cut, gone = (dataset.products[index].files[0].name for index in (2, 4, 7))
+    dataset.faults = (
         StagingError(name=never, times=None, reason="Tape not readable"),
         TruncatedEntry(name=cut),
         MissingEntry(name=gone, reason="Server returned HTTP error code 410", times=None),
         StorageRefuses(name=gone, status=410, times=None),
     )
-    return OrderPlan(files=files, files_per_suborder=4, faults=faults, dataset="TAPE_ARCHIVE")
+    return dataset
 
 
-def _shaky_tapes(seed: int) -> OrderPlan:
-    """Return an order of which two files are brought only at the second try."""
-    files = tuple(_pass(seed, number, cycle=3, rows=400) for number in range(1, 7))
-    faults = tuple(StagingError(name=files[n].name, reason="Tape drive busy") for n in (1, 4))
-    return OrderPlan(files=files, files_per_suborder=6, faults=faults, dataset="SHAKY_TAPES")
-
-
-def _broken_storage(seed: int) -> OrderPlan:
-    files = tuple(_pass(seed, number, cycle=2, rows=100) for number in range(1, 5))
-    return OrderPlan(files=files, outcome=Outcome.FAILED, dataset="BROKEN_STORAGE")
-
-
-def _refused(name: str, outcome: Outcome) -> Callable[[int], OrderPlan]:
-    return lambda _seed: OrderPlan(outcome=outcome, dataset=name)
-
-
-_DATASETS: dict[str, Callable[[int], OrderPlan]] = {
-    "SWOT_PASS_012": _swot_pass,
-    "SWOT_CYCLE_007": _swot_cycle,
-    "TAPE_ARCHIVE": _tape_archive,
-    "SHAKY_TAPES": _shaky_tapes,
-    "BROKEN_STORAGE": _broken_storage,
-    "EMPTY": _refused("EMPTY", Outcome.EMPTY),
-    "FORBIDDEN": _refused("FORBIDDEN", Outcome.FORBIDDEN),
-    "TOO_BIG": _refused("TOO_BIG", Outcome.TOO_BIG),
-}
+def _shaky_tapes(build: _Builder) -> DataSet:
+    """Return a data set with two files that are only staged by a retry."""
+    dataset = build.dataset("SHAKY_TAPES", "Passes that need a retry", files_per_suborder=6)
+    build.passes(dataset, range(1, 7), cycle=3, rows=400, online=False)
+    dataset.faults = tuple(
+        StagingError(name=dataset.products[index].files[0].name, reason="Tape drive busy")
+        for index in (1, 4)
+    )
+    return dataset

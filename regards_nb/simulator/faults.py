@@ -30,6 +30,10 @@ class Route(StrEnum):
     ZIP = auto()
     FILE = auto()
     ACTION = auto()
+    BASKET = auto()
+    CATALOGUE = auto()
+    CATALOGUE_FILE = auto()
+    QUOTA = auto()
 
 
 class CutMode(Enum):

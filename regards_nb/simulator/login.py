@@ -9,25 +9,47 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.simulator.faults import ExpiredToken
-from regards_nb.simulator.server import Response, json_response
+from regards_nb.simulator.server import Response, iso_time, json_response
 
 if TYPE_CHECKING:
     from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.server import Request
 
 
+class LoginForm(Enum):
+    """The bodies that the token endpoint accepts."""
+
+    #: JSON only, as since REGARDS 2.0.
+    JSON = "json"
+    #: A web form only, as from 1.12 to 1.15.
+    FORM = "form"
+    #: Both.
+    ANY = "any"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The user, the project, and the credentials of the client application."""
+    """The user, the project, and the credentials of the client application.
+
+    Attributes
+    ----------
+    foreign_token : str
+        A token of a single sign-on (OpenID Connect) for the same user.
+    api_key : str, optional
+        A portal in front refuses requests without this ``X-API-Key``.
+    """
 
     tenant: str
     username: str
     client_id: str
     password: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
     client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
+    foreign_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    api_key: str | None = field(default=None, repr=False)
 
 
 class Login:
@@ -37,42 +59,59 @@ class Login:
     ----------
     account : Account
         The only user.
+    form : LoginForm
+        The bodies that the token endpoint accepts.
     expires_in_s : float
         Lifetime of a token; the response has it in whole seconds.
     faults : Faults
         Read for :class:`ExpiredToken`.
     """
 
-    def __init__(self, account: Account, *, expires_in_s: float, faults: Faults) -> None:
+    def __init__(
+        self, account: Account, *, form: LoginForm, expires_in_s: float, faults: Faults
+    ) -> None:
         self._account = account
+        self._form = form
         self._expires_in_s = expires_in_s
         self._faults = faults
         self._lock = threading.Lock()
         self._ends_at_s: dict[str, float] = {}
         self._declared_expired: dict[str, ExpiredToken] = {}
+        #: Foreign tokens that were refused once; the server remembers them for 30 minutes.
+        self._refused: set[str] = set()
 
     def token(self, request: Request) -> Response:
         """Respond to a request for a token."""
-        account = self._account
-        basic = base64.b64encode(f"{account.client_id}:{account.client_secret}".encode()).decode()
-        if not _equal(request.headers.get("authorization", ""), f"Basic {basic}"):
+        if not self._has_client_credentials(request):
             return spring_error(401, "Unauthorized", request.path)
+        is_json = "json" in request.headers.get("content-type", "")
+        if self._form not in (LoginForm.ANY, LoginForm.JSON if is_json else LoginForm.FORM):
+            return _oauth_error("invalid_request", "Missing grant type")
         try:
-            fields = request.json()
+            fields = request.json() if is_json else request.form()
         except ValueError:
             return spring_error(400, "Bad Request", request.path)
-        scope = fields.get("scope") or request.query.get("scope")
+        account = self._account
         if not (
             _equal(str(fields.get("username")), account.username)
             and _equal(str(fields.get("password")), account.password)
             and fields.get("grant_type") == "password"
-            and scope == account.tenant
+            and (fields.get("scope") or request.query.get("scope")) == account.tenant
         ):
-            detail = {"error": "AUTHENTICATION_FAILED", "error_description": "Bad credentials"}
-            return json_response(400, detail)
+            code = "invalid_grant" if self._form is LoginForm.FORM else "AUTHENTICATION_FAILED"
+            return _oauth_error(code, "Bad credentials")
         response = json_response(200, self._new_token())
         response.headers.append(("Cache-Control", "no-store"))
         return response
+
+    def _has_client_credentials(self, request: Request) -> bool:
+        """Accept the application's own credentials and REGARDS' default, ``client:secret``."""
+        account = self._account
+        given = request.headers.get("authorization", "")
+        return any(
+            _equal(given, f"Basic {base64.b64encode(pair.encode()).decode()}")
+            for pair in (f"{account.client_id}:{account.client_secret}", "client:secret")
+        )
 
     def _new_token(self) -> dict[str, Any]:
         token = secrets.token_urlsafe(32)
@@ -89,10 +128,27 @@ class Login:
             "expires_in": int(self._expires_in_s),
         }
 
-    def user(self, request: Request) -> str | Response:
-        """Return the user of a request's token, or the error response."""
+    def passes_portal(self, request: Request) -> bool:
+        """Return whether a request has the API key of the portal, if there is one."""
+        key = self._account.api_key
+        return key is None or _equal(request.headers.get("x-api-key", ""), key)
+
+    def user(self, request: Request, *, is_public: bool) -> str | Response:
+        """Return the user of a request, or the error response.
+
+        A request without a token may use a public endpoint if it names the project as ``scope``;
+        its user is "".
+        """
         kind, _, token = request.headers.get("authorization", "").partition(" ")
+        scope = request.headers.get("scope") or request.query.get("scope")
+        if not kind and is_public and scope == self._account.tenant:
+            return ""
         with self._lock:
+            if _equal(token, self._account.foreign_token) and token not in self._refused:
+                if scope == self._account.tenant:
+                    return self._account.username
+                # The gateway reads the project of a foreign token from the scope only.
+                self._refused.add(token)
             ends_at_s = self._ends_at_s.get(token, 0) if kind == "Bearer" else 0
             if ends_at_s and (fault := self._faults.take(ExpiredToken)):
                 self._declared_expired[token] = fault
@@ -114,12 +170,11 @@ def _equal(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def iso_time(at: datetime) -> str:
-    """Format a time as REGARDS does."""
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def spring_error(status: int, text: str, path: str) -> Response:
     """Return the JSON of Spring Boot for an error outside of any controller."""
     now = iso_time(datetime.now(UTC))
     return json_response(status, {"timestamp": now, "status": status, "error": text, "path": path})
+
+
+def _oauth_error(code: str, description: str) -> Response:
+    return json_response(400, {"error": code, "error_description": description})

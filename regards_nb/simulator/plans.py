@@ -162,7 +162,9 @@ class Outcome(Enum):
     PARTIAL = "PARTIAL"
     #: No file can be staged: FAILED without a link.
     FAILED = "FAILED"
-    #: The selection contains no file: FAILED, EMPTY_ORDER, no order id.
+    #: The filters exclude every file: GRANTED, then FAILED with a link and without a file.
+    NO_FILES = "NO_FILES"
+    #: The selection contains no product: FAILED, EMPTY_ORDER, no order id.
     EMPTY = "EMPTY"
     #: The request is invalid: DENIED.
     DENIED = "DENIED"
@@ -250,7 +252,7 @@ class OrderPlan:
 
     def with_files(self, *, seed: str) -> OrderPlan:
         """Return the plan with explicit files."""
-        if self.files:
+        if self.files or self.outcome is Outcome.NO_FILES:
             return self
         made = tuple(
             FileSpec(
@@ -260,6 +262,11 @@ class OrderPlan:
             for index in range(self.n_files)
         )
         return replace(self, files=made)
+
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes of all files with a known size."""
+        return sum(file.source.size_bytes for file in self.files if not file.reference)
 
     def suborders(self) -> list[Sequence[FileSpec]]:
         """Return the files of each sub-order."""

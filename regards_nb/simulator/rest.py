@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.simulator import lifecycle
-from regards_nb.simulator.archive import Archive, corrupted, in_blocks
-from regards_nb.simulator.faults import (
-    CorruptFile,
-    CutFile,
-    CutZip,
-    LateSave,
-    RawZip,
-    Reply,
-    Route,
-    Slow,
-    StorageRefuses,
-    WrongChecksum,
-)
+from regards_nb.simulator.catalogue import attribute_models
+from regards_nb.simulator.faults import Reply, Route, Slow, WrongChecksum
 from regards_nb.simulator.lifecycle import Action, FileState, OrderState
-from regards_nb.simulator.login import iso_time, spring_error
-from regards_nb.simulator.plans import of_bytes, of_path
-from regards_nb.simulator.server import Request, Response, error, json_response
+from regards_nb.simulator.login import spring_error
+from regards_nb.simulator.query import QueryError
+from regards_nb.simulator.server import Request, Response, error, iso_time, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from regards_nb.simulator.catalogue import Product
+    from regards_nb.simulator.downloads import Downloads
     from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.login import Login
-    from regards_nb.simulator.plans import FileSpec
     from regards_nb.simulator.service import Service
 
 _DATA_TYPES = {"RAWDATA", "QUICKLOOK"}
@@ -57,10 +45,14 @@ class _Call(NamedTuple):
     """One request to one endpoint, with the numbers in its path."""
 
     request: Request
-    #: Empty for an endpoint that needs no login.
+    #: Empty for a request without a token to a public endpoint.
     user: str
+    #: The ids in the path: an order and a sub-order or data set, or a file.
     number: int
     sub_number: int
+    #: The URN and the checksum in the path.
+    urn: str = ""
+    checksum: str = ""
 
 
 class _Endpoint(NamedTuple):
@@ -101,6 +93,9 @@ class Rest:
         project_host: Callable[[], str],
     ) -> None:
         self._service = service
+        self._catalogue = service.catalogue
+        #: URNs of products on tape that were restored.
+        self._restored: set[str] = set()
         self._login = login
         self._downloads = downloads
         self._faults = faults
@@ -108,20 +103,29 @@ class Rest:
 
     def respond(self, request: Request) -> Response:
         """Respond to one request."""
-        endpoint, numbers = _find_endpoint(request)
-        if endpoint is None:
+        if not self._login.passes_portal(request):
+            return error(403, "a valid API key is required")
+        endpoint, found = _find_endpoint(request)
+        if endpoint is None or found is None:
             return spring_error(404, "Not Found", request.path)
-        route = endpoint.route
-        order_id, name = self._subject(route, numbers[0])
+        route, path = endpoint.route, found.groupdict()
+        number, sub_number = int(path.get("id") or 0), int(path.get("sub_id") or 0)
+        order_id, name = self._subject(route, number)
         reply = self._faults.take(Reply, order_id=order_id, name=name, route=route)
         if reply is not None:
             response = _given_response(reply)
         else:
-            user = "" if endpoint.is_public else self._login.user(request)
+            user = (
+                ""
+                if route is Route.TOKEN
+                else self._login.user(request, is_public=endpoint.is_public)
+            )
             if isinstance(user, Response):
                 response = user
             else:
-                response = endpoint.respond(self, _Call(request, user, *numbers))
+                urn, checksum = path.get("urn") or "", path.get("checksum") or ""
+                call = _Call(request, user, number, sub_number, urn, checksum)
+                response = endpoint.respond(self, call)
         response.slow = self._faults.take(Slow, order_id=order_id, name=name, route=route)
         return response
 
@@ -239,6 +243,166 @@ class Rest:
             return error(403)
         return self._downloads.file(file)
 
+    # -- the catalogue
+
+    def search(self, call: _Call) -> Response:
+        """Search products."""
+        query = call.request.query.get("q", "")
+        try:
+            products = self._catalogue.search(query, dataset_urn=call.urn or None)
+        except QueryError as exc:
+            return _refused_query(query, exc)
+        return _page(call.request, products, default_size=20, show=self._feature)
+
+    def search_datasets(self, call: _Call) -> Response:
+        """Search data sets."""
+        query = call.request.query.get("q", "")
+        try:
+            datasets = self._catalogue.search_datasets(query)
+        except QueryError as exc:
+            return _refused_query(query, exc)
+        return _page(
+            call.request,
+            datasets,
+            default_size=20,
+            show=lambda each: {"content": each.feature(), "links": []},
+        )
+
+    def attributes(self, call: _Call) -> Response:
+        """List the attributes of the products that match a query."""
+        query = call.request.query.get("q", "")
+        try:
+            products = self._catalogue.search(query, dataset_urn=call.urn or None)
+        except QueryError as exc:
+            return _refused_query(query, exc)
+        return json_response(200, attribute_models() if products else [])
+
+    def summary(self, call: _Call) -> Response:
+        """Return the numbers of files and bytes of a selection."""
+        try:
+            fields = call.request.json()
+        except ValueError:
+            return error(400, "JSON parse error")
+        products: dict[str, Product] = {}
+        for part in fields.get("requests") or ():
+            query = " AND ".join(
+                f"({each})" for each in (part.get("searchParameters") or {}).get("q") or () if each
+            )
+            try:
+                found = self._catalogue.search(query, dataset_urn=part.get("datasetUrn"))
+            except QueryError as exc:
+                return _refused_query(query, exc)
+            included = set(part.get("entityIdsToInclude") or ())
+            excluded = set(part.get("entityIdsToExclude") or ())
+            products.update(
+                (each.urn, each)
+                for each in found
+                if each.urn not in excluded and (not included or each.urn in included)
+            )
+        types = fields.get("dataTypes") or ()
+        return json_response(200, self._catalogue.summary(products.values(), types))
+
+    def catalogue_file(self, call: _Call) -> Response:
+        """Send one file of a product that was not ordered."""
+        product = self._catalogue.product(call.urn)
+        file = (
+            next((each for each in product.files if each.source.md5 == call.checksum), None)
+            if product
+            else None
+        )
+        if product is None or file is None:
+            return error(404, f"Unknown file {call.checksum} of {call.urn}")
+        if product.dataset.licence and call.request.query.get("acceptLicense") != "true":
+            return error(423, f"The licence {product.dataset.licence} is not accepted")
+        if not product.online and product.urn not in self._restored:
+            return error(202, "File not available yet")
+        return self._downloads.catalogue_file(file)
+
+    def availability(self, call: _Call) -> Response:
+        """Tell which files of products can be downloaded now."""
+        products = [self._catalogue.product(urn) for urn in _product_ids(call)]
+        rows = [
+            {
+                "id": each.urn,
+                "files": [
+                    {
+                        "checksum": file.source.md5,
+                        "available": each.online or each.urn in self._restored,
+                    }
+                    for file in each.files
+                ],
+            }
+            for each in products
+            if each is not None
+        ]
+        return json_response(200, {"products": rows})
+
+    def restore(self, call: _Call) -> Response:
+        """Restore the files of products from tape; here they are available at once."""
+        urns = [call.urn] if call.urn else _product_ids(call)
+        if call.urn and self._catalogue.product(call.urn) is None:
+            return error(404)
+        self._restored.update(urns)
+        return error(200)
+
+    def quota(self, call: _Call) -> Response:
+        """Return the download quota of the user; -1 is no limit."""
+        return json_response(
+            200,
+            {
+                "email": call.user,
+                "maxQuota": -1,
+                "rateLimit": -1,
+                "currentQuota": self._downloads.served_files,
+                "currentRate": 0,
+            },
+        )
+
+    def basket(self, call: _Call) -> Response:
+        """Show the web basket of the user; an empty one is 204."""
+        with self._service.changing():
+            queries = list(self._service.baskets.get(call.user, ()))
+        products = {each.urn: each for query in queries for each in self._catalogue.search(query)}
+        if not products:
+            return error(204)
+        selections = []
+        for number, dataset in enumerate(
+            dict.fromkeys(each.dataset for each in products.values()), 1
+        ):
+            part = [each for each in products.values() if each.dataset is dataset]
+            summary = self._catalogue.summary(part, ())
+            counts = {
+                "objectsCount": len(part),
+                "filesCount": summary["filesCount"],
+                "filesSize": summary["filesSize"],
+                "quota": summary["filesCount"],
+            }
+            selections.append(
+                {
+                    "id": number,
+                    "datasetIpid": dataset.urn,
+                    "datasetLabel": dataset.name,
+                    **counts,
+                    "itemsSelections": [],
+                }
+            )
+        content = {
+            "id": 1,
+            "owner": call.user,
+            "quota": sum(each["quota"] for each in selections),
+            "datasetSelections": selections,
+        }
+        return json_response(200, {"content": content, "links": []})
+
+    def empty_basket(self, call: _Call) -> Response:
+        """Empty the web basket of the user."""
+        with self._service.changing():
+            self._service.baskets.pop(call.user, None)
+        return error(200)
+
+    def _feature(self, product: Product) -> Json:
+        return {"content": product.feature(self._host()), "links": []}
+
     # -- JSON, field by field as in REGARDS
 
     def _order_dto(self, order: Order) -> Json:
@@ -318,130 +482,6 @@ class Rest:
         return wrong.md5 if wrong else file.spec.source.md5
 
 
-class Downloads:
-    """Responds to downloads and updates the states of the files.
-
-    Parameters
-    ----------
-    service : Service
-        The orders.
-    faults : Faults
-        The faults to apply.
-    zip_level : int
-        Deflate level.
-    """
-
-    def __init__(self, service: Service, faults: Faults, *, zip_level: int) -> None:
-        self._service = service
-        self._faults = faults
-        self._zip_level = zip_level
-
-    def zip(self, order: Order) -> Response:
-        """Return a zip of all available files, or 204 if there is none."""
-        now = datetime.now(UTC).astimezone()
-        headers = [
-            ("Content-Type", "application/octet-stream"),
-            # REGARDS does not quote the name, which contains colons (protocol.md 1.3).
-            (
-                "Content-Disposition",
-                f"attachment;filename=order_{order.order_id}_{now.isoformat()}.zip",
-            ),
-        ]
-        with self._service.changing():
-            files = order.available()
-        raw = self._faults.take(RawZip, order_id=order.order_id)
-        if raw is not None:
-            return self._raw_zip(raw, files, order.order_id, headers)
-        if not files:
-            return Response(status=204, headers=headers)
-        archive = Archive(files, self._faults, made_at=now, level=self._zip_level)
-        save = self._saving(order.order_id, files, archive.problems)
-        response = Response(
-            status=200,
-            headers=headers,
-            stream=in_blocks(archive.pieces()),
-            served=save if archive.saves_states else None,
-        )
-        return self._cut(response, order.order_id, archive.pieces)
-
-    def _raw_zip(
-        self, raw: RawZip, files: list[OrderFile], order_id: int, headers: list[tuple[str, str]]
-    ) -> Response:
-        content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
-        response = Response(
-            status=200,
-            headers=headers,
-            stream=in_blocks(content.chunks()),
-            served=self._saving(order_id, files, {}) if raw.saves_states else None,
-        )
-        return self._cut(response, order_id, content.chunks)
-
-    def _cut(
-        self, response: Response, order_id: int, pieces: Callable[[], Iterator[bytes]]
-    ) -> Response:
-        fault = self._faults.take(CutZip, order_id=order_id)
-        if fault is not None:
-            response.ending = fault.ending
-            response.limit_bytes = fault.after_bytes
-            if fault.after_bytes is None:
-                # The zip is made once only to learn its length.
-                response.limit_bytes = int(sum(map(len, pieces())) * fault.after_fraction)
-        return response
-
-    def _saving(
-        self, order_id: int, files: list[OrderFile], problems: dict[int, str]
-    ) -> Callable[[], None]:
-        """Return a function that saves the states after the last byte (protocol.md 1.0, 5)."""
-
-        def save() -> None:
-            late = self._faults.take(LateSave, order_id=order_id)
-            self._service.downloaded(files, problems, late_s=late.delay_s if late else 0)
-
-        return save
-
-    def file(self, file: OrderFile) -> Response:
-        """Return one file, also after it was downloaded (protocol.md 1.0, 7)."""
-        if file.state is FileState.PENDING:
-            return error(202, "File not available yet")
-        if file.state is FileState.ERROR:
-            return error(422, file.error or "File in error")
-        order_id, name = file.order_id, file.spec.name
-        refusal = self._faults.take(StorageRefuses, order_id=order_id, name=name)
-        if refusal is not None:
-            self._service.downloaded([file], {file.file_id: f"HTTP {refusal.status}"})
-            content_type = [("Content-Type", refusal.content_type)]
-            return Response(status=refusal.status, body=refusal.body, headers=content_type)
-        return self._whole_file(file)
-
-    def _whole_file(self, file: OrderFile) -> Response:
-        spec = file.spec
-        chunks = spec.source.chunks()
-        if self._faults.take(CorruptFile, order_id=file.order_id, name=spec.name):
-            chunks = corrupted(chunks)
-        response = file_response(spec, chunks)
-        # A single external file never becomes DOWNLOADED (protocol.md 1.5).
-        response.served = None if spec.reference else self._saving(file.order_id, [file], {})
-        cut = self._faults.take(CutFile, order_id=file.order_id, name=spec.name)
-        if cut is not None:
-            response.limit_bytes, response.ending = cut.after_bytes, cut.ending
-        return response
-
-
-def file_response(spec: FileSpec, chunks: Iterator[bytes]) -> Response:
-    """Return the response with one file."""
-    # Without characters that would end the header.
-    name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
-    return Response(
-        status=200,
-        headers=[
-            ("Content-Type", spec.mime_type),
-            ("Content-Disposition", f'attachment;filename="{name}"'),
-        ],
-        stream=in_blocks(chunks),
-        length_bytes=None if spec.reference else spec.source.size_bytes,
-    )
-
-
 def download_path(order_id: int) -> str:
     """Return the path of an order's zip."""
     return f"{_ORDERS}/{order_id}/download"
@@ -472,6 +512,17 @@ def _page(
     return json_response(200, {"metadata": metadata, "content": content, "links": []})
 
 
+def _refused_query(query: str, exc: QueryError) -> Response:
+    return error(400, f"q={query}. Cause: {exc}")
+
+
+def _product_ids(call: _Call) -> list[str]:
+    try:
+        return list(call.request.json()["product_ids"])
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 def _given_response(reply: Reply) -> Response:
     headers = list(reply.headers)
     if reply.content_type:
@@ -497,57 +548,97 @@ def _validation_errors(fields: Any) -> list[str]:
     return problems
 
 
-_ID = r"(\d{1,18})"
+_ID = r"(?P<id>\d{1,18})"
+_SUB_ID = r"(?P<sub_id>\d{1,18})"
+_URN = r"(?P<urn>URN:[\w:.-]+)"
+_LEGACY = "/api/v1/rs-catalog/engines/legacy"
+_CATALOGUE = "/api/v1/rs-catalog"
 # Spring serves HEAD with the handler of GET (protocol.md 1.0, 4).
 _GET = ("GET", "HEAD")
 
 
+def _endpoint(
+    methods: tuple[str, ...],
+    path: str,
+    route: Route,
+    respond: Callable[[Rest, _Call], Response],
+    *,
+    is_public: bool = False,
+) -> _Endpoint:
+    return _Endpoint(methods, re.compile(path), route, respond, is_public)
+
+
 def _action(method: str, action: Action) -> _Endpoint:
-    path = re.compile(_ACTION_PATHS[action].format(id=_ID))
-    return _Endpoint((method,), path, Route.ACTION, lambda rest, call: rest.act(call, action))
+    path = _ACTION_PATHS[action].format(id=_ID)
+    return _endpoint((method,), path, Route.ACTION, lambda rest, call: rest.act(call, action))
 
 
 _ENDPOINTS = [
-    _Endpoint(
-        ("POST",),
-        re.compile("/api/v1/rs-authentication/oauth/token"),
-        Route.TOKEN,
-        Rest.token,
-        is_public=True,
-    ),
-    _Endpoint(("POST",), re.compile(f"{_ORDERS}/apply"), Route.APPLY, Rest.apply),
-    _Endpoint(_GET, re.compile(_ORDERS), Route.ORDERS, Rest.orders),
-    _Endpoint(_GET, re.compile(f"{_ORDERS}/{_ID}"), Route.ORDER, Rest.order),
-    _Endpoint(_GET, re.compile(f"{_ORDERS}/{_ID}/download"), Route.ZIP, Rest.zip),
+    _endpoint(("POST",), "/api/v1/rs-authentication/oauth/token", Route.TOKEN, Rest.token),
+    _endpoint(("POST",), f"{_ORDERS}/apply", Route.APPLY, Rest.apply),
+    _endpoint(_GET, _ORDERS, Route.ORDERS, Rest.orders),
+    _endpoint(_GET, f"{_ORDERS}/{_ID}", Route.ORDER, Rest.order),
+    _endpoint(_GET, f"{_ORDERS}/{_ID}/download", Route.ZIP, Rest.zip),
     _action("PUT", Action.PAUSE),
     _action("PUT", Action.RESUME),
     _action("PUT", Action.RETRY),
     _action("DELETE", Action.DELETE),
-    _Endpoint(
-        ("POST",),
-        re.compile(_ACTION_PATHS[Action.RESTART].format(id=_ID)),
-        Route.ACTION,
-        Rest.restart,
-    ),
-    _Endpoint(
+    _endpoint(("POST",), f"{_ORDERS}/{_ID}/restart", Route.ACTION, Rest.restart),
+    _endpoint(
         _GET,
-        re.compile(f"{_FILES}/{_ID}(?:/filesTask/{_ID})?/files/available"),
+        f"{_FILES}/{_ID}(?:/filesTask/{_SUB_ID})?/files/available",
         Route.AVAILABLE,
         Rest.available,
     ),
-    _Endpoint(
-        _GET,
-        re.compile(f"{_FILES}/{_ID}/dataset/{_ID}/files"),
-        Route.DATASET_FILES,
-        Rest.dataset_files,
+    _endpoint(
+        _GET, f"{_FILES}/{_ID}/dataset/{_SUB_ID}/files", Route.DATASET_FILES, Rest.dataset_files
     ),
-    _Endpoint(_GET, re.compile(f"{_FILES}/files/{_ID}"), Route.FILE, Rest.file),
+    _endpoint(_GET, f"{_FILES}/files/{_ID}", Route.FILE, Rest.file),
+    _endpoint(_GET, "/api/v1/rs-order/order/basket", Route.BASKET, Rest.basket),
+    _endpoint(("DELETE",), "/api/v1/rs-order/order/basket", Route.BASKET, Rest.empty_basket),
+    _endpoint(
+        _GET,
+        f"(?:{_LEGACY}|/api/v1/rs-access-project)(?:/datasets/{_URN})?/dataobjects/search",
+        Route.CATALOGUE,
+        Rest.search,
+        is_public=True,
+    ),
+    _endpoint(
+        _GET,
+        f"(?:{_LEGACY}|/api/v1/rs-access-project)/datasets/search",
+        Route.CATALOGUE,
+        Rest.search_datasets,
+        is_public=True,
+    ),
+    _endpoint(
+        _GET,
+        f"{_LEGACY}(?:/datasets/{_URN})?/dataobjects/search/attributes",
+        Route.CATALOGUE,
+        Rest.attributes,
+        is_public=True,
+    ),
+    _endpoint(
+        ("POST",),
+        f"{_CATALOGUE}/complex/search/summary",
+        Route.CATALOGUE,
+        Rest.summary,
+        is_public=True,
+    ),
+    _endpoint(
+        _GET,
+        f"{_CATALOGUE}/downloads/{_URN}/files/(?P<checksum>[0-9a-f]+)",
+        Route.CATALOGUE_FILE,
+        Rest.catalogue_file,
+    ),
+    _endpoint(("POST",), f"{_CATALOGUE}/availability/files", Route.CATALOGUE, Rest.availability),
+    _endpoint(("POST",), f"{_CATALOGUE}/restore", Route.CATALOGUE, Rest.restore),
+    _endpoint(_GET, f"{_CATALOGUE}/restore/{_URN}", Route.CATALOGUE, Rest.restore),
+    _endpoint(_GET, "/api/v1/rs-storage/quota/current", Route.QUOTA, Rest.quota),
 ]
 
 
-def _find_endpoint(request: Request) -> tuple[_Endpoint | None, tuple[int, int]]:
+def _find_endpoint(request: Request) -> tuple[_Endpoint | None, re.Match[str] | None]:
     for endpoint in _ENDPOINTS:
         if request.method in endpoint.methods and (found := endpoint.path.fullmatch(request.path)):
-            number, sub_number, *_ = *(int(group or 0) for group in found.groups()), 0, 0
-            return endpoint, (number, sub_number)
-    return None, (0, 0)
+            return endpoint, found
+    return None, None

@@ -20,6 +20,7 @@ from regards_nb.simulator.faults import CutMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from regards_nb.simulator.faults import Slow
 
@@ -47,6 +48,10 @@ class Request(NamedTuple):
         text = self.query.get(name, "")
         return int(text) if text.isdecimal() else default
 
+    def form(self) -> dict[str, str]:
+        """Return the fields of a body of a web form."""
+        return dict(parse_qsl(self.body.decode("utf-8", "replace")))
+
     def json(self) -> Any:
         """Return the parsed body; raises ValueError if it is not JSON."""
         return json.loads(self.body)
@@ -66,6 +71,8 @@ class Response:
         The stream is cut after so many bytes, in the way of ``ending``.
     served : callable, optional
         Called after the last byte of a stream that was not cut.
+    finished : callable, optional
+        Called at the end of the response, also after an error.
     slow : Slow, optional
         Delay and rate.
     """
@@ -78,6 +85,7 @@ class Response:
     limit_bytes: int | None = None
     ending: CutMode = CutMode.CLEAN
     served: Callable[[], None] | None = None
+    finished: Callable[[], None] | None = None
     slow: Slow | None = None
 
 
@@ -90,6 +98,11 @@ def json_response(status: int, value: Any) -> Response:
 def error(status: int, *texts: str) -> Response:
     """Return an error of REGARDS, ``{"messages": [...]}``, or an empty body without texts."""
     return json_response(status, {"messages": list(texts)}) if texts else Response(status=status)
+
+
+def iso_time(at: datetime) -> str:
+    """Format a time as REGARDS does."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Seen(NamedTuple):
@@ -203,6 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
         if request is None:
             return
         response = self.server.answer(request)
+        try:
+            self._send(request, response)
+        finally:
+            if response.finished:
+                response.finished()
+
+    def _send(self, request: Request, response: Response) -> None:
         if response.slow and response.slow.delay_s:
             self.server.stopping.wait(response.slow.delay_s)
         self.server.seen.append(Seen(self.command, request.path, response.status))

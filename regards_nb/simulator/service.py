@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.simulator import lifecycle
-from regards_nb.simulator.catalogue import plan_for
+from regards_nb.simulator.catalogue import Catalogue
 from regards_nb.simulator.faults import StagingError
 from regards_nb.simulator.lifecycle import (
     Action,
@@ -27,6 +27,7 @@ from regards_nb.simulator.lifecycle import (
     SubOrder,
 )
 from regards_nb.simulator.plans import REFUSED, OrderPlan, Outcome
+from regards_nb.simulator.query import QueryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,6 +109,8 @@ class Service:
     ----------
     seed : int
         Equal seeds give equal orders, files and messages.
+    tenant : str
+        The project.
     faults : Faults
         The faults to apply.
     publish : callable
@@ -124,6 +127,7 @@ class Service:
         self,
         *,
         seed: int,
+        tenant: str,
         faults: Faults,
         publish: Callable[[Message], None],
         order_link: Callable[[int], str],
@@ -131,6 +135,9 @@ class Service:
         counted: bool,
     ) -> None:
         self._seed = seed
+        self.catalogue = Catalogue(seed=seed, tenant=tenant)
+        #: Queries for the products in the web basket of each user.
+        self.baskets: dict[str, list[str]] = {}
         self._faults = faults
         self._publish = publish
         self._order_link = order_link
@@ -179,8 +186,9 @@ class Service:
         owner: str,
         correlation_id: str | None,
         over_amqp: bool,
+        refusal: Refusal | None = None,
     ) -> RequestResult:
-        """Grant or refuse one order.
+        """Grant or refuse one order; *refusal* replaces that of the outcome.
 
         The result of a request over AMQP is published, that of a REST request is only returned
         (protocol.md 1.6).
@@ -188,7 +196,7 @@ class Service:
         with self.changing():
             if plan.outcome in REFUSED:
                 name = correlation_id or self._correlation_id()
-                result = RequestResult(name, None, REFUSALS[plan.outcome])
+                result = RequestResult(name, None, refusal or REFUSALS[plan.outcome])
             else:
                 order = self._create(plan, owner=owner, correlation_id=correlation_id)
                 result = RequestResult(order.correlation_id, order.order_id, None)
@@ -204,13 +212,39 @@ class Service:
         correlation_id: str | None,
         data_types: Iterable[str] = (),
         filename_regexp: str | None = None,
+        size_limit_bytes: int | None = None,
         over_amqp: bool = False,
     ) -> RequestResult:
-        """Grant or refuse the order of what the catalogue contains for these queries."""
-        plan = plan_for(queries, seed=self._seed)
-        if plan.outcome not in REFUSED:
-            plan = _filtered(plan, set(data_types), filename_regexp)
-        return self.request(plan, owner=owner, correlation_id=correlation_id, over_amqp=over_amqp)
+        """Grant or refuse the order of what the catalogue contains for these queries.
+
+        REGARDS makes the selection in the owner's only web basket: products that are already there
+        are ordered, too, and the basket is empty afterwards.
+        """
+        with self.changing():
+            basket = self.baskets.pop(owner, [])
+            refusal = None
+            try:
+                plan = self.catalogue.plan(
+                    [*queries, *basket],
+                    data_types=data_types,
+                    filename_regexp=re.compile(filename_regexp).fullmatch
+                    if filename_regexp
+                    else None,
+                )
+            except (QueryError, re.error) as exc:
+                plan = OrderPlan(outcome=Outcome.EMPTY)
+                refusal = Refusal("FAILED", "INTERNAL_ERROR", f"CatalogSearchException: {exc}")
+            if size_limit_bytes is not None and plan.size_bytes > size_limit_bytes:
+                # The selection stays in the basket.
+                self.baskets[owner] = [*queries, *basket]
+                plan = OrderPlan(outcome=Outcome.TOO_BIG)
+            return self.request(
+                plan,
+                owner=owner,
+                correlation_id=correlation_id,
+                over_amqp=over_amqp,
+                refusal=refusal,
+            )
 
     def _create(self, plan: OrderPlan, *, owner: str, correlation_id: str | None) -> Order:
         order_id = next(self._numbers["order"])
@@ -360,6 +394,9 @@ class Service:
             if sub_order.due_s <= now_s:
                 self._stage(order, sub_order)
         for order in self._orders.values():
+            # An order without files has no sub-order that could start it.
+            if order.status is OrderState.PENDING and not order.sub_orders:
+                order.move(OrderState.RUNNING, datetime.now(UTC))
             if order.settle(datetime.now(UTC)):
                 self._publish_end(order)
 
@@ -402,20 +439,22 @@ class Service:
     def _publish_end(self, order: Order) -> None:
         """Publish DONE, FAILED with a link, or FAILED without a link."""
         errors = sum(sub_order.errors for sub_order in order.sub_orders)
-        has_files = order.status is not OrderState.FAILED
+        is_failed = order.status is OrderState.FAILED
+        # REGARDS adds a link also to an order that never had a file.
+        has_link = not is_failed or not order.sub_orders
         text = f"Order of user {order.owner} is finished"
-        if not has_files:
+        if is_failed:
             text = f"Order of user {order.owner} failed: none of its files can be retrieved"
         elif errors:
             text = f"Order of user {order.owner} is finished. Files in error: {errors}"
         self._publish_fields(
             {
-                "status": "FAILED" if errors else "DONE",
+                "status": "FAILED" if is_failed or errors else "DONE",
                 "orderId": order.order_id,
                 "correlationId": order.correlation_id,
                 "message": text,
-                "downloadLink": self._order_link(order.order_id) if has_files else None,
-                "errorType": "INTERNAL_ERROR" if errors else None,
+                "downloadLink": self._order_link(order.order_id) if has_link else None,
+                "errorType": "INTERNAL_ERROR" if is_failed or errors else None,
                 "errors": errors or None,
                 "totalSubOrders": len(order.sub_orders) if self._counted else None,
             }
@@ -445,14 +484,3 @@ def _save_states(files: Iterable[OrderFile], problems: dict[int, str]) -> None:
         problem = problems.get(file.file_id)
         file.state = FileState.DOWNLOAD_ERROR if problem else FileState.DOWNLOADED
         file.error = problem
-
-
-def _filtered(plan: OrderPlan, data_types: set[str], filename_regexp: str | None) -> OrderPlan:
-    """Return the plan with the files that match the filters of the request."""
-    kept = tuple(
-        spec
-        for spec in plan.files
-        if (not data_types or spec.data_type in data_types)
-        and (filename_regexp is None or re.fullmatch(filename_regexp, spec.name))
-    )
-    return replace(plan, files=kept) if kept else replace(plan, outcome=Outcome.EMPTY)

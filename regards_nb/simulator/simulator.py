@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from regards_nb.simulator.amqp import Publisher, RequestReader, properties
 from regards_nb.simulator.broker import PrivateBroker, broker_from_environment
+from regards_nb.simulator.downloads import Downloads
 from regards_nb.simulator.faults import Faults
-from regards_nb.simulator.login import Account, Login
-from regards_nb.simulator.rest import Downloads, Rest, download_path
+from regards_nb.simulator.login import Account, Login, LoginForm
+from regards_nb.simulator.rest import Rest, download_path
 from regards_nb.simulator.server import Server
 from regards_nb.simulator.service import Service
 
@@ -55,6 +56,12 @@ class Simulator:
     amqp_requests : bool
         Whether order requests are read from the broker, too. The user of ``amqp_url`` may not
         publish them unless the test gives him the right.
+    login_form : LoginForm
+        The bodies that the token endpoint accepts: JSON since REGARDS 2.0, a web form before.
+    api_key : str, optional
+        A portal in front refuses every request without this ``X-API-Key``.
+    parallel_zips : bool
+        False: a second zip of an order is refused while one is sent, as since REGARDS 2.1.
 
     Examples
     --------
@@ -79,6 +86,9 @@ class Simulator:
         suborders_counted: bool = True,
         zip_level: int = -1,
         amqp_requests: bool = False,
+        login_form: LoginForm = LoginForm.ANY,
+        api_key: str | None = None,
+        parallel_zips: bool = True,
     ) -> None:
         self._amqp_requests = amqp_requests
         self.seed, self.tenant, self.username = seed, tenant, user
@@ -87,7 +97,10 @@ class Simulator:
         #: Every message so far, in the order in which they were published.
         self.transcript: list[Message] = []
         self._broker, self._wants_amqp = broker, broker is not None or amqp is not None
-        self._account = Account(tenant=tenant, username=user, client_id=self.client_id)
+        self._account = Account(
+            tenant=tenant, username=user, client_id=self.client_id, api_key=api_key
+        )
+        self._parallel_zips = parallel_zips
         self._project_host = project_host
         self._zip_level = zip_level
         self._server: Server | None = None
@@ -98,13 +111,16 @@ class Simulator:
         #: The orders, for tests that need the state on the server.
         self.service = Service(
             seed=seed,
+            tenant=tenant,
             faults=self.faults,
             publish=self._publish,
             order_link=self.download_link,
             suborder_pause_s=suborder_pause_s,
             counted=suborders_counted,
         )
-        self._login = Login(self._account, expires_in_s=expires_in_s, faults=self.faults)
+        self._login = Login(
+            self._account, form=login_form, expires_in_s=expires_in_s, faults=self.faults
+        )
 
     def __repr__(self) -> str:
         where = self.base_url if self._server else "not started"
@@ -166,7 +182,12 @@ class Simulator:
             reader.start()
 
     def _start_http(self) -> None:
-        downloads = Downloads(self.service, self.faults, zip_level=self._zip_level)
+        downloads = Downloads(
+            self.service,
+            self.faults,
+            zip_level=self._zip_level,
+            parallel_zips=self._parallel_zips,
+        )
         rest = Rest(
             service=self.service,
             login=self._login,
@@ -221,6 +242,11 @@ class Simulator:
     def client_secret(self) -> str:
         """Secret of the client application."""
         return self._account.client_secret
+
+    @property
+    def foreign_token(self) -> str:
+        """A token of a single sign-on; the server accepts it only together with ``scope``."""
+        return self._account.foreign_token
 
     def download_link(self, order_id: int) -> str:
         """Return the download link that messages contain."""
@@ -282,6 +308,11 @@ class Simulator:
         return self.service.request_by_query(
             queries, owner=self.username, correlation_id=correlation_id, over_amqp=over_amqp
         )
+
+    def fill_basket(self, query: str, *, owner: str | None = None) -> None:
+        """Put the products of a query into the web basket of a user."""
+        with self.service.changing():
+            self.service.baskets.setdefault(owner or self.username, []).append(query)
 
     def expire(self, order_id: int) -> None:
         """Expire an order now; its files are deleted."""

@@ -1,8 +1,9 @@
-"""The zip of an order, byte for byte the structure of Apache commons-compress 1.26.
+"""The bodies with files: the zip of an order and single files (protocol.md 1.3, 1.5).
 
-The format is that of protocol.md 1.3: sizes unknown in advance (flag 0x0008 and a data descriptor
-after each entry), names in ASCII with ``%U00E9`` escapes and the real name in extra field 0x7075,
-Zip64 only where it is required. Nothing larger than a block is held in memory.
+A zip has byte for byte the structure of Apache commons-compress 1.26: sizes unknown in advance
+(flag 0x0008 and a data descriptor after each entry), names in ASCII with ``%U00E9`` escapes and the
+real name in extra field 0x7075, Zip64 only where it is required. Nothing larger than a block is
+held in memory.
 """
 
 from __future__ import annotations
@@ -11,23 +12,34 @@ import posixpath
 import struct
 import zlib
 from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.simulator.faults import (
     CorruptEntry,
+    CorruptFile,
+    CutFile,
+    CutZip,
     IncompleteZip,
+    LateSave,
     MissingEntry,
+    RawZip,
+    StorageRefuses,
     TruncatedEntry,
     WrongCrc,
 )
+from regards_nb.simulator.lifecycle import FileState
+from regards_nb.simulator.plans import of_bytes, of_path
+from regards_nb.simulator.server import Response, error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.simulator.faults import Faults
-    from regards_nb.simulator.lifecycle import OrderFile
+    from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.plans import FileSpec
+    from regards_nb.simulator.service import Service
 
 NOTICE_NAME = "NOTICE.txt"
 _REFERENCE_LIMIT_BYTES = 0xFFFFFFFF
@@ -38,6 +50,170 @@ _DESCRIPTOR_FLAG = 0x0008
 _DEFLATED = 8
 _VERSION, _VERSION_ZIP64 = 20, 45
 _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
+
+
+class Downloads:
+    """Responds to downloads and updates the states of the files.
+
+    Parameters
+    ----------
+    service : Service
+        The orders.
+    faults : Faults
+        The faults to apply.
+    zip_level : int
+        Deflate level.
+    parallel_zips : bool
+        Whether a second zip of an order may start while one runs. REGARDS has refused that since
+        2.1; its answer is not documented, 409 is a guess.
+
+    Attributes
+    ----------
+    served_files : int
+        Files that were sent so far, for the quota.
+    """
+
+    def __init__(
+        self, service: Service, faults: Faults, *, zip_level: int, parallel_zips: bool
+    ) -> None:
+        self._service = service
+        self._faults = faults
+        self._zip_level = zip_level
+        self._parallel_zips = parallel_zips
+        #: Ids of the orders of which a zip is being sent; changed under the service's lock.
+        self._sending: list[int] = []
+        self.served_files = 0
+
+    def zip(self, order: Order) -> Response:
+        """Return a zip of all available files, or 204 if there is none."""
+        now = datetime.now(UTC).astimezone()
+        headers = [
+            ("Content-Type", "application/octet-stream"),
+            # REGARDS does not quote the name, which contains colons (protocol.md 1.3).
+            (
+                "Content-Disposition",
+                f"attachment;filename=order_{order.order_id}_{now.isoformat()}.zip",
+            ),
+        ]
+        with self._service.changing():
+            files = order.available()
+        raw = self._faults.take(RawZip, order_id=order.order_id)
+        if raw is not None:
+            return self._raw_zip(raw, files, order.order_id, headers)
+        if not files:
+            return Response(status=204, headers=headers)
+        with self._service.changing():
+            if order.order_id in self._sending and not self._parallel_zips:
+                return error(409, f"Order {order.order_id} is already being downloaded")
+            self._sending.append(order.order_id)
+        archive = Archive(files, self._faults, made_at=now, level=self._zip_level)
+        save = self._saving(order.order_id, files, archive.problems)
+        response = Response(
+            status=200,
+            headers=headers,
+            stream=in_blocks(archive.pieces()),
+            served=save if archive.saves_states else None,
+            finished=lambda: self._sent(order.order_id),
+        )
+        return self._cut(response, order.order_id, archive.pieces)
+
+    def _sent(self, order_id: int) -> None:
+        with self._service.changing():
+            self._sending.remove(order_id)
+
+    def _raw_zip(
+        self, raw: RawZip, files: list[OrderFile], order_id: int, headers: list[tuple[str, str]]
+    ) -> Response:
+        content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
+        response = Response(
+            status=200,
+            headers=headers,
+            stream=in_blocks(content.chunks()),
+            served=self._saving(order_id, files, {}) if raw.saves_states else None,
+        )
+        return self._cut(response, order_id, content.chunks)
+
+    def _cut(
+        self, response: Response, order_id: int, pieces: Callable[[], Iterator[bytes]]
+    ) -> Response:
+        fault = self._faults.take(CutZip, order_id=order_id)
+        if fault is not None:
+            response.ending = fault.ending
+            response.limit_bytes = fault.after_bytes
+            if fault.after_bytes is None:
+                # The zip is made once only to learn its length.
+                response.limit_bytes = int(sum(map(len, pieces())) * fault.after_fraction)
+        return response
+
+    def _saving(
+        self, order_id: int, files: list[OrderFile], problems: dict[int, str]
+    ) -> Callable[[], None]:
+        """Return a function that saves the states after the last byte (protocol.md 1.0, 5)."""
+
+        def save() -> None:
+            self.served_files += len(files)
+            late = self._faults.take(LateSave, order_id=order_id)
+            self._service.downloaded(files, problems, late_s=late.delay_s if late else 0)
+
+        return save
+
+    def file(self, file: OrderFile) -> Response:
+        """Return one file, also after it was downloaded (protocol.md 1.0, 7)."""
+        if file.state is FileState.PENDING:
+            return error(202, "File not available yet")
+        if file.state is FileState.ERROR:
+            return error(422, file.error or "File in error")
+        order_id, name = file.order_id, file.spec.name
+        refusal = self._faults.take(StorageRefuses, order_id=order_id, name=name)
+        if refusal is not None:
+            self._service.downloaded([file], {file.file_id: f"HTTP {refusal.status}"})
+            content_type = [("Content-Type", refusal.content_type)]
+            return Response(status=refusal.status, body=refusal.body, headers=content_type)
+        return self._whole_file(file)
+
+    def _whole_file(self, file: OrderFile) -> Response:
+        spec = file.spec
+        chunks = spec.source.chunks()
+        if self._faults.take(CorruptFile, order_id=file.order_id, name=spec.name):
+            chunks = _corrupted(chunks)
+        response = _file_response(spec, chunks)
+        # A single external file never becomes DOWNLOADED (protocol.md 1.5).
+        response.served = None if spec.reference else self._saving(file.order_id, [file], {})
+        cut = self._faults.take(CutFile, order_id=file.order_id, name=spec.name)
+        if cut is not None:
+            response.limit_bytes, response.ending = cut.after_bytes, cut.ending
+        return response
+
+    def catalogue_file(self, spec: FileSpec) -> Response:
+        """Return one file of a product that was not ordered."""
+        refusal = self._faults.take(StorageRefuses, name=spec.name)
+        if refusal is not None:
+            content_type = [("Content-Type", refusal.content_type)]
+            return Response(status=refusal.status, body=refusal.body, headers=content_type)
+        chunks = spec.source.chunks()
+        if self._faults.take(CorruptFile, name=spec.name):
+            chunks = _corrupted(chunks)
+        response = _file_response(spec, chunks)
+        self.served_files += 1
+        cut = self._faults.take(CutFile, name=spec.name)
+        if cut is not None:
+            response.limit_bytes, response.ending = cut.after_bytes, cut.ending
+        return response
+
+
+def _file_response(spec: FileSpec, chunks: Iterator[bytes]) -> Response:
+    """Return the response with one file."""
+    # Without characters that would end the header.
+    name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
+    return Response(
+        status=200,
+        headers=[
+            ("Content-Type", spec.mime_type),
+            ("Content-Disposition", f'attachment;filename="{name}"'),
+        ],
+        stream=in_blocks(chunks),
+        length_bytes=None if spec.reference else spec.source.size_bytes,
+    )
 
 
 class Archive:
@@ -118,7 +294,7 @@ class _Entry:
     def _chunks(self, spec: FileSpec) -> Iterator[bytes]:
         chunks = spec.source.chunks()
         if self._corrupt:
-            chunks = corrupted(chunks)
+            chunks = _corrupted(chunks)
         if self._truncated:
             size_bytes = spec.source.size_bytes
             kept_bytes = int(size_bytes * self._truncated.keep_fraction)
@@ -131,7 +307,7 @@ class _Entry:
         return chunks
 
 
-def corrupted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _corrupted(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Change the first byte."""
     first = next(chunks, b"")
     yield bytes(byte ^ 0xFF for byte in first[:1]) + first[1:]
@@ -151,17 +327,19 @@ def _shortened(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
 def _entry_names(files: Sequence[OrderFile]) -> Iterator[tuple[OrderFile, str]]:
     """Give each file its entry name: the n-th file of one name becomes ``name (n).ext``.
 
-    A file of the same checksum and name is written once. A generated name can be the real name of
-    another file: the zip then has two entries of one name, as in REGARDS.
+    A file of the same checksum and name is written once. After an external file, which has no
+    checksum, REGARDS takes every later file of that name for the same one and leaves it out. A
+    generated name can be the real name of another file: the zip then has two entries of one name,
+    as in REGARDS.
     """
     seen: Counter[str] = Counter()
     written = set()
     counts = Counter(file.spec.name for file in files)
     for file in files:
         name = file.spec.name
-        if counts[name] > 1 and not file.spec.reference:
-            key = (name, file.spec.source.md5)
-            if key in written:
+        if counts[name] > 1:
+            key = (name, None if file.spec.reference else file.spec.source.md5)
+            if key in written or (name, None) in written:
                 continue
             written.add(key)
         number = seen[name]
