@@ -25,7 +25,6 @@ from regards_nb.simulator import (
     StorageRefuses,
     TruncatedEntry,
     WrongCrc,
-    dto,
 )
 
 if TYPE_CHECKING:
@@ -276,7 +275,18 @@ def omit_from_next_manifest(here: World, *names: str) -> None:
     """Let the next manifest lack files that the zip will hold."""
     files = here.simulator.service.known(here.order_id).files
     rows = [
-        dto.available_file(file, host="https://any", checksum=file.spec.source.md5)
+        {
+            "content": {
+                "id": file.file_id,
+                "version": 1,
+                "downloadUrl": f"https://any/api/v1/rs-order/orders/files/{file.file_id}",
+                "mimeType": file.spec.mime_type,
+                "checksum": file.spec.source.md5,
+                "filesize": file.spec.source.size_bytes,
+                "filename": file.spec.name,
+            },
+            "links": [],
+        }
         for file in files
         if file.spec.name not in names
     ]
