@@ -93,6 +93,10 @@ class ScriptedTracker:
         """Show an error as the tracker would."""
         self.tell(background_errors=(str(error),))
 
+    def record_background_error(self, what: str, error: BaseException) -> None:
+        """Show an error as the tracker would."""
+        self.tell(background_errors=(f"{what}: {error}",))
+
     def wait(self, *, timeout_s: float) -> bool:
         """Wait for the next change."""
         with self._changed:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyte
 import pytest
+from conftest import client_of
 from scripted_tracker import NOON, ScriptedTracker, order
 
+from regards_nb import OrderTracker
 from regards_nb.consumer import Health, HealthState
 from regards_nb.display import (
     MAX_LINES,
@@ -27,9 +29,11 @@ from regards_nb.display import (
     ScreenView,
     mimebundle,
     show,
+    text,
     watching,
 )
-from regards_nb.errors import WaitTimeoutError
+from regards_nb.errors import TrackingError, WaitTimeoutError
+from regards_nb.simulator import OrderPlan, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -305,3 +309,50 @@ def test_a_script_loads_neither_jupyter_nor_matplotlib() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("#1  a") == 2
+
+
+class _Tee:
+    """The least that code puts in place of stdout: no encoding, no isatty, no fileno."""
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> int:
+        self.written += text
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def test_a_stdout_without_encoding_is_written_to() -> None:
+    """show() and waits write to any object with write() and flush(), as print() does."""
+    tracker, stream = ScriptedTracker(order("a", 1)), _Tee()
+    with contextlib.redirect_stdout(stream):  # type: ignore[type-var]
+        show(tracker)
+        with watching(tracker) as watch:
+            tracker.tell(order("a", 1, status="DONE"))
+            watch.refresh()
+    assert stream.written.count("#1  a") == 3
+
+
+@pytest.mark.simulator
+def test_an_error_of_the_display_is_recorded_shown_and_raised_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A stdout that cannot be written to stops nothing; the error is in the view and raised."""
+    tracker = OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite")
+    broken = _Stream()
+    broken.close()
+    with tracker:
+        with contextlib.redirect_stdout(broken):
+            tracker.show()
+        (said,) = tracker.snapshot().background_errors
+        assert said.startswith("updating the display: ")
+        assert said in text(tracker.snapshot())
+        number = simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
+        tracker.sync()
+        with pytest.raises(TrackingError, match="updating the display"):
+            tracker.wait(number, timeout_s=60)
+        with pytest.raises(WaitTimeoutError):
+            tracker.wait(number, timeout_s=0.1)

@@ -199,7 +199,8 @@ def write_lines(stream: TextIO, written: Iterable[str]) -> None:
     """Write whole lines at once, in characters that the stream can encode."""
     words = "".join(f"{each}\n" for each in written)
     if words:
-        stream.write(encodable(words, stream.encoding or "utf-8"))
+        # A replacement of stdout may have no encoding: a Tee, or the stream of some kernels.
+        stream.write(encodable(words, getattr(stream, "encoding", None) or "utf-8"))
         stream.flush()
 
 
@@ -218,7 +219,8 @@ def encodable(words: str, encoding: str) -> str:
 
 def is_screen(stream: TextIO) -> bool:
     """Return whether the stream is a terminal that can be repainted."""
-    if not stream.isatty():
+    isatty = getattr(stream, "isatty", None)
+    if isatty is None or not isatty():
         return False
     # rich is imported only for a terminal.
     console = _console(stream)

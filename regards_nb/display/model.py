@@ -65,6 +65,9 @@ class SnapshotView(Protocol):
 class TrackerView(Protocol):
     """What the display calls on a tracker. The last five methods only queue a request."""
 
+    def record_background_error(self, what: str, error: BaseException) -> object:
+        """Show an error, and raise it in the next call of the user."""
+
     @property
     def version(self) -> int:
         """A number that grows with every change; cheap to read."""

@@ -81,7 +81,8 @@ class RefreshThread:
     tracker : OrderTracker
         Held weakly.
     record : callable, optional
-        Called with each new error of the display; a bound method is held weakly.
+        Called with each new error of the display, instead of the tracker's
+        ``record_background_error``. A bound method is held weakly.
     """
 
     def __init__(
@@ -177,12 +178,14 @@ class RefreshThread:
             return
         self._last_error = words
         _log.warning("the display could not be updated: %s", words)
-        record = self._record()
-        if record is not None:
-            try:
+        record, tracker = self._record(), self.tracker()
+        try:
+            if record is not None:
                 record(exc)
-            except Exception:  # noqa: BLE001 - an error of the recorder is logged only
-                _log.exception("the display error could not be recorded")
+            elif tracker is not None:
+                tracker.record_background_error("updating the display", exc)
+        except Exception:  # noqa: BLE001 - an error of the recorder is logged only
+            _log.exception("the display error could not be recorded")
 
     def _run(self) -> None:
         pause_s = INTERVAL_S

@@ -88,7 +88,8 @@ def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None =
     tracker : OrderTracker
         Held weakly; any number of outputs may show it.
     record : callable, optional
-        Called with errors of the display, which are never raised here.
+        Called with errors of the display, which are never raised here. By default the tracker
+        shows them, and its next call raises them once.
     """
     # An error of the tracker itself is raised; an error of the display is recorded.
     snapshot = tracker.snapshot()
@@ -122,7 +123,8 @@ def mimebundle(
     include, exclude : container of str, optional
         MIME types to return and to leave out, as IPython passes them.
     record : callable, optional
-        Called with errors of the display, which are never raised here.
+        Called with errors of the display, which are never raised here. By default the tracker
+        shows them, and its next call raises them once.
 
     Returns
     -------
@@ -222,7 +224,8 @@ def watching(
     blocking : bool
         Whether the cell blocks the kernel: the view then says what that means for its buttons.
     record : callable, optional
-        Called with errors of the display, which are never raised here.
+        Called with errors of the display, which are never raised here. By default the tracker
+        shows them, and its next call raises them once.
 
     Yields
     ------

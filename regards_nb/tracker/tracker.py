@@ -377,6 +377,10 @@ class OrderTracker:
             token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
 
+    def record_background_error(self, what: str, error: BaseException) -> None:
+        """Show an error of a background thread, and raise it in the next call of the user."""
+        self._parts.errors.record(what, error)
+
     # -- waiting --
 
     def wait(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,15 +29,31 @@ if TYPE_CHECKING:
 def stopped_by_user() -> Iterator[None]:
     """End a wait at Ctrl-C or the stop button with one line instead of a traceback.
 
+    In a kernel, Python's own handler of SIGINT is installed meanwhile: kernels (xeus-python) and
+    libraries replace it, and then the stop button ends the kernel or does nothing.
+
     Raises
     ------
     StoppedWaiting
         In place of KeyboardInterrupt; it is a subclass.
     """
+    replaced: Any = None
+    if _in_kernel() and threading.current_thread() is threading.main_thread():
+        replaced = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         raise StoppedWaiting from None
+    finally:
+        # None: the handler was not installed from Python, and cannot be installed again.
+        if replaced is not None:
+            signal.signal(signal.SIGINT, replaced)
+
+
+def _in_kernel() -> bool:
+    """Return whether a Jupyter kernel runs this code."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return getattr(get_ipython(), "kernel", None) is not None
 
 
 class Wait:
