@@ -180,7 +180,7 @@ def test_an_append_whose_answer_is_lost_is_written_once(
     waiting: list[bytes] = []
     with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
         session_id = journal.open_session("q")
-        dialect = journal._engine.dialect
+        dialect = journal._database.engine.dialect
         commit = dialect.do_commit
         for outcome, new in [*tries, ("committed", [b"last"])]:
             came += new
@@ -221,7 +221,7 @@ def test_what_is_chosen_inside_the_transaction_is_written_once(
 
     with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
         session_id = journal.open_session("q")
-        dialect = journal._engine.dialect
+        dialect = journal._database.engine.dialect
         commit = dialect.do_commit
         for outcome, new in [*tries, ("committed", [b"new"])]:
             came += new
@@ -276,7 +276,9 @@ def test_a_journal_that_nobody_holds_any_more_is_closed(place: Path) -> None:
     reading = journal.read()
     next(reading)
     assert opened()
-    engine = journal._engine  # else Python before 3.13 would close what is in its pool by itself
+    engine = (
+        journal._database.engine
+    )  # else Python before 3.13 would close what is in its pool by itself
     del journal, reading
     gc.collect()
     assert not opened()
@@ -472,14 +474,38 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
 
 
 def test_a_read_only_place_says_so(tmp_path: Path) -> None:
-    """Whether the journal is there already or not."""
-    mount = 'mount -t tmpfs -o ro tmpfs "$DISK"'
-    on_tmpfs(tmp_path / "empty", mount, READ_ONLY)
-    Journal(tmp_path / "journal.sqlite").close()
+    """A new journal needs a place that can be written."""
+    on_tmpfs(tmp_path / "empty", 'mount -t tmpfs -o ro tmpfs "$DISK"', READ_ONLY)
+
+
+ONLY_READ = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from strategies import delivery
+from regards_nb.errors import JournalError
+from regards_nb.journal import Journal
+with Journal(sys.argv[1] + "/journal.sqlite") as journal:
+    assert [each.body for batch in journal.read() for each in batch.deliveries] == [b"one"]
+    assert journal.is_read_only
+    assert journal.check() == []
+    assert journal.last_id() == 1
+    try:
+        journal.open_session("q")
+    except JournalError as error:
+        assert "writable" in str(error), error
+    else:
+        raise AssertionError("written")
+"""
+
+
+def test_a_journal_in_a_read_only_place_can_be_read(tmp_path: Path) -> None:
+    """A colleague's finished journal opens; only to write it is an error."""
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.append(journal.open_session("q"), [delivery(b"one")])
     mount = (
         'mount -t tmpfs tmpfs "$DISK" && cp journal.sqlite "$DISK" && mount -o remount,ro "$DISK"'
     )
-    on_tmpfs(tmp_path / "old", mount, READ_ONLY)
+    on_tmpfs(tmp_path / "old", mount, ONLY_READ)
 
 
 @SQLITE

@@ -17,13 +17,19 @@ understand more of an old journal, and no second table can disagree with the fir
 from __future__ import annotations
 
 from regards_nb.journal.batches import Batch, Row, RowReader
-from regards_nb.journal.database import DEFAULT_PATH, NetworkFileSystemWarning, Position
+from regards_nb.journal.database import (
+    DEFAULT_PATH,
+    JournalReplacedError,
+    NetworkFileSystemWarning,
+    Position,
+)
 from regards_nb.journal.journal import Journal, TenantFiles
 
 __all__ = [
     "DEFAULT_PATH",
     "Batch",
     "Journal",
+    "JournalReplacedError",
     "NetworkFileSystemWarning",
     "Position",
     "Row",

@@ -3,10 +3,19 @@
 The messages of one commit are packed together as one msgpack value. A burst of messages becomes a
 few large rows, a single message a row of its own. This makes a commit cheap: the cost of SQLite
 and SQLAlchemy is paid per row and not per message.
+
+Each value begins with a checksum. SQLite notices damage to its own structure and not to the bytes
+of a value.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
+import time
+import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -23,11 +32,17 @@ MAX_BATCH_BYTES = 1 << 20
 
 #: Each message is an array: the fields of `Delivery` in their order, which is therefore part of the
 #: schema.
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[Delivery]).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Delivery]).decode
+
+#: The first byte of a value with a checksum: no msgpack value begins with it. Schema 3 had none.
+_CHECKED = 0xC1
+_CHECKED_PREFIX = struct.Struct("<BI")
 
 #: The columns that `read_batch` takes.
-SELECT_BATCHES = sa.select(batches.c.first_id, batches.c.session_id, batches.c.messages)
+SELECT_BATCHES = sa.select(
+    batches.c.first_id, batches.c.last_id, batches.c.session_id, batches.c.messages
+)
 
 _last_id = sa.func.coalesce(sa.func.max(batches.c.last_id), 0)
 #: One statement writes a row and chooses its ids. Only one transaction writes at a time.
@@ -44,6 +59,35 @@ _INSERT = (
     )
     .returning(batches.c.first_id)
 )
+
+
+class DamagedBatchError(Exception):
+    """The bytes of a row are not those that were written."""
+
+
+def _pack(session_id: int, deliveries: Sequence[Delivery]) -> bytes:
+    encoded = _encode(deliveries)
+    return _CHECKED_PREFIX.pack(_CHECKED, zlib.crc32(encoded, session_id)) + encoded
+
+
+def is_sound(session_id: int, packed: bytes) -> bool:
+    """Return whether a value has its checksum; a value of schema 3 has none and is sound."""
+    if not packed or packed[0] != _CHECKED:
+        return True
+    view = memoryview(packed)[_CHECKED_PREFIX.size :]
+    return packed[: _CHECKED_PREFIX.size] == _CHECKED_PREFIX.pack(
+        _CHECKED, zlib.crc32(view, session_id)
+    )
+
+
+def _unpack(first_id: int, last_id: int, session_id: int, packed: bytes) -> list[Delivery]:
+    if is_sound(session_id, packed):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
+            deliveries = _decode(memoryview(packed)[start:])
+            if len(deliveries) == last_id - first_id + 1:
+                return deliveries
+    raise DamagedBatchError(f"the messages {first_id} to {last_id} are damaged")
 
 
 class Batch(NamedTuple):
@@ -85,10 +129,18 @@ def split(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
 
 
 def read_batch(row: Iterable[Any], after_id: int) -> Batch:
-    """Unpack a row, without the messages up to *after_id*."""
-    first_id, session_id, messages = row
+    """Unpack a row, without the messages up to *after_id*.
+
+    Raises
+    ------
+    DamagedBatchError
+        The bytes are not those that were written.
+    """
+    first_id, last_id, session_id, packed = row
     known = max(after_id + 1 - first_id, 0)
-    return Batch(first_id + known, session_id, _unpack(messages)[known:])
+    return Batch(
+        first_id + known, session_id, _unpack(first_id, last_id, session_id, packed)[known:]
+    )
 
 
 def insert(
@@ -97,7 +149,7 @@ def insert(
     """Write messages; return them with the ids they have once the transaction is committed."""
     written = []
     for run in split(deliveries):
-        values = {"count": len(run), "session": session_id, "packed": _pack(run)}
+        values = {"count": len(run), "session": session_id, "packed": _pack(session_id, run)}
         first_id = connection.execute(_INSERT, values).scalar_one()
         written.append(Batch(first_id, session_id, list(run)))
     return written
@@ -181,3 +233,61 @@ class RowReader:
                 if len(newest_first) >= limit:
                     break
         return newest_first[:limit][::-1]
+
+
+#: How many messages of this process `rescue` keeps at most.
+_RESCUED_MESSAGES = 100_000
+
+
+class Rescued(NamedTuple):
+    """Messages that this process wrote to files which are no longer at the path."""
+
+    #: For each session its columns, and its batches from the newest to the oldest.
+    sessions: list[tuple[dict[str, Any], list[Batch]]]
+
+    def write(self, connection: sa.Connection) -> int:
+        """Write the messages that another file lacks; return how many."""
+        written = 0
+        for values, found in self.sessions:
+            same = [sessions.c[name] == value for name, value in values.items()]
+            there = sa.select(sessions.c.id).where(*same)
+            newest = sa.select(_last_id).where(batches.c.session_id.in_(there))
+            newest_id = connection.execute(newest).scalar_one()
+            missing = [each for each in reversed(found) if each.last_id > newest_id]
+            if missing:
+                session_id = open_session(connection, values["queue"])
+                deliveries = _messages(missing)
+                insert(connection, session_id, deliveries)
+                written += len(deliveries)
+        return written
+
+
+def rescue(connection: sa.Connection) -> Rescued:
+    """Read the newest messages of this process; leave out what cannot be read."""
+    mine = sa.select(sessions).where(
+        sessions.c.host == socket.gethostname(), sessions.c.pid == os.getpid()
+    )
+    found = []
+    for session in connection.execute(mine).mappings():
+        query = SELECT_BATCHES.where(batches.c.session_id == session["id"])
+        newest_first: list[Batch] = []
+        with suppress(DamagedBatchError, sa.exc.DBAPIError):
+            for row in connection.execute(query.order_by(batches.c.last_id.desc())):
+                newest_first.append(read_batch(row, 0))
+                if sum(len(each.deliveries) for each in newest_first) > _RESCUED_MESSAGES:
+                    break
+        found.append((dict(session), newest_first))
+    return Rescued(found)
+
+
+def open_session(connection: sa.Connection, queue: str) -> int:
+    """Register a connection to *queue*; return the id of the session."""
+    values = {
+        "queue": queue,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at_us": time.time_ns() // 1000,
+    }
+    key = connection.execute(sa.insert(sessions).values(values)).inserted_primary_key
+    assert key is not None  # noqa: S101 - one row inserted has one key
+    return int(key[0])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import weakref
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
+from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
 from regards_nb.journal.batches import (
@@ -23,23 +22,16 @@ from regards_nb.journal.batches import (
     RowReader,
     committed_before,
     insert,
+    is_sound,
+    open_session,
     read_batch,
     unseen_offsets,
 )
-from regards_nb.journal.database import (
-    DEFAULT_PATH,
-    LOCK_WRITERS,
-    ChangeDetector,
-    Position,
-    open_engine,
-    read_position,
-    translated,
-)
+from regards_nb.journal.database import DEFAULT_PATH, Database, Position, read_position
+from regards_nb.journal.sqlite_file import copy_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from regards_nb.events import Delivery
     from regards_nb.journal.batches import Row
@@ -84,18 +76,16 @@ class Journal:
     """
 
     def __init__(self, location: str | Path | None = None) -> None:
-        self._engine = open_engine(DEFAULT_PATH if location is None else location)
-        self.location = self._engine.url.render_as_string(hide_password=True)
+        self._database = Database(DEFAULT_PATH if location is None else location)
+        self.location = self._database.location
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
-        self._changes = ChangeDetector(self._engine)
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
         self._attempts: dict[int, list[Attempt]] = {}
         # A cell that is run again drops its tracker. The connections must close with it.
-        weakref.finalize(self, _close, self._changes, self._engine).atexit = False
-        with self._writing("open") as connection:
-            schema.prepare(connection, self.location)
+        weakref.finalize(self, self._database.close).atexit = False
+        self._database.open()
 
     def __repr__(self) -> str:
         return f"Journal({self.location!r})"
@@ -108,20 +98,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
-        _close(self._changes, self._engine)
+        self._database.close()
 
     def open_session(self, queue: str) -> int:
         """Register a connection to *queue*; return the session id for its messages."""
-        values = {
-            "queue": queue,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started_at_us": time.time_ns() // 1000,
-        }
-        with self._writing() as connection:
-            key = connection.execute(sa.insert(_sessions).values(values)).inserted_primary_key
-        assert key is not None  # noqa: S101 - one row inserted has one key
-        return int(key[0])
+        return self._database.write(lambda connection: open_session(connection, queue), again=True)
 
     def append(
         self,
@@ -155,9 +136,11 @@ class Journal:
             behind them: each message is written once.
         """
         attempts = self._attempts.setdefault(session_id, [])
-        there: list[Batch] = []
-        new = deliveries
-        with self._writing() as connection:
+        generation = self._database.generation
+
+        def insert_new(connection: sa.Connection) -> list[Batch]:
+            there: list[Batch] = []
+            new = deliveries
             if stream is not None:
                 new = unseen_offsets(connection, stream, deliveries)
             else:
@@ -168,16 +151,80 @@ class Journal:
                 if choose is not None:
                     new = choose(RowReader(connection), new)
                 attempts.append(Attempt(len(deliveries), there, new))
-            written = there + insert(connection, session_id, new)
+            return there + insert(connection, session_id, new)
+
+        written = self._database.write(insert_new, patience_s=0)
         del self._attempts[session_id]
         if written:
             self._newest_of[session_id] = written[-1].last_id
-        self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
+        if generation == self._database.generation:
+            self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
+
+    def verify(self) -> None:
+        """Check that what was written is in the files at the path; call it before acknowledging.
+
+        Costs two calls of ``stat``. A database server needs no check.
+
+        Raises
+        ------
+        JournalReplacedError
+            Another program has deleted or replaced the files. The journal has opened those at the
+            path. Do not acknowledge; close the connection, so that the broker delivers again what
+            was not acknowledged.
+        JournalError
+            The files must be put in order by a person. Do not acknowledge.
+        """
+        self._database.verify()
+
+    @property
+    def generation(self) -> int:
+        """Grows when the ids that a reader has seen may belong to other messages: read again."""
+        return self._database.generation
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this user can only read the file."""
+        return self._database.read_only
+
+    def on_notice(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* with a text when the files were changed while the journal was open."""
+        self._database.on_notice = callback
+
+    def backup(self, path: str | Path) -> Path:
+        """Write a copy of the journal to one file, also while kernels write to the journal.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            A new file. It is a journal, too, and needs no other file beside it.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        JournalError
+            The file exists already or cannot be written, or the journal is on a server.
+        """
+        target = Path(path).expanduser().absolute()
+        if self._database.path is None:
+            raise JournalError(
+                f"the journal {self.location} is on a database server: back it up with pg_dump"
+            )
+        try:
+            with self._database.driver_connection("back up") as connection:
+                copy_database(connection, target)
+        except FileExistsError:
+            raise JournalError(f"{target} exists already: choose another name") from None
+        except OSError as exc:
+            raise JournalError(f"cannot write the backup {target}: {exc.strerror}") from exc
+        return target
 
     def next_offset(self, stream: str) -> int | None:
         """Return the offset at which to continue a stream queue; None is its first message."""
-        with self._translated("read"), self._engine.connect() as connection:
-            return connection.scalar(_NEXT_OFFSET, {"queue": stream})
+        return self._database.read(lambda c: c.scalar(_NEXT_OFFSET, {"queue": stream}))
 
     def last_of_stream(self, stream: str) -> Delivery | None:
         """Return the journalled message before `next_offset`; None if no message is journalled.
@@ -211,20 +258,14 @@ class Journal:
         statement = sa.delete(_streams).where(
             _streams.c.queue == stream, _streams.c.next_offset == next_offset
         )
-        with self._writing() as connection:
-            return connection.execute(statement).rowcount > 0
+        return self._database.write(lambda c: c.execute(statement).rowcount > 0)
 
     def check(self) -> list[str]:
         """Look for damage; return a line for each kind, an empty list for a sound journal.
 
-        A database server checks its own disk: of such a journal only the position is read.
+        Reads all messages and compares them with their checksums.
         """
-        with self._translated("check"), self._engine.connect() as connection:
-            if connection.dialect.name != "sqlite":
-                read_position(connection)
-                return []
-            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-        return [] if found == ["ok"] else [str(line) for line in found]
+        return self._database.read(_damage, "check")
 
     def read(self, after_id: int = 0) -> Iterator[Batch]:
         """Yield the messages after row *after_id*, in journal order.
@@ -237,14 +278,13 @@ class Journal:
                 yield batch
                 after_id += len(batch.deliveries)
         query = SELECT_BATCHES.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
-        with self._translated("read"), self._streamed(query) as rows:
+        with self._database.streamed(query) as rows:
             for row in rows:
                 yield read_batch(row, after_id)
 
     def position(self) -> Position:
         """Return how far the journal has grown. Nearly free while no process commits."""
-        with self._translated("read"):
-            return self._changes.position()
+        return self._database.position()
 
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""
@@ -257,10 +297,9 @@ class Journal:
 
         Rows of the session *not_of* are left out.
         """
-        with self._translated("read"), self._engine.connect() as connection:
-            return RowReader(connection).recent(
-                queue, after_id=after_id, not_of=not_of, limit=limit
-            )
+        return self._database.read(
+            lambda c: RowReader(c).recent(queue, after_id=after_id, not_of=not_of, limit=limit)
+        )
 
     def file_log(self, tenant: str | None) -> TenantFiles:
         """Return the file records of one tenant, to read and to write."""
@@ -286,8 +325,7 @@ class Journal:
         query = sa.select(_files.c.tenant, *_FILE_COLUMNS).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
-        with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_files.c.revision, _files.c.file_id)).all()
+        rows = self._all(query.order_by(_files.c.revision, _files.c.file_id))
         return [(tenant or None, _file_record(values)) for tenant, *values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
@@ -302,8 +340,7 @@ class Journal:
         """
         table = schema.fetched.c
         query = sa.select(table.tenant, table.order_id, table.row_id)
-        with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query.where(table.revision > revision)).all()
+        rows = self._all(query.where(table.revision > revision))
         return {(tenant or None, order_id): row_id for tenant, order_id, row_id in rows}
 
     def save_request(
@@ -325,9 +362,8 @@ class Journal:
         query = sa.select(table.body, table.sent_at_us).where(
             table.tenant == (tenant or ""), table.correlation_id == correlation_id
         )
-        with self._translated("read"), self._engine.connect() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else (row[0], row[1])
+        rows = self._all(query)
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def labels_after(self, revision: int) -> dict[tuple[str | None, str], str]:
         """Return the labels of requested orders, by tenant and correlation id.
@@ -337,8 +373,7 @@ class Journal:
         table = schema.requests.c
         query = sa.select(table.tenant, table.correlation_id, table.label)
         query = query.where(table.revision > revision, table.label.is_not(None))
-        with self._translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query).all()
+        rows = self._all(query)
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
     def _files_of(self, tenant: str, order_id: int) -> list[FileRecord]:
@@ -347,8 +382,7 @@ class Journal:
             .where(_files.c.tenant == tenant, _files.c.order_id == order_id)
             .order_by(_files.c.file_id)
         )
-        with self._translated("read"), self._engine.connect() as connection:
-            return [_file_record(values) for values in connection.execute(query)]
+        return [_file_record(values) for values in self._all(query)]
 
     def _save_files(self, tenant: str, files: Iterable[FileRecord]) -> None:
         self._change(_files, [asdict(record) | {"tenant": tenant} for record in files])
@@ -357,41 +391,33 @@ class Journal:
         """Insert or replace rows of a table that has revisions."""
         if not rows:
             return
-        with self._writing() as connection:
+
+        def change(connection: sa.Connection) -> None:
             revision = read_position(connection).revision + 1
             connection.execute(
                 schema.upsert(table, connection.dialect.name),
                 [row | {"revision": revision} for row in rows],
             )
 
-    @contextmanager
-    def _streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
-        """Run a query and fetch its rows a few at a time. The caller may stop early."""
-        with (
-            self._engine.connect() as connection,
-            connection.execution_options(yield_per=16).execute(query) as rows,
-        ):
-            yield rows
+        self._database.write(change, again=True)
 
-    @contextmanager
-    def _writing(self, verb: str = "write") -> Iterator[sa.Connection]:
-        """Open a transaction that waits for all other writers, and commit it at the end.
-
-        Only one transaction writes at a time, from its first statement on. So ids and revisions
-        are in the order of commits, and a reader that continues after the newest one it saw
-        misses nothing.
-        """
-        with self._translated(verb), self._engine.begin() as connection:
-            connection.exec_driver_sql(LOCK_WRITERS[connection.dialect.name])
-            yield connection
-
-    def _translated(self, verb: str) -> AbstractContextManager[None]:
-        return translated(verb, self.location)
+    def _all(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[Sequence[Any]]:
+        return self._database.read(lambda connection: connection.execute(query).all())
 
 
-def _close(changes: ChangeDetector, engine: sa.Engine) -> None:
-    changes.close()
-    engine.dispose()
+def _damage(connection: sa.Connection) -> list[str]:
+    if connection.dialect.name != "sqlite":
+        read_position(connection)  # fails if the server has gone, before a cursor is opened
+    else:
+        found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        if found != ["ok"]:
+            return [str(line) for line in found]
+    with connection.execution_options(yield_per=16).execute(SELECT_BATCHES) as rows:
+        return [
+            f"the messages {first_id} to {last_id} are damaged"
+            for first_id, last_id, session_id, packed in rows
+            if not is_sound(session_id, packed)
+        ]
 
 
 class TenantFiles:

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 
-SCHEMA_VERSION = 3
+#: 4: each row of messages begins with a checksum, see `batches.py`. The tables are those of 3.
+SCHEMA_VERSION = 4
+FIRST_VERSION = 3
 
 
 class _Utf8(sa.types.TypeDecorator[str]):
@@ -121,8 +123,8 @@ streams = sa.Table(
 )
 
 
-def prepare(connection: sa.Connection, location: str) -> None:
-    """Create the tables in an empty database; refuse any other database but a journal.
+def check(connection: sa.Connection, location: str) -> int | None:
+    """Return the version of the tables, or None for an empty database.
 
     Raises
     ------
@@ -131,29 +133,38 @@ def prepare(connection: sa.Connection, location: str) -> None:
     """
     names = set(sa.inspect(connection).get_table_names())
     if not names:
-        metadata.create_all(connection)
-        connection.execute(sa.insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
-        return
+        return None
     if meta.name not in names:
         raise JournalError(
             f"{location} is a database of something else (tables {', '.join(sorted(names))}). "
             "Choose another place with journal=..."
         )
-    version = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-    if version != str(SCHEMA_VERSION):
-        raise JournalError(_other_schema(location, version))
-
-
-def _other_schema(location: str, version: str | None) -> str:
-    if version is not None and version.isdecimal() and int(version) < SCHEMA_VERSION:
-        return (
-            f"{location} was written by an unreleased regards_nb (schema {version}), which this "
-            f"version cannot read (schema {SCHEMA_VERSION}). Move the file away, or choose "
-            "another place with journal=..."
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
+    version = int(found) if found is not None and found.isdecimal() else None
+    if version is None or version > SCHEMA_VERSION:
+        raise JournalError(
+            f"{location} was written by a newer regards_nb (schema {found}; this version reads "
+            f"schema {SCHEMA_VERSION}). Upgrade with: pip install --upgrade regards-nb"
         )
-    return (
-        f"{location} was written by a newer regards_nb (schema {version}; this version reads "
-        f"schema {SCHEMA_VERSION}). Upgrade with: pip install --upgrade regards-nb"
+    if version < FIRST_VERSION:
+        raise JournalError(
+            f"{location} was written by an unreleased regards_nb (schema {version}), which this "
+            f"version cannot read (schema {FIRST_VERSION}). Move the file away, or choose another "
+            "place with journal=..."
+        )
+    return version
+
+
+def create(connection: sa.Connection) -> None:
+    """Create the tables in an empty database."""
+    metadata.create_all(connection)
+    connection.execute(sa.insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Mark the journal as one of this version, whose tables are those of the first version."""
+    connection.execute(
+        sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
     )
 
 

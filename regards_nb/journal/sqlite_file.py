@@ -1,0 +1,332 @@
+"""The files of an SQLite journal: keep its -wal in place, notice when the files were changed.
+
+A commit writes to the open -wal. It is durable only while that file is the one beside the path:
+a later process reads the path and not our descriptor. Two things can separate them.
+
+POSIX locks belong to the process. When any code in this process closes a descriptor of the file
+(``shutil.copy``, ``read_bytes``, a second SQLite library), Linux drops the locks of our SQLite.
+Another process that opens and closes the journal then believes to be the last one and deletes the
+-wal. `SqliteFile` therefore holds locks of its own that belong to the open file (``F_OFD_SETLK``),
+on the ranges that SQLite tests before it deletes anything.
+
+A person can delete, move or replace the files. `SqliteFile.is_in_place` compares device and inode
+with two calls of ``stat``.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import sys
+import threading
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from regards_nb.errors import JournalError
+
+if sys.platform == "linux":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_Inode: TypeAlias = "tuple[int, int]"
+
+#: Whether to take locks that belong to the open file. Python offers them on Linux only.
+OPEN_FILE_LOCKS = sys.platform == "linux"
+
+#: What SQLite locks (its "os_unix.c"): the shared range of the main file, which each connection
+#: in WAL mode holds; and the byte of the -shm that says that somebody uses it.
+_SHARED_RANGE = (0x40000002, 510)
+_IN_USE_BYTE = (128, 1)
+
+_LOCK_RETRIES = 50
+_LOCK_RETRY_S = 0.02
+
+_HEADER_BYTES = 100
+_WAL_HEADER_BYTES = 32
+_MAGIC = b"SQLite format 3\0"
+#: offset in the header; 1: rollback journal, 2: WAL
+_FORMAT_OFFSET = 18
+
+
+class Change(Enum):
+    """What has happened to the files of an open journal."""
+
+    #: The main file is gone.
+    DELETED = auto()
+    #: The main file has 0 bytes.
+    EMPTIED = auto()
+    #: Only the -wal is gone; the -shm is still the one that we use, so nobody else uses a new -wal.
+    WAL_DELETED = auto()
+    #: Another main file or another -wal is at the path.
+    REPLACED = auto()
+
+
+@dataclass
+class _Locks:
+    """The descriptors of this process that hold locks on one journal.
+
+    All journals of the process share them: to close one descriptor drops the POSIX locks of every
+    SQLite connection of the process to that file.
+    """
+
+    users: int = 0
+    descriptors: dict[_Inode, tuple[int, tuple[int, int]]] = field(default_factory=dict)
+
+
+_locks: dict[_Inode, _Locks] = {}
+#: reentrant: the garbage collector can close a journal while this thread opens another one
+_locks_guard = threading.RLock()
+_pause = threading.Event()
+
+
+class SqliteFile:
+    """The main file, the -wal and the -shm that the connections of a journal use.
+
+    Made after the first connection, which creates them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._wal = f"{path}-wal"
+        self._shm = f"{path}-shm"
+        self._main_inode = _inode(self.path)
+        self._wal_inode = _inode(self._wal)
+        self._shm_inode = _inode(self._shm)
+        self._emptied = False
+        with _locks_guard:
+            locks = _locks.setdefault(self._main_inode, _Locks())
+            locks.users += 1
+            _hold(locks, self.path, _SHARED_RANGE)
+            _hold(locks, self._shm, _IN_USE_BYTE)
+
+    def is_in_place(self) -> bool:
+        """Return whether the path still leads to the files that the connections use."""
+        try:
+            main = os.stat(self.path)  # noqa: PTH116 - called for each commit
+            wal = os.stat(self._wal)  # noqa: PTH116
+        except OSError:
+            return False
+        if main.st_size == 0:
+            self._emptied = True
+        return (
+            not self._emptied
+            and (main.st_dev, main.st_ino) == self._main_inode
+            and (wal.st_dev, wal.st_ino) == self._wal_inode
+        )
+
+    def change(self) -> Change:
+        """Return what has happened; call it if `is_in_place` is false."""
+        try:
+            main = os.stat(self.path)  # noqa: PTH116
+        except FileNotFoundError:
+            return Change.DELETED
+        if (main.st_dev, main.st_ino) != self._main_inode:
+            return Change.REPLACED
+        if self._emptied:
+            return Change.EMPTIED
+        same_shm = os.path.exists(self._shm) and _inode(self._shm) == self._shm_inode  # noqa: PTH110
+        wal_is_gone = not os.path.exists(self._wal)  # noqa: PTH110
+        return Change.WAL_DELETED if wal_is_gone and same_shm else Change.REPLACED
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Give up the locks; the block must close the connections.
+
+        The locks go first, so that SQLite can delete its -wal when the last connection closes.
+        The descriptors go last: to close them would drop the locks of the connections.
+        """
+        with _locks_guard:
+            locks = _locks.get(self._main_inode, _Locks(users=1))
+            locks.users -= 1
+            if locks.users == 0:
+                _locks.pop(self._main_inode, None)
+                for descriptor, extent in locks.descriptors.values():
+                    with suppress(OSError):
+                        _set_lock(descriptor, extent, held=False)
+            try:
+                yield
+            finally:
+                if locks.users == 0:
+                    for descriptor, _ in locks.descriptors.values():
+                        os.close(descriptor)
+
+    def set_aside_old_wal(self) -> None:
+        """Rename our -wal and -shm if the main file beside them is another one now.
+
+        SQLite would write the pages of the old -wal into the new main file.
+        """
+        with suppress(OSError):
+            if _inode(self.path) == self._main_inode or _inode(self._wal) != self._wal_inode:
+                return
+            for each in map(Path, (self._wal, self._shm)):
+                number = 1
+                while (aside := each.with_name(f"{each.name}.old-{number}")).exists():
+                    number += 1
+                each.rename(aside)
+
+    def left_open(self) -> list[tuple[str, str]]:
+        """Return the descriptors of this process that are still open on the files (Linux only).
+
+        Called when all connections of regards_nb are closed: these belong to other code. Each is
+        given as its link below ``/proc`` and the name of the file.
+        """
+        ours = {self._main_inode, self._wal_inode, self._shm_inode}
+        found = []
+        for link in Path("/proc/self/fd").iterdir() if OPEN_FILE_LOCKS else ():
+            with suppress(OSError):
+                if _inode(str(link)) in ours:
+                    found.append((str(link), str(link.readlink())))
+        return found
+
+
+def still_open(descriptors: list[tuple[str, str]]) -> list[str]:
+    """Return the names of the files of `SqliteFile.left_open` that are open still."""
+    found = set()
+    for link, name in descriptors:
+        with suppress(OSError):
+            if str(Path(link).readlink()) == name:
+                found.add(name)
+    return sorted(found)
+
+
+def _inode(path: str) -> _Inode:
+    status = os.stat(path)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _hold(locks: _Locks, path: str, extent: tuple[int, int]) -> None:
+    """Take a shared lock that belongs to an open file. Without such locks do nothing."""
+    if not OPEN_FILE_LOCKS or _inode(path) in locks.descriptors:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for _ in range(_LOCK_RETRIES):
+            try:
+                _set_lock(descriptor, extent, held=True)
+            except BlockingIOError:  # another process opens or closes the journal just now
+                _pause.wait(_LOCK_RETRY_S)
+            else:
+                break
+    except OSError:
+        # A file system without such locks: `is_in_place` is the only protection there.
+        pass
+    # Not closed on failure: that would drop the locks of the connections.
+    status = os.fstat(descriptor)
+    locks.descriptors[status.st_dev, status.st_ino] = (descriptor, extent)
+
+
+def _set_lock(descriptor: int, extent: tuple[int, int], *, held: bool) -> None:
+    if sys.platform == "linux":
+        kind = fcntl.F_RDLCK if held else fcntl.F_UNLCK
+        # struct flock: type, whence, start, length, pid
+        flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, *extent, 0)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, flock)
+
+
+def check_before_opening(path: Path) -> None:
+    """Refuse files that SQLite would take for an empty journal, or would mix with a foreign -wal.
+
+    Raises
+    ------
+    JournalError
+        Says which file is wrong and what to do.
+    """
+    wal, shm = Path(f"{path}-wal"), Path(f"{path}-shm")
+    wal_bytes = wal.stat().st_size if wal.exists() else 0
+    if not path.exists():
+        if wal_bytes:
+            raise JournalError(
+                f"the journal {path} is missing, but {wal.name} is there and holds its newest "
+                f"messages. Put {path.name} back; or, to start a new journal, move {wal.name} "
+                f"and {shm.name} away"
+            )
+        return
+    if path.is_file() and path.stat().st_size == 0:
+        raise JournalError(
+            f"the journal {path} has 0 bytes: it was emptied, or the disk was full when it was "
+            f"copied. Put a backup in its place (move {wal.name} and {shm.name} away first); or, "
+            "to start a new journal, delete the file"
+        )
+    if wal_bytes > _WAL_HEADER_BYTES and _is_rollback_format(path):
+        raise JournalError(
+            f"{path} is a backup, and the {wal.name} beside it belongs to the journal that was "
+            f"there before. Move {wal.name} and {shm.name} away, then open the journal again"
+        )
+
+
+def is_copy_without_wal(path: Path) -> bool:
+    """Return whether the file is in the format for a -wal and has none beside it."""
+    return path.is_file() and not Path(f"{path}-wal").exists() and not _is_rollback_format(path)
+
+
+def is_read_only(path: Path) -> bool:
+    """Return whether an existing journal cannot be written by this user.
+
+    Raises
+    ------
+    JournalError
+        The journal can be written and its -wal cannot: it belongs to another user.
+    """
+    if not path.exists():
+        return False
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        return True
+    for each in (Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if each.exists() and not os.access(each, os.R_OK | os.W_OK):
+            raise JournalError(
+                f"the journal {path} can be written, but {each.name} belongs to another user "
+                f"({_owner(each)}) who has opened the journal. Ask that user to close it, or to "
+                "give you the right to write that file; do not delete it, it holds messages"
+            )
+    return False
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (KeyError, NotImplementedError, OSError):
+        return f"number {path.stat().st_uid}"
+
+
+def signature(path: Path | None) -> tuple[object, ...]:
+    """Return what changes when a journal is written or opened by another process."""
+    if path is None or not path.exists():
+        return (None, False)
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns), Path(f"{path}-wal").exists()
+
+
+def copy_database(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy an open database to a file that needs no -wal.
+
+    Raises
+    ------
+    FileExistsError
+        There is a file at the path.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with closing(sqlite3.connect(unfinished)) as target:
+            unfinished.chmod(0o600)
+            connection.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        # unlike rename() this replaces no file
+        path.hardlink_to(unfinished)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _is_rollback_format(path: Path) -> bool:
+    """Return whether the header says that no -wal belongs to the file, as in backups."""
+    with suppress(OSError), path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+        return header.startswith(_MAGIC) and header[_FORMAT_OFFSET] == 1
+    return False

@@ -1,0 +1,300 @@
+"""The file of an SQLite journal: read, copied, deleted, replaced or damaged by others."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from strategies import delivery
+
+from regards_nb.errors import JournalError
+from regards_nb.journal import Journal, JournalReplacedError, sqlite_file
+
+OPENS_AND_CLOSES = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM batches").fetchone()[0])
+connection.close()
+"""
+
+WRITES = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from strategies import delivery
+from regards_nb.journal import Journal
+with Journal(sys.argv[1]) as journal:
+    session_id = journal.open_session("other")
+    for number in range(10):
+        journal.append(session_id, [delivery(b"other %d" % number)])
+"""
+
+
+def run(code: str, path: Path) -> str:
+    """Run Python in another process."""
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", code, str(path), here]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def write(journal: Journal, session_id: int, *numbers: int) -> None:
+    for number in numbers:
+        journal.append(session_id, [delivery(b"%d" % number)])
+
+
+def bodies(journal: Journal) -> list[bytes]:
+    return [each.body for batch in journal.read() for each in batch.deliveries]
+
+
+def numbers(path: Path) -> list[int]:
+    """Return what another kernel finds in the journal."""
+    with Journal(path) as journal:
+        return [int(body) for body in bodies(journal) if body.isdigit()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path) as journal:
+        yield journal
+
+
+def read_files(path: Path) -> None:
+    """Open and close each file of the journal, as shutil.copy or a checksum does."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.read_bytes()
+
+
+def copy_main(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+
+
+@pytest.mark.parametrize("look", [read_files, copy_main])
+def test_a_file_that_is_read_inside_the_kernel_loses_nothing(
+    path: Path, journal: Journal, look: object
+) -> None:
+    """POSIX locks end when any descriptor closes; another process then must not delete the -wal."""
+    assert callable(look)
+    session_id = journal.open_session("q")
+    write(journal, session_id, *range(10))
+    look(path)
+    assert run(OPENS_AND_CLOSES, path) == "10\n"
+    write(journal, session_id, *range(10, 20))
+    assert numbers(path) == list(range(20))
+
+
+def test_a_second_notebook_that_writes_meanwhile_destroys_nothing(
+    path: Path, journal: Journal
+) -> None:
+    """The file stays a sound database, with the messages of both."""
+    session_id = journal.open_session("q")
+    for begin in range(0, 40, 10):
+        write(journal, session_id, *range(begin, begin + 10))
+        read_files(path)
+        run(WRITES, path)
+        run(OPENS_AND_CLOSES, path)
+    assert numbers(path) == list(range(40))
+    with Journal(path) as again:
+        assert again.last_id() == 80
+        assert again.check() == []
+
+
+def test_a_closed_journal_is_one_file(path: Path) -> None:
+    """The locks do not keep SQLite from removing the -wal when the last kernel closes."""
+    with Journal(path) as first, Journal(path) as second:
+        write(first, first.open_session("q"), 1)
+        write(second, second.open_session("q"), 2)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert numbers(path) == [1, 2]
+
+
+# -- the second line: the files are no longer those at the path
+
+
+@pytest.fixture
+def _without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system or file system without locks that belong to the open file."""
+    monkeypatch.setattr(sqlite_file, "OPEN_FILE_LOCKS", False)
+
+
+@pytest.mark.usefixtures("_without_locks")
+def test_a_wal_that_another_process_deleted_is_noticed_before_acknowledging(
+    path: Path, journal: Journal
+) -> None:
+    """append() raises, and from then on the journal writes where other kernels read."""
+    notices: list[str] = []
+    journal.on_notice(notices.append)
+    session_id = journal.open_session("q")
+    write(journal, session_id, *range(10))
+    read_files(path)
+    run(OPENS_AND_CLOSES, path)
+    with pytest.raises(JournalReplacedError, match="replaced by another program"):
+        write(journal, session_id, 10)
+    write(journal, journal.open_session("q"), 11)
+    assert bodies(journal) == [b"%d" % number for number in range(12)]
+    assert numbers(path) == list(range(12))
+    assert journal.generation == 1
+    assert len(notices) == 1
+    assert journal.check() == []
+
+
+@pytest.mark.usefixtures("_without_locks")
+def test_a_file_record_is_written_again_where_the_wal_was_deleted(
+    path: Path, journal: Journal
+) -> None:
+    """What comes from no broker does not come again: the journal repeats the write."""
+    read_files(path)
+    run(OPENS_AND_CLOSES, path)
+    journal.save_request("t", "c", label="mine", body="{}")
+    with Journal(path) as again:
+        assert again.labels_after(0) == {("t", "c"): "mine"}
+
+
+@pytest.mark.usefixtures("_without_locks")
+def test_a_connection_of_other_code_to_the_deleted_files_is_named(
+    path: Path, journal: Journal
+) -> None:
+    """SQLite would mix the old and the new files; the journal goes on when that one is closed."""
+    session_id = journal.open_session("q")
+    write(journal, session_id, 1)
+    with closing(sqlite3.connect(path)) as mine:
+        mine.execute("SELECT count(*) FROM batches").fetchone()
+        read_files(path)
+        run(OPENS_AND_CLOSES, path)
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as linux:
+            linux.setattr(sqlite_file, "OPEN_FILE_LOCKS", True)
+            with pytest.raises(JournalError, match="other code in this Python process"):
+                write(journal, session_id, 2)
+    write(journal, journal.open_session("q"), 3)
+    assert {1, 3} <= set(numbers(path))
+
+
+def test_a_journal_that_is_deleted_while_it_is_open_is_written_again(tmp_path: Path) -> None:
+    """The open file still has everything, and a restarted kernel finds it."""
+    path = tmp_path / "folder" / "journal.sqlite"
+    notices: list[str] = []
+    with Journal(path) as journal, Journal(path) as second:
+        journal.on_notice(notices.append)
+        session_id = journal.open_session("q")
+        write(journal, session_id, *range(10))
+        shutil.rmtree(path.parent)
+        write(journal, session_id, *range(10, 20))
+        assert numbers(path) == list(range(20))
+        write(second, second.open_session("q"), 20)
+        write(journal, session_id, 21)
+        assert journal.generation == 0
+    assert "nothing is lost" in notices[0]
+    assert numbers(path) == list(range(22))
+
+
+def test_a_deleted_wal_is_saved_from_the_open_file(path: Path, journal: Journal) -> None:
+    """All messages since the last checkpoint are in the -wal alone."""
+    session_id = journal.open_session("q")
+    write(journal, session_id, *range(10))
+    path.with_name(f"{path.name}-wal").unlink()
+    journal.verify()
+    write(journal, session_id, *range(10, 20))
+    assert numbers(path) == list(range(20))
+
+
+def test_a_backup_put_in_place_of_an_open_journal_gets_what_it_lacks(
+    path: Path, journal: Journal
+) -> None:
+    """The messages of this kernel since the backup are written to it again."""
+    session_id = journal.open_session("q")
+    write(journal, session_id, *range(10))
+    backup = journal.backup(path.with_name("backup.sqlite"))
+    write(journal, session_id, *range(10, 20))
+    backup.replace(path)
+    with pytest.raises(JournalReplacedError):
+        journal.verify()
+    write(journal, journal.open_session("q"), 20)
+    assert numbers(path) == list(range(21))
+
+
+def test_an_emptied_journal_is_named_and_nothing_is_acknowledged(
+    path: Path, journal: Journal
+) -> None:
+    """As long as nobody puts it in order each write fails; after that it goes on."""
+    session_id = journal.open_session("q")
+    write(journal, session_id, 1)
+    with path.open("w"):
+        pass
+    for _ in range(2):
+        with pytest.raises(JournalError, match="emptied the journal"):
+            write(journal, session_id, 2)
+    with pytest.raises(JournalError, match="0 bytes"):
+        Journal(path)
+    for each in path.parent.glob(f"{path.name}*"):
+        each.rename(each.with_name(f"old-{each.name}"))
+    with suppress(JournalReplacedError):
+        write(journal, session_id, 2)
+    write(journal, journal.open_session("q"), 3)
+    assert 3 in numbers(path)
+
+
+# -- files that are not in order when they are opened
+
+
+def test_an_empty_file_is_not_taken_for_a_new_journal(path: Path) -> None:
+    """Somebody's history was there."""
+    path.touch()
+    with pytest.raises(JournalError, match="0 bytes.*backup"):
+        Journal(path)
+
+
+def test_a_wal_without_its_journal_is_kept(path: Path, journal: Journal) -> None:
+    """SQLite would delete it and the messages in it."""
+    write(journal, journal.open_session("q"), 1)
+    other = path.with_name("other.sqlite")
+    shutil.copy(f"{path}-wal", f"{other}-wal")
+    with pytest.raises(JournalError, match="missing.*other.sqlite-wal"):
+        Journal(other)
+    assert Path(f"{other}-wal").stat().st_size > 0
+
+
+def test_a_copy_of_a_young_journal_without_its_wal_is_named(path: Path, journal: Journal) -> None:
+    """`cp journal.sqlite` takes none of the messages that are in the -wal."""
+    write(journal, journal.open_session("q"), 1)
+    copy = shutil.copy(path, path.with_name("copy.sqlite"))
+    with pytest.raises(JournalError, match="copy.sqlite is a copy.*regards-nb backup"):
+        Journal(copy)
+
+
+def test_a_backup_beside_the_wal_of_another_journal_is_not_mixed_with_it(path: Path) -> None:
+    """SQLite would write the pages of the old -wal into the backup."""
+    with Journal(path) as journal:
+        session_id = journal.open_session("q")
+        write(journal, session_id, 1)
+        backup = journal.backup(path.with_name("backup.sqlite"))
+        write(journal, session_id, 2)
+        stale = Path(f"{path}-wal").read_bytes()
+    shutil.copy(backup, path)
+    Path(f"{path}-wal").write_bytes(stale)
+    with pytest.raises(JournalError, match="is a backup.*-wal.*away"):
+        Journal(path)
+    Path(f"{path}-wal").unlink()
+    assert numbers(path) == [1]
+
+
+def test_a_backup_is_one_file_and_replaces_none(path: Path, journal: Journal) -> None:
+    """It holds what was written before it, and is a journal itself."""
+    write(journal, journal.open_session("q"), 1, 2)
+    backup = journal.backup(path.with_name("backup.sqlite"))
+    write(journal, journal.open_session("q"), 3)
+    assert numbers(backup) == [1, 2]
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(JournalError, match="exists already"):
+        journal.backup(backup)
+    assert {each.name for each in path.parent.iterdir()} >= {path.name, backup.name}
+    assert not list(path.parent.glob(".*"))
