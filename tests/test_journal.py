@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace as replace_record
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -353,6 +355,38 @@ def test_a_journal_of_an_unreleased_version_is_refused(
         Journal(path).close()
     with pytest.raises(JournalError, match=r"journal\.sqlite was written by an unreleased"):
         Journal(path)
+
+
+def as_schema_3(journal: Journal) -> None:
+    """Turn a journal into one of the first release: no checksums, and no time of a file."""
+    with journal._database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE regards_nb_meta SET value = '3' WHERE key = 'schema'")
+        connection.exec_driver_sql("ALTER TABLE files DROP COLUMN fetched_at_us")
+        for last_id, packed in connection.execute(sa.text("SELECT last_id, messages FROM batches")):
+            connection.execute(
+                sa.text("UPDATE batches SET messages = :packed WHERE last_id = :last_id"),
+                {"packed": packed[5:], "last_id": last_id},
+            )
+
+
+def test_a_journal_of_the_first_release_is_read_and_goes_on(place: str | Path) -> None:
+    """Opening it changes nothing; the first write brings it to this version."""
+    record = FileRecord(order_id=1, file_id=2, name="a.nc", size_bytes=3)
+    with Journal(place) as old:
+        old.append(old.open_session("q"), [delivery(b"old"), delivery(b"old, too")])
+        old.file_log("t").save([record])
+        as_schema_3(old)
+    with Journal(place) as journal, Journal(place) as other:
+        assert bodies(journal) == [b"old", b"old, too"]
+        assert journal.file_log("t").files(1) == [record]
+        assert journal.files_after(0, tenant="t") == [("t", record)]
+        assert journal.check() == []
+        later = replace_record(record, fetched_at_us=7)
+        journal.file_log("t").save([later])
+        other.append(other.open_session("q"), [delivery(b"new")])
+        assert bodies(journal) == [b"old", b"old, too", b"new"]
+        assert journal.file_log("t").files(1) == [later]
+        assert journal.check() == []
 
 
 def test_a_stream_is_written_once_whoever_reads_it(journal: Journal, other: Journal) -> None:

@@ -15,7 +15,7 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError
-from regards_nb.journal import Journal
+from regards_nb.journal import Journal, database
 
 if TYPE_CHECKING:
     from conftest import Admin
@@ -42,9 +42,10 @@ def test_an_order_from_the_message_to_the_file(
 
 
 def test_nothing_is_lost_or_twice_when_the_database_is_killed(
-    admin: Admin, postgresql: PrivatePostgreSQL
+    admin: Admin, postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 while messages flow, again and again: each message is journalled once."""
+    monkeypatch.setattr(database, "RESTART_PATIENCE_S", 0.1)
     with Journal(postgresql.new_database()) as journal:
         consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
         consumer.start(LIMIT_S)
@@ -72,8 +73,11 @@ def is_there(journal: Journal) -> bool:
     return True
 
 
-def test_a_server_that_went_away_is_no_sound_journal(postgresql: PrivatePostgreSQL) -> None:
+def test_a_server_that_went_away_is_no_sound_journal(
+    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also while a connection that was made before looks as if it were open."""
+    monkeypatch.setattr(database, "RESTART_PATIENCE_S", 0.1)
     with Journal(postgresql.new_database()) as journal:
         assert journal.check() == []
         postgresql.kill()

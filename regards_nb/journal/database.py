@@ -130,7 +130,8 @@ class Database:
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
         self._gate = _Gate()
-        self._version: int | None = None
+        #: of the schema; None before `open`
+        self.version: int | None = None
         self._was_connected = False
         self._file: SqliteFile | None = None
         self._file_guard = threading.RLock()
@@ -215,8 +216,8 @@ class Database:
         JournalError
             The database cannot be opened, or is not a journal of this version.
         """
-        self._version = self.read(lambda c: schema.check(c, self.location), "open")
-        if self._version is None:
+        self.version = self.read(lambda c: schema.check(c, self.location), "open")
+        if self.version is None:
             if self.path is not None and not self._is_new and self._was_copied:
                 raise JournalError(
                     f"{self.path} is a copy of a new journal without its -wal file, which held "
@@ -231,7 +232,8 @@ class Database:
         with self._using("open"), self._locked(0) as connection:
             if schema.check(connection, self.location) is None:
                 schema.create(connection)
-        self._version = schema.SCHEMA_VERSION
+            connection.commit()
+        self.version = schema.SCHEMA_VERSION
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""
@@ -253,13 +255,15 @@ class Database:
         with self.engine.connect() as connection:
             return work(connection)
 
-    def _patiently(self, attempt: Callable[[], _T], patience_s: float = RESTART_PATIENCE_S) -> _T:
+    def _patiently(self, attempt: Callable[[], _T], patience_s: float | None = None) -> _T:
         """Repeat an attempt that changes nothing while a database server restarts.
 
         At least once: the server or a proxy may have ended a connection that was not in use.
         """
+        if patience_s is None:
+            patience_s = RESTART_PATIENCE_S
         deadline = time.monotonic() + patience_s
-        again = self._was_connected
+        again = self._was_connected and self.path is None
         while True:
             try:
                 return attempt()
@@ -273,20 +277,20 @@ class Database:
     @contextmanager
     def streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
         """Run a query and fetch its rows a few at a time. The caller may stop early."""
-        with self._using("read"), ExitStack() as stack:
-
-            def attempt() -> sa.CursorResult[Any]:
-                connection = stack.enter_context(self.engine.connect())
-                return connection.execution_options(yield_per=16).execute(query)
-
-            yield stack.enter_context(self._patiently(attempt))
+        with self._using("read"):
+            connection = self._patiently(lambda: self._begin("SELECT 1"))
+            with (
+                connection,
+                connection.execution_options(yield_per=16).execute(query) as rows,
+            ):
+                yield rows
 
     def write(
         self,
         work: Callable[[sa.Connection], _T],
         *,
         again: bool = False,
-        patience_s: float = RESTART_PATIENCE_S,
+        patience_s: float | None = None,
     ) -> _T:
         """Run *work* in a transaction that waits for all other writers; return after the commit.
 
@@ -300,7 +304,7 @@ class Database:
             Gets the connection; what it returns is returned.
         again : bool
             If the files were replaced meanwhile: run *work* on the new ones instead of raising.
-        patience_s : float
+        patience_s : float, optional
             How long to wait for a database server that restarts.
 
         Raises
@@ -309,10 +313,11 @@ class Database:
             The commit went to files that are no longer at the path.
         """
         with self._using("write"), self._locked(patience_s) as connection:
-            if self._version != schema.SCHEMA_VERSION:
+            if self.version != schema.SCHEMA_VERSION:
                 schema.upgrade(connection)
             result = work(connection)
-        self._version = schema.SCHEMA_VERSION
+            connection.commit()
+        self.version = schema.SCHEMA_VERSION
         try:
             self.verify()
         except JournalReplacedError:
@@ -321,17 +326,20 @@ class Database:
             return self.write(work)
         return result
 
-    @contextmanager
-    def _locked(self, patience_s: float) -> Iterator[sa.Connection]:
-        with ExitStack() as stack:
+    def _locked(self, patience_s: float | None) -> sa.Connection:
+        """Return a connection with a transaction that waits for all other writers."""
+        statement = LOCK_WRITERS[self.engine.dialect.name]
+        return self._patiently(lambda: self._begin(statement), patience_s)
 
-            def attempt() -> sa.Connection:
-                # The lock is the first statement: it changes nothing if the line breaks.
-                begun = stack.enter_context(self.engine.begin())
-                begun.exec_driver_sql(LOCK_WRITERS[begun.dialect.name])
-                return begun
-
-            yield self._patiently(attempt, patience_s)
+    def _begin(self, statement: str) -> sa.Connection:
+        """Return a connection after its first statement, which shows whether it is alive."""
+        connection = self.engine.connect()
+        try:
+            connection.exec_driver_sql(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def verify(self) -> None:
         """Check that the files of the connections are those at the path. If not, mend it.
@@ -358,8 +366,16 @@ class Database:
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
         """Use the connections: nobody closes them meanwhile. Translate the errors."""
-        with self._gate.shared(), translated(verb, self.location):
+        self._gate.enter()
+        try:
             yield
+        except (sa.exc.DBAPIError, sqlite3.Error, DamagedBatchError) as exc:
+            cause = " ".join(str(getattr(exc, "orig", exc)).split())
+            raise JournalError(
+                f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {_remedy(cause)}"
+            ) from exc
+        finally:
+            self._gate.leave()
 
     # -- files that were changed while they were open
 
@@ -446,19 +462,19 @@ class _Gate:
         self._users = 0
         self._is_closed = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Use the connections."""
+    def enter(self) -> None:
+        """Begin to use the connections."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._is_closed)
+            while self._is_closed:
+                self._condition.wait()
             self._users += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._users -= 1
-                if not self._users:
-                    self._condition.notify_all()
+
+    def leave(self) -> None:
+        """End what `enter` began."""
+        with self._condition:
+            self._users -= 1
+            if not self._users:
+                self._condition.notify_all()
 
     @contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -559,18 +575,6 @@ def _warn_of_network(path: Path) -> None:
         )
 
 
-@contextmanager
-def translated(verb: str, location: str) -> Iterator[None]:
-    """Turn a database error into a JournalError that names the journal and the remedy."""
-    try:
-        yield
-    except (sa.exc.DBAPIError, sqlite3.Error, DamagedBatchError) as exc:
-        cause = " ".join(str(getattr(exc, "orig", exc)).split())
-        raise JournalError(
-            f"cannot {verb} the journal {location}: {cause.rstrip('.')}. {_remedy(cause)}"
-        ) from exc
-
-
 def _remedy(cause: str) -> str:
     """Return what to do about a database error."""
     for symptom, remedy in _REMEDIES.items():
@@ -644,7 +648,8 @@ class ChangeDetector:
         self._lock = threading.Lock()
         #: stays open: each connection has its own data_version
         self._connection: PoolProxiedConnection | None = None
-        self._version: int | None = None
+        #: of the schema; None before `open`
+        self.version: int | None = None
         self._position = Position(0, 0)
 
     def position(self) -> Position:
@@ -659,10 +664,10 @@ class ChangeDetector:
             # of the time of SQLAlchemy's.
             driver: Any = self._connection.driver_connection
             (version,) = driver.execute("PRAGMA data_version").fetchone()
-            if version != self._version:
+            if version != self.version:
                 # Read first and keep the version after: a read that fails is then repeated.
                 self._position = _position(driver.execute(self._query).fetchone())
-                self._version = version
+                self.version = version
             return self._position
 
     def close(self) -> None:
@@ -670,7 +675,7 @@ class ChangeDetector:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-                self._connection = self._version = None
+                self._connection = self.version = None
 
 
 def _position(row: Any) -> Position:

@@ -44,7 +44,9 @@ _files = schema.files
 _sessions = schema.sessions
 _streams = schema.streams
 
-_FILE_COLUMNS = [_files.c[name] for name in FileRecord.__dataclass_fields__]
+_FILE_COLUMNS: list[sa.ColumnElement[Any]] = [
+    _files.c[name] for name in FileRecord.__dataclass_fields__
+]
 
 #: Made once: it is needed between connecting and consuming, and making it took longer than asking.
 _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
@@ -322,7 +324,9 @@ class Journal:
 
         Only those of *tenant*; None returns those of all tenants.
         """
-        query = sa.select(_files.c.tenant, *_FILE_COLUMNS).where(_files.c.revision > revision)
+        query = sa.select(_files.c.tenant, *self._file_columns()).where(
+            _files.c.revision > revision
+        )
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
         rows = self._all(query.order_by(_files.c.revision, _files.c.file_id))
@@ -376,9 +380,15 @@ class Journal:
         rows = self._all(query)
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
+    def _file_columns(self) -> list[sa.ColumnElement[Any]]:
+        if self._database.version == schema.SCHEMA_VERSION:
+            return _FILE_COLUMNS
+        # A journal of schema 3 that nobody has written since.
+        return [sa.null() if c.name == "fetched_at_us" else c for c in _FILE_COLUMNS]
+
     def _files_of(self, tenant: str, order_id: int) -> list[FileRecord]:
         query = (
-            sa.select(*_FILE_COLUMNS)
+            sa.select(*self._file_columns())
             .where(_files.c.tenant == tenant, _files.c.order_id == order_id)
             .order_by(_files.c.file_id)
         )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 
-#: 4: each row of messages begins with a checksum, see `batches.py`. The tables are those of 3.
+#: Since 4 each row of messages has a checksum (see `batches.py`), and files.fetched_at_us exists.
 SCHEMA_VERSION = 4
 FIRST_VERSION = 3
 
@@ -162,7 +162,11 @@ def create(connection: sa.Connection) -> None:
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Mark the journal as one of this version, whose tables are those of the first version."""
+    """Bring the tables of schema 3 to this version, unless another kernel has done it."""
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
+    if found == str(SCHEMA_VERSION):
+        return
+    connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
     connection.execute(
         sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
     )
