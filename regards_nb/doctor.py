@@ -43,6 +43,12 @@ LITTLE_DISK_BYTES = 1_000_000_000
 MANY_MESSAGES = 100_000
 
 
+_LOGIN_FORMS = {
+    "json": ", with a JSON body (REGARDS 2.0 and later)",
+    "form": ", with a form body (REGARDS 1.12 to 1.15)",
+}
+
+
 class Verdict(StrEnum):
     """The result of a check."""
 
@@ -312,7 +318,9 @@ def _login(client: RegardsClient) -> Iterator[Finding]:
             "REST role", Verdict.FAILED, f"{exc}. Ask the project administrator for access"
         )
     except ServiceUnreachableError as exc:
-        if "SSL" in str(exc) or "certificate" in str(exc):
+        if "without TLS" in str(exc):
+            yield Finding("REST TLS", Verdict.FAILED, str(exc))
+        elif "SSL" in str(exc) or "certificate" in str(exc):
             text = (
                 f"{exc}. Ask the administrator which certificate authority to trust, and pass it "
                 "as ca_bundle=..."
@@ -324,7 +332,8 @@ def _login(client: RegardsClient) -> Iterator[Finding]:
         yield Finding("REST answer", Verdict.FAILED, str(exc))
     else:
         user = "with a token" if client.username is None else f"as {client.username!r}"
-        yield Finding(check, Verdict.OK, f"{user} to tenant {client.tenant!r}")
+        how = _LOGIN_FORMS.get(client.login_form or "", "")
+        yield Finding(check, Verdict.OK, f"{user} to tenant {client.tenant!r}{how}")
         yield _clock(skew_s)
 
 

@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
+from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: A token is renewed after this fraction of its lifetime.
 _RENEW_AFTER = 0.8
+#: The errors of Spring's authorization server (REGARDS 1.12 to 1.15) for a JSON body: it looks for
+#: the fields in a form only. ``invalid_grant`` is not among them: that is a wrong password.
+_FIELDS_NOT_FOUND = frozenset({"invalid_request", "unsupported_grant_type"})
 #: The lifetime of a token whose login response names none.
 _DEFAULT_LIFETIME_S = 300.0
 #: After a renewal that did not help, 403 and 500 are final for so long.
@@ -82,6 +85,25 @@ class Token(NamedTuple):
         return cls(secret, ends_at=_end_of(secret), is_given=True)
 
     @classmethod
+    def from_function(cls, function: Callable[[], str | Secret]) -> Token:
+        """Ask a function of the user for a token."""
+        try:
+            text: object = function()
+        except Exception as exc:
+            raise ServiceLoginError(
+                f"the function given as token= raised {type(exc).__name__}"
+            ) from exc
+        if isinstance(text, str):
+            text = Secret(text, source="returned by the function given as token=")
+        if not isinstance(text, Secret) or not is_header_value(text):
+            del text  # tracebacks may show the variables of this frame
+            raise ServiceLoginError("the function given as token= returned no token")
+        ends_at = _end_of(text)
+        if ends_at is None:
+            return cls(text)
+        return cls.lasting(text, (ends_at - datetime.now(UTC)).total_seconds())
+
+    @classmethod
     def lasting(cls, secret: Secret, lifetime_s: float) -> Token:
         """Return a token whose lifetime starts now."""
         now_s = time.monotonic()
@@ -106,6 +128,23 @@ class Token(NamedTuple):
         return time.monotonic() >= self.ends_at_s
 
 
+def is_header_value(secret: Secret) -> bool:
+    """Whether a text can be sent in a header: a line end would add another header."""
+    text = secret.reveal()
+    return bool(text) and text.isascii() and text.isprintable()
+
+
+def needs_form(response: Response) -> bool:
+    """Whether a login sent as JSON must be sent as a form: the server did not find its fields.
+
+    Such a server did not check the password, so sending it again cannot lock the account.
+    """
+    if response.status == 415:
+        return True
+    error = response.json() if response.is_json else None
+    return isinstance(error, dict) and error.get("error") in _FIELDS_NOT_FOUND
+
+
 def _end_of(token: Secret) -> datetime | None:
     """Return the date ``exp`` of a JSON Web Token; None for a token of another form."""
     try:
@@ -122,7 +161,8 @@ class TokenProvider:
     Parameters
     ----------
     log_in : callable or None
-        Gets a new token from the server. None: the given token cannot be renewed.
+        Gets a new token from the server or from the user. None: the given token cannot be
+        renewed.
     given : Token, optional
         The token that the user gave.
     """

@@ -5,15 +5,17 @@ The requests are those of protocol.md 1.1 to 1.5.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from requests.auth import HTTPBasicAuth
 
-from regards_nb.client.auth import Secret, Token, TokenProvider
-from regards_nb.client.errors import error_for
+from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value, needs_form
+from regards_nb.client.errors import PORTAL_ADVICE, error_for
 from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.pagination import iter_manifest, iter_pages
@@ -27,7 +29,7 @@ from regards_nb.errors import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -41,6 +43,11 @@ _TOKEN = "/api/v1/rs-authentication/oauth/token"  # noqa: S105 - a path
 _ORDERS = "/api/v1/rs-order/user/orders"
 _FILES = "/api/v1/rs-order/orders"
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: Headers that the client itself sets, or never sends.
+_OWN_HEADERS = frozenset(
+    {"accept-encoding", "authorization", "content-length", "cookie", "host", "scope"}
+)
 #: The content types of pages of proxies and login portals.
 _PAGE_TYPES = ("text/html", "application/json", "application/xhtml")
 
@@ -56,8 +63,11 @@ class RegardsClient:
         Name of the project.
     username, password : str, optional
         The login; the client logs in again before the token ends.
-    token : str, optional
-        A token instead of a login. When it ends, make a new client.
+    token : str or callable, optional
+        A token instead of a login. A function is asked for a token at the first request, and for a
+        new one when that ends.
+    headers : mapping of str to str, optional
+        Sent with every request, and as secret as the token: ``{"X-API-Key": ...}`` for a portal.
     client_id, client_secret : str
         The application that REGARDS knows; the defaults are those of REGARDS.
     ca_bundle : str, optional
@@ -70,7 +80,7 @@ class RegardsClient:
     Raises
     ------
     SettingsError
-        ``base_url`` is not acceptable, or there is neither a login nor a token.
+        A parameter is not acceptable.
 
     Examples
     --------
@@ -79,7 +89,8 @@ class RegardsClient:
 
     Notes
     -----
-    Thread-safe. Not picklable, because it holds a password.
+    Without a login and a token, only the public parts of a catalogue can be searched. Thread-safe.
+    Not picklable, because it holds a password.
     """
 
     def __init__(
@@ -89,7 +100,8 @@ class RegardsClient:
         tenant: str,
         username: str | None = None,
         password: str | Secret | None = None,
-        token: str | Secret | None = None,
+        token: str | Secret | Callable[[], str | Secret] | None = None,
+        headers: Mapping[str, str | Secret] | None = None,
         client_id: str = "client",
         client_secret: str | Secret = "secret",  # noqa: S107 - REGARDS' own default, no secret
         ca_bundle: str | Path | None = None,
@@ -99,33 +111,48 @@ class RegardsClient:
     ) -> None:
         # Before anything can fail: tracebacks may show the variables of this frame.
         password = None if password is None else Secret.of(password)
-        token = None if token is None else Secret.of(token)
+        token = Secret(token) if isinstance(token, str) else token
+        hidden = {name: Secret.of(value) for name, value in (headers or {}).items()}
+        headers = None
         client_secret = Secret.of(client_secret)
         if not tenant or not isinstance(tenant, str):
             raise SettingsError(
                 f"RegardsClient needs tenant=..., the name of the project, not {tenant!r}"
             )
-        if token is None and (not username or password is None):
+        if not tenant.isascii() or not tenant.isprintable():
+            raise SettingsError(f"tenant={tenant!r}: the name of a project is plain ASCII")
+        if token is None and bool(username) != (password is not None):
             raise SettingsError("RegardsClient needs username=... and password=..., or token=...")
+        _check_headers(hidden)
         self.tenant = tenant
         self.username = username
         self._origin = Origin.parse(base_url)
         self._password = password
         self.uses_token = password is None
         #: Where the password or the token came from, for error texts.
-        self.secret_source = "" if (used := password or token) is None else used.source
+        used = password or token
+        self.secret_source = (
+            used.source if isinstance(used, Secret) else "returned by the function given as token="
+        )
         self._client_id, self._client_secret = client_id, client_secret
         self._transport = Transport(
             self._origin,
+            tenant=tenant,
+            headers=hidden,
             ca_bundle=None if ca_bundle is None else str(ca_bundle),
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             backoff_s=backoff_s,
         )
-        self._tokens = TokenProvider(
-            None if password is None else self._log_in,
-            None if token is None else Token.given(token),
-        )
+        #: The body of a login: ``json`` since REGARDS 2.0, ``form`` before; None: not known yet.
+        self.login_form: str | None = None
+        self._tokens: TokenProvider | None = None
+        if callable(token):
+            self._tokens = TokenProvider(partial(Token.from_function, token))
+        elif password is not None:
+            self._tokens = TokenProvider(self._log_in)
+        elif token is not None:
+            self._tokens = TokenProvider(None, Token.given(token))
 
     def __repr__(self) -> str:
         user = f" username={self.username!r}" if self.username else ""
@@ -150,7 +177,7 @@ class RegardsClient:
     @property
     def token_ends_at(self) -> datetime | None:
         """When the token ends; the client renews its own before. None if it is not known."""
-        return self._tokens.ends_at
+        return None if self._tokens is None else self._tokens.ends_at
 
     def close(self) -> None:
         """Close the connections. The client cannot be used afterwards."""
@@ -166,7 +193,7 @@ class RegardsClient:
         ServiceUnreachableError
             No response.
         """
-        self._tokens.current()
+        self._login.current()
 
     def order(self, order_id: int) -> RemoteOrder:
         """Return one order as the server sees it.
@@ -338,7 +365,7 @@ class RegardsClient:
         """
         path = f"{_ORDERS}/{_number(order_id)}/download"
         request = RequestSpec(path=path, repeat=Repeat.IF_NOT_STARTED, stop=stop)
-        with self._transport.stream(request, self._tokens) as body:
+        with self._transport.stream(request, self._login) as body:
             body.refuse_page(_PAGE_TYPES)
             yield None if body.status_code == 204 else body
 
@@ -356,7 +383,7 @@ class RegardsClient:
             With the status of the storage service: 404, 410, 422 and so on.
         """
         request = RequestSpec(path=f"{_FILES}/files/{file_id}", stop=stop)
-        with self._transport.stream(request, self._tokens) as body:
+        with self._transport.stream(request, self._login) as body:
             body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
             if body.status_code != 200:
                 raise NotAllowedError(
@@ -407,7 +434,15 @@ class RegardsClient:
         return self._exchange(RequestSpec(method=method, path=path, json=body, repeat=Repeat.NEVER))
 
     def _exchange(self, request: RequestSpec) -> Response:
-        return self._transport.exchange(request, self._tokens)
+        return self._transport.exchange(request, self._login)
+
+    @property
+    def _login(self) -> TokenProvider:
+        if self._tokens is None:
+            raise SettingsError(
+                "this needs a login: RegardsClient(..., username=..., password=...) or token=..."
+            )
+        return self._tokens
 
     def _iter_files(
         self, order_id: int, which: str, stop: threading.Event | None
@@ -421,22 +456,12 @@ class RegardsClient:
         return iter_manifest(self._exchange, page_request, order_id=number)
 
     def _log_in(self) -> Token:
-        """Get a new token from the server."""
-        assert self._password is not None  # noqa: S101 - without one, this is never called
-        request = RequestSpec(
-            method="POST",
-            path=_TOKEN,
-            params={"scope": self.tenant},
-            json={
-                "grant_type": "password",
-                "username": self.username,
-                "password": self._password.reveal(),
-                "scope": self.tenant,
-            },
-            accepted_statuses=frozenset({400, 401, 403, 404}),
-        )
-        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
-        response = self._transport.exchange(request, application)
+        """Get a new token from the server: JSON first, a form where the server wants one."""
+        form = self.login_form or "json"
+        response = self._send_login(form)
+        if form == "json" and response.status != 200 and needs_form(response):
+            form = "form"
+            response = self._send_login(form)
         if response.is_page:
             raise error_for(response)
         if response.status == 404:
@@ -445,14 +470,45 @@ class RegardsClient:
                 "before /api/v1, and must have the prefix that a proxy may add",
                 status_code=404,
             )
+        if not needs_form(response):
+            self.login_form = form
         if response.status != 200:
-            raise ServiceLoginError(
+            text = (
                 f"{self._origin} refused the login of {self.username!r} to tenant "
-                f"{self.tenant!r}: {response.describe()}",
-                status_code=response.status,
-                messages=response.messages,
+                f"{self.tenant!r}: {response.describe()}"
             )
+            if response.status == 403:
+                text = f"{text}. {PORTAL_ADVICE}"
+            raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
         return Token.from_login(response)
+
+    def _send_login(self, form: str) -> Response:
+        assert self._password is not None  # noqa: S101 - without one, this is never called
+        fields = {
+            "grant_type": "password",
+            "username": str(self.username),
+            "password": self._password.reveal(),
+            "scope": self.tenant,
+        }
+        request = RequestSpec(
+            method="POST",
+            path=_TOKEN,
+            params={"scope": self.tenant},
+            json=fields if form == "json" else None,
+            form=fields if form == "form" else None,
+            accepted_statuses=frozenset({400, 401, 403, 404, 415}),
+        )
+        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
+        return self._transport.exchange(request, application)
+
+
+def _check_headers(headers: Mapping[str, Secret]) -> None:
+    """Refuse headers that cannot be sent, or that have a parameter of their own."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
+            raise SettingsError(f"headers={{{name!r}: ...}} is not a header that can be added")
+        if not is_header_value(value):
+            raise SettingsError(f"headers={{{name!r}: ...}} has a value that cannot be sent")
 
 
 def _number(order_id: int) -> int:

@@ -41,6 +41,8 @@ _GATEWAY_STATUSES = frozenset({502, 503, 504})
 _LONG_TOKEN_CHARS = 7000
 _HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 
+PORTAL_ADVICE = 'If a portal wants a key, give it: headers={"X-API-Key": ...}'
+
 #: Exception and advice for a status.
 _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
     401: (ServiceLoginError, "The token was refused: check user name, password and tenant"),
@@ -171,6 +173,8 @@ def _meaning(response: Response) -> tuple[type[ServiceError], str]:
     """Return the class of the exception and the advice."""
     if response.status == 401 and response.messages:
         return NotAllowedError, advice_for(response.messages)
+    if response.is_page and response.status in (401, 403):
+        return UnexpectedAnswerError, f"{NOT_REGARDS}. {PORTAL_ADVICE}"
     if response.is_page and response.status not in _GATEWAY_STATUSES:
         return UnexpectedAnswerError, NOT_REGARDS
     if response.status == 404 and _is_file(response):

@@ -36,7 +36,7 @@ from regards_nb.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from regards_nb.client.auth import Token, TokenProvider
+    from regards_nb.client.auth import Secret, Token, TokenProvider
     from regards_nb.client.origin import Origin
 
 #: No response of REGARDS but files is larger; a page of 2000 files has less than 2 MB.
@@ -79,6 +79,8 @@ class RequestSpec:
     method: str = "GET"
     params: Mapping[str, str | int] = field(default_factory=dict)
     json: Any = field(default=None, repr=False)
+    #: A body of a web form, instead of JSON.
+    form: Mapping[str, str] | None = field(default=None, repr=False)
     repeat: Repeat = Repeat.IF_TEMPORARY
     #: Error statuses that are returned as a response instead of raised.
     accepted_statuses: frozenset[int] = frozenset()
@@ -146,6 +148,27 @@ class BearerAuth(AuthBase):
         return request
 
 
+class NoAuth(AuthBase):
+    """Adds nothing to a request, and keeps requests from adding what ~/.netrc has for the host."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add nothing."""
+        return request
+
+
+class _Adapter(HTTPAdapter):
+    """Adds secret headers to each request at the last moment: a session would print its headers."""
+
+    def __init__(self, headers: Mapping[str, Secret]) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=_POOL_SIZE)
+        self._headers = headers
+
+    def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
+        """Add the headers; requests calls this before it sends."""
+        for name, secret in self._headers.items():
+            request.headers[name] = secret.reveal()
+
+
 class Transport:
     """Sends requests to one origin. Thread-safe.
 
@@ -153,6 +176,11 @@ class Transport:
     ----------
     origin : Origin
         No other host is contacted.
+    tenant : str
+        Sent as header ``scope``: the gateway accepts a foreign token, and a request without a
+        token, only with the project.
+    headers : mapping of str to Secret
+        Sent with every request.
     ca_bundle : str, optional
         Certificates to trust; by default those of REQUESTS_CA_BUNDLE, else certifi's.
     connect_timeout_s, read_timeout_s : float
@@ -166,6 +194,8 @@ class Transport:
         self,
         origin: Origin,
         *,
+        tenant: str,
+        headers: Mapping[str, Secret],
         ca_bundle: str | None,
         connect_timeout_s: float,
         read_timeout_s: float,
@@ -182,8 +212,8 @@ class Transport:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A compressed zip would hide the bytes that the server sent.
         self._session.headers["Accept-Encoding"] = "identity"
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE)
-        self._session.mount(f"{origin.scheme}://", adapter)
+        self._session.headers["scope"] = tenant
+        self._session.mount(f"{origin.scheme}://", _Adapter(headers))
         # A request to this computer needs no proxy, and the proxy would see the password.
         self._proxies = {"http": "", "https": ""} if origin.is_loopback else None
 
@@ -315,6 +345,7 @@ class Transport:
                 # The target of a redirect has its own query.
                 params=request.params if url == self._origin.url(request.path) else None,
                 json=request.json,
+                data=request.form,
                 auth=auth,
                 timeout=self._timeout_s,
                 allow_redirects=False,
