@@ -14,7 +14,7 @@ import pytest
 from strategies import delivery
 
 from regards_nb.errors import JournalError
-from regards_nb.journal import Journal, JournalReplacedError, sqlite_file
+from regards_nb.journal import Journal, JournalReplacedError, repair, sqlite_file
 
 OPENS_AND_CLOSES = """
 import sqlite3, sys
@@ -298,3 +298,104 @@ def test_a_backup_is_one_file_and_replaces_none(path: Path, journal: Journal) ->
         journal.backup(backup)
     assert {each.name for each in path.parent.iterdir()} >= {path.name, backup.name}
     assert not list(path.parent.glob(".*"))
+
+
+# -- damage
+
+
+def damage(path: Path, position: int, *, size_bytes: int = 1) -> None:
+    """Change some bytes of a closed journal."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        old = file.read(size_bytes)
+        file.seek(position)
+        file.write(bytes(byte ^ 0x20 for byte in old))
+
+
+def find(path: Path, text: bytes) -> int:
+    """Return where a text is in the file."""
+    position = path.read_bytes().find(text)
+    assert position > 0
+    return position
+
+
+def test_a_flipped_byte_in_a_message_is_found_and_named(path: Path) -> None:
+    """SQLite's own check does not see it; the checksum of the row does."""
+    with Journal(path) as journal:
+        session_id = journal.open_session("q")
+        journal.append(session_id, [delivery(b"message %d" % number) for number in range(10)])
+        write(journal, session_id, 10)
+    damage(path, find(path, b"message 7"))
+    with Journal(path) as damaged:
+        assert damaged.check() == ["the messages 1 to 10 are damaged"]
+        with pytest.raises(JournalError, match="messages 1 to 10 are damaged.*regards-nb repair"):
+            bodies(damaged)
+    report = repair(path)
+    assert report.messages == 11
+    assert report.doubtful == [(1, 10)]
+    assert "the messages 1 to 10 have a wrong checksum" in str(report)
+    with Journal(path) as repaired:
+        assert len(bodies(repaired)) == 11
+        assert repaired.check() == []
+    assert [each.exists() for each in report.kept] == [True]
+
+
+def test_a_message_that_cannot_be_read_is_left_out_alone(path: Path) -> None:
+    """The others of its row are saved under their ids."""
+    with Journal(path) as journal:
+        messages = [delivery(b"m%d" % n, correlation_id=f"name-{n}") for n in range(5)]
+        journal.append(journal.open_session("q"), messages)
+    position = find(path, b"name-2")
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(b"\xff")
+    with pytest.raises(JournalError, match="damaged"), Journal(path) as damaged:
+        bodies(damaged)
+    report = repair(path)
+    assert report.lost == [(3, 3)]
+    with Journal(path) as repaired:
+        rows = [row for batch in repaired.read() for row in batch.rows()]
+    assert [(row.id, row.delivery.body) for row in rows] == [
+        (number + 1, b"m%d" % number) for number in (0, 1, 3, 4)
+    ]
+
+
+def test_a_damaged_page_costs_only_what_is_on_it(path: Path) -> None:
+    """The rows before and behind it are saved, and the lost ids are named."""
+    with Journal(path) as journal:
+        session_id = journal.open_session("q")
+        for number in range(300):
+            journal.append(session_id, [delivery(b"m%03d " % number + b"x" * 300)])
+        journal.save_request("t", "c", label="mine", body="{}")
+    page = find(path, b"m150 ") // 4096 * 4096
+    damage(path, page, size_bytes=200)
+    report = repair(path)
+    lost = sum(last - first + 1 for first, last in report.lost if last)
+    assert 0 < lost < 20
+    assert report.messages == 300 - lost
+    with Journal(path) as repaired:
+        assert repaired.check() == []
+        assert repaired.labels_after(0) == {("t", "c"): "mine"}
+        session_id = repaired.open_session("q")
+        repaired.append(session_id, [delivery(b"new")])
+        assert bodies(repaired)[-1] == b"new"
+        assert repaired.last_id() == 301
+
+
+def test_a_sound_journal_is_not_changed_by_a_repair(path: Path) -> None:
+    """Nothing is renamed, and the report says so."""
+    with Journal(path) as journal:
+        write(journal, journal.open_session("q"), 1, 2)
+    before = path.read_bytes()
+    assert str(repair(path)) == f"{path} is sound: 2 messages. Nothing was changed."
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_journal_in_use_is_not_repaired(path: Path, journal: Journal) -> None:
+    """A kernel would go on writing to the damaged file."""
+    write(journal, journal.open_session("q"), 1)
+    with pytest.raises(JournalError, match="a kernel uses the journal"):
+        repair(path)
+    with pytest.raises(JournalError, match="there is no journal"):
+        repair(path.with_name("none"))

@@ -10,8 +10,12 @@ understand more of an old journal, and no second table can disagree with the fir
     how messages are stored and read: many in a row;
 ``database``
     opening, locking, what a database error means, and whether anything has changed;
+``sqlite_file``
+    the files of SQLite: keep them in place, notice when they are not;
 ``journal``
-    `Journal`: append messages, read on from a position, keep the file records.
+    `Journal`: append messages, read on from a position, keep the file records;
+``repair``
+    save what can be read of a damaged file.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from regards_nb.journal.database import (
     Position,
 )
 from regards_nb.journal.journal import Journal, TenantFiles
+from regards_nb.journal.repair import Repair, repair
 
 __all__ = [
     "DEFAULT_PATH",
@@ -32,7 +37,9 @@ __all__ = [
     "JournalReplacedError",
     "NetworkFileSystemWarning",
     "Position",
+    "Repair",
     "Row",
     "RowReader",
     "TenantFiles",
+    "repair",
 ]

@@ -65,7 +65,8 @@ class DamagedBatchError(Exception):
     """The bytes of a row are not those that were written."""
 
 
-def _pack(session_id: int, deliveries: Sequence[Delivery]) -> bytes:
+def pack(session_id: int, deliveries: Sequence[Delivery]) -> bytes:
+    """Return the value of a row: a checksum, and the messages."""
     encoded = _encode(deliveries)
     return _CHECKED_PREFIX.pack(_CHECKED, zlib.crc32(encoded, session_id)) + encoded
 
@@ -88,6 +89,27 @@ def _unpack(first_id: int, last_id: int, session_id: int, packed: bytes) -> list
             if len(deliveries) == last_id - first_id + 1:
                 return deliveries
     raise DamagedBatchError(f"the messages {first_id} to {last_id} are damaged")
+
+
+def readable_messages(
+    first_id: int, last_id: int, session_id: int, packed: bytes
+) -> tuple[list[Delivery | None], bool]:
+    """Return the messages of a row, None for each that cannot be read; and whether it is sound."""
+    with suppress(DamagedBatchError):
+        return list(_unpack(first_id, last_id, session_id, packed)), True
+    missing: list[Delivery | None] = [None] * (last_id - first_id + 1)
+    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
+    try:
+        single = msgspec.msgpack.decode(packed[start:], type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return missing, False
+    return ([_readable(each) for each in single] + missing)[: len(missing)], False
+
+
+def _readable(encoded: msgspec.Raw) -> Delivery | None:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.msgpack.decode(encoded, type=Delivery)
+    return None
 
 
 class Batch(NamedTuple):
@@ -149,7 +171,7 @@ def insert(
     """Write messages; return them with the ids they have once the transaction is committed."""
     written = []
     for run in split(deliveries):
-        values = {"count": len(run), "session": session_id, "packed": _pack(session_id, run)}
+        values = {"count": len(run), "session": session_id, "packed": pack(session_id, run)}
         first_id = connection.execute(_INSERT, values).scalar_one()
         written.append(Batch(first_id, session_id, list(run)))
     return written

@@ -260,6 +260,20 @@ def check_before_opening(path: Path) -> None:
         )
 
 
+def is_in_use(path: Path) -> bool:
+    """Return whether a process has the journal open (Linux only)."""
+    if sys.platform != "linux":
+        return False
+    for name, extent in ((path, _SHARED_RANGE), (Path(f"{path}-shm"), _IN_USE_BYTE)):
+        if name.exists():
+            flock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, *extent, 0)
+            with suppress(OSError), name.open("rb+") as file:
+                found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, flock)
+                if struct.unpack("hhqqi4x", found)[0] != fcntl.F_UNLCK:
+                    return True
+    return False
+
+
 def is_copy_without_wal(path: Path) -> bool:
     """Return whether the file is in the format for a -wal and has none beside it."""
     return path.is_file() and not Path(f"{path}-wal").exists() and not _is_rollback_format(path)
