@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 QUICKSTART = Path("notebooks") / "01_quickstart.ipynb"
 OUTPUT = Path("demo-output")
+WORKSPACE = Path("orders")
 
 _TRACKER_OPTIONS = {"journal", "workspace", "auto_download", "silence_s"}
 
@@ -46,6 +48,7 @@ def demo_tracker(**options: Any) -> OrderTracker:
         # Each simulator counts its orders from 1, so an earlier demo's journal would not match.
         scratch = tempfile.mkdtemp(prefix="regards-nb-demo-")
         tracker_options.setdefault("journal", Path(scratch) / "journal.sqlite")
+        tracker_options.setdefault("workspace", _new_workspace())
         tracker = OrderTracker(
             simulator.amqp_url,
             simulator.queue,
@@ -60,6 +63,13 @@ def demo_tracker(**options: Any) -> OrderTracker:
     except BaseException:
         simulator.stop()
         raise
+
+
+def _new_workspace() -> Path:
+    """Return a folder that does not exist yet; two demos of one day share no files."""
+    name = time.strftime("demo-%Y-%m-%d-%H%M%S")
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    return next(path for path in map(WORKSPACE.joinpath, names) if not path.exists())
 
 
 def main() -> int:
@@ -116,8 +126,9 @@ def _report(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         if "orders-table" in cell.metadata.get("tags", ()):
             _write_line("\n" + "".join(output.get("text", "") for output in cell.outputs))
-    files = sorted(path for path in (OUTPUT / "orders").rglob("*") if path.is_file())
-    _write_line(f"{len(files)} files in {OUTPUT / 'orders'}, for example {files[0]}")
+    folder = max((OUTPUT / WORKSPACE).iterdir(), key=lambda path: path.stat().st_mtime)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    _write_line(f"{len(files)} files in {folder}, for example {files[0]}")
     _write_line(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
     _write_line("Open it in JupyterLab with:  make lab")
 

@@ -70,6 +70,6 @@ def test_order_and_steer_shows_what_it_says() -> None:
     assert "4 files" in shown["steer-13"]
     assert "DONE\n6 files" in shown["steer-14"]
     assert "made on the web page" in shown["steer-18"]
-    assert "no broker" in shown["steer-21"]
+    assert "polling REGARDS over REST" in shown["steer-21"]
     frame = next(cell for cell in book.cells if cell.id == "steer-16").outputs[0]
     assert "DELETED" in str(frame.data["text/plain"])

@@ -1,0 +1,32 @@
+"""The demo archive knows what the notebooks teach, and each demo has its own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regards_nb import OrderTracker, queries
+
+if TYPE_CHECKING:
+    import pytest
+
+    from regards_nb.simulator import PrivateBroker
+
+
+def test_products_can_be_ordered_by_name_and_each_demo_has_its_own_files(
+    broker: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty products are ordered by their ids; a second demo has a workspace of its own."""
+    monkeypatch.chdir(tmp_path)
+    ids = [f"SWOT_SSH_008_{number:03}" for number in range(1, 31)]
+    workspaces = []
+    for wanted in (queries.product_ids(ids, field="providerId"), "dataset:SWOT_PASS_012"):
+        with OrderTracker.demo(broker=broker, suborder_pause_s=0) as tracker:
+            order = tracker.submit(wanted, label="thirty")
+            paths = {path for part in order.iter_parts(timeout_s=60) for path in part}
+        (workspace,) = {Path(*path.relative_to(tmp_path).parts[:2]) for path in paths}
+        workspaces.append((workspace, {path.stem for path in paths if path.suffix == ".csv"}))
+    (first, tables), (second, _) = workspaces
+    assert tables == set(ids)
+    assert first != second
+    assert first.parent == second.parent == Path("orders")
