@@ -184,6 +184,11 @@ class Admin:
             ),
         )
 
+    def publish_raw(self, body: bytes | dict[str, Any], properties: pika.BasicProperties) -> None:
+        """Publish with exactly these properties."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self._channel.basic_publish("", self.queue, raw, properties)
+
     def messages_left(self) -> int:
         declared = self._channel.queue_declare(self.queue, passive=True)
         return int(declared.method.message_count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from strategies import delivery
 
 from regards_nb.consumer import AckBatcher, RedeliveryMatcher
+from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
 from regards_nb.journal import Row
 
@@ -29,9 +31,11 @@ class Broker:
     def __init__(self) -> None:
         self.ready: deque[tuple[int, Delivery]] = deque()
         self.unacknowledged: dict[int, tuple[int, Delivery]] = {}
-        self.in_flight: deque[tuple[int, Delivery]] = deque()
+        self.in_flight: deque[tuple[int, Delivery, int]] = deque()
         #: acknowledged, in the order in which that was seen; a crash may forget the last ones
         self.gone: list[tuple[int, Delivery]] = []
+        #: how often each message was returned: x-delivery-count of a quorum queue
+        self.counts: Counter[int] = Counter()
         self._number = 0
         self._tag = 0
 
@@ -44,8 +48,8 @@ class Broker:
         """Send what the prefetch allows; it is in flight until the client receives it."""
         while self.ready and len(self.unacknowledged) < PREFETCH:
             self._tag += 1
-            self.unacknowledged[self._tag] = self.ready.popleft()
-            self.in_flight.append((self._tag, self.unacknowledged[self._tag][1]))
+            number, message = self.unacknowledged[self._tag] = self.ready.popleft()
+            self.in_flight.append((self._tag, message, self.counts[number]))
 
     def acknowledge(self, tag: int) -> None:
         for known in [known for known in self.unacknowledged if known <= tag]:
@@ -59,14 +63,22 @@ class Broker:
         self.in_flight.clear()
         self._tag = 0
 
+    def return_on_channel(self) -> None:
+        """Deliver what is not acknowledged again, on the same channel with new tags."""
+        returned = list(self.unacknowledged.values())
+        self.unacknowledged.clear()
+        self._put_back(returned)
+
     def crash(self, forgotten: int) -> None:
         """Come back with everything marked, having forgotten the last acknowledgements."""
         kept = max(len(self.gone) - forgotten, 0)
         lost, self.gone = self.gone[kept:], self.gone[:kept]
         self.lose_connection()
-        self._put_back([*lost, *self.ready])
+        self._put_back(lost)
+        self.ready = deque((number, replace(m, redelivered=True)) for number, m in self.ready)
 
     def _put_back(self, messages: list[tuple[int, Delivery]]) -> None:
+        self.counts.update(number for number, _ in messages)
         again = {number: replace(message, redelivered=True) for number, message in messages}
         self.ready = deque(sorted((dict(self.ready) | again).items()))
 
@@ -79,16 +91,40 @@ class Client:
         self._journal = journal
         self._matcher = RedeliveryMatcher()
         self._matcher.add([row for row in journal if row.session_id != session_id])
+        self._counts: dict[int, int] = {}
+        self._own_up_to_id = len(journal)
+        self.journal_fails = False
         #: acknowledgements that were sent and not seen by the broker yet
         self.sent: deque[int] = deque()
         self.batcher = AckBatcher(
-            self.journal_batch, self.sent.append, prefetch=PREFETCH, clock=lambda: machine.now
+            self.journal_batch,
+            self.sent.append,
+            prefetch_steps=[PREFETCH],
+            clock=lambda: machine.now,
         )
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
-        for message in deliveries:
-            if not (message.redelivered and self._matcher.claim(message)):
-                self._journal.append(Row(len(self._journal) + 1, self._session_id, message))
+        self._matcher.begin(deliveries)
+        is_redelivery = any(message.redelivered for message in deliveries)
+        if is_redelivery:
+            self._matcher.add_own(self._journal[self._own_up_to_id :])
+            self._own_up_to_id = len(self._journal)
+        new = self._matcher.new(deliveries, self._counts)
+        if self.journal_fails:
+            raise JournalError("cannot be written now")
+        self._matcher.confirm()
+        for message in new:
+            self._journal.append(Row(len(self._journal) + 1, self._session_id, message))
+        if is_redelivery:
+            self._own_up_to_id = len(self._journal)
+        self._counts.clear()
+
+    def receive(self, tag: int, message: Delivery, count: int) -> None:
+        # an object of its own for each delivery, as in life
+        message = replace(message)
+        if count:
+            self._counts[id(message)] = count
+        self.batcher.add(tag, message)
 
 
 class Machine(RuleBasedStateMachine):
@@ -119,11 +155,19 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 9))
     def receive(self, count: int) -> None:
         for _ in range(min(count, len(self.broker.in_flight))):
-            self.client.batcher.add(*self.broker.in_flight.popleft())
+            self.client.receive(*self.broker.in_flight.popleft())
 
     @rule()
     def flush(self) -> None:
         self.client.batcher.flush()
+
+    @rule()
+    def journal_fails(self) -> None:
+        """Refuse the commit. What was decided for it is decided again with the next one."""
+        self.client.journal_fails = True
+        with suppress(JournalError):
+            self.client.batcher.flush()
+        self.client.journal_fails = False
 
     @precondition(lambda self: self.client.sent)
     @rule()
@@ -140,7 +184,7 @@ class Machine(RuleBasedStateMachine):
     def settle(self) -> None:
         while self.broker.in_flight or self.client.sent:
             while self.broker.in_flight:
-                self.client.batcher.add(*self.broker.in_flight.popleft())
+                self.client.receive(*self.broker.in_flight.popleft())
             self.client.batcher.flush()
             self.client.batcher.acknowledge_settled()
             while self.client.sent:
@@ -151,12 +195,6 @@ class Machine(RuleBasedStateMachine):
     def lose_connection(self) -> None:
         """Lose what is in flight both ways. For the journal, kill -9 of the client is the same."""
         self.broker.lose_connection()
-        self.connect()
-        self.broker.send()
-
-    @rule(forgotten=st.integers(0, 9))
-    def crash_broker(self, forgotten: int) -> None:
-        self.broker.crash(forgotten)
         self.connect()
         self.broker.send()
 
@@ -173,5 +211,27 @@ class Machine(RuleBasedStateMachine):
         assert kept == Counter((m.body, m.timestamp_s) for m in self.published)
 
 
-TestExactlyOnce = Machine.TestCase
-TestExactlyOnce.settings = settings(max_examples=400, stateful_step_count=80, deadline=None)
+class ClassicQueue(Machine):
+    """A classic queue that crashes: it marks all messages, and can forget acknowledgements."""
+
+    @rule(forgotten=st.integers(0, 9))
+    def crash_broker(self, forgotten: int) -> None:
+        self.broker.crash(forgotten)
+        self.connect()
+        self.broker.send()
+
+
+class QuorumQueue(Machine):
+    """A quorum queue on a cluster whose nodes lose the link between them."""
+
+    @rule()
+    def return_on_channel(self) -> None:
+        """Deliver what is not acknowledged again; what is on its way still arrives before."""
+        self.broker.return_on_channel()
+        self.broker.send()
+
+
+TestClassicQueue = ClassicQueue.TestCase
+TestClassicQueue.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestQuorumQueue = QuorumQueue.TestCase
+TestQuorumQueue.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)

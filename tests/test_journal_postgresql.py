@@ -60,7 +60,7 @@ def test_nothing_is_lost_or_twice_when_the_database_is_killed(
         until(lambda: journal.last_id() >= 3000)
         until(lambda: admin.messages_left() == 0)
         assert journal.check() == []
-        assert consumer.health.state is HealthState.CONSUMING
+        until(lambda: consumer.health.state is HealthState.CONSUMING)
         consumer.stop(LIMIT_S)
         assert numbers(journal) == list(range(3000))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from strategies import delivery
 
 from regards_nb.consumer import RedeliveryMatcher, fingerprint
@@ -18,7 +19,9 @@ def rows(*names: str, session_id: int = 1, first_id: int = 1) -> list[Row]:
 
 
 def claimed(matcher: RedeliveryMatcher, *names: str) -> list[bool]:
-    return [matcher.claim(message(name, redelivered=True)) for name in names]
+    deliveries = [message(name, redelivered=True) for name in names]
+    new = matcher.new(deliveries)
+    return [all(delivery is not each for each in new) for delivery in deliveries]
 
 
 def test_a_journalled_message_is_known_once() -> None:
@@ -68,3 +71,47 @@ def test_the_second_of_publication_tells_messages_apart() -> None:
     """The same body with another timestamp is another message."""
     assert fingerprint(message("a", timestamp_s=1)) != fingerprint(message("a", timestamp_s=2))
     assert fingerprint(message("a")) == fingerprint(message("a", redelivered=True))
+
+
+def test_the_order_of_headers_does_not_matter() -> None:
+    """RabbitMQ 3.10 sorts the headers of a quorum queue when it delivers again."""
+    first = msgspec.structs.replace(message("a"), properties='{"headers": {"b": 1, "a": 2}}')
+    again = msgspec.structs.replace(
+        message("a", redelivered=True), properties='{"headers": {"a": 2, "b": 1}}'
+    )
+    matcher = RedeliveryMatcher()
+    matcher.add([Row(1, 1, first)])
+    assert matcher.new([again]) == []
+
+
+def test_messages_that_come_again_on_the_same_channel_are_known() -> None:
+    """A broken link between two nodes: three messages, the same three with new tags, thrice."""
+    matcher = RedeliveryMatcher()
+    first = [message(name) for name in ("a", "a", "b")]
+    assert matcher.new(first) == first
+    matcher.confirm()
+    matcher.add_own(rows("a", "a", "b", session_id=2))
+    for count in (1, 2, 3):
+        again = [message(name, redelivered=True) for name in ("a", "a", "b", "c")]
+        new = matcher.new(again, {id(each): count for each in again})
+        matcher.confirm()
+        assert new == ([again[-1]] if count == 1 else [])
+
+
+def test_a_message_that_another_kernel_took_over_is_known() -> None:
+    """While this process was suspended, RabbitMQ gave its messages to another session."""
+    matcher = RedeliveryMatcher()
+    taken = [message(name, redelivered=True) for name in ("a", "b")]
+    matcher.add_taken_over(Row(n, 2, each) for n, each in enumerate(taken, 1))
+    mine = [message(name) for name in ("a", "a", "b", "c")]
+    assert matcher.new(mine) == [mine[1], mine[3]]
+
+
+def test_a_decision_that_was_not_committed_is_made_again() -> None:
+    """The journal refused the batch: the next attempt finds the same messages known and new."""
+    matcher = RedeliveryMatcher()
+    matcher.add(rows("a", "b", "a"))
+    batch = [message(name, redelivered=True) for name in ("b", "a", "a", "b")]
+    for attempt in (batch, batch, batch[1:], batch[2:]):
+        matcher.begin(attempt)
+        assert matcher.new(attempt) == [each for each in batch[2:] if each in attempt]

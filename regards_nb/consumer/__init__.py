@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH, AckBatcher
+from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH_STEPS, AckBatcher
 from regards_nb.consumer.connection import AmqpParameters, describe, parameters_from
 from regards_nb.consumer.consumer import Consumer, Health, HealthState
 from regards_nb.consumer.errors import broker_error
@@ -35,7 +35,7 @@ from regards_nb.consumer.redelivery import RedeliveryMatcher, fingerprint
 
 __all__ = [
     "ACK_LINGER_S",
-    "PREFETCH",
+    "PREFETCH_STEPS",
     "AckBatcher",
     "AmqpParameters",
     "Consumer",

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 #: Messages that RabbitMQ may deliver before we acknowledge. A quarter of them waits for its
 #: acknowledgement (see below) and up to half of them is journalled at once: with fewer, RabbitMQ
-#: would pause after each batch.
-PREFETCH = 4000
+#: would pause after each batch. Each connection begins with few, because RabbitMQ delivers the
+#: unacknowledged ones again when a connection ends: where something cuts each connection soon,
+#: many would never be acknowledged, and RabbitMQ 4 drops a message of a quorum queue after 20
+#: returns.
+PREFETCH_STEPS = (50, 400, 4000)
 #: Time from journalling to acknowledging a message, unless RabbitMQ would pause before. Two
 #: messages can be identical only if their AMQP timestamps name the same second: after this time
 #: both are in the journal, and a lost connection cannot leave one acknowledged and the other, with
@@ -35,8 +38,8 @@ class AckBatcher:
         Writes messages to the journal, or raises JournalError.
     acknowledge : callable
         Acknowledges all messages up to a delivery tag.
-    prefetch : int
-        How many unacknowledged messages the broker allows.
+    prefetch_steps : sequence of int
+        How many unacknowledged messages the broker allows: at first, and after `grow`.
     clock : callable
         Monotonic seconds.
     """
@@ -46,13 +49,12 @@ class AckBatcher:
         journal_batch: Callable[[Sequence[Delivery]], None],
         acknowledge: Callable[[int], None],
         *,
-        prefetch: int = PREFETCH,
+        prefetch_steps: Sequence[int] = PREFETCH_STEPS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal_batch = journal_batch
         self._acknowledge = acknowledge
-        self._most_unacknowledged = prefetch // 2
-        self._lingering = prefetch // 4
+        self._steps = list(prefetch_steps)
         self._clock = clock
         #: delivered, not journalled
         self._pending: list[Delivery] = []
@@ -60,8 +62,44 @@ class AckBatcher:
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
+        #: the newest tag that was delivered with an earlier prefetch limit
+        self._grown_at_tag = 0
         #: the number of pending messages at the last call of `has_grown`
         self._pending_before = 0
+
+    @property
+    def prefetch(self) -> int:
+        """How many unacknowledged messages the broker allows now."""
+        return self._steps[0]
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether messages were delivered and are not journalled."""
+        return bool(self._pending)
+
+    @property
+    def has_journalled(self) -> bool:
+        """Whether any message was journalled."""
+        return bool(self._journalled) or self._acknowledged_tag > 0
+
+    def should_grow(self) -> bool:
+        """Return whether the limit was used once, and the broker waits for us now.
+
+        It waits when all that the limit allows is delivered: then no message is on its way.
+        """
+        return self._may_grow() and self._newest_tag - self._acknowledged_tag >= self.prefetch
+
+    def _may_grow(self) -> bool:
+        return len(self._steps) > 1 and self._acknowledged_tag - self._grown_at_tag >= self.prefetch
+
+    def grow(self) -> None:
+        """Use the next prefetch limit; the caller tells the broker."""
+        del self._steps[0]
+        self._grown_at_tag = self._newest_tag
+
+    def drop_pending(self) -> None:
+        """Forget the messages that are not journalled; RabbitMQ delivers them again."""
+        self._pending = []
 
     def add(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
@@ -72,7 +110,7 @@ class AckBatcher:
         """Return whether messages arrived since the last call, and the batch may still grow."""
         pending = len(self._pending)
         before, self._pending_before = self._pending_before, pending
-        return before < pending < self._most_unacknowledged
+        return before < pending < self.prefetch // 2
 
     def flush(self) -> None:
         """Journal the received messages.
@@ -89,10 +127,11 @@ class AckBatcher:
         self._journalled.append((newest_tag, self._clock()))
         self._pending = []
         self._pending_before = 0
-        if newest_tag - self._acknowledged_tag > self._most_unacknowledged:
+        is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
+        if is_half_used and not self._may_grow():
             # Leave the newest unacknowledged: if the connection ends, the redelivered messages
             # then begin with journalled rows, whose order tells which later messages are new.
-            self._acknowledge_up_to(newest_tag - self._lingering)
+            self._acknowledge_up_to(newest_tag - self.prefetch // 4)
 
     def acknowledge_settled(self) -> None:
         """Acknowledge messages that were journalled `ACK_LINGER_S` ago or earlier."""

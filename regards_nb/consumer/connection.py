@@ -16,11 +16,16 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
-from regards_nb.consumer.ack_batching import PREFETCH, AckBatcher
+from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.header_sanitizer import HeaderSanitizer
 from regards_nb.consumer.message import delivery_from
-from regards_nb.errors import JournalError, SettingsError
+from regards_nb.errors import (
+    BrokerUnreachableError,
+    JournalError,
+    RegardsError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,10 +47,16 @@ DEPTH_PERIOD_S = 5.0
 JOURNAL_RETRY_S = 1.0
 HEARTBEAT_S = 30
 CONNECT_TIMEOUT_S = 10.0
+#: Time for RabbitMQ to confirm the consumer. Without a majority of its nodes a quorum queue answers
+#: after 65 s; another node may answer at once.
+CONSUME_TIMEOUT_S = 10.0
 
 
 class Receiver(Protocol):
     """The object that a connection reports to."""
+
+    def open_session(self) -> None:
+        """Prove that the journal can be written, or raise JournalError."""
 
     def next_offset(self) -> int | None:
         """Return the first offset to read if the queue is a stream; None for its first message."""
@@ -56,11 +67,14 @@ class Receiver(Protocol):
     def on_depth(self, messages: int) -> None:
         """Store how many messages of the queue are ready to be delivered."""
 
+    def on_redelivery(self, delivery: Delivery, count: int) -> None:
+        """Store how often RabbitMQ has returned a message to its queue."""
+
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         """Write messages to the journal, or raise JournalError; they are acknowledged later."""
 
-    def on_journal_error(self, error: JournalError) -> None:
-        """Store why the journal refused a batch. The connection keeps it and tries again."""
+    def on_journal_error(self, error: JournalError) -> bool:
+        """Store why the journal cannot be written; return whether to try again."""
 
 
 def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
@@ -167,8 +181,17 @@ class Connection:
         self._consumer_tag: str | None = None
         #: RabbitMQ shows the type of a queue only by refusing what the type does not support.
         self._may_be_stream = True
+        self._is_classic = False
+        self._session_is_open = False
+        self._is_limited = False
+        self._is_consuming = False
+        #: a consumer is cancelled because the next one gets a larger prefetch limit
+        self._growing = False
+        #: ... and that has happened
+        self._cancelled_to_grow = False
         self._close_reason: BaseException | None = None
         self._closing = False
+        self._alive_at_s = _clock_s()
         #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
@@ -196,8 +219,31 @@ class Connection:
             with self._lock:
                 self._ended = True
                 self._io.close()
-        if self._close_reason is not None and not self._closing:
-            raise broker_error(self._close_reason, self._where, self._queue) from self._close_reason
+            if self._is_consuming:
+                self._end_if_suspended()
+        if self._close_reason is None or self._closing:
+            return
+        if isinstance(self._close_reason, RegardsError):
+            raise self._close_reason
+        raise broker_error(self._close_reason, self._where, self._queue) from self._close_reason
+
+    @property
+    def made_progress(self) -> bool:
+        """Whether messages were journalled."""
+        return self._batcher.has_journalled
+
+    def journal_rest(self) -> bool:
+        """Journal what was received before the connection ended; return whether that is done.
+
+        RabbitMQ delivers these messages again, and they are recognised. Without this, a line that
+        is cut soon after each connect would make no progress. And after a failure of the journal
+        this proves that it can be written again.
+        """
+        try:
+            self._batcher.flush()
+        except JournalError as exc:
+            self._receiver.on_journal_error(exc)
+        return not self._batcher.has_pending
 
     def request_close(self, within_s: float) -> None:
         """Close the connection; close its socket after *within_s* s at the latest. Thread-safe."""
@@ -212,35 +258,83 @@ class Connection:
         # the second is ready by then: this saves two round trips.
         self._channel = connection.channel(on_open_callback=self._on_channel)
         self._spare = connection.channel(on_open_callback=self._on_channel)
+        self._io.call_later(CONSUME_TIMEOUT_S, self._end_unless_consuming)
+        self._open_session()
+
+    def _open_session(self) -> None:
+        """Open a session of the journal before the first message, and try until it succeeds.
+
+        A journal that cannot be written would receive the same messages again at each consumer
+        timeout, and RabbitMQ 4 drops a message of a quorum queue after 20 returns.
+        """
+        if self._closing:
+            return
+        try:
+            self._receiver.open_session()
+        except JournalError as exc:
+            if self._receiver.on_journal_error(exc):
+                self._io.call_later(JOURNAL_RETRY_S, self._open_session)
+            else:
+                self._finish(exc)
+        else:
+            self._session_is_open = True
+            self._consume_if_ready()
+
+    def _end_unless_consuming(self) -> None:
+        if self._is_consuming or self._closing:
+            return
+        if not self._session_is_open:
+            self._io.call_later(CONSUME_TIMEOUT_S, self._end_unless_consuming)
+            return
+        self._finish(
+            BrokerUnreachableError(
+                f"{self._where} accepted the connection, but RabbitMQ did not confirm the consumer "
+                f"of the queue {self._queue!r} within {CONSUME_TIMEOUT_S:g} s. In a cluster this "
+                "happens while a majority of the queue's nodes is down; ask the REGARDS "
+                "administrator."
+            )
+        )
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         if channel is not self._spare:
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
-        channel.basic_qos(prefetch_count=PREFETCH, callback=lambda _: self._on_limited(channel))
+        channel.basic_qos(
+            prefetch_count=self._batcher.prefetch, callback=lambda _: self._on_limited(channel)
+        )
 
     def _on_queue(self, answer: Any) -> None:
         self._receiver.on_depth(answer.method.message_count)
 
     def _on_limited(self, channel: Any) -> None:
-        if channel is self._channel:
-            self._consume()
-        else:
+        if channel is self._spare:
             self._spare_is_ready = True
+        if channel is self._channel:
+            self._is_limited = True
+            self._consume_if_ready()
+
+    def _consume_if_ready(self) -> None:
+        if self._is_limited and self._session_is_open and self._channel.is_open:
+            self._consume()
 
     def _consume(self) -> None:
+        self._consumer_tag = self._start_consumer(self._on_consuming)
+
+    def _start_consumer(self, on_consuming: Callable[[Any], None]) -> str:
         arguments = {}
         if self._may_be_stream:
             offset = self._receiver.next_offset()
             arguments["x-stream-offset"] = "first" if offset is None else offset
-        self._consumer_tag = self._channel.basic_consume(
-            self._queue, self._on_message, arguments=arguments, callback=self._on_consuming
+        tag: str = self._channel.basic_consume(
+            self._queue, self._on_message, arguments=arguments, callback=on_consuming
         )
+        return tag
 
     def _on_consuming(self, _answer: Any) -> None:
+        self._is_consuming = True
         self._receiver.on_consuming()
-        self._repeat(ACK_PERIOD_S, self._batcher.acknowledge_settled)
+        self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(DEPTH_PERIOD_S, self._request_depth)
 
     def _repeat(self, period_s: float, action: Callable[[], None]) -> None:
@@ -254,6 +348,59 @@ class Connection:
     def _request_depth(self) -> None:
         self._channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
 
+    def _grow_if_used(self) -> None:
+        """Replace the consumer by one with a larger prefetch limit, once the present one was used.
+
+        RabbitMQ fixes the limit of a consumer at its start.
+
+        A quorum queue returns messages consumer by consumer and not in their order: the old
+        consumer ends first, with all its messages acknowledged. No message may be on its way to it:
+        RabbitMQ 3.10 would neither deliver nor return that before the channel closes. A classic
+        queue keeps the order; there the new consumer starts first, because a queue with auto-delete
+        ends with its last consumer.
+        """
+        if self._growing or self._closing or not self._batcher.should_grow():
+            return
+        self._growing = True
+        if self._is_classic:
+            self._consume_larger()
+        else:
+            self._cancel(self._on_cancelled_to_grow)
+
+    def _on_cancelled_to_grow(self, _answer: Any) -> None:
+        self._consumer_tag = None
+        self._cancelled_to_grow = True
+        self._flush()
+
+    def _consume_larger(self) -> None:
+        old_tag = self._consumer_tag
+
+        def on_limited(_answer: Any) -> None:
+            if not self._closing and self._channel.is_open:
+                self._consumer_tag = self._start_consumer(on_consuming)
+
+        def on_consuming(answer: Any) -> None:
+            if old_tag is None:
+                on_grown(answer)
+            elif not self._closing:
+                self._cancel(on_grown, old_tag)
+
+        def on_grown(_answer: Any) -> None:
+            self._growing = False
+
+        self._batcher.grow()
+        self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
+
+    def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:
+        """Cancel a consumer; messages that are on their way are received as before.
+
+        pika would reject them, and each rejected message counts towards the delivery limit of a
+        quorum queue. It does so for the tags in this set.
+        """
+        tag = tag or self._consumer_tag
+        self._channel.basic_cancel(tag, callback=then)
+        self._channel._cancelled.discard(tag)  # noqa: SLF001 - pika has no option for it
+
     # -- messages: journal first, acknowledge after --
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -264,6 +411,10 @@ class Connection:
             time.time_ns() // 1000,
             of_stream=self._may_be_stream,
         )
+        if method.redelivered and isinstance(
+            count := (properties.headers or {}).get("x-delivery-count"), int
+        ):
+            self._receiver.on_redelivery(delivery, count)
         self._batcher.add(method.delivery_tag, delivery)
         if not self._flush_scheduled:
             self._schedule_flush(0)
@@ -284,12 +435,48 @@ class Connection:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        if self._end_if_suspended():
+            return
         try:
             self._batcher.flush()
         except JournalError as exc:
-            # RabbitMQ pauses at PREFETCH unacknowledged messages, so memory stays bounded.
+            # RabbitMQ pauses at the prefetch limit, so memory stays bounded.
             self._receiver.on_journal_error(exc)
             self._schedule_flush(JOURNAL_RETRY_S)
+            return
+        if self._cancelled_to_grow and not self._closing:
+            self._cancelled_to_grow = False
+            self._batcher.acknowledge_all()
+            self._consume_larger()
+        self._grow_if_used()
+
+    def _acknowledge_settled(self) -> None:
+        if not self._end_if_suspended():
+            self._batcher.acknowledge_settled()
+            self._grow_if_used()
+
+    def _end_if_suspended(self) -> bool:
+        """Drop what is not journalled if this process did not run for longer than the heartbeat.
+
+        RabbitMQ has closed the connection by then, even if a proxy keeps our side open, and has
+        given the messages to another kernel, which may have journalled them.
+        """
+        now_s = _clock_s()
+        away_s, self._alive_at_s = now_s - self._alive_at_s, now_s
+        heartbeat = self._connection.params.heartbeat
+        limit_s = heartbeat if isinstance(heartbeat, int) and heartbeat > 0 else HEARTBEAT_S
+        if away_s <= limit_s:
+            return False
+        self._batcher.drop_pending()
+        if not self._ended:
+            self._finish(
+                BrokerUnreachableError(
+                    f"this process did not run for {away_s:.0f} s (suspended, or blocked by other "
+                    f"code), longer than the heartbeat of {limit_s} s that RabbitMQ waits for"
+                )
+            )
+            self._abort()
+        return True
 
     def _acknowledge(self, tag: int) -> None:
         if self._channel.is_open:
@@ -303,9 +490,7 @@ class Connection:
         self._closing = True
         self._io.call_later(within_s, self._abort)
         if self._channel is not None and self._channel.is_open and self._consumer_tag:
-            # pika returns the messages that arrive before the broker's answer; RabbitMQ delivers
-            # them to the next connection, marked as redelivered.
-            self._channel.basic_cancel(self._consumer_tag, callback=self._on_cancelled_by_us)
+            self._cancel(self._on_cancelled_by_us)
         else:
             self._close()
 
@@ -319,7 +504,8 @@ class Connection:
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         self._flush()
-        self._batcher.acknowledge_all()
+        if not (self._is_classic and self._growing):
+            self._batcher.acknowledge_all()
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:
@@ -329,9 +515,10 @@ class Connection:
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
         if self._may_be_stream and "x-stream-offset" in str(reason):
             self._may_be_stream = False
+            self._is_classic = "classic" in str(reason)
             self._channel = self._spare
-            if self._spare_is_ready:
-                self._consume()
+            self._is_limited = self._spare_is_ready
+            self._consume_if_ready()
         else:
             self._finish(reason)
 
@@ -350,3 +537,9 @@ class Connection:
             self._close_reason = reason
         # pika closes its socket in one more turn of the loop
         self._io.call_later(0, self._io.stop)
+
+
+def _clock_s() -> float:
+    """Return seconds that go on while the computer sleeps, where the system has such a clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if clock is None else time.clock_gettime(clock)

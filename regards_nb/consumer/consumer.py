@@ -13,15 +13,27 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from regards_nb.consumer.connection import AmqpParameters, Connection, ConnectionLost, describe
+from regards_nb.consumer.connection import (
+    JOURNAL_RETRY_S,
+    AmqpParameters,
+    Connection,
+    ConnectionLost,
+    describe,
+)
 from regards_nb.consumer.redelivery import RedeliveryMatcher
-from regards_nb.errors import BrokerError, BrokerUnreachableError, JournalError, TrackingError
+from regards_nb.errors import (
+    BrokerError,
+    BrokerUnreachableError,
+    JournalError,
+    RegardsError,
+    TrackingError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from regards_nb.events import Delivery
-    from regards_nb.journal import Journal
+    from regards_nb.journal import Journal, RowReader
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +44,10 @@ LONGEST_BACKOFF_S = 4.0
 #: How many of the newest rows are compared with redelivered messages. A broker that crashed can
 #: lose acknowledgements of its last moments, so this is more than the unacknowledged rows.
 ROWS_IN_DOUBT = 100_000
+
+#: How long after its arrival a message may be delivered again on the same connection. The nodes of
+#: a RabbitMQ cluster notice a broken link after up to 75 s (net_ticktime).
+OWN_DOUBT_S = 300.0
 
 
 class HealthState(StrEnum):
@@ -216,9 +232,19 @@ class _JournalWriter:
         self._queue = queue
         self._journal = journal
         self._shared = shared
-        self._session_id: int | None = None
+        self._session_id = 0
         self._matcher = RedeliveryMatcher()
+        #: by id of a delivery that is not journalled yet
+        self._delivery_counts: dict[int, int] = {}
+        #: the newest rows that the matcher knows, of all sessions and of other sessions
         self._compared_up_to_id = 0
+        self._taken_over_up_to_id = 0
+        #: the newest row, unless another session writes
+        self._expected_id = 0
+
+    def open_session(self) -> None:
+        self._session_id = self._journal.open_session(self._queue)
+        self._taken_over_up_to_id = self._expected_id = self._journal.last_id()
 
     def next_offset(self) -> int | None:
         return self._journal.next_offset(self._queue)
@@ -231,38 +257,57 @@ class _JournalWriter:
     def on_depth(self, messages: int) -> None:
         self._shared.report_depth(messages)
 
-    def on_journal_error(self, error: JournalError) -> None:
+    def on_journal_error(self, error: JournalError) -> bool:
         text = f"{error} No message is acknowledged until then"
         self._shared.report(HealthState.RECONNECTING, text)
+        return self._shared.started.done()
+
+    def on_redelivery(self, delivery: Delivery, count: int) -> None:
+        self._delivery_counts[id(delivery)] = count
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
-        if self._session_id is None:
-            self._session_id = self._journal.open_session(self._queue)
         if any(delivery.stream_offset is not None for delivery in deliveries):
             self._journal.append(self._session_id, deliveries, stream=self._queue)
-        elif any(delivery.redelivered for delivery in deliveries):
-            new = self._without_known(deliveries, self._session_id)
-            self._journal.append(self._session_id, new)
         else:
-            self._journal.append(self._session_id, deliveries)
+            self._journal.append(self._session_id, deliveries, choose=self._choose)
+            self._matcher.confirm()
+            if any(delivery.redelivered for delivery in deliveries):
+                # the matcher knows the own rows of such a batch already
+                self._compared_up_to_id = self._expected_id
+        self._delivery_counts.clear()
         if self._shared.health.state is not HealthState.CONSUMING:
             self._shared.report(HealthState.CONSUMING)
         self._shared.report_event()
 
-    def _without_known(self, deliveries: Sequence[Delivery], session_id: int) -> list[Delivery]:
-        """Return the messages that are not in the journal."""
-        # Include new rows of other kernels: when one of them dies, we receive its messages.
-        newest_id = self._journal.last_id()
-        self._matcher.add(
-            self._journal.recent(
-                self._queue,
-                after_id=self._compared_up_to_id,
-                not_of=session_id,
-                limit=ROWS_IN_DOUBT,
+    def _choose(self, rows: RowReader, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return the messages that are not in the journal. No other session can write meanwhile."""
+        self._matcher.begin(deliveries)
+        newest_id = rows.last_id()
+        is_redelivery = any(delivery.redelivered for delivery in deliveries)
+        if is_redelivery:
+            # Include new rows of other kernels: when one of them dies, we receive its messages.
+            recent = rows.recent(self._queue, after_id=self._compared_up_to_id, limit=ROWS_IN_DOUBT)
+            since_us = (time.time() - OWN_DOUBT_S) * 1e6
+            own = [row for row in recent if row.session_id == self._session_id]
+            self._matcher.add(row for row in recent if row.session_id != self._session_id)
+            self._matcher.add_own(row for row in own if row.delivery.received_at_us > since_us)
+            self._compared_up_to_id = newest_id
+        if newest_id != self._expected_id:
+            self._matcher.add_taken_over(
+                rows.recent(
+                    self._queue,
+                    after_id=self._taken_over_up_to_id,
+                    not_of=self._session_id,
+                    limit=ROWS_IN_DOUBT,
+                )
             )
-        )
-        self._compared_up_to_id = newest_id
-        return [d for d in deliveries if not (d.redelivered and self._matcher.claim(d))]
+            self._taken_over_up_to_id = newest_id
+        elif not is_redelivery and not self._matcher.may_be_taken_over:
+            self._expected_id = newest_id + len(deliveries)
+            return deliveries
+        new = self._matcher.new(deliveries, self._delivery_counts)
+        self._expected_id = newest_id + len(new)
+        return new
 
 
 def _run(parameters: AmqpParameters, queue: str, journal: Journal, shared: _SharedState) -> None:
@@ -275,7 +320,7 @@ def _run(parameters: AmqpParameters, queue: str, journal: Journal, shared: _Shar
         # A connection that was lost without a close frame may have met a message that pika cannot
         # decode.
         sanitize_headers = reason is not None and isinstance(reason.__cause__, ConnectionLost)
-        reason = _run_connection(
+        reason, made_progress = _run_connection(
             parameters, queue, journal, shared, sanitize_headers=sanitize_headers
         )
         if shared.stop.is_set():
@@ -284,7 +329,7 @@ def _run(parameters: AmqpParameters, queue: str, journal: Journal, shared: _Shar
             shared.report(HealthState.FAILED, str(reason))
             shared.started.set_exception(reason)
             return
-        if time.monotonic() - opened_at_s > LONGEST_BACKOFF_S:
+        if made_progress or time.monotonic() - opened_at_s > LONGEST_BACKOFF_S:
             failures = 0
         shared.report(HealthState.RECONNECTING, str(reason))
         _log.warning("%s", reason)
@@ -302,21 +347,23 @@ def _run_connection(
     shared: _SharedState,
     *,
     sanitize_headers: bool,
-) -> BaseException:
-    """Run one connection and return why it ended."""
+) -> tuple[RegardsError, bool]:
+    """Run one connection; return why it ended, and whether it has journalled messages."""
     writer = _JournalWriter(queue, journal, shared)
     connection = Connection(parameters, queue, writer, sanitize_headers=sanitize_headers)
     shared.set_connection(connection)
+    reason: RegardsError = BrokerError("the connection was closed")
     try:
         if not shared.stop.is_set():
             connection.run()
-    except BrokerError as exc:
-        return exc
+    except RegardsError as exc:
+        reason = exc
     except Exception as exc:  # noqa: BLE001 - the thread must not die silently: no event would be recorded
         _log.exception("the consumer met an unexpected error and reconnects")
-        error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
-        error.__cause__ = exc
-        return error
+        reason = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
+        reason.__cause__ = exc
     finally:
         shared.set_connection(None)
-    return BrokerError("the connection was closed")
+    while not connection.journal_rest() and not shared.stop.wait(JOURNAL_RETRY_S):
+        pass
+    return reason, connection.made_progress

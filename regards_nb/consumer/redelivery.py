@@ -1,67 +1,165 @@
-"""Decides which redelivered messages are in the journal already. Pure.
+"""Decides which delivered messages are in the journal already. Pure.
 
 RabbitMQ delivers at least once: a message that was not acknowledged when its connection ended is
-delivered again, with the flag ``redelivered``. A message without the flag is always new, even if
-an equal one is in the journal: identical bodies are legal (protocol.md 0.7). A message with the
-flag is either in the journal, or the earlier connection ended before we received it.
+delivered again, with the flag ``redelivered``. Equal bytes do not prove a repetition: identical
+bodies are legal (protocol.md 0.7). There are three cases.
 
-The order of the messages tells which. A queue delivers the messages of one connection (a session
-of the journal) again in the order of their first delivery, from some message on, and the messages
-that we had not received come after those that we had. So redelivered messages are compared with
-the rows of a session as a sequence. The first row of the sequence is not known, because RabbitMQ
-may or may not have processed our last acknowledgements: every row equal to the first redelivered
-message is a candidate start, and the next messages rule candidates out. After the last row of a
-session, an equal message is new.
+**A flagged message that another session received** (a session is one connection in the journal).
+It is in the journal, or that connection ended before the message was received. The order tells
+which. A queue delivers the messages of one session again in the order of their first delivery,
+from some message on, and the messages that were not received come after those that were. So
+flagged messages are compared with the rows of a session as a sequence. The first row of the
+sequence is not known, because RabbitMQ may or may not have processed the last acknowledgements:
+every row equal to the first message is a candidate start, and the next messages rule candidates
+out. After the last row of a session, an equal message is new.
+
+**A flagged message that this session received before.** When the link between two nodes of a
+cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel.
+Each return increments their ``x-delivery-count``: a message with a higher count than an equal
+message of this session is that message again.
+
+**A message without the flag** is new, unless another session has journalled an equal message with
+the flag since this session began: then this process was suspended, RabbitMQ gave its messages to
+another kernel, and the message here is the first delivery of the same message.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict, deque
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from regards_nb.events import Delivery
     from regards_nb.journal import Row
 
+#: How many messages of this session can be delivered again on its channel. RabbitMQ returns those
+#: that it does not know as acknowledged: at most the prefetch limit, and as many acknowledgements
+#: may still be on their way through the cluster.
+OWN_MESSAGES_IN_DOUBT = 8000
+
 
 class RedeliveryMatcher:
-    """Compares redelivered messages with journalled rows that RabbitMQ may deliver again.
+    """Compares the messages of one session with the rows that RabbitMQ may deliver again.
 
-    Each connection uses a new matcher.
+    A session uses one matcher. For each batch, `begin` comes first, then rows are added, then
+    `new` decides; `confirm` says that the decisions are committed.
     """
 
     def __init__(self) -> None:
         # By session and properties. The properties include the priority, and RabbitMQ keeps the
         # order only among messages of one priority.
         self._sequences: dict[tuple[int, str], _RowSequence] = {}
+        self._own = _OwnMessages()
+        #: flagged messages that other sessions have journalled since this one began
+        self._taken_over: Counter[bytes] = Counter()
+        #: how to revert each change since `confirm`, and how many there were before each delivery
+        self._undo: list[Callable[[], None]] = []
+        self._undo_length_before: dict[int, int] = {}
+
+    def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """Revert the decisions of an attempt that was not committed.
+
+        After a failed commit the same objects are given again, perhaps without the first ones,
+        which were committed after all, and perhaps with more behind them.
+        """
+        if deliveries:
+            length = self._undo_length_before.get(id(deliveries[0]), len(self._undo))
+            while len(self._undo) > length:
+                self._undo.pop()()
+
+    @property
+    def may_be_taken_over(self) -> bool:
+        """Whether a message without the flag may be known."""
+        return bool(self._taken_over)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows in journal order, each newer than all earlier ones."""
+        """Add rows of other sessions in journal order, each newer than all earlier ones."""
         for row in rows:
-            key = (row.session_id, row.delivery.properties)
+            key = (row.session_id, _canonical(row.delivery.properties))
             sequence = self._sequences.setdefault(key, _RowSequence())
             sequence.append(row.id, fingerprint(row.delivery))
 
-    def claim(self, delivery: Delivery) -> bool:
-        """Return whether a redelivered message is in the journal; each row is used once."""
+    def add_own(self, rows: Iterable[Row]) -> None:
+        """Add rows of this session. `new` has added those with the flag already."""
+        for row in rows:
+            if not row.delivery.redelivered:
+                self._own.add(fingerprint(row.delivery), 0)
+
+    def add_taken_over(self, rows: Iterable[Row]) -> None:
+        """Add rows that other sessions have journalled since this one began."""
+        self._taken_over.update(fingerprint(r.delivery) for r in rows if r.delivery.redelivered)
+
+    def new(
+        self, deliveries: Sequence[Delivery], counts: Mapping[int, int] | None = None
+    ) -> list[Delivery]:
+        """Return the deliveries that are not in the journal; each row is used once.
+
+        Parameters
+        ----------
+        deliveries : sequence of Delivery
+            In the order of their arrival.
+        counts : mapping of int to int, optional
+            The header ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one.
+        """
+        found = []
+        may_repeat = any(delivery.redelivered for delivery in deliveries)
+        for delivery in deliveries:
+            self._undo_length_before[id(delivery)] = len(self._undo)
+            if delivery.redelivered:
+                is_known = self._claim(delivery, (counts or {}).get(id(delivery), 1))
+            else:
+                is_known = self.may_be_taken_over and self._claim_taken_over(delivery)
+                if not is_known and may_repeat:
+                    # a flagged message of this batch may be this one again
+                    self._undo.append(self._own.add(fingerprint(delivery), 0))
+            if not is_known:
+                found.append(delivery)
+        return found
+
+    def confirm(self) -> None:
+        """Keep the decisions of `new`: they are committed."""
+        self._undo.clear()
+        self._undo_length_before.clear()
+
+    def _claim(self, delivery: Delivery, count: int) -> bool:
         mark = fingerprint(delivery)
-        sequences = [
-            sequence
-            for (_, properties), sequence in self._sequences.items()
-            if properties == delivery.properties
-        ]
-        if any(sequence.continues_with(mark) for sequence in sequences):
+        undo = self._own.repeat(mark, count)
+        if undo is not None:
+            self._undo.append(undo)
             return True
-        for sequence in sequences:
-            if sequence.jumps_to(mark):
-                # The queue held the messages of older sessions before those of this one.
-                for other in sequences:
-                    other.end_if_older_than(sequence)
-                return True
-        return False
+        properties = _canonical(delivery.properties)
+        sequences = [s for (_, own), s in self._sequences.items() if own == properties]
+        before = [(sequence, sequence.next) for sequence in sequences]
+        is_known = _claim_row(sequences, mark)
+        self._undo += [s.reset(old) for s, old in before if s.next is not old]
+        self._undo.append(self._own.add(mark, count))
+        return is_known
+
+    def _claim_taken_over(self, delivery: Delivery) -> bool:
+        mark = fingerprint(delivery)
+        if not self._taken_over[mark]:
+            return False
+        self._taken_over -= Counter([mark])
+        self._undo.append(lambda: self._taken_over.update([mark]))
+        return True
+
+
+def _claim_row(sequences: Sequence[_RowSequence], mark: bytes) -> bool:
+    """Return whether a flagged message is a row of another session, and use that row."""
+    if any(sequence.continues_with(mark) for sequence in sequences):
+        return True
+    for sequence in sequences:
+        if sequence.jumps_to(mark):
+            # The queue held the messages of older sessions before those of this one.
+            for other in sequences:
+                other.end_if_older_than(sequence)
+            return True
+    return False
 
 
 class _RowSequence:
@@ -71,7 +169,8 @@ class _RowSequence:
         self._marks: list[bytes] = []
         self._positions: defaultdict[bytes, list[int]] = defaultdict(list)
         #: The position of the next message, for each candidate start; empty before the first.
-        self._next: list[int] = []
+        #: Replaced as a whole, so that a decision can be reverted.
+        self.next: list[int] = []
         self._first_id: int | None = None
         self._last_id = 0
 
@@ -84,9 +183,9 @@ class _RowSequence:
 
     def continues_with(self, mark: bytes) -> bool:
         """Match the message with the next row of each candidate; drop the other candidates."""
-        fitting = [n + 1 for n in self._next if n < len(self._marks) and self._marks[n] == mark]
+        fitting = [n + 1 for n in self.next if n < len(self._marks) and self._marks[n] == mark]
         if fitting:
-            self._next = fitting
+            self.next = fitting
         return bool(fitting)
 
     def jumps_to(self, mark: bytes) -> bool:
@@ -95,18 +194,77 @@ class _RowSequence:
         RabbitMQ delivered the rows in between to another consumer of the queue. After the last
         row a message is new.
         """
-        if any(n >= len(self._marks) for n in self._next):
+        if any(n >= len(self._marks) for n in self.next):
             return False
-        first = min(self._next, default=0)
+        first = min(self.next, default=0)
         fitting = [position + 1 for position in self._positions.get(mark, ()) if position >= first]
         if fitting:
-            self._next = fitting
+            self.next = fitting
         return bool(fitting)
 
     def end_if_older_than(self, other: _RowSequence) -> None:
         """Match nothing any more if all rows are older than those of *other*."""
         if other._first_id is not None and self._last_id < other._first_id:
-            self._next = [len(self._marks)]
+            self.next = [len(self._marks)]
+
+    def reset(self, position: list[int]) -> Callable[[], None]:
+        """Return a function that sets the position back."""
+
+        def undo() -> None:
+            self.next = position
+
+        return undo
+
+
+class _OwnMessages:
+    """The newest messages that this session has received, each with its delivery count."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[bytes, deque[list[int]]] = defaultdict(deque)
+        self._oldest_first: deque[bytes] = deque()
+
+    def add(self, mark: bytes, count: int) -> Callable[[], None]:
+        """Add a message; return a function that removes it, if none was added after it."""
+        self._counts[mark].append([count])
+        self._oldest_first.append(mark)
+        if len(self._oldest_first) > OWN_MESSAGES_IN_DOUBT:
+            oldest = self._oldest_first.popleft()
+            self._counts[oldest].popleft()
+            if not self._counts[oldest]:
+                del self._counts[oldest]
+
+        def undo() -> None:
+            self._counts[mark].pop()
+            self._oldest_first.pop()
+
+        return undo
+
+    def repeat(self, mark: bytes, count: int) -> Callable[[], None] | None:
+        """Match a message with an equal one of a lower count, and raise that count.
+
+        Returns
+        -------
+        callable or None
+            A function that sets the count back; None without such a message.
+        """
+        entry = next((entry for entry in self._counts.get(mark, ()) if entry[0] < count), None)
+        if entry is None:
+            return None
+        old, entry[0] = entry[0], count
+
+        def undo() -> None:
+            entry[0] = old
+
+        return undo
+
+
+@lru_cache(maxsize=1024)
+def _canonical(properties: str) -> str:
+    """Return properties with sorted names.
+
+    RabbitMQ 3.10 sorts the headers of quorum queues by name when it delivers again.
+    """
+    return json.dumps(json.loads(properties), sort_keys=True)
 
 
 def fingerprint(delivery: Delivery) -> bytes:
@@ -117,7 +275,7 @@ def fingerprint(delivery: Delivery) -> bytes:
         delivery.correlation_id,
         delivery.tenant,
         delivery.app_id,
-        delivery.properties,
+        _canonical(delivery.properties),
     )
     digest.update(repr(properties).encode("utf-8", "backslashreplace"))
     return digest.digest()
