@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.errors import RegardsError
     from regards_nb.events import OrderEvent, OrderStatus
+    from regards_nb.frames import plain
     from regards_nb.tracker import Order, OrderTracker
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OrderTracker",
     "RegardsClient",
     "RegardsError",
+    "plain",
 ]
 
 __version__ = "0.1.0"
@@ -34,17 +36,25 @@ _ROOM_OF = {
     "OrderTracker": "tracker",
     "RegardsClient": "client",
     "RegardsError": "errors",
+    "plain": "frames",
 }
+#: Modules that a user reaches without an import of their own: ``regards_nb.queries.urns(...)``.
+_MODULES = ("errors", "queries")
+#: The same, but not offered by tab completion.
+_FURTHER_MODULES = ("display", "settings")
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that the import itself costs nothing."""
-    if name not in _ROOM_OF:
+    if name in _ROOM_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    elif name in _MODULES + _FURTHER_MODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_MODULES, "__version__"])

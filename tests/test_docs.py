@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import until
+from strategies import delivery
 
 import regards_nb
-from regards_nb import OrderTracker, frames
+from regards_nb import OrderTracker, RegardsClient, frames
+from regards_nb.journal import Journal
 from regards_nb.simulator import PrivateBroker, Simulator
 
 if TYPE_CHECKING:
@@ -101,6 +103,22 @@ def test_each_column_is_explained(frame: str) -> None:
         assert f"| `{name}` | {info.dtype} | {info.meaning} |" in page
         assert f"{name} : {info.dtype}\n    {info.meaning}" in help_text
         assert 10 < len(info.meaning) < 70
+
+
+def test_the_page_on_frames_does_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code runs as it stands, one block after the other."""
+    monkeypatch.chdir(tmp_path)
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        body = {"status": "GRANTED", "orderId": 5, "correlationId": "c"}
+        journal.append(journal.open_session("q"), [delivery(body), delivery(b"poison")])
+    client = RegardsClient("https://nowhere.invalid", tenant="tenant", username="u", password="p")
+    names: dict[str, Any] = {"tracker": OrderTracker(client=client, journal="journal.sqlite")}
+    for block in fences(DOCS / "frames.md", "python"):
+        exec(compile(block, "frames.md", "exec"), names)  # noqa: S102 - our own page
+    assert len(list(tmp_path.glob("orders.*"))) == 5
+    assert len(list(tmp_path.glob("export/*"))) == 8
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

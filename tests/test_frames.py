@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import delivery, histories
@@ -17,7 +19,14 @@ from regards_nb.client import RemoteOrder
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.files import FileRecord, FileState
-from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES, ORDER_DTYPES, REJECTED_DTYPES, Frames
+from regards_nb.frames import (
+    EVENT_DTYPES,
+    FILE_DTYPES,
+    ORDER_DTYPES,
+    REJECTED_DTYPES,
+    Frames,
+    plain,
+)
 from regards_nb.journal import Journal, Position
 from regards_nb.orders import OrderKey, OrderReducer
 
@@ -244,7 +253,7 @@ def test_a_journal_that_went_away_is_an_error_of_ours(tmp_path: Path, journal: J
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_export_can_be_read_elsewhere(tmp_path: Path, journal: Journal, kind: str) -> None:
-    """All four frames, with their rows; Parquet with their dtypes too."""
+    """All four frames with their rows, the names of the orders as columns; Parquet keeps dtypes."""
     append(journal, GRANTED, PART, b"poison")
     frames = Frames(journal, None)
     for _ in range(2):  # the second replaces the first
@@ -253,10 +262,102 @@ def test_an_export_can_be_read_elsewhere(tmp_path: Path, journal: Journal, kind:
     assert sorted(tmp_path.joinpath("export").iterdir()) == sorted(paths)
     read = pd.read_csv if kind == "csv" else pd.read_parquet
     assert list(read(paths[0])["status"]) == ["GRANTED", "SUBORDER_DONE"]
-    assert len(read(paths[3])) == 1
+    assert list(read(paths[0])) == EVENT_COLUMNS
+    assert list(read(paths[1])) == ["tenant", "correlation_id", *ORDER_COLUMNS]
+    assert list(read(paths[3])["body"]) == ["poison" if kind == "csv" else b"poison"]
     if kind == "parquet":
         pd.testing.assert_frame_equal(read(paths[0]), frames.events)
-        pd.testing.assert_frame_equal(read(paths[1]), frames.orders)
+        pd.testing.assert_frame_equal(read(paths[1]), frames.orders.reset_index())
+
+
+#: How many cells get an apostrophe.
+SHIELDED = {"events": 12, "orders": 12, "files": 0, "rejected": 1}
+
+
+def test_a_spreadsheet_runs_nothing_of_an_exported_csv(tmp_path: Path, journal: Journal) -> None:
+    """A cell that a spreadsheet takes for a formula begins with an apostrophe."""
+    hostile = ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1"]
+    for text in hostile:
+        append(journal, GRANTED | {"message": text, "correlationId": text, "orderId": 5})
+    append(journal, b"=poison")
+    paths = Frames(journal, None).export(tmp_path / "export", "csv")
+    for path in paths:
+        with path.open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.lstrip()[:1] in set("=+-@")]
+        assert len([cell for cell in cells if cell.startswith("'")]) == SHIELDED[path.stem]
+
+
+SUFFIXES = {"Excel": "xlsx", "HDF5": "h5", "netCDF": "nc", "Stata": "dta", "ORC": "orc"}
+#: How each program writes a frame and reads it again.
+FORMATS: dict[str, tuple[Any, Any]] = {
+    "Excel": (lambda f, p: f.to_excel(p, index=False), pd.read_excel),
+    "HDF5": (lambda f, p: f.to_hdf(p, key="frame", format="table"), pd.read_hdf),
+    "netCDF": (
+        lambda f, p: f.to_xarray().to_netcdf(p, engine="h5netcdf"),
+        lambda p: xarray.load_dataset(p, engine="h5netcdf").to_dataframe(),
+    ),
+    "Stata": (lambda f, p: f.to_stata(p, write_index=False, version=118), pd.read_stata),
+    "ORC": (lambda f, p: f.to_orc(p, index=False), pd.read_orc),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the formats, about names and compression
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the formats' libraries
+@pytest.mark.parametrize("program", FORMATS)
+def test_other_programs_read_plain_frames(program: str, tmp_path: Path, journal: Journal) -> None:
+    """Each of the four frames, full and empty, is written and read back with the same values."""
+    frames = Frames(journal, None)
+    write, read = FORMATS[program]
+
+    def comparable(column: pd.Series) -> list[object]:
+        if pd.api.types.is_datetime64_dtype(column.dtype):
+            # Excel and Stata keep milliseconds
+            column = column.dt.floor("ms")
+        return ["" if pd.isna(value) else value for value in column]
+
+    def round_trip(name: str) -> None:
+        frame = plain(getattr(frames, name))
+        path = tmp_path / f"{name}{len(frame)}.{SUFFIXES[program]}"
+        write(frame, path)
+        again = read(path)
+        assert len(again) == len(frame)
+        for column in set(frame) & set(again):
+            assert comparable(again[column]) == comparable(frame[column]), column
+        assert set(again) >= set(frame)
+
+    append(journal, GRANTED | {"message": "a\x00b\ud800é"}, PART | {"errors": 0}, b"\xffpoison")
+    append(journal, {"status": "DENIED", "correlationId": "d"}, tenant=None, timestamp_s=None)
+    log = journal.file_log("tenant")
+    log.save([FileRecord(order_id=5, file_id=1, name="a", fetched_at_us=1_700_000_000_000_000)])
+    log.save([FileRecord(order_id=5, file_id=2, name="b", size_bytes=20)])
+    for name in ("events", "orders", "files", "rejected"):
+        round_trip(name)
+
+
+def test_hvplot_draws_plain_frames(journal: Journal) -> None:
+    """Its plots take the times and the categories."""
+    import hvplot.pandas  # noqa: F401 - it adds the attribute
+
+    append(journal, GRANTED, PART)
+    events = plain(Frames(journal, None).events)
+    drawn = events.hvplot.scatter(x="received_at", y="order_id", by="status")
+    assert set(drawn.keys()) == {"GRANTED", "SUBORDER_DONE"}
+
+
+def test_a_plain_frame_has_plain_dtypes(journal: Journal) -> None:
+    """Times without zone, texts, numbers and bools of NumPy, and a counted index."""
+    append(journal, GRANTED, b"poison")
+    frames = Frames(journal, None)
+    orders = plain(frames.orders)
+    assert list(orders)[:2] == ["tenant", "correlation_id"]
+    kinds = {str(dtype) for dtype in orders.dtypes}
+    assert kinds == {"object", "int64", "float64", "bool", "datetime64[ns]"}
+    assert orders["order_id"].dtype == "int64"
+    assert orders["progress"].isna().all()
+    assert orders["first_event"].iloc[0] == pd.Timestamp("2023-04-14 08:46:17")
+    assert list(plain(frames.rejected)["body"]) == ["poison"]
+    assert frames.orders["order_id"].dtype == "Int64"
 
 
 def test_an_export_of_another_kind_is_refused(tmp_path: Path, journal: Journal) -> None:

@@ -249,7 +249,8 @@ def test_public_names_are_those_that_are_announced() -> None:
     """`__all__` and what can be imported agree."""
     for name in regards_nb.__all__:
         assert getattr(regards_nb, name).__name__ == name
-    assert set(regards_nb.__all__) <= set(dir(regards_nb))
+    assert set(dir(regards_nb)) == {*regards_nb.__all__, "errors", "queries", "__version__"}
+    assert regards_nb.queries.__name__ == "regards_nb.queries"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = regards_nb.nonsense
 

@@ -57,7 +57,7 @@ FUNCTIONS = {
 
 def rendered() -> str:
     """Return all public names, a line each."""
-    lines = [*regards_nb.__all__]
+    lines = [*regards_nb.__all__, f"plain{parameters(regards_nb.plain)}"]
     for cls in CLASSES:
         lines += class_lines(cls)
     rooms = {"display": display, "settings": settings}

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from strategies import delivery
 
-from regards_nb import OrderTracker, RegardsClient, errors
+from regards_nb import OrderTracker, RegardsClient, errors, plain
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker import names_in
@@ -47,6 +48,17 @@ def test_whatever_names_an_order_is_understood(tracker: OrderTracker) -> None:
     assert names_in([tracker[1], "mine", 2]) == [ONE, "mine", 2]
 
 
+def test_rows_without_their_index_name_orders_by_two_columns(tracker: OrderTracker) -> None:
+    """Rows of `reset_index()`, of other libraries and of events; an order of many events once."""
+    rows = tracker.orders.reset_index()
+    assert names_in(rows.query("order_id == 2")) == [OTHER]
+    assert names_in(pl.DataFrame(plain(rows)).filter(pl.col("order_id") == 2)) == [OTHER]
+    assert tracker[tracker.events.query("order_id == 1")].key == ONE
+    assert tracker[tracker.events.query("status == 'DONE'")].key == ONE
+    with pytest.raises(errors.SettingsError, match="columns tenant and correlation_id"):
+        names_in(rows[["order_id"]])
+
+
 def test_an_empty_selection_is_no_order_and_not_all(tracker: OrderTracker) -> None:
     """A query that finds nothing has nothing to wait for, though other orders are unfinished."""
     nothing = tracker.orders.query("status == 'FAILED'")
@@ -67,9 +79,9 @@ def test_what_names_no_order_is_said_at_once(tracker: OrderTracker, wrong: Any) 
 
 
 def test_rows_of_something_else_are_refused(tracker: OrderTracker) -> None:
-    """Rows of tracker.events are not orders: each order has many."""
+    """Rows that do not name orders by tenant and correlation id are an error, not all orders."""
     with pytest.raises(errors.SettingsError, match=r"rows of tracker\.orders"):
-        tracker.wait(tracker.events)
+        tracker.wait(tracker.rejected)
 
 
 def test_an_unknown_order_is_named(tracker: OrderTracker) -> None:

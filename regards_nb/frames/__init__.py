@@ -6,6 +6,8 @@
     the state of each order, from events, files and answers over REST;
 ``orders``
     the frame of orders;
+``export``
+    frames for other programs, CSV and Parquet;
 ``frames``
     `Frames`: all frames of one tenant, kept up to date from the journal.
 """
@@ -26,6 +28,7 @@ from regards_nb.frames.columns import (
     ColumnInfo,
     with_columns,
 )
+from regards_nb.frames.export import plain
 from regards_nb.frames.frames import EventQueue, Frames, orders_frame
 
 __all__ = [
@@ -43,5 +46,6 @@ __all__ = [
     "EventQueue",
     "Frames",
     "orders_frame",
+    "plain",
     "with_columns",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from bisect import bisect_right
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-from regards_nb.errors import SettingsError
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.columns import (
@@ -19,6 +17,7 @@ from regards_nb.frames.columns import (
     REMOTE_DTYPES,
     GrowingFrame,
 )
+from regards_nb.frames.export import write_frames
 from regards_nb.frames.orders import OrdersFrame
 from regards_nb.frames.state import OrderFile, OrderStates
 
@@ -183,20 +182,9 @@ class Frames:
             return self._rejected.frame()
 
     def export(self, folder: Path, kind: str) -> list[Path]:
-        """Write each frame to a file of its own; see `OrderTracker.export`."""
-        if kind not in {"csv", "parquet"}:
-            raise SettingsError(f'an export is "csv" or "parquet", not {kind!r}')
-        if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise SettingsError('Parquet needs pyarrow: pip install "regards-nb[parquet]"')
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for name in ("events", "orders", "files", "rejected"):
-            path, frame = folder / f"{name}.{kind}", getattr(self, name)
-            # An export that fails leaves the earlier file as it was.
-            part = path.with_name(f".{path.name}.part")
-            frame.to_csv(part) if kind == "csv" else frame.to_parquet(part)
-            paths.append(part.replace(path))
-        return paths
+        """Write each frame to its own file; see `OrderTracker.export`."""
+        names = ("events", "orders", "files", "rejected")
+        return write_frames({name: getattr(self, name) for name in names}, folder, kind)
 
     # -- single orders --
 

@@ -51,9 +51,9 @@ def names_in(selection: Any) -> list[Name]:
         return [key]
     index: Any = getattr(selection, "index", selection)
     if list(getattr(index, "names", ())) == list(OrderKey._fields):
-        return [OrderKey(t if isinstance(t, str) else None, name) for t, name in index]
+        return [_key(*row) for row in index]
     if hasattr(selection, "columns"):
-        raise SettingsError("a selection must be rows of tracker.orders, with their index")
+        return _names_in_rows(selection)
     with suppress(TypeError):
         return [operator.index(selection)]
     if isinstance(selection, Iterable) and not isinstance(selection, Mapping | bytes):
@@ -64,8 +64,30 @@ def names_in(selection: Any) -> list[Name]:
     )
 
 
+def _names_in_rows(frame: Any) -> list[Name]:
+    """Return the orders of a frame with columns, of pandas or polars, each once."""
+    columns = set(frame.columns)
+    if not set(OrderKey._fields) <= columns:
+        raise SettingsError(
+            "a selection must be rows of tracker.orders with their index, or have the columns "
+            "tenant and correlation_id"
+        )
+    tenants, names = (list(frame[name]) for name in OrderKey._fields)
+    # An event may name its order by the order id alone.
+    ids = list(frame["order_id"]) if "order_id" in columns else names
+    keys = [
+        _key(tenant, name if isinstance(name, str) else f"#{order_id}")
+        for tenant, name, order_id in zip(tenants, names, ids, strict=True)
+    ]
+    return list(dict.fromkeys(keys))
+
+
+def _key(tenant: object, correlation_id: str) -> OrderKey:
+    return OrderKey(tenant if isinstance(tenant, str) else None, correlation_id)
+
+
 def keys_in(selection: Any, find: Callable[[Name], OrderKey | None]) -> list[OrderKey]:
-    """Return the keys of the orders in a selection.
+    """Return the keys of the orders in a selection, each once.
 
     Raises
     ------
@@ -83,4 +105,4 @@ def keys_in(selection: Any, find: Callable[[Name], OrderKey | None]) -> list[Ord
             raise OrderNotFoundError(
                 f"no event of an order with the {kind} {called!r} so far; tracker.orders lists all"
             )
-    return [key for key in keys if key is not None]
+    return list(dict.fromkeys(key for key in keys if key is not None))
