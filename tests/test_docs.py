@@ -85,6 +85,19 @@ def test_every_citation_of_the_protocol_leads_somewhere() -> None:
             assert re.search(rf"^{point}\. ", sections[name], re.MULTILINE), f"{name}, {point}"
 
 
+def test_the_journeys_lead_through_functions_that_exist() -> None:
+    """Each step of a journey names a file and a function in it; a journey has at most 12 steps."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    journeys = re.findall(r"^\*\*A .*?(?=^\*\*A |^## )", text, re.MULTILINE | re.DOTALL)
+    assert len(journeys) == 3
+    for journey in journeys:
+        steps = re.findall(r"^\d+\. `([\w/]+\.py)` `(\w+)`", journey, re.MULTILINE)
+        assert 5 <= len(steps) == len(re.findall(r"^\d+\.", journey, re.MULTILINE)) <= 12
+        for file, function in steps:
+            source = (ROOT / "regards_nb" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^\s*def {function}\(", source, re.MULTILINE), f"{file}: {function}"
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     """The page on the API has each name of `__all__` and the whole tree of errors."""
     reference = (DOCS / "api.md").read_text(encoding="utf-8")
