@@ -287,7 +287,7 @@ USERS = sorted(
 #: Or that have the name of the function in them.
 PUBLIC_MODULES = {"simulator.faults", "display.html", "display.text", "display.show"}
 #: Rooms whose tests still name their files.
-NOT_YET = {"consumer", "journal"}
+NOT_YET = {"journal"}
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda file: f"{file.parent.name}/{file.name}")
