@@ -49,7 +49,7 @@ class ScriptedSnapshot:
     )
     background_errors: tuple[str, ...] = ()
     rejected: int = 0
-    token_ends_at: datetime | None = None
+    blocking: tuple[OrderState, ...] = ()
 
 
 class ScriptedTracker:

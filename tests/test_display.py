@@ -18,7 +18,9 @@ from regards_nb.display import (
     MAX_ROWS,
     NAME_CHARS,
     WAITS,
+    DownloadRates,
     Severity,
+    TableModel,
     html,
     size,
     table_model,
@@ -199,7 +201,7 @@ def test_many_orders_are_bounded_and_counted(count: int) -> None:
     hidden = count - MAX_ROWS
     assert (f"and {hidden} more order" in page) == (hidden > 0)
     assert len(page) < 60_000
-    assert len(text(snapshot).splitlines()) <= MAX_ROWS + 3
+    assert len(text(snapshot).splitlines()) <= MAX_ROWS + 4
 
 
 def test_rows_come_by_urgency_and_then_by_number() -> None:
@@ -249,10 +251,11 @@ def test_bars_are_sane_whatever_the_counts(
     (row,) = table_model(snapshot).rows
     assert (row.fraction, row.parts) == (fraction, parts)
     page = html(snapshot)
-    assert ("<progress" in page) == (fraction is not None)
+    assert ('<progress class="rg-parts-bar"' in page) == (fraction is not None)
     if fraction is not None:
         assert f'value="{fraction:.4g}"' in page
-    assert ("█" in text(snapshot) or "░" in text(snapshot)) == (fraction is not None)
+    in_text = text(snapshot).splitlines()[-1]
+    assert ("█" in in_text or "░" in in_text) == (fraction is not None)
 
 
 def test_bars_have_names_for_those_who_cannot_see_them() -> None:
@@ -327,7 +330,7 @@ def test_long_messages_are_cut_and_kept_for_the_pointer() -> None:
 def test_wide_characters_keep_the_columns_of_the_text_aligned() -> None:
     """Chinese characters fill two cells of a terminal, and are counted so."""
     snapshot = ScriptedSnapshot(orders=(order("中文", 1), order("abcd", 2)))
-    first, second = text(snapshot).splitlines()[2:4]
+    first, second = text(snapshot).splitlines()[-2:]
     assert first.index("0/?") == second.index("0/?") - 2
 
 
@@ -400,12 +403,112 @@ def test_what_is_gone_is_no_failure(status: str) -> None:
     assert shown.counts == ()
 
 
-def test_the_life_of_the_login_is_told() -> None:
-    """The line on the connection says until when the REST login lasts, where there is one."""
-    without, until = ScriptedSnapshot(), ScriptedSnapshot(token_ends_at=NOON + timedelta(hours=2))
-    assert "token" not in table_model(without).health
-    assert "REST token until 14:00:00 UTC" in table_model(until).health
-    assert "REST token until 14:00:00 UTC" in text(until)
+def test_the_connection_is_said_without_the_token_and_a_stop_is_no_warning() -> None:
+    """The client renews its token itself; what the user stopped is not wrong."""
+    assert "token" not in text(ScriptedSnapshot())
+    stopped = Health(state=HealthState.STOPPED, since=NOON)
+    assert table_model(ScriptedSnapshot(health=stopped)).health_severity is Severity.GONE
+    failed = Health(state=HealthState.FAILED, since=NOON, reason="no such queue")
+    assert table_model(ScriptedSnapshot(health=failed)).health_severity is Severity.FAILED
+
+
+def after(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("known", "timing"),
+    [
+        ({}, "20 min"),
+        ({"suborders_done": 1, "suborders_total": 5}, "20 min, about 1 h 20 min left"),
+        ({"suborders_done": 5, "suborders_total": 5}, "20 min"),
+        ({"suborders_done": 1, "suborders_total": 5, "waits_for_download": True}, "20 min"),
+        ({"suborders_done": 1, "suborders_total": 5, "status": "PAUSED"}, "20 min"),
+        ({"status": "DONE", "last_event": after(5)}, "took 5 min"),
+        ({"status": "DENIED"}, ""),
+        ({"first_event": after(30)}, "0 s"),
+    ],
+)
+def test_each_order_says_how_long_it_runs_and_will_run(known: dict[str, Any], timing: str) -> None:
+    """Elapsed time always; remaining time only where something moves and the total is known."""
+    (row,) = table_model(ScriptedSnapshot(orders=(order(**known),)), now=after(20)).rows
+    assert row.timing == timing
+
+
+def test_a_download_shows_its_rate_and_the_time_that_is_left() -> None:
+    """The rate is that of the last seconds, for the order and for all; a stop brings it to 0."""
+    rates = DownloadRates()
+
+    def at(second: float, *n_bytes: int) -> TableModel:
+        orders = tuple(
+            order(
+                f"o{n}",
+                n,
+                status="DONE",
+                downloading=True,
+                downloaded_files=1,
+                downloaded_bytes=each,
+                bytes_total=100_000_000,
+            )
+            for n, each in enumerate(n_bytes, start=1)
+        )
+        rates.update(orders, second)
+        return table_model(ScriptedSnapshot(orders=orders), rates=rates, now=after(2))
+
+    assert "/s" not in at(0, 0, 0).rows[0].files
+    shown = at(10, 20_000_000, 50_000_000)
+    assert shown.rows[0].files == "1 file, 20.0 MB of 100.0 MB, 2.0 MB/s"
+    assert [row.timing for row in shown.rows] == [
+        "2 min, about 40 s left",
+        "2 min, about 10 s left",
+    ]
+    assert shown.overall == "2 min · 7.0 MB/s · about 40 s left"
+    at(30, 20_000_000, 50_000_000)
+    assert at(46, 20_000_000, 50_000_000).rows[0].timing == "2 min"
+
+
+def test_one_bar_stands_over_all_orders_of_now() -> None:
+    """It has the unfinished orders and those that ran beside them, not those of last week."""
+    old = order("old", 1, status="DONE", last_event=after(-60), first_event=after(-90))
+    beside = order("beside", 2, status="FAILED", last_event=after(5))
+    half = order("half", 3, suborders_done=2, suborders_total=4)
+    new = order("new", None)
+    shown = table_model(ScriptedSnapshot(orders=(old, beside, half, new)), now=after(8))
+    assert shown.fraction == pytest.approx(0.5)
+    assert shown.overall == "2/4 parts · 8 min · about 8 min left"
+    assert html(ScriptedSnapshot(orders=(old,))).count("rg-all-bar") == 2  # style and bar
+    assert table_model(ScriptedSnapshot(orders=(old,))).fraction == 1.0
+    assert table_model(ScriptedSnapshot()).fraction is None
+
+
+@pytest.mark.parametrize(
+    ("orders", "rest", "said"),
+    [
+        ([{}], {}, ""),
+        ([{"status": "DONE", "last_event": after(-99)}], {}, ""),
+        ([{"last_event": after(-25)}], {}, "No event from REGARDS for 30 min"),
+        ([{"last_event": after(-25), "downloading": True}], {}, ""),
+        ([{"status": "PAUSED"}], {}, "Nothing moves: paused order #1; tracker.resume() continues"),
+        (
+            [{}],
+            {"health": Health(state=HealthState.STOPPED, since=NOON)},
+            "Nothing moves here: the tracker is stopped; tracker.start() continues",
+        ),
+        (
+            [{}],
+            {"blocking": (order("x", 7, label="June"), order("y", 8))},
+            "REGARDS prepares nothing more until you download orders #7 June, #8",
+        ),
+    ],
+)
+def test_the_header_says_why_nothing_moves(
+    orders: list[dict[str, Any]], rest: dict[str, Any], said: str
+) -> None:
+    """Blocked by orders that are waited for or not, paused, stopped, quiet: in words, above all."""
+    shown = ScriptedSnapshot(orders=tuple(order(**each) for each in orders), **rest)
+    standstill = table_model(shown, now=after(5)).standstill
+    assert standstill.partition(": tracker.download()")[0] == said
+    assert said.partition(" for ")[0] in text(shown)
 
 
 @given(st.integers(0, 10**18))

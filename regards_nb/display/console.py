@@ -12,7 +12,15 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from regards_nb.display.model import SIGN, Severity, clock, row_of, table_model
+from regards_nb.display.model import (
+    SIGN,
+    TICK_S,
+    DownloadRates,
+    Severity,
+    clock,
+    row_of,
+    table_model,
+)
 from regards_nb.display.text import above, aligned, below, line, lines
 from regards_nb.text import clean
 
@@ -123,8 +131,9 @@ class ScreenView:
             redirect_stderr=is_stdout,
             vertical_overflow="crop",
         )
+        self._rates = DownloadRates()
         self._seen: tuple[int, str] | None = None
-        self._next_s = 0.0
+        self._next_s = self._next_tick_s = 0.0
 
     def open(self) -> None:
         """Paint the state at the beginning."""
@@ -138,8 +147,9 @@ class ScreenView:
             return
         self._next_s = now + REPAINT_INTERVAL_S
         seen = (self._tracker.version, note)
-        if seen != self._seen:
+        if seen != self._seen or now >= self._next_tick_s:
             self._seen = seen
+            self._next_tick_s = now + TICK_S
             self._paint(note)
 
     def close(self, note: str = "") -> None:
@@ -151,7 +161,9 @@ class ScreenView:
 
     def _paint(self, note: str) -> None:
         self._console.size = _terminal_size(self._stream)
-        model = table_model(self._tracker.snapshot(self._keys_of()))
+        snapshot = self._tracker.snapshot(self._keys_of())
+        self._rates.update(snapshot.orders, time.monotonic())
+        model = table_model(snapshot, rates=self._rates)
         self._live.update(_screen(model, note, self._console), refresh=True)
 
 

@@ -15,12 +15,13 @@ legible there.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.model import SIGN, Severity, table_model
-from regards_nb.display.text import text
+from regards_nb.display.model import SIGN, DownloadRates, Severity, table_model
+from regards_nb.display.text import lines
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ gap:2px 14px;padding:4px 0 2px}}
 .regards-nb .rg-sign{{color:var(--rg-tone);display:inline-block;min-width:.8em;font-style:normal}}
 .regards-nb .rg-note{{color:var(--rg-muted);padding:0 0 4px}}
 .regards-nb .rg-more,.regards-nb .rg-problem,.regards-nb .rg-said{{padding:3px 0}}
-.regards-nb .rg-more,.regards-nb .rg-id,.regards-nb .rg-files{{color:var(--rg-muted)}}
+.regards-nb .rg-more,.regards-nb .rg-id,.regards-nb .rg-files,.regards-nb .rg-time,
+.regards-nb .rg-overall{{color:var(--rg-muted)}}
+.regards-nb .rg-overall{{padding:0 0 3px}}
 .regards-nb.regards-nb table{{table-layout:auto!important;border-collapse:collapse!important;
 width:100%!important;margin:0!important;border:none!important;font-size:inherit!important;
 color:inherit!important}}
@@ -80,19 +83,20 @@ background:var(--rg-back)!important;color:var(--rg-muted);font-size:.88em;font-w
 .regards-nb.regards-nb tbody tr:last-child>*{{border-bottom:none!important}}
 .regards-nb .rg-name{{font-weight:600;white-space:normal;min-width:9em;max-width:22em;
 overflow-wrap:anywhere}}
-.regards-nb .rg-id,.regards-nb .rg-files{{font-size:.88em}}
+.regards-nb .rg-id,.regards-nb .rg-files,.regards-nb .rg-time{{font-size:.88em}}
 .regards-nb .rg-parts{{font-variant-numeric:tabular-nums}}
 .regards-nb progress+.rg-parts{{padding-left:4px}}
 .regards-nb progress{{appearance:none;-webkit-appearance:none;width:110px;height:8px;border:none;
 border-radius:4px;overflow:hidden;vertical-align:middle;background:var(--rg-track);
 accent-color:var(--rg-tone);color:var(--rg-tone)}}
 .regards-nb progress.rg-bytes-bar{{width:60px;height:5px}}
+.regards-nb progress.rg-all-bar{{width:260px}}
 .regards-nb progress::-webkit-progress-bar{{background:var(--rg-track)}}
 .regards-nb progress::-webkit-progress-value{{background:var(--rg-tone);border-radius:4px}}
 .regards-nb progress::-moz-progress-bar{{background:var(--rg-tone);border-radius:4px}}
 .regards-nb.regards-nb td.rg-remarks{{width:45%;white-space:normal!important;min-width:14em;
 overflow-wrap:anywhere;padding-right:0!important}}
-.regards-nb .rg-act{{font-weight:600}}
+.regards-nb .rg-act{{font-weight:600;color:var(--rg-fg)}}
 </style>"""
 
 
@@ -111,22 +115,43 @@ def html(snapshot: SnapshotView, *, note: str = "") -> str:
     str
         At most 50 orders, the most urgent first, and a line that counts the others.
     """
-    model = table_model(snapshot)
+    return _page(table_model(snapshot), note)
+
+
+def _page(model: TableModel, note: str) -> str:
     scroll = f'<div style="max-height:{MAX_HEIGHT};overflow:auto">{table(model)}</div>'
-    return f"{head(model, note)}{scroll}{foot(model)}"
+    return f"{CSS}{head(model, note)}{scroll}{foot(model)}"
 
 
 def head(model: TableModel, note: str = "") -> str:
-    """Return headline, health and note, with the style sheet of all pieces."""
+    """Return headline, the bar over all orders, health, what stands still, and note."""
     counts = "".join(
         f" <span>{_sign(severity)}{escape(words)}</span>" for severity, words in model.counts
     )
     noted = f'<div class="rg-note">{escape(clean(note, 400))}</div>' if note else ""
+    if model.standstill:
+        noted = f'<div class="rg-note rg-act">{escape(model.standstill)}</div>{noted}'
     return (
-        f'{CSS}<div class="regards-nb" role="status" aria-live="polite">'
+        f'<div class="regards-nb" role="status" aria-live="polite">'
         f'<div class="rg-head"><span class="rg-headline">{escape(model.headline)}</span>{counts}'
-        f'</div><div class="rg-health">{_sign(model.health_severity)}{escape(model.health)}</div>'
-        f"{noted}</div>"
+        f'</div>{_overall(model)}<div class="rg-health">{_sign(model.health_severity)}'
+        f"{escape(model.health)}</div>{noted}</div>"
+    )
+
+
+def _overall(model: TableModel) -> str:
+    """Return the bar over all orders; it has no aria-live, or each step would be read aloud."""
+    if model.fraction is None and not model.overall:
+        return ""
+    bar = (
+        ""
+        if model.fraction is None
+        else f'<progress class="rg-all-bar" max="1" value="{model.fraction:.3g}" '
+        f'aria-label="all orders" style="accent-color:{COLOUR[Severity.RUNNING]}"></progress> '
+    )
+    return (
+        f'<div class="rg-overall rg-running" aria-live="off">{bar}'
+        f'<span class="rg-parts">{escape(model.overall)}</span></div>'
     )
 
 
@@ -163,17 +188,22 @@ def _row(row: Row) -> str:
     parts = f' <span class="rg-parts">{escape(row.parts)}</span>' if row.parts else ""
     fetched = _bar(row, row.fetched, "bytes") if row.fetched is not None else ""
     files = f'<div class="rg-files">{fetched} {escape(row.files)}</div>' if row.files else ""
+    timing = f'<div class="rg-time">{escape(row.timing)}</div>' if row.timing else ""
+    # Only a text that was cut is sent a second time.
+    is_cut = bool(row.tooltip) and row.tooltip not in row.remarks
+    tooltip = f' title="{escape(row.tooltip)}"' if is_cut else ""
     return (
         f'<tr class="rg-{row.severity}"><th scope="row"{_LEFT}>{_title(row)}</th>'
         f"<td{_LEFT}>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
-        f"<td{_LEFT}>{_mark(SIGN[row.severity])}{escape(row.status)}</td>"
-        f'<td class="rg-remarks"{_LEFT} title="{escape(row.tooltip)}">{_remarks(row)}</td></tr>'
+        f"<td{_LEFT}>{_mark(SIGN[row.severity])}{escape(row.status)}{timing}</td>"
+        f'<td class="rg-remarks"{_LEFT}{tooltip}>{_remarks(row)}</td></tr>'
     )
 
 
 def _title(row: Row) -> str:
     number = f'<div class="rg-id">{escape(row.number)}</div>' if row.number else ""
-    name = f'<div class="rg-name" title="{escape(row.full_name)}">{escape(row.name)}</div>'
+    full = f' title="{escape(row.full_name)}"' if row.full_name != row.name else ""
+    name = f'<div class="rg-name"{full}>{escape(row.name)}</div>'
     return f"{name}{number}"
 
 
@@ -207,9 +237,12 @@ def _mark(sign: str) -> str:
 # -- outputs
 
 
-def static_bundle(snapshot: SnapshotView, note: str = "") -> dict[str, Any]:
+def static_bundle(
+    snapshot: SnapshotView, note: str = "", *, rates: DownloadRates | None = None
+) -> dict[str, Any]:
     """Return HTML and text of the same snapshot."""
-    return {"text/html": html(snapshot, note=note), "text/plain": text(snapshot, note=note)}
+    model = table_model(snapshot, rates=rates)
+    return {"text/html": _page(model, note), "text/plain": "\n".join(lines(model, note))}
 
 
 #: An output that shows nothing.
@@ -276,6 +309,7 @@ class HtmlView:
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         self._shown: dict[str, Any] = {}
         self._changed = False
+        self._rates = DownloadRates()
 
     @property
     def changed(self) -> bool:
@@ -307,7 +341,8 @@ class HtmlView:
         with self._lock:
             self._changed = False
             self.last = snapshot
-            self._replace(static_bundle(snapshot, self._note))
+            self._rates.update(snapshot.orders, time.monotonic())
+            self._replace(static_bundle(snapshot, self._note, rates=self._rates))
 
     def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
         """Show the last state; nothing updates it afterwards."""

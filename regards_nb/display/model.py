@@ -6,9 +6,9 @@ the network is cleaned here once; HTML escapes it after that.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +18,6 @@ from regards_nb.text import LIMIT_CHARS, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import datetime
 
     from regards_nb.consumer import Health
     from regards_nb.orders import OrderKey, OrderState
@@ -32,6 +31,8 @@ MAX_ROWS = 50
 MAX_PROBLEMS = 5
 NAME_CHARS = 48
 TOOLTIP_CHARS = 1000
+#: Elapsed times are repainted this often when nothing else changes.
+TICK_S = 5.0
 WAITS = "REGARDS waits for you to download"
 
 
@@ -56,10 +57,6 @@ class SnapshotView(Protocol):
     @property
     def rejected(self) -> int:
         """The number of messages that could not be decoded."""
-
-    @property
-    def token_ends_at(self) -> datetime | None:
-        """When the REST token expires; None without a token or without an end."""
 
 
 class TrackerView(Protocol):
@@ -147,6 +144,8 @@ class Row:
     #: ``3/10``; done may exceed the total, because the server gives the total late.
     parts: str
     files: str
+    #: How long the order runs or ran, and how long it probably still takes.
+    timing: str
     #: Fraction of the bytes of a running download; None: no download, or its size is unknown.
     fetched: float | None
     remarks: tuple[str, ...]
@@ -167,6 +166,12 @@ class TableModel:
     #: The most urgent orders, most urgent first, at most ``MAX_ROWS``.
     rows: tuple[Row, ...]
     headline: str
+    #: Of all orders that are unfinished, and those that ran beside them; None: unknown.
+    fraction: float | None
+    #: Parts, elapsed time, rate and remaining time of the same orders.
+    overall: str
+    #: Says why nothing moves, and what to do; empty while something moves.
+    standstill: str
     #: The counts that are shown in colour, the most urgent first.
     counts: tuple[tuple[Severity, str], ...]
     health: str
@@ -176,22 +181,78 @@ class TableModel:
     problems: tuple[str, ...]
 
 
-def table_model(snapshot: SnapshotView, *, only: str = "") -> TableModel:
+class DownloadRates:
+    """Measures how fast downloads are, from the snapshots that one view shows."""
+
+    #: The rate is the mean of so many seconds.
+    WINDOW_S = 15.0
+
+    def __init__(self) -> None:
+        self._samples: dict[OrderKey, deque[tuple[float, int]]] = {}
+
+    def update(self, orders: Iterable[OrderState], now_s: float) -> None:
+        """Take a sample of each running download, at a time of a monotonic clock."""
+        running = {order.key: order.downloaded_bytes for order in orders if order.downloading}
+        self._samples = {key: self._samples.get(key, deque()) for key in running}
+        for key, samples in self._samples.items():
+            samples.append((now_s, running[key]))
+            while len(samples) > 2 and now_s - samples[1][0] >= self.WINDOW_S:
+                samples.popleft()
+
+    def of(self, key: OrderKey) -> float | None:
+        """Return the bytes per second of a download; None until there are two samples."""
+        samples = self._samples.get(key)
+        if samples is None or len(samples) < 2 or samples[-1][0] - samples[0][0] < 0.5:
+            return None
+        (begin_s, before), (end_s, after) = samples[0], samples[-1]
+        return max(after - before, 0) / (end_s - begin_s)
+
+    def total(self) -> float:
+        """Return the bytes per second of all downloads."""
+        return sum(filter(None, map(self.of, self._samples)))
+
+
+def table_model(
+    snapshot: SnapshotView,
+    *,
+    only: str = "",
+    rates: DownloadRates | None = None,
+    now: datetime | None = None,
+) -> TableModel:
     """Return the texts of a snapshot.
 
-    Headline and counts are about all orders; *only* limits the rows to the orders that have all
-    its words in their name, number, status or message.
+    Parameters
+    ----------
+    snapshot : Snapshot
+    only : str
+        Limits the rows to the orders that have all its words in their name, number, status or
+        message; the texts above the table are about all orders.
+    rates : DownloadRates, optional
+        Of the downloads; a picture that is drawn once has none.
+    now : datetime.datetime, optional
+        By default the present.
     """
+    now = now or datetime.now(UTC)
+    rates = rates or DownloadRates()
     orders = sorted(snapshot.orders, key=_rank)
     words = only.casefold().split()
     shown = [order for order in orders if _matches(order, words)] if words else orders
     has_several_tenants = len({order.tenant for order in orders}) > 1
     n_finished = sum(order.finished for order in orders)
     noun = "order" if len(orders) == 1 else "orders"
-    health_severity, health = _health(snapshot.health, snapshot.token_ends_at)
+    health_severity, health = _health(snapshot.health)
+    batch = _batch(orders)
+    fraction = _mean([_fraction_over(order) for order in batch])
+    standstill = _standstill(orders, snapshot, now)
     return TableModel(
-        rows=tuple(row_of(order, with_tenant=has_several_tenants) for order in shown[:MAX_ROWS]),
+        rows=tuple(
+            row_of(order, with_tenant=has_several_tenants, rate=rates.of(order.key), now=now)
+            for order in shown[:MAX_ROWS]
+        ),
         headline=f"{n_finished} of {len(orders)} {noun} finished" if orders else "No orders",
+        fraction=fraction,
+        overall=_overall(batch, None if standstill else fraction, rates, now),
+        standstill=standstill,
         counts=tuple(_counts(orders)),
         health=health,
         health_severity=health_severity,
@@ -200,8 +261,14 @@ def table_model(snapshot: SnapshotView, *, only: str = "") -> TableModel:
     )
 
 
-def row_of(order: OrderState, *, with_tenant: bool = False) -> Row:
-    """Return the texts of one order."""
+def row_of(
+    order: OrderState,
+    *,
+    with_tenant: bool = False,
+    rate: float | None = None,
+    now: datetime | None = None,
+) -> Row:
+    """Return the texts of one order; *rate* is that of its download, in bytes per second."""
     name = order.label or order.correlation_id
     number = "" if order.order_id is None else f"#{order.order_id}"
     if with_tenant and order.tenant:
@@ -215,7 +282,8 @@ def row_of(order: OrderState, *, with_tenant: bool = False) -> Row:
         status=clean(order.status, NAME_CHARS),
         fraction=_fraction(order),
         parts=_parts(order),
-        files=_files(order),
+        files=_files(order, rate),
+        timing=_timing(order, rate, now or datetime.now(UTC)),
         fetched=_fetched(order),
         remarks=tuple(_remarks(order)),
         tooltip=clean(order.message or "", TOOLTIP_CHARS),
@@ -272,6 +340,23 @@ def size(n_bytes: int) -> str:
     return f"{n_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units; only the largest below an hour.
+
+    >>> duration(7.6), duration(200), duration(7500), duration(100 * 3600)
+    ('7 s', '3 min', '2 h 5 min', '4 d 4 h')
+    """
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if hours < 1:
+        return f"{minutes} min"
+    if days < 1:
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+    return f"{days} d {hours % 24} h" if hours % 24 else f"{days} d"
+
+
 def clock(moment: datetime, *, after: datetime | None = None) -> str:
     """Return the time in UTC, with the date if *after* has another date.
 
@@ -317,7 +402,7 @@ def _parts(order: OrderState) -> str:
     return f"{order.suborders_done}/?"
 
 
-def _files(order: OrderState) -> str:
+def _files(order: OrderState, rate: float | None) -> str:
     if not order.downloaded_files and not order.files_total:
         return ""
     files, n_bytes = str(order.downloaded_files), size(order.downloaded_bytes)
@@ -327,7 +412,35 @@ def _files(order: OrderState) -> str:
     if order.bytes_total is not None and order.bytes_total > order.downloaded_bytes:
         n_bytes = f"{n_bytes} of {size(order.bytes_total)}"
     noun = "file" if files in {"1", "1/1", "0/1"} else "files"
-    return f"{files} {noun}, {n_bytes}"
+    at = f", {size(int(rate))}/s" if rate is not None else ""
+    return f"{files} {noun}, {n_bytes}{at}"
+
+
+def _timing(order: OrderState, rate: float | None, now: datetime) -> str:
+    """Return elapsed and remaining time; nothing for an order without any event."""
+    if order.finished and not order.downloading:
+        took_s = (order.last_event - order.first_event).total_seconds()
+        return f"took {duration(took_s)}" if took_s >= 1 else ""
+    elapsed = duration((now - order.first_event).total_seconds())
+    remaining_s = _remaining_s(order, rate, now)
+    return elapsed if remaining_s is None else f"{elapsed}, about {duration(remaining_s)} left"
+
+
+def _remaining_s(order: OrderState, rate: float | None, now: datetime) -> float | None:
+    """Return how long the order will take, by its download or by its sub-orders so far."""
+    if order.downloading:
+        if not rate or order.bytes_total is None:
+            return None
+        return max(order.bytes_total - order.downloaded_bytes, 0) / rate
+    if order.waits_for_download or order.finished or order.status == OrderStatus.PAUSED:
+        return None
+    return _extrapolated_s((now - order.first_event).total_seconds(), _fraction(order))
+
+
+def _extrapolated_s(elapsed_s: float, fraction: float | None) -> float | None:
+    if not fraction or fraction >= 1 or elapsed_s <= 0:
+        return None
+    return elapsed_s * (1 - fraction) / fraction
 
 
 def _fetched(order: OrderState) -> float | None:
@@ -362,12 +475,13 @@ _HEALTH = {
         "polling REGARDS over REST every 10 to 60 s (no RabbitMQ account)",
     ),
     "RECONNECTING": (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
-    "STOPPED": (Severity.INCOMPLETE, "stopped, no new events"),
+    # The user's own stop() is no warning.
+    "STOPPED": (Severity.GONE, "not listening"),
     "FAILED": (Severity.FAILED, "failed, no new events"),
 }
 
 
-def _health(health: Health, token_ends_at: datetime | None) -> tuple[Severity, str]:
+def _health(health: Health) -> tuple[Severity, str]:
     state = health.state.value
     severity, words = _HEALTH.get(state, (Severity.INCOMPLETE, clean(state, NAME_CHARS)))
     since = health.since.astimezone(UTC)
@@ -378,9 +492,97 @@ def _health(health: Health, token_ends_at: datetime | None) -> tuple[Severity, s
         parts.append(f"last event {clock(health.last_event, after=since)}")
     if health.queue_depth:
         parts.append(f"{health.queue_depth} in the queue")
-    if token_ends_at:
-        parts.append(f"REST token until {clock(token_ends_at, after=since)}")
     return severity, " · ".join(parts)
+
+
+def _batch(orders: Sequence[OrderState]) -> list[OrderState]:
+    """Return the unfinished orders, and those that ended after the first of them began.
+
+    Orders of earlier weeks would fill the bar. When all have ended, all are the batch.
+    """
+    is_open = [order for order in orders if not order.finished or order.downloading]
+    if not is_open:
+        return list(orders)
+    begin = min(order.first_event for order in is_open)
+    return [o for o in orders if not o.finished or o.downloading or o.last_event > begin]
+
+
+def _fraction_over(order: OrderState) -> float | None:
+    """Return how much of an order is over: all of one that has ended, whatever its end."""
+    return 1.0 if order.finished and not order.downloading else _fraction(order)
+
+
+def _mean(fractions: Sequence[float | None]) -> float | None:
+    """Return the mean, with 0 for an unknown fraction; None if all are unknown."""
+    if all(fraction is None for fraction in fractions):
+        return None
+    return sum(fraction or 0.0 for fraction in fractions) / len(fractions)
+
+
+def _overall(
+    batch: Sequence[OrderState], fraction: float | None, rates: DownloadRates, now: datetime
+) -> str:
+    """Return parts, elapsed time, rate and remaining time of all orders of the batch.
+
+    Without the *fraction* that is over, no remaining time is given.
+    """
+    if not batch:
+        return ""
+    is_open = [order for order in batch if not order.finished or order.downloading]
+    n_total = sum(order.suborders_total or 0 for order in batch)
+    parts = f"{sum(o.suborders_done for o in batch if o.suborders_total)}/{n_total} parts"
+    began = min(order.first_event for order in batch)
+    ended = now if is_open else max(order.last_event for order in batch)
+    elapsed_s = (ended - began).total_seconds()
+    words = [parts if n_total else "", duration(elapsed_s) if elapsed_s >= 1 else ""]
+    if rate := rates.total():
+        words.append(f"{size(int(rate))}/s")
+    downloads = [order for order in is_open if order.downloading]
+    runs = any(severity_of(o) is Severity.RUNNING and o.status != OrderStatus.PAUSED for o in batch)
+    if downloads and len(downloads) == len(is_open):
+        remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
+        remaining_s = None if None in remaining else max(filter(None, remaining), default=None)
+    else:
+        remaining_s = _extrapolated_s(elapsed_s, fraction) if runs else None
+    if remaining_s is not None:
+        words.append(f"about {duration(remaining_s)} left")
+    return " · ".join(filter(None, words))
+
+
+#: After this time without an event, the view says so.
+QUIET = timedelta(minutes=10)
+
+
+def _standstill(orders: Sequence[OrderState], snapshot: SnapshotView, now: datetime) -> str:
+    """Say why nothing moves, and what to do; nothing while something moves."""
+    unfinished = [order for order in orders if not order.finished]
+    if not unfinished or any(order.downloading for order in orders):
+        return ""
+    blocking = list(getattr(snapshot, "blocking", ()))
+    if blocking:
+        return (
+            f"REGARDS prepares nothing more until you download {_named(blocking)}: "
+            "tracker.download(), the button, or auto_download=True"
+        )
+    if snapshot.health.state.value == "STOPPED":
+        return "Nothing moves here: the tracker is stopped; tracker.start() continues"
+    if all(order.status == OrderStatus.PAUSED for order in unfinished):
+        return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
+    quiet = now - max(order.last_event for order in unfinished)
+    is_quiet = quiet >= QUIET
+    return f"No event from REGARDS for {duration(quiet.total_seconds())}" if is_quiet else ""
+
+
+def _named(orders: Sequence[OrderState]) -> str:
+    """Name up to three orders, and count the others."""
+    names = [
+        clean(f"#{order.order_id} {order.label or ''}", NAME_CHARS)
+        if order.order_id is not None
+        else clean(order.correlation_id, NAME_CHARS)
+        for order in orders[:3]
+    ]
+    more = f" and {len(orders) - 3} more" if len(orders) > 3 else ""
+    return f"order{'' if len(orders) == 1 else 's'} {', '.join(names)}{more}"
 
 
 def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Severity, str]]:

@@ -19,6 +19,8 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from regards_nb.display.model import TICK_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
@@ -96,8 +98,8 @@ class RefreshThread:
         self._views: dict[Hashable, View] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
-        #: Of each view the version that it shows, and the time of its next repaint.
-        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float]] = (
+        #: Of each view the version that it shows, and when it may and when it must be repainted.
+        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
         self._was_running = self._has_stopped = False
@@ -131,15 +133,17 @@ class RefreshThread:
         try:
             # Read before the snapshot: at worst the same state is painted twice.
             version = tracker.version
-            painted, not_before = self._painted.get(view, (-1, 0.0))
+            painted, not_before, tick = self._painted.get(view, (-1, 0.0, 0.0))
             now, began = time.monotonic(), time.thread_time()
-            if (version == painted and not view.changed) or now < not_before:
+            is_due = now >= tick and view.last is not None and _moves(view.last)
+            if (version == painted and not view.changed and not is_due) or now < not_before:
                 return True
             snapshot = tracker.snapshot(view.keys_of())
             self._check_health(snapshot)
             view.paint(snapshot)
             pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
-            self._painted[view] = (version, now + max(pause_s, view.interval_s) - TOLERANCE_S)
+            not_before = now + max(pause_s, view.interval_s) - TOLERANCE_S
+            self._painted[view] = (version, not_before, now + TICK_S)
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
             self._painted.pop(view, None)
             self._record_error(exc)
@@ -232,6 +236,11 @@ class RefreshThread:
                 if view.visible and last is not None:
                     view.freeze(last, note)
                 view.close()
+
+
+def _moves(snapshot: SnapshotView) -> bool:
+    """Return whether times in the view change by themselves."""
+    return any(not order.finished or order.downloading for order in snapshot.orders)
 
 
 _THREADS: weakref.WeakKeyDictionary[TrackerView, RefreshThread] = weakref.WeakKeyDictionary()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BAR_CELLS = 16
 #: Longest of each column, so that one long name does not push the others off the screen.
-_MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 400)
+_MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
 
 
 def text(snapshot: SnapshotView, *, note: str = "") -> str:
@@ -45,8 +45,11 @@ def lines(model: TableModel, note: str = "") -> list[str]:
 def above(model: TableModel, note: str = "") -> list[str]:
     """Return the lines above the table."""
     counts = ", ".join(words for _, words in model.counts)
+    overall = "  ".join(filter(None, (bar(model.fraction), model.overall)))
     return [
         f"REGARDS: {model.headline}{f' ({counts})' if counts else ''}",
+        *([overall] if overall else []),
+        *([f"! {model.standstill}"] if model.standstill else []),
         f"{SIGN[model.health_severity]} {model.health}",
         *([clean(note, 400)] if note else []),
     ]
@@ -58,8 +61,9 @@ def below(model: TableModel) -> list[str]:
 
 
 def line(row: Row) -> str:
-    """Return one order on one line."""
-    return "  ".join(filter(None, cells(row)))
+    """Return one order on one line, for a log whose lines begin with the time."""
+    words = cells(row)
+    return "  ".join(filter(None, (*words[:5], *words[6:])))
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -70,6 +74,7 @@ def cells(row: Row) -> tuple[str, ...]:
         bar(row.fraction),
         f"{row.parts} parts" if row.parts else "",
         f"{SIGN[row.severity]} {row.status}",
+        row.timing,
         row.files,
         " · ".join(row.remarks),
     )

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 
 from regards_nb.display.html import (
     COLOUR,
+    CSS,
     EMPTY_BUNDLE,
     MAX_HANDLES,
     MAX_HEIGHT,
@@ -26,7 +27,7 @@ from regards_nb.display.html import (
     static_bundle,
     table,
 )
-from regards_nb.display.model import Action, Severity, table_model
+from regards_nb.display.model import Action, DownloadRates, Severity, table_model
 from regards_nb.errors import RegardsError
 from regards_nb.text import clean
 
@@ -77,12 +78,15 @@ class WidgetView:
         self._lock = threading.RLock()
         self._note = self._answer_text = ""
         self._changed = False
+        self._rates = DownloadRates()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         self._spare_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         #: The snapshot of the spare pictures, and when they may be replaced.
         self._spare: SnapshotView | None = None
         self._next_spare_s = 0.0
         self._is_cell_value = False
+        # The style sheet is sent once, and not with each new headline.
+        self._style = widgets.HTML(CSS, layout=widgets.Layout(display="none"))
         self._head, self._foot, self._answer = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._table = widgets.HTML(layout=widgets.Layout(max_height=MAX_HEIGHT, overflow="auto"))
         self._filter = widgets.Text(
@@ -94,7 +98,15 @@ class WidgetView:
         self._filter.observe(lambda _: self._on_filter(), "value")
         self._bar = ActionBar(tracker, self.answer)
         self._box = widgets.VBox(
-            [self._head, self._filter, self._table, self._foot, self._bar.widget, self._answer]
+            [
+                self._style,
+                self._head,
+                self._filter,
+                self._table,
+                self._foot,
+                self._bar.widget,
+                self._answer,
+            ]
         )
 
     @property
@@ -152,7 +164,8 @@ class WidgetView:
         with self._lock:
             self._changed = False
             self.last = snapshot
-            model = table_model(snapshot, only=self._filter.value)
+            self._rates.update(snapshot.orders, time.monotonic())
+            model = table_model(snapshot, only=self._filter.value, rates=self._rates)
             if len(snapshot.orders) >= MIN_TO_FILTER:
                 self._filter.layout.display = "flex"
             self._head.value = head(model, self._note)
@@ -184,7 +197,7 @@ class WidgetView:
             self._bar.close()
             discard(self._answer)
             if not self._is_cell_value:
-                discard(self._head, self._filter, self._table, self._foot, self._box)
+                discard(self._style, self._head, self._filter, self._table, self._foot, self._box)
 
     def _bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
         self.paint(snapshot)
