@@ -22,6 +22,7 @@ from regards_nb.display import text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
 from regards_nb.events import OrderStatus
+from regards_nb.journal import DEFAULT_PATH, Journal, repair
 from regards_nb.settings import PROFILE_VARIABLE, profiles_path, variable
 from regards_nb.text import clean
 from regards_nb.tracker import OrderTracker
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write events, orders, files and rejected to a folder")
     export.add_argument("folder")
     export.add_argument("--kind", choices=("parquet", "csv"), default="parquet")
+    backup = add("backup", _backup, "copy the journal to one new file, also while it is in use")
+    backup.add_argument("path", metavar="NEW_FILE")
+    backup.add_argument("--journal", metavar="FILE", help="by default that of the profile")
+    repair = add("repair", _repair, "save what can be read of a damaged journal")
+    repair.add_argument("journal", nargs="?", metavar="FILE", help=f"by default {DEFAULT_PATH}")
     add("watch", _watch, "write each event when it arrives, until Ctrl-C or SIGTERM")
     wait = add("wait", _wait, "wait for orders; by default for all that are unfinished")
     _add_keys(wait, "*")
@@ -156,6 +162,22 @@ def _files(arguments: argparse.Namespace) -> int:
             words = (f"#{file['order_id']}", file["state"], file.get("path") or file["name"])
             _write("  ".join(clean(word, 1000) for word in words))
     return 0
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    if arguments.journal is None:
+        path = _tracker(arguments).backup(arguments.path)
+    else:
+        with Journal(arguments.journal) as journal:
+            path = journal.backup(arguments.path)
+    return _write_paths(arguments, [path])
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    report = repair(arguments.journal)
+    lines = str(report).splitlines()
+    _write(json.dumps(lines) if arguments.json else "\n".join(lines))
+    return 0 if report.is_sound else 1
 
 
 def _frames(

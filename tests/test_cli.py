@@ -193,3 +193,15 @@ def test_usage_is_said() -> None:
         "cancel", "doctor", "demo",
     ):  # fmt: skip
         assert command in shown
+
+
+def test_the_journal_is_copied_and_repaired(tmp_path: Path) -> None:
+    """backup writes one new file; repair leaves a sound journal alone and names a missing one."""
+    run("submit", "dataset:SWOT_PASS_012")
+    copy = tmp_path / "copy.sqlite"
+    assert run("backup", str(copy)).strip() == str(copy)
+    assert "exists already" in run("backup", str(copy), code=1)
+    assert "is sound" in run("repair", str(copy))
+    assert "there is no journal" in run("repair", str(tmp_path / "none"), code=1)
+    second = tmp_path / "second.sqlite"
+    assert json.loads(run("backup", str(second), "--journal", str(copy), "--json")) == [str(second)]

@@ -139,6 +139,8 @@ def test_a_wal_that_another_process_deleted_is_noticed_before_acknowledging(
     run(OPENS_AND_CLOSES, path)
     with pytest.raises(JournalReplacedError, match="replaced by another program"):
         write(journal, session_id, 10)
+    with pytest.raises(JournalReplacedError, match="Open a new session"):
+        write(journal, session_id, 10)
     write(journal, journal.open_session("q"), 11)
     assert bodies(journal) == [b"%d" % number for number in range(12)]
     assert numbers(path) == list(range(12))

@@ -58,9 +58,17 @@ class Frames:
         self._journal = journal
         self._tenant = tenant
         self._lock = threading.RLock()
+        self._generation = journal.generation
+        #: Each queue, and the last row that the journal had when it was made.
+        self._queues: list[tuple[int, EventQueue]] = []
+        self._clear()
+
+    def _clear(self) -> None:
         self._last_id = 0
+        #: The arrival of the newest row, in µs.
+        self._newest_us = 0
         self._revision = 0
-        self._states = OrderStates(tenant)
+        self._states = OrderStates(self._tenant)
         self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
         self._orders = OrdersFrame(self._states)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
@@ -68,8 +76,6 @@ class Frames:
         #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
         #: The bodies may be large and are read from the journal when `rejected` is called.
         self._rejections: list[tuple[int, str, int]] = []
-        #: Each queue, and the last row that the journal had when it was made.
-        self._queues: list[tuple[int, EventQueue]] = []
 
     def follow(self) -> EventQueue:
         """Return a queue that receives the events journalled from now on, with their orders.
@@ -90,6 +96,8 @@ class Frames:
         """Read what any process has journalled since the last call."""
         with self._lock:
             position = self._journal.position()
+            if self._generation != self._journal.generation:
+                self._start_again()
             if position.last_id > self._last_id:
                 for batch in self._journal.read(self._last_id):
                     self._add(batch)
@@ -99,7 +107,18 @@ class Frames:
             if position.revision > self._revision:
                 self._refresh_files(position.revision)
 
+    def _start_again(self) -> None:
+        """Forget all rows: the journal was replaced, and its ids may mean other messages."""
+        self._generation = self._journal.generation
+        seen_us = self._newest_us
+        self._clear()
+        # Callbacks have had the messages up to this row, whatever its id was before.
+        rows = (row for batch in self._journal.read() for row in batch.rows())
+        seen_id = max((r.id for r in rows if r.delivery.received_at_us <= seen_us), default=0)
+        self._queues = [(seen_id, queue) for _, queue in self._queues]
+
     def _add(self, batch: Batch) -> None:
+        self._newest_us = batch.deliveries[-1].received_at_us
         row_ids, events = [], []
         for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
             if self._tenant is not None and delivery.tenant not in {None, self._tenant}:

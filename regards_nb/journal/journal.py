@@ -27,7 +27,13 @@ from regards_nb.journal.batches import (
     read_batch,
     unseen_offsets,
 )
-from regards_nb.journal.database import DEFAULT_PATH, Database, Position, read_position
+from regards_nb.journal.database import (
+    DEFAULT_PATH,
+    Database,
+    JournalReplacedError,
+    Position,
+    read_position,
+)
 from regards_nb.journal.sqlite_file import copy_database
 
 if TYPE_CHECKING:
@@ -81,10 +87,13 @@ class Journal:
         self._database = Database(DEFAULT_PATH if location is None else location)
         self.location = self._database.location
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
+        self._remembered_generation = 0
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
         self._attempts: dict[int, list[Attempt]] = {}
+        #: in which generation of the files each session was opened
+        self._generation_of: dict[int, int] = {}
         # A cell that is run again drops its tracker. The connections must close with it.
         weakref.finalize(self, self._database.close).atexit = False
         self._database.open()
@@ -104,7 +113,9 @@ class Journal:
 
     def open_session(self, queue: str) -> int:
         """Register a connection to *queue*; return the session id for its messages."""
-        return self._database.write(lambda connection: open_session(connection, queue), again=True)
+        session_id = self._database.write(lambda c: open_session(c, queue), again=True)
+        self._generation_of[session_id] = self._database.generation
+        return session_id
 
     def append(
         self,
@@ -132,13 +143,20 @@ class Journal:
 
         Raises
         ------
+        JournalReplacedError
+            The files were replaced, see `verify`. Open a new session.
         JournalError
             The messages may be on disk or not: a database server may have committed and the
             answer was lost. Call again in the same session, with the same messages or with more
             behind them: each message is written once.
         """
-        attempts = self._attempts.setdefault(session_id, [])
         generation = self._database.generation
+        if self._generation_of.get(session_id, generation) != generation:
+            raise JournalReplacedError(
+                f"the journal {self.location} was replaced while it was open: this session is not "
+                "in it. Open a new session"
+            )
+        attempts = self._attempts.setdefault(session_id, [])
 
         def insert_new(connection: sa.Connection) -> list[Batch]:
             there: list[Batch] = []
@@ -275,6 +293,9 @@ class Journal:
         Rows are fetched a few at a time, so a long journal does not fill the memory. A caller that
         stops at the last id (see `position`) gets the newest batches without a query.
         """
+        if self._remembered_generation != self._database.generation:
+            self._remembered_generation = self._database.generation
+            self._remembered.clear()
         for batch in list(self._remembered):
             if batch.first_id == after_id + 1:
                 yield batch

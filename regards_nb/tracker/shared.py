@@ -93,6 +93,12 @@ class BackgroundErrors:
         _log.warning("%s", text, exc_info=error)
         self._changed()
 
+    def note(self, text: str) -> None:
+        """Show a text about something that was mended by itself: no call raises it."""
+        with self._lock:
+            self._shown.append(text)
+        self._changed()
+
     def raise_new(self) -> None:
         """Raise all errors that were not raised yet.
 

@@ -117,6 +117,7 @@ class OrderTracker:
         kept = Journal(journal)
         signal = ChangeSignal()
         errors = BackgroundErrors(signal.send)
+        kept.on_notice(errors.note)
         parts = TrackerParts(
             journal=kept, frames=Frames(kept, tenant), signal=signal, errors=errors
         )
@@ -356,6 +357,29 @@ class OrderTracker:
     def check_journal(self) -> list[str]:
         """Return the damages found in the journal; an empty list when there are none."""
         return self._parts.journal.check()
+
+    def backup(self, path: str | Path) -> Path:
+        """Write a copy of the journal to one new file, also while messages arrive.
+
+        A copy of the file by other means (``cp``, ``shutil.copy``) lacks the newest messages: they
+        are in the -wal file beside it.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            A new file. It is a journal: ``OrderTracker(journal=path)`` opens it.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        JournalError
+            The file exists already or cannot be written, or the journal is on a server.
+        """
+        return self._parts.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
         found = keys_in(key, self._parts.frames.key_of)
