@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def _in_one_line(error: BaseException) -> list[str]:
+    """Return what IPython prints instead of a traceback: the text says all that a user needs."""
+    return [f"{type(error).__name__}: {error}"]
+
+
 class RegardsError(Exception):
     """The root of every exception that regards_nb raises on purpose."""
 
@@ -116,6 +121,7 @@ class OrderNotFoundError(ServiceError, KeyError):
 
     # KeyError shows the repr of its argument, which would put the sentence in quotes.
     __str__ = Exception.__str__
+    _render_traceback_ = _in_one_line
 
 
 class QuotaError(ServiceError):
@@ -168,7 +174,9 @@ class TrackingError(RegardsError):
 
 
 class WaitTimeoutError(RegardsError, TimeoutError):
-    """``wait()`` reached its time limit. The orders continue and are still tracked."""
+    """``wait()`` reached its time limit; tracking continues."""
+
+    _render_traceback_ = _in_one_line
 
 
 class StoppedWaiting(KeyboardInterrupt):
@@ -179,7 +187,7 @@ class StoppedWaiting(KeyboardInterrupt):
     """
 
     def __init__(self) -> None:
-        super().__init__("stopped waiting; the orders go on and are still tracked")
+        super().__init__("stopped waiting; tracking continues")
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

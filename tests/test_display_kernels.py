@@ -133,6 +133,23 @@ def test_stop_ends_a_wait_although_the_handler_of_sigint_was_replaced(kernel: Wa
     assert cell.printed.split() == ["other"]
 
 
+def test_expected_errors_are_one_line(kernel: Waiting) -> None:
+    """What tells a user something, and not a programmer, shows no traceback in a notebook."""
+    start = (
+        "from regards_nb import OrderTracker, RegardsClient\n"
+        "from regards_nb.errors import WaitTimeoutError\n"
+        "client = RegardsClient('http://127.0.0.1:9', tenant='t', token='x')\n"
+        "real = OrderTracker(client=client, journal='sqlite://')\n"
+    )
+    cell = kernel.start(start + "real['nope']")
+    kernel.until(lambda: cell.done)
+    assert cell.error.startswith("OrderNotFoundError: "), cell.error
+    assert len(cell.error.splitlines()) == 1
+    cell = kernel.start("raise WaitTimeoutError('after 3 s, 1 order is still running')")
+    kernel.until(lambda: cell.done)
+    assert cell.error == "WaitTimeoutError: after 3 s, 1 order is still running"
+
+
 def test_cells_queued_behind_a_wait_run(kernel: Waiting) -> None:
     """None of those sent during a wait is lost, nor during one in a nested loop."""
     wait = kernel.start("_ = wait()")

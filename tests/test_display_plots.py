@@ -13,6 +13,9 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
+from matplotlib.text import Text
+from matplotlib_inline import backend_inline
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.display import plot_throughput, plot_timeline
@@ -136,6 +139,48 @@ def test_a_tracker_gives_labels_and_downloads() -> None:
     shown = picture(plot_timeline(WithFrames(order("first", 1, label="my swath"))))
     assert shown["lanes"] == ["#1 my swath"]
     assert shown["marks"] == {"granted": 1, "files fetched": 2}
+
+
+def test_nothing_is_drawn_before_the_first_event_of_an_order() -> None:
+    """A file that is older than its order belongs to an earlier order of the same number."""
+
+    class WithFrames(ScriptedTracker):
+        events = frame(event("first", "GRANTED", 10, order_id=1))
+        files = fetched((1, 2, 5), (1, 12, 5))
+
+    ax = plot_timeline(WithFrames(order("first", 1)))
+    handles, kinds = ax.get_legend_handles_labels()
+    (points,) = (h.get_offsets() for h, k in zip(handles, kinds, strict=True) if k != "granted")
+    assert len(points) == 1
+    assert points[0][0] % 1 * 24 * 60 == pytest.approx(12 * 60 + 12)
+    picture(ax)
+
+
+@pytest.mark.parametrize("plot", [plot_timeline, plot_throughput], ids=["timeline", "throughput"])
+def test_plots_are_legible_on_light_and_dark_pages(plot: Any) -> None:
+    """The figure is transparent, its texts are of a middle grey, and no plate is laid under it.
+
+    Axes of the user keep their colours.
+    """
+
+    class WithFrames(ScriptedTracker):
+        events = frame(event("first", "GRANTED", 1, order_id=1), event("first", "DONE", 5))
+        files = fetched((1, 2, 5), (1, 3, 5))
+
+    tracker = WithFrames(order("first", 1))
+    figure = plot(tracker).figure
+    figure.canvas.draw()
+    assert to_rgba(figure.get_facecolor())[3] == 0
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert len(texts) > 5
+    for text in texts:
+        red, green, blue, _ = to_rgba(text.get_color())
+        assert 0.4 < 0.299 * red + 0.587 * green + 0.114 * blue < 0.6, text
+    assert backend_inline._fetch_figure_metadata(figure) is None
+    _, ax = plt.subplots()
+    assert to_rgba(plot(tracker, ax=ax).figure.get_facecolor())[3] == 1
+    assert to_rgba(ax.xaxis.label.get_color()) == to_rgba("black")
+    plt.close("all")
 
 
 def heights(ax: Any) -> dict[str, list[float]]:

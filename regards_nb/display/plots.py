@@ -30,6 +30,8 @@ BAR_LABEL_CHARS = 24
 
 _RUNNING, _GOOD, _INCOMPLETE, _BAD, _FETCHED = "#1976d2", "#2e8b45", "#c77700", "#d9363e", "#6a51a3"
 _GREY = "#777777"
+#: Two greys that look alike; see `_new_axes`.
+_LIGHT_SIDE, _DARK_SIDE = "#818181", "#7e7e7e"
 #: Widths of a bar in seconds that are round numbers on a clock.
 _WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 _UNITS = ((10**9, "GB/s"), (10**6, "MB/s"), (10**3, "kB/s"), (1, "B/s"))
@@ -107,12 +109,12 @@ def plot_timeline(source: Any, *, ax: Any = None) -> Any:
     SettingsError
         If matplotlib is not installed.
     """
-    plt = _pyplot()
+    _pyplot()
     every_lane = sorted(_lanes(source), key=lambda lane: lane.first)
     lanes = every_lane[-MAX_LANES:]
     if ax is None:
         height_inches = min(max(0.34 * len(lanes) + 1.4, 2.2), 12)
-        _, ax = plt.subplots(figsize=(10, height_inches), layout="constrained")
+        ax = _new_axes(height_inches)
     if lanes:
         _draw_lanes(ax, lanes)
     else:
@@ -168,7 +170,9 @@ def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
     by_number = {lane.number: lane for lane in lanes if lane.number is not None}
     seconds = {(file.order_id, file.when.replace(microsecond=0)) for file in file_times(files)}
     for number, when in sorted(seconds):
-        if lane := by_number.get(number):
+        lane = by_number.get(number)
+        # An older file belongs to another order: archives count from 1, and journals are reused.
+        if lane is not None and when >= lane.first.replace(microsecond=0):
             lane.fetched.append(when)
 
 
@@ -288,11 +292,11 @@ def plot_throughput(source: Any, *, ax: Any = None) -> Any:
     SettingsError
         If matplotlib is not installed.
     """
-    plt = _pyplot()
+    _pyplot()
     is_tracker = hasattr(source, "snapshot")
     times = file_times(source.files if is_tracker else source)
     if ax is None:
-        _, ax = plt.subplots(figsize=(10, 3), layout="constrained")
+        ax = _new_axes(3)
     if times:
         _draw_bars(ax, bars(times), _labels(source) if is_tracker else {})
     else:
@@ -385,6 +389,24 @@ def _pyplot() -> Any:
         ) from exc
 
 
+def _new_axes(height_inches: float) -> Any:
+    """Return axes on a transparent figure with grey texts, for light and for dark pages.
+
+    matplotlib-inline has the notebook lay a white or black plate under a transparent figure if
+    all tick labels are light or all are dark. Its limit is between the two greys.
+    """
+    _, ax = _pyplot().subplots(figsize=(10, height_inches), layout="constrained")
+    ax.figure.patch.set_alpha(0)
+    ax.patch.set_alpha(0)
+    ax.tick_params(axis="x", colors=_LIGHT_SIDE)
+    ax.tick_params(axis="y", colors=_DARK_SIDE)
+    ax.xaxis.label.set_color(_LIGHT_SIDE)
+    ax.yaxis.label.set_color(_LIGHT_SIDE)
+    ax.xaxis.get_offset_text().set_color(_LIGHT_SIDE)
+    ax.spines[:].set_color(_LIGHT_SIDE)
+    return ax
+
+
 def _finish_axes(ax: Any, *, remark: str = "", has_times: bool = True) -> None:
     """Format the time axis in UTC, place the legend, and remove needless lines."""
     if has_times:
@@ -394,14 +416,17 @@ def _finish_axes(ax: Any, *, remark: str = "", has_times: bool = True) -> None:
         ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         if ax.get_legend_handles_labels()[1]:
             legend = {"ncols": 8, "frameon": False, "fontsize": "small"}
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **legend)
+            made = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **legend)
+            for words in made.get_texts():
+                words.set_color(ax.xaxis.label.get_color())
     ax.set_xlabel(f"UTC; {remark}" if remark else "UTC")
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_sentence(ax: Any, sentence: str) -> None:
     """Draw a sentence instead of an empty plot."""
-    ax.text(0.5, 0.5, sentence, ha="center", va="center", transform=ax.transAxes)
+    colour = ax.xaxis.label.get_color()
+    ax.text(0.5, 0.5, sentence, ha="center", va="center", color=colour, transform=ax.transAxes)
     ax.set_xticks([])
 
 
