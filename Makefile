@@ -24,8 +24,7 @@ test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1 \
 		nginx-light apache2-bin haproxy squid varnish
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
-	$(BIN)/python benchmarks/pipeline.py --quick
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: .venv/bench.ready
 	@sh scripts/need.sh rabbitmq-server

@@ -8,18 +8,14 @@ and ends when its input ends.
 from __future__ import annotations
 
 import argparse
-import itertools
 import socket
 import struct
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import messages
 from pika import frame, spec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _PIECE = 500
 
@@ -32,6 +28,9 @@ class Connection:
         #: Keeps frames whole: methods are answered while another thread sends messages.
         self._sending = threading.Lock()
         self._count = count
+        #: How many messages were sent. A client may cancel its consumer and go on with another.
+        self._sent = 0
+        self._cancelled: set[str] = set()
         self._answers: dict[type, Any] = {
             spec.Connection.StartOk: lambda _: spec.Connection.Tune(2047, 131072, 0),
             spec.Connection.TuneOk: lambda _: None,
@@ -45,7 +44,7 @@ class Connection:
             spec.Confirm.Select: lambda _: spec.Confirm.SelectOk(),
             spec.Basic.Ack: lambda _: None,
             spec.Basic.Reject: lambda _: None,
-            spec.Basic.Cancel: lambda asked: spec.Basic.CancelOk(asked.consumer_tag),
+            spec.Basic.Cancel: self._cancel,
             spec.Basic.Consume: _consume,
         }
 
@@ -82,11 +81,19 @@ class Connection:
         with self._sending:
             self._socket.sendall(frame.Method(channel, method).marshal())
 
+    def _cancel(self, asked: Any) -> Any:
+        self._cancelled.add(asked.consumer_tag)
+        return spec.Basic.CancelOk(asked.consumer_tag)
+
     def _send_messages(self, channel: int, consumer_tag: str) -> None:
         try:
-            for piece in _deliveries(channel, consumer_tag, self._count):
+            while True:
                 with self._sending:
-                    self._socket.sendall(piece)
+                    first, end = self._sent, min(self._sent + _PIECE, self._count)
+                    if first == end or consumer_tag in self._cancelled:
+                        return
+                    self._socket.sendall(_deliveries(channel, consumer_tag, range(first, end)))
+                    self._sent = end
         except OSError:  # the client has disconnected
             return
 
@@ -100,26 +107,21 @@ def _consume(asked: Any) -> Any:
     return spec.Basic.ConsumeOk(asked.consumer_tag)
 
 
-def _deliveries(channel: int, consumer_tag: str, count: int) -> Iterator[bytes]:
+def _deliveries(channel: int, consumer_tag: str, numbers: range) -> bytes:
     method = spec.Basic.Deliver(consumer_tag, 0, redelivered=False, exchange="x", routing_key="")
     deliver = frame.Method(channel, method).marshal()
     at = deliver.rindex(struct.pack(">QB", 0, 0))
     before, after = deliver[:at], deliver[at + 8 :]
-    numbers = iter(range(count))
     heads: dict[int, bytes] = {}
-    while some := list(itertools.islice(numbers, _PIECE)):
-        parts = []
-        for number in some:
-            body = BODIES[number]
-            properties = messages.properties(number) if number % 500 == 0 else None
-            if properties or len(body) not in heads:
-                if properties:
-                    heads.clear()
-                properties = messages.properties(number)
-                heads[len(body)] = frame.Header(channel, len(body), properties).marshal()
-            parts += [before, struct.pack(">Q", number + 1), after, heads[len(body)]]
-            parts += [struct.pack(">BHI", 3, channel, len(body)), body, b"\xce"]
-        yield b"".join(parts)
+    parts = []
+    for number in numbers:
+        body = BODIES[number]
+        if len(body) not in heads:
+            properties = messages.properties(number)
+            heads[len(body)] = frame.Header(channel, len(body), properties).marshal()
+        parts += [before, struct.pack(">Q", number + 1), after, heads[len(body)]]
+        parts += [struct.pack(">BHI", 3, channel, len(body)), body, b"\xce"]
+    return b"".join(parts)
 
 
 BODIES: list[bytes] = []

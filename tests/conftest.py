@@ -39,6 +39,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("REGARDS_NB_NOTEBOOKS_SINCE", str(time.time()))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes for ``-n auto``.
+
+    Tests wait for brokers, browsers and servers about half of their time.
+    """
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
     """One RabbitMQ node for the whole session. Missing is an error, never a skip."""

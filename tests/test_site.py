@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build" / "docs"
+#: When this run of the tests began; see conftest.
+RUN = os.environ["REGARDS_NB_NOTEBOOKS_SINCE"]
 
 
 class _Page(HTMLParser):
@@ -37,15 +41,22 @@ class _Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Path, _Page]:
-    """Return the pages of a site built anew."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "build.py")],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    """Return the pages of the site, which one process builds for all that run these tests."""
+    SITE.parent.mkdir(exist_ok=True)
+    with (SITE.parent / "docs.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if lock.read() != RUN:
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "docs" / "build.py")],
+                capture_output=True,
+                text=True,
+                timeout=280,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            lock.truncate(0)
+            lock.write(RUN)
     return {path: _Page(path) for path in sorted(SITE.rglob("*.html"))}
 
 
