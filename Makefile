@@ -23,7 +23,6 @@ lab: .venv/demo.ready
 test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1 \
 		nginx-light apache2-bin haproxy squid varnish
-	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: .venv/bench.ready
