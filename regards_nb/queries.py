@@ -1,85 +1,341 @@
-"""The usual queries of the REGARDS catalogue: Lucene text, safe whatever the values hold.
+"""Queries of the REGARDS catalogue, in the Lucene language, safe for any value.
 
->>> product_ids(["A_1", "B 2"])
-['productId:("A_1" OR "B 2")']
->>> both(term("dataset", "SWOT"), between("time", "2026-01-01", None))
-'(dataset:"SWOT") AND (time:["2026-01-01" TO *])'
+The fields are the fixed ones of REGARDS (`FIXED_FIELDS`) and the attributes of the project, which
+``client.attributes()`` lists.
+
+>>> provider_ids(["A_1", "B 2"])
+['providerId:("A_1" OR "B 2")']
+>>> both(term("dataset", "SWOT"), between("cycle", 7, 9))
+'(dataset:"SWOT") AND (cycle:["7" TO "9"])'
 """
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING
+from datetime import UTC, date, datetime, time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: A search engine takes 1024 alternatives in one query; the rest is for what else a query says.
+#: Elasticsearch accepts 1024 alternatives in a query; the rest is for other parts of the query.
 MAX_IDS = 1000
-#: Far below what a gateway lets through in one request.
+#: Far below the limit of a gateway for one request.
 MAX_QUERY_CHARS = 30_000
 
+#: The fields that every catalogue has (regards-backend, StaticProperties).
+FIXED_FIELDS = (
+    "id",
+    "providerId",
+    "label",
+    "model",
+    "version",
+    "last",
+    "virtualId",
+    "tags",
+    "rawdata",
+    "_creationDate",
+    "_lastUpdate",
+)
+
 _FIELD = re.compile(r"[A-Za-z_][\w.-]*")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def term(field: str, value: str) -> str:
     r"""Return the query for one exact value.
 
-    >>> term("productId", 'a "b"')
-    'productId:"a \\"b\\""'
+    >>> term("providerId", 'a "b"')
+    'providerId:"a \\"b\\""'
     """
     return f"{_field(field)}:{_quoted(value)}"
 
 
-def between(field: str, lowest: str | None, highest: str | None) -> str:
-    """Return the query for a range, both ends included; None leaves an end open.
-
-    >>> between("cycle", "7", "9")
-    'cycle:["7" TO "9"]'
-    """
-    low, high = ("*" if end is None else _quoted(end) for end in (lowest, highest))
-    return f"{_field(field)}:[{low} TO {high}]"
-
-
-def both(*queries: str) -> str:
-    """Return the query that all of these must fit."""
-    return " AND ".join(f"({query})" for query in queries)
-
-
-def product_ids(ids: Iterable[str], *, field: str = "productId") -> list[str]:
-    """Return the queries for a list of products, as many as it takes.
+def between(field: str, low: object, high: object) -> str:
+    """Return the query for a range that includes both ends.
 
     Parameters
     ----------
-    ids : iterable of str
-        Repeated ones are asked for once.
     field : str
-        Where the catalogue keeps them.
+        A field with numbers or dates. REGARDS has no ranges of text.
+    low, high : int, float, date, datetime, pandas.Timestamp, numpy scalar, str or None
+        None leaves an end open. A time without a zone is UTC. A date means its whole day: its
+        beginning as `low`, its end as `high`. A text must be a number or an ISO date.
 
     Returns
     -------
-    list of str
-        Each with at most `MAX_IDS` ids and `MAX_QUERY_CHARS` characters; all go into one order.
+    str
+        A range in which each date is a date-time with its zone: REGARDS refuses a date alone.
 
     Raises
     ------
     SettingsError
-        There are none, or one of them is no text.
+        An end is neither a number nor a date, or both ends are open.
+
+    Examples
+    --------
+    >>> from datetime import date
+    >>> between("time", date(2026, 1, 1), date(2026, 1, 31))
+    'time:["2026-01-01T00:00:00.000Z" TO "2026-01-31T23:59:59.999999Z"]'
+    >>> between("cycle", 7, None)
+    'cycle:["7" TO *]'
+    """
+    if low is None and high is None:
+        raise SettingsError(f"between({field!r}, None, None) has no end: leave it out of the query")
+    ends = [_range_end(low, time.min), _range_end(high, time.max)]
+    return f"{_field(field)}:[{ends[0]} TO {ends[1]}]"
+
+
+def both(*queries: str) -> str:
+    """Return the query that matches where all of the given queries match.
+
+    >>> both("cycle:7", "pass:1 OR pass:2")
+    '(cycle:7) AND (pass:1 OR pass:2)'
+    """
+    return " AND ".join(_in_parentheses(queries))
+
+
+def either(*queries: str) -> str:
+    """Return the query that matches where one of the given queries matches.
+
+    >>> either("cycle:7", "cycle:8 AND pass:1")
+    '(cycle:7) OR (cycle:8 AND pass:1)'
+    """
+    return " OR ".join(_in_parentheses(queries))
+
+
+def without(query: str, *excluded: str) -> str:
+    """Return the query that matches where `query` matches and none of the others.
+
+    >>> without("cycle:7", "pass:1")
+    '(cycle:7) AND NOT (pass:1)'
+    """
+    return " AND NOT ".join(_in_parentheses((query, *excluded)))
+
+
+def provider_ids(ids: Iterable[str], *, field: str = "providerId") -> list[str]:
+    """Return the queries for a list of products by the ids that their provider gave them.
+
+    Parameters
+    ----------
+    ids : iterable of str
+        Provider ids: the column ``provider_id`` of a search, or the names in your papers.
+    field : str
+        Another field that identifies products.
+
+    Returns
+    -------
+    list of str
+        Each with at most `MAX_IDS` ids and `MAX_QUERY_CHARS` characters. One order takes all of
+        them.
+
+    Raises
+    ------
+    SettingsError
+        There are no ids, or one of them is no text.
     """
     quoted = [_quoted(each) for each in dict.fromkeys(ids)]
     if not quoted:
         raise SettingsError("no product ids: an order needs at least one")
-    pieces: list[list[str]] = [[]]
+    chunks: list[list[str]] = [[]]
     chars = 0
     for each in quoted:
-        if pieces[-1] and (len(pieces[-1]) == MAX_IDS or chars + len(each) > MAX_QUERY_CHARS):
-            pieces.append([])
+        if chunks[-1] and (len(chunks[-1]) == MAX_IDS or chars + len(each) > MAX_QUERY_CHARS):
+            chunks.append([])
             chars = 0
-        pieces[-1].append(each)
+        chunks[-1].append(each)
         chars += len(each) + len(" OR ")
-    return [f"{_field(field)}:({' OR '.join(piece)})" for piece in pieces]
+    return [f"{_field(field)}:({' OR '.join(chunk)})" for chunk in chunks]
+
+
+#: The former name.
+product_ids = provider_ids
+
+
+def urns(urns: Iterable[str]) -> list[str]:
+    """Return the queries for a list of products by URN, as :func:`provider_ids` does.
+
+    >>> urns(["URN:AIP:DATA:swot:0a1b:V1"])
+    ['id:("URN:AIP:DATA:swot:0a1b:V1")']
+    """
+    return provider_ids(urns, field="id")
+
+
+def check(query: object) -> None:
+    """Refuse a query that REGARDS would understand in another way than it reads.
+
+    REGARDS understands ``a AND b OR c`` as ``a OR b OR c``, and refuses two terms without AND or
+    OR between them. Everything else is left to the server.
+
+    Raises
+    ------
+    SettingsError
+        The text has the two ways to write the query with parentheses.
+
+    Examples
+    --------
+    >>> check("cycle:8 AND (pass:1 OR pass:2)")
+    >>> check("cycle:8 AND pass:1 OR pass:2")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    regards_nb.errors.SettingsError: REGARDS understands "cycle:8 AND pass:1 OR pass:2" as ...
+    """
+    if not isinstance(query, str) or not query.strip():
+        raise SettingsError(f"a query must be a text that is not empty, not {query!r}")
+    for terms, words in _levels(query):
+        if len(words) >= len(terms):
+            return  # a word without a term: the server refuses that
+        if "" in words:
+            gap = words.index("")
+            pair = terms[gap], terms[gap + 1]
+            raise SettingsError(
+                f"a word is missing between {pair[0]!r} and {pair[1]!r}, and REGARDS refuses that. "
+                f'Write "{pair[0]} AND {pair[1]}" or "{pair[0]} OR {pair[1]}", or put a value with '
+                "spaces into quotes"
+            )
+        if {"AND", "OR"} <= set(words):
+            raise SettingsError(
+                f'REGARDS understands "{_joined(terms, words)}" as "{" OR ".join(terms)}". Write '
+                f'"{_grouped(terms, words, "AND")}" or "{_grouped(terms, words, "OR")}"'
+            )
+
+
+class _Level(NamedTuple):
+    """The terms between two parentheses, and the words between the terms; "" for a missing one."""
+
+    terms: list[str]
+    words: list[str]
+
+    def add(self, term: str) -> None:
+        """Add a term; note if no word stands before it."""
+        if len(self.words) < len(self.terms):
+            self.words.append("")
+        self.terms.append(term)
+
+
+#: A quoted text, a regular expression, a range, a parenthesis, or anything up to one of those.
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<open>\() | (?P<close>\))
+      | (?P<text>(?:
+            "(?:\\.|[^"\\])*"
+          | (?<![^\s:(])/(?:\\.|[^/\\])*/
+          | [\[{][^\]}]*[\]}]
+          | \\.
+          | [^\s()"\[{\\]
+        )+)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_WORDS = {"AND": "AND", "&&": "AND", "OR": "OR", "||": "OR"}
+_SIGNS = ("NOT", "!", "+", "-")
+
+
+def _levels(query: str) -> list[_Level]:
+    """Return each level of a query; none if a parenthesis or a quotation mark does not close."""
+    levels: list[_Level] = []
+    level, outer = _Level([], []), list[tuple[_Level, int]]()
+    at = 0
+    start = -1  # where the current term begins, with its sign and its field
+    while query[at:].strip():
+        token = _TOKEN.match(query, at)
+        if token is None:
+            return []
+        text, at = token[0].strip(), token.end()
+        if token["close"]:
+            if not outer:
+                return []
+            levels.append(level)
+            level, start = outer.pop()
+        elif start < 0 and text in _WORDS:
+            level.words.append(_WORDS[text])
+            continue
+        else:
+            start = at - len(text) if start < 0 else start
+        if token["open"]:
+            outer.append((level, start))
+            level, start = _Level([], []), -1
+        elif text not in _SIGNS and not text.endswith(":"):
+            level.add(query[start:at])
+            start = -1
+    return [] if outer else [*levels, level]
+
+
+def _joined(terms: list[str], words: list[str]) -> str:
+    return terms[0] + "".join(
+        f" {word} {term}" for word, term in zip(words, terms[1:], strict=True)
+    )
+
+
+def _grouped(terms: list[str], words: list[str], tight: str) -> str:
+    """Return the level with parentheses round the terms that the word *tight* joins."""
+    groups = [[terms[0]]]
+    for word, each in zip(words, terms[1:], strict=True):
+        if word == tight:
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    loose = "OR" if tight == "AND" else "AND"
+    return f" {loose} ".join(
+        f"({f' {tight} '.join(group)})" if len(group) > 1 else group[0] for group in groups
+    )
+
+
+def _range_end(value: Any, time_of_day: time) -> str:
+    """Return one end of a range: a number or a date-time in quotes, or ``*``."""
+    if value is None:
+        return "*"
+    if isinstance(value, str):
+        return _range_end(_read_text(value.strip()), time_of_day)
+    if hasattr(value, "dtype"):  # a scalar of NumPy, which this room does not import
+        is_time = getattr(value.dtype, "kind", "") == "M"
+        return _range_end(
+            (value.astype("datetime64[us]") if is_time else value).item(), time_of_day
+        )
+    # pandas.NaT is a datetime that differs from itself, like NaN.
+    if isinstance(value, datetime) and value == value:  # noqa: PLR0124
+        at = value if value.tzinfo else value.replace(tzinfo=UTC)
+        text = at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        return f'"{text.removesuffix("000")}Z"'
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return _range_end(datetime.combine(value, time_of_day, UTC), time_of_day)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):
+        return f'"{value}"'
+    raise SettingsError(
+        f"the end of a range must be a number, a date or None, not {value!r}: REGARDS has no "
+        "ranges of text"
+    )
+
+
+def _read_text(text: str) -> object:
+    """Return the number or the date that a text holds, or the text itself."""
+    try:
+        if _DATE.fullmatch(text):
+            return date.fromisoformat(text)
+        if _DATE_TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    if _NUMBER.fullmatch(text):
+        return float(text) if any(char in text for char in ".eE") else int(text)
+    raise SettingsError(
+        f"{text!r} is neither a number nor an ISO date: REGARDS has no ranges of text"
+    )
+
+
+def _in_parentheses(queries: Iterable[str]) -> list[str]:
+    found = list(queries)
+    if not found:
+        raise SettingsError("no queries to combine")
+    for query in found:
+        check(query)
+    return [f"({query})" for query in found]
 
 
 def _quoted(value: object) -> str:

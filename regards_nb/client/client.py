@@ -26,6 +26,7 @@ from regards_nb.errors import (
     SettingsError,
     UnexpectedAnswerError,
 )
+from regards_nb.queries import check
 
 if TYPE_CHECKING:
     import threading
@@ -325,14 +326,19 @@ class RegardsClient:
 
         Raises
         ------
+        SettingsError
+            REGARDS would misunderstand a query (:func:`regards_nb.queries.check`).
         ServiceError
             The request is not valid, or there is no response. The request is never repeated:
             without a response the server may have made the order.
         """
+        queries = list(queries)
+        for query in queries:
+            check(query)
         filters = {"dataTypes": list(data_types or ()), "filenameRegExp": filename_regexp}
         filters = {name: value for name, value in filters.items() if value}
         body = {
-            "queries": list(queries),
+            "queries": queries,
             **({"filters": filters} if filters else {}),
             **({"correlationId": correlation_id} if correlation_id else {}),
         }

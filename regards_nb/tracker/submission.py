@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from regards_nb import queries
 from regards_nb.errors import (
     ServiceError,
     ServiceUnreachableError,
@@ -85,6 +86,8 @@ class Request:
         given: Sequence[object] = self.queries
         if not all(isinstance(query, str) and query.strip() for query in given):
             return ["a query must be a text that is not empty"]
+        for query in self.queries:
+            queries.check(query)
         repeated = [query for query, count in Counter(self.queries).items() if count > 1]
         return [f"the query {query!r:.100} is there twice" for query in repeated[:3]]
 

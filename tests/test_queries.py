@@ -1,0 +1,156 @@
+"""Queries of the catalogue: written right, and refused where REGARDS would misunderstand them."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import client_of
+from lucene_trees import FILE, GRAMMAR, WRITTEN
+
+from regards_nb import queries
+from regards_nb.errors import SettingsError
+
+if TYPE_CHECKING:
+    from regards_nb.simulator import Simulator
+
+TREES: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))
+DAY_END = "2026-01-02T23:59:59.999999Z"
+PARIS = timezone(timedelta(hours=1))
+
+
+@pytest.mark.parametrize("query", [*WRITTEN, *GRAMMAR])
+def test_what_is_refused_is_what_lucene_makes_ambiguous(query: str) -> None:
+    """A Boolean of several terms has no word between them; an Or with an And in it mixes both."""
+    is_ambiguous = any(
+        (name == "Boolean" and len(children) > 1) or (name == "Or" and "And" in children)
+        for name, children in nodes_of(TREES[query])
+    )
+    try:
+        queries.check(query)
+    except SettingsError:
+        assert is_ambiguous, TREES[query]
+    else:
+        assert not is_ambiguous, TREES[query]
+
+
+def nodes_of(tree: str) -> list[tuple[str, list[str]]]:
+    """Return each node of a tree with the names of its children."""
+    nodes: list[tuple[str, list[str]]] = []
+    opened: list[tuple[str, list[str]]] = []
+    for name, bracket in re.findall(r"(\w+)|([()])", tree):
+        if name:
+            node: tuple[str, list[str]] = (name, [])
+            nodes.append(node)
+            if opened:
+                opened[-1][1].append(name)
+        elif bracket == "(":
+            opened.append(nodes[-1])
+        else:
+            opened.pop()
+    return nodes
+
+
+@pytest.mark.parametrize("query", WRITTEN)
+def test_what_is_written_is_read_by_lucene(query: str) -> None:
+    """Whatever the values hold, the parser of REGARDS reads the query."""
+    assert TREES[query] != "error"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (
+            date(2026, 1, 1),
+            date(2026, 1, 2),
+            "2026-01-01T00:00:00.000Z 2026-01-02T23:59:59.999999Z",
+        ),
+        ("2026-01-01", "2026-01-02", "2026-01-01T00:00:00.000Z 2026-01-02T23:59:59.999999Z"),
+        ("2026-01-01T10:00:00+01:00", None, "2026-01-01T09:00:00.000Z *"),
+        (None, datetime(2026, 1, 1, 10, tzinfo=PARIS), "* 2026-01-01T09:00:00.000Z"),
+        (datetime(2026, 1, 1), None, "2026-01-01T00:00:00.000Z *"),  # noqa: DTZ001 - UTC is meant
+        (pd.Timestamp("2026-01-01 10:00", tz="Europe/Paris"), None, "2026-01-01T09:00:00.000Z *"),
+        (np.datetime64("2026-01-01"), None, "2026-01-01T00:00:00.000Z *"),
+        (np.datetime64("2026-01-01T00:00:00", "ns"), None, "2026-01-01T00:00:00.000Z *"),
+        (np.int64(7), np.float64(1.5), "7 1.5"),
+        (-5, 2**40, "-5 1099511627776"),
+        ("7", "-1.5e3", "7 -1500.0"),
+    ],
+)
+def test_the_ends_of_a_range_are_numbers_or_date_times(low: Any, high: Any, wanted: str) -> None:
+    """A date alone, which REGARDS refuses, becomes the beginning or the end of its day in UTC."""
+    ends = ["*" if end == "*" else f'"{end}"' for end in wanted.split()]
+    assert queries.between("x", low, high) == f"x:[{ends[0]} TO {ends[1]}]"
+
+
+@pytest.mark.parametrize(
+    "end", ["abc", "", "2026-13-01", True, float("nan"), float("inf"), pd.NaT, object(), b"7"]
+)
+def test_a_text_has_no_range(end: Any) -> None:
+    """REGARDS has ranges of numbers and dates only."""
+    with pytest.raises(SettingsError, match="ranges of text|not a"):
+        queries.between("x", end, None)
+
+
+def test_a_range_has_an_end() -> None:
+    """Two open ends would match everything that has the field."""
+    with pytest.raises(SettingsError, match="has no end"):
+        queries.between("x", None, None)
+
+
+def test_a_mixture_is_refused_with_both_readings() -> None:
+    """The two ways to write it with parentheses are both accepted."""
+    with pytest.raises(SettingsError, match="understands") as caught:
+        queries.check("NOT a:1 AND b:2 OR c:3")
+    written = re.findall(r'"([^"]+)"', str(caught.value))
+    assert written[2:] == ["(NOT a:1 AND b:2) OR c:3", "NOT a:1 AND (b:2 OR c:3)"]
+    for query in written[2:]:
+        queries.check(query)
+
+
+def test_combinations_refuse_a_mixture(simulator: Simulator) -> None:
+    """Parentheses round a mixture do not help."""
+    for combine in (queries.both, queries.either, queries.without):
+        with pytest.raises(SettingsError, match="understands"):
+            combine("a AND b OR c", "d")
+        with pytest.raises(SettingsError):
+            combine("", "d")
+    with pytest.raises(SettingsError, match="no queries"):
+        queries.both()
+
+
+def test_a_mixture_is_refused_before_anything_is_sent(simulator: Simulator) -> None:
+    """No order is made of more than the user meant."""
+    with client_of(simulator) as client:
+        with pytest.raises(SettingsError, match="understands"):
+            client.apply(["cycle:8 AND pass:1 OR pass:2"])
+        assert not simulator.requests
+
+
+def test_products_are_found_by_what_identifies_them(simulator: Simulator) -> None:
+    """An order of provider ids, and one of URNs, have the files of those products."""
+    (one, two) = simulator.service.catalogue.search("cycle:8 AND pass:[1 TO 2]")
+    with client_of(simulator) as client:
+        for wanted in (
+            queries.provider_ids([one.provider_id, two.provider_id]),
+            queries.urns([one.urn, two.urn]),
+            [queries.both("cycle:8", queries.between("pass", 1, 2))],
+            [queries.both("cycle:8", queries.between("date_obs", *dates(one, two)))],
+            [queries.without("cycle:8", queries.between("pass", 3, None))],
+        ):
+            answer = client.apply(wanted)
+            assert answer.order_id is not None, answer
+            files = simulator.service.known(answer.order_id).files
+            names = {file.spec.name.partition(".")[0] for file in files}
+            # A document of the data set comes with every order.
+            assert names == {one.provider_id, two.provider_id, "SWOT_SSH_FORMAT"}
+
+
+def dates(one: Any, two: Any) -> tuple[date, date]:
+    """Return the days of two products."""
+    return one.attributes["date_obs"].astimezone(UTC).date(), two.attributes["date_obs"].date()
