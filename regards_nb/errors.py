@@ -23,6 +23,7 @@
     ├── JournalError                    the journal cannot be opened, read or written
     ├── SettingsError                   a parameter, profile or variable is missing or wrong
     ├── TrackingError                   an error happened in a background thread
+    │   └── TrackingErrorGroup          several errors happened there
     └── WaitTimeoutError                wait() reached its time limit; tracking continues
 """
 
@@ -171,6 +172,10 @@ class SettingsError(RegardsError):
 
 class TrackingError(RegardsError):
     """An error happened in a background thread. The next call of the user raises it."""
+
+
+class TrackingErrorGroup(TrackingError, ExceptionGroup[TrackingError]):  # noqa: N818 - a group
+    """Several errors happened in background threads; each is in ``exceptions``, with its cause."""
 
 
 class WaitTimeoutError(RegardsError, TimeoutError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
@@ -16,7 +18,7 @@ from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
     from typing import TypeAlias
 
@@ -74,7 +76,7 @@ class EventDispatcher:
                 self._queue,
                 self._stop,
                 _Callbacks(callbacks, self._workers, parts.errors),
-                None if downloads is None else _AutoDownload(parts, downloads, sync),
+                None if downloads is None else AutoDownload(parts, downloads, sync),
             ),
             name="regards-nb-dispatch",
             daemon=True,
@@ -119,7 +121,7 @@ def _follow(
     queue: EventQueue,
     stop: threading.Event,
     callbacks: _Callbacks,
-    downloads: _AutoDownload | None,
+    downloads: AutoDownload | None,
 ) -> None:
     try:
         seen = -1
@@ -140,7 +142,7 @@ def _step(
     parts: TrackerParts,
     queue: EventQueue,
     callbacks: _Callbacks,
-    downloads: _AutoDownload | None,
+    downloads: AutoDownload | None,
 ) -> bool:
     """Handle the new events; return whether there were any."""
     try:
@@ -153,7 +155,7 @@ def _step(
     changed = dict.fromkeys(key for keys, _ in news for key in keys)
     if downloads is not None:
         try:
-            downloads.begin(list(changed))
+            downloads.begin_all(list(changed))
         except RegardsError as exc:
             parts.errors.record("starting downloads", exc)
     return bool(changed)
@@ -184,11 +186,22 @@ class _Callbacks:
             callback(event)
         except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
             name = getattr(callback, "__name__", repr(callback))
-            self._errors.record(f"callback {name} on {event.status}", exc)
+            # The last frame is where the exception was raised; exc keeps the whole traceback.
+            (*_, last) = traceback.extract_tb(exc.__traceback__)
+            where = f" ({Path(last.filename).name}, line {last.lineno})"
+            self._errors.record(f"callback {name} on {event.status}", exc, where=where)
 
 
-class _AutoDownload:
-    """Downloads each sub-order when an event announces it, and tries again what failed."""
+class AutoDownload:
+    """Downloads the files that wait, and tries again what failed. Used by one thread.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    downloads : Downloads
+    sync : RestSync or None
+        After each round of it, all orders are searched for files that wait for a download.
+    """
 
     def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:
         self._parts = parts
@@ -200,12 +213,17 @@ class _AutoDownload:
         #: Incomplete downloads so far, of orders whose last download was incomplete.
         self._incomplete: dict[OrderKey, int] = {}
 
-    def begin(self, changed: list[OrderKey]) -> None:
+    def begin_all(self, changed: list[OrderKey]) -> None:
+        """Download the files that wait: of changed orders and, after a REST sync, of all."""
         rounds = 0 if self._sync is None else self._sync.rounds
         if rounds != self._seen_rounds:
             self._seen_rounds = rounds
             changed = [s.key for s in self._parts.frames.states() if s.waits_for_download]
-        for key in changed:
+        self.begin(changed)
+
+    def begin(self, keys: Iterable[OrderKey]) -> None:
+        """Download the files of these orders that wait, and those whose pause is over."""
+        for key in keys:
             self._due.setdefault(key, (0.0, 0))
         now = time.monotonic()
         due = [key for key, (not_before, _) in list(self._due.items()) if not_before <= now]

@@ -199,7 +199,12 @@ class Downloads:
         errors, what = self._parts.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                errors.withdraw(what)
+            else:
                 errors.record(what, error)
 
         future.add_done_callback(ended)

@@ -26,8 +26,8 @@ from regards_nb.errors import (
     SettingsError,
     TrackingError,
 )
-from regards_nb.events import REST_APP_ID, Delivery, OrderStatus
-from regards_nb.orders import FINISHED, GONE, precedence
+from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
+from regards_nb.orders import FINISHED, GONE, OrderReducer, precedence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +44,7 @@ REST_ANSWERS = "REST answers"
 
 #: The list is read as far as the oldest unfinished order, and no further than this.
 _MOST_LISTED = 1000
+_PAGE = 100
 #: The list leaves out deleted orders and those of other users. So many of them are asked for
 #: one by one in one round.
 _MOST_SINGLE = 10
@@ -227,6 +228,21 @@ def journal_answers(journal: Journal, deliveries: list[Delivery]) -> bool:
     return bool(deliveries)
 
 
+def state_of(remote: RemoteOrder, tenant: str | None) -> OrderState:
+    """Return the state of an order of which only REST has told."""
+    reducer = OrderReducer()
+    for delivery in new_deliveries(None, remote, tenant=tenant):
+        event = decode(delivery)
+        assert isinstance(event, OrderEvent)  # noqa: S101 - made above, from valid fields
+        key = reducer.add(0, event)
+    return replace(
+        reducer.state(key),
+        label=remote.label,
+        expires_at=remote.expires_at,
+        waits_for_download=bool(remote.available_files),
+    )
+
+
 def _seconds(at: datetime | None) -> int | None:
     return None if at is None else max(int(at.timestamp()), 0)
 
@@ -250,7 +266,9 @@ class RestSync:
         self.tenant = tenant or client.tenant
         self._parts = parts
         #: Numbers of orders that the server does not show to this user. They are asked for once.
-        self._not_ours: set[int] = set()
+        self.not_ours: set[int] = set()
+        #: The user's orders that have files to download, and that no message has named.
+        self.unheard: tuple[OrderState, ...] = ()
         # One round at a time: two at once would journal the same news twice.
         self._lock = threading.Lock()
         self._due_s: float | None = None
@@ -275,7 +293,7 @@ class RestSync:
             for state in self._parts.states()
             if state.order_id is not None
             and not state.finished
-            and state.order_id not in self._not_ours
+            and state.order_id not in self.not_ours
             and state.tenant in (None, self.tenant)
         }
 
@@ -292,6 +310,13 @@ class RestSync:
             if not before:
                 return False
             remotes = self._listed(before)
+            self.unheard = tuple(
+                state_of(remote, self.tenant)
+                for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
+                if remote.available_files
+                and _STATUS.get(remote.status) not in GONE
+                and self._parts.frames.key_of(remote.order_id) is None
+            )
             changed = False
             for state in self._parts.states():
                 remote = remotes.get(state.order_id or -1)
@@ -330,6 +355,24 @@ class RestSync:
             keys = (self._parts.frames.key_of(order_id) for order_id in new)
             return [key for key in keys if key is not None]
 
+    def look_up(self, order_id: int) -> bool:
+        """Ask for an order that no message has named; journal it, and return whether there is one.
+
+        Raises
+        ------
+        ServiceError
+            The server cannot be asked.
+        """
+        try:
+            remote = self.client.order(order_id)
+        except (OrderNotFoundError, NotAllowedError):
+            return False
+        with self._lock:
+            if self._parts.frames.key_of(order_id) is None:
+                self._keep(None, remote)
+        self._parts.signal.send()
+        return True
+
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
         """Journal what the server says after an action of this tracker."""
         with self._lock:
@@ -354,10 +397,11 @@ class RestSync:
         """Return the orders of the list up to the oldest wanted one, and the wanted rest."""
         missing = set(wanted)
         remotes = {}
-        for remote in islice(self.client.iter_orders(), _MOST_LISTED):
+        for remote in islice(self.client.iter_orders(page_size=_PAGE), _MOST_LISTED):
             remotes[remote.order_id] = remote
             missing.discard(remote.order_id)
-            if not missing:
+            # The rest of a page costs no request, and may hold orders that block others.
+            if not missing and len(remotes) % _PAGE == 0:
                 break
         return remotes | self._each(sorted(missing, reverse=True)[:_MOST_SINGLE])
 
@@ -368,7 +412,7 @@ class RestSync:
             try:
                 remotes[order_id] = self.client.order(order_id)
             except (OrderNotFoundError, NotAllowedError):
-                self._not_ours.add(order_id)
+                self.not_ours.add(order_id)
         return remotes
 
 

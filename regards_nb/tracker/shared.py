@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from regards_nb.errors import TrackingError
+from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regards_nb.frames import Frames
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.selection import Name
 
 _log = logging.getLogger("regards_nb")
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
@@ -63,57 +64,85 @@ class ChangeSignal:
 
 
 class BackgroundErrors:
-    """Keeps the latest background errors for the display, and each once for the next call.
+    """Keeps background errors for the display until the next call has raised them.
 
     Parameters
     ----------
     changed : callable
-        Called after each new error.
+        Called after each change.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         # Threads of downloads, callbacks and REST sync record; the user's thread raises.
         self._lock = threading.Lock()
-        self._shown: deque[str] = deque(maxlen=_MOST_ERRORS)
-        self._unraised: deque[tuple[str, BaseException]] = deque(maxlen=_MOST_ERRORS)
+        #: By text, so that a repeated error is kept once: what failed, and the error.
+        self._errors: dict[str, tuple[str, BaseException]] = {}
+        self._notes: deque[str] = deque(maxlen=_MOST_ERRORS)
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The latest errors as text, oldest first."""
+        """The notes and the errors as text, oldest first."""
         with self._lock:
-            return tuple(self._shown)
+            return (*self._notes, *self._errors)
 
-    def record(self, what: str, error: BaseException) -> None:
+    def record(self, what: str, error: BaseException, *, where: str = "") -> None:
         """Keep *error*, which ended *what*."""
-        text = f"{what}: {error}" if str(error) else f"{what}: {type(error).__name__}"
+        text = f"{what}: {_described(what, error)}{where}"
         with self._lock:
-            self._shown.append(text)
-            self._unraised.append((text, error))
+            self._errors.pop(text, None)
+            self._errors[text] = what, error
+            for oldest in list(self._errors)[:-_MOST_ERRORS]:
+                del self._errors[oldest]
         _log.warning("%s", text, exc_info=error)
         self._changed()
 
     def note(self, text: str) -> None:
         """Show a text about something that was mended by itself: no call raises it."""
         with self._lock:
-            self._shown.append(text)
+            self._notes.append(text)
         self._changed()
 
+    def withdraw(self, what: str) -> None:
+        """Forget the errors of *what*, which has succeeded meanwhile."""
+        with self._lock:
+            kept = {text: each for text, each in self._errors.items() if each[0] != what}
+            is_changed = len(kept) < len(self._errors)
+            self._errors = kept
+        if is_changed:
+            self._changed()
+
     def raise_new(self) -> None:
-        """Raise all errors that were not raised yet.
+        """Raise all errors, and show them no more.
 
         Raises
         ------
         TrackingError
-            A new exception, with the last recorded error as its cause: raising the recorded one
-            repeatedly would make its traceback grow.
+            A new exception, with the recorded error as its cause: raising the recorded one
+            repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
         """
         with self._lock:
-            unraised = list(self._unraised)
-            self._unraised.clear()
-        if unraised:
-            text = "; ".join(dict.fromkeys(text for text, _ in unraised))
-            raise TrackingError(f"in the background: {text}") from unraised[-1][1]
+            errors, self._errors = self._errors, {}
+        if not errors:
+            return
+        self._changed()
+        raised = []
+        for text, (_, error) in errors.items():
+            raised.append(TrackingError(f"in the background: {text}"))
+            raised[-1].__cause__ = error
+        if len(raised) == 1:
+            raise raised[0]
+        told = "; ".join(errors)
+        raise TrackingErrorGroup(f"in the background: {told}", raised)
+
+
+def _described(what: str, error: BaseException) -> str:
+    """Return the text of an error without what *what* says already; foreign errors by type."""
+    if not isinstance(error, RegardsError):
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = str(error)
+    named = what.rpartition(" order ")[2]
+    return text.removeprefix(f"order {named}: ") if named else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +164,28 @@ class TrackerParts:
     signal: ChangeSignal
     errors: BackgroundErrors
     downloads: dict[int, Progress | None] = field(default_factory=dict)
+
+    def key_of(self, name: Name) -> OrderKey | None:
+        """Find an order by correlation id, number, number as text, or a label that is unique.
+
+        Raises
+        ------
+        SettingsError
+            Several orders bear the label.
+        """
+        key = self.frames.key_of(name)
+        if key is not None or not isinstance(name, str):
+            return key
+        if name.isdecimal() and (numbered := self.frames.key_of(int(name))) is not None:
+            return numbered
+        labelled = [state for state in self.frames.states() if state.label == name]
+        if len(labelled) > 1:
+            named = ", ".join(f"{s.correlation_id!r} ({s.order_id})" for s in labelled)
+            raise SettingsError(
+                f"{len(labelled)} orders bear the label {name!r}: {named}. Give one of these "
+                "correlation ids, or a number"
+            )
+        return labelled[0].key if labelled else None
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the states of some orders, or of all, with their running downloads."""
@@ -170,6 +221,9 @@ class Snapshot:
     """An immutable copy of the state that a view draws."""
 
     orders: tuple[OrderState, ...]
+    #: All orders of the user that wait for a download, while an order is unfinished: REGARDS
+    #: prepares at most two sub-orders per user (protocol.md 0.2).
+    blocking: tuple[OrderState, ...]
     health: Health
     background_errors: tuple[str, ...]
     rejected: int

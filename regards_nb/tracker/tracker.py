@@ -15,11 +15,18 @@ from regards_nb.frames import Frames, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
-from regards_nb.tracker.dispatcher import EventDispatcher, checked_callback
+from regards_nb.tracker.blocking import blocking_orders, warn_of_blocking
+from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
 from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
-from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, CatchUp, Poller, RestSync
+from regards_nb.tracker.rest_sync import (
+    POLL_S,
+    SILENCE_S,
+    CatchUp,
+    Poller,
+    RestSync,
+)
 from regards_nb.tracker.selection import keys_in
 from regards_nb.tracker.shared import BackgroundErrors, ChangeSignal, Snapshot, TrackerParts
 from regards_nb.tracker.submission import Request, Submission
@@ -382,7 +389,7 @@ class OrderTracker:
         return self._parts.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
-        found = keys_in(key, self._parts.frames.key_of)
+        found = keys_in(key, self._parts.key_of)
         if len(found) != 1:
             raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
         return Order(self, found[0])
@@ -395,6 +402,7 @@ class OrderTracker:
         """Return the state that a view draws, of some orders or of all."""
         return Snapshot(
             orders=tuple(self._parts.states(keys)),
+            blocking=tuple(blocking_orders(self._parts, self._sync)),
             health=self.health,
             background_errors=self._parts.errors.shown,
             rejected=self._parts.frames.rejections,
@@ -412,6 +420,7 @@ class OrderTracker:
         *keys: Selection,
         until: str = "finished",
         timeout_s: float | None = None,
+        download: bool = False,
         run_loop: bool = False,
     ) -> pd.DataFrame:
         """Wait for orders, and show their progress.
@@ -419,12 +428,15 @@ class OrderTracker:
         Parameters
         ----------
         *keys : str, int, Order, or rows of `orders`
-            Correlation ids or order ids, also of orders without any event yet. By default all
-            that are unfinished now.
+            Correlation ids, labels or order ids, also of submitted orders without any event yet.
+            By default all that are unfinished now.
         until : {"finished", "part"}
             "part" returns as soon as each order has a sub-order to download, or has ended.
         timeout_s : float, optional
             Time limit in seconds; by default none. The stop button or Ctrl-C ends the wait, too.
+        download : bool, default False
+            Download these orders as they become ready, and all other orders that block them:
+            REGARDS prepares at most two sub-orders per user until they are downloaded.
         run_loop : bool, default False
             Keep your own asyncio tasks running meanwhile, in a nested event loop.
 
@@ -436,16 +448,19 @@ class OrderTracker:
         Raises
         ------
         WaitTimeoutError
-            The time limit was reached. The orders go on, and are still tracked.
+            The time limit was reached. The orders are still tracked.
         TrackingError
-            Something failed in the background since the last call.
+            The wait is over, and something failed in the background since the last call; several
+            errors are a `TrackingErrorGroup`.
+        OrderNotFoundError
+            No such order was submitted here, and neither a message nor REST names it.
         SettingsError
-            ``run_loop=True`` is not possible here, or would lose cells; the text says what to do
-            instead.
+            The tracker is not started; a label belongs to several orders; or ``run_loop=True`` is
+            not possible here, and the text says what to do instead.
         """
         from regards_nb.display import watching
 
-        wait = Wait(self._parts, keys, until=until, timeout_s=timeout_s)
+        wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         with stopped_by_user(), watching(self, wait.keys) as view:
             if run_loop:
                 run_nested(wait.run_async(view))
@@ -454,15 +469,43 @@ class OrderTracker:
         return wait.result()
 
     async def wait_async(
-        self, *keys: Selection, until: str = "finished", timeout_s: float | None = None
+        self,
+        *keys: Selection,
+        until: str = "finished",
+        timeout_s: float | None = None,
+        download: bool = False,
     ) -> pd.DataFrame:
         """Wait like `wait`, and leave the kernel free for clicks and other tasks."""
         from regards_nb.display import watching
 
-        wait = Wait(self._parts, keys, until=until, timeout_s=timeout_s)
+        wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         with watching(self, wait.keys, blocking=False) as view:
             await wait.run_async(view)
         return wait.result()
+
+    def _new_wait(
+        self,
+        keys: Sequence[Any],
+        *,
+        until: str,
+        timeout_s: float | None,
+        download: bool = False,
+    ) -> Wait:
+        downloads = None
+        if download:
+            if self.client is None:
+                raise SettingsError(f"downloading {_CLIENT_MISSING}")
+            downloads = AutoDownload(self._parts, self._downloads, self._sync)
+        return Wait(
+            self._parts,
+            keys,
+            sync=self._sync,
+            health=lambda: self.health,
+            silence_s=self._silence_s,
+            until=until,
+            timeout_s=timeout_s,
+            downloads=downloads,
+        )
 
     def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
@@ -562,6 +605,8 @@ class OrderTracker:
         request.check()
         if dry_run:
             return request
+        if not self.auto_download:
+            warn_of_blocking(self._parts, self._sync)
         return Order(self, self._submission.submit(request))
 
     def sync(self, *, limit: int = 200) -> list[Order]:
@@ -619,7 +664,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = keys_in(orders, self._parts.frames.key_of)
+        keys = keys_in(orders, self._parts.key_of)
         return self._as_orders(act_on_each(keys, partial(self._actions.act, action, **details)))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
@@ -662,7 +707,7 @@ class OrderTracker:
         if self.client is None:
             raise SettingsError(f"downloading {_CLIENT_MISSING}")
         if keys:
-            states = self._parts.states(keys_in(keys, self._parts.frames.key_of))
+            states = self._parts.states(keys_in(keys, self._parts.key_of))
         else:
             states = [state for state in self._parts.states() if state.waits_for_download]
         found = [state.key for state in states]
@@ -676,17 +721,18 @@ class OrderTracker:
         if self.client is None:
             raise SettingsError(f"downloading {_CLIENT_MISSING}")
         seen: set[Path] = set()
-        wait = Wait(self._parts, [key], until="part", timeout_s=timeout_s)
+        wait = self._new_wait([key], until="part", timeout_s=timeout_s)
         with stopped_by_user(), watching(self, wait.keys) as view:
             while True:
-                wait = Wait(self._parts, [key], until="part", timeout_s=timeout_s)
+                wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 (state,) = wait.run(view)
                 if not state.waits_for_download:
-                    return
+                    break
                 new = [path for path in self._downloads.run(view, [state]) if path not in seen]
                 seen.update(new)
                 if new:
                     yield new
+        self._parts.errors.raise_new()
 
     def download_soon(self, key: OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""

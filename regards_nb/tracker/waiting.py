@@ -8,21 +8,37 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.errors import SettingsError, StoppedWaiting, WaitTimeoutError
+from regards_nb.consumer import HealthState
+from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
+from regards_nb.orders import OrderKey
+from regards_nb.tracker.blocking import blocking_orders
 from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
 
-    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.consumer import Health
+    from regards_nb.orders import OrderState
+    from regards_nb.tracker.dispatcher import AutoDownload
+    from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.selection import Name
     from regards_nb.tracker.shared import TrackerParts, View
+
+#: A message that was sent before the wait arrives so soon; an order without one is unknown.
+_UNKNOWN_AFTER_S = 2.0
+_ADVICE = "wait(download=True)"
+_REST_MISSING = (
+    "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
+    "time limit of the server. Only REST tells of it: OrderTracker(..., client=RegardsClient(...))"
+)
 
 
 @contextmanager
@@ -64,19 +80,40 @@ class Wait:
     parts : TrackerParts
     selections : sequence
         What `names_in` understands; none means all orders that are unfinished now.
+    sync : RestSync or None
+    health : callable
+        Returns the health of the tracker.
+    silence_s : float
+        Without REST: after so long without a message the note says what no message tells.
     until : {"finished", "part"}
     timeout_s : float or None
+    downloads : AutoDownload, optional
+        Downloads the orders waited for, and those that block them.
     """
 
     def __init__(
-        self, parts: TrackerParts, selections: Sequence[Any], *, until: str, timeout_s: float | None
+        self,
+        parts: TrackerParts,
+        selections: Sequence[Any],
+        *,
+        sync: RestSync | None,
+        health: Callable[[], Health],
+        silence_s: float,
+        until: str,
+        timeout_s: float | None,
+        downloads: AutoDownload | None = None,
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
         self._parts = parts
+        self._sync = sync
+        self._health = health
+        self._silence_s = silence_s
         self._until = until
         self._timeout_s = timeout_s
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._downloads = downloads
+        self._began = datetime.now(UTC)
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._names: list[Name] = (
             list(dict.fromkeys(names_in(selections)))
             if selections
@@ -84,9 +121,12 @@ class Wait:
         )
         self._states: list[OrderState] = []
 
+    def _unknown(self) -> list[Name]:
+        return [name for name in self._names if self._parts.key_of(name) is None]
+
     def keys(self) -> list[OrderKey]:
         """Return the keys of the orders waited for, as far as an event has named them."""
-        keys = (self._parts.frames.key_of(name) for name in self._names)
+        keys = map(self._parts.key_of, self._names)
         return [key for key in keys if key is not None]
 
     def run(self, view: View) -> list[OrderState]:
@@ -99,7 +139,8 @@ class Wait:
 
     async def run_async(self, view: View) -> None:
         """Wait without blocking the event loop."""
-        while not self.is_over():
+        # Unknown orders are looked up over REST, which would block the loop.
+        while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
             view.refresh(note=self.note())
             # A Condition would block the loop. Ten looks a second at the journal cost little.
             await asyncio.sleep(0.1)
@@ -111,22 +152,84 @@ class Wait:
         ------
         WaitTimeoutError
             The time limit is reached.
-        TrackingError
-            Something failed in the background.
+        OrderNotFoundError
+            Nobody submitted an order, and no message and no answer over REST names it.
+        SettingsError
+            The tracker is not started.
         """
         self._states = self._parts.states(self.keys())
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
-        self._parts.errors.raise_new()
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._downloads is not None:
+            self._downloads.begin(self._to_download())
+        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+            note = self.note()
+            if self._sync is None and _REST_MISSING not in note:
+                note += f". {_REST_MISSING}"
             raise WaitTimeoutError(
-                f"after {self._timeout_s:g} s, {self.note()}. They go on and are still tracked: "
-                "call wait() again, or look at tracker.orders"
+                f"after {self._timeout_s:g} s, {note}. The orders are still tracked: call wait() "
+                "again, or look at tracker.orders"
             )
+        self._refuse_an_endless_wait()
         return False
 
+    def _refuse_an_endless_wait(self) -> None:
+        health = self._health()
+        if health.state in {HealthState.STOPPED, HealthState.FAILED}:
+            raise SettingsError(
+                "this tracker is not started, so no event can arrive: call tracker.start(), or "
+                "use `with tracker:`" + (f" ({health.reason})" if health.reason else "")
+            )
+        if len(self._states) == len(self._names):
+            return
+        if health.state not in {HealthState.CONSUMING, HealthState.POLLING} or health.queue_depth:
+            return
+        last_sign = max(self._began, health.since, health.last_event or health.since)
+        if (datetime.now(UTC) - last_sign).total_seconds() < _UNKNOWN_AFTER_S:
+            return
+        for name in self._unknown():
+            if isinstance(name, int):
+                if self._sync is None or not self._sync.look_up(name):
+                    raise OrderNotFoundError(
+                        f"no order with the number {name}; tracker.orders lists all. If seconds "
+                        f"are meant: wait(timeout_s={name})"
+                    )
+                continue
+            called = name.correlation_id if isinstance(name, OrderKey) else name
+            tenant = None if self._sync is None else self._sync.tenant
+            if self._parts.journal.request(tenant, called) is None:
+                raise OrderNotFoundError(
+                    f"no order with the correlation id or label {called!r}: it was not submitted "
+                    "here, and no message names it. " + self._near(called)
+                )
+
+    def _near(self, name: str) -> str:
+        known = self._parts.frames.states()
+        names = [text for s in known for text in (s.correlation_id, s.label) if text]
+        near = get_close_matches(name, names, n=3)
+        if not near:
+            return "tracker.orders lists all"
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+
     def _suffices(self, state: OrderState) -> bool:
-        return state.finished or (self._until == "part" and state.waits_for_download)
+        if self._until == "part" and state.waits_for_download:
+            return True
+        if not state.finished:
+            return False
+        return self._downloads is None or not (state.downloading or state.waits_for_download)
+
+    def _blocking(self) -> list[OrderState]:
+        return blocking_orders(self._parts, self._sync)
+
+    def _to_download(self) -> list[OrderKey]:
+        """Return the orders with files that wait: those waited for, and those that block them."""
+        blocking = self._blocking()
+        for state in blocking:
+            if self._sync is not None and self._parts.key_of(state.order_id or 0) is None:
+                self._sync.look_up(state.order_id or 0)
+        waiting = [*self._states, *blocking]
+        keys = (self._parts.key_of(state.order_id or 0) for state in waiting)
+        return [key for key in keys if key is not None]
 
     def note(self) -> str:
         """Return a sentence on the orders that the wait still needs."""
@@ -135,17 +238,36 @@ class Wait:
         note = f"{len(running) + unseen} of {len(self._names)} orders are still running"
         if unseen:
             note += f", {unseen} of them without any event"
-        waiting = [str(state.order_id) for state in running if state.waits_for_download]
-        if waiting:
+        blocking = self._blocking()
+        if blocking and self._downloads is None:
             note += (
-                f"; REGARDS waits for you to download order {', '.join(waiting)}: "
-                "tracker.download() or auto_download=True"
+                "; REGARDS prepares at most two sub-orders per user, and order "
+                f"{_numbers(blocking)} wait for a download: "
+                f"tracker.download({_numbers(blocking)}), or {_ADVICE}"
             )
-        paused = [str(s.order_id) for s in running if s.status == OrderStatus.PAUSED]
+        paused = [state for state in running if state.status == OrderStatus.PAUSED]
         if paused:
-            note += f"; order {', '.join(paused)} is paused: tracker.resume()"
+            note += f"; order {_numbers(paused)} is paused: tracker.resume({_numbers(paused)})"
+        if self._sync is None and self._is_silent(running):
+            note += f"; no message came for a while. {_REST_MISSING}"
         return note
 
+    def _is_silent(self, states: list[OrderState]) -> bool:
+        last = self._health().last_event or self._began
+        silent_s = (datetime.now(UTC) - max(last, self._began)).total_seconds()
+        return bool(states) and silent_s >= self._silence_s
+
     def result(self) -> pd.DataFrame:
-        """Return the rows of the orders waited for."""
-        return self._parts.frames.orders_of(self._names)
+        """Return the rows of the orders waited for.
+
+        Raises
+        ------
+        TrackingError
+            Something failed in the background.
+        """
+        self._parts.errors.raise_new()
+        return self._parts.frames.orders_of(self.keys())
+
+
+def _numbers(states: Iterable[OrderState]) -> str:
+    return ", ".join(str(state.order_id) for state in states)

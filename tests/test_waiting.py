@@ -1,0 +1,202 @@
+"""Nobody waits for nothing: what a wait says, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import client_of, until
+
+from regards_nb import OrderEvent, OrderTracker, errors
+from regards_nb.simulator import (
+    MissingEntry,
+    OrderPlan,
+    PrivateBroker,
+    Simulator,
+    StorageRefuses,
+)
+
+pytestmark = pytest.mark.simulator(with_broker=True)
+
+ONE_FILE = OrderPlan(n_files=1)
+
+
+def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
+    return OrderTracker(
+        simulator.amqp_url,
+        simulator.queue,
+        tenant=simulator.tenant,
+        client=client_of(simulator),
+        journal=folder / "journal.sqlite",
+        workspace=folder / "orders",
+        **options,
+    )
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    with tracker_of(simulator, tmp_path) as tracker:
+        yield tracker
+
+
+# -- orders that block others
+
+
+def test_a_wait_names_the_orders_that_block_it(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two finished orders that nobody downloaded stop the other four; all texts say which."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(6)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    blocking = [state.order_id for state in tracker.snapshot().blocking]
+    assert blocking == numbers[:2]
+    with pytest.raises(errors.WaitTimeoutError) as caught:
+        tracker.wait(*numbers[2:], timeout_s=0.5)
+    advice = "tracker.download(1, 2), or wait(download=True)"
+    assert f"order 1, 2 wait for a download: {advice}" in str(caught.value)
+    assert "go on" not in str(caught.value)
+    assert advice in capsys.readouterr().out
+    assert list(tracker.snapshot(keys=[]).blocking) == list(tracker.snapshot().blocking)
+
+
+def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
+    """wait(download=True) downloads the orders waited for, and the others that block them."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(6)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    orders = tracker.wait(*numbers[2:], download=True, timeout_s=60)
+    assert list(orders["status"]) == ["DONE"] * 4
+    assert (tracker.orders["downloaded_files"] == 1).all()
+    assert not tracker.snapshot().blocking
+
+
+def test_an_order_that_only_rest_knows_can_block(
+    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """Their messages went elsewhere: after the first round of REST sync they are named, too."""
+    others = [simulator.order(ONE_FILE) for _ in range(2)]
+    for number in others:
+        simulator.wait_for(number, "DONE")
+    simulator.flush()
+    broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+    with tracker_of(simulator, tmp_path) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        until(lambda: [state.order_id for state in tracker.snapshot().blocking] == others)
+        with pytest.raises(errors.WaitTimeoutError, match="order 1, 2 wait for a download"):
+            mine.wait(timeout_s=0.1)
+        assert len(tracker.orders) == 1, "they are shown, and not taken in without being asked"
+        tracker.wait(mine, download=True, timeout_s=60)
+        assert mine.status == "DONE"
+
+
+def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
+    """Without auto_download REGARDS stops after two sub-orders: submit() says so in time."""
+    for name in "ab":
+        tracker.submit("dataset:SWOT_CYCLE_007", correlation_id=name)
+    with pytest.warns(UserWarning, match=r"order 1.*Use wait\(download=True\) or auto_download"):
+        tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
+
+
+# -- names that mean no order
+
+
+def test_a_wait_for_an_unknown_order_is_an_error(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """A typing error, and seconds taken for a number, are told at once; with near names."""
+    tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="swath-a", label="first pass")
+    with pytest.raises(errors.OrderNotFoundError, match="'swat-a'.*Did you mean 'swath-a'"):
+        tracker.wait("swat-a", timeout_s=30)
+    with pytest.raises(errors.OrderNotFoundError, match="number 60.*timeout_s=60"):
+        tracker.wait(60, timeout_s=30)
+
+
+def test_a_wait_for_a_number_that_rest_knows_is_none(
+    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """An order whose messages went elsewhere is looked up, and waited for."""
+    number = simulator.order(ONE_FILE)
+    simulator.wait_for(number, "DONE")
+    simulator.flush()
+    broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+    with tracker_of(simulator, tmp_path) as tracker:
+        assert list(tracker.wait(number, timeout_s=30)["status"]) == ["DONE"]
+
+
+def test_a_tracker_that_is_not_started_does_not_wait(simulator: Simulator, tmp_path: Path) -> None:
+    """No event can arrive, so a wait would have no end."""
+    tracker = tracker_of(simulator, tmp_path)
+    tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
+    for names in (("c",), ()):
+        with pytest.raises(errors.SettingsError, match=r"not started.*tracker\.start\(\)"):
+            tracker.wait(*names, timeout_s=30)
+
+
+def test_a_label_names_an_order(tracker: OrderTracker) -> None:
+    """Where only one order bears it; otherwise the text names them."""
+    one = tracker.submit("dataset:SWOT_PASS_012", correlation_id="a", label="pass")
+    assert tracker["pass"].key == one.key
+    assert tracker[str(one.order_id)].key == one.key
+    tracker.submit("dataset:SWOT_PASS_012", correlation_id="b", label="pass")
+    for use in (tracker.__getitem__, tracker.wait, tracker.pause):
+        with pytest.raises(errors.SettingsError, match="2 orders.*'pass'.*'a' .*'b'"):
+            use("pass")
+
+
+# -- errors in the background
+
+
+def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path: Path) -> None:
+    """A missing file and a broken callback are told once, when the wait is over."""
+    lost = MissingEntry(name="file_00000.bin"), StorageRefuses(name="file_00000.bin", times=None)
+
+    def broken(event: OrderEvent) -> None:
+        raise KeyError(event.order_id)
+
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        tracker.on("DONE", broken)
+        first = simulator.order(OrderPlan(n_files=2, faults=lost))
+        until(lambda: len(tracker.snapshot().background_errors) == 2)
+        shown = tracker.snapshot().background_errors
+        assert f"callback broken on DONE: KeyError: {first} (test_waiting.py, line " in str(shown)
+        assert "order 1: order 1" not in str(shown)
+        number = simulator.order(OrderPlan(n_files=6, files_per_suborder=1))
+        with pytest.raises(errors.TrackingError) as caught:
+            tracker.wait(number, timeout_s=60)
+        assert tracker[number].status == "DONE"
+        assert isinstance(caught.value, ExceptionGroup)
+        causes = {type(each.__cause__): each for each in caught.value.exceptions}
+        assert set(causes) == {KeyError, errors.IncompleteDownloadError}
+        tracebacks = causes[KeyError].__cause__.__traceback__
+        assert tracebacks is not None
+        assert tracebacks.tb_next.tb_frame.f_code.co_name == "broken"  # type: ignore[union-attr]
+        assert not tracker.snapshot().background_errors, "what was told is not shown again"
+        tracker.wait(number, timeout_s=60)
+
+
+def test_an_error_that_was_mended_is_not_told(simulator: Simulator, tmp_path: Path) -> None:
+    """A download that failed first and succeeded later is no error at the end of a wait."""
+    workspace = tmp_path / "orders"
+    workspace.write_text("a file where the folder should be")
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        number = simulator.order(ONE_FILE)
+        until(lambda: tracker.snapshot().background_errors)
+        workspace.unlink()
+        until(lambda: tracker.orders["downloaded_files"].item() == 1)
+        assert not tracker.snapshot().background_errors
+        tracker.wait(number, timeout_s=60)
+
+
+# -- ends without a message
+
+
+def test_without_rest_the_unknown_end_is_said(simulator: Simulator, tmp_path: Path) -> None:
+    """Orders that expire or are cancelled on the web page send no message: only REST tells."""
+    simulator.order(OrderPlan(n_files=4, files_per_suborder=1), correlation_id="c")
+    tracker = OrderTracker(
+        simulator.amqp_url, simulator.queue, journal=tmp_path / "j.sqlite", silence_s=0.5
+    )
+    silent = "no message came for a while. .* expires.*client=RegardsClient"
+    with tracker, pytest.raises(errors.WaitTimeoutError, match=silent):
+        tracker.wait("c", timeout_s=2)
