@@ -49,21 +49,21 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
-    """One RabbitMQ node for the whole session. Missing is an error, never a skip."""
+    """Return one RabbitMQ node for the session. Without RabbitMQ the tests fail."""
     with PrivateBroker() as node:
         yield node
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PrivatePostgreSQL]:
-    """One PostgreSQL server for the whole session. Missing is an error, never a skip."""
+    """Return one PostgreSQL server for the session. Without PostgreSQL the tests fail."""
     with PrivatePostgreSQL() as server:
         yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
-    """Where a journal can be kept: each of the databases that are promised."""
+    """Return the place of a journal, for each supported database."""
     if request.param == "sqlite":
         return tmp_path / "journal.sqlite"
     server: PrivatePostgreSQL = request.getfixturevalue("postgresql")
@@ -139,7 +139,7 @@ def user(simulator: Simulator) -> Iterator[Session]:
 
 
 class Admin:
-    """The REGARDS administrator: makes a queue, and lets messages fall into it."""
+    """The REGARDS administrator, who makes a queue and publishes to it."""
 
     def __init__(self, broker: PrivateBroker, **arguments: Any) -> None:
         self.queue = f"orders.{uuid.uuid4().hex}"
@@ -149,7 +149,7 @@ class Admin:
         self.make_queue()
 
     def connect(self) -> None:
-        """Connect, again where the broker has closed the connection."""
+        """Connect; also call it after the broker closed the connection."""
         self._connection = pika.BlockingConnection(pika.URLParameters(self.url))
         self._channel = self._connection.channel()
         # publish() returns once the message is safe: what a test says was sent was sent
@@ -207,7 +207,7 @@ class Admin:
 
 @pytest.fixture
 def admin(broker: PrivateBroker) -> Iterator[Admin]:
-    """An administrator with a fresh queue."""
+    """Return an administrator with a new queue."""
     someone = Admin(broker)
     yield someone
     if not someone._connection.is_open:

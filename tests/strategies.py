@@ -1,4 +1,4 @@
-"""What may come over the wire, as Hypothesis strategies and small builders."""
+"""Messages and events for tests: builders and Hypothesis strategies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def delivery(
     tenant: str | None = "tenant",
     redelivered: bool = False,
 ) -> Delivery:
-    """Make a message as RabbitMQ would hand it over."""
+    """Return a message as the consumer makes it of what RabbitMQ delivers."""
     return Delivery(
         body=body if isinstance(body, bytes) else json.dumps(body).encode(),
         received_at_us=1_700_000_000_123_456,
@@ -34,7 +34,7 @@ def delivery(
 
 
 def event(status: str, *, timestamp_s: int | None = 100, **body: Any) -> OrderEvent:
-    """Make an event that was understood."""
+    """Return an event."""
     body.setdefault("correlationId", "c1")
     decoded = decode(delivery({"status": status, **body}, timestamp_s=timestamp_s))
     assert isinstance(decoded, OrderEvent)
@@ -43,7 +43,7 @@ def event(status: str, *, timestamp_s: int | None = 100, **body: Any) -> OrderEv
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[int, OrderEvent]]:
-    """Events of a few orders, each with the journal row it has."""
+    """Draw events of a few orders, each with its journal row."""
     bodies = st.fixed_dictionaries(
         {
             "status": st.sampled_from(STATUSES),

@@ -1,4 +1,4 @@
-"""The documentation: current, complete, and its commands work as they stand."""
+"""The documentation is current and complete, and its commands work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-#: Seen by people; "regards.example" is nobody's.
+#: The known hosts; "regards.example" is a reserved name.
 HOSTS = {
     "keepachangelog.com",
     "regards.example",
@@ -59,14 +59,14 @@ def fences(page: Path, language: str) -> list[str]:
 
 
 def test_generated_pages_are_current() -> None:
-    """Diagram and tables are what the code says now; else: python docs/generate.py."""
+    """The generated files equal a new generation; if not, run python docs/generate.py."""
     generate = module("generate")
     for name, text in generate.contents().items():
         assert (DOCS / "generated" / name).read_text(encoding="utf-8") == text, name
 
 
 def test_every_citation_of_the_protocol_leads_somewhere() -> None:
-    """Code says "protocol.md 1.3"; the notes have that section, or that point of a list."""
+    """Each section that the code cites, as in "protocol.md 1.3", exists."""
     text = (DOCS / "protocol.md").read_text(encoding="utf-8")
     sections = dict(
         re.findall(r"^###? (\d(?:\.\d)?)\.? .*?\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -121,7 +121,7 @@ def test_each_column_is_explained(frame: str) -> None:
 def test_the_page_on_frames_does_what_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its code runs as it stands, one block after the other."""
+    """The code of the page runs without changes, block by block."""
     monkeypatch.chdir(tmp_path)
     with Journal(tmp_path / "journal.sqlite") as journal:
         body = {"status": "GRANTED", "orderId": 5, "correlationId": "c"}
@@ -149,9 +149,9 @@ def test_python_in_the_pages_is_python(page: Path) -> None:
 
 
 def test_links_out_of_the_documentation_are_sound() -> None:
-    """Each is https, without a user or a stray character, and leads to a host that we know.
+    """Each link is https, has no user name or stray character, and goes to a known host.
 
-    Whether the page behind it is there cannot be tested where there is no internet.
+    The tests run without internet, so they cannot check that the page exists.
     """
     texts = [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("notebooks/*.ipynb")]
     texts += [ROOT / "CITATION.cff", ROOT / "pyproject.toml"]
@@ -175,7 +175,7 @@ def test_links_out_of_the_documentation_are_sound() -> None:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateBroker]:
-    """Return a node of one's own: the page makes users and policies that others must not meet."""
+    """Return a separate node: the page makes users and policies that other tests must not see."""
     with PrivateBroker(users=1) as broker:
         yield broker
 
@@ -183,7 +183,7 @@ def node() -> Iterator[PrivateBroker]:
 def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
     node: PrivateBroker, tmp_path: Path
 ) -> None:
-    """Its commands, run as they stand, lead from nothing to a message in a DataFrame, and back."""
+    """The commands of the page make a queue whose messages reach a DataFrame, and remove it."""
     page = DOCS / "administrators.md"
     (definitions,) = fences(page, "json")
     (tmp_path / "orders.jane.json").write_text(definitions)
@@ -207,7 +207,7 @@ def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
 
 
 def administer(node: PrivateBroker, command: str, folder: Path) -> str:
-    """Run one command of the page on the node, as the administrator would."""
+    """Run one command of the page on the node and return its output."""
     program, *arguments = shlex.split(command)
     assert program == "rabbitmqctl"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The frames: what the journal says, with columns and dtypes that never change."""
+"""The frames: the content of the journal, with columns and dtypes that never change."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_columns_and_dtypes_are_as_promised_from_the_first_row_on(journal: Journ
 
 
 def test_events_are_in_journal_order_with_their_values(journal: Journal) -> None:
-    """Each column holds what the message said; what it did not say is missing."""
+    """Each column holds the value of the message; fields that a message lacks are missing."""
     append(journal, GRANTED, PART | {"subOrderId": 7}, timestamp_s=1681461977)
     events = Frames(journal, None).events
     assert list(events["status"]) == ["GRANTED", "SUBORDER_DONE"]
@@ -101,7 +101,7 @@ def test_events_are_in_journal_order_with_their_values(journal: Journal) -> None
 
 
 def test_what_is_new_is_added_to_what_was_there(journal: Journal) -> None:
-    """Frames follow the journal, also what another process wrote to it."""
+    """A frame grows with the journal, also by rows that another process wrote."""
     frames = Frames(journal, None)
     append(journal, GRANTED)
     before = frames.events
@@ -113,7 +113,7 @@ def test_what_is_new_is_added_to_what_was_there(journal: Journal) -> None:
 
 
 def test_a_frame_that_is_changed_does_not_change_the_history(journal: Journal) -> None:
-    """What a user does to a frame stays with the user."""
+    """A user who writes into a frame changes that frame only."""
     frames = Frames(journal, None)
     append(journal, GRANTED)
     mine = frames.events
@@ -147,7 +147,7 @@ def test_one_row_per_order_with_files_counted(journal: Journal) -> None:
 
 
 def test_a_part_waits_until_it_is_fetched(journal: Journal) -> None:
-    """What was announced and not fetched waits; the next part waits again."""
+    """An order waits from the announcement of a sub-order until that is fetched."""
     frames = Frames(journal, None)
     append(journal, PART)
     (state,) = frames.states()
@@ -170,7 +170,7 @@ def test_only_the_tenant_asked_for_is_shown(journal: Journal) -> None:
 
 
 def test_rejected_messages_keep_their_bytes_and_the_reason(journal: Journal) -> None:
-    """Nothing that came is lost, only set apart."""
+    """A message that cannot be decoded is kept in its own frame, with the reason."""
     big = b'{"status": "DONE", "orderId": 1, "message": "' + b"x" * 20_000_000 + b'"}'
     append(journal, b"", b"\xff", b"[]", GRANTED, big)
     rejected = Frames(journal, None).rejected
@@ -180,7 +180,7 @@ def test_rejected_messages_keep_their_bytes_and_the_reason(journal: Journal) -> 
 
 
 def test_orders_are_found_by_either_name(journal: Journal) -> None:
-    """By correlation id (text) and by number."""
+    """`key_of` takes a correlation id (str) and an order id (int)."""
     frames = Frames(journal, None)
     append(journal, GRANTED)
     key = OrderKey("tenant", "c")
@@ -195,7 +195,7 @@ NAMELESS = {"status": "FAILED", "orderId": 5}
 def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and names are of one moment, whatever arrives between two looks at the journal."""
+    """Rows and names are looked up at one moment, also if an event arrives meanwhile."""
     frames = Frames(journal, None)
     append(journal, NAMELESS)
     assert list(frames.orders.index) == [("tenant", "#5")]
@@ -214,7 +214,7 @@ def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
 
 
 def test_what_rest_said_stays_when_an_order_gets_its_name(journal: Journal) -> None:
-    """It is not said again for a while."""
+    """The answer over REST moves to the new name: REST sync asks again only later."""
     frames = Frames(journal, None)
     append(journal, NAMELESS)
     nameless = OrderKey("tenant", "#5")
@@ -227,7 +227,7 @@ def test_what_rest_said_stays_when_an_order_gets_its_name(journal: Journal) -> N
 
 
 def test_followers_get_each_event_once(journal: Journal) -> None:
-    """A feed starts with what comes after it was asked for."""
+    """A queue receives the events that arrive after `follow`, each once."""
     frames = Frames(journal, None)
     append(journal, GRANTED)
     feed = frames.follow()
@@ -242,7 +242,7 @@ def test_followers_get_each_event_once(journal: Journal) -> None:
 
 
 def test_a_journal_that_went_away_is_an_error_of_ours(tmp_path: Path, journal: Journal) -> None:
-    """Reading a file that is no database any more says so."""
+    """Reading an overwritten journal raises `JournalError` with its path."""
     append(journal, GRANTED)
     journal.close()
     for path in tmp_path.iterdir():
@@ -336,7 +336,7 @@ def test_other_programs_read_plain_frames(program: str, tmp_path: Path, journal:
 
 
 def test_hvplot_draws_plain_frames(journal: Journal) -> None:
-    """Its plots take the times and the categories."""
+    """A plot by status has one series per status."""
     import hvplot.pandas  # noqa: F401 - it adds the attribute
 
     append(journal, GRANTED, PART)
@@ -361,20 +361,20 @@ def test_a_plain_frame_has_plain_dtypes(journal: Journal) -> None:
 
 
 def test_an_export_of_another_kind_is_refused(tmp_path: Path, journal: Journal) -> None:
-    """The error names the kinds there are."""
+    """The error lists the possible kinds."""
     with pytest.raises(SettingsError, match='"csv" or "parquet"'):
         Frames(journal, None).export(tmp_path, "xlsx")
 
 
 @pytest.fixture(params=["python", "pyarrow"])
 def _texts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let pandas keep texts as it does without and with Arrow."""
+    """Have pandas store texts in Python and in Arrow."""
     with pd.option_context("mode.string_storage", request.param):
         yield
 
 
 def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    """Compare two frames; the statuses seen so far are no part of it."""
+    """Compare two frames, without the categories of the status."""
     plain = {"status": "str"} if "status" in one else {}
     pd.testing.assert_frame_equal(one.astype(plain), other.astype(plain))
 
@@ -387,7 +387,7 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 def test_frames_that_grew_are_those_of_a_fresh_start(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[list[tuple[int, OrderEvent]]]
 ) -> None:
-    """Whatever comes in whatever pieces, and no frame changes once it was handed out."""
+    """A frame that grew equals a new one for any history, and no returned frame changes."""
     journal = Journal(tmp_path_factory.mktemp("j") / "journal.sqlite")
     log = journal.file_log("tenant")
     grown = Frames(journal, None)
@@ -441,12 +441,12 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
 
 
 def by_file(files: pd.DataFrame) -> pd.DataFrame:
-    """Put files in an order that does not depend on when each was first seen."""
+    """Sort files by name: their rows depend on when each was first listed."""
     return files.sort_values("name").reset_index(drop=True)
 
 
 def written(event: OrderEvent) -> dict[str, Any]:
-    """Spell an event as the body of a message."""
+    """Return an event as the body of a message."""
     body = {
         "status": event.status,
         "correlationId": event.correlation_id,
@@ -461,7 +461,7 @@ def written(event: OrderEvent) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("_texts")
 def test_a_frame_costs_no_copy_of_what_was_there(journal: Journal) -> None:
-    """Two frames with an event between them share the memory of the rows they share."""
+    """A frame and the next one share the memory of their common rows."""
     frames = Frames(journal, None)
     append(journal, *[GRANTED | {"correlationId": f"c{n}"} for n in range(300)])
     before = frames.events
@@ -509,7 +509,7 @@ def test_orders_of_two_tenants_with_one_number_have_their_own_files(journal: Jou
 
 @pytest.mark.usefixtures("_texts")
 def test_files_cost_what_is_new(journal: Journal) -> None:
-    """A file that is listed leaves all other rows where they are; one that changes, its own."""
+    """A new or changed file copies only the columns that change."""
     frames, log = Frames(journal, None), journal.file_log("tenant")
     log.save([FileRecord(order_id=5, file_id=n, name=f"{n}", size_bytes=n) for n in range(100)])
     before = frames.files
@@ -526,7 +526,7 @@ def test_files_cost_what_is_new(journal: Journal) -> None:
 def test_files_that_could_not_be_read_are_read_the_next_time(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of the database is told, and what it kept back is not passed over."""
+    """A failed read raises an error, and the next call reads the same files."""
 
     def failing(*_: object, **__: object) -> list[FileRecord]:
         raise JournalError("disk I/O error")
@@ -541,7 +541,7 @@ def test_files_that_could_not_be_read_are_read_the_next_time(
 
 
 def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
-    """What an order's files come to follows each of them, there and back."""
+    """The sums of an order follow the state of each file, in both directions."""
     frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
     append(journal, GRANTED)
     file = FileRecord(order_id=5, file_id=1, name="a", size_bytes=10)
@@ -554,7 +554,7 @@ def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
 
 
 def test_rejected_messages_are_added_to_those_that_were_there(journal: Journal) -> None:
-    """Each is read from the journal once, and counted whether somebody has looked or not."""
+    """Each body is read from the journal once; the count needs no body."""
     frames = Frames(journal, None)
     append(journal, b"one", GRANTED)
     before = frames.rejected
@@ -569,7 +569,7 @@ def test_rejected_messages_are_added_to_those_that_were_there(journal: Journal) 
 
 
 def test_an_order_is_found_by_name_in_every_tenant(journal: Journal) -> None:
-    """Two tenants may use the same names; the latest order is meant."""
+    """If two tenants use one name, it means the order with the latest first event."""
     frames = Frames(journal, None)
     append(journal, GRANTED, tenant="one")
     assert frames.key_of("c") == frames.key_of(5) == OrderKey("one", "c")

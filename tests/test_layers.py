@@ -1,4 +1,4 @@
-"""The direction of imports: each room knows only those before it, and has its own library."""
+"""Rooms import only rooms below them, and each third-party library is used in one room."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def room_of(module: Path) -> str:
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name, without ``regards_nb.`` where it is ours."""
+    """One imported name; names of this package are without ``regards_nb.``."""
 
     name: str
     is_ours: bool
@@ -159,7 +159,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_imports_point_one_way(module: Path) -> None:
-    """A room imports only rooms that stand before it; the simulator knows the wire alone.
+    """A room imports only rooms before it in `ROOMS`; the simulator imports only `events`.
 
     The calls in the other direction are imports inside a function, and `UPWARD` lists them. Names
     that only annotations need follow the same rule; `UPWARD_TYPES` lists the exceptions.
@@ -182,7 +182,7 @@ def test_imports_point_one_way(module: Path) -> None:
 
 
 def test_every_listed_upward_call_is_made() -> None:
-    """The lists name no call that is gone."""
+    """Each call in the lists exists."""
     made = {
         (room_of(module), each.name, each.for_types_only)
         for module in MODULES
@@ -195,7 +195,7 @@ def test_every_listed_upward_call_is_made() -> None:
 
 
 def test_no_two_modules_know_each_other() -> None:
-    """No circle, within a room or between rooms, also not through imports for annotations.
+    """There is no circle within a room or between rooms, also not by imports for annotations.
 
     The two exceptions are `Order` with `OrderTracker`, and the listed calls inside functions.
     """
@@ -225,7 +225,7 @@ def test_no_two_modules_know_each_other() -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_each_library_lives_in_its_room(module: Path) -> None:
-    """Third-party imports are where the architecture says, and nowhere else."""
+    """Each third-party library is imported only in the rooms of `HOME_OF`."""
     room = room_of(module)
     for each in imports_of(module):
         library = "" if each.is_ours or each.for_types_only else each.room
@@ -237,7 +237,7 @@ def test_each_library_lives_in_its_room(module: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
 def test_each_file_has_one_reason(module: Path) -> None:
-    """Each file says what it is for, and is short enough to be it."""
+    """Each file begins with a docstring and is not too long."""
     text = module.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "no docstring"
     most = LONGER.get(str(module.relative_to(PACKAGE)), 700)
@@ -246,7 +246,7 @@ def test_each_file_has_one_reason(module: Path) -> None:
 
 
 def test_public_names_are_those_that_are_announced() -> None:
-    """`__all__` and what can be imported agree."""
+    """Each name of `__all__` can be imported, and `dir()` lists the public names only."""
     for name in regards_nb.__all__:
         assert getattr(regards_nb, name).__name__ == name
     assert set(dir(regards_nb)) == {*regards_nb.__all__, "errors", "queries", "__version__"}
@@ -292,7 +292,7 @@ NOT_YET = {"journal"}
 
 @pytest.mark.parametrize("user", USERS, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_tests_and_benchmarks_import_from_rooms(user: Path) -> None:
-    """Nothing outside of the package names a file inside a room, so files can be moved there."""
+    """Code outside of the package imports from rooms, so that files in them can be moved."""
     text = user.read_text(encoding="utf-8")
     inside = {f"{file.parent.name}.{file.stem}" for file in PACKAGE.glob("*/*.py")}
     # also in the code that a test hands to another process

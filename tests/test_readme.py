@@ -1,4 +1,4 @@
-"""The README: what it shows is what happens."""
+"""The README shows what its code prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_first_lines_tell_a_stranger_what_it_is() -> None:
-    """Claim, audience, five lines of code and their output stand in the first thirty lines."""
+    """The first thirty lines hold claim, audience, five lines of code and their output."""
     top = "\n".join(README.read_text(encoding="utf-8").splitlines()[:30])
     assert blocks("python")[0] in top
     assert blocks("text")[0] in top
@@ -23,7 +23,7 @@ def test_the_first_lines_tell_a_stranger_what_it_is() -> None:
 
 
 def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
-    """Run the code as it stands; its prints are those of the README."""
+    """The first example prints the text below it."""
     done = subprocess.run(
         [sys.executable, "-c", blocks("python")[0]],
         cwd=tmp_path,
@@ -37,7 +37,7 @@ def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    """Each make target that is named is one."""
+    """Each make target that the README names exists."""
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake (\w+)", README.read_text(encoding="utf-8")):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,4 +1,4 @@
-"""The site as it is built: no warning, no dead link, and nothing loaded from outside."""
+"""The built site has no warning and no dead link, and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = os.environ["REGARDS_NB_NOTEBOOKS_SINCE"]
 
 
 class _Page(HTMLParser):
-    """What a page points to, what it loads, and where it can be pointed to."""
+    """The links, the loaded files and the anchors of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def pages() -> dict[Path, _Page]:
 
 
 def test_every_link_within_the_site_leads_somewhere(pages: dict[Path, _Page]) -> None:
-    """Page and anchor exist."""
+    """The page and the anchor of each link exist."""
     dead = []
     for path, page in pages.items():
         for link in page.links:
@@ -76,7 +76,7 @@ def test_every_link_within_the_site_leads_somewhere(pages: dict[Path, _Page]) ->
 
 
 def test_nothing_is_loaded_from_outside(pages: dict[Path, _Page]) -> None:
-    """The pages can be read offline: styles, scripts and pictures lie beside them."""
+    """Styles, scripts and pictures are files of the site, so that it works offline."""
     for path, page in pages.items():
         for source in page.loads:
             assert urlsplit(source).scheme in {"", "data"}, f"{path.name}: {source}"
@@ -85,7 +85,7 @@ def test_nothing_is_loaded_from_outside(pages: dict[Path, _Page]) -> None:
 
 
 def test_the_notebooks_are_there_with_their_outputs(pages: dict[Path, _Page]) -> None:
-    """Each notebook is a page with tables and pictures, and no widget that would stay empty."""
+    """Each notebook is a page with tables and pictures; widgets would be empty there."""
     sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert len(sources) >= 3
     for source in sources:

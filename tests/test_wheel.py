@@ -1,4 +1,4 @@
-"""The package as it is published: built, installed into an empty environment, imported there."""
+"""The wheel installs into an empty environment and can be imported there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print("imported", *regards_nb.__all__)
 
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) -> None:
-    """The core alone is enough to import everything public, types included."""
+    """The required dependencies are enough to import all public names; types are included."""
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT],
         check=True,
