@@ -17,6 +17,8 @@ class FileState(StrEnum):
     UNVERIFIED = "UNVERIFIED"
     #: The download failed; ``error`` says why.
     FAILED = "FAILED"
+    #: It was in the workspace, and is not any more. Shown by ``tracker.files``, never recorded.
+    REMOVED = "REMOVED"
 
     @property
     def is_here(self) -> bool:
@@ -38,7 +40,7 @@ class FileRecord:
     size_bytes: int | None = None
     md5: str | None = None
     product_id: str | None = None
-    #: The absolute path with the final name, as soon as the file is there.
+    #: The path with the final name, as soon as the file is there: absolute, except in a journal.
     path: str | None = None
     state: FileState = FileState.LISTED
     error: str | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
 
-from regards_nb.download import Workspace
+from regards_nb.download import Downloader, Workspace
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 
@@ -155,6 +155,17 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_fetched(
         assert here.zips == here.singles == 0
 
 
+class NoLog:
+    """Records nothing."""
+
+    def files(self, order_id: int) -> list[Any]:
+        assert order_id
+        return []
+
+    def save(self, files: Any) -> None:
+        assert files
+
+
 @contextmanager
 def without_rights() -> Iterator[None]:
     """Be somebody who may not write to what belongs to the user who runs the tests."""
@@ -171,9 +182,10 @@ def test_a_folder_without_the_right_to_write_is_known_too(tmp_path: Path) -> Non
     """A folder that may be read and not written."""
     with world(tmp_path) as here:
         here.folder.mkdir(mode=0o555)
-        assert here.records == {}
+        # the journal is out of reach for that user: the files are recorded nowhere
+        downloader = Downloader(here.client, here.order_id, here.folder, NoLog())
         with without_rights(), pytest.raises(WorkspaceError, match="Permission denied"):
-            here.fetch()
+            downloader.fetch()
         assert here.zips == 0
 
 
@@ -216,18 +228,12 @@ def test_a_mistake_in_the_progress_callback_does_not_cost_the_download(
 def test_a_journal_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> None:
     """Files that cannot be recorded are an error, not a silence."""
 
-    class BrokenLog:
-        def files(self, order_id: int) -> list[Any]:
-            assert order_id
-            return []
-
+    class BrokenLog(NoLog):
         def save(self, files: Any) -> None:
             if any(record.path for record in files):
                 raise OSError(5, "the journal is gone")
 
     with world(tmp_path) as here:
-        from regards_nb.download import Downloader
-
         with pytest.raises(OSError, match="journal is gone"):
             Downloader(here.client, here.order_id, here.folder, BrokenLog()).fetch()
         assert nothing_partial(here)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from regards_nb.download import (
     MAX_NOTICE_BYTES,
     BoundedQueue,
+    DownloadOptions,
     Manifest,
     OrderRecords,
     QueueClosed,
@@ -83,9 +84,9 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart(tmp_path: Path) -> Non
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
     failed = record(2, state=FileState.FAILED, error="gone")
     log.save([here, failed, record(3, state=FileState.FAILED), record(4)])
-    records = OrderRecords(log, 1, tmp_path, restore_removed=False)
+    records = OrderRecords(log, 1, tmp_path)
     records.listed = {1, 4}
-    plan = make_plan(records, given_up={3})
+    plan = make_plan(records, DownloadOptions(), given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
     assert [entry.file_id for entry in plan.repairs] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]

@@ -163,7 +163,7 @@ def test_a_line_that_says_something_else_is_passed_over(line: str, tmp_path: Pat
 def test_what_was_never_listed_is_recorded_whole(tmp_path: Path) -> None:
     """A file that only the zip knew is known again after it was put in place."""
     state = StateFile(tmp_path, 1)
-    records = OrderRecords(state, 1, tmp_path, restore_removed=False)
+    records = OrderRecords(state, 1, tmp_path)
     assert records.expect([record(1), record(1)]) == 1
     stranger = placed(record(-5, "x.nc"), tmp_path)
     records.save([placed(record(1), tmp_path), stranger])
@@ -174,7 +174,7 @@ def test_what_was_never_listed_is_recorded_whole(tmp_path: Path) -> None:
 def test_a_manifest_that_knows_more_is_recorded(tmp_path: Path) -> None:
     """A size that was not known before; of a file that is here, nothing new is believed."""
     state = StateFile(tmp_path, 1)
-    records = OrderRecords(state, 1, tmp_path, restore_removed=False)
+    records = OrderRecords(state, 1, tmp_path)
     records.relist([record(1, size_bytes=None), record(2, "b.nc")])
     records.save([placed(record(2, "b.nc"), tmp_path)])
     records.relist([record(1), record(2, "b.nc", md5=MD5["c"])])

@@ -22,7 +22,7 @@ from regards_nb.download.names import (
 )
 from regards_nb.download.order import download_order
 from regards_nb.download.progress import Progress
-from regards_nb.download.records import FileLog, OrderRecords, StateFile
+from regards_nb.download.records import Check, FileLog, OrderRecords, StateFile, find_problem
 from regards_nb.download.workspace import (
     Workspace,
     has_content,
@@ -37,6 +37,7 @@ __all__ = [
     "MAX_NOTICE_BYTES",
     "MAX_PIECE_BYTES",
     "BoundedQueue",
+    "Check",
     "DownloadOptions",
     "DownloadResult",
     "Downloader",
@@ -53,6 +54,7 @@ __all__ = [
     "crc32",
     "download_order",
     "entry_form",
+    "find_problem",
     "has_content",
     "is_alive",
     "link_without_replacing",

@@ -76,6 +76,8 @@ class VerifiedFile(NamedTuple):
     state: FileState | None
     #: Its final name, where that is not the one of its first record.
     name: str | None = None
+    #: False: it was on this computer already.
+    is_fetched: bool = True
 
 
 class ContentWriter:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Progress, ProgressCounter
     from regards_nb.download.publisher import Publisher
-    from regards_nb.download.records import OrderRecords
+    from regards_nb.download.records import Check, OrderRecords
     from regards_nb.download.workspace import Workspace
 
 Way = Literal["auto", "zip", "files"]
@@ -40,8 +40,15 @@ class DownloadOptions:
         False: keep the zip as one file instead of the files in it.
     way : {"auto", "zip", "files"}
         One zip, the files one by one, or whichever suits these files.
-    restore_removed : bool
-        Also fetch files again that were verified earlier and are not in the directory any more.
+    check : {"none", "size", "checksum"}
+        Files that were verified earlier are fetched again if they fail this check: they are not
+        there, have another size, or another MD5. ``none``: files that are missing are assumed to
+        have been moved by the user.
+    again : bool
+        Fetch files again that were verified earlier. A file is not replaced: if its content
+        differs now, the new file gets a number.
+    gather : bool
+        Files that are verified in another folder are linked or copied into the directory.
     durable : bool
         False: do not wait for the disk. Files are then complete also after the program is killed,
         but not necessarily after a power cut.
@@ -53,7 +60,9 @@ class DownloadOptions:
     stop: threading.Event = field(default_factory=threading.Event)
     extract: bool = True
     way: Way = "auto"
-    restore_removed: bool = False
+    check: Check = "none"
+    again: bool = False
+    gather: bool = False
     durable: bool = True
     backoff_s: float = 1.0
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,17 +22,19 @@ from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher
-from regards_nb.download.records import OrderRecords
+from regards_nb.download.records import OrderRecords, is_in_zip
 from regards_nb.download.repair import (
     SAVING_S,
+    extract_kept_zips,
     fetch_missing,
+    gather,
     identify,
     is_external,
     release,
     try_zip,
 )
 from regards_nb.download.workspace import Workspace
-from regards_nb.errors import DownloadError, IncompleteDownloadError
+from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
 from regards_nb.text import clean
 
@@ -73,6 +77,9 @@ class DownloadResult:
         return paths_of(self.records)
 
 
+_id = attrgetter("file_id")
+
+
 class Plan(NamedTuple):
     """The files of an order, by what is to be done with them."""
 
@@ -82,11 +89,19 @@ class Plan(NamedTuple):
     repairs: list[FileRecord]
     #: In place, but still listed: the server keeps waiting for their download.
     unreleased: list[FileRecord]
+    #: In place in a kept zip, to be extracted.
+    zipped: list[FileRecord]
+    #: In place in another folder, to be linked or copied into this one.
+    elsewhere: list[FileRecord]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return any(self._asdict().values())
 
     @property
     def missing(self) -> list[FileRecord]:
         """All files that are to be fetched, by file id."""
-        return sorted(self.wanted + self.repairs, key=lambda record: record.file_id)
+        return sorted(self.wanted + self.repairs, key=_id)
 
     @property
     def bytes_total(self) -> int | None:
@@ -124,8 +139,13 @@ class Downloader:
         self._client = client
         self._directory = Path(directory).expanduser().absolute()
         self._options = options or DownloadOptions()
-        restore = self._options.restore_removed
-        self.records = OrderRecords(log, order_id, self._directory, restore_removed=restore)
+        self.records = OrderRecords(
+            log,
+            order_id,
+            self._directory,
+            check=self._options.check,
+            again=self._options.again,
+        )
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()
         #: Files that could not be downloaded; not tried again before :meth:`retry_failed`.
@@ -159,9 +179,10 @@ class Downloader:
         counter = ProgressCounter(self.order_id, self._options.on_progress)
         counter.enter("manifest")
         plan = self._plan()
-        if not plan.missing and not plan.unreleased:
+        if not plan:
             return DownloadResult(order_id=self.order_id)
-        counter.expect(files=len(plan.missing), size_bytes=plan.bytes_total)
+        placed_here = len(plan.zipped) + len(plan.elsewhere)
+        counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
         with Workspace(self._directory, self.order_id, durable=self._options.durable) as workspace:
             workspace.require_space(sum(record.size_bytes or 0 for record in plan.missing))
             ran = self._carry_out(plan, self._context(plan, workspace, counter))
@@ -175,7 +196,7 @@ class Downloader:
         for pause_s in (*SAVING_S, None):
             rows = self._client.iter_available_files(self.order_id, stop=stop)
             self.records.relist(row for row in rows if row.file_id not in self._never_released)
-            plan = make_plan(self.records, given_up=self._failed)
+            plan = make_plan(self.records, self._options, given_up=self._failed)
             if not plan.unreleased or pause_s is None or stop.wait(pause_s):
                 break
         return plan
@@ -186,8 +207,12 @@ class Downloader:
         missing = plan.missing
         manifest = Manifest([*missing, *plan.unreleased])
         manifest.close(plan.unreleased)
-        taken = (path.name for path in paths_of(self.records.in_place))
-        names = FinalNames(((record.file_id, record.name) for record in missing), taken)
+        moved = {record.file_id for record in (*plan.zipped, *self.records.elsewhere)}
+        stay = [record for record in self.records.in_place if record.file_id not in moved]
+        names = FinalNames(
+            ((record.file_id, record.name) for record in sorted([*missing, *plan.zipped], key=_id)),
+            (path.name for path in paths_of(stay)),
+        )
         return DownloadContext(
             client=self._client,
             order_id=self.order_id,
@@ -223,7 +248,7 @@ class Downloader:
 
     def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
-        planned = {record.file_id for record in plan.missing}
+        planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.elsewhere)}
         lost = [record for record in self.records.of(planned) if not record.in_place]
         if lost:
             # another download of the same order may have fetched them
@@ -242,8 +267,39 @@ class Downloader:
                 for record in lost
             ]
             self.records.save(failed)
-            raise incomplete(self.order_id, self._directory, paths_of(placed), failed)
+            raise self.incomplete(failed, paths_of(placed))
         return DownloadResult(order_id=self.order_id, records=tuple(placed), notes=ran.notes)
+
+    def incomplete(
+        self, failed: Sequence[FileRecord], paths: Sequence[Path]
+    ) -> IncompleteDownloadError:
+        """Return the error that names the missing files, and until when REGARDS keeps the order."""
+        names = Counter(record.name for record in failed)
+        missing = {
+            record.name if names[record.name] == 1 else f"{record.name} (file {record.file_id})": (
+                record.error or "unknown"
+            )
+            for record in failed
+        }
+        others = f"; the other {len(paths)} are saved in {self._directory}" if paths else ""
+        shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
+        more = len(missing) - len(shown)
+        return IncompleteDownloadError(
+            f"order {self.order_id}: {len(failed)} of {len(failed) + len(paths)} files could not "
+            f"be downloaded{others}. {'; '.join(shown)}{f'; and {more} more' if more else ''}. "
+            f"Call download again to retry these files{self._kept_until()}",
+            paths=paths,
+            missing=missing,
+        )
+
+    def _kept_until(self) -> str:
+        with suppress(ServiceError):
+            order = self._client.order(self.order_id)
+            if order.status in {"EXPIRED", "DELETED"}:
+                return f"; REGARDS has deleted them: the order is {order.status}"
+            if order.expires_at is not None:
+                return f"; REGARDS keeps the order until {order.expires_at:%Y-%m-%d %H:%M} UTC"
+        return ""
 
 
 class _Ran(NamedTuple):
@@ -281,6 +337,10 @@ def run(plan: Plan, context: DownloadContext) -> _Ran:
             reason = outcome.failure or "it is complete but does not hold them all"
             notes.append(f"{len(missing)} files of the zip are fetched one by one: {reason}")
             _log.warning("order %d: %s", context.order_id, notes[-1])
+    if plan.zipped:
+        extract_kept_zips(context, plan.zipped)
+    if plan.elsewhere:
+        gather(context, plan.elsewhere)
     problems = fetch_missing(context, outcome)
     unreleased = frozenset[int]()
     if not is_released:
@@ -289,22 +349,34 @@ def run(plan: Plan, context: DownloadContext) -> _Ran:
     return _Ran(problems, tuple(notes), unreleased)
 
 
-def make_plan(records: OrderRecords, *, given_up: Container[int] = ()) -> Plan:
+def make_plan(
+    records: OrderRecords,
+    options: DownloadOptions,
+    *,
+    given_up: Container[int] = (),
+) -> Plan:
     """Compare the manifest with what was recorded.
 
     Parameters
     ----------
     records : OrderRecords
         The files of the order.
+    options : DownloadOptions
+        Whether kept zips are extracted, and files of other folders wanted in this one.
     given_up : container of int
         Ids of files that are not to be repaired.
     """
-    plan = Plan([], [], [])
+    plan = Plan([], [], [], [], [])
+    elsewhere = {record.file_id for record in records.elsewhere} if options.gather else set()
     for record in records.of(records.known):
         is_listed = record.file_id in records.listed
         if record.in_place:
             if is_listed:
                 plan.unreleased.append(record)
+            if options.extract and is_in_zip(record):
+                plan.zipped.append(record)
+            elif record.file_id in elsewhere:
+                plan.elsewhere.append(record)
         elif is_listed:
             plan.wanted.append(record)
         elif record.file_id not in given_up:
@@ -329,26 +401,3 @@ def takes_zip(records: Sequence[FileRecord], way: Way) -> bool:
 def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
     """Return the path of each file once, in the order of the records."""
     return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
-
-
-def incomplete(
-    order_id: int, directory: Path, paths: Sequence[Path], failed: Sequence[FileRecord]
-) -> IncompleteDownloadError:
-    """Return the error that names the missing files."""
-    names = Counter(record.name for record in failed)
-    missing = {
-        record.name if names[record.name] == 1 else f"{record.name} (file {record.file_id})": (
-            record.error or "unknown"
-        )
-        for record in failed
-    }
-    others = f"; the other {len(paths)} are saved in {directory}" if paths else ""
-    shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
-    more = len(missing) - len(shown)
-    return IncompleteDownloadError(
-        f"order {order_id}: {len(failed)} of {len(failed) + len(paths)} files could not be "
-        f"downloaded{others}. {'; '.join(shown)}{f'; and {more} more' if more else ''}. Call "
-        "download again to retry these files",
-        paths=paths,
-        missing=missing,
-    )

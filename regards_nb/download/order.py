@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regards_nb.download.context import DownloadOptions
-from regards_nb.download.increment import Downloader, incomplete, paths_of
+from regards_nb.download.increment import Downloader, paths_of
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import StateFile
 from regards_nb.download.workspace import Workspace
@@ -46,6 +46,8 @@ def download_order(
     stop: threading.Event | None = None,
     timeout_s: float | None = None,
     extract: bool = True,
+    again: bool = False,
+    checksum: bool = False,
     way: Way = "auto",
     durable: bool = True,
     poll_s: float = 2.0,
@@ -71,7 +73,14 @@ def download_order(
     timeout_s : float, optional
         How long to go on; by default as long as REGARDS prepares files of the order.
     extract : bool
-        False: keep each zip as one file instead of the files in it.
+        False: keep each zip as one file instead of the files in it. True extracts zips that an
+        earlier call kept. To open kept zips by hand, see "Proxies and zips" in the documentation.
+    again : bool
+        Fetch all files once more. A file whose content differs now is not replaced: the new one
+        gets a number.
+    checksum : bool
+        Read files that are there already and compare their MD5; by default only their size is
+        compared.
     way : {"auto", "zip", "files"}
         One zip at a time, the files one by one, or whichever suits the files.
     durable : bool
@@ -115,14 +124,16 @@ def download_order(
             stop=stop,
             extract=extract,
             way=way,
-            restore_removed=True,
+            check="checksum" if checksum else "size",
+            again=again,
+            gather=True,
             durable=durable,
             backoff_s=backoff_s,
         ),
     )
     try:
         order = _fetch_until_finished(client, downloader, stop, deadline_s, poll_s)
-        _fetch_rest(client, order, downloader, folder)
+        _fetch_rest(client, order, downloader)
     finally:
         line.end()
     paths = paths_of(downloader.records.in_place)
@@ -189,9 +200,7 @@ def _pause(
         raise DownloadError(f"the download of order {downloader.order_id} was stopped")
 
 
-def _fetch_rest(
-    client: RegardsClient, order: RemoteOrder, downloader: Downloader, directory: Path
-) -> None:
+def _fetch_rest(client: RegardsClient, order: RemoteOrder, downloader: Downloader) -> None:
     """Fetch the files that no manifest listed, and retry the failed files.
 
     Files that were downloaded before, from elsewhere, are in no manifest any more. They can still
@@ -210,7 +219,7 @@ def _fetch_rest(
         failed = [record for record in everything if record.state is FileState.FAILED]
         # the numbers of this error are those of the whole order
         paths = paths_of(records.in_place)
-        raise incomplete(order.order_id, directory, paths, failed) from None
+        raise downloader.incomplete(failed, paths) from None
 
 
 def _all_files(client: RegardsClient, order: RemoteOrder) -> Iterator[FileRecord]:

@@ -10,11 +10,12 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.content import Content, VerifiedFile
 from regards_nb.download.extract import Extractor
+from regards_nb.download.records import zip_name
 from regards_nb.download.workspace import write_all
 from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import ArchiveError, ServiceError
@@ -22,7 +23,6 @@ from regards_nb.errors import ArchiveError, ServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from regards_nb.client import Body
     from regards_nb.download.context import DownloadContext
     from regards_nb.download.workspace import Workspace
     from regards_nb.download.zipstream import Piece
@@ -34,6 +34,7 @@ _ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20
 _BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
 #: What a piece takes besides its data.
 _PIECE_BYTES = 300
+_READ_BYTES = 1 << 18
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0
 
@@ -89,14 +90,55 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
     )
 
 
+def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
+    """Extract a zip that an earlier download kept; verified files go to the publisher."""
+    extractor = Extractor(context)
+    try:
+        failure = _Pipeline(context, _KeptZip(path), extractor, None).run()
+        notice = extractor.finish(proven=failure is None)
+    finally:
+        extractor.close()
+    return ZipOutcome(
+        failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
+    )
+
+
+class _Source(Protocol):
+    """Where a zip comes from: the body of an answer, or a file."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes of the zip."""
+
+    def abort(self) -> None:
+        """End the reading from another thread."""
+
+
+class _KeptZip:
+    """A zip that an earlier download kept."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def blocks(self) -> Iterator[bytes]:
+        try:
+            with open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
+                while block := file.read(_READ_BYTES):
+                    yield block
+        except OSError as exc:
+            raise ArchiveError(f"cannot read {self._path}: {exc.strerror}") from exc
+
+    def abort(self) -> None:
+        pass
+
+
 class _Pipeline:
     """The three threads of one zip."""
 
     def __init__(
-        self, context: DownloadContext, body: Body, extractor: Extractor, copy: _ZipCopy | None
+        self, context: DownloadContext, source: _Source, extractor: Extractor, copy: _ZipCopy | None
     ) -> None:
         self._context = context
-        self._body = body
+        self._source = source
         self._extractor = extractor
         self._copy = copy
         self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
@@ -118,7 +160,7 @@ class _Pipeline:
         finally:
             self._blocks.close()
             if reader.is_alive():
-                self._body.abort()
+                self._source.abort()
             reader.join(_JOIN_S)
             # also after Ctrl-C: entries that are inflated are still verified and kept
             self._pieces.end()
@@ -130,14 +172,14 @@ class _Pipeline:
         if failure is None or self._read_failure is None:
             return failure
         # the zip is cut because the connection broke
-        if isinstance(self._read_failure, ServiceError):
+        if isinstance(self._read_failure, ServiceError | ArchiveError):
             return self._read_failure
         raise self._read_failure
 
     def _read(self) -> None:
         """Take blocks from the network; runs in the reader."""
         try:
-            for block in self._body.blocks():
+            for block in self._source.blocks():
                 self._blocks.put(block, len(block))
         except QueueClosed:
             pass  # the zip is not read further
@@ -213,8 +255,7 @@ class _ZipCopy:
 
     def verified(self, order_id: int, records: Sequence[FileRecord]) -> VerifiedFile:
         """Return the zip as a verified file that holds these files."""
-        # not the name that the server gives: it is illegal on Windows (protocol.md 1.3)
-        name = f"order_{order_id}.zip"
+        name = zip_name(order_id)
         content = Content(name, self._size_bytes, self._digest.hexdigest(), b"", self._path)
         return VerifiedFile(content, records, None, name)
 

@@ -136,7 +136,9 @@ class Publisher:
                 fetched_at_us = None
                 break
             name = self._names.choose_another(name)
-        changes: dict[str, Any] = {"path": path, "error": None, "fetched_at_us": fetched_at_us}
+        changes: dict[str, Any] = {"path": path, "error": None}
+        if file.is_fetched:
+            changes["fetched_at_us"] = fetched_at_us
         if file.state is not None:
             changes |= {"size_bytes": content.size_bytes, "state": file.state}
         return [replace(record, **changes) for record in file.records]

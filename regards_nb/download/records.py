@@ -4,22 +4,26 @@ The log is the journal, or for downloads without a tracker a :class:`StateFile` 
 """
 
 # Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
-# ruff: noqa: PTH116, PTH118
+# ruff: noqa: PTH118
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from regards_nb.download.workspace import write_all
+from regards_nb.download.names import safe_name, unnumbered
+from regards_nb.download.workspace import has_content, write_all
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+Check = Literal["none", "size", "checksum"]
 
 #: The folder of the state file, in the folder of the files.
 STATE_FOLDER = ".regards"
@@ -46,9 +50,11 @@ class OrderRecords:
         The order.
     directory : pathlib.Path
         Where its files go.
-    restore_removed : bool
-        Files that are recorded but not in the directory any more count as missing. False: files
-        that are missing are assumed to have been moved by the user.
+    check : {"none", "size", "checksum"}
+        Recorded files that fail this check count as missing. ``none``: files that are missing are
+        assumed to have been moved by the user.
+    again : bool
+        All recorded files count as missing.
 
     Attributes
     ----------
@@ -61,16 +67,24 @@ class OrderRecords:
     """
 
     def __init__(
-        self, log: FileLog, order_id: int, directory: Path, *, restore_removed: bool
+        self,
+        log: FileLog,
+        order_id: int,
+        directory: Path,
+        *,
+        check: Check = "none",
+        again: bool = False,
     ) -> None:
         self._log = log
         self._order_id = order_id
         self._folder = str(directory)
-        self._restore_removed = restore_removed
+        self._check = check
         self.known: dict[int, FileRecord] = {}
         self.listed: set[int] = set()
         self.arrived: set[int] = set()
         self.read()
+        if again:
+            self.known = {file_id: _missing(record) for file_id, record in self.known.items()}
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
@@ -86,6 +100,11 @@ class OrderRecords:
         """The files that are under their final names, by file id."""
         return [record for record in self.of(self.known) if record.in_place]
 
+    @property
+    def elsewhere(self) -> list[FileRecord]:
+        """The files that are under their final names in another folder, by file id."""
+        return [record for record in self.in_place if _folder_of(record) != self._folder]
+
     def expect(self, rows: Iterable[FileRecord]) -> int:
         """Record files that are not known yet; return how many there were."""
         new = {row.file_id: row for row in rows if row.file_id not in self.known}
@@ -98,6 +117,12 @@ class OrderRecords:
         self._save([row for row in listed.values() if self._is_news(row)])
         self.listed = set(listed)
         self.arrived = set()
+
+    def mark_missing(self, records: Iterable[FileRecord]) -> list[FileRecord]:
+        """Record that files are not what was verified; return their new records."""
+        missing = [_missing(record) for record in records]
+        self._save(missing)
+        return missing
 
     def save(self, records: list[FileRecord]) -> None:
         """Record where files are now."""
@@ -117,21 +142,66 @@ class OrderRecords:
         return not same and not known.in_place
 
     def _as_found(self, record: FileRecord) -> FileRecord:
-        """Return a record, or that of a missing file where its file is gone or has another size."""
-        if not self._restore_removed or record.path is None or not record.in_place:
+        """Return a record, or that of a missing file where its file fails the check."""
+        if self._check == "none" or not record.in_place:
             return record
-        folder, name = os.path.split(record.path)
-        try:
-            size_bytes = os.stat(record.path).st_size
-        except OSError:
-            size_bytes = -1
-        # a file that is kept in a zip has another size than the zip
-        right = size_bytes >= 0 and (
-            record.size_bytes in (None, size_bytes) or name.endswith(".zip")
-        )
-        if right and folder == self._folder:
-            return record
-        return replace(record, state=FileState.LISTED, path=None)
+        problem = find_problem(record, checksum=self._check == "checksum")
+        return record if problem is None else _missing(record)
+
+
+class FileProblem(NamedTuple):
+    """Why a file is not any more what was verified."""
+
+    #: ``missing``, ``cut`` (too short) or ``changed``.
+    problem: str
+    #: Its size now; None if it is missing.
+    found_bytes: int | None
+
+
+def find_problem(record: FileRecord, *, checksum: bool) -> FileProblem | None:
+    """Look at a recorded file; return what is wrong with it, or None.
+
+    Parameters
+    ----------
+    record : FileRecord
+        A file that is in place. A file in a kept zip is right if the zip is there.
+    checksum : bool
+        Also read the file and compare its MD5, if the manifest gave one.
+    """
+    assert record.path is not None  # noqa: S101 - a file that is in place has a path
+    try:
+        found = os.lstat(record.path)
+    except OSError:
+        return FileProblem("missing", None)
+    if not stat.S_ISREG(found.st_mode):
+        return FileProblem("changed", found.st_size)
+    if is_in_zip(record) or record.size_bytes is None:
+        return None
+    if found.st_size != record.size_bytes:
+        is_cut = found.st_size < record.size_bytes
+        return FileProblem("cut" if is_cut else "changed", found.st_size)
+    if checksum and record.md5 and not has_content(record.path, record.size_bytes, record.md5):
+        return FileProblem("changed", found.st_size)
+    return None
+
+
+def zip_name(order_id: int) -> str:
+    """Return the name of a kept zip; the name that the server gives is illegal on Windows."""
+    return f"order_{order_id}.zip"
+
+
+def is_in_zip(record: FileRecord) -> bool:
+    """Return whether a file that is in place is inside a kept zip."""
+    name = os.path.basename(record.path or "")  # noqa: PTH119
+    return name != safe_name(record.name) and unnumbered(name) == zip_name(record.order_id)
+
+
+def _missing(record: FileRecord) -> FileRecord:
+    return replace(record, state=FileState.LISTED, path=None, error=None, fetched_at_us=None)
+
+
+def _folder_of(record: FileRecord) -> str:
+    return os.path.dirname(record.path or "")  # noqa: PTH120
 
 
 class StateFile:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
-from regards_nb.download.content import VerifiedFile
+from regards_nb.download.content import Content, VerifiedFile
 from regards_nb.download.manifest import Manifest, Verdict
 from regards_nb.download.parallel_files import fetch_files
-from regards_nb.download.pipeline import ZipOutcome, fetch_zip
+from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
+from regards_nb.download.records import find_problem, is_in_zip
+from regards_nb.download.workspace import file_md5
 from regards_nb.errors import QuotaError, ServiceError, ServiceUnreachableError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from regards_nb.download.content import Content
     from regards_nb.download.context import DownloadContext
 
 _log = logging.getLogger(__name__)
@@ -66,6 +68,43 @@ def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, st
             in_zip = stated.get(file_id)
             problems[file_id] = f"in the zip: {in_zip}; alone: {reason}" if in_zip else reason
     return problems
+
+
+def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
+    """Link or copy files into the directory that are verified in another folder.
+
+    A file that is not any more what was verified counts as missing, and is fetched.
+    """
+    files: dict[str, list[FileRecord]] = {}
+    for record in elsewhere:
+        files.setdefault(record.path or "", []).append(record)
+    for path, records in files.items():
+        first = records[0]
+        if find_problem(first, checksum=True) is not None:
+            context.manifest.add(context.records.mark_missing(records))
+            continue
+        with context.workspace.errors():
+            staged = context.workspace.stage_existing(path)
+            size_bytes = os.stat(staged).st_size  # noqa: PTH116
+            md5 = file_md5(staged) if first.md5 is None or is_in_zip(first) else first.md5
+        content = Content(first.name, size_bytes, md5, b"", staged)
+        name = context.names.choose_new(os.path.basename(path))  # noqa: PTH119
+        context.publisher.add([VerifiedFile(content, records, None, name, is_fetched=False)])
+
+
+def extract_kept_zips(context: DownloadContext, records: Iterable[FileRecord]) -> None:
+    """Extract files from zips that an earlier download kept; the zips stay.
+
+    A file that its zip does not hold any more counts as missing, and is fetched.
+    """
+    files: dict[str, list[FileRecord]] = {}
+    for record in records:
+        files.setdefault(record.path or "", []).append(record)
+    for path, zipped in files.items():
+        manifest = Manifest(zipped)
+        outcome = extract_zip(context._replace(manifest=manifest), path)
+        identify(outcome.unlisted, context)
+        context.manifest.add(context.records.mark_missing(manifest.missing))
 
 
 def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:

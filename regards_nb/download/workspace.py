@@ -48,7 +48,6 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 #: From so many files on, one flush of the whole file system takes less time than one for each.
 _MANY_FILES = 32
-_READ_BYTES = 1 << 18
 
 _libc = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
 _syncfs = getattr(_libc, "syncfs", None)
@@ -127,6 +126,15 @@ class Workspace:
         """Make an empty file in the staging folder; return its descriptor and its path."""
         path = f"{self._staged_prefix}{next(self._numbers)}"
         return os.open(path, _NEW_FILE, 0o666), path
+
+    def stage_existing(self, path: str) -> str:
+        """Link a file of another folder into the staging folder, or copy it; return its path."""
+        staged = f"{self._staged_prefix}{next(self._numbers)}"
+        try:
+            os.link(path, staged)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, staged)
+        return staged
 
     def flush(self, paths: Sequence[str]) -> None:
         """Return when these staged files are on the disk.
@@ -221,6 +229,16 @@ def link_without_replacing(source: str, target: str) -> bool:
     return True
 
 
+def file_md5(path: str) -> str:
+    """Return the MD5 of a file, in hexadecimal."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
+        return hashlib.file_digest(file, _md5).hexdigest()
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
+
+
 def has_content(path: str, size_bytes: int, md5: str) -> bool:
     """Return whether a plain file has this size and MD5; a link to such a file does not count."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -230,13 +248,10 @@ def has_content(path: str, size_bytes: int, md5: str) -> bool:
         descriptor = os.open(path, flags)
     except OSError:
         return False
-    digest = hashlib.md5(usedforsecurity=False)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if os.fstat(descriptor).st_size != size_bytes:
             return False
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest() == md5
+        return hashlib.file_digest(file, _md5).hexdigest() == md5
 
 
 def lock_if_free(descriptor: int) -> bool:

@@ -21,6 +21,8 @@ from regards_nb.frames.columns import (
     FILE_DTYPES,
     ORDER_COLUMNS,
     ORDER_DTYPES,
+    PROBLEM_COLUMNS,
+    PROBLEM_DTYPES,
     REJECTED_COLUMNS,
     REJECTED_DTYPES,
     REMOTE_COLUMNS,
@@ -29,7 +31,7 @@ from regards_nb.frames.columns import (
     with_columns,
 )
 from regards_nb.frames.export import plain
-from regards_nb.frames.frames import EventQueue, Frames, orders_frame
+from regards_nb.frames.frames import EventQueue, Frames, orders_frame, problems_frame
 
 __all__ = [
     "EVENT_COLUMNS",
@@ -38,6 +40,8 @@ __all__ = [
     "FILE_DTYPES",
     "ORDER_COLUMNS",
     "ORDER_DTYPES",
+    "PROBLEM_COLUMNS",
+    "PROBLEM_DTYPES",
     "REJECTED_COLUMNS",
     "REJECTED_DTYPES",
     "REMOTE_COLUMNS",
@@ -47,5 +51,6 @@ __all__ = [
     "Frames",
     "orders_frame",
     "plain",
+    "problems_frame",
     "with_columns",
 ]

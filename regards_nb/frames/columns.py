@@ -81,9 +81,19 @@ FILE_COLUMNS = {
     "path": ColumnInfo("str", "where the file is in the workspace"),
     "size_bytes": ColumnInfo("Int64", "size in bytes"),
     "md5": ColumnInfo("str", "MD5 in the manifest; missing if it gives none"),
-    "state": ColumnInfo("category", "LISTED, VERIFIED, UNVERIFIED (no MD5 to compare) or FAILED"),
+    "state": ColumnInfo("category", "LISTED, VERIFIED, UNVERIFIED (no MD5 given), FAILED, REMOVED"),
     "error": ColumnInfo("str", "why the download failed"),
     "fetched_at": ColumnInfo(TIME, "when it was downloaded; missing if it was there already"),
+}
+#: Columns of `OrderTracker.verify`.
+PROBLEM_COLUMNS = {
+    "order_id": ColumnInfo("Int64", "the number of the order"),
+    "correlation_id": ColumnInfo("str", "the order's name in the index of `orders`"),
+    "name": ColumnInfo("str", "the name in the manifest"),
+    "path": ColumnInfo("str", "where the file was put"),
+    "size_bytes": ColumnInfo("Int64", "its size when it was verified"),
+    "found_bytes": ColumnInfo("Int64", "its size now; missing if it is not there"),
+    "problem": ColumnInfo("str", "missing, cut (too short) or changed"),
 }
 #: Columns of `OrderTracker.rejected`.
 REJECTED_COLUMNS = {
@@ -108,9 +118,16 @@ REMOTE_COLUMNS = {
     "expires_at": ColumnInfo(TIME, "when REGARDS deletes the files"),
 }
 
-EVENT_DTYPES, ORDER_DTYPES, FILE_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES = (
+EVENT_DTYPES, ORDER_DTYPES, FILE_DTYPES, PROBLEM_DTYPES, REJECTED_DTYPES, REMOTE_DTYPES = (
     {name: column.dtype for name, column in columns.items()}
-    for columns in (EVENT_COLUMNS, ORDER_COLUMNS, FILE_COLUMNS, REJECTED_COLUMNS, REMOTE_COLUMNS)
+    for columns in (
+        EVENT_COLUMNS,
+        ORDER_COLUMNS,
+        FILE_COLUMNS,
+        PROBLEM_COLUMNS,
+        REJECTED_COLUMNS,
+        REMOTE_COLUMNS,
+    )
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -13,6 +14,7 @@ from regards_nb.files import FileState
 from regards_nb.frames.columns import (
     EVENT_DTYPES,
     FILE_DTYPES,
+    PROBLEM_DTYPES,
     REJECTED_DTYPES,
     REMOTE_DTYPES,
     GrowingFrame,
@@ -20,9 +22,10 @@ from regards_nb.frames.columns import (
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.orders import OrdersFrame
 from regards_nb.frames.state import OrderFile, OrderStates
+from regards_nb.journal import with_full_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -47,6 +50,9 @@ class Frames:
     journal : Journal
     tenant : str or None
         Keep this tenant's rows and rows without a tenant; None keeps all.
+    workspace : pathlib.Path, optional
+        The folder that the paths of the journal are relative to. With it, `files` shows which
+        files were removed.
 
     Notes
     -----
@@ -54,9 +60,10 @@ class Frames:
     pandas copies the memory first.
     """
 
-    def __init__(self, journal: Journal, tenant: str | None) -> None:
+    def __init__(self, journal: Journal, tenant: str | None, workspace: Path | None = None) -> None:
         self._journal = journal
         self._tenant = tenant
+        self._workspace = None if workspace is None else str(workspace.absolute())
         self._lock = threading.RLock()
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
@@ -72,6 +79,8 @@ class Frames:
         self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
         self._orders = OrdersFrame(self._states)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
+        #: The places of the files that the frame shows as removed.
+        self._removed: set[int] = set()
         self._rejected = GrowingFrame(REJECTED_DTYPES)
         #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
         #: The bodies may be large and are read from the journal when `rejected` is called.
@@ -139,7 +148,11 @@ class Frames:
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision
-        self._states.add_files(self._journal.files_after(seen, tenant=self._tenant))
+        files = self._journal.files_after(seen, tenant=self._tenant)
+        if self._workspace is not None:
+            workspace = self._workspace
+            files = [(tenant, with_full_path(record, workspace)) for tenant, record in files]
+        self._states.add_files(files)
         self._states.add_fetched(self._journal.fetched_after(seen))
         self._states.add_labels(self._journal.labels_after(seen))
         self._revision = newest  # last, so that a failed read is repeated by the next call
@@ -184,8 +197,13 @@ class Frames:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
         with self._lock:
             self.refresh()
-            places, files = self._states.take_changed_files()
-            self._files.update(places, list(map(_file_row, files)))
+            places, _ = self._states.take_changed_files()
+            files = self._states.files
+            removed = set() if self._workspace is None else _removed(files)
+            places = sorted({*places, *(removed ^ self._removed)})
+            self._removed = removed
+            rows = [_file_row(files[place], is_removed=place in removed) for place in places]
+            self._files.update(places, rows)
             return self._files.frame()
 
     @property
@@ -225,6 +243,15 @@ class Frames:
             self.refresh()
             return self._states.key_of(name)
 
+    def order_files(self, order_ids: Collection[int] | None = None) -> list[OrderFile]:
+        """Return the files of some orders, or of all, with the names of their orders."""
+        with self._lock:
+            self.refresh()
+            files = list(self._states.files)
+        if order_ids is None:
+            return files
+        return [file for file in files if file.record.order_id in order_ids]
+
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
         with self._lock:
@@ -239,12 +266,46 @@ def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
     return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
 
 
-def _file_row(file: OrderFile) -> tuple[object, ...]:
+def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:
     record = file.record
+    state = FileState.REMOVED if is_removed else record.state
     return (
         record.order_id, file.correlation_id, record.name, record.path, record.size_bytes,
-        record.md5, str(record.state), record.error, record.fetched_at_us,
+        record.md5, str(state), record.error, record.fetched_at_us,
     )  # fmt: skip
+
+
+def _removed(files: Sequence[OrderFile]) -> set[int]:
+    """Return the places of the files that are not in their folders any more.
+
+    Each folder is listed once: on a network file system a look at each file would take long.
+    """
+    names_in: dict[str, set[str]] = {}
+    removed = set()
+    for place, (record, _) in enumerate(files):
+        if record.path is None or not record.in_place:
+            continue
+        folder, name = os.path.split(record.path)
+        if folder not in names_in:
+            try:
+                names_in[folder] = set(os.listdir(folder))  # noqa: PTH208 - names only
+            except OSError:
+                names_in[folder] = set()
+        if name not in names_in[folder]:
+            removed.add(place)
+    return removed
+
+
+def problems_frame(problems: Iterable[tuple[OrderFile, str, int | None]]) -> pd.DataFrame:
+    """Return files with what is wrong with them and their size now; columns of `verify`."""
+    rows = [
+        (file.record.order_id, file.correlation_id, file.record.name, file.record.path,
+         file.record.size_bytes, found_bytes, problem)
+        for file, problem, found_bytes in problems
+    ]  # fmt: skip
+    frame = GrowingFrame(PROBLEM_DTYPES)
+    frame.update(range(len(rows)), rows)
+    return frame.frame()
 
 
 def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:

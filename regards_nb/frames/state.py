@@ -222,6 +222,13 @@ class OrderStates:
         places = (place for each in files for place in each.places.values())
         return [self._files.values[place].record for place in places]
 
+    @property
+    def files(self) -> list[OrderFile]:
+        """All files, at their places."""
+        for tenant, order_id in list(self._to_name):
+            self._name_files(tenant, order_id)
+        return self._files.values
+
     def take_changed_files(self) -> tuple[list[int], list[OrderFile]]:
         """Return the places and files that changed since the last call."""
         for tenant, order_id in list(self._to_name):

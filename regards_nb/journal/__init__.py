@@ -27,7 +27,7 @@ from regards_nb.journal.database import (
     NetworkFileSystemWarning,
     Position,
 )
-from regards_nb.journal.journal import Journal, TenantFiles
+from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.repair import Repair, repair
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "RowReader",
     "TenantFiles",
     "repair",
+    "with_full_path",
 ]

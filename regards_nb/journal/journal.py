@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -324,9 +325,16 @@ class Journal:
             lambda c: RowReader(c).recent(queue, after_id=after_id, not_of=not_of, limit=limit)
         )
 
-    def file_log(self, tenant: str | None) -> TenantFiles:
-        """Return the file records of one tenant, to read and to write."""
-        return TenantFiles(self, tenant)
+    def file_log(self, tenant: str | None, workspace: Path | None = None) -> TenantFiles:
+        """Return the file records of one tenant, to read and to write.
+
+        Parameters
+        ----------
+        tenant : str or None
+        workspace : pathlib.Path, optional
+            The paths of files below it are kept relative to it.
+        """
+        return TenantFiles(self, tenant, workspace)
 
     def bodies(self, row_ids: Iterable[int]) -> dict[int, bytes]:
         """Return the bodies of some rows."""
@@ -452,25 +460,45 @@ def _damage(connection: sa.Connection) -> list[str]:
 
 
 class TenantFiles:
-    """The file records of one tenant, as the downloads read and write them."""
+    """The file records of one tenant, as the downloads read and write them.
 
-    def __init__(self, journal: Journal, tenant: str | None) -> None:
+    The journal keeps the paths of files below the workspace relative to it: a workspace that is
+    moved together with its journal still has its files.
+    """
+
+    def __init__(self, journal: Journal, tenant: str | None, workspace: Path | None) -> None:
         self._journal = journal
         self._tenant = tenant or ""
+        self._workspace = None if workspace is None else str(workspace.absolute())
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return the records of one order, by file id."""
-        return self._journal._files_of(self._tenant, order_id)  # noqa: SLF001 - one room
+        records = self._journal._files_of(self._tenant, order_id)  # noqa: SLF001 - one room
+        if self._workspace is None:
+            return records
+        return [with_full_path(record, self._workspace) for record in records]
 
     def save(self, files: Iterable[FileRecord]) -> None:
         """Insert or replace records by (order id, file id). They are on disk when it returns."""
+        if self._workspace is not None:
+            files = [_with_relative_path(record, self._workspace) for record in files]
         self._journal._save_files(self._tenant, files)  # noqa: SLF001 - one room
-
-    def update(self, files: Iterable[FileRecord]) -> None:
-        """Replace records that are there already. Each record holds all fields of a file."""
-        self.save(files)
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:
     fields = dict(zip(FileRecord.__dataclass_fields__, values, strict=True))
     return FileRecord(**fields | {"state": FileState(fields["state"])})
+
+
+def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
+    prefix = workspace + os.sep
+    if record.path is None or not record.path.startswith(prefix):
+        return record
+    return replace(record, path=record.path[len(prefix) :].replace(os.sep, "/"))
+
+
+def with_full_path(record: FileRecord, workspace: str) -> FileRecord:
+    """Return a record of a journal with an absolute path, below *workspace* if it is relative."""
+    if record.path is None:
+        return record
+    return replace(record, path=os.path.normpath(os.path.join(workspace, record.path)))  # noqa: PTH118

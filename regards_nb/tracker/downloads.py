@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import DownloadResult
+    from regards_nb.download import Check, DownloadResult
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, View
 
@@ -103,10 +103,29 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
         del item, future, job
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadRequest:
+    """What is wanted of the files of an order; see `OrderTracker.download`.
+
+    By default only new files are fetched: files that the user removed stay away.
+    """
+
+    directory: Path | None = None
+    extract: bool = True
+    #: See `DownloadOptions`.
+    check: Check = "none"
+    again: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Running:
     future: Future[DownloadResult]
     stop: threading.Event
+    request: DownloadRequest
+
+
+#: What `auto_download` and the buttons of the display want.
+_NEW_FILES = DownloadRequest()
 
 
 class DownloadGroup:
@@ -151,16 +170,18 @@ class Downloads:
         self._parts = parts
         self._client = client
         self._tenant = tenant
-        self.workspace = Path(workspace)
+        self.workspace = Path(workspace).expanduser().absolute()
         self._workers = Workers("regards-nb-download", MOST_PARALLEL)
         self._running: dict[int, _Running] = {}
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
     def begin(
-        self, order: OrderState, *, directory: str | Path | None = None, extract: bool = True
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES
     ) -> Future[DownloadResult]:
-        """Download the ready files of *order*; return the running download if there is one.
+        """Download the ready files of *order*; return the running download if it does the same.
+
+        A download with another request begins when the running one has ended.
 
         Raises
         ------
@@ -177,19 +198,22 @@ class Downloads:
                 f"order {order.correlation_id!r} has no number, so it has no files: {order.status}"
                 + (f" ({order.message})" if order.message else "")
             )
-        folder = self.workspace / str(order_id) if directory is None else Path(directory)
         with self._lock:
             running = self._running.get(order_id)
-            if running is not None:
+            if running is not None and running.request == request:
                 return running.future
             stop = threading.Event()
             self._parts.downloads[order_id] = None
-            future = self._workers.submit(
-                lambda: self._fetch(client, order, order_id, folder, stop, extract=extract)
-            )
-            self._running[order_id] = _Running(future, stop)
+
+            def fetch() -> DownloadResult:
+                if running is not None:
+                    wait([running.future])
+                return self._fetch(client, order, order_id, request, stop)
+
+            future = self._workers.submit(fetch)
+            self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
-        future.add_done_callback(lambda _: self._ended(order_id))
+        future.add_done_callback(lambda done: self._ended(order_id, done))
         self._parts.signal.send()
         return future
 
@@ -214,13 +238,11 @@ class Downloads:
         self,
         view: View,
         orders: Sequence[OrderState],
-        *,
-        directory: str | Path | None = None,
-        extract: bool = True,
+        request: DownloadRequest = _NEW_FILES,
     ) -> list[Path]:
         """Download the ready files of some orders, and return the paths of all their files."""
         seen = -1
-        with self._group(orders, directory=directory, extract=extract) as group:
+        with self._group(orders, request) as group:
             while not group.done():
                 view.refresh(note="downloading")
                 seen = self._parts.signal.wait(seen, POLL_S)
@@ -232,13 +254,13 @@ class Downloads:
 
     @contextmanager
     def _group(
-        self, orders: Iterable[OrderState], *, directory: str | Path | None, extract: bool
+        self, orders: Iterable[OrderState], request: DownloadRequest
     ) -> Iterator[DownloadGroup]:
         """Begin several downloads; end those that still run at the end of the block."""
         group = DownloadGroup()
         try:
             for order in orders:
-                future = self.begin(order, directory=directory, extract=extract)
+                future = self.begin(order, request)
                 group.futures.append((order.order_id, future))
             yield group
         finally:
@@ -264,10 +286,8 @@ class Downloads:
         client: RegardsClient,
         order: OrderState,
         order_id: int,
-        folder: Path,
+        request: DownloadRequest,
         stop: threading.Event,
-        *,
-        extract: bool,
     ) -> DownloadResult:
         def report(progress: Progress) -> None:
             self._parts.downloads[order_id] = progress
@@ -278,9 +298,16 @@ class Downloads:
             result = Downloader(
                 client,
                 order_id,
-                folder,
-                journal.file_log(order.tenant or self._tenant),
-                DownloadOptions(on_progress=report, stop=stop, extract=extract),
+                request.directory or self.workspace / str(order_id),
+                journal.file_log(order.tenant or self._tenant, self.workspace),
+                DownloadOptions(
+                    on_progress=report,
+                    stop=stop,
+                    extract=request.extract,
+                    check=request.check,
+                    again=request.again,
+                    gather=request.directory is not None,
+                ),
             ).fetch()
         except IncompleteDownloadError:
             # The server has handed out the files and prepares the next ones. The journal names
@@ -290,8 +317,10 @@ class Downloads:
         journal.save_fetched(order.tenant, order_id, order.ready_row)
         return result
 
-    def _ended(self, order_id: int) -> None:
+    def _ended(self, order_id: int, future: Future[DownloadResult]) -> None:
         with self._lock:
-            self._running.pop(order_id, None)
-            self._parts.downloads.pop(order_id, None)
+            running = self._running.get(order_id)
+            if running is not None and running.future is future:
+                del self._running[order_id]
+                self._parts.downloads.pop(order_id, None)
         self._parts.signal.send()

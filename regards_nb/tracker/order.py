@@ -117,9 +117,18 @@ class Order:
         self._tracker.wait(self, until=until, timeout_s=timeout_s)
         return self
 
-    def download(self, *, directory: str | Path | None = None, extract: bool = True) -> list[Path]:
+    def download(
+        self,
+        *,
+        directory: str | Path | None = None,
+        extract: bool = True,
+        again: bool = False,
+        checksum: bool = False,
+    ) -> list[Path]:
         """Download the ready files of this order. See `OrderTracker.download`."""
-        return self._tracker.download(self, directory=directory, extract=extract)
+        return self._tracker.download(
+            self, directory=directory, extract=extract, again=again, checksum=checksum
+        )
 
     def pause(self) -> Order:
         """Have REGARDS prepare no more files; files that are ready stay ready.

@@ -199,7 +199,9 @@ class TrackerParts:
     def paths(self, order_id: int | None) -> list[Path]:
         """Return the paths of the downloaded files of an order."""
         records = [] if order_id is None else self.frames.files_of(order_id)
-        return [Path(record.path) for record in records if record.path is not None]
+        # several files may be in one kept zip
+        paths = dict.fromkeys(record.path for record in records)
+        return [Path(path) for path in paths if path is not None]
 
     def _with_download(self, state: OrderState) -> OrderState:
         if state.order_id is None or state.order_id not in self.downloads:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from regards_nb.consumer import Consumer, HealthState, describe, parameters_from, publish_request
+from regards_nb.download import find_problem
 from regards_nb.errors import SettingsError
-from regards_nb.frames import Frames, with_columns
+from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import blocking_orders, warn_of_blocking
 from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
-from regards_nb.tracker.downloads import Downloads
+from regards_nb.tracker.downloads import DownloadRequest, Downloads
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_sync import (
@@ -126,7 +127,10 @@ class OrderTracker:
         errors = BackgroundErrors(signal.send)
         kept.on_notice(errors.note)
         parts = TrackerParts(
-            journal=kept, frames=Frames(kept, tenant), signal=signal, errors=errors
+            journal=kept,
+            frames=Frames(kept, tenant, Path(workspace).expanduser()),
+            signal=signal,
+            errors=errors,
         )
         self._parts = parts
         self._downloads = Downloads(parts, client, tenant, workspace)
@@ -677,17 +681,27 @@ class OrderTracker:
         *keys: Selection,
         directory: str | Path | None = None,
         extract: bool = True,
+        again: bool = False,
+        checksum: bool = False,
     ) -> list[Path]:
         """Download the ready files of some orders, verified, with a progress bar.
+
+        Files that were downloaded before are looked at: those that are gone or cut are fetched
+        once more, while REGARDS has them. No file of yours is replaced.
 
         Parameters
         ----------
         *keys : str, int, Order, or rows of `orders`
             By default all orders that have files to download.
         directory : path, optional
-            By default ``<workspace>/<order id>``.
+            Where the files go; by default ``<workspace>/<order id>``. Files that are verified
+            elsewhere are linked or copied into it.
         extract : bool, default True
-            False keeps the zips as they came.
+            False keeps the zips as they came; a later call with True extracts them.
+        again : bool, default False
+            Fetch all files once more.
+        checksum : bool, default False
+            Also compare the MD5 of files that were downloaded before.
 
         Returns
         -------
@@ -712,7 +726,13 @@ class OrderTracker:
             states = [state for state in self._parts.states() if state.waits_for_download]
         found = [state.key for state in states]
         with stopped_by_user(), watching(self, found) as view:
-            return self._downloads.run(view, states, directory=directory, extract=extract)
+            request = DownloadRequest(
+                directory=None if directory is None else Path(directory).expanduser().absolute(),
+                extract=extract,
+                check="checksum" if checksum else "size",
+                again=again,
+            )
+            return self._downloads.run(view, states, request)
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
@@ -733,6 +753,34 @@ class OrderTracker:
                 if new:
                     yield new
         self._parts.errors.raise_new()
+
+    def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:
+        """Look at the downloaded files of some orders; nothing is fetched.
+
+        Parameters
+        ----------
+        *keys : str, int, Order, or rows of `orders`
+            By default all orders.
+        checksum : bool, default False
+            Read the files and compare their MD5; by default only their size is compared.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per file that is missing, cut or changed since it was verified: ``order_id``,
+            ``correlation_id``, ``name``, ``path``, ``size_bytes``, ``found_bytes``, ``problem``.
+            `download` fetches these files again.
+        """
+        order_ids: set[int] | None = None
+        if keys:
+            states = self._parts.states(keys_in(keys, self._parts.frames.key_of))
+            order_ids = {state.order_id for state in states if state.order_id is not None}
+        return problems_frame(
+            (file, *problem)
+            for file in self._parts.frames.order_files(order_ids)
+            if file.record.in_place
+            and (problem := find_problem(file.record, checksum=checksum)) is not None
+        )
 
     def download_soon(self, key: OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""

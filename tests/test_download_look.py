@@ -1,0 +1,210 @@
+"""A path that `download` returns exists, and holds what was verified: files are looked at."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import client_of, until
+from download_kit import world
+
+from regards_nb import OrderTracker
+from regards_nb.errors import IncompleteDownloadError
+from regards_nb.simulator import OrderPlan, Simulator, StorageRefuses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.simulator(with_broker=True)
+
+SIX = OrderPlan(n_files=6, file_bytes=20_000, files_per_suborder=6)
+
+
+def tracker_in(folder: Path, simulator: Simulator, **options: object) -> OrderTracker:
+    """Return a tracker whose journal and files are in one folder."""
+    return OrderTracker(
+        simulator.amqp_url,
+        simulator.queue,
+        client=client_of(simulator),
+        tenant=simulator.tenant,
+        journal=folder / ".regards" / "journal.sqlite",
+        workspace=folder / "orders",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def tracked(
+    folder: Path, simulator: Simulator, number: int, **options: object
+) -> Iterator[OrderTracker]:
+    """Follow an order of the simulator."""
+    with tracker_in(folder, simulator, **options) as tracker:
+        until(lambda: number in set(tracker.orders["order_id"]))
+        yield tracker
+
+
+def downloaded(simulator: Simulator) -> int:
+    """Count the requests for files and zips."""
+    paths = [seen.path for seen in simulator.requests]
+    return sum(path.endswith("/download") or "/orders/files/" in path for path in paths)
+
+
+def test_removed_and_cut_files_are_fetched_again(simulator: Simulator, tmp_path: Path) -> None:
+    """All returned paths exist with the right content; the rest is not fetched a second time."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        content = {path: path.read_bytes() for path in paths}
+        assert len(content) == 6
+        paths[0].unlink()
+        paths[1].write_bytes(content[paths[1]][:100])
+        before = downloaded(simulator)
+        again = tracker[number].download()
+        assert sorted(path.read_bytes() for path in again) == sorted(content.values())
+        assert downloaded(simulator) == before + 2
+        # the cut file is the user's: it is not overwritten
+        assert paths[1].stat().st_size == 100
+        assert set(tracker.files["path"]) == {str(path) for path in again}
+        assert (tracker.files["state"] == "VERIFIED").all()
+        assert tracker.download(number) == again
+        assert downloaded(simulator) == before + 2
+
+
+def test_changed_files_are_found_and_fetched_where_the_checksum_is_asked_for(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A changed file of the same size shows only in its MD5."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        right = paths[2].read_bytes()
+        paths[2].write_bytes(right[::-1])
+        assert tracker.verify().empty
+        found = tracker.verify(number, checksum=True)
+        assert list(found["path"]) == [str(paths[2])]
+        assert list(found["problem"]) == ["changed"]
+        assert tracker.download(number) == paths
+        repaired = tracker.download(number, checksum=True)
+        assert repaired[2].read_bytes() == right
+        assert paths[2].read_bytes() == right[::-1]
+        assert tracker.verify(checksum=True).empty
+
+
+def test_verify_names_what_is_missing_and_cut(simulator: Simulator, tmp_path: Path) -> None:
+    """One row for each wrong file; the frame calls a removed file REMOVED; nothing is fetched."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        assert tracker.verify().empty
+        assert list(tracker.verify().columns) == [
+            "order_id", "correlation_id", "name", "path", "size_bytes", "found_bytes", "problem"
+        ]  # fmt: skip
+        paths[0].unlink()
+        paths[1].write_bytes(b"x" * 100)
+        before = downloaded(simulator)
+        found = tracker.verify(number)
+        assert dict(zip(found["path"], found["problem"], strict=True)) == {
+            str(paths[0]): "missing",
+            str(paths[1]): "cut",
+        }
+        assert found["found_bytes"].tolist()[1] == 100
+        states = dict(zip(tracker.files["path"], tracker.files["state"], strict=True))
+        assert states[str(paths[0])] == "REMOVED"
+        assert states[str(paths[1])] == "VERIFIED"
+        assert downloaded(simulator) == before
+        tracker.download(number)
+        assert (tracker.files["state"] == "VERIFIED").all()
+
+
+def test_auto_download_leaves_alone_what_the_user_removed(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The next sub-order does not bring the removed files of the last one back."""
+    number = simulator.order(OrderPlan(n_files=6, file_bytes=100, files_per_suborder=2))
+    with tracked(tmp_path, simulator, number, auto_download=True) as tracker:
+        until(lambda: (tracker.files["state"] == "VERIFIED").sum() >= 2)
+        first = tracker.files["path"].iloc[0]
+        (tmp_path / "orders" / str(number) / first).unlink()
+        until(lambda: tracker.orders["downloaded_files"].item() == 6)
+        assert tracker.files["state"].value_counts()["REMOVED"] == 1
+
+
+def test_a_folder_that_moves_with_its_journal_just_works(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """After the rename all paths exist, and nothing is fetched again."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path / "old", simulator, number) as tracker:
+        names = {path.name for path in tracker.download(number)}
+    (tmp_path / "old").rename(tmp_path / "new")
+    before = downloaded(simulator)
+    with tracked(tmp_path / "new", simulator, number) as tracker:
+        assert (tracker.files["state"] == "VERIFIED").all()
+        assert tracker.verify(checksum=True).empty
+        paths = tracker.download(number)
+        assert {path.parent for path in paths} == {tmp_path / "new" / "orders" / str(number)}
+        assert {path.name for path in paths} == names
+        assert all(path.is_file() for path in paths)
+    assert downloaded(simulator) == before
+
+
+def test_a_given_directory_gets_the_files(simulator: Simulator, tmp_path: Path) -> None:
+    """Files that are verified elsewhere are linked or copied, not fetched."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        first = tracker.download(number)
+        before = downloaded(simulator)
+        other = tracker.download(number, directory=tmp_path / "other")
+        assert [path.parent for path in other] == [tmp_path / "other"] * 6
+        assert [path.read_bytes() for path in other] == [path.read_bytes() for path in first]
+        assert downloaded(simulator) == before
+        # a file that was changed in the first place does not count as verified in the second
+        other[0].unlink()
+        other[1].write_bytes(bytes(other[1].stat().st_size))
+        third = tracker.download(number, directory=tmp_path / "third")
+        assert sorted(path.read_bytes() for path in third) != []
+        assert len(third) == 6
+        assert tracker.verify(checksum=True).empty
+
+
+def test_again_fetches_anew(simulator: Simulator, tmp_path: Path) -> None:
+    """Each file is fetched once more; files that are right keep their place."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        before = downloaded(simulator)
+        assert tracker.download(number, again=True) == paths
+        assert downloaded(simulator) == before + 6
+        assert len(list(paths[0].parent.glob("[!.]*"))) == 6
+
+
+def test_what_the_archive_no_longer_has_is_said(simulator: Simulator, tmp_path: Path) -> None:
+    """The error names the file, and until when REGARDS keeps the order."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        paths[0].unlink()
+        simulator.faults.add(StorageRefuses(name=paths[0].name, status=410, times=None))
+        with pytest.raises(IncompleteDownloadError, match=r"keeps .* until 20\d\d-") as caught:
+            tracker.download(number)
+        assert set(caught.value.missing) == {paths[0].name}
+        assert caught.value.paths == ()
+        assert tracker.files["state"].tolist().count("FAILED") == 1
+
+
+def test_the_client_looks_in_the_same_way(tmp_path: Path) -> None:
+    """Without a tracker: again and checksum mean the same."""
+    quick = {"poll_s": 0.02, "backoff_s": 0.01, "show": False}
+    with world(tmp_path) as here:
+        client, number = here.client, here.order_id
+        paths = client.download_order(number, here.folder, **quick)
+        right = paths[0].read_bytes()
+        paths[0].write_bytes(right[::-1])
+        assert client.download_order(number, here.folder, **quick) == paths
+        found = client.download_order(number, here.folder, checksum=True, **quick)
+        assert found[0].read_bytes() == right
+        before = here.singles
+        client.download_order(number, here.folder, again=True, **quick)
+        assert here.singles == before + 6
