@@ -33,7 +33,7 @@ import pika
 from small_disk import own_mounts
 
 from regards_nb import OrderTracker
-from regards_nb.simulator import PrivateBroker
+from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker
 
 LIMIT_S = 180.0
 _TICK = threading.Event()
@@ -151,7 +151,7 @@ class World:
     def make_queue(self) -> None:
         """Make the queue, as the administrator does."""
         with self.channel() as channel:
-            channel.queue_declare(self.queue, durable=True)
+            channel.queue_declare(self.queue, durable=True, arguments=QUEUE_ARGUMENTS)
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition, noting what health says meanwhile."""

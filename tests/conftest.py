@@ -19,7 +19,7 @@ from postgresql import PrivatePostgreSQL
 from simulator_session import Session
 
 from regards_nb.client import RegardsClient
-from regards_nb.simulator import PrivateBroker, Simulator
+from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
 
 # some tests are small runs of a benchmark
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -139,11 +139,11 @@ def user(simulator: Simulator) -> Iterator[Session]:
 
 
 class Admin:
-    """The REGARDS administrator, who makes a queue and publishes to it."""
+    """The REGARDS administrator, who declares a queue as documented and publishes to it."""
 
     def __init__(self, broker: PrivateBroker, **arguments: Any) -> None:
         self.queue = f"orders.{uuid.uuid4().hex}"
-        self.arguments = arguments
+        self.arguments = arguments or QUEUE_ARGUMENTS
         self.url = broker.admin_url
         self.connect()
         self.make_queue()

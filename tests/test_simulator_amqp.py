@@ -12,7 +12,7 @@ import pytest
 from conftest import until
 
 from regards_nb.events import RESPONSE_EXCHANGE, RESPONSE_TYPE
-from regards_nb.simulator import OrderPlan, PrivateBroker, Simulator
+from regards_nb.simulator import QUEUE_ARGUMENTS, OrderPlan, PrivateBroker, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,6 +91,20 @@ def test_the_tracker_may_only_read_its_queue(simulator: Simulator) -> None:
         with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="403"):
             attempt(connection.channel())
         connection.close()
+
+
+def test_the_queue_is_that_of_the_documentation(simulator: Simulator) -> None:
+    """Classic, durable, with priorities and dead letters: a rejected message is kept."""
+    simulator.publish_raw(b"rejected")
+    simulator.flush()
+    connection = pika.BlockingConnection(pika.URLParameters(simulator.admin_amqp_url))
+    channel = connection.channel()
+    channel.queue_declare(simulator.queue, durable=True, arguments=QUEUE_ARGUMENTS)
+    channel.queue_purge("regards.DLQ")
+    method, _, _ = channel.basic_get(simulator.queue)
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    assert until(lambda: channel.basic_get("regards.DLQ", auto_ack=True)[2]) == b"rejected"
+    connection.close()
 
 
 def test_anything_can_be_published(simulator: Simulator, reader: BlockingChannel) -> None:

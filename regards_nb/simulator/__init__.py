@@ -6,6 +6,7 @@ share the mistakes of the code that it tests.
 
 from __future__ import annotations
 
+from regards_nb.simulator.amqp import QUEUE_ARGUMENTS
 from regards_nb.simulator.broker import (
     BrokerMissingError,
     BrokerStartError,
@@ -64,6 +65,7 @@ from regards_nb.simulator.service import gson
 from regards_nb.simulator.simulator import Simulator
 
 __all__ = [
+    "QUEUE_ARGUMENTS",
     "Action",
     "BrokerMissingError",
     "BrokerStartError",

@@ -27,6 +27,15 @@ _RETRY_S = 0.1
 _CONNECT_LIMIT_S = 10
 _START_LIMIT_S = 15
 
+_DEAD_LETTER_EXCHANGE, _DEAD_LETTER_QUEUE = "regards.DLX", "regards.DLQ"
+#: The arguments of a tracker's queue in the documentation of REGARDS 2.x: a classic queue with
+#: priorities, whose rejected messages go to the queue of dead letters.
+QUEUE_ARGUMENTS = {
+    "x-dead-letter-exchange": _DEAD_LETTER_EXCHANGE,
+    "x-dead-letter-routing-key": _DEAD_LETTER_QUEUE,
+    "x-max-priority": 255,
+}
+
 #: What publishing can raise while the broker is down or restarts.
 _CONNECTION_ERRORS = (pika.exceptions.AMQPError, OSError)
 
@@ -83,7 +92,10 @@ class Publisher:
 
     def _declare(self, channel: BlockingChannel) -> None:
         channel.exchange_declare(RESPONSE_EXCHANGE, "fanout", durable=True)
-        channel.queue_declare(self._queue, durable=True)
+        channel.exchange_declare(_DEAD_LETTER_EXCHANGE, "direct", durable=True)
+        channel.queue_declare(_DEAD_LETTER_QUEUE, durable=True)
+        channel.queue_bind(_DEAD_LETTER_QUEUE, _DEAD_LETTER_EXCHANGE, _DEAD_LETTER_QUEUE)
+        channel.queue_declare(self._queue, durable=True, arguments=QUEUE_ARGUMENTS)
         channel.queue_bind(self._queue, RESPONSE_EXCHANGE)
 
     def publish(self, body: bytes, properties: dict[str, Any]) -> None:
