@@ -31,7 +31,7 @@ def test_heartbeats_survive_a_cell_that_computes(admin: Admin, tmp_path: Path) -
 EXITS_WITHOUT_STOP = """
 import sys
 from regards_nb import OrderTracker
-tracker = OrderTracker(sys.argv[1], sys.argv[2], journal=sys.argv[3], auto_download=True).start()
+tracker = OrderTracker(sys.argv[1], sys.argv[2], journal=sys.argv[3]).start()
 tracker.on("DONE", print)
 tracker.show()
 assert len(tracker.events) == 0
