@@ -165,6 +165,18 @@ def test_the_same_file_ordered_twice_is_one_file(tmp_path: Path) -> None:
         assert here.singles == 0
 
 
+def test_external_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """The server puts one of them into the zip and marks both: each is fetched by its id."""
+    files = files_named("same.nc", "same.nc", "other.nc", reference=True)
+    plan = OrderPlan(files=files, files_per_suborder=3)
+    with world(tmp_path, plan) as here:
+        fetched = here.fetch()
+        assert sorted(here.found.values()) == contents(plan)
+        assert len(fetched.paths) == 3
+        assert (here.zips, here.singles) == (1, 2)
+        assert here.client.order(here.order_id).available_files == 0
+
+
 @pytest.mark.parametrize("name", ["dups.zip", "unicode.zip", "empty_entry.zip"])
 def test_zips_of_a_real_server_library_end_in_the_right_files(name: str, tmp_path: Path) -> None:
     """Homonyms, Unicode names and empty files of real zips, checked against their manifest."""

@@ -196,6 +196,31 @@ def test_the_zip_itself_can_be_kept(tmp_path: Path) -> None:
         assert here.fetch(extract=False).nothing_new
 
 
+def test_a_kept_zip_is_one_path_and_is_extracted_later(tmp_path: Path) -> None:
+    """One path for the zip; extract=True takes the files from it, and asks REGARDS for nothing."""
+    with world(tmp_path, OrderPlan(n_files=4, file_bytes=90_000, files_per_suborder=4)) as here:
+        client, order_id = here.client, here.order_id
+        paths = client.download_order(order_id, here.folder, extract=False, **QUICK)
+        assert [path.name for path in paths] == [f"order_{order_id}.zip"]
+        assert client.download_order(order_id, here.folder, extract=False, **QUICK) == paths
+        asked = here.zips, here.singles
+        found = client.download_order(order_id, here.folder, **QUICK)
+        assert {path.name: path.read_bytes() for path in found} == here.expected
+        assert (here.zips, here.singles) == asked
+        assert paths[0].exists()
+
+
+def test_files_that_a_kept_zip_no_longer_holds_are_fetched(tmp_path: Path) -> None:
+    """A kept zip that was cut gives the files that are whole in it; the others are fetched."""
+    with world(tmp_path, OrderPlan(n_files=4, file_bytes=90_000, files_per_suborder=4)) as here:
+        (path,) = here.fetch(extract=False).paths
+        with path.open("r+b") as file:
+            file.truncate(200_000)
+        here.fetch()
+        assert here.found == here.expected | {path.name: path.read_bytes()}
+        assert here.singles == 2
+
+
 def test_a_zip_that_is_not_whole_is_not_kept(tmp_path: Path) -> None:
     """Its files come one by one instead."""
     with world(tmp_path, None, CutZip()) as here:

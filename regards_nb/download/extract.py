@@ -167,7 +167,7 @@ class Extractor:
         elif verdict is Verdict.UNKNOWN:
             self.unlisted.append(self._moved_to_disk(content))
         else:
-            # it is wrong, or the file was found already
+            # it is wrong or ambiguous, or the file was found already
             content.discard()
             self._counter.add_bytes(-content.size_bytes)
         if verdict is Verdict.WRONG:

@@ -35,6 +35,8 @@ class Verdict(Enum):
     VERIFIED = auto()
     #: The manifest has no MD5; the size, if known, is right. It is the file if the zip is sound.
     SIZE_ONLY = auto()
+    #: It may be one of several files: they have no MD5 and no distinct sizes.
+    AMBIGUOUS = auto()
     #: It has the name of a file and other content.
     WRONG = auto()
     #: No file of the manifest has such a name.
@@ -45,7 +47,7 @@ class Match(NamedTuple):
     """What an entry is."""
 
     verdict: Verdict
-    #: VERIFIED, SIZE_ONLY: the missing files that it is. WRONG: the files that it may stand for.
+    #: VERIFIED, SIZE_ONLY: the missing files that it is. Else: the files that it may stand for.
     records: Sequence[FileRecord]
 
 
@@ -109,7 +111,11 @@ class Manifest:
             same = [record for record in wanted if record.name == wanted[0].name]
             self.close(same)
             return Match(Verdict.VERIFIED, same)
-        possible = [r for r in self._missing_of(namesakes) if _may_be(r, size_bytes)][:1]
+        possible = [r for r in self._missing_of(namesakes) if _may_be(r, size_bytes)]
+        if len(possible) > 1:
+            # Of external files of one name the server sends one, and marks all of them as
+            # downloaded: the entry does not tell which one it is.
+            return Match(Verdict.AMBIGUOUS, possible)
         if possible:
             self.close(possible)
             return Match(Verdict.SIZE_ONLY, possible)

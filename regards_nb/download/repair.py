@@ -13,7 +13,7 @@ from regards_nb.download.parallel_files import fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
 from regards_nb.download.records import find_problem, is_in_zip
 from regards_nb.download.workspace import file_md5
-from regards_nb.errors import QuotaError, ServiceError, ServiceUnreachableError
+from regards_nb.errors import NotAllowedError, QuotaError, ServiceError, ServiceUnreachableError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -35,8 +35,11 @@ def try_zip(context: DownloadContext) -> ZipOutcome:
     try:
         return fetch_zip(context)
     except ServiceError as exc:
-        # exactly these: after a refused login or a page of a proxy, single files fail as well
-        if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError):
+        # After a refused login or a page of a proxy, single files fail as well. 401 with a
+        # message, 409, 423 and 429 may only mean that another zip is being made for this user
+        # (REGARDS 2.1 and later; the answer is not documented).
+        is_busy = isinstance(exc, NotAllowedError) and exc.status_code == 401
+        if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError) and not is_busy:
             raise
         context.raise_if_stopped()
         return ZipOutcome(failure=exc)
@@ -121,12 +124,13 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
     verified: list[VerifiedFile] = []
     for content in unlisted:
         verdict, records = listing.match(content.name, content.size_bytes, content.md5)
-        if verdict is Verdict.WRONG:
-            # truncated or damaged: it is fetched alone, like any other
+        if verdict in {Verdict.WRONG, Verdict.AMBIGUOUS}:
+            # truncated or damaged, or one of several namesakes: these files are fetched alone
             content.discard()
             context.records.expect(records)
-            context.manifest.add(records)
-        if verdict is Verdict.WRONG or not content.md5:
+            context.manifest.add(record for record in records if record not in context.manifest)
+            continue
+        if not content.md5:
             continue
         if not records:
             records = [_unknown_file(content, context.order_id)]
