@@ -195,6 +195,12 @@ class Chromium:
     @contextmanager
     def page(self, lab: Lab, notebook: str) -> Iterator[Page]:
         """Open a notebook and wait until its kernel is idle."""
+        with self.bare_page() as page:
+            yield Page(page, lab, notebook)
+
+    @contextmanager
+    def bare_page(self) -> Iterator[PlaywrightPage]:
+        """Open an empty page that reaches this machine only."""
         context = self._browser.new_context(viewport={"width": 1200, "height": 900})
         context.route(re.compile(r"^https?://(?!127\.0\.0\.1|localhost)"), self._refuse)
         page = context.new_page()
@@ -206,7 +212,7 @@ class Chromium:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", lambda dialog: dialog.accept())
         try:
-            yield Page(page, lab, notebook)
+            yield page
         finally:
             context.close()
 

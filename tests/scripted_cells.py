@@ -28,6 +28,9 @@ def drive():
         pause.wait(0.02)
     tracker.tell(order("first", 1, status="DONE", suborders_done=1000, suborders_total=1000))
 
+def drive_once():
+    tracker.tell(order("first", 1, suborders_done=77, suborders_total=1000, message=HOSTILE))
+
 def wait():
     threading.Thread(target=drive, daemon=True).start()
     with stopped_by_user(), watching(tracker) as watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import display
 import nbconvert
+import nbformat
 import pytest
 from browser import Chromium, Lab, chromium
 from kernels import kernelspec
+from nbclient import NotebookClient
 from scripted_cells import PARTS_DONE, SETUP
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
     from regards_nb.simulator import PrivateBroker
 
-SCREENSHOTS = Path(__file__).parent / "screenshots"
+TESTS = Path(__file__).parent
+SCREENSHOTS = TESTS / "screenshots"
 #: Beside the newest; test_display_kernels has more about each.
 OLDER = ("6.31.0", "7.1.0")
 
@@ -289,6 +293,39 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
             assert live == saved
 
 
+def test_anywidget_moves_is_clicked_and_keeps_selected_text(session: Session) -> None:
+    """With anywidget the same view moves from its thread; repainting changes only what differs."""
+    use = "from regards_nb.display import use\nuse('anywidget')\nshow(tracker)"
+    with session.page(use, "drive_once()", "wait()", "tracker.asked") as page:
+        page.run_cell(1)
+        page.until_text(1, "REGARDS waits for you to download")
+        root = page.output(1).locator(".regards-nb-live")
+        assert root.locator("tbody tr").count() == 2
+        assert page.output(1).locator("table:visible").count() == 1
+        root.locator("select").select_option(label="#1 first")
+        root.get_by_role("button", name="Cancel order").click()
+        page.until_text(1, "cancel: queued for #1 first")
+        select = (
+            "() => { const n = document.querySelector('.regards-nb-live .rg-name'); "
+            "window.getSelection().selectAllChildren(n); return window.getSelection().toString() }"
+        )
+        selected = page.page.evaluate(select)
+        page.run_cell(2)
+        page.until_text(1, "77/1000")
+        assert selected
+        assert page.page.evaluate("() => window.getSelection().toString()") == selected
+        page.screenshot(SCREENSHOTS / "anywidget.png", 1)
+        page.start_cell(3)
+        page.until_text(3, "waiting for 2 orders")
+        seen = page.page.evaluate(PARTS_DONE)
+        page.until(f"(seen) => ({PARTS_DONE})() > seen", seen)
+        session.finish()
+        page.until_done(3)
+        page.until_text(3, "1000/1000")
+        page.run_cell(4)
+        page.until_text(4, "'cancel', OrderKey(tenant='project1', correlation_id='first')")
+
+
 def converted(book: Any) -> str:
     """Return a notebook as nbconvert's HTML, without the scripts that every such page fetches."""
     exporter = nbconvert.HTMLExporter(exclude_input=True)
@@ -322,6 +359,26 @@ def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, 
         session.forgive("widget model not found")
         page.page.set_content(converted(lab.saved(session.name)))
         assert page.page.locator("table:visible").count() == 1
+
+
+@pytest.mark.parametrize("cell", ["show(tracker)", "tracker"], ids=["show", "value"])
+def test_a_page_made_with_stored_widgets_shows_the_table_without_network(
+    browser: Chromium, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
+) -> None:
+    """papermill and nbconvert --execute store the widgets; their library comes from the network."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    book: Any = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(f"FINISH = ''{SETUP}"), nbformat.v4.new_code_cell(cell)]
+    )
+    NotebookClient(book, timeout=60, kernel_name="python3", store_widget_state=True).execute()
+    assert book.metadata.widgets
+    html: str = nbconvert.HTMLExporter().from_notebook_node(book)[0]
+    (lab.root / f"stored-{len(cell)}.html").write_text(html, encoding="utf-8")
+    with browser.bare_page() as page:
+        page.goto(f"{lab.url}/files/stored-{len(cell)}.html", wait_until="domcontentloaded")
+        page.locator("table[aria-label='REGARDS orders']:visible").wait_for()
+        assert page.get_by_text("this picture does not move").locator("visible=true").count() == 1
 
 
 def test_the_filter_limits_the_table(session: Session) -> None:

@@ -50,6 +50,8 @@ FUNCTIONS = {
         "plot_timeline",
         "plot_throughput",
         "close_views",
+        "widget",
+        "use",
     ],
     "settings": ["profile_names", "profiles_path", "read_profile"],
 }

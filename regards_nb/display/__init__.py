@@ -1,7 +1,7 @@
 """The views of a tracker: live in notebooks, saved as HTML, as text in terminals, as plots.
 
 All views pull snapshots of the tracker; `model` says what they read and what they show.
-ipywidgets, IPython, rich's live display and matplotlib are imported when a view first needs them.
+Heavy libraries (ipywidgets, anywidget, IPython, matplotlib) are imported when a view needs them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,20 @@ from regards_nb.display.refresh import (
     close_views,
     refresh_thread_of,
 )
-from regards_nb.display.show import STILL_TRACKED, Watch, mimebundle, show, watching
+from regards_nb.display.show import (
+    STILL_TRACKED,
+    Watch,
+    marimo_value,
+    mimebundle,
+    show,
+    use,
+    watching,
+    widget,
+)
 from regards_nb.display.text import text
 
 if TYPE_CHECKING:
+    from regards_nb.display.anywidgets import AnyWidgetView
     from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
 
 __all__ = [
@@ -44,6 +54,7 @@ __all__ = [
     "TRACKER_DELETED",
     "WAITS",
     "ActionBar",
+    "AnyWidgetView",
     "DownloadRates",
     "LogView",
     "RefreshThread",
@@ -55,6 +66,7 @@ __all__ = [
     "WidgetView",
     "close_views",
     "html",
+    "marimo_value",
     "mimebundle",
     "plot_throughput",
     "plot_timeline",
@@ -63,12 +75,21 @@ __all__ = [
     "size",
     "table_model",
     "text",
+    "use",
     "watching",
+    "widget",
 ]
+
+_MODULE_OF = {
+    "ActionBar": "widgets",
+    "AnyWidgetView": "anywidgets",
+    "MAX_CHOICES": "widgets",
+    "WidgetView": "widgets",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import the widgets when they are first used: a script needs no ipywidgets."""
-    if name not in {"MAX_CHOICES", "ActionBar", "WidgetView"}:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.widgets"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

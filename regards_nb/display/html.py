@@ -14,13 +14,15 @@ legible there.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
+from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.model import SIGN, DownloadRates, Severity, table_model
+from regards_nb.display.model import SIGN, DownloadRates, Severity, clock, table_model
 from regards_nb.display.text import lines
 from regards_nb.text import clean
 
@@ -84,7 +86,7 @@ background:var(--rg-back)!important;color:var(--rg-muted);font-size:.88em;font-w
 .regards-nb .rg-name{{font-weight:600;white-space:normal;min-width:9em;max-width:22em;
 overflow-wrap:anywhere}}
 .regards-nb .rg-id,.regards-nb .rg-files,.regards-nb .rg-time{{font-size:.88em}}
-.regards-nb .rg-parts{{font-variant-numeric:tabular-nums}}
+.regards-nb .rg-parts,.regards-nb .rg-all{{font-variant-numeric:tabular-nums}}
 .regards-nb progress+.rg-parts{{padding-left:4px}}
 .regards-nb progress{{appearance:none;-webkit-appearance:none;width:110px;height:8px;border:none;
 border-radius:4px;overflow:hidden;vertical-align:middle;background:var(--rg-track);
@@ -113,9 +115,15 @@ def html(snapshot: SnapshotView, *, note: str = "") -> str:
     Returns
     -------
     str
-        At most 50 orders, the most urgent first, and a line that counts the others.
+        At most 50 orders, the most urgent first, and a line that counts the others; it says as of
+        when, because nothing updates it.
     """
-    return _page(table_model(snapshot), note)
+    return _page(table_model(snapshot), " · ".join(filter(None, (note, as_of()))))
+
+
+def as_of() -> str:
+    """Return the sentence of a picture that nothing updates."""
+    return f"As of {clock(datetime.now(UTC))}; this picture does not move."
 
 
 def _page(model: TableModel, note: str) -> str:
@@ -151,7 +159,7 @@ def _overall(model: TableModel) -> str:
     )
     return (
         f'<div class="rg-overall rg-running" aria-live="off">{bar}'
-        f'<span class="rg-parts">{escape(model.overall)}</span></div>'
+        f'<span class="rg-all">{escape(model.overall)}</span></div>'
     )
 
 
@@ -177,7 +185,7 @@ def foot(model: TableModel) -> str:
     return f'<div class="regards-nb">{more}{problems}</div>' if more or problems else ""
 
 
-def answer(words: str) -> str:
+def answer_html(words: str) -> str:
     """Return the result of the last click."""
     if not words:
         return ""
@@ -212,10 +220,9 @@ def _bar(row: Row, fraction: float | None, of: str) -> str:
     if fraction is None:
         return ""
     label = escape(f"{of} of order {row.title}")
-    words = escape(row.parts) if of == "parts" else f"{fraction:.0%}"
     return (
         f'<progress class="rg-{of}-bar" max="1" value="{fraction:.4g}" aria-label="{label}" '
-        f'style="accent-color:{COLOUR[row.severity]}">{words}</progress>'
+        f'style="accent-color:{COLOUR[row.severity]}"></progress>'
     )
 
 
@@ -253,9 +260,13 @@ EMPTY_BUNDLE = {"text/html": "", "text/plain": ""}
 # picture. Elsewhere, also in pages of nbconvert, there is no such panel, and the HTML beside the
 # widget is shown.
 _PANEL = ">.lm-Panel.jp-OutputArea-output"
-_LIVE = ":has(.jupyter-widgets .regards-nb)"
+_LIVE = ":has(.jupyter-widgets .regards-nb,.regards-nb-live)"
 _DEAD = f":has(>.jp-OutputArea-child{_PANEL}):not({_LIVE})"
+# nbconvert writes a widget whose state is stored as a script for a library that is loaded from the
+# network: without network nothing is shown.
+_STORED = ':has(script[type="application/vnd.jupyter.widget-view+json"])'
 _SPARE_CSS = f"""<style>
+.jp-OutputArea{_STORED}:not({_LIVE}) .regards-nb-spare{{display:block!important}}
 .jp-OutputArea{_DEAD}:has(.regards-nb-spare)>.jp-OutputArea-child:has({_PANEL}){{display:none}}
 .jp-OutputArea{_DEAD} .regards-nb-spare{{display:block!important}}
 .jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
@@ -273,12 +284,34 @@ def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:
 
     The handle is kept first: the stop button can interrupt as soon as the output is visible.
     """
+    if in_marimo():
+        handles.append(_MarimoHandle(bundle))
+        return
     import IPython.display
 
     # IPython has no types
     handle: Any = IPython.display.DisplayHandle()  # type: ignore[no-untyped-call]
     handles.append(handle)
     handle.display(bundle, raw=True)
+
+
+def in_marimo() -> bool:
+    """Return whether a marimo notebook runs this code."""
+    marimo: Any = sys.modules.get("marimo")
+    return marimo is not None and bool(marimo.running_in_notebook())
+
+
+class _MarimoHandle:
+    """The output of a marimo cell, which can be replaced while the cell runs."""
+
+    def __init__(self, bundle: dict[str, Any]) -> None:
+        self._marimo: Any = sys.modules["marimo"]
+        if bundle["text/html"]:
+            self._marimo.output.append(self._marimo.Html(bundle["text/html"]))
+
+    def update(self, bundle: dict[str, Any], **_: object) -> None:
+        """Replace what the running cell shows."""
+        self._marimo.output.replace(self._marimo.Html(bundle["text/html"]))
 
 
 class HtmlView:
@@ -297,6 +330,8 @@ class HtmlView:
 
     #: Each update is a whole new output, so two updates a second are enough.
     interval_s = 0.5
+    #: It holds no widgets that a page could close.
+    is_alive = True
 
     def __init__(self, keys_of: KeysOf, note: str = "") -> None:
         self.keys_of = keys_of
@@ -348,7 +383,8 @@ class HtmlView:
         """Show the last state; nothing updates it afterwards."""
         with self._lock:
             self.visible = False
-            self._replace(static_bundle(snapshot, note or self._default_note))
+            words = (note or self._default_note, as_of())
+            self._replace(static_bundle(snapshot, " · ".join(filter(None, words))))
 
     def close(self) -> None:
         """Do nothing: there are no widgets to close."""

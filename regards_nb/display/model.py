@@ -58,6 +58,10 @@ class SnapshotView(Protocol):
     def rejected(self) -> int:
         """The number of messages that could not be decoded."""
 
+    @property
+    def blocking(self) -> Sequence[OrderState]:
+        """The user's orders that wait for a download and so block all others, shown or not."""
+
 
 class TrackerView(Protocol):
     """What the display calls on a tracker. The last five methods only queue a request."""
@@ -165,6 +169,8 @@ class TableModel:
 
     #: The most urgent orders, most urgent first, at most ``MAX_ROWS``.
     rows: tuple[Row, ...]
+    #: The number of orders without the filter.
+    total: int
     headline: str
     #: Of all orders that are unfinished, and those that ran beside them; None: unknown.
     fraction: float | None
@@ -249,6 +255,7 @@ def table_model(
             row_of(order, with_tenant=has_several_tenants, rate=rates.of(order.key), now=now)
             for order in shown[:MAX_ROWS]
         ),
+        total=len(orders),
         headline=f"{n_finished} of {len(orders)} {noun} finished" if orders else "No orders",
         fraction=fraction,
         overall=_overall(batch, None if standstill else fraction, rates, now),
@@ -558,7 +565,7 @@ def _standstill(orders: Sequence[OrderState], snapshot: SnapshotView, now: datet
     unfinished = [order for order in orders if not order.finished]
     if not unfinished or any(order.downloading for order in orders):
         return ""
-    blocking = list(getattr(snapshot, "blocking", ()))
+    blocking = list(snapshot.blocking)
     if blocking:
         return (
             f"REGARDS prepares nothing more until you download {_named(blocking)}: "

@@ -62,6 +62,10 @@ class View(Protocol):
         """The snapshot shown last."""
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the page of the view still exists."""
+
+    @property
     def changed(self) -> bool:
         """Whether to paint although the tracker did not change."""
 
@@ -118,11 +122,16 @@ class RefreshThread:
     def view(self, name: Hashable, make: Callable[[], View]) -> View:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
-            found = self._views.pop(name, None) or make()
+            found = self._views.pop(name, None)
+            ended = found if found is not None and not found.is_alive else None
+            if found is None or ended is not None:
+                found = make()
             # The dict is in the order of use.
             self._views[name] = found
             hidden = [key for key, view in self._views.items() if not view.visible]
             old = [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
+        if ended is not None:
+            old.append(ended)
         for view in old:
             with self.recording():
                 view.close()
@@ -206,7 +215,7 @@ class RefreshThread:
             self._freeze_all(TRACKER_DELETED)
             return False, True
         with self._lock:
-            views = [view for view in self._views.values() if view.visible]
+            views = [view for view in self._views.values() if view.visible and view.is_alive]
             if not views:
                 self._thread = None
                 return False, True

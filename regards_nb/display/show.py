@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import deque
 from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from regards_nb.display.console import LogView, ScreenView, is_screen, write_lines
-from regards_nb.display.html import HtmlView, html
+from regards_nb.display.html import HtmlView, html, in_marimo, publish
 from regards_nb.display.refresh import refresh_thread_of
-from regards_nb.display.text import text
+from regards_nb.display.text import last_line, text
+from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -34,25 +37,80 @@ BROKEN_IPYKERNEL_NOTE = (
 )
 
 
+NO_ANYWIDGET_NOTE = 'To see it move: pip install "regards_nb[marimo]", and restart.'
+
+
 # -- where the code runs
 
 
 class Environment(Enum):
     """What the place where the code runs can show."""
 
-    #: A notebook with ipywidgets: live.
-    WIDGETS = "widgets"
-    #: A notebook without ipywidgets: a table of HTML that is replaced.
+    #: A notebook with ipywidgets.
+    WIDGETS = "ipywidgets"
+    #: A notebook with anywidget, chosen by `use`.
+    ANYWIDGET = "anywidget"
+    #: A notebook without either: a table of HTML that is replaced.
     HTML = "html"
+    #: marimo: live with anywidget, else a picture that says that it does not move.
+    MARIMO = "marimo"
     #: A terminal, a script, a log file.
     TEXT = "text"
 
 
+#: Chooses the widgets of all views, as `use` does.
+WIDGETS_VARIABLE = "REGARDS_NB_WIDGETS"
+_chosen: list[str] = []
+
+
+def use(widgets: Literal["ipywidgets", "anywidget"]) -> None:
+    """Choose the widgets of all new views in notebooks.
+
+    ipywidgets is the default in Jupyter, because it is installed there nearly always. anywidget
+    keeps selected text selected and sends less, but JupyterLab shows nothing if it is installed in
+    the kernel's environment and not in the server's. marimo uses anywidget by itself. The
+    environment variable ``REGARDS_NB_WIDGETS`` does the same.
+
+    Parameters
+    ----------
+    widgets : {"ipywidgets", "anywidget"}
+
+    Raises
+    ------
+    SettingsError
+        The library is not installed, or there is no such choice.
+    """
+    _check_choice(widgets, "use()")
+    _chosen[:] = [widgets]
+
+
+def _check_choice(widgets: str, source: str) -> None:
+    if widgets not in {"ipywidgets", "anywidget"}:
+        raise SettingsError(f'{source} must be "ipywidgets" or "anywidget", not {widgets!r}')
+    if not _is_installed(widgets):
+        hint = "regards_nb[marimo]" if widgets == "anywidget" else "ipywidgets"
+        raise SettingsError(f'{widgets} is not installed: pip install "{hint}"')
+
+
+def _choice() -> str:
+    if _chosen:
+        return _chosen[0]
+    chosen = os.environ.get(WIDGETS_VARIABLE, "")
+    if chosen:
+        _check_choice(chosen, WIDGETS_VARIABLE)
+    return chosen or ("anywidget" if in_marimo() else "ipywidgets")
+
+
 def environment() -> Environment:
     """Return what can be shown here. Nothing is imported to find out."""
+    if in_marimo():
+        return Environment.MARIMO
     if not in_notebook():
         return Environment.TEXT
-    return Environment.WIDGETS if has_widgets() and not broken_kernel() else Environment.HTML
+    choice = _choice()
+    if broken_kernel() or not _is_installed(choice):
+        return Environment.HTML
+    return Environment(choice)
 
 
 def in_notebook() -> bool:
@@ -61,12 +119,11 @@ def in_notebook() -> bool:
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
-def has_widgets() -> bool:
-    """Return whether ipywidgets can be imported."""
+def _is_installed(library: str) -> bool:
     # None in sys.modules means "cannot be imported".
-    if "ipywidgets" in sys.modules:
-        return sys.modules["ipywidgets"] is not None
-    return find_spec("ipywidgets") is not None
+    if library in sys.modules:
+        return sys.modules[library] is not None
+    return find_spec(library) is not None
 
 
 def broken_kernel() -> str:
@@ -75,6 +132,18 @@ def broken_kernel() -> str:
     if version.startswith(BROKEN_IPYKERNEL):
         return BROKEN_IPYKERNEL_NOTE.format(version=version)
     return ""
+
+
+def _page() -> object:
+    """Return what identifies the page that runs this code, where one process serves several.
+
+    The widgets of one page cannot be shown on another.
+    """
+    solara: Any = sys.modules.get("solara.server.kernel_context")
+    if solara is not None and solara.has_current_context():
+        return solara.get_current_context().id
+    panel: Any = sys.modules.get("panel")
+    return None if panel is None else id(panel.state.curdoc)
 
 
 # -- without waiting
@@ -98,6 +167,9 @@ def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None =
         place = environment()
         if place is Environment.TEXT:
             write_lines(sys.stdout, text(snapshot).splitlines())
+            return
+        if place is Environment.MARIMO and not _is_installed("anywidget"):
+            sys.modules["marimo"].output.append(marimo_value(tracker))
             return
         view_of(refresh, "show", lambda: None, place).show(snapshot, with_spare=True)
         if not broken_kernel():
@@ -136,7 +208,7 @@ def mimebundle(
     bundle: dict[str, Any] = {"text/html": html(snapshot), "text/plain": text(snapshot)}
     refresh = refresh_thread_of(tracker, record)
     with refresh.recording():
-        if (place := environment()) is Environment.WIDGETS:
+        if (place := environment()) in {Environment.WIDGETS, Environment.ANYWIDGET}:
             bundle = view_of(refresh, "show", lambda: chosen, place).bundle(snapshot)
             refresh.run()
     return {
@@ -146,10 +218,49 @@ def mimebundle(
     }
 
 
+def widget(tracker: TrackerView, keys: Iterable[OrderKey] | None = None) -> Any:
+    """Return the live view as a widget, for Panel, Solara, Voila and layouts of your own.
+
+    Parameters
+    ----------
+    tracker : OrderTracker
+        Held weakly. The widget moves as long as the tracker runs.
+    keys : iterable of OrderKey, optional
+        The orders to show; None shows all.
+
+    Returns
+    -------
+    ipywidgets.Widget
+        Made of ipywidgets or, in marimo and after ``use("anywidget")``, an anywidget. The same
+        page gets the same widget again; each page has its own.
+
+    Raises
+    ------
+    SettingsError
+        The library of the widgets is not installed.
+    """
+    chosen = None if keys is None else tuple(keys)
+    snapshot = tracker.snapshot(chosen)
+    choice = _choice()
+    _check_choice(choice, WIDGETS_VARIABLE)
+    refresh = refresh_thread_of(tracker)
+    place = Environment(choice)
+    made = view_of(refresh, "widget", lambda: chosen, place).widget(snapshot)
+    refresh.run()
+    return made
+
+
+def marimo_value(tracker: TrackerView, keys: Iterable[OrderKey] | None = None) -> Any:
+    """Return what marimo shows as the value of a cell."""
+    if _is_installed("anywidget"):
+        return widget(tracker, keys)
+    return sys.modules["marimo"].Html(html(tracker.snapshot(keys), note=NO_ANYWIDGET_NOTE))
+
+
 def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, place: Environment) -> Any:
-    """Return the view of a notebook for that purpose; a second output reuses its widgets."""
+    """Return the view of a page for that purpose; a second output reuses its widgets."""
     keys = keys_of()
-    name: object = (purpose, None if keys is None else tuple(keys))
+    name: object = (purpose, place, _page(), None if keys is None else tuple(keys))
     if purpose == "wait" and refresh.is_visible(name):
         # Two tasks wait for the same orders.
         name = object()
@@ -160,12 +271,18 @@ def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, place: Enviro
 
 
 def _new_view(refresh: RefreshThread, keys_of: KeysOf, place: Environment) -> Any:
-    if place is Environment.HTML:
-        return HtmlView(keys_of, broken_kernel())
-    # ipywidgets is imported only in a notebook.
-    from regards_nb.display.widgets import WidgetView
+    # The widgets are imported only where they are shown.
+    if place is Environment.WIDGETS:
+        from regards_nb.display.widgets import WidgetView
 
-    return WidgetView(refresh.tracker, keys_of)
+        return WidgetView(refresh.tracker, keys_of)
+    if place is Environment.ANYWIDGET or (
+        place is Environment.MARIMO and _is_installed("anywidget")
+    ):
+        from regards_nb.display.anywidgets import AnyWidgetView
+
+        return AnyWidgetView(refresh.tracker, keys_of)
+    return HtmlView(keys_of, broken_kernel() or NO_ANYWIDGET_NOTE * (place is Environment.MARIMO))
 
 
 # -- while waiting
@@ -275,7 +392,10 @@ class NotebookWaitView:
         keys = self._view.keys_of()
         # The view outlives the wait, and the callable of the wait may hold the tracker.
         self._view.keys_of = _as_callable(keys)
-        self._view.freeze(self._tracker.snapshot(keys), note)
+        snapshot = self._tracker.snapshot(keys)
+        self._view.freeze(snapshot, note)
+        # jupyter-console cannot replace an output, and would leave the state at the beginning.
+        publish({"text/html": "", "text/plain": last_line(snapshot)}, deque())
 
 
 def _wait_view(
@@ -285,7 +405,8 @@ def _wait_view(
     if place is Environment.TEXT:
         kind = ScreenView if is_screen(sys.stdout) else LogView
         return kind(tracker, keys_of, sys.stdout)
-    note = BLOCKING_NOTE if blocking and place is Environment.WIDGETS else ""
+    has_buttons = place is not Environment.HTML
+    note = BLOCKING_NOTE if blocking and has_buttons else ""
     return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, place), note)
 
 

@@ -60,6 +60,11 @@ def below(model: TableModel) -> list[str]:
     return [*([model.more] if model.more else []), *(f"! {each}" for each in model.problems)]
 
 
+def last_line(snapshot: SnapshotView) -> str:
+    """Return the headline of the last state."""
+    return above(table_model(snapshot))[0]
+
+
 def line(row: Row) -> str:
     """Return one order on one line, for a log whose lines begin with the time."""
     words = cells(row)

@@ -7,41 +7,22 @@ widget's layout: a scroll box inside the HTML would jump to the top at every rep
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from regards_nb.display.html import (
-    COLOUR,
-    CSS,
-    EMPTY_BUNDLE,
-    MAX_HANDLES,
-    MAX_HEIGHT,
-    answer,
-    foot,
-    head,
-    publish,
-    spare_bundle,
-    static_bundle,
-    table,
-)
-from regards_nb.display.model import Action, DownloadRates, Severity, table_model
-from regards_nb.errors import RegardsError
-from regards_nb.text import clean
+from regards_nb.display.html import COLOUR, CSS, MAX_HEIGHT, answer_html, foot, head, table
+from regards_nb.display.live import Clicks, LiveView
+from regards_nb.display.model import Action, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, Row, SnapshotView, TableModel, TrackerView
+    from regards_nb.display.model import KeysOf, TableModel, TrackerView
     from regards_nb.orders import OrderKey
 
 #: From this number of orders on there is a filter.
 MIN_TO_FILTER = 6
-#: Clicks during a cell that blocks the kernel all arrive when the cell ends: the same click again
-#: within this time is not a second request.
-REPEATED_CLICK_S = 2.0
 #: A longer list of orders is replaced by a new one.
 MAX_CHOICES = 200
 
@@ -55,8 +36,8 @@ _BUTTONS = (
 )
 
 
-class WidgetView:
-    """One set of widgets; any number of outputs may show it.
+class WidgetView(LiveView):
+    """The live view made of ipywidgets.
 
     Parameters
     ----------
@@ -66,25 +47,8 @@ class WidgetView:
         Returns the orders to show; None for all.
     """
 
-    interval_s = 0.2
-    #: How old the spare picture may be: each new one makes the page send and save the notebook.
-    spare_interval_s = 10.0
-
     def __init__(self, tracker: Callable[[], TrackerView | None], keys_of: KeysOf) -> None:
-        self.keys_of = keys_of
-        self.visible = False
-        self.last: SnapshotView | None = None
-        # One thread paints at a time; a click that freezes the view enters again.
-        self._lock = threading.RLock()
-        self._note = self._answer_text = ""
-        self._changed = False
-        self._rates = DownloadRates()
-        self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        self._spare_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        #: The snapshot of the spare pictures, and when they may be replaced.
-        self._spare: SnapshotView | None = None
-        self._next_spare_s = 0.0
-        self._is_cell_value = False
+        super().__init__(keys_of)
         # The style sheet is sent once, and not with each new headline.
         self._style = widgets.HTML(CSS, layout=widgets.Layout(display="none"))
         self._head, self._foot, self._answer = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -95,131 +59,38 @@ class WidgetView:
             layout=widgets.Layout(width="auto", max_width="420px", display="none"),
             style={"description_width": "initial"},
         )
-        self._filter.observe(lambda _: self._on_filter(), "value")
+        self._filter.observe(lambda _: self.on_filter(), "value")
         self._bar = ActionBar(tracker, self.answer)
-        self._box = widgets.VBox(
-            [
-                self._style,
-                self._head,
-                self._filter,
-                self._table,
-                self._foot,
-                self._bar.widget,
-                self._answer,
-            ]
-        )
+        parts = [self._style, self._head, self._filter, self._table, self._foot]
+        self._box = widgets.VBox([*parts, self._bar.widget, self._answer])
 
     @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-        return self._changed or self._is_spare_due
+    def root(self) -> Any:
+        """The widget that holds all others."""
+        return self._box
 
     @property
-    def _is_spare_due(self) -> bool:
-        is_old = self._spare is not self.last and time.monotonic() >= self._next_spare_s
-        return bool(self._spare_handles) and is_old
+    def filter(self) -> str:
+        """What the user typed to limit the rows."""
+        typed: str = self._filter.value
+        return typed
 
-    def show(self, snapshot: SnapshotView, *, with_spare: bool = False) -> None:
-        """Put the view below the running cell.
+    def update(self, model: TableModel, note: str, answer: str) -> None:
+        """Show these texts; ipywidgets sends only the values that changed."""
+        if model.total >= MIN_TO_FILTER:
+            self._filter.layout.display = "flex"
+        self._head.value = head(model, note)
+        self._table.value = table(model)
+        self._foot.value = foot(model)
+        self._answer.value = answer_html(answer)
+        self._bar.update(model)
 
-        *with_spare* adds a hidden picture, for a view that may not be closed before the kernel
-        ends: the reopened notebook shows the picture.
-        """
-        with self._lock:
-            publish(self._bundle(snapshot), self._handles)
-            if with_spare:
-                self._publish_spare(snapshot)
-
-    def bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
-        """Return the view as the value of a cell, with HTML and text for other front ends.
-
-        The value of a cell has no display id, so its spare picture is a separate output.
-        """
-        with self._lock:
-            self._is_cell_value = True
-            self._publish_spare(snapshot)
-            return self._bundle(snapshot)
-
-    def begin(self, keys_of: KeysOf) -> None:
-        """Stop updating the outputs so far; the next `show` makes a new one."""
-        self.keys_of = keys_of
-        self._handles.clear()
-        self._spare_handles.clear()
-        self._answer_text = ""
-
-    def say(self, note: str) -> None:
-        """Change the sentence below the headline; the next `paint` shows it."""
-        self._changed |= note != self._note
-        self._note = note
-
-    def answer(self, words: str) -> None:
-        """Show the result of a click, which may arrive after the cell has ended."""
-        self._answer_text = words
-        self._changed = True
-        if not self.visible and self.last is not None:
-            self.freeze(self.last, self._note)
-
-    def paint(self, snapshot: SnapshotView) -> None:
-        """Update the widgets; ipywidgets sends only the values that changed."""
-        with self._lock:
-            self._changed = False
-            self.last = snapshot
-            self._rates.update(snapshot.orders, time.monotonic())
-            model = table_model(snapshot, only=self._filter.value, rates=self._rates)
-            if len(snapshot.orders) >= MIN_TO_FILTER:
-                self._filter.layout.display = "flex"
-            self._head.value = head(model, self._note)
-            self._table.value = table(model)
-            self._foot.value = foot(model)
-            self._answer.value = answer(self._answer_text)
-            self._bar.update(model)
-            if self._is_spare_due:
-                self._replace_spare(spare_bundle(snapshot))
-
-    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
-        """Replace the outputs by the last state as plain HTML, which the notebook stores."""
-        with self._lock:
-            self.visible = False
-            self.last = snapshot
-            self._note = note
-            bundle = static_bundle(snapshot, " · ".join(filter(None, (note, self._answer_text))))
-            for handle in self._handles:
-                handle.update(bundle, raw=True)
-            # The value of a cell cannot be replaced: its widgets show the last state, and its
-            # spare picture stays for the time when the kernel has ended.
-            self._replace_spare(spare_bundle(snapshot) if self._is_cell_value else EMPTY_BUNDLE)
-            if self._is_cell_value:
-                self.paint(snapshot)
-
-    def close(self) -> None:
-        """Remove the widgets from the kernel's memory, except those that a cell's value shows."""
-        with self._lock:
-            self._bar.close()
-            discard(self._answer)
-            if not self._is_cell_value:
-                discard(self._style, self._head, self._filter, self._table, self._foot, self._box)
-
-    def _bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
-        self.paint(snapshot)
-        self.visible = True
-        live = self._box._repr_mimebundle_()
-        return {**live, **static_bundle(snapshot, self._note)}
-
-    def _publish_spare(self, snapshot: SnapshotView) -> None:
-        publish(spare_bundle(snapshot), self._spare_handles)
-        self._spare = snapshot
-
-    def _replace_spare(self, bundle: dict[str, Any]) -> None:
-        for handle in self._spare_handles:
-            handle.update(bundle, raw=True)
-        self._spare = self.last
-        self._next_spare_s = time.monotonic() + self.spare_interval_s
-
-    def _on_filter(self) -> None:
-        """Let the refresh thread show the matching rows; after that thread ended, do it here."""
-        self._changed = True
-        if not self.visible and self.last is not None:
-            self.paint(self.last)
+    def discard(self, *, keep_table: bool) -> None:
+        """Remove the widgets from the kernel's memory; *keep_table*: only those for clicks."""
+        self._bar.close()
+        discard(self._answer)
+        if not keep_table:
+            discard(self._style, self._head, self._filter, self._table, self._foot, self._box)
 
 
 def discard(*unwanted: Any) -> None:
@@ -233,83 +104,6 @@ def discard(*unwanted: Any) -> None:
 
 
 # -- the buttons
-
-
-class Clicks:
-    """Turns clicks into requests to the tracker; returns what to answer.
-
-    Parameters
-    ----------
-    tracker : callable
-        Returns the tracker, or None after it was deleted.
-    """
-
-    def __init__(self, tracker: Callable[[], TrackerView | None]) -> None:
-        self._tracker = tracker
-        # Click handlers run on the main thread or, with some kernels, on a thread of their own.
-        self._lock = threading.Lock()
-        self._last: tuple[Action, OrderKey | None, float] | None = None
-        self._rows: dict[OrderKey, Row] = {}
-
-    def update(self, model: TableModel) -> None:
-        """Learn the orders of the table."""
-        self._rows = {row.key: row for row in model.rows}
-
-    @property
-    def waiting(self) -> tuple[OrderKey, ...]:
-        """The orders that wait for a download."""
-        return tuple(key for key, row in self._rows.items() if row.severity is Severity.WAITS)
-
-    def allowed(self, key: OrderKey | None) -> frozenset[Action]:
-        """Return what is allowed for an order, or, without one, for any order of the table.
-
-        An order that the table no longer shows allows everything: the server decides.
-        """
-        if key is not None:
-            return self._rows[key].actions if key in self._rows else frozenset(Action)
-        return frozenset[Action]().union(*(row.actions for row in self._rows.values()))
-
-    def handle(self, action: Action, key: OrderKey | None, title: str) -> str:
-        """Queue a request, and return what happened."""
-        try:
-            words = self._act(action, key, title)
-        except RegardsError as exc:
-            words = f"{action} is not possible: {exc}"
-        except Exception as exc:  # noqa: BLE001 - an error in a handler would only reach a log
-            words = f"{action} is not possible: {type(exc).__name__}: {exc}"
-        return clean(words, 300)
-
-    def _act(self, action: Action, key: OrderKey | None, title: str) -> str:
-        tracker = self._tracker()
-        if tracker is None:
-            return "this tracker no longer exists; nothing was done"
-        with self._lock:
-            if self._is_repeated(action, key):
-                return f"{action}: already queued"
-        if action is Action.DOWNLOAD:
-            return self._download(tracker, key, title)
-        if key is None:
-            return f"{action}: choose an order first"
-        getattr(tracker, action)(key)
-        return f"{action}: queued for {title}"
-
-    def _download(self, tracker: TrackerView, key: OrderKey | None, title: str) -> str:
-        keys = self.waiting if key is None else (key,)
-        for each in keys:
-            tracker.download_soon(each)
-        if not keys:
-            return "download: no order waits for a download; choose an order to fetch its files"
-        if key is None:
-            title = self._rows[keys[0]].title if len(keys) == 1 else f"{len(keys)} orders"
-        return f"download: queued for {title}"
-
-    def _is_repeated(self, action: Action, key: OrderKey | None) -> bool:
-        """Return whether this click repeats the last one; a click without an order never does."""
-        if key is None and action is not Action.DOWNLOAD:
-            return False
-        now = time.monotonic()
-        last, self._last = self._last, (action, key, now)
-        return last is not None and last[:2] == (action, key) and now - last[2] < REPEATED_CLICK_S
 
 
 class OrderChoice:

@@ -40,6 +40,18 @@ class Order:
 
         return mimebundle(self._tracker, [self.key], include, exclude)
 
+    def _display_(self) -> Any:
+        # marimo's name for it
+        from regards_nb.display import marimo_value
+
+        return marimo_value(self._tracker, [self.key])
+
+    def widget(self) -> Any:
+        """Return the live view of this order as a widget. See `OrderTracker.widget`."""
+        from regards_nb.display import widget
+
+        return widget(self._tracker, [self.key])
+
     @property
     def state(self) -> OrderState:
         """All that is known now, as one value."""

@@ -217,6 +217,12 @@ class OrderTracker:
     def _ipython_display_(self) -> None:
         self.show()
 
+    def _display_(self) -> Any:
+        # marimo's name for it
+        from regards_nb.display import marimo_value
+
+        return marimo_value(self)
+
     def _repr_html_(self) -> str:
         from regards_nb.display import html
 
@@ -793,6 +799,18 @@ class OrderTracker:
         from regards_nb.display import show
 
         show(self)
+
+    def widget(self) -> Any:
+        """Return the live table of all orders as a widget, for Panel, Solara, Voila and layouts.
+
+        Returns
+        -------
+        ipywidgets.Widget
+            See `regards_nb.display.widget`. ``order.widget()`` is that of one order.
+        """
+        from regards_nb.display import widget
+
+        return widget(self)
 
     def plot_timeline(self) -> Any:
         """Plot when each order was granted, had files ready, and ended (needs matplotlib)."""

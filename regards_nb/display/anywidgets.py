@@ -1,0 +1,169 @@
+"""The live view of anywidget: for marimo, and for whoever wants text selection kept.
+
+The kernel sends values and not HTML: the texts around the table, the order of the rows, and each
+row that changed. A row keeps its slot while it is shown, so a change costs one row. `table.js`
+draws them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from regards_nb.display.html import CSS, MAX_HEIGHT
+from regards_nb.display.live import Clicks, LiveView
+from regards_nb.display.model import MAX_ROWS, Action
+from regards_nb.orders import OrderKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.display.model import KeysOf, Row, TableModel, TrackerView
+
+#: From this number of orders on there is a filter.
+MIN_TO_FILTER = 6
+
+_CSS = (
+    CSS.removeprefix("<style>").removesuffix("</style>")
+    + f"""
+.regards-nb .rg-scroll{{max-height:{MAX_HEIGHT};overflow:auto}}
+.regards-nb .rg-counts>span{{margin-right:14px}}
+.regards-nb .rg-problem{{white-space:pre-line}}
+.regards-nb .rg-filter{{width:26em;max-width:100%;margin:2px 0 6px}}
+.regards-nb .rg-actions{{display:flex;flex-wrap:wrap;gap:4px;padding:6px 0 2px}}
+.regards-nb .rg-actions>*,.regards-nb .rg-filter{{font:inherit;color:inherit;padding:3px 10px;
+border:1px solid var(--rg-line);border-radius:3px;background:var(--rg-back)}}
+.regards-nb .rg-actions button{{cursor:pointer;background:var(--rg-track)}}
+.regards-nb .rg-actions button:disabled{{cursor:default;opacity:.45}}
+.regards-nb .rg-actions select{{max-width:26em}}
+.regards-nb [hidden]{{display:none!important}}
+"""
+)
+_SLOTS: dict[str, Any] = {
+    f"row_{slot}": traitlets.Dict().tag(sync=True) for slot in range(MAX_ROWS)
+}
+
+
+class _Base(anywidget.AnyWidget):
+    """The values that the page shows."""
+
+    _esm = Path(__file__).with_name("table.js")
+    _css = _CSS
+    texts = traitlets.Dict().tag(sync=True)
+    #: The slots of the rows, from top to bottom.
+    order: Any = traitlets.List().tag(sync=True)
+    #: What the user typed into the filter.
+    only = traitlets.Unicode().tag(sync=True)
+
+
+TableWidget: Any = type("TableWidget", (_Base,), _SLOTS)
+
+
+class AnyWidgetView(LiveView):
+    """The live view made of one anywidget.
+
+    Parameters
+    ----------
+    tracker : callable
+        Returns the tracker, or None after it was deleted.
+    keys_of : callable
+        Returns the orders to show; None for all.
+    """
+
+    def __init__(self, tracker: Callable[[], TrackerView | None], keys_of: KeysOf) -> None:
+        super().__init__(keys_of)
+        self._clicks = Clicks(tracker)
+        self._titles: dict[OrderKey, str] = {}
+        self._slots: dict[OrderKey, int] = {}
+        self._widget = TableWidget()
+        self._widget.on_msg(self._on_message)
+        self._widget.observe(lambda _: self.on_filter(), "only")
+
+    @property
+    def root(self) -> Any:
+        """The widget."""
+        return self._widget
+
+    @property
+    def filter(self) -> str:
+        """What the user typed to limit the rows."""
+        typed: str = self._widget.only
+        return typed
+
+    def update(self, model: TableModel, note: str, answer: str) -> None:
+        """Show these texts; one message holds what changed."""
+        self._clicks.update(model)
+        self._titles.update((row.key, row.title) for row in model.rows)
+        shown = {row.key for row in model.rows}
+        self._slots = {key: slot for key, slot in self._slots.items() if key in shown}
+        free = iter(sorted(set(range(MAX_ROWS)) - set(self._slots.values())))
+        with self._widget.hold_sync():
+            for row in model.rows:
+                slot = self._slots.get(row.key)
+                if slot is None:
+                    slot = self._slots[row.key] = next(free)
+                setattr(self._widget, f"row_{slot}", _row(row))
+            self._widget.order = [self._slots[row.key] for row in model.rows]
+            self._widget.texts = self._texts(model, note, answer)
+
+    def discard(self, *, keep_table: bool) -> None:
+        """Close the widget unless a page shows it."""
+        if not keep_table:
+            layout = self._widget.layout
+            self._widget.close()
+            layout.close()
+
+    def _texts(self, model: TableModel, note: str, answer: str) -> dict[str, Any]:
+        return {
+            "headline": model.headline,
+            "fraction": None if model.fraction is None else round(model.fraction, 3),
+            "overall": model.overall,
+            "counts": [[str(severity), words] for severity, words in model.counts],
+            "health": model.health,
+            "health_severity": str(model.health_severity),
+            "standstill": model.standstill,
+            "note": note,
+            "more": model.more,
+            "problems": list(model.problems),
+            "answer": answer,
+            "has_filter": model.total >= MIN_TO_FILTER,
+            "waiting": len(self._clicks.waiting),
+        }
+
+    def _on_message(self, _: object, content: Any, __: object) -> None:
+        """Handle a click of the page."""
+        try:
+            action = Action(content["action"])
+            key = None if content["key"] is None else OrderKey(*json.loads(content["key"]))
+        except (TypeError, KeyError, ValueError):
+            # Another version of the page: there is nobody to answer.
+            return
+        title = "" if key is None else self._titles.get(key, key.correlation_id)
+        self.answer(self._clicks.handle(action, key, title))
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """Return the values of one row; a text that was cut comes in full, too."""
+    values: dict[str, Any] = {
+        "key": json.dumps(row.key),
+        "name": row.name,
+        "number": row.number,
+        "severity": str(row.severity),
+        "status": row.status,
+        "fraction": None if row.fraction is None else round(row.fraction, 4),
+        "parts": row.parts,
+        "files": row.files,
+        "timing": row.timing,
+        "fetched": None if row.fetched is None else round(row.fetched, 4),
+        "remarks": list(row.remarks),
+        "actions": sorted(map(str, row.actions)),
+    }
+    if row.full_name != row.name:
+        values["full"] = row.full_name
+    if row.tooltip and row.tooltip not in row.remarks:
+        values["tooltip"] = row.tooltip
+    return values
