@@ -200,3 +200,18 @@ def test_without_rest_the_unknown_end_is_said(simulator: Simulator, tmp_path: Pa
     silent = "no message came for a while. .* expires.*client=RegardsClient"
     with tracker, pytest.raises(errors.WaitTimeoutError, match=silent):
         tracker.wait("c", timeout_s=2)
+
+
+def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:
+    """RabbitMQ shares the messages of one queue out, so each journal would miss some."""
+    (tmp_path / "two").mkdir()
+    with tracker_of(simulator, tmp_path) as one:
+        assert not one.snapshot().background_errors
+        two = tracker_of(simulator, tmp_path / "two")
+        with pytest.warns(UserWarning, match="1 other consumer reads queue.*another journal"):
+            two.start()
+        with two:
+            until(lambda: "other consumer" in str(one.snapshot().background_errors))
+            until(lambda: "other consumer" in str(two.snapshot().background_errors))
+    with tracker_of(simulator, tmp_path), tracker_of(simulator, tmp_path):
+        pass  # one journal: no warning

@@ -67,6 +67,9 @@ class Receiver(Protocol):
     def on_depth(self, messages: int) -> None:
         """Store how many messages of the queue are ready to be delivered."""
 
+    def on_other_consumers(self, count: int) -> None:
+        """Store how many other consumers take messages from the queue."""
+
     def on_redelivery(self, delivery: Delivery, count: int) -> None:
         """Store how often RabbitMQ has returned a message to its queue."""
 
@@ -185,6 +188,7 @@ class Connection:
         self._session_is_open = False
         self._is_limited = False
         self._is_consuming = False
+        self._consumer_count = 0
         #: a consumer is cancelled because the next one gets a larger prefetch limit
         self._growing = False
         #: ... and that has happened
@@ -306,6 +310,15 @@ class Connection:
 
     def _on_queue(self, answer: Any) -> None:
         self._receiver.on_depth(answer.method.message_count)
+        self._consumer_count = answer.method.consumer_count
+        if self._is_consuming and not self._growing:
+            self._consumer_count -= 1
+            self._report_other_consumers()
+
+    def _report_other_consumers(self) -> None:
+        # A stream gives each message to every consumer; all other queues give it to one.
+        count = 0 if self._may_be_stream else max(self._consumer_count, 0)
+        self._receiver.on_other_consumers(count)
 
     def _on_limited(self, channel: Any) -> None:
         if channel is self._spare:
@@ -333,6 +346,7 @@ class Connection:
 
     def _on_consuming(self, _answer: Any) -> None:
         self._is_consuming = True
+        self._report_other_consumers()
         self._receiver.on_consuming()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(DEPTH_PERIOD_S, self._request_depth)

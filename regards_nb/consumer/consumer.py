@@ -82,6 +82,8 @@ class Health:
         When this process last journalled a message (UTC).
     queue_depth : int or None
         Messages in the queue when RabbitMQ was last asked.
+    other_consumers : int
+        Other consumers of the queue, each of which takes a part of its messages.
     """
 
     state: HealthState = HealthState.STOPPED
@@ -89,6 +91,7 @@ class Health:
     reason: str | None = None
     last_event: datetime | None = None
     queue_depth: int | None = None
+    other_consumers: int = 0
 
 
 class Consumer:
@@ -205,6 +208,10 @@ class _SharedState:
     def report_depth(self, messages: int) -> None:
         self._replace(replace(self.health, queue_depth=messages))
 
+    def report_other_consumers(self, count: int) -> None:
+        if count != self.health.other_consumers:
+            self._replace(replace(self.health, other_consumers=count))
+
     def report_event(self) -> None:
         self._replace(replace(self.health, last_event=datetime.now(UTC)))
 
@@ -256,6 +263,9 @@ class _JournalWriter:
 
     def on_depth(self, messages: int) -> None:
         self._shared.report_depth(messages)
+
+    def on_other_consumers(self, count: int) -> None:
+        self._shared.report_other_consumers(count)
 
     def on_journal_error(self, error: JournalError) -> bool:
         text = f"{error} No message is acknowledged until then"

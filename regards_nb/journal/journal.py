@@ -118,6 +118,12 @@ class Journal:
         self._generation_of[session_id] = self._database.generation
         return session_id
 
+    def processes(self, queue: str) -> set[tuple[str, int]]:
+        """Return host and process id of all that have connected this journal to *queue*."""
+        columns = _sessions.c
+        query = sa.select(columns.host, columns.pid).where(columns.queue == queue).distinct()
+        return self._database.read(lambda c: {(host, pid) for host, pid in c.execute(query)})
+
     def append(
         self,
         session_id: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+import warnings
 import weakref
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked
 from regards_nb.tracker.downloads import DownloadRequest, Downloads
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
+from regards_nb.tracker.other_consumers import OtherConsumers
 from regards_nb.tracker.rest_sync import (
     POLL_S,
     SILENCE_S,
@@ -138,11 +140,14 @@ class OrderTracker:
         self._actions = OrderActions(parts, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller
+        self._others: OtherConsumers | None = None
         publish: Callable[..., None] | None = None
         if amqp is not None and queue:
             parameters = self._amqp_parameters = parameters_from(amqp)
             self._consumer = Consumer(parameters, queue, kept, signal.send)
             publish = partial(publish_request, parameters)
+            consumer = self._consumer
+            self._others = OtherConsumers(kept, queue, lambda: consumer.health)
         else:
             assert self._sync is not None  # noqa: S101 - _check_sources() refuses the rest
             self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
@@ -258,8 +263,11 @@ class OrderTracker:
                 self._sync,
                 self._callbacks,
             )
+        was_running = self.health.state is HealthState.CONSUMING
         self._consumer.start(timeout_s)
         self._dispatcher.start()
+        for text in () if was_running else self._warnings():
+            warnings.warn(text, stacklevel=2)
         if self._catch_up is None and self._sync is not None and self._amqp_parameters is not None:
             consumer = weakref.ref(self._consumer)
             self._catch_up = CatchUp(
@@ -414,10 +422,14 @@ class OrderTracker:
             orders=tuple(self._parts.states(keys)),
             blocking=tuple(blocking_orders(self._parts, self._sync)),
             health=self.health,
-            background_errors=self._parts.errors.shown,
+            background_errors=self._warnings() + self._parts.errors.shown,
             rejected=self._parts.frames.rejections,
             token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        text = None if self._others is None else self._others.warning()
+        return () if text is None else (text,)
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
