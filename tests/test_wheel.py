@@ -37,11 +37,10 @@ def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) 
     assert "regards_nb/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
     folder = tmp_path / "an empty environment"
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True
-    )
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, wheel], check=True, capture_output=True)
     said = subprocess.run(
         [python, "-E", "-W", "error", "-c", IMPORTED_ALONE],
         check=True,
