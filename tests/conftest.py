@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pika
 import pytest
 from postgresql import PrivatePostgreSQL
@@ -33,6 +34,10 @@ DEADLINE_S = 60.0
 # that the tests start would inherit that: tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("regards_nb", deadline=None)
+hypothesis.settings.load_profile("regards_nb")
 
 # Each notebook is executed once in a run of the tests, by the first test that needs it. The
 # processes of pytest-xdist inherit the variable.
