@@ -124,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(retry, "+")
     cancel = add("cancel", _cancel, "stop orders and delete them on the server; files stay")
     _add_keys(cancel, "+")
+    queue = add("queue", _queue, "create a queue and bind it, where your account may do so")
+    queue.add_argument("action", choices=("create",))
+    queue.add_argument("name", nargs="?", help="by default that of the profile")
+    queue.add_argument("--kind", choices=("quorum", "stream", "classic"), default="quorum")
     add("doctor", _doctor, "check connections, rights and folders")
     add("demo", _demo, "order, wait and download from a simulated archive")
     return parser
@@ -278,6 +282,14 @@ def _retry(arguments: argparse.Namespace) -> int:
 def _cancel(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     return _write_orders(arguments, tracker.cancel(_keys(arguments, tracker)))
+
+
+def _queue(arguments: argparse.Namespace) -> int:
+    name = _tracker(arguments).create_queue(arguments.name, kind=arguments.kind)
+    _write(
+        json.dumps({"queue": name}) if arguments.json else f"{name} receives order responses now"
+    )
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

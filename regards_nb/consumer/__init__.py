@@ -27,7 +27,9 @@ from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.one_shot import (
     QueueCheck,
+    QueueKind,
     check_queue,
+    create_queue,
     publish_request,
     translated_publish_errors,
 )
@@ -42,9 +44,11 @@ __all__ = [
     "Health",
     "HealthState",
     "QueueCheck",
+    "QueueKind",
     "RedeliveryMatcher",
     "broker_error",
     "check_queue",
+    "create_queue",
     "delivery_from",
     "describe",
     "fingerprint",

@@ -1,11 +1,11 @@
-"""Connections for one purpose: check a queue for the doctor, publish an order request."""
+"""Connections for one purpose: check a queue, create one, publish an order request."""
 
 from __future__ import annotations
 
 import copy
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pika
 from pika import exceptions as pika_errors
@@ -13,7 +13,7 @@ from pika import exceptions as pika_errors
 from regards_nb.consumer.connection import AmqpParameters, describe
 from regards_nb.consumer.errors import broker_error
 from regards_nb.errors import BrokerAccessError, BrokerError
-from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, TENANT_HEADER
+from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,76 @@ def check_queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Que
 
 def _ignore_message(*_: object) -> None:
     """Leave a message unacknowledged: it returns to its place when the channel closes."""
+
+
+#: RabbitMQ 4 drops a message of a quorum queue after 20 deliveries unless the limit is off.
+_NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
+
+QueueKind = Literal["quorum", "stream", "classic"]
+
+
+def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "quorum") -> None:
+    """Declare a durable queue and bind it to the exchange of the order responses.
+
+    An existing queue of the same kind is left as it is; a missing binding is added.
+
+    Raises
+    ------
+    BrokerAccessError
+        The user may not configure this queue or read the exchange.
+    BrokerError
+        The queue exists with other arguments, or there is no such exchange.
+    """
+    where = describe(parameters)
+    try:
+        connection = pika.BlockingConnection(parameters)
+        try:
+            _declare(connection, queue, kind)
+            channel = connection.channel()
+            channel.queue_bind(queue, RESPONSE_EXCHANGE, routing_key="")
+        finally:
+            if connection.is_open:
+                connection.close()
+    except pika_errors.ChannelClosed as exc:
+        raise _creation_error(exc, where, queue) from exc
+    except (pika_errors.AMQPError, OSError) as exc:
+        raise broker_error(exc, where, queue) from exc
+
+
+def _declare(connection: pika.BlockingConnection, queue: str, kind: QueueKind) -> None:
+    arguments: dict[str, Any] = {"x-queue-type": kind}
+    if kind == "quorum":
+        # RabbitMQ 3.10 has no limit by default, and refuses the argument that turns it off.
+        try:
+            wanted = arguments | _NO_DELIVERY_LIMIT
+            connection.channel().queue_declare(queue, durable=True, arguments=wanted)
+        except pika_errors.ChannelClosedByBroker as exc:
+            if exc.reply_code != 406 or "x-delivery-limit" not in exc.reply_text:
+                raise
+        else:
+            return
+    connection.channel().queue_declare(queue, durable=True, arguments=arguments)
+
+
+def _creation_error(exc: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
+    """Return the error of a refused declaration or binding."""
+    if exc.reply_code == 403:
+        return BrokerAccessError(
+            f"this user may not create the queue {queue!r} at {where}. Ask the REGARDS "
+            "administrator for the queue, or for the rights to configure and write it and to read "
+            f"the exchange {RESPONSE_EXCHANGE} ({exc.reply_text})."
+        )
+    if exc.reply_code == 404 and "exchange" in exc.reply_text:
+        return BrokerError(
+            f"there is no exchange {RESPONSE_EXCHANGE} at {where}. REGARDS makes it when its order "
+            "service starts: check the virtual host at the end of the URL."
+        )
+    if exc.reply_code == 406:
+        return BrokerError(
+            f"the queue {queue!r} at {where} exists with other arguments. Use it as it is, or "
+            f"choose another name ({exc.reply_text})."
+        )
+    return BrokerError(f"{where} refused the queue {queue!r}: {exc.reply_code} {exc.reply_text}")
 
 
 def publish_request(

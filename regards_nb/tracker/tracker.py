@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from regards_nb.consumer import Consumer, HealthState, describe, parameters_from, publish_request
+from regards_nb.consumer import (
+    Consumer,
+    HealthState,
+    create_queue,
+    describe,
+    parameters_from,
+    publish_request,
+)
 from regards_nb.download import find_problem
 from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames, problems_frame, with_columns
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import AmqpParameters, Health
+    from regards_nb.consumer import AmqpParameters, Health, QueueKind
     from regards_nb.doctor import Report
     from regards_nb.events import OrderEvent
     from regards_nb.orders import OrderState
@@ -382,6 +389,41 @@ class OrderTracker:
     def check_journal(self) -> list[str]:
         """Return the damages found in the journal; an empty list when there are none."""
         return self._parts.journal.check()
+
+    def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
+        """Create a durable queue and bind it to the exchange of the order responses.
+
+        For users whose RabbitMQ account may configure queues; otherwise the administrator creates
+        the queue. Messages from then on wait in it, also while no tracker runs. An existing queue
+        of the same kind is left as it is.
+
+        Parameters
+        ----------
+        name : str, optional
+            Name of the queue; default: the queue of this tracker.
+        kind : {"quorum", "stream", "classic"}
+            ``"quorum"`` survives the loss of one node of a cluster, and its delivery limit is off.
+            Several programs can read a ``"stream"``, each all messages.
+
+        Returns
+        -------
+        str
+            Name of the queue.
+
+        Raises
+        ------
+        SettingsError
+            The tracker has no broker.
+        BrokerAccessError
+            The account may not create the queue.
+        BrokerError
+            The queue exists with other arguments, or the broker has no such exchange.
+        """
+        queue = name or self.queue
+        if self._amqp_parameters is None or queue is None:
+            raise SettingsError("a queue needs a broker: OrderTracker(amqp=..., queue=...)")
+        create_queue(self._amqp_parameters, queue, kind=kind)
+        return queue
 
     def backup(self, path: str | Path) -> Path:
         """Write a copy of the journal to one new file, also while messages arrive.
