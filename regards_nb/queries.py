@@ -41,6 +41,9 @@ FIXED_FIELDS = (
     "_lastUpdate",
 )
 
+_URN = "URN:"
+#: A text that can be a provider id: in the query language it is a single word.
+_WORD = re.compile(r"[\w.,;@#%=+-]+")
 _FIELD = re.compile(r"[A-Za-z_][\w.-]*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
@@ -164,6 +167,80 @@ def urns(urns: Iterable[str]) -> list[str]:
     ['id:("URN:AIP:DATA:swot:0a1b:V1")']
     """
     return provider_ids(urns, field="id")
+
+
+def selection(wanted: Any) -> list[str]:
+    """Return the queries for products in any of the forms in which a user has them.
+
+    Parameters
+    ----------
+    wanted : DataFrame, Series, str or iterable of str
+        Rows of ``client.search()``, URNs, provider ids, one query or several queries. Texts are
+        provider ids if all of them are single words without a field.
+
+    Examples
+    --------
+    >>> selection(["SWOT_1", "SWOT_2"]), selection("cycle:7"), selection("URN:AIP:DATA:a:1:V1")
+    (['providerId:("SWOT_1" OR "SWOT_2")'], ['cycle:7'], ['id:("URN:AIP:DATA:a:1:V1")'])
+    """
+    texts: list[Any]
+    if hasattr(wanted, "columns"):  # a DataFrame, which this room does not import
+        if wanted.index.name != "urn":
+            raise SettingsError("the rows must be those of client.search(), with the index 'urn'")
+        texts = [str(each) for each in wanted.index]
+    elif hasattr(wanted, "index") and str(getattr(wanted, "name", "")).startswith(_URN):
+        texts = [str(wanted.name)]
+    elif isinstance(wanted, str):
+        texts = [wanted]
+    else:
+        texts = list(wanted)
+    are_texts = all(isinstance(each, str) for each in texts)
+    if not texts:
+        raise SettingsError("no products: the selection is empty")
+    if are_texts and all(each.startswith(_URN) for each in texts):
+        return urns(texts)
+    is_list = not isinstance(wanted, str)
+    if are_texts and is_list and all(_WORD.fullmatch(each) for each in texts):
+        return provider_ids(texts)
+    for each in texts:
+        check(each)
+    return texts
+
+
+def fields(**values: Any) -> str:
+    """Return the query for values of fields, all of which must match.
+
+    Parameters
+    ----------
+    **values
+        By field: a value, a list of alternatives, or a tuple ``(low, high)`` for a range. Write
+        ``**{"fragment.attribute": value}`` for a name with a point.
+
+    Examples
+    --------
+    >>> fields(cycle=7, instrument=["KaRIn", "Poseidon"], height=(None, 1.5))
+    '(cycle:"7") AND ((instrument:("KaRIn" OR "Poseidon"))) AND (height:[* TO "1.5"])'
+    """
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            if len(value) != 2:
+                raise SettingsError(f"{name}={value!r}: a range is (low, high)")
+            parts.append(between(name, *value))
+        elif isinstance(value, list | set | frozenset):
+            parts.append(either(*provider_ids(map(_value_text, value), field=name)))
+        elif isinstance(value, date):
+            parts.append(between(name, value, value))
+        else:
+            parts.append(term(name, _value_text(value)))
+    return parts[0] if len(parts) == 1 else both(*parts)
+
+
+def _value_text(value: Any) -> str:
+    value = value.item() if hasattr(value, "dtype") else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
 
 
 def check(query: object) -> None:

@@ -62,7 +62,13 @@ HOME_OF = {
 #: The calls against the direction of imports, each imported inside the function that makes it.
 UPWARD = {
     ("client", "download.download_order"),
+    ("client", "download.download_products"),
+    ("client", "frames.attributes_frame"),
+    ("client", "frames.datasets_frame"),
     ("client", "frames.orders_frame"),
+    ("client", "frames.products_frame"),
+    ("client", "frames.quota_frame"),
+    ("client", "frames.summary_frame"),
     ("tracker", "demo.demo_tracker"),
     ("tracker", "display.close_views"),
     ("tracker", "display.html"),

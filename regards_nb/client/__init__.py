@@ -3,7 +3,7 @@
 - ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
 - ``origin``: the one address that is contacted; ``auth``: secrets and the token;
 - ``transport``: send, repeat, redirect; ``streaming``: bodies with files; ``pagination``: lists;
-- ``client``: `RegardsClient`.
+- ``catalogue``: data sets, products, estimates; ``client``: `RegardsClient`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.auth import Secret
 from regards_nb.client.errors import REFUSALS, advice_for, is_too_parallel
-from regards_nb.client.models import ApplyResponse, RemoteOrder
+from regards_nb.client.models import (
+    ApplyResponse,
+    Attribute,
+    CatalogueDataset,
+    Product,
+    RemoteOrder,
+    SummaryRow,
+)
 from regards_nb.client.origin import DownloadLink, Origin
 
 if TYPE_CHECKING:
+    from regards_nb.client.catalogue import Quota
     from regards_nb.client.client import RegardsClient
     from regards_nb.client.streaming import Body
     from regards_nb.client.transport import NoResponse
@@ -24,18 +32,28 @@ if TYPE_CHECKING:
 __all__ = [
     "REFUSALS",
     "ApplyResponse",
+    "Attribute",
     "Body",
+    "CatalogueDataset",
     "DownloadLink",
     "NoResponse",
     "Origin",
+    "Product",
+    "Quota",
     "RegardsClient",
     "RemoteOrder",
     "Secret",
+    "SummaryRow",
     "advice_for",
     "is_too_parallel",
 ]
 
-_MODULE_OF = {"RegardsClient": "client", "Body": "streaming", "NoResponse": "transport"}
+_MODULE_OF = {
+    "RegardsClient": "client",
+    "Body": "streaming",
+    "NoResponse": "transport",
+    "Quota": "catalogue",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,29 +10,34 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from requests.auth import HTTPBasicAuth
-
-from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value, needs_form
-from regards_nb.client.errors import PORTAL_ADVICE, error_for
+from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value
+from regards_nb.client.catalogue import (
+    Catalogue,
+    check_online,
+    file_path,
+    tape_error,
+)
+from regards_nb.client.errors import error_for
+from regards_nb.client.login import PasswordLogin
 from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.pagination import iter_manifest, iter_pages
-from regards_nb.client.transport import Repeat, RequestSpec, Transport
+from regards_nb.client.transport import NoAuth, Repeat, RequestSpec, Transport
 from regards_nb.errors import (
     NotAllowedError,
-    ServiceLoginError,
     SettingsError,
     UnexpectedAnswerError,
 )
-from regards_nb.queries import check
+from regards_nb.queries import both, check, selection
+from regards_nb.queries import fields as write_fields
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import pandas as pd
 
@@ -40,7 +45,6 @@ if TYPE_CHECKING:
     from regards_nb.client.streaming import Body
     from regards_nb.files import FileRecord
 
-_TOKEN = "/api/v1/rs-authentication/oauth/token"  # noqa: S105 - a path
 _ORDERS = "/api/v1/rs-order/user/orders"
 _FILES = "/api/v1/rs-order/orders"
 
@@ -128,14 +132,12 @@ class RegardsClient:
         self.tenant = tenant
         self.username = username
         self._origin = Origin.parse(base_url)
-        self._password = password
         self.uses_token = password is None
         #: Where the password or the token came from, for error texts.
         used = password or token
         self.secret_source = (
             used.source if isinstance(used, Secret) else "returned by the function given as token="
         )
-        self._client_id, self._client_secret = client_id, client_secret
         self._transport = Transport(
             self._origin,
             tenant=tenant,
@@ -145,15 +147,24 @@ class RegardsClient:
             read_timeout_s=read_timeout_s,
             backoff_s=backoff_s,
         )
-        #: The body of a login: ``json`` since REGARDS 2.0, ``form`` before; None: not known yet.
-        self.login_form: str | None = None
+        self._password_login: PasswordLogin | None = None
         self._tokens: TokenProvider | None = None
         if callable(token):
             self._tokens = TokenProvider(partial(Token.from_function, token))
-        elif password is not None:
-            self._tokens = TokenProvider(self._log_in)
+        elif username and password is not None:
+            self._password_login = PasswordLogin(
+                self._transport,
+                address=self.base_url,
+                tenant=tenant,
+                username=username,
+                password=password,
+                client_id=client_id,
+                client_secret=client_secret,
+            )
+            self._tokens = TokenProvider(self._password_login.token)
         elif token is not None:
             self._tokens = TokenProvider(None, Token.given(token))
+        self._catalogue = Catalogue(self._exchange_public)
 
     def __repr__(self) -> str:
         user = f" username={self.username!r}" if self.username else ""
@@ -179,6 +190,11 @@ class RegardsClient:
     def token_ends_at(self) -> datetime | None:
         """When the token ends; the client renews its own before. None if it is not known."""
         return None if self._tokens is None else self._tokens.ends_at
+
+    @property
+    def login_form(self) -> str | None:
+        """The body of a login: ``json`` since REGARDS 2.0, ``form`` before; None: not known."""
+        return None if self._password_login is None else self._password_login.form
 
     def close(self) -> None:
         """Close the connections. The client cannot be used afterwards."""
@@ -398,6 +414,203 @@ class RegardsClient:
                 )
             yield body
 
+    def datasets(self) -> pd.DataFrame:
+        """Return the data sets of the catalogue; index ``urn``.
+
+        Works without a login where the project is public, as :meth:`attributes` and
+        :meth:`search` do.
+        """
+        from regards_nb.frames import datasets_frame
+
+        return datasets_frame(self._catalogue.datasets())
+
+    def attributes(self, dataset: str | None = None) -> pd.DataFrame:
+        """Return the attributes of products: name, type, label, unit; index ``name``.
+
+        Parameters
+        ----------
+        dataset : str, optional
+            Only the attributes of this data set: its label, provider id or URN.
+        """
+        from regards_nb.frames import attributes_frame
+
+        return attributes_frame(self._catalogue.attributes(dataset))
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        dataset: str | None = None,
+        limit: int | None = None,
+        **fields: Any,
+    ) -> pd.DataFrame:
+        """Find products.
+
+        Parameters
+        ----------
+        query : str, optional
+            A query; :mod:`regards_nb.queries` writes them.
+        dataset : str, optional
+            Only products of this data set: its label, provider id or URN.
+        limit : int, optional
+            Return at most so many products.
+        **fields
+            Values of fields, as :func:`regards_nb.queries.fields` takes them: ``cycle=7``,
+            ``instrument=["KaRIn", "Poseidon"]``, ``time=(date(2026, 1, 1), None)``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per product, index ``urn``: ``provider_id``, ``label``, ``dataset``,
+            ``version``, ``files``, ``bytes``, ``online`` (False: comes from tape), then the
+            attributes with their types. An attribute that is called like one of these columns has
+            ``properties.`` before its name.
+
+        Raises
+        ------
+        SettingsError
+            There is no such data set, or REGARDS would misunderstand the query.
+        ServiceError
+            The catalogue refuses the query; the text has the fields that exist.
+        """
+        from regards_nb.frames import products_frame
+
+        parts = [part for part in (query, write_fields(**fields) if fields else None) if part]
+        text = both(*parts) if len(parts) > 1 else "".join(parts)
+        products = list(islice(self._catalogue.iter_products(text, dataset=dataset), limit))
+        return products_frame(products, self._catalogue.attributes(), self._labels())
+
+    def estimate(
+        self, products: object, *, data_types: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the numbers of files and bytes of products before you order them.
+
+        Parameters
+        ----------
+        products : DataFrame, str or iterable of str
+            Rows of :meth:`search`, URNs, provider ids, or queries.
+        data_types : sequence of str, optional
+            Only these types of files, such as ``RAWDATA``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per data set and type of file: ``dataset``, ``data_type``, ``products``,
+            ``files``, ``bytes``.
+        """
+        from regards_nb.frames import summary_frame
+
+        rows = self._catalogue.summary(selection(products), data_types)
+        return summary_frame(rows, self._labels())
+
+    def quota(self) -> pd.DataFrame:
+        """Return used and allowed downloads, in total and at the same time; index ``kind``."""
+        from regards_nb.frames import quota_frame
+
+        return quota_frame(self._catalogue.quota())
+
+    def cart(self) -> pd.DataFrame:
+        """Return what lies in your cart on the web page; an order takes all of that along.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per data set, as in :meth:`estimate`; no row if the cart is empty.
+        """
+        from regards_nb.frames import summary_frame
+
+        return summary_frame(self._catalogue.basket(), {})
+
+    def download_products(
+        self,
+        products: object,
+        directory: str | Path,
+        *,
+        accept_licence: bool = False,
+        restore: bool = False,
+        timeout_s: float = 3600.0,
+        poll_s: float = 10.0,
+        **options: Any,
+    ) -> list[Path]:
+        """Download the files of products without an order, verified like those of an order.
+
+        Parameters
+        ----------
+        products : DataFrame, str or iterable of str
+            Rows of :meth:`search`, URNs, provider ids, or queries.
+        directory : str or Path
+            Where the files go. Nothing in it is overwritten.
+        accept_licence : bool
+            Accept the licence of the data sets that have one.
+        restore : bool
+            Let REGARDS restore files from tape, and wait for them.
+        timeout_s, poll_s : float
+            How long to wait for files from tape, and how often to ask.
+        **options
+            Those of :func:`regards_nb.download.download_products`.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The files of type RAWDATA.
+
+        Raises
+        ------
+        NotAllowedError
+            Files are on tape, or a licence is not accepted.
+        IncompleteDownloadError
+            Some files could not be downloaded; the others are saved.
+        """
+        from regards_nb.download import download_products
+
+        found = self._catalogue.products_of(products)
+        on_tape = check_online(found)
+        if on_tape and not restore:
+            raise tape_error(on_tape, len(found))
+        if on_tape:
+            self._catalogue.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
+        return download_products(
+            self, found, Path(directory), accept_licence=accept_licence, **options
+        )
+
+    @contextmanager
+    def open_product_file(
+        self,
+        urn: str,
+        checksum: str,
+        *,
+        accept_licence: bool = False,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Body]:
+        """Open one file of a product of the catalogue.
+
+        Raises
+        ------
+        NotAllowedError
+            Status 202: the file is on tape. Status 423: the licence is not accepted.
+        """
+        request = RequestSpec(
+            path=file_path(urn, checksum),
+            params={"acceptLicense": "true"} if accept_licence else {},
+            stop=stop,
+        )
+        with self._transport.stream(request, self._tokens or NoAuth()) as body:
+            body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
+            if body.status_code != 200:
+                raise NotAllowedError(
+                    f"{request}: HTTP {body.status_code}, the file is on tape",
+                    status_code=body.status_code,
+                )
+            yield body
+
+    def _labels(self) -> dict[str, str]:
+        """Return the labels of the data sets by URN."""
+        return {dataset.urn: dataset.label for dataset in self._catalogue.datasets()}
+
+    def _exchange_public(self, request: RequestSpec) -> Response:
+        """Send a request that the server may answer without a login."""
+        return self._transport.exchange(request, self._tokens or NoAuth())
+
     def pause(self, order_id: int) -> None:
         """Pause an order that is pending or running."""
         self._act("PUT", f"{_ORDERS}/pause/{_number(order_id)}")
@@ -460,52 +673,6 @@ class RegardsClient:
             return RequestSpec(path=path, params=query, stop=stop)
 
         return iter_manifest(self._exchange, page_request, order_id=number)
-
-    def _log_in(self) -> Token:
-        """Get a new token from the server: JSON first, a form where the server wants one."""
-        form = self.login_form or "json"
-        response = self._send_login(form)
-        if form == "json" and response.status != 200 and needs_form(response):
-            form = "form"
-            response = self._send_login(form)
-        if response.is_page:
-            raise error_for(response)
-        if response.status == 404:
-            raise UnexpectedAnswerError(
-                f"{response.describe()}. There is no REGARDS at {self._origin}: base_url must end "
-                "before /api/v1, and must have the prefix that a proxy may add",
-                status_code=404,
-            )
-        if not needs_form(response):
-            self.login_form = form
-        if response.status != 200:
-            text = (
-                f"{self._origin} refused the login of {self.username!r} to tenant "
-                f"{self.tenant!r}: {response.describe()}"
-            )
-            if response.status == 403:
-                text = f"{text}. {PORTAL_ADVICE}"
-            raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
-        return Token.from_login(response)
-
-    def _send_login(self, form: str) -> Response:
-        assert self._password is not None  # noqa: S101 - without one, this is never called
-        fields = {
-            "grant_type": "password",
-            "username": str(self.username),
-            "password": self._password.reveal(),
-            "scope": self.tenant,
-        }
-        request = RequestSpec(
-            method="POST",
-            path=_TOKEN,
-            params={"scope": self.tenant},
-            json=fields if form == "json" else None,
-            form=fields if form == "form" else None,
-            accepted_statuses=frozenset({400, 401, 403, 404, 415}),
-        )
-        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
-        return self._transport.exchange(request, application)
 
 
 def _check_headers(headers: Mapping[str, Secret]) -> None:

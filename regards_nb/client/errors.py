@@ -171,20 +171,22 @@ def error_for(response: Response) -> ServiceError:
 
 def _meaning(response: Response) -> tuple[type[ServiceError], str]:
     """Return the class of the exception and the advice."""
-    if response.status == 401 and response.messages:
-        return NotAllowedError, advice_for(response.messages)
-    if response.is_page and response.status in (401, 403):
-        return UnexpectedAnswerError, f"{NOT_REGARDS}. {PORTAL_ADVICE}"
-    if response.is_page and response.status not in _GATEWAY_STATUSES:
-        return UnexpectedAnswerError, NOT_REGARDS
-    if response.status == 404 and _is_file(response):
-        return ServiceError, ""
-    if 300 <= response.status < 400:
-        return (
-            UnexpectedAnswerError,
-            "A redirection that is not of REGARDS: check base_url and the proxy",
-        )
-    return _MEANINGS.get(response.status, (ServiceError, ""))
+    status, request = response.status, response.request
+    kind, advice = _MEANINGS.get(status, (ServiceError, ""))
+    if status == 401 and response.messages:
+        kind, advice = NotAllowedError, advice_for(response.messages)
+    elif response.is_page and status not in _GATEWAY_STATUSES:
+        kind, advice = UnexpectedAnswerError, NOT_REGARDS
+        if status in (401, 403):
+            advice = f"{advice}. {PORTAL_ADVICE}"
+    elif status == 404 and (_is_file(response) or "/rs-order/" not in request):
+        kind, advice = ServiceError, ""
+    elif status == 423 and "/rs-catalog/downloads/" in request:
+        kind, advice = NotAllowedError, "Read the licence, then pass accept_licence=True"
+    elif 300 <= status < 400:
+        kind = UnexpectedAnswerError
+        advice = "A redirection that is not of REGARDS: check base_url and the proxy"
+    return kind, advice
 
 
 def _is_file(response: Response) -> bool:

@@ -20,7 +20,7 @@ from regards_nb.files import FileRecord
 from regards_nb.text import clean, replace_surrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: The longest excerpt of a response in an error text.
 MAX_EXCERPT_CHARS = 200
@@ -321,3 +321,180 @@ def _retry_after_s(header: str | None) -> float | None:
     except ValueError:
         return None
     return max((_in_utc(at) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+# -- the catalogue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueDataset:
+    """A data set of the catalogue."""
+
+    urn: str
+    provider_id: str
+    label: str
+    model: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """An attribute of the products of a project."""
+
+    name: str
+    #: The type as REGARDS names it: INTEGER, DOUBLE, DATE_ISO8601, STRING, ...
+    type: str
+    label: str | None = None
+    description: str | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueFile:
+    """A file of a product."""
+
+    name: str
+    data_type: str
+    checksum: str | None
+    size_bytes: int | None = None
+    md5: str | None = None
+    online: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A product of the catalogue."""
+
+    urn: str
+    provider_id: str
+    label: str
+    dataset_urn: str | None
+    version: int | None
+    files: tuple[CatalogueFile, ...]
+    attributes: Mapping[str, Any]
+
+
+class SummaryRow(NamedTuple):
+    """The numbers of a selection, for one data set and one type of file."""
+
+    dataset_urn: str
+    dataset_label: str | None
+    data_type: str | None
+    products: int | None
+    files: int | None
+    size_bytes: int | None
+
+
+def catalogue_dataset(value: Any, request: str) -> CatalogueDataset:
+    """Read a data set of a search."""
+    content = _content(value)
+    urn = _text(content.get("id"))
+    if urn is None:
+        raise UnexpectedAnswerError(f"{request}: a data set without a URN")
+    properties = content.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    return CatalogueDataset(
+        urn=urn,
+        provider_id=_text(content.get("providerId")) or urn,
+        label=_text(content.get("label")) or urn,
+        model=_text(content.get("model")),
+        description=_text(properties.get("description")),
+    )
+
+
+def attribute_model(value: Any) -> Attribute:
+    """Read an attribute; its name is that of queries, with its fragment."""
+    content = _content(value)
+    path = _text(content.get("jsonPath")) or _text(content.get("name")) or ""
+    return Attribute(
+        name=path.removeprefix("properties."),
+        type=_text(content.get("type")) or "STRING",
+        label=_text(content.get("label")),
+        description=_text(content.get("description")),
+        unit=_text(content.get("unit")),
+    )
+
+
+def product(value: Any, request: str) -> Product:
+    """Read a product of a search; its files are those of type RAWDATA."""
+    content = _content(value)
+    urn = _text(content.get("id"))
+    if urn is None:
+        raise UnexpectedAnswerError(f"{request}: a product without a URN")
+    files = content.get("files")
+    raw = _list(files.get("RAWDATA")) if isinstance(files, dict) else []
+    tags = [tag for tag in _list(content.get("tags")) if isinstance(tag, str)]
+    return Product(
+        urn=urn,
+        provider_id=_text(content.get("providerId")) or urn,
+        label=_text(content.get("label")) or "",
+        dataset_urn=next((tag for tag in tags if ":DATASET:" in tag), None),
+        version=_int(content.get("version")),
+        files=tuple(_catalogue_file(file) for file in raw if isinstance(file, dict)),
+        attributes=dict(_flat(content.get("properties"))),
+    )
+
+
+def _catalogue_file(content: dict[str, Any]) -> CatalogueFile:
+    checksum = _text(content.get("checksum"))
+    md5 = _MD5.fullmatch(checksum) if checksum else None
+    return CatalogueFile(
+        name=_text(content.get("filename")) or "",
+        data_type=_text(content.get("dataType")) or "RAWDATA",
+        checksum=checksum,
+        size_bytes=_int(content.get("filesize")),
+        md5=md5[0].lower() if md5 else None,
+        online=content.get("online") is True,
+    )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the attributes, those of a fragment as ``fragment.attribute``."""
+    if not isinstance(value, dict):
+        return
+    for name, each in value.items():
+        # Two levels: an attribute in a fragment. What is deeper is a value of type JSON.
+        if isinstance(each, dict) and not prefix and not {"lowerBound", "upperBound"} & set(each):
+            yield from _flat(each, f"{name}.")
+        else:
+            yield prefix + name, replace_surrogates(each) if isinstance(each, str) else each
+
+
+def summary_rows(value: Any, request: str) -> list[SummaryRow]:
+    """Read a ``DocFilesSummary``: a row for each data set and type of file."""
+    parts = value.get("subSummariesMap") if isinstance(value, dict) else None
+    if not isinstance(parts, dict):
+        raise UnexpectedAnswerError(f"{request}: the response is not a summary")
+    rows = []
+    for urn, part in parts.items():
+        types = part.get("fileTypesSummaryMap") if isinstance(part, dict) else None
+        for data_type, counts in (types if isinstance(types, dict) else {}).items():
+            counts = counts if isinstance(counts, dict) else {}  # noqa: PLW2901 - JSON of a server
+            rows.append(
+                SummaryRow(
+                    str(urn),
+                    None,
+                    str(data_type),
+                    _int(part.get("documentsCount")),
+                    _int(counts.get("filesCount")),
+                    _int(counts.get("filesSize")),
+                )
+            )
+    return rows
+
+
+def basket_selections(value: Any) -> list[SummaryRow]:
+    """Read a ``BasketDto``: a row for each data set."""
+    selections = _list(_content(value).get("datasetSelections"))
+    return [
+        SummaryRow(
+            _text(each.get("datasetIpid")) or "",
+            _text(each.get("datasetLabel")),
+            None,
+            _int(each.get("objectsCount")),
+            _int(each.get("filesCount")),
+            _int(each.get("filesSize")),
+        )
+        for each in selections
+        if isinstance(each, dict)
+    ]

@@ -21,6 +21,7 @@ from regards_nb.download.names import (
     unnumbered,
 )
 from regards_nb.download.order import download_order
+from regards_nb.download.products import download_products
 from regards_nb.download.progress import Progress
 from regards_nb.download.records import Check, FileLog, OrderRecords, StateFile, find_problem
 from regards_nb.download.workspace import (
@@ -53,6 +54,7 @@ __all__ = [
     "collision_key",
     "crc32",
     "download_order",
+    "download_products",
     "entry_form",
     "find_problem",
     "has_content",

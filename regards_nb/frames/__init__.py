@@ -6,6 +6,8 @@
     the state of each order, from events, files and answers over REST;
 ``orders``
     the frame of orders;
+``catalogue``
+    the frames of the catalogue;
 ``export``
     frames for other programs, CSV and Parquet;
 ``frames``
@@ -14,6 +16,18 @@
 
 from __future__ import annotations
 
+from regards_nb.frames.catalogue import (
+    ATTRIBUTE_COLUMNS,
+    DATASET_COLUMNS,
+    PRODUCT_COLUMNS,
+    QUOTA_COLUMNS,
+    SUMMARY_COLUMNS,
+    attributes_frame,
+    datasets_frame,
+    products_frame,
+    quota_frame,
+    summary_frame,
+)
 from regards_nb.frames.columns import (
     EVENT_COLUMNS,
     EVENT_DTYPES,
@@ -34,6 +48,8 @@ from regards_nb.frames.export import plain
 from regards_nb.frames.frames import EventQueue, Frames, orders_frame, problems_frame
 
 __all__ = [
+    "ATTRIBUTE_COLUMNS",
+    "DATASET_COLUMNS",
     "EVENT_COLUMNS",
     "EVENT_DTYPES",
     "FILE_COLUMNS",
@@ -42,15 +58,23 @@ __all__ = [
     "ORDER_DTYPES",
     "PROBLEM_COLUMNS",
     "PROBLEM_DTYPES",
+    "PRODUCT_COLUMNS",
+    "QUOTA_COLUMNS",
     "REJECTED_COLUMNS",
     "REJECTED_DTYPES",
     "REMOTE_COLUMNS",
     "REMOTE_DTYPES",
+    "SUMMARY_COLUMNS",
     "ColumnInfo",
     "EventQueue",
     "Frames",
+    "attributes_frame",
+    "datasets_frame",
     "orders_frame",
     "plain",
     "problems_frame",
+    "products_frame",
+    "quota_frame",
+    "summary_frame",
     "with_columns",
 ]

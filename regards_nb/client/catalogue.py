@@ -1,0 +1,292 @@
+"""The catalogue: data sets, attributes, products, their numbers of files and bytes, restoring.
+
+The paths below ``rs-catalog`` are those of REGARDS' OpenAPI; the web page of REGARDS searches
+below ``rs-access-project``, with the same responses (protocol.md 1.8).
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from regards_nb import queries
+from regards_nb.client.models import (
+    attribute_model,
+    basket_selections,
+    catalogue_dataset,
+    product,
+    summary_rows,
+)
+from regards_nb.client.pagination import iter_pages
+from regards_nb.client.transport import RequestSpec
+from regards_nb.errors import (
+    NotAllowedError,
+    ServiceError,
+    SettingsError,
+    UnexpectedAnswerError,
+    WaitTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from regards_nb.client.models import (
+        Attribute,
+        CatalogueDataset,
+        Product,
+        Response,
+        SummaryRow,
+    )
+
+_CATALOGUE = "/api/v1/rs-catalog"
+_ENGINE = f"{_CATALOGUE}/engines/legacy"
+_PORTAL = "/api/v1/rs-access-project"
+_BASKET = "/api/v1/rs-order/order/basket"
+_PAGE_SIZE = 500
+#: REGARDS takes at most 100 searches in a summary, and 1000 products in a request to restore.
+_MAX_SEARCHES = 100
+_MAX_RESTORED = 500
+_URN = "URN:"
+
+
+class Quota(NamedTuple):
+    """A limit of downloads; `allowed` is None where there is none."""
+
+    used: int | None
+    allowed: int | None
+
+
+class Catalogue:
+    """Requests to the catalogue of one project.
+
+    Parameters
+    ----------
+    exchange : callable
+        Sends a request, with the token if there is one.
+    """
+
+    def __init__(self, exchange: Callable[[RequestSpec], Response]) -> None:
+        self._exchange = exchange
+        #: Where this server searches: the first of the two paths that it has.
+        self._search_base: str | None = None
+        self._datasets: list[CatalogueDataset] | None = None
+        self._attributes: list[Attribute] | None = None
+
+    def datasets(self) -> list[CatalogueDataset]:
+        """Return all data sets; they are requested once."""
+        if self._datasets is None:
+            self._datasets = [
+                catalogue_dataset(item, request)
+                for item, request in self._iter_items("datasets/search", {})
+            ]
+        return self._datasets
+
+    def dataset_urn(self, name: str) -> str:
+        """Return the URN of a data set by its URN, label or provider id.
+
+        Raises
+        ------
+        SettingsError
+            There is none; the text has the names that are most like it.
+        """
+        if name.startswith(_URN):
+            return name
+        known: dict[str, str] = {}
+        for dataset in self.datasets():
+            known.setdefault(dataset.label, dataset.urn)
+            known.setdefault(dataset.provider_id, dataset.urn)
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=5, cutoff=0.3) or list(known)[:5]
+            raise SettingsError(
+                f"there is no data set {name!r}. Similar names: {', '.join(similar) or 'none'}; "
+                "client.datasets() lists all"
+            )
+        return known[name]
+
+    def attributes(self, dataset: str | None = None) -> list[Attribute]:
+        """Return the attributes of the products, or of those of one data set."""
+        if dataset is None and self._attributes is not None:
+            return self._attributes
+        params = {} if dataset is None else {"q": queries.term("tags", self.dataset_urn(dataset))}
+        spec = RequestSpec(path=f"{_ENGINE}/dataobjects/search/attributes", params=params)
+        response = self._exchange(spec)
+        found = response.json()
+        if not isinstance(found, list):
+            raise UnexpectedAnswerError(f"{response.request}: the response is not a list")
+        attributes = [attribute_model(each) for each in found]
+        if dataset is None:
+            self._attributes = attributes
+        return attributes
+
+    def iter_products(self, query: str, *, dataset: str | None = None) -> Iterator[Product]:
+        """Yield the products that match a query, page by page.
+
+        Raises
+        ------
+        ServiceError
+            The catalogue refuses the query; the text has its words and the fields that exist.
+        """
+        parts = [query] if query.strip() else []
+        if dataset is not None:
+            parts.append(queries.term("tags", self.dataset_urn(dataset)))
+        text = queries.both(*parts) if len(parts) > 1 else "".join(parts)
+        if text:
+            queries.check(text)
+        seen: set[str] = set()
+        try:
+            for item, request in self._iter_items("dataobjects/search", {"q": text}):
+                found = product(item, request)
+                # Products that are added meanwhile move others to the next page.
+                if found.urn not in seen:
+                    seen.add(found.urn)
+                    yield found
+        except ServiceError as exc:
+            raise self._explained(exc) from None
+
+    def _iter_items(self, path: str, params: dict[str, str]) -> Iterator[tuple[Any, str]]:
+        """Yield the items of a search, with the request; find out where this server searches."""
+        bases = [_ENGINE, _PORTAL] if self._search_base is None else [self._search_base]
+        for base in bases:
+
+            def page_request(query: dict[str, Any], base: str = base) -> RequestSpec:
+                return RequestSpec(path=f"{base}/{path}", params={**params, **query})
+
+            try:
+                for page in iter_pages(self._exchange, page_request, _PAGE_SIZE):
+                    self._search_base = base
+                    for item in page.items:
+                        yield item, page.request
+            except ServiceError as exc:
+                # 403 and 404: the gateway of this server does not have the path, or not for us.
+                is_missing = exc.status_code in (403, 404) and self._search_base is None
+                if not is_missing or base is bases[-1]:
+                    raise
+            else:
+                return
+
+    def _explained(self, error: ServiceError) -> ServiceError:
+        """Add the fields that exist to the refusal of a query."""
+        if error.status_code not in (400, 422) or not error.messages:
+            return error
+        names: list[str] = []
+        with suppress(ServiceError):
+            names = [each.name for each in self.attributes()]
+        fields = ", ".join([*queries.FIXED_FIELDS, *names])
+        return type(error)(
+            f"the catalogue refuses the query: {error}. Fields: {fields}",
+            status_code=error.status_code,
+            messages=error.messages,
+        )
+
+    def summary(
+        self, searches: Sequence[str], data_types: Sequence[str] | None = None
+    ) -> list[SummaryRow]:
+        """Return the numbers of files and bytes of a selection, by data set and type of file."""
+        rows: list[SummaryRow] = []
+        for start in range(0, len(searches), _MAX_SEARCHES):
+            body: dict[str, Any] = {
+                "requests": [
+                    {"engineType": "legacy", "searchParameters": {"q": [each]}}
+                    for each in searches[start : start + _MAX_SEARCHES]
+                ]
+            }
+            if data_types:
+                body["dataTypes"] = list(data_types)
+            spec = RequestSpec(
+                method="POST", path=f"{_CATALOGUE}/complex/search/summary", json=body
+            )
+            try:
+                response = self._exchange(spec)
+            except ServiceError as exc:
+                raise self._explained(exc) from None
+            rows += summary_rows(response.json(), response.request)
+        return rows
+
+    def quota(self) -> dict[str, Quota]:
+        """Return used and allowed downloads: in total, and at the same time."""
+        response = self._exchange(RequestSpec(path="/api/v1/rs-storage/quota/current"))
+        found = response.json()
+        if not isinstance(found, dict):
+            raise UnexpectedAnswerError(f"{response.request}: the response is not a quota")
+
+        def number(name: str) -> int | None:
+            value = found.get(name)
+            # -1 means that there is no limit.
+            return value if isinstance(value, int) and value >= 0 else None
+
+        return {
+            "downloads": Quota(number("currentQuota"), number("maxQuota")),
+            "simultaneous downloads": Quota(number("currentRate"), number("rateLimit")),
+        }
+
+    def basket(self) -> list[SummaryRow]:
+        """Return what lies in the web basket of the user, by data set."""
+        response = self._exchange(RequestSpec(path=_BASKET))
+        return [] if response.status == 204 else basket_selections(response.json())
+
+    def restore(self, urns: Sequence[str], *, timeout_s: float, poll_s: float) -> None:
+        """Restore products from tape, and wait until all their files can be downloaded.
+
+        Raises
+        ------
+        WaitTimeoutError
+            They are not all there after *timeout_s*; the server goes on.
+        """
+        chunks = [urns[i : i + _MAX_RESTORED] for i in range(0, len(urns), _MAX_RESTORED)]
+        for chunk in chunks:
+            body = {"product_ids": list(chunk)}
+            self._exchange(RequestSpec(method="POST", path=f"{_CATALOGUE}/restore", json=body))
+        ends_at_s = time.monotonic() + timeout_s
+        pause = threading.Event()
+        while not all(self._are_available(chunk) for chunk in chunks):
+            if time.monotonic() >= ends_at_s:
+                raise WaitTimeoutError(
+                    f"the files of {len(urns)} products are not restored from tape after "
+                    f"{timeout_s:g} s. The server goes on: try again later"
+                )
+            pause.wait(poll_s)
+
+    def _are_available(self, urns: Sequence[str]) -> bool:
+        spec = RequestSpec(
+            method="POST",
+            path=f"{_CATALOGUE}/availability/files",
+            json={"product_ids": list(urns)},
+        )
+        found = self._exchange(spec).json()
+        products = found.get("products") if isinstance(found, dict) else None
+        files = [file for each in products or () for file in each.get("files") or ()]
+        return bool(files) and all(file.get("available") is True for file in files)
+
+    def products_of(self, wanted: object) -> list[Product]:
+        """Return the products of rows of a search, URNs, provider ids or queries."""
+        found = {
+            each.urn: each
+            for query in queries.selection(wanted)
+            for each in self.iter_products(query)
+        }
+        if not found:
+            raise SettingsError("the catalogue has none of these products")
+        return list(found.values())
+
+
+def check_online(products: Iterable[Product]) -> list[str]:
+    """Return the URNs of the products whose files are on tape."""
+    return [each.urn for each in products if not all(file.online for file in each.files)]
+
+
+def tape_error(urns: Sequence[str], total: int) -> NotAllowedError:
+    """Return the error for products that cannot be downloaded without being restored."""
+    return NotAllowedError(
+        f"{len(urns)} of {total} products are on tape: order them with tracker.submit(products), "
+        "or call download_products(..., restore=True)",
+        status_code=202,
+    )
+
+
+def file_path(urn: str, checksum: str) -> str:
+    """Return the path of one file of a product."""
+    return f"{_CATALOGUE}/downloads/{quote(urn, safe=':')}/files/{quote(checksum, safe='')}"

@@ -1,0 +1,116 @@
+"""Log in with user name and password: a JSON body, or a form where the server wants one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from requests.auth import HTTPBasicAuth
+
+from regards_nb.client.auth import Token, needs_form
+from regards_nb.client.errors import PORTAL_ADVICE, error_for
+from regards_nb.client.transport import RequestSpec
+from regards_nb.errors import ServiceLoginError, UnexpectedAnswerError
+
+if TYPE_CHECKING:
+    from regards_nb.client.auth import Secret
+    from regards_nb.client.models import Response
+    from regards_nb.client.transport import Transport
+
+_PATH = "/api/v1/rs-authentication/oauth/token"
+
+
+class PasswordLogin:
+    """Gets tokens for one user.
+
+    Parameters
+    ----------
+    transport : Transport
+        Sends the requests.
+    address : str
+        Of REGARDS, for error texts.
+    tenant : str
+        The project.
+    username, password : str, Secret
+        The user.
+    client_id, client_secret : str, Secret
+        The application.
+
+    Attributes
+    ----------
+    form : str or None
+        The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before
+        the first login.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        address: str,
+        tenant: str,
+        username: str,
+        password: Secret,
+        client_id: str,
+        client_secret: Secret,
+    ) -> None:
+        self._transport = transport
+        self._address = address
+        self._tenant = tenant
+        self._username = username
+        self._password = password
+        self._client_id, self._client_secret = client_id, client_secret
+        self.form: str | None = None
+
+    def token(self) -> Token:
+        """Get a new token.
+
+        Raises
+        ------
+        ServiceLoginError
+            The server refused the login. The password is not sent again in another form: repeated
+            refusals lock accounts.
+        UnexpectedAnswerError
+            A proxy answered, or there is no REGARDS at this address.
+        """
+        form = self.form or "json"
+        response = self._send(form)
+        if form == "json" and response.status != 200 and needs_form(response):
+            form = "form"
+            response = self._send(form)
+        if response.is_page:
+            raise error_for(response)
+        if response.status == 404:
+            raise UnexpectedAnswerError(
+                f"{response.describe()}. There is no REGARDS at {self._address}: base_url must end "
+                "before /api/v1, and must have the prefix that a proxy may add",
+                status_code=404,
+            )
+        if not needs_form(response):
+            self.form = form
+        if response.status != 200:
+            text = (
+                f"{self._address} refused the login of {self._username!r} to tenant "
+                f"{self._tenant!r}: {response.describe()}"
+            )
+            if response.status == 403:
+                text = f"{text}. {PORTAL_ADVICE}"
+            raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
+        return Token.from_login(response)
+
+    def _send(self, form: str) -> Response:
+        fields = {
+            "grant_type": "password",
+            "username": self._username,
+            "password": self._password.reveal(),
+            "scope": self._tenant,
+        }
+        request = RequestSpec(
+            method="POST",
+            path=_PATH,
+            params={"scope": self._tenant},
+            json=fields if form == "json" else None,
+            form=fields if form == "form" else None,
+            accepted_statuses=frozenset({400, 401, 403, 404, 415}),
+        )
+        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
+        return self._transport.exchange(request, application)
