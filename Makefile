@@ -21,7 +21,7 @@ lab: .venv/demo.ready
 	@$(BIN)/python -m jupyterlab notebooks/01_quickstart.ipynb
 
 test: .venv/test.ready
-	@sh scripts/need.sh rabbitmq-server postgresql chromium libatomic1 \
+	@sh scripts/need.sh rabbitmq-server postgresql pgbouncer chromium libatomic1 \
 		nginx-light apache2-bin haproxy squid varnish
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 

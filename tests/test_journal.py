@@ -26,7 +26,7 @@ from strategies import delivery
 from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
 from regards_nb.files import FileRecord, FileState
-from regards_nb.journal import Journal, NetworkFileSystemWarning, RowReader, database, schema
+from regards_nb.journal import Database, Journal, NetworkFileSystemWarning, RowReader
 
 #: for what is said of one file
 SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
@@ -333,27 +333,17 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
         Journal(path)
 
 
-def test_a_journal_of_a_newer_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An older program does not guess at a newer schema."""
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(99, r"newer regards_nb.*pip install"), (2, r"journal\.sqlite was written by an unreleased")],
+)
+def test_a_journal_of_another_version_is_refused(tmp_path: Path, version: int, said: str) -> None:
+    """A newer schema, or one that was never released, is neither read nor changed."""
     path = tmp_path / "journal.sqlite"
-    with monkeypatch.context() as newer:
-        newer.setattr(schema, "SCHEMA_VERSION", 99)
-        Journal(path).close()
-    with pytest.raises(JournalError, match="newer regards_nb.*pip install"):
-        Journal(path)
-
-
-def test_a_journal_of_an_unreleased_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A schema that was never released is neither read nor changed."""
-    path = tmp_path / "journal.sqlite"
-    with monkeypatch.context() as older:
-        older.setattr(schema, "SCHEMA_VERSION", 1)
-        Journal(path).close()
-    with pytest.raises(JournalError, match=r"journal\.sqlite was written by an unreleased"):
+    Journal(path).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE regards_nb_meta SET value = ?", (version,))
+    with pytest.raises(JournalError, match=said):
         Journal(path)
 
 
@@ -442,7 +432,7 @@ def test_a_network_file_system_is_warned_about(
     mounts = tmp_path / "mounts"
     with_space = str(tmp_path / "my data").replace(" ", "\\040")
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {with_space} nfs4 rw 0 0\n")
-    monkeypatch.setattr(database, "MOUNTS", mounts)
+    monkeypatch.setattr(Database, "mounts", mounts)
     Journal(tmp_path / "local.sqlite").close()
     with pytest.warns(NetworkFileSystemWarning, match="nfs4 file system"):
         Journal(tmp_path / "my data" / "journal.sqlite").close()
@@ -549,7 +539,7 @@ def test_a_locked_journal_says_so(
     """Another program that holds the file is named as the cause."""
     session_id = journal.open_session("q")
     journal.close()
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(JournalError, match="locked.*close that program"):

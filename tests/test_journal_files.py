@@ -14,7 +14,7 @@ import pytest
 from strategies import delivery
 
 from regards_nb.errors import JournalError
-from regards_nb.journal import Journal, JournalReplacedError, repair, sqlite_file
+from regards_nb.journal import Journal, JournalReplacedError, SqliteFile, repair
 
 OPENS_AND_CLOSES = """
 import sqlite3, sys
@@ -123,7 +123,7 @@ def test_a_closed_journal_is_one_file(path: Path) -> None:
 @pytest.fixture
 def _without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a system or file system without locks that belong to the open file."""
-    monkeypatch.setattr(sqlite_file, "OPEN_FILE_LOCKS", False)
+    monkeypatch.setattr(SqliteFile, "has_open_file_locks", False)
 
 
 @pytest.mark.usefixtures("_without_locks")
@@ -172,11 +172,8 @@ def test_a_connection_of_other_code_to_the_deleted_files_is_named(
         mine.execute("SELECT count(*) FROM batches").fetchone()
         read_files(path)
         run(OPENS_AND_CLOSES, path)
-        monkey = pytest.MonkeyPatch()
-        with monkey.context() as linux:
-            linux.setattr(sqlite_file, "OPEN_FILE_LOCKS", True)
-            with pytest.raises(JournalError, match="other code in this Python process"):
-                write(journal, session_id, 2)
+        with pytest.raises(JournalError, match="other code in this Python process"):
+            write(journal, session_id, 2)
     write(journal, journal.open_session("q"), 3)
     assert {1, 3} <= set(numbers(path))
 

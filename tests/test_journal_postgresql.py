@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 from conftest import until
 from postgresql import PrivatePostgreSQL
+from strategies import delivery
 from test_consumer import LIMIT_S, nothing, numbers, publish
 
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError
-from regards_nb.journal import Journal, database
+from regards_nb.journal import Database, Journal
 
 if TYPE_CHECKING:
     from conftest import Admin
@@ -45,7 +47,7 @@ def test_nothing_is_lost_or_twice_when_the_database_is_killed(
     admin: Admin, postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 while messages flow, again and again: each message is journalled once."""
-    monkeypatch.setattr(database, "RESTART_PATIENCE_S", 0.1)
+    monkeypatch.setattr(Database, "restart_patience_s", 0.1)
     with Journal(postgresql.new_database()) as journal:
         consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
         consumer.start(LIMIT_S)
@@ -77,7 +79,7 @@ def test_a_server_that_went_away_is_no_sound_journal(
     postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while a connection that was made before looks as if it were open."""
-    monkeypatch.setattr(database, "RESTART_PATIENCE_S", 0.1)
+    monkeypatch.setattr(Database, "restart_patience_s", 0.1)
     with Journal(postgresql.new_database()) as journal:
         assert journal.check() == []
         postgresql.kill()
@@ -108,3 +110,117 @@ def test_a_database_of_something_else_is_left_alone(postgresql: PrivatePostgreSQ
         Journal(url.render_as_string())
     with pytest.raises(JournalError, match='database "nothing" does not exist'):
         Journal(url.set(database="nothing").render_as_string())
+
+
+def test_a_restart_of_the_server_ends_no_wait(
+    broker: PrivateBroker, postgresql: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    """The user sees no error: wait() goes on, and the files of the order are recorded."""
+    with OrderTracker.demo(
+        broker=broker,
+        suborder_pause_s=0.3,
+        journal=postgresql.new_database(),
+        workspace=tmp_path / "orders",
+        auto_download=True,
+    ) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(order.wait, timeout_s=60)
+            until(lambda: order.status is not None)
+            postgresql.restart()
+            waiting.result()
+        until(lambda: (tracker.files["state"] == "VERIFIED").sum() == 3)
+        assert tracker.snapshot().background_errors == ()
+
+
+def test_sessions_that_the_server_ended_are_made_again(postgresql: PrivatePostgreSQL) -> None:
+    """The next read and the next write succeed at once, as after idle_session_timeout."""
+    with Journal(postgresql.new_database()) as journal:
+        session_id = journal.open_session("q")
+        journal.append(session_id, [delivery(b"one")])
+        for use in (
+            journal.last_id,
+            lambda: list(journal.read(0)),
+            lambda: journal.files_after(0, tenant=None),
+            lambda: journal.append(session_id, [delivery(b"two")]),
+            lambda: journal.save_fetched("t", 1, 2),
+            lambda: journal.next_offset("s"),
+        ):
+            postgresql.end_sessions()
+            use()
+        assert journal.last_id() == 2
+
+
+def test_a_role_that_may_only_read_can_follow_a_journal(postgresql: PrivatePostgreSQL) -> None:
+    """Opening writes nothing; an attempt to write says what is missing."""
+    url = postgresql.new_database()
+    with Journal(url) as journal:
+        session_id = journal.open_session("q")
+        with Journal(postgresql.reader(url)) as reader:
+            journal.append(session_id, [delivery(b"one")])
+            assert [each.body for each in next(reader.read()).deliveries] == [b"one"]
+            with pytest.raises(JournalError, match="permission denied.*right to write"):
+                reader.open_session("q")
+            journal.append(session_id, [delivery(b"two")])
+            assert reader.last_id() == 2
+
+
+def test_a_standby_can_be_followed(postgresql: PrivatePostgreSQL) -> None:
+    """A reader may take its load off the primary server."""
+    url = postgresql.new_database()
+    with Journal(url) as journal:
+        session_id = journal.open_session("q")
+        with postgresql.standby(url) as standby, Journal(standby) as reader:
+            journal.append(session_id, [delivery(b"one")])
+            until(lambda: reader.last_id() == 1)
+            with pytest.raises(JournalError, match="read-only.*primary server"):
+                reader.open_session("q")
+
+
+def test_pgbouncer_in_transaction_mode_mixes_nothing_up(
+    broker: PrivateBroker, postgresql: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    """Each transaction may run on another connection of the server, with other statements."""
+    with postgresql.pgbouncer(postgresql.new_database()) as url:
+        with OrderTracker.demo(
+            broker=broker,
+            suborder_pause_s=0.01,
+            journal=url,
+            workspace=tmp_path / "orders",
+            auto_download=True,
+        ) as tracker:
+            for _ in range(3):
+                tracker.submit("dataset:SWOT_PASS_012")
+            tracker.wait(timeout_s=60)
+            until(lambda: (tracker.files["state"] == "VERIFIED").sum() == 9)
+            assert tracker.snapshot().background_errors == ()
+            events = len(tracker.events)
+        with Journal(url) as journals, ThreadPoolExecutor(4) as pool:
+            session_ids = [journals.open_session(f"q{n}") for n in range(4)]
+            for _ in range(20):
+                list(pool.map(lambda s: journals.append(s, [delivery(b"x")]), session_ids))
+                assert sum(len(batch.deliveries) for batch in journals.read()) > events
+            assert journals.last_id() == events + 80
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://john@localhost:54x2/orders?password=geheim",
+        "postgresql+psycopg://john@127.0.0.1:1/orders?password=geheim",
+        "postgresql+psycopg://john:geheim@127.0.0.1:port/orders",
+    ],
+)
+def test_a_url_that_does_not_work_is_refused_without_its_password(url: str) -> None:
+    """libpq takes the password from the query, too."""
+    with pytest.raises(JournalError) as caught:
+        Journal(url)
+    assert "geheim" not in str(caught.value)
+
+
+def test_the_password_in_the_query_is_not_in_the_location(postgresql: PrivatePostgreSQL) -> None:
+    """repr, errors and the display name the database without it."""
+    url = f"{postgresql.new_database()}&password=geheim"
+    with Journal(url) as journal:
+        assert "geheim" not in repr(journal)
+        assert "password=" in journal.location

@@ -293,9 +293,13 @@ USERS = sorted(
 
 #: Modules inside rooms that are public themselves.
 #: Or that have the name of the function in them.
-PUBLIC_MODULES = {"simulator.faults", "display.html", "display.text", "display.show"}
-#: Rooms whose tests still name their files.
-NOT_YET = {"journal"}
+PUBLIC_MODULES = {
+    "simulator.faults",
+    "journal.repair",
+    "display.html",
+    "display.text",
+    "display.show",
+}
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -307,5 +311,4 @@ def test_tests_and_benchmarks_import_from_rooms(user: Path) -> None:
     named = set(re.findall(r"\bregards_nb\.(\w+\.\w+)", text))
     for room, names in re.findall(r"\bfrom regards_nb\.(\w+) import (\([^)]*\)|.*)", text):
         named.update(f"{room}.{name}" for name in re.findall(r"\w+", names))
-    found = {name for name in named & inside if name.partition(".")[0] not in NOT_YET}
-    assert found <= PUBLIC_MODULES
+    assert named & inside <= PUBLIC_MODULES

@@ -23,16 +23,19 @@ from __future__ import annotations
 from regards_nb.journal.batches import Batch, Row, RowReader
 from regards_nb.journal.database import (
     DEFAULT_PATH,
+    Database,
     JournalReplacedError,
     NetworkFileSystemWarning,
     Position,
 )
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.repair import Repair, repair
+from regards_nb.journal.sqlite_file import SqliteFile
 
 __all__ = [
     "DEFAULT_PATH",
     "Batch",
+    "Database",
     "Journal",
     "JournalReplacedError",
     "NetworkFileSystemWarning",
@@ -40,6 +43,7 @@ __all__ = [
     "Repair",
     "Row",
     "RowReader",
+    "SqliteFile",
     "TenantFiles",
     "repair",
     "with_full_path",

@@ -41,15 +41,7 @@ _T = TypeVar("_T")
 
 DEFAULT_PATH = Path(".regards") / "journal.sqlite"
 
-#: How long a commit waits for the commit of another process.
-BUSY_TIMEOUT_S = 10.0
-
-#: How long a read waits for a database server that restarts.
-RESTART_PATIENCE_S = 5.0
 _RESTART_RETRY_S = 0.1
-
-#: How long the journal waits for its readers before it opens replaced files again.
-REOPEN_TIMEOUT_S = 10.0
 
 #: The first statement of a transaction that writes: it waits for all others that write.
 LOCK_WRITERS = {
@@ -57,9 +49,6 @@ LOCK_WRITERS = {
     # an arbitrary number that identifies this lock among the advisory locks of the database
     "postgresql": "SELECT pg_advisory_xact_lock(7234734)",
 }
-
-#: Linux's list of mounted file systems. Other systems have none, and then nothing is checked.
-MOUNTS = Path("/proc/mounts")
 
 #: File systems on which the locks and the shared memory of SQLite do not work reliably.
 _NETWORK = frozenset(
@@ -109,6 +98,15 @@ class Database:
         are not in order.
     """
 
+    #: How long a commit waits for the commit of another process.
+    busy_timeout_s = 10.0
+    #: How long a read waits for a database server that restarts.
+    restart_patience_s = 5.0
+    #: How long the journal waits for its readers before it opens replaced files again.
+    reopen_timeout_s = 10.0
+    #: Linux's list of mounted file systems. Other systems have none, and then nothing is checked.
+    mounts = Path("/proc/mounts")
+
     def __init__(self, location: str | Path) -> None:
         url = _url(location)
         self.location = _without_secrets(url)
@@ -122,7 +120,7 @@ class Database:
         self._is_new = self._was_copied = False
         if self.path is not None:
             _make_folder(self.path.parent)
-            _warn_of_network(self.path)
+            _warn_of_network(self.path, self.mounts)
             self.read_only = is_read_only(self.path)
             self._is_new = not self.path.exists()
             self._was_copied = is_copy_without_wal(self.path)
@@ -190,7 +188,7 @@ class Database:
     def _configure_sqlite(self, connection: Any, _record: object) -> None:
         """Set up a new connection: readers do not block the writer, a commit reaches the disk."""
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        cursor.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
         if not self.read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
@@ -232,7 +230,6 @@ class Database:
         with self._using("open"), self._locked(0) as connection:
             if schema.check(connection, self.location) is None:
                 schema.create(connection)
-            connection.commit()
         self.version = schema.SCHEMA_VERSION
 
     def close(self) -> None:
@@ -261,7 +258,7 @@ class Database:
         At least once: the server or a proxy may have ended a connection that was not in use.
         """
         if patience_s is None:
-            patience_s = RESTART_PATIENCE_S
+            patience_s = self.restart_patience_s
         deadline = time.monotonic() + patience_s
         again = self._was_connected and self.path is None
         while True:
@@ -316,7 +313,6 @@ class Database:
             if self.version != schema.SCHEMA_VERSION:
                 schema.upgrade(connection)
             result = work(connection)
-            connection.commit()
         self.version = schema.SCHEMA_VERSION
         try:
             self.verify()
@@ -326,10 +322,15 @@ class Database:
             return self.write(work)
         return result
 
-    def _locked(self, patience_s: float | None) -> sa.Connection:
-        """Return a connection with a transaction that waits for all other writers."""
+    @contextmanager
+    def _locked(self, patience_s: float | None) -> Iterator[sa.Connection]:
+        """Open a transaction that waits for all other writers, and commit it at the end."""
         statement = LOCK_WRITERS[self.engine.dialect.name]
-        return self._patiently(lambda: self._begin(statement), patience_s)
+        with self._patiently(lambda: self._begin(statement), patience_s) as connection:
+            begun = connection.get_transaction()
+            assert begun is not None  # noqa: S101 - the statement has begun it
+            with begun:  # rolls back also when the commit fails
+                yield connection
 
     def _begin(self, statement: str) -> sa.Connection:
         """Return a connection after its first statement, which shows whether it is alive."""
@@ -358,7 +359,7 @@ class Database:
         """Return the position of the journal."""
         if self._snapshot is not None and self._snapshot != signature(self.path):
             # The owner of a journal that is only read here has opened or closed it.
-            with self._gate.exclusive(REOPEN_TIMEOUT_S):
+            with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose()
         with self._using("read"):
             return self._patiently(self._changes.position)
@@ -395,7 +396,7 @@ class Database:
             # SQLite shares its view of the -wal among the connections of a process.
             databases = [each for each in _open_databases if each.path == self.path]
             for each in databases:
-                stack.enter_context(each._gate.exclusive(REOPEN_TIMEOUT_S))  # noqa: SLF001 - a Database too
+                stack.enter_context(each._gate.exclusive(self.reopen_timeout_s))  # noqa: SLF001 - a Database too
             rescued = self._save_from_open_files(change, Path(file.path))
             for each in databases:
                 each._dispose()  # noqa: SLF001
@@ -552,10 +553,10 @@ def _make_folder(folder: Path) -> None:
         ) from exc
 
 
-def _warn_of_network(path: Path) -> None:
-    """Warn if the journal is on a network file system. Systems without `MOUNTS` get no warning."""
+def _warn_of_network(path: Path, mounts: Path) -> None:
+    """Warn if the journal is on a network file system. Systems without that list get no warning."""
     try:
-        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     fields = [line.split() for line in lines]

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 _Inode: TypeAlias = "tuple[int, int]"
 
-#: Whether to take locks that belong to the open file. Python offers them on Linux only.
-OPEN_FILE_LOCKS = sys.platform == "linux"
-
 #: What SQLite locks (its "os_unix.c"): the shared range of the main file, which each connection
 #: in WAL mode holds; and the byte of the -shm that says that somebody uses it.
 _SHARED_RANGE = (0x40000002, 510)
@@ -91,6 +88,9 @@ class SqliteFile:
     Made after the first connection, which creates them.
     """
 
+    #: Whether to take locks that belong to the open file. Python offers them on Linux only.
+    has_open_file_locks = sys.platform == "linux"
+
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self._wal = f"{path}-wal"
@@ -102,8 +102,9 @@ class SqliteFile:
         with _locks_guard:
             locks = _locks.setdefault(self._main_inode, _Locks())
             locks.users += 1
-            _hold(locks, self.path, _SHARED_RANGE)
-            _hold(locks, self._shm, _IN_USE_BYTE)
+            if self.has_open_file_locks:
+                _hold(locks, self.path, _SHARED_RANGE)
+                _hold(locks, self._shm, _IN_USE_BYTE)
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the files that the connections use."""
@@ -178,7 +179,7 @@ class SqliteFile:
         """
         ours = {self._main_inode, self._wal_inode, self._shm_inode}
         found = []
-        for link in Path("/proc/self/fd").iterdir() if OPEN_FILE_LOCKS else ():
+        for link in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
             with suppress(OSError):
                 if _inode(str(link)) in ours:
                     found.append((str(link), str(link.readlink())))
@@ -201,8 +202,8 @@ def _inode(path: str) -> _Inode:
 
 
 def _hold(locks: _Locks, path: str, extent: tuple[int, int]) -> None:
-    """Take a shared lock that belongs to an open file. Without such locks do nothing."""
-    if not OPEN_FILE_LOCKS or _inode(path) in locks.descriptors:
+    """Take a shared lock that belongs to an open file."""
+    if _inode(path) in locks.descriptors:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
