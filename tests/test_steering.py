@@ -575,3 +575,27 @@ def test_what_an_order_says_wrongly_is_left_out(
     simulator.faults.add(Reply(route=Route.ORDERS, status=200, body=body))
     (order,) = tracker.sync()
     assert (order.order_id, order.status, order.expires_at) == (7, "GRANTED", None)
+
+
+# -- the cart
+
+
+def test_what_lies_in_the_cart_is_not_ordered_by_surprise(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """REGARDS orders the cart along: refused before anything is sent, unless it is meant."""
+    simulator.fill_basket("cycle:8 AND pass:1")
+    with pytest.raises(errors.SettingsError, match="1 products of SWOT_CYCLE_008.*cart="):
+        tracker.submit("dataset:SWOT_PASS_012")
+    assert applied(simulator) == 0
+    order = tracker.submit("dataset:SWOT_PASS_012", cart="include")
+    names = {file.spec.name for file in simulator.service.known(order.order_id).files}
+    assert any(name.startswith("SWOT_SSH_008_001") for name in names)
+
+
+def test_a_cart_that_cannot_be_read_is_no_obstacle(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """An older server may not have the request."""
+    simulator.faults.add(Reply(route=Route.BASKET, status=404))
+    assert tracker.submit("dataset:SWOT_PASS_012").order_id is not None

@@ -8,6 +8,7 @@ not know is the order of the request.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections import Counter
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from regards_nb import queries
 from regards_nb.errors import (
     ServiceError,
+    ServiceLoginError,
     ServiceUnreachableError,
     SettingsError,
     WaitTimeoutError,
 )
+from regards_nb.text import clean
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
+
+_log = logging.getLogger(__name__)
 
 #: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
 #: makes none later.
@@ -146,6 +151,25 @@ def _python(java_regexp: str) -> str:
     return _JAVA_CLASS.sub("x", _JAVA_GROUP.sub("(?P<", java_regexp))
 
 
+def _refuse_cart(client: RegardsClient) -> None:
+    """Raise if products lie in the web cart of the user (protocol.md 1.2)."""
+    try:
+        cart = client.cart()
+    except ServiceError as exc:
+        # REGARDS before 2.0 may refuse the request. A server that does not answer stops the order.
+        if isinstance(exc, ServiceUnreachableError | ServiceLoginError):
+            raise
+        _log.warning("the cart on the web page could not be read: %s", exc)
+        return
+    if not cart.empty:
+        names = ", ".join(clean(str(name)) for name in cart["dataset"])
+        raise SettingsError(
+            f"your cart on the web page of REGARDS holds {cart['products'].sum()} products of "
+            f"{names}, and REGARDS would order them, too. Empty the cart there, or call "
+            'submit(..., cart="include")'
+        )
+
+
 class Submission:
     """Sends requests, each at most once.
 
@@ -176,8 +200,11 @@ class Submission:
         self._in_doubt_s = in_doubt_s
         self._answer_s = answer_s
 
-    def submit(self, request: Request) -> OrderKey:
+    def submit(self, request: Request, *, refuse_cart: bool) -> OrderKey:
         """Send the request, unless it was sent under this name already; return its key.
+
+        *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
+        makes the order of these products, too.
 
         Raises
         ------
@@ -191,6 +218,8 @@ class Submission:
         known = self._parts.frames.key_of(request.correlation_id)
         if earlier is not None and known is not None:
             return known
+        if self._sync is not None and refuse_cart and earlier is None:
+            _refuse_cart(self._sync.client)
         if self._sync is not None:
             if not (earlier is not None and self._find(self._sync.client, request, earlier)):
                 self._send_over_rest(self._sync.client, request)

@@ -597,6 +597,7 @@ class OrderTracker:
         correlation_id: str | None = None,
         label: str | None = None,
         user: str | None = None,
+        cart: Literal["refuse", "include"] = "refuse",
         dry_run: Literal[False] = False,
     ) -> Order: ...
 
@@ -610,6 +611,7 @@ class OrderTracker:
         correlation_id: str | None = None,
         label: str | None = None,
         user: str | None = None,
+        cart: Literal["refuse", "include"] = "refuse",
         dry_run: Literal[True],
     ) -> Request: ...
 
@@ -622,6 +624,7 @@ class OrderTracker:
         correlation_id: str | None = None,
         label: str | None = None,
         user: str | None = None,
+        cart: Literal["refuse", "include"] = "refuse",
         dry_run: bool = False,
     ) -> Order | Request:
         """Order files: over REST where the tracker has a client, else over AMQP.
@@ -641,6 +644,9 @@ class OrderTracker:
             A text for yourself; kept in the journal.
         user : str, optional
             Your REGARDS account; needed over AMQP only.
+        cart : {"refuse", "include"}
+            REGARDS also orders what lies in your cart on its web page. ``refuse``: raise if the
+            cart is not empty.
         dry_run : bool, default False
             Check the request and return it without sending anything.
 
@@ -652,7 +658,8 @@ class OrderTracker:
         Raises
         ------
         SettingsError
-            REGARDS would deny the request; the text says why. Nothing was sent.
+            REGARDS would deny the request, or the cart is not empty; the text says why. Nothing
+            was sent.
         ServiceError, BrokerError
             The request could not be sent, or there was no answer.
         WaitTimeoutError
@@ -671,7 +678,9 @@ class OrderTracker:
             return request
         if not self.auto_download:
             warn_of_blocking(self._parts, self._sync)
-        return Order(self, self._submission.submit(request))
+        if cart not in ("refuse", "include"):
+            raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
+        return Order(self, self._submission.submit(request, refuse_cart=cart == "refuse"))
 
     def sync(self, *, limit: int = 200) -> list[Order]:
         """Bring all orders up to date over REST, and take in those that were made elsewhere.
