@@ -303,6 +303,16 @@ def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
     return array("q", sorted({*some, *others}))
 
 
+def _is_empty(event: OrderEvent) -> bool:
+    """Return whether an order ends without any file, because its filters matched none.
+
+    It is FAILED with a link, no errors and a total of 0 sub-orders.
+    """
+    return (
+        event.status == OrderStatus.FAILED and event.total_sub_orders == 0 and event.errors is None
+    )
+
+
 class OrderAccumulator:
     """All that the events of one order number say; each field only ever grows.
 
@@ -367,7 +377,7 @@ class OrderAccumulator:
             self.total = total
         if status == _SUBORDER_DONE:
             self._add_suborder(row_id, event.app_id, event.sub_order_id)
-        elif link and status in _ENDS_WITH_LINK:
+        elif link and status in _ENDS_WITH_LINK and not _is_empty(event):
             self.ready_at_end = max(self.ready_at_end, row_id)
             if event.app_id == REST_APP_ID:
                 # The server says that it has files now, whatever sub-orders came before.

@@ -10,8 +10,8 @@ from conftest import client_of, until
 from download_kit import world
 
 from regards_nb import OrderTracker
-from regards_nb.errors import IncompleteDownloadError
-from regards_nb.simulator import OrderPlan, Simulator, StorageRefuses
+from regards_nb.errors import DownloadError, IncompleteDownloadError
+from regards_nb.simulator import OrderPlan, Outcome, Simulator, StorageRefuses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,3 +208,55 @@ def test_the_client_looks_in_the_same_way(tmp_path: Path) -> None:
         before = here.singles
         client.download_order(number, here.folder, again=True, **quick)
         assert here.singles == before + 6
+
+
+def test_an_order_with_nothing_to_download_says_why(simulator: Simulator, tmp_path: Path) -> None:
+    """Failed without files, expired, filters that match nothing: each is named with its reason."""
+    failed = simulator.order(OrderPlan(n_files=2, outcome=Outcome.FAILED))
+    empty = simulator.order(OrderPlan(outcome=Outcome.NO_FILES))
+    expired = simulator.order(SIX)
+    with tracked(tmp_path, simulator, expired) as tracker:
+        until(lambda: {failed, empty} <= set(tracker.orders["order_id"]))
+        until(lambda: tracker[failed].finished and tracker[empty].finished)
+        until(lambda: tracker[expired].status == "DONE")
+        # the display does not ask for a download that brings nothing
+        waiting = tracker.orders.set_index("order_id")["waits_for_download"]
+        assert not waiting[[failed, empty]].any()
+        with pytest.raises(DownloadError, match=f"order {failed} .*FAILED.*no file"):
+            tracker.download(failed)
+        with pytest.raises(DownloadError, match=f"order {empty} .*filters"):
+            tracker[empty].download()
+        simulator.expire(expired)
+        tracker.sync()
+        until(lambda: tracker[expired].status == "EXPIRED")
+        with pytest.raises(DownloadError, match=f"order {expired} is EXPIRED.*deleted its files"):
+            tracker.download(expired)
+
+
+def test_a_download_of_rows_does_the_others_first(simulator: Simulator, tmp_path: Path) -> None:
+    """One order without files does not keep the files of the others away."""
+    failed = simulator.order(OrderPlan(n_files=2, outcome=Outcome.FAILED))
+    good = simulator.order(SIX)
+    with tracked(tmp_path, simulator, good) as tracker:
+        until(lambda: tracker.orders["finished"].sum() == 2)
+        with pytest.raises(DownloadError, match=f"order {failed} .*FAILED"):
+            tracker.download(tracker.orders)
+        assert (tracker[good].files["state"] == "VERIFIED").sum() == 6
+
+
+def test_files_of_an_expired_order_that_are_in_place_are_returned(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The paths come back; a file that is missing is named, because REGARDS has deleted it."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        simulator.expire(number)
+        tracker.sync()
+        until(lambda: tracker[number].status == "EXPIRED")
+        assert tracker.download(number) == paths
+        paths[0].unlink()
+        with pytest.raises(IncompleteDownloadError, match="REGARDS has deleted") as caught:
+            tracker.download(number)
+        assert set(caught.value.missing) == {paths[0].name}
+        assert set(caught.value.paths) == set(paths[1:])

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import Downloader, DownloadOptions, Progress
-from regards_nb.errors import IncompleteDownloadError, SettingsError
+from regards_nb.download import Downloader, DownloadOptions, Progress, find_problem
+from regards_nb.errors import DownloadError, IncompleteDownloadError, SettingsError
+from regards_nb.orders import GONE
+from regards_nb.text import clean
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import Check, DownloadResult
+    from regards_nb.errors import RegardsError
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, View
 
@@ -194,10 +197,7 @@ class Downloads:
                 "downloading needs the REST side: OrderTracker(..., client=RegardsClient(...))"
             )
         if order_id is None:
-            raise SettingsError(
-                f"order {order.correlation_id!r} has no number, so it has no files: {order.status}"
-                + (f" ({order.message})" if order.message else "")
-            )
+            raise _no_number(order)
         with self._lock:
             running = self._running.get(order_id)
             if running is not None and running.request == request:
@@ -240,17 +240,64 @@ class Downloads:
         orders: Sequence[OrderState],
         request: DownloadRequest = _NEW_FILES,
     ) -> list[Path]:
-        """Download the ready files of some orders, and return the paths of all their files."""
+        """Download the ready files of some orders, and return the paths of all their files.
+
+        An order that has ended without files is an error, raised after the others were fetched.
+        """
         seen = -1
-        with self._group(orders, request) as group:
+        on_server = [order for order in orders if order.order_id and order.status not in GONE]
+        with self._group(on_server, request) as group:
             while not group.done():
                 view.refresh(note="downloading")
                 seen = self._parts.signal.wait(seen, POLL_S)
-        for order_id, error in group.errors()[1:]:
+        errors = group.errors()
+        failed = {order_id for order_id, _ in errors}
+        for order in orders:
+            if order.order_id not in failed and (reason := self._nothing_for(order, request)):
+                errors.append((order.order_id, reason))
+        for order_id, error in errors[1:]:
             self._parts.errors.record(f"downloading order {order_id}", error)
-        for _, error in group.errors()[:1]:
+        for _, error in errors[:1]:
             raise error
         return [path for order in orders for path in self._parts.paths(order.order_id)]
+
+    def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
+        """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
+        if order.order_id is None:
+            return _no_number(order)
+        number, message = order.order_id, f": {clean(order.message)}" if order.message else ""
+        if order.status in GONE:
+            return self._missing_forever(order, number, request)
+        if not order.finished or self._parts.paths(number):
+            return None
+        if order.download_link and not order.ready_row:
+            return DownloadError(
+                f"order {number} is {order.status}: REGARDS prepared no file for it. Its filters "
+                f"(data_types, filename_regexp) may have matched none{message}"
+            )
+        if order.download_link:
+            return None  # it had files, and nothing new to give is no error (protocol.md 0.3)
+        return DownloadError(f"order {number} is {order.status} and has no file{message}")
+
+    def _missing_forever(
+        self, order: OrderState, number: int, request: DownloadRequest
+    ) -> RegardsError | None:
+        """Return an error for the files of a deleted order that are not in place."""
+        deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
+        records = [r for r in self._parts.frames.files_of(number) if r.in_place]
+        if not records:
+            return DownloadError(f"{deleted}, and none of them was downloaded")
+        checksum = request.check == "checksum"
+        lost = [(r, found) for r in records if (found := find_problem(r, checksum=checksum))]
+        if not lost:
+            return None
+        names = ", ".join(f"{clean(record.name)} ({found.problem})" for record, found in lost)
+        gone = {record.path for record, _ in lost}
+        return IncompleteDownloadError(
+            f"{deleted}, and these cannot be fetched again: {names}",
+            paths=[path for path in self._parts.paths(number) if str(path) not in gone],
+            missing={record.name: found.problem for record, found in lost},
+        )
 
     @contextmanager
     def _group(
@@ -324,3 +371,10 @@ class Downloads:
                 del self._running[order_id]
                 self._parts.downloads.pop(order_id, None)
         self._parts.signal.send()
+
+
+def _no_number(order: OrderState) -> SettingsError:
+    reason = f" ({clean(order.message)})" if order.message else ""
+    return SettingsError(
+        f"order {order.correlation_id!r} has no number, so it has no files: {order.status}{reason}"
+    )
