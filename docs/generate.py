@@ -238,6 +238,11 @@ _FRAMES = {
     "tracker.files": frames.FILE_COLUMNS,
     "tracker.rejected": frames.REJECTED_COLUMNS,
     "client.orders()": frames.REMOTE_COLUMNS,
+    "client.search()": frames.PRODUCT_COLUMNS,
+    "client.datasets()": frames.DATASET_COLUMNS,
+    "client.attributes()": frames.ATTRIBUTE_COLUMNS,
+    "client.estimate()": frames.SUMMARY_COLUMNS,
+    "client.quota()": frames.QUOTA_COLUMNS,
 }
 
 

@@ -90,7 +90,7 @@ KNOW_EACH_OTHER = ("tracker.order", "tracker.tracker")
 
 
 #: Files that are one class of public methods, mostly docstrings.
-LONGER = {"tracker/tracker.py": 900}
+LONGER = {"tracker/tracker.py": 950}
 
 
 def room_of(module: Path) -> str:
