@@ -250,3 +250,22 @@ def test_the_error_for_missing_files_holds_all_and_shows_some(tmp_path: Path) ->
             here.fetch(way="files")
         assert len(caught.value.missing) == 12
         assert not caught.value.paths
+
+
+@pytest.mark.parametrize(
+    ("kind", "together"),
+    [("ext4", True), ("xfs", True), ("fuse.sshfs", False), ("fuse.rclone", False), ("nfs4", False)],
+)
+def test_only_local_file_systems_are_flushed_as_a_whole(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, together: bool
+) -> None:
+    """FUSE forwards no syncfs to most of its file systems: there each file is flushed."""
+    (tmp_path / "a mount").mkdir()
+    mounts = tmp_path / "mounts"
+    point = str(tmp_path / "a mount").replace(" ", "\\040")
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nthere {point} {kind} rw 0 0\n")
+    monkeypatch.setattr(Workspace, "mounts", mounts)
+    with Workspace(tmp_path / "a mount" / "orders", 1) as workspace:
+        assert workspace.flushes_together is together
+    with Workspace(tmp_path / "orders", 1) as workspace:
+        assert workspace.flushes_together

@@ -24,6 +24,7 @@ import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from regards_nb.errors import WorkspaceError
@@ -35,7 +36,6 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER = "owner.json"
@@ -51,6 +51,13 @@ _MANY_FILES = 32
 
 _libc = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
 _syncfs = getattr(_libc, "syncfs", None)
+
+
+#: syncfs flushes the files of these kinds. FUSE forwards no syncfs to most of its file systems
+#: (sshfs, rclone): files under final names were incomplete there after a power cut.
+_LOCAL = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "bcachefs", "tmpfs", "overlay"}
+)
 
 
 class Workspace:
@@ -71,6 +78,9 @@ class Workspace:
         The folder cannot be made or written to. This is known before anything is fetched.
     """
 
+    #: Linux's list of mounted file systems.
+    mounts = Path("/proc/mounts")
+
     def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
         self.directory = directory.absolute()
         self.durable = durable
@@ -80,6 +90,8 @@ class Workspace:
         self._numbers = itertools.count(1)
         with self.errors():
             self.directory.mkdir(parents=True, exist_ok=True)
+            #: Whether one call flushes all files of the file system.
+            self.flushes_together = file_system_of(self.directory, self.mounts) in _LOCAL
             _remove_orphans(self.directory)
             self.staging.mkdir()
             self._owner = self._write_owner()
@@ -143,7 +155,11 @@ class Workspace:
         """
         if not self.durable:
             return
-        if len(paths) >= _MANY_FILES and _flush_filesystem(str(self.staging)):
+        if (
+            self.flushes_together
+            and len(paths) >= _MANY_FILES
+            and _flush_filesystem(str(self.staging))
+        ):
             return
         for path in paths:
             # opened for writing because Windows flushes nothing else
@@ -279,6 +295,20 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def file_system_of(folder: Path, mounts: Path) -> str:
+    """Return the kind of file system of a folder; empty where the system has no list of mounts."""
+    try:
+        fields = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    path = folder.resolve()
+    # the innermost mount point above the path, and there the last mount; a space is \\040
+    points = ((Path(field[1].replace("\\040", " ")), field[2]) for field in fields)
+    above = [(len(point.parts), at, kind) for at, (point, kind) in enumerate(points)
+             if path.is_relative_to(point)]  # fmt: skip
+    return max(above)[2] if above else ""
 
 
 def _flush_filesystem(folder: str) -> bool:
