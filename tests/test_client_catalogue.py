@@ -67,11 +67,16 @@ def test_dates_queries_and_fields_go_together(client: RegardsClient) -> None:
     assert len(client.search("pass:1 OR pass:2", cycle=[7, 8], instrument="KaRIn")) >= 2
 
 
-def test_pages_are_fetched_as_needed(simulator: Simulator, client: RegardsClient) -> None:
-    """A limit ends the requests; without one, all pages come."""
-    client.search(limit=5)
+def test_pages_are_fetched_as_needed(
+    simulator: Simulator, client: RegardsClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit ends the requests; without one, all pages come, and the progress is written."""
+    client._catalogue.page_size = 10
+    client.search(limit=15)
     searches = [each for each in simulator.requests if each.path.endswith("dataobjects/search")]
-    assert len(searches) == 1
+    assert len(searches) == 2
+    assert len(client.search()) == 62
+    assert capsys.readouterr().out.splitlines()[-1] == "10 of 62 products"
 
 
 def test_a_public_project_needs_no_login(simulator: Simulator) -> None:
@@ -124,6 +129,7 @@ def test_an_estimate_counts_files_and_bytes(form: str, client: RegardsClient) ->
         "query": queries.both('dataset:"SWOT_CYCLE_008"', queries.between("pass", 1, 2)),
         "one row": found.iloc[0],
     }[form]
+    assert client.estimate(found, data_types=["QUICKLOOK"]).empty
     n_products = 1 if form == "one row" else 2
     (row,) = client.estimate(wanted, data_types=["RAWDATA"]).to_dict("records")
     assert (row["dataset"], row["data_type"]) == ("SWOT_CYCLE_008", "RAWDATA")

@@ -7,6 +7,7 @@ below ``rs-access-project``, with the same responses (protocol.md 1.8).
 from __future__ import annotations
 
 import difflib
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from regards_nb.client.models import (
         Attribute,
         CatalogueDataset,
+        Page,
         Product,
         Response,
         SummaryRow,
@@ -46,11 +48,14 @@ _CATALOGUE = "/api/v1/rs-catalog"
 _ENGINE = f"{_CATALOGUE}/engines/legacy"
 _PORTAL = "/api/v1/rs-access-project"
 _BASKET = "/api/v1/rs-order/order/basket"
-_PAGE_SIZE = 500
 #: REGARDS takes at most 100 searches in a summary, and 1000 products in a request to restore.
 _MAX_SEARCHES = 100
 _MAX_RESTORED = 500
 _URN = "URN:"
+#: An order names all quicklooks by one word, the summary each size by its own.
+_DATA_TYPES = {"QUICKLOOK": ("QUICKLOOK_SD", "QUICKLOOK_MD", "QUICKLOOK_HD")}
+#: How often the progress of a long search is written.
+_BETWEEN_LINES_S = 5.0
 
 
 class Quota(NamedTuple):
@@ -67,10 +72,16 @@ class Catalogue:
     ----------
     exchange : callable
         Sends a request, with the token if there is one.
+
+    Attributes
+    ----------
+    page_size : int
+        How many products are requested at a time.
     """
 
     def __init__(self, exchange: Callable[[RequestSpec], Response]) -> None:
         self._exchange = exchange
+        self.page_size = 500
         #: Where this server searches: the first of the two paths that it has.
         self._search_base: str | None = None
         self._datasets: list[CatalogueDataset] | None = None
@@ -80,8 +91,8 @@ class Catalogue:
         """Return all data sets; they are requested once."""
         if self._datasets is None:
             self._datasets = [
-                catalogue_dataset(item, request)
-                for item, request in self._iter_items("datasets/search", {})
+                catalogue_dataset(item, page.request)
+                for item, page in self._iter_items("datasets/search", {})
             ]
         return self._datasets
 
@@ -122,8 +133,16 @@ class Catalogue:
             self._attributes = attributes
         return attributes
 
-    def iter_products(self, query: str, *, dataset: str | None = None) -> Iterator[Product]:
+    def iter_products(
+        self,
+        query: str,
+        *,
+        dataset: str | None = None,
+        on_found: Callable[[int, int | None], None] | None = None,
+    ) -> Iterator[Product]:
         """Yield the products that match a query, page by page.
+
+        *on_found* is called for each product with its place and the number of all.
 
         Raises
         ------
@@ -138,17 +157,19 @@ class Catalogue:
             queries.check(text)
         seen: set[str] = set()
         try:
-            for item, request in self._iter_items("dataobjects/search", {"q": text}):
-                found = product(item, request)
+            for item, page in self._iter_items("dataobjects/search", {"q": text}):
+                found = product(item, page.request)
                 # Products that are added meanwhile move others to the next page.
                 if found.urn not in seen:
                     seen.add(found.urn)
+                    if on_found is not None:
+                        on_found(len(seen), page.total)
                     yield found
         except ServiceError as exc:
             raise self._explained(exc) from None
 
-    def _iter_items(self, path: str, params: dict[str, str]) -> Iterator[tuple[Any, str]]:
-        """Yield the items of a search, with the request; find out where this server searches."""
+    def _iter_items(self, path: str, params: dict[str, str]) -> Iterator[tuple[Any, Page]]:
+        """Yield the items of a search, with their page; find out where this server searches."""
         bases = [_ENGINE, _PORTAL] if self._search_base is None else [self._search_base]
         for base in bases:
 
@@ -156,10 +177,10 @@ class Catalogue:
                 return RequestSpec(path=f"{base}/{path}", params={**params, **query})
 
             try:
-                for page in iter_pages(self._exchange, page_request, _PAGE_SIZE):
+                for page in iter_pages(self._exchange, page_request, self.page_size):
                     self._search_base = base
                     for item in page.items:
-                        yield item, page.request
+                        yield item, page
             except ServiceError as exc:
                 # 403 and 404: the gateway of this server does not have the path, or not for us.
                 is_missing = exc.status_code in (403, 404) and self._search_base is None
@@ -195,7 +216,9 @@ class Catalogue:
                 ]
             }
             if data_types:
-                body["dataTypes"] = list(data_types)
+                body["dataTypes"] = [
+                    name for each in data_types for name in _DATA_TYPES.get(each, (each,))
+                ]
             spec = RequestSpec(
                 method="POST", path=f"{_CATALOGUE}/complex/search/summary", json=body
             )
@@ -271,6 +294,23 @@ class Catalogue:
         if not found:
             raise SettingsError("the catalogue has none of these products")
         return list(found.values())
+
+
+class SearchProgress:
+    """Writes how many products of a search with several pages have come, at most every 5 s."""
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        self._next_line_s = 0.0
+
+    def __call__(self, found: int, total: int | None) -> None:
+        """Note one product: its place and the number of all."""
+        if total is None or found % self._page_size or found == total:
+            return
+        if time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
+            sys.stdout.write(f"{found} of {total} products\n")
+            sys.stdout.flush()
 
 
 def check_online(products: Iterable[Product]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value
 from regards_nb.client.catalogue import (
     Catalogue,
+    SearchProgress,
     check_online,
     file_path,
     tape_error,
@@ -477,7 +478,10 @@ class RegardsClient:
 
         parts = [part for part in (query, write_fields(**fields) if fields else None) if part]
         text = both(*parts) if len(parts) > 1 else "".join(parts)
-        products = list(islice(self._catalogue.iter_products(text, dataset=dataset), limit))
+        found = self._catalogue.iter_products(
+            text, dataset=dataset, on_found=SearchProgress(self._catalogue.page_size)
+        )
+        products = list(islice(found, limit))
         return products_frame(products, self._catalogue.attributes(), self._labels())
 
     def estimate(
