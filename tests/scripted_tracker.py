@@ -69,6 +69,11 @@ class ScriptedTracker:
 
         return mimebundle(self, None, include, exclude)
 
+    def _display_(self) -> Any:
+        from regards_nb.display import marimo_value
+
+        return marimo_value(self)
+
     def tell(self, *orders: OrderState, **rest: Any) -> None:
         """Add or replace orders, or change health, problems and rejected."""
         with self._changed:

@@ -1,0 +1,238 @@
+"""The live view in other hosts than Jupyter: each is served for real and seen in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+from browser import Chromium, chromium
+from conftest import until
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+TESTS = Path(__file__).parent
+SCREENSHOTS = TESTS / "screenshots"
+
+#: A tracker whose first order moves by itself.
+TRACKER = """
+import threading
+from scripted_tracker import ScriptedTracker, order
+tracker = ScriptedTracker(
+    order("first", 1, suborders_total=1000),
+    order("second", 2, label="SWOT June", status="SUBORDER_DONE", waits_for_download=True),
+)
+def drive():
+    pause = threading.Event()
+    for done in range(1, 100_000):
+        tracker.tell(order("first", 1, suborders_done=done, suborders_total=1000))
+        pause.wait(0.05)
+threading.Thread(target=drive, daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    """Return one browser for all tests of this file."""
+    with chromium() as browser:
+        yield browser
+
+
+@contextmanager
+def served(folder: Path, *command: str) -> Iterator[str]:
+    """Run a server; yield its address. ``{port}`` in the command is a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(word.format(port=port) for word in command)],
+            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), urlopen(address, timeout=5):
+            return True
+        return False
+
+    try:
+        until(answers)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+@contextmanager
+def opened(browser: Chromium, address: str) -> Iterator[Page]:
+    """Open a page of a host; what it asks of other machines is refused."""
+    browser.refused.clear()
+    with browser.bare_page() as page:
+        page.goto(address, wait_until="domcontentloaded")
+        yield page
+
+
+def parts_done(page: Page) -> int:
+    """Return the parts of the first order; locators look into shadow roots, too."""
+    shown = page.locator(".rg-parts:visible", has_text="/1000").first.inner_text(timeout=60_000)
+    return int(shown.partition("/")[0])
+
+
+def moves(page: Page) -> None:
+    """See the table, and see it change twice."""
+    for _ in range(2):
+        seen = parts_done(page)
+        until(lambda seen=seen: parts_done(page) > seen)
+
+
+MARIMO = f"""
+import marimo
+app = marimo.App()
+
+@app.cell
+def _():
+{re.sub("^", "    ", TRACKER, flags=re.MULTILINE)}
+    return (tracker,)
+
+@app.cell
+def _(tracker):
+    tracker
+    return
+
+if __name__ == "__main__":
+    app.run()
+"""
+
+
+@pytest.mark.parametrize("mode", ["run", "edit"])
+def test_marimo_shows_the_live_view_with_buttons(
+    browser: Chromium, tmp_path: Path, mode: str
+) -> None:
+    """The value of a cell moves, through anywidget, and a click reaches the tracker."""
+    (tmp_path / "app.py").write_text(MARIMO)
+    command = f"marimo {mode} app.py --headless --no-token --port {{port}}".split()
+    if mode == "edit":
+        command += ["--skip-update-check"]
+    with served(tmp_path, *command) as address, opened(browser, address) as page:
+        if mode == "edit":
+            page.locator("[data-testid='run-button']").first.wait_for()
+            # The key does nothing until the page has its kernel.
+            while not page.locator(".regards-nb-live").count():
+                page.keyboard.press("Control+Shift+r")
+                with suppress(PlaywrightTimeout):
+                    page.locator(".regards-nb-live").first.wait_for(timeout=4000)
+        moves(page)
+        page.screenshot(path=SCREENSHOTS / f"marimo-{mode}.png")
+        page.locator(".regards-nb-live select").select_option(label="#1 first")
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.get_by_text("pause: queued for #1 first").wait_for()
+
+
+MARIMO_WAIT = (
+    MARIMO.replace(
+        "    tracker\n    return",
+        """    from regards_nb.display import watching
+    pause = threading.Event()
+    with watching(tracker) as watch:
+        for _ in range(40):
+            watch.refresh(note="waiting for 2 orders")
+            pause.wait(0.1)
+    return""",
+    )
+    .replace("return (tracker,)", "return threading, tracker")
+    .replace("_(tracker)", "_(threading, tracker)")
+)
+
+
+def test_marimo_shows_a_wait_that_moves(browser: Chromium, tmp_path: Path) -> None:
+    """The view of a wait moves while its cell runs; afterwards it says that it does not move."""
+    (tmp_path / "app.py").write_text(MARIMO_WAIT)
+    command = ["marimo", "run", "app.py", "--headless", "--no-token", "--port", "{port}"]
+    with served(tmp_path, *command) as address, opened(browser, address) as page:
+        page.get_by_text("waiting for 2 orders").wait_for()
+        moves(page)
+        page.get_by_text("this picture does not move").wait_for()
+
+
+def test_panel_shows_the_widget(browser: Chromium, tmp_path: Path) -> None:
+    """``pn.pane.IPyWidget(tracker.widget())`` moves, and its buttons work."""
+    (tmp_path / "app.py").write_text(
+        "import panel as pn\npn.extension('ipywidgets')\n"
+        + TRACKER
+        + "from regards_nb.display import widget\n"
+        "pn.pane.IPyWidget(widget(tracker), width=1000).servable()\n"
+    )
+    command = ["panel", "serve", "app.py", "--port", "{port}"]
+    with served(tmp_path, *command) as address, opened(browser, f"{address}/app") as page:
+        moves(page)
+        page.screenshot(path=SCREENSHOTS / "panel.png")
+        page.locator("select:visible").first.select_option(label="#1 first")
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.get_by_text("pause: queued for #1 first").wait_for()
+
+
+def test_solara_shows_each_visitor_a_live_view(browser: Chromium, tmp_path: Path) -> None:
+    """Two visitors, and one who loads the page again, each have a view that moves."""
+    (tmp_path / "app.py").write_text(
+        "import solara\n" + TRACKER + "from regards_nb.display import widget\n"
+        "@solara.component\ndef Page():\n    solara.display(widget(tracker))\n"
+    )
+    command = [
+        "solara",
+        "run",
+        "app.py",
+        "--no-open",
+        "--production",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
+    ]
+    with served(tmp_path, *command) as address, opened(browser, address) as page:
+        moves(page)
+        with opened(browser, address) as second:
+            moves(second)
+            moves(page)
+        page.reload(wait_until="domcontentloaded")
+        moves(page)
+        page.screenshot(path=SCREENSHOTS / "solara.png")
+
+
+def test_voila_shows_the_live_view(browser: Chromium, tmp_path: Path) -> None:
+    """A notebook that ends in the tracker is a live page."""
+    books: Any = nbformat.v4
+    book = books.new_notebook(
+        cells=[books.new_code_cell(TRACKER), books.new_code_cell("tracker")],
+        metadata={"kernelspec": {"name": "python3", "display_name": "3", "language": "python"}},
+    )
+    nbformat.write(book, str(tmp_path / "page.ipynb"))
+    command = ["voila", "page.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
+    with served(tmp_path, *command) as address, opened(browser, address) as page:
+        moves(page)
+        page.screenshot(path=SCREENSHOTS / "voila.png")
