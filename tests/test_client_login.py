@@ -173,3 +173,20 @@ def test_without_a_login_what_needs_one_says_so() -> None:
         with pytest.raises(SettingsError, match="needs a login"):
             client.login()
         assert simulator.requests == []
+
+
+def test_the_key_of_a_portal_comes_from_the_environment(
+    portal: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGARDS_API_KEY goes with the other settings."""
+    for name, value in {
+        "URL": portal.base_url,
+        "TENANT": portal.tenant,
+        "USERNAME": portal.username,
+        "PASSWORD": portal.password,
+        "API_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(f"REGARDS_{name}", value)
+    tracker = OrderTracker.from_env(journal=tmp_path / "j.sqlite")
+    assert tracker.client is not None
+    assert list(tracker.client.iter_orders()) == []

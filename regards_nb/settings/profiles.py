@@ -265,7 +265,10 @@ def _client(settings: dict[str, Any], options: dict[str, Any], source: str) -> R
                 f"{source} has no username ({variable('username')}): {_meaning('username')}"
             )
         password = secret("password", service=f"regards-nb:{url}", user=username)
+    api_key = options.pop("api_key", None) or from_environment("api_key")
     given: dict[str, Any] = {
+        # The key of a portal in front of REGARDS, such as GEODES.
+        "headers": {"X-API-Key": api_key} if api_key else None,
         "client_id": settings.get("client_id"),
         "client_secret": options.pop("client_secret", None) or from_environment("client_secret"),
         "ca_bundle": settings.get("ca_bundle"),

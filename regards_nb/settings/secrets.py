@@ -13,7 +13,7 @@ from regards_nb.client import Secret
 from regards_nb.errors import SettingsError
 
 #: Settings that a file must not hold.
-SECRETS = ("password", "token", "amqp_password", "client_secret")
+SECRETS = ("password", "token", "amqp_password", "client_secret", "api_key")
 
 
 def variable(name: str) -> str:
