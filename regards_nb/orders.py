@@ -423,6 +423,11 @@ class OrderAccumulator:
         self.first_us = min(self.first_us, other.first_us)
         self.last_us = max(self.last_us, other.last_us)
 
+    def _errors(self) -> int | None:
+        """Return the errors of the last run: after a good retry there are none."""
+        is_mended = self.status == OrderStatus.DONE and self.errors_when < self.when
+        return None if is_mended or self.errors_when == _NEVER else self.errors
+
     def state(self) -> OrderState:
         """Return the state of the order."""
         done = len(self.numbered) + len(self.unnumbered) or len(self.over_rest)
@@ -436,12 +441,13 @@ class OrderAccumulator:
             progress=1.0 if self.status == OrderStatus.DONE else progress,
             suborders_done=done,
             suborders_total=total,
-            errors=None if self.errors_when == _NEVER else self.errors,
+            errors=self._errors(),
             error_type=self.error_type or None,
             message=self.message or None,
             download_link=self.link or None,
-            # Each sub-order announces its files. An end announces files only without any of them.
-            ready_row=self.ready_suborder or self.ready_at_end,
+            # Each sub-order announces its files. An end announces files only without any of them,
+            # and not with a total of 0: then the filters have left no file.
+            ready_row=self.ready_suborder or (self.ready_at_end if total != 0 else 0),
             first_event=_utc(self.first_us),
             last_event=_utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),

@@ -81,7 +81,7 @@ def test_all_five_ends_of_an_order(tracker: OrderTracker) -> None:
     assert (partly.status, partly.error_type) == ("FAILED", "INTERNAL_ERROR")
     with pytest.raises(errors.IncompleteDownloadError) as caught:
         partly.download()
-    assert len(caught.value.missing) == 1
+    assert len(caught.value.missing) == 2
     assert tracker.orders["downloaded_files"].tolist() == [3, 20, 0, 6, 0]
     failed.wait(timeout_s=60)
     assert (failed.status, failed.progress) == ("FAILED", 0.0)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
 
-    #: A status, and the function to call with each of its events.
-    Callback: TypeAlias = tuple[str, Callable[[OrderEvent], object]]
+    #: A status or None for all, and the function to call with each of its events.
+    Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
 #: The pause also lets a caller who reads the frames at once go first.
@@ -99,7 +99,7 @@ class EventDispatcher:
         self._workers.finish(timeout_s)
 
 
-def checked_callback(status: str, callback: Callable[[OrderEvent], object]) -> Callback:
+def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
     """Return both as they are kept; warn of a status that REGARDS has not named so far.
 
     Raises
@@ -109,6 +109,8 @@ def checked_callback(status: str, callback: Callable[[OrderEvent], object]) -> C
     """
     if not callable(callback):
         raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
+    if status is None:
+        return None, callback
     if status not in OrderStatus.__members__:
         # No error: a newer server may send other statuses, and their events are kept, too.
         known = ", ".join(OrderStatus)
@@ -178,7 +180,7 @@ class _Callbacks:
             return
         for event in events:
             for status, callback in registered:
-                if status == event.status:
+                if status in (None, event.status):
                     workers.submit(partial(self._guarded, callback, event))
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:

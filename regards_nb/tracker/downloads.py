@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.download import Downloader, DownloadOptions, Progress, find_problem
 from regards_nb.errors import DownloadError, IncompleteDownloadError, SettingsError
+from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import clean
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, DownloadResult
+    from regards_nb.download import Check, DownloadResult, FileLog
     from regards_nb.errors import RegardsError
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, View
+
+_ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 
 _Job = tuple["Future[Any]", "Callable[[], Any]"]
 
@@ -255,10 +258,8 @@ class Downloads:
         for order in orders:
             if order.order_id not in failed and (reason := self._nothing_for(order, request)):
                 errors.append((order.order_id, reason))
-        for order_id, error in errors[1:]:
-            self._parts.errors.record(f"downloading order {order_id}", error)
-        for _, error in errors[:1]:
-            raise error
+        if errors:
+            raise _in_one(orders, errors)
         return [path for order in orders for path in self._parts.paths(order.order_id)]
 
     def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
@@ -301,7 +302,7 @@ class Downloads:
 
     @contextmanager
     def _group(
-        self, orders: Iterable[OrderState], request: DownloadRequest
+        self, orders: Sequence[OrderState], request: DownloadRequest
     ) -> Iterator[DownloadGroup]:
         """Begin several downloads; end those that still run at the end of the block."""
         group = DownloadGroup()
@@ -341,12 +342,15 @@ class Downloads:
             self._parts.signal.send()
 
         journal = self._parts.journal
+        log = journal.file_log(order.tenant or self._tenant, self.workspace)
+        if order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS:
+            _list_unprepared(client, order_id, log)
         try:
             result = Downloader(
                 client,
                 order_id,
                 request.directory or self.workspace / str(order_id),
-                journal.file_log(order.tenant or self._tenant, self.workspace),
+                log,
                 DownloadOptions(
                     on_progress=report,
                     stop=stop,
@@ -378,3 +382,39 @@ def _no_number(order: OrderState) -> SettingsError:
     return SettingsError(
         f"order {order.correlation_id!r} has no number, so it has no files: {order.status}{reason}"
     )
+
+
+def _list_unprepared(client: RegardsClient, order_id: int, log: FileLog) -> None:
+    """Record the files that no manifest lists, because REGARDS could not prepare them.
+
+    The download then asks for each by its id, and tells it like a file that the zip lacked.
+    """
+    known = {record.file_id for record in log.files(order_id)}
+    log.save(
+        record
+        for dataset_id in client.order(order_id).dataset_ids
+        for record in client.dataset_files(order_id, dataset_id)
+        if record.file_id not in known
+    )
+
+
+def _in_one(
+    orders: Sequence[OrderState], errors: list[tuple[int | None, BaseException]]
+) -> BaseException:
+    """Return one error for all: that of the only order, or one that names all that failed."""
+    if len(orders) == 1:
+        return errors[0][1]
+    texts = "; ".join(str(error) for _, error in errors)
+    text = f"{len(orders) - len(errors)} of {len(orders)} orders downloaded. {texts}"
+    incomplete = [e for _, e in errors if isinstance(e, IncompleteDownloadError)]
+    error = (
+        IncompleteDownloadError(
+            text,
+            paths=[path for each in incomplete for path in each.paths],
+            missing={name: why for each in incomplete for name, why in each.missing.items()},
+        )
+        if incomplete
+        else DownloadError(text)
+    )
+    error.__cause__ = errors[0][1]
+    return error

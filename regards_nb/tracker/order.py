@@ -98,6 +98,16 @@ class Order:
         return self.state.progress
 
     @property
+    def label(self) -> str | None:
+        """The text given to ``submit(label=...)``, or the label that REGARDS shows."""
+        return self.state.label
+
+    @property
+    def errors(self) -> int | None:
+        """Number of files that REGARDS could not prepare in the last run; None without any."""
+        return self.state.errors
+
+    @property
     def error_type(self) -> str | None:
         """The server's error code."""
         return self.state.error_type

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from regards_nb.consumer import Health
+    from regards_nb.client import RegardsClient
+    from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Progress
     from regards_nb.frames import Frames
     from regards_nb.journal import Journal
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("regards_nb")
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
+
+CLIENT_MISSING = "needs the REST side: OrderTracker(..., client=RegardsClient(...))"
 
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.
 POLL_S = 0.5
@@ -102,6 +105,11 @@ class BackgroundErrors:
         with self._lock:
             self._notes.append(text)
         self._changed()
+
+    def has(self, what: str) -> bool:
+        """Return whether an error of *what* is kept."""
+        with self._lock:
+            return any(each == what for each, _ in self._errors.values())
 
     def withdraw(self, what: str) -> None:
         """Forget the errors of *what*, which has succeeded meanwhile."""
@@ -231,3 +239,31 @@ class Snapshot:
     rejected: int
     #: When the REST login ends; the client renews it before.
     token_ends_at: datetime | None = None
+
+
+def check_sources(
+    amqp: str | AmqpParameters | None,
+    queue: str | None,
+    client: RegardsClient | None,
+    *,
+    auto_download: bool,
+) -> None:
+    """Refuse a tracker that has no source of events, or nothing to download with.
+
+    Raises
+    ------
+    SettingsError
+        The text says what is missing.
+    """
+    if auto_download and client is None:
+        raise SettingsError(f"auto_download=True {CLIENT_MISSING}")
+    if amqp is None and client is None:
+        raise SettingsError(
+            "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
+            "both. Without an account for RabbitMQ, the client alone is enough"
+        )
+    if (amqp is None) != (not queue):
+        missing = "amqp=..., its broker" if amqp is None else "queue=..."
+        raise SettingsError(
+            f"{missing} is missing: queue must be the name of the queue your administrator made"
+        )

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from regards_nb import queries
 from regards_nb.errors import (
@@ -49,6 +49,17 @@ MAX_USER_CHARS = 128
 
 #: Java's syntax, which REGARDS compiles, where it differs from Python's.
 _JAVA_GROUP, _JAVA_CLASS = re.compile(r"\(\?<(?=[A-Za-z])"), re.compile(r"\\[pP]\{\w+\}")
+
+
+class Details(TypedDict, total=False):
+    """The keywords of `OrderTracker.submit` that describe a request."""
+
+    data_types: str | Sequence[str] | None
+    filename_regexp: str | None
+    correlation_id: str | None
+    label: str | None
+    user: str | None
+    cart: Literal["refuse", "include"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

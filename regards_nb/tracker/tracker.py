@@ -8,7 +8,7 @@ import warnings
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from regards_nb.consumer import (
     Consumer,
@@ -24,7 +24,7 @@ from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
-from regards_nb.tracker.blocking import blocking_orders, warn_of_blocking
+from regards_nb.tracker.blocking import blocking_orders, warn_of_blocking, without_own
 from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
 from regards_nb.tracker.downloads import DownloadRequest, Downloads
 from regards_nb.tracker.nested_loop import run_nested
@@ -38,8 +38,15 @@ from regards_nb.tracker.rest_sync import (
     RestSync,
 )
 from regards_nb.tracker.selection import keys_in
-from regards_nb.tracker.shared import BackgroundErrors, ChangeSignal, Snapshot, TrackerParts
-from regards_nb.tracker.submission import Request, Submission
+from regards_nb.tracker.shared import (
+    CLIENT_MISSING,
+    BackgroundErrors,
+    ChangeSignal,
+    Snapshot,
+    TrackerParts,
+    check_sources,
+)
+from regards_nb.tracker.submission import Details, Request, Submission
 from regards_nb.tracker.waiting import Wait, stopped_by_user
 
 if TYPE_CHECKING:
@@ -54,8 +61,6 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderState
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
-
-_CLIENT_MISSING = "needs the REST side: OrderTracker(..., client=RegardsClient(...))"
 
 
 class OrderTracker:
@@ -123,7 +128,7 @@ class OrderTracker:
         silence_s: float = SILENCE_S,
         poll_s: float = POLL_S,
     ) -> None:
-        _check_sources(amqp, queue, client, auto_download=auto_download)
+        check_sources(amqp, queue, client, auto_download=auto_download)
         self.queue = queue
         self.tenant = tenant
         self.client = client
@@ -156,7 +161,7 @@ class OrderTracker:
             consumer = self._consumer
             self._others = OtherConsumers(kept, queue, lambda: consumer.health)
         else:
-            assert self._sync is not None  # noqa: S101 - _check_sources() refuses the rest
+            assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
         self._submission = Submission(parts, self._sync, publish, tenant)
         self._catch_up: CatchUp | None = None
@@ -460,14 +465,20 @@ class OrderTracker:
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
+        auto_download = self._downloads_itself
+        states = self._parts.states(keys)
         return Snapshot(
-            orders=tuple(self._parts.states(keys)),
-            blocking=tuple(blocking_orders(self._parts, self._sync)),
+            orders=tuple(without_own(self._parts, states) if auto_download else states),
+            blocking=tuple(blocking_orders(self._parts, self._sync, auto_download=auto_download)),
             health=self.health,
             background_errors=self._warnings() + self._parts.errors.shown,
             rejected=self._parts.frames.rejections,
             token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
+
+    @property
+    def _downloads_itself(self) -> bool:
+        return self.auto_download and self._dispatcher is not None
 
     def _warnings(self) -> tuple[str, ...]:
         text = None if self._others is None else self._others.warning()
@@ -558,21 +569,24 @@ class OrderTracker:
         downloads = None
         if download:
             if self.client is None:
-                raise SettingsError(f"downloading {_CLIENT_MISSING}")
+                raise SettingsError(f"downloading {CLIENT_MISSING}")
             downloads = AutoDownload(self._parts, self._downloads, self._sync)
         return Wait(
             self._parts,
             keys,
             sync=self._sync,
             health=lambda: self.health,
+            auto_download=self._downloads_itself,
             silence_s=self._silence_s,
             until=until,
             timeout_s=timeout_s,
             downloads=downloads,
         )
 
-    def on(self, status: str, callback: Callable[[OrderEvent], object]) -> None:
+    def on(self, status: str | None, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
+
+        None means every status; `off` ends it.
 
         An error in it is logged and shown, raised by the next call, and stops nothing. A status
         that REGARDS has not named so far is a slip or comes from a newer server: there is a
@@ -585,6 +599,18 @@ class OrderTracker:
         """
         self._callbacks.append(checked_callback(status, callback))
 
+    def off(self, callback: Callable[[OrderEvent], object]) -> None:
+        """Call *callback* no more, whatever the status.
+
+        Raises
+        ------
+        SettingsError
+            It was not given to `on`.
+        """
+        if not any(each == callback for _, each in self._callbacks):
+            raise SettingsError(f"there is no such callback: {callback!r} was not given to on()")
+        self._callbacks[:] = [each for each in self._callbacks if each[1] != callback]
+
     # -- ordering --
 
     @overload
@@ -592,34 +618,20 @@ class OrderTracker:
         self,
         queries: str | Sequence[str],
         *,
-        data_types: Sequence[str] | None = None,
-        filename_regexp: str | None = None,
-        correlation_id: str | None = None,
-        label: str | None = None,
-        user: str | None = None,
-        cart: Literal["refuse", "include"] = "refuse",
         dry_run: Literal[False] = False,
+        **more: Unpack[Details],
     ) -> Order: ...
 
     @overload
     def submit(
-        self,
-        queries: str | Sequence[str],
-        *,
-        data_types: Sequence[str] | None = None,
-        filename_regexp: str | None = None,
-        correlation_id: str | None = None,
-        label: str | None = None,
-        user: str | None = None,
-        cart: Literal["refuse", "include"] = "refuse",
-        dry_run: Literal[True],
+        self, queries: str | Sequence[str], *, dry_run: Literal[True], **more: Unpack[Details]
     ) -> Request: ...
 
     def submit(
         self,
         queries: str | Sequence[str],
         *,
-        data_types: Sequence[str] | None = None,
+        data_types: str | Sequence[str] | None = None,
         filename_regexp: str | None = None,
         correlation_id: str | None = None,
         label: str | None = None,
@@ -633,7 +645,7 @@ class OrderTracker:
         ----------
         queries : str or sequence of str
             Lucene queries of the REGARDS catalogue; `regards_nb.queries` writes the usual ones.
-        data_types : sequence of {"RAWDATA", "QUICKLOOK"}, optional
+        data_types : {"RAWDATA", "QUICKLOOK"} or several of them, optional
         filename_regexp : str, optional
             Order only the files whose names match.
         correlation_id : str, optional
@@ -667,7 +679,7 @@ class OrderTracker:
         """
         request = Request(
             queries=[queries] if isinstance(queries, str) else list(queries),
-            data_types=data_types,
+            data_types=[data_types] if isinstance(data_types, str) else data_types,
             filename_regexp=filename_regexp,
             correlation_id=f"nb-{uuid.uuid4()}" if correlation_id is None else correlation_id,
             label=label,
@@ -701,7 +713,7 @@ class OrderTracker:
             The server cannot be asked.
         """
         if self._sync is None:
-            raise SettingsError(f"sync() {_CLIENT_MISSING}")
+            raise SettingsError(f"sync() {CLIENT_MISSING}")
         return self._as_orders(self._sync.take_in(limit=limit))
 
     # -- actions --
@@ -788,7 +800,7 @@ class OrderTracker:
         from regards_nb.display import watching
 
         if self.client is None:
-            raise SettingsError(f"downloading {_CLIENT_MISSING}")
+            raise SettingsError(f"downloading {CLIENT_MISSING}")
         if keys:
             states = self._parts.states(keys_in(keys, self._parts.key_of))
         else:
@@ -808,7 +820,7 @@ class OrderTracker:
         from regards_nb.display import watching
 
         if self.client is None:
-            raise SettingsError(f"downloading {_CLIENT_MISSING}")
+            raise SettingsError(f"downloading {CLIENT_MISSING}")
         seen: set[Path] = set()
         wait = self._new_wait([key], until="part", timeout_s=timeout_s)
         with stopped_by_user(), watching(self, wait.keys) as view:
@@ -886,31 +898,3 @@ class OrderTracker:
         from regards_nb.display import plot_throughput
 
         return plot_throughput(self)
-
-
-def _check_sources(
-    amqp: str | AmqpParameters | None,
-    queue: str | None,
-    client: RegardsClient | None,
-    *,
-    auto_download: bool,
-) -> None:
-    """Refuse a tracker that has no source of events, or nothing to download with.
-
-    Raises
-    ------
-    SettingsError
-        The text says what is missing.
-    """
-    if auto_download and client is None:
-        raise SettingsError(f"auto_download=True {_CLIENT_MISSING}")
-    if amqp is None and client is None:
-        raise SettingsError(
-            "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
-            "both. Without an account for RabbitMQ, the client alone is enough"
-        )
-    if (amqp is None) != (not queue):
-        missing = "amqp=..., its broker" if amqp is None else "queue=..."
-        raise SettingsError(
-            f"{missing} is missing: queue must be the name of the queue your administrator made"
-        )

@@ -83,6 +83,8 @@ class Wait:
     sync : RestSync or None
     health : callable
         Returns the health of the tracker.
+    auto_download : bool
+        The tracker downloads by itself.
     silence_s : float
         Without REST: after so long without a message the note says what no message tells.
     until : {"finished", "part"}
@@ -98,6 +100,7 @@ class Wait:
         *,
         sync: RestSync | None,
         health: Callable[[], Health],
+        auto_download: bool,
         silence_s: float,
         until: str,
         timeout_s: float | None,
@@ -108,6 +111,7 @@ class Wait:
         self._parts = parts
         self._sync = sync
         self._health = health
+        self._auto_download = auto_download
         self._silence_s = silence_s
         self._until = until
         self._timeout_s = timeout_s
@@ -219,7 +223,7 @@ class Wait:
         return self._downloads is None or not (state.downloading or state.waits_for_download)
 
     def _blocking(self) -> list[OrderState]:
-        return blocking_orders(self._parts, self._sync)
+        return blocking_orders(self._parts, self._sync, auto_download=self._auto_download)
 
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""

@@ -1,0 +1,142 @@
+"""How orders end: errors of the last run, files that are missing, downloads of several orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import client_of, until
+
+from regards_nb import Order, OrderEvent, OrderTracker, errors
+from regards_nb.simulator import MissingEntry, OrderPlan, Outcome, Simulator, StagingError
+from regards_nb.simulator import StorageRefuses as Refused
+
+pytestmark = pytest.mark.simulator(with_broker=True)
+
+
+def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
+    return OrderTracker(
+        simulator.amqp_url,
+        simulator.queue,
+        tenant=simulator.tenant,
+        client=client_of(simulator),
+        journal=folder / "journal.sqlite",
+        workspace=folder / "orders",
+        **options,
+    )
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    with tracker_of(simulator, tmp_path) as tracker:
+        yield tracker
+
+
+def ended(simulator: Simulator, tracker: OrderTracker, plan: OrderPlan) -> Order:
+    """Return an order of this plan that has ended."""
+    number = simulator.order(plan)
+    tracker.wait(number, timeout_s=60)
+    return tracker[number]
+
+
+TWO_LOST = tuple(StagingError(name=f"file_0000{index}.bin") for index in (4, 5))
+
+
+def test_errors_are_those_of_the_last_run(simulator: Simulator, tracker: OrderTracker) -> None:
+    """After a good retry the order is no longer among those with errors."""
+    order = ended(simulator, tracker, OrderPlan(n_files=6, files_per_suborder=6, faults=TWO_LOST))
+    assert (order.status, order.errors) == ("FAILED", 2)
+    assert list(tracker.orders.query("errors > 0")["order_id"]) == [order.order_id]
+    order.retry().wait(timeout_s=60)
+    assert (order.status, order.errors) == ("DONE", None)
+    assert tracker.orders.query("errors > 0").empty
+
+
+def test_missing_files_of_both_kinds_end_alike(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Lost before the zip or in it: 4 of 6 files, and one error that names the other two."""
+    in_zip = tuple(
+        fault
+        for index in (4, 5)
+        for fault in (
+            MissingEntry(name=f"file_0000{index}.bin"),
+            Refused(name=f"file_0000{index}.bin", times=None),
+        )
+    )
+    for faults in (TWO_LOST, in_zip):
+        order = ended(simulator, tracker, OrderPlan(n_files=6, files_per_suborder=6, faults=faults))
+        with pytest.raises(errors.IncompleteDownloadError) as caught:
+            order.download()
+        assert set(caught.value.missing) == {"file_00004.bin", "file_00005.bin"}
+        assert len(caught.value.paths) == 4
+        assert (order.state.downloaded_files, order.state.files_total) == (4, 6)
+
+
+def test_a_download_of_several_orders_does_what_it_can(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """A denied order and one without files are told after the others are done."""
+    one = ended(simulator, tracker, OrderPlan(n_files=1))
+    denied = tracker.submit("dataset:FORBIDDEN")
+    failed = ended(simulator, tracker, OrderPlan(outcome=Outcome.FAILED))
+    empty = ended(simulator, tracker, OrderPlan(outcome=Outcome.NO_FILES))
+    assert not tracker.orders.query("waits_for_download and order_id != @one.order_id").shape[0]
+    with pytest.raises(errors.DownloadError, match="1 of 4 orders downloaded") as caught:
+        tracker.download(tracker.orders)
+    for order in (denied, failed, empty):
+        name = order.order_id or order.correlation_id
+        assert f"order {name!r}" in str(caught.value)
+    assert one.state.downloaded_files == 1
+    for order in (failed, empty):
+        with pytest.raises(errors.DownloadError, match="is FAILED.* no file"):
+            order.download()
+    simulator.expire(one.order_id or 0)
+    tracker.sync()
+    assert len(one.download()) == 1, "what was downloaded before is there"
+
+
+def test_automatic_downloads_ask_nobody_to_download(simulator: Simulator, tmp_path: Path) -> None:
+    """No snapshot says that an order waits for the user, unless its download has failed."""
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        snapshots = []
+        number = simulator.order(OrderPlan(n_files=6, files_per_suborder=1))
+        while not tracker.orders["finished"].any():
+            snapshots.append(tracker.snapshot())
+        tracker.wait(number, timeout_s=60)
+        states = [state for snapshot in snapshots for state in snapshot.orders]
+        assert {state.status for state in states} >= {"SUBORDER_DONE"}
+        assert not any(state.waits_for_download for state in states)
+        assert not any(snapshot.blocking for snapshot in snapshots)
+
+
+def test_callbacks_of_all_events_can_be_taken_off(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Without a status a callback gets every event; off() ends that."""
+    seen: list[OrderEvent] = []
+    tracker.on(None, seen.append)
+    ended(simulator, tracker, OrderPlan(n_files=1))
+    until(lambda: [event.status for event in seen] == list(tracker.events["status"]))
+    tracker.off(seen.append)
+    told = len(seen)
+    done: list[OrderEvent] = []
+    tracker.on("DONE", done.append)
+    tracker.download()
+    ended(simulator, tracker, OrderPlan(n_files=1))
+    until(lambda: done)
+    assert len(seen) == told
+    with pytest.raises(errors.SettingsError, match="no such callback"):
+        tracker.off(seen.append)
+
+
+def test_one_data_type_may_be_a_text(tracker: OrderTracker) -> None:
+    """`data_types="RAWDATA"` means one type, and not its letters."""
+    request = tracker.submit("dataset:X", data_types="RAWDATA", dry_run=True)
+    assert request.body()["filters"] == {"dataTypes": ["RAWDATA"]}
+
+
+def test_an_order_tells_its_label_and_errors(tracker: OrderTracker) -> None:
+    """As attributes, like the columns of tracker.orders."""
+    order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
+    assert (order.label, order.errors) == ("one pass", None)
