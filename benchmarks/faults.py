@@ -310,6 +310,43 @@ def kill_client(world: World, times: int = 50) -> None:
     world.tracker.start()
 
 
+OPENED_ELSEWHERE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT count(*) FROM batches").fetchone()
+connection.close()
+"""
+
+
+def copy_journal(world: World) -> None:
+    """A cell copies the journal's files while another program opens and closes it, ten times."""
+    journal = world.folder / "journal.sqlite"
+    for _ in range(10):
+        for file in world.folder.glob("journal.sqlite*"):
+            file.read_bytes()
+        subprocess.run([sys.executable, "-c", OPENED_ELSEWHERE, str(journal)], check=True)
+
+
+def delete_journal(world: World) -> None:
+    """The journal's files are deleted while the tracker writes, five times."""
+    for _ in range(5):
+        world.wait_for_rows(1)
+        for file in world.folder.glob("journal.sqlite*"):
+            file.unlink(missing_ok=True)
+        begin = time.monotonic()
+        world.wait(lambda begin=begin: time.monotonic() - begin > 0.3, "flow")
+
+
+def replace_journal(world: World) -> None:
+    """A backup is moved over the journal while the tracker writes, three times."""
+    journal = world.folder / "journal.sqlite"
+    for number in range(3):
+        backup = world.tracker.backup(world.folder / f"backup-{number}.sqlite")
+        begin = time.monotonic()
+        world.wait(lambda begin=begin: time.monotonic() - begin > 0.3, "flow")
+        backup.replace(journal)
+
+
 ON_A_SMALL_DISK = """
 import sys
 from regards_nb import OrderTracker
@@ -433,6 +470,9 @@ FAULTS: dict[str, Callable[[World], None]] = {
         consumer_timeout,
         kill_client,
         full_disk,
+        copy_journal,
+        delete_journal,
+        replace_journal,
     )
 }
 

@@ -245,6 +245,7 @@ class Database:
 
     def read(self, work: Callable[[sa.Connection], _T], verb: str = "read") -> _T:
         """Run *work* in a transaction that reads. A server that restarts is waited for."""
+        self._heal()
         with self._using(verb):
             return self._patiently(lambda: self._run(work))
 
@@ -274,6 +275,7 @@ class Database:
     @contextmanager
     def streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
         """Run a query and fetch its rows a few at a time. The caller may stop early."""
+        self._heal()
         with self._using("read"):
             connection = self._patiently(lambda: self._begin("SELECT 1"))
             with (
@@ -354,6 +356,12 @@ class Database:
         """
         if self._file is not None and not self._file.is_in_place():
             self._recover()
+
+    def _heal(self) -> None:
+        """Open the files at the path before reading, if they are not those of the connections."""
+        # A reader needs no session: it sees the new rows by the new generation.
+        with suppress(JournalReplacedError):
+            self.verify()
 
     def position(self) -> Position:
         """Return the position of the journal."""
@@ -439,6 +447,7 @@ class Database:
     @contextmanager
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
         """Use a connection of the sqlite3 module."""
+        self._heal()
         with self._using(verb):
             yield from self._driver_connection()
 

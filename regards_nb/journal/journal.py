@@ -157,12 +157,8 @@ class Journal:
             answer was lost. Call again in the same session, with the same messages or with more
             behind them: each message is written once.
         """
+        self._check_session(session_id)
         generation = self._database.generation
-        if self._generation_of.get(session_id, generation) != generation:
-            raise JournalReplacedError(
-                f"the journal {self.location} was replaced while it was open: this session is not "
-                "in it. Open a new session"
-            )
         attempts = self._attempts.setdefault(session_id, [])
 
         def insert_new(connection: sa.Connection) -> list[Batch]:
@@ -187,8 +183,8 @@ class Journal:
         if generation == self._database.generation:
             self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
 
-    def verify(self) -> None:
-        """Check that what was written is in the files at the path; call it before acknowledging.
+    def verify(self, session_id: int | None = None) -> None:
+        """Check that what a session wrote is in the files at the path, before acknowledging it.
 
         Costs two calls of ``stat``. A database server needs no check.
 
@@ -202,6 +198,15 @@ class Journal:
             The files must be put in order by a person. Do not acknowledge.
         """
         self._database.verify()
+        self._check_session(session_id)
+
+    def _check_session(self, session_id: int | None) -> None:
+        generation = self._database.generation
+        if session_id is not None and self._generation_of.get(session_id, generation) != generation:
+            raise JournalReplacedError(
+                f"the journal {self.location} was replaced while it was open: this session is not "
+                "in it. Open a new session"
+            )
 
     @property
     def generation(self) -> int:
