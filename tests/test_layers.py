@@ -291,8 +291,7 @@ USERS = sorted(
 )
 
 
-#: Modules inside rooms that are public themselves.
-#: Or that have the name of the function in them.
+#: Modules inside rooms that are public, or have the name of the public function in them.
 PUBLIC_MODULES = {
     "simulator.faults",
     "journal.repair",
