@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -298,6 +299,106 @@ def test_a_backup_is_one_file_and_replaces_none(path: Path, journal: Journal) ->
         journal.backup(backup)
     assert {each.name for each in path.parent.iterdir()} >= {path.name, backup.name}
     assert not list(path.parent.glob(".*"))
+
+
+# -- other users
+
+
+def without_rights() -> list[str]:
+    """Return the beginning of a command line under which file modes count, for root as well."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
+FOLLOWS = """
+import sys
+from regards_nb.errors import JournalError
+from regards_nb.journal import Journal
+journal = Journal(sys.argv[1])
+for line in sys.stdin:
+    rows = journal.last_id()
+    print(rows, sum(len(batch.deliveries) for batch in journal.read()), flush=True)
+try:
+    journal.open_session("q")
+except JournalError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["in use", "closed"])
+def test_the_journal_of_somebody_else_can_be_followed(path: Path, *, is_open: bool) -> None:
+    """In a folder that this user may only read: while its owner writes, closes and opens it."""
+    folder = path.parent / "folder"
+    folder.mkdir()
+    path = folder / path.name
+    journal = Journal(path)
+    session_id = journal.open_session("q")
+    write(journal, session_id, 1)
+    if not is_open:
+        journal.close()
+    for each in folder.iterdir():
+        each.chmod(0o444)
+    folder.chmod(0o555)
+    command = [*without_rights(), sys.executable, "-c", FOLLOWS, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+
+        def seen() -> list[int]:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            return [int(word) for word in reader.stdout.readline().split()]
+
+        assert seen() == [1, 1]
+        folder.chmod(0o755)
+        path.chmod(0o644)
+        write(journal, session_id, 2)
+        assert seen() == [2, 2]
+        journal.close()
+        assert seen() == [2, 2]
+        write(journal, session_id, 3)
+        assert seen() == [3, 3]
+        journal.close()
+        reader.stdin.close()
+        assert "writable" in reader.stdout.read()
+
+
+def test_a_wal_of_another_user_is_named(path: Path, journal: Journal) -> None:
+    """The error says whose it is, and does not advise to delete it."""
+    write(journal, journal.open_session("q"), 1)
+    wal = Path(f"{path}-wal")
+    wal.chmod(0o400)
+    code = "import sys; from regards_nb.journal import Journal; Journal(sys.argv[1])"
+    command = [*without_rights(), sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert f"{wal.name} belongs to another user ({wal.owner()})" in said
+    assert "do not delete it" in said
+
+
+def test_a_journal_under_a_write_lock_can_be_read(path: Path, journal: Journal) -> None:
+    """Opening and reading wait for nobody."""
+    write(journal, journal.open_session("q"), 1)
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert numbers(path) == [1]
+
+
+def test_a_new_journal_is_readable_by_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold messages of other users."""
+    monkeypatch.chdir(tmp_path)
+    with Journal() as journal:
+        write(journal, journal.open_session("q"), 1)
+        files = list(Path(".regards").glob("journal*"))
+        assert len(files) == 3
+        assert {each.stat().st_mode & 0o777 for each in files} == {0o600}
+    assert Path(".regards").stat().st_mode & 0o777 == 0o700
 
 
 # -- damage
