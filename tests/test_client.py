@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[RegardsClient]:
-    """Return a client that is allowed in."""
+    """Return a client with the simulator's login."""
     with client_of(simulator) as made:
         yield made
 
@@ -54,7 +54,7 @@ def logins(simulator: Simulator) -> int:
 
 
 def test_nothing_is_sent_before_the_first_call(simulator: Simulator, client: RegardsClient) -> None:
-    """Making a client is free; the first call logs in, the second does not."""
+    """Making a client sends nothing; the first call logs in, the second uses its token."""
     assert simulator.requests == []
     assert list(client.iter_orders()) == []
     assert list(client.iter_orders()) == []
@@ -62,7 +62,7 @@ def test_nothing_is_sent_before_the_first_call(simulator: Simulator, client: Reg
 
 
 def test_login_can_be_asked_for(simulator: Simulator, client: RegardsClient) -> None:
-    """``login()`` says at once whether the password is right."""
+    """``login()`` raises at once if password, application or tenant are wrong."""
     client.login()
     assert logins(simulator) == 1
     for wrong, says in (
@@ -78,7 +78,7 @@ def test_login_can_be_asked_for(simulator: Simulator, client: RegardsClient) -> 
 
 
 def test_one_thread_logs_in_for_all(simulator: Simulator, client: RegardsClient) -> None:
-    """Twenty threads at once: one login."""
+    """Twenty threads that need a token at the same time cause one login."""
     barrier = threading.Barrier(20)
     failures: list[BaseException] = []
 
@@ -108,7 +108,7 @@ def test_one_thread_logs_in_for_all(simulator: Simulator, client: RegardsClient)
 
 
 def test_a_token_is_renewed_before_it_ends() -> None:
-    """At 80 % of its life the next call logs in again; no call is ever refused."""
+    """After 80 % of its lifetime the next call logs in again; no request is refused."""
     with Simulator(amqp=None, expires_in_s=1) as simulator, client_of(simulator) as client:
         glance = threading.Event()
         for _ in range(60):
@@ -122,7 +122,7 @@ def test_a_token_is_renewed_before_it_ends() -> None:
 def test_a_refused_token_is_renewed_once(
     status: int, simulator: Simulator, client: RegardsClient
 ) -> None:
-    """An expired token may come back as 401, 403 or 500: one new login, then the answer."""
+    """An expired token can cause 401, 403 or 500: one new login, then the request again."""
     client.login()
     simulator.faults.add(ExpiredToken(status=status))
     assert list(client.iter_orders()) == []
@@ -145,7 +145,7 @@ def test_a_refusal_in_the_servers_own_words_is_no_reason_to_log_in(
 def test_a_useless_login_is_not_repeated_for_a_while(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """403 for what belongs to somebody else: after one new login that changed nothing, no more."""
+    """After a 403 for the order of another user, the client logs in once more, and only once."""
     order_id = simulator.order(OrderPlan(n_files=1), owner="jane@cnes.fr")
     for _ in range(5):
         with pytest.raises(NotAllowedError, match="somebody else"):
@@ -156,7 +156,7 @@ def test_a_useless_login_is_not_repeated_for_a_while(
 def test_a_given_token_is_used_and_cannot_be_renewed(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """No login with ``token=``; when it is refused, that is the error."""
+    """With ``token=`` the client never logs in; a refused token is an error."""
     client.login()
     token = client._tokens.current().secret
     with RegardsClient(simulator.base_url, tenant=simulator.tenant, token=token) as given:
@@ -171,7 +171,7 @@ def test_a_given_token_is_used_and_cannot_be_renewed(
 def test_an_order_is_read_with_what_may_be_done_with_it(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Status, dates, totals, and the actions that the server would accept now."""
+    """An order has status, dates, totals, and the actions that the server would accept now."""
     order_id = simulator.order(OrderPlan(n_files=4, file_bytes=100, label="my order"))
     simulator.wait_for(order_id, "DONE")
     order = client.order(order_id)
@@ -187,13 +187,13 @@ def test_an_order_is_read_with_what_may_be_done_with_it(
 
 
 def test_all_orders_are_listed_newest_first(simulator: Simulator, client: RegardsClient) -> None:
-    """Over all pages, each once."""
+    """All pages are read, and each order comes once."""
     ids = [simulator.order(OrderPlan(n_files=1, file_bytes=1)) for _ in range(7)]
     assert [order.order_id for order in client.iter_orders(page_size=3)] == ids[::-1]
 
 
 def test_the_manifest_is_read_to_its_last_page(tmp_path: Path) -> None:
-    """2500 files: three pages, sorted, with name, size and MD5."""
+    """2500 files come in three pages, sorted, with name, size and MD5."""
     plan = OrderPlan(n_files=2500, file_bytes=10, files_per_suborder=2500)
     with world(tmp_path, plan) as here:
         rows = here.client.available_files(here.order_id)
@@ -208,7 +208,7 @@ def test_the_manifest_is_read_to_its_last_page(tmp_path: Path) -> None:
 def test_a_manifest_that_moves_while_it_is_read_is_read_again(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Pages that do not hold as many files as announced are not taken for all there is."""
+    """If the pages hold fewer files than announced, they are read again."""
     order_id = simulator.order(OrderPlan(n_files=3, file_bytes=1, files_per_suborder=3))
     simulator.wait_available(order_id, files=3)
     row = {"content": {"id": 1, "filename": "a"}, "links": []}
@@ -220,7 +220,7 @@ def test_a_manifest_that_moves_while_it_is_read_is_read_again(
 def test_a_server_that_counts_its_pages_wrongly_does_not_keep_us(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """10^9 pages of which the second is empty end there."""
+    """An empty page is the last one, even if the server announces 10^9 pages."""
     order_id = simulator.order(OrderPlan(n_files=1, file_bytes=1))
     row = {"content": {"id": 1, "fileSize": 5, "uri": "x", "checksum": "not MD5"}}
     page = {"metadata": {"totalPages": 10**9}, "content": [row]}
@@ -282,21 +282,21 @@ def test_the_manifest_of_one_sub_order(simulator: Simulator, client: RegardsClie
 def test_a_manifest_of_another_shape_is_an_error(
     body: bytes, simulator: Simulator, client: RegardsClient
 ) -> None:
-    """JSON that is no manifest is not taken for an empty one."""
+    """JSON that is no manifest raises an error and is not an empty manifest."""
     simulator.faults.add(Reply(route=Route.AVAILABLE, status=200, body=body))
     with pytest.raises(UnexpectedAnswerError):
         client.available_files(1)
 
 
 def test_an_endless_answer_is_cut_off(simulator: Simulator, client: RegardsClient) -> None:
-    """More JSON than REGARDS would ever send is not read into memory."""
+    """A response of more than 16 MB raises an error before it is in memory."""
     simulator.faults.add(Reply(route=Route.ORDER, status=200, body=b" " * (17 << 20)))
     with pytest.raises(UnexpectedAnswerError, match="more than"):
         client.order(1)
 
 
 def test_an_order_can_be_asked_for(simulator: Simulator, client: RegardsClient) -> None:
-    """GRANTED with a number; the number is an order; a refusal is an answer, not an exception."""
+    """GRANTED comes with an order id; DENIED is returned and not raised."""
     answer = client.apply([f"dataset:{dataset_names()[0]}"], correlation_id="mine")
     assert (answer.status, answer.correlation_id) == ("GRANTED", "mine")
     assert answer.order_id is not None
@@ -314,7 +314,7 @@ def test_an_order_can_be_asked_for(simulator: Simulator, client: RegardsClient) 
 def test_a_request_that_is_not_valid_is_an_error(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """422 in REGARDS' other form carries the server's words."""
+    """A 422 with ``messages`` raises an error with the server's words."""
     with pytest.raises(ServiceError, match="list of queries should not be empty"):
         client.apply([])
     with pytest.raises(ServiceError, match="data types"):
@@ -326,7 +326,7 @@ def test_a_request_that_is_not_valid_is_an_error(
 def test_what_acts_is_never_sent_twice(
     status: int, simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Nobody knows whether the first one did it."""
+    """After an error the server may have made the order, so the request is not repeated."""
     simulator.faults.add(Reply(route=Route.APPLY, status=status))
     with pytest.raises(ServiceError):
         client.apply(["x"])
@@ -336,7 +336,7 @@ def test_what_acts_is_never_sent_twice(
 def test_orders_are_paused_resumed_restarted_and_deleted(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Each action does what it says."""
+    """Each action changes the order on the server."""
     order_id = simulator.order(OrderPlan(n_files=6, file_bytes=1, files_per_suborder=1))
     simulator.wait_for(order_id, "RUNNING")
     client.pause(order_id)
@@ -354,7 +354,7 @@ def test_orders_are_paused_resumed_restarted_and_deleted(
 
 
 def test_an_order_that_does_not_exist_is_said_so(client: RegardsClient) -> None:
-    """404 with and without a body."""
+    """A 404 with or without a body raises OrderNotFoundError."""
     with pytest.raises(OrderNotFoundError, match="Check the order id"):
         client.order(4711)
     with pytest.raises(OrderNotFoundError, match="Order 4711 not found"):
@@ -365,7 +365,7 @@ def test_an_order_that_does_not_exist_is_said_so(client: RegardsClient) -> None:
 def test_what_is_no_number_of_an_order_is_not_sent(
     simulator: Simulator, client: RegardsClient, wrong: Any, tmp_path: Path
 ) -> None:
-    """It would become a part of the address."""
+    """An order id that is no number is refused, because it becomes a part of the path."""
     for use in (client.order, client.pause, client.available_files, client.delete):
         with pytest.raises(SettingsError, match="must be the number that REGARDS gave"):
             use(wrong)
@@ -376,7 +376,7 @@ def test_what_is_no_number_of_an_order_is_not_sent(
 
 
 def test_numbers_of_a_frame_are_numbers(simulator: Simulator, client: RegardsClient) -> None:
-    """Those are NumPy's."""
+    """An integer of NumPy is accepted as an order id."""
     number = simulator.order(OrderPlan(n_files=1))
     (of_numpy,) = pd.Series([number]).to_numpy()
     assert client.order(of_numpy).order_id == number
@@ -384,13 +384,13 @@ def test_numbers_of_a_frame_are_numbers(simulator: Simulator, client: RegardsCli
 
 @pytest.mark.parametrize("tenant", ["", None])
 def test_a_client_has_a_tenant(tenant: Any) -> None:
-    """Without one no login would ever succeed."""
+    """A client without a tenant is refused when it is made."""
     with pytest.raises(SettingsError, match="tenant=..., the name of the project"):
         RegardsClient("https://regards.example", tenant=tenant, username="john", password="s")
 
 
 def test_trouble_that_passes_is_waited_out(simulator: Simulator, client: RegardsClient) -> None:
-    """5xx of a gateway, and a Retry-After."""
+    """After a 5xx of a gateway or a 429 with Retry-After, the request is repeated."""
     simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=2))
     simulator.faults.add(
         Reply(route=Route.ORDERS, status=429, headers=(("Retry-After", "0"),), skip=2)
@@ -402,7 +402,7 @@ def test_trouble_that_passes_is_waited_out(simulator: Simulator, client: Regards
 def test_who_asks_to_wait_too_long_is_not_waited_for(
     value: str, simulator: Simulator, client: RegardsClient
 ) -> None:
-    """The error says how long the server wanted."""
+    """If Retry-After is more than two minutes, the error says how long."""
     fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", value),), times=None)
     simulator.faults.add(fault)
     with pytest.raises(ServiceUnreachableError, match="asks to wait"):
@@ -413,14 +413,14 @@ def test_who_asks_to_wait_too_long_is_not_waited_for(
 def test_nonsense_in_retry_after_is_passed_over(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Neither a number nor a date."""
+    """A Retry-After that is neither a number nor a date is ignored."""
     fault = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", "soon"),))
     simulator.faults.add(fault)
     assert list(client.iter_orders()) == []
 
 
 def test_a_quota_is_said_in_the_servers_words(tmp_path: Path) -> None:
-    """429 of storage is plain text; it is not asked again."""
+    """A 429 of the storage service has its plain text, and is not repeated."""
     with world(tmp_path, OrderPlan(files=files_named("a.nc")), quota_exceeded()) as here:
         said = "Download quota of 1000 exceeded (by 1) for user john@cnes.fr."
         with pytest.raises(QuotaError, match="Download quota"), here.client.open_file(1):
@@ -435,7 +435,7 @@ def test_a_quota_is_said_in_the_servers_words(tmp_path: Path) -> None:
 def test_a_page_instead_of_an_answer_is_recognised(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """200 with HTML: the error shows its start and says where to look."""
+    """A 200 with HTML raises an error with the text of the page and advice."""
     simulator.faults.add(html_page(Route.ORDERS))
     with pytest.raises(UnexpectedAnswerError, match="Please log in.*check base_url"):
         list(client.iter_orders())
@@ -444,7 +444,7 @@ def test_a_page_instead_of_an_answer_is_recognised(
 def test_what_the_server_says_cannot_move_the_terminal(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """Escape sequences and line ends in foreign text are not passed on, and it is cut."""
+    """Escape sequences and line ends of a server are replaced in an error, and its text is cut."""
     evil = "\x1b[2J\u202e<script>" + "x" * 1000
     simulator.faults.add(business_error(Route.ORDERS, 400, evil))
     with pytest.raises(ServiceError) as caught:
@@ -459,7 +459,7 @@ def test_what_the_server_says_cannot_move_the_terminal(
 def test_redirections_are_followed_within_the_origin_only(
     simulator: Simulator, client: RegardsClient
 ) -> None:
-    """The same server under another path is fine; everything else is named and not contacted."""
+    """A redirect within the origin is followed; another target is named and not contacted."""
     simulator.faults.add(redirect(Route.ORDERS, "/api/v1/rs-order/user/orders?page=0"))
     assert list(client.iter_orders()) == []
     for target in (
@@ -482,7 +482,7 @@ def test_redirections_are_followed_within_the_origin_only(
 
 
 def test_a_closed_client_says_so(simulator: Simulator) -> None:
-    """Closing twice is fine; using it afterwards is an error of its own."""
+    """A client can be closed twice; a later call raises an error that says so."""
     client = client_of(simulator)
     client.close()
     client.close()
@@ -491,7 +491,7 @@ def test_a_closed_client_says_so(simulator: Simulator) -> None:
 
 
 def test_nobody_there_is_said_with_the_address(simulator: Simulator) -> None:
-    """A refused connection names where it was tried, and stops trying after a while."""
+    """After several refused connections the error names the address."""
     address = simulator.base_url
     client = client_of(simulator)
     simulator.stop()

@@ -63,7 +63,7 @@ HERE = Origin.parse("https://regards.example:8443/archive")
     ],
 )
 def test_a_bad_base_url_is_refused_before_anything_is_sent(base_url: str, says: str) -> None:
-    """Plain http, user names, queries and nonsense; and what is refused is not shown."""
+    """Plain http, user names, queries and nonsense are refused; the error does not show them."""
     with pytest.raises(SettingsError, match=says) as caught:
         RegardsClient(base_url, tenant="t", username="john", password=PASSWORD)
     assert "secret" not in str(caught.value)
@@ -74,14 +74,14 @@ def test_a_bad_base_url_is_refused_before_anything_is_sent(base_url: str, says: 
     "base_url", ["http://localhost:9030", "http://127.0.0.1", "http://[::1]:80/x/", "HTTPS://A.B/"]
 )
 def test_https_and_this_computer_are_accepted(base_url: str) -> None:
-    """Plain http never leaves the computer."""
+    """Plain http is accepted for this computer only."""
     client = RegardsClient(base_url, tenant="t", username="john", password=PASSWORD)
     assert client.base_url.lower() == base_url.lower().rstrip("/").replace(":80/x", "/x")
     client.close()
 
 
 def test_a_login_or_a_token_is_needed() -> None:
-    """Neither: the error says what to give."""
+    """A user name without a password is refused; the error says what to give."""
     with pytest.raises(SettingsError, match="username=.*token="):
         RegardsClient("https://regards.example", tenant="t", username="john")
 
@@ -117,12 +117,12 @@ DOWNLOAD = "/api/v1/rs-order/user/orders/7/download"
 def test_a_link_is_read_for_its_number_and_never_followed(
     link: str | None, read: DownloadLink
 ) -> None:
-    """Order id and foreign host; whatever the link, nobody is contacted."""
+    """The client reads order id and host of a link, and sends nothing."""
     assert HERE.read_link(link) == read
 
 
 def test_no_secret_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not by repr, str, format or vars, not in logs at DEBUG level, not in a pickle."""
+    """No secret is in repr, str, format or vars, in logs at DEBUG level, or in a pickle."""
     caplog.set_level(logging.DEBUG)
     with world(tmp_path) as here:
         client = here.client
@@ -164,7 +164,7 @@ def frames_of(error: BaseException) -> str:
 
 @pytest.mark.parametrize("trouble", ["password", "token", "page", "gone", "cut"])
 def test_no_traceback_holds_a_secret(trouble: str, tmp_path: Path) -> None:
-    """Not even with all local variables of all frames, as IPython's verbose mode shows them."""
+    """No secret is in the local variables of any frame, which IPython can show."""
     with world(tmp_path, OrderPlan(files=files_named("a.nc"))) as here:
         simulator = here.simulator
         client = client_of(simulator, **({"password": PASSWORD} if trouble == "password" else {}))
@@ -187,7 +187,7 @@ def test_no_traceback_holds_a_secret(trouble: str, tmp_path: Path) -> None:
 
 
 def read_zip_or_order(client: RegardsClient, order_id: int, *, is_zip: bool) -> None:
-    """Ask for something."""
+    """Read the zip or the order."""
     if not is_zip:
         client.order(order_id)
         return
@@ -198,7 +198,7 @@ def read_zip_or_order(client: RegardsClient, order_id: int, *, is_zip: bool) -> 
 
 
 def test_netrc_cannot_replace_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ~/.netrc that knows the host would make requests send another password."""
+    """The token is sent also if ~/.netrc has a password for the host."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login thief password stolen\n")
     netrc.chmod(0o600)
@@ -211,7 +211,7 @@ def test_netrc_cannot_replace_the_token(tmp_path: Path, monkeypatch: pytest.Monk
 
 @contextmanager
 def recording_proxy() -> Iterator[tuple[str, list[str]]]:
-    """Run a proxy that notes what it is asked for and refuses it."""
+    """Run a proxy that records requests and refuses them."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -238,7 +238,7 @@ def recording_proxy() -> Iterator[tuple[str, list[str]]]:
 def test_a_proxy_is_used_for_other_computers_and_not_for_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HTTPS_PROXY is honoured, and never sees a password; NO_PROXY and loopback go directly."""
+    """HTTPS_PROXY is used and gets no password; requests to this computer go directly."""
     with recording_proxy() as (proxy, asked):
         for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy)
@@ -260,7 +260,7 @@ def test_a_proxy_is_used_for_other_computers_and_not_for_this_one(
 
 @contextmanager
 def tls_in_front_of(simulator: Simulator, folder: Path) -> Iterator[tuple[str, str]]:
-    """Serve the simulator by TLS with a certificate that nobody knows; yield URL and file."""
+    """Serve the simulator by TLS with an unknown certificate; yield URL and file."""
     certificate = folder / "certificate.pem"
     subprocess.run(
         [
@@ -318,7 +318,7 @@ def tls_in_front_of(simulator: Simulator, folder: Path) -> Iterator[tuple[str, s
 def test_certificates_are_checked_and_a_bundle_can_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unknown: refused. REQUESTS_CA_BUNDLE or ``ca_bundle=``: accepted."""
+    """An unknown certificate is refused, unless REQUESTS_CA_BUNDLE or ``ca_bundle=`` has it."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with (
         Simulator(amqp=None) as simulator,

@@ -24,7 +24,7 @@ REQUESTS = classes_of(requests.exceptions, requests.RequestException)
 
 
 def made(kind: type) -> Any:
-    """Make an exception of any kind, with arguments of some kind."""
+    """Make an exception of a class with the first arguments that it takes."""
     for arguments in ((403, "refused - no access"), ([],), ("text",), (), ("", "", 0)):
         try:
             return kind(*arguments)
@@ -35,7 +35,7 @@ def made(kind: type) -> Any:
 
 @pytest.mark.parametrize("kind", PIKA, ids=lambda kind: kind.__name__)
 def test_pika_s_are_translated(kind: type) -> None:
-    """Reading and publishing: a BrokerError that says where, and keeps the cause."""
+    """Each exception of pika becomes a BrokerError with the address and the cause."""
     cause = made(kind)
     assert isinstance(broker_error(cause, "amqp://john@broker:5672/v", "q"), errors.BrokerError)
     with (
@@ -48,7 +48,7 @@ def test_pika_s_are_translated(kind: type) -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
 def test_requests_are_put_into_words(kind: type) -> None:
-    """No answer, and why; nothing of the exception itself, which may hold the token."""
+    """Each exception of requests becomes a reason without the text of the exception."""
     cause = made(kind)
     outcome = NoResponse.because_of(cause, (10.0, 120.0))
     assert outcome.reason
@@ -57,7 +57,7 @@ def test_requests_are_put_into_words(kind: type) -> None:
 
 @pytest.mark.parametrize("code", REFUSALS)
 def test_each_code_of_the_server_has_words_and_a_remedy(code: str) -> None:
-    """What it means and what to do, and not the code again."""
+    """The advice for a code has words and does not repeat the code."""
     advice = advice_for([code])
     assert len(advice) > 40
     assert code not in advice
