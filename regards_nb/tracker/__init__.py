@@ -14,6 +14,8 @@
     submits a request once, whatever happens;
 ``actions``
     pause, resume, retry, restart, cancel, delete;
+``blocking``, ``other_consumers``
+    orders that keep REGARDS from preparing others, and consumers that take messages away;
 ``waiting``, ``nested_loop``
     what ``wait()`` does while it blocks the cell, and with the user's event loop;
 ``order``, ``tracker``

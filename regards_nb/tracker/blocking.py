@@ -2,68 +2,96 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from regards_nb.orders import OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
 _SUBORDERS_PER_USER = 2
+#: A search through very many orders is repeated only after so many times its duration.
+_PAUSE_FACTOR = 10
 
 
-def blocking_orders(
-    parts: TrackerParts, sync: RestSync | None, *, auto_download: bool
-) -> list[OrderState]:
-    """Return all orders of the user that wait for a download, while an order is unfinished.
+class BlockingOrders:
+    """Finds all orders of the user that wait for a download, while an order is unfinished.
 
-    REGARDS prepares at most two sub-orders per user (protocol.md 0.2): each of these orders may
-    keep it from preparing others. With *auto_download*, only those whose download has failed.
+    Each of them may keep REGARDS from preparing others (protocol.md 0.2).
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    sync : RestSync or None
+        Knows which orders are not the user's, and orders that no message has named.
     """
-    states = _states_of_user(parts, sync)
-    if all(state.finished for state in states):
-        return []
-    waiting = [s for s in states if s.waits_for_download and s.order_id not in parts.downloads]
-    unheard = () if sync is None else sync.unheard
-    waiting += [each for each in unheard if parts.frames.key_of(each.order_id or 0) is None]
-    if auto_download:
-        waiting = [state for state in waiting if is_left_to_user(parts, state)]
-    return sorted(waiting, key=lambda state: state.order_id or 0)
+
+    def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
+        self._parts = parts
+        self._sync = sync
+        self._found: list[OrderState] = []
+        self._valid_until_s = 0.0
+
+    def find(self, *, auto_download: bool) -> list[OrderState]:
+        """Return these orders by number; with *auto_download*, only those whose download failed."""
+        began_s = time.monotonic()
+        if began_s >= self._valid_until_s:
+            self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
+            ended_s = time.monotonic()
+            self._valid_until_s = ended_s + _PAUSE_FACTOR * (ended_s - began_s)
+        if not auto_download:
+            return self._found
+        return [state for state in self._found if _has_failed(self._parts, state)]
+
+    def _search(self) -> list[OrderState]:
+        parts = self._parts
+        is_unfinished = False
+        waiting = []
+        for state in self._states_of_user():
+            is_unfinished |= not state.finished
+            if state.waits_for_download and state.order_id not in parts.downloads:
+                waiting.append(state)
+        if not is_unfinished:
+            return []
+        unheard = () if self._sync is None else self._sync.unheard
+        waiting += [each for each in unheard if parts.frames.key_of(each.order_id or 0) is None]
+        return waiting
+
+    def _states_of_user(self) -> Iterator[OrderState]:
+        not_ours = set() if self._sync is None else self._sync.not_ours
+        return (s for s in self._parts.frames.states() if s.order_id not in not_ours)
+
+    def warn_before_third(self) -> None:
+        """Warn before a third unfinished order: REGARDS stops after two sub-orders."""
+        unfinished = [state for state in self._states_of_user() if not state.finished]
+        if len(unfinished) < _SUBORDERS_PER_USER:
+            return
+        named = self.find(auto_download=False) or unfinished[:_SUBORDERS_PER_USER]
+        numbers = ", ".join(str(state.order_id) for state in named)
+        warnings.warn(
+            f"REGARDS prepares at most {_SUBORDERS_PER_USER} sub-orders per user until they are "
+            f"downloaded, and order {numbers} came before. Use wait(download=True) or "
+            "auto_download=True, or call tracker.download()",
+            stacklevel=3,
+        )
 
 
 def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:
     """Return the states without the downloads that the dispatcher begins in a moment."""
     return [
         replace(state, waits_for_download=False)
-        if state.waits_for_download and not is_left_to_user(parts, state)
+        if state.waits_for_download and not _has_failed(parts, state)
         else state
         for state in states
     ]
 
 
-def is_left_to_user(parts: TrackerParts, state: OrderState) -> bool:
+def _has_failed(parts: TrackerParts, state: OrderState) -> bool:
     """Return whether the automatic download of an order has failed."""
     return parts.errors.has(f"downloading order {state.order_id}")
-
-
-def warn_of_blocking(parts: TrackerParts, sync: RestSync | None) -> None:
-    """Warn before a third unfinished order: REGARDS stops after two sub-orders."""
-    unfinished = [state for state in _states_of_user(parts, sync) if not state.finished]
-    if len(unfinished) < _SUBORDERS_PER_USER:
-        return
-    named = blocking_orders(parts, sync, auto_download=False) or unfinished[:_SUBORDERS_PER_USER]
-    numbers = ", ".join(str(state.order_id) for state in named)
-    warnings.warn(
-        f"REGARDS prepares at most {_SUBORDERS_PER_USER} sub-orders per user until they are "
-        f"downloaded, and order {numbers} came before. Use wait(download=True) or "
-        "auto_download=True, or call tracker.download()",
-        stacklevel=3,
-    )
-
-
-def _states_of_user(parts: TrackerParts, sync: RestSync | None) -> list[OrderState]:
-    not_ours = set() if sync is None else sync.not_ours
-    return [state for state in parts.frames.states() if state.order_id not in not_ours]

@@ -24,7 +24,7 @@ from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
-from regards_nb.tracker.blocking import blocking_orders, warn_of_blocking, without_own
+from regards_nb.tracker.blocking import BlockingOrders, without_own
 from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
 from regards_nb.tracker.downloads import DownloadRequest, Downloads
 from regards_nb.tracker.nested_loop import run_nested
@@ -149,6 +149,7 @@ class OrderTracker:
         self._parts = parts
         self._downloads = Downloads(parts, client, tenant, workspace)
         self._sync = None if client is None else RestSync(parts, client, tenant)
+        self._blocking = BlockingOrders(parts, self._sync)
         self._actions = OrderActions(parts, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller
@@ -469,7 +470,7 @@ class OrderTracker:
         states = self._parts.states(keys)
         return Snapshot(
             orders=tuple(without_own(self._parts, states) if auto_download else states),
-            blocking=tuple(blocking_orders(self._parts, self._sync, auto_download=auto_download)),
+            blocking=tuple(self._blocking.find(auto_download=auto_download)),
             health=self.health,
             background_errors=self._warnings() + self._parts.errors.shown,
             rejected=self._parts.frames.rejections,
@@ -575,6 +576,7 @@ class OrderTracker:
             self._parts,
             keys,
             sync=self._sync,
+            blocking=self._blocking,
             health=lambda: self.health,
             auto_download=self._downloads_itself,
             silence_s=self._silence_s,
@@ -586,11 +588,9 @@ class OrderTracker:
     def on(self, status: str | None, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
 
-        None means every status; `off` ends it.
-
-        An error in it is logged and shown, raised by the next call, and stops nothing. A status
-        that REGARDS has not named so far is a slip or comes from a newer server: there is a
-        warning.
+        None means every status; `off` ends it. An error in it is logged and shown, raised at the
+        end of the next wait, and stops nothing. There is a warning for a status that REGARDS has
+        not named so far: it is a slip, or comes from a newer server.
 
         Raises
         ------
@@ -689,7 +689,7 @@ class OrderTracker:
         if dry_run:
             return request
         if not self.auto_download:
-            warn_of_blocking(self._parts, self._sync)
+            self._blocking.warn_before_third()
         if cart not in ("refuse", "include"):
             raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
         return Order(self, self._submission.submit(request, refuse_cart=cart == "refuse"))

@@ -16,7 +16,6 @@ from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import OrderKey
-from regards_nb.tracker.blocking import blocking_orders
 from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import POLL_S
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from regards_nb.consumer import Health
     from regards_nb.orders import OrderState
+    from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.selection import Name
@@ -81,6 +81,7 @@ class Wait:
     selections : sequence
         What `names_in` understands; none means all orders that are unfinished now.
     sync : RestSync or None
+    blocking : BlockingOrders
     health : callable
         Returns the health of the tracker.
     auto_download : bool
@@ -99,6 +100,7 @@ class Wait:
         selections: Sequence[Any],
         *,
         sync: RestSync | None,
+        blocking: BlockingOrders,
         health: Callable[[], Health],
         auto_download: bool,
         silence_s: float,
@@ -110,6 +112,7 @@ class Wait:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
         self._parts = parts
         self._sync = sync
+        self._blocking_orders = blocking
         self._health = health
         self._auto_download = auto_download
         self._silence_s = silence_s
@@ -223,7 +226,7 @@ class Wait:
         return self._downloads is None or not (state.downloading or state.waits_for_download)
 
     def _blocking(self) -> list[OrderState]:
-        return blocking_orders(self._parts, self._sync, auto_download=self._auto_download)
+        return self._blocking_orders.find(auto_download=self._auto_download)
 
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""
