@@ -59,6 +59,7 @@ class Session:
         setup = f"FINISH = {str(self._finish)!r}{SETUP}"
         self._lab.notebook(self.name, setup, *cells, kernel=kernel)
         self._browser.errors.clear()
+        self._browser.refused.clear()
         with self._browser.page(self._lab, self.name) as page:
             page.run_cell(0)
             yield page

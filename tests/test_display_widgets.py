@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
+from traitlets import All
 
-from regards_nb.display import MAX_CHOICES, ActionBar, WidgetView, table_model
+from regards_nb.consumer import Health, HealthState
+from regards_nb.display import (
+    MAX_CHOICES,
+    ActionBar,
+    AnyWidgetView,
+    LiveView,
+    WidgetView,
+    close_views,
+    table_model,
+    use,
+    widget,
+)
+from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,3 +259,116 @@ def test_painting_the_same_again_sends_nothing() -> None:
     assert len(sent) == 1
     assert "a note" in sent[0]
     view.close()
+
+
+class Shown:
+    """What a live view holds after it was painted: its rows as the page gets them."""
+
+    def __init__(self, view: AnyWidgetView) -> None:
+        self._root = view.root
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The values of each row, from top to bottom."""
+        slots = self._root.order
+        return [
+            {**getattr(self._root, f"name_{slot}"), **getattr(self._root, f"row_{slot}")}
+            for slot in slots
+        ]
+
+
+def test_anywidget_gets_each_row_once_and_then_what_changed() -> None:
+    """A row keeps its slot while it is shown; the page is told the order of the slots."""
+    tracker = ScriptedTracker(order("a", 1), order("b", 2, message="long " * 50))
+    view = AnyWidgetView(lambda: tracker, _all)
+    view.paint(tracker.snapshot())
+    shown = Shown(view)
+    assert [row["name"] for row in shown.rows] == ["a", "b"]
+    assert shown.rows[0]["key"] == '["project1", "a"]'
+    assert len(shown.rows[1]["tooltip"]) > len(shown.rows[1]["remarks"][0])
+    slot_of_a = view.root.order[0]
+    sent: list[str] = []
+    view.root.observe(lambda change: sent.append(change["name"]), All)
+    tracker.tell(order("c", 3, status="FAILED"), order("a", 1, suborders_done=1))
+    view.paint(tracker.snapshot())
+    assert [row["name"] for row in shown.rows] == ["c", "a", "b"]
+    assert view.root.order[1] == slot_of_a
+    assert set(sent) == {"order", "texts", f"row_{slot_of_a}", "name_2", "row_2"}
+    assert view.root.texts["headline"] == "1 of 3 orders finished"
+    view.close()
+
+
+def test_a_click_on_anywidget_names_its_order_and_is_answered() -> None:
+    """The page sends the key of an order, so a late click cannot act on another one."""
+    tracker = ScriptedTracker(order("a", 1), order("b", 2, waits_for_download=True))
+    view = AnyWidgetView(lambda: tracker, _all)
+    view.widget(tracker.snapshot())
+    for message in (
+        {"action": "cancel", "key": '["project1", "a"]'},
+        {"action": "download", "key": None},
+        {"action": "format the disk", "key": None},
+        {"key": "no JSON"},
+        "nothing",
+    ):
+        view.root._handle_custom_msg(message, [])
+    assert tracker.asked == [("cancel", order("a").key), ("download", order("b").key)]
+    view.paint(tracker.snapshot())
+    assert view.root.texts["answer"] == "download: queued for #2 b"
+    view.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "most_bytes"), [(WidgetView, 23_500), (AnyWidgetView, 3_800)], ids=["ipy", "any"]
+)
+def test_a_repaint_of_a_thousand_orders_sends_little(
+    kind: type[LiveView], most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 200 changes between two repaints; the first version of the view sent 38,400 bytes."""
+    now = datetime.now(UTC)
+    known = {
+        "status": "SUBORDER_DONE",
+        "message": "Sub-order is finished, 1 of its parts can be downloaded",
+        "suborders_total": 400,
+        "first_event": now - timedelta(minutes=5),
+    }
+    names = [f"nb-{n:08x}" for n in range(1000)]
+    orders = [order(name, n, label=f"SWOT pass {n:04d}", **known) for n, name in enumerate(names)]
+    tracker = ScriptedTracker(*orders)
+    view = kind(lambda: tracker, _all)  # type: ignore[call-arg,arg-type]
+    view.widget(tracker.snapshot())
+    sent: list[int] = []
+
+    def count(_: object, message: dict[str, Any], **__: object) -> None:
+        sent.append(len(json.dumps(message, default=str, ensure_ascii=False).encode()))
+
+    monkeypatch.setattr(widgets.Widget, "_send", count)
+    random = Random(1)
+    for repaint in range(1, 11):
+        for n in random.sample(range(1000), 200):
+            orders[n] = replace(orders[n], suborders_done=orders[n].suborders_done + 1)
+        health = Health(state=HealthState.CONSUMING, since=NOON, last_event=now)
+        tracker.tell(*orders, health=replace(health, last_event=now + timedelta(seconds=repaint)))
+        view.paint(tracker.snapshot())
+    assert 0 < sum(sent) / 10 <= most_bytes
+    monkeypatch.undo()
+    view.close()
+
+
+def test_the_widgets_can_be_chosen_and_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a call or by the environment; a wrong choice, or one that is not installed, says so."""
+    tracker = ScriptedTracker(order("a", 1))
+    with pytest.raises(SettingsError, match='must be "ipywidgets" or "anywidget"'):
+        use("qt")  # type: ignore[arg-type]
+    monkeypatch.setenv("REGARDS_NB_WIDGETS", "anywidget")
+    made = widget(tracker)
+    assert type(made).__name__ == "TableWidget"
+    assert widget(tracker) is made
+    monkeypatch.delenv("REGARDS_NB_WIDGETS")
+    assert isinstance(widget(tracker, [order("a").key]), widgets.VBox)
+    made.close()
+    monkeypatch.setenv("REGARDS_NB_WIDGETS", "anywidget")
+    assert widget(tracker) is not made
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(SettingsError, match=r"regards_nb\[marimo\]"):
+        use("anywidget")
+    close_views(tracker)

@@ -73,3 +73,12 @@ def test_order_and_steer_shows_what_it_says() -> None:
     assert "polling REGARDS over REST" in shown["steer-21"]
     frame = next(cell for cell in book.cells if cell.id == "steer-16").outputs[0]
     assert "DELETED" in str(frame.data["text/plain"])
+
+
+def test_what_the_quickstart_prints_does_not_wrap() -> None:
+    """At 1280 pixels JupyterLab has room for some 140 characters beside the prompt."""
+    for cell in executed("01_quickstart.ipynb").cells:
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            printed = output.get("text") or ("" if "text/html" in data else data.get("text/plain"))
+            assert max(map(len, (printed or "").splitlines()), default=0) <= 120, printed

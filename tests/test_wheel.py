@@ -34,7 +34,7 @@ def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) 
     )
     (wheel,) = (tmp_path / "dist").glob("regards_nb-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "regards_nb/py.typed" in names
+    assert {"regards_nb/py.typed", "regards_nb/display/table.js"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
     folder = tmp_path / "an empty environment"
     venv.create(folder)

@@ -43,6 +43,7 @@ from regards_nb.display.text import text
 
 if TYPE_CHECKING:
     from regards_nb.display.anywidgets import AnyWidgetView
+    from regards_nb.display.live import LiveView
     from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "ActionBar",
     "AnyWidgetView",
     "DownloadRates",
+    "LiveView",
     "LogView",
     "RefreshThread",
     "ScreenView",
@@ -83,6 +85,7 @@ __all__ = [
 _MODULE_OF = {
     "ActionBar": "widgets",
     "AnyWidgetView": "anywidgets",
+    "LiveView": "live",
     "MAX_CHOICES": "widgets",
     "WidgetView": "widgets",
 }

@@ -43,8 +43,11 @@ border:1px solid var(--rg-line);border-radius:3px;background:var(--rg-back)}}
 .regards-nb [hidden]{{display:none!important}}
 """
 )
+#: Of each slot, what stays the same while an order runs, and what changes.
 _SLOTS: dict[str, Any] = {
-    f"row_{slot}": traitlets.Dict().tag(sync=True) for slot in range(MAX_ROWS)
+    f"{kind}_{slot}": traitlets.Dict().tag(sync=True)
+    for kind in ("name", "row")
+    for slot in range(MAX_ROWS)
 }
 
 
@@ -106,6 +109,7 @@ class AnyWidgetView(LiveView):
                 slot = self._slots.get(row.key)
                 if slot is None:
                     slot = self._slots[row.key] = next(free)
+                setattr(self._widget, f"name_{slot}", _name(row))
                 setattr(self._widget, f"row_{slot}", _row(row))
             self._widget.order = [self._slots[row.key] for row in model.rows]
             self._widget.texts = self._texts(model, note, answer)
@@ -146,24 +150,25 @@ class AnyWidgetView(LiveView):
         self.answer(self._clicks.handle(action, key, title))
 
 
+def _name(row: Row) -> dict[str, str]:
+    """Return what identifies an order; a name that was cut comes in full, too."""
+    values = {"key": json.dumps(row.key), "name": row.name, "number": row.number}
+    return values if row.full_name == row.name else {**values, "full": row.full_name}
+
+
 def _row(row: Row) -> dict[str, Any]:
-    """Return the values of one row; a text that was cut comes in full, too."""
-    values: dict[str, Any] = {
-        "key": json.dumps(row.key),
-        "name": row.name,
-        "number": row.number,
+    """Return the values of a row that change, without the empty ones."""
+    values = {
         "severity": str(row.severity),
         "status": row.status,
-        "fraction": None if row.fraction is None else round(row.fraction, 4),
+        "fraction": None if row.fraction is None else round(row.fraction, 3),
         "parts": row.parts,
         "files": row.files,
         "timing": row.timing,
-        "fetched": None if row.fetched is None else round(row.fetched, 4),
+        "fetched": None if row.fetched is None else round(row.fetched, 3),
         "remarks": list(row.remarks),
         "actions": sorted(map(str, row.actions)),
+        # A message that was cut comes in full, too.
+        "tooltip": "" if row.tooltip in row.remarks else row.tooltip,
     }
-    if row.full_name != row.name:
-        values["full"] = row.full_name
-    if row.tooltip and row.tooltip not in row.remarks:
-        values["tooltip"] = row.tooltip
-    return values
+    return {name: value for name, value in values.items() if value not in (None, "", [])}

@@ -48,7 +48,10 @@ COLOUR = {
     Severity.GONE: "var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#777777))",
 }
 _SEVERITIES = "\n".join(
-    f".regards-nb .rg-{severity}{{--rg-tone:{colour}}}" for severity, colour in COLOUR.items()
+    f".regards-nb .rg-{severity}{{--rg-tone:{colour}}}\n"
+    # the text after the slash is for screen readers: the word beside the sign says the same
+    f'.regards-nb .rg-{severity} .rg-sign:empty::before{{content:"{SIGN[severity]}\\a0" / ""}}'
+    for severity, colour in COLOUR.items()
 )
 
 # JupyterLab aligns, stripes and shrinks the tables of static output but not those of widgets: with
@@ -163,12 +166,17 @@ def _overall(model: TableModel) -> str:
     )
 
 
-def table(model: TableModel) -> str:
-    """Return one row per order."""
+def table(model: TableModel, *, is_live: bool = False) -> str:
+    """Return one row per order.
+
+    A live table is sent several times a second, so it is short: the style sheet of the widget
+    gives it alignment, colours and signs, which a static table has inline.
+    """
     if not model.rows:
         return ""
-    columns = "".join(f'<th scope="col"{_LEFT}>{name}</th>' for name in _COLUMNS)
-    body = "".join(map(_row, model.rows))
+    left = "" if is_live else _LEFT
+    columns = "".join(f'<th scope="col"{left}>{name}</th>' for name in _COLUMNS)
+    body = "".join(_live_row(row) if is_live else _row(row) for row in model.rows)
     return (
         '<div class="regards-nb"><table aria-label="REGARDS orders">'
         f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -205,6 +213,19 @@ def _row(row: Row) -> str:
         f"<td{_LEFT}>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
         f"<td{_LEFT}>{_mark(SIGN[row.severity])}{escape(row.status)}{timing}</td>"
         f'<td class="rg-remarks"{_LEFT}{tooltip}>{_remarks(row)}</td></tr>'
+    )
+
+
+def _live_row(row: Row) -> str:
+    """Return a row without inline styles, and without quotes where HTML needs none."""
+    return (
+        _row(row)
+        .replace(_LEFT, "")
+        .replace(f' style="accent-color:{COLOUR[row.severity]}"', "")
+        .replace(_mark(SIGN[row.severity]), "<i class=rg-sign></i>")
+        .replace(' class="rg-parts-bar" max="1"', "")
+        # JSON escapes double quotes; in texts and values they are escaped already.
+        .replace('"', "'")
     )
 
 

@@ -4,6 +4,7 @@
 
 const SLOTS = 50;
 const SIGN = { waits: "▼", failed: "✕", incomplete: "▲", running: "●", done: "✓", gone: "○" };
+const EMPTY = { number: "", parts: "", files: "", timing: "", remarks: [], actions: [] };
 const BUTTONS = [
   ["download", "Download"],
   ["pause", "Pause"],
@@ -160,7 +161,13 @@ class Table {
   show() {
     const texts = this.model.get("texts");
     const order = this.model.get("order");
-    const rows = order.map((slot) => this.model.get(`row_${slot}`)).filter((row) => row?.key);
+    const rows = order
+      .map((slot) => ({
+        ...EMPTY,
+        ...this.model.get(`name_${slot}`),
+        ...this.model.get(`row_${slot}`),
+      }))
+      .filter((row) => row.key);
     setText(this.headline, texts.headline ?? "");
     this.showCounts(texts.counts ?? []);
     setBar(this.bar, texts.fraction);
@@ -244,7 +251,8 @@ function render({ model, el }) {
       Promise.resolve().then(show);
     }
   };
-  const names = ["texts", "order", ...Array.from({ length: SLOTS }, (_, slot) => `row_${slot}`)];
+  const names = ["texts", "order"];
+  for (let slot = 0; slot < SLOTS; slot++) names.push(`name_${slot}`, `row_${slot}`);
   for (const name of names) model.on(`change:${name}`, changed);
   show();
   return () => {

@@ -80,7 +80,7 @@ class WidgetView(LiveView):
         if model.total >= MIN_TO_FILTER:
             self._filter.layout.display = "flex"
         self._head.value = head(model, note)
-        self._table.value = table(model)
+        self._table.value = table(model, is_live=True)
         self._foot.value = foot(model)
         self._answer.value = answer_html(answer)
         self._bar.update(model)
