@@ -9,6 +9,7 @@ the first byte of a response and has three paths of its own: ``/refused`` answer
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -254,9 +255,13 @@ def running(program: Program, origin_url: str = "") -> Iterator[Running]:
 
 
 def free_port() -> int:
-    """Return a port that is free at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    """Return a free port below those that the system gives to other programs meanwhile."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from conftest import client_of
+from conftest import client_of, until
 from download_kit import files_named, world
 
 from regards_nb.client import RegardsClient
@@ -109,12 +109,13 @@ def test_one_thread_logs_in_for_all(simulator: Simulator, client: RegardsClient)
 
 def test_a_token_is_renewed_before_it_ends() -> None:
     """After 80 % of its lifetime the next call logs in again; no request is refused."""
-    with Simulator(amqp=None, expires_in_s=1) as simulator, client_of(simulator) as client:
-        glance = threading.Event()
-        for _ in range(60):
+    with Simulator(amqp=None, expires_in_s=4) as simulator, client_of(simulator) as client:
+
+        def has_logged_in_again() -> bool:
             list(client.iter_orders())
-            glance.wait(0.03)
-        assert logins(simulator) >= 2
+            return logins(simulator) >= 2
+
+        until(has_logged_in_again)
         assert all(seen.status == 200 for seen in simulator.requests)
 
 
