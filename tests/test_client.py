@@ -169,6 +169,21 @@ def test_a_given_token_is_used_and_cannot_be_renewed(
         assert logins(simulator) == 1
 
 
+def test_a_given_token_is_replaced_by_a_login_when_it_ends(
+    simulator: Simulator, client: RegardsClient
+) -> None:
+    """With ``token=`` and a password, the token is used first."""
+    client.login()
+    assert client._tokens is not None
+    token = client._tokens.current().secret
+    with client_of(simulator, token=token) as both:
+        assert list(both.iter_orders()) == []
+        assert logins(simulator) == 1
+        simulator.expire_tokens()
+        assert list(both.iter_orders()) == []
+        assert logins(simulator) == 2
+
+
 def test_an_order_is_read_with_what_may_be_done_with_it(
     simulator: Simulator, client: RegardsClient
 ) -> None:

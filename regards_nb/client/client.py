@@ -162,7 +162,8 @@ class RegardsClient:
                 client_id=client_id,
                 client_secret=client_secret,
             )
-            self._tokens = TokenProvider(self._password_login.token)
+            given = None if token is None else Token.given(token)
+            self._tokens = TokenProvider(self._password_login.token, given)
         elif token is not None:
             self._tokens = TokenProvider(None, Token.given(token))
         self._catalogue = Catalogue(self._exchange_public)
