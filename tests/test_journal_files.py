@@ -118,6 +118,15 @@ def test_a_closed_journal_is_one_file(path: Path) -> None:
     assert numbers(path) == [1, 2]
 
 
+def test_kernels_that_create_the_journal_at_the_same_time_share_it(path: Path) -> None:
+    """None takes the unfinished file of another one for an emptied or a copied journal."""
+    command = [sys.executable, "-c", WRITES, str(path), str(Path(__file__).parent)]
+    kernels = [subprocess.Popen(command) for _ in range(6)]
+    assert [kernel.wait(60) for kernel in kernels] == [0] * 6
+    with Journal(path) as journal:
+        assert journal.last_id() == 60
+
+
 # -- the second line: the files are no longer those at the path
 
 

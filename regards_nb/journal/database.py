@@ -216,26 +216,28 @@ class Database:
         """
         self.version = self.read(lambda c: schema.check(c, self.location), "open")
         if self.version is None:
-            if self.path is not None and not self._is_new and self._was_copied:
-                raise JournalError(
-                    f"{self.path} is a copy of a new journal without its -wal file, which held "
-                    "all messages. Copy a journal that is in use with tracker.backup(path) or "
-                    "regards-nb backup; or delete this file to start a new journal"
-                )
             self._create_tables()
         self._is_new = False
         self._was_connected = True
 
     def _create_tables(self) -> None:
         with self._using("open"), self._locked(0) as connection:
-            if schema.check(connection, self.location) is None:
+            if schema.check(connection, self.location) is None:  # no other kernel was faster
+                if self._was_copied:
+                    raise JournalError(
+                        f"{self.path} is a copy of a new journal without its -wal file, which held "
+                        "all messages. Copy a journal that is in use with tracker.backup(path) or "
+                        "regards-nb backup; or delete this file to start a new journal"
+                    )
                 schema.create(connection)
         self.version = schema.SCHEMA_VERSION
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""
-        with self._gate.exclusive(1.0):
+        with suppress(JournalError), self._gate.exclusive(1.0):
             self._dispose()
+            return
+        self._dispose()  # some code has not read to the end; it gets an error
 
     def _dispose(self) -> None:
         self._changes.close()

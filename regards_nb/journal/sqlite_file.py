@@ -20,6 +20,7 @@ import sqlite3
 import struct
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -43,6 +44,8 @@ _IN_USE_BYTE = (128, 1)
 
 _LOCK_RETRIES = 50
 _LOCK_RETRY_S = 0.02
+#: An empty file that is older is not just being created.
+_CREATION_S = 2.0
 
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES = 32
@@ -175,8 +178,12 @@ class SqliteFile:
         """Return the descriptors of this process that are still open on the files (Linux only).
 
         Called when all connections of regards_nb are closed: these belong to other code. Each is
-        given as its link below ``/proc`` and the name of the file.
+        given as its link below ``/proc`` and the name of the file. They do no harm if another main
+        file is at the path now.
         """
+        with suppress(OSError):
+            if _inode(self.path) != self._main_inode:
+                return []
         ours = {self._main_inode, self._wal_inode, self._shm_inode}
         found = []
         for link in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
@@ -248,7 +255,7 @@ def check_before_opening(path: Path) -> None:
                 f"and {shm.name} away"
             )
         return
-    if path.is_file() and path.stat().st_size == 0:
+    if path.is_file() and not _has_content(path):
         raise JournalError(
             f"the journal {path} has 0 bytes: it was emptied, or the disk was full when it was "
             f"copied. Put a backup in its place (move {wal.name} and {shm.name} away first); or, "
@@ -259,6 +266,16 @@ def check_before_opening(path: Path) -> None:
             f"{path} is a backup, and the {wal.name} beside it belongs to the journal that was "
             f"there before. Move {wal.name} and {shm.name} away, then open the journal again"
         )
+
+
+def _has_content(path: Path) -> bool:
+    """Return whether the file has more than 0 bytes; wait if another kernel is creating it."""
+    for _ in range(_LOCK_RETRIES):
+        status = path.stat()
+        if status.st_size or time.time() - status.st_mtime > _CREATION_S:
+            return status.st_size > 0
+        _pause.wait(_LOCK_RETRY_S)
+    return path.stat().st_size > 0
 
 
 def is_in_use(path: Path) -> bool:
