@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import client_of, until
-from download_kit import world
+from download_kit import files_named, world
 
 from regards_nb import OrderTracker
 from regards_nb.errors import DownloadError, IncompleteDownloadError
@@ -16,6 +16,8 @@ from regards_nb.simulator import OrderPlan, Outcome, Simulator, StorageRefuses
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from regards_nb.simulator import PrivateBroker
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -260,3 +262,48 @@ def test_files_of_an_expired_order_that_are_in_place_are_returned(
             tracker.download(number)
         assert set(caught.value.missing) == {paths[0].name}
         assert set(caught.value.paths) == set(paths[1:])
+
+
+def test_two_archives_do_not_share_a_folder(
+    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """Order 1 of another tenant gets a folder of its own, the same one at each download."""
+    number = simulator.order(SIX)
+    with (
+        Simulator(broker=broker, tenant="other", suborder_pause_s=0.01) as other,
+        tracked(tmp_path, simulator, number) as tracker,
+    ):
+        first = tracker.download(number)
+        plan = OrderPlan(files=files_named(*[path.name for path in first]), files_per_suborder=6)
+        assert other.order(plan) == number
+        with OrderTracker(
+            other.amqp_url,
+            other.queue,
+            client=client_of(other),
+            tenant="other",
+            journal=tmp_path / "other.sqlite",
+            workspace=tmp_path / "orders",
+        ) as second_tracker:
+            until(lambda: number in set(second_tracker.orders["order_id"]))
+            until(lambda: second_tracker[number].finished)
+            second = second_tracker.download(number)
+            assert second_tracker.download(number) == second
+        assert {path.parent for path in first} == {tmp_path / "orders" / str(number)}
+        assert {path.parent for path in second} == {tmp_path / "orders" / f"{number}-other"}
+        assert [path.name for path in second] == [path.name for path in first]
+        assert tracker.verify(checksum=True).empty
+
+
+def test_two_archives_do_not_share_a_state_file(tmp_path: Path) -> None:
+    """Order 1 of another tenant in the same directory is not taken for the one that is there."""
+    quick = {"poll_s": 0.02, "backoff_s": 0.01, "show": False}
+    plan = OrderPlan(files=files_named("a.nc", "b.nc", size_bytes=500), files_per_suborder=2)
+    with (
+        world(tmp_path) as one,
+        world(tmp_path, plan, simulator_options={"tenant": "other"}) as other,
+    ):
+        assert one.order_id == other.order_id
+        first = one.client.download_order(one.order_id, one.folder, **quick)
+        second = other.client.download_order(other.order_id, one.folder, **quick)
+        assert {path.name: path.read_bytes() for path in second} == other.expected
+        assert one.client.download_order(one.order_id, one.folder, **quick) == first

@@ -26,10 +26,12 @@ from regards_nb.download.progress import Progress
 from regards_nb.download.records import Check, FileLog, OrderRecords, StateFile, find_problem
 from regards_nb.download.workspace import (
     Workspace,
+    archive_of,
     has_content,
     is_alive,
     link_without_replacing,
     lock_if_free,
+    order_folder,
 )
 from regards_nb.download.zipstream import MAX_PIECE_BYTES, crc32, read_zip
 
@@ -51,6 +53,7 @@ __all__ = [
     "StateFile",
     "Verdict",
     "Workspace",
+    "archive_of",
     "collision_key",
     "crc32",
     "download_order",
@@ -63,6 +66,7 @@ __all__ = [
     "lock_if_free",
     "make_plan",
     "numbered",
+    "order_folder",
     "parse_notice",
     "read_zip",
     "safe_name",

@@ -12,7 +12,7 @@ from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader, paths_of
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import StateFile
-from regards_nb.download.workspace import Workspace
+from regards_nb.download.workspace import Workspace, archive_of
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -118,7 +118,12 @@ def download_order(
         client,
         order_id,
         folder,
-        StateFile(folder, order_id, durable=durable),
+        StateFile(
+            folder,
+            order_id,
+            archive=archive_of(client.base_url, client.tenant),
+            durable=durable,
+        ),
         DownloadOptions(
             on_progress=on_progress or (line if show else None),
             stop=stop,

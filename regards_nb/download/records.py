@@ -8,6 +8,7 @@ The log is the journal, or for downloads without a tracker a :class:`StateFile` 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from regards_nb.download.names import safe_name, unnumbered
-from regards_nb.download.workspace import has_content, write_all
+from regards_nb.download.workspace import STATE_FOLDER, has_content, make_state_folder, write_all
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Check = Literal["none", "size", "checksum"]
-
-#: The folder of the state file, in the folder of the files.
-STATE_FOLDER = ".regards"
 
 
 class FileLog(Protocol):
@@ -205,7 +203,7 @@ def _folder_of(record: FileRecord) -> str:
 
 
 class StateFile:
-    """Records the files of one order in ``<directory>/.regards/order_<id>.jsonl``.
+    """Records the files of one order in ``<directory>/.regards/order_<id>-<archive>.jsonl``.
 
     Each line is a JSON object that says all of one file; a later line replaces an earlier one. The
     folder may be on a network file system, where databases cannot lock: a file that only grows
@@ -218,15 +216,20 @@ class StateFile:
         The folder of the files. It can be moved: paths are kept relative to it.
     order_id : int
         The order.
+    archive : str
+        What tells this archive from others whose orders are in the same folder.
     durable : bool
         Whether :meth:`save` waits for the disk.
     """
 
-    def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
+    def __init__(
+        self, directory: Path, order_id: int, *, archive: str = "", durable: bool = True
+    ) -> None:
         self._directory = str(directory)
         self._order_id = order_id
         self._durable = durable
-        self.path = directory / STATE_FOLDER / f"order_{order_id}.jsonl"
+        digest = hashlib.sha256(archive.encode()).hexdigest()[:8]
+        self.path = directory / STATE_FOLDER / f"order_{order_id}-{digest}.jsonl"
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return what is known of the files, by file id."""
@@ -256,10 +259,7 @@ class StateFile:
             raise WorkspaceError(f"cannot write to {self.path}: {exc.strerror}") from exc
 
     def _append(self, lines: bytes) -> None:
-        if not self.path.parent.exists():
-            self.path.parent.mkdir(exist_ok=True)
-            # the history of one person's downloads does not belong into a repository
-            (self.path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        make_state_folder(self.path.parent.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         descriptor = os.open(self.path, flags, 0o666)
         try:

@@ -26,7 +26,9 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
+from regards_nb.download.names import safe_name
 from regards_nb.errors import WorkspaceError
 
 try:
@@ -36,6 +38,10 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+#: The folder for what is recorded beside the files, in the folder of the files.
+STATE_FOLDER = ".regards"
+_ARCHIVE = "archive"
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER = "owner.json"
@@ -209,6 +215,58 @@ class Workspace:
             f"{self.directory} is full ({reason}; free: {free}). Verified files stay: make room "
             "and download again, only the missing files are fetched"
         )
+
+
+def archive_of(base_url: str, tenant: str) -> str:
+    """Return what tells two archives or two tenants apart.
+
+    The port counts for other computers only: a simulator gets another one at each start.
+    """
+    parts = urlsplit(base_url)
+    is_here = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    return f"{parts.hostname if is_here else parts.netloc}{parts.path.rstrip('/')} {tenant}"
+
+
+def order_folder(workspace: Path, order_id: int, archive: str) -> Path:
+    """Return the folder of an order in a workspace that several archives may share.
+
+    It is ``<workspace>/<order id>``, or ``<workspace>/<order id>-<tenant>`` if that folder has the
+    order of another archive. A small file in each folder says whose it is.
+    """
+    tenant = safe_name(archive.rpartition(" ")[2])
+    names = itertools.chain(
+        [f"{order_id}", f"{order_id}-{tenant}"],
+        (f"{order_id}-{tenant}-{number}" for number in itertools.count(2)),
+    )
+    for name in names:
+        folder = workspace / name
+        if _claim(folder, archive):
+            return folder
+    raise AssertionError  # the names never end
+
+
+def _claim(folder: Path, archive: str) -> bool:
+    """Return whether a folder is this archive's, after claiming it if it is nobody's."""
+    marker = folder / STATE_FOLDER / _ARCHIVE
+    with suppress(FileNotFoundError):
+        return marker.read_text(encoding="utf-8") == archive
+    with suppress(OSError):  # the download itself will say what is wrong with the folder
+        make_state_folder(folder)
+        draft = marker.with_name(f"{_ARCHIVE}.{secrets.token_hex(6)}")
+        draft.write_text(archive, encoding="utf-8")
+        if not link_without_replacing(str(draft), str(marker)):
+            draft.unlink()
+            return _claim(folder, archive)
+    return True
+
+
+def make_state_folder(folder: Path) -> None:
+    """Make the folder for what is recorded beside the files of an order."""
+    state = folder / STATE_FOLDER
+    if not state.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        # the history of one person's downloads does not belong into a repository
+        (state / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import Downloader, DownloadOptions, Progress, find_problem
+from regards_nb.download import (
+    Downloader,
+    DownloadOptions,
+    Progress,
+    archive_of,
+    find_problem,
+    order_folder,
+)
 from regards_nb.errors import DownloadError, IncompleteDownloadError, SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
@@ -163,7 +170,8 @@ class Downloads:
         None makes every attempt a SettingsError that says what is missing.
     tenant : str or None
     workspace : str or pathlib.Path
-        Files of order 12 go to ``<workspace>/12/``.
+        Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
+        archive or tenant, to ``<workspace>/12-<tenant>/``.
     """
 
     def __init__(
@@ -342,6 +350,7 @@ class Downloads:
             self._parts.signal.send()
 
         journal = self._parts.journal
+        archive = archive_of(client.base_url, order.tenant or client.tenant)
         log = journal.file_log(order.tenant or self._tenant, self.workspace)
         if order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS:
             _list_unprepared(client, order_id, log)
@@ -349,7 +358,7 @@ class Downloads:
             result = Downloader(
                 client,
                 order_id,
-                request.directory or self.workspace / str(order_id),
+                request.directory or order_folder(self.workspace, order_id, archive),
                 log,
                 DownloadOptions(
                     on_progress=report,
