@@ -216,8 +216,8 @@ def test_what_waited_in_the_queue_reaches_callbacks_and_downloads(
     with tracker:
         while len(tracker.orders) < 5:
             pass
-        until(lambda: len(seen) == 5, within_s=20)
-        until(lambda: (tracker.orders["downloaded_files"] > 0).sum() == 2, within_s=20)
+        until(lambda: len(seen) == 5)
+        until(lambda: (tracker.orders["downloaded_files"] > 0).sum() == 2)
     assert sorted(event.status for event in seen) == ["FAILED"] * 3 + ["SUBORDER_DONE"] * 2
 
 

@@ -157,7 +157,7 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
         tracker.on("DONE", broken)
         first = simulator.order(OrderPlan(n_files=2, faults=lost))
-        until(lambda: len(tracker.snapshot().background_errors) == 2)
+        until(lambda: len(tracker.snapshot().background_errors) >= 2)
         shown = tracker.snapshot().background_errors
         assert f"callback broken on DONE: KeyError: {first} (test_waiting.py, line " in str(shown)
         assert "order 1: order 1" not in str(shown)
@@ -184,7 +184,7 @@ def test_an_error_that_was_mended_is_not_told(simulator: Simulator, tmp_path: Pa
         until(lambda: tracker.snapshot().background_errors)
         workspace.unlink()
         until(lambda: tracker.orders["downloaded_files"].item() == 1)
-        assert not tracker.snapshot().background_errors
+        until(lambda: not tracker.snapshot().background_errors)
         tracker.wait(number, timeout_s=60)
 
 
@@ -198,8 +198,10 @@ def test_without_rest_the_unknown_end_is_said(simulator: Simulator, tmp_path: Pa
         simulator.amqp_url, simulator.queue, journal=tmp_path / "j.sqlite", silence_s=0.5
     )
     silent = "no message came for a while. .* expires.*client=RegardsClient"
-    with tracker, pytest.raises(errors.WaitTimeoutError, match=silent):
-        tracker.wait("c", timeout_s=2)
+    with tracker:
+        until(lambda: tracker.orders["suborders_done"].eq(2).any())
+        with pytest.raises(errors.WaitTimeoutError, match=silent):
+            tracker.wait("c", timeout_s=2)
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

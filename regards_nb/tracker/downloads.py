@@ -236,10 +236,9 @@ class Downloads:
         def ended(done: Future[DownloadResult]) -> None:
             if done.cancelled():
                 return
-            error = done.exception()
-            if error is None:
-                errors.withdraw(what)
-            else:
+            # Of repeated downloads only the last counts.
+            errors.withdraw(what)
+            if (error := done.exception()) is not None:
                 errors.record(what, error)
 
         future.add_done_callback(ended)
