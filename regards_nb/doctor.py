@@ -7,14 +7,14 @@ import shutil
 import socket
 import tempfile
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from regards_nb.consumer import check_queue
+from regards_nb.consumer import addresses_of, check_queue
 from regards_nb.errors import (
     BrokerAccessError,
     BrokerLoginError,
@@ -148,7 +148,7 @@ def examine(
 
     Parameters
     ----------
-    parameters : pika.connection.Parameters or None
+    parameters : pika.connection.Parameters, a tuple of them, or None
     queue : str or None
     is_read : bool
         Whether the tracker itself reads the queue now.
@@ -185,6 +185,14 @@ def _broker(
             "administrator for a RabbitMQ account and a queue to get events at once",
         )
         return
+    # the name of the node stands before each check of a cluster
+    for address in addresses_of(parameters):
+        prefix = f"{address.host}:{address.port} " if isinstance(parameters, tuple) else ""
+        for finding in _address(address, queue, is_read=is_read):
+            yield replace(finding, check=prefix + finding.check)
+
+
+def _address(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
     is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
@@ -228,7 +236,7 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
 
 def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
     """Log in, look at the queue and begin to read it; yield a finding for each step."""
-    seen = check_queue(parameters, queue, is_read=is_read)
+    seen = check_queue(parameters, queue)
     steps = ["broker login", "virtual host", "queue", "right to read"]
     n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
     if isinstance(seen.error, BrokerAccessError) and not n_passed:
@@ -256,8 +264,12 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
         check = "broker protocol" if not n_passed and not is_login else steps[n_passed]
         yield Finding(check, Verdict.FAILED, text)
     if n_passed >= steps.index("right to read"):
-        yield _depth(seen.messages)
-        yield _other_consumers(seen.consumers - is_read)
+        if seen.is_stream:
+            text = f"a stream: it keeps {seen.messages} messages, and every reader gets all of them"
+            yield Finding("queue depth", Verdict.OK, text)
+        else:
+            yield _depth(seen.messages)
+            yield _other_consumers(seen.consumers - is_read)
 
 
 def _scheme(parameters: AmqpParameters) -> str:
@@ -280,8 +292,8 @@ def _other_consumers(n_consumers: int) -> Finding:
         "other consumers",
         Verdict.WARNING,
         f"{n_consumers} more read this queue, and RabbitMQ gives each message to one of them "
-        "only. Stop them, let them share one journal, or ask the administrator for a queue of "
-        "your own",
+        "only; where one reads exclusively, start() is refused. Stop them, let them share one "
+        "journal, or ask the administrator for a queue of your own",
     )
 
 

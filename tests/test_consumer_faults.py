@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 from conftest import Admin, until
 from tcp_proxy import TcpProxy
-from test_consumer import LIMIT_S, body, nothing, numbers, publish
+from test_consumer import LIMIT_S, body, nothing, numbers, publish, rows
 
-from regards_nb.consumer import Consumer, parameters_from
+from regards_nb import errors
+from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -24,6 +32,17 @@ if TYPE_CHECKING:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal.sqlite") as journal:
         yield journal
+
+
+@contextmanager
+def consuming(admin: Admin, journal: Journal) -> Iterator[Consumer]:
+    """Run a consumer of the administrator's queue."""
+    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+    consumer.start(LIMIT_S)
+    try:
+        yield consumer
+    finally:
+        consumer.stop(LIMIT_S)
 
 
 @pytest.fixture
@@ -71,3 +90,151 @@ def test_a_proxy_that_cuts_every_connection_loses_nothing(
         consumer.stop(LIMIT_S)
         assert proxy.connections > 5
     assert numbers(journal) == list(range(400))
+
+
+def test_a_check_of_the_queue_moves_no_message(quorum: Admin, journal: Journal) -> None:
+    """Checked more often than the delivery limit allows, the queue has all its messages."""
+    publish(quorum, 0, 10)
+    for _ in range(8):
+        seen = check_queue(parameters_from(quorum.url), quorum.queue)
+        assert (seen.reached, seen.messages, seen.error) == ("read", 10, None)
+    with consuming(quorum, journal):
+        until(lambda: journal.last_id() == 10)
+    assert not any(row.delivery.redelivered for row in rows(journal))
+
+
+def test_a_message_that_was_returned_often_is_reported(
+    broker: PrivateBroker, journal: Journal
+) -> None:
+    """From ten returns on, health names the delivery limit at which RabbitMQ drops a message."""
+    admin = Admin(broker, **{"x-queue-type": "quorum"})
+    publish(admin, 0, 1)
+    for _ in range(10):
+        until(lambda: admin._channel.basic_get(admin.queue)[0])
+        admin._channel.basic_recover(requeue=True)
+    with consuming(admin, journal) as consumer:
+        until(lambda: "delivery limit" in (consumer.health.reason or ""))
+        assert consumer.health.state is HealthState.CONSUMING
+    admin.delete_queue()
+    admin.close()
+
+
+def test_start_proves_that_the_journal_can_be_written(
+    admin: Admin, journal: Journal, tmp_path: Path
+) -> None:
+    """A journal under the lock of another program: start() says so, and no message is taken."""
+    admin.publish(body(0))
+    path = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+        with pytest.raises(errors.JournalError, match="locked"):
+            consumer.start(LIMIT_S)
+        assert consumer.health.state is HealthState.FAILED
+    with consuming(admin, journal):
+        until(lambda: journal.last_id() == 1)
+    assert not rows(journal)[0].delivery.redelivered
+
+
+# -- errors that name their cause --
+
+
+def test_a_limit_on_connections_is_named(broker: PrivateBroker, journal: Journal) -> None:
+    """RabbitMQ's code 530 says which limit; the virtual host is right."""
+    access = broker.access()
+    parameters = parameters_from(access.url)
+    user = parameters.credentials.username
+    try:
+        for limit in ({"max-connections": 0}, {"max-channels": 0}):
+            broker.rabbitmqctl("set_user_limits", user, json.dumps(limit))
+            consumer = Consumer(parameters, access.queue, journal, nothing)
+            with pytest.raises(errors.BrokerAccessError, match="refuses one more connection or ch"):
+                consumer.start(LIMIT_S)
+            broker.rabbitmqctl("clear_user_limits", user, "all")
+    finally:
+        broker.rabbitmqctl("clear_user_limits", user, "all")
+
+
+def test_a_queue_that_another_program_alone_may_read_is_named(
+    broker: PrivateBroker, journal: Journal
+) -> None:
+    """Single active consumer: health says that messages come after the other has stopped."""
+    arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    admin = Admin(broker, **arguments)
+    tag = admin._channel.basic_consume(admin.queue, print)
+    with consuming(admin, journal) as consumer:
+        until(lambda: "single active consumer" in (consumer.health.reason or ""))
+        admin._channel.basic_cancel(tag)
+        admin.publish(body(0))
+        until(lambda: journal.last_id() == 1)
+        until(lambda: consumer.health.reason is None)
+    admin.delete_queue()
+    admin.close()
+
+
+def test_a_line_that_is_cut_again_and_again_is_named(
+    broker: PrivateBroker, admin: Admin, journal: Journal
+) -> None:
+    """Three connections in a row ended soon: health names a proxy as the possible cause."""
+    with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
+        consumer = Consumer(parameters_from(proxy.url(admin.url)), admin.queue, journal, nothing)
+        consumer.start(LIMIT_S)
+        for _ in range(3):
+            until(lambda: consumer.health.state is HealthState.CONSUMING)
+            proxy.cut()
+            until(lambda: consumer.health.state is HealthState.RECONNECTING)
+        until(lambda: consumer.health.state is HealthState.CONSUMING)
+        assert "proxy" in (consumer.health.reason or "")
+        consumer.stop(LIMIT_S)
+
+
+def test_a_password_crosses_no_network_without_tls() -> None:
+    """amqp:// with a password is for this machine, unless the URL asks for more."""
+    with pytest.raises(errors.SettingsError, match="unencrypted.*insecure=true") as caught:
+        parameters_from("amqp://user:secret@broker.example/v")
+    assert "secret" not in str(caught.value)
+    url = "amqp://user:secret@broker.example/v?insecure=true&heartbeat=7"
+    assert parameters_from(url).heartbeat == 7
+    assert parameters_from("amqp://user:secret@127.0.0.1/v").host == "127.0.0.1"
+    assert parameters_from("amqps://user:secret@broker.example/v").ssl_options
+
+
+# -- several kernels --
+
+
+SUSPENDED = """
+import sys
+from regards_nb import errors
+from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
+from regards_nb.journal import Journal
+journal = Journal(sys.argv[3])
+consumer = Consumer(parameters_from(sys.argv[1]), sys.argv[2], journal, lambda: None)
+consumer.start(30)
+print("consuming", flush=True)
+sys.stdin.read()
+consumer.stop(30)
+"""
+
+
+def test_a_suspended_kernel_writes_nothing_that_another_took_over(
+    broker: PrivateBroker, admin: Admin, journal: Journal, tmp_path: Path
+) -> None:
+    """Two kernels, one queue, one journal; one is stopped behind a proxy for two heartbeats."""
+    with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
+        url = f"{proxy.url(admin.url)}?heartbeat=2"
+        command = [sys.executable, "-c", SUSPENDED, url, admin.queue]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with (
+            subprocess.Popen([*command, tmp_path / "journal.sqlite"], **pipes) as process,
+            consuming(admin, journal),
+        ):
+            assert process.stdout is not None
+            process.stdout.readline()
+            publish(admin, 0, 200)
+            os.kill(process.pid, signal.SIGSTOP)
+            publish(admin, 200, 4000)
+            until(lambda: journal.last_id() >= 4000)
+            os.kill(process.pid, signal.SIGCONT)
+            until(lambda: proxy.connections > 1)
+            process.communicate()
+    assert sorted(n for n in numbers(journal) if n is not None) == list(range(4000))

@@ -21,7 +21,13 @@
 from __future__ import annotations
 
 from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH_STEPS, AckBatcher
-from regards_nb.consumer.connection import AmqpParameters, describe, parameters_from
+from regards_nb.consumer.connection import (
+    AmqpParameters,
+    addresses_of,
+    describe,
+    is_loopback,
+    parameters_from,
+)
 from regards_nb.consumer.consumer import Consumer, Health, HealthState
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.message import delivery_from
@@ -46,12 +52,14 @@ __all__ = [
     "QueueCheck",
     "QueueKind",
     "RedeliveryMatcher",
+    "addresses_of",
     "broker_error",
     "check_queue",
     "create_queue",
     "delivery_from",
     "describe",
     "fingerprint",
+    "is_loopback",
     "parameters_from",
     "publish_request",
     "translated_publish_errors",

@@ -58,6 +58,7 @@ class AckBatcher:
         self._clock = clock
         #: delivered, not journalled
         self._pending: list[Delivery] = []
+        self._has_journalled = False
         self._newest_tag = 0
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
@@ -80,7 +81,7 @@ class AckBatcher:
     @property
     def has_journalled(self) -> bool:
         """Whether any message was journalled."""
-        return bool(self._journalled) or self._acknowledged_tag > 0
+        return self._has_journalled
 
     def should_grow(self) -> bool:
         """Return whether the limit was used once, and the broker waits for us now.
@@ -96,6 +97,12 @@ class AckBatcher:
         """Use the next prefetch limit; the caller tells the broker."""
         del self._steps[0]
         self._grown_at_tag = self._newest_tag
+
+    def start_over(self) -> None:
+        """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
+        del self._steps[0]
+        self._newest_tag = self._acknowledged_tag = self._grown_at_tag = 0
+        self._journalled.clear()
 
     def drop_pending(self) -> None:
         """Forget the messages that are not journalled; RabbitMQ delivers them again."""
@@ -123,6 +130,7 @@ class AckBatcher:
         if not self._pending:
             return
         self._journal_batch(self._pending)
+        self._has_journalled = True
         newest_tag = self._newest_tag
         self._journalled.append((newest_tag, self._clock()))
         self._pending = []

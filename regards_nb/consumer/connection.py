@@ -7,10 +7,12 @@ create them (protocol.md 0.6).
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
 from pika.adapters.select_connection import IOLoop
@@ -39,7 +41,7 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 #: pika's exception for a connection that ended without a close frame of the broker.
 ConnectionLost = pika.exceptions.StreamLostError
 
-#: ``pika.connection.Parameters``. pika has no types, hence ``Any``.
+#: ``pika.connection.Parameters``, or a tuple of them. pika has no types, hence ``Any``.
 AmqpParameters = Any
 
 ACK_PERIOD_S = 0.5
@@ -64,8 +66,14 @@ class Receiver(Protocol):
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
 
-    def on_depth(self, messages: int) -> None:
-        """Store how many messages of the queue are ready to be delivered."""
+    def on_depth(self, messages: int | None, *, is_silent: bool) -> None:
+        """Store how many messages of the queue are ready to be delivered; None for a stream.
+
+        *is_silent* says that none was delivered since the last call.
+        """
+
+    def on_waiting(self) -> None:
+        """Store that RabbitMQ delivers to another consumer of the queue alone."""
 
     def on_other_consumers(self, count: int) -> None:
         """Store how many other consumers take messages from the queue."""
@@ -76,18 +84,31 @@ class Receiver(Protocol):
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         """Write messages to the journal, or raise JournalError; they are acknowledged later."""
 
+    def verify_journal(self) -> None:
+        """Raise JournalError if messages must not be acknowledged."""
+
     def on_journal_error(self, error: JournalError) -> bool:
         """Store why the journal cannot be written; return whether to try again."""
 
 
-def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
-    """Return pika's parameters for a URL; return pika's own parameters unchanged.
+def parameters_from(amqp: str | AmqpParameters | Sequence[Any]) -> AmqpParameters:
+    """Return pika's parameters for a URL, or a tuple of them for the addresses of a cluster.
+
+    Parameters
+    ----------
+    amqp : str, pika.connection.Parameters, or a sequence of them
+        pika's own parameters are returned unchanged.
 
     Raises
     ------
     SettingsError
-        *amqp* is neither. The text does not repeat the URL, which contains the password.
+        *amqp* is none of these, or a URL without TLS sends its password over the network. The text
+        does not repeat the URL, which contains the password.
     """
+    if isinstance(amqp, (list, tuple)):
+        if not amqp:
+            raise SettingsError("the list of AMQP addresses is empty")
+        return tuple(parameters_from(each) for each in amqp)
     if not isinstance(amqp, str):
         if not isinstance(amqp, pika.connection.Parameters):
             raise SettingsError(
@@ -98,6 +119,7 @@ def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
     try:
         if not amqp.startswith(("amqp://", "amqps://")):
             raise ValueError("it must begin with amqp:// or amqps://")  # noqa: TRY301
+        amqp, insecure = _without_option(amqp, "insecure")
         parameters = pika.URLParameters(amqp)
     except (ValueError, TypeError) as exc:
         # pika's own message can repeat parts of the URL, and with them the password
@@ -106,6 +128,13 @@ def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
             f"not an AMQP URL ({cause}). It looks like "
             "amqps://user:password@broker.example:5671/regards.multitenant.manager"
         ) from None
+    sends_password = urlsplit(amqp).password and not parameters.ssl_options
+    if sends_password and not is_loopback(parameters.host) and insecure != "true":
+        raise SettingsError(
+            f"amqp://{parameters.host} sends the password unencrypted over the network. Use "
+            "amqps:// (TLS, often port 5671). Where the network is trusted, add ?insecure=true to "
+            "the URL."
+        )
     if "heartbeat=" not in amqp:
         parameters.heartbeat = HEARTBEAT_S
     parameters.socket_timeout = CONNECT_TIMEOUT_S
@@ -113,8 +142,36 @@ def parameters_from(amqp: str | AmqpParameters) -> AmqpParameters:
     return parameters
 
 
+def _without_option(url: str, name: str) -> tuple[str, str | None]:
+    """Return a URL without one option of its query, and the value of that option."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    value = dict(options).get(name)
+    if value is None:
+        return url, None
+    rest = urlencode([option for option in options if option[0] != name])
+    return urlunsplit(parts._replace(query=rest)), value
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def addresses_of(parameters: AmqpParameters) -> tuple[AmqpParameters, ...]:
+    """Return the addresses of a broker: those of a tuple, or the only one."""
+    return parameters if isinstance(parameters, tuple) else (parameters,)
+
+
 def describe(parameters: AmqpParameters) -> str:
-    """Return the address without the password."""
+    """Return the address without the password; several are separated by commas."""
+    if isinstance(parameters, tuple):
+        return ", ".join(describe(each) for each in parameters)
     scheme = "amqps" if parameters.ssl_options else "amqp"
     user = getattr(parameters.credentials, "username", "")
     where = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
@@ -195,6 +252,10 @@ class Connection:
         self._cancelled_to_grow = False
         self._close_reason: BaseException | None = None
         self._closing = False
+        #: now, and when RabbitMQ was last asked for the depth of the queue
+        self._newest_tag = self._newest_tag_seen = 0
+        #: consumers of the queue before this one was added
+        self._consumers_before = 0
         self._alive_at_s = _clock_s()
         #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
@@ -309,8 +370,23 @@ class Connection:
         )
 
     def _on_queue(self, answer: Any) -> None:
-        self._receiver.on_depth(answer.method.message_count)
-        self._consumer_count = answer.method.consumer_count
+        depth: int | None = answer.method.message_count
+        if self._is_consuming and self._may_be_stream:
+            # a stream counts all that it keeps, read or not
+            depth = None
+        self._receiver.on_depth(depth, is_silent=self._newest_tag_seen == self._newest_tag)
+        self._newest_tag_seen = self._newest_tag
+        consumers: int = answer.method.consumer_count
+        if not self._is_consuming:
+            self._consumers_before = consumers
+        elif consumers == self._consumers_before and not self._may_be_stream:
+            # RabbitMQ counts only the active consumer of a queue with a single active consumer
+            self._consumers_before = 0
+            if consumers:
+                self._receiver.on_waiting()
+        else:
+            self._consumers_before = 0
+        self._consumer_count = consumers
         if self._is_consuming and not self._growing:
             self._consumer_count -= 1
             self._report_other_consumers()
@@ -348,6 +424,7 @@ class Connection:
         self._is_consuming = True
         self._report_other_consumers()
         self._receiver.on_consuming()
+        self._request_depth()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(DEPTH_PERIOD_S, self._request_depth)
 
@@ -355,6 +432,7 @@ class Connection:
         def tick() -> None:
             if self._channel.is_open:
                 action()
+            if self._connection.is_open:
                 self._io.call_later(period_s, tick)
 
         self._io.call_later(period_s, tick)
@@ -365,18 +443,18 @@ class Connection:
     def _grow_if_used(self) -> None:
         """Replace the consumer by one with a larger prefetch limit, once the present one was used.
 
-        RabbitMQ fixes the limit of a consumer at its start.
-
-        A quorum queue returns messages consumer by consumer and not in their order: the old
-        consumer ends first, with all its messages acknowledged. No message may be on its way to it:
-        RabbitMQ 3.10 would neither deliver nor return that before the channel closes. A classic
-        queue keeps the order; there the new consumer starts first, because a queue with auto-delete
-        ends with its last consumer.
+        RabbitMQ fixes the limit of a consumer at its start. A quorum queue returns messages
+        consumer by consumer and not in their order: there the old consumer ends first, with all its
+        messages acknowledged. It ends with its channel, because RabbitMQ 3.10 neither delivers nor
+        returns a message that is on its way to a cancelled consumer before the channel closes. A
+        classic queue keeps the order; there the new consumer starts first, because a queue with
+        auto-delete ends with its last consumer.
         """
         if self._growing or self._closing or not self._batcher.should_grow():
             return
         self._growing = True
         if self._is_classic:
+            self._batcher.grow()
             self._consume_larger()
         else:
             self._cancel(self._on_cancelled_to_grow)
@@ -385,6 +463,15 @@ class Connection:
         self._consumer_tag = None
         self._cancelled_to_grow = True
         self._flush()
+
+    def _open_larger_channel(self) -> None:
+        def on_channel(channel: Any) -> None:
+            channel.add_on_close_callback(self._on_channel_closed)
+            channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+            self._consume_larger()
+
+        self._batcher.start_over()
+        self._channel = self._connection.channel(on_open_callback=on_channel)
 
     def _consume_larger(self) -> None:
         old_tag = self._consumer_tag
@@ -402,7 +489,6 @@ class Connection:
         def on_grown(_answer: Any) -> None:
             self._growing = False
 
-        self._batcher.grow()
         self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
 
     def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:
@@ -429,6 +515,7 @@ class Connection:
             count := (properties.headers or {}).get("x-delivery-count"), int
         ):
             self._receiver.on_redelivery(delivery, count)
+        self._newest_tag = method.delivery_tag
         self._batcher.add(method.delivery_tag, delivery)
         if not self._flush_scheduled:
             self._schedule_flush(0)
@@ -461,7 +548,8 @@ class Connection:
         if self._cancelled_to_grow and not self._closing:
             self._cancelled_to_grow = False
             self._batcher.acknowledge_all()
-            self._consume_larger()
+            if self._channel.is_open:
+                self._channel.close()
         self._grow_if_used()
 
     def _acknowledge_settled(self) -> None:
@@ -493,7 +581,13 @@ class Connection:
         return True
 
     def _acknowledge(self, tag: int) -> None:
-        if self._channel.is_open:
+        if not self._channel.is_open:
+            return
+        try:
+            self._receiver.verify_journal()
+        except JournalError as exc:
+            self._finish(exc)
+        else:
             self._channel.basic_ack(tag, multiple=True)
 
     # -- the end: requested by us, by the broker, or a lost connection --
@@ -533,6 +627,8 @@ class Connection:
             self._channel = self._spare
             self._is_limited = self._spare_is_ready
             self._consume_if_ready()
+        elif self._growing and not (self._closing or self._connection.is_closing):
+            self._open_larger_channel()
         else:
             self._finish(reason)
 

@@ -11,15 +11,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.connection import (
     JOURNAL_RETRY_S,
     AmqpParameters,
     Connection,
     ConnectionLost,
+    addresses_of,
     describe,
 )
+from regards_nb.consumer.errors import combined_error
 from regards_nb.consumer.redelivery import RedeliveryMatcher
 from regards_nb.errors import (
     BrokerError,
@@ -48,6 +50,16 @@ ROWS_IN_DOUBT = 100_000
 #: How long after its arrival a message may be delivered again on the same connection. The nodes of
 #: a RabbitMQ cluster notice a broken link after up to 75 s (net_ticktime).
 OWN_DOUBT_S = 300.0
+
+#: A user is told from this number of returns on: RabbitMQ 4 drops a message at the 21st.
+MANY_RETURNS = 10
+
+#: After so many answers in a row (every 5 s) a queue that delivers nothing is reported.
+SILENT_ANSWERS = 3
+
+#: A connection that lasted longer is not cut soon after each connect.
+STABLE_S = 60.0
+MANY_CUTS = 3
 
 
 class HealthState(StrEnum):
@@ -84,6 +96,9 @@ class Health:
         Messages in the queue when RabbitMQ was last asked.
     other_consumers : int
         Other consumers of the queue, each of which takes a part of its messages.
+        Messages in the queue when RabbitMQ was last asked; None for a stream.
+    address : str or None
+        The address that is connected, without the password.
     """
 
     state: HealthState = HealthState.STOPPED
@@ -92,6 +107,7 @@ class Health:
     last_event: datetime | None = None
     queue_depth: int | None = None
     other_consumers: int = 0
+    address: str | None = None
 
 
 class Consumer:
@@ -99,7 +115,8 @@ class Consumer:
 
     Parameters
     ----------
-    parameters : pika.connection.Parameters
+    parameters : pika.connection.Parameters or tuple of them
+        Several are the nodes of a cluster: the next one is tried when one fails.
     queue : str
         Declared passively only.
     journal : Journal
@@ -150,7 +167,7 @@ class Consumer:
         # not wait for a broker.
         self._thread = threading.Thread(
             target=_run,
-            args=(self._parameters, self._queue, self._journal, shared),
+            args=(addresses_of(self._parameters), self._queue, self._journal, shared),
             name="regards-nb-consumer",
             daemon=True,
         )
@@ -196,16 +213,35 @@ class _SharedState:
         self.started: Future[None] = Future()
         self.health = Health()
         self._changed = changed
+        #: what a user should know while messages are consumed, by kind
+        self._notes: dict[str, str] = {}
         self._connection: Connection | None = None
         #: `request_stop` of another thread must not miss a connection that is being made
         self._lock = threading.Lock()
 
     def report(self, state: HealthState, reason: str | None = None) -> None:
         """Change the state; ``since`` changes only with it."""
+        if state is HealthState.CONSUMING:
+            reason = " ".join(self._notes.values()) or None
         since = self.health.since if state is self.health.state else datetime.now(UTC)
         self._replace(replace(self.health, state=state, reason=reason, since=since))
 
-    def report_depth(self, messages: int) -> None:
+    def note(self, kind: str, text: str | None) -> None:
+        """Set or remove what a user should know while messages are consumed."""
+        if self._notes.get(kind) == text:
+            return
+        if text is None:
+            del self._notes[kind]
+        else:
+            self._notes[kind] = text
+            _log.warning("%s", text)
+        if self.health.state is HealthState.CONSUMING:
+            self.report(HealthState.CONSUMING)
+
+    def report_address(self, address: str) -> None:
+        self._replace(replace(self.health, address=address))
+
+    def report_depth(self, messages: int | None) -> None:
         self._replace(replace(self.health, queue_depth=messages))
 
     def report_other_consumers(self, count: int) -> None:
@@ -235,12 +271,16 @@ class _SharedState:
 class _JournalWriter:
     """Journals the messages of one connection, without those that are in the journal already."""
 
-    def __init__(self, queue: str, journal: Journal, shared: _SharedState) -> None:
+    def __init__(self, address: str, queue: str, journal: Journal, shared: _SharedState) -> None:
+        self._address = address
         self._queue = queue
         self._journal = journal
         self._shared = shared
         self._session_id = 0
         self._matcher = RedeliveryMatcher()
+        self._consuming_since_s: float | None = None
+        #: how often in a row RabbitMQ said that messages wait, and delivered none
+        self._silent_answers = 0
         #: by id of a delivery that is not journalled yet
         self._delivery_counts: dict[int, int] = {}
         #: the newest rows that the matcher knows, of all sessions and of other sessions
@@ -248,6 +288,12 @@ class _JournalWriter:
         self._taken_over_up_to_id = 0
         #: the newest row, unless another session writes
         self._expected_id = 0
+
+    @property
+    def consumed_s(self) -> float | None:
+        """How long messages have been consumed; None before."""
+        since_s = self._consuming_since_s
+        return None if since_s is None else time.monotonic() - since_s
 
     def open_session(self) -> None:
         self._session_id = self._journal.open_session(self._queue)
@@ -257,12 +303,36 @@ class _JournalWriter:
         return self._journal.next_offset(self._queue)
 
     def on_consuming(self) -> None:
+        self._consuming_since_s = time.monotonic()
+        self._shared.note("waiting", None)
+        self._shared.note("silent", None)
+        self._shared.note("returned", None)
+        self._shared.report_address(self._address)
         self._shared.report(HealthState.CONSUMING)
         if not self._shared.started.done():
             self._shared.started.set_result(None)
 
-    def on_depth(self, messages: int) -> None:
+    def on_depth(self, messages: int | None, *, is_silent: bool) -> None:
         self._shared.report_depth(messages)
+        self._silent_answers = self._silent_answers + 1 if messages and is_silent else 0
+        if self._silent_answers >= SILENT_ANSWERS:
+            self._shared.note(
+                "silent",
+                f"{messages} messages wait in the queue {self._queue!r}, but RabbitMQ does not "
+                "deliver them: another program is the active consumer of the queue, or a majority "
+                "of the queue's nodes is down.",
+            )
+        elif not is_silent:
+            self._shared.note("silent", None)
+        if (self.consumed_s or 0) > STABLE_S:
+            self._shared.note("cut", None)
+
+    def on_waiting(self) -> None:
+        self._shared.note(
+            "waiting",
+            f"another program reads the queue {self._queue!r}, which has a single active consumer: "
+            "messages come here only after that program has stopped.",
+        )
 
     def on_other_consumers(self, count: int) -> None:
         self._shared.report_other_consumers(count)
@@ -274,6 +344,16 @@ class _JournalWriter:
 
     def on_redelivery(self, delivery: Delivery, count: int) -> None:
         self._delivery_counts[id(delivery)] = count
+        if count >= MANY_RETURNS:
+            self._shared.note(
+                "returned",
+                f"RabbitMQ has delivered a message of the queue {self._queue!r} {count + 1} times, "
+                "and drops it at the queue's delivery limit (20 returns unless the administrator "
+                "sets delivery-limit to -1).",
+            )
+
+    def verify_journal(self) -> None:
+        self._journal.verify()
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         if any(delivery.stream_offset is not None for delivery in deliveries):
@@ -285,6 +365,7 @@ class _JournalWriter:
                 # the matcher knows the own rows of such a batch already
                 self._compared_up_to_id = self._expected_id
         self._delivery_counts.clear()
+        self._shared.note("waiting", None)
         if self._shared.health.state is not HealthState.CONSUMING:
             self._shared.report(HealthState.CONSUMING)
         self._shared.report_event()
@@ -320,34 +401,69 @@ class _JournalWriter:
         return new
 
 
-def _run(parameters: AmqpParameters, queue: str, journal: Journal, shared: _SharedState) -> None:
-    """Open one connection after the other until the thread is stopped."""
+def _run(
+    addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
+) -> None:
+    """Open one connection after the other until the thread is stopped.
+
+    The addresses of a cluster are tried in turn, beginning with a random one: kernels spread over
+    the nodes. The back-off comes after each round without success.
+    """
     shared.report(HealthState.CONNECTING)
-    failures = 0
-    reason: BaseException | None = None
+    addresses = random.sample(addresses, len(addresses))
+    failures = cuts = 0
+    errors: list[RegardsError] = []
+    end: _ConnectionEnd | None = None
     while not shared.stop.is_set():
-        opened_at_s = time.monotonic()
         # A connection that was lost without a close frame may have met a message that pika cannot
         # decode.
-        sanitize_headers = reason is not None and isinstance(reason.__cause__, ConnectionLost)
-        reason, made_progress = _run_connection(
-            parameters, queue, journal, shared, sanitize_headers=sanitize_headers
-        )
+        was_lost = end is not None and isinstance(end.error.__cause__, ConnectionLost)
+        end = _run_connection(addresses[0], queue, journal, shared, sanitize_headers=was_lost)
         if shared.stop.is_set():
             break
-        if not shared.started.done():
-            shared.report(HealthState.FAILED, str(reason))
-            shared.started.set_exception(reason)
+        addresses = [*addresses[1:], addresses[0]]
+        if end.consumed_s is not None:
+            errors = []
+            is_cut = isinstance(end.error.__cause__, ConnectionLost) and end.consumed_s < STABLE_S
+            cuts = cuts + 1 if is_cut else 0
+            if cuts >= MANY_CUTS:
+                shared.note("cut", _cut_text(cuts, end.consumed_s))
+            if end.made_progress or end.consumed_s > LONGEST_BACKOFF_S:
+                failures = 0
+        errors.append(end.error)
+        is_full_round = len(errors) >= len(addresses)
+        error = combined_error(errors)
+        if not shared.started.done() and (is_full_round or isinstance(error, JournalError)):
+            shared.report(HealthState.FAILED, str(error))
+            shared.started.set_exception(error)
             return
-        if made_progress or time.monotonic() - opened_at_s > LONGEST_BACKOFF_S:
-            failures = 0
-        shared.report(HealthState.RECONNECTING, str(reason))
-        _log.warning("%s", reason)
-        shared.stop.wait(random.uniform(0, min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)))
-        failures += 1
+        shared.report(HealthState.RECONNECTING, str(error))
+        _log.warning("%s", end.error)
+        if is_full_round:
+            backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
+            shared.stop.wait(random.uniform(0, backoff_s))
+            failures += 1
+            errors = []
     shared.report(HealthState.STOPPED)
     if not shared.started.done():
         shared.started.set_exception(TrackingError("stopped before it was consuming"))
+
+
+def _cut_text(cuts: int, consumed_s: float) -> str:
+    return (
+        f"the connection was cut {cuts} times in a row, the last time after {consumed_s:.1f} s: a "
+        "proxy, firewall or load balancer on the way may end connections. Ask the administrator "
+        "for an idle time-out above 30 s."
+    )
+
+
+class _ConnectionEnd(NamedTuple):
+    """How one connection ended."""
+
+    error: RegardsError
+    #: how long messages were consumed; None if they never were
+    consumed_s: float | None
+    made_progress: bool
 
 
 def _run_connection(
@@ -357,23 +473,24 @@ def _run_connection(
     shared: _SharedState,
     *,
     sanitize_headers: bool,
-) -> tuple[RegardsError, bool]:
-    """Run one connection; return why it ended, and whether it has journalled messages."""
-    writer = _JournalWriter(queue, journal, shared)
+) -> _ConnectionEnd:
+    """Run one connection until it ends."""
+    writer = _JournalWriter(describe(parameters), queue, journal, shared)
     connection = Connection(parameters, queue, writer, sanitize_headers=sanitize_headers)
     shared.set_connection(connection)
-    reason: RegardsError = BrokerError("the connection was closed")
+    error: RegardsError = BrokerError("the connection was closed")
     try:
         if not shared.stop.is_set():
             connection.run()
     except RegardsError as exc:
-        reason = exc
+        error = exc
     except Exception as exc:  # noqa: BLE001 - the thread must not die silently: no event would be recorded
         _log.exception("the consumer met an unexpected error and reconnects")
-        reason = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
-        reason.__cause__ = exc
+        error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
     finally:
         shared.set_connection(None)
+    consumed_s = writer.consumed_s
     while not connection.journal_rest() and not shared.stop.wait(JOURNAL_RETRY_S):
         pass
-    return reason, connection.made_progress
+    return _ConnectionEnd(error, consumed_s, connection.made_progress)

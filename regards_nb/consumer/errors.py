@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from regards_nb.errors import (
     BrokerUnreachableError,
     QueueInUseError,
     QueueNotFoundError,
+    RegardsError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
@@ -39,18 +41,18 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
                     f"{where} refused the user name or the password. Check both; ask the REGARDS "
                     "administrator for a RabbitMQ account if you have none."
                 )
+            case pika_errors.ConnectionClosed() if error.reply_code == 530:
+                return _not_allowed(error.reply_text, where)
             case pika_errors.ProbableAccessDeniedError():
-                return BrokerAccessError(
-                    f"{where}: this user may not use the virtual host, or there is none of that "
-                    "name. Check the end of the URL; REGARDS uses regards.multitenant.manager. "
-                    "Ask the REGARDS administrator for the right to it."
-                )
+                # pika's text has the reply of the broker in it
+                return _not_allowed(str(error), where)
             case pika_errors.ChannelClosed():
                 return _channel_error(error, where, queue)
             case pika_errors.ConsumerCancelled():
                 return QueueNotFoundError(
-                    f"the queue {queue!r} at {where} was deleted. Reading goes on as soon as the "
-                    "REGARDS administrator has made the queue again."
+                    f"RabbitMQ at {where} ended the consumer of the queue {queue!r}: the queue was "
+                    "deleted, or its node is down. Reading goes on as soon as the queue is there "
+                    "again; ask the REGARDS administrator."
                 )
             case ssl.SSLError():
                 return BrokerUnreachableError(
@@ -67,6 +69,43 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
         f"nobody answers at {where} ({_innermost(cause)}). Check host and port, the network or "
         "VPN, and whether the broker is running."
     )
+
+
+def _not_allowed(text: str, where: str) -> BrokerError:
+    """Translate code 530: RabbitMQ's text says what is not allowed."""
+    found = re.search(r"NOT_ALLOWED - [^\"]*", text)
+    text = found[0] if found else text
+    if "limit" in text:
+        return BrokerAccessError(
+            f"{where}: RabbitMQ refuses one more connection or channel ({text}). A tracker needs "
+            "one connection with two channels. Stop other trackers and programs of this user, or "
+            "ask the REGARDS administrator for a higher limit."
+        )
+    return BrokerAccessError(
+        f"{where}: this user may not use the virtual host, or there is none of that name ({text}). "
+        "Check the end of the URL; REGARDS uses regards.multitenant.manager. Ask the REGARDS "
+        "administrator for the right to it."
+    )
+
+
+#: The most telling error of several addresses is the type of the whole.
+_TELLING = (
+    BrokerLoginError,
+    BrokerAccessError,
+    QueueNotFoundError,
+    QueueInUseError,
+    BrokerUnreachableError,
+)
+
+
+def combined_error(errors: Sequence[RegardsError]) -> RegardsError:
+    """Return the only error, or one for all addresses of a cluster, a line for each."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = "\n".join(f"- {error}" for error in errors)
+    kinds = [kind for kind in _TELLING if any(isinstance(error, kind) for error in errors)]
+    kind = kinds[0] if kinds else BrokerError
+    return kind(f"none of the {len(errors)} addresses of the broker can be used:\n{lines}")
 
 
 def _channel_error(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pika
 from pika import exceptions as pika_errors
 
-from regards_nb.consumer.connection import AmqpParameters, describe
-from regards_nb.consumer.errors import broker_error
-from regards_nb.errors import BrokerAccessError, BrokerError
+from regards_nb.consumer.connection import AmqpParameters, addresses_of, describe
+from regards_nb.consumer.errors import broker_error, combined_error
+from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
 
 if TYPE_CHECKING:
@@ -33,22 +33,26 @@ class QueueCheck(NamedTuple):
         Why the next step failed.
     messages, consumers : int
         As RabbitMQ counts them, if the queue was reached.
+    is_stream : bool
+        A stream counts all messages that it keeps, and no consumers.
     """
 
     reached: str
     error: BrokerError | None
     messages: int = 0
     consumers: int = 0
+    is_stream: bool = False
 
 
-def check_queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> QueueCheck:
-    """Connect, look at the queue, and begin to read it for a moment.
+def check_queue(parameters: AmqpParameters, queue: str) -> QueueCheck:
+    """Connect to one address, look at the queue, and check the right to read it.
 
-    Reading moves at most one message, which returns to the queue at once, marked as redelivered.
-    With *is_read* this process reads the queue already, and that step is left out.
+    No message moves: the consumer has an argument that only streams support. RabbitMQ checks the
+    right first and refuses the argument then; a delivery would count towards the delivery limit of
+    a quorum queue. A stream accepts it, and the consumer begins after the last message.
     """
     where = describe(parameters)
-    reached, messages, consumers = "", 0, 0
+    reached, messages, consumers, is_stream = "", 0, 0, False
     try:
         connection = pika.BlockingConnection(parameters)
         try:
@@ -56,21 +60,24 @@ def check_queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Que
             channel = connection.channel()
             declared = channel.queue_declare(queue, passive=True).method
             reached, messages, consumers = "queue", declared.message_count, declared.consumer_count
-            if not is_read:
-                channel.basic_qos(prefetch_count=1)
-                # A consumer of higher priority gets the messages before this one.
-                channel.basic_consume(queue, _ignore_message, arguments={"x-priority": -1})
+            channel.basic_qos(prefetch_count=1)
+            try:
+                channel.basic_consume(queue, _ignore_message, arguments={"x-stream-offset": "next"})
+                is_stream = True
+            except pika_errors.ChannelClosed as exc:
+                if "x-stream-offset" not in exc.reply_text:
+                    raise
             reached = "read"
         finally:
             if connection.is_open:
                 connection.close()
     except (pika_errors.AMQPError, OSError) as exc:
         return QueueCheck(reached, broker_error(exc, where, queue), messages, consumers)
-    return QueueCheck(reached, None, messages, consumers)
+    return QueueCheck(reached, None, messages, consumers, is_stream)
 
 
 def _ignore_message(*_: object) -> None:
-    """Leave a message unacknowledged: it returns to its place when the channel closes."""
+    """Ignore a message that a stream received meanwhile."""
 
 
 #: RabbitMQ 4 drops a message of a quorum queue after 20 deliveries unless the limit is off.
@@ -92,8 +99,8 @@ def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "q
         The queue exists with other arguments, or there is no such exchange.
     """
     where = describe(parameters)
+    connection = _connect(parameters)
     try:
-        connection = pika.BlockingConnection(parameters)
         try:
             _declare(connection, queue, kind)
             channel = connection.channel()
@@ -150,7 +157,8 @@ def publish_request(
 
     Parameters
     ----------
-    parameters : pika.connection.Parameters
+    parameters : pika.connection.Parameters or tuple of them
+        Of several addresses the first that can be connected is used.
     body : bytes
         JSON.
     tenant : str
@@ -162,8 +170,6 @@ def publish_request(
     BrokerError
         RabbitMQ did not confirm: no right to publish, no such exchange, or no queue behind it.
     """
-    parameters = copy.copy(parameters)
-    parameters.blocked_connection_timeout = _BLOCKED_TIMEOUT_S
     properties = pika.BasicProperties(
         content_type="application/json",
         content_encoding="UTF-8",
@@ -176,8 +182,8 @@ def publish_request(
             "regards.type": REQUEST_TYPE,
         },
     )
+    connection = _connect(parameters)
     with translated_publish_errors(parameters):
-        connection = pika.BlockingConnection(parameters)
         try:
             channel = connection.channel()
             channel.confirm_delivery()
@@ -185,6 +191,20 @@ def publish_request(
         finally:
             if connection.is_open:
                 connection.close()
+
+
+def _connect(parameters: AmqpParameters) -> pika.BlockingConnection:
+    """Connect to the first address that answers."""
+    errors: list[RegardsError] = []
+    for each in addresses_of(parameters):
+        address = copy.copy(each)
+        address.blocked_connection_timeout = _BLOCKED_TIMEOUT_S
+        try:
+            with translated_publish_errors(each):
+                return pika.BlockingConnection(address)
+        except BrokerError as exc:
+            errors.append(exc)
+    raise combined_error(errors) from errors[-1].__cause__
 
 
 @contextmanager

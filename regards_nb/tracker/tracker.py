@@ -68,9 +68,10 @@ class OrderTracker:
 
     Parameters
     ----------
-    amqp : str or pika.ConnectionParameters, optional
-        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``. Without it the
-        tracker polls REGARDS over REST, which needs a client.
+    amqp : str, pika.ConnectionParameters, or list of them, optional
+        ``"amqps://user:password@broker:5671/regards.multitenant.manager"``. A list holds the nodes
+        of a cluster, which are tried in turn. Without it the tracker polls REGARDS over REST, which
+        needs a client.
     queue : str, optional
         The queue that the REGARDS administrator made for you (seed page, "Exchange"). The tracker
         reads it and never declares it.
@@ -117,7 +118,7 @@ class OrderTracker:
 
     def __init__(
         self,
-        amqp: str | AmqpParameters | None = None,
+        amqp: str | AmqpParameters | Sequence[str] | None = None,
         queue: str | None = None,
         *,
         tenant: str | None = None,
