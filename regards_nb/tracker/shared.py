@@ -13,7 +13,6 @@ from regards_nb.errors import RegardsError, SettingsError, TrackingError, Tracki
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import datetime
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Health
@@ -237,8 +236,6 @@ class Snapshot:
     health: Health
     background_errors: tuple[str, ...]
     rejected: int
-    #: When the REST login ends; the client renews it before.
-    token_ends_at: datetime | None = None
 
 
 def check_sources(

@@ -475,7 +475,6 @@ class OrderTracker:
             health=self.health,
             background_errors=self._warnings() + self._parts.errors.shown,
             rejected=self._parts.frames.rejections,
-            token_ends_at=None if self.client is None else self.client.token_ends_at,
         )
 
     @property
