@@ -28,6 +28,7 @@ from regards_nb.errors import (
     RegardsError,
     SettingsError,
 )
+from regards_nb.journal import JournalReplacedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -306,6 +307,8 @@ class Connection:
         """
         try:
             self._batcher.flush()
+        except JournalReplacedError:
+            self._batcher.drop_pending()
         except JournalError as exc:
             self._receiver.on_journal_error(exc)
         return not self._batcher.has_pending
@@ -540,6 +543,9 @@ class Connection:
             return
         try:
             self._batcher.flush()
+        except JournalReplacedError as exc:
+            self._start_over(exc)
+            return
         except JournalError as exc:
             # RabbitMQ pauses at the prefetch limit, so memory stays bounded.
             self._receiver.on_journal_error(exc)
@@ -580,13 +586,22 @@ class Connection:
             self._abort()
         return True
 
+    def _start_over(self, error: JournalError) -> None:
+        """Close the connection: the messages of this session may be missing in the journal.
+
+        RabbitMQ delivers again what was not acknowledged, and the next session compares it with
+        the rows that are there.
+        """
+        self._batcher.drop_pending()
+        self._finish(error)
+
     def _acknowledge(self, tag: int) -> None:
         if not self._channel.is_open:
             return
         try:
             self._receiver.verify_journal()
         except JournalError as exc:
-            self._finish(exc)
+            self._start_over(exc)
         else:
             self._channel.basic_ack(tag, multiple=True)
 

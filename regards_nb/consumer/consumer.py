@@ -353,7 +353,7 @@ class _JournalWriter:
             )
 
     def verify_journal(self) -> None:
-        self._journal.verify()
+        self._journal.verify(self._session_id)
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         if any(delivery.stream_offset is not None for delivery in deliveries):
