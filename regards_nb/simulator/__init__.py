@@ -47,7 +47,7 @@ from regards_nb.simulator.faults import (
     rate_exceeded,
     redirect,
 )
-from regards_nb.simulator.lifecycle import Action, FileState, OrderState
+from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
 from regards_nb.simulator.login import LoginForm
 from regards_nb.simulator.plans import (
     Content,
@@ -87,7 +87,6 @@ __all__ = [
     "LoginForm",
     "MissingEntry",
     "OrderPlan",
-    "OrderState",
     "Outcome",
     "PrivateBroker",
     "RawZip",
@@ -95,6 +94,7 @@ __all__ = [
     "Route",
     "Seen",
     "Server",
+    "ServerStatus",
     "Simulator",
     "Slow",
     "StagingError",

@@ -30,8 +30,8 @@ class FileState(StrEnum):
     ERROR = "ERROR"
 
 
-class OrderState(StrEnum):
-    """The states of an order, as REGARDS names them."""
+class ServerStatus(StrEnum):
+    """The status of an order on the server, as REGARDS names it."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -106,7 +106,7 @@ class Order:
     sub_orders: list[SubOrder]
     created_at: datetime
     expires_at: datetime
-    status: OrderState = OrderState.PENDING
+    status: ServerStatus = ServerStatus.PENDING
     status_at: datetime = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,13 +132,13 @@ class Order:
         """Whether any sub-order waits for a download."""
         return any(sub_order.waits_for_user for sub_order in self.sub_orders)
 
-    def move(self, status: OrderState, at: datetime) -> None:
+    def move(self, status: ServerStatus, at: datetime) -> None:
         """Set the status and its time."""
         self.status, self.status_at = status, at
 
     def settle(self, at: datetime) -> bool:
         """End the order if nothing is left to stage; return whether it ended in this call."""
-        if self.status is not OrderState.RUNNING:
+        if self.status is not ServerStatus.RUNNING:
             return False
         if any(sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders):
             return False
@@ -146,11 +146,11 @@ class Order:
         return True
 
 
-def _final_state(files: Iterable[OrderFile]) -> OrderState:
+def _final_state(files: Iterable[OrderFile]) -> ServerStatus:
     failed = [file.state is FileState.ERROR for file in files]
     if all(failed):
-        return OrderState.FAILED
-    return OrderState.DONE_WITH_WARNING if any(failed) else OrderState.DONE
+        return ServerStatus.FAILED
+    return ServerStatus.DONE_WITH_WARNING if any(failed) else ServerStatus.DONE
 
 
 def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
@@ -159,14 +159,14 @@ def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
     *orders* are those of one user. A paused order starts nothing, but its staged sub-orders still
     occupy the user's places.
     """
-    kept = [order for order in orders if order.status is not OrderState.DELETED]
+    kept = [order for order in orders if order.status is not ServerStatus.DELETED]
     # Nothing of a pending order has begun. Skipping them keeps a thousand orders fast.
-    begun = (order for order in kept if order.status is not OrderState.PENDING)
+    begun = (order for order in kept if order.status is not ServerStatus.PENDING)
     taken = sum(sub_order.occupies for order in begun for sub_order in order.sub_orders)
     queued = (
         (order, sub_order)
         for order in kept
-        if order.status in (OrderState.PENDING, OrderState.RUNNING)
+        if order.status in (ServerStatus.PENDING, ServerStatus.RUNNING)
         for sub_order in order.sub_orders
         if sub_order.stage is Stage.QUEUED
     )
@@ -184,30 +184,30 @@ class Action(StrEnum):
 
 
 #: For each action: the states that allow it, and the code of the refusal (protocol.md 1.2).
-ACTIONS: dict[Action, tuple[frozenset[OrderState], str]] = {
+ACTIONS: dict[Action, tuple[frozenset[ServerStatus], str]] = {
     Action.PAUSE: (
-        frozenset({OrderState.PENDING, OrderState.RUNNING}),
+        frozenset({ServerStatus.PENDING, ServerStatus.RUNNING}),
         "ORDER_MUST_BE_PENDING_OR_RUNNING",
     ),
-    Action.RESUME: (frozenset({OrderState.PAUSED}), "ORDER_MUST_BE_PAUSED"),
+    Action.RESUME: (frozenset({ServerStatus.PAUSED}), "ORDER_MUST_BE_PAUSED"),
     Action.DELETE: (
         frozenset(
             {
-                OrderState.DONE,
-                OrderState.DONE_WITH_WARNING,
-                OrderState.PAUSED,
-                OrderState.EXPIRED,
-                OrderState.FAILED,
+                ServerStatus.DONE,
+                ServerStatus.DONE_WITH_WARNING,
+                ServerStatus.PAUSED,
+                ServerStatus.EXPIRED,
+                ServerStatus.FAILED,
             }
         ),
         "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_PAUSED_OR_FAILED_OR_EXPIRED",
     ),
     Action.RESTART: (
-        frozenset({OrderState.DONE, OrderState.DONE_WITH_WARNING, OrderState.FAILED}),
+        frozenset({ServerStatus.DONE, ServerStatus.DONE_WITH_WARNING, ServerStatus.FAILED}),
         "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_FAILED",
     ),
     Action.RETRY: (
-        frozenset({OrderState.DONE_WITH_WARNING, OrderState.FAILED}),
+        frozenset({ServerStatus.DONE_WITH_WARNING, ServerStatus.FAILED}),
         "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED",
     ),
 }
@@ -224,23 +224,23 @@ def pause(order: Order, at: datetime) -> None:
     for sub_order in order.sub_orders:
         if sub_order.stage is Stage.STAGING:
             sub_order.stage = Stage.QUEUED
-    order.move(OrderState.PAUSED, at)
+    order.move(ServerStatus.PAUSED, at)
 
 
 def resume(order: Order, at: datetime) -> None:
     """Continue a paused order."""
-    order.move(OrderState.RUNNING, at)
+    order.move(ServerStatus.RUNNING, at)
 
 
 def delete(order: Order, at: datetime) -> None:
     """Delete the order and its files."""
-    order.move(OrderState.DELETED, at)
+    order.move(ServerStatus.DELETED, at)
     _remove_files(order, "Order deleted")
 
 
 def expire(order: Order, at: datetime) -> None:
     """Expire the order and delete its files."""
-    order.move(OrderState.EXPIRED, at)
+    order.move(ServerStatus.EXPIRED, at)
     _remove_files(order, "Order expired")
 
 
@@ -258,4 +258,4 @@ def retry(order: Order, at: datetime) -> None:
             if file.state in (FileState.ERROR, FileState.DOWNLOAD_ERROR):
                 file.state, file.error = FileState.PENDING, None
                 sub_order.stage = Stage.QUEUED
-    order.move(OrderState.RUNNING, at)
+    order.move(ServerStatus.RUNNING, at)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regards_nb.simulator import lifecycle
 from regards_nb.simulator.catalogue import attribute_models
 from regards_nb.simulator.faults import Reply, Route, Slow, WrongChecksum
-from regards_nb.simulator.lifecycle import Action, FileState, OrderState
+from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
 from regards_nb.simulator.login import spring_error
 from regards_nb.simulator.query import QueryError
 from regards_nb.simulator.server import Request, Response, error, iso_time, json_response
@@ -437,7 +437,7 @@ class Rest:
     def _links(self, order: Order) -> list[Json]:
         """Return the links of an order: one for each action that is allowed now."""
         links = {"self": f"{_ORDERS}/{order.order_id}", "list": _ORDERS}
-        if order.status is not OrderState.DELETED and order.available():
+        if order.status is not ServerStatus.DELETED and order.available():
             links["download"] = download_path(order.order_id)
         for action, path in _ACTION_PATHS.items():
             if lifecycle.refusal(order, action) is None:

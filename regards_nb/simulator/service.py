@@ -22,7 +22,7 @@ from regards_nb.simulator.lifecycle import (
     FileState,
     Order,
     OrderFile,
-    OrderState,
+    ServerStatus,
     Stage,
     SubOrder,
 )
@@ -300,7 +300,7 @@ class Service:
             return [
                 order
                 for order in reversed(self._orders.values())
-                if order.owner == owner and order.status is not OrderState.DELETED
+                if order.owner == owner and order.status is not ServerStatus.DELETED
             ]
 
     # -- actions of the owner
@@ -372,7 +372,7 @@ class Service:
         return [
             (order, sub_order)
             for order in self._orders.values()
-            if order.status is not OrderState.PENDING
+            if order.status is not ServerStatus.PENDING
             for sub_order in order.sub_orders
             if sub_order.stage is Stage.STAGING
         ]
@@ -382,8 +382,8 @@ class Service:
         for owner in {order.owner for order in self._orders.values()}:
             of_owner = [order for order in self._orders.values() if order.owner == owner]
             for order, sub_order in lifecycle.startable(of_owner):
-                if order.status is OrderState.PENDING:
-                    order.move(OrderState.RUNNING, datetime.now(UTC))
+                if order.status is ServerStatus.PENDING:
+                    order.move(ServerStatus.RUNNING, datetime.now(UTC))
                 sub_order.stage = Stage.STAGING
                 pause_s = order.plan.suborder_pause_s
                 sub_order.due_s = now_s + (self._pause_s if pause_s is None else pause_s)
@@ -395,8 +395,8 @@ class Service:
                 self._stage(order, sub_order)
         for order in self._orders.values():
             # An order without files has no sub-order that could start it.
-            if order.status is OrderState.PENDING and not order.sub_orders:
-                order.move(OrderState.RUNNING, datetime.now(UTC))
+            if order.status is ServerStatus.PENDING and not order.sub_orders:
+                order.move(ServerStatus.RUNNING, datetime.now(UTC))
             if order.settle(datetime.now(UTC)):
                 self._publish_end(order)
 
@@ -439,7 +439,7 @@ class Service:
     def _publish_end(self, order: Order) -> None:
         """Publish DONE, FAILED with a link, or FAILED without a link."""
         errors = sum(sub_order.errors for sub_order in order.sub_orders)
-        is_failed = order.status is OrderState.FAILED
+        is_failed = order.status is ServerStatus.FAILED
         # REGARDS adds a link also to an order that never had a file.
         has_link = not is_failed or not order.sub_orders
         text = f"Order of user {order.owner} is finished"
