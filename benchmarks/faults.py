@@ -187,7 +187,7 @@ class World:
             return False
 
         self.wait(published, "publish")
-        self.wait(lambda: self.tracker._parts.frames.key_of(marker) is not None, "marker")  # noqa: SLF001
+        self.wait(lambda: self.tracker._core.frames.key_of(marker) is not None, "marker")  # noqa: SLF001
         return time.monotonic() - begin
 
 

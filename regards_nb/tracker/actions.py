@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.shared import TrackerParts
 
 #: The jobs of an order take time to stop after a pause; REGARDS itself waits up to 100 s.
-PATIENCE_S = 100.0
+JOBS_STOP_TIMEOUT_S = 100.0
 
 #: Until all jobs have stopped, a paused order is refused a resume and a delete (protocol.md 1.2).
 _JOBS_STOPPING = frozenset({"PENDING", "RUNNING", "PAUSED"})
@@ -40,16 +40,20 @@ class OrderActions:
     parts : TrackerParts
     sync : RestSync or None
         None makes every action a SettingsError that says what is missing.
-    patience_s : float
+    jobs_stop_timeout_s : float
         Time limit for the server's jobs to stop.
     """
 
     def __init__(
-        self, parts: TrackerParts, sync: RestSync | None, *, patience_s: float = PATIENCE_S
+        self,
+        parts: TrackerParts,
+        sync: RestSync | None,
+        *,
+        jobs_stop_timeout_s: float = JOBS_STOP_TIMEOUT_S,
     ) -> None:
-        self._parts = parts
+        self._core = parts
         self._sync = sync
-        self._patience_s = patience_s
+        self._jobs_stop_timeout_s = jobs_stop_timeout_s
         self._workers = Workers("regards-nb-actions", 1)
         self._stop = threading.Event()
 
@@ -75,22 +79,22 @@ class OrderActions:
                 f"to {action} an order needs the REST side: "
                 "OrderTracker(..., client=RegardsClient(...))"
             )
-        state = self._parts.state(key)
+        state = self._core.state(key)
         if state.order_id is None:
             raise SettingsError(
                 f"order {state.correlation_id!r} has no number, so there is nothing to {action}: "
                 f"{state.status}" + (f" ({state.message})" if state.message else "")
             )
-        step = _Action(self._sync, state, state.order_id, self._stop, self._patience_s)
+        step = _Action(self._sync, state, state.order_id, self._stop, self._jobs_stop_timeout_s)
         order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
-        return self._parts.frames.key_of(order_id) or key
+        return self._core.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:
         """Do it in the background; keep an error for the display and the next call."""
-        number = self._parts.state(key).order_id
+        number = self._core.state(key).order_id
         what = f"to {action} order {key.correlation_id if number is None else number}"
         future = self._workers.submit(partial(self.act, action, key))
-        errors = self._parts.errors
+        errors = self._core.errors
 
         def ended(done: Any) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:
@@ -114,14 +118,14 @@ class _Action:
         state: OrderState,
         order_id: int,
         stop: threading.Event,
-        patience_s: float,
+        jobs_stop_timeout_s: float,
     ) -> None:
         self._sync = sync
         self._client: RegardsClient = sync.client
         self._state = state
         self._order_id = order_id
         self._stop = stop
-        self._patience_s = patience_s
+        self._jobs_stop_timeout_s = jobs_stop_timeout_s
 
     def pause(self) -> int:
         """Pause."""
@@ -202,7 +206,7 @@ class _Action:
         NotAllowedError
             The server refuses. What it then says of the order is journalled: it is news.
         """
-        for pause_s in _pauses(self._patience_s):
+        for pause_s in _pauses(self._jobs_stop_timeout_s):
             try:
                 return act(self._order_id)
             except NotAllowedError as exc:

@@ -33,7 +33,7 @@ class BlockingOrders:
     """
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
-        self._parts = parts
+        self._core = parts
         self._sync = sync
         self._found: list[OrderState] = []
         self._valid_until_s = 0.0
@@ -47,10 +47,10 @@ class BlockingOrders:
             self._valid_until_s = ended_s + _PAUSE_FACTOR * (ended_s - began_s)
         if not auto_download:
             return self._found
-        return [state for state in self._found if _has_failed(self._parts, state)]
+        return [state for state in self._found if _has_failed(self._core, state)]
 
     def _search(self) -> list[OrderState]:
-        parts = self._parts
+        parts = self._core
         is_unfinished = False
         waiting = []
         for state in self._states_of_user():
@@ -59,13 +59,15 @@ class BlockingOrders:
                 waiting.append(state)
         if not is_unfinished:
             return []
-        unheard = () if self._sync is None else self._sync.unheard
-        waiting += [each for each in unheard if parts.frames.key_of(each.order_id or 0) is None]
+        without_message = () if self._sync is None else self._sync.without_message
+        waiting += [
+            each for each in without_message if parts.frames.key_of(each.order_id or 0) is None
+        ]
         return waiting
 
     def _states_of_user(self) -> Iterator[OrderState]:
         not_ours = set() if self._sync is None else self._sync.not_ours
-        return (s for s in self._parts.frames.states() if s.order_id not in not_ours)
+        return (s for s in self._core.frames.states() if s.order_id not in not_ours)
 
     def warn_before_third(self) -> None:
         """Warn before a third unfinished order: REGARDS stops after two sub-orders."""

@@ -66,7 +66,7 @@ class EventDispatcher:
         callbacks: list[Callback],
     ) -> None:
         self._stop = threading.Event()
-        self._parts = parts
+        self._core = parts
         self._queue = parts.frames.follow()
         self._workers = Workers("regards-nb-callback", 1)
         self._thread = threading.Thread(
@@ -91,9 +91,9 @@ class EventDispatcher:
     def stop(self, timeout_s: float) -> None:
         """Call the callbacks of all events journalled so far, and end the thread."""
         self._stop.set()
-        self._parts.signal.send()
+        self._core.signal.send()
         if self._thread.ident is None:
-            self._parts.frames.unfollow(self._queue)
+            self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
         self._workers.finish(timeout_s)
@@ -206,7 +206,7 @@ class AutoDownload:
     """
 
     def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:
-        self._parts = parts
+        self._core = parts
         self._downloads = downloads
         self._sync = sync
         self._seen_rounds = -1
@@ -220,7 +220,7 @@ class AutoDownload:
         rounds = 0 if self._sync is None else self._sync.rounds
         if rounds != self._seen_rounds:
             self._seen_rounds = rounds
-            changed = [s.key for s in self._parts.frames.states() if s.waits_for_download]
+            changed = [s.key for s in self._core.frames.states() if s.waits_for_download]
         self.begin(changed)
 
     def begin(self, keys: Iterable[OrderKey]) -> None:
@@ -229,7 +229,7 @@ class AutoDownload:
             self._due.setdefault(key, (0.0, 0))
         now = time.monotonic()
         due = [key for key, (not_before, _) in list(self._due.items()) if not_before <= now]
-        for state in self._parts.states(due):
+        for state in self._core.states(due):
             if state.downloading:
                 continue
             is_incomplete = state.key in self._incomplete and state.status not in GONE

@@ -1,4 +1,8 @@
-"""Downloads of orders: one at a time for each order, several orders side by side."""
+"""Downloads of orders: one at a time for each order, several orders side by side.
+
+Four callers begin them: `OrderTracker.download`, `Order.iter_parts`, `AutoDownload` of the
+dispatcher, and the buttons of the display through `OrderTracker.download_soon`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from regards_nb.download import Check, DownloadResult, FileLog
     from regards_nb.errors import RegardsError
     from regards_nb.orders import OrderState
-    from regards_nb.tracker.shared import TrackerParts, View
+    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
 _ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 
@@ -181,7 +185,7 @@ class Downloads:
         tenant: str | None,
         workspace: str | Path,
     ) -> None:
-        self._parts = parts
+        self._core = parts
         self._client = client
         self._tenant = tenant
         self.workspace = Path(workspace).expanduser().absolute()
@@ -214,7 +218,7 @@ class Downloads:
             if running is not None and running.request == request:
                 return running.future
             stop = threading.Event()
-            self._parts.downloads[order_id] = None
+            self._core.downloads[order_id] = None
 
             def fetch() -> DownloadResult:
                 if running is not None:
@@ -225,13 +229,13 @@ class Downloads:
             self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         future.add_done_callback(lambda done: self._ended(order_id, done))
-        self._parts.signal.send()
+        self._core.signal.send()
         return future
 
     def begin_recording_errors(self, order: OrderState) -> Future[DownloadResult]:
         """Download in the background; keep an error for the display and the next call."""
         future = self.begin(order)
-        errors, what = self._parts.errors, f"downloading order {order.order_id}"
+        errors, what = self._core.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
             if done.cancelled():
@@ -246,7 +250,7 @@ class Downloads:
 
     def run(
         self,
-        view: View,
+        view: WaitDisplay,
         orders: Sequence[OrderState],
         request: DownloadRequest = _NEW_FILES,
     ) -> list[Path]:
@@ -259,7 +263,7 @@ class Downloads:
         with self._group(on_server, request) as group:
             while not group.done():
                 view.refresh(note="downloading")
-                seen = self._parts.signal.wait(seen, POLL_S)
+                seen = self._core.signal.wait(seen, POLL_S)
         errors = group.errors()
         failed = {order_id for order_id, _ in errors}
         for order in orders:
@@ -267,7 +271,7 @@ class Downloads:
                 errors.append((order.order_id, reason))
         if errors:
             raise _in_one(orders, errors)
-        return [path for order in orders for path in self._parts.paths(order.order_id)]
+        return [path for order in orders for path in self._core.paths(order.order_id)]
 
     def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
@@ -276,7 +280,7 @@ class Downloads:
         number, message = order.order_id, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
             return self._missing_forever(order, number, request)
-        if not order.finished or self._parts.paths(number):
+        if not order.finished or self._core.paths(number):
             return None
         if order.download_link and not order.ready_row:
             return DownloadError(
@@ -292,7 +296,7 @@ class Downloads:
     ) -> RegardsError | None:
         """Return an error for the files of a deleted order that are not in place."""
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
-        records = [r for r in self._parts.frames.files_of(number) if r.in_place]
+        records = [r for r in self._core.frames.files_of(number) if r.in_place]
         if not records:
             return DownloadError(f"{deleted}, and none of them was downloaded")
         checksum = request.check == "checksum"
@@ -303,7 +307,7 @@ class Downloads:
         gone = {record.path for record, _ in lost}
         return IncompleteDownloadError(
             f"{deleted}, and these cannot be fetched again: {names}",
-            paths=[path for path in self._parts.paths(number) if str(path) not in gone],
+            paths=[path for path in self._core.paths(number) if str(path) not in gone],
             missing={record.name: found.problem for record, found in lost},
         )
 
@@ -345,10 +349,10 @@ class Downloads:
         stop: threading.Event,
     ) -> DownloadResult:
         def report(progress: Progress) -> None:
-            self._parts.downloads[order_id] = progress
-            self._parts.signal.send()
+            self._core.downloads[order_id] = progress
+            self._core.signal.send()
 
-        journal = self._parts.journal
+        journal = self._core.journal
         archive = archive_of(client.base_url, order.tenant or client.tenant)
         log = journal.file_log(order.tenant or self._tenant, self.workspace)
         if order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS:
@@ -381,8 +385,8 @@ class Downloads:
             running = self._running.get(order_id)
             if running is not None and running.future is future:
                 del self._running[order_id]
-                self._parts.downloads.pop(order_id, None)
-        self._parts.signal.send()
+                self._core.downloads.pop(order_id, None)
+        self._core.signal.send()
 
 
 def _no_number(order: OrderState) -> SettingsError:

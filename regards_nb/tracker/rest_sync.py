@@ -1,4 +1,4 @@
-"""Ask REGARDS over REST for what no message told: what is new, what is asked, and when.
+"""REST sync: ask REGARDS for the state of orders, and journal what no message said.
 
 An answer that says something new is journalled like a message that came late, so that events and
 orders need no second mechanism. An answer that says nothing new leaves no trace. `RestSync` asks
@@ -95,7 +95,7 @@ def new_deliveries(
     downloading: bool = False,
     acted: bool = False,
 ) -> list[Delivery]:
-    """Return the messages that would have told what *remote* says and *known* does not.
+    """Compare the server's answer with the known state; return the difference as messages.
 
     Parameters
     ----------
@@ -264,11 +264,11 @@ class RestSync:
     def __init__(self, parts: TrackerParts, client: RegardsClient, tenant: str | None) -> None:
         self.client = client
         self.tenant = tenant or client.tenant
-        self._parts = parts
+        self._core = parts
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
         #: The user's orders that have files to download, and that no message has named.
-        self.unheard: tuple[OrderState, ...] = ()
+        self.without_message: tuple[OrderState, ...] = ()
         # One round at a time: two at once would journal the same news twice.
         self._lock = threading.Lock()
         self._due_s: float | None = None
@@ -290,7 +290,7 @@ class RestSync:
         """Return the orders that may still change, by number."""
         return {
             state.order_id: state
-            for state in self._parts.states()
+            for state in self._core.states()
             if state.order_id is not None
             and not state.finished
             and state.order_id not in self.not_ours
@@ -310,25 +310,25 @@ class RestSync:
             if not before:
                 return False
             remotes = self._listed(before)
-            self.unheard = tuple(
+            self.without_message = tuple(
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
                 if remote.available_files
                 and _STATUS.get(remote.status) not in GONE
-                and self._parts.frames.key_of(remote.order_id) is None
+                and self._core.frames.key_of(remote.order_id) is None
             )
             changed = False
-            for state in self._parts.states():
+            for state in self._core.states():
                 remote = remotes.get(state.order_id or -1)
                 if remote is None:
                     continue
-                self._parts.frames.set_remote(state.key, remote)
+                self._core.frames.set_remote(state.key, remote)
                 known = before.get(remote.order_id)
                 # A message that came meanwhile is newer than the answer.
                 if known is not None and _fingerprint(known) == _fingerprint(state):
                     changed |= self._keep(state, remote)
             self.rounds += 1
-            self._parts.signal.send()
+            self._core.signal.send()
             return changed
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
@@ -340,19 +340,19 @@ class RestSync:
             The server cannot be asked.
         """
         with self._lock:
-            before = {state.order_id: state for state in self._parts.states()}
+            before = {state.order_id: state for state in self._core.states()}
             new = []
             # Oldest first, as their messages would have come.
             for remote in reversed(list(islice(self.client.iter_orders(), limit))):
                 known = before.get(remote.order_id)
-                if known is None and self._parts.frames.key_of(remote.order_id) is not None:
+                if known is None and self._core.frames.key_of(remote.order_id) is not None:
                     continue  # submitted by this tracker while the list was read
                 self._keep(known, remote)
                 if known is None:
                     new.append(remote.order_id)
             self.rounds += 1
-            self._parts.signal.send()
-            keys = (self._parts.frames.key_of(order_id) for order_id in new)
+            self._core.signal.send()
+            keys = (self._core.frames.key_of(order_id) for order_id in new)
             return [key for key in keys if key is not None]
 
     def look_up(self, order_id: int) -> bool:
@@ -368,9 +368,9 @@ class RestSync:
         except (OrderNotFoundError, NotAllowedError):
             return False
         with self._lock:
-            if self._parts.frames.key_of(order_id) is None:
+            if self._core.frames.key_of(order_id) is None:
                 self._keep(None, remote)
-        self._parts.signal.send()
+        self._core.signal.send()
         return True
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
@@ -378,23 +378,23 @@ class RestSync:
         with self._lock:
             self._keep(known, remote, acted=True)
         self.ask_soon()
-        self._parts.signal.send()
+        self._core.signal.send()
 
     def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: bool = False) -> bool:
-        downloading = remote.order_id in self._parts.downloads
+        downloading = remote.order_id in self._core.downloads
         if downloading:
             self.ask_soon()  # only after the download can new files be told from old ones
         deliveries = new_deliveries(
             known, remote, tenant=self.tenant, downloading=downloading, acted=acted
         )
-        is_new = journal_answers(self._parts.journal, deliveries)
-        key = known.key if known is not None else self._parts.frames.key_of(remote.order_id)
+        is_new = journal_answers(self._core.journal, deliveries)
+        key = known.key if known is not None else self._core.frames.key_of(remote.order_id)
         if key is not None:
-            self._parts.frames.set_remote(key, remote)
+            self._core.frames.set_remote(key, remote)
         return is_new
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
-        """Return the orders of the list up to the oldest wanted one, and the wanted rest."""
+        """Return the newest orders down to the oldest wanted one, and wanted ones not listed."""
         missing = set(wanted)
         remotes = {}
         for remote in islice(self.client.iter_orders(page_size=_PAGE), _MOST_LISTED):

@@ -33,7 +33,7 @@ POLL_S = 0.5
 _MOST_ERRORS = 20
 
 
-class View(Protocol):
+class WaitDisplay(Protocol):
     """The progress view of a cell that waits."""
 
     def refresh(self, *, note: str = "") -> None:

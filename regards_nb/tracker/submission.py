@@ -204,7 +204,7 @@ class Submission:
         in_doubt_s: float = IN_DOUBT_S,
         answer_s: float = ANSWER_S,
     ) -> None:
-        self._parts = parts
+        self._core = parts
         self._sync = sync
         self._publish = publish
         self._tenant = tenant if sync is None else sync.tenant
@@ -226,7 +226,7 @@ class Submission:
         """
         request.check()
         earlier = self._earlier(request)
-        known = self._parts.frames.key_of(request.correlation_id)
+        known = self._core.frames.key_of(request.correlation_id)
         if earlier is not None and known is not None:
             return known
         if self._sync is not None and refuse_cart and earlier is None:
@@ -236,14 +236,14 @@ class Submission:
                 self._send_over_rest(self._sync.client, request)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
-        self._parts.signal.send()
-        found = self._parts.frames.key_of(request.correlation_id)
+        self._core.signal.send()
+        found = self._core.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
         """Return the earlier request under this name, if one was sent."""
-        row = self._parts.journal.request(self._tenant, request.correlation_id)
+        row = self._core.journal.request(self._tenant, request.correlation_id)
         if row is None:
             return None
         body, sent_at_us = row
@@ -258,7 +258,7 @@ class Submission:
         return earlier
 
     def _save(self, request: Request, *, sent: bool, newest_before: int = 0) -> None:
-        self._parts.journal.save_request(
+        self._core.journal.save_request(
             self._tenant,
             request.correlation_id,
             label=request.label,
@@ -306,7 +306,7 @@ class Submission:
         ServiceError
             It is too early to tell, or several orders could be it.
         """
-        if self._parts.frames.key_of(request.correlation_id) is not None:
+        if self._core.frames.key_of(request.correlation_id) is not None:
             return True
         candidates = self._unknown_after(client, earlier.get("newest_before") or 0)
         if len(candidates) > 1:
@@ -330,7 +330,7 @@ class Submission:
 
     def _unknown_after(self, client: RegardsClient, newest_before: int) -> list[RemoteOrder]:
         newer = takewhile(lambda order: order.order_id > newest_before, client.iter_orders())
-        return [o for o in newer if self._parts.frames.key_of(o.order_id) is None]
+        return [o for o in newer if self._core.frames.key_of(o.order_id) is None]
 
     def _journal_answer(self, request: Request, **fields: Any) -> None:
         # REGARDS publishes no GRANTED for an order made over REST (protocol.md 1.6). Its answer
@@ -339,7 +339,7 @@ class Submission:
         delivery = answer_delivery(
             fields | {"correlationId": request.correlation_id}, tenant=self._tenant
         )
-        journal_answers(self._parts.journal, [delivery])
+        journal_answers(self._core.journal, [delivery])
 
     # -- over AMQP --
 
@@ -368,7 +368,7 @@ class Submission:
     def _wait_for_answer(self, correlation_id: str) -> None:
         deadline_s = time.monotonic() + self._answer_s
         seen = -1
-        while self._parts.frames.key_of(correlation_id) is None:
+        while self._core.frames.key_of(correlation_id) is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeoutError(
@@ -377,7 +377,7 @@ class Submission:
                     "wrong: check it, and ask the administrator. tracker.wait() with this "
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
-            seen = self._parts.signal.wait(seen, min(left_s, 0.5))
+            seen = self._core.signal.wait(seen, min(left_s, 0.5))
 
 
 def _surely_not_ordered(error: ServiceError) -> bool:

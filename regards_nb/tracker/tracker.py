@@ -147,7 +147,7 @@ class OrderTracker:
             signal=signal,
             errors=errors,
         )
-        self._parts = parts
+        self._core = parts
         self._downloads = Downloads(parts, client, tenant, workspace)
         self._sync = None if client is None else RestSync(parts, client, tenant)
         self._blocking = BlockingOrders(parts, self._sync)
@@ -272,7 +272,7 @@ class OrderTracker:
         if self._dispatcher is None:
             # Before the consumer: what waited in the queue is new, too.
             self._dispatcher = EventDispatcher(
-                self._parts,
+                self._core,
                 self._downloads if self.auto_download else None,
                 self._sync,
                 self._callbacks,
@@ -286,7 +286,7 @@ class OrderTracker:
             consumer = weakref.ref(self._consumer)
             self._catch_up = CatchUp(
                 self._sync,
-                self._parts.errors,
+                self._core.errors,
                 lambda: None if (alive := consumer()) is None else alive.health,
                 silence_s=self._silence_s,
             )
@@ -329,7 +329,7 @@ class OrderTracker:
     @property
     def version(self) -> int:
         """Number of changes so far; cheap to read."""
-        return self._parts.signal.count
+        return self._core.signal.count
 
     def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
@@ -346,7 +346,7 @@ class OrderTracker:
             queue=self.queue,
             is_read=self.health.state is HealthState.CONSUMING,
             client=self.client,
-            journal=self._parts.journal,
+            journal=self._core.journal,
             workspace=self._downloads.workspace,
         )
 
@@ -356,25 +356,25 @@ class OrderTracker:
     @with_columns
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order."""
-        return self._parts.frames.events
+        return self._core.frames.events
 
     @property
     @with_columns
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id)."""
-        return self._parts.frames.orders
+        return self._core.frames.orders
 
     @property
     @with_columns
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed."""
-        return self._parts.frames.files
+        return self._core.frames.files
 
     @property
     @with_columns
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be decoded."""
-        return self._parts.frames.rejected
+        return self._core.frames.rejected
 
     def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
         """Write events, orders, files and rejected messages to a folder.
@@ -391,11 +391,11 @@ class OrderTracker:
         list of pathlib.Path
             The four files.
         """
-        return self._parts.frames.export(Path(folder), kind)
+        return self._core.frames.export(Path(folder), kind)
 
     def check_journal(self) -> list[str]:
         """Return the damages found in the journal; an empty list when there are none."""
-        return self._parts.journal.check()
+        return self._core.journal.check()
 
     def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
         """Create a durable queue and bind it to the exchange of the order responses.
@@ -453,28 +453,28 @@ class OrderTracker:
         JournalError
             The file exists already or cannot be written, or the journal is on a server.
         """
-        return self._parts.journal.backup(path)
+        return self._core.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
-        found = keys_in(key, self._parts.key_of)
+        found = keys_in(key, self._core.key_of)
         if len(found) != 1:
             raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
         return Order(self, found[0])
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
-        return self._parts.state(key)
+        return self._core.state(key)
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
         auto_download = self._downloads_itself
-        states = self._parts.states(keys)
+        states = self._core.states(keys)
         return Snapshot(
-            orders=tuple(without_own(self._parts, states) if auto_download else states),
+            orders=tuple(without_own(self._core, states) if auto_download else states),
             blocking=tuple(self._blocking.find(auto_download=auto_download)),
             health=self.health,
-            background_errors=self._warnings() + self._parts.errors.shown,
-            rejected=self._parts.frames.rejections,
+            background_errors=self._warnings() + self._core.errors.shown,
+            rejected=self._core.frames.rejections,
         )
 
     @property
@@ -487,7 +487,7 @@ class OrderTracker:
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
-        self._parts.errors.record(what, error)
+        self._core.errors.record(what, error)
 
     # -- waiting --
 
@@ -571,9 +571,9 @@ class OrderTracker:
         if download:
             if self.client is None:
                 raise SettingsError(f"downloading {CLIENT_MISSING}")
-            downloads = AutoDownload(self._parts, self._downloads, self._sync)
+            downloads = AutoDownload(self._core, self._downloads, self._sync)
         return Wait(
-            self._parts,
+            self._core,
             keys,
             sync=self._sync,
             blocking=self._blocking,
@@ -749,7 +749,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = keys_in(orders, self._parts.key_of)
+        keys = keys_in(orders, self._core.key_of)
         return self._as_orders(act_on_each(keys, partial(self._actions.act, action, **details)))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
@@ -802,9 +802,9 @@ class OrderTracker:
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         if keys:
-            states = self._parts.states(keys_in(keys, self._parts.key_of))
+            states = self._core.states(keys_in(keys, self._core.key_of))
         else:
-            states = [state for state in self._parts.states() if state.waits_for_download]
+            states = [state for state in self._core.states() if state.waits_for_download]
         found = [state.key for state in states]
         with stopped_by_user(), watching(self, found) as view:
             request = DownloadRequest(
@@ -833,7 +833,7 @@ class OrderTracker:
                 seen.update(new)
                 if new:
                     yield new
-        self._parts.errors.raise_new()
+        self._core.errors.raise_new()
 
     def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:
         """Look at the downloaded files of some orders; nothing is fetched.
@@ -854,11 +854,11 @@ class OrderTracker:
         """
         order_ids: set[int] | None = None
         if keys:
-            states = self._parts.states(keys_in(keys, self._parts.frames.key_of))
+            states = self._core.states(keys_in(keys, self._core.frames.key_of))
             order_ids = {state.order_id for state in states if state.order_id is not None}
         return problems_frame(
             (file, *problem)
-            for file in self._parts.frames.order_files(order_ids)
+            for file in self._core.frames.order_files(order_ids)
             if file.record.in_place
             and (problem := find_problem(file.record, checksum=checksum)) is not None
         )

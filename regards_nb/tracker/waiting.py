@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.selection import Name
-    from regards_nb.tracker.shared import TrackerParts, View
+    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
 #: A message that was sent before the wait arrives so soon; an order without one is unknown.
 _UNKNOWN_AFTER_S = 2.0
@@ -110,7 +110,7 @@ class Wait:
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
-        self._parts = parts
+        self._core = parts
         self._sync = sync
         self._blocking_orders = blocking
         self._health = health
@@ -129,22 +129,22 @@ class Wait:
         self._states: list[OrderState] = []
 
     def _unknown(self) -> list[Name]:
-        return [name for name in self._names if self._parts.key_of(name) is None]
+        return [name for name in self._names if self._core.key_of(name) is None]
 
     def keys(self) -> list[OrderKey]:
         """Return the keys of the orders waited for, as far as an event has named them."""
-        keys = map(self._parts.key_of, self._names)
+        keys = map(self._core.key_of, self._names)
         return [key for key in keys if key is not None]
 
-    def run(self, view: View) -> list[OrderState]:
+    def run(self, view: WaitDisplay) -> list[OrderState]:
         """Block until the wait is over, and keep the view up to date; return the orders."""
         seen = -1
         while not self.is_over():
             view.refresh(note=self.note())
-            seen = self._parts.signal.wait(seen, POLL_S)
+            seen = self._core.signal.wait(seen, POLL_S)
         return self._states
 
-    async def run_async(self, view: View) -> None:
+    async def run_async(self, view: WaitDisplay) -> None:
         """Wait without blocking the event loop."""
         # Unknown orders are looked up over REST, which would block the loop.
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
@@ -164,7 +164,7 @@ class Wait:
         SettingsError
             The tracker is not started.
         """
-        self._states = self._parts.states(self.keys())
+        self._states = self._core.states(self.keys())
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
         if self._downloads is not None:
@@ -204,14 +204,14 @@ class Wait:
                 continue
             called = name.correlation_id if isinstance(name, OrderKey) else name
             tenant = None if self._sync is None else self._sync.tenant
-            if self._parts.journal.request(tenant, called) is None:
+            if self._core.journal.request(tenant, called) is None:
                 raise OrderNotFoundError(
                     f"no order with the correlation id or label {called!r}: it was not submitted "
                     "here, and no message names it. " + self._near(called)
                 )
 
     def _near(self, name: str) -> str:
-        known = self._parts.frames.states()
+        known = self._core.frames.states()
         names = [text for s in known for text in (s.correlation_id, s.label) if text]
         near = get_close_matches(name, names, n=3)
         if not near:
@@ -232,10 +232,10 @@ class Wait:
         """Return the orders with files that wait: those waited for, and those that block them."""
         blocking = self._blocking()
         for state in blocking:
-            if self._sync is not None and self._parts.key_of(state.order_id or 0) is None:
+            if self._sync is not None and self._core.key_of(state.order_id or 0) is None:
                 self._sync.look_up(state.order_id or 0)
         waiting = [*self._states, *blocking]
-        keys = (self._parts.key_of(state.order_id or 0) for state in waiting)
+        keys = (self._core.key_of(state.order_id or 0) for state in waiting)
         return [key for key in keys if key is not None]
 
     def note(self) -> str:
@@ -272,8 +272,8 @@ class Wait:
         TrackingError
             Something failed in the background.
         """
-        self._parts.errors.raise_new()
-        return self._parts.frames.orders_of(self.keys())
+        self._core.errors.raise_new()
+        return self._core.frames.orders_of(self.keys())
 
 
 def _numbers(states: Iterable[OrderState]) -> str:
