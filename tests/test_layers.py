@@ -294,7 +294,6 @@ USERS = sorted(
 #: Modules inside rooms that are public, or have the name of the public function in them.
 PUBLIC_MODULES = {
     "simulator.faults",
-    "journal.repair",
     "display.html",
     "display.text",
     "display.show",

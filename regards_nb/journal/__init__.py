@@ -14,7 +14,7 @@ understand more of an old journal, and no second table can disagree with the fir
     the files of SQLite: keep them in place, notice when they are not;
 ``journal``
     `Journal`: append messages, read on from a position, keep the file records;
-``repair``
+``salvage``
     save what can be read of a damaged file.
 """
 
@@ -25,12 +25,11 @@ from regards_nb.journal.database import (
     DEFAULT_PATH,
     Database,
     JournalReplacedError,
-    NetworkFileSystemWarning,
     Position,
 )
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
-from regards_nb.journal.repair import Repair, repair
-from regards_nb.journal.sqlite_file import SqliteFile
+from regards_nb.journal.salvage import Repair, repair
+from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 
 __all__ = [
     "DEFAULT_PATH",

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 import time
-import warnings
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from regards_nb.journal.sqlite_file import (
     is_read_only,
     signature,
     still_open,
+    warn_of_network,
 )
 
 if TYPE_CHECKING:
@@ -49,19 +49,6 @@ LOCK_WRITERS = {
     # an arbitrary number that identifies this lock among the advisory locks of the database
     "postgresql": "SELECT pg_advisory_xact_lock(7234734)",
 }
-
-#: File systems on which the locks and the shared memory of SQLite do not work reliably.
-_NETWORK = frozenset(
-    {
-        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4",
-        "smb3", "smbfs",
-    }
-)  # fmt: skip
-
-
-class NetworkFileSystemWarning(UserWarning):
-    """The journal is on a network file system: a crash or a second kernel can damage it."""
-
 
 #: What happened to the files, where the open ones saved everything.
 _SAVED = {
@@ -120,14 +107,14 @@ class Database:
         self._is_new = self._was_copied = False
         if self.path is not None:
             _make_folder(self.path.parent)
-            _warn_of_network(self.path, self.mounts)
+            warn_of_network(self.path, self.mounts)
             self.read_only = is_read_only(self.path)
             self._is_new = not self.path.exists()
             self._was_copied = is_copy_without_wal(self.path)
             check_before_opening(self.path)
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
-        self._gate = _Gate()
+        self._gate = _ConnectionUseLock()
         #: of the schema; None before `open`
         self.version: int | None = None
         self._was_connected = False
@@ -249,13 +236,15 @@ class Database:
         """Run *work* in a transaction that reads. A server that restarts is waited for."""
         self._heal()
         with self._using(verb):
-            return self._patiently(lambda: self._run(work))
+            return self._retry_while_restarting(lambda: self._run(work))
 
     def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
         with self.engine.connect() as connection:
             return work(connection)
 
-    def _patiently(self, attempt: Callable[[], _T], patience_s: float | None = None) -> _T:
+    def _retry_while_restarting(
+        self, attempt: Callable[[], _T], patience_s: float | None = None
+    ) -> _T:
         """Repeat an attempt that changes nothing while a database server restarts.
 
         At least once: the server or a proxy may have ended a connection that was not in use.
@@ -281,7 +270,7 @@ class Database:
         """Run a query and fetch its rows a few at a time. The caller may stop early."""
         self._heal()
         with self._using("read"):
-            connection = self._patiently(lambda: self._begin("SELECT 1"))
+            connection = self._retry_while_restarting(lambda: self._begin("SELECT 1"))
             with (
                 connection,
                 connection.execution_options(yield_per=16).execute(query) as rows,
@@ -332,7 +321,7 @@ class Database:
     def _locked(self, patience_s: float | None) -> Iterator[sa.Connection]:
         """Open a transaction that waits for all other writers, and commit it at the end."""
         statement = LOCK_WRITERS[self.engine.dialect.name]
-        with self._patiently(lambda: self._begin(statement), patience_s) as connection:
+        with self._retry_while_restarting(lambda: self._begin(statement), patience_s) as connection:
             begun = connection.get_transaction()
             assert begun is not None  # noqa: S101 - the statement has begun it
             with begun:  # rolls back also when the commit fails
@@ -379,7 +368,7 @@ class Database:
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose()
         with self._using("read"):
-            return self._patiently(self._changes.position)
+            return self._retry_while_restarting(self._changes.position)
 
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
@@ -473,7 +462,7 @@ class Database:
             self.on_notice(text)
 
 
-class _Gate:
+class _ConnectionUseLock:
     """Many threads use the connections, or one closes them."""
 
     def __init__(self) -> None:
@@ -571,29 +560,6 @@ def _make_folder(folder: Path) -> None:
         ) from exc
 
 
-def _warn_of_network(path: Path, mounts: Path) -> None:
-    """Warn if the journal is on a network file system. Systems without that list get no warning."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    fields = [line.split() for line in lines]
-    # The innermost mount point above the path counts. A space is written as \\040.
-    above = [
-        (Path(point.replace("\\040", " ")), kind)
-        for _, point, kind, *_ in fields
-        if path.is_relative_to(point.replace("\\040", " "))
-    ]
-    kind = max(above, key=lambda mount: len(mount[0].parts), default=(path, ""))[1]
-    if kind in _NETWORK:
-        warnings.warn(
-            f"the journal {path} is on a {kind} file system, where a crash or a second kernel can "
-            "damage an SQLite file. Choose a local place with journal=..., or a PostgreSQL URL",
-            NetworkFileSystemWarning,
-            stacklevel=6,
-        )
-
-
 def _remedy(cause: str) -> str:
     """Return what to do about a database error."""
     for symptom, remedy in _REMEDIES.items():
@@ -654,7 +620,7 @@ def read_position(connection: sa.Connection) -> Position:
 class ChangeDetector:
     """Returns the position of the journal, and reads it only after a commit.
 
-    The position is needed for each row that somebody looks at, so the question must be cheap.
+    Frames ask for the position at each access, so the question must be cheap.
     SQLite's ``data_version`` changes when another connection, in any process, has committed; this
     class asks with a connection that never writes. PostgreSQL has no such number, so there the
     position is read each time.

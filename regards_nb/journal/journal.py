@@ -318,7 +318,7 @@ class Journal:
                 yield read_batch(row, after_id)
 
     def position(self) -> Position:
-        """Return how far the journal has grown. Nearly free while no process commits."""
+        """Return how far the journal has grown. Cheap while no process commits."""
         return self._database.position()
 
     def last_id(self) -> int:

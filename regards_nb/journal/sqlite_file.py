@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+import warnings
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -52,6 +53,19 @@ _WAL_HEADER_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 #: offset in the header; 1: rollback journal, 2: WAL
 _FORMAT_OFFSET = 18
+
+
+#: File systems on which the locks and the shared memory of SQLite do not work reliably.
+_NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4",
+        "smb3", "smbfs",
+    }
+)  # fmt: skip
+
+
+class NetworkFileSystemWarning(UserWarning):
+    """The journal is on a network file system: a crash or a second kernel can damage it."""
 
 
 class Change(Enum):
@@ -362,3 +376,26 @@ def _is_rollback_format(path: Path) -> bool:
         header = file.read(_HEADER_BYTES)
         return header.startswith(_MAGIC) and header[_FORMAT_OFFSET] == 1
     return False
+
+
+def warn_of_network(path: Path, mounts: Path) -> None:
+    """Warn if the journal is on a network file system. Systems without that list get no warning."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    fields = [line.split() for line in lines]
+    # The innermost mount point above the path counts. A space is written as \\040.
+    above = [
+        (Path(point.replace("\\040", " ")), kind)
+        for _, point, kind, *_ in fields
+        if path.is_relative_to(point.replace("\\040", " "))
+    ]
+    kind = max(above, key=lambda mount: len(mount[0].parts), default=(path, ""))[1]
+    if kind in _NETWORK:
+        warnings.warn(
+            f"the journal {path} is on a {kind} file system, where a crash or a second kernel can "
+            "damage an SQLite file. Choose a local place with journal=..., or a PostgreSQL URL",
+            NetworkFileSystemWarning,
+            stacklevel=6,
+        )
