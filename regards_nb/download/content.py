@@ -125,7 +125,7 @@ class ContentWriter:
             It cannot be written.
         """
         self._size_bytes += len(data)
-        self._refuse_bomb()
+        self._check_size()
         self._digest.update(data)
         if self._descriptor is None and self._size_bytes <= self._max_held_bytes:
             self._held += data
@@ -156,7 +156,7 @@ class ContentWriter:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _refuse_bomb(self) -> None:
+    def _check_size(self) -> None:
         if self._limit_bytes is None:
             if self._size_bytes >= self._next_check_bytes:
                 self._next_check_bytes += _RESERVE_CHECK_BYTES

@@ -88,7 +88,7 @@ class Extractor:
         notice = parse_notice(self._notice.data) if proven and self._notice else None
         with self._workspace.errors():
             if self._notice is not None and notice is None:
-                self._judge(self._notice)
+                self._match(self._notice)
             for content, record in self._size_only:
                 if not proven or record.name in (notice or {}):
                     content.discard()
@@ -115,14 +115,14 @@ class Extractor:
         content = self._completed(piece)
         if self._notice is not None:
             # another entry follows: so it was a file of that name
-            self._judge(self._notice)
+            self._match(self._notice)
             self._notice = None
         if content is None:
             return
         if content.name == NOTICE_NAME and content.path is None:
             self._notice = content
         else:
-            self._judge(content)
+            self._match(content)
 
     def _hand_over(self) -> None:
         verified, self._verified = self._verified, []
@@ -157,7 +157,7 @@ class Extractor:
             self.unlisted.append(Content.damaged(writer.name))
         return None
 
-    def _judge(self, content: Content) -> None:
+    def _match(self, content: Content) -> None:
         """Find out which file an entry is, and accept it or not."""
         verdict, records = self._manifest.match(content.name, content.size_bytes, content.md5)
         if verdict is Verdict.VERIFIED and records:

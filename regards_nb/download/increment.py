@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from regards_nb.download.bounded_queue import QueueClosed
 from regards_nb.download.context import DownloadContext, DownloadOptions, StoppedError
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
-from regards_nb.download.pipeline import ZipOutcome
+from regards_nb.download.pipeline import ZipOutcome, fetch_zip
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher
 from regards_nb.download.records import OrderRecords, is_in_zip
@@ -31,7 +31,6 @@ from regards_nb.download.repair import (
     identify,
     is_external,
     release,
-    try_zip,
 )
 from regards_nb.download.workspace import Workspace
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
@@ -39,7 +38,7 @@ from regards_nb.files import FileState
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.context import Way
@@ -185,7 +184,10 @@ class Downloader:
         counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
         with Workspace(self._directory, self.order_id, durable=self._options.durable) as workspace:
             workspace.require_space(sum(record.size_bytes or 0 for record in plan.missing))
-            ran = self._carry_out(plan, self._context(plan, workspace, counter))
+            context = self._context(plan, workspace, counter)
+            ran = _Ran({}, (), frozenset())
+            with self._publishing(context.publisher):
+                ran = run(plan, context)
         counter.enter("done")
         self._never_released |= ran.unreleased
         return self._result(plan, ran)
@@ -225,15 +227,15 @@ class Downloader:
             counter=counter,
         )
 
-    def _carry_out(self, plan: Plan, context: DownloadContext) -> _Ran:
-        """Run the plan, and wait until all verified files have their final names."""
-        ran = _Ran({}, (), frozenset())
+    @contextmanager
+    def _publishing(self, publisher: Publisher) -> Iterator[None]:
+        """Give all verified files their final names at the end of the block, also after errors."""
         try:
-            ran = run(plan, context)
+            yield
         except QueueClosed:
             pass  # the publisher has failed: finish() raises the reason
         except StoppedError:
-            context.publisher.finish()
+            publisher.finish()
             raise DownloadError(
                 f"the download of order {self.order_id} was stopped; "
                 f"{len(self.records.arrived)} files are in place, and the next download goes on "
@@ -241,10 +243,9 @@ class Downloader:
             ) from None
         except BaseException:
             # Ctrl-C, too: verified files still get their names
-            context.publisher.finish_quietly()
+            publisher.finish_quietly()
             raise
-        context.publisher.finish()
-        return ran
+        publisher.finish()
 
     def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
@@ -326,7 +327,7 @@ def run(plan: Plan, context: DownloadContext) -> _Ran:
     is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
     if takes_zip(plan.wanted, context.options.way if context.options.extract else "zip"):
         context.counter.enter("zip")
-        outcome = try_zip(context)
+        outcome = fetch_zip(context)
         identify(outcome.unlisted, context)
         missing = context.manifest.missing
         # After a complete zip the server knows of each file whether it was sent. A zip that lacks

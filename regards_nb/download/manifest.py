@@ -1,8 +1,8 @@
-r"""Which file of the manifest an entry of the zip is, and what NOTICE.txt says. Pure.
+r"""Decides which file an entry is: verified, size only, ambiguous, wrong or unknown. Pure.
 
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
-homonyms (``a (1).nc``), and a file may really have such a name; it writes a file that the order
-holds twice only once. So a name proposes files, and the MD5 decides.
+files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file
+that the order holds twice only once. So a name proposes files, and the MD5 decides.
 """
 
 from __future__ import annotations

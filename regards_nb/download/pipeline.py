@@ -18,7 +18,13 @@ from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
 from regards_nb.download.workspace import write_all
 from regards_nb.download.zipstream import read_zip
-from regards_nb.errors import ArchiveError, ServiceError
+from regards_nb.errors import (
+    ArchiveError,
+    NotAllowedError,
+    QuotaError,
+    ServiceError,
+    ServiceUnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,30 +62,39 @@ class ZipOutcome:
 def fetch_zip(context: DownloadContext) -> ZipOutcome:
     """Fetch what is available as one zip; verified files go to the publisher.
 
-    A zip that is cut or cannot be trusted is not an error here: the files that were verified
-    before stay, and the outcome says what happened.
+    A zip that is refused, is cut or cannot be trusted is not an error here: its files can still
+    be fetched one by one. Files that were verified before stay, and the outcome says what happened.
 
     Raises
     ------
     ServiceError
-        There was no zip at all.
+        The login is refused, or a proxy answered: single files would fail as well.
     WorkspaceError
-        It cannot be written.
+        The zip cannot be written.
     StoppedError
         The download was asked to stop.
     """
-    with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
-        if body is None:  # 204: another download fetched the files in the meantime
-            return ZipOutcome()
-        extractor = Extractor(context)
-        copy = None if context.options.extract else _ZipCopy(context.workspace)
-        try:
-            failure = _Pipeline(context, body, extractor, copy).run()
-            notice = extractor.finish(proven=failure is None)
-        finally:
-            extractor.close()
-            if copy is not None:
-                copy.close()
+    try:
+        with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
+            if body is None:  # 204: another download fetched the files in the meantime
+                return ZipOutcome()
+            extractor = Extractor(context)
+            copy = None if context.options.extract else _ZipCopy(context.workspace)
+            try:
+                failure = _Pipeline(context, body, extractor, copy).run()
+                notice = extractor.finish(proven=failure is None)
+            finally:
+                extractor.close()
+                if copy is not None:
+                    copy.close()
+    except ServiceError as exc:
+        # 401 with a message, 409, 423 and 429 may only mean that another zip is being made for
+        # this user (REGARDS 2.1 and later; the answer is not documented).
+        is_busy = isinstance(exc, NotAllowedError) and exc.status_code == 401
+        if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError) and not is_busy:
+            raise
+        context.raise_if_stopped()
+        return ZipOutcome(failure=exc)
     if copy is not None and extractor.zipped:
         if failure is None:
             context.publisher.add([copy.verified(context.order_id, extractor.zipped)])
@@ -183,7 +198,7 @@ class _Pipeline:
                 self._blocks.put(block, len(block))
         except QueueClosed:
             pass  # the zip is not read further
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() judges it
+        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
             self._read_failure = exc
         self._blocks.end()
 
@@ -225,7 +240,7 @@ class _Pipeline:
         try:
             for pieces in self._pieces:
                 self._extractor.take(pieces)
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() judges it
+        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
             self._write_failure = exc
             self._pieces.close()
 

@@ -1,4 +1,4 @@
-"""What a zip leaves to do: missing files, entries that no manifest lists, the release of files."""
+"""The steps after a zip: missing files, entries that no manifest lists, release of files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regards_nb.download.parallel_files import fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
 from regards_nb.download.records import find_problem, is_in_zip
 from regards_nb.download.workspace import file_md5
-from regards_nb.errors import NotAllowedError, QuotaError, ServiceError, ServiceUnreachableError
+from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
@@ -28,21 +28,6 @@ _log = logging.getLogger(__name__)
 SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 #: After a zip that failed it most likely has nothing to save.
 _SHORT_SAVING_S = SAVING_S[:3]
-
-
-def try_zip(context: DownloadContext) -> ZipOutcome:
-    """Fetch the zip; where the server refuses it, the files may still be fetched one by one."""
-    try:
-        return fetch_zip(context)
-    except ServiceError as exc:
-        # After a refused login or a page of a proxy, single files fail as well. 401 with a
-        # message, 409, 423 and 429 may only mean that another zip is being made for this user
-        # (REGARDS 2.1 and later; the answer is not documented).
-        is_busy = isinstance(exc, NotAllowedError) and exc.status_code == 401
-        if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError) and not is_busy:
-            raise
-        context.raise_if_stopped()
-        return ZipOutcome(failure=exc)
 
 
 def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, str]:
@@ -156,7 +141,7 @@ def release(context: DownloadContext, file_ids: set[int]) -> frozenset[int]:
         return frozenset()
     fetch_files(context, [row for row in waiting if not is_external(row)], keep=False)
     if any(is_external(row) for row in waiting):
-        identify(try_zip(context).unlisted, context)
+        identify(fetch_zip(context).unlisted, context)
     left = frozenset(row.file_id for row in _still_listed(context, file_ids))
     if left:
         _log.warning(

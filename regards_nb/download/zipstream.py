@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 1 << 18
 #: The reader joins pieces that are smaller.
 _SMALL_BYTES = 1 << 16
-# What the inflater leaves unused is copied: the first bites are small, so that a small entry does
+# What the inflater leaves unused is copied: the first chunks are small, so that a small entry does
 # not copy the whole block behind it.
-_FIRST_BITE_BYTES = 1 << 10
-_LARGEST_BITE_BYTES = 1 << 16
+_FIRST_CHUNK_BYTES = 1 << 10
+_LARGEST_CHUNK_BYTES = 1 << 16
 
 _LOCAL_MARK: Final = b"PK\3\4"
 _DESCRIPTOR_MARK: Final = b"PK\7\x08"
@@ -275,15 +275,15 @@ def _refuse_unreadable(name: str, flags: int, method: int) -> None:
 
 def _inflated(stream: _ByteStream, name: str) -> Iterator[bytes]:
     inflater = _inflater()
-    bite_bytes = _FIRST_BITE_BYTES
+    chunk_bytes = _FIRST_CHUNK_BYTES
     while not inflater.eof:
-        bite = stream.some(bite_bytes)
+        chunk = stream.some(chunk_bytes)
         try:
-            piece = inflater.decompress(bite, MAX_PIECE_BYTES)
+            piece = inflater.decompress(chunk, MAX_PIECE_BYTES)
         except _InflateError as exc:
             raise ArchiveError(f"entry {name!r} is damaged: {exc}") from exc
-        stream.at += len(bite) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
-        bite_bytes = min(bite_bytes * 8, _LARGEST_BITE_BYTES)
+        stream.at += len(chunk) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+        chunk_bytes = min(chunk_bytes * 8, _LARGEST_CHUNK_BYTES)
         if piece:
             yield piece
 
