@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 #: The folder for what is recorded beside the files, in the folder of the files.
 STATE_FOLDER = ".regards"
-_ARCHIVE = "archive"
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER = "owner.json"
@@ -231,7 +230,7 @@ def order_folder(workspace: Path, order_id: int, archive: str) -> Path:
     """Return the folder of an order in a workspace that several archives may share.
 
     It is ``<workspace>/<order id>``, or ``<workspace>/<order id>-<tenant>`` if that folder has the
-    order of another archive. A small file in each folder says whose it is.
+    order of another archive. A small file in ``<workspace>/.regards`` says whose each folder is.
     """
     tenant = safe_name(archive.rpartition(" ")[2])
     names = itertools.chain(
@@ -239,24 +238,23 @@ def order_folder(workspace: Path, order_id: int, archive: str) -> Path:
         (f"{order_id}-{tenant}-{number}" for number in itertools.count(2)),
     )
     for name in names:
-        folder = workspace / name
-        if _claim(folder, archive):
-            return folder
+        if _claim(workspace, f"{name}.archive", archive):
+            return workspace / name
     raise AssertionError  # the names never end
 
 
-def _claim(folder: Path, archive: str) -> bool:
+def _claim(workspace: Path, name: str, archive: str) -> bool:
     """Return whether a folder is this archive's, after claiming it if it is nobody's."""
-    marker = folder / STATE_FOLDER / _ARCHIVE
+    marker = workspace / STATE_FOLDER / name
     with suppress(FileNotFoundError):
         return marker.read_text(encoding="utf-8") == archive
     with suppress(OSError):  # the download itself will say what is wrong with the folder
-        make_state_folder(folder)
-        draft = marker.with_name(f"{_ARCHIVE}.{secrets.token_hex(6)}")
+        make_state_folder(workspace)
+        draft = marker.with_name(f"{name}.{secrets.token_hex(6)}")
         draft.write_text(archive, encoding="utf-8")
         if not link_without_replacing(str(draft), str(marker)):
             draft.unlink()
-            return _claim(folder, archive)
+            return _claim(workspace, name, archive)
     return True
 
 
