@@ -122,15 +122,19 @@ def test_a_message_that_was_returned_often_is_reported(
 def test_start_proves_that_the_journal_can_be_written(
     admin: Admin, journal: Journal, tmp_path: Path
 ) -> None:
-    """A journal under the lock of another program: start() says so, and no message is taken."""
+    """A journal that refuses writes: start() says so, and no message is taken."""
     admin.publish(body(0))
-    path = tmp_path / "journal.sqlite"
-    with closing(sqlite3.connect(path)) as lock:
-        lock.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as other:
+        other.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON sessions "
+            "BEGIN SELECT RAISE(ABORT, 'refused for a test'); END"
+        )
         consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
-        with pytest.raises(errors.JournalError, match="locked"):
+        with pytest.raises(errors.JournalError, match="refused for a test"):
             consumer.start(LIMIT_S)
         assert consumer.health.state is HealthState.FAILED
+        consumer.stop(LIMIT_S)
+        other.execute("DROP TRIGGER refuse")
     with consuming(admin, journal):
         until(lambda: journal.last_id() == 1)
     assert not rows(journal)[0].delivery.redelivered
@@ -232,9 +236,42 @@ def test_a_suspended_kernel_writes_nothing_that_another_took_over(
             process.stdout.readline()
             publish(admin, 0, 200)
             os.kill(process.pid, signal.SIGSTOP)
-            publish(admin, 200, 4000)
-            until(lambda: journal.last_id() >= 4000)
+            publish(admin, 200, 500)
+            until(lambda: journal.last_id() >= 500)
             os.kill(process.pid, signal.SIGCONT)
             until(lambda: proxy.connections > 1)
             process.communicate()
-    assert sorted(n for n in numbers(journal) if n is not None) == list(range(4000))
+    assert sorted(n for n in numbers(journal) if n is not None) == list(range(500))
+
+
+# -- the addresses of a cluster --
+
+
+def test_the_next_address_is_used_when_one_fails(
+    broker: PrivateBroker, admin: Admin, journal: Journal
+) -> None:
+    """Of two addresses one goes away: the other serves, and health names it."""
+    target = ("127.0.0.1", broker.amqp_port)
+    with TcpProxy(target) as kept:
+        with TcpProxy(target) as lost:
+            urls = [lost.url(admin.url), kept.url(admin.url)]
+            consumer = Consumer(parameters_from(urls), admin.queue, journal, nothing)
+            while f":{lost.port}/" not in (consumer.health.address or ""):
+                consumer.stop(LIMIT_S)
+                consumer.start(LIMIT_S)
+            publish(admin, 0, 100)
+            until(lambda: journal.last_id() > 0)
+        until(lambda: f":{kept.port}/" in (consumer.health.address or ""))
+        publish(admin, 100, 200)
+        until(lambda: journal.last_id() == 200)
+        consumer.stop(LIMIT_S)
+    assert sorted(n for n in numbers(journal) if n is not None) == list(range(200))
+
+
+def test_all_addresses_are_named_when_none_answers(journal: Journal) -> None:
+    """The error has a line for each address, and the type of the most telling one."""
+    urls = [f"amqp://u:p@127.0.0.1:{port}/v" for port in (1, 2, 3)]
+    consumer = Consumer(parameters_from(urls), "q", journal, nothing)
+    with pytest.raises(errors.BrokerUnreachableError, match="none of the 3 addresses") as caught:
+        consumer.start(LIMIT_S)
+    assert all(f"127.0.0.1:{port}/v" in str(caught.value) for port in (1, 2, 3))

@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -204,19 +204,6 @@ def _write_files(
     (folder / "rabbitmq.config").write_text(_config(folder, ports, tls), encoding="utf-8")
 
 
-def _write_member_files(folder: Path, ports: NodePorts, first: Path, name: str) -> None:
-    """Write the files of a node that joins the node *name*, whose folder is *first*."""
-    cookie = folder / "home" / ".erlang.cookie"
-    cookie.unlink()
-    cookie.write_text((first / "home" / ".erlang.cookie").read_text())
-    cookie.chmod(0o400)
-    (folder / "rabbitmq.config").write_text(
-        f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {ports.amqp}}}]}},\n'
-        f"           {{cluster_nodes, {{['{name}'], disc}}}},\n"
-        "           {disk_free_limit, 1000000}]}].\n"
-    )
-
-
 def _config(folder: Path, ports: NodePorts, tls: Tls | None) -> str:
     """Return the configuration as Erlang terms: RabbitMQ reads them seconds faster than a .conf."""
     # JSON strings are Erlang strings, except for \\u escapes.
@@ -368,8 +355,6 @@ class PrivateBroker:
         Number of such users.
     tls : Tls, optional
         Certificates; the node then listens with TLS on ``amqps_port``, too.
-    join : PrivateBroker, optional
-        A node that runs: this one becomes a member of its cluster, with the same users.
 
     Raises
     ------
@@ -379,17 +364,9 @@ class PrivateBroker:
         By ``start``: RabbitMQ is installed but does not start.
     """
 
-    def __init__(
-        self,
-        *,
-        user: str = "john",
-        users: int = 100,
-        tls: Tls | None = None,
-        join: PrivateBroker | None = None,
-    ) -> None:
-        self._join = join
-        self._admin: BrokerUser = BrokerUser(name="admin") if join is None else join._admin  # noqa: SLF001
-        self._readers = _readers(user, users) if join is None else []
+    def __init__(self, *, user: str = "john", users: int = 100, tls: Tls | None = None) -> None:
+        self._admin = BrokerUser(name="admin")
+        self._readers = _readers(user, users)
         self._unused = iter(self._readers)
         self._name = f"regards-nb-{secrets.token_hex(6)}@localhost"
         self._watchdog: _Watchdog | None = None
@@ -399,11 +376,6 @@ class PrivateBroker:
 
     def __repr__(self) -> str:
         return f"<PrivateBroker on port {self._ports.amqp}>"
-
-    @property
-    def name(self) -> str:
-        """The name of the Erlang node."""
-        return self._name
 
     @property
     def amqp_port(self) -> int:
@@ -484,13 +456,7 @@ class PrivateBroker:
     def _configure(self) -> None:
         folder, self._ports = self.folder, free_ports()
         _write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
-        if self._join is not None:
-            # the nodes of a cluster find each other by one epmd, and trust each other by one cookie
-            self._ports = replace(self._ports, epmd=self._join._ports.epmd)  # noqa: SLF001
-            _write_member_files(folder, self._ports, self._join.folder, self._join.name)
         self._environment = _environment(folder, self._ports, self._installation, name=self._name)
-        if self._join is not None:
-            return
         # An epmd of our own: one that the node starts itself would outlive the node.
         epmd = [str(self._installation.epmd), "-address", "127.0.0.1"]
         self._run("epmd", [*epmd, "-port", str(self._ports.epmd)])
