@@ -18,7 +18,7 @@ from regards_nb.display import TRACKER_DELETED, RefreshThread, close_views, refr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.display import SnapshotView
+    from regards_nb.display import SnapshotLike
 
 DEADLINE_S = 20.0
 
@@ -48,16 +48,16 @@ class SketchView:
     def __init__(self) -> None:
         self.visible = True
         self.changed = False
-        self.painted: list[tuple[float, SnapshotView]] = []
-        self.frozen: list[tuple[SnapshotView, str]] = []
+        self.painted: list[tuple[float, SnapshotLike]] = []
+        self.frozen: list[tuple[SnapshotLike, str]] = []
         self.closed = 0
         #: What a painting takes of the processor.
         self.cost_s = 0.0
         self.error: Exception | None = None
         self.keys_of = all_orders
-        self.last: SnapshotView | None = None
+        self.last: SnapshotLike | None = None
 
-    def paint(self, snapshot: SnapshotView) -> None:
+    def paint(self, snapshot: SnapshotLike) -> None:
         """Remember the snapshot, or fail as told."""
         if self.error is not None:
             raise self.error
@@ -67,7 +67,7 @@ class SketchView:
         self.last = snapshot
         self.painted.append((time.monotonic(), snapshot))
 
-    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
         """Remember how it ended."""
         self.visible = False
         self.frozen.append((snapshot, note))

@@ -22,7 +22,7 @@ from regards_nb.orders import OrderKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, Row, TableModel, TrackerView
+    from regards_nb.display.model import KeysOf, Row, TableModel, TrackerLike
 
 #: From this number of orders on there is a filter.
 MIN_TO_FILTER = 6
@@ -77,7 +77,7 @@ class AnyWidgetView(LiveView):
         Returns the orders to show; None for all.
     """
 
-    def __init__(self, tracker: Callable[[], TrackerView | None], keys_of: KeysOf) -> None:
+    def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
         self._clicks = Clicks(tracker)
         self._titles: dict[OrderKey, str] = {}

@@ -27,7 +27,7 @@ from regards_nb.display.text import lines
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from regards_nb.display.model import KeysOf, Row, SnapshotView, TableModel
+    from regards_nb.display.model import KeysOf, Row, SnapshotLike, TableModel
 
 #: The table scrolls from this height on.
 MAX_HEIGHT = "440px"
@@ -105,7 +105,7 @@ overflow-wrap:anywhere;padding-right:0!important}}
 </style>"""
 
 
-def html(snapshot: SnapshotView, *, note: str = "") -> str:
+def html(snapshot: SnapshotLike, *, note: str = "") -> str:
     """Return the snapshot as one static piece of HTML.
 
     Parameters
@@ -266,7 +266,7 @@ def _mark(sign: str) -> str:
 
 
 def static_bundle(
-    snapshot: SnapshotView, note: str = "", *, rates: DownloadRates | None = None
+    snapshot: SnapshotLike, note: str = "", *, rates: DownloadRates | None = None
 ) -> dict[str, Any]:
     """Return HTML and text of the same snapshot."""
     model = table_model(snapshot, rates=rates)
@@ -294,7 +294,7 @@ _SPARE_CSS = f"""<style>
 </style>"""
 
 
-def spare_bundle(snapshot: SnapshotView) -> dict[str, Any]:
+def spare_bundle(snapshot: SnapshotLike) -> dict[str, Any]:
     """Return a picture that is visible only where the widget beside it cannot be shown."""
     picture = f'<div class="regards-nb-spare" style="display:none">{html(snapshot)}</div>'
     return {"text/html": f"{_SPARE_CSS}{picture}", "text/plain": ""}
@@ -357,7 +357,7 @@ class HtmlView:
     def __init__(self, keys_of: KeysOf, note: str = "") -> None:
         self.keys_of = keys_of
         self.visible = False
-        self.last: SnapshotView | None = None
+        self.last: SnapshotLike | None = None
         # show() runs on the caller's thread, paint() on the refresh thread.
         self._lock = threading.Lock()
         self._default_note = note
@@ -377,7 +377,7 @@ class HtmlView:
         self.keys_of = keys_of
         self._handles.clear()
 
-    def show(self, snapshot: SnapshotView, **_: object) -> None:
+    def show(self, snapshot: SnapshotLike, **_: object) -> None:
         """Put the table below the running cell."""
         with self._lock:
             self.last = snapshot
@@ -392,7 +392,7 @@ class HtmlView:
         self._changed |= note != self._note
         self._note = note
 
-    def paint(self, snapshot: SnapshotView) -> None:
+    def paint(self, snapshot: SnapshotLike) -> None:
         """Replace the table if it differs."""
         with self._lock:
             self._changed = False
@@ -400,7 +400,7 @@ class HtmlView:
             self._rates.update(snapshot.orders, time.monotonic())
             self._replace(static_bundle(snapshot, self._note, rates=self._rates))
 
-    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
         """Show the last state; nothing updates it afterwards."""
         with self._lock:
             self.visible = False

@@ -1,4 +1,4 @@
-"""What live views of widgets share: outputs, spare pictures, and what clicks do."""
+"""What live views of widgets share: outputs, static copies, and what clicks do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from regards_nb.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, Row, SnapshotView, TableModel, TrackerView
+    from regards_nb.display.model import KeysOf, Row, SnapshotLike, TableModel, TrackerLike
     from regards_nb.orders import OrderKey
 
 #: Clicks during a cell that blocks the kernel all arrive when the cell ends: the same click again
@@ -43,13 +43,13 @@ class LiveView(ABC):
     """
 
     interval_s = 0.2
-    #: How old the spare picture may be: each new one makes the page send and save the notebook.
+    #: How old the static copy may be: each new one makes the page send and save the notebook.
     spare_interval_s = 10.0
 
     def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
         self.visible = False
-        self.last: SnapshotView | None = None
+        self.last: SnapshotLike | None = None
         # One thread paints at a time; a click that freezes the view enters again.
         self._lock = threading.RLock()
         self._note = self._answer_text = ""
@@ -57,8 +57,8 @@ class LiveView(ABC):
         self._rates = DownloadRates()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         self._spare_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        #: The snapshot of the spare pictures, and when they may be replaced.
-        self._spare: SnapshotView | None = None
+        #: The snapshot of the static copies, and when they may be replaced.
+        self._spare: SnapshotLike | None = None
         self._next_spare_s = 0.0
         #: Whether an output shows the widgets that cannot be replaced, as the value of a cell.
         self._is_permanent = False
@@ -96,7 +96,7 @@ class LiveView(ABC):
         is_old = self._spare is not self.last and time.monotonic() >= self._next_spare_s
         return bool(self._spare_handles) and is_old
 
-    def show(self, snapshot: SnapshotView, *, with_spare: bool = False) -> None:
+    def show(self, snapshot: SnapshotLike, *, with_spare: bool = False) -> None:
         """Put the view below the running cell.
 
         *with_spare* adds a hidden picture, for a view that may not be closed before the kernel
@@ -111,17 +111,17 @@ class LiveView(ABC):
             if with_spare:
                 self._publish_spare(snapshot)
 
-    def bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
+    def bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:
         """Return the view as the value of a cell, with HTML and text for other front ends.
 
-        The value of a cell has no display id, so its spare picture is a separate output.
+        The value of a cell has no display id, so its static copy is a separate output.
         """
         with self._lock:
             self._is_permanent = True
             self._publish_spare(snapshot)
             return self._bundle(snapshot)
 
-    def widget(self, snapshot: SnapshotView) -> Any:
+    def widget(self, snapshot: SnapshotLike) -> Any:
         """Return the widget, for code that places it itself."""
         with self._lock:
             self._is_permanent = True
@@ -148,8 +148,8 @@ class LiveView(ABC):
         if not self.visible and self.last is not None:
             self.freeze(self.last, self._note)
 
-    def paint(self, snapshot: SnapshotView) -> None:
-        """Update the widgets, and the spare picture from time to time."""
+    def paint(self, snapshot: SnapshotLike) -> None:
+        """Update the widgets, and the static copy from time to time."""
         with self._lock:
             self._changed = False
             self.last = snapshot
@@ -159,7 +159,7 @@ class LiveView(ABC):
             if self._is_spare_due:
                 self._replace_spare(spare_bundle(snapshot))
 
-    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
         """Replace the outputs by the last state as plain HTML, which the notebook stores."""
         with self._lock:
             self.visible = False
@@ -171,7 +171,7 @@ class LiveView(ABC):
             for handle in self._handles:
                 handle.update(bundle, raw=True)
             # The value of a cell cannot be replaced: its widgets show the last state, and its
-            # spare picture stays for the time when the kernel has ended.
+            # static copy stays for the time when the kernel has ended.
             self._replace_spare(spare_bundle(snapshot) if self._is_permanent else EMPTY_BUNDLE)
             if self._is_permanent:
                 self._note = " · ".join(filter(None, (note, as_of())))
@@ -188,7 +188,7 @@ class LiveView(ABC):
         if not self.visible and self.last is not None:
             self.paint(self.last)
 
-    def _bundle(self, snapshot: SnapshotView) -> dict[str, Any]:
+    def _bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:
         self.paint(snapshot)
         self.visible = True
         live = self.root._repr_mimebundle_()
@@ -196,7 +196,7 @@ class LiveView(ABC):
         values = live[0] if isinstance(live, tuple) else live
         return {**values, **static_bundle(snapshot, as_of())}
 
-    def _publish_spare(self, snapshot: SnapshotView) -> None:
+    def _publish_spare(self, snapshot: SnapshotLike) -> None:
         publish(spare_bundle(snapshot), self._spare_handles)
         self._spare = snapshot
 
@@ -216,7 +216,7 @@ class Clicks:
         Returns the tracker, or None after it was deleted.
     """
 
-    def __init__(self, tracker: Callable[[], TrackerView | None]) -> None:
+    def __init__(self, tracker: Callable[[], TrackerLike | None]) -> None:
         self._tracker = tracker
         # Click handlers run on the main thread or, with some kernels, on a thread of their own.
         self._lock = threading.Lock()
@@ -224,7 +224,7 @@ class Clicks:
         self._rows: dict[OrderKey, Row] = {}
 
     def update(self, model: TableModel) -> None:
-        """Learn the orders of the table."""
+        """Store the rows of the table."""
         self._rows = {row.key: row for row in model.rows}
 
     @property
@@ -265,7 +265,7 @@ class Clicks:
         getattr(tracker, action)(key)
         return f"{action}: queued for {title}"
 
-    def _download(self, tracker: TrackerView, key: OrderKey | None, title: str) -> str:
+    def _download(self, tracker: TrackerLike, key: OrderKey | None, title: str) -> str:
         keys = self.waiting if key is None else (key,)
         for each in keys:
             tracker.download_soon(each)

@@ -39,7 +39,7 @@ WAITS = "REGARDS waits for you to download"
 # -- what the display reads
 
 
-class SnapshotView(Protocol):
+class SnapshotLike(Protocol):
     """Everything that the display shows, at one moment. Immutable, so no lock is needed."""
 
     @property
@@ -63,7 +63,7 @@ class SnapshotView(Protocol):
         """The user's orders that wait for a download and so block all others, shown or not."""
 
 
-class TrackerView(Protocol):
+class TrackerLike(Protocol):
     """What the display calls on a tracker. The last five methods only queue a request."""
 
     def record_background_error(self, what: str, error: BaseException) -> object:
@@ -73,7 +73,7 @@ class TrackerView(Protocol):
     def version(self) -> int:
         """A number that grows with every change; cheap to read."""
 
-    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> SnapshotView:
+    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> SnapshotLike:
         """Return the state of these orders, or of all."""
 
     def download_soon(self, key: OrderKey) -> object:
@@ -219,7 +219,7 @@ class DownloadRates:
 
 
 def table_model(
-    snapshot: SnapshotView,
+    snapshot: SnapshotLike,
     *,
     only: str = "",
     rates: DownloadRates | None = None,
@@ -247,8 +247,8 @@ def table_model(
     n_finished = sum(order.finished for order in orders)
     noun = "order" if len(orders) == 1 else "orders"
     health_severity, health = _health(snapshot.health)
-    batch = _batch(orders)
-    fraction = _mean([_fraction_over(order) for order in batch])
+    current = _current_orders(orders)
+    fraction = _mean([_fraction_over(order) for order in current])
     standstill = _standstill(orders, snapshot, now)
     return TableModel(
         rows=tuple(
@@ -258,7 +258,7 @@ def table_model(
         total=len(orders),
         headline=f"{n_finished} of {len(orders)} {noun} finished" if orders else "No orders",
         fraction=fraction,
-        overall=_overall(batch, None if standstill else fraction, rates, now),
+        overall=_overall(current, None if standstill else fraction, rates, now),
         standstill=standstill,
         counts=tuple(_counts(orders)),
         health=health,
@@ -502,10 +502,10 @@ def _health(health: Health) -> tuple[Severity, str]:
     return severity, " · ".join(parts)
 
 
-def _batch(orders: Sequence[OrderState]) -> list[OrderState]:
+def _current_orders(orders: Sequence[OrderState]) -> list[OrderState]:
     """Return the unfinished orders, and those that ended after the first of them began.
 
-    Orders of earlier weeks would fill the bar. When all have ended, all are the batch.
+    Orders of earlier weeks would fill the bar. When all have ended, all are current.
     """
     is_open = [order for order in orders if not order.finished or order.downloading]
     if not is_open:
@@ -527,25 +527,27 @@ def _mean(fractions: Sequence[float | None]) -> float | None:
 
 
 def _overall(
-    batch: Sequence[OrderState], fraction: float | None, rates: DownloadRates, now: datetime
+    current: Sequence[OrderState], fraction: float | None, rates: DownloadRates, now: datetime
 ) -> str:
-    """Return parts, elapsed time, rate and remaining time of all orders of the batch.
+    """Return parts, elapsed time, rate and remaining time of the current orders.
 
     Without the *fraction* that is over, no remaining time is given.
     """
-    if not batch:
+    if not current:
         return ""
-    is_open = [order for order in batch if not order.finished or order.downloading]
-    n_total = sum(order.suborders_total or 0 for order in batch)
-    parts = f"{sum(o.suborders_done for o in batch if o.suborders_total)}/{n_total} parts"
-    began = min(order.first_event for order in batch)
-    ended = now if is_open else max(order.last_event for order in batch)
+    is_open = [order for order in current if not order.finished or order.downloading]
+    n_total = sum(order.suborders_total or 0 for order in current)
+    parts = f"{sum(o.suborders_done for o in current if o.suborders_total)}/{n_total} parts"
+    began = min(order.first_event for order in current)
+    ended = now if is_open else max(order.last_event for order in current)
     elapsed_s = (ended - began).total_seconds()
     words = [parts if n_total else "", duration(elapsed_s) if elapsed_s >= 1 else ""]
     if rate := rates.total():
         words.append(f"{size(int(rate))}/s")
     downloads = [order for order in is_open if order.downloading]
-    runs = any(severity_of(o) is Severity.RUNNING and o.status != OrderStatus.PAUSED for o in batch)
+    runs = any(
+        severity_of(o) is Severity.RUNNING and o.status != OrderStatus.PAUSED for o in current
+    )
     if downloads and len(downloads) == len(is_open):
         remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
         remaining_s = None if None in remaining else max(filter(None, remaining), default=None)
@@ -560,7 +562,7 @@ def _overall(
 QUIET = timedelta(minutes=10)
 
 
-def _standstill(orders: Sequence[OrderState], snapshot: SnapshotView, now: datetime) -> str:
+def _standstill(orders: Sequence[OrderState], snapshot: SnapshotLike, now: datetime) -> str:
     """Say why nothing moves, and what to do; nothing while something moves."""
     unfinished = [order for order in orders if not order.finished]
     if not unfinished or any(order.downloading for order in orders):
@@ -638,7 +640,7 @@ def _hidden(hidden: Sequence[OrderState]) -> str:
     return f"… and {len(hidden)} more order{'' if len(hidden) == 1 else 's'} ({statuses})"
 
 
-def _problems(snapshot: SnapshotView) -> Iterator[str]:
+def _problems(snapshot: SnapshotLike) -> Iterator[str]:
     if snapshot.rejected:
         noun = "message" if snapshot.rejected == 1 else "messages"
         yield f"{snapshot.rejected} {noun} could not be decoded; see tracker.rejected"

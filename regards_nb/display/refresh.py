@@ -24,7 +24,7 @@ from regards_nb.display.model import TICK_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from regards_nb.display.model import KeysOf, SnapshotView, TrackerView
+    from regards_nb.display.model import KeysOf, SnapshotLike, TrackerLike
 
 INTERVAL_S = 0.2
 #: Thread wake-ups come early by up to this.
@@ -58,7 +58,7 @@ class View(Protocol):
         """Returns the orders to show."""
 
     @property
-    def last(self) -> SnapshotView | None:
+    def last(self) -> SnapshotLike | None:
         """The snapshot shown last."""
 
     @property
@@ -69,10 +69,10 @@ class View(Protocol):
     def changed(self) -> bool:
         """Whether to paint although the tracker did not change."""
 
-    def paint(self, snapshot: SnapshotView) -> None:
+    def paint(self, snapshot: SnapshotLike) -> None:
         """Show a snapshot."""
 
-    def freeze(self, snapshot: SnapshotView, note: str = "") -> None:
+    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
         """Show the last state; nothing updates it afterwards."""
 
     def close(self) -> None:
@@ -92,9 +92,9 @@ class RefreshThread:
     """
 
     def __init__(
-        self, tracker: TrackerView, record: Callable[[Exception], object] | None = None
+        self, tracker: TrackerLike, record: Callable[[Exception], object] | None = None
     ) -> None:
-        self.tracker: weakref.ref[TrackerView] = weakref.ref(tracker)
+        self.tracker: weakref.ref[TrackerLike] = weakref.ref(tracker)
         self._record: Callable[[], Callable[[Exception], object] | None] = _weakly(record)
         self._last_error = ""
         # Guards _views and _thread; not held while painting.
@@ -137,14 +137,14 @@ class RefreshThread:
                 view.close()
         return found
 
-    def paint(self, view: View, tracker: TrackerView) -> bool:
+    def paint(self, view: View, tracker: TrackerLike) -> bool:
         """Paint one view if something changed; return whether that succeeded."""
         try:
             # Read before the snapshot: at worst the same state is painted twice.
             version = tracker.version
             painted, not_before, tick = self._painted.get(view, (-1, 0.0, 0.0))
             now, began = time.monotonic(), time.thread_time()
-            is_due = now >= tick and view.last is not None and _moves(view.last)
+            is_due = now >= tick and view.last is not None and _has_running_times(view.last)
             if (version == painted and not view.changed and not is_due) or now < not_before:
                 return True
             snapshot = tracker.snapshot(view.keys_of())
@@ -225,7 +225,7 @@ class RefreshThread:
             return False, True
         return True, all(results)
 
-    def _check_health(self, snapshot: SnapshotView) -> None:
+    def _check_health(self, snapshot: SnapshotLike) -> None:
         """Detect that a running tracker was stopped; one that was never started may still start."""
         is_running = snapshot.health.state.value != STOPPED
         self._was_running |= is_running
@@ -247,17 +247,17 @@ class RefreshThread:
                 view.close()
 
 
-def _moves(snapshot: SnapshotView) -> bool:
+def _has_running_times(snapshot: SnapshotLike) -> bool:
     """Return whether times in the view change by themselves."""
     return any(not order.finished or order.downloading for order in snapshot.orders)
 
 
-_THREADS: weakref.WeakKeyDictionary[TrackerView, RefreshThread] = weakref.WeakKeyDictionary()
+_THREADS: weakref.WeakKeyDictionary[TrackerLike, RefreshThread] = weakref.WeakKeyDictionary()
 _THREADS_LOCK = threading.Lock()
 
 
 def refresh_thread_of(
-    tracker: TrackerView, record: Callable[[Exception], object] | None = None
+    tracker: TrackerLike, record: Callable[[Exception], object] | None = None
 ) -> RefreshThread:
     """Return the refresh thread of a tracker; each tracker has one."""
     with _THREADS_LOCK:
@@ -267,7 +267,7 @@ def refresh_thread_of(
         return found
 
 
-def close_views(tracker: TrackerView, *, note: str = "") -> None:
+def close_views(tracker: TrackerLike, *, note: str = "") -> None:
     """Replace every live view of a tracker by its last state, and end the refresh thread.
 
     Parameters

@@ -19,7 +19,7 @@ from regards_nb.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
 
-    from regards_nb.display.model import KeysOf, TrackerView
+    from regards_nb.display.model import KeysOf, TrackerLike
     from regards_nb.display.refresh import RefreshThread
     from regards_nb.orders import OrderKey
 
@@ -52,7 +52,7 @@ class Environment(Enum):
     ANYWIDGET = "anywidget"
     #: A notebook without either: a table of HTML that is replaced.
     HTML = "html"
-    #: marimo: live with anywidget, else a picture that says that it does not move.
+    #: marimo: live with anywidget, else a static table that says so.
     MARIMO = "marimo"
     #: A terminal, a script, a log file.
     TEXT = "text"
@@ -149,7 +149,7 @@ def _page() -> object:
 # -- without waiting
 
 
-def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None = None) -> None:
+def show(tracker: TrackerLike, *, record: Callable[[Exception], object] | None = None) -> None:
     """Show the orders of a tracker, live where possible, and return at once.
 
     Parameters
@@ -177,7 +177,7 @@ def show(tracker: TrackerView, *, record: Callable[[Exception], object] | None =
 
 
 def mimebundle(
-    tracker: TrackerView,
+    tracker: TrackerLike,
     keys: Iterable[OrderKey] | None = None,
     include: Container[str] | None = None,
     exclude: Container[str] | None = None,
@@ -218,7 +218,7 @@ def mimebundle(
     }
 
 
-def widget(tracker: TrackerView, keys: Iterable[OrderKey] | None = None) -> Any:
+def widget(tracker: TrackerLike, keys: Iterable[OrderKey] | None = None) -> Any:
     """Return the live view as a widget, for Panel, Solara, Voila and layouts of your own.
 
     Parameters
@@ -250,7 +250,7 @@ def widget(tracker: TrackerView, keys: Iterable[OrderKey] | None = None) -> Any:
     return made
 
 
-def marimo_value(tracker: TrackerView, keys: Iterable[OrderKey] | None = None) -> Any:
+def marimo_value(tracker: TrackerLike, keys: Iterable[OrderKey] | None = None) -> Any:
     """Return what marimo shows as the value of a cell."""
     if _is_installed("anywidget"):
         return widget(tracker, keys)
@@ -324,7 +324,7 @@ class Watch:
 
 @contextmanager
 def watching(
-    tracker: TrackerView,
+    tracker: TrackerLike,
     keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None = None,
     *,
     blocking: bool = True,
@@ -370,7 +370,7 @@ def watching(
 class NotebookWaitView:
     """A wait in a notebook: the refresh thread paints."""
 
-    def __init__(self, refresh: RefreshThread, tracker: TrackerView, view: Any, note: str) -> None:
+    def __init__(self, refresh: RefreshThread, tracker: TrackerLike, view: Any, note: str) -> None:
         self._refresh = refresh
         self._tracker = tracker
         self._view = view
@@ -399,7 +399,7 @@ class NotebookWaitView:
 
 
 def _wait_view(
-    refresh: RefreshThread, tracker: TrackerView, keys_of: KeysOf, *, blocking: bool
+    refresh: RefreshThread, tracker: TrackerLike, keys_of: KeysOf, *, blocking: bool
 ) -> WaitView:
     place = environment()
     if place is Environment.TEXT:

@@ -18,7 +18,7 @@ from regards_nb.display.model import Action, Severity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, TableModel, TrackerView
+    from regards_nb.display.model import KeysOf, TableModel, TrackerLike
     from regards_nb.orders import OrderKey
 
 #: From this number of orders on there is a filter.
@@ -47,7 +47,7 @@ class WidgetView(LiveView):
         Returns the orders to show; None for all.
     """
 
-    def __init__(self, tracker: Callable[[], TrackerView | None], keys_of: KeysOf) -> None:
+    def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
         # The style sheet is sent once, and not with each new headline.
         self._style = widgets.HTML(CSS, layout=widgets.Layout(display="none"))
@@ -176,7 +176,7 @@ class ActionBar:
     """
 
     def __init__(
-        self, tracker: Callable[[], TrackerView | None], answer: Callable[[str], None]
+        self, tracker: Callable[[], TrackerLike | None], answer: Callable[[str], None]
     ) -> None:
         self._answer = answer
         self._clicks = Clicks(tracker)
