@@ -1,6 +1,6 @@
 """The messages of one channel, from their delivery to their acknowledgement.
 
-Independent of pika and of threads: `connection` feeds it from a real broker, tests from a
+Independent of pika and of threads: `connection` calls it for a real broker, tests for a
 scripted one.
 """
 

@@ -45,11 +45,11 @@ LONGEST_BACKOFF_S = 4.0
 
 #: How many of the newest rows are compared with redelivered messages. A broker that crashed can
 #: lose acknowledgements of its last moments, so this is more than the unacknowledged rows.
-ROWS_IN_DOUBT = 100_000
+MAX_COMPARED_ROWS = 100_000
 
 #: How long after its arrival a message may be delivered again on the same connection. The nodes of
 #: a RabbitMQ cluster notice a broken link after up to 75 s (net_ticktime).
-OWN_DOUBT_S = 300.0
+REDELIVERABLE_OWN_S = 300.0
 
 #: A user is told from this number of returns on: RabbitMQ 4 drops a message at the 21st.
 MANY_RETURNS = 10
@@ -377,8 +377,10 @@ class _JournalWriter:
         is_redelivery = any(delivery.redelivered for delivery in deliveries)
         if is_redelivery:
             # Include new rows of other kernels: when one of them dies, we receive its messages.
-            recent = rows.recent(self._queue, after_id=self._compared_up_to_id, limit=ROWS_IN_DOUBT)
-            since_us = (time.time() - OWN_DOUBT_S) * 1e6
+            recent = rows.recent(
+                self._queue, after_id=self._compared_up_to_id, limit=MAX_COMPARED_ROWS
+            )
+            since_us = (time.time() - REDELIVERABLE_OWN_S) * 1e6
             own = [row for row in recent if row.session_id == self._session_id]
             self._matcher.add(row for row in recent if row.session_id != self._session_id)
             self._matcher.add_own(row for row in own if row.delivery.received_at_us > since_us)
@@ -389,7 +391,7 @@ class _JournalWriter:
                     self._queue,
                     after_id=self._taken_over_up_to_id,
                     not_of=self._session_id,
-                    limit=ROWS_IN_DOUBT,
+                    limit=MAX_COMPARED_ROWS,
                 )
             )
             self._taken_over_up_to_id = newest_id
@@ -484,7 +486,7 @@ def _run_connection(
             connection.run()
     except RegardsError as exc:
         error = exc
-    except Exception as exc:  # noqa: BLE001 - the thread must not die silently: no event would be recorded
+    except Exception as exc:  # noqa: BLE001 - the thread must not end unnoticed: no event would be recorded
         _log.exception("the consumer met an unexpected error and reconnects")
         error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
         error.__cause__ = exc

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: How many messages of this session can be delivered again on its channel. RabbitMQ returns those
 #: that it does not know as acknowledged: at most the prefetch limit, and as many acknowledgements
 #: may still be on their way through the cluster.
-OWN_MESSAGES_IN_DOUBT = 8000
+MAX_REDELIVERABLE_OWN = 8000
 
 
 class RedeliveryMatcher:
@@ -127,34 +127,34 @@ class RedeliveryMatcher:
         self._undo_length_before.clear()
 
     def _claim(self, delivery: Delivery, count: int) -> bool:
-        mark = fingerprint(delivery)
-        undo = self._own.repeat(mark, count)
+        digest = fingerprint(delivery)
+        undo = self._own.repeat(digest, count)
         if undo is not None:
             self._undo.append(undo)
             return True
         properties = _canonical(delivery.properties)
         sequences = [s for (_, own), s in self._sequences.items() if own == properties]
         before = [(sequence, sequence.next) for sequence in sequences]
-        is_known = _claim_row(sequences, mark)
+        is_known = _claim_row(sequences, digest)
         self._undo += [s.reset(old) for s, old in before if s.next is not old]
-        self._undo.append(self._own.add(mark, count))
+        self._undo.append(self._own.add(digest, count))
         return is_known
 
     def _claim_taken_over(self, delivery: Delivery) -> bool:
-        mark = fingerprint(delivery)
-        if not self._taken_over[mark]:
+        digest = fingerprint(delivery)
+        if not self._taken_over[digest]:
             return False
-        self._taken_over -= Counter([mark])
-        self._undo.append(lambda: self._taken_over.update([mark]))
+        self._taken_over -= Counter([digest])
+        self._undo.append(lambda: self._taken_over.update([digest]))
         return True
 
 
-def _claim_row(sequences: Sequence[_RowSequence], mark: bytes) -> bool:
+def _claim_row(sequences: Sequence[_RowSequence], digest: bytes) -> bool:
     """Return whether a flagged message is a row of another session, and use that row."""
-    if any(sequence.continues_with(mark) for sequence in sequences):
+    if any(sequence.continues_with(digest) for sequence in sequences):
         return True
     for sequence in sequences:
-        if sequence.jumps_to(mark):
+        if sequence.jumps_to(digest):
             # The queue held the messages of older sessions before those of this one.
             for other in sequences:
                 other.end_if_older_than(sequence)
@@ -166,7 +166,7 @@ class _RowSequence:
     """Rows of one session, in the order in which RabbitMQ delivers them again."""
 
     def __init__(self) -> None:
-        self._marks: list[bytes] = []
+        self._digests: list[bytes] = []
         self._positions: defaultdict[bytes, list[int]] = defaultdict(list)
         #: The position of the next message, for each candidate start; empty before the first.
         #: Replaced as a whole, so that a decision can be reverted.
@@ -174,30 +174,34 @@ class _RowSequence:
         self._first_id: int | None = None
         self._last_id = 0
 
-    def append(self, row_id: int, mark: bytes) -> None:
+    def append(self, row_id: int, digest: bytes) -> None:
         if self._first_id is None:
             self._first_id = row_id
         self._last_id = row_id
-        self._positions[mark].append(len(self._marks))
-        self._marks.append(mark)
+        self._positions[digest].append(len(self._digests))
+        self._digests.append(digest)
 
-    def continues_with(self, mark: bytes) -> bool:
+    def continues_with(self, digest: bytes) -> bool:
         """Match the message with the next row of each candidate; drop the other candidates."""
-        fitting = [n + 1 for n in self.next if n < len(self._marks) and self._marks[n] == mark]
+        fitting = [
+            n + 1 for n in self.next if n < len(self._digests) and self._digests[n] == digest
+        ]
         if fitting:
             self.next = fitting
         return bool(fitting)
 
-    def jumps_to(self, mark: bytes) -> bool:
+    def jumps_to(self, digest: bytes) -> bool:
         """Match the message with the first row of a sequence, or with a later row.
 
         RabbitMQ delivered the rows in between to another consumer of the queue. After the last
         row a message is new.
         """
-        if any(n >= len(self._marks) for n in self.next):
+        if any(n >= len(self._digests) for n in self.next):
             return False
         first = min(self.next, default=0)
-        fitting = [position + 1 for position in self._positions.get(mark, ()) if position >= first]
+        fitting = [
+            position + 1 for position in self._positions.get(digest, ()) if position >= first
+        ]
         if fitting:
             self.next = fitting
         return bool(fitting)
@@ -205,7 +209,7 @@ class _RowSequence:
     def end_if_older_than(self, other: _RowSequence) -> None:
         """Match nothing any more if all rows are older than those of *other*."""
         if other._first_id is not None and self._last_id < other._first_id:
-            self.next = [len(self._marks)]
+            self.next = [len(self._digests)]
 
     def reset(self, position: list[int]) -> Callable[[], None]:
         """Return a function that sets the position back."""
@@ -223,23 +227,23 @@ class _OwnMessages:
         self._counts: defaultdict[bytes, deque[list[int]]] = defaultdict(deque)
         self._oldest_first: deque[bytes] = deque()
 
-    def add(self, mark: bytes, count: int) -> Callable[[], None]:
+    def add(self, digest: bytes, count: int) -> Callable[[], None]:
         """Add a message; return a function that removes it, if none was added after it."""
-        self._counts[mark].append([count])
-        self._oldest_first.append(mark)
-        if len(self._oldest_first) > OWN_MESSAGES_IN_DOUBT:
+        self._counts[digest].append([count])
+        self._oldest_first.append(digest)
+        if len(self._oldest_first) > MAX_REDELIVERABLE_OWN:
             oldest = self._oldest_first.popleft()
             self._counts[oldest].popleft()
             if not self._counts[oldest]:
                 del self._counts[oldest]
 
         def undo() -> None:
-            self._counts[mark].pop()
+            self._counts[digest].pop()
             self._oldest_first.pop()
 
         return undo
 
-    def repeat(self, mark: bytes, count: int) -> Callable[[], None] | None:
+    def repeat(self, digest: bytes, count: int) -> Callable[[], None] | None:
         """Match a message with an equal one of a lower count, and raise that count.
 
         Returns
@@ -247,7 +251,7 @@ class _OwnMessages:
         callable or None
             A function that sets the count back; None without such a message.
         """
-        entry = next((entry for entry in self._counts.get(mark, ()) if entry[0] < count), None)
+        entry = next((entry for entry in self._counts.get(digest, ()) if entry[0] < count), None)
         if entry is None:
             return None
         old, entry[0] = entry[0], count
