@@ -372,7 +372,8 @@ def test_a_page_made_with_stored_widgets_shows_the_table_without_network(
     book: Any = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(f"FINISH = ''{SETUP}"), nbformat.v4.new_code_cell(cell)]
     )
-    NotebookClient(book, timeout=60, kernel_name="python3", store_widget_state=True).execute()
+    options = {"timeout": 240, "startup_timeout": 240, "store_widget_state": True}
+    NotebookClient(book, kernel_name="python3", **options).execute()
     assert book.metadata.widgets
     html: str = nbconvert.HTMLExporter().from_notebook_node(book)[0]
     (lab.root / f"stored-{len(cell)}.html").write_text(html, encoding="utf-8")

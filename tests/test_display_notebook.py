@@ -47,7 +47,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cells: str) -> list[li
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     book = _books.v4.new_notebook(cells=[_books.v4.new_code_cell(cell) for cell in cells])
-    client: Any = NotebookClient(book, timeout=60, kernel_name="python3", resources={})
+    client: Any = NotebookClient(
+        book, timeout=240, startup_timeout=240, kernel_name="python3", resources={}
+    )
     client.execute()
     path = tmp_path / "run.ipynb"
     _books.write(book, str(path))
