@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 60.0
 
+# A program for a process with other packages; pytest would import it to look for examples.
+collect_ignore = ["sunpy_client.py"]
+
 # A shell that is not interactive starts background jobs with SIGINT ignored, and every process
 # that the tests start would inherit that: tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -235,10 +235,14 @@ def test_a_suspended_kernel_writes_nothing_that_another_took_over(
             assert process.stdout is not None
             process.stdout.readline()
             publish(admin, 0, 200)
+            # a process that is stopped inside of a transaction keeps SQLite's write lock
+            until(lambda: journal.last_id() >= 200)
             os.kill(process.pid, signal.SIGSTOP)
-            publish(admin, 200, 500)
-            until(lambda: journal.last_id() >= 500)
-            os.kill(process.pid, signal.SIGCONT)
+            try:
+                publish(admin, 200, 500)
+                until(lambda: journal.last_id() >= 500)
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
             until(lambda: proxy.connections > 1)
             process.communicate()
     assert sorted(n for n in numbers(journal) if n is not None) == list(range(500))
