@@ -49,7 +49,7 @@ _LOGIN_FORMS = {
 }
 
 
-class Verdict(StrEnum):
+class CheckResult(StrEnum):
     """The result of a check."""
 
     OK = "ok"
@@ -61,10 +61,10 @@ class Verdict(StrEnum):
 
 
 _COLOUR = {
-    Verdict.OK: "#2e8b45",
-    Verdict.WARNING: "#c77700",
-    Verdict.FAILED: "#d9363e",
-    Verdict.SKIPPED: "#777777",
+    CheckResult.OK: "#2e8b45",
+    CheckResult.WARNING: "#c77700",
+    CheckResult.FAILED: "#d9363e",
+    CheckResult.SKIPPED: "#777777",
 }
 
 
@@ -73,7 +73,7 @@ class Finding:
     """The result of one check."""
 
     check: str
-    verdict: Verdict
+    verdict: CheckResult
     text: str
 
     def __str__(self) -> str:
@@ -89,14 +89,14 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether no check failed."""
-        return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+        return all(finding.verdict is not CheckResult.FAILED for finding in self.findings)
 
     @property
     def summary(self) -> str:
         """How many checks failed, and where to begin."""
         total = len(self.findings)
-        failed = [f.check for f in self.findings if f.verdict is Verdict.FAILED]
-        warned = [f.check for f in self.findings if f.verdict is Verdict.WARNING]
+        failed = [f.check for f in self.findings if f.verdict is CheckResult.FAILED]
+        warned = [f.check for f in self.findings if f.verdict is CheckResult.WARNING]
         warnings = f" {len(warned)} with a warning: {', '.join(warned)}." if warned else ""
         if not failed:
             noun = "The check" if total == 1 else f"All {total} checks"
@@ -168,7 +168,7 @@ def examine(
 
 def as_failure(check: str, error: Any) -> Report:
     """Return the report about a tracker that could not be made."""
-    return Report((Finding(check, Verdict.FAILED, str(error)),))
+    return Report((Finding(check, CheckResult.FAILED, str(error)),))
 
 
 # -- the broker
@@ -180,7 +180,7 @@ def _broker(
     if parameters is None or queue is None:
         yield Finding(
             "broker",
-            Verdict.SKIPPED,
+            CheckResult.SKIPPED,
             "no RabbitMQ account: the tracker polls REGARDS over REST. Ask the REGARDS "
             "administrator for a RabbitMQ account and a queue to get events at once",
         )
@@ -196,12 +196,12 @@ def _address(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterat
     is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
-        is_reachable = finding.verdict is Verdict.OK
+        is_reachable = finding.verdict is CheckResult.OK
     if not is_reachable:
         return
     tls = _broker_tls(parameters)
     yield tls
-    if tls.verdict is not Verdict.FAILED:
+    if tls.verdict is not CheckResult.FAILED:
         yield from _queue(parameters, queue, is_read=is_read)
 
 
@@ -210,10 +210,10 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
     check = "broker TLS"
     if options is None:
         if _is_loopback(parameters.host):
-            return Finding(check, Verdict.OK, "none; the broker is on this machine")
+            return Finding(check, CheckResult.OK, "none; the broker is on this machine")
         return Finding(
             check,
-            Verdict.WARNING,
+            CheckResult.WARNING,
             "none: the password crosses the network unencrypted. Ask the administrator for the "
             "amqps:// address",
         )
@@ -224,11 +224,13 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
             socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S) as plain,
             options.context.wrap_socket(plain, server_hostname=name) as secured,
         ):
-            return Finding(check, Verdict.OK, f"{secured.version()}, certificate of {name} valid")
+            return Finding(
+                check, CheckResult.OK, f"{secured.version()}, certificate of {name} valid"
+            )
     except OSError as exc:
         return Finding(
             check,
-            Verdict.FAILED,
+            CheckResult.FAILED,
             f"{exc}. Check that this is the TLS port (often 5671), and ask the administrator "
             "which certificate authority to trust",
         )
@@ -249,7 +251,7 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
         "this tracker reads it now" if is_read else "granted",
     ]
     for check, text in zip(steps[:n_passed], texts, strict=False):
-        yield Finding(check, Verdict.OK, text)
+        yield Finding(check, CheckResult.OK, text)
     if seen.error is not None:
         text = str(seen.error)
         if isinstance(seen.error, BrokerLoginError):
@@ -262,11 +264,11 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
             text = f"{text} The login was tried as {user!r} with the password {password}."
         is_login = isinstance(seen.error, BrokerLoginError | BrokerAccessError)
         check = "broker protocol" if not n_passed and not is_login else steps[n_passed]
-        yield Finding(check, Verdict.FAILED, text)
+        yield Finding(check, CheckResult.FAILED, text)
     if n_passed >= steps.index("right to read"):
         if seen.is_stream:
             text = f"a stream: it keeps {seen.messages} messages, and every reader gets all of them"
-            yield Finding("queue depth", Verdict.OK, text)
+            yield Finding("queue depth", CheckResult.OK, text)
         else:
             yield _depth(seen.messages)
             yield _other_consumers(seen.consumers - is_read)
@@ -280,17 +282,17 @@ def _depth(messages: int) -> Finding:
     is_deep = messages > MANY_MESSAGES
     return Finding(
         "queue depth",
-        Verdict.WARNING if is_deep else Verdict.OK,
+        CheckResult.WARNING if is_deep else CheckResult.OK,
         f"{messages} messages wait" + (": start() takes a while to read them" if is_deep else ""),
     )
 
 
 def _other_consumers(n_consumers: int) -> Finding:
     if not n_consumers:
-        return Finding("other consumers", Verdict.OK, "none")
+        return Finding("other consumers", CheckResult.OK, "none")
     return Finding(
         "other consumers",
-        Verdict.WARNING,
+        CheckResult.WARNING,
         f"{n_consumers} more read this queue, and RabbitMQ gives each message to one of them "
         "only; where one reads exclusively, start() is refused. Stop them, let them share one "
         "journal, or ask the administrator for a queue of your own",
@@ -304,7 +306,7 @@ def _service(client: RegardsClient | None) -> Iterator[Finding]:
     if client is None:
         yield Finding(
             "REST",
-            Verdict.SKIPPED,
+            CheckResult.SKIPPED,
             "no client: the tracker only reads messages. Pass client=RegardsClient(...) to "
             "download, submit, pause, cancel and catch up",
         )
@@ -314,7 +316,7 @@ def _service(client: RegardsClient | None) -> Iterator[Finding]:
     if not _has_proxy(parts.scheme, host):
         for finding in _reach("REST", host, parts.port or {"http": 80}.get(parts.scheme, 443)):
             yield finding
-            if finding.verdict is not Verdict.OK:
+            if finding.verdict is not CheckResult.OK:
                 return
     yield from _login(client)
 
@@ -324,28 +326,28 @@ def _login(client: RegardsClient) -> Iterator[Finding]:
     try:
         skew_s = client.clock_skew_s()
     except ServiceLoginError as exc:
-        yield Finding(check, Verdict.FAILED, _refused_login(client, exc))
+        yield Finding(check, CheckResult.FAILED, _refused_login(client, exc))
     except NotAllowedError as exc:
         yield Finding(
-            "REST role", Verdict.FAILED, f"{exc}. Ask the project administrator for access"
+            "REST role", CheckResult.FAILED, f"{exc}. Ask the project administrator for access"
         )
     except ServiceUnreachableError as exc:
         if "without TLS" in str(exc):
-            yield Finding("REST TLS", Verdict.FAILED, str(exc))
+            yield Finding("REST TLS", CheckResult.FAILED, str(exc))
         elif "SSL" in str(exc) or "certificate" in str(exc):
             text = (
                 f"{exc}. Ask the administrator which certificate authority to trust, and pass it "
                 "as ca_bundle=..."
             )
-            yield Finding("REST TLS", Verdict.FAILED, text)
+            yield Finding("REST TLS", CheckResult.FAILED, text)
         else:
-            yield Finding("REST answer", Verdict.FAILED, str(exc))
+            yield Finding("REST answer", CheckResult.FAILED, str(exc))
     except ServiceError as exc:
-        yield Finding("REST answer", Verdict.FAILED, str(exc))
+        yield Finding("REST answer", CheckResult.FAILED, str(exc))
     else:
         user = "with a token" if client.username is None else f"as {client.username!r}"
         how = _LOGIN_FORMS.get(client.login_form or "", "")
-        yield Finding(check, Verdict.OK, f"{user} to tenant {client.tenant!r}{how}")
+        yield Finding(check, CheckResult.OK, f"{user} to tenant {client.tenant!r}{how}")
         yield _clock(skew_s)
 
 
@@ -372,13 +374,13 @@ def _refused_login(client: RegardsClient, error: ServiceLoginError) -> str:
 
 def _clock(skew_s: float | None) -> Finding:
     if skew_s is None:
-        return Finding("clock", Verdict.SKIPPED, "the server sends no date")
+        return Finding("clock", CheckResult.SKIPPED, "the server sends no date")
     if abs(skew_s) <= MAX_SKEW_S:
-        return Finding("clock", Verdict.OK, f"within {MAX_SKEW_S:g} s of the server's")
+        return Finding("clock", CheckResult.OK, f"within {MAX_SKEW_S:g} s of the server's")
     side = "ahead of" if skew_s > 0 else "behind"
     return Finding(
         "clock",
-        Verdict.WARNING,
+        CheckResult.WARNING,
         f"{abs(skew_s):g} s {side} the server's: times in the frames are wrong by that, and "
         "certificates may seem expired. Set the clock by the network (NTP)",
     )
@@ -402,22 +404,22 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
     except (OSError, UnicodeError) as exc:
         yield Finding(
             f"{side} DNS",
-            Verdict.FAILED,
+            CheckResult.FAILED,
             f"no address for {host!r} ({exc}). Check the name, and whether you need a VPN",
         )
         return
-    yield Finding(f"{side} DNS", Verdict.OK, f"{host} is {addresses[0][4][0]}")
+    yield Finding(f"{side} DNS", CheckResult.OK, f"{host} is {addresses[0][4][0]}")
     try:
         socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as exc:
         yield Finding(
             f"{side} port",
-            Verdict.FAILED,
+            CheckResult.FAILED,
             f"{host}:{port} does not answer ({exc}). Check port, firewall and VPN, and ask the "
             "administrator whether the service runs",
         )
     else:
-        yield Finding(f"{side} port", Verdict.OK, f"{port} answers")
+        yield Finding(f"{side} port", CheckResult.OK, f"{port} answers")
 
 
 # -- files
@@ -427,13 +429,13 @@ def _journal(journal: Journal) -> Iterator[Finding]:
     try:
         damage = journal.check()
     except JournalError as exc:
-        yield Finding("journal", Verdict.FAILED, str(exc))
+        yield Finding("journal", CheckResult.FAILED, str(exc))
         return
     if damage:
         text = f"damaged: {damage[0]}. Move the file away; tracking then starts a new journal"
-        yield Finding("journal", Verdict.FAILED, text)
+        yield Finding("journal", CheckResult.FAILED, text)
     else:
-        yield Finding("journal", Verdict.OK, "readable, no damage")
+        yield Finding("journal", CheckResult.OK, "readable, no damage")
 
 
 def _workspace(workspace: Path) -> Iterator[Finding]:
@@ -446,17 +448,17 @@ def _workspace(workspace: Path) -> Iterator[Finding]:
     except OSError as exc:
         yield Finding(
             "workspace",
-            Verdict.FAILED,
+            CheckResult.FAILED,
             f"{workspace} is not writable: {exc.strerror or exc} ({folder}). Choose another "
             "folder with workspace=...",
         )
         return
-    yield Finding("workspace", Verdict.OK, str(workspace.absolute()))
+    yield Finding("workspace", CheckResult.OK, str(workspace.absolute()))
     free_bytes = shutil.disk_usage(folder).free
     is_little = free_bytes < LITTLE_DISK_BYTES
     yield Finding(
         "disk",
-        Verdict.WARNING if is_little else Verdict.OK,
+        CheckResult.WARNING if is_little else CheckResult.OK,
         f"{free_bytes / 1e9:.1f} GB free"
         + (": delete files, or choose another folder with workspace=..." if is_little else ""),
     )

@@ -17,7 +17,7 @@ import pytest
 from conftest import client_of
 
 from regards_nb import OrderTracker
-from regards_nb.doctor import Report, Verdict
+from regards_nb.doctor import CheckResult, Report
 from regards_nb.simulator import PrivateBroker, Route, Simulator, html_page
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 def failed(report: Report) -> list[str]:
-    return [f.check for f in report.findings if f.verdict is Verdict.FAILED]
+    return [f.check for f in report.findings if f.verdict is CheckResult.FAILED]
 
 
 def test_all_is_well(simulator: Simulator, tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_a_tracker_that_reads_is_no_other_consumer(simulator: Simulator, tmp_pat
     journal = tmp_path / "j.sqlite"
     with OrderTracker(simulator.amqp_url, simulator.queue, journal=journal) as tracker:
         report = tracker.doctor()
-    assert report["other consumers"].verdict is Verdict.OK
-    assert report["REST"].verdict is Verdict.SKIPPED
+    assert report["other consumers"].verdict is CheckResult.OK
+    assert report["REST"].verdict is CheckResult.SKIPPED
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_queue_that_others_read(simulator: Simulator, tmp_path: Path) -> None:
     channel.basic_consume(simulator.queue, lambda *_: None, exclusive=True)
     report = doctor(simulator, tmp_path)
     connection.close()
-    assert report["other consumers"].verdict is Verdict.WARNING
+    assert report["other consumers"].verdict is CheckResult.WARNING
     assert "reads exclusively" in report["other consumers"].text
 
 
@@ -180,10 +180,10 @@ def test_a_clock_that_is_wrong(tmp_path: Path) -> None:
     """Hours away from the server's: said with the number of seconds."""
     from regards_nb.doctor import _clock
 
-    assert _clock(3600.0).verdict is Verdict.WARNING
+    assert _clock(3600.0).verdict is CheckResult.WARNING
     assert "3600 s ahead" in _clock(3600.0).text
     assert "7200 s behind" in _clock(-7200.0).text
-    assert _clock(None).verdict is Verdict.SKIPPED
+    assert _clock(None).verdict is CheckResult.SKIPPED
 
 
 def test_a_workspace_that_is_a_file(simulator: Simulator, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_broker_without_tls_elsewhere_is_a_warning() -> None:
     from regards_nb.doctor import _broker_tls
 
     parameters = pika.ConnectionParameters(host="broker.example")
-    assert _broker_tls(parameters).verdict is Verdict.WARNING
+    assert _broker_tls(parameters).verdict is CheckResult.WARNING
 
 
 def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
         host="127.0.0.1", port=port, ssl_options=pika.SSLOptions(ssl.create_default_context())
     )
     finding = _broker_tls(parameters)
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is CheckResult.FAILED
     assert "certificate authority" in finding.text
 
 
@@ -246,7 +246,7 @@ def test_an_expired_token_is_named_with_its_date(
     for name, value in environment(simulator, tmp_path, token=expired).items():
         monkeypatch.setenv(name, value)
     finding = OrderTracker.from_env().doctor()["REST login"]
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is CheckResult.FAILED
     assert "the token in REGARDS_TOKEN expired on 2026-03-01 12:30 UTC" in finding.text
     assert "Get a new token" in finding.text
     assert finding.text.index("Get a new token") < finding.text.index("The server answered: ")

@@ -179,7 +179,7 @@ def test_external_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dups.zip", "unicode.zip", "empty_entry.zip"])
 def test_zips_of_a_real_server_library_end_in_the_right_files(name: str, tmp_path: Path) -> None:
-    """Homonyms, Unicode names and empty files of real zips, checked against their manifest."""
+    """Equal names, Unicode names and empty files of real zips, checked against their manifest."""
     raw = (DATA / name).read_bytes()
     entries: list[tuple[str, bytes]] = []
     data = b""

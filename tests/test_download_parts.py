@@ -19,10 +19,10 @@ from regards_nb.download import (
     BoundedQueue,
     DownloadOptions,
     Manifest,
+    MatchKind,
     OrderRecords,
     QueueClosed,
     StateFile,
-    Verdict,
     entry_form,
     has_content,
     is_alive,
@@ -93,12 +93,12 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart(tmp_path: Path) -> Non
     assert plan.bytes_total == 20
 
 
-def test_homonyms_are_told_apart_by_their_content() -> None:
+def test_files_of_the_same_name_are_told_apart_by_their_content() -> None:
     """The server's numbers mean nothing: MD5 decides which file an entry is."""
-    homonyms = record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")
-    manifest = Manifest([*homonyms])
+    same_name = record(1, md5=MD5["a"]), record(2, md5=MD5["b"]), record(3, "a (1).nc")
+    manifest = Manifest([*same_name])
     found = manifest.match("a (1).nc", 10, MD5["b"])
-    assert (found.verdict, [r.file_id for r in found.records]) == (Verdict.VERIFIED, [2])
+    assert (found.kind, [r.file_id for r in found.records]) == (MatchKind.VERIFIED, [2])
     found = manifest.match("a (1).nc", 10, MD5["a"])
     # its own name goes before what the server may have made of another one
     assert [r.file_id for r in found.records] == [3]
@@ -109,8 +109,8 @@ def test_homonyms_are_told_apart_by_their_content() -> None:
 def test_other_content_under_a_known_name_is_wrong_and_an_unknown_name_is_unknown() -> None:
     """Cut or damaged entries stay to be fetched."""
     manifest = Manifest([record(1)])
-    assert manifest.match("a.nc", 9, MD5["b"]).verdict is Verdict.WRONG
-    assert manifest.match("x.nc", 10, MD5["b"]).verdict is Verdict.UNKNOWN
+    assert manifest.match("a.nc", 9, MD5["b"]).kind is MatchKind.WRONG
+    assert manifest.match("x.nc", 10, MD5["b"]).kind is MatchKind.UNKNOWN
     assert [r.file_id for r in manifest.missing] == [1]
     found, none = manifest.match_contents([MD5["a"], MD5["a"]])
     assert (found, none) == (record(1), None)
@@ -122,15 +122,15 @@ def test_without_md5_the_size_must_be_right() -> None:
     manifest = Manifest([record(1, md5=None), record(2, md5=None, size_bytes=None)])
     assert manifest.limit_bytes("a.nc") is None
     first = manifest.match("a.nc", 11, MD5["c"])
-    assert (first.verdict, [r.file_id for r in first.records]) == (Verdict.SIZE_ONLY, [2])
+    assert (first.kind, [r.file_id for r in first.records]) == (MatchKind.SIZE_ONLY, [2])
     second = manifest.match("a (1).nc", 10, MD5["c"])
     assert [r.file_id for r in second.records] == [1]
-    assert manifest.match("a (2).nc", 10, MD5["c"]).verdict is Verdict.WRONG
+    assert manifest.match("a (2).nc", 10, MD5["c"]).kind is MatchKind.WRONG
     manifest.reopen(second.records)
     assert [r.file_id for r in manifest.missing] == [1]
 
 
-def test_an_entry_is_as_long_as_its_longest_namesake_at_most() -> None:
+def test_an_entry_is_at_most_as_long_as_the_longest_file_of_its_name() -> None:
     """That is what a bomb is measured by."""
     manifest = Manifest([record(1), record(2, size_bytes=500)])
     assert manifest.limit_bytes("a (1).nc") == 500

@@ -113,7 +113,7 @@ def test_long_names_stay_different_and_keep_their_extension() -> None:
 @settings(max_examples=500)
 @given(st.lists(NAMES, max_size=12), st.lists(NAMES.map(safe_name), max_size=3))
 def test_no_two_files_share_a_name_on_any_file_system(names: list[str], taken: list[str]) -> None:
-    """Case, composed and decomposed letters, homonyms: every file gets a name of its own."""
+    """Case, composed and decomposed letters, equal names: every file gets a name of its own."""
     chooser = FinalNames(enumerate(names), taken)
     chosen = [chooser.choose(number, name) for number, name in enumerate(names)]
     chosen += [chooser.choose_another(name) for name in chosen[:3]]
@@ -133,13 +133,13 @@ def test_two_processes_choose_the_same_names(names: list[str]) -> None:
 
 
 def test_a_number_is_put_before_the_extension_and_found_again() -> None:
-    """What the server does to homonyms can be undone."""
+    """What the server adds to files of the same name can be removed."""
     assert numbered("a.tar.gz", 2) == "a.tar (2).gz"
     assert unnumbered("a.tar (2).gz") == "a.tar.gz"
     assert unnumbered("a (x).nc") == "a (x).nc"
 
 
-def test_very_many_homonyms_are_named_in_linear_time() -> None:
+def test_very_many_files_of_the_same_name_are_named_in_linear_time() -> None:
     """5000 files of one name, a whole sub-order of them, are no problem."""
     chooser = FinalNames((number, "a.nc") for number in range(5000))
     assert chooser.choose(4999, "a.nc") == "a (5000).nc"

@@ -348,8 +348,10 @@ def test_an_external_file_is_released_by_the_zip_only(user: Session, simulator: 
     assert simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
 
 
-def test_homonyms_are_numbered_and_can_collide(user: Session, simulator: Simulator) -> None:
-    """The n-th homonym becomes ``name (n).ext``, even where a file of that name exists."""
+def test_files_of_one_name_are_numbered_and_can_collide(
+    user: Session, simulator: Simulator
+) -> None:
+    """The n-th file of a name becomes ``name (n).ext``, even where a file is called so."""
     names = ["a.nc", "a (1).nc", "a.nc", "README", "README", "b.tar.gz", "b.tar.gz"]
     files = [FileSpec(name=name, content=bytes([n])) for n, name in enumerate(names)]
     twice = FileSpec(name="same", content=b"same")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from regards_nb.download.content import MAX_HELD_BYTES, Content, ContentWriter, VerifiedFile
-from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, Verdict, parse_notice
+from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, MatchKind, parse_notice
 from regards_nb.errors import ArchiveError
 from regards_nb.files import FileState
 
@@ -151,26 +151,26 @@ class Extractor:
         if piece.damage is None:
             return writer.finish()
         writer.discard()
-        namesakes = self._manifest.named(writer.name)
-        self._note_wrong(namesakes, piece.damage)
-        if not namesakes:
+        same_name = self._manifest.named(writer.name)
+        self._note_wrong(same_name, piece.damage)
+        if not same_name:
             self.unlisted.append(Content.damaged(writer.name))
         return None
 
     def _match(self, content: Content) -> None:
         """Find out which file an entry is, and accept it or not."""
-        verdict, records = self._manifest.match(content.name, content.size_bytes, content.md5)
-        if verdict is Verdict.VERIFIED and records:
+        kind, records = self._manifest.match(content.name, content.size_bytes, content.md5)
+        if kind is MatchKind.VERIFIED and records:
             self._accept(content, records, FileState.VERIFIED)
-        elif verdict is Verdict.SIZE_ONLY:
+        elif kind is MatchKind.SIZE_ONLY:
             self._size_only.append((self._moved_to_disk(content), records[0]))
-        elif verdict is Verdict.UNKNOWN:
+        elif kind is MatchKind.UNKNOWN:
             self.unlisted.append(self._moved_to_disk(content))
         else:
             # it is wrong or ambiguous, or the file was found already
             content.discard()
             self._counter.add_bytes(-content.size_bytes)
-        if verdict is Verdict.WRONG:
+        if kind is MatchKind.WRONG:
             self._note_wrong(records, f"the zip held other content ({content.size_bytes} bytes)")
 
     def _match_unlisted(self) -> None:

@@ -185,9 +185,13 @@ class Downloader:
         with Workspace(self._directory, self.order_id, durable=self._options.durable) as workspace:
             workspace.require_space(sum(record.size_bytes or 0 for record in plan.missing))
             context = self._context(plan, workspace, counter)
+            zip_outcome: ZipOutcome | None = None
             ran = _Ran({}, (), frozenset())
             with self._publishing(context.publisher):
-                ran = run(plan, context)
+                if takes_zip(plan.wanted, self._options.way if self._options.extract else "zip"):
+                    counter.enter("zip")
+                    zip_outcome = fetch_zip(context)
+                ran = _fetch_rest(plan, context, zip_outcome)
         counter.enter("done")
         self._never_released |= ran.unreleased
         return self._result(plan, ran)
@@ -304,7 +308,7 @@ class Downloader:
 
 
 class _Ran(NamedTuple):
-    """What a run of a plan left."""
+    """What a download left behind besides files."""
 
     #: Why files could not be downloaded, by file id.
     problems: dict[int, str]
@@ -314,20 +318,12 @@ class _Ran(NamedTuple):
     unreleased: frozenset[int]
 
 
-def run(plan: Plan, context: DownloadContext) -> _Ran:
-    """Fetch what is planned; verified files go to the publisher.
-
-    Raises
-    ------
-    RegardsError
-        The download cannot go on: no connection, no login, no space, or it was stopped.
-    """
+def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | None) -> _Ran:
+    """Fetch what the zip did not hold, or everything where there was none."""
     notes: list[str] = []
-    outcome = ZipOutcome()
+    outcome = zip_outcome or ZipOutcome()
     is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
-    if takes_zip(plan.wanted, context.options.way if context.options.extract else "zip"):
-        context.counter.enter("zip")
-        outcome = fetch_zip(context)
+    if zip_outcome is not None:
         identify(outcome.unlisted, context)
         missing = context.manifest.missing
         # After a complete zip the server knows of each file whether it was sent. A zip that lacks

@@ -1,4 +1,4 @@
-r"""Decides which file an entry is: verified, size only, ambiguous, wrong or unknown. Pure.
+r"""Decides which file of an order an entry of a zip is, by name, size and MD5. Pure.
 
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
 files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file
@@ -28,7 +28,7 @@ _NOTICE_LINE = re.compile(r"Failed to download file \((.*)\): (.*?)\.?", re.DOTA
 _NOTICE_START = re.compile(r"^(?=Failed to download file \()", re.MULTILINE)
 
 
-class Verdict(Enum):
+class MatchKind(Enum):
     """What the content of an entry proves."""
 
     #: It is the file: it has the MD5 of the manifest.
@@ -46,7 +46,7 @@ class Verdict(Enum):
 class Match(NamedTuple):
     """What an entry is."""
 
-    verdict: Verdict
+    kind: MatchKind
     #: VERIFIED, SIZE_ONLY: the missing files that it is. Else: the files that it may stand for.
     records: Sequence[FileRecord]
 
@@ -71,8 +71,8 @@ class Manifest:
 
     def __contains__(self, record: FileRecord) -> bool:
         """Whether a file is one of these, found or not."""
-        namesakes = self._by_name.get(entry_form(record.name), ())
-        return any(known.file_id == record.file_id for known in namesakes)
+        same_name = self._by_name.get(entry_form(record.name), ())
+        return any(known.file_id == record.file_id for known in same_name)
 
     def add(self, records: Iterable[FileRecord]) -> None:
         """Expect more files."""
@@ -103,23 +103,23 @@ class Manifest:
 
     def match(self, entry: str, size_bytes: int, md5: str) -> Match:
         """Return what an entry is, and mark the files that were found."""
-        namesakes = self.named(entry)
-        exact = [record for record in namesakes if record.md5 == md5]
+        same_name = self.named(entry)
+        exact = [record for record in same_name if record.md5 == md5]
         if exact:
             wanted = self._missing_of(exact)
             # of several rows with this name and content the server sends one entry
             same = [record for record in wanted if record.name == wanted[0].name]
             self.close(same)
-            return Match(Verdict.VERIFIED, same)
-        possible = [r for r in self._missing_of(namesakes) if _may_be(r, size_bytes)]
+            return Match(MatchKind.VERIFIED, same)
+        possible = [r for r in self._missing_of(same_name) if _may_be(r, size_bytes)]
         if len(possible) > 1:
             # Of external files of one name the server sends one, and marks all of them as
             # downloaded: the entry does not tell which one it is.
-            return Match(Verdict.AMBIGUOUS, possible)
+            return Match(MatchKind.AMBIGUOUS, possible)
         if possible:
             self.close(possible)
-            return Match(Verdict.SIZE_ONLY, possible)
-        return Match(Verdict.WRONG if namesakes else Verdict.UNKNOWN, namesakes)
+            return Match(MatchKind.SIZE_ONLY, possible)
+        return Match(MatchKind.WRONG if same_name else MatchKind.UNKNOWN, same_name)
 
     def match_contents(self, md5s: Sequence[str]) -> list[FileRecord | None]:
         """Find missing files by their MD5 alone, for entries with names that no file has."""

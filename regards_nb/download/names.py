@@ -172,7 +172,7 @@ def stem_and_extension(name: str) -> tuple[str, str]:
 
 
 def unnumbered(name: str) -> str:
-    """Return *name* without the ``(n)`` that the server puts into homonyms (protocol.md 1.3).
+    """Return *name* without the ``(n)`` of files of the same name (protocol.md 1.3).
 
     Examples
     --------

@@ -158,6 +158,8 @@ class _Pipeline:
         self._copy = copy
         self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
         self._pieces: BoundedQueue[Sequence[Piece]] = BoundedQueue(_INFLATED_BYTES)
+        self._batch: list[Piece] = []
+        self._batch_bytes = 0
         self._read_failure: BaseException | None = None
         self._write_failure: BaseException | None = None
 
@@ -166,12 +168,18 @@ class _Pipeline:
         reader = _start("reader", self._read)
         writer = _start("writer", self._write)
         failure: ArchiveError | None = None
+        blocks = self._arriving()
         try:
-            self._inflate()
+            for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
+                self._batch.append(piece)
+                self._batch_bytes += len(piece.data)
+                if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
+                    self._hand_over()
+            self._hand_over()
         except ArchiveError as exc:
             failure = exc
         except QueueClosed:
-            pass  # the writer has failed, and its failure is judged below
+            pass  # the writer has failed, and its failure is handled below
         finally:
             self._blocks.close()
             if reader.is_alive():
@@ -202,32 +210,19 @@ class _Pipeline:
             self._read_failure = exc
         self._blocks.end()
 
-    def _inflate(self) -> None:
-        """Turn blocks into batches of pieces; runs in the thread of the caller."""
-        batch: list[Piece] = []
-        batch_bytes = 0
+    def _hand_over(self) -> None:
+        """Pass the pieces that are ready to the writer."""
+        if self._batch:
+            self._pieces.put(self._batch, self._batch_bytes + _PIECE_BYTES * len(self._batch))
+            self._batch, self._batch_bytes = [], 0
 
-        def hand_over() -> None:
-            nonlocal batch, batch_bytes
-            if batch:
-                self._pieces.put(batch, batch_bytes + _PIECE_BYTES * len(batch))
-                batch, batch_bytes = [], 0
-
-        blocks = self._arriving(hand_over)
-        for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
-            batch.append(piece)
-            batch_bytes += len(piece.data)
-            if batch_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_PIECES:
-                hand_over()
-        hand_over()
-
-    def _arriving(self, before_waiting: Callable[[], None]) -> Iterator[bytes]:
+    def _arriving(self) -> Iterator[bytes]:
         """Yield the blocks; hand over the pieces before waiting for the next block."""
         while True:
             self._context.raise_if_stopped()
             self._context.counter.report()
             if self._blocks.is_empty:
-                before_waiting()
+                self._hand_over()
             try:
                 block = self._blocks.take()
             except QueueClosed:

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from regards_nb.download.content import Content, VerifiedFile
-from regards_nb.download.manifest import Manifest, Verdict
+from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
 from regards_nb.download.records import find_problem, is_in_zip
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 #: The server saves the state of files after the last byte (protocol.md 1.0, 5). A file that it
 #: still lists counts as not downloaded only after these waits.
 SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
-#: After a zip that failed it most likely has nothing to save.
+#: Fewer waits after a zip that failed: the server has then most likely no state to save.
 _SHORT_SAVING_S = SAVING_S[:3]
 
 
@@ -108,9 +108,9 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
     listing = Manifest(_files_beyond_manifest(context))
     verified: list[VerifiedFile] = []
     for content in unlisted:
-        verdict, records = listing.match(content.name, content.size_bytes, content.md5)
-        if verdict in {Verdict.WRONG, Verdict.AMBIGUOUS}:
-            # truncated or damaged, or one of several namesakes: these files are fetched alone
+        kind, records = listing.match(content.name, content.size_bytes, content.md5)
+        if kind in {MatchKind.WRONG, MatchKind.AMBIGUOUS}:
+            # truncated or damaged, or one of several files of the same name: fetched alone
             content.discard()
             context.records.expect(records)
             context.manifest.add(record for record in records if record not in context.manifest)
@@ -119,7 +119,7 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
             continue
         if not records:
             records = [_unknown_file(content, context.order_id)]
-        state = FileState.VERIFIED if verdict is Verdict.VERIFIED else FileState.UNVERIFIED
+        state = FileState.VERIFIED if kind is MatchKind.VERIFIED else FileState.UNVERIFIED
         name = context.names.choose_new(records[0].name)
         verified.append(VerifiedFile(content, records, state, name))
     context.publisher.add(verified)

@@ -70,7 +70,7 @@ class Inflater(Protocol):
         """Whether the end of the stream was read."""
 
     @property
-    def unused_data(self) -> bytes:
+    def unused_data(self) -> Bytes:
         """The input after the end of the stream."""
 
     @property
@@ -104,6 +104,27 @@ else:
     _InflateError = cast("type[Exception]", isal_zlib.error)
 
 
+class _Copier:
+    """Reads an entry that is not compressed, in the way of an `Inflater`."""
+
+    unconsumed_tail = b""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left_bytes = size_bytes
+        self.unused_data: Bytes = b""
+
+    @property
+    def eof(self) -> bool:
+        return not self._left_bytes
+
+    def decompress(self, data: Bytes, max_length: int, /) -> bytes:
+        piece = bytes(data[: min(self._left_bytes, max_length)])
+        # A part of a memoryview is no copy.
+        self.unused_data = data[len(piece) :]
+        self._left_bytes -= len(piece)
+        return piece
+
+
 class Entry(NamedTuple):
     """One entry of the zip, as its local header announces it."""
 
@@ -122,6 +143,20 @@ class Piece(NamedTuple):
     last: bool
     #: In the last piece: why the bytes are wrong, although the zip goes on.
     damage: str | None
+
+
+class _Header(NamedTuple):
+    """What a local header says."""
+
+    name: str
+    #: Raw name, extra field 0x7075 and method.
+    identity: tuple[bytes, bytes, int]
+    flags: int
+    method: int
+    #: The CRC-32 and the sizes are 0 where a data descriptor follows the entry.
+    crc: int
+    compressed_bytes: int
+    size_bytes: int
 
 
 class _LocalEntry(NamedTuple):
@@ -164,7 +199,40 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             f"the server sent something that is not a zip: it starts with {stream.data[:20]!r}"
         )
     while stream.data.startswith(_LOCAL_MARK, stream.at):
-        yield from _read_entry(stream, entries)
+        offset = stream.position
+        header = _read_header(stream)
+        entry = Entry(len(entries), header.name)
+        inflater: Inflater
+        if header.method == _DEFLATED:
+            inflater, chunk_bytes = _inflater(), _FIRST_CHUNK_BYTES
+        else:
+            inflater, chunk_bytes = _Copier(header.size_bytes), MAX_PIECE_BYTES
+        start = stream.position
+        crc = size_bytes = 0
+        # The last piece waits until the descriptor behind it was read.
+        held = b""
+        while not inflater.eof:
+            chunk = stream.some(chunk_bytes)
+            try:
+                piece = inflater.decompress(chunk, MAX_PIECE_BYTES)
+            except _InflateError as exc:
+                raise ArchiveError(f"entry {header.name!r} is damaged: {exc}") from exc
+            stream.at += len(chunk) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+            if chunk_bytes < _LARGEST_CHUNK_BYTES:
+                chunk_bytes *= 8
+            if held and piece and len(held) + len(piece) > _SMALL_BYTES:
+                yield Piece(entry, held, last=False, damage=None)
+                held = b""
+            held = held + piece if held else piece
+            crc = crc32(piece, crc)
+            size_bytes += len(piece)
+        sizes = (stream.position - start, size_bytes)
+        stated_crc = _stated_crc(stream, header, *sizes)
+        entries[offset] = _LocalEntry(header.identity, stated_crc, *sizes)
+        damage = None
+        if stated_crc != crc:
+            damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
+        yield Piece(entry, held, last=True, damage=damage)
         stream.need(4)
     _check_directory(stream, entries)
 
@@ -226,12 +294,11 @@ class _ByteStream:
         return self.data[self.at : self.at + 4]
 
 
-def _read_entry(stream: _ByteStream, entries: _LocalEntries) -> Iterator[Piece]:
-    """Read one entry. A zip may have 10,000 of them: each statement here counts."""
-    offset = stream.position
+def _read_header(stream: _ByteStream) -> _Header:
+    """Read a local header. A zip may have 10,000 of them: each statement here counts."""
     stream.need(_LOCAL.size)
-    header = _LOCAL.unpack_from(stream.data, stream.at)
-    _, _, flags, method, _, _, stated_crc, compressed, size, name_length, extra_length = header
+    fields = _LOCAL.unpack_from(stream.data, stream.at)
+    _, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = fields
     stream.need(_LOCAL.size + name_length + extra_length)
     name_at = stream.at + _LOCAL.size
     stream.at = name_at + name_length + extra_length
@@ -240,29 +307,8 @@ def _read_entry(stream: _ByteStream, entries: _LocalEntries) -> Iterator[Piece]:
     name = _entry_name(raw_name, extra, flags)
     _refuse_unreadable(name, flags, method)
     size, compressed = _with_zip64(extra, size, compressed)
-    entry = Entry(len(entries), name)
-    start = stream.position
-    pieces = _inflated(stream, name) if method == _DEFLATED else _stored(stream, size)
-    crc = size_bytes = 0
-    held = b""
-    # The last piece waits until the descriptor behind it was read.
-    for piece in pieces:
-        if held and len(held) + len(piece) > _SMALL_BYTES:
-            yield Piece(entry, held, last=False, damage=None)
-            held = b""
-        held = held + piece if held else piece
-        crc = crc32(piece, crc)
-        size_bytes += len(piece)
-    sizes = (stream.position - start, size_bytes)
-    if flags & _HAS_DESCRIPTOR:
-        stated_crc = _read_descriptor(stream, name, *sizes)
-    elif (compressed, size) != sizes:
-        raise ArchiveError(f"entry {name!r} does not have the size that its header states")
-    entries[offset] = _LocalEntry(_identity(raw_name, extra, method), stated_crc, *sizes)
-    damage = None
-    if stated_crc != crc:
-        damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-    yield Piece(entry, held, last=True, damage=damage)
+    identity = _identity(raw_name, extra, method)
+    return _Header(name, identity, flags, method, crc, compressed, size)
 
 
 def _refuse_unreadable(name: str, flags: int, method: int) -> None:
@@ -273,39 +319,22 @@ def _refuse_unreadable(name: str, flags: int, method: int) -> None:
         raise ArchiveError(f"entry {name!r} is compressed by method {method}: REGARDS uses 8")
 
 
-def _inflated(stream: _ByteStream, name: str) -> Iterator[bytes]:
-    inflater = _inflater()
-    chunk_bytes = _FIRST_CHUNK_BYTES
-    while not inflater.eof:
-        chunk = stream.some(chunk_bytes)
-        try:
-            piece = inflater.decompress(chunk, MAX_PIECE_BYTES)
-        except _InflateError as exc:
-            raise ArchiveError(f"entry {name!r} is damaged: {exc}") from exc
-        stream.at += len(chunk) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
-        chunk_bytes = min(chunk_bytes * 8, _LARGEST_CHUNK_BYTES)
-        if piece:
-            yield piece
+def _stated_crc(
+    stream: _ByteStream, header: _Header, compressed_bytes: int, size_bytes: int
+) -> int:
+    """Return the CRC-32 of the header or the data descriptor, if the sizes there are right.
 
-
-def _stored(stream: _ByteStream, size_bytes: int) -> Iterator[bytes]:
-    while size_bytes:
-        piece = bytes(stream.some(min(size_bytes, MAX_PIECE_BYTES)))
-        stream.at += len(piece)
-        size_bytes -= len(piece)
-        yield piece
-
-
-def _read_descriptor(stream: _ByteStream, name: str, compressed_bytes: int, size_bytes: int) -> int:
-    """Read the data descriptor behind an entry, and return the CRC-32 that it states.
-
-    A descriptor has one of four forms: with or without its mark, with sizes of 32 or 64 bits. The
-    right form is the one whose sizes agree and behind which a known record starts. Sizes of 32
-    bits are those modulo 4 GiB: the server writes them for a file whose size it did not know
-    (protocol.md 1.3).
+    A descriptor stands behind the entry. It has one of four forms: with or without its mark, with
+    sizes of 32 or 64 bits. The right form is the one whose sizes agree and behind which a known
+    record starts. Sizes of 32 bits are those modulo 4 GiB: the server writes them for a file
+    whose size it did not know (protocol.md 1.3).
     """
-    stream.need(_LONGEST_DESCRIPTOR_BYTES)
     exact = (compressed_bytes, size_bytes)
+    if not header.flags & _HAS_DESCRIPTOR:
+        if (header.compressed_bytes, header.size_bytes) == exact:
+            return header.crc
+        raise ArchiveError(f"entry {header.name!r} does not have the size that its header states")
+    stream.need(_LONGEST_DESCRIPTOR_BYTES)
     low = (compressed_bytes & _LIMIT_32, size_bytes & _LIMIT_32)
     for mark in (_DESCRIPTOR_MARK, b""):
         if not stream.data.startswith(mark, stream.at):
@@ -316,7 +345,7 @@ def _read_descriptor(stream: _ByteStream, name: str, compressed_bytes: int, size
             if (compressed, size) == sizes and stream.data[end : end + 4] in _NEXT_MARKS:
                 stream.at = end
                 return int(crc)
-    raise ArchiveError(f"entry {name!r} does not have the size that follows it")
+    raise ArchiveError(f"entry {header.name!r} does not have the size that follows it")
 
 
 def _check_directory(stream: _ByteStream, entries: _LocalEntries) -> None:

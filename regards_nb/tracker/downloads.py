@@ -11,8 +11,8 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from regards_nb.text import clean
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import Check, DownloadResult, FileLog
@@ -145,25 +145,6 @@ class _Running:
 _NEW_FILES = DownloadRequest()
 
 
-class DownloadGroup:
-    """The downloads that one call has begun."""
-
-    def __init__(self) -> None:
-        self.futures: list[tuple[int | None, Future[DownloadResult]]] = []
-
-    def done(self) -> bool:
-        """Return whether all have ended."""
-        return all(future.done() for _, future in self.futures)
-
-    def errors(self) -> list[tuple[int | None, BaseException]]:
-        """Return the errors, each with its order id."""
-        return [
-            (order_id, error)
-            for order_id, future in self.futures
-            if (error := future.exception()) is not None
-        ]
-
-
 class Downloads:
     """Downloads the ready files of orders, and records in the journal which it has fetched.
 
@@ -219,13 +200,9 @@ class Downloads:
                 return running.future
             stop = threading.Event()
             self._core.downloads[order_id] = None
-
-            def fetch() -> DownloadResult:
-                if running is not None:
-                    wait([running.future])
-                return self._fetch(client, order, order_id, request, stop)
-
-            future = self._workers.submit(fetch)
+            future = self._workers.submit(
+                partial(self._fetch, client, order, order_id, request, stop, before=running)
+            )
             self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         future.add_done_callback(lambda done: self._ended(order_id, done))
@@ -257,18 +234,33 @@ class Downloads:
         """Download the ready files of some orders, and return the paths of all their files.
 
         An order that has ended without files is an error, raised after the others were fetched.
+        Ctrl-C ends the downloads that still run.
         """
-        seen = -1
-        on_server = [order for order in orders if order.order_id and order.status not in GONE]
-        with self._group(on_server, request) as group:
-            while not group.done():
+        begun: list[tuple[int, Future[DownloadResult]]] = []
+        try:
+            for order in orders:
+                if order.order_id and order.status not in GONE:
+                    future = self.begin(order, request)
+                    begun.append((order.order_id, future))
+            seen = -1
+            while not all(future.done() for _, future in begun):
                 view.refresh(note="downloading")
                 seen = self._core.signal.wait(seen, POLL_S)
-        errors = group.errors()
+        finally:
+            for order_id, future in begun:
+                if not future.done():
+                    self._cancel(order_id)
+        errors: list[tuple[int | None, BaseException]] = [
+            (order_id, error)
+            for order_id, future in begun
+            if (error := future.exception()) is not None
+        ]
         failed = {order_id for order_id, _ in errors}
-        for order in orders:
-            if order.order_id not in failed and (reason := self._nothing_for(order, request)):
-                errors.append((order.order_id, reason))
+        errors += [
+            (order.order_id, reason)
+            for order in orders
+            if order.order_id not in failed and (reason := self._nothing_for(order, request))
+        ]
         if errors:
             raise _in_one(orders, errors)
         return [path for order in orders for path in self._core.paths(order.order_id)]
@@ -311,22 +303,6 @@ class Downloads:
             missing={record.name: found.problem for record, found in lost},
         )
 
-    @contextmanager
-    def _group(
-        self, orders: Sequence[OrderState], request: DownloadRequest
-    ) -> Iterator[DownloadGroup]:
-        """Begin several downloads; end those that still run at the end of the block."""
-        group = DownloadGroup()
-        try:
-            for order in orders:
-                future = self.begin(order, request)
-                group.futures.append((order.order_id, future))
-            yield group
-        finally:
-            for order_id, future in group.futures:
-                if order_id is not None and not future.done():
-                    self._cancel(order_id)
-
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
         running = self._running.get(order_id)
@@ -347,7 +323,13 @@ class Downloads:
         order_id: int,
         request: DownloadRequest,
         stop: threading.Event,
+        *,
+        before: _Running | None,
     ) -> DownloadResult:
+        """Download an order in a worker, after the download of it that ran *before*."""
+        if before is not None:
+            wait([before.future])
+
         def report(progress: Progress) -> None:
             self._core.downloads[order_id] = progress
             self._core.signal.send()
