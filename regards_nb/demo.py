@@ -127,7 +127,8 @@ def _report(notebook: NotebookNode) -> None:
         if "orders-table" in cell.metadata.get("tags", ()):
             _write_line("\n" + "".join(output.get("text", "") for output in cell.outputs))
     folder = max((OUTPUT / WORKSPACE).iterdir(), key=lambda path: path.stat().st_mtime)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # the workspace keeps its own records in folders whose names begin with a dot
+    files = sorted(folder.glob("[!.]*/[!.]*"))
     _write_line(f"{len(files)} files in {folder}, for example {files[0]}")
     _write_line(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
     _write_line("Open it in JupyterLab with:  make lab")
