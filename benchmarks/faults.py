@@ -130,6 +130,7 @@ class World:
     broker: PrivateBroker
     folder: Path
     events: int
+    arguments: dict[str, object] = field(default_factory=lambda: dict(QUEUE_ARGUMENTS))
     queue: str = field(default_factory=lambda: f"orders.{uuid.uuid4().hex}")
     states: list[str] = field(default_factory=list)
 
@@ -151,7 +152,7 @@ class World:
     def make_queue(self) -> None:
         """Make the queue, as the administrator does."""
         with self.channel() as channel:
-            channel.queue_declare(self.queue, durable=True, arguments=QUEUE_ARGUMENTS)
+            channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition, noting what health says meanwhile."""
@@ -222,6 +223,11 @@ def delete_queue(world: World) -> None:
     world.wait(lambda: str(world.tracker.health.state) == "RECONNECTING", "notice")
     world.make_queue()
     world.publisher.paused.clear()
+
+
+def remake_stream(world: World) -> None:
+    """A stream queue is deleted and made anew: its offsets begin at 0 again."""
+    delete_queue(world)
 
 
 def close_channels(world: World) -> None:
@@ -463,6 +469,7 @@ FAULTS: dict[str, Callable[[World], None]] = {
         close_connections,
         stop_app,
         delete_queue,
+        remake_stream,
         close_channels,
         cut_connection,
         freeze_broker,
@@ -478,13 +485,16 @@ FAULTS: dict[str, Callable[[World], None]] = {
 
 
 #: These let the publisher go on by themselves.
-BEGIN_PAUSED = {"delete_queue", "full_disk"}
+BEGIN_PAUSED = {"delete_queue", "full_disk", "remake_stream"}
+
+STREAM = {"x-queue-type": "stream"}
 
 
 def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:
     """Let events flow, break something in the middle, and count."""
     with tempfile.TemporaryDirectory() as folder:
-        world = World(broker, Path(folder), events)
+        arguments = STREAM if fault == "remake_stream" else QUEUE_ARGUMENTS
+        world = World(broker, Path(folder), events, dict(arguments))
         try:
             return _run(fault, world)
         finally:
@@ -509,6 +519,8 @@ def _run(fault: str, world: World) -> Outcome:
     world.wait(lambda: len(world.tracker.events) > len(published), "all events")
 
     def drained() -> bool:
+        if world.arguments == STREAM:  # it keeps its messages
+            return True
         with world.channel() as channel:
             return channel.queue_declare(world.queue, passive=True).method.message_count == 0
 

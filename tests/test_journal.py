@@ -391,21 +391,24 @@ def test_a_stream_is_written_once_whoever_reads_it(journal: Journal, other: Jour
     assert journal.last_of_stream("s") == messages[-1]
 
 
-def test_a_stream_that_was_made_anew_is_forgotten_by_one_kernel_only(
+def test_a_stream_that_was_made_anew_is_rewound_by_one_kernel_only(
     journal: Journal, other: Journal
 ) -> None:
     """A kernel that was told late does not undo what the other has read since."""
     assert journal.last_of_stream("s") is None
     first = replace(delivery(b"old"), stream_offset=41)
     journal.append(journal.open_session("s"), [first], stream="s")
-    assert journal.forget_stream("s", next_offset=42)
-    assert journal.next_offset("s") is None
+    assert journal.rewind_stream("s", next_offset=42, last=first, to=0)
+    assert journal.next_offset("s") == 0
+    assert journal.last_of_stream("s") is None
     new = replace(delivery(b"new"), stream_offset=0)
     journal.append(journal.open_session("s"), [new], stream="s")
-    assert not other.forget_stream("s", next_offset=42)
+    assert not other.rewind_stream("s", next_offset=42, last=first, to=0)
+    assert not other.rewind_stream("s", next_offset=1, last=first, to=0)
     assert other.next_offset("s") == 1
     assert other.last_of_stream("s") == new
     assert bodies(journal) == [b"old", b"new"]
+    assert list(journal.of_stream("s")) == [first, new]
 
 
 @SQLITE

@@ -6,6 +6,8 @@
     a message of pika as a `Delivery`;
 ``redelivery``
     which of the messages that RabbitMQ marks as redelivered are in the journal already;
+``stream``
+    whether a stream queue continues where the journal ends;
 ``ack_batching``
     when received messages are journalled, and when they are acknowledged;
 ``header_sanitizer``

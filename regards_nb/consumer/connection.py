@@ -22,6 +22,7 @@ from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.header_sanitizer import HeaderSanitizer
 from regards_nb.consumer.message import delivery_from
+from regards_nb.consumer.stream import StreamInDoubtError
 from regards_nb.errors import (
     BrokerUnreachableError,
     JournalError,
@@ -53,6 +54,8 @@ CONNECT_TIMEOUT_S = 10.0
 #: Time for RabbitMQ to confirm the consumer. Without a majority of its nodes a quorum queue answers
 #: after 65 s; another node may answer at once.
 CONSUME_TIMEOUT_S = 10.0
+#: Time for RabbitMQ to deliver a message of a stream that it had before.
+STREAM_SILENCE_S = 2.0
 
 
 class Receiver(Protocol):
@@ -61,8 +64,11 @@ class Receiver(Protocol):
     def open_session(self) -> None:
         """Prove that the journal can be written, or raise JournalError."""
 
-    def next_offset(self) -> int | None:
+    def stream_start(self) -> int | None:
         """Return the first offset to read if the queue is a stream; None for its first message."""
+
+    def on_silent_stream(self) -> None:
+        """Raise StreamInDoubtError if a stream that delivers nothing should have done so."""
 
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
@@ -83,7 +89,15 @@ class Receiver(Protocol):
         """Store how often RabbitMQ has returned a message to its queue."""
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
-        """Write messages to the journal, or raise JournalError; they are acknowledged later."""
+        """Write messages to the journal; they are acknowledged later.
+
+        Raises
+        ------
+        JournalError
+            They are given again.
+        StreamInDoubtError
+            The connection must end.
+        """
 
     def verify_journal(self) -> None:
         """Raise JournalError if messages must not be acknowledged."""
@@ -307,7 +321,7 @@ class Connection:
         """
         try:
             self._batcher.flush()
-        except JournalReplacedError:
+        except (JournalReplacedError, StreamInDoubtError):
             self._batcher.drop_pending()
         except JournalError as exc:
             self._receiver.on_journal_error(exc)
@@ -416,7 +430,7 @@ class Connection:
     def _start_consumer(self, on_consuming: Callable[[Any], None]) -> str:
         arguments = {}
         if self._may_be_stream:
-            offset = self._receiver.next_offset()
+            offset = self._receiver.stream_start()
             arguments["x-stream-offset"] = "first" if offset is None else offset
         tag: str = self._channel.basic_consume(
             self._queue, self._on_message, arguments=arguments, callback=on_consuming
@@ -426,10 +440,22 @@ class Connection:
     def _on_consuming(self, _answer: Any) -> None:
         self._is_consuming = True
         self._report_other_consumers()
+        if self._may_be_stream:
+            # the depth came before the type of the queue was known
+            self._receiver.on_depth(None, is_silent=False)
+            self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
         self._receiver.on_consuming()
         self._request_depth()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(DEPTH_PERIOD_S, self._request_depth)
+
+    def _start_over_if_silent(self) -> None:
+        if self._newest_tag or self._closing or not self._channel.is_open:
+            return
+        try:
+            self._receiver.on_silent_stream()
+        except StreamInDoubtError as exc:
+            self._start_over(exc)
 
     def _repeat(self, period_s: float, action: Callable[[], None]) -> None:
         def tick() -> None:
@@ -543,7 +569,7 @@ class Connection:
             return
         try:
             self._batcher.flush()
-        except JournalReplacedError as exc:
+        except (JournalReplacedError, StreamInDoubtError) as exc:
             self._start_over(exc)
             return
         except JournalError as exc:
@@ -586,8 +612,8 @@ class Connection:
             self._abort()
         return True
 
-    def _start_over(self, error: JournalError) -> None:
-        """Close the connection: the messages of this session may be missing in the journal.
+    def _start_over(self, error: RegardsError) -> None:
+        """Close the connection: messages of this session or of the stream may not be journalled.
 
         RabbitMQ delivers again what was not acknowledged, and the next session compares it with
         the rows that are there.

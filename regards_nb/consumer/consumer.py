@@ -23,6 +23,7 @@ from regards_nb.consumer.connection import (
 )
 from regards_nb.consumer.errors import combined_error
 from regards_nb.consumer.redelivery import RedeliveryMatcher
+from regards_nb.consumer.stream import StreamMatcher
 from regards_nb.errors import (
     BrokerError,
     BrokerUnreachableError,
@@ -93,10 +94,9 @@ class Health:
     last_event : datetime.datetime or None
         When this process last journalled a message (UTC).
     queue_depth : int or None
-        Messages in the queue when RabbitMQ was last asked.
+        Messages in the queue when RabbitMQ was last asked; None for a stream.
     other_consumers : int
         Other consumers of the queue, each of which takes a part of its messages.
-        Messages in the queue when RabbitMQ was last asked; None for a stream.
     address : str or None
         The address that is connected, without the password.
     """
@@ -271,7 +271,14 @@ class _SharedState:
 class _JournalWriter:
     """Journals the messages of one connection, without those that are in the journal already."""
 
-    def __init__(self, address: str, queue: str, journal: Journal, shared: _SharedState) -> None:
+    def __init__(
+        self,
+        address: str,
+        queue: str,
+        journal: Journal,
+        shared: _SharedState,
+        stream: StreamMatcher,
+    ) -> None:
         self._address = address
         self._queue = queue
         self._journal = journal
@@ -288,6 +295,7 @@ class _JournalWriter:
         self._taken_over_up_to_id = 0
         #: the newest row, unless another session writes
         self._expected_id = 0
+        self._stream = stream
 
     @property
     def consumed_s(self) -> float | None:
@@ -299,14 +307,18 @@ class _JournalWriter:
         self._session_id = self._journal.open_session(self._queue)
         self._taken_over_up_to_id = self._expected_id = self._journal.last_id()
 
-    def next_offset(self) -> int | None:
-        return self._journal.next_offset(self._queue)
+    def stream_start(self) -> int | None:
+        return self._stream.start()
+
+    def on_silent_stream(self) -> None:
+        self._stream.check_silence()
 
     def on_consuming(self) -> None:
         self._consuming_since_s = time.monotonic()
         self._shared.note("waiting", None)
         self._shared.note("silent", None)
         self._shared.note("returned", None)
+        self._shared.note("anew", None)
         self._shared.report_address(self._address)
         self._shared.report(HealthState.CONSUMING)
         if not self._shared.started.done():
@@ -356,8 +368,12 @@ class _JournalWriter:
         self._journal.verify(self._session_id)
 
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
-        if any(delivery.stream_offset is not None for delivery in deliveries):
+        if deliveries[0].stream_offset is not None:
+            deliveries = self._stream.new(deliveries)
+            if not deliveries:
+                return
             self._journal.append(self._session_id, deliveries, stream=self._queue)
+            self._stream.confirm(deliveries)
         else:
             self._journal.append(self._session_id, deliveries, choose=self._choose)
             self._matcher.confirm()
@@ -413,6 +429,7 @@ def _run(
     """
     shared.report(HealthState.CONNECTING)
     addresses = random.sample(addresses, len(addresses))
+    stream = StreamMatcher(queue, journal, shared.note)
     failures = cuts = 0
     errors: list[RegardsError] = []
     end: _ConnectionEnd | None = None
@@ -420,7 +437,9 @@ def _run(
         # A connection that was lost without a close frame may have met a message that pika cannot
         # decode.
         was_lost = end is not None and isinstance(end.error.__cause__, ConnectionLost)
-        end = _run_connection(addresses[0], queue, journal, shared, sanitize_headers=was_lost)
+        end = _run_connection(
+            addresses[0], queue, journal, shared, stream, sanitize_headers=was_lost
+        )
         if shared.stop.is_set():
             break
         addresses = [*addresses[1:], addresses[0]]
@@ -473,11 +492,12 @@ def _run_connection(
     queue: str,
     journal: Journal,
     shared: _SharedState,
+    stream: StreamMatcher,
     *,
     sanitize_headers: bool,
 ) -> _ConnectionEnd:
     """Run one connection until it ends."""
-    writer = _JournalWriter(describe(parameters), queue, journal, shared)
+    writer = _JournalWriter(describe(parameters), queue, journal, shared, stream)
     connection = Connection(parameters, queue, writer, sanitize_headers=sanitize_headers)
     shared.set_connection(connection)
     error: RegardsError = BrokerError("the connection was closed")

@@ -259,38 +259,58 @@ class Journal:
         return self._database.read(lambda c: c.scalar(_NEXT_OFFSET, {"queue": stream}))
 
     def last_of_stream(self, stream: str) -> Delivery | None:
-        """Return the journalled message before `next_offset`; None if no message is journalled.
+        """Return the journalled message before `next_offset`; None if the newest row is another.
 
         A stream that was deleted and made anew has another message at that offset.
         """
-        next_offset = self.next_offset(stream)
-        if next_offset is None:
-            return None
-        for row in reversed(self.recent(stream, after_id=0, limit=1)):
-            if row.delivery.stream_offset == next_offset - 1:
-                return row.delivery
-        return None
+        return self._database.read(lambda c: _last_of_stream(c, stream))
 
-    def forget_stream(self, stream: str, *, next_offset: int) -> bool:
-        """Continue a stream queue at its first message, because it was made anew.
+    def of_stream(self, stream: str) -> Iterator[Delivery]:
+        """Yield all messages of a stream queue, oldest first, a few rows at a time."""
+        query = (
+            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
+            .where(_sessions.c.queue == stream)
+            .order_by(_batches.c.last_id)
+        )
+        with self._database.streamed(query) as rows:
+            for row in rows:
+                for delivery in read_batch(row, 0).deliveries:
+                    if delivery.stream_offset is not None:
+                        yield delivery
+
+    def rewind_stream(
+        self, stream: str, *, next_offset: int, last: Delivery | None, to: int
+    ) -> bool:
+        """Continue a stream queue at an earlier offset, because it was made anew.
 
         Parameters
         ----------
         stream : str
             The name of the queue.
         next_offset : int
-            The offset that was found wrong. If another kernel has changed the offset since, the
-            journal keeps that one.
+            The offset that was found wrong.
+        last : Delivery or None
+            What `last_of_stream` returned then. If another kernel has written since, the journal
+            keeps its offset.
+        to : int
+            The offset of the first message that is not in the journal.
 
         Returns
         -------
         bool
-            Whether the offset was forgotten here.
+            Whether the offset was changed here.
         """
-        statement = sa.delete(_streams).where(
-            _streams.c.queue == stream, _streams.c.next_offset == next_offset
+        statement = (
+            sa.update(_streams)
+            .where(_streams.c.queue == stream, _streams.c.next_offset == next_offset)
+            .values(next_offset=to)
         )
-        return self._database.write(lambda c: c.execute(statement).rowcount > 0)
+
+        def rewind(connection: sa.Connection) -> bool:
+            is_same = _last_of_stream(connection, stream) == last
+            return is_same and connection.execute(statement).rowcount > 0
+
+        return self._database.write(rewind)
 
     def check(self) -> list[str]:
         """Look for damage; return a line for each kind, an empty list for a sound journal.
@@ -453,6 +473,14 @@ class Journal:
 
     def _all(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[Sequence[Any]]:
         return self._database.read(lambda connection: connection.execute(query).all())
+
+
+def _last_of_stream(connection: sa.Connection, stream: str) -> Delivery | None:
+    next_offset = connection.scalar(_NEXT_OFFSET, {"queue": stream})
+    for row in RowReader(connection).recent(stream, after_id=0, limit=1):
+        if next_offset is not None and row.delivery.stream_offset == next_offset - 1:
+            return row.delivery
+    return None
 
 
 def _damage(connection: sa.Connection) -> list[str]:
