@@ -103,7 +103,7 @@ def test_wait_says_that_regards_waits(
 ) -> None:
     """Where nobody downloads, a wait does not hang in silence: it says why, and what to do."""
     number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
-    with pytest.raises(errors.WaitTimeoutError, match="order 1 wait for a download"):
+    with pytest.raises(errors.WaitTimeoutError, match="order 1 waits for a download"):
         tracker.wait(number, timeout_s=2)
     assert "REGARDS waits for you" in capsys.readouterr().out
     tracker.wait(number, until="part", timeout_s=30)

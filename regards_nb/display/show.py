@@ -428,4 +428,5 @@ def _last_note(exc: BaseException) -> str:
         return f"You stopped waiting; {STILL_TRACKED}."
     if isinstance(exc, TimeoutError):
         return f"The time limit is reached; {STILL_TRACKED}."
-    return f"The wait ended with {type(exc).__name__}; {STILL_TRACKED}."
+    # the tracker may have stopped: nothing is said of the background
+    return f"The call ended with {type(exc).__name__}."

@@ -78,7 +78,7 @@ class BlockingOrders:
         numbers = ", ".join(str(state.order_id) for state in named)
         warnings.warn(
             f"REGARDS prepares at most {_SUBORDERS_PER_USER} sub-orders per user until they are "
-            f"downloaded, and order {numbers} came before. Use wait(download=True) or "
+            f"downloaded; before this one came order {numbers}. Use wait(download=True) or "
             "auto_download=True, or call tracker.download()",
             stacklevel=3,
         )

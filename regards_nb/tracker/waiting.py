@@ -247,9 +247,10 @@ class Wait:
             note += f", {unseen} of them without any event"
         blocking = self._blocking()
         if blocking and self._downloads is None:
+            wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
             note += (
-                "; REGARDS prepares at most two sub-orders per user, and order "
-                f"{_numbers(blocking)} wait for a download: "
+                "; REGARDS prepares at most two sub-orders per user, and "
+                f"{wait.format(_numbers(blocking))} for a download: "
                 f"tracker.download({_numbers(blocking)}), or {_ADVICE}"
             )
         paused = [state for state in running if state.status == OrderStatus.PAUSED]
