@@ -19,6 +19,7 @@ import pytest
 from postgresql import PrivatePostgreSQL
 from simulator_session import Session
 
+from regards_nb import OrderTracker
 from regards_nb.client import RegardsClient
 from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
 
@@ -120,6 +121,19 @@ def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
         "backoff_s": 0.01,
     }
     return RegardsClient(**(settings | options))
+
+
+def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
+    """Return a tracker of a simulator, with journal and workspace in *folder*."""
+    return OrderTracker(
+        simulator.amqp_url,
+        simulator.queue,
+        tenant=simulator.tenant,
+        client=client_of(simulator),
+        journal=folder / "journal.sqlite",
+        workspace=folder / "orders",
+        **options,
+    )
 
 
 @pytest.fixture

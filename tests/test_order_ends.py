@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import client_of, until
+from conftest import tracker_of, until
 
 from regards_nb import Order, OrderEvent, OrderTracker, errors
 from regards_nb.simulator import MissingEntry, OrderPlan, Outcome, Simulator, StagingError
 from regards_nb.simulator import StorageRefuses as Refused
 
 pytestmark = pytest.mark.simulator(with_broker=True)
-
-
-def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
-    return OrderTracker(
-        simulator.amqp_url,
-        simulator.queue,
-        tenant=simulator.tenant,
-        client=client_of(simulator),
-        journal=folder / "journal.sqlite",
-        workspace=folder / "orders",
-        **options,
-    )
 
 
 @pytest.fixture

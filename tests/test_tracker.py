@@ -13,11 +13,10 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import client_of, until
+from conftest import tracker_of, until
 from strategies import delivery
 
 from regards_nb import OrderEvent, OrderStatus, OrderTracker, RegardsClient, errors
@@ -26,18 +25,6 @@ from regards_nb.journal import Journal
 from regards_nb.simulator import MissingEntry, OrderPlan, Outcome, Simulator, StorageRefuses
 
 pytestmark = pytest.mark.simulator(with_broker=True)
-
-
-def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
-    return OrderTracker(
-        simulator.amqp_url,
-        simulator.queue,
-        tenant=simulator.tenant,
-        client=client_of(simulator),
-        journal=folder / "journal.sqlite",
-        workspace=folder / "orders",
-        **options,
-    )
 
 
 @pytest.fixture

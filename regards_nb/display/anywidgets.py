@@ -1,4 +1,4 @@
-"""The live view of anywidget: for marimo, and for whoever wants text selection kept.
+"""The live view of anywidget: for marimo, and where selected text must be kept.
 
 The kernel sends values and not HTML: the texts around the table, the order of the rows, and each
 row that changed. A row keeps its slot while it is shown, so a change costs one row. `table.js`

@@ -1,4 +1,4 @@
-"""What is recorded of the files of one order: read once from the log, and kept in step with it.
+"""The records of the files of one order: read once from the log, and kept in step with it.
 
 The log is the journal, or for downloads without a tracker a :class:`StateFile` beside the files.
 """
