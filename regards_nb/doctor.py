@@ -93,7 +93,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """How many checks failed, and where to begin."""
+        """The number of failed checks, and the one to begin with."""
         total = len(self.findings)
         failed = [f.check for f in self.findings if f.verdict is CheckResult.FAILED]
         warned = [f.check for f in self.findings if f.verdict is CheckResult.WARNING]

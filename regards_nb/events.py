@@ -136,12 +136,12 @@ class OrderEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def received_at(self) -> datetime:
-        """When the message arrived here (UTC)."""
+        """The time at which the message arrived here (UTC)."""
         return _EPOCH + timedelta(microseconds=self.received_at_us)
 
     @property
     def timestamp(self) -> datetime | None:
-        """When REGARDS published the message (UTC, whole seconds); None without that property."""
+        """The time of publication by REGARDS (UTC, whole seconds); None without that property."""
         return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
 
 

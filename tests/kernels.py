@@ -30,7 +30,7 @@ NEWEST = importlib.metadata.version("ipykernel")
 DEADLINE_S = 60.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: Hidden as long as there are widgets.
-SPARE = 'class="regards-nb-spare" style="display:none"'
+FALLBACK = 'class="regards-nb-fallback" style="display:none"'
 #: How the state of one widget names another.
 MODEL = "IPY_MODEL_"
 #: What ipykernel 6.x and 7.0 to 7.2 depend on; the newest brings nest-asyncio2 instead.
@@ -172,7 +172,7 @@ class Kernel:
         if WIDGET in output:
             return self._html_of(output[WIDGET]["model_id"])
         html = str(output.get("text/html", ""))
-        return "" if SPARE in html else html
+        return "" if FALLBACK in html else html
 
     def _html_of(self, comm_id: str) -> str:
         state = self.widgets.get(comm_id, {})

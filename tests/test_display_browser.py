@@ -339,7 +339,7 @@ def converted(book: Any) -> str:
 def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, cell: str) -> None:
     """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
     change = (
-        "from regards_nb.display import WidgetView\nWidgetView.spare_interval_s = 0.1\n"
+        "from regards_nb.display import WidgetView\nWidgetView.fallback_interval_s = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
     with session.page(cell, change) as page:
@@ -347,7 +347,9 @@ def test_a_view_is_readable_when_its_kernel_is_gone(lab: Lab, session: Session, 
         page.until_text(1, "REGARDS waits for you to download")
         assert page.output(1).locator("table:visible").count() == 1
         page.run_cell(2)
-        page.until("() => document.querySelector('.regards-nb-spare').innerHTML.includes('7/1000')")
+        page.until(
+            "() => document.querySelector('.regards-nb-fallback').innerHTML.includes('7/1000')"
+        )
         page.save()
         lab.api(f"/api/sessions/{lab.api('/api/sessions')[0]['id']}", method="DELETE")
         page.open()

@@ -97,8 +97,8 @@ until(lambda: any("&lt;i&gt;second&lt;/i&gt;" in w.value for w in html_widgets()
 """,
         "close_views(tracker, note='closed')\nassert len(_instances) == before, _instances",
     )
-    output, spare = outputs[1]
-    assert spare.data == {"text/html": "", "text/plain": ""}
+    output, fallback = outputs[1]
+    assert fallback.data == {"text/html": "", "text/plain": ""}
     assert WIDGET not in output.data
     assert "closed" in output.data["text/plain"]
     assert "<i>second</i>" in output.data["text/plain"]
@@ -106,7 +106,7 @@ until(lambda: any("&lt;i&gt;second&lt;/i&gt;" in w.value for w in html_widgets()
     assert outputs[2] == outputs[3] == []
 
 
-def test_a_view_that_is_never_closed_leaves_a_spare_picture(
+def test_a_view_that_is_never_closed_leaves_a_fallback_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside the widget a hidden picture follows, for the day when the kernel is gone."""
@@ -115,19 +115,19 @@ def test_a_view_that_is_never_closed_leaves_a_spare_picture(
         monkeypatch,
         SETUP,
         "from regards_nb.display import WidgetView\n"
-        "WidgetView.spare_interval_s = 0.1\nshow(tracker)",
+        "WidgetView.fallback_interval_s = 0.1\nshow(tracker)",
         """
 from regards_nb.display import refresh_thread_of
 (shown,) = refresh_thread_of(tracker)._views.values()
 tracker.tell(order("second", 2, label="<i>second</i>"))
-until(lambda: shown._spare is shown.last and len(shown.last.orders) == 2)
+until(lambda: shown._fallback is shown.last and len(shown.last.orders) == 2)
 """,
     )
-    live, spare = outputs[1]
+    live, fallback = outputs[1]
     assert {WIDGET, "text/html", "text/plain"} <= set(live.data)
-    assert spare.data["text/plain"] == ""
-    assert 'class="regards-nb-spare" style="display:none"' in spare.data["text/html"]
-    assert "&lt;i&gt;second&lt;/i&gt;" in spare.data["text/html"]
+    assert fallback.data["text/plain"] == ""
+    assert 'class="regards-nb-fallback" style="display:none"' in fallback.data["text/html"]
+    assert "&lt;i&gt;second&lt;/i&gt;" in fallback.data["text/html"]
 
 
 def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
@@ -142,8 +142,8 @@ def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
         "once = len(_instances)\nfor _ in range(20):\n    tracker._repr_mimebundle_()",
         "assert len(_instances) == once",
     )
-    spare, output = outputs[1]
-    assert 'class="regards-nb-spare" style="display:none"' in spare.data["text/html"]
+    fallback, output = outputs[1]
+    assert 'class="regards-nb-fallback" style="display:none"' in fallback.data["text/html"]
     assert output.output_type == "execute_result"
     assert {WIDGET, "text/html", "text/plain"} <= set(output.data)
     assert "0 of 1 order finished" in output.data["text/html"]

@@ -175,7 +175,7 @@ class TokenProvider:
 
     @property
     def ends_at(self) -> datetime | None:
-        """When the current token ends; None without a token or if its end is not known."""
+        """The end of the current token; None without a token or if its end is not known."""
         token = self._token
         return None if token is None else token.ends_at
 

@@ -190,7 +190,7 @@ class RegardsClient:
 
     @property
     def token_ends_at(self) -> datetime | None:
-        """When the token ends; the client renews its own before. None if it is not known."""
+        """The end of the token, None if unknown. The client renews its own before."""
         return None if self._tokens is None else self._tokens.ends_at
 
     @property

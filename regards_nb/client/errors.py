@@ -1,4 +1,4 @@
-"""What an error response of REGARDS means: which exception, which advice, whether to try again.
+"""Turns an error response of REGARDS into an exception with advice, and decides about a new try.
 
 REGARDS has many forms of error: its own ``{"messages": [...]}``, Spring's JSON, plain text, an
 empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a login portal sent it.

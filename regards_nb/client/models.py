@@ -90,7 +90,7 @@ class Response:
 
     @property
     def retry_after_s(self) -> float | None:
-        """How long the server asks the client to wait."""
+        """The pause in seconds that the server asks for."""
         return _retry_after_s(self.headers.get("Retry-After"))
 
     @property

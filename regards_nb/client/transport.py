@@ -61,7 +61,7 @@ _POOL_SIZE = 16
 
 
 class Repeat(Enum):
-    """When a request may be sent again."""
+    """The conditions under which a request may be sent again."""
 
     #: An action. After an error the server may have done it.
     NEVER = auto()

@@ -70,7 +70,7 @@ class AckBatcher:
 
     @property
     def prefetch(self) -> int:
-        """How many unacknowledged messages the broker allows now."""
+        """The number of unacknowledged messages that the broker allows now."""
         return self._steps[0]
 
     @property

@@ -299,7 +299,7 @@ class _JournalWriter:
 
     @property
     def consumed_s(self) -> float | None:
-        """How long messages have been consumed; None before."""
+        """The time since the first delivery in seconds; None before."""
         since_s = self._consuming_since_s
         return None if since_s is None else time.monotonic() - since_s
 
@@ -479,7 +479,7 @@ def _cut_text(cuts: int, consumed_s: float) -> str:
 
 
 class _ConnectionEnd(NamedTuple):
-    """How one connection ended."""
+    """The reason why one connection ended."""
 
     error: RegardsError
     #: how long messages were consumed; None if they never were

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from regards_nb.display.model import KeysOf, Row, TableModel, TrackerLike
 
-#: From this number of orders on there is a filter.
-MIN_TO_FILTER = 6
-
 _CSS = (
     CSS.removeprefix("<style>").removesuffix("</style>")
     + f"""
@@ -43,7 +40,7 @@ border:1px solid var(--rg-line);border-radius:3px;background:var(--rg-back)}}
 .regards-nb [hidden]{{display:none!important}}
 """
 )
-#: Of each slot, what stays the same while an order runs, and what changes.
+#: Two values for each slot: the name, which stays the same while an order runs, and the rest.
 _SLOTS: dict[str, Any] = {
     f"{kind}_{slot}": traitlets.Dict().tag(sync=True)
     for kind in ("name", "row")
@@ -59,7 +56,7 @@ class _Base(anywidget.AnyWidget):
     texts = traitlets.Dict().tag(sync=True)
     #: The slots of the rows, from top to bottom.
     order: Any = traitlets.List().tag(sync=True)
-    #: What the user typed into the filter.
+    #: The words that the user typed into the filter.
     only = traitlets.Unicode().tag(sync=True)
 
 
@@ -93,7 +90,7 @@ class AnyWidgetView(LiveView):
 
     @property
     def filter(self) -> str:
-        """What the user typed to limit the rows."""
+        """The words that the user typed into the filter."""
         typed: str = self._widget.only
         return typed
 
@@ -134,7 +131,7 @@ class AnyWidgetView(LiveView):
             "more": model.more,
             "problems": list(model.problems),
             "answer": answer,
-            "has_filter": model.total >= MIN_TO_FILTER,
+            "has_filter": model.has_filter,
             "waiting": len(self._clicks.waiting),
         }
 

@@ -277,27 +277,27 @@ def static_bundle(
 EMPTY_BUNDLE = {"text/html": "", "text/plain": ""}
 
 # JupyterLab and Notebook prefer the widget to the HTML beside it even when the kernel with the
-# widget has ended, and then show "model not found": these rules hide that panel and show the spare
-# picture. Elsewhere, also in pages of nbconvert, there is no such panel, and the HTML beside the
-# widget is shown.
+# widget has ended, and then show "model not found": these rules hide that panel and show the
+# fallback picture. Elsewhere, also in pages of nbconvert, there is no such panel, and the HTML
+# beside the widget is shown.
 _PANEL = ">.lm-Panel.jp-OutputArea-output"
 _LIVE = ":has(.jupyter-widgets .regards-nb,.regards-nb-live)"
 _DEAD = f":has(>.jp-OutputArea-child{_PANEL}):not({_LIVE})"
 # nbconvert writes a widget whose state is stored as a script for a library that is loaded from the
 # network: without network nothing is shown.
 _STORED = ':has(script[type="application/vnd.jupyter.widget-view+json"])'
-_SPARE_CSS = f"""<style>
-.jp-OutputArea{_STORED}:not({_LIVE}) .regards-nb-spare{{display:block!important}}
-.jp-OutputArea{_DEAD}:has(.regards-nb-spare)>.jp-OutputArea-child:has({_PANEL}){{display:none}}
-.jp-OutputArea{_DEAD} .regards-nb-spare{{display:block!important}}
-.jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-spare){{display:none}}
+_FALLBACK_CSS = f"""<style>
+.jp-OutputArea{_STORED}:not({_LIVE}) .regards-nb-fallback{{display:block!important}}
+.jp-OutputArea{_DEAD}:has(.regards-nb-fallback)>.jp-OutputArea-child:has({_PANEL}){{display:none}}
+.jp-OutputArea{_DEAD} .regards-nb-fallback{{display:block!important}}
+.jp-OutputArea{_LIVE}>.jp-OutputArea-child:has(.regards-nb-fallback){{display:none}}
 </style>"""
 
 
-def spare_bundle(snapshot: SnapshotLike) -> dict[str, Any]:
+def fallback_bundle(snapshot: SnapshotLike) -> dict[str, Any]:
     """Return a picture that is visible only where the widget beside it cannot be shown."""
-    picture = f'<div class="regards-nb-spare" style="display:none">{html(snapshot)}</div>'
-    return {"text/html": f"{_SPARE_CSS}{picture}", "text/plain": ""}
+    picture = f'<div class="regards-nb-fallback" style="display:none">{html(snapshot)}</div>'
+    return {"text/html": f"{_FALLBACK_CSS}{picture}", "text/plain": ""}
 
 
 def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:

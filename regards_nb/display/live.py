@@ -1,4 +1,4 @@
-"""What live views of widgets share: outputs, static copies, and what clicks do."""
+"""The base of the live views made of widgets: outputs, fallback pictures, and clicks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from regards_nb.display.html import (
     EMPTY_BUNDLE,
     MAX_HANDLES,
     as_of,
+    fallback_bundle,
     in_marimo,
     publish,
-    spare_bundle,
     static_bundle,
 )
 from regards_nb.display.model import Action, DownloadRates, Severity, table_model
@@ -43,8 +43,8 @@ class LiveView(ABC):
     """
 
     interval_s = 0.2
-    #: How old the static copy may be: each new one makes the page send and save the notebook.
-    spare_interval_s = 10.0
+    #: How old the fallback picture may be: each new one makes the page send and save the notebook.
+    fallback_interval_s = 10.0
 
     def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
@@ -56,10 +56,10 @@ class LiveView(ABC):
         self._changed = False
         self._rates = DownloadRates()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        self._spare_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        #: The snapshot of the static copies, and when they may be replaced.
-        self._spare: SnapshotLike | None = None
-        self._next_spare_s = 0.0
+        self._fallback_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
+        #: The snapshot that the fallback pictures show, and when they may be replaced.
+        self._fallback: SnapshotLike | None = None
+        self._next_fallback_s = 0.0
         #: Whether an output shows the widgets that cannot be replaced, as the value of a cell.
         self._is_permanent = False
 
@@ -71,7 +71,7 @@ class LiveView(ABC):
     @property
     @abstractmethod
     def filter(self) -> str:
-        """What the user typed to limit the rows."""
+        """The words that the user typed into the filter."""
 
     @abstractmethod
     def update(self, model: TableModel, note: str, answer: str) -> None:
@@ -89,17 +89,17 @@ class LiveView(ABC):
     @property
     def changed(self) -> bool:
         """Whether to paint although the tracker did not change."""
-        return self._changed or self._is_spare_due
+        return self._changed or self._is_fallback_due
 
     @property
-    def _is_spare_due(self) -> bool:
-        is_old = self._spare is not self.last and time.monotonic() >= self._next_spare_s
-        return bool(self._spare_handles) and is_old
+    def _is_fallback_due(self) -> bool:
+        is_old = self._fallback is not self.last and time.monotonic() >= self._next_fallback_s
+        return bool(self._fallback_handles) and is_old
 
-    def show(self, snapshot: SnapshotLike, *, with_spare: bool = False) -> None:
+    def show(self, snapshot: SnapshotLike, *, with_fallback: bool = False) -> None:
         """Put the view below the running cell.
 
-        *with_spare* adds a hidden picture, for a view that may not be closed before the kernel
+        *with_fallback* adds a fallback picture, for a view that may not be closed before the kernel
         ends: the reopened notebook shows the picture.
         """
         if in_marimo():
@@ -108,17 +108,17 @@ class LiveView(ABC):
             return
         with self._lock:
             publish(self._bundle(snapshot), self._handles)
-            if with_spare:
-                self._publish_spare(snapshot)
+            if with_fallback:
+                self._publish_fallback(snapshot)
 
     def bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:
         """Return the view as the value of a cell, with HTML and text for other front ends.
 
-        The value of a cell has no display id, so its static copy is a separate output.
+        The value of a cell has no display id, so its fallback picture is a separate output.
         """
         with self._lock:
             self._is_permanent = True
-            self._publish_spare(snapshot)
+            self._publish_fallback(snapshot)
             return self._bundle(snapshot)
 
     def widget(self, snapshot: SnapshotLike) -> Any:
@@ -133,7 +133,7 @@ class LiveView(ABC):
         """Stop updating the outputs so far; the next `show` makes a new one."""
         self.keys_of = keys_of
         self._handles.clear()
-        self._spare_handles.clear()
+        self._fallback_handles.clear()
         self._answer_text = ""
 
     def say(self, note: str) -> None:
@@ -149,15 +149,15 @@ class LiveView(ABC):
             self.freeze(self.last, self._note)
 
     def paint(self, snapshot: SnapshotLike) -> None:
-        """Update the widgets, and the static copy from time to time."""
+        """Update the widgets, and the fallback picture from time to time."""
         with self._lock:
             self._changed = False
             self.last = snapshot
             self._rates.update(snapshot.orders, time.monotonic())
             model = table_model(snapshot, only=self.filter, rates=self._rates)
             self.update(model, self._note, self._answer_text)
-            if self._is_spare_due:
-                self._replace_spare(spare_bundle(snapshot))
+            if self._is_fallback_due:
+                self._replace_fallback(fallback_bundle(snapshot))
 
     def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
         """Replace the outputs by the last state as plain HTML, which the notebook stores."""
@@ -171,9 +171,10 @@ class LiveView(ABC):
             for handle in self._handles:
                 handle.update(bundle, raw=True)
             # The value of a cell cannot be replaced: its widgets show the last state, and its
-            # static copy stays for the time when the kernel has ended.
-            self._replace_spare(spare_bundle(snapshot) if self._is_permanent else EMPTY_BUNDLE)
-            if self._is_permanent:
+            # fallback stays for the time when the kernel has ended.
+            is_permanent = self._is_permanent
+            self._replace_fallback(fallback_bundle(snapshot) if is_permanent else EMPTY_BUNDLE)
+            if is_permanent:
                 self._note = " · ".join(filter(None, (note, as_of())))
                 self.paint(snapshot)
 
@@ -196,15 +197,15 @@ class LiveView(ABC):
         values = live[0] if isinstance(live, tuple) else live
         return {**values, **static_bundle(snapshot, as_of())}
 
-    def _publish_spare(self, snapshot: SnapshotLike) -> None:
-        publish(spare_bundle(snapshot), self._spare_handles)
-        self._spare = snapshot
+    def _publish_fallback(self, snapshot: SnapshotLike) -> None:
+        publish(fallback_bundle(snapshot), self._fallback_handles)
+        self._fallback = snapshot
 
-    def _replace_spare(self, bundle: dict[str, Any]) -> None:
-        for handle in self._spare_handles:
+    def _replace_fallback(self, bundle: dict[str, Any]) -> None:
+        for handle in self._fallback_handles:
             handle.update(bundle, raw=True)
-        self._spare = self.last
-        self._next_spare_s = time.monotonic() + self.spare_interval_s
+        self._fallback = self.last
+        self._next_fallback_s = time.monotonic() + self.fallback_interval_s
 
 
 class Clicks:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: More rows cost browser time at every repaint, and nobody reads them.
 MAX_ROWS = 50
+#: From this number of orders on there is a filter.
+MIN_TO_FILTER = 6
 MAX_PROBLEMS = 5
 NAME_CHARS = 48
 TOOLTIP_CHARS = 1000
@@ -64,7 +66,7 @@ class SnapshotLike(Protocol):
 
 
 class TrackerLike(Protocol):
-    """What the display calls on a tracker. The last five methods only queue a request."""
+    """The methods of a tracker that the display calls. The last five only queue a request."""
 
     def record_background_error(self, what: str, error: BaseException) -> object:
         """Show an error, and raise it in the next call of the user."""
@@ -96,7 +98,7 @@ class TrackerLike(Protocol):
 
 
 class Severity(StrEnum):
-    """How much an order needs its user, the most urgent first."""
+    """The urgency of an order for its user, the most urgent first."""
 
     #: REGARDS prepares no further part until the user downloads.
     WAITS = "waits"
@@ -122,7 +124,7 @@ _RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 class Action(StrEnum):
-    """What the buttons ask for."""
+    """The requests that buttons make."""
 
     DOWNLOAD = "download"
     PAUSE = "pause"
@@ -185,6 +187,11 @@ class TableModel:
     #: Counts the orders that the filter or the length of the table hides; empty if none.
     more: str
     problems: tuple[str, ...]
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether there are enough orders for a filter."""
+        return self.total >= MIN_TO_FILTER
 
 
 class DownloadRates:

@@ -42,7 +42,7 @@ _UNITS = ((10**9, "GB/s"), (10**6, "MB/s"), (10**3, "kB/s"), (1, "B/s"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """How one kind of event is drawn."""
+    """The marker of one kind of event."""
 
     label: str
     marker: str
@@ -233,7 +233,7 @@ def _mark_scale(n_lanes: int) -> float:
 
 
 class FileTime(NamedTuple):
-    """When one file of the workspace was completed."""
+    """The time at which one file of the workspace was completed."""
 
     when: datetime
     order_id: int
@@ -266,7 +266,7 @@ class Bars(NamedTuple):
 
     @property
     def lefts(self) -> list[datetime]:
-        """Where each span begins."""
+        """The start of each span."""
         count = len(next(iter(self.bytes_of.values())))
         return [self.start + timedelta(seconds=n * self.width_s) for n in range(count)]
 

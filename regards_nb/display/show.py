@@ -44,7 +44,7 @@ NO_ANYWIDGET_NOTE = 'To see it move: pip install "regards_nb[marimo]", and resta
 
 
 class Environment(Enum):
-    """What the place where the code runs can show."""
+    """The kinds of output that the place where the code runs can show."""
 
     #: A notebook with ipywidgets.
     WIDGETS = "ipywidgets"
@@ -171,7 +171,7 @@ def show(tracker: TrackerLike, *, record: Callable[[Exception], object] | None =
         if place is Environment.MARIMO and not _is_installed("anywidget"):
             sys.modules["marimo"].output.append(marimo_value(tracker))
             return
-        view_of(refresh, "show", lambda: None, place).show(snapshot, with_spare=True)
+        view_of(refresh, "show", lambda: None, place).show(snapshot, with_fallback=True)
         if not broken_kernel():
             refresh.run()
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from regards_nb.display.model import KeysOf, TableModel, TrackerLike
     from regards_nb.orders import OrderKey
 
-#: From this number of orders on there is a filter.
-MIN_TO_FILTER = 6
 #: A longer list of orders is replaced by a new one.
 MAX_CHOICES = 200
 
@@ -71,13 +69,13 @@ class WidgetView(LiveView):
 
     @property
     def filter(self) -> str:
-        """What the user typed to limit the rows."""
+        """The words that the user typed into the filter."""
         typed: str = self._filter.value
         return typed
 
     def update(self, model: TableModel, note: str, answer: str) -> None:
         """Show these texts; ipywidgets sends only the values that changed."""
-        if model.total >= MIN_TO_FILTER:
+        if model.has_filter:
             self._filter.layout.display = "flex"
         self._head.value = head(model, note)
         self._table.value = table(model, is_live=True)

@@ -1,4 +1,4 @@
-"""What every step of a download is given: the options of the user, and the parts it works with."""
+"""The arguments of each step of a download: the options of the user, and the shared objects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoppedError(DownloadError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadOptions:
-    """How files are downloaded.
+    """The options of a download.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ _MAX_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadResult:
-    """What one increment brought."""
+    """The result of one increment."""
 
     order_id: int
     #: Files that are in place now and were not before.
@@ -72,7 +72,7 @@ class DownloadResult:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where these files are."""
+        """The paths of these files."""
         return paths_of(self.records)
 
 
@@ -308,7 +308,7 @@ class Downloader:
 
 
 class _Ran(NamedTuple):
-    """What a download left behind besides files."""
+    """The leftovers of a download besides files."""
 
     #: Why files could not be downloaded, by file id.
     problems: dict[int, str]

@@ -29,7 +29,7 @@ _NOTICE_START = re.compile(r"^(?=Failed to download file \()", re.MULTILINE)
 
 
 class MatchKind(Enum):
-    """What the content of an entry proves."""
+    """The proof that the content of an entry gives."""
 
     #: It is the file: it has the MD5 of the manifest.
     VERIFIED = auto()
@@ -44,7 +44,7 @@ class MatchKind(Enum):
 
 
 class Match(NamedTuple):
-    """What an entry is."""
+    """The file of the manifest that an entry is, and the proof."""
 
     kind: MatchKind
     #: VERIFIED, SIZE_ONLY: the missing files that it is. Else: the files that it may stand for.

@@ -47,7 +47,7 @@ _JOIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZipOutcome:
-    """What one zip brought besides files."""
+    """The result of one zip besides its files."""
 
     #: Why it is not proven to be complete; None if it is.
     failure: ArchiveError | ServiceError | None = None
@@ -119,7 +119,7 @@ def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
 
 
 class _Source(Protocol):
-    """Where a zip comes from: the body of an answer, or a file."""
+    """The source of a zip: the body of an answer, or a file."""
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes of the zip."""

@@ -1,4 +1,4 @@
-"""How far a download is: immutable snapshots a few times per second, and how they are shown."""
+"""The progress of a download: immutable snapshots a few times per second, and their display."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BETWEEN_LINES_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the download of one order is. Files and bytes are those of the running call."""
+    """The progress of one order. Files and bytes are those of the running call."""
 
     order_id: int
     #: Files that are in place.

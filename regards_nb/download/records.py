@@ -28,7 +28,7 @@ Check = Literal["none", "size", "checksum"]
 
 
 class FileLog(Protocol):
-    """Where the files of orders are recorded: the journal for one tenant, or a state file."""
+    """Records the files of orders: the journal for one tenant, or a state file."""
 
     def files(self, order_id: int) -> Iterable[FileRecord]:
         """Return the records of one order."""

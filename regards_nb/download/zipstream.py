@@ -146,7 +146,7 @@ class Piece(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """What a local header says."""
+    """The fields of a local header."""
 
     name: str
     #: Raw name, extra field 0x7075 and method.
@@ -160,7 +160,7 @@ class _Header(NamedTuple):
 
 
 class _LocalEntry(NamedTuple):
-    """What a local header and the bytes of an entry say, to compare with the directory."""
+    """The facts from a local header and the bytes of an entry, to compare with the directory."""
 
     #: Raw name, extra field 0x7075 and method.
     identity: tuple[bytes, bytes, int]
@@ -252,7 +252,7 @@ class _ByteStream:
 
     @property
     def position(self) -> int:
-        """How many bytes of the whole stream were read."""
+        """The number of bytes read of the whole stream."""
         return self._passed_bytes + self.at
 
     def need(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""How messages are stored and read: many in one row of the table, each with its own id.
+"""Stores and reads messages: many in one row of the table, each with its own id.
 
 The messages of one commit are packed together as one msgpack value. A burst of messages becomes a
 few large rows, a single message a row of its own. This makes a commit cheap: the cost of SQLite

@@ -596,7 +596,7 @@ _REMEDIES = {
 
 
 class Position(NamedTuple):
-    """How far a journal has grown.
+    """The position up to which a journal has grown.
 
     ``revision`` grows with each change of file records, of downloaded sub-orders and of requests.
     """

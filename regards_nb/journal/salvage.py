@@ -26,7 +26,7 @@ _MAX_LOOKUPS = 10_000
 
 @dataclass
 class Repair:
-    """What `repair` found; prints as lines."""
+    """The result of `repair`; prints as lines."""
 
     path: Path
     #: The files that the repaired journal has replaced; empty for a sound journal.

@@ -69,7 +69,7 @@ class NetworkFileSystemWarning(UserWarning):
 
 
 class Change(Enum):
-    """What has happened to the files of an open journal."""
+    """The condition of the files of an open journal."""
 
     #: The main file is gone.
     DELETED = auto()

@@ -1,4 +1,4 @@
-"""Which orders keep REGARDS from preparing others, because nobody has downloaded them."""
+"""Finds the orders that keep REGARDS from preparing others, because nobody has downloaded them."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """What is wanted of the files of an order; see `OrderTracker.download`.
+    """The options of one download; see `OrderTracker.download`.
 
     By default only new files are fetched: files that the user removed stay away.
     """

@@ -114,7 +114,7 @@ class Order:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When REGARDS removes the files; None where the server does not tell."""
+        """The time at which REGARDS removes the files; None where the server does not tell."""
         return self.state.expires_at
 
     @property

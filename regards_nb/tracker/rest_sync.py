@@ -115,7 +115,7 @@ def new_deliveries(
 
 
 class _Difference:
-    """What the server says of one order and the journal does not."""
+    """The facts on one order that REST tells and the journal does not hold."""
 
     def __init__(
         self, known: OrderState | None, remote: RemoteOrder, tenant: str | None, *, acted: bool

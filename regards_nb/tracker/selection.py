@@ -1,4 +1,4 @@
-"""Which orders a user means: a correlation id, a number, an order, rows of a frame, a list."""
+"""Finds the orders that a key means: a correlation id, a number, an order, rows or a list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HasKey(Protocol):
 
     @property
     def key(self) -> OrderKey:
-        """What identifies it."""
+        """The key of the order."""
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What all parts of a tracker work on: journal, frames, change signal, background errors."""
+"""The objects that a tracker's parts share: journal, frames, change signal, background errors."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _described(what: str, error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerParts:
-    """What the threads of a tracker share. It holds no tracker, so that one can be collected.
+    """The objects that the threads of a tracker share. It holds no tracker: one can be collected.
 
     Attributes
     ----------

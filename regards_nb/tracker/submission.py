@@ -64,7 +64,7 @@ class Details(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is ordered, under which name.
+    """The content of an order and its name.
 
     Attributes
     ----------
