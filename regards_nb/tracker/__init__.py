@@ -6,6 +6,8 @@
     which orders a user means;
 ``downloads``
     one download at a time for each order, several orders side by side;
+``fetch``
+    the download of one order, alike in threads and in workers;
 ``dispatcher``
     hands new events to callbacks, and downloads what they announce;
 ``rest_sync``

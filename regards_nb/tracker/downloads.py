@@ -16,30 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import (
-    Downloader,
-    DownloadOptions,
-    Progress,
-    archive_of,
-    find_problem,
-    order_folder,
-)
+from regards_nb.download import find_problem
 from regards_nb.errors import DownloadError, IncompleteDownloadError, SettingsError
-from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import clean
+from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, DownloadResult, FileLog
+    from regards_nb.download import DownloadResult, Progress
     from regards_nb.errors import RegardsError
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
-
-_ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 
 _Job = tuple["Future[Any]", "Callable[[], Any]"]
 
@@ -120,20 +111,6 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
         del item, future, job
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadRequest:
-    """The options of one download; see `OrderTracker.download`.
-
-    By default only new files are fetched: files that the user removed stay away.
-    """
-
-    directory: Path | None = None
-    extract: bool = True
-    #: See `DownloadOptions`.
-    check: Check = "none"
-    again: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class _Running:
     future: Future[DownloadResult]
@@ -201,7 +178,14 @@ class Downloads:
             stop = threading.Event()
             self._core.downloads[order_id] = None
             future = self._workers.submit(
-                partial(self._fetch, client, order, order_id, request, stop, before=running)
+                partial(
+                    self._fetch,
+                    client,
+                    OrderToFetch.of(order, order_id),
+                    request,
+                    stop,
+                    before=running,
+                )
             )
             self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
@@ -319,8 +303,7 @@ class Downloads:
     def _fetch(
         self,
         client: RegardsClient,
-        order: OrderState,
-        order_id: int,
+        order: OrderToFetch,
         request: DownloadRequest,
         stop: threading.Event,
         *,
@@ -331,36 +314,19 @@ class Downloads:
             wait([before.future])
 
         def report(progress: Progress) -> None:
-            self._core.downloads[order_id] = progress
+            self._core.downloads[order.order_id] = progress
             self._core.signal.send()
 
-        journal = self._core.journal
-        archive = archive_of(client.base_url, order.tenant or client.tenant)
-        log = journal.file_log(order.tenant or self._tenant, self.workspace)
-        if order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS:
-            _list_unprepared(client, order_id, log)
-        try:
-            result = Downloader(
-                client,
-                order_id,
-                request.directory or order_folder(self.workspace, order_id, archive),
-                log,
-                DownloadOptions(
-                    on_progress=report,
-                    stop=stop,
-                    extract=request.extract,
-                    check=request.check,
-                    again=request.again,
-                    gather=request.directory is not None,
-                ),
-            ).fetch()
-        except IncompleteDownloadError:
-            # The server has handed out the files and prepares the next ones. The journal names
-            # the missing files, and the next download asks only for those.
-            journal.save_fetched(order.tenant, order_id, order.ready_row)
-            raise
-        journal.save_fetched(order.tenant, order_id, order.ready_row)
-        return result
+        return fetch_order(
+            client,
+            self._core.journal,
+            order,
+            tenant=self._tenant,
+            workspace=self.workspace,
+            request=request,
+            stop=stop,
+            report=report,
+        )
 
     def _ended(self, order_id: int, future: Future[DownloadResult]) -> None:
         with self._lock:
@@ -375,20 +341,6 @@ def _no_number(order: OrderState) -> SettingsError:
     reason = f" ({clean(order.message)})" if order.message else ""
     return SettingsError(
         f"order {order.correlation_id!r} has no number, so it has no files: {order.status}{reason}"
-    )
-
-
-def _list_unprepared(client: RegardsClient, order_id: int, log: FileLog) -> None:
-    """Record the files that no manifest lists, because REGARDS could not prepare them.
-
-    The download then asks for each by its id, and tells it like a file that the zip lacked.
-    """
-    known = {record.file_id for record in log.files(order_id)}
-    log.save(
-        record
-        for dataset_id in client.order(order_id).dataset_ids
-        for record in client.dataset_files(order_id, dataset_id)
-        if record.file_id not in known
     )
 
 

@@ -26,7 +26,8 @@ from regards_nb.orders import OrderKey
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
 from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
-from regards_nb.tracker.downloads import DownloadRequest, Downloads
+from regards_nb.tracker.downloads import Downloads
+from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.other_consumers import OtherConsumers

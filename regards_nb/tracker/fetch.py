@@ -1,0 +1,139 @@
+"""Download one order: the same in a thread of the tracker and in a worker of another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from regards_nb.download import Downloader, DownloadOptions, archive_of, order_folder
+from regards_nb.errors import IncompleteDownloadError
+from regards_nb.events import OrderStatus
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from regards_nb.client import RegardsClient
+    from regards_nb.download import Check, DownloadResult, FileLog, Progress
+    from regards_nb.journal import Journal
+    from regards_nb.orders import OrderState
+
+_ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadRequest:
+    """What is wanted of the files of an order; see `OrderTracker.download`.
+
+    By default only new files are fetched: files that the user removed stay away.
+    """
+
+    directory: Path | None = None
+    extract: bool = True
+    #: See `DownloadOptions`.
+    check: Check = "none"
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderToFetch:
+    """What a download needs to know of an order: numbers and the tenant, and no link.
+
+    Attributes
+    ----------
+    tenant : str or None
+        That of its events.
+    order_id : int
+    ready_row : int
+        See `OrderState`.
+    lacks_files : bool
+        REGARDS could not prepare some files, and no manifest lists them.
+    """
+
+    tenant: str | None
+    order_id: int
+    ready_row: int
+    lacks_files: bool
+
+    @classmethod
+    def of(cls, order: OrderState, order_id: int) -> OrderToFetch:
+        """Return what a download needs of the state of an order."""
+        lacks_files = order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS
+        return cls(
+            tenant=order.tenant,
+            order_id=order_id,
+            ready_row=order.ready_row,
+            lacks_files=bool(lacks_files),
+        )
+
+
+def fetch_order(
+    client: RegardsClient,
+    journal: Journal,
+    order: OrderToFetch,
+    *,
+    tenant: str | None,
+    workspace: Path,
+    request: DownloadRequest,
+    stop: threading.Event,
+    report: Callable[[Progress], object],
+) -> DownloadResult:
+    """Download the ready files of an order, and record in the journal what was fetched.
+
+    Parameters
+    ----------
+    client : RegardsClient
+    journal : Journal
+    order : OrderToFetch
+    tenant : str or None
+        The tenant of the files of orders whose events name no tenant.
+    workspace : pathlib.Path
+        Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
+        archive or tenant, to ``<workspace>/12-<tenant>/``.
+    request : DownloadRequest
+    stop : threading.Event
+        Set it to end the download; verified files stay.
+    report : callable
+        Called with a `Progress` a few times per second.
+    """
+    archive = archive_of(client.base_url, order.tenant or client.tenant)
+    log = journal.file_log(order.tenant or tenant, workspace)
+    if order.lacks_files:
+        _list_unprepared(client, order.order_id, log)
+    try:
+        result = Downloader(
+            client,
+            order.order_id,
+            request.directory or order_folder(workspace, order.order_id, archive),
+            log,
+            DownloadOptions(
+                on_progress=report,
+                stop=stop,
+                extract=request.extract,
+                check=request.check,
+                again=request.again,
+                gather=request.directory is not None,
+            ),
+        ).fetch()
+    except IncompleteDownloadError:
+        # The server has handed out the files and prepares the next ones. The journal names
+        # the missing files, and the next download asks only for those.
+        journal.save_fetched(order.tenant, order.order_id, order.ready_row)
+        raise
+    journal.save_fetched(order.tenant, order.order_id, order.ready_row)
+    return result
+
+
+def _list_unprepared(client: RegardsClient, order_id: int, log: FileLog) -> None:
+    """Record the files that no manifest lists, because REGARDS could not prepare them.
+
+    The download then asks for each by its id, and tells it like a file that the zip lacked.
+    """
+    known = {record.file_id for record in log.files(order_id)}
+    log.save(
+        record
+        for dataset_id in client.order(order_id).dataset_ids
+        for record in client.dataset_files(order_id, dataset_id)
+        if record.file_id not in known
+    )
