@@ -17,6 +17,7 @@ from sys import intern
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.events import REST_APP_ID, OrderStatus
+from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +102,10 @@ class OrderState:
         A download of this order runs in this process.
     decided_at_s : int
         AMQP timestamp of the event that decides the status; 0 where it has none.
+    elsewhere_files : int
+        Files of an ended order that were downloaded, but not with this journal; only REST tells.
+    elsewhere_bytes : int or None
+        Their size; None where it is not known.
     """
 
     key: OrderKey
@@ -126,6 +131,8 @@ class OrderState:
     downloading: bool = False
     expires_at: datetime | None = None
     decided_at_s: int = 0
+    elsewhere_files: int = 0
+    elsewhere_bytes: int | None = None
 
     @property
     def tenant(self) -> str | None:
@@ -136,6 +143,26 @@ class OrderState:
     def correlation_id(self) -> str:
         """The client's own name for the order."""
         return self.key.correlation_id
+
+    @property
+    def name(self) -> str:
+        """What an error calls the order: its number, else its label or correlation id."""
+        if self.order_id is not None:
+            return f"order {self.order_id}"
+        return f"order {clean(self.label or self.correlation_id)!r}"
+
+    @property
+    def reason(self) -> str:
+        """The message of REGARDS, ready to be shown behind the status; may be empty."""
+        return f" ({clean(self.message)})" if self.message else ""
+
+    @property
+    def elsewhere(self) -> str:
+        """A remark on files that were downloaded with another journal; empty without any."""
+        if not self.elsewhere_files:
+            return ""
+        of_size = "" if self.elsewhere_bytes is None else f", {size(self.elsewhere_bytes)}"
+        return f"already downloaded elsewhere ({counted(self.elsewhere_files, 'file')}{of_size})"
 
 
 class OrderReducer:

@@ -39,6 +39,34 @@ def clean(text: str, limit_chars: int = LIMIT_CHARS) -> str:
     return shown if len(shown) <= limit_chars else f"{shown[: limit_chars - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "order"), counted(0, "order"), counted(12_345, "byte")
+    ('1 order', '0 orders', '12,345 bytes')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(n_bytes: int) -> str:
+    """Return a number of bytes with a decimal unit.
+
+    Examples
+    --------
+    >>> size(0), size(999), size(1_500_000), size(2 * 10**12)
+    ('0 B', '999 B', '1.5 MB', '2.0 TB')
+    """
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        # 999.95 would be printed as 1000.0
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{n_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def replace_surrogates(text: str) -> str:
     r"""Return *text* with halves of surrogate pairs replaced.
 

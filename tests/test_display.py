@@ -22,11 +22,10 @@ from regards_nb.display import (
     Severity,
     TableModel,
     html,
-    size,
     table_model,
     text,
 )
-from regards_nb.text import clean
+from regards_nb.text import clean, size
 
 HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import tracker_of, until
+from conftest import client_of, tracker_of, until
 
 from regards_nb import Order, OrderEvent, OrderTracker, errors
-from regards_nb.simulator import MissingEntry, OrderPlan, Outcome, Simulator, StagingError
+from regards_nb.simulator import (
+    MissingEntry,
+    OrderPlan,
+    Outcome,
+    PrivateBroker,
+    Simulator,
+    StagingError,
+)
 from regards_nb.simulator import StorageRefuses as Refused
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -127,3 +135,95 @@ def test_an_order_tells_its_label_and_errors(tracker: OrderTracker) -> None:
     """As attributes, like the columns of tracker.orders."""
     order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
     assert (order.label, order.errors) == ("one pass", None)
+
+
+# -- files that are not here
+
+
+def test_files_that_were_downloaded_elsewhere_are_called_so(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A new journal says how many they are and how to get them again; it is no error."""
+    number = simulator.order(OrderPlan(n_files=3, file_bytes=400_000, files_per_suborder=3))
+    (tmp_path / "new").mkdir()
+    with tracker_of(simulator, tmp_path) as first:
+        first.wait(number, download=True, timeout_s=60)
+    with tracker_of(simulator, tmp_path / "new") as second:
+        second.sync()
+        told = r"already downloaded elsewhere \(3 files, 1\.2 MB\)"
+        assert re.search(rf"{told}; download\(again=True\)", second._repr_html_())
+        order = second[number]
+        with pytest.warns(UserWarning, match=rf"order {number}: {told}.*until 20.*again=True"):
+            assert order.download() == []
+        assert not second.snapshot().background_errors
+        assert len(order.download(again=True)) == 3
+        assert (order.files["state"] == "VERIFIED").all()
+        assert order.state.elsewhere_files == 0
+
+
+def test_an_end_with_errors_and_files_elsewhere_is_incomplete(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """FAILED with two errors, and four files that another journal has: it is no total failure."""
+    number = simulator.order(OrderPlan(n_files=6, files_per_suborder=6, faults=TWO_LOST))
+    (tmp_path / "new").mkdir()
+    with tracker_of(simulator, tmp_path) as first:
+        first.wait(number, timeout_s=60)
+        with pytest.raises(errors.IncompleteDownloadError):
+            first.download(number)
+    with tracker_of(simulator, tmp_path / "new") as second:
+        second.sync()
+        state = second[number].state
+        assert (state.status, state.elsewhere_files) == ("FAILED", 4)
+        assert "1 incomplete" in second._repr_html_()
+        assert "already downloaded elsewhere (4 files)" in second._repr_html_()
+
+
+def test_orders_that_others_downloaded_block_nothing(
+    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """The messages of a second queue announce files that a first tracker fetched: REST tells."""
+    numbers = [simulator.order(OrderPlan(n_files=1)) for _ in range(2)]
+    for number in numbers:
+        simulator.wait_for(number, "DONE")
+    simulator.flush()
+    for number in numbers:
+        client_of(simulator).download_order(number, tmp_path / "elsewhere", show=False)
+    with tracker_of(simulator, tmp_path) as tracker:
+        until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+        tracker.sync()
+        assert not tracker.orders["waits_for_download"].any()
+        with pytest.warns(UserWarning, match=r"order 1: already downloaded elsewhere \(1 file, "):
+            assert tracker.download(numbers[0]) == []
+
+
+def test_a_cancelled_order_names_the_files_it_lacks(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Six of seven files are returned, with the name of the seventh and why it is missing."""
+    lost = MissingEntry(name="file_00006.bin"), Refused(name="file_00006.bin", times=None)
+    order = ended(simulator, tracker, OrderPlan(n_files=7, files_per_suborder=7, faults=lost))
+    with pytest.raises(errors.IncompleteDownloadError):
+        order.download()
+    order.cancel()
+    with pytest.raises(errors.IncompleteDownloadError, match="file_00006.bin") as caught:
+        order.download()
+    assert len(caught.value.paths) == 6
+    assert set(caught.value.missing) == {"file_00006.bin"}
+    assert "DELETED" in str(caught.value)
+
+
+def test_a_denied_order_is_named_by_its_label(tracker: OrderTracker) -> None:
+    """The correlation id is made up; the label is what the user knows."""
+    order = tracker.submit("dataset:FORBIDDEN", label="the secret one")
+    with pytest.raises(errors.SettingsError, match="order 'the secret one' has no number.*DENIED"):
+        order.download()
+    with pytest.raises(errors.SettingsError, match="order 'the secret one' has no number.*DENIED"):
+        order.pause()
+
+
+def test_the_repr_of_an_order_says_why_it_failed(tracker: OrderTracker) -> None:
+    """What submit() returns in a cell tells more than FAILED."""
+    denied = tracker.submit("dataset:FORBIDDEN", correlation_id="d")
+    assert re.fullmatch(r"<Order 'd' \(no number\): DENIED \(.*FORBIDDEN.*\)>", repr(denied))
+    assert "(" not in repr(tracker.submit("dataset:SWOT_PASS_012")).split("): ")[1]

@@ -19,7 +19,6 @@ from regards_nb.display.model import (
     Severity,
     SnapshotLike,
     TableModel,
-    size,
     table_model,
 )
 from regards_nb.display.plots import plot_throughput, plot_timeline
@@ -74,7 +73,6 @@ __all__ = [
     "plot_timeline",
     "refresh_thread_of",
     "show",
-    "size",
     "table_model",
     "text",
     "use",

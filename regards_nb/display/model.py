@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import LIMIT_CHARS, clean
+from regards_nb.text import LIMIT_CHARS, clean, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -316,7 +316,8 @@ def severity_of(order: OrderState) -> Severity:
     if order.status == OrderStatus.DONE:
         return Severity.DONE
     # FAILED with a link is a partial success (protocol.md 0.4)
-    return Severity.INCOMPLETE if order.download_link else Severity.FAILED
+    has_files = order.download_link or order.elsewhere_files
+    return Severity.INCOMPLETE if has_files else Severity.FAILED
 
 
 def allowed_actions(order: OrderState) -> frozenset[Action]:
@@ -337,21 +338,6 @@ def allowed_actions(order: OrderState) -> frozenset[Action]:
         Action.CANCEL: not order.finished,
     }
     return frozenset(action for action, is_allowed in allowed.items() if is_allowed)
-
-
-def size(n_bytes: int) -> str:
-    """Return a number of bytes with a decimal unit.
-
-    >>> size(0), size(999), size(1_500_000), size(2 * 10**12)
-    ('0 B', '999 B', '1.5 MB', '2.0 TB')
-    """
-    value, unit = float(n_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        # 999.95 would be printed as 1000.0
-        if value < 999.95:
-            break
-        value, unit = value / 1000, larger
-    return f"{n_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -468,6 +454,8 @@ def _remarks(order: OrderState) -> Iterator[str]:
         yield WAITS
     if order.downloading:
         yield "downloading"
+    if order.elsewhere:
+        yield f"{order.elsewhere}; download(again=True) fetches them"
     if order.error_type:
         yield clean(order.error_type, NAME_CHARS)
     if order.errors:

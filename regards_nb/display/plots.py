@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regards_nb.display.model import size
 from regards_nb.errors import SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
-from regards_nb.text import clean
+from regards_nb.text import clean, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

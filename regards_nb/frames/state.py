@@ -272,8 +272,11 @@ class OrderStates:
         files = self._files_of.get((key.tenant or self._tenant, order_id), _NO_FILES)
         fetched_row = self._fetched.get((key.tenant, order_id), 0)
         remote = self._remote.get(key)
+        waits = state.ready_row > fetched_row and state.status not in GONE
         if remote is not None and remote.order_id == state.order_id:
             state = _with_remote(state, remote)
+            if not waits:
+                state = _with_files_elsewhere(state, remote, files)
         return replace(
             state,
             label=self._labels.get(key) or state.label,
@@ -281,7 +284,7 @@ class OrderStates:
             downloaded_bytes=files.in_place_bytes,
             files_total=len(files.places) or None,
             bytes_total=files.bytes or None,
-            waits_for_download=state.ready_row > fetched_row and state.status not in GONE,
+            waits_for_download=waits,
         )
 
 
@@ -292,3 +295,23 @@ def _with_remote(state: OrderState, remote: RemoteOrder) -> OrderState:
     if progress is None and percent is not None:
         progress = min(percent / 100, 1.0)
     return replace(state, label=remote.label, expires_at=remote.expires_at, progress=progress)
+
+
+def _with_files_elsewhere(
+    state: OrderState, remote: RemoteOrder, files: _FilesOfOrder
+) -> OrderState:
+    """Add how many files of an ended order the server handed out, and this journal lacks."""
+    if remote.files_total is None or not remote.finished or state.status in GONE:
+        return state
+    # The answer may be older than a download of this journal.
+    not_handed_out = (remote.available_files or 0) + (remote.files_in_error or 0)
+    unknown = remote.files_total - len(files.places)
+    n_files = min(unknown, remote.files_total - not_handed_out - files.in_place)
+    if n_files <= 0:
+        return state
+    is_size_known = n_files == unknown and remote.bytes_total is not None
+    return replace(
+        state,
+        elsewhere_files=n_files,
+        elsewhere_bytes=(remote.bytes_total or 0) - files.bytes if is_size_known else None,
+    )

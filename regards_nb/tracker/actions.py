@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RemoteOrder
 from regards_nb.errors import NotAllowedError, RegardsError, ServiceError, SettingsError
+from regards_nb.text import counted
 from regards_nb.tracker.downloads import Workers
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class OrderActions:
         state = self._core.state(key)
         if state.order_id is None:
             raise SettingsError(
-                f"order {state.correlation_id!r} has no number, so there is nothing to {action}: "
-                f"{state.status}" + (f" ({state.message})" if state.message else "")
+                f"{state.name} has no number, so there is nothing to {action}: "
+                f"{state.status}{state.reason}"
             )
         step = _Action(self._sync, state, state.order_id, self._stop, self._jobs_stop_timeout_s)
         order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
@@ -256,7 +257,9 @@ def act_on_each(keys: list[OrderKey], act: Callable[[OrderKey], OrderKey]) -> li
             errors.append(exc)
     if len(errors) > 1 or (errors and done):
         told = "; ".join(map(str, errors))
-        raise NotAllowedError(f"{len(done)} of {len(keys)} orders done. {told}") from errors[0]
+        raise NotAllowedError(
+            f"{len(done)} of {counted(len(keys), 'order')} done. {told}"
+        ) from errors[0]
     for error in errors:
         raise error
     return done

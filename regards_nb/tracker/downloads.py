@@ -9,17 +9,24 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.download import find_problem
-from regards_nb.errors import DownloadError, IncompleteDownloadError, SettingsError
+from regards_nb.errors import (
+    DownloadError,
+    IncompleteDownloadError,
+    ServiceError,
+    SettingsError,
+)
 from regards_nb.orders import GONE
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
 from regards_nb.tracker.shared import POLL_S
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.download import DownloadResult, Progress
     from regards_nb.errors import RegardsError
+    from regards_nb.files import FileRecord
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
@@ -245,6 +253,9 @@ class Downloads:
             for order in orders
             if order.order_id not in failed and (reason := self._nothing_for(order, request))
         ]
+        for order in orders:
+            if text := _files_elsewhere(self._core.state(order.key)):
+                warnings.warn(text, stacklevel=3)
         if errors:
             raise _in_one(orders, errors)
         return [path for order in orders for path in self._core.paths(order.order_id)]
@@ -253,10 +264,11 @@ class Downloads:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
         if order.order_id is None:
             return _no_number(order)
-        number, message = order.order_id, f": {clean(order.message)}" if order.message else ""
+        order = self._core.state(order.key)  # the download may have asked for it
+        number, message = order.order_id or 0, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
             return self._missing_forever(order, number, request)
-        if not order.finished or self._core.paths(number):
+        if not order.finished or order.elsewhere or self._core.paths(number):
             return None
         if order.download_link and not order.ready_row:
             return DownloadError(
@@ -272,19 +284,23 @@ class Downloads:
     ) -> RegardsError | None:
         """Return an error for the files of a deleted order that are not in place."""
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
-        records = [r for r in self._core.frames.files_of(number) if r.in_place]
-        if not records:
-            return DownloadError(f"{deleted}, and none of them was downloaded")
+        records = self._core.frames.files_of(number)
+        if not any(record.in_place for record in records):
+            return DownloadError(
+                f"{deleted}, and none of them was downloaded here. Order them anew: submit()"
+            )
         checksum = request.check == "checksum"
-        lost = [(r, found) for r in records if (found := find_problem(r, checksum=checksum))]
+        lost = {r.name: why for r in records if (why := _why_missing(r, checksum=checksum))}
         if not lost:
             return None
-        names = ", ".join(f"{clean(record.name)} ({found.problem})" for record, found in lost)
-        gone = {record.path for record, _ in lost}
+        names = ", ".join(f"{clean(name)} ({why})" for name, why in lost.items())
+        gone = {record.path for record in records if record.name in lost}
+        paths = [path for path in self._core.paths(number) if str(path) not in gone]
         return IncompleteDownloadError(
-            f"{deleted}, and these cannot be fetched again: {names}",
-            paths=[path for path in self._core.paths(number) if str(path) not in gone],
-            missing={record.name: found.problem for record, found in lost},
+            f"{deleted}. {counted(len(paths), 'file')} of it {'is' if len(paths) == 1 else 'are'} "
+            f"in place; these cannot be fetched any more: {names}",
+            paths=paths,
+            missing=lost,
         )
 
     def _cancel(self, order_id: int) -> None:
@@ -317,7 +333,7 @@ class Downloads:
             self._core.downloads[order.order_id] = progress
             self._core.signal.send()
 
-        return fetch_order(
+        result = fetch_order(
             client,
             self._core.journal,
             order,
@@ -327,6 +343,17 @@ class Downloads:
             stop=stop,
             report=report,
         )
+        if result.nothing_new and order.has_ended:
+            self._ask_again(client, order.order_id)
+        return result
+
+    def _ask_again(self, client: RegardsClient, order_id: int) -> None:
+        """Ask whether the files of an order were downloaded elsewhere."""
+        key = self._core.frames.key_of(order_id)
+        if key is not None:
+            # Without an answer, what is known stays known.
+            with suppress(ServiceError):
+                self._core.frames.set_remote(key, client.order(order_id))
 
     def _ended(self, order_id: int, future: Future[DownloadResult]) -> None:
         with self._lock:
@@ -338,10 +365,28 @@ class Downloads:
 
 
 def _no_number(order: OrderState) -> SettingsError:
-    reason = f" ({clean(order.message)})" if order.message else ""
     return SettingsError(
-        f"order {order.correlation_id!r} has no number, so it has no files: {order.status}{reason}"
+        f"{order.name} has no number, so it has no files: {order.status}{order.reason}"
     )
+
+
+def _files_elsewhere(order: OrderState) -> str:
+    """Return a text on files that were downloaded with another journal; empty without any."""
+    if not order.elsewhere:
+        return ""
+    until = f", until {order.expires_at:%Y-%m-%d %H:%M} UTC" if order.expires_at else ""
+    return (
+        f"{order.name}: {order.elsewhere}, not with this journal. REGARDS still has them{until}: "
+        f"tracker.download({order.order_id}, again=True)"
+    )
+
+
+def _why_missing(record: FileRecord, *, checksum: bool) -> str:
+    """Return why a file of a deleted order is not what it should be; empty if it is."""
+    if not record.in_place:
+        return clean(record.error) if record.error else "not downloaded"
+    found = find_problem(record, checksum=checksum)
+    return "" if found is None else found.problem
 
 
 def _in_one(
@@ -351,7 +396,7 @@ def _in_one(
     if len(orders) == 1:
         return errors[0][1]
     texts = "; ".join(str(error) for _, error in errors)
-    text = f"{len(orders) - len(errors)} of {len(orders)} orders downloaded. {texts}"
+    text = f"{len(orders) - len(errors)} of {counted(len(orders), 'order')} downloaded. {texts}"
     incomplete = [e for _, e in errors if isinstance(e, IncompleteDownloadError)]
     error = (
         IncompleteDownloadError(

@@ -49,12 +49,15 @@ class OrderToFetch:
         See `OrderState`.
     lacks_files : bool
         REGARDS could not prepare some files, and no manifest lists them.
+    has_ended : bool
+        REGARDS prepares no more files.
     """
 
     tenant: str | None
     order_id: int
     ready_row: int
     lacks_files: bool
+    has_ended: bool
 
     @classmethod
     def of(cls, order: OrderState, order_id: int) -> OrderToFetch:
@@ -65,6 +68,7 @@ class OrderToFetch:
             order_id=order_id,
             ready_row=order.ready_row,
             lacks_files=bool(lacks_files),
+            has_ended=order.finished,
         )
 
 
@@ -99,8 +103,9 @@ def fetch_order(
     """
     archive = archive_of(client.base_url, order.tenant or client.tenant)
     log = journal.file_log(order.tenant or tenant, workspace)
-    if order.lacks_files:
-        _list_unprepared(client, order.order_id, log)
+    # The manifest names no file that was downloaded before, with whatever journal.
+    if order.lacks_files or (request.again and order.has_ended):
+        _list_others(client, order.order_id, log)
     try:
         result = Downloader(
             client,
@@ -125,10 +130,11 @@ def fetch_order(
     return result
 
 
-def _list_unprepared(client: RegardsClient, order_id: int, log: FileLog) -> None:
-    """Record the files that no manifest lists, because REGARDS could not prepare them.
+def _list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
+    """Record the files that REGARDS could not prepare or has handed out already.
 
-    The download then asks for each by its id, and tells it like a file that the zip lacked.
+    No manifest lists them. The download then asks for each by its id, and tells it like a file
+    that the zip lacked.
     """
     known = {record.file_id for record in log.files(order_id)}
     log.save(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.events import OrderStatus
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from datetime import datetime
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.tracker import OrderTracker
+
+#: Ends of an order that its message explains.
+_ENDS_WITH_REASON = frozenset(
+    {OrderStatus.DENIED, OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING}
+)
 
 
 class Order:
@@ -29,7 +36,8 @@ class Order:
     def __repr__(self) -> str:
         state = self.state
         number = "no number" if state.order_id is None else state.order_id
-        return f"<Order {state.correlation_id!r} ({number}): {state.status}>"
+        reason = state.reason if state.status in _ENDS_WITH_REASON else ""
+        return f"<Order {state.correlation_id!r} ({number}): {state.status}{reason}>"
 
     def __await__(self) -> Generator[Any, None, Order]:
         yield from self._tracker.wait_async(self).__await__()

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,6 +23,7 @@ from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
     RegardsError,
+    ServiceError,
     ServiceUnreachableError,
     SettingsError,
     TrackingError,
@@ -306,10 +308,11 @@ class RestSync:
             The server cannot be asked.
         """
         with self._lock:
-            before = self.unfinished()
-            if not before:
+            unfinished = self.unfinished()
+            if not unfinished:
                 return False
-            remotes = self._listed(before)
+            before = {state.order_id: state for state in self._core.states()}
+            remotes = self._listed(unfinished)
             self.without_message = tuple(
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
@@ -325,8 +328,11 @@ class RestSync:
                 self._core.frames.set_remote(state.key, remote)
                 known = before.get(remote.order_id)
                 # A message that came meanwhile is newer than the answer.
-                if known is not None and _fingerprint(known) == _fingerprint(state):
+                if known is None or _fingerprint(known) != _fingerprint(state):
+                    continue
+                if remote.order_id in unfinished:
                     changed |= self._keep(state, remote)
+                self._keep_fetched(state, remote)
             self.rounds += 1
             self._core.signal.send()
             return changed
@@ -350,6 +356,8 @@ class RestSync:
                 self._keep(known, remote)
                 if known is None:
                     new.append(remote.order_id)
+                else:
+                    self._keep_fetched(known, remote)
             self.rounds += 1
             self._core.signal.send()
             keys = (self._core.frames.key_of(order_id) for order_id in new)
@@ -392,6 +400,21 @@ class RestSync:
         if key is not None:
             self._core.frames.set_remote(key, remote)
         return is_new
+
+    def _keep_fetched(self, known: OrderState, remote: RemoteOrder) -> None:
+        """Journal that the files of an order do not wait, if all were downloaded elsewhere.
+
+        The server counts available files at intervals; its list of them is up to date.
+        """
+        if (
+            not known.waits_for_download
+            or remote.available_files != 0
+            or remote.order_id in self._core.downloads
+        ):
+            return
+        with suppress(ServiceError):
+            if next(iter(self.client.iter_available_files(remote.order_id)), None) is None:
+                self._core.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed."""

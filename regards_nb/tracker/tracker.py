@@ -781,7 +781,8 @@ class OrderTracker:
         extract : bool, default True
             False keeps the zips as they came; a later call with True extracts them.
         again : bool, default False
-            Fetch all files once more.
+            Fetch all files once more, also those that were downloaded with another journal: a
+            warning names the orders that have such files.
         checksum : bool, default False
             Also compare the MD5 of files that were downloaded before.
 
