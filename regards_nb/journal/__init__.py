@@ -9,7 +9,13 @@ understand more of an old journal, and no second table can disagree with the fir
 ``batches``
     how messages are stored and read: many in a row;
 ``database``
-    opening, locking, what a database error means, and whether anything has changed;
+    opening, locking, and what a database error means;
+``changes``
+    how far the journal has grown, and when to look;
+``listener``
+    hear of the commits of other processes;
+``lease``
+    one process at a time does a piece of work;
 ``sqlite_file``
     the files of SQLite: keep them in place, notice when they are not;
 ``journal``
@@ -21,22 +27,28 @@ understand more of an old journal, and no second table can disagree with the fir
 from __future__ import annotations
 
 from regards_nb.journal.batches import Batch, Row, RowReader
+from regards_nb.journal.changes import ChangeDetector, Position
 from regards_nb.journal.database import (
     DEFAULT_PATH,
     Database,
     JournalReplacedError,
-    Position,
 )
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
+from regards_nb.journal.lease import Holder, Leases, order_lease
+from regards_nb.journal.listener import Listener
 from regards_nb.journal.salvage import Repair, repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 
 __all__ = [
     "DEFAULT_PATH",
     "Batch",
+    "ChangeDetector",
     "Database",
+    "Holder",
     "Journal",
     "JournalReplacedError",
+    "Leases",
+    "Listener",
     "NetworkFileSystemWarning",
     "Position",
     "Repair",
@@ -44,6 +56,7 @@ __all__ = [
     "RowReader",
     "SqliteFile",
     "TenantFiles",
+    "order_lease",
     "repair",
     "with_full_path",
 ]

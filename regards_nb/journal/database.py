@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 import time
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError, Rescued, rescue
+from regards_nb.journal.changes import ChangeDetector
+from regards_nb.journal.listener import CHANNEL, Listener, why_not
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
@@ -33,7 +36,7 @@ from regards_nb.journal.sqlite_file import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import PoolProxiedConnection
+    from regards_nb.journal.changes import Position
 
 _log = logging.getLogger(__name__)
 _pause = threading.Event()
@@ -49,6 +52,8 @@ LOCK_WRITERS = {
     # an arbitrary number that identifies this lock among the advisory locks of the database
     "postgresql": "SELECT pg_advisory_xact_lock(7234734)",
 }
+#: Has PostgreSQL tell other processes of the commit, when it is done.
+_TELL = ", pg_notify('{}', '{}')"
 
 #: What happened to the files, where the open ones saved everything.
 _SAVED = {
@@ -114,6 +119,9 @@ class Database:
             check_before_opening(self.path)
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
+        #: in the notifications of this object, which its own `Listener` ignores
+        self._token = secrets.token_hex(8)
+        self._listener: Listener | None = None
         self._gate = _ConnectionUseLock()
         #: of the schema; None before `open`
         self.version: int | None = None
@@ -221,6 +229,7 @@ class Database:
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""
+        self.watch(None)
         with suppress(JournalError), self._gate.exclusive(1.0):
             self._dispose()
             return
@@ -283,6 +292,7 @@ class Database:
         *,
         again: bool = False,
         patience_s: float | None = None,
+        silent: bool = False,
     ) -> _T:
         """Run *work* in a transaction that waits for all other writers; return after the commit.
 
@@ -298,17 +308,20 @@ class Database:
             If the files were replaced meanwhile: run *work* on the new ones instead of raising.
         patience_s : float, optional
             How long to wait for a database server that restarts.
+        silent : bool
+            Nobody waits for this change: a server tells no other process of it.
 
         Raises
         ------
         JournalReplacedError
             The commit went to files that are no longer at the path.
         """
-        with self._using("write"), self._locked(patience_s) as connection:
+        with self._using("write"), self._locked(patience_s, silent=silent) as connection:
             if self.version != schema.SCHEMA_VERSION:
                 schema.upgrade(connection)
             result = work(connection)
         self.version = schema.SCHEMA_VERSION
+        self._changes.tell()
         try:
             self.verify()
         except JournalReplacedError:
@@ -318,9 +331,11 @@ class Database:
         return result
 
     @contextmanager
-    def _locked(self, patience_s: float | None) -> Iterator[sa.Connection]:
+    def _locked(self, patience_s: float | None, *, silent: bool = False) -> Iterator[sa.Connection]:
         """Open a transaction that waits for all other writers, and commit it at the end."""
         statement = LOCK_WRITERS[self.engine.dialect.name]
+        if self.is_server and not silent:
+            statement += _TELL.format(CHANNEL, self._token)
         with self._retry_while_restarting(lambda: self._begin(statement), patience_s) as connection:
             begun = connection.get_transaction()
             assert begun is not None  # noqa: S101 - the statement has begun it
@@ -361,14 +376,34 @@ class Database:
         with suppress(JournalReplacedError):
             self.verify()
 
-    def position(self) -> Position:
-        """Return the position of the journal."""
+    def position(self, *, exact: bool = True) -> Position:
+        """Return the position of the journal; see `ChangeDetector.position`."""
         if self._snapshot is not None and self._snapshot != signature(self.path):
             # The owner of a journal that is only read here has opened or closed it.
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose()
         with self._using("read"):
-            return self._retry_while_restarting(self._changes.position)
+            return self._retry_while_restarting(lambda: self._changes.position(exact=exact))
+
+    def watch(self, callback: Callable[[], object] | None) -> None:
+        """Call *callback* after each commit of another process; None ends that.
+
+        SQLite tells nobody: threads that wait for changes ask for the position, which is cheap.
+        """
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+        if callback is not None and self.is_server:
+            self._listener = Listener(self.engine, self._changes, self._token, callback)
+
+    def why_not_told(self) -> str | None:
+        """Try whether a server tells of changes; return why not, or None."""
+        return why_not(self.engine) if self.is_server else None
+
+    @property
+    def is_server(self) -> bool:
+        """Whether a server keeps the journal."""
+        return self.engine.dialect.name != "sqlite"
 
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
@@ -573,6 +608,8 @@ _REMEDIES = {
     "locked": "Another program holds it: close that program, or choose another place with "
     "journal=...",
     "readonly": "Make the file and its folder writable, or choose another place with journal=...",
+    "during recovery": "This database is a standby and can be read only. Write to the primary "
+    "server, or choose another place with journal=...",
     "read-only": "This database can be read only. Write to the primary server, or choose another "
     "place with journal=...",
     "permission denied": "This user may only read it. Ask for the right to write, or choose "
@@ -593,76 +630,3 @@ _REMEDIES = {
     "connection": "Check that the server runs, and the address, the user and the database in "
     "journal=...; RabbitMQ keeps what was not journalled in the queue.",
 }
-
-
-class Position(NamedTuple):
-    """The position up to which a journal has grown.
-
-    ``revision`` grows with each change of file records, of downloaded sub-orders and of requests.
-    """
-
-    last_id: int
-    revision: int
-
-
-_WITH_REVISION = (schema.files, schema.fetched, schema.requests)
-_POSITION = sa.select(
-    sa.select(sa.func.max(schema.batches.c.last_id)).scalar_subquery(),
-    *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _WITH_REVISION),
-)
-
-
-def read_position(connection: sa.Connection) -> Position:
-    """Return the position of the journal as a transaction sees it."""
-    return _position(connection.execute(_POSITION).one())
-
-
-class ChangeDetector:
-    """Returns the position of the journal, and reads it only after a commit.
-
-    Frames ask for the position at each access, so the question must be cheap.
-    SQLite's ``data_version`` changes when another connection, in any process, has committed; this
-    class asks with a connection that never writes. PostgreSQL has no such number, so there the
-    position is read each time.
-    """
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._has_version = engine.dialect.name == "sqlite"
-        self._query = str(_POSITION.compile(engine))
-        self._lock = threading.Lock()
-        #: stays open: each connection has its own data_version
-        self._connection: PoolProxiedConnection | None = None
-        #: of the schema; None before `open`
-        self.version: int | None = None
-        self._position = Position(0, 0)
-
-    def position(self) -> Position:
-        """Return the position of the journal."""
-        if not self._has_version:
-            with self._engine.connect() as connection:
-                return read_position(connection)
-        with self._lock:
-            if self._connection is None:
-                self._connection = self._engine.raw_connection()
-            # This is on the way of each message to its row. The driver's own call takes a fifth
-            # of the time of SQLAlchemy's.
-            driver: Any = self._connection.driver_connection
-            (version,) = driver.execute("PRAGMA data_version").fetchone()
-            if version != self.version:
-                # Read first and keep the version after: a read that fails is then repeated.
-                self._position = _position(driver.execute(self._query).fetchone())
-                self.version = version
-            return self._position
-
-    def close(self) -> None:
-        """Close the connection. The next call of `position` opens another one."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = self.version = None
-
-
-def _position(row: Any) -> Position:
-    last_id, *revisions = (number or 0 for number in row)
-    return Position(last_id, max(revisions))

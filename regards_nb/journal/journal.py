@@ -28,13 +28,13 @@ from regards_nb.journal.batches import (
     read_batch,
     unseen_offsets,
 )
+from regards_nb.journal.changes import read_position
 from regards_nb.journal.database import (
     DEFAULT_PATH,
     Database,
     JournalReplacedError,
-    Position,
-    read_position,
 )
+from regards_nb.journal.lease import Leases
 from regards_nb.journal.sqlite_file import copy_database
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from regards_nb.events import Delivery
     from regards_nb.journal.batches import Row
+    from regards_nb.journal.changes import Position
 
     #: see `Journal.append`
     Choose = Callable[[RowReader, Sequence[Delivery]], Sequence[Delivery]]
@@ -87,6 +88,8 @@ class Journal:
     def __init__(self, location: str | Path | None = None) -> None:
         self._database = Database(DEFAULT_PATH if location is None else location)
         self.location = self._database.location
+        #: which process does what; see `Leases`
+        self.leases = Leases(self._database)
         self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
         self._remembered_generation = 0
         #: the newest row of each session, and what append() has tried to write after it: a commit
@@ -337,9 +340,35 @@ class Journal:
             for row in rows:
                 yield read_batch(row, after_id)
 
-    def position(self) -> Position:
-        """Return how far the journal has grown. Cheap while no process commits."""
-        return self._database.position()
+    def position(self, *, exact: bool = True) -> Position:
+        """Return how far the journal has grown.
+
+        Parameters
+        ----------
+        exact : bool
+            False: for threads that ask again and again between `watch` and ``watch(None)``. A
+            journal on a server is then read only after a commit that the server told of, and
+            every 30 s; where it cannot tell, every 0.5 to 5 s. SQLite is asked each time, at next
+            to no cost.
+        """
+        return self._database.position(exact=exact)
+
+    def watch(self, callback: Callable[[], object] | None) -> None:
+        """Call *callback* after each commit of another process to a journal on a server.
+
+        It is called in a thread of its own, until ``watch(None)`` or `close`. After a lost
+        connection it is called once, too.
+        """
+        self._database.watch(callback)
+
+    def why_not_told(self) -> str | None:
+        """Try whether a server tells of the commits of others; return why not, or None."""
+        return self._database.why_not_told()
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether the journal is in a database server and not in a file."""
+        return self._database.is_server
 
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""

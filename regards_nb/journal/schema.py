@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 
 #: Since 4 each row of messages has a checksum (see `batches.py`), and files.fetched_at_us exists.
-SCHEMA_VERSION = 4
+#: Since 5 there are leases.
+SCHEMA_VERSION = 5
 FIRST_VERSION = 3
 
 
@@ -122,6 +123,21 @@ streams = sa.Table(
     sa.Column("next_offset", sa.BigInteger, nullable=False),
 )
 
+#: Which process does a piece of work, such as the download of an order; see `lease.py`.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    # of one `Journal` object
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    # tells processes with the same host and pid apart; empty where the system cannot tell
+    sa.Column("process", sa.Text, nullable=False),
+    # by the clock of the database
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+)
+
 
 def check(connection: sa.Connection, location: str) -> int | None:
     """Return the version of the tables, or None for an empty database.
@@ -162,11 +178,13 @@ def create(connection: sa.Connection) -> None:
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Bring the tables of schema 3 to this version, unless another kernel has done it."""
+    """Bring the tables of an older schema to this version, unless another kernel has done it."""
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
     if found == str(SCHEMA_VERSION):
         return
-    connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
+    metadata.create_all(connection)  # the tables that are missing
+    if found == "3":
+        connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
     connection.execute(
         sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
     )

@@ -1,0 +1,242 @@
+"""Leases: one process at a time does a piece of work, such as the download of an order.
+
+A lease is a row in the journal. It ends when its owner releases it, when its owner has not renewed
+it in time, by the clock of the database, or when its owner is a process of this machine that has
+ended. Advisory locks of PostgreSQL are no substitute: they belong to a session, and PgBouncer in
+transaction mode gives each transaction another session.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import weakref
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from regards_nb.errors import JournalError
+from regards_nb.journal import schema
+
+if TYPE_CHECKING:
+    from regards_nb.journal.database import Database
+
+_log = logging.getLogger(__name__)
+_leases = schema.leases
+
+#: The time of the database in ms. In PostgreSQL, now() is the begin of the transaction, which may
+#: have waited for other writers.
+_NOW_MS: dict[str, sa.ColumnElement[int]] = {
+    "sqlite": sa.literal_column("CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
+    "postgresql": sa.literal_column("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"),
+}
+
+
+class Holder(NamedTuple):
+    """The process that holds a lease."""
+
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def order_lease(tenant: str | None, order_id: int) -> str:
+    """Return the name of the lease for the download of an order."""
+    return f"download {tenant or ''} {order_id}"
+
+
+@dataclass
+class _Held:
+    """The leases of one `Leases`, which its thread shares."""
+
+    names: set[str] = field(default_factory=set)
+    #: Threads take and release; the renewing thread must not renew what was released.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Of the thread that renews; None while no lease is held.
+    stop: threading.Event | None = None
+
+
+class Leases:
+    """The leases of one `Journal` object. Safe in any thread.
+
+    Parameters
+    ----------
+    database : Database
+    """
+
+    #: A lease that is not renewed ends after so long.
+    duration_s = 30.0
+    #: A thread renews the leases so often, while there are any.
+    renewal_s = 10.0
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._token = secrets.token_hex(8)
+        self._held = _Held()
+        weakref.finalize(self, _end, self._held).atexit = False
+
+    @property
+    def _owner(self) -> str:
+        # a forked process has the same token
+        return f"{self._token} {os.getpid()}"
+
+    def take(self, name: str) -> Holder | None:
+        """Take a lease; return who holds it if it cannot be taken, else None.
+
+        Raises
+        ------
+        JournalError
+            The journal cannot be written.
+        """
+        with self._held.lock:
+            if name in self._held.names:
+                return Holder(socket.gethostname(), os.getpid())
+            holder = self._database.write(
+                lambda connection: self._take(connection, name), again=True, silent=True
+            )
+            if holder is None:
+                self._held.names.add(name)
+                self._renew_in_background()
+        return holder
+
+    def _take(self, connection: sa.Connection, name: str) -> Holder | None:
+        now = _NOW_MS[connection.dialect.name]
+        other = connection.execute(
+            sa.select(_leases).where(
+                _leases.c.name == name,
+                _leases.c.owner != self._owner,
+                _leases.c.expires_at_ms > now,
+            )
+        ).one_or_none()
+        if other is not None and not _has_ended(other.pid, other.process):
+            return Holder(other.host, other.pid)
+        row = {
+            "name": name,
+            "owner": self._owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": _process(os.getpid()),
+            "expires_at_ms": connection.execute(
+                sa.select(now + int(self.duration_s * 1000))
+            ).scalar_one(),
+        }
+        connection.execute(schema.upsert(_leases, connection.dialect.name), row)
+        return None
+
+    def release(self, name: str) -> None:
+        """Give a lease back; nothing happens if it is not held. Other kernels are told at once."""
+        with self._held.lock:
+            if name not in self._held.names:
+                return
+            self._held.names.discard(name)
+            if not self._held.names:
+                _stop(self._held)
+        statement = sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == self._owner)
+        try:
+            self._database.write(partial(_execute, statement), again=True)
+        except JournalError as exc:
+            _log.warning("the lease %r was not given back, it ends by itself: %s", name, exc)
+
+    def holder(self, name: str) -> Holder | None:
+        """Return who holds a lease; None if it can be taken. Nothing is written."""
+        if self._database.version != schema.SCHEMA_VERSION:
+            return None  # no kernel of this version has written to the journal so far
+
+        def find(connection: sa.Connection) -> Any:
+            now = _NOW_MS[connection.dialect.name]
+            query = sa.select(_leases).where(_leases.c.name == name, _leases.c.expires_at_ms > now)
+            return connection.execute(query).one_or_none()
+
+        row = self._database.read(find)
+        if row is None or _has_ended(row.pid, row.process):
+            return None
+        return Holder(row.host, row.pid)
+
+    def _renew_in_background(self) -> None:
+        if self._held.stop is not None:
+            return
+        self._held.stop = threading.Event()
+        # The thread holds the database and not the journal, which can then be collected.
+        threading.Thread(
+            target=_renew,
+            args=(self._database, self._owner, self._held, self._held.stop),
+            kwargs={"duration_s": self.duration_s, "renewal_s": self.renewal_s},
+            name="regards-nb-lease",
+            daemon=True,
+        ).start()
+
+
+def _stop(held: _Held) -> None:
+    if held.stop is not None:
+        held.stop.set()
+        held.stop = None
+
+
+def _end(held: _Held) -> None:
+    # Without the lock: the garbage collector may call this in a thread that holds it.
+    held.names.clear()
+    _stop(held)
+
+
+def _renew(
+    database: Database,
+    owner: str,
+    held: _Held,
+    stop: threading.Event,
+    *,
+    duration_s: float,
+    renewal_s: float,
+) -> None:
+    now = _NOW_MS[database.engine.dialect.name]
+    renewed = sa.update(_leases).values(expires_at_ms=now + int(duration_s * 1000))
+    while not stop.wait(renewal_s):
+        with held.lock:
+            if stop.is_set():
+                return
+            mine = renewed.where(_leases.c.owner == owner, _leases.c.name.in_(held.names))
+            try:
+                database.write(partial(_execute, mine), again=True, silent=True)
+            except JournalError as exc:
+                _log.warning("leases were not renewed, this is tried again: %s", exc)
+
+
+def _execute(statement: sa.Executable, connection: sa.Connection) -> None:
+    connection.execute(statement)
+
+
+def _has_ended(pid: int, process: str) -> bool:
+    """Return whether the process with this pid and description ran on this machine and has ended.
+
+    False where that is not known.
+    """
+    return bool(process) and process.startswith(_machine()) and _process(pid) != process
+
+
+def _machine() -> str:
+    """Return what tells this boot of this machine, and this container, from all others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} "
+    except OSError:
+        return "unknown"
+
+
+def _process(pid: int) -> str:
+    """Return what tells a process from an earlier one with its pid; Linux only, else empty."""
+    machine = _machine()
+    if machine == "unknown":
+        return ""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return machine
+    # state, then the time of the start; Z and X have ended
+    return machine if fields[0] in "ZX" else f"{machine}{fields[19]}"
