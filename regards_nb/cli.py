@@ -267,7 +267,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         _write(json.dumps(tracker.submit(arguments.queries, **options, dry_run=True).body()))
         return 0
     # Without a client, the order is sent over AMQP, and its answer is a message.
-    with tracker if tracker.client is None else contextlib.nullcontext():
+    started = tracker if tracker.client is None else contextlib.nullcontext()
+    with started, _progress_to(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
     _write(json.dumps(described) if arguments.json else _as_lines(described))

@@ -172,39 +172,60 @@ def urns(urns: Iterable[str]) -> list[str]:
 def selection(wanted: Any) -> list[str]:
     """Return the queries for products in any of the forms in which a user has them.
 
+    REGARDS makes one order of all of them.
+
     Parameters
     ----------
     wanted : DataFrame, Series, str or iterable of str
-        Rows of ``client.search()``, URNs, provider ids, one query or several queries. Texts are
-        provider ids if all of them are single words without a field.
+        Rows of ``client.search()``, a table with a column ``urn`` or ``provider_id``, URNs,
+        provider ids, one query or several queries. A list has provider ids if its texts are single
+        words without a field; a Series that is called ``provider_id`` has them in any case.
 
     Examples
     --------
     >>> selection(["SWOT_1", "SWOT_2"]), selection("cycle:7"), selection("URN:AIP:DATA:a:1:V1")
     (['providerId:("SWOT_1" OR "SWOT_2")'], ['cycle:7'], ['id:("URN:AIP:DATA:a:1:V1")'])
     """
+    name = None if isinstance(wanted, str) else getattr(wanted, "name", None)
     texts: list[Any]
     if hasattr(wanted, "columns"):  # a DataFrame, which this room does not import
-        if wanted.index.name != "urn":
-            raise SettingsError("the rows must be those of client.search(), with the index 'urn'")
-        texts = [str(each) for each in wanted.index]
-    elif hasattr(wanted, "index") and str(getattr(wanted, "name", "")).startswith(_URN):
-        texts = [str(wanted.name)]
+        texts, name = _identifiers(wanted)
     elif isinstance(wanted, str):
         texts = [wanted]
+    elif hasattr(wanted, "index") and str(name).startswith(_URN):
+        texts = [str(name)]  # one row of a search
     else:
         texts = list(wanted)
-    are_texts = all(isinstance(each, str) for each in texts)
     if not texts:
         raise SettingsError("no products: the selection is empty")
-    if are_texts and all(each.startswith(_URN) for each in texts):
-        return urns(texts)
-    is_list = not isinstance(wanted, str)
-    if are_texts and is_list and all(_WORD.fullmatch(each) for each in texts):
+    if name == "provider_id":
         return provider_ids(texts)
+    of_urn = [isinstance(each, str) and each.startswith(_URN) for each in texts]
+    if all(of_urn):
+        return urns(texts)
+    if not isinstance(wanted, str) and all(
+        is_urn or (isinstance(each, str) and _WORD.fullmatch(each))
+        for each, is_urn in zip(texts, of_urn, strict=True)
+    ):
+        named = [each for each, is_urn in zip(texts, of_urn, strict=True) if not is_urn]
+        by_urn = [each for each, is_urn in zip(texts, of_urn, strict=True) if is_urn]
+        return provider_ids(named) + (urns(by_urn) if by_urn else [])
     for each in texts:
         check(each)
     return texts
+
+
+def _identifiers(table: Any) -> tuple[list[Any], str]:
+    """Return what identifies the products of a DataFrame: URNs or provider ids, and which."""
+    if table.index.name == "urn":
+        return list(table.index), "urn"
+    for name in ("urn", "provider_id"):
+        if name in table.columns:
+            return list(table[name]), name
+    raise SettingsError(
+        "the table must be rows of client.search(), or have a column urn or provider_id, not only "
+        + ", ".join(map(repr, list(table.columns)[:10]))
+    )
 
 
 def fields(**values: Any) -> str:

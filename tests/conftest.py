@@ -125,15 +125,16 @@ def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
 
 def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
     """Return a tracker of a simulator, with journal and workspace in *folder*."""
-    return OrderTracker(
-        simulator.amqp_url,
-        simulator.queue,
-        tenant=simulator.tenant,
-        client=client_of(simulator),
-        journal=folder / "journal.sqlite",
-        workspace=folder / "orders",
-        **options,
-    )
+    settings: dict[str, Any] = {
+        "amqp": simulator.amqp_url,
+        "queue": simulator.queue,
+        "tenant": simulator.tenant,
+        "journal": folder / "journal.sqlite",
+        "workspace": folder / "orders",
+    }
+    if "client" not in options:
+        settings["client"] = client_of(simulator)
+    return OrderTracker(**settings | options)
 
 
 @pytest.fixture

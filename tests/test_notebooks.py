@@ -64,7 +64,9 @@ def test_order_and_steer_shows_what_it_says() -> None:
     """Notebook 02: ordered once, paused, resumed, retried, cancelled."""
     book = executed("02_order_and_steer.ipynb")
     shown = {cell.id: printed(cell) for cell in book.cells if cell.cell_type == "code"}
-    assert shown["steer-09"].split() == ["PAUSED", "RUNNING"]
+    estimate, *statuses = shown["steer-09"].splitlines()
+    assert estimate.startswith("ordering 10 products, 20 files, ")
+    assert statuses == ["PAUSED", "RUNNING"]
     assert "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED" in shown["steer-11"]
     assert "FAILED - Order of user" in shown["steer-13"]
     assert "4 files" in shown["steer-13"]

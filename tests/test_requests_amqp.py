@@ -42,6 +42,7 @@ def test_an_order_over_amqp(simulator: Simulator, broker: PrivateBroker, tmp_pat
             data_types=["RAWDATA"],
             correlation_id="mine",
             user=simulator.username,
+            cart="include",
         )
         assert (order.events["status"].iloc[0], order.order_id) == ("GRANTED", 1)
         again = tracker.submit(
@@ -49,11 +50,12 @@ def test_an_order_over_amqp(simulator: Simulator, broker: PrivateBroker, tmp_pat
             data_types=["RAWDATA"],
             correlation_id="mine",
             user=simulator.username,
+            cart="include",
         )
         assert again.order_id == 1
         order.wait(timeout_s=30)
         assert len(simulator.service.orders_of(simulator.username)) == 1
-        unknown = tracker.submit("dataset:SWOT_PASS_012", user="nobody@cnes.fr")
+        unknown = tracker.submit("dataset:SWOT_PASS_012", user="nobody@cnes.fr", cart="include")
         assert (unknown.status, unknown.error_type) == ("DENIED", "FORBIDDEN")
 
 
@@ -62,7 +64,7 @@ def test_who_may_not_publish_is_told_so(simulator: Simulator, tmp_path: Path) ->
     with tracker_of(simulator, tmp_path) as tracker:
         for _ in range(2):
             with pytest.raises(errors.BrokerAccessError, match="write permission on regards"):
-                tracker.submit("a", correlation_id="c", user=simulator.username)
+                tracker.submit("a", correlation_id="c", user=simulator.username, cart="include")
     assert not simulator.service.orders_of(simulator.username)
 
 
@@ -73,7 +75,7 @@ def test_what_is_missing_is_said_first(simulator: Simulator, tmp_path: Path) -> 
         tracker.submit("a")
     tracker = tracker_of(simulator, tmp_path, tenant=None)
     with pytest.raises(errors.SettingsError, match="tenant="):
-        tracker.submit("a", user=simulator.username)
+        tracker.submit("a", user=simulator.username, cart="include")
 
 
 def test_an_answer_that_does_not_come(
@@ -85,7 +87,7 @@ def test_an_answer_that_does_not_come(
         tracker._submission._answer_s = 0.3
         for _ in range(2):
             with pytest.raises(errors.WaitTimeoutError, match="has not answered within 0.3 s"):
-                tracker.submit("a", correlation_id="c", user=simulator.username)
+                tracker.submit("a", correlation_id="c", user=simulator.username, cart="include")
 
 
 def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> None:
@@ -96,4 +98,4 @@ def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> Non
         let_publish(broker, simulator)
         tracker = tracker_of(simulator, tmp_path)
         with pytest.raises(errors.BrokerError, match="no service reads the order requests"):
-            tracker.submit("a", user=simulator.username)
+            tracker.submit("a", user=simulator.username, cart="include")

@@ -486,16 +486,16 @@ def test_a_request_that_could_not_be_sent_is_free_again(
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"queries": []}, "no query"),
-        ({"queries": ["a", " "]}, "a text that is not empty"),
-        ({"queries": ["a", "a"]}, "there twice"),
-        ({"queries": "a", "data_types": []}, "data_types must be"),
-        ({"queries": "a", "data_types": ["PICTURE"]}, "data_types must be"),
-        ({"queries": "a", "filename_regexp": "("}, "no regular expression"),
-        ({"queries": "a", "correlation_id": "x" * 256}, "1 to 255"),
-        ({"queries": "a", "correlation_id": ""}, "1 to 255"),
-        ({"queries": "a", "correlation_id": "#1"}, "must not begin with '#'"),
-        ({"queries": "a", "user": "u" * 129}, "1 to 128"),
+        ({"products": []}, "no products"),
+        ({"products": ["a", " "]}, "a text that is not empty"),
+        ({"products": ["a:1", "a:1"]}, "there twice"),
+        ({"products": "a", "data_types": []}, "data_types must be"),
+        ({"products": "a", "data_types": ["PICTURE"]}, "data_types must be"),
+        ({"products": "a", "filename_regexp": "("}, "no regular expression"),
+        ({"products": "a", "correlation_id": "x" * 256}, "1 to 255"),
+        ({"products": "a", "correlation_id": ""}, "1 to 255"),
+        ({"products": "a", "correlation_id": "#1"}, "must not begin with '#'"),
+        ({"products": "a", "user": "u" * 129}, "1 to 128"),
     ],
 )
 def test_what_regards_would_deny_is_said_before(

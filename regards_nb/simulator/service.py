@@ -218,7 +218,8 @@ class Service:
         """Grant or refuse the order of what the catalogue contains for these queries.
 
         REGARDS makes the selection in the owner's only web basket: products that are already there
-        are ordered, too, and the basket is empty afterwards.
+        are ordered, too, and the basket is empty afterwards. Each query is a selection of its own:
+        one without a file ends the request, and those before it stay in the basket.
         """
         with self.changing():
             basket = self.baskets.pop(owner, [])
@@ -234,6 +235,10 @@ class Service:
             except (QueryError, re.error) as exc:
                 plan = OrderPlan(outcome=Outcome.EMPTY)
                 refusal = Refusal("FAILED", "INTERNAL_ERROR", f"CatalogSearchException: {exc}")
+            empty = self._first_empty(queries) if refusal is None else None
+            if empty is not None:
+                plan = OrderPlan(outcome=Outcome.EMPTY)
+                self.baskets[owner] = [*queries[:empty], *basket]
             if size_limit_bytes is not None and plan.size_bytes > size_limit_bytes:
                 # The selection stays in the basket.
                 self.baskets[owner] = [*queries, *basket]
@@ -245,6 +250,13 @@ class Service:
                 over_amqp=over_amqp,
                 refusal=refusal,
             )
+
+    def _first_empty(self, queries: Sequence[str]) -> int | None:
+        """Return the place of the first query that finds no file."""
+        for place, query in enumerate(queries):
+            if not any(product.files for product in self.catalogue.search(query)):
+                return place
+        return None
 
     def _create(self, plan: OrderPlan, *, owner: str, correlation_id: str | None) -> Order:
         order_id = next(self._numbers["order"])

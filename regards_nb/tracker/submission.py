@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import time
+import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -25,6 +26,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.text import clean
+from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 
 if TYPE_CHECKING:
@@ -43,9 +45,18 @@ IN_DOUBT_S = 60.0
 #: Time limit for the answer of REGARDS over AMQP.
 ANSWER_S = 60.0
 
+#: The gateway's answer when a service takes longer than it waits.
+_GATEWAY_TIMEOUT = 504
+
 DATA_TYPES = ("RAWDATA", "QUICKLOOK")
 MAX_CORRELATION_ID_CHARS = 255
 MAX_USER_CHARS = 128
+
+_CART_UNSEEN = (
+    "REGARDS also orders what lies in your cart on its web page, and this tracker cannot look into "
+    "it over AMQP. Give it client=RegardsClient(...), which refuses such an order, or accept that "
+    'with submit(..., cart="include")'
+)
 
 #: Java's syntax, which REGARDS compiles, where it differs from Python's.
 _JAVA_GROUP, _JAVA_CLASS = re.compile(r"\(\?<(?=[A-Za-z])"), re.compile(r"\\[pP]\{\w+\}")
@@ -59,7 +70,9 @@ class Details(TypedDict, total=False):
     correlation_id: str | None
     label: str | None
     user: str | None
+    size_limit_bytes: int | None
     cart: Literal["refuse", "include"]
+    estimate: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,8 @@ class Request:
     label : str or None
     user : str or None
         REGARDS account of the user; a request over AMQP needs it.
+    size_limit_bytes : int or None
+        REGARDS checks it over AMQP only.
     """
 
     queries: Sequence[str]
@@ -83,6 +98,7 @@ class Request:
     filename_regexp: str | None = None
     label: str | None = None
     user: str | None = None
+    size_limit_bytes: int | None = None
 
     def check(self) -> None:
         """Refuse what REGARDS would deny.
@@ -129,6 +145,9 @@ class Request:
             )
         if name.startswith("#"):
             wrong.append("correlation_id must not begin with '#', which stands before numbers")
+        limit_bytes = self.size_limit_bytes
+        if limit_bytes is not None and (isinstance(limit_bytes, bool) or limit_bytes <= 0):
+            wrong.append(f"size_limit_bytes must be more than 0, not {limit_bytes!r}")
         if self.user is not None and not 0 < len(self.user) <= MAX_USER_CHARS:
             wrong.append(f"user must have 1 to {MAX_USER_CHARS} characters")
         return wrong
@@ -142,6 +161,7 @@ class Request:
             "filters": filters or None,
             "correlationId": self.correlation_id,
             "user": self.user,
+            "sizeLimitInBytes": self.size_limit_bytes,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -211,16 +231,23 @@ class Submission:
         self._in_doubt_s = in_doubt_s
         self._answer_s = answer_s
 
-    def submit(self, request: Request, *, refuse_cart: bool) -> OrderKey:
+    def submit(self, request: Request, *, refuse_cart: bool, estimate: bool) -> OrderKey:
         """Send the request, unless it was sent under this name already; return its key.
 
-        *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
-        makes the order of these products, too.
+        Parameters
+        ----------
+        request : Request
+        refuse_cart : bool
+            Send nothing if products lie in the web cart of the user, because REGARDS makes the
+            order of these products, too.
+        estimate : bool
+            Show what will be ordered. Only REST can tell.
 
         Raises
         ------
         SettingsError
-            REGARDS would deny it, or the name belongs to a request for other files.
+            REGARDS would deny it, the name belongs to a request for other files, or the products
+            are larger than the limit.
         ServiceError, BrokerError
             There is no order, or it is open whether there is one: the text says which.
         """
@@ -229,8 +256,8 @@ class Submission:
         known = self._core.frames.key_of(request.correlation_id)
         if earlier is not None and known is not None:
             return known
-        if self._sync is not None and refuse_cart and earlier is None:
-            _refuse_cart(self._sync.client)
+        if earlier is None:
+            self._look_first(request, refuse_cart=refuse_cart, show=estimate)
         if self._sync is not None:
             if not (earlier is not None and self._find(self._sync.client, request, earlier)):
                 self._send_over_rest(self._sync.client, request)
@@ -240,6 +267,30 @@ class Submission:
         found = self._core.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
+
+    def _look_first(self, request: Request, *, refuse_cart: bool, show: bool) -> None:
+        """Check what only REGARDS knows, before a request is sent for the first time."""
+        if self._sync is None:
+            if request.user is None or self._tenant is None:
+                raise SettingsError(
+                    "ordering over AMQP needs user=... (your REGARDS account) and the tracker's "
+                    "tenant=...; or give the tracker a client=RegardsClient(...) to order over REST"
+                )
+            if refuse_cart:
+                warnings.warn(_CART_UNSEEN, stacklevel=4)
+            return
+        client, limit_bytes = self._sync.client, request.size_limit_bytes
+        if refuse_cart:
+            _refuse_cart(client)
+        if not show and limit_bytes is None:
+            return
+        found = estimates.ask(
+            client, request.queries, request.data_types, is_needed=limit_bytes is not None
+        )
+        if found is not None and limit_bytes is not None:
+            estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
+        if found is not None and show:
+            estimates.show(found, request.queries)
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
         """Return the earlier request under this name, if one was sent."""
@@ -257,7 +308,7 @@ class Submission:
             )
         return earlier
 
-    def _save(self, request: Request, *, sent: bool, newest_before: int = 0) -> None:
+    def _save(self, request: Request, *, sent: bool, newest_before: int | None = 0) -> None:
         self._core.journal.save_request(
             self._tenant,
             request.correlation_id,
@@ -268,8 +319,7 @@ class Submission:
     # -- over REST --
 
     def _send_over_rest(self, client: RegardsClient, request: Request) -> None:
-        newest = next(client.iter_orders(page_size=1), None)
-        newest_before = 0 if newest is None else newest.order_id
+        newest_before = self._newest_order_id(client, request)
         self._save(request, sent=True, newest_before=newest_before)
         try:
             answer = client.apply(
@@ -298,6 +348,27 @@ class Submission:
             errorType=answer.error_type,
         )
 
+    def _newest_order_id(self, client: RegardsClient, request: Request) -> int | None:
+        """Return the number of the newest order, 0 without any; None if the list is broken.
+
+        Where the list of orders takes longer than the gateway waits, orders can be made all the
+        same. Only after a lost answer the list would be needed.
+        """
+        try:
+            newest = next(client.iter_orders(page_size=1), None)
+        except ServiceUnreachableError as exc:
+            if exc.status_code != _GATEWAY_TIMEOUT and not (
+                exc.status_code is None and exc.in_work
+            ):
+                raise
+            warnings.warn(
+                f"REGARDS does not list your orders ({exc}). The order is made all the same. If "
+                f"its answer is lost, submit({_name(request)}) says so and orders nothing twice",
+                stacklevel=6,
+            )
+            return None
+        return 0 if newest is None else newest.order_id
+
     def _find(self, client: RegardsClient, request: Request, earlier: dict[str, Any]) -> bool:
         """Look for the order of a request that had no answer; return whether it was found.
 
@@ -308,13 +379,25 @@ class Submission:
         """
         if self._core.frames.key_of(request.correlation_id) is not None:
             return True
-        candidates = self._unknown_after(client, earlier.get("newest_before") or 0)
-        if len(candidates) > 1:
+        newest_before = earlier.get("newest_before", 0)
+        try:
+            candidates = self._unknown_after(client, newest_before or 0)
+        except ServiceUnreachableError as exc:
+            raise ServiceUnreachableError(
+                f"request {request.correlation_id!r} had no answer, and REGARDS does not list your "
+                f"orders ({exc}), so it is open whether there is an order. Nothing was ordered "
+                "now. Look for it on the web page of REGARDS: if it is there with the number N, "
+                f"use tracker.wait(N) and tracker.download(N); if not, submit({_name(request)}) "
+                "sends it again as soon as REGARDS lists your orders",
+                status_code=exc.status_code,
+            ) from exc
+        # Without the newest number before the request, an older order could be taken for its own.
+        if len(candidates) > 1 or (candidates and newest_before is None):
             numbers = ", ".join(str(order.order_id) for order in candidates)
             raise ServiceError(
                 f"request {request.correlation_id!r} had no answer, and each of the orders "
                 f"{numbers} could be it. Compare them in client.orders(), and call sync() to "
-                "track them"
+                "track them. If none is it, submit it again after that: it is then sent once more"
             )
         if candidates:
             self._journal_answer(request, status="GRANTED", orderId=candidates[0].order_id)
@@ -350,11 +433,6 @@ class Submission:
         *,
         sent_before: bool,
     ) -> None:
-        if request.user is None or self._tenant is None:
-            raise SettingsError(
-                "ordering over AMQP needs user=... (your REGARDS account) and the tracker's "
-                "tenant=...; or give the tracker a client=RegardsClient(...) to order over REST"
-            )
         if not sent_before:
             self._save(request, sent=True)
             try:
@@ -378,6 +456,11 @@ class Submission:
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
             seen = self._core.signal.wait(seen, min(left_s, 0.5))
+
+
+def _name(request: Request) -> str:
+    """Return the parameter that names a request, as it is written in a call."""
+    return f"..., correlation_id={request.correlation_id!r}"
 
 
 def _surely_not_ordered(error: ServiceError) -> bool:

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack, overload
 
 from regards_nb.consumer import (
     Consumer,
@@ -23,6 +23,7 @@ from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
+from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
 from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderState
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
+
+    #: Rows of `RegardsClient.search`, URNs, provider ids, or queries.
+    Products: TypeAlias = str | pd.DataFrame | pd.Series[Any] | Iterable[str]
 
 
 class OrderTracker:
@@ -617,7 +621,7 @@ class OrderTracker:
     @overload
     def submit(
         self,
-        queries: str | Sequence[str],
+        products: Products,
         *,
         dry_run: Literal[False] = False,
         **more: Unpack[Details],
@@ -625,27 +629,30 @@ class OrderTracker:
 
     @overload
     def submit(
-        self, queries: str | Sequence[str], *, dry_run: Literal[True], **more: Unpack[Details]
+        self, products: Products, *, dry_run: Literal[True], **more: Unpack[Details]
     ) -> Request: ...
 
     def submit(
         self,
-        queries: str | Sequence[str],
+        products: Products,
         *,
         data_types: str | Sequence[str] | None = None,
         filename_regexp: str | None = None,
         correlation_id: str | None = None,
         label: str | None = None,
         user: str | None = None,
+        size_limit_bytes: int | None = None,
         cart: Literal["refuse", "include"] = "refuse",
+        estimate: bool = True,
         dry_run: bool = False,
     ) -> Order | Request:
         """Order files: over REST where the tracker has a client, else over AMQP.
 
         Parameters
         ----------
-        queries : str or sequence of str
-            Lucene queries of the REGARDS catalogue; `regards_nb.queries` writes the usual ones.
+        products : DataFrame, Series, str or iterable of str
+            Rows of ``client.search()``, URNs, provider ids, or queries of the catalogue. All of
+            them are one order; `regards_nb.queries.selection` says what is what.
         data_types : {"RAWDATA", "QUICKLOOK"} or several of them, optional
         filename_regexp : str, optional
             Order only the files whose names match.
@@ -657,9 +664,15 @@ class OrderTracker:
             A text for yourself; kept in the journal.
         user : str, optional
             Your REGARDS account; needed over AMQP only.
+        size_limit_bytes : int, optional
+            Order nothing if the files are larger. REGARDS checks it over AMQP; over REST the
+            estimate is compared.
         cart : {"refuse", "include"}
             REGARDS also orders what lies in your cart on its web page. ``refuse``: raise if the
-            cart is not empty.
+            cart is not empty. Without a client it cannot be seen, and there is a warning.
+        estimate : bool, default True
+            Show the numbers of products, files and bytes before they are ordered. Without a
+            client nothing is shown.
         dry_run : bool, default False
             Check the request and return it without sending anything.
 
@@ -671,20 +684,21 @@ class OrderTracker:
         Raises
         ------
         SettingsError
-            REGARDS would deny the request, or the cart is not empty; the text says why. Nothing
-            was sent.
+            REGARDS would deny the request, the cart is not empty, or the files are larger than
+            the limit; the text says why. Nothing was ordered.
         ServiceError, BrokerError
             The request could not be sent, or there was no answer.
         WaitTimeoutError
             Over AMQP: RabbitMQ took the request, REGARDS did not answer.
         """
         request = Request(
-            queries=[queries] if isinstance(queries, str) else list(queries),
+            queries=selection(products),
             data_types=[data_types] if isinstance(data_types, str) else data_types,
             filename_regexp=filename_regexp,
             correlation_id=f"nb-{uuid.uuid4()}" if correlation_id is None else correlation_id,
             label=label,
             user=user,
+            size_limit_bytes=size_limit_bytes,
         )
         request.check()
         if dry_run:
@@ -693,7 +707,8 @@ class OrderTracker:
             self._blocking.warn_before_third()
         if cart not in ("refuse", "include"):
             raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
-        return Order(self, self._submission.submit(request, refuse_cart=cart == "refuse"))
+        key = self._submission.submit(request, refuse_cart=cart == "refuse", estimate=estimate)
+        return Order(self, key)
 
     def sync(self, *, limit: int = 200) -> list[Order]:
         """Bring all orders up to date over REST, and take in those that were made elsewhere.

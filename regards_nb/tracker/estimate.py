@@ -1,0 +1,142 @@
+"""What an order will contain, asked before it is made."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
+from regards_nb.text import size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from regards_nb.client import RegardsClient
+
+_log = logging.getLogger("regards_nb")
+
+#: The queries of `queries.urns` and `queries.provider_ids`, and a value in them.
+_NAMED = re.compile(r"(?:id|providerId):\((.*)\)", re.DOTALL)
+_VALUE = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
+
+#: The types of files that an order can have.
+_ORDERED_TYPES = ("RAWDATA", "QUICKLOOK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The numbers of products, files and bytes of a selection.
+
+    External files count as 0 bytes, and files of the data set itself are not counted.
+    """
+
+    products: int
+    files: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.products} products, {self.files} files, {size(self.size_bytes)}"
+
+
+def estimate_of(
+    client: RegardsClient, queries: Sequence[str], data_types: Sequence[str] | None
+) -> Estimate:
+    """Ask the catalogue for the numbers of a selection.
+
+    Raises
+    ------
+    SettingsError
+        There are several queries, and one of them has no file: REGARDS then refuses the whole
+        order, and leaves the products of the queries before it in the cart.
+    ServiceError
+        The catalogue refuses a query, or does not answer.
+    """
+    if len(queries) > 1:
+        for query in queries:
+            if not client.estimate(query, data_types=_ORDERED_TYPES)["files"].sum():
+                raise SettingsError(
+                    f"nothing was ordered: the catalogue has no file for the query {query:.200}, "
+                    "and REGARDS refuses an order if one of its queries finds nothing. Leave it out"
+                )
+    return _in_total(client.estimate(list(queries), data_types=_ORDERED_TYPES), data_types)
+
+
+def _in_total(rows: pd.DataFrame, data_types: Sequence[str] | None) -> Estimate:
+    """Add up the rows of `RegardsClient.estimate`; *data_types* leaves out files, not products."""
+    of_type = rows["data_type"].str.startswith(tuple(data_types or _ORDERED_TYPES))
+    counted = rows[of_type.fillna(False)]  # noqa: FBT003
+    return Estimate(
+        products=int(rows.groupby("dataset", dropna=False)["products"].max().sum()),
+        files=int(counted["files"].sum()),
+        size_bytes=int(counted["bytes"].sum()),
+    )
+
+
+def check_size(estimate: Estimate, limit_bytes: int, *, has_filter: bool) -> None:
+    """Refuse an order that is larger than the user allows.
+
+    Raises
+    ------
+    SettingsError
+        The text has both figures.
+    """
+    if estimate.size_bytes <= limit_bytes:
+        return
+    filtered = " before filename_regexp, which the estimate does not know," if has_filter else ""
+    raise SettingsError(
+        f"nothing was ordered: {estimate} are{filtered} more than size_limit_bytes={limit_bytes} "
+        f"({size(limit_bytes)}). Choose fewer products, or raise the limit"
+    )
+
+
+def ask(
+    client: RegardsClient,
+    queries: Sequence[str],
+    data_types: Sequence[str] | None,
+    *,
+    is_needed: bool,
+) -> Estimate | None:
+    """Return the estimate; None if this server cannot tell and it is not *is_needed*.
+
+    Raises
+    ------
+    SettingsError
+        REGARDS would refuse the order.
+    ServiceError
+        The catalogue refuses a query, or the estimate is needed and does not come.
+    """
+    try:
+        return estimate_of(client, queries, data_types)
+    except ServiceError as exc:
+        if is_needed:
+            raise type(exc)(
+                f"nothing was ordered: size_limit_bytes needs an estimate, and {exc}",
+                status_code=exc.status_code,
+                messages=exc.messages,
+            ) from exc
+        # 403 and 404 come from a gateway that does not have the path, or not for this account.
+        if isinstance(exc, ServiceLoginError) or exc.status_code in (400, 422):
+            raise
+        _log.warning("there is no estimate of the order: %s", exc)
+        return None
+
+
+def show(estimate: Estimate, queries: Sequence[str]) -> None:
+    """Write the estimate below the cell, in the thread of the user."""
+    text = f"ordering {estimate}"
+    named = _count_named(queries)
+    if named is not None and estimate.products < named:
+        text += f"; the catalogue does not have {named - estimate.products} of the {named} products"
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _count_named(queries: Sequence[str]) -> int | None:
+    """Return how many products the queries name by URN or provider id; None for other queries."""
+    lists = [_NAMED.fullmatch(query) for query in queries]
+    return sum(len(_VALUE.findall(each[1])) for each in lists if each) if all(lists) else None

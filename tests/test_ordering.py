@@ -1,0 +1,239 @@
+"""What `submit` takes, shows and refuses before anything is ordered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import client_of, tracker_of
+
+from regards_nb import OrderTracker, errors, queries
+from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> OrderTracker:
+    """Return a tracker that has nothing but REST. It need not be started to order."""
+    return OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+
+
+def applied(simulator: Simulator) -> int:
+    return sum(seen.path.endswith("/apply") for seen in simulator.requests)
+
+
+def ordered(simulator: Simulator, order_id: int | None) -> set[str | None]:
+    """Return the provider ids of the products of an order."""
+    assert order_id is not None
+    return {file.spec.product_id for file in simulator.service.known(order_id).files} - {None}
+
+
+# -- products
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["rows", "index", "list of urns", "provider ids", "series", "frame with urn", "mixed", "query"],
+)
+def test_products_are_ordered_in_any_form(
+    form: str, simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Each form is the same order of the same products."""
+    assert tracker.client is not None
+    rows = tracker.client.search(dataset="SWOT_CYCLE_008", **{"pass": (1, 3)})
+    forms: dict[str, Any] = {
+        "rows": rows,
+        "index": rows.index,
+        "list of urns": list(rows.index),
+        "provider ids": list(rows["provider_id"]),
+        "series": rows["provider_id"],
+        "frame with urn": pd.DataFrame({"urn": rows.index, "mine": [1, 2, 3]}),
+        "mixed": [rows.index[0], *rows["provider_id"][1:]],
+        "query": 'dataset:"SWOT_CYCLE_008" AND pass:[1 TO 3]',
+    }
+    order = tracker.submit(forms[form])
+    assert ordered(simulator, order.order_id) == set(rows["provider_id"])
+
+
+def test_provider_ids_of_any_text_are_ids(tracker: OrderTracker) -> None:
+    """A column of provider ids is not read as queries, whatever is in it."""
+    names = pd.Series(["S1A: a b", "x AND y OR z"], name="provider_id")
+    request = tracker.submit(names, dry_run=True)
+    assert request.queries == ['providerId:("S1A: a b" OR "x AND y OR z")']
+    with pytest.raises(errors.SettingsError, match="not empty, not nan"):
+        tracker.submit(pd.Series(["a", float("nan")], name="provider_id"), dry_run=True)
+
+
+def test_a_table_without_products_is_refused(tracker: OrderTracker) -> None:
+    """The text has the columns that there are, and those that would do."""
+    with pytest.raises(errors.SettingsError, match="column urn or provider_id, not only 'cycle'"):
+        tracker.submit(pd.DataFrame({"cycle": [7]}))
+
+
+def test_thousands_of_products_are_one_order(simulator: Simulator, tracker: OrderTracker) -> None:
+    """They become several queries, none longer than Elasticsearch and a gateway take."""
+    known = [f"SWOT_SSH_008_{number:03}" for number in range(1, 31)]
+    ids = [*known[:15], *(f"NONE_{number}" for number in range(2500)), *known[15:]]
+    request = tracker.submit(ids, dry_run=True)
+    assert len(request.queries) == 3
+    assert all(query.count(" OR ") < queries.MAX_IDS for query in request.queries)
+    with pytest.raises(errors.SettingsError, match="no file for the query providerId"):
+        tracker.submit(ids)
+    assert applied(simulator) == 0
+    ids = [*ids[:1000], known[20], *ids[1000:]]
+    order = tracker.submit(ids)
+    assert ordered(simulator, order.order_id) == set(known)
+
+
+def test_one_query_without_a_file_would_end_the_order(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """REGARDS refuses all of it, and leaves the other products in the cart; so it is not sent."""
+    wanted = ["cycle:8 AND pass:1", "cycle:99"]
+    with client_of(simulator) as client:
+        assert client.apply(wanted).error_type == "EMPTY_ORDER"
+        assert client.cart()["products"].sum() == 1
+    simulator.service.baskets.clear()
+    with pytest.raises(errors.SettingsError, match="no file for the query cycle:99"):
+        tracker.submit(wanted)
+    assert applied(simulator) == 1
+
+
+# -- the estimate
+
+
+def test_the_estimate_is_shown_before_the_order(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Products, files, bytes, and how many of the products do not exist."""
+    tracker.submit(["SWOT_SSH_008_001", "SWOT_SSH_008_002", "TYPO_1"], correlation_id="c")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("ordering 2 products, 2 files, ")
+    assert line.endswith("kB; the catalogue does not have 1 of the 3 products")
+    tracker.submit(["SWOT_SSH_008_001", "SWOT_SSH_008_002", "TYPO_1"], correlation_id="c")
+    tracker.submit("dataset:SWOT_CYCLE_007", estimate=False, correlation_id="d")
+    assert capsys.readouterr().out == ""
+    assert applied(simulator) == 2
+
+
+def test_the_estimate_counts_the_ordered_types(
+    tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Products with other files are products of the order."""
+    tracker.submit("dataset:SWOT_CYCLE_007", data_types="QUICKLOOK")
+    assert capsys.readouterr().out.startswith("ordering 10 products, 10 files, ")
+
+
+def test_a_refused_query_orders_nothing(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The error has the words of the catalogue and the fields that exist."""
+    with pytest.raises(errors.ServiceError, match="Unknown parameter cycel.*Fields: id, .*cycle"):
+        tracker.submit("cycel:8")
+    assert applied(simulator) == 0
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 501])
+def test_a_server_without_estimates_takes_orders(
+    status: int, simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Only a limit needs the estimate."""
+    simulator.faults.add(Reply(route=Route.CATALOGUE, status=status, times=None))
+    assert tracker.submit("dataset:SWOT_PASS_012").order_id == 1
+    with pytest.raises(errors.ServiceError, match="nothing was ordered: size_limit_bytes needs"):
+        tracker.submit("dataset:SWOT_PASS_012", size_limit_bytes=10**9)
+    assert applied(simulator) == 1
+
+
+# -- the limit
+
+
+def test_an_order_above_the_limit_is_not_made(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The text has both figures; the same order below the limit is made."""
+    assert tracker.client is not None
+    n_bytes = int(tracker.client.estimate("dataset:SWOT_CYCLE_007")["bytes"].sum())
+    with pytest.raises(
+        errors.SettingsError,
+        match=rf"nothing was ordered: 10 products, 20 files, .* size_limit_bytes={n_bytes - 1} \(",
+    ):
+        tracker.submit("dataset:SWOT_CYCLE_007", size_limit_bytes=n_bytes - 1)
+    assert applied(simulator) == 0
+    assert tracker.submit("dataset:SWOT_CYCLE_007", size_limit_bytes=n_bytes).order_id == 1
+    with pytest.raises(errors.SettingsError, match="size_limit_bytes must be more than 0"):
+        tracker.submit("dataset:SWOT_CYCLE_007", size_limit_bytes=0)
+
+
+# -- a server that does not list the orders
+
+
+def test_where_the_list_is_broken_an_order_is_made_and_it_is_said(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """With its answer nothing is in doubt."""
+    simulator.faults.add(Reply(route=Route.ORDERS, status=504, times=None))
+    with pytest.warns(UserWarning, match="does not list your orders.*correlation_id='c'"):
+        order = tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+    assert (order.order_id, order.status) == (1, "GRANTED")
+
+
+def test_where_the_list_is_broken_a_lost_answer_orders_nothing_twice(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """It says what to do; when the list is there again, no older order is taken for the new one."""
+    simulator.order_by_query("dataset:SWOT_CYCLE_007")
+    broken = simulator.faults.add(Reply(route=Route.ORDERS, status=504, times=None))
+    simulator.faults.add(Reply(route=Route.APPLY, status=504))
+    how_to_go_on = r"web page of REGARDS.*tracker.wait\(N\).*correlation_id='c'\) sends it again"
+    with (
+        pytest.warns(UserWarning, match="does not list"),
+        pytest.raises(errors.ServiceUnreachableError, match=how_to_go_on),
+    ):
+        tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+    with pytest.raises(errors.ServiceUnreachableError, match=how_to_go_on):
+        tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+    simulator.faults.remove(broken)
+    with pytest.raises(errors.ServiceError, match="each of the orders 1 could be it"):
+        tracker.submit("dataset:SWOT_PASS_012", correlation_id="c")
+    assert applied(simulator) == 1
+    tracker.sync()
+    tracker._submission._in_doubt_s = 0
+    assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="c").order_id == 2
+
+
+# -- over AMQP
+
+
+@pytest.fixture
+def over_amqp(broker: PrivateBroker, tmp_path: Path) -> Iterator[OrderTracker]:
+    """Yield a started tracker without REST, whose user may publish requests."""
+    from test_requests_amqp import let_publish
+
+    with Simulator(broker=broker, amqp_requests=True, suborder_pause_s=0.01) as simulator:
+        let_publish(broker, simulator)
+        tracker = tracker_of(simulator, tmp_path, client=None)
+        tracker.simulator = simulator
+        with tracker:
+            yield tracker
+
+
+def test_the_limit_is_sent_over_amqp(
+    over_amqp: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGARDS itself refuses; nothing is shown, because nobody can be asked."""
+    user = over_amqp.simulator.username
+    order = over_amqp.submit(
+        "dataset:SWOT_CYCLE_007", user=user, size_limit_bytes=1000, cart="include"
+    )
+    assert (order.status, order.error_type) == ("DENIED", "ORDER_LIMIT_REACHED")
+    assert capsys.readouterr().out == ""
+
+
+def test_over_amqp_the_cart_is_not_seen_and_that_is_said(over_amqp: OrderTracker) -> None:
+    """A warning, which ``cart="include"`` accepts."""
+    user = over_amqp.simulator.username
+    with pytest.warns(UserWarning, match="cart on its web page, and this tracker cannot look"):
+        over_amqp.submit("dataset:SWOT_PASS_012", user=user)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        over_amqp.submit("dataset:SWOT_PASS_012", user=user, cart="include", label="second")
