@@ -7,6 +7,7 @@ so that a log file stays readable.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
 
 REPAINT_INTERVAL_S = 0.2
-#: A note that counts something changes often: a log gets one at most this often.
+#: A note that counts something changes often. A log gets one at most this often, if only its
+#: numbers have changed.
 NOTE_INTERVAL_S = 10.0
+_DIGITS = re.compile(r"\d+")
 #: More changes than this at once are counted and not listed.
 MAX_LINES = 50
 
@@ -76,7 +79,8 @@ class LogView:
     def refresh(self, *, note: str = "") -> None:
         """Write what changed since the last call."""
         now = time.monotonic()
-        if note and note != self._note and now >= self._next_note_s:
+        is_other = _DIGITS.sub("", note) != _DIGITS.sub("", self._note)
+        if note and note != self._note and (is_other or now >= self._next_note_s):
             self._note = note
             self._next_note_s = now + NOTE_INTERVAL_S
             write_lines(self._stream, [_stamped(clean(note, 400))])

@@ -426,6 +426,15 @@ class Journal:
         row = {"tenant": tenant or "", "order_id": order_id, "row_id": row_id}
         self._change(schema.fetched, [row])
 
+    def fetched_row(self, tenant: str | None, order_id: int) -> int:
+        """Return up to which row the sub-orders of an order were downloaded; 0 for none."""
+        table = schema.fetched.c
+        query = sa.select(table.row_id).where(
+            table.tenant == (tenant or ""), table.order_id == order_id
+        )
+        rows = self._all(query)
+        return int(rows[0][0]) if rows else 0
+
     def fetched_after(self, revision: int) -> dict[tuple[str | None, int], int]:
         """Return, by tenant and order id, up to which row the sub-orders were downloaded.
 

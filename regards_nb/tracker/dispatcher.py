@@ -15,6 +15,8 @@ from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsErr
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.tracker.downloads import Workers
+from regards_nb.tracker.fetch import DownloadRequest
+from regards_nb.tracker.lease import OrderHeldError
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ GATHER_S = 0.02
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
+#: An order that another process downloads is looked at again after so long.
+HELD_LOOK_S = 2.0
+
+#: What automatic downloads want: a second process would fetch the same files once more.
+_IF_FREE = DownloadRequest(if_free=True)
 
 
 class EventDispatcher:
@@ -235,14 +242,19 @@ class AutoDownload:
             is_incomplete = state.key in self._incomplete and state.status not in GONE
             if state.order_id is None or not (state.waits_for_download or is_incomplete):
                 self._due.pop(state.key, None)
+            elif self._downloads.is_held_elsewhere(state):
+                self._look_later(state.key)
             else:
-                future = self._downloads.begin_recording_errors(state)
+                future = self._downloads.begin_recording_errors(state, _IF_FREE)
                 future.add_done_callback(partial(self._ended, state.key))
 
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
         if done.cancelled():
             return
         error = done.exception()
+        if isinstance(error, OrderHeldError):
+            self._look_later(key)
+            return
         if not isinstance(error, IncompleteDownloadError):
             self._incomplete.pop(key, None)
         elif self._incomplete.get(key, 0) == MOST_RETRIES:
@@ -255,3 +267,7 @@ class AutoDownload:
             _, failures = self._due.get(key, (0.0, 0))
             wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
             self._due[key] = (time.monotonic() + wait_s, failures + 1)
+
+    def _look_later(self, key: OrderKey) -> None:
+        _, failures = self._due.get(key, (0.0, 0))
+        self._due[key] = (time.monotonic() + HELD_LOOK_S, failures)

@@ -25,9 +25,11 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
 )
+from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
+from regards_nb.tracker.lease import OrderHeldError
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from regards_nb.download import DownloadResult, Progress
     from regards_nb.errors import RegardsError
     from regards_nb.files import FileRecord
+    from regards_nb.journal import Holder
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
@@ -157,6 +160,8 @@ class Downloads:
         self.workspace = Path(workspace).expanduser().absolute()
         self._workers = Workers("regards-nb-download", MOST_PARALLEL)
         self._running: dict[int, _Running] = {}
+        #: Which other process downloads an order that is waited for.
+        self._held: dict[int, Holder] = {}
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
@@ -201,9 +206,11 @@ class Downloads:
         self._core.signal.send()
         return future
 
-    def begin_recording_errors(self, order: OrderState) -> Future[DownloadResult]:
+    def begin_recording_errors(
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES
+    ) -> Future[DownloadResult]:
         """Download in the background; keep an error for the display and the next call."""
-        future = self.begin(order)
+        future = self.begin(order, request)
         errors, what = self._core.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
@@ -211,11 +218,17 @@ class Downloads:
                 return
             # Of repeated downloads only the last counts.
             errors.withdraw(what)
-            if (error := done.exception()) is not None:
+            error = done.exception()
+            if error is not None and not isinstance(error, OrderHeldError):
                 errors.record(what, error)
 
         future.add_done_callback(ended)
         return future
+
+    def is_held_elsewhere(self, order: OrderState) -> bool:
+        """Return whether another process downloads the order now."""
+        name = order_lease(order.tenant or self._tenant, order.order_id or 0)
+        return self._core.journal.leases.holder(name) is not None
 
     def run(
         self,
@@ -236,7 +249,7 @@ class Downloads:
                     begun.append((order.order_id, future))
             seen = -1
             while not all(future.done() for _, future in begun):
-                view.refresh(note="downloading")
+                view.refresh(note=self._note())
                 seen = self._core.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
@@ -259,6 +272,13 @@ class Downloads:
         if errors:
             raise _in_one(orders, errors)
         return [path for order in orders for path in self._core.paths(order.order_id)]
+
+    def _note(self) -> str:
+        held = [
+            f"{holder} is downloading order {order_id}, which is waited for"
+            for order_id, holder in list(self._held.items())
+        ]
+        return "; ".join(["downloading", *held])
 
     def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
@@ -331,18 +351,27 @@ class Downloads:
 
         def report(progress: Progress) -> None:
             self._core.downloads[order.order_id] = progress
+            self._held.pop(order.order_id, None)
             self._core.signal.send()
 
-        result = fetch_order(
-            client,
-            self._core.journal,
-            order,
-            tenant=self._tenant,
-            workspace=self.workspace,
-            request=request,
-            stop=stop,
-            report=report,
-        )
+        def waiting(holder: Holder) -> None:
+            self._held[order.order_id] = holder
+            self._core.signal.send()
+
+        try:
+            result = fetch_order(
+                client,
+                self._core.journal,
+                order,
+                tenant=self._tenant,
+                workspace=self.workspace,
+                request=request,
+                stop=stop,
+                report=report,
+                waiting=waiting,
+            )
+        finally:
+            self._held.pop(order.order_id, None)
         if result.nothing_new and order.has_ended:
             self._ask_again(client, order.order_id)
         return result

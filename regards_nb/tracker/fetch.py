@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from regards_nb.download import Downloader, DownloadOptions, archive_of, order_folder
+from regards_nb.download import (
+    Downloader,
+    DownloadOptions,
+    DownloadResult,
+    archive_of,
+    order_folder,
+)
 from regards_nb.errors import IncompleteDownloadError
 from regards_nb.events import OrderStatus
+from regards_nb.tracker.lease import held_order
 
 if TYPE_CHECKING:
     import threading
@@ -15,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, DownloadResult, FileLog, Progress
-    from regards_nb.journal import Journal
+    from regards_nb.download import Check, FileLog, Progress
+    from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
 
 _ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
@@ -34,6 +41,13 @@ class DownloadRequest:
     #: See `DownloadOptions`.
     check: Check = "none"
     again: bool = False
+    #: Raise `OrderHeldError` if another process downloads the order; by default it is waited for.
+    if_free: bool = False
+
+    @property
+    def only_new_files(self) -> bool:
+        """Whether files that any process has fetched with this journal are left alone."""
+        return self.directory is None and self.check == "none" and not self.again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class OrderToFetch:
         REGARDS could not prepare some files, and no manifest lists them.
     has_ended : bool
         REGARDS prepares no more files.
+    is_new : bool
+        Nobody has downloaded the files of ``ready_row`` so far.
     """
 
     tenant: str | None
@@ -58,6 +74,7 @@ class OrderToFetch:
     ready_row: int
     lacks_files: bool
     has_ended: bool
+    is_new: bool
 
     @classmethod
     def of(cls, order: OrderState, order_id: int) -> OrderToFetch:
@@ -69,6 +86,7 @@ class OrderToFetch:
             ready_row=order.ready_row,
             lacks_files=bool(lacks_files),
             has_ended=order.finished,
+            is_new=order.waits_for_download,
         )
 
 
@@ -82,8 +100,12 @@ def fetch_order(
     request: DownloadRequest,
     stop: threading.Event,
     report: Callable[[Progress], object],
+    waiting: Callable[[Holder], object],
 ) -> DownloadResult:
     """Download the ready files of an order, and record in the journal what was fetched.
+
+    One process at a time does it, of all that share the journal. The others wait, and then fetch
+    what they miss in their own workspace.
 
     Parameters
     ----------
@@ -100,34 +122,51 @@ def fetch_order(
         Set it to end the download; verified files stay.
     report : callable
         Called with a `Progress` a few times per second.
+    waiting : callable
+        Called with the `Holder` of the lease, while another process downloads the order.
+
+    Raises
+    ------
+    OrderHeldError
+        Another process downloads the order, and ``request.if_free``.
     """
-    archive = archive_of(client.base_url, order.tenant or client.tenant)
-    log = journal.file_log(order.tenant or tenant, workspace)
-    # The manifest names no file that was downloaded before, with whatever journal.
-    if order.lacks_files or (request.again and order.has_ended):
-        _list_others(client, order.order_id, log)
-    try:
-        result = Downloader(
-            client,
-            order.order_id,
-            request.directory or order_folder(workspace, order.order_id, archive),
-            log,
-            DownloadOptions(
-                on_progress=report,
-                stop=stop,
-                extract=request.extract,
-                check=request.check,
-                again=request.again,
-                gather=request.directory is not None,
-            ),
-        ).fetch()
-    except IncompleteDownloadError:
-        # The server has handed out the files and prepares the next ones. The journal names
-        # the missing files, and the next download asks only for those.
+    with held_order(
+        journal,
+        order.tenant or tenant,
+        order.order_id,
+        stop=stop,
+        waiting=None if request.if_free else waiting,
+    ):
+        was_fetched = order.ready_row <= journal.fetched_row(order.tenant, order.order_id)
+        if order.is_new and was_fetched and request.only_new_files:
+            return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
+        archive = archive_of(client.base_url, order.tenant or client.tenant)
+        log = journal.file_log(order.tenant or tenant, workspace)
+        # The manifest names no file that was downloaded before, with whatever journal.
+        if order.lacks_files or (request.again and order.has_ended):
+            _list_others(client, order.order_id, log)
+        try:
+            result = Downloader(
+                client,
+                order.order_id,
+                request.directory or order_folder(workspace, order.order_id, archive),
+                log,
+                DownloadOptions(
+                    on_progress=report,
+                    stop=stop,
+                    extract=request.extract,
+                    check=request.check,
+                    again=request.again,
+                    gather=request.directory is not None,
+                ),
+            ).fetch()
+        except IncompleteDownloadError:
+            # The server has handed out the files and prepares the next ones. The journal names
+            # the missing files, and the next download asks only for those.
+            journal.save_fetched(order.tenant, order.order_id, order.ready_row)
+            raise
         journal.save_fetched(order.tenant, order.order_id, order.ready_row)
-        raise
-    journal.save_fetched(order.tenant, order.order_id, order.ready_row)
-    return result
+        return result
 
 
 def _list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:

@@ -1,0 +1,65 @@
+"""One process at a time downloads an order: the lease that the journal keeps for it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import DownloadError
+from regards_nb.journal import order_lease
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from regards_nb.journal import Holder, Journal
+
+#: A process that waits for a lease looks so often whether it is free.
+LOOK_S = 0.5
+
+
+class OrderHeldError(DownloadError):
+    """Another process downloads the order, and the request was not to wait for it."""
+
+
+@contextmanager
+def held_order(
+    journal: Journal,
+    tenant: str | None,
+    order_id: int,
+    *,
+    stop: threading.Event,
+    waiting: Callable[[Holder], object] | None,
+) -> Iterator[None]:
+    """Hold the lease of an order during the block.
+
+    Parameters
+    ----------
+    journal : Journal
+    tenant : str or None
+    order_id : int
+    stop : threading.Event
+        Set it to end the wait.
+    waiting : callable or None
+        Called with the process that has the lease, while it is waited for. None does not wait.
+
+    Raises
+    ------
+    OrderHeldError
+        Another process has it, and *waiting* is None.
+    DownloadError
+        The wait was stopped.
+    """
+    name = order_lease(tenant, order_id)
+    while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+        if waiting is None:
+            raise OrderHeldError(f"{holder} is downloading order {order_id}")
+        waiting(holder)
+        if stop.wait(LOOK_S):
+            raise DownloadError(
+                f"the download of order {order_id} was stopped while {holder} was downloading it"
+            )
+    try:
+        yield
+    finally:
+        journal.leases.release(name)

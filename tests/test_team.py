@@ -1,0 +1,151 @@
+"""A team: several kernels on one queue and one journal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import client_of, tracker_of, until
+
+from regards_nb import OrderTracker
+from regards_nb.journal import order_lease
+from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from postgresql import PrivatePostgreSQL
+
+#: A kernel that downloads by itself, until its standard input ends.
+KERNEL = """
+import json, sys
+from regards_nb import OrderTracker, RegardsClient
+given = json.loads(sys.argv[1])
+client = RegardsClient(given["base_url"], **given["client"])
+with OrderTracker(client=client, auto_download=True, **given["tracker"]):
+    print("started", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def kernel(
+    simulator: Simulator, journal: str | Path, workspace: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a kernel in another process until the block ends."""
+    given = {
+        "base_url": simulator.base_url,
+        "client": {
+            "tenant": simulator.tenant,
+            "username": simulator.username,
+            "password": simulator.password,
+            "client_id": simulator.client_id,
+            "client_secret": simulator.client_secret,
+            "backoff_s": 0.01,
+        },
+        "tracker": {
+            "amqp": simulator.amqp_url,
+            "queue": simulator.queue,
+            "tenant": simulator.tenant,
+            "journal": str(journal),
+            "workspace": str(workspace),
+        },
+    }
+    command = [sys.executable, "-c", KERNEL, json.dumps(given)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "started"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def zips(simulator: Simulator) -> Counter[str]:
+    """Return how often the zip of each order was asked for."""
+    return Counter(each.path for each in simulator.requests if each.path.endswith("/download"))
+
+
+def look_at(simulator: Simulator, journal: str | Path, folder: Path) -> OrderTracker:
+    """Return a tracker that only looks at the journal of the kernels."""
+    return OrderTracker(
+        client=client_of(simulator),
+        tenant=simulator.tenant,
+        journal=journal,
+        workspace=folder,
+    )
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_three_kernels_fetch_each_zip_once(
+    simulator: Simulator, place: str | Path, tmp_path: Path
+) -> None:
+    """Each of twelve orders is fetched by one kernel, and all see all files as verified."""
+    workspace = tmp_path / "orders"
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(kernel(simulator, place, workspace))
+        plan = OrderPlan(n_files=2, file_bytes=2000, files_per_suborder=2)
+        orders = [simulator.order(plan) for _ in range(12)]
+        observer = look_at(simulator, place, workspace)
+        until(lambda: (observer.files["state"] == "VERIFIED").sum() == 24)
+        until(lambda: observer.orders["finished"].sum() == 12)
+    assert set(observer.files["order_id"]) == set(orders)
+    assert list(zips(simulator).values()) == [1] * 12
+    observer.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
+    simulator: Simulator, postgresql: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of a zip: no file is missing, none is there twice."""
+    url = postgresql.new_database()
+    workspace = tmp_path / "orders"
+    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=20_000))
+    observer = look_at(simulator, url, workspace)
+    leases = observer._core.journal.leases
+    with ExitStack() as stack:
+        kernels = {
+            each.pid: each
+            for each in (stack.enter_context(kernel(simulator, url, workspace)) for _ in range(3))
+        }
+        plan = OrderPlan(n_files=6, file_bytes=20_000, files_per_suborder=6)
+        first = simulator.order(plan)
+        holder = until(lambda: leases.holder(order_lease(simulator.tenant, first)))
+        until(lambda: len(list(workspace.rglob("*.part/*"))) > 1)
+        kernels[holder.pid].kill()
+        orders = [first, *(simulator.order(plan) for _ in range(3))]
+        until(lambda: (observer.files["state"] == "VERIFIED").sum() == 24)
+    assert set(observer.files["order_id"]) == set(orders)
+    names = [path.name for order_id in orders for path in (workspace / f"{order_id}").glob("*.bin")]
+    assert len(names) == 24
+    assert not [name for name in names if "(" in name]
+    assert sorted(zips(simulator).values())[:3] == [1, 1, 1]
+    observer.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_user_waits_for_the_kernel_that_downloads_the_order(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """download() says which process it waits for; in another workspace it fetches the files."""
+    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=60_000))
+    with (
+        tracker_of(simulator, tmp_path) as tracker,
+        kernel(simulator, tmp_path / "journal.sqlite", tmp_path / "elsewhere") as other,
+    ):
+        order_id = simulator.order(OrderPlan(n_files=2, file_bytes=60_000, files_per_suborder=2))
+        leases = tracker._core.journal.leases
+        until(lambda: leases.holder(order_lease(simulator.tenant, order_id)))
+        paths = tracker.download(order_id)
+        assert [path.stat().st_size for path in paths] == [60_000, 60_000]
+        assert all(path.is_relative_to(tmp_path / "orders") for path in paths)
+        assert f"process {other.pid} on " in capsys.readouterr().out
+    assert list(zips(simulator).values()) == [1]
