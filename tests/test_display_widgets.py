@@ -272,7 +272,7 @@ class Shown:
         """The values of each row, from top to bottom."""
         slots = self._root.order
         return [
-            {**getattr(self._root, f"name_{slot}"), **getattr(self._root, f"row_{slot}")}
+            {**getattr(self._root, f"name_{slot}"), **getattr(self._root, f"state_{slot}")}
             for slot in slots
         ]
 
@@ -293,8 +293,15 @@ def test_anywidget_gets_each_row_once_and_then_what_changed() -> None:
     view.paint(tracker.snapshot())
     assert [row["name"] for row in shown.rows] == ["c", "a", "b"]
     assert view.root.order[1] == slot_of_a
-    assert set(sent) == {"order", "texts", f"row_{slot_of_a}", "name_2", "row_2"}
-    assert view.root.texts["headline"] == "1 of 3 orders finished"
+    new_row = {"name_2", "state_2", "progress_2"}
+    assert new_row | {"order", "headline", f"progress_{slot_of_a}"} <= set(sent)
+    assert not {"name_0", "name_1", "note", "answer", "problems"} & set(sent)
+    assert view.root.headline == "1 of 3 orders finished"
+    sent.clear()
+    tracker.tell(order("a", 1, suborders_done=2, suborders_total=9))
+    view.paint(tracker.snapshot())
+    assert set(sent) <= {f"progress_{slot_of_a}", "fraction", "overall"}
+    assert getattr(view.root, f"progress_{slot_of_a}")[0] == "2/9"
     view.close()
 
 
@@ -313,7 +320,7 @@ def test_a_click_on_anywidget_names_its_order_and_is_answered() -> None:
         view.root._handle_custom_msg(message, [])
     assert tracker.asked == [("cancel", order("a").key), ("download", order("b").key)]
     view.paint(tracker.snapshot())
-    assert view.root.texts["answer"] == "download: queued for #2 b"
+    assert view.root.answer == "download: queued for #2 b"
     view.close()
 
 

@@ -1,8 +1,8 @@
 """The live view of anywidget: for marimo, and where selected text must be kept.
 
-The kernel sends values and not HTML: the texts around the table, the order of the rows, and each
-row that changed. A row keeps its slot while it is shown, so a change costs one row. `table.js`
-draws them.
+The kernel sends values and not HTML, and only those that changed: each text around the table, the
+order of the rows, and of each row its name, its state and its progress. A row keeps its slot while
+it is shown, so one more sub-order costs some thirty bytes. `table.js` draws them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ border:1px solid var(--rg-line);border-radius:3px;background:var(--rg-back)}}
 .regards-nb [hidden]{{display:none!important}}
 """
 )
-#: Two values for each slot: the name, which stays the same while an order runs, and the rest.
-_SLOTS: dict[str, Any] = {
-    f"{kind}_{slot}": traitlets.Dict().tag(sync=True)
-    for kind in ("name", "row")
-    for slot in range(MAX_ROWS)
-}
+_TEXTS = (
+    "headline", "fraction", "overall", "counts", "health", "health_severity", "standstill", "note",
+    "more", "problems", "answer", "has_filter", "waiting",
+)  # fmt: skip
+#: The values of a row, by how often they change: never, at times, and with each sub-order.
+_KINDS = ("name", "state", "progress")
 
 
 class _Base(anywidget.AnyWidget):
@@ -53,14 +53,16 @@ class _Base(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("table.js")
     _css = _CSS
-    texts = traitlets.Dict().tag(sync=True)
     #: The slots of the rows, from top to bottom.
     order: Any = traitlets.List().tag(sync=True)
     #: The words that the user typed into the filter.
     only = traitlets.Unicode().tag(sync=True)
 
 
-TableWidget: Any = type("TableWidget", (_Base,), _SLOTS)
+_NAMES = (*_TEXTS, *(f"{kind}_{slot}" for kind in _KINDS for slot in range(MAX_ROWS)))
+TableWidget: Any = type(
+    "TableWidget", (_Base,), {name: traitlets.Any().tag(sync=True) for name in _NAMES}
+)
 
 
 class AnyWidgetView(LiveView):
@@ -106,10 +108,13 @@ class AnyWidgetView(LiveView):
                 slot = self._slots.get(row.key)
                 if slot is None:
                     slot = self._slots[row.key] = next(free)
-                setattr(self._widget, f"name_{slot}", _name(row))
-                setattr(self._widget, f"row_{slot}", _row(row))
+                for kind, values in zip(
+                    _KINDS, (_name(row), _state(row), _progress(row)), strict=True
+                ):
+                    setattr(self._widget, f"{kind}_{slot}", values)
             self._widget.order = [self._slots[row.key] for row in model.rows]
-            self._widget.texts = self._texts(model, note, answer)
+            for name, value in self._texts(model, note, answer).items():
+                setattr(self._widget, name, value)
 
     def discard(self, *, keep_table: bool) -> None:
         """Close the widget unless a page shows it."""
@@ -153,19 +158,23 @@ def _name(row: Row) -> dict[str, str]:
     return values if row.full_name == row.name else {**values, "full": row.full_name}
 
 
-def _row(row: Row) -> dict[str, Any]:
-    """Return the values of a row that change, without the empty ones."""
+def _state(row: Row) -> dict[str, Any]:
+    """Return the values of a row that change at times, without the empty ones."""
     values = {
         "severity": str(row.severity),
         "status": row.status,
-        "fraction": None if row.fraction is None else round(row.fraction, 3),
-        "parts": row.parts,
-        "files": row.files,
-        "timing": row.timing,
-        "fetched": None if row.fetched is None else round(row.fetched, 3),
         "remarks": list(row.remarks),
         "actions": sorted(map(str, row.actions)),
         # A message that was cut comes in full, too.
         "tooltip": "" if row.tooltip in row.remarks else row.tooltip,
     }
-    return {name: value for name, value in values.items() if value not in (None, "", [])}
+    return {name: value for name, value in values.items() if value not in ("", [])}
+
+
+def _progress(row: Row) -> list[Any]:
+    """Return the values of a row that change often, in the order in which `table.js` reads them."""
+    fraction, fetched = (
+        None if value is None else round(value, 3) for value in (row.fraction, row.fetched)
+    )
+    values = [row.parts, fraction, row.timing, row.files, fetched]
+    return values if row.files else values[:3]

@@ -14,6 +14,7 @@ legible there.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,9 @@ MAX_HANDLES = 8
 _COLUMNS = ("Order", "Parts", "Status", "Details")
 # JupyterLab aligns cells to the right, and removes the style sheet if it does not trust a notebook.
 _LEFT = ' style="text-align:left"'
+# What HTML does not need: quotes around a word, and end tags that a parser adds itself.
+_QUOTED_WORD = re.compile(r'="([\w.-]+)"')
+_OPTIONAL_END = re.compile("</(?:td|th|tr)>")
 
 #: Colour of each severity, also as inline style: that stays in notebooks that are not trusted.
 COLOUR = {
@@ -217,16 +221,17 @@ def _row(row: Row) -> str:
 
 
 def _live_row(row: Row) -> str:
-    """Return a row without inline styles, and without quotes where HTML needs none."""
-    return (
+    """Return a row without inline styles, and without what HTML does not need."""
+    short = (
         _row(row)
         .replace(_LEFT, "")
         .replace(f' style="accent-color:{COLOUR[row.severity]}"', "")
         .replace(_mark(SIGN[row.severity]), "<i class=rg-sign></i>")
         .replace(' class="rg-parts-bar" max="1"', "")
-        # JSON escapes double quotes; in texts and values they are escaped already.
-        .replace('"', "'")
     )
+    # Texts and values hold neither tags nor quotes: they are escaped. JSON escapes double quotes.
+    short = _OPTIONAL_END.sub("", _QUOTED_WORD.sub(r"=\1", short))
+    return short.replace('"', "'")
 
 
 def _title(row: Row) -> str:

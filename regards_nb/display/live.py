@@ -18,7 +18,7 @@ from regards_nb.display.html import (
     publish,
     static_bundle,
 )
-from regards_nb.display.model import Action, DownloadRates, Severity, table_model
+from regards_nb.display.model import MAX_ROWS, Action, DownloadRates, Severity, table_model
 from regards_nb.errors import RegardsError
 from regards_nb.text import clean
 
@@ -42,9 +42,8 @@ class LiveView(ABC):
         Returns the orders to show; None for all.
     """
 
-    interval_s = 0.2
-    #: How old the fallback picture may be: each new one makes the page send and save the notebook.
-    fallback_interval_s = 10.0
+    #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
+    fallback_interval_s = 60.0
 
     def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
@@ -80,6 +79,11 @@ class LiveView(ABC):
     @abstractmethod
     def discard(self, *, keep_table: bool) -> None:
         """Remove the widgets from the kernel's memory; *keep_table*: only those for clicks."""
+
+    @property
+    def interval_s(self) -> float:
+        """The least time between two repaints: nobody follows the steps of more rows than fit."""
+        return 0.2 if self.last is None or len(self.last.orders) <= MAX_ROWS else 0.5
 
     @property
     def is_alive(self) -> bool:

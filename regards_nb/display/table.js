@@ -4,7 +4,11 @@
 
 const SLOTS = 50;
 const SIGN = { waits: "▼", failed: "✕", incomplete: "▲", running: "●", done: "✓", gone: "○" };
-const EMPTY = { number: "", parts: "", files: "", timing: "", remarks: [], actions: [] };
+const TEXTS = [
+  "headline", "fraction", "overall", "counts", "health", "health_severity", "standstill", "note",
+  "more", "problems", "answer", "has_filter", "waiting",
+];
+const EMPTY = { number: "", remarks: [], actions: [] };
 const BUTTONS = [
   ["download", "Download"],
   ["pause", "Pause"],
@@ -159,14 +163,10 @@ class Table {
   }
 
   show() {
-    const texts = this.model.get("texts");
-    const order = this.model.get("order");
-    const rows = order
-      .map((slot) => ({
-        ...EMPTY,
-        ...this.model.get(`name_${slot}`),
-        ...this.model.get(`row_${slot}`),
-      }))
+    const texts = Object.fromEntries(TEXTS.map((name) => [name, this.model.get(name)]));
+    const rows = this.model
+      .get("order")
+      .map((slot) => this.row(slot))
       .filter((row) => row.key);
     setText(this.headline, texts.headline ?? "");
     this.showCounts(texts.counts ?? []);
@@ -184,6 +184,20 @@ class Table {
     this.offer(rows);
     this.waiting = texts.waiting ?? 0;
     this.enable();
+  }
+
+  row(slot) {
+    const [parts, fraction, timing, files, fetched] = this.model.get(`progress_${slot}`) ?? [];
+    return {
+      ...EMPTY,
+      ...this.model.get(`name_${slot}`),
+      ...this.model.get(`state_${slot}`),
+      parts: parts ?? "",
+      fraction,
+      timing: timing ?? "",
+      files: files ?? "",
+      fetched,
+    };
   }
 
   showCounts(counts) {
@@ -251,8 +265,10 @@ function render({ model, el }) {
       Promise.resolve().then(show);
     }
   };
-  const names = ["texts", "order"];
-  for (let slot = 0; slot < SLOTS; slot++) names.push(`name_${slot}`, `row_${slot}`);
+  const names = [...TEXTS, "order"];
+  for (let slot = 0; slot < SLOTS; slot++) {
+    names.push(`name_${slot}`, `state_${slot}`, `progress_${slot}`);
+  }
   for (const name of names) model.on(`change:${name}`, changed);
   show();
   return () => {
