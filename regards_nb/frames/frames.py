@@ -68,12 +68,12 @@ class Frames:
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
         self._queues: list[tuple[int, EventQueue]] = []
+        #: The newest arrival of a message that was read, in µs.
+        self._newest_us = 0
         self._clear()
 
     def _clear(self) -> None:
         self._last_id = 0
-        #: The arrival of the newest row, in µs.
-        self._newest_us = 0
         self._revision = 0
         self._states = OrderStates(self._tenant)
         self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
@@ -104,30 +104,40 @@ class Frames:
     def refresh(self) -> None:
         """Read what any process has journalled since the last call."""
         with self._lock:
-            position = self._journal.position()
-            if self._generation != self._journal.generation:
-                self._start_again()
-            if position.last_id > self._last_id:
-                for batch in self._journal.read(self._last_id):
-                    self._add(batch)
-                    self._last_id = batch.first_id + len(batch.deliveries) - 1
-                    if self._last_id >= position.last_id:
-                        break
-            if position.revision > self._revision:
-                self._refresh_files(position.revision)
+            while True:
+                generation = self._journal.generation
+                if self._generation != generation:
+                    self._start_again(generation)
+                self._read_on(generation)
+                if self._journal.generation == generation:
+                    return
 
-    def _start_again(self) -> None:
+    def _read_on(self, generation: int) -> None:
+        """Read what is new; stop if the ids get another meaning meanwhile."""
+        position = self._journal.position()
+        if position.last_id > self._last_id:
+            for batch in self._journal.read(self._last_id):
+                if self._journal.generation != generation:
+                    return
+                self._add(batch)
+                self._last_id = batch.first_id + len(batch.deliveries) - 1
+                if self._last_id >= position.last_id:
+                    break
+        if position.revision > self._revision and self._journal.generation == generation:
+            self._refresh_files(position.revision)
+
+    def _start_again(self, generation: int) -> None:
         """Forget all rows: the journal was replaced, and its ids may mean other messages."""
-        self._generation = self._journal.generation
-        seen_us = self._newest_us
+        self._generation = generation
         self._clear()
-        # Callbacks have had the messages up to this row, whatever its id was before.
+        # Callbacks have had the messages that arrived up to this moment, whatever their ids are.
+        seen_us = self._newest_us
         rows = (row for batch in self._journal.read() for row in batch.rows())
         seen_id = max((r.id for r in rows if r.delivery.received_at_us <= seen_us), default=0)
         self._queues = [(seen_id, queue) for _, queue in self._queues]
 
     def _add(self, batch: Batch) -> None:
-        self._newest_us = batch.deliveries[-1].received_at_us
+        self._newest_us = max(self._newest_us, batch.deliveries[-1].received_at_us)
         row_ids, events = [], []
         for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
             if self._tenant is not None and delivery.tenant not in {None, self._tenant}:

@@ -9,7 +9,11 @@ understand more of an old journal, and no second table can disagree with the fir
 ``batches``
     how messages are stored and read: many in a row;
 ``database``
-    opening, locking, and what a database error means;
+    opening, locking, what a database error means, using other files after a change of the path;
+``location``
+    where a journal is: a path or a URL;
+``use_lock``
+    threads use the connections, or one closes them;
 ``changes``
     how far the journal has grown, and when to look;
 ``listener``
@@ -18,6 +22,8 @@ understand more of an old journal, and no second table can disagree with the fir
     one process at a time does a piece of work;
 ``sqlite_file``
     the files of SQLite: keep them in place, notice when they are not;
+``rescue``
+    write to files that replaced ours what they lack;
 ``journal``
     `Journal`: append messages, read on from a position, keep the file records;
 ``salvage``
@@ -28,14 +34,11 @@ from __future__ import annotations
 
 from regards_nb.journal.batches import Batch, Row, RowReader
 from regards_nb.journal.changes import ChangeDetector, Position
-from regards_nb.journal.database import (
-    DEFAULT_PATH,
-    Database,
-    JournalReplacedError,
-)
+from regards_nb.journal.database import Database, JournalReplacedError
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.lease import Holder, Leases, order_lease
 from regards_nb.journal.listener import Listener
+from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.salvage import Repair, repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 

@@ -10,6 +10,7 @@ of a value.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -25,7 +26,7 @@ from regards_nb.events import Delivery
 from regards_nb.journal.schema import batches, sessions, streams, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 #: A row holds at most so many bytes of bodies. Only a single larger message exceeds it.
 MAX_BATCH_BYTES = 1 << 20
@@ -79,6 +80,12 @@ def is_sound(session_id: int, packed: bytes) -> bool:
     return packed[: _CHECKED_PREFIX.size] == _CHECKED_PREFIX.pack(
         _CHECKED, zlib.crc32(view, session_id)
     )
+
+
+def content_digest(packed: bytes) -> bytes:
+    """Return a digest of the messages of a value; the session does not count."""
+    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
+    return hashlib.blake2b(memoryview(packed)[start:], digest_size=16).digest()
 
 
 def _unpack(first_id: int, last_id: int, session_id: int, packed: bytes) -> list[Delivery]:
@@ -257,51 +264,6 @@ class RowReader:
         return newest_first[:limit][::-1]
 
 
-#: How many messages of this process `rescue` keeps at most.
-_RESCUED_MESSAGES = 100_000
-
-
-class Rescued(NamedTuple):
-    """Messages that this process wrote to files which are no longer at the path."""
-
-    #: For each session its columns, and its batches from the newest to the oldest.
-    sessions: list[tuple[dict[str, Any], list[Batch]]]
-
-    def write(self, connection: sa.Connection) -> int:
-        """Write the messages that another file lacks; return how many."""
-        written = 0
-        for values, found in self.sessions:
-            same = [sessions.c[name] == value for name, value in values.items()]
-            there = sa.select(sessions.c.id).where(*same)
-            newest = sa.select(_last_id).where(batches.c.session_id.in_(there))
-            newest_id = connection.execute(newest).scalar_one()
-            missing = [each for each in reversed(found) if each.last_id > newest_id]
-            if missing:
-                session_id = open_session(connection, values["queue"])
-                deliveries = _messages(missing)
-                insert(connection, session_id, deliveries)
-                written += len(deliveries)
-        return written
-
-
-def rescue(connection: sa.Connection) -> Rescued:
-    """Read the newest messages of this process; leave out what cannot be read."""
-    mine = sa.select(sessions).where(
-        sessions.c.host == socket.gethostname(), sessions.c.pid == os.getpid()
-    )
-    found = []
-    for session in connection.execute(mine).mappings():
-        query = SELECT_BATCHES.where(batches.c.session_id == session["id"])
-        newest_first: list[Batch] = []
-        with suppress(DamagedBatchError, sa.exc.DBAPIError):
-            for row in connection.execute(query.order_by(batches.c.last_id.desc())):
-                newest_first.append(read_batch(row, 0))
-                if sum(len(each.deliveries) for each in newest_first) > _RESCUED_MESSAGES:
-                    break
-        found.append((dict(session), newest_first))
-    return Rescued(found)
-
-
 def open_session(connection: sa.Connection, queue: str) -> int:
     """Register a connection to *queue*; return the id of the session."""
     values = {
@@ -310,6 +272,11 @@ def open_session(connection: sa.Connection, queue: str) -> int:
         "pid": os.getpid(),
         "started_at_us": time.time_ns() // 1000,
     }
+    return insert_session(connection, values)
+
+
+def insert_session(connection: sa.Connection, values: Mapping[str, Any]) -> int:
+    """Write a session; return its id."""
     key = connection.execute(sa.insert(sessions).values(values)).inserted_primary_key
     assert key is not None  # noqa: S101 - one row inserted has one key
     return int(key[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sqlite3
 import threading
@@ -18,20 +17,30 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
-from regards_nb.journal.batches import DamagedBatchError, Rescued, rescue
+from regards_nb.journal.batches import DamagedBatchError
 from regards_nb.journal.changes import ChangeDetector
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
+from regards_nb.journal.location import (
+    make_folder,
+    sqlite_path,
+    url_of,
+    without_secrets,
+    wrong_url,
+)
+from regards_nb.journal.rescue import Rescued, rescue
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
     check_before_opening,
     copy_database,
+    inode,
     is_copy_without_wal,
     is_read_only,
     signature,
     still_open,
     warn_of_network,
 )
+from regards_nb.journal.use_lock import ConnectionUseLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +50,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _pause = threading.Event()
 _T = TypeVar("_T")
-
-DEFAULT_PATH = Path(".regards") / "journal.sqlite"
 
 _RESTART_RETRY_S = 0.1
 
@@ -63,6 +70,12 @@ _SAVED = {
     "content was saved in the journal; nothing is lost",
 }
 
+#: What happened to the files, where what they lacked was written to those at the path.
+_REPLACED = dict.fromkeys(
+    Change,
+    "the journal {} or its -wal was replaced by another program while it was open.",
+) | {Change.OVERWRITTEN: "another program has copied a file over the journal {} while it was open."}
+
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 #: one thread at a time opens files again
 _recovery = threading.RLock()
@@ -73,6 +86,14 @@ class JournalReplacedError(JournalError):
 
     Messages that were not acknowledged may be missing in it: receive them again.
     """
+
+
+class _FilesChangedError(sqlite3.OperationalError):
+    """The files at the path changed while a connection to them was opened."""
+
+
+class _ChangedMeanwhileError(JournalError):
+    """The same, outside of SQLAlchemy. Look at the files, and try again."""
 
 
 class Database:
@@ -100,34 +121,39 @@ class Database:
     mounts = Path("/proc/mounts")
 
     def __init__(self, location: str | Path) -> None:
-        url = _url(location)
-        self.location = _without_secrets(url)
+        url = url_of(location)
+        self.location = without_secrets(url)
         #: of the SQLite file; None for a server or a database in memory
-        self.path = _sqlite_path(url)
+        self.path = sqlite_path(url)
         #: grows when other rows can stand under the ids that a reader has seen
         self.generation = 0
+        #: why the generation has grown, in words
+        self.replaced = ""
         #: called with each text about files that were changed while the journal was open
         self.on_notice: Callable[[str], None] | None = None
         self.read_only = False
         self._is_new = self._was_copied = False
         if self.path is not None:
-            _make_folder(self.path.parent)
+            make_folder(self.path.parent)
             warn_of_network(self.path, self.mounts)
             self.read_only = is_read_only(self.path)
             self._is_new = not self.path.exists()
             self._was_copied = is_copy_without_wal(self.path)
-            check_before_opening(self.path)
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
         #: in the notifications of this object, which its own `Listener` ignores
         self._token = secrets.token_hex(8)
         self._listener: Listener | None = None
-        self._gate = _ConnectionUseLock()
+        self._gate = ConnectionUseLock()
         #: of the schema; None before `open`
         self.version: int | None = None
         self._was_connected = False
         self._file: SqliteFile | None = None
         self._file_guard = threading.RLock()
+        #: taken from replaced files, and not yet written to those at the path
+        self._rescued: list[Rescued] = []
+        #: why these files were left, in words
+        self._left = ""
         #: descriptors that other code of this process must close before the files are opened again
         self._left_open: list[tuple[str, str]] = []
         #: what a file that is only read looked like when it was opened
@@ -145,14 +171,12 @@ class Database:
         try:
             engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ImportError, ValueError) as exc:
-            raise _wrong_url(exc) from exc
+            raise wrong_url(exc) from exc
         if engine.dialect.name not in LOCK_WRITERS:
             raise JournalError(
                 f"the journal can be kept in {' or '.join(LOCK_WRITERS)}, not in "
                 f"{engine.dialect.name}. Choose another place with journal=..."
             )
-        if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", self._configure_sqlite)
         return engine
 
     def _connect_sqlite(self) -> sqlite3.Connection:
@@ -166,37 +190,58 @@ class Database:
                 "Close it there, or restart the kernel"
             )
         self._left_open = []
-        # Only a new journal may create the file. A file that was deleted is restored instead.
-        options = "mode=rwc" if self._is_new else "mode=rw"
-        if self.read_only:
-            # Without a -wal nobody writes, and SQLite need not create one to read.
-            self._snapshot = signature(self.path)
-            options = "mode=ro" if self._snapshot[1] else "mode=ro&immutable=1"
+        with self._file_guard:
+            if self._file is None:
+                check_before_opening(self.path)
+            if self.read_only:
+                # Without a -wal nobody writes, and SQLite need not create one to read.
+                self._snapshot = signature(self.path)
+                return self._connect("mode=ro" if self._snapshot[1] else "mode=ro&immutable=1")
+            return self._connect_to_write()
+
+    def _connect(self, options: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?{options}", uri=True, check_same_thread=False
         )
-        if self._is_new:
-            # The messages may be those of other users, too: see docs/security.md.
-            self.path.chmod(0o600)
+        connection.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
         return connection
 
-    def _configure_sqlite(self, connection: Any, _record: object) -> None:
-        """Set up a new connection: readers do not block the writer, a commit reaches the disk."""
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
-        if not self.read_only:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute("PRAGMA synchronous = FULL")
-            # the first read opens the -wal
-            cursor.execute("PRAGMA schema_version").fetchone()
-        cursor.close()
-        if self.path is not None and not self.read_only:
-            with self._file_guard:
-                if self._file is None:
-                    self._file = SqliteFile(self.path)
-                elif not self._file.is_in_place():
-                    connection.close()
-                    raise sqlite3.OperationalError("the files at this path have just been changed")
+    def _connect_to_write(self) -> sqlite3.Connection:
+        """Connect to the files that the other connections use, or to those at the path."""
+        assert self.path is not None  # noqa: S101 - of an engine for a path
+        before = inode(self.path)
+        # Only a new journal may create the file. A file that was deleted is restored instead.
+        connection = self._connect("mode=rwc" if self._is_new else "mode=rw")
+        try:
+            if self._is_new:
+                # The messages may be those of other users, too: see docs/security.md.
+                self.path.chmod(0o600)
+                before = before or inode(self.path)
+            self._use_wal(connection)
+            file = self._file or SqliteFile(self.path)
+        except BaseException as exc:
+            connection.close()
+            if isinstance(exc, FileNotFoundError):
+                raise _FilesChangedError from exc
+            raise
+        if file.main_inode != before or not file.is_in_place():
+            with nullcontext() if file is self._file else file.released(keep_files=True):
+                connection.close()
+            raise _FilesChangedError
+        self._file = file
+        return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Set up a connection: readers do not block the writer, a commit reaches the disk."""
+        # Before the first read: it opens the -wal at the path, and SQLite would write the pages of
+        # a -wal into a main file that it does not belong to.
+        if not self._is_in_place():
+            raise _FilesChangedError
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"this file system allows no -wal (only {mode})")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA schema_version").fetchone()
 
     def open(self) -> None:
         """Check the tables, or create them in an empty database.
@@ -209,7 +254,15 @@ class Database:
         JournalError
             The database cannot be opened, or is not a journal of this version.
         """
-        self.version = self.read(lambda c: schema.check(c, self.location), "open")
+        while True:
+            try:
+                self._open()
+            except _ChangedMeanwhileError:
+                continue
+            return
+
+    def _open(self) -> None:
+        self.version = self._read(lambda c: schema.check(c, self.location), "open")
         if self.version is None:
             self._create_tables()
         self._is_new = False
@@ -231,19 +284,24 @@ class Database:
         """Close the connections. The next use opens them again."""
         self.watch(None)
         with suppress(JournalError), self._gate.exclusive(1.0):
-            self._dispose()
+            self._dispose(keep_files=not self._is_in_place())
             return
-        self._dispose()  # some code has not read to the end; it gets an error
+        self._dispose(keep_files=True)  # some code has not read to the end; it gets an error
 
-    def _dispose(self) -> None:
+    def _dispose(self, *, keep_files: bool) -> None:
         self._changes.close()
         file, self._file = self._file, None
-        with nullcontext() if file is None else file.released():
+        with nullcontext() if file is None else file.released(keep_files=keep_files):
             self.engine.dispose()
 
     def read(self, work: Callable[[sa.Connection], _T], verb: str = "read") -> _T:
         """Run *work* in a transaction that reads. A server that restarts is waited for."""
-        self._heal()
+        while True:
+            self._heal()
+            with suppress(_ChangedMeanwhileError):
+                return self._read(work, verb)
+
+    def _read(self, work: Callable[[sa.Connection], _T], verb: str) -> _T:
         with self._using(verb):
             return self._retry_while_restarting(lambda: self._run(work))
 
@@ -277,14 +335,21 @@ class Database:
     @contextmanager
     def streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
         """Run a query and fetch its rows a few at a time. The caller may stop early."""
-        self._heal()
-        with self._using("read"):
-            connection = self._retry_while_restarting(lambda: self._begin("SELECT 1"))
-            with (
-                connection,
-                connection.execution_options(yield_per=16).execute(query) as rows,
-            ):
-                yield rows
+        while True:
+            self._heal()
+            with self._using("read"):
+                try:
+                    connection = self._retry_while_restarting(lambda: self._begin("SELECT 1"))
+                except sa.exc.OperationalError as exc:
+                    if isinstance(exc.orig, _FilesChangedError):
+                        continue
+                    raise
+                with (
+                    connection,
+                    connection.execution_options(yield_per=16).execute(query) as rows,
+                ):
+                    yield rows
+                return
 
     def write(
         self,
@@ -316,18 +381,26 @@ class Database:
         JournalReplacedError
             The commit went to files that are no longer at the path.
         """
+        while True:
+            self._heal()
+            generation = self.generation
+            with suppress(_ChangedMeanwhileError):
+                result = self._write(work, patience_s, silent=silent)
+                self._heal()
+                if self.generation == generation:
+                    return result
+                if not again:
+                    raise self._replaced_error()
+
+    def _write(
+        self, work: Callable[[sa.Connection], _T], patience_s: float | None, *, silent: bool = False
+    ) -> _T:
         with self._using("write"), self._locked(patience_s, silent=silent) as connection:
             if self.version != schema.SCHEMA_VERSION:
                 schema.upgrade(connection)
             result = work(connection)
         self.version = schema.SCHEMA_VERSION
         self._changes.tell()
-        try:
-            self.verify()
-        except JournalReplacedError:
-            if not again:
-                raise
-            return self.write(work)
         return result
 
     @contextmanager
@@ -367,23 +440,46 @@ class Database:
         JournalError
             They are not, and a person must put them in order.
         """
-        if self._file is not None and not self._file.is_in_place():
-            self._recover()
+        generation = self.generation
+        self._heal()
+        if self.generation != generation:
+            raise self._replaced_error()
 
     def _heal(self) -> None:
-        """Open the files at the path before reading, if they are not those of the connections."""
-        # A reader needs no session: it sees the new rows by the new generation.
-        with suppress(JournalReplacedError):
-            self.verify()
+        """Use the files at the path, if they are not those of the connections.
+
+        A reader sees other rows by the new generation, and a writer has a session of the old one.
+        """
+        if not self._is_in_place() or self._rescued:
+            self._recover()
+
+    def _is_in_place(self) -> bool:
+        return self._file is None or self._file.is_in_place()
+
+    def _replaced_error(self) -> JournalReplacedError:
+        return JournalReplacedError(
+            f"{self.replaced} RabbitMQ delivers again what was not acknowledged"
+        )
+
+    def save_before_closing(self) -> None:
+        """Write what only the open files hold to those at the path, unless these were deleted."""
+        if self._is_in_place() or self.path is None or not self.path.exists():
+            return
+        try:
+            self._heal()
+        except JournalError as exc:
+            _log.warning("%s. The journal was closed", exc)
 
     def position(self, *, exact: bool = True) -> Position:
         """Return the position of the journal; see `ChangeDetector.position`."""
         if self._snapshot is not None and self._snapshot != signature(self.path):
             # The owner of a journal that is only read here has opened or closed it.
             with self._gate.exclusive(self.reopen_timeout_s):
-                self._dispose()
-        with self._using("read"):
-            return self._retry_while_restarting(lambda: self._changes.position(exact=exact))
+                self._dispose(keep_files=False)
+        while True:
+            self._heal()
+            with suppress(_ChangedMeanwhileError), self._using("read"):
+                return self._retry_while_restarting(lambda: self._changes.position(exact=exact))
 
     def watch(self, callback: Callable[[], object] | None) -> None:
         """Call *callback* after each commit of another process; None ends that.
@@ -412,6 +508,8 @@ class Database:
         try:
             yield
         except (sa.exc.DBAPIError, sqlite3.Error, DamagedBatchError) as exc:
+            if isinstance(getattr(exc, "orig", exc), _FilesChangedError):
+                raise _ChangedMeanwhileError from exc
             cause = " ".join(str(getattr(exc, "orig", exc)).split())
             raise JournalError(
                 f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {_remedy(cause)}"
@@ -422,60 +520,100 @@ class Database:
     # -- files that were changed while they were open
 
     def _recover(self) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(_recovery)
-            file = self._file
-            if file is None or file.is_in_place():  # another thread has done it
-                return
-            change = file.change()
-            if change is Change.EMPTIED:
-                raise JournalError(
-                    f"another program has emptied the journal {self.path} (0 bytes). Nothing is "
-                    "acknowledged any more; RabbitMQ keeps the new messages. Move the file and its "
-                    "-wal and -shm away: the journal then begins anew. Or put a backup there"
-                )
+        """Open the files at the path, and write to them what only the old files hold.
+
+        One thread does all of it while no other one uses the connections: nobody reads or writes
+        the new files before they are complete, and the generation changes together with them.
+        What was rescued is kept until it is written, also if that fails at first.
+        """
+        texts = []
+        with _recovery, ExitStack() as stack:
             # SQLite shares its view of the -wal among the connections of a process.
             databases = [each for each in _open_databases if each.path == self.path]
+            if self._is_in_place() and not self._rescued:
+                return  # another thread has done it
             for each in databases:
                 stack.enter_context(each._gate.exclusive(self.reopen_timeout_s))  # noqa: SLF001 - a Database too
-            rescued = self._save_from_open_files(change, Path(file.path))
+            written, is_done = 0, False
+            while not is_done:
+                if not self._is_in_place():
+                    texts.append(self._leave_files(databases))
+                with suppress(_ChangedMeanwhileError):
+                    self._open()
+                    written = self._write(self._write_rescued, None) if self._rescued else 0
+                    is_done = self._is_in_place()
+            if self._rescued:
+                text = self._left + _written_text(self._rescued, written)
+                texts = [*texts[:-1], text]
+                self._rescued.clear()
+                for each in databases:
+                    each.generation += 1
+                    each.replaced = text
+                    each.version = self.version
+        for text in texts:
+            _log.warning("%s", text)
             for each in databases:
-                each._dispose()  # noqa: SLF001
-            left_open = file.left_open()
-            for each in databases:
-                each._left_open = left_open  # noqa: SLF001
-            file.set_aside_old_wal()
-            self._is_new = not os.path.exists(file.path)  # noqa: PTH110
-            if rescued is None:
-                self._notice(_SAVED[change].format(self.path))
-                return
-        # The gates are open again: the following uses the new files like any other code.
-        self.open()
-        written = self.write(rescued.write)
-        for each in databases:
-            each.generation += 1
-        text = (
-            f"the journal {self.path} or its -wal was replaced by another program while it was "
-            f"open. It was opened again; {written} messages of this kernel were missing in it and "
-            "were written again."
-        )
-        self._notice(text)
-        raise JournalReplacedError(f"{text} RabbitMQ delivers again what was not acknowledged")
+                if each.on_notice is not None:
+                    each.on_notice(text)
 
-    def _save_from_open_files(self, change: Change, path: Path) -> Rescued | None:
-        """Save what only the open files hold; None if the files at the path hold it now."""
-        with suppress(sa.exc.DBAPIError, sqlite3.Error, OSError):
-            with suppress(FileExistsError), contextmanager(self._driver_connection)() as connection:
+    def _write_rescued(self, connection: sa.Connection) -> int:
+        return sum(rescued.write(connection) for rescued in self._rescued)
+
+    def _leave_files(self, databases: list[Database]) -> str:
+        """Save or rescue what only the open files hold, and close them; return what happened."""
+        file = self._file
+        assert file is not None  # noqa: S101 - the caller has asked
+        change = file.change()
+        if change is Change.EMPTIED:
+            raise JournalError(
+                f"another program has emptied the journal {self.path} (0 bytes). Nothing is "
+                "acknowledged any more; RabbitMQ keeps the new messages. Move the file and its "
+                "-wal and -shm away: the journal then begins anew. Or put a backup there"
+            )
+        # Its connection is used below: the pool could not open another one to these files.
+        for each in databases:
+            each._changes.close()  # noqa: SLF001
+        is_saved = self._save_from_open_files(change)
+        if not is_saved:
+            self._rescued.append(self._rescue())
+        for each in databases:
+            each._dispose(keep_files=True)  # noqa: SLF001
+        left_open = file.left_open()
+        for each in databases:
+            each._left_open = left_open  # noqa: SLF001
+        file.remove_old_wal(rename=not is_saved and not self._rescued[-1].is_complete)
+        self._is_new = inode(file.path) is None
+        self._left = (_SAVED if is_saved else _REPLACED)[change].format(self.path)
+        return self._left
+
+    def _save_from_open_files(self, change: Change) -> bool:
+        """Write the content of the open files to those at the path; return whether that is done."""
+        assert self.path is not None  # noqa: S101 - it has files
+        try:
+            with contextmanager(self._driver_connection)() as connection:
                 if change is Change.DELETED:
-                    _make_folder(path.parent)
-                    copy_database(connection, path)
-                    return None
+                    make_folder(self.path.parent)
+                    copy_database(connection, self.path)
+                    return True
                 if change is Change.WAL_DELETED:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    return None
+                    # the first column says whether other processes prevented it
+                    done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    return bool(done[0] == 0)
+        except FileExistsError:
+            pass  # somebody has put another file there meanwhile
+        except (sqlite3.Error, OSError) as exc:
+            raise JournalError(
+                f"the journal {self.path} or its -wal was deleted while it was open, and cannot be "
+                f"written again ({exc}). Nothing is acknowledged until it can be"
+            ) from exc
+        return False
+
+    def _rescue(self) -> Rescued:
+        try:
             with self.engine.connect() as reader:
                 return rescue(reader)
-        return Rescued([])
+        except (sa.exc.DBAPIError, sqlite3.Error):
+            return Rescued(is_complete=False)
 
     @contextmanager
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
@@ -491,108 +629,23 @@ class Database:
         finally:
             raw.close()
 
-    def _notice(self, text: str) -> None:
-        _log.warning("%s", text)
-        if self.on_notice is not None:
-            self.on_notice(text)
 
-
-class _ConnectionUseLock:
-    """Many threads use the connections, or one closes them."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._users = 0
-        self._is_closed = False
-
-    def enter(self) -> None:
-        """Begin to use the connections."""
-        with self._condition:
-            while self._is_closed:
-                self._condition.wait()
-            self._users += 1
-
-    def leave(self) -> None:
-        """End what `enter` began."""
-        with self._condition:
-            self._users -= 1
-            if not self._users:
-                self._condition.notify_all()
-
-    @contextmanager
-    def exclusive(self, timeout_s: float) -> Iterator[None]:
-        """Wait until nobody uses the connections, and let nobody begin.
-
-        Raises
-        ------
-        JournalError
-            They are still used after *timeout_s*.
-        """
-        with self._condition:
-            if not self._condition.wait_for(
-                lambda: not self._users and not self._is_closed, timeout_s
-            ):
-                raise JournalError(
-                    "the files of the journal were changed, and other threads still read the old "
-                    f"ones after {timeout_s:g} s. This is tried again"
-                )
-            self._is_closed = True
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._is_closed = False
-                self._condition.notify_all()
-
-
-def _url(location: str | Path) -> sa.URL:
-    if isinstance(location, str) and "://" in location:
-        try:
-            return sa.make_url(location)
-        except (sa.exc.ArgumentError, ValueError) as exc:
-            raise _wrong_url(exc) from None
-    return sa.URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
-
-
-def _wrong_url(cause: Exception) -> JournalError:
-    # The text of the cause can repeat the URL, which holds the password.
-    return JournalError(
-        "the journal must be a path, or a database URL of SQLAlchemy with a number as its port, "
-        f"whose driver is installed ({type(cause).__name__}). Install the driver of PostgreSQL "
-        'with: pip install "regards_nb[postgresql]"'
+def _written_text(rescued: list[Rescued], written: int) -> str:
+    text = (
+        f" It was opened again; {written} messages of this kernel were missing in it and were "
+        "written again."
     )
-
-
-def _without_secrets(url: sa.URL) -> str:
-    """Return the URL without passwords: libpq also reads them from the query."""
-    hidden = {name: "***" for name in url.query if "password" in name.lower()}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
-
-
-def _sqlite_path(url: sa.URL) -> Path | None:
-    is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
-    return Path(url.database or "").absolute() if is_file else None
+    if not all(each.is_complete for each in rescued):
+        text += (
+            " Other messages of the former files could not be read any more; tracker.sync() asks "
+            "REGARDS for the orders."
+        )
+    return text
 
 
 def _is_lost(error: sa.exc.OperationalError) -> bool:
     """Return whether a server ended the connection, or does not accept one at this moment."""
     return error.connection_invalidated or "connection" in str(error.orig)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create the folder of the journal for this user alone."""
-    try:
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
-            if folder.name == DEFAULT_PATH.parent.name:
-                # git must not add the history of a user's orders to a repository
-                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-    except OSError as exc:
-        raise JournalError(
-            f"cannot make the folder {folder} for the journal: {exc.strerror}. "
-            "Choose another place with journal=..."
-        ) from exc
 
 
 def _remedy(cause: str) -> str:

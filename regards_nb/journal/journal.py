@@ -30,11 +30,11 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.database import (
-    DEFAULT_PATH,
     Database,
     JournalReplacedError,
 )
 from regards_nb.journal.lease import Leases
+from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.sqlite_file import copy_database
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class Journal:
         self.location = self._database.location
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
-        self._remembered: deque[Batch] = deque(maxlen=_REMEMBERED_BATCHES)
-        self._remembered_generation = 0
+        #: each with the generation in which its ids are right
+        self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
@@ -113,12 +113,23 @@ class Journal:
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""
+        self._database.save_before_closing()
         self._database.close()
 
     def open_session(self, queue: str) -> int:
         """Register a connection to *queue*; return the session id for its messages."""
-        session_id = self._database.write(lambda c: open_session(c, queue), again=True)
-        self._generation_of[session_id] = self._database.generation
+        generation = 0
+
+        def open_here(connection: sa.Connection) -> int:
+            nonlocal generation
+            generation = self._database.generation
+            return open_session(connection, queue)
+
+        session_id = self._database.write(open_here, again=True)
+        self._generation_of[session_id] = generation
+        # The files may have been replaced, and a session of the old ones may have had this id.
+        self._newest_of.pop(session_id, None)
+        self._attempts.pop(session_id, None)
         return session_id
 
     def processes(self, queue: str) -> set[tuple[str, int]]:
@@ -160,11 +171,14 @@ class Journal:
             answer was lost. Call again in the same session, with the same messages or with more
             behind them: each message is written once.
         """
-        self._check_session(session_id)
-        generation = self._database.generation
+        generation = 0
         attempts = self._attempts.setdefault(session_id, [])
 
         def insert_new(connection: sa.Connection) -> list[Batch]:
+            nonlocal generation
+            # Here, because the files cannot be replaced by others during the transaction.
+            self._check_session(session_id)
+            generation = self._database.generation
             there: list[Batch] = []
             new = deliveries
             if stream is not None:
@@ -183,8 +197,11 @@ class Journal:
         del self._attempts[session_id]
         if written:
             self._newest_of[session_id] = written[-1].last_id
-        if generation == self._database.generation:
-            self._remembered += [b for b in written if len(b.deliveries[0].body) <= MAX_BATCH_BYTES]
+        self._remembered += [
+            (generation, each)
+            for each in written
+            if len(each.deliveries[0].body) <= MAX_BATCH_BYTES
+        ]
 
     def verify(self, session_id: int | None = None) -> None:
         """Check that what a session wrote is in the files at the path, before acknowledging it.
@@ -207,8 +224,8 @@ class Journal:
         generation = self._database.generation
         if session_id is not None and self._generation_of.get(session_id, generation) != generation:
             raise JournalReplacedError(
-                f"the journal {self.location} was replaced while it was open: this session is not "
-                "in it. Open a new session"
+                f"{self._database.replaced} No message is added to a session of the former files. "
+                "Open a new session"
             )
 
     @property
@@ -328,11 +345,8 @@ class Journal:
         Rows are fetched a few at a time, so a long journal does not fill the memory. A caller that
         stops at the last id (see `position`) gets the newest batches without a query.
         """
-        if self._remembered_generation != self._database.generation:
-            self._remembered_generation = self._database.generation
-            self._remembered.clear()
-        for batch in list(self._remembered):
-            if batch.first_id == after_id + 1:
+        for generation, batch in list(self._remembered):
+            if generation == self._database.generation and batch.first_id == after_id + 1:
                 yield batch
                 after_id += len(batch.deliveries)
         query = SELECT_BATCHES.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import pack, readable_messages
-from regards_nb.journal.database import DEFAULT_PATH
+from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.sqlite_file import is_in_use
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ Another process that opens and closes the journal then believes to be the last o
 -wal. `SqliteFile` therefore holds locks of its own that belong to the open file (``F_OFD_SETLK``),
 on the ranges that SQLite tests before it deletes anything.
 
-A person can delete, move or replace the files. `SqliteFile.is_in_place` compares device and inode
-with two calls of ``stat``.
+A person can delete, move, replace or overwrite the files. `SqliteFile.is_in_place` compares device
+and inode with two calls of ``stat``, and reads the header of the main file when its time of change
+differs.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ _WAL_HEADER_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 #: offset in the header; 1: rollback journal, 2: WAL
 _FORMAT_OFFSET = 18
+_ROLLBACK_FORMAT, _WAL_FORMAT = 1, 2
+#: Where the header has the size of a page (1 stands for 65,536), the number of pages, and the
+#: version of the schema.
+_PAGE_BYTES, _PAGES, _SCHEMA_VERSION = slice(16, 18), slice(28, 32), slice(40, 44)
+#: The number of pages is right if these two counters are equal.
+_COUNTER, _COUNTER_OF_PAGES = slice(24, 28), slice(92, 96)
 
 
 #: File systems on which the locks and the shared memory of SQLite do not work reliably.
@@ -75,6 +82,8 @@ class Change(Enum):
     DELETED = auto()
     #: The main file has 0 bytes.
     EMPTIED = auto()
+    #: The main file is the same one with the content of another: it was copied over.
+    OVERWRITTEN = auto()
     #: Only the -wal is gone; the -shm is still the one that we use, so nobody else uses a new -wal.
     WAL_DELETED = auto()
     #: Another main file or another -wal is at the path.
@@ -112,16 +121,19 @@ class SqliteFile:
         self.path = str(path)
         self._wal = f"{path}-wal"
         self._shm = f"{path}-shm"
-        self._main_inode = _inode(self.path)
+        self.main_inode = _inode(self.path)
         self._wal_inode = _inode(self._wal)
         self._shm_inode = _inode(self._shm)
-        self._emptied = False
+        self._is_overwritten = False
         with _locks_guard:
-            locks = _locks.setdefault(self._main_inode, _Locks())
+            locks = _locks.setdefault(self.main_inode, _Locks())
             locks.users += 1
-            if self.has_open_file_locks:
-                _hold(locks, self.path, _SHARED_RANGE)
-                _hold(locks, self._shm, _IN_USE_BYTE)
+            for name, extent in ((self.path, _SHARED_RANGE), (self._shm, _IN_USE_BYTE)):
+                _hold(locks, name, extent, with_lock=self.has_open_file_locks)
+            self._descriptor, _ = locks.descriptors[self.main_inode]
+        #: of the main file at the last look: size and time, and what its header says
+        self._seen = _size_and_time(os.stat(self.path))  # noqa: PTH116
+        self._state = _header_state(self._descriptor)
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the files that the connections use."""
@@ -130,41 +142,63 @@ class SqliteFile:
             wal = os.stat(self._wal)  # noqa: PTH116
         except OSError:
             return False
-        if main.st_size == 0:
-            self._emptied = True
         return (
-            not self._emptied
-            and (main.st_dev, main.st_ino) == self._main_inode
+            (main.st_dev, main.st_ino) == self.main_inode
             and (wal.st_dev, wal.st_ino) == self._wal_inode
+            and (_size_and_time(main) == self._seen or self._is_own_content(main))
         )
+
+    def _is_own_content(self, main: os.stat_result) -> bool:
+        """Return whether a main file that was written since the last look is still our journal.
+
+        SQLite itself writes to it when it moves the -wal into it. The header then says that a -wal
+        belongs to the file; that of a backup says that none does. The number of pages grows, until
+        VACUUM increments the version of the schema; an earlier copy has fewer.
+        """
+        state = _header_state(self._descriptor)
+        if self._is_overwritten or state < self._state:
+            self._is_overwritten = True
+            return False
+        self._seen, self._state = _size_and_time(main), state
+        return True
 
     def change(self) -> Change:
         """Return what has happened; call it if `is_in_place` is false."""
         try:
             main = os.stat(self.path)  # noqa: PTH116
         except FileNotFoundError:
-            return Change.DELETED
-        if (main.st_dev, main.st_ino) != self._main_inode:
+            # An overwritten file has nothing that could be written again.
+            return Change.REPLACED if self._is_overwritten else Change.DELETED
+        if (main.st_dev, main.st_ino) != self.main_inode:
             return Change.REPLACED
-        if self._emptied:
+        if main.st_size == 0:
             return Change.EMPTIED
+        if self._is_overwritten:
+            return Change.OVERWRITTEN
         same_shm = os.path.exists(self._shm) and _inode(self._shm) == self._shm_inode  # noqa: PTH110
         wal_is_gone = not os.path.exists(self._wal)  # noqa: PTH110
         return Change.WAL_DELETED if wal_is_gone and same_shm else Change.REPLACED
 
     @contextmanager
-    def released(self) -> Iterator[None]:
+    def released(self, *, keep_files: bool) -> Iterator[None]:
         """Give up the locks; the block must close the connections.
 
-        The locks go first, so that SQLite can delete its -wal when the last connection closes.
-        The descriptors go last: to close them would drop the locks of the connections.
+        The descriptors are closed last: to close them would drop the locks of the connections.
+
+        Parameters
+        ----------
+        keep_files : bool
+            SQLite moves the -wal into the main file and deletes it by its name when the last
+            connection closes. After a change of the files the name may belong to another -wal,
+            and the main file to another journal. True keeps our locks until then, which prevents
+            it (on Linux).
         """
         with _locks_guard:
-            locks = _locks.get(self._main_inode, _Locks(users=1))
+            locks = _locks.get(self.main_inode, _Locks(users=1))
             locks.users -= 1
             if locks.users == 0:
-                _locks.pop(self._main_inode, None)
-                for descriptor, extent in locks.descriptors.values():
+                _locks.pop(self.main_inode, None)
+                for descriptor, extent in () if keep_files else locks.descriptors.values():
                     with suppress(OSError):
                         _set_lock(descriptor, extent, held=False)
             try:
@@ -174,19 +208,23 @@ class SqliteFile:
                     for descriptor, _ in locks.descriptors.values():
                         os.close(descriptor)
 
-    def set_aside_old_wal(self) -> None:
-        """Rename our -wal and -shm if the main file beside them is another one now.
+    def remove_old_wal(self, *, rename: bool) -> None:
+        """Remove our -wal and -shm if the main file beside them has another content now.
 
-        SQLite would write the pages of the old -wal into the new main file.
+        SQLite would write the pages of the old -wal into it. They are deleted, or renamed if
+        *rename*.
         """
-        with suppress(OSError):
-            if _inode(self.path) == self._main_inode or _inode(self._wal) != self._wal_inode:
-                return
-            for each in map(Path, (self._wal, self._shm)):
-                number = 1
-                while (aside := each.with_name(f"{each.name}.old-{number}")).exists():
-                    number += 1
+        is_same = inode(self.path) == self.main_inode and not self._is_overwritten
+        if is_same or inode(self._wal) != self._wal_inode:
+            return
+        for each in map(Path, (self._wal, self._shm)):
+            number = 1
+            while (aside := each.with_name(f"{each.name}.old-{number}")).exists():
+                number += 1
+            with suppress(FileNotFoundError):
                 each.rename(aside)
+                if not rename:
+                    aside.unlink()
 
     def left_open(self) -> list[tuple[str, str]]:
         """Return the descriptors of this process that are still open on the files (Linux only).
@@ -195,14 +233,13 @@ class SqliteFile:
         given as its link below ``/proc`` and the name of the file. They do no harm if another main
         file is at the path now.
         """
-        with suppress(OSError):
-            if _inode(self.path) != self._main_inode:
-                return []
-        ours = {self._main_inode, self._wal_inode, self._shm_inode}
+        if inode(self.path) not in {None, self.main_inode}:
+            return []
+        ours = {self.main_inode, self._wal_inode, self._shm_inode}
         found = []
         for link in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
             with suppress(OSError):
-                if _inode(str(link)) in ours:
+                if inode(link) in ours:
                     found.append((str(link), str(link.readlink())))
         return found
 
@@ -217,18 +254,39 @@ def still_open(descriptors: list[tuple[str, str]]) -> list[str]:
     return sorted(found)
 
 
+def inode(path: str | Path) -> _Inode | None:
+    """Return device and inode of a file; None if it is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - called for each connection
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _inode(path: str) -> _Inode:
     status = os.stat(path)  # noqa: PTH116
     return status.st_dev, status.st_ino
 
 
-def _hold(locks: _Locks, path: str, extent: tuple[int, int]) -> None:
-    """Take a shared lock that belongs to an open file."""
+def _size_and_time(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _header_state(descriptor: int) -> tuple[int, int]:
+    """Return version of the schema and number of pages; less than any if there is no -wal."""
+    header = os.pread(descriptor, _HEADER_BYTES, 0)
+    if not header.startswith(_MAGIC) or header[_FORMAT_OFFSET] != _WAL_FORMAT:
+        return (-1, 0)
+    return int.from_bytes(header[_SCHEMA_VERSION]), int.from_bytes(header[_PAGES])
+
+
+def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool) -> None:
+    """Open a file, and take a shared lock that belongs to the open file."""
     if _inode(path) in locks.descriptors:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for _ in range(_LOCK_RETRIES):
+        for _ in range(_LOCK_RETRIES if with_lock else 0):
             try:
                 _set_lock(descriptor, extent, held=True)
             except BlockingIOError:  # another process opens or closes the journal just now
@@ -260,7 +318,7 @@ def check_before_opening(path: Path) -> None:
         Says which file is wrong and what to do.
     """
     wal, shm = Path(f"{path}-wal"), Path(f"{path}-shm")
-    wal_bytes = wal.stat().st_size if wal.exists() else 0
+    wal_bytes = _size_bytes(wal)
     if not path.exists():
         if wal_bytes:
             raise JournalError(
@@ -280,6 +338,19 @@ def check_before_opening(path: Path) -> None:
             f"{path} is a backup, and the {wal.name} beside it belongs to the journal that was "
             f"there before. Move {wal.name} and {shm.name} away, then open the journal again"
         )
+    if not wal_bytes and _is_incomplete(path):
+        raise JournalError(
+            f"{path} is an incomplete copy: another program is copying it, or the copy was "
+            "interrupted. Copy the backup again"
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    """Return the size of a file; 0 if it is not there. Another kernel may delete it just now."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _has_content(path: Path) -> bool:
@@ -374,7 +445,19 @@ def _is_rollback_format(path: Path) -> bool:
     """Return whether the header says that no -wal belongs to the file, as in backups."""
     with suppress(OSError), path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
-        return header.startswith(_MAGIC) and header[_FORMAT_OFFSET] == 1
+        return header.startswith(_MAGIC) and header[_FORMAT_OFFSET] == _ROLLBACK_FORMAT
+    return False
+
+
+def _is_incomplete(path: Path) -> bool:
+    """Return whether the file has fewer bytes than its header says."""
+    with suppress(OSError), path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+        if not header.startswith(_MAGIC) or header[_COUNTER] != header[_COUNTER_OF_PAGES]:
+            return False
+        page_bytes = int.from_bytes(header[_PAGE_BYTES])
+        page_bytes = 65536 if page_bytes == 1 else page_bytes
+        return file.seek(0, os.SEEK_END) < page_bytes * int.from_bytes(header[_PAGES])
     return False
 
 

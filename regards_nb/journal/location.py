@@ -1,0 +1,59 @@
+"""Where a journal is: a path or a URL, and the folder of the path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from regards_nb.errors import JournalError
+
+DEFAULT_PATH = Path(".regards") / "journal.sqlite"
+
+
+def url_of(location: str | Path) -> sa.URL:
+    """Return the URL of a journal."""
+    if isinstance(location, str) and "://" in location:
+        try:
+            return sa.make_url(location)
+        except (sa.exc.ArgumentError, ValueError) as exc:
+            raise wrong_url(exc) from None
+    return sa.URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
+
+
+def wrong_url(cause: Exception) -> JournalError:
+    """Return the error for a URL that cannot be used."""
+    # The text of the cause can repeat the URL, which holds the password.
+    return JournalError(
+        "the journal must be a path, or a database URL of SQLAlchemy with a number as its port, "
+        f"whose driver is installed ({type(cause).__name__}). Install the driver of PostgreSQL "
+        'with: pip install "regards_nb[postgresql]"'
+    )
+
+
+def without_secrets(url: sa.URL) -> str:
+    """Return the URL without passwords: libpq also reads them from the query."""
+    hidden = {name: "***" for name in url.query if "password" in name.lower()}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def sqlite_path(url: sa.URL) -> Path | None:
+    """Return the file of a journal; None for a server or a database in memory."""
+    is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+    return Path(url.database or "").absolute() if is_file else None
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder of the journal for this user alone."""
+    try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+            if folder.name == DEFAULT_PATH.parent.name:
+                # git must not add the history of a user's orders to a repository
+                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    except OSError as exc:
+        raise JournalError(
+            f"cannot make the folder {folder} for the journal: {exc.strerror}. "
+            "Choose another place with journal=..."
+        ) from exc
