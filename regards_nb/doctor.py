@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from regards_nb.consumer import addresses_of, check_queue
+from regards_nb.download import list_place
 from regards_nb.errors import (
     BrokerAccessError,
     BrokerLoginError,
@@ -23,16 +25,17 @@ from regards_nb.errors import (
     ServiceError,
     ServiceLoginError,
     ServiceUnreachableError,
+    WorkspaceError,
 )
 from regards_nb.settings import source_of
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters
+    from regards_nb.download import Place
     from regards_nb.journal import Journal
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -140,7 +143,7 @@ def examine(
     is_read: bool,
     client: RegardsClient | None,
     journal: Journal,
-    workspace: Path,
+    workspace: Place,
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
@@ -154,7 +157,7 @@ def examine(
         Whether the tracker itself reads the queue now.
     client : RegardsClient or None
     journal : Journal
-    workspace : pathlib.Path
+    workspace : pathlib.Path or upath.UPath
     """
     return Report(
         (
@@ -438,27 +441,41 @@ def _journal(journal: Journal) -> Iterator[Finding]:
         yield Finding("journal", CheckResult.OK, "readable, no damage")
 
 
-def _workspace(workspace: Path) -> Iterator[Finding]:
-    folder = workspace.absolute()
-    while not os.path.lexists(folder):
-        folder = folder.parent
+def _workspace(workspace: Place) -> Iterator[Finding]:
+    if isinstance(workspace, Path):
+        yield from _disk("workspace", workspace.absolute())
+        return
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe_file:
+        list_place(workspace)
+    except WorkspaceError as exc:
+        yield Finding("workspace", CheckResult.FAILED, str(exc))
+    else:
+        yield Finding("workspace", CheckResult.OK, f"{workspace} can be listed")
+    yield from _disk("scratch folder", Path(tempfile.gettempdir()))
+
+
+def _disk(check: str, folder: Path) -> Iterator[Finding]:
+    existing = folder
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    instead = "workspace=..." if check == "workspace" else "the variable TMPDIR"
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe_file:
             probe_file.write(b"x")
     except OSError as exc:
         yield Finding(
-            "workspace",
+            check,
             CheckResult.FAILED,
-            f"{workspace} is not writable: {exc.strerror or exc} ({folder}). Choose another "
-            "folder with workspace=...",
+            f"{folder} is not writable: {exc.strerror or exc} ({existing}). Choose another "
+            f"folder with {instead}",
         )
         return
-    yield Finding("workspace", CheckResult.OK, str(workspace.absolute()))
-    free_bytes = shutil.disk_usage(folder).free
+    yield Finding(check, CheckResult.OK, str(folder))
+    free_bytes = shutil.disk_usage(existing).free
     is_little = free_bytes < LITTLE_DISK_BYTES
     yield Finding(
         "disk",
         CheckResult.WARNING if is_little else CheckResult.OK,
         f"{free_bytes / 1e9:.1f} GB free"
-        + (": delete files, or choose another folder with workspace=..." if is_little else ""),
+        + (f": delete files, or choose another folder with {instead}" if is_little else ""),
     )

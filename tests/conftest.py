@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import json
 import os
@@ -28,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from s3_kit import S3Server, TestBucket
 
 DEADLINE_S = 60.0
 
@@ -68,6 +72,41 @@ def postgresql() -> Iterator[PrivatePostgreSQL]:
     """Return one PostgreSQL server for the session. Without PostgreSQL the tests fail."""
     with PrivatePostgreSQL() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
+    """Return a function that returns a running S3 server by its kind, one for the session."""
+    from s3_kit import s3_server
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def running(kind: str) -> S3Server:
+            return stack.enter_context(s3_server(kind, tmp_path_factory.mktemp(kind)))
+
+        yield running
+
+
+@pytest.fixture(params=["rclone", "moto"])
+def s3_kind(request: pytest.FixtureRequest) -> str:
+    """Return the kind of the S3 server: a test runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def bucket(
+    s3_kind: str,
+    s3_servers: Callable[[str], S3Server],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> TestBucket:
+    """Return a new bucket; the environment names its server, an account and a scratch folder."""
+    from s3_kit import TestBucket, use_server
+
+    server = s3_servers(s3_kind)
+    use_server(monkeypatch, server.url, tmp_path)
+    return TestBucket(server)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     import pandas as pd
 
@@ -544,7 +544,7 @@ class RegardsClient:
         products : DataFrame, str or iterable of str
             Rows of :meth:`search`, URNs, provider ids, or queries.
         directory : str or Path
-            Where the files go. Nothing in it is overwritten.
+            Where the files go, also ``s3://bucket/prefix``. Nothing in it is overwritten.
         accept_licence : bool
             Accept the licence of the data sets that have one.
         restore : bool
@@ -574,9 +574,7 @@ class RegardsClient:
             raise tape_error(on_tape, len(found))
         if on_tape:
             self._catalogue.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
-        return download_products(
-            self, found, Path(directory), accept_licence=accept_licence, **options
-        )
+        return download_products(self, found, directory, accept_licence=accept_licence, **options)
 
     @contextmanager
     def open_product_file(

@@ -26,10 +26,13 @@ class BoundedQueue(Generic[_T]):
     ----------
     limit_bytes : int
         :meth:`put` waits while the queue holds as much; one item may be larger.
+    held_until_done : bool
+        An item that was taken still counts, until :meth:`done` is called for it.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, held_until_done: bool = False) -> None:
         self._limit_bytes = limit_bytes
+        self._held_until_done = held_until_done
         self._held_bytes = 0
         self._items: deque[tuple[_T, int]] = deque()
         self._changed = threading.Condition()
@@ -84,12 +87,20 @@ class BoundedQueue(Generic[_T]):
                 self._changed.wait(timeout_s)
             if self._items:
                 item, size_bytes = self._items.popleft()
-                self._held_bytes -= size_bytes
-                self._changed.notify_all()
+                if not self._held_until_done:
+                    self._held_bytes -= size_bytes
+                    self._changed.notify_all()
                 return item
             if self._ended or self._closed:
                 raise QueueClosed
             return None
+
+    def done(self, size_bytes: int) -> None:
+        """Count bytes of items that were taken no longer, in a queue that counts them so far."""
+        if self._held_until_done:
+            with self._changed:
+                self._held_bytes -= size_bytes
+                self._changed.notify_all()
 
     def __iter__(self) -> Iterator[_T]:
         """Yield all items until the queue ends."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from regards_nb.download.workspace import write_all
+from regards_nb.download.disk import write_all
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
-    from regards_nb.download.workspace import Workspace
     from regards_nb.files import FileRecord, FileState
 
 #: Content up to this size stays in memory until it is verified.
@@ -24,6 +24,19 @@ MAX_HELD_BYTES = 1 << 16
 #: An entry may be so much longer than the manifest says before the zip counts as a bomb.
 _SLACK_BYTES = 1 << 20
 _RESERVE_CHECK_BYTES = 16 << 20
+
+
+class Staging(Protocol):
+    """Where content is staged: the workspace."""
+
+    def new_staged(self) -> tuple[int, str]:
+        """Make an empty file in the staging folder; return its descriptor and its path."""
+
+    def require_reserve(self) -> None:
+        """Make sure that a file of unknown size leaves one per cent of the disk free."""
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Turn an OSError into a WorkspaceError that says what to do."""
 
 
 class Content(NamedTuple):
@@ -50,16 +63,16 @@ class Content(NamedTuple):
         """Return a placeholder for an entry that arrived damaged: it matches no MD5."""
         return cls(name, 0, "", b"", None)
 
-    def staged(self, workspace: Workspace) -> str:
-        """Return the path of the staged file, after writing it where it is in memory."""
+    def staged(self, staging: Staging) -> Content:
+        """Return the content as a staged file, after writing it where it is in memory."""
         if self.path is not None:
-            return self.path
-        descriptor, path = workspace.new_staged()
+            return self
+        descriptor, path = staging.new_staged()
         try:
             write_all(descriptor, self.data)
         finally:
             os.close(descriptor)
-        return path
+        return self._replace(data=b"", path=path)
 
     def discard(self) -> None:
         """Remove the staged file."""
@@ -89,7 +102,7 @@ class ContentWriter:
         Its name in the zip or the manifest.
     limit_bytes : int, optional
         The largest size that the manifest allows; None if that is not known.
-    workspace : Workspace, optional
+    staging : Staging, optional
         Where larger content is staged; None: content is only measured.
     max_held_bytes : int
         Content up to this size stays in memory.
@@ -99,13 +112,13 @@ class ContentWriter:
         self,
         name: str,
         limit_bytes: int | None,
-        workspace: Workspace | None,
+        staging: Staging | None,
         *,
         max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self.name = name
         self._limit_bytes = limit_bytes
-        self._workspace = workspace
+        self._staging = staging
         self._max_held_bytes = max_held_bytes
         self._held = bytearray()
         self._digest = hashlib.md5(usedforsecurity=False)
@@ -130,11 +143,11 @@ class ContentWriter:
         if self._descriptor is None and self._size_bytes <= self._max_held_bytes:
             self._held += data
             return
-        if self._workspace is None:
+        if self._staging is None:
             return
-        with self._workspace.errors():
+        with self._staging.errors():
             if self._descriptor is None:
-                self._descriptor, self._path = self._workspace.new_staged()
+                self._descriptor, self._path = self._staging.new_staged()
                 write_all(self._descriptor, self._held)
                 self._held.clear()
             write_all(self._descriptor, data)
@@ -160,8 +173,8 @@ class ContentWriter:
         if self._limit_bytes is None:
             if self._size_bytes >= self._next_check_bytes:
                 self._next_check_bytes += _RESERVE_CHECK_BYTES
-                if self._workspace is not None:
-                    self._workspace.require_reserve()
+                if self._staging is not None:
+                    self._staging.require_reserve()
         elif self._size_bytes > self._limit_bytes + _SLACK_BYTES:
             raise ArchiveError(
                 f"{self.name!r} is longer than the {self._limit_bytes} bytes that the manifest "

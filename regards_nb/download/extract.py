@@ -194,7 +194,7 @@ class Extractor:
         """Return an entry that has to wait, without its bytes in memory."""
         if not self._extracts:
             return content._replace(data=b"")
-        return content._replace(data=b"", path=content.staged(self._workspace))
+        return content.staged(self._workspace)
 
     def _note_wrong(self, records: Iterable[FileRecord], reason: str) -> None:
         self.wrong.update((record.file_id, reason) for record in records)

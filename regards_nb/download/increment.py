@@ -12,7 +12,6 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.download.bounded_queue import QueueClosed
@@ -20,6 +19,7 @@ from regards_nb.download.context import DownloadContext, DownloadOptions, Stoppe
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
+from regards_nb.download.places import as_place, open_workspace, path_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher
 from regards_nb.download.records import OrderRecords, is_in_zip
@@ -32,17 +32,19 @@ from regards_nb.download.repair import (
     is_external,
     release,
 )
-from regards_nb.download.workspace import Workspace
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.context import Way
+    from regards_nb.download.places import Place
     from regards_nb.download.records import FileLog
+    from regards_nb.download.workspace import Workspace
     from regards_nb.files import FileRecord
 
 _log = logging.getLogger(__name__)
@@ -118,8 +120,8 @@ class Downloader:
         The REST side.
     order_id : int
         The order.
-    directory : str or pathlib.Path
-        Where the files go, under their own names; made if it is missing.
+    directory : str, pathlib.Path or upath.UPath
+        Where the files go, under their own names; a folder is made if it is missing.
     log : FileLog
         Where the files are recorded; verified files are not fetched again.
     options : DownloadOptions, optional
@@ -130,13 +132,13 @@ class Downloader:
         self,
         client: RegardsClient,
         order_id: int,
-        directory: str | Path,
+        directory: str | Place,
         log: FileLog,
         options: DownloadOptions | None = None,
     ) -> None:
         self.order_id = order_id
         self._client = client
-        self._directory = Path(directory).expanduser().absolute()
+        self._directory = as_place(directory)
         self._options = options or DownloadOptions()
         self.records = OrderRecords(
             log,
@@ -182,8 +184,16 @@ class Downloader:
             return DownloadResult(order_id=self.order_id)
         placed_here = len(plan.zipped) + len(plan.elsewhere)
         counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
-        with Workspace(self._directory, self.order_id, durable=self._options.durable) as workspace:
-            workspace.require_space(sum(record.size_bytes or 0 for record in plan.missing))
+        with open_workspace(
+            self._directory,
+            self.order_id,
+            durable=self._options.durable,
+            stop=self._options.stop,
+        ) as workspace:
+            workspace.require_space(
+                [record.size_bytes or 0 for record in plan.missing],
+                keeps_zip=not self._options.extract,
+            )
             context = self._context(plan, workspace, counter)
             zip_outcome: ZipOutcome | None = None
             ran = _Ran({}, (), frozenset())
@@ -227,7 +237,7 @@ class Downloader:
             manifest=manifest,
             workspace=workspace,
             names=names,
-            publisher=Publisher(workspace, self.records, names, counter),
+            publisher=Publisher(workspace, self.records, names, counter, self._options.stop),
             counter=counter,
         )
 
@@ -235,21 +245,24 @@ class Downloader:
     def _publishing(self, publisher: Publisher) -> Iterator[None]:
         """Give all verified files their final names at the end of the block, also after errors."""
         try:
-            yield
-        except QueueClosed:
-            pass  # the publisher has failed: finish() raises the reason
+            # after QueueClosed the publisher has failed: finish() raises the reason
+            with suppress(QueueClosed):
+                yield
+            is_stopped = not publisher.finish()
         except StoppedError:
-            publisher.finish()
+            is_stopped = True
+        except BaseException:
+            # Ctrl-C, too: verified files still get their names
+            publisher.finish_early()
+            raise
+        if is_stopped:
+            publisher.finish_early()
+            publisher.raise_failure()
             raise DownloadError(
                 f"the download of order {self.order_id} was stopped; "
                 f"{len(self.records.arrived)} files are in place, and the next download goes on "
                 "from there"
-            ) from None
-        except BaseException:
-            # Ctrl-C, too: verified files still get their names
-            publisher.finish_quietly()
-            raise
-        publisher.finish()
+            )
 
     def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
@@ -397,4 +410,4 @@ def takes_zip(records: Sequence[FileRecord], way: Way) -> bool:
 
 def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
     """Return the path of each file once, in the order of the records."""
-    return tuple(Path(path) for path in dict.fromkeys(record.path for record in records) if path)
+    return tuple(map(path_of, filter(None, dict.fromkeys(record.path for record in records))))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader, paths_of
+from regards_nb.download.places import archive_of, as_place, open_workspace
 from regards_nb.download.progress import ProgressLine
-from regards_nb.download.records import StateFile
-from regards_nb.download.workspace import Workspace, archive_of
+from regards_nb.download.records import state_log
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -24,9 +23,11 @@ from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.download.context import Way
+    from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
     from regards_nb.files import FileRecord
 
@@ -39,7 +40,7 @@ _MAX_UNANSWERED = 6
 def download_order(
     client: RegardsClient,
     order_id: int,
-    directory: str | Path,
+    directory: str | Place,
     *,
     on_progress: Callable[[Progress], object] | None = None,
     show: bool = True,
@@ -61,8 +62,9 @@ def download_order(
         The REST side.
     order_id : int
         The order.
-    directory : str or pathlib.Path
-        Where the files go; made if it is missing. Verified files in it are not fetched again.
+    directory : str, pathlib.Path or upath.UPath
+        Where the files go: a folder, made if it is missing, or ``s3://bucket/prefix``.
+        Verified files in it are not fetched again.
     on_progress : callable, optional
         Called with a :class:`Progress` a few times per second. By default the progress is shown
         on the standard output.
@@ -94,7 +96,7 @@ def download_order(
     Returns
     -------
     list of pathlib.Path
-        All files of the order, ready to be opened.
+        All files of the order, ready to be opened. In a bucket each is an `upath.UPath`.
 
     Raises
     ------
@@ -107,18 +109,18 @@ def download_order(
     WorkspaceError, ServiceError
         The directory cannot be written to, or the REST side refuses or does not answer.
     """
-    folder = Path(directory).expanduser().absolute()
+    folder = as_place(directory)
     stop = stop or threading.Event()
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     client.order(order_id)  # raises where there is none, before anything is made here
-    with Workspace(folder, order_id):
+    with open_workspace(folder, order_id, stop=stop):
         pass
     line = ProgressLine()
     downloader = Downloader(
         client,
         order_id,
         folder,
-        StateFile(
+        state_log(
             folder,
             order_id,
             archive=archive_of(client.base_url, client.tenant),

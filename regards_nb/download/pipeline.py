@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.content import Content, VerifiedFile
+from regards_nb.download.disk import write_all
 from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
-from regards_nb.download.workspace import write_all
 from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import (
     ArchiveError,

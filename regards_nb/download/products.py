@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader, paths_of
+from regards_nb.download.places import as_place, open_workspace
 from regards_nb.download.progress import ProgressLine
-from regards_nb.download.records import StateFile
-from regards_nb.download.workspace import Workspace
+from regards_nb.download.records import state_log
 from regards_nb.errors import DownloadError, IncompleteDownloadError, OrderNotFoundError
 from regards_nb.files import FileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from regards_nb.client import Body, Product, RegardsClient
+    from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
 
 #: Orders have numbers from 1 on.
@@ -29,7 +30,7 @@ _NO_ORDER = 0
 def download_products(
     client: RegardsClient,
     products: Sequence[Product],
-    directory: Path,
+    directory: str | Place,
     *,
     accept_licence: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
@@ -46,8 +47,8 @@ def download_products(
         The REST side.
     products : sequence of Product
         The products.
-    directory : pathlib.Path
-        Where the files go; made if it is missing.
+    directory : str, pathlib.Path or upath.UPath
+        Where the files go: a folder, made if it is missing, or ``s3://bucket/prefix``.
     accept_licence : bool
         Accept the licence of the data sets that have one.
     on_progress, show, stop, durable, backoff_s
@@ -56,18 +57,18 @@ def download_products(
     Returns
     -------
     list of pathlib.Path
-        All files of the products.
+        All files of the products. In a bucket each is an `upath.UPath`.
 
     Raises
     ------
     IncompleteDownloadError
         Some files could not be downloaded; the others are in place.
     """
-    folder = Path(directory).expanduser().absolute()
+    folder = as_place(directory)
     source = _ProductFiles(client, products, accept_licence=accept_licence)
     if not source.records:
         raise DownloadError(f"{len(products)} products have no files")
-    with Workspace(folder, _NO_ORDER):
+    with open_workspace(folder, _NO_ORDER):
         pass
     line = ProgressLine()
     downloader = Downloader(
@@ -75,7 +76,7 @@ def download_products(
         cast("RegardsClient", source),
         _NO_ORDER,
         folder,
-        StateFile(folder, _NO_ORDER, durable=durable),
+        state_log(folder, _NO_ORDER, durable=durable),
         DownloadOptions(
             on_progress=on_progress or (line if show else None),
             stop=stop or threading.Event(),

@@ -1,11 +1,11 @@
-"""The step to a final name: flush the content, link it without replacing anything, record it.
+"""The step to a final name: prepare the content, create the name without replacing, record it.
 
-It runs in a thread of its own, so that the network and the checks do not wait for the disk.
+It runs in threads of its own, so that the network and the checks do not wait for the disk or for
+uploads: in one thread for a folder, in several for a bucket.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -13,13 +13,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.download.workspace import has_content, link_without_replacing
 from regards_nb.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regards_nb.download.content import VerifiedFile
+    from regards_nb.download.content import Content, VerifiedFile
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import ProgressCounter
     from regards_nb.download.records import OrderRecords
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
 
 #: Files that are ready within this time are published together, because each flush takes time.
 _GATHER_S = 0.25
-#: A batch has at most so many files: small ones are in memory until then.
-_MAX_BATCH = 1000
-#: How much may wait, and what a file takes besides its content.
+#: How much may wait in memory, and what a file takes besides its content.
 _WAITING_BYTES, _FILE_BYTES = 2 << 20, 1000
+#: A call that stops waits so long for uploads that have begun.
+_STOP_S = 5.0
+_WAKE_S = 0.2
 
 
 class Publisher:
@@ -47,6 +47,8 @@ class Publisher:
         The final names.
     counter : ProgressCounter
         Counts each file in place.
+    stop : threading.Event
+        Ends the wait for uploads.
     """
 
     def __init__(
@@ -55,17 +57,30 @@ class Publisher:
         records: OrderRecords,
         names: FinalNames,
         counter: ProgressCounter,
+        stop: threading.Event,
     ) -> None:
         self._workspace = workspace
-        self._folder = f"{workspace.directory}{os.sep}"
+        self._uploads = workspace.waiting_bytes > 0
         self._records = records
         self._names = names
         self._counter = counter
+        self._stop = stop
         self._failure: BaseException | None = None
-        self._queue: BoundedQueue[Sequence[VerifiedFile]] = BoundedQueue(_WAITING_BYTES)
-        # A daemon thread: a kernel that is restarted does not wait for the disk.
-        self._thread = threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
-        self._thread.start()
+        # Several threads choose names and add to what is to be recorded.
+        self._lock = threading.Lock()
+        self._placed: list[FileRecord] = []
+        # One thread records; meanwhile the others add theirs to the next transaction.
+        self._recording = threading.Lock()
+        self._queue: BoundedQueue[Sequence[VerifiedFile]] = BoundedQueue(
+            workspace.waiting_bytes or _WAITING_BYTES, held_until_done=self._uploads
+        )
+        # Daemon threads: a kernel that is restarted does not wait for the disk.
+        self._threads = [
+            threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
+            for _ in range(workspace.parallel)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def add(self, files: Sequence[VerifiedFile]) -> None:
         """Hand over verified files, from any thread.
@@ -75,68 +90,107 @@ class Publisher:
         QueueClosed
             Publishing has failed; :meth:`finish` raises the reason.
         """
-        if files:
-            held_bytes = sum(len(file.content.data) for file in files)
-            self._queue.put(files, held_bytes + _FILE_BYTES * len(files))
+        size = self._workspace.batch_files
+        for start in range(0, len(files), size):
+            batch = files[start : start + size]
+            self._queue.put(batch, self._held_bytes(batch))
 
-    def finish(self) -> None:
-        """Return when all files are in place and recorded, or raise why they cannot be."""
+    def finish(self) -> bool:
+        """Return True when all files are in place and recorded, or raise why they cannot be.
+
+        False: the download was asked to stop while files were uploaded.
+        """
         self._queue.end()
-        self._thread.join()
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(_WAKE_S)
+                self._counter.report()
+                if self._uploads and self._stop.is_set():
+                    return False
+        self.raise_failure()
+        return True
+
+    def finish_early(self) -> None:
+        """Publish what was handed over, while another error is raised.
+
+        Of uploads only those are waited for that have begun, and for a moment.
+        """
+        self._queue.close() if self._uploads else self._queue.end()
+        for thread in self._threads:
+            thread.join(_STOP_S if self._uploads else None)
+
+    def raise_failure(self) -> None:
+        """Raise why publishing has failed, if it has."""
         if self._failure is not None:
             raise self._failure
-
-    def finish_quietly(self) -> None:
-        """Publish what was handed over, while another error is being raised."""
-        with suppress(Exception):
-            self.finish()
 
     def _run(self) -> None:
         try:
             for first in self._queue:
-                self._publish_batch(self._gather(first))
+                batch = self._gather(first)
+                self._publish_batch(batch)
+                self._queue.done(self._held_bytes(batch))
         except BaseException as exc:  # noqa: BLE001 - not swallowed: finish() raises it
-            self._failure = exc
+            with self._lock:
+                self._failure = self._failure or exc
             self._queue.close()
+
+    def _held_bytes(self, files: Sequence[VerifiedFile]) -> int:
+        in_memory = sum(len(file.content.data) for file in files) + _FILE_BYTES * len(files)
+        if not self._uploads:
+            return in_memory
+        # The limit is one for the scratch disk: a byte in memory counts as many there.
+        staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
+        return staged + in_memory * (self._workspace.waiting_bytes // _WAITING_BYTES)
 
     def _gather(self, first: Sequence[VerifiedFile]) -> list[VerifiedFile]:
         """Add the files that become ready within a moment."""
         batch = list(first)
         until_s = time.monotonic() + _GATHER_S
-        try:
-            while len(batch) < _MAX_BATCH and (left_s := until_s - time.monotonic()) > 0:
+        with suppress(QueueClosed):
+            while (
+                len(batch) < self._workspace.batch_files
+                and (left_s := until_s - time.monotonic()) > 0
+            ):
                 batch += self._queue.take(left_s) or ()
-        except QueueClosed:
-            pass
         return batch
 
     def _publish_batch(self, batch: Sequence[VerifiedFile]) -> None:
         placed: list[FileRecord] = []
         try:
             with self._workspace.errors():
-                staged = [file.content.staged(self._workspace) for file in batch]
-                self._workspace.flush(staged)
-                for file, path in zip(batch, staged, strict=True):
-                    placed += self._publish(file, path)
-                self._workspace.flush_names()
+                contents = self._workspace.prepare([file.content for file in batch])
+                for file, content in zip(batch, contents, strict=True):
+                    placed += self._publish(file, content)
+                self._workspace.complete_batch()
         finally:
             # also when one failed: the others have their names now
-            self._records.save(placed)
-            verified = sum(record.state is FileState.VERIFIED for record in placed)
-            self._counter.add_files(len(placed), verified=verified)
+            self._record(placed)
 
-    def _publish(self, file: VerifiedFile, staged: str) -> list[FileRecord]:
-        first, content = file.records[0], file.content
+    def _record(self, placed: Sequence[FileRecord]) -> None:
+        with self._lock:
+            self._placed += placed
+        with self._recording:
+            with self._lock:
+                together, self._placed = self._placed, []
+            self._records.save(together)
+            verified = sum(record.state is FileState.VERIFIED for record in together)
+            self._counter.add_files(len(together), verified=verified)
+
+    def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
+        first, workspace = file.records[0], self._workspace
         name = file.name or self._names.choose(first.file_id, first.name)
-        fetched_at_us: int | None = time.time_ns() // 1000
-        while not link_without_replacing(staged, path := self._folder + name):
+        fetched_at_us: int | None = None
+        while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
-            if has_content(path, content.size_bytes, content.md5):
-                os.unlink(staged)  # noqa: PTH108 - a string
-                fetched_at_us = None
+            if workspace.has(name, content):
+                content.discard()
                 break
-            name = self._names.choose_another(name)
-        changes: dict[str, Any] = {"path": path, "error": None}
+            with self._lock:
+                name = self._names.choose_another(name)
+        else:
+            fetched_at_us = time.time_ns() // 1000
+        changes: dict[str, Any] = {"path": workspace.path_of(name), "error": None}
         if file.is_fetched:
             changes["fetched_at_us"] = fetched_at_us
         if file.state is not None:

@@ -11,18 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import stat
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from regards_nb.download.bucket import Bucket, is_url, split_url
+from regards_nb.download.disk import STATE_FOLDER, has_content, make_state_folder, write_all
 from regards_nb.download.names import safe_name, unnumbered
-from regards_nb.download.workspace import STATE_FOLDER, has_content, make_state_folder, write_all
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
+
+    from regards_nb.download.places import Place
 
 Check = Literal["none", "size", "checksum"]
 
@@ -46,7 +51,7 @@ class OrderRecords:
         Where they are kept.
     order_id : int
         The order.
-    directory : pathlib.Path
+    directory : pathlib.Path or upath.UPath
         Where its files go.
     check : {"none", "size", "checksum"}
         Recorded files that fail this check count as missing. ``none``: files that are missing are
@@ -68,7 +73,7 @@ class OrderRecords:
         self,
         log: FileLog,
         order_id: int,
-        directory: Path,
+        directory: Place,
         *,
         check: Check = "none",
         again: bool = False,
@@ -86,8 +91,9 @@ class OrderRecords:
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
+        look = FileLook(checksum=self._check == "checksum")
         for record in self._log.files(self._order_id):
-            self.known[record.file_id] = self._as_found(record)
+            self.known[record.file_id] = self._as_found(record, look)
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
         """Return the records of some files, by file id."""
@@ -139,12 +145,11 @@ class OrderRecords:
         same = (known.name, known.size_bytes, known.md5) == (row.name, row.size_bytes, row.md5)
         return not same and not known.in_place
 
-    def _as_found(self, record: FileRecord) -> FileRecord:
+    def _as_found(self, record: FileRecord, look: FileLook) -> FileRecord:
         """Return a record, or that of a missing file where its file fails the check."""
         if self._check == "none" or not record.in_place:
             return record
-        problem = find_problem(record, checksum=self._check == "checksum")
-        return record if problem is None else _missing(record)
+        return record if look.problem(record) is None else _missing(record)
 
 
 class FileProblem(NamedTuple):
@@ -156,31 +161,69 @@ class FileProblem(NamedTuple):
     found_bytes: int | None
 
 
-def find_problem(record: FileRecord, *, checksum: bool) -> FileProblem | None:
-    """Look at a recorded file; return what is wrong with it, or None.
+class FileLook:
+    """Looks at recorded files, each folder of a bucket by one list.
 
     Parameters
     ----------
-    record : FileRecord
-        A file that is in place. A file in a kept zip is right if the zip is there.
     checksum : bool
-        Also read the file and compare its MD5, if the manifest gave one.
+        Also read the files and compare their MD5, where the manifest gave one.
     """
-    assert record.path is not None  # noqa: S101 - a file that is in place has a path
-    try:
-        found = os.lstat(record.path)
-    except OSError:
-        return FileProblem("missing", None)
-    if not stat.S_ISREG(found.st_mode):
-        return FileProblem("changed", found.st_size)
-    if is_in_zip(record) or record.size_bytes is None:
+
+    def __init__(self, *, checksum: bool) -> None:
+        self._checksum = checksum
+        self._buckets: dict[str, Bucket] = {}
+        #: The names and sizes of the objects of each folder in a bucket.
+        self._listed: dict[str, dict[str, int]] = {}
+
+    def problem(self, record: FileRecord) -> FileProblem | None:
+        """Return what is wrong with a file that is in place, or None.
+
+        A file in a kept zip is right if the zip is there.
+        """
+        path = record.path
+        assert path is not None  # noqa: S101 - a file that is in place has a path
+        if is_url(path):
+            size_bytes, is_file = self._object_bytes(path), True
+        else:
+            size_bytes, is_file = _size_of(path)
+        if size_bytes is None:
+            return FileProblem("missing", None)
+        if not is_file:
+            return FileProblem("changed", size_bytes)
+        if is_in_zip(record) or record.size_bytes is None:
+            return None
+        if size_bytes != record.size_bytes:
+            is_cut = size_bytes < record.size_bytes
+            return FileProblem("cut" if is_cut else "changed", size_bytes)
+        if self._checksum and record.md5 and not self._has_content(record):
+            return FileProblem("changed", size_bytes)
         return None
-    if found.st_size != record.size_bytes:
-        is_cut = found.st_size < record.size_bytes
-        return FileProblem("cut" if is_cut else "changed", found.st_size)
-    if checksum and record.md5 and not has_content(record.path, record.size_bytes, record.md5):
-        return FileProblem("changed", found.st_size)
-    return None
+
+    def _object_bytes(self, url: str) -> int | None:
+        folder, _, name = url.rpartition("/")
+        if folder not in self._listed:
+            bucket, prefix = split_url(folder)
+            if bucket not in self._buckets:
+                self._buckets[bucket] = Bucket(bucket)
+            self._listed[folder] = self._buckets[bucket].list(prefix)
+        return self._listed[folder].get(name)
+
+    def _has_content(self, record: FileRecord) -> bool:
+        path, size_bytes, md5 = record.path or "", record.size_bytes or 0, record.md5 or ""
+        if not is_url(path):
+            return has_content(path, size_bytes, md5)
+        bucket, key = split_url(path)
+        return self._buckets[bucket].md5(key) == md5
+
+
+def _size_of(path: str) -> tuple[int | None, bool]:
+    """Return the size of a file, None where there is none, and whether it is a plain file."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None, False
+    return found.st_size, stat.S_ISREG(found.st_mode)
 
 
 def zip_name(order_id: int) -> str:
@@ -200,6 +243,20 @@ def _missing(record: FileRecord) -> FileRecord:
 
 def _folder_of(record: FileRecord) -> str:
     return os.path.dirname(record.path or "")  # noqa: PTH120
+
+
+def state_log(
+    place: Place, order_id: int, *, archive: str = "", durable: bool = True
+) -> StateFile | StateObjects:
+    """Return the records of an order that are kept beside its files, not in a journal."""
+    if isinstance(place, Path):
+        return StateFile(place, order_id, archive=archive, durable=durable)
+    return StateObjects(str(place), order_id, archive=archive)
+
+
+def _state_name(order_id: int, archive: str) -> str:
+    digest = hashlib.sha256(archive.encode()).hexdigest()[:8]
+    return f"order_{order_id}-{digest}"
 
 
 class StateFile:
@@ -228,18 +285,14 @@ class StateFile:
         self._directory = str(directory)
         self._order_id = order_id
         self._durable = durable
-        digest = hashlib.sha256(archive.encode()).hexdigest()[:8]
-        self.path = directory / STATE_FOLDER / f"order_{order_id}-{digest}.jsonl"
+        self.path = directory / STATE_FOLDER / f"{_state_name(order_id, archive)}.jsonl"
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return what is known of the files, by file id."""
         found: dict[int, FileRecord] = {}
         if order_id == self._order_id and self.path.exists():
             with self.path.open("rb") as file:
-                for line in file:
-                    record = self._read(line)
-                    if record is not None:
-                        found[record.file_id] = record
+                found = _records_in(file, order_id, self._directory)
         return [found[file_id] for file_id in sorted(found)]
 
     def save(self, files: Iterable[FileRecord]) -> None:
@@ -250,11 +303,11 @@ class StateFile:
         WorkspaceError
             They cannot be written.
         """
-        lines = "".join(f"{json.dumps(self._fields(record))}\n" for record in files)
+        lines = _as_lines(files, self._directory)
         if not lines:
             return
         try:
-            self._append(lines.encode())
+            self._append(lines)
         except OSError as exc:
             raise WorkspaceError(f"cannot write to {self.path}: {exc.strerror}") from exc
 
@@ -270,36 +323,100 @@ class StateFile:
         finally:
             os.close(descriptor)
 
-    def _fields(self, record: FileRecord) -> dict[str, Any]:
-        path = record.path
-        fields = {
-            "file_id": record.file_id,
-            "name": record.name,
-            "size_bytes": record.size_bytes,
-            "md5": record.md5,
-            "state": record.state,
-            "path": None if path is None else path.removeprefix(f"{self._directory}{os.sep}"),
-            "error": record.error,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
 
-    def _read(self, line: bytes) -> FileRecord | None:
-        """Read one line; return None where it is not complete."""
-        try:
-            fields = json.loads(line)
-            path = _value(fields, "path", str)
-            return FileRecord(
-                order_id=self._order_id,
-                file_id=_needed(fields, "file_id", int),
-                name=_needed(fields, "name", str),
-                size_bytes=_value(fields, "size_bytes", int),
-                md5=_value(fields, "md5", str),
-                path=None if path is None else os.path.join(self._directory, path),
-                state=FileState(_needed(fields, "state", str)),
-                error=_value(fields, "error", str),
-            )
-        except (ValueError, TypeError):
-            return None
+class StateObjects:
+    """Records the files of one order in ``<place>/.regards/order_<id>-<archive>/`` of a bucket.
+
+    The lines are those of a `StateFile`. Nothing can be added to an object, so that each `save`
+    creates another one; their names sort by time.
+
+    Parameters
+    ----------
+    place : str
+        ``s3://bucket/prefix``, the folder of the files.
+    order_id : int
+        The order.
+    archive : str
+        What tells this archive from others whose orders are in the same folder.
+    """
+
+    def __init__(self, place: str, order_id: int, *, archive: str = "") -> None:
+        self._place = place
+        self._order_id = order_id
+        bucket, prefix = split_url(place)
+        self._bucket = Bucket(bucket, f"order {order_id}" if order_id else "")
+        parts = (prefix, STATE_FOLDER, _state_name(order_id, archive))
+        self._prefix = "/".join(filter(None, parts))
+
+    def files(self, order_id: int) -> list[FileRecord]:
+        """Return what is known of the files, by file id."""
+        if order_id != self._order_id:
+            return []
+        names = sorted(self._bucket.list(self._prefix))
+        texts = (self._bucket.read(f"{self._prefix}/{name}") or b"" for name in names)
+        lines = (line for text in texts for line in text.splitlines())
+        found = _records_in(lines, order_id, self._place)
+        return [found[file_id] for file_id in sorted(found)]
+
+    def save(self, files: Iterable[FileRecord]) -> None:
+        """Add records; each replaces an earlier one of the same file.
+
+        Raises
+        ------
+        WorkspaceError
+            They cannot be written.
+        """
+        if lines := _as_lines(files, self._place):
+            name = f"{time.time_ns():020}-{secrets.token_hex(4)}.jsonl"
+            self._bucket.create_small(f"{self._prefix}/{name}", lines)
+
+
+def _as_lines(files: Iterable[FileRecord], directory: str) -> bytes:
+    return "".join(f"{json.dumps(_fields(record, directory))}\n" for record in files).encode()
+
+
+def _fields(record: FileRecord, directory: str) -> dict[str, Any]:
+    path = record.path
+    if path is not None:
+        path = path.removeprefix(f"{directory}{'/' if is_url(directory) else os.sep}")
+    fields = {
+        "file_id": record.file_id,
+        "name": record.name,
+        "size_bytes": record.size_bytes,
+        "md5": record.md5,
+        "state": record.state,
+        "path": path,
+        "error": record.error,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> dict[int, FileRecord]:
+    """Return the last record of each file."""
+    records = (_read(line, order_id, directory) for line in lines)
+    return {record.file_id: record for record in records if record is not None}
+
+
+def _read(line: bytes, order_id: int, directory: str) -> FileRecord | None:
+    """Read one line; return None where it is not complete."""
+    try:
+        fields = json.loads(line)
+        path = _value(fields, "path", str)
+        if path is not None:
+            # a URL is joined by a slash, on Windows too
+            path = f"{directory}/{path}" if is_url(directory) else os.path.join(directory, path)
+        return FileRecord(
+            order_id=order_id,
+            file_id=_needed(fields, "file_id", int),
+            name=_needed(fields, "name", str),
+            size_bytes=_value(fields, "size_bytes", int),
+            md5=_value(fields, "md5", str),
+            path=path,
+            state=FileState(_needed(fields, "state", str)),
+            error=_value(fields, "error", str),
+        )
+    except (ValueError, TypeError):
+        return None
 
 
 def _needed(fields: Any, name: str, kind: type) -> Any:

@@ -7,12 +7,13 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from regards_nb.download.bucket import is_url
 from regards_nb.download.content import Content, VerifiedFile
+from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
-from regards_nb.download.records import find_problem, is_in_zip
-from regards_nb.download.workspace import file_md5
+from regards_nb.download.records import FileLook, is_in_zip
 from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
@@ -66,9 +67,10 @@ def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
     files: dict[str, list[FileRecord]] = {}
     for record in elsewhere:
         files.setdefault(record.path or "", []).append(record)
+    look = FileLook(checksum=True)
     for path, records in files.items():
         first = records[0]
-        if find_problem(first, checksum=True) is not None:
+        if look.problem(first) is not None:
             context.manifest.add(context.records.mark_missing(records))
             continue
         with context.workspace.errors():
@@ -90,7 +92,11 @@ def extract_kept_zips(context: DownloadContext, records: Iterable[FileRecord]) -
         files.setdefault(record.path or "", []).append(record)
     for path, zipped in files.items():
         manifest = Manifest(zipped)
-        outcome = extract_zip(context._replace(manifest=manifest), path)
+        here = path
+        if is_url(path):
+            with context.workspace.errors():
+                here = context.workspace.stage_existing(path)
+        outcome = extract_zip(context._replace(manifest=manifest), here)
         identify(outcome.unlisted, context)
         context.manifest.add(context.records.mark_missing(manifest.missing))
 

@@ -9,6 +9,7 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
+from regards_nb.download import is_url
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.columns import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regards_nb.client import RemoteOrder
+    from regards_nb.download import Place
     from regards_nb.files import FileRecord
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
@@ -50,9 +52,9 @@ class Frames:
     journal : Journal
     tenant : str or None
         Keep this tenant's rows and rows without a tenant; None keeps all.
-    workspace : pathlib.Path, optional
-        The folder that the paths of the journal are relative to. With it, `files` shows which
-        files were removed.
+    workspace : pathlib.Path or upath.UPath, optional
+        The absolute folder that the paths of the journal are relative to. With it, `files` shows
+        which files were removed.
 
     Notes
     -----
@@ -60,10 +62,12 @@ class Frames:
     pandas copies the memory first.
     """
 
-    def __init__(self, journal: Journal, tenant: str | None, workspace: Path | None = None) -> None:
+    def __init__(
+        self, journal: Journal, tenant: str | None, workspace: Place | None = None
+    ) -> None:
         self._journal = journal
         self._tenant = tenant
-        self._workspace = None if workspace is None else str(workspace.absolute())
+        self._workspace = None if workspace is None else str(workspace)
         self._lock = threading.RLock()
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
@@ -81,6 +85,8 @@ class Frames:
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
         #: The places of the files that the frame shows as removed.
         self._removed: set[int] = set()
+        #: The objects of a bucket that were missing when `verify` looked, by URL.
+        self._missing_objects: dict[str, FileRecord] = {}
         self._rejected = GrowingFrame(REJECTED_DTYPES)
         #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
         #: The bodies may be large and are read from the journal when `rejected` is called.
@@ -209,12 +215,52 @@ class Frames:
             self.refresh()
             places, _ = self._states.take_changed_files()
             files = self._states.files
-            removed = set() if self._workspace is None else _removed(files)
+            removed = set() if self._workspace is None else self._find_removed(files)
             places = sorted({*places, *(removed ^ self._removed)})
             self._removed = removed
             rows = [_file_row(files[place], is_removed=place in removed) for place in places]
             self._files.update(places, rows)
             return self._files.frame()
+
+    def note_looked_at(self, found: Iterable[tuple[FileRecord, str | None]]) -> None:
+        """Keep which objects of a bucket are missing: `files` shows them as removed.
+
+        Parameters
+        ----------
+        found : iterable of (FileRecord, str or None)
+            Files that were looked at, and what is wrong with each.
+        """
+        with self._lock:
+            for record, problem in found:
+                if record.path is not None and is_url(record.path):
+                    self._missing_objects.pop(record.path, None)
+                    if problem == "missing":
+                        self._missing_objects[record.path] = record
+
+    def _find_removed(self, files: Sequence[OrderFile]) -> set[int]:
+        """Return the places of the files that are not in their folders any more.
+
+        Each folder is listed once: on a network file system a look at each file would take long.
+        A bucket is not asked each time that a frame is shown; what `verify` found is kept.
+        """
+        names_in: dict[str, set[str]] = {}
+        removed = set()
+        for place, (record, _) in enumerate(files):
+            if record.path is None or not record.in_place:
+                continue
+            if is_url(record.path):
+                if self._missing_objects.get(record.path) == record:
+                    removed.add(place)
+                continue
+            folder, name = os.path.split(record.path)
+            if folder not in names_in:
+                try:
+                    names_in[folder] = set(os.listdir(folder))  # noqa: PTH208 - names only
+                except OSError:
+                    names_in[folder] = set()
+            if name not in names_in[folder]:
+                removed.add(place)
+        return removed
 
     @property
     def rejected(self) -> pd.DataFrame:
@@ -283,27 +329,6 @@ def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:
         record.order_id, file.correlation_id, record.name, record.path, record.size_bytes,
         record.md5, str(state), record.error, record.fetched_at_us,
     )  # fmt: skip
-
-
-def _removed(files: Sequence[OrderFile]) -> set[int]:
-    """Return the places of the files that are not in their folders any more.
-
-    Each folder is listed once: on a network file system a look at each file would take long.
-    """
-    names_in: dict[str, set[str]] = {}
-    removed = set()
-    for place, (record, _) in enumerate(files):
-        if record.path is None or not record.in_place:
-            continue
-        folder, name = os.path.split(record.path)
-        if folder not in names_in:
-            try:
-                names_in[folder] = set(os.listdir(folder))  # noqa: PTH208 - names only
-            except OSError:
-                names_in[folder] = set()
-        if name not in names_in[folder]:
-            removed.add(place)
-    return removed
 
 
 def problems_frame(problems: Iterable[tuple[OrderFile, str, int | None]]) -> pd.DataFrame:

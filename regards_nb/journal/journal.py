@@ -399,14 +399,15 @@ class Journal:
             lambda c: RowReader(c).recent(queue, after_id=after_id, not_of=not_of, limit=limit)
         )
 
-    def file_log(self, tenant: str | None, workspace: Path | None = None) -> TenantFiles:
+    def file_log(self, tenant: str | None, workspace: object = None) -> TenantFiles:
         """Return the file records of one tenant, to read and to write.
 
         Parameters
         ----------
         tenant : str or None
-        workspace : pathlib.Path, optional
-            The paths of files below it are kept relative to it.
+        workspace : pathlib.Path or upath.UPath, optional
+            The absolute path or the URL of a folder; the paths of files below it are kept
+            relative to it.
         """
         return TenantFiles(self, tenant, workspace)
 
@@ -557,10 +558,10 @@ class TenantFiles:
     moved together with its journal still has its files.
     """
 
-    def __init__(self, journal: Journal, tenant: str | None, workspace: Path | None) -> None:
+    def __init__(self, journal: Journal, tenant: str | None, workspace: object) -> None:
         self._journal = journal
         self._tenant = tenant or ""
-        self._workspace = None if workspace is None else str(workspace.absolute())
+        self._workspace = None if workspace is None else str(workspace)
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return the records of one order, by file id."""
@@ -581,8 +582,12 @@ def _file_record(values: Iterable[Any]) -> FileRecord:
     return FileRecord(**fields | {"state": FileState(fields["state"])})
 
 
+def _is_url(path: str) -> bool:
+    return "://" in path
+
+
 def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
-    prefix = workspace + os.sep
+    prefix = workspace + ("/" if _is_url(workspace) else os.sep)
     if record.path is None or not record.path.startswith(prefix):
         return record
     return replace(record, path=record.path[len(prefix) :].replace(os.sep, "/"))
@@ -590,6 +595,8 @@ def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
 
 def with_full_path(record: FileRecord, workspace: str) -> FileRecord:
     """Return a record of a journal with an absolute path, below *workspace* if it is relative."""
-    if record.path is None:
+    if record.path is None or _is_url(record.path):
         return record
+    if _is_url(workspace) and not os.path.isabs(record.path):  # noqa: PTH117
+        return replace(record, path=f"{workspace}/{record.path}")
     return replace(record, path=os.path.normpath(os.path.join(workspace, record.path)))  # noqa: PTH118

@@ -54,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "username": Field(str, "client", "your REGARDS account"),
     "client_id": Field(str, "client", "the name of the application in REGARDS"),
     "ca_bundle": Field(str, "client", "file of certificates to trust"),
-    "workspace": Field(str, "tracker", "folder for downloaded files"),
+    "workspace": Field(str, "tracker", "folder for downloaded files, or s3://bucket/prefix"),
     "journal": Field(str, "tracker", "the journal: path or database URL"),
     "auto_download": Field(bool, "tracker", "fetch each sub-order when REGARDS announces it"),
     "silence_s": Field(

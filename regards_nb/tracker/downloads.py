@@ -15,10 +15,9 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import find_problem
+from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -34,9 +33,10 @@ from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import DownloadResult, Progress
+    from regards_nb.download import DownloadResult, Place, Progress
     from regards_nb.errors import RegardsError
     from regards_nb.files import FileRecord
     from regards_nb.journal import Holder
@@ -142,7 +142,7 @@ class Downloads:
     client : RegardsClient or None
         None makes every attempt a SettingsError that says what is missing.
     tenant : str or None
-    workspace : str or pathlib.Path
+    workspace : pathlib.Path or upath.UPath
         Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
         archive or tenant, to ``<workspace>/12-<tenant>/``.
     """
@@ -152,12 +152,12 @@ class Downloads:
         parts: TrackerParts,
         client: RegardsClient | None,
         tenant: str | None,
-        workspace: str | Path,
+        workspace: Place,
     ) -> None:
         self._core = parts
         self._client = client
         self._tenant = tenant
-        self.workspace = Path(workspace).expanduser().absolute()
+        self.workspace = workspace
         self._workers = Workers("regards-nb-download", MOST_PARALLEL)
         self._running: dict[int, _Running] = {}
         #: Which other process downloads an order that is waited for.
@@ -309,8 +309,8 @@ class Downloads:
             return DownloadError(
                 f"{deleted}, and none of them was downloaded here. Order them anew: submit()"
             )
-        checksum = request.check == "checksum"
-        lost = {r.name: why for r in records if (why := _why_missing(r, checksum=checksum))}
+        look = FileLook(checksum=request.check == "checksum")
+        lost = {r.name: why for r in records if (why := _why_missing(r, look))}
         if not lost:
             return None
         names = ", ".join(f"{clean(name)} ({why})" for name, why in lost.items())
@@ -410,11 +410,11 @@ def _files_elsewhere(order: OrderState) -> str:
     )
 
 
-def _why_missing(record: FileRecord, *, checksum: bool) -> str:
+def _why_missing(record: FileRecord, look: FileLook) -> str:
     """Return why a file of a deleted order is not what it should be; empty if it is."""
     if not record.in_place:
         return clean(record.error) if record.error else "not downloaded"
-    found = find_problem(record, checksum=checksum)
+    found = look.problem(record)
     return "" if found is None else found.problem
 
 

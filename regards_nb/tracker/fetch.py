@@ -19,10 +19,9 @@ from regards_nb.tracker.lease import held_order
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from pathlib import Path
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, FileLog, Progress
+    from regards_nb.download import Check, FileLog, Place, Progress
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
 
@@ -36,7 +35,7 @@ class DownloadRequest:
     By default only new files are fetched: files that the user removed stay away.
     """
 
-    directory: Path | None = None
+    directory: Place | None = None
     extract: bool = True
     #: See `DownloadOptions`.
     check: Check = "none"
@@ -96,7 +95,7 @@ def fetch_order(
     order: OrderToFetch,
     *,
     tenant: str | None,
-    workspace: Path,
+    workspace: Place,
     request: DownloadRequest,
     stop: threading.Event,
     report: Callable[[Progress], object],
@@ -114,7 +113,7 @@ def fetch_order(
     order : OrderToFetch
     tenant : str or None
         The tenant of the files of orders whose events name no tenant.
-    workspace : pathlib.Path
+    workspace : pathlib.Path or upath.UPath
         Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
         archive or tenant, to ``<workspace>/12-<tenant>/``.
     request : DownloadRequest

@@ -6,13 +6,14 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from regards_nb.download import path_of
 from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Health
@@ -208,7 +209,7 @@ class TrackerParts:
         records = [] if order_id is None else self.frames.files_of(order_id)
         # several files may be in one kept zip
         paths = dict.fromkeys(record.path for record in records)
-        return [Path(path) for path in paths if path is not None]
+        return [path_of(path) for path in paths if path is not None]
 
     def _with_download(self, state: OrderState) -> OrderState:
         if state.order_id is None or state.order_id not in self.downloads:

@@ -18,7 +18,7 @@ from regards_nb.consumer import (
     parameters_from,
     publish_request,
 )
-from regards_nb.download import find_problem
+from regards_nb.download import FileLook, as_place
 from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
@@ -89,7 +89,8 @@ class OrderTracker:
         Where the history is kept: a path or an SQLAlchemy URL. By default
         ``.regards/journal.sqlite`` beside the notebook.
     workspace : str or pathlib.Path, default "orders"
-        Files go to ``<workspace>/<order id>/``.
+        Files go to ``<workspace>/<order id>/``. ``"s3://bucket/prefix"`` is a workspace on an
+        object store, with the account of the environment (``AWS_...``); needs the extra ``s3``.
     auto_download : bool, default False
         Download each sub-order when it is announced. REGARDS stops after two sub-orders that
         nobody downloads (protocol.md 0.2): a large order needs this, or a user who downloads.
@@ -135,6 +136,7 @@ class OrderTracker:
         poll_s: float = POLL_S,
     ) -> None:
         check_sources(amqp, queue, client, auto_download=auto_download)
+        place = as_place(workspace)
         self.queue = queue
         self.tenant = tenant
         self.client = client
@@ -148,12 +150,12 @@ class OrderTracker:
         kept.on_notice(errors.note)
         parts = TrackerParts(
             journal=kept,
-            frames=Frames(kept, tenant, Path(workspace).expanduser()),
+            frames=Frames(kept, tenant, place),
             signal=signal,
             errors=errors,
         )
         self._core = parts
-        self._downloads = Downloads(parts, client, tenant, workspace)
+        self._downloads = Downloads(parts, client, tenant, place)
         self._sync = None if client is None else RestSync(parts, client, tenant)
         self._blocking = BlockingOrders(parts, self._sync)
         self._actions = OrderActions(parts, self._sync)
@@ -791,7 +793,8 @@ class OrderTracker:
         *keys : str, int, Order, or rows of `orders`
             By default all orders that have files to download.
         directory : path, optional
-            Where the files go; by default ``<workspace>/<order id>``. Files that are verified
+            Where the files go, also ``s3://bucket/prefix``; by default
+            ``<workspace>/<order id>``. Files that are verified
             elsewhere are linked or copied into it.
         extract : bool, default True
             False keeps the zips as they came; a later call with True extracts them.
@@ -805,6 +808,7 @@ class OrderTracker:
         -------
         list of pathlib.Path
             All files of these orders that are in place, the new ones and the earlier ones.
+            In a bucket each is an `upath.UPath`, which has the methods of a path.
             A server that has nothing new to give is no error (protocol.md 0.3).
 
         Raises
@@ -825,7 +829,7 @@ class OrderTracker:
         found = [state.key for state in states]
         with stopped_by_user(), watching(self, found) as view:
             request = DownloadRequest(
-                directory=None if directory is None else Path(directory).expanduser().absolute(),
+                directory=None if directory is None else as_place(directory),
                 extract=extract,
                 check="checksum" if checksum else "size",
                 again=again,
@@ -873,12 +877,11 @@ class OrderTracker:
         if keys:
             states = self._core.states(keys_in(keys, self._core.frames.key_of))
             order_ids = {state.order_id for state in states if state.order_id is not None}
-        return problems_frame(
-            (file, *problem)
-            for file in self._core.frames.order_files(order_ids)
-            if file.record.in_place
-            and (problem := find_problem(file.record, checksum=checksum)) is not None
-        )
+        look, frames = FileLook(checksum=checksum), self._core.frames
+        files = [file for file in frames.order_files(order_ids) if file.record.in_place]
+        found = [(file, look.problem(file.record)) for file in files]
+        frames.note_looked_at((f.record, p and p.problem) for f, p in found)
+        return problems_frame((file, *problem) for file, problem in found if problem)
 
     def download_soon(self, key: OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""

@@ -1,0 +1,396 @@
+"""One bucket of an object store: create, list, look at and read objects, and say what went wrong.
+
+obstore takes the account, the region and the endpoint from the environment (``AWS_...``). It is
+imported when a bucket is used for the first time. A store object of obstore is never pickled and
+never shown, because it may hold the secret key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import re
+import threading
+import urllib.request
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree as ET
+
+from regards_nb.errors import WorkspaceError
+from regards_nb.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from obstore.store import S3Store
+
+_log = logging.getLogger(__name__)
+
+SCHEME = "s3://"
+EXTRA = "pip install 'regards_nb[s3]'"
+
+#: What is recorded beside the content of an object.
+_MD5, _SIZE = "md5", "size-bytes"
+#: S3 takes no more in one request, and obstore has conditional creation in one request only.
+_LARGEST_PUT_BYTES = 5 << 30
+#: A multipart upload has at most 10,000 parts.
+_MOST_PARTS = 9_000
+_SMALLEST_PART_BYTES = 16 << 20
+#: Requests with a small and with a large body, at 200 kB/s and more.
+_SMALL_BYTES, _SMALL_TIMEOUT_S, _LARGE_TIMEOUT_S = 32 << 20, 180.0, 8 * 3600.0
+_CONNECT_TIMEOUT_S = 10.0
+#: obstore repeats what the server refuses for now (503), but not an upload that was cut.
+_RETRIES, _RETRY_TIMEOUT_S = 8, 60.0
+_PAUSES_S = (0.2, 1.0, 3.0)
+_SIGNED_FOR = timedelta(minutes=5)
+#: An unfinished upload of another computer is aborted when it is so old.
+_OLD_UPLOAD_S = 24 * 3600.0
+
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_NO_ACCOUNT = "169.254.169.254"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_REST_STAYS = "Uploaded files stay: download again, and only the missing files are fetched"
+
+
+class Found(NamedTuple):
+    """What the store tells of an object."""
+
+    size_bytes: int
+    #: The MD5 that was recorded when it was created; None for an object of another program.
+    md5: str | None
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is the URL of an object.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/orders/12/a.nc"), is_url("/data/orders/12/a.nc")
+    (True, False)
+    """
+    return path.startswith(SCHEME)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the bucket and the key of a URL; it is text, without percent-encoding.
+
+    Examples
+    --------
+    >>> split_url("s3://bucket/orders/12/a b#1.nc")
+    ('bucket', 'orders/12/a b#1.nc')
+    """
+    bucket, _, key = url.removeprefix(SCHEME).partition("/")
+    return bucket, key
+
+
+class Bucket:
+    """One bucket. Safe in any thread.
+
+    Parameters
+    ----------
+    name : str
+        The bucket.
+    what : str
+        What it is used for, such as ``order 12``, for error texts.
+    stop : threading.Event, optional
+        Ends the pauses between two attempts.
+    """
+
+    #: A larger file is uploaded in parts.
+    largest_put_bytes = _LARGEST_PUT_BYTES
+
+    def __init__(self, name: str, what: str = "", stop: threading.Event | None = None) -> None:
+        self.name = name
+        self._what = f"{what}: " if what else ""
+        self._stop = stop or threading.Event()
+        with self._errors():
+            self._small = _store(name, _SMALL_TIMEOUT_S)
+            self._large = _store(name, _LARGE_TIMEOUT_S)
+
+    def __repr__(self) -> str:
+        return f"<Bucket {self.name!r}>"
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Return the names below a prefix, up to the next ``/``, and their sizes in bytes."""
+        with self._errors():
+            found = self._small.list_with_delimiter(prefix or None)
+        return {each["path"].rpartition("/")[2]: each["size"] for each in found["objects"]}
+
+    def look(self, key: str) -> Found | None:
+        """Return what the store tells of an object; None where there is none."""
+        with self._errors():
+            try:
+                # a HEAD request; unlike `head` it also returns what was recorded with the object
+                found = self._small.get(key, options={"head": True})
+            except FileNotFoundError as exc:
+                if _code(exc) == "NoSuchBucket":
+                    raise
+                return None
+            return Found(found.meta["size"], found.attributes.get(_MD5))
+
+    def create(self, key: str, source: bytes | str, size_bytes: int, md5: str) -> bool:
+        """Create an object in one step; return False, and do nothing, where it exists.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        source : bytes or str
+            Its content, or the path of a file with it.
+        size_bytes, md5 : int, str
+            Recorded with it.
+
+        Raises
+        ------
+        WorkspaceError
+            The store refuses it, or does not answer for about a minute.
+        """
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        attributes = {_MD5: md5, _SIZE: str(size_bytes)}
+        for number, pause_s in enumerate((*_PAUSES_S, None)):
+            try:
+                return self._put(key, source, size_bytes, attributes)
+            except AlreadyExistsError:
+                # The answer to the attempt before may have been lost on its way.
+                return bool(number) and self.look(key) == (size_bytes, md5)
+            except (BaseError, FileNotFoundError) as exc:
+                if pause_s is None or not _may_pass(exc) or self._stop.wait(pause_s):
+                    raise self._explained(exc) from None
+        raise AssertionError  # the last attempt returns or raises
+
+    def create_small(self, key: str, data: bytes) -> bool:
+        """Create an object with a few bytes; return False, and do nothing, where it exists."""
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return self.create(key, data, len(data), md5)
+
+    def _put(self, key: str, source: bytes | str, size_bytes: int, attributes: Any) -> bool:
+        store = self._small if size_bytes <= _SMALL_BYTES else self._large
+        if isinstance(source, bytes) or not size_bytes:
+            store.put(key, source if isinstance(source, bytes) else b"", mode="create",
+                      attributes=attributes)  # fmt: skip
+        elif size_bytes <= self.largest_put_bytes:
+            with open(source, "rb") as file:  # noqa: PTH123 - a string
+                # Not closed: an upload that was abandoned may still read it.
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            store.put(key, memoryview(content), mode="create", attributes=attributes)
+        else:
+            # There is no conditional upload in parts. Another program could create the object
+            # between the look and the end of the upload.
+            if self.look(key) is not None:
+                return False
+            part_bytes = max(_SMALLEST_PART_BYTES, size_bytes // _MOST_PARTS)
+            store.put(key, Path(source), attributes=attributes, chunk_size=part_bytes)
+        return True
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """Yield the content of an object."""
+        with self._errors():
+            for block in self._large.get(key).stream(min_chunk_size=1 << 20):
+                yield bytes(block)
+
+    def md5(self, key: str) -> str:
+        """Read an object, and return its MD5 in hexadecimal."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for block in self.blocks(key):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def has(self, key: str, size_bytes: int, md5: str) -> bool:
+        """Return whether an object has this size and MD5.
+
+        What was recorded when the object was created is believed; an object of another program,
+        which recorded nothing, is read.
+        """
+        found = self.look(key)
+        if found is None or found.size_bytes != size_bytes:
+            return False
+        return found.md5 == md5 if found.md5 is not None else self.md5(key) == md5
+
+    def read(self, key: str) -> bytes | None:
+        """Return the content of a small object; None where there is none."""
+        with self._errors():
+            try:
+                return bytes(self._small.get(key).bytes())
+            except FileNotFoundError as exc:
+                if _code(exc) == "NoSuchBucket":
+                    raise
+                return None
+
+    # -- unfinished uploads
+
+    def abort_uploads(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
+        """Abort unfinished uploads below a prefix: those that are ours, and those that are old.
+
+        Parameters
+        ----------
+        prefix : str
+            The keys begin so.
+        is_ours : callable
+            Returns whether a key was being uploaded by a process of this computer that has died.
+        """
+        try:
+            for key, upload_id, age_s in self._uploads(prefix):
+                if is_ours(key) or age_s > _OLD_UPLOAD_S:
+                    self._ask("DELETE", quote(key), uploadId=upload_id)
+                    _log.info("aborted an unfinished upload of %s%s/%s", SCHEME, self.name, key)
+        except (OSError, ET.ParseError, ValueError) as exc:
+            # Not every account may list uploads. They are invisible, and cost only storage.
+            _log.debug("unfinished uploads were not looked for: %s", type(exc).__name__)
+
+    def _uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
+        """Yield key, id and age of each unfinished upload."""
+        answer = self._ask("GET", "", uploads="", prefix=prefix)
+        # the answer of the store that the user chose, which also has the user's files
+        for upload in ET.fromstring(answer).iterfind("{*}Upload"):  # noqa: S314
+            key, upload_id, began = (
+                upload.findtext(f"{{*}}{name}", "") for name in ("Key", "UploadId", "Initiated")
+            )
+            age_s = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
+            yield key, upload_id, age_s
+
+    def _ask(self, method: Any, path: str, **query: str) -> bytes:
+        """Make a request for which obstore has no call, signed by obstore.
+
+        `obstore.sign` signs the whole URL of an object, with the query of the endpoint, and puts
+        the key behind it. So the query is in the endpoint, and the key is the rest of ``x-id``,
+        a parameter that names the request and changes nothing.
+        """
+        import obstore
+
+        pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+        where = _address(self.name)
+        signer = _store(
+            self.name,
+            _SMALL_TIMEOUT_S,
+            endpoint=f"{where}{f'/{path}' if path else ''}?{pairs}&x-id=regards-nb",
+            virtual_hosted_style_request=True,
+        )
+        with self._errors():
+            url = obstore.sign(signer, method, "uploads", _SIGNED_FOR)
+        request = urllib.request.Request(url, method=method)  # noqa: S310 - our own address
+        with closing(urllib.request.urlopen(request, timeout=_CONNECT_TIMEOUT_S)) as answer:  # noqa: S310
+            content: bytes = answer.read()
+        return content
+
+    # -- errors
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn errors of obstore into a WorkspaceError that says what to do."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as exc:
+            # Without its cause: obstore prints whole requests.
+            raise self._explained(exc) from None
+
+    def _explained(self, exc: Exception) -> WorkspaceError:
+        place, endpoint = f"{SCHEME}{self.name}", _endpoint() or "AWS"
+        text = str(exc).partition("\n\nDebug source")[0]
+        code, status = _code(exc), _status(exc)
+        told = " ".join(str(each) for each in (status, code) if each)
+        if code == "NoSuchBucket" or (status == 404 and not code):
+            reason = f"there is no bucket {self.name!r} at {endpoint}: create it, or name another"
+        elif _NO_ACCOUNT in text:
+            reason = (
+                f"no account for {place} was found: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (needs pip install boto3)"
+            )
+        elif status in {401, 403}:
+            reason = (
+                f"{endpoint} refuses access to {place} ({told}). The account of AWS_ACCESS_KEY_ID "
+                "or AWS_PROFILE needs the right to list, read and create objects there"
+            )
+        elif status in {429, 503}:
+            reason = f"{endpoint} asks for fewer requests ({told}) for {place}: try later"
+        elif "builder error" in text and endpoint.startswith("http:"):
+            reason = (
+                f"{endpoint} is not encrypted: give an https:// address in AWS_ENDPOINT_URL, or "
+                "set AWS_ALLOW_HTTP=true if the network is yours"
+            )
+        elif status is None and "HTTP error" in text:
+            reason = f"{endpoint} does not answer for {place}, or the connection broke"
+        else:
+            reason = f"{place} at {endpoint} cannot be used: {told or clean(text, 200)}"
+        return WorkspaceError(f"{self._what}{reason}. {_REST_STAYS}")
+
+
+def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
+    from obstore.store import S3Store
+
+    endpoint = _endpoint()
+    client: dict[str, Any] = {
+        "timeout": timedelta(seconds=timeout_s),
+        "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
+    }
+    if endpoint and urlsplit(endpoint).hostname in _LOOPBACK:
+        client["allow_http"] = True
+    return S3Store(
+        bucket,
+        client_options=client,  # type: ignore[arg-type]
+        retry_config={
+            "max_retries": _RETRIES,
+            "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S),
+        },
+        credential_provider=_profile(),
+        **options,
+    )
+
+
+def _profile() -> Any:
+    """Return the account of ``AWS_PROFILE``; None where the environment has the keys itself."""
+    name = os.environ.get("AWS_PROFILE")
+    if not name or os.environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    try:
+        # obstore reads no profiles; boto3 reads all kinds of them
+        from boto3 import Session
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        raise WorkspaceError(
+            "AWS_PROFILE needs boto3: pip install boto3, or set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        ) from None
+    return Boto3CredentialProvider(Session(profile_name=name))
+
+
+def _endpoint() -> str | None:
+    """Return the address of the store; None for AWS."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return next(filter(None, map(os.environ.get, names)), None)
+
+
+def _address(bucket: str) -> str:
+    """Return the address of a bucket."""
+    endpoint = _endpoint()
+    if endpoint is None:
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        return f"https://s3.{region}.amazonaws.com/{bucket}"
+    has_bucket = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true"
+    return endpoint.rstrip("/") + ("" if has_bucket else f"/{bucket}")
+
+
+def _code(exc: Exception) -> str | None:
+    found = _CODE.search(str(exc))
+    return found[1] if found else None
+
+
+def _status(exc: Exception) -> int | None:
+    found = _STATUS.search(str(exc))
+    return int(found[1]) if found else None
+
+
+def _may_pass(exc: Exception) -> bool:
+    """Return whether another attempt can help: the connection broke, or the server is busy."""
+    status = _status(exc)
+    return (
+        "HTTP error" in str(exc) if status is None else status in {408, 409, 429} or status >= 500
+    )

@@ -1,0 +1,149 @@
+"""What the file system offers: links that replace nothing, locks, flushes, checks of content."""
+
+# Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
+# ruff: noqa: PTH104, PTH108
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+#: The folder for what is recorded beside the files, in the folder of the files.
+STATE_FOLDER = ".regards"
+
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+#: The kernel or the file system does not have this call.
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+
+_libc = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
+_syncfs = getattr(_libc, "syncfs", None)
+
+
+def make_state_folder(folder: Path) -> None:
+    """Make the folder for what is recorded beside the files of an order."""
+    state = folder / STATE_FOLDER
+    if not state.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        # the history of one person's downloads does not belong into a repository
+        (state / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write all bytes, however many the system takes at a time."""
+    written = os.write(descriptor, data)
+    if written < len(data):
+        view = memoryview(data)[written:]
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def link_without_replacing(source: str, target: str) -> bool:
+    """Move a file to its final name; return False, and do nothing, where *target* exists.
+
+    Raises
+    ------
+    OSError
+        It failed for another reason.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in UNSUPPORTED:
+            raise
+        # vfat, exFAT and some network file systems have no links. Between this check and the
+        # rename another program could make the file; there is no call without that gap.
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+        return True
+    os.unlink(source)
+    return True
+
+
+def file_md5(path: str) -> str:
+    """Return the MD5 of a file, in hexadecimal."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
+        return hashlib.file_digest(file, _md5).hexdigest()
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
+
+
+def has_content(path: str, size_bytes: int, md5: str) -> bool:
+    """Return whether a plain file has this size and MD5; a link to such a file does not count."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        descriptor = os.open(path, flags)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if os.fstat(descriptor).st_size != size_bytes:
+            return False
+        return hashlib.file_digest(file, _md5).hexdigest() == md5
+
+
+def lock_if_free(descriptor: int) -> bool:
+    """Lock an open file until it is closed; return False where another process has locked it.
+
+    Some network file systems grant every lock, some cannot lock: True is a hint only.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (OSError, AttributeError):  # Windows has no fcntl
+        return True
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this computer is running, whoever owns it."""
+    if sys.platform == "win32":
+        return True  # os.kill would end the process; its folder is removed when it is old
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def file_system_of(folder: Path, mounts: Path) -> str:
+    """Return the kind of file system of a folder; empty where the system has no list of mounts."""
+    try:
+        fields = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    path = folder.resolve()
+    # the innermost mount point above the path, and there the last mount; a space is \\040
+    points = ((Path(field[1].replace("\\040", " ")), field[2]) for field in fields)
+    above = [(len(point.parts), at, kind) for at, (point, kind) in enumerate(points)
+             if path.is_relative_to(point)]  # fmt: skip
+    return max(above)[2] if above else ""
+
+
+def flush_filesystem(folder: str) -> bool:
+    """Flush the file system of a folder; return False where there is no such call."""
+    if _syncfs is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return bool(_syncfs(descriptor) == 0)
+    finally:
+        os.close(descriptor)
