@@ -57,7 +57,10 @@ def demo_tracker(**options: Any) -> OrderTracker:
             **tracker_options,
         )
         tracker.simulator = simulator
-        tracker.ends_with(simulator.stop)
+        tracker.ends_with(
+            simulator.stop,
+            then="this demo has ended with stop(): OrderTracker.demo() starts a new one",
+        )
         weakref.finalize(tracker, shutil.rmtree, scratch, ignore_errors=True)
         return tracker.start()
     except BaseException:

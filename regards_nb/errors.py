@@ -169,6 +169,8 @@ class JournalError(RegardsError):
 class SettingsError(RegardsError):
     """A parameter, a profile or an environment variable is missing or wrong."""
 
+    _render_traceback_ = _in_one_line
+
 
 class TrackingError(RegardsError):
     """An error happened in a background thread. The next call of the user raises it."""

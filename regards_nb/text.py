@@ -7,6 +7,11 @@ it once. HTML is escaped after that, by the display.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: The length of a remark in a table or an error.
 LIMIT_CHARS = 160
@@ -48,6 +53,20 @@ def counted(number: int, noun: str) -> str:
     ('1 order', '0 orders', '12,345 bytes')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
+    """Return known names that may be meant by a misspelt one, the most similar first.
+
+    Examples
+    --------
+    >>> similar("Frist Pass", ["first pass", "FORBIDDEN"]), similar("NOPE", ["FORBIDDEN"])
+    (['first pass'], [])
+    """
+    folded: dict[str, str] = {}
+    for each in known:
+        folded.setdefault(each.casefold(), each)
+    return [folded[each] for each in get_close_matches(name.casefold(), folded, n=most)]
 
 
 def size(n_bytes: int) -> str:

@@ -33,7 +33,7 @@ def test_an_outage_is_shown_and_survived_by_views_and_waits(
         admin.publish({"status": "GRANTED", "orderId": 1}, correlation_id="pass-12")
         kernel.until(lambda: "GRANTED" in kernel.shown())
         cell = kernel.start("print(*tracker.wait('pass-12')['status'])")
-        kernel.until(lambda: "1 of 1 orders are still running" in kernel.shown())
+        kernel.until(lambda: "1 of 1 order is still running" in kernel.shown())
 
         admin.close()
         broker.kill()

@@ -79,6 +79,7 @@ UPWARD = {
     ("tracker", "display.mimebundle"),
     ("tracker", "display.plot_throughput"),
     ("tracker", "display.plot_timeline"),
+    ("tracker", "display.say"),
     ("tracker", "display.show"),
     ("tracker", "display.watching"),
     ("tracker", "display.widget"),

@@ -96,6 +96,8 @@ def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> Non
         let_publish(broker, simulator)
     with Simulator(broker=broker) as simulator:
         let_publish(broker, simulator)
-        tracker = tracker_of(simulator, tmp_path)
-        with pytest.raises(errors.BrokerError, match="no service reads the order requests"):
+        with (
+            tracker_of(simulator, tmp_path) as tracker,
+            pytest.raises(errors.BrokerError, match="no service reads the order requests"),
+        ):
             tracker.submit("a", user=simulator.username, cart="include")

@@ -103,7 +103,7 @@ def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -
     assert one.wait(timeout_s=30).finished
     with pytest.raises(errors.WaitTimeoutError):
         other.wait(timeout_s=0)
-    with pytest.raises(errors.WaitTimeoutError, match="1 of 1 orders are still running"):
+    with pytest.raises(errors.WaitTimeoutError, match="1 of 1 order is still running"):
         tracker.wait(timeout_s=0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
     PrivateBroker,
+    Route,
     Simulator,
+    Slow,
     StorageRefuses,
 )
+from regards_nb.tracker import SHOWN_S, BackgroundErrors
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -85,11 +90,41 @@ def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
 
 
+def test_a_wait_says_what_else_it_downloads(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """wait(download=True) names the orders that it fetches first, and why."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(3)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=1.0))
+    tracker.wait(numbers[2], download=True, timeout_s=60)
+    told = capsys.readouterr().out
+    assert re.search("downloading orders? 1(, 2)? first, because REGARDS waits for", told)
+    assert "tracker.download(" not in told
+
+
+def test_a_wait_asks_at_once_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
+    """No message tells of the orders of another notebook: REST is asked when a wait begins."""
+
+    def lists() -> int:
+        return sum(seen.path.endswith("/user/orders") for seen in simulator.requests)
+
+    mine = tracker.submit("dataset:SWOT_CYCLE_007")
+    until(lambda: mine.state.waits_for_download)
+    until(lambda: tracker.orders["expires_at"].notna().all())
+    before = lists()
+    waiting = threading.Thread(target=mine.wait)
+    waiting.start()
+    until(lambda: lists() > before)
+    mine.cancel()
+    waiting.join()
+
+
 # -- names that mean no order
 
 
 def test_a_wait_for_an_unknown_order_is_an_error(
-    simulator: Simulator, tracker: OrderTracker
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A typing error, and seconds taken for a number, are told at once; with near names."""
     tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="swath-a", label="first pass")
@@ -97,6 +132,19 @@ def test_a_wait_for_an_unknown_order_is_an_error(
         tracker.wait("swat-a", timeout_s=30)
     with pytest.raises(errors.OrderNotFoundError, match="number 60.*timeout_s=60"):
         tracker.wait(60, timeout_s=30)
+    told = capsys.readouterr().out
+    assert "no event of 'swat-a' so far" in told
+    assert "running" not in told
+    tracker.submit("dataset:FORBIDDEN", correlation_id="FORBIDDEN", label="Summer 2026")
+    near = {
+        "NOPE": "tracker.orders lists all",
+        "SWATH-A": "'swath-a'",
+        "Frist Pass": "'first pass'",
+        "sumer 2026": "'Summer 2026'",
+    }
+    for name, words in near.items():
+        with pytest.raises(errors.OrderNotFoundError, match=re.escape(words)):
+            tracker.wait(name, timeout_s=30)
 
 
 def test_a_wait_for_a_number_that_rest_knows_is_none(
@@ -131,7 +179,123 @@ def test_a_label_names_an_order(tracker: OrderTracker) -> None:
             use("pass")
 
 
+def test_a_stopped_tracker_says_so(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After stop() a wait is refused at once; what REST alone can do still works."""
+    with tracker_of(simulator, tmp_path) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=60)
+    stopped = re.escape("the tracker is stopped; call start() again")
+    other = tracker.submit("dataset:SWOT_PASS_012")
+    for call in (other.wait, lambda: list(other.iter_parts())):
+        with pytest.raises(errors.SettingsError, match=f"^{stopped}"):
+            call()
+    assert order.wait().finished, "nothing is waited for"
+    assert len(order.download()) == 3
+    simulator.wait_for(other.order_id or 0, "DONE")
+    assert not tracker.sync()
+    assert other.finished
+    tracker.pause(tracker.orders.head(0))
+    with tracker.start():
+        other.wait(timeout_s=60)
+    in_notebook = errors.SettingsError("x")._render_traceback_()
+    assert in_notebook == ["SettingsError: x"], "no traceback"
+
+
+def test_without_rest_a_stopped_tracker_orders_nothing(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The answer of REGARDS is a message, and no message arrives."""
+    tracker = OrderTracker(
+        simulator.amqp_url,
+        simulator.queue,
+        tenant=simulator.tenant,
+        journal=tmp_path / "journal.sqlite",
+    )
+    with pytest.raises(errors.SettingsError, match=r"not started.*call tracker\.start\(\)"):
+        tracker.submit("dataset:X", user=simulator.username, cart="include")
+    with tracker:
+        pass
+    with pytest.raises(errors.SettingsError, match=r"the tracker is stopped; call start\(\) again"):
+        tracker.submit("dataset:X", user=simulator.username, cart="include")
+
+
+def test_a_demo_that_has_ended_says_so(tmp_path: Path) -> None:
+    """Its archive ends with it: nothing is asked of a server that is gone."""
+    with OrderTracker.demo(workspace=tmp_path, suborder_pause_s=0.01) as tracker:
+        order = tracker.submit("dataset:SWOT_CYCLE_007")
+    ended = re.escape("this demo has ended with stop(): OrderTracker.demo() starts a new one")
+    calls = [
+        tracker.start,
+        tracker.sync,
+        lambda: tracker.submit("dataset:SWOT_PASS_012"),
+        lambda: tracker.submit("dataset:SWOT_PASS_013").wait(),
+        order.download,
+        order.wait,
+        lambda: tracker.wait(order, download=True),
+        order.cancel,
+        tracker.client.search,  # type: ignore[union-attr]
+    ]
+    for call in calls:
+        with pytest.raises(errors.SettingsError, match=ended):
+            call()
+    assert "has ended" in tracker._repr_html_()
+
+
+def test_a_wait_for_nothing_says_so(
+    tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without any order, and where all have ended, wait() tells which of both it is."""
+    assert len(tracker.wait()) == 0
+    assert "no orders so far" in capsys.readouterr().out
+    for name in "ab":
+        tracker.submit("dataset:FORBIDDEN", correlation_id=name)
+    assert len(tracker.wait()) == 0
+    told = capsys.readouterr().out
+    assert "all 2 orders are finished" in told
+    assert "No orders" not in told
+
+
 # -- errors in the background
+
+
+def test_errors_that_were_told_vanish_from_the_views(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the end of a call the view shows them, later views do not; the next wait raises them."""
+
+    def broken(_event: OrderEvent) -> None:
+        raise ValueError("my mistake")
+
+    tracker.on("DONE", broken)
+    number = simulator.order(ONE_FILE)
+    until(lambda: tracker.snapshot().background_errors)
+    tracker.download(number)
+    assert "my mistake" in capsys.readouterr().out
+    assert not tracker.snapshot().background_errors
+    with pytest.raises(errors.TrackingError, match="my mistake"):
+        tracker.wait(number)
+    another = simulator.order(ONE_FILE)
+    until(lambda: tracker.snapshot().background_errors)
+    tracker.off(broken)
+    assert not tracker.snapshot().background_errors
+    tracker.wait(another, download=True, timeout_s=60)
+
+
+def test_errors_that_nobody_asks_for_leave_the_views_later() -> None:
+    """A live view shows an error for ten minutes; the next wait still raises it."""
+    now_s = 0.0
+    kept = BackgroundErrors(lambda: None, clock=lambda: now_s)
+    kept.record("callback f on DONE", ValueError("my mistake"))
+    kept.note("the journal was mended")
+    now_s = SHOWN_S - 1
+    assert [text.partition(":")[0] for text in kept.shown] == [
+        "callback f on DONE", "the journal was mended"
+    ]  # fmt: skip
+    now_s = SHOWN_S + 1
+    assert kept.shown == ()
+    with pytest.raises(errors.TrackingError, match="my mistake"):
+        kept.raise_new()
 
 
 def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path: Path) -> None:
@@ -204,5 +368,8 @@ def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_
         with two:
             until(lambda: "other consumer" in str(one.snapshot().background_errors))
             until(lambda: "other consumer" in str(two.snapshot().background_errors))
+            number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
+            with pytest.raises(errors.WaitTimeoutError, match="1 other consumer reads queue"):
+                one.wait(number, timeout_s=0.5)
     with tracker_of(simulator, tmp_path), tracker_of(simulator, tmp_path):
         pass  # one journal: no warning

@@ -6,7 +6,6 @@ below ``rs-access-project``, with the same responses (protocol.md 1.8).
 
 from __future__ import annotations
 
-import difflib
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
     WaitTimeoutError,
 )
+from regards_nb.text import similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,10 +111,10 @@ class Catalogue:
             known.setdefault(dataset.label, dataset.urn)
             known.setdefault(dataset.provider_id, dataset.urn)
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=5, cutoff=0.3) or list(known)[:5]
+            near = similar(name, known, most=5)
+            meant = f"Similar names: {', '.join(near)}; " if near else ""
             raise SettingsError(
-                f"there is no data set {name!r}. Similar names: {', '.join(similar) or 'none'}; "
-                "client.datasets() lists all"
+                f"there is no data set {name!r}. {meant}client.datasets() lists all"
             )
         return known[name]
 

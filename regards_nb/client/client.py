@@ -198,9 +198,9 @@ class RegardsClient:
         """The body of a login: ``json`` since REGARDS 2.0, ``form`` before; None: not known."""
         return None if self._password_login is None else self._password_login.form
 
-    def close(self) -> None:
-        """Close the connections. The client cannot be used afterwards."""
-        self._transport.close()
+    def close(self, reason: str = "this RegardsClient is closed: make a new one") -> None:
+        """Close the connections. Later calls are refused with a SettingsError, the *reason*."""
+        self._transport.close(reason)
 
     def login(self) -> None:
         """Get a token now, instead of with the first request.

@@ -206,6 +206,7 @@ class Transport:
         self._timeout_s = (connect_timeout_s, read_timeout_s)
         self._backoff_s = backoff_s
         self._closed = threading.Event()
+        self._closed_because = ""
         # One session for all threads: it shares connections between them, in the thread-safe pool
         # of urllib3. Cookies would not be thread-safe; the gateway of REGARDS removes them anyway.
         self._session = requests.Session()
@@ -217,8 +218,9 @@ class Transport:
         # A request to this computer needs no proxy, and the proxy would see the password.
         self._proxies = {"http": "", "https": ""} if origin.is_loopback else None
 
-    def close(self) -> None:
-        """Close the connections. Requests that wait to be repeated fail."""
+    def close(self, reason: str) -> None:
+        """Close the connections. Requests that wait to be repeated fail, later ones say why."""
+        self._closed_because = reason
         self._closed.set()
         self._session.close()
 
@@ -337,7 +339,7 @@ class Transport:
         self, url: str, request: RequestSpec, auth: AuthBase
     ) -> requests.Response | NoResponse:
         if self._closed.is_set():
-            raise SettingsError("this RegardsClient is closed: make a new one")
+            raise SettingsError(self._closed_because)
         try:
             return self._session.request(
                 request.method,

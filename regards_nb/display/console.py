@@ -39,7 +39,7 @@ REPAINT_INTERVAL_S = 0.2
 #: A note that counts something changes often. A log gets one at most this often, if only its
 #: numbers have changed.
 NOTE_INTERVAL_S = 10.0
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"\d+(, \d+)*")
 #: More changes than this at once are counted and not listed.
 MAX_LINES = 50
 
@@ -66,6 +66,7 @@ class LogView:
         self._health: tuple[str, str | None] | None = None
         self._note = ""
         self._next_note_s = 0.0
+        self._problems: set[str] = set()
 
     def open(self) -> None:
         """Write the state at the beginning."""
@@ -74,7 +75,9 @@ class LogView:
         snapshot = self._tracker.snapshot(self._keys_of())
         self._states = {order.key: _state(order) for order in snapshot.orders}
         self._health = _health_state(snapshot.health)
-        write_lines(self._stream, lines(table_model(snapshot)))
+        model = table_model(snapshot)
+        self._problems = {*model.problems}
+        write_lines(self._stream, lines(model))
 
     def refresh(self, *, note: str = "") -> None:
         """Write what changed since the last call."""
@@ -97,15 +100,22 @@ class LogView:
             self._health = state
             written.append(table_model(snapshot).health)
         write_lines(self._stream, map(_stamped, written))
+        self._write_problems(table_model(snapshot) if snapshot.background_errors else None)
+
+    def _write_problems(self, model: TableModel | None) -> None:
+        """Write the problems that were not written before."""
+        problems = () if model is None else model.problems
+        new = [each for each in problems if each not in self._problems]
+        self._problems = {*problems}
+        write_lines(self._stream, (f"! {each}" for each in new))
 
     def close(self, note: str = "") -> None:
         """Write the last changes and a headline."""
         self._next_note_s = 0.0
         self.refresh(note=note)
         model = table_model(self._tracker.snapshot(self._keys_of()))
-        write_lines(
-            self._stream, [_stamped(model.headline), *(f"! {each}" for each in model.problems)]
-        )
+        write_lines(self._stream, [_stamped(model.headline)])
+        self._write_problems(model)
 
     def _changed(self, orders: Iterable[OrderState]) -> list[OrderState]:
         states = {order.key: (order, _state(order)) for order in orders}

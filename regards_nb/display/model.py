@@ -569,6 +569,8 @@ def _standstill(orders: Sequence[OrderState], snapshot: SnapshotLike, now: datet
             "tracker.download(), the button, or auto_download=True"
         )
     if snapshot.health.state.value == "STOPPED":
+        if snapshot.health.reason:
+            return f"Nothing moves here: {clean(snapshot.health.reason)}"
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
     if all(order.status == OrderStatus.PAUSED for order in unfinished):
         return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"

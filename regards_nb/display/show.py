@@ -149,6 +149,11 @@ def _page() -> object:
 # -- without waiting
 
 
+def say(words: str) -> None:
+    """Write a sentence below the running cell, or to the standard output of a script."""
+    write_lines(sys.stdout, [words])
+
+
 def show(tracker: TrackerLike, *, record: Callable[[Exception], object] | None = None) -> None:
     """Show the orders of a tracker, live where possible, and return at once.
 

@@ -46,6 +46,7 @@ from regards_nb.frames.columns import (
 )
 from regards_nb.frames.export import plain
 from regards_nb.frames.frames import EventQueue, Frames, orders_frame, problems_frame
+from regards_nb.frames.state import OrderFile
 
 __all__ = [
     "ATTRIBUTE_COLUMNS",
@@ -68,6 +69,7 @@ __all__ = [
     "ColumnInfo",
     "EventQueue",
     "Frames",
+    "OrderFile",
     "attributes_frame",
     "datasets_frame",
     "orders_frame",

@@ -18,6 +18,8 @@
     pause, resume, retry, restart, cancel, delete;
 ``blocking``, ``other_consumers``
     orders that keep REGARDS from preparing others, and consumers that take messages away;
+``life``
+    whether the tracker runs, and what a call says that needs it to run;
 ``waiting``, ``nested_loop``
     what ``wait()`` does while it blocks the cell, and with the user's event loop;
 ``order``, ``tracker``
@@ -29,8 +31,17 @@ from __future__ import annotations
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.selection import names_in
-from regards_nb.tracker.shared import Snapshot
+from regards_nb.tracker.shared import SHOWN_S, BackgroundErrors, Snapshot
 from regards_nb.tracker.tracker import OrderTracker
 from regards_nb.tracker.waiting import stopped_by_user
 
-__all__ = ["Order", "OrderTracker", "Snapshot", "names_in", "run_nested", "stopped_by_user"]
+__all__ = [
+    "SHOWN_S",
+    "BackgroundErrors",
+    "Order",
+    "OrderTracker",
+    "Snapshot",
+    "names_in",
+    "run_nested",
+    "stopped_by_user",
+]

@@ -125,6 +125,12 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
     return str(status), callback
 
 
+def source_of(callback: Callable[[OrderEvent], object]) -> str:
+    """Return what the errors of a callback are recorded under."""
+    # Two bound methods of one object are equal and have the same text.
+    return f"callback {callback!r}"
+
+
 def _follow(
     parts: TrackerParts,
     queue: EventQueue,
@@ -198,7 +204,9 @@ class _Callbacks:
             # The last frame is where the exception was raised; exc keeps the whole traceback.
             (*_, last) = traceback.extract_tb(exc.__traceback__)
             where = f" ({Path(last.filename).name}, line {last.lineno})"
-            self._errors.record(f"callback {name} on {event.status}", exc, where=where)
+            self._errors.record(
+                f"callback {name} on {event.status}", exc, where=where, source=source_of(callback)
+            )
 
 
 class AutoDownload:

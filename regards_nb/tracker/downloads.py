@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from regards_nb.download import DownloadResult, Place, Progress
     from regards_nb.errors import RegardsError
     from regards_nb.files import FileRecord
+    from regards_nb.frames import OrderFile
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderState
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
@@ -322,6 +323,17 @@ class Downloads:
             paths=paths,
             missing=lost,
         )
+
+    def problems(
+        self, orders: Sequence[OrderState] | None, *, checksum: bool
+    ) -> list[tuple[OrderFile, str, int | None]]:
+        """Return the downloaded files of some orders or of all that are not what was verified."""
+        numbers = None if orders is None else {o.order_id for o in orders if o.order_id is not None}
+        look, frames = FileLook(checksum=checksum), self._core.frames
+        files = [file for file in frames.order_files(numbers) if file.record.in_place]
+        found = [(file, look.problem(file.record)) for file in files]
+        frames.note_looked_at((f.record, p and p.problem) for f, p in found)
+        return [(file, *problem) for file, problem in found if problem]
 
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""

@@ -273,20 +273,22 @@ class RestSync:
         self.without_message: tuple[OrderState, ...] = ()
         # One round at a time: two at once would journal the same news twice.
         self._lock = threading.Lock()
-        self._due_s: float | None = None
+        #: When further rounds are due; `list` is safe in any thread.
+        self._due_s: list[float] = []
         #: Number of rounds that REGARDS answered.
         self.rounds = 0
 
-    def ask_soon(self) -> None:
-        """Have the next round take place soon, because an action changes an order."""
-        self._due_s = time.monotonic() + _AFTER_ACTION_S
+    def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
+        """Have a round take place soon: by default so late that it sees what an action changed."""
+        self._due_s.append(time.monotonic() + delay_s)
 
     def take_due(self) -> bool:
         """Return, once, whether a round that `ask_soon` announced is due."""
-        if self._due_s is None or time.monotonic() < self._due_s:
-            return False
-        self._due_s = None
-        return True
+        now_s = time.monotonic()
+        due = [each for each in self._due_s.copy() if each <= now_s]
+        for each in due:
+            self._due_s.remove(each)
+        return bool(due)
 
     def unfinished(self) -> dict[int, OrderState]:
         """Return the orders that may still change, by number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +32,8 @@ CLIENT_MISSING = "needs the REST side: OrderTracker(..., client=RegardsClient(..
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.
 POLL_S = 0.5
 _MOST_ERRORS = 20
+#: A view that stays open shows a note or an error so long.
+SHOWN_S = 600.0
 
 
 class WaitDisplay(Protocol):
@@ -73,38 +75,63 @@ class BackgroundErrors:
     ----------
     changed : callable
         Called after each change.
+    clock : callable
+        Returns seconds, as `time.monotonic` does.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._changed = changed
+        self._clock = clock
         # Threads of downloads, callbacks and REST sync record; the user's thread raises.
         self._lock = threading.Lock()
         #: By text, so that a repeated error is kept once: what failed, and the error.
         self._errors: dict[str, tuple[str, BaseException]] = {}
-        self._notes: deque[str] = deque(maxlen=_MOST_ERRORS)
+        #: Notes, and errors that are not raised yet, each with the time until which it is shown.
+        self._shown: dict[str, float] = {}
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The notes and the errors as text, oldest first."""
+        """The notes and errors that a view shows, oldest first."""
+        now_s = self._clock()
         with self._lock:
-            return (*self._notes, *self._errors)
+            return tuple(text for text, until_s in self._shown.items() if now_s < until_s)
 
-    def record(self, what: str, error: BaseException, *, where: str = "") -> None:
-        """Keep *error*, which ended *what*."""
+    def record(self, what: str, error: BaseException, *, where: str = "", source: str = "") -> None:
+        """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*."""
         text = f"{what}: {_described(what, error)}{where}"
         with self._lock:
             self._errors.pop(text, None)
-            self._errors[text] = what, error
+            self._errors[text] = source or what, error
             for oldest in list(self._errors)[:-_MOST_ERRORS]:
                 del self._errors[oldest]
+                self._shown.pop(oldest, None)
+            self._show(text)
         _log.warning("%s", text, exc_info=error)
         self._changed()
 
     def note(self, text: str) -> None:
         """Show a text about something that was mended by itself: no call raises it."""
         with self._lock:
-            self._notes.append(text)
+            self._show(text)
         self._changed()
+
+    def told(self) -> None:
+        """Show no more what the last view of a call has shown. Errors are still raised once."""
+        with self._lock:
+            is_changed = bool(self._shown)
+            self._shown.clear()
+        if is_changed:
+            self._changed()
+
+    def _show(self, text: str) -> None:
+        now_s = self._clock()
+        self._shown.pop(text, None)
+        self._shown = {each: until_s for each, until_s in self._shown.items() if now_s < until_s}
+        self._shown[text] = now_s + SHOWN_S
+        for oldest in list(self._shown)[:-_MOST_ERRORS]:
+            del self._shown[oldest]
 
     def has(self, what: str) -> bool:
         """Return whether an error of *what* is kept."""
@@ -112,11 +139,13 @@ class BackgroundErrors:
             return any(each == what for each, _ in self._errors.values())
 
     def withdraw(self, what: str) -> None:
-        """Forget the errors of *what*, which has succeeded meanwhile."""
+        """Forget the errors of *what*, which has succeeded meanwhile or is not wanted any more."""
         with self._lock:
-            kept = {text: each for text, each in self._errors.items() if each[0] != what}
-            is_changed = len(kept) < len(self._errors)
-            self._errors = kept
+            ended = [text for text, (each, _) in self._errors.items() if each == what]
+            for text in ended:
+                del self._errors[text]
+                self._shown.pop(text, None)
+            is_changed = bool(ended)
         if is_changed:
             self._changed()
 
@@ -131,6 +160,8 @@ class BackgroundErrors:
         """
         with self._lock:
             errors, self._errors = self._errors, {}
+            for text in errors:
+                self._shown.pop(text, None)
         if not errors:
             return
         self._changed()

@@ -212,6 +212,8 @@ class Submission:
     publish : callable or None
         Publishes ``(body, *, tenant, correlation_id)`` to the broker, as `publish_request` does.
     tenant : str or None
+    require_running : callable
+        Raises SettingsError unless messages arrive: over AMQP the answer is one.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class Submission:
         publish: Callable[..., None] | None,
         tenant: str | None,
         *,
+        require_running: Callable[[], None],
         in_doubt_s: float = IN_DOUBT_S,
         answer_s: float = ANSWER_S,
     ) -> None:
@@ -228,6 +231,7 @@ class Submission:
         self._sync = sync
         self._publish = publish
         self._tenant = tenant if sync is None else sync.tenant
+        self._require_running = require_running
         self._in_doubt_s = in_doubt_s
         self._answer_s = answer_s
 
@@ -433,6 +437,7 @@ class Submission:
         *,
         sent_before: bool,
     ) -> None:
+        self._require_running()
         if not sent_before:
             self._save(request, sent=True)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 import warnings
@@ -18,7 +19,7 @@ from regards_nb.consumer import (
     parameters_from,
     publish_request,
 )
-from regards_nb.download import FileLook, as_place
+from regards_nb.download import as_place
 from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames, problems_frame, with_columns
 from regards_nb.journal import Journal
@@ -26,9 +27,15 @@ from regards_nb.orders import OrderKey
 from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
-from regards_nb.tracker.dispatcher import AutoDownload, EventDispatcher, checked_callback
+from regards_nb.tracker.dispatcher import (
+    AutoDownload,
+    EventDispatcher,
+    checked_callback,
+    source_of,
+)
 from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.fetch import DownloadRequest
+from regards_nb.tracker.life import Life
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.other_consumers import OtherConsumers
@@ -172,7 +179,11 @@ class OrderTracker:
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
-        self._submission = Submission(parts, self._sync, publish, tenant)
+        started = self._consumer
+        self._life = Life(lambda: started.health)
+        self._submission = Submission(
+            parts, self._sync, publish, tenant, require_running=self._life.require_running
+        )
         self._catch_up: CatchUp | None = None
         self._dispatcher: EventDispatcher | None = None
         self._callbacks: list[Callback] = []
@@ -276,6 +287,7 @@ class OrderTracker:
         JournalError
             The journal cannot be written.
         """
+        self._life.require_no_end()
         if self._dispatcher is None:
             # Before the consumer: what waited in the queue is new, too.
             self._dispatcher = EventDispatcher(
@@ -320,18 +332,24 @@ class OrderTracker:
                 dispatcher.stop(timeout_s)
             self._downloads.stop(timeout_s)
             self._actions.stop(timeout_s)
+            self._life.was_stopped = True
             # Views show the last state from now on, and say that it is the last.
             close_views(self)
             self._at_end.close()
 
-    def ends_with(self, end: Callable[[], object]) -> None:
-        """Call *end* when this tracker has stopped, to stop what only this tracker uses."""
+    def ends_with(self, end: Callable[[], object], *, then: str = "") -> None:
+        """Call *end* when this tracker has stopped, to stop what only this tracker uses.
+
+        With *then* the tracker cannot be started again, and later calls raise that text.
+        """
         self._at_end.callback(end)
+        if then:
+            self._at_end.callback(self._life.end_for_good, then, self.client)
 
     @property
     def health(self) -> Health:
         """State of the connection to RabbitMQ, or of the polling without one."""
-        return self._consumer.health
+        return self._life.health
 
     @property
     def version(self) -> int:
@@ -541,9 +559,13 @@ class OrderTracker:
             The tracker is not started; a label belongs to several orders; or ``run_loop=True`` is
             not possible here, and the text says what to do instead.
         """
-        from regards_nb.display import watching
+        from regards_nb.display import say, watching
 
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
+        if wait.nothing:
+            say(wait.nothing)
+            return wait.result()
+        wait.begin()
         with stopped_by_user(), watching(self, wait.keys) as view:
             if run_loop:
                 run_nested(wait.run_async(view))
@@ -559,9 +581,13 @@ class OrderTracker:
         download: bool = False,
     ) -> pd.DataFrame:
         """Wait like `wait`, and leave the kernel free for clicks and other tasks."""
-        from regards_nb.display import watching
+        from regards_nb.display import say, watching
 
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
+        if wait.nothing:
+            say(wait.nothing)
+            return wait.result()
+        await asyncio.to_thread(wait.begin)  # it may ask over REST
         with watching(self, wait.keys, blocking=False) as view:
             await wait.run_async(view)
         return wait.result()
@@ -584,7 +610,8 @@ class OrderTracker:
             keys,
             sync=self._sync,
             blocking=self._blocking,
-            health=lambda: self.health,
+            life=self._life,
+            warnings=self._warnings,
             auto_download=self._downloads_itself,
             silence_s=self._silence_s,
             until=until,
@@ -617,6 +644,7 @@ class OrderTracker:
         if not any(each == callback for _, each in self._callbacks):
             raise SettingsError(f"there is no such callback: {callback!r} was not given to on()")
         self._callbacks[:] = [each for each in self._callbacks if each[1] != callback]
+        self._core.errors.withdraw(source_of(callback))
 
     # -- ordering --
 
@@ -834,7 +862,9 @@ class OrderTracker:
                 check="checksum" if checksum else "size",
                 again=again,
             )
-            return self._downloads.run(view, states, request)
+            paths = self._downloads.run(view, states, request)
+        self._core.errors.told()
+        return paths
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
@@ -873,15 +903,8 @@ class OrderTracker:
             ``correlation_id``, ``name``, ``path``, ``size_bytes``, ``found_bytes``, ``problem``.
             `download` fetches these files again.
         """
-        order_ids: set[int] | None = None
-        if keys:
-            states = self._core.states(keys_in(keys, self._core.frames.key_of))
-            order_ids = {state.order_id for state in states if state.order_id is not None}
-        look, frames = FileLook(checksum=checksum), self._core.frames
-        files = [file for file in frames.order_files(order_ids) if file.record.in_place]
-        found = [(file, look.problem(file.record)) for file in files]
-        frames.note_looked_at((f.record, p and p.problem) for f, p in found)
-        return problems_frame((file, *problem) for file, problem in found if problem)
+        states = self._core.states(keys_in(keys, self._core.frames.key_of)) if keys else None
+        return problems_frame(self._downloads.problems(states, checksum=checksum))
 
     def download_soon(self, key: OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""

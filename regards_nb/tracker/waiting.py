@@ -9,13 +9,13 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import OrderKey
+from regards_nb.text import counted, similar
 from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import POLL_S
 
@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from regards_nb.consumer import Health
     from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
+    from regards_nb.tracker.life import Life
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.selection import Name
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
 #: A message that was sent before the wait arrives so soon; an order without one is unknown.
 _UNKNOWN_AFTER_S = 2.0
+#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
+#: between two questions double up to the second time.
+_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
+#: A note names so many orders of which no event came.
+_MOST_NAMED = 3
 _ADVICE = "wait(download=True)"
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
@@ -82,8 +87,10 @@ class Wait:
         What `names_in` understands; none means all orders that are unfinished now.
     sync : RestSync or None
     blocking : BlockingOrders
-    health : callable
-        Returns the health of the tracker.
+    life : Life
+        Says whether the tracker runs.
+    warnings : callable
+        Returns texts that the error of a time limit repeats.
     auto_download : bool
         The tracker downloads by itself.
     silence_s : float
@@ -101,7 +108,8 @@ class Wait:
         *,
         sync: RestSync | None,
         blocking: BlockingOrders,
-        health: Callable[[], Health],
+        life: Life,
+        warnings: Callable[[], tuple[str, ...]],
         auto_download: bool,
         silence_s: float,
         until: str,
@@ -113,7 +121,8 @@ class Wait:
         self._core = parts
         self._sync = sync
         self._blocking_orders = blocking
-        self._health = health
+        self._life = life
+        self._warnings = warnings
         self._auto_download = auto_download
         self._silence_s = silence_s
         self._until = until
@@ -126,7 +135,25 @@ class Wait:
             if selections
             else [state.key for state in parts.states() if not state.finished]
         )
+        self._is_of_all = not selections
         self._states: list[OrderState] = []
+        #: What is compared to see whether something moves; when REST is asked next, and how long
+        #: after that.
+        self._moves: object = None
+        self._next_look_s = self._pause_s = 0.0
+
+    @property
+    def nothing(self) -> str:
+        """Say that there is no order to wait for; empty where there is one."""
+        if self._names:
+            return ""
+        if not self._is_of_all:
+            return "nothing to wait for: no order is selected"
+        n_known = len(self._core.frames.states())
+        if not n_known:
+            return "nothing to wait for: no orders so far"
+        all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
+        return f"nothing to wait for: {all_orders} finished"
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
@@ -136,10 +163,17 @@ class Wait:
         keys = map(self._core.key_of, self._names)
         return [key for key in keys if key is not None]
 
+    def begin(self) -> None:
+        """Begin the downloads that are asked for, so that no view asks the user for them."""
+        if self._downloads is not None and not self._life.refusal():
+            self._states = self._core.states(self.keys())
+            self._downloads.begin(self._to_download())
+
     def run(self, view: WaitDisplay) -> list[OrderState]:
         """Block until the wait is over, and keep the view up to date; return the orders."""
         seen = -1
         while not self.is_over():
+            self._ask_if_nothing_moves()
             view.refresh(note=self.note())
             seen = self._core.signal.wait(seen, POLL_S)
         return self._states
@@ -148,6 +182,7 @@ class Wait:
         """Wait without blocking the event loop."""
         # Unknown orders are looked up over REST, which would block the loop.
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
+            self._ask_if_nothing_moves()
             view.refresh(note=self.note())
             # A Condition would block the loop. Ten looks a second at the journal cost little.
             await asyncio.sleep(0.1)
@@ -162,31 +197,28 @@ class Wait:
         OrderNotFoundError
             Nobody submitted an order, and no message and no answer over REST names it.
         SettingsError
-            The tracker is not started.
+            The tracker is not started, or stopped.
         """
         self._states = self._core.states(self.keys())
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
-        if self._downloads is not None:
+        if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             note = self.note()
             if self._sync is None and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
+            warned = "".join(f". {text}" for text in self._warnings())
             raise WaitTimeoutError(
-                f"after {self._timeout_s:g} s, {note}. The orders are still tracked: call wait() "
-                "again, or look at tracker.orders"
+                f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
+                "wait() again, or look at tracker.orders"
             )
-        self._refuse_an_endless_wait()
+        self._life.require_running()
+        self._refuse_unknown_orders()
         return False
 
-    def _refuse_an_endless_wait(self) -> None:
-        health = self._health()
-        if health.state in {HealthState.STOPPED, HealthState.FAILED}:
-            raise SettingsError(
-                "this tracker is not started, so no event can arrive: call tracker.start(), or "
-                "use `with tracker:`" + (f" ({health.reason})" if health.reason else "")
-            )
+    def _refuse_unknown_orders(self) -> None:
+        health = self._life.health
         if len(self._states) == len(self._names):
             return
         if health.state not in {HealthState.CONSUMING, HealthState.POLLING} or health.queue_depth:
@@ -213,7 +245,7 @@ class Wait:
     def _near(self, name: str) -> str:
         known = self._core.frames.states()
         names = [text for s in known for text in (s.correlation_id, s.label) if text]
-        near = get_close_matches(name, names, n=3)
+        near = similar(name, [*names, *(str(s.order_id) for s in known if s.order_id is not None)])
         if not near:
             return "tracker.orders lists all"
         return f"Did you mean {' or '.join(map(repr, near))}?"
@@ -241,10 +273,14 @@ class Wait:
     def note(self) -> str:
         """Return a sentence on the orders that the wait still needs."""
         running = [state for state in self._states if not self._suffices(state)]
-        unseen = len(self._names) - len(self._states)
-        note = f"{len(running) + unseen} of {len(self._names)} orders are still running"
+        unseen = [_called(name) for name in self._unknown()]
+        are = "is" if len(running) == 1 else "are"
+        total = counted(len(self._names), "order")
+        words = [f"{len(running)} of {total} {are} still running"] if running else []
         if unseen:
-            note += f", {unseen} of them without any event"
+            named = ", ".join(unseen) if len(unseen) <= _MOST_NAMED else f"{len(unseen)} orders"
+            words.append(f"no event of {named} so far")
+        note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:
             wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
@@ -253,6 +289,12 @@ class Wait:
                 f"{wait.format(_numbers(blocking))} for a download: "
                 f"tracker.download({_numbers(blocking)}), or {_ADVICE}"
             )
+        if (first := self._downloading_first()) and self._downloads is not None:
+            orders, them = ("orders", "them") if len(first) > 1 else ("order", "it")
+            note += (
+                f"; downloading {orders} {', '.join(map(str, first))} first, because REGARDS "
+                f"waits for {them}"
+            )
         paused = [state for state in running if state.status == OrderStatus.PAUSED]
         if paused:
             note += f"; order {_numbers(paused)} is paused: tracker.resume({_numbers(paused)})"
@@ -260,8 +302,29 @@ class Wait:
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
 
+    def _downloading_first(self) -> list[int]:
+        """Return the numbers of the orders that are downloaded and not waited for."""
+        mine = {state.order_id for state in self._states}
+        return sorted(number for number in list(self._core.downloads) if number not in mine)
+
+    def _ask_if_nothing_moves(self) -> None:
+        """Have REST asked for what no message tells, such as the orders of another notebook."""
+        if self._sync is None:
+            return
+        moves = (self._life.health.last_event, frozenset(self._core.downloads))
+        now_s = time.monotonic()
+        if moves != self._moves:
+            # The first look comes at once, later ones when nothing has moved for a while.
+            is_first = self._moves is None
+            self._moves, self._pause_s = moves, _UNMOVED_S
+            self._next_look_s = now_s + (0.0 if is_first else _UNMOVED_S)
+        if now_s >= self._next_look_s:
+            self._sync.ask_soon(0.0)
+            self._next_look_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
+
     def _is_silent(self, states: list[OrderState]) -> bool:
-        last = self._health().last_event or self._began
+        last = self._life.health.last_event or self._began
         silent_s = (datetime.now(UTC) - max(last, self._began)).total_seconds()
         return bool(states) and silent_s >= self._silence_s
 
@@ -275,6 +338,12 @@ class Wait:
         """
         self._core.errors.raise_new()
         return self._core.frames.orders_of(self.keys())
+
+
+def _called(name: Name) -> str:
+    if isinstance(name, int):
+        return f"order {name}"
+    return repr(name.correlation_id if isinstance(name, OrderKey) else name)
 
 
 def _numbers(states: Iterable[OrderState]) -> str:
