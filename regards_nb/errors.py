@@ -20,6 +20,8 @@
     │   ├── IncompleteDownloadError     some files could not be downloaded; the others are saved
     │   ├── ArchiveError                a zip is damaged or incomplete
     │   └── WorkspaceError              the folder for the files is full, read-only or no folder
+    ├── ProcessingError                 your function process= failed on the files of an order
+    │   └── ProcessingErrorGroup        several orders failed; it has the results of the others
     ├── JournalError                    the journal cannot be opened, read or written
     ├── SettingsError                   a parameter, profile or variable is missing or wrong
     ├── TrackingError                   an error happened in a background thread
@@ -29,10 +31,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -41,8 +44,20 @@ def _in_one_line(error: BaseException) -> list[str]:
     return [f"{type(error).__name__}: {error}"]
 
 
+def _made_again(kind: type[BaseException], args: tuple[Any, ...], state: Any) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
 class RegardsError(Exception):
     """The root of every exception that regards_nb raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default pickle calls the class with the text alone, and some classes need more. An
+        # error that cannot be read back ends a pool of processes.
+        return _made_again, (type(self), self.args, self.__dict__)
 
 
 class BrokerError(RegardsError):
@@ -160,6 +175,37 @@ class ArchiveError(DownloadError):
 
 class WorkspaceError(DownloadError):
     """The folder for the files is full, read-only, or not a folder."""
+
+
+class ProcessingError(RegardsError):
+    """The function given as ``process=`` failed on the files of an order; they are in place."""
+
+
+class ProcessingErrorGroup(ProcessingError, ExceptionGroup[RegardsError]):  # noqa: N818 - a group
+    """Several orders could not be downloaded or processed; each is in ``exceptions``.
+
+    Attributes
+    ----------
+    results : dict of int to object
+        What ``process=`` returned for the other orders, by order number.
+    """
+
+    results: dict[int, Any]
+
+    def __new__(
+        cls,
+        text: str,
+        errors: Sequence[RegardsError],
+        results: Mapping[int, Any] = MappingProxyType({}),
+    ) -> Self:
+        """Make the group."""
+        group = super().__new__(cls, text, errors)
+        group.results = dict(results)
+        return group
+
+    def derive(self, errors: Sequence[RegardsError], /) -> ProcessingErrorGroup:  # type: ignore[override]
+        """Return a group of some of the errors, for ``except*``."""
+        return ProcessingErrorGroup(self.message, errors, self.results)
 
 
 class JournalError(RegardsError):

@@ -84,17 +84,23 @@ UPWARD = {
     ("tracker", "display.watching"),
     ("tracker", "display.widget"),
     ("tracker", "doctor.examine"),
+    ("tracker", "settings.WorkerSettings"),
+    ("tracker", "settings.settings_source"),
     ("tracker", "settings.tracker_from_env"),
     ("tracker", "settings.tracker_from_profile"),
 }
 #: The same for names that only annotations need.
-UPWARD_TYPES = {("tracker", "doctor.Report")}
+UPWARD_TYPES = {
+    ("tracker", "doctor.Report"),
+    ("tracker", "settings.SettingsSource"),
+    ("tracker", "settings.WorkerSettings"),
+}
 #: The only two modules that may name each other.
 KNOW_EACH_OTHER = ("tracker.order", "tracker.tracker")
 
 
 #: Files that are one class of public methods, mostly docstrings.
-LONGER = {"tracker/tracker.py": 950}
+LONGER = {"tracker/tracker.py": 1100}
 
 
 def room_of(module: Path) -> str:

@@ -38,7 +38,7 @@ from regards_nb.journal.database import Database, JournalReplacedError
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.lease import Holder, Leases, order_lease
 from regards_nb.journal.listener import Listener
-from regards_nb.journal.location import DEFAULT_PATH
+from regards_nb.journal.location import DEFAULT_PATH, location_of
 from regards_nb.journal.salvage import Repair, repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 
@@ -59,6 +59,7 @@ __all__ = [
     "RowReader",
     "SqliteFile",
     "TenantFiles",
+    "location_of",
     "order_lease",
     "repair",
     "with_full_path",

@@ -10,7 +10,7 @@ import time
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -242,6 +242,13 @@ class Database:
             raise sqlite3.OperationalError(f"this file system allows no -wal (only {mode})")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA schema_version").fetchone()
+
+    @property
+    def kind(self) -> Literal["memory", "file", "server"]:
+        """Where the database is."""
+        if self.engine.dialect.name != "sqlite":
+            return "server"
+        return "memory" if self.path is None else "file"
 
     def open(self) -> None:
         """Check the tables, or create them in an empty database.

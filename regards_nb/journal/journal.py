@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     #: see `Journal.append`
     Choose = Callable[[RowReader, Sequence[Delivery]], Sequence[Delivery]]
 
+_meta = schema.meta
 _batches = schema.batches
 _files = schema.files
 _sessions = schema.sessions
@@ -62,6 +63,11 @@ _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bi
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
+
+
+#: Before the id of a call whose workers stop; how long it is kept, in µs.
+_STOPPED = "stop-"
+_STOP_KEPT_US = 7 * 24 * 3600 * 1_000_000
 
 
 class Journal:
@@ -237,6 +243,37 @@ class Journal:
     def is_read_only(self) -> bool:
         """Whether this user can only read the file."""
         return self._database.read_only
+
+    @property
+    def kind(self) -> Literal["memory", "file", "server"]:
+        """Where the journal is: in this process, in a file, or on a database server."""
+        return self._database.kind
+
+    def stop_call(self, call: str) -> None:
+        """Tell the workers of a call of ``download`` to stop, wherever they are.
+
+        Parameters
+        ----------
+        call : str
+            Its id of 32 characters.
+        """
+        now_us = time.time_ns() // 1000
+
+        def stop(connection: sa.Connection) -> None:
+            stopped = _meta.c.key.startswith(_STOPPED)
+            old = connection.execute(sa.select(_meta.c.key, _meta.c.value).where(stopped)).all()
+            for key, since_us in old:
+                if now_us - int(since_us) > _STOP_KEPT_US:
+                    connection.execute(sa.delete(_meta).where(_meta.c.key == key))
+            row = {"key": f"{_STOPPED}{call}", "value": str(now_us)}
+            connection.execute(schema.upsert(_meta, connection.dialect.name), row)
+
+        self._database.write(stop, again=True)
+
+    def is_stopped(self, call: str) -> bool:
+        """Return whether `stop_call` was called for a call."""
+        query = sa.select(_meta.c.value).where(_meta.c.key == f"{_STOPPED}{call}")
+        return bool(self._all(query))
 
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call *callback* with a text when the files were changed while the journal was open."""

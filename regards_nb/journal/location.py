@@ -31,6 +31,17 @@ def wrong_url(cause: Exception) -> JournalError:
     )
 
 
+def location_of(place: str | Path) -> str:
+    """Return the place of a journal as a URL without passwords; a path becomes absolute.
+
+    Raises
+    ------
+    JournalError
+        It is neither a path nor a URL.
+    """
+    return without_secrets(url_of(place))
+
+
 def without_secrets(url: sa.URL) -> str:
     """Return the URL without passwords: libpq also reads them from the query."""
     hidden = {name: "***" for name in url.query if "password" in name.lower()}

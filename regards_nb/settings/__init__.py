@@ -14,7 +14,9 @@ or a notebook). regards_nb never writes them anywhere.
 ``profiles``
     the settings and their types, the settings file, and the tracker they make;
 ``secrets``
-    passwords from environment, keyring and prompt.
+    passwords from environment, keyring and prompt;
+``workers``
+    what a worker in another process gets, and makes client and journal of.
 """
 
 from __future__ import annotations
@@ -29,14 +31,18 @@ from regards_nb.settings.profiles import (
     tracker_from_profile,
 )
 from regards_nb.settings.secrets import SECRETS, source_of, variable
+from regards_nb.settings.workers import SettingsSource, WorkerSettings, settings_source
 
 __all__ = [
     "FIELDS",
     "PROFILE_VARIABLE",
     "SECRETS",
+    "SettingsSource",
+    "WorkerSettings",
     "profile_names",
     "profiles_path",
     "read_profile",
+    "settings_source",
     "source_of",
     "tracker_from_env",
     "tracker_from_profile",

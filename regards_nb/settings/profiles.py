@@ -230,11 +230,11 @@ def tracker_from_env(make: Callable[..., _T], options: Mapping[str, Any]) -> _T:
 def _tracker(
     make: Callable[..., _T], settings: dict[str, Any], options: dict[str, Any], source: str
 ) -> _T:
-    settings = {**settings, **_environment()}
+    settings = {**settings, **from_environment_variables()}
     settings.update({name: options.pop(name) for name in FIELDS.keys() & options.keys()})
     client = options.pop("client", None)
     if client is None and settings.get("url"):
-        client = _client(settings, options, source)
+        client = client_of(settings, options, source)
     amqp = settings.get("amqp")
     if amqp is None and client is None:
         raise SettingsError(
@@ -247,13 +247,14 @@ def _tracker(
     return make(amqp, settings.get("queue"), client=client, **kept, **options)
 
 
-def _environment() -> dict[str, Any]:
+def from_environment_variables() -> dict[str, Any]:
     """Return the settings of the environment."""
     texts = {name: os.environ.get(variable(name)) for name in FIELDS}
     return {name: from_text(name, text) for name, text in texts.items() if text}
 
 
-def _client(settings: dict[str, Any], options: dict[str, Any], source: str) -> RegardsClient:
+def client_of(settings: dict[str, Any], options: dict[str, Any], source: str) -> RegardsClient:
+    """Make the client of some settings, with its secrets; *source* names them in errors."""
     url, tenant, username = (settings.get(name) for name in ("url", "tenant", "username"))
     if not tenant:
         raise SettingsError(f"{source} has no tenant ({variable('tenant')}): {_meaning('tenant')}")

@@ -8,6 +8,8 @@
     one download at a time for each order, several orders side by side;
 ``fetch``
     the download of one order, alike in threads and in workers;
+``executors``, ``worker``
+    a call of ``download`` on an executor, and what runs in its workers;
 ``dispatcher``
     hands new events to callbacks, and downloads what they announce;
 ``rest_sync``

@@ -21,27 +21,31 @@ from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
+    ProcessingErrorGroup,
+    RegardsError,
     ServiceError,
     SettingsError,
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
+from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
 from regards_nb.tracker.lease import OrderHeldError
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import DownloadResult, Place, Progress
-    from regards_nb.errors import RegardsError
     from regards_nb.files import FileRecord
     from regards_nb.frames import OrderFile
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderState
+    from regards_nb.settings import WorkerSettings
+    from regards_nb.tracker.executors import Process, Submit
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
 _Job = tuple["Future[Any]", "Callable[[], Any]"]
@@ -167,11 +171,15 @@ class Downloads:
         self._lock = threading.Lock()
 
     def begin(
-        self, order: OrderState, request: DownloadRequest = _NEW_FILES
+        self,
+        order: OrderState,
+        request: DownloadRequest = _NEW_FILES,
+        submit: Submit | None = None,
     ) -> Future[DownloadResult]:
         """Download the ready files of *order*; return the running download if it does the same.
 
-        A download with another request begins when the running one has ended.
+        A download with another request begins when the running one has ended. *submit* runs it in
+        a thread that is not one of the tracker.
 
         Raises
         ------
@@ -191,7 +199,7 @@ class Downloads:
                 return running.future
             stop = threading.Event()
             self._core.downloads[order_id] = None
-            future = self._workers.submit(
+            future = (submit or self._workers.submit)(
                 partial(
                     self._fetch,
                     client,
@@ -236,26 +244,35 @@ class Downloads:
         view: WaitDisplay,
         orders: Sequence[OrderState],
         request: DownloadRequest = _NEW_FILES,
-    ) -> list[Path]:
-        """Download the ready files of some orders, and return the paths of all their files.
+        *,
+        executor: Executor | None = None,
+        process: Process | None = None,
+        for_workers: Callable[[Executor], WorkerSettings] | None = None,
+    ) -> dict[int, Any]:
+        """Download the ready files of some orders; return what *process* returns for each.
 
         An order that has ended without files is an error, raised after the others were fetched.
         Ctrl-C ends the downloads that still run.
         """
-        begun: list[tuple[int, Future[DownloadResult]]] = []
+        call = self._call(request, executor, process, for_workers)
+        begun: list[tuple[int, Future[Any]]] = []
         try:
             for order in orders:
-                if order.order_id and order.status not in GONE:
-                    future = self.begin(order, request)
-                    begun.append((order.order_id, future))
+                number = order.order_id
+                is_gone = order.status in GONE
+                if number and not (
+                    is_gone and (process is None or self._nothing_for(order, request))
+                ):
+                    begun.append((number, call.begin(order, number)))
             seen = -1
             while not all(future.done() for _, future in begun):
+                call.step()
                 view.refresh(note=self._note())
                 seen = self._core.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
                 if not future.done():
-                    self._cancel(order_id)
+                    call.cancel(order_id)
         errors: list[tuple[int | None, BaseException]] = [
             (order_id, error)
             for order_id, future in begun
@@ -270,9 +287,34 @@ class Downloads:
         for order in orders:
             if text := _files_elsewhere(self._core.state(order.key)):
                 warnings.warn(text, stacklevel=3)
+        failed.update(order_id for order_id, _ in errors)
+        results = {number: future.result() for number, future in begun if number not in failed}
         if errors:
-            raise _in_one(orders, errors)
-        return [path for order in orders for path in self._core.paths(order.order_id)]
+            raise _in_one(orders, errors) if process is None else _in_group(orders, errors, results)
+        return {} if process is None else results
+
+    def _call(
+        self,
+        request: DownloadRequest,
+        executor: Executor | None,
+        process: Process | None,
+        for_workers: Callable[[Executor], WorkerSettings] | None,
+    ) -> ThreadCall | WorkerCall:
+        """Return how the orders of a call are begun and cancelled."""
+        if executor is None or is_of_threads(executor):
+            submit = None if executor is None else executor.submit
+            begin = partial(self.begin, request=request, submit=submit)
+            return ThreadCall(self._core, begin, self._cancel, executor, process)
+        assert for_workers is not None  # noqa: S101 - download() gives it with each executor
+        settings = for_workers(executor)
+        return WorkerCall(
+            self._core,
+            submit=self._workers.submit,
+            settings=settings,
+            request=request,
+            executor=executor,
+            process=process,
+        )
 
     def _note(self) -> str:
         held = [
@@ -450,3 +492,25 @@ def _in_one(
     )
     error.__cause__ = errors[0][1]
     return error
+
+
+def _in_group(
+    orders: Sequence[OrderState],
+    errors: list[tuple[int | None, BaseException]],
+    results: Mapping[int, Any],
+) -> BaseException:
+    """Return one error for all, which holds the results of the other orders."""
+    if len(orders) == 1:
+        return errors[0][1]
+    texts = "; ".join(str(error) for _, error in errors)
+    return ProcessingErrorGroup(
+        f"{len(orders) - len(errors)} of {len(orders)} orders processed. {texts}",
+        [error if isinstance(error, RegardsError) else _as_ours(error) for _, error in errors],
+        results,
+    )
+
+
+def _as_ours(error: BaseException) -> RegardsError:
+    ours = DownloadError(f"{type(error).__name__}: {error}")
+    ours.__cause__ = error
+    return ours

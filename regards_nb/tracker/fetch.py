@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from regards_nb.download import (
     Downloader,
@@ -19,6 +19,8 @@ from regards_nb.tracker.lease import held_order
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from concurrent.futures import Executor
+    from pathlib import Path
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import Check, FileLog, Place, Progress
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderState
 
 _ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
+
+
+class DownloadDetails(TypedDict, total=False):
+    """The keywords of `OrderTracker.download` that do not change what it returns."""
+
+    directory: str | Path | None
+    extract: bool
+    again: bool
+    checksum: bool
+    executor: Executor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
 
 from regards_nb.consumer import (
     Consumer,
@@ -34,7 +34,8 @@ from regards_nb.tracker.dispatcher import (
     source_of,
 )
 from regards_nb.tracker.downloads import Downloads
-from regards_nb.tracker.fetch import DownloadRequest
+from regards_nb.tracker.executors import settings_for_workers
+from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import Life
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
@@ -60,6 +61,7 @@ from regards_nb.tracker.waiting import Wait, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
 
     import pandas as pd
 
@@ -68,11 +70,14 @@ if TYPE_CHECKING:
     from regards_nb.doctor import Report
     from regards_nb.events import OrderEvent
     from regards_nb.orders import OrderState
+    from regards_nb.settings import SettingsSource, WorkerSettings
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
 
     #: Rows of `RegardsClient.search`, URNs, provider ids, or queries.
     Products: TypeAlias = str | pd.DataFrame | pd.Series[Any] | Iterable[str]
+
+_Result = TypeVar("_Result")
 
 
 class OrderTracker:
@@ -150,6 +155,8 @@ class OrderTracker:
         self.auto_download = auto_download
         #: The service of a demo; None on a real archive.
         self.simulator: Any = None
+        #: Where its settings come from; None: all were given in code.
+        self._source: SettingsSource | None = None
         self._silence_s = silence_s
         kept = Journal(journal)
         signal = ChangeSignal()
@@ -226,9 +233,11 @@ class OrderTracker:
         SettingsError
             What is missing or wrong, with the file and the line.
         """
-        from regards_nb.settings import tracker_from_profile
+        from regards_nb.settings import settings_source, tracker_from_profile
 
-        return tracker_from_profile(cls, name, options)
+        tracker = tracker_from_profile(cls, name, options)
+        tracker._source = settings_source(name, options, of_profile=True)  # noqa: SLF001
+        return tracker
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -239,9 +248,11 @@ class OrderTracker:
         SettingsError
             What is missing or wrong.
         """
-        from regards_nb.settings import tracker_from_env
+        from regards_nb.settings import settings_source, tracker_from_env
 
-        return tracker_from_env(cls, options)
+        tracker = tracker_from_env(cls, options)
+        tracker._source = settings_source(None, options, of_profile=False)  # noqa: SLF001
+        return tracker
 
     def __repr__(self) -> str:
         source = "by REST alone" if self.queue is None else f"of {self.queue!r}"
@@ -803,6 +814,19 @@ class OrderTracker:
 
     # -- downloading --
 
+    @overload
+    def download(
+        self, *keys: Selection, process: None = None, **more: Unpack[DownloadDetails]
+    ) -> list[Path]: ...
+
+    @overload
+    def download(
+        self,
+        *keys: Selection,
+        process: Callable[[list[Path]], _Result],
+        **more: Unpack[DownloadDetails],
+    ) -> dict[int, _Result]: ...
+
     def download(
         self,
         *keys: Selection,
@@ -810,7 +834,9 @@ class OrderTracker:
         extract: bool = True,
         again: bool = False,
         checksum: bool = False,
-    ) -> list[Path]:
+        executor: Executor | None = None,
+        process: Callable[[list[Path]], Any] | None = None,
+    ) -> list[Path] | dict[int, Any]:
         """Download the ready files of some orders, verified, with a progress bar.
 
         Files that were downloaded before are looked at: those that are gone or cut are fetched
@@ -831,18 +857,32 @@ class OrderTracker:
             warning names the orders that have such files.
         checksum : bool, default False
             Also compare the MD5 of files that were downloaded before.
+        executor : concurrent.futures.Executor, optional
+            Where each order is downloaded and processed: a ThreadPoolExecutor, a
+            ProcessPoolExecutor with the start method "spawn", or that of a Dask client,
+            ``client.get_executor()``. Workers of other processes make client and journal
+            themselves: the tracker must come from `from_profile` or `from_env`.
+        process : callable, optional
+            Called with the paths of all files of an order once they are in place: in a worker of
+            *executor*, else in this thread. To decode or regrid, for example.
 
         Returns
         -------
-        list of pathlib.Path
+        list of pathlib.Path, or dict of int to object
             All files of these orders that are in place, the new ones and the earlier ones.
             In a bucket each is an `upath.UPath`, which has the methods of a path.
             A server that has nothing new to give is no error (protocol.md 0.3).
+            With *process*, what it returned, by order number; None for an order without files.
 
         Raises
         ------
         IncompleteDownloadError
             Some files could not be downloaded; the others are in place.
+        ProcessingError
+            *process* failed. With several orders it is a ProcessingErrorGroup, whose ``results``
+            are those of the orders that went well.
+        SettingsError
+            The workers of *executor* cannot do this; the text says why.
         ServiceError, WorkspaceError, ArchiveError
             Nothing could be downloaded; the text says why.
         """
@@ -862,9 +902,30 @@ class OrderTracker:
                 check="checksum" if checksum else "size",
                 again=again,
             )
-            paths = self._downloads.run(view, states, request)
+            results = self._downloads.run(
+                view,
+                states,
+                request,
+                executor=executor,
+                process=process,
+                for_workers=partial(self._for_workers, directory),
+            )
         self._core.errors.told()
-        return paths
+        if process is not None:
+            return results
+        return [path for state in states for path in self._core.paths(state.order_id)]
+
+    def _for_workers(self, directory: str | Path | None, executor: Executor) -> WorkerSettings:
+        assert self.client is not None  # noqa: S101 - download() refuses the rest
+        return settings_for_workers(
+            self._source,
+            self._core,
+            executor,
+            url=self.client.base_url,
+            tenant=self.tenant,
+            workspace=self._downloads.workspace,
+            directory=directory,
+        )
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
@@ -880,7 +941,8 @@ class OrderTracker:
                 (state,) = wait.run(view)
                 if not state.waits_for_download:
                     break
-                new = [path for path in self._downloads.run(view, [state]) if path not in seen]
+                self._downloads.run(view, [state])
+                new = [path for path in self._core.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
                     yield new

@@ -1,0 +1,362 @@
+"""One call of ``download``: on threads of this process, or on workers of other processes.
+
+Threads use the client and the journal of the tracker. A worker of another process makes both
+itself; `WorkerTask` is all that it gets.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import multiprocessing
+import queue
+import uuid
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regards_nb.errors import DownloadError, JournalError, RegardsError, SettingsError
+from regards_nb.orders import GONE
+from regards_nb.tracker.fetch import OrderToFetch
+from regards_nb.tracker.worker import (
+    WorkerTask,
+    packed_function,
+    processing_error,
+    run_in_worker,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regards_nb.download import Place
+    from regards_nb.orders import OrderState
+    from regards_nb.settings import SettingsSource, WorkerSettings
+    from regards_nb.tracker.fetch import DownloadRequest
+    from regards_nb.tracker.shared import TrackerParts
+
+    #: The user's function: called with the paths of the files of one order.
+    Process = Callable[[list[Any]], Any]
+    #: Runs a job in a thread.
+    Submit = Callable[[Callable[[], Any]], Future[Any]]
+
+_log = logging.getLogger(__name__)
+
+
+def is_of_threads(executor: Executor) -> bool:
+    """Return whether the jobs of an executor run in threads of this process.
+
+    Raises
+    ------
+    SettingsError
+        It is no executor.
+    """
+    if not isinstance(executor, Executor):
+        raise SettingsError(
+            f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}; a "
+            "Dask client has one: client.get_executor()"
+        )
+    # Since Python 3.14; each of its threads has its own modules, as a process has.
+    interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(
+        executor, interpreters
+    )
+
+
+class ThreadCall:
+    """A call whose orders are downloaded by threads of this process.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    download : callable
+        Begins the download of an order.
+    cancel : callable
+        Ends the download of an order by its number; verified files stay.
+    executor : ThreadPoolExecutor or None
+        Runs *process*; None: the thread that calls `step` runs it.
+    process : callable or None
+    """
+
+    def __init__(
+        self,
+        parts: TrackerParts,
+        download: Callable[[OrderState], Future[Any]],
+        cancel: Callable[[int], None],
+        executor: Executor | None,
+        process: Process | None,
+    ) -> None:
+        self._core = parts
+        self._download = download
+        self.cancel = cancel
+        self._executor = executor
+        self._process = process
+        self._to_process: list[tuple[int, Future[Any], Future[Any]]] = []
+
+    def begin(self, order: OrderState, order_id: int) -> Future[Any]:
+        """Begin an order; the result is that of *process*, None without files."""
+        if order.status in GONE:
+            fetched: Future[Any] = Future()
+            fetched.set_result(None)
+        else:
+            fetched = self._download(order)
+        if self._process is None:
+            return fetched
+        processed: Future[Any] = Future()
+        self._to_process.append((order_id, fetched, processed))
+        return processed
+
+    def step(self) -> None:
+        """Process the orders whose download has ended since the last step."""
+        waiting, self._to_process = self._to_process, []
+        for index, (order_id, fetched, processed) in enumerate(waiting):
+            if not fetched.done():
+                self._to_process.append(waiting[index])
+            elif (error := fetched.exception()) is not None:
+                processed.set_exception(error)
+            elif self._executor is None:
+                self._run(order_id, processed)
+            else:
+                self._executor.submit(self._run, order_id, processed)
+
+    def _run(self, order_id: int, processed: Future[Any]) -> None:
+        assert self._process is not None  # noqa: S101 - else nothing waits for it
+        try:
+            paths = self._core.paths(order_id)
+            processed.set_result(self._process(paths) if paths else None)
+        except Exception as exc:  # noqa: BLE001 - the caller raises it
+            is_ours = isinstance(exc, JournalError)
+            processed.set_exception(exc if is_ours else processing_error(order_id, exc))
+        self._core.signal.send()
+
+
+class WorkerCall:
+    """A call whose orders are downloaded by workers of other processes.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    submit : callable
+        Runs a job in a thread: orders whose worker died together with its pool.
+    settings : WorkerSettings
+    request : DownloadRequest
+    executor : Executor
+    process : callable or None
+
+    Raises
+    ------
+    SettingsError
+        *process* cannot be sent to a worker.
+    """
+
+    def __init__(
+        self,
+        parts: TrackerParts,
+        *,
+        submit: Submit,
+        settings: WorkerSettings,
+        request: DownloadRequest,
+        executor: Executor,
+        process: Process | None,
+    ) -> None:
+        self._core = parts
+        self._submit = submit
+        self._settings = settings
+        self._request = request
+        self._executor = executor
+        self._process = None if process is None else packed_function(process)
+        self._id = uuid.uuid4().hex
+        self._is_stopped = False
+        self._inner: dict[int, Future[Any]] = {}
+        #: Orders whose pool broke; filled in the threads of executors.
+        self._lost: queue.SimpleQueue[tuple[WorkerTask, Future[Any], BaseException]] = (
+            queue.SimpleQueue()
+        )
+
+    def begin(self, order: OrderState, order_id: int) -> Future[Any]:
+        """Begin an order; the result is that of *process*, None without files."""
+        task = WorkerTask(
+            call=self._id,
+            settings=self._settings,
+            order=OrderToFetch.of(order, order_id),
+            request=self._request,
+            fetch=order.status not in GONE,
+            process=self._process,
+        )
+        outer: Future[Any] = Future()
+        self._core.downloads[order_id] = None
+        outer.add_done_callback(lambda _: self._forget(order_id))
+        try:
+            inner = self._executor.submit(run_in_worker, task)
+        except BrokenExecutor as exc:
+            self._lost.put((task, outer, exc))
+        else:
+            self._follow(task, outer, inner, is_second=False)
+        return outer
+
+    def _forget(self, order_id: int) -> None:
+        self._core.downloads.pop(order_id, None)
+        self._core.signal.send()
+
+    def _follow(
+        self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
+    ) -> None:
+        self._inner[task.order.order_id] = inner
+        inner.add_done_callback(partial(self._ended, task, outer, is_second=is_second))
+
+    def _ended(
+        self,
+        task: WorkerTask,
+        outer: Future[Any],
+        inner: Future[Any],
+        *,
+        is_second: bool,
+    ) -> None:
+        """Pass on what a worker answered; called in a thread of the executor."""
+        order_id = task.order.order_id
+        if inner.cancelled():
+            outer.set_exception(DownloadError(f"order {order_id} was cancelled before it began"))
+            return
+        error = inner.exception()
+        if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
+            self._lost.put((task, outer, error))
+            self._core.signal.send()
+            return
+        if error is not None:
+            outer.set_exception(_worker_lost(order_id, error))
+            return
+        try:
+            outer.set_result(inner.result().value())
+        except RegardsError as exc:
+            outer.set_exception(exc)
+        except Exception as exc:  # noqa: BLE001 - an error in a worker that is none of ours
+            told = DownloadError(f"order {order_id}: {type(exc).__name__} in its worker: {exc}")
+            told.__cause__ = exc
+            outer.set_exception(told)
+
+    def step(self) -> None:
+        """Begin again, in a new process each, the orders whose pool broke.
+
+        Alone in its process, an order that kills its worker again harms no other.
+        """
+        while not self._lost.empty():
+            task, outer, error = self._lost.get()
+            if not isinstance(self._executor, ProcessPoolExecutor):
+                outer.set_exception(_worker_lost(task.order.order_id, error))
+                continue
+            _log.warning("order %d begins again: %s", task.order.order_id, error)
+            inner = self._submit(partial(_run_in_new_process, task))
+            self._follow(task, outer, inner, is_second=True)
+
+    def cancel(self, order_id: int) -> None:
+        """Cancel an order that has not begun, and stop all workers of this call."""
+        inner = self._inner.get(order_id)
+        if inner is not None:
+            inner.cancel()
+        if not self._is_stopped:
+            self._is_stopped = True
+            # The call ends with the user's Ctrl-C; a journal that cannot be written is told there.
+            with suppress(JournalError):
+                self._core.journal.stop_call(self._id)
+
+
+def _run_in_new_process(task: WorkerTask) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(run_in_worker, task).result()
+
+
+def _worker_lost(order_id: int, error: BaseException) -> DownloadError:
+    text = str(error) or "no reason given"
+    lost = DownloadError(
+        f"order {order_id}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
+        "memory. Verified files stay: call download() again"
+    )
+    lost.__cause__ = error
+    return lost
+
+
+def settings_for_workers(
+    source: SettingsSource | None,
+    parts: TrackerParts,
+    executor: Executor,
+    *,
+    url: str,
+    tenant: str | None,
+    workspace: Place,
+    directory: str | Path | None,
+) -> WorkerSettings:
+    """Return what travels to the workers of an executor.
+
+    Parameters
+    ----------
+    source : SettingsSource or None
+        None: all settings of the tracker were given in code.
+    parts : TrackerParts
+    executor : Executor
+    url : str
+        The address of REGARDS.
+    tenant : str or None
+    workspace : pathlib.Path or upath.UPath
+    directory : str, pathlib.Path or upath.UPath, optional
+        As the user gave it.
+
+    Raises
+    ------
+    SettingsError
+        Workers could not make the same client and journal, or not reach the same files.
+    """
+    from regards_nb.settings import WorkerSettings
+
+    is_local = isinstance(executor, ProcessPoolExecutor)
+    kind = type(executor).__name__
+    if source is None or source.only_in_code:
+        told = "all settings" if source is None else ", ".join(source.only_in_code)
+        raise SettingsError(
+            f"the workers of {kind} make the client and the journal themselves, and no password "
+            f"is sent to them: {told} of this tracker were given in code. Write the addresses and "
+            "names into a profile of the settings file, set the passwords in the environment of "
+            "the workers (REGARDS_PASSWORD), and make the tracker with OrderTracker.from_profile("
+            '"NAME"). Threads need none of it: executor=ThreadPoolExecutor()'
+        )
+    if is_local and _start_method(executor) == "fork":
+        raise SettingsError(
+            "a process that is forked while threads run can hang: make the executor with "
+            'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        )
+    journal = parts.journal
+    if journal.kind == "memory" or (journal.kind == "file" and not is_local):
+        raise SettingsError(
+            f"the workers of {kind} may be on other machines and cannot write to the journal "
+            f"{journal.location}: keep it in PostgreSQL (journal=), or use a ProcessPoolExecutor, "
+            "whose workers are on this machine"
+        )
+    relative = [
+        str(place)
+        for place in (source.workspace, directory)
+        if place is not None
+        and "://" not in str(place)
+        and not Path(place).expanduser().is_absolute()
+    ]
+    if relative and not is_local:
+        raise SettingsError(
+            f"the workers of {kind} may be on other machines, where the folder {relative[0]!r} is "
+            "another one: give a workspace that all of them share, with its whole path"
+        )
+    if not is_local and isinstance(workspace, Path):
+        workspace.mkdir(parents=True, exist_ok=True)
+    return WorkerSettings(
+        profile=source.profile,
+        url=url,
+        tenant=tenant,
+        journal=journal.location,
+        workspace=str(workspace),
+        is_shared=not is_local,
+    )
+
+
+def _start_method(executor: Executor) -> str | None:
+    # The only place where it is told. Without it, a forked process is not noticed.
+    context = getattr(executor, "_mp_context", None)
+    return None if context is None else str(context.get_start_method())

@@ -1,0 +1,422 @@
+"""Downloads on executors: threads, processes that may be killed, a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from pathlib import Path
+from typing import Any
+
+import distributed
+import psutil
+import pytest
+import worker_functions
+from conftest import until
+from postgresql import PrivatePostgreSQL
+
+from regards_nb import OrderTracker, errors
+from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+
+PLAN = OrderPlan(n_files=6, files_per_suborder=6)
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class Recorder(ProcessPoolExecutor):
+    """Keeps what is submitted, pickled."""
+
+    submitted = b""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.submitted += pickle.dumps((fn, args, kwargs))
+        return super().submit(fn, *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """One simulator for all tests, with its profile and passwords in the environment.
+
+    The processes of pools and clusters keep the environment in which they began.
+    """
+    path = tmp_path_factory.mktemp("settings") / "profiles.toml"
+    with Simulator(amqp=None, suborder_pause_s=0.01) as started, pytest.MonkeyPatch.context() as to:
+        path.write_text(
+            f'[archive]\nurl = "{started.base_url}"\ntenant = "{started.tenant}"\n'
+            f'username = "{started.username}"\nclient_id = "{started.client_id}"\n'
+        )
+        to.setenv("REGARDS_SETTINGS", str(path))
+        to.setenv("REGARDS_PASSWORD", started.password)
+        to.setenv("REGARDS_CLIENT_SECRET", started.client_secret)
+        # the functions that workers import
+        to.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+        yield started
+
+
+@pytest.fixture
+def profile(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., OrderTracker]]:
+    """Return a function that makes a tracker of the profile."""
+    first = simulator.order(OrderPlan(n_files=1))
+    simulator.expire(first)
+
+    def make(**options: Any) -> OrderTracker:
+        options.setdefault("journal", tmp_path / "journal.sqlite")
+        options.setdefault("workspace", tmp_path / "orders")
+        return OrderTracker.from_profile("archive", poll_s=0.05, **options)
+
+    yield make
+    simulator.faults.clear()
+    # REGARDS prepares no order while two others wait for a download
+    last = simulator.order(OrderPlan(n_files=1))
+    for number in range(first, last + 1):
+        simulator.expire(number)
+
+
+@pytest.fixture(scope="module")
+def processes(simulator: Simulator) -> Iterator[Recorder]:
+    """A pool of two processes."""
+    with Recorder(2, mp_context=SPAWN) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def cluster(simulator: Simulator) -> Iterator[distributed.LocalCluster]:
+    """A Dask cluster of two processes on this machine."""
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        worker_dashboard_address=None,
+        memory_limit=0,
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def dask(cluster: distributed.LocalCluster) -> Iterator[Executor]:
+    """The executor of a client, which is shut down before the client closes."""
+    with distributed.Client(cluster) as client, client.get_executor() as executor:
+        yield executor
+
+
+def ended_orders(simulator: Simulator, tracker: OrderTracker, count: int = 3) -> list[int]:
+    """Return orders that are done; the files of the last two wait, those of others are here.
+
+    REGARDS prepares at most two sub-orders that nobody has downloaded.
+    """
+    numbers: list[int] = []
+    for _ in range(count):
+        if len(numbers) >= 2:
+            tracker.download(numbers[-2])
+        numbers.append(simulator.order(PLAN))
+        simulator.wait_for(numbers[-1], "DONE")
+        tracker.sync()
+    return numbers
+
+
+def files_of(tracker: OrderTracker, numbers: list[int]) -> list[Path]:
+    """Return what lies in the workspace, after a look that all of it is verified."""
+    assert tracker.verify(*numbers, checksum=True).empty
+    folder = tracker._downloads.workspace
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and ".regards" not in str(path)
+    )
+
+
+def token_of(tracker: OrderTracker) -> str:
+    assert tracker.client is not None
+    return tracker.client._login.current().secret.reveal()
+
+
+# -- without workers
+
+
+def test_process_runs_in_the_calling_thread_and_gives_results_by_order(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """Without an executor users can try their function: same thread, same dict."""
+    threads: list[threading.Thread] = []
+
+    def total_bytes(paths: list[Path]) -> int:
+        threads.append(threading.current_thread())
+        return sum(path.stat().st_size for path in paths)
+
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker)
+        results = tracker.download(*numbers, process=total_bytes)
+        assert list(results) == numbers
+        sizes = tracker.orders.set_index("order_id")["downloaded_bytes"]
+        assert results == {number: sizes[number] for number in numbers}
+        assert set(threads) == {threading.current_thread()}
+        # also for files that are there already
+        assert tracker.download(*numbers, process=total_bytes) == results
+
+
+def test_an_error_in_process_names_the_order_and_loses_no_other_result(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """Two of three orders have a result; the group has it, and except* finds the third."""
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker)
+
+        def fails_once(paths: list[Path]) -> int:
+            if f"/{numbers[1]}/" in str(paths[0]):
+                raise ValueError("no such band")
+            return len(paths)
+
+        with pytest.raises(errors.ProcessingErrorGroup) as caught:
+            tracker.download(*numbers, process=fails_once)
+        assert caught.value.results == {numbers[0]: 6, numbers[2]: 6}
+        (error,) = caught.value.exceptions
+        assert f"order {numbers[1]}: process= raised ValueError: no such band" in str(error)
+        assert isinstance(error.__cause__, ValueError)
+        split = caught.value.subgroup(errors.ProcessingError)
+        assert isinstance(split, errors.ProcessingErrorGroup)
+        assert split.results == caught.value.results
+        with pytest.raises(errors.ProcessingError, match="no such band"):
+            tracker.download(numbers[1], process=fails_once)
+
+
+def test_threads_of_the_user_download_and_process(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """A ThreadPoolExecutor shares the tracker's client and journal, whatever they are."""
+    with profile() as tracker, ThreadPoolExecutor(2, thread_name_prefix="mine") as threads:
+        numbers = ended_orders(simulator, tracker)
+        names = tracker.download(
+            *numbers, executor=threads, process=lambda _: threading.current_thread().name
+        )
+        assert all(name.startswith("mine") for name in names.values())
+        assert len(files_of(tracker, numbers)) == 18
+
+
+# -- processes
+
+
+def test_processes_download_and_no_secret_travels(
+    simulator: Simulator,
+    profile: Callable[..., OrderTracker],
+    processes: Recorder,
+) -> None:
+    """What is submitted names the profile and numbers; the journal tells of the files."""
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker)
+        results = tracker.download(*numbers, executor=processes, process=worker_functions.count)
+        assert {number: count for number, (count, _) in results.items()} == dict.fromkeys(
+            numbers, 6
+        )
+        assert os.getpid() not in {pid for _, pid in results.values()}
+        assert len(files_of(tracker, numbers)) == 18
+        assert tracker.orders["downloaded_files"].sum() == 18
+        for secret in (simulator.password, simulator.client_secret, token_of(tracker)):
+            assert secret.encode() not in processes.submitted
+        assert b"archive" in processes.submitted
+
+
+def killed_in_the_middle(simulator: Simulator, kill: Callable[[], None]) -> threading.Thread:
+    """Let the next zip stall after some files, and *kill* its worker then."""
+    before = len(simulator.requests)
+    simulator.faults.add(Slow(route=Route.ZIP, stall_after_bytes=35_000))
+
+    def wait_and_kill() -> None:
+        until(lambda: any(seen.path.endswith("/download") for seen in simulator.requests[before:]))
+        kill()
+
+    thread = threading.Thread(target=wait_and_kill)
+    thread.start()
+    return thread
+
+
+def children() -> set[psutil.Process]:
+    """Return the processes of pools."""
+    of_us = psutil.Process().children()
+    return {child for child in of_us if "spawn_main" in " ".join(child.cmdline())}
+
+
+def test_a_killed_process_costs_no_file(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """kill -9 breaks the pool: its orders run again in new processes, each file once."""
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker, 2)
+        of_others = children()
+
+        def kill() -> None:
+            for child in children() - of_others:
+                child.kill()
+
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            killer = killed_in_the_middle(simulator, kill)
+            results = tracker.download(*numbers, executor=pool, process=worker_functions.count)
+            killer.join()
+            with pytest.raises(BrokenExecutor):
+                pool.submit(os.getpid)
+        assert {number: count for number, (count, _) in results.items()} == dict.fromkeys(
+            numbers, 6
+        )
+        assert len(files_of(tracker, numbers)) == 12
+
+
+def test_an_order_that_kills_each_worker_is_named(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """It is tried twice, the second time alone; the other orders have their results."""
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker, 2)
+        with (
+            ProcessPoolExecutor(2, mp_context=SPAWN) as pool,
+            pytest.raises(errors.ProcessingErrorGroup) as caught,
+        ):
+            tracker.download(
+                *numbers, executor=pool, process=worker_functions.DieOn(f"/{numbers[0]}/")
+            )
+        assert caught.value.results == {numbers[1]: 6}
+        assert f"order {numbers[0]}: its worker ended" in str(caught.value)
+
+
+def test_errors_of_workers_come_back_whole(
+    simulator: Simulator, profile: Callable[..., OrderTracker], processes: ProcessPoolExecutor
+) -> None:
+    """An error with its own constructor, and one that cannot be pickled, break no pool."""
+    with profile() as tracker:
+        (number,) = ended_orders(simulator, tracker, 1)
+        with pytest.raises(errors.ProcessingError, match="OddError: 3 of 4") as caught:
+            tracker.download(number, executor=processes, process=worker_functions.fails_oddly)
+        assert "in fails_oddly" in "".join(caught.value.__notes__)
+        with pytest.raises(errors.ProcessingError, match="pickle"):
+            tracker.download(number, executor=processes, process=worker_functions.returns_a_lock)
+        assert tracker.download(number, executor=processes, process=worker_functions.count)
+
+
+def test_ctrl_c_stops_what_runs_and_cancels_what_waits(
+    simulator: Simulator, profile: Callable[..., OrderTracker], processes: ProcessPoolExecutor
+) -> None:
+    """Workers learn of it from the journal, and end soon; a later call fetches the rest."""
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker)
+        slow = simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=100, times=None))
+        main, before = threading.get_ident(), len(simulator.requests)
+
+        def interrupt() -> None:
+            until(lambda: any("download" in seen.path for seen in simulator.requests[before:]))
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            tracker.download(*numbers, executor=processes)
+        thread.join()
+        # the pool is free again, long before the slow zips would have ended
+        processes.submit(os.getpid).result(timeout=60)
+        simulator.faults.remove(slow)
+        tracker.download(*numbers, executor=processes)
+        assert len(files_of(tracker, numbers)) == 18
+
+
+# -- Dask
+
+
+def test_dask_downloads_and_processes(
+    simulator: Simulator,
+    profile: Callable[..., OrderTracker],
+    dask: Executor,
+    postgresql: PrivatePostgreSQL,
+) -> None:
+    """On workers of a real cluster, with a function of this file that no worker can import."""
+    with profile(journal=postgresql.new_database()) as tracker:
+        numbers = ended_orders(simulator, tracker)
+
+        def local(paths: list[Path]) -> int:
+            return len(paths)
+
+        assert tracker.download(*numbers, executor=dask, process=local) == dict.fromkeys(numbers, 6)
+        assert len(files_of(tracker, numbers)) == 18
+        assert tracker.orders["downloaded_files"].sum() == 18
+
+
+def test_a_killed_dask_worker_costs_no_file(
+    simulator: Simulator,
+    profile: Callable[..., OrderTracker],
+    cluster: distributed.LocalCluster,
+    dask: Executor,
+    postgresql: PrivatePostgreSQL,
+) -> None:
+    """Dask runs the orders of killed workers on others; each file is there once."""
+
+    def kill() -> None:
+        for nanny in list(cluster.workers.values()):
+            os.kill(nanny.pid, signal.SIGKILL)
+
+    with profile(journal=postgresql.new_database()) as tracker:
+        numbers = ended_orders(simulator, tracker, 2)
+        killer = killed_in_the_middle(simulator, kill)
+        results = tracker.download(*numbers, executor=dask, process=len)
+        killer.join()
+        assert results == dict.fromkeys(numbers, 6)
+        assert len(files_of(tracker, numbers)) == 12
+
+
+def test_what_other_machines_cannot_reach_is_refused(
+    profile: Callable[..., OrderTracker],
+    dask: Executor,
+    postgresql: PrivatePostgreSQL,
+    simulator: Simulator,
+) -> None:
+    """A SQLite journal, a relative folder and settings in code: the text says what to do."""
+    with profile() as tracker:
+        (number,) = ended_orders(simulator, tracker, 1)
+        with pytest.raises(errors.SettingsError, match="keep it in PostgreSQL"):
+            tracker.download(number, executor=dask)
+    place = postgresql.new_database()
+    with profile(journal=place, workspace="orders") as tracker:
+        tracker.sync()
+        with pytest.raises(errors.SettingsError, match="folder 'orders' is another one"):
+            tracker.download(number, executor=dask)
+    with (
+        profile(journal=place, password=simulator.password) as tracker,
+        pytest.raises(errors.SettingsError, match="password of this tracker.*from_profile"),
+    ):
+        tracker.download(number, executor=dask)
+    with OrderTracker(client=tracker.client, journal=place, poll_s=0.05) as tracker:
+        with pytest.raises(errors.SettingsError, match="all settings of this tracker"):
+            tracker.download(number, executor=dask)
+        with pytest.raises(errors.SettingsError, match="client.get_executor()"):
+            tracker.download(number, executor=object())  # type: ignore[call-overload]
+
+
+def test_a_forked_pool_is_refused(
+    simulator: Simulator, profile: Callable[..., OrderTracker]
+) -> None:
+    """A process that is forked while threads run can hang: the text names the remedy."""
+    with (
+        profile() as tracker,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool,
+    ):
+        (number,) = ended_orders(simulator, tracker, 1)
+        with pytest.raises(errors.SettingsError, match='get_context\\("spawn"\\)'):
+            tracker.download(number, executor=pool)
+
+
+# -- errors
+
+
+def test_every_error_can_be_pickled() -> None:
+    """An error that cannot be read back would end a pool of processes."""
+    error = errors.IncompleteDownloadError("text", paths=[Path("a")], missing={"b": "gone"})
+    error.add_note("where")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (str(again), again.paths, again.missing) == ("text", (Path("a"),), {"b": "gone"})
+    assert again.__notes__ == ["where"]
+    group = errors.ProcessingErrorGroup("text", [error], {1: 2})
+    again = pickle.loads(pickle.dumps(group))  # noqa: S301 - our own
+    assert (again.results, str(again.exceptions[0])) == ({1: 2}, "text")
