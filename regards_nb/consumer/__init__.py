@@ -1,5 +1,7 @@
 """The background thread that reads a RabbitMQ queue: write to the journal, then acknowledge.
 
+``addresses``
+    AMQP URLs as parameters of pika, and as text without the password;
 ``errors``
     pika's exceptions as errors of regards_nb;
 ``message``
@@ -12,6 +14,8 @@
     when received messages are journalled, and when they are acknowledged;
 ``header_sanitizer``
     removes message properties that pika cannot decode;
+``liveness``
+    notices that RabbitMQ answers no more on an open connection;
 ``connection``
     a single connection: connect, consume, close;
 ``one_shot``
@@ -23,13 +27,14 @@
 from __future__ import annotations
 
 from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH_STEPS, AckBatcher
-from regards_nb.consumer.connection import (
+from regards_nb.consumer.addresses import (
     AmqpParameters,
     addresses_of,
     describe,
     is_loopback,
     parameters_from,
 )
+from regards_nb.consumer.connection import Connection
 from regards_nb.consumer.consumer import Consumer, Health, HealthState
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.message import delivery_from
@@ -48,6 +53,7 @@ __all__ = [
     "PREFETCH_STEPS",
     "AckBatcher",
     "AmqpParameters",
+    "Connection",
     "Consumer",
     "Health",
     "HealthState",

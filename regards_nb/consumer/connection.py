@@ -7,33 +7,29 @@ create them (protocol.md 0.6).
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from regards_nb.consumer.ack_batching import AckBatcher
+from regards_nb.consumer.addresses import HEARTBEAT_S, describe
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.header_sanitizer import HeaderSanitizer
+from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.stream import StreamInDoubtError
-from regards_nb.errors import (
-    BrokerUnreachableError,
-    JournalError,
-    RegardsError,
-    SettingsError,
-)
+from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.journal import JournalReplacedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from regards_nb.consumer.addresses import AmqpParameters
     from regards_nb.events import Delivery
 
 # pika logs each lost connection as an ERROR. Without any handler Python would write the record to
@@ -43,19 +39,12 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 #: pika's exception for a connection that ended without a close frame of the broker.
 ConnectionLost = pika.exceptions.StreamLostError
 
-#: ``pika.connection.Parameters``, or a tuple of them. pika has no types, hence ``Any``.
-AmqpParameters = Any
-
 ACK_PERIOD_S = 0.5
-DEPTH_PERIOD_S = 5.0
 JOURNAL_RETRY_S = 1.0
-HEARTBEAT_S = 30
-CONNECT_TIMEOUT_S = 10.0
-#: Time for RabbitMQ to confirm the consumer. Without a majority of its nodes a quorum queue answers
-#: after 65 s; another node may answer at once.
-CONSUME_TIMEOUT_S = 10.0
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
+#: Time for RabbitMQ to confirm the end of a connection on which it has answered nothing.
+CLOSE_TIMEOUT_S = 2.0
 
 
 class Receiver(Protocol):
@@ -106,93 +95,6 @@ class Receiver(Protocol):
         """Store why the journal cannot be written; return whether to try again."""
 
 
-def parameters_from(amqp: str | AmqpParameters | Sequence[Any]) -> AmqpParameters:
-    """Return pika's parameters for a URL, or a tuple of them for the addresses of a cluster.
-
-    Parameters
-    ----------
-    amqp : str, pika.connection.Parameters, or a sequence of them
-        pika's own parameters are returned unchanged.
-
-    Raises
-    ------
-    SettingsError
-        *amqp* is none of these, or a URL without TLS sends its password over the network. The text
-        does not repeat the URL, which contains the password.
-    """
-    if isinstance(amqp, (list, tuple)):
-        if not amqp:
-            raise SettingsError("the list of AMQP addresses is empty")
-        return tuple(parameters_from(each) for each in amqp)
-    if not isinstance(amqp, str):
-        if not isinstance(amqp, pika.connection.Parameters):
-            raise SettingsError(
-                "the first argument must be an AMQP URL or pika.ConnectionParameters, "
-                f"not {type(amqp).__name__}"
-            )
-        return amqp
-    try:
-        if not amqp.startswith(("amqp://", "amqps://")):
-            raise ValueError("it must begin with amqp:// or amqps://")  # noqa: TRY301
-        amqp, insecure = _without_option(amqp, "insecure")
-        parameters = pika.URLParameters(amqp)
-    except (ValueError, TypeError) as exc:
-        # pika's own message can repeat parts of the URL, and with them the password
-        cause = exc if str(exc).startswith("it must") else type(exc).__name__
-        raise SettingsError(
-            f"not an AMQP URL ({cause}). It looks like "
-            "amqps://user:password@broker.example:5671/regards.multitenant.manager"
-        ) from None
-    sends_password = urlsplit(amqp).password and not parameters.ssl_options
-    if sends_password and not is_loopback(parameters.host) and insecure != "true":
-        raise SettingsError(
-            f"amqp://{parameters.host} sends the password unencrypted over the network. Use "
-            "amqps:// (TLS, often port 5671). Where the network is trusted, add ?insecure=true to "
-            "the URL."
-        )
-    if "heartbeat=" not in amqp:
-        parameters.heartbeat = HEARTBEAT_S
-    parameters.socket_timeout = CONNECT_TIMEOUT_S
-    parameters.stack_timeout = CONNECT_TIMEOUT_S
-    return parameters
-
-
-def _without_option(url: str, name: str) -> tuple[str, str | None]:
-    """Return a URL without one option of its query, and the value of that option."""
-    parts = urlsplit(url)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    value = dict(options).get(name)
-    if value is None:
-        return url, None
-    rest = urlencode([option for option in options if option[0] != name])
-    return urlunsplit(parts._replace(query=rest)), value
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def addresses_of(parameters: AmqpParameters) -> tuple[AmqpParameters, ...]:
-    """Return the addresses of a broker: those of a tuple, or the only one."""
-    return parameters if isinstance(parameters, tuple) else (parameters,)
-
-
-def describe(parameters: AmqpParameters) -> str:
-    """Return the address without the password; several are separated by commas."""
-    if isinstance(parameters, tuple):
-        return ", ".join(describe(each) for each in parameters)
-    scheme = "amqps" if parameters.ssl_options else "amqp"
-    user = getattr(parameters.credentials, "username", "")
-    where = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
-    return f"{scheme}://{user}@{where}" if user else f"{scheme}://{where}"
-
-
 class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
     """pika's I/O services, with access to the transport, so that it can be aborted.
 
@@ -236,6 +138,12 @@ class Connection:
         Remove message properties that pika cannot decode, see `header_sanitizer`.
     """
 
+    #: how often RabbitMQ is asked for the depth of the queue
+    depth_period_s = 5.0
+    #: Time for RabbitMQ to confirm the consumer. Without a majority of its nodes a quorum queue
+    #: answers after 65 s; another node may answer at once.
+    consume_timeout_s = 10.0
+
     def __init__(
         self,
         parameters: AmqpParameters,
@@ -246,7 +154,7 @@ class Connection:
     ) -> None:
         self._queue = queue
         self._receiver = receiver
-        self._where = describe(parameters)
+        self.where = describe(parameters)
         self._parameters = parameters
         self._io = _IOServices(sanitize_headers=sanitize_headers)
         self._connection: Any = None
@@ -272,6 +180,10 @@ class Connection:
         #: consumers of the queue before this one was added
         self._consumers_before = 0
         self._alive_at_s = _clock_s()
+        #: the answer that is awaited before the consumer works; another thread reads it
+        self.awaited = "the connection"
+        self._answers = PendingAnswers()
+        self._probe = MajorityProbe(queue, self._answers, self._finish)
         #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
@@ -305,7 +217,7 @@ class Connection:
             return
         if isinstance(self._close_reason, RegardsError):
             raise self._close_reason
-        raise broker_error(self._close_reason, self._where, self._queue) from self._close_reason
+        raise broker_error(self._close_reason, self.where, self._queue) from self._close_reason
 
     @property
     def made_progress(self) -> bool:
@@ -340,7 +252,8 @@ class Connection:
         # the second is ready by then: this saves two round trips.
         self._channel = connection.channel(on_open_callback=self._on_channel)
         self._spare = connection.channel(on_open_callback=self._on_channel)
-        self._io.call_later(CONSUME_TIMEOUT_S, self._end_unless_consuming)
+        self._io.call_later(self.consume_timeout_s, self._end_unless_consuming)
+        self.awaited = "a channel"
         self._open_session()
 
     def _open_session(self) -> None:
@@ -366,33 +279,44 @@ class Connection:
         if self._is_consuming or self._closing:
             return
         if not self._session_is_open:
-            self._io.call_later(CONSUME_TIMEOUT_S, self._end_unless_consuming)
+            self._io.call_later(self.consume_timeout_s, self._end_unless_consuming)
             return
+        self._end_unanswered(
+            f"{self.where} accepted the connection, but RabbitMQ did not confirm {self.awaited} "
+            f"of the queue {self._queue!r} within {self.consume_timeout_s:g} s."
+        )
+
+    def _end_unanswered(self, text: str) -> None:
+        """End the connection, because RabbitMQ does not answer; perhaps it does not answer that."""
         self._finish(
             BrokerUnreachableError(
-                f"{self._where} accepted the connection, but RabbitMQ did not confirm the consumer "
-                f"of the queue {self._queue!r} within {CONSUME_TIMEOUT_S:g} s. In a cluster this "
-                "happens while a majority of the queue's nodes is down; ask the REGARDS "
-                "administrator."
+                f"{text} In a cluster this happens while a majority of the queue's nodes is down; "
+                "ask the REGARDS administrator."
             )
         )
+        self._io.call_later(CLOSE_TIMEOUT_S, self._abort)
 
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         if channel is not self._spare:
+            self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
         channel.basic_qos(
             prefetch_count=self._batcher.prefetch, callback=lambda _: self._on_limited(channel)
         )
 
     def _on_queue(self, answer: Any) -> None:
+        self._answers.received("depth")
         depth: int | None = answer.method.message_count
         if self._is_consuming and self._may_be_stream:
             # a stream counts all that it keeps, read or not
             depth = None
-        self._receiver.on_depth(depth, is_silent=self._newest_tag_seen == self._newest_tag)
+        is_silent = self._newest_tag_seen == self._newest_tag
+        self._receiver.on_depth(depth, is_silent=is_silent)
         self._newest_tag_seen = self._newest_tag
+        if self._is_consuming and is_silent and depth == 0 and not self._is_classic:
+            self._probe.tick(self._connection)
         consumers: int = answer.method.consumer_count
         if not self._is_consuming:
             self._consumers_before = consumers
@@ -432,6 +356,7 @@ class Connection:
         if self._may_be_stream:
             offset = self._receiver.stream_start()
             arguments["x-stream-offset"] = "first" if offset is None else offset
+        self.awaited = "the consumer"
         tag: str = self._channel.basic_consume(
             self._queue, self._on_message, arguments=arguments, callback=on_consuming
         )
@@ -447,7 +372,7 @@ class Connection:
         self._receiver.on_consuming()
         self._request_depth()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
-        self._repeat(DEPTH_PERIOD_S, self._request_depth)
+        self._repeat(self.depth_period_s, self._end_or_request_depth)
 
     def _start_over_if_silent(self) -> None:
         if self._newest_tag or self._closing or not self._channel.is_open:
@@ -459,14 +384,23 @@ class Connection:
 
     def _repeat(self, period_s: float, action: Callable[[], None]) -> None:
         def tick() -> None:
-            if self._channel.is_open:
-                action()
             if self._connection.is_open:
+                action()
                 self._io.call_later(period_s, tick)
 
         self._io.call_later(period_s, tick)
 
+    def _end_or_request_depth(self) -> None:
+        if self._answers.tick():
+            self._end_unanswered(
+                f"{self.where} keeps the connection open, but RabbitMQ does not answer about the "
+                f"queue {self._queue!r}."
+            )
+        elif self._channel.is_open:
+            self._request_depth()
+
     def _request_depth(self) -> None:
+        self._answers.expect("depth")
         self._channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
 
     def _grow_if_used(self) -> None:
@@ -482,6 +416,7 @@ class Connection:
         if self._growing or self._closing or not self._batcher.should_grow():
             return
         self._growing = True
+        self._answers.expect("a larger limit")
         if self._is_classic:
             self._batcher.grow()
             self._consume_larger()
@@ -489,6 +424,7 @@ class Connection:
             self._cancel(self._on_cancelled_to_grow)
 
     def _on_cancelled_to_grow(self, _answer: Any) -> None:
+        self._answers.received("a larger limit")
         self._consumer_tag = None
         self._cancelled_to_grow = True
         self._flush()
@@ -517,6 +453,7 @@ class Connection:
 
         def on_grown(_answer: Any) -> None:
             self._growing = False
+            self._answers.received("a larger limit")
 
         self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
 
@@ -581,11 +518,12 @@ class Connection:
             self._cancelled_to_grow = False
             self._batcher.acknowledge_all()
             if self._channel.is_open:
+                self._answers.expect("a larger limit")
                 self._channel.close()
         self._grow_if_used()
 
     def _acknowledge_settled(self) -> None:
-        if not self._end_if_suspended():
+        if not self._end_if_suspended() and self._channel.is_open:
             self._batcher.acknowledge_settled()
             self._grow_if_used()
 
@@ -668,7 +606,8 @@ class Connection:
             self._channel = self._spare
             self._is_limited = self._spare_is_ready
             self._consume_if_ready()
-        elif self._growing and not (self._closing or self._connection.is_closing):
+        elif self._growing and self._connection.is_open and not self._closing:
+            self._answers.received("depth")
             self._open_larger_channel()
         else:
             self._finish(reason)

@@ -13,14 +13,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.consumer.connection import (
-    JOURNAL_RETRY_S,
-    AmqpParameters,
-    Connection,
-    ConnectionLost,
-    addresses_of,
-    describe,
-)
+from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
+from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, ConnectionLost
 from regards_nb.consumer.errors import combined_error
 from regards_nb.consumer.redelivery import RedeliveryMatcher
 from regards_nb.consumer.stream import StreamMatcher
@@ -177,9 +171,7 @@ class Consumer:
             shared.started.result(timeout_s)
         except TimeoutError:
             shared.request_stop(1.0)
-            raise BrokerUnreachableError(
-                f"{describe(self._parameters)} did not answer within {timeout_s:g} s"
-            ) from None
+            raise shared.unanswered(describe(self._parameters), timeout_s) from None
         except BaseException:
             shared.request_stop(1.0)
             raise
@@ -216,6 +208,8 @@ class _SharedState:
         #: what a user should know while messages are consumed, by kind
         self._notes: dict[str, str] = {}
         self._connection: Connection | None = None
+        #: the errors of the addresses that were tried before that connection
+        self.errors: list[RegardsError] = []
         #: `request_stop` of another thread must not miss a connection that is being made
         self._lock = threading.Lock()
 
@@ -259,6 +253,16 @@ class _SharedState:
         """Set the connection that `request_stop` closes."""
         with self._lock:
             self._connection = connection
+
+    def unanswered(self, where: str, within_s: float) -> RegardsError:
+        """Return the error of a start that took too long: what RabbitMQ has answered so far."""
+        with self._lock:
+            awaited = self._connection.awaited if self._connection else "the connection"
+            where = self._connection.where if self._connection else where
+        error = BrokerUnreachableError(
+            f"{where} did not answer within {within_s:g} s: RabbitMQ did not confirm {awaited}"
+        )
+        return combined_error([*self.errors, error])
 
     def request_stop(self, within_s: float) -> None:
         """Ask the thread to end, and its connection to close within *within_s*."""
@@ -431,7 +435,6 @@ def _run(
     addresses = random.sample(addresses, len(addresses))
     stream = StreamMatcher(queue, journal, shared.note)
     failures = cuts = 0
-    errors: list[RegardsError] = []
     end: _ConnectionEnd | None = None
     while not shared.stop.is_set():
         # A connection that was lost without a close frame may have met a message that pika cannot
@@ -444,16 +447,16 @@ def _run(
             break
         addresses = [*addresses[1:], addresses[0]]
         if end.consumed_s is not None:
-            errors = []
+            shared.errors = []
             is_cut = isinstance(end.error.__cause__, ConnectionLost) and end.consumed_s < STABLE_S
             cuts = cuts + 1 if is_cut else 0
             if cuts >= MANY_CUTS:
                 shared.note("cut", _cut_text(cuts, end.consumed_s))
             if end.made_progress or end.consumed_s > LONGEST_BACKOFF_S:
                 failures = 0
-        errors.append(end.error)
-        is_full_round = len(errors) >= len(addresses)
-        error = combined_error(errors)
+        shared.errors = [*shared.errors, end.error]
+        is_full_round = len(shared.errors) >= len(addresses)
+        error = combined_error(shared.errors)
         if not shared.started.done() and (is_full_round or isinstance(error, JournalError)):
             shared.report(HealthState.FAILED, str(error))
             shared.started.set_exception(error)
@@ -464,7 +467,7 @@ def _run(
             backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
             shared.stop.wait(random.uniform(0, backoff_s))
             failures += 1
-            errors = []
+            shared.errors = []
     shared.report(HealthState.STOPPED)
     if not shared.started.done():
         shared.started.set_exception(TrackingError("stopped before it was consuming"))

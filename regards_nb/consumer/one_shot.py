@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pika
 from pika import exceptions as pika_errors
 
-from regards_nb.consumer.connection import AmqpParameters, addresses_of, describe
+from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.errors import broker_error, combined_error
 from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER

@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -189,29 +189,42 @@ class Tls:
 
 
 def _write_files(
-    folder: Path, ports: NodePorts, users: Sequence[BrokerUser], tls: Tls | None
+    folder: Path,
+    ports: NodePorts,
+    users: Sequence[BrokerUser],
+    tls: Tls | None,
+    *,
+    cookie: str,
+    joins: str | None,
 ) -> None:
     """Write the files that the node reads at its start."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    cookie = home / ".erlang.cookie"
-    cookie.unlink(missing_ok=True)
-    cookie.write_text(secrets.token_hex(16))
-    cookie.chmod(0o400)
+    cookie_file = home / ".erlang.cookie"
+    cookie_file.unlink(missing_ok=True)
+    cookie_file.write_text(cookie)
+    cookie_file.chmod(0o400)
     (folder / "enabled_plugins").write_text("[].\n")
     (folder / "rabbitmq-env.conf").write_text("")
     (folder / "definitions.json").write_text(json.dumps(_definitions(users)))
-    (folder / "rabbitmq.config").write_text(_config(folder, ports, tls), encoding="utf-8")
+    config = _config(folder, ports, tls, joins=joins)
+    (folder / "rabbitmq.config").write_text(config, encoding="utf-8")
 
 
-def _config(folder: Path, ports: NodePorts, tls: Tls | None) -> str:
+def _config(folder: Path, ports: NodePorts, tls: Tls | None, *, joins: str | None) -> str:
     """Return the configuration as Erlang terms: RabbitMQ reads them seconds faster than a .conf."""
     # JSON strings are Erlang strings, except for \\u escapes.
     definitions = json.dumps(str(folder / "definitions.json"), ensure_ascii=False)
+    # A node that joins a cluster takes users and exchanges from there.
+    origin = (
+        f"{{cluster_nodes, {{['{joins}'], disc}}}}"
+        if joins
+        else f"{{load_definitions, {definitions}}}"
+    )
     return (
         "%% -*- coding: utf-8 -*-\n"
         f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {ports.amqp}}}]}},\n'
-        f"           {{load_definitions, {definitions}}},\n"
+        f"           {origin},\n"
         f"{_tls_config(ports, tls) if tls else ''}"
         "           {disk_free_limit, 1000000},\n"
         "           {log, [{console, [{enabled, false}]}]}]}].\n"
@@ -355,6 +368,9 @@ class PrivateBroker:
         Number of such users.
     tls : Tls, optional
         Certificates; the node then listens with TLS on ``amqps_port``, too.
+    joins : PrivateBroker, optional
+        A node that runs; the new node joins its cluster and has the same users. It must be stopped
+        before that node is.
 
     Raises
     ------
@@ -364,11 +380,22 @@ class PrivateBroker:
         By ``start``: RabbitMQ is installed but does not start.
     """
 
-    def __init__(self, *, user: str = "john", users: int = 100, tls: Tls | None = None) -> None:
-        self._admin = BrokerUser(name="admin")
-        self._readers = _readers(user, users)
+    def __init__(
+        self,
+        *,
+        user: str = "john",
+        users: int = 100,
+        tls: Tls | None = None,
+        joins: PrivateBroker | None = None,
+    ) -> None:
+        self._joins = joins
+        #: the nodes of a cluster share users and the secret by which they know each other
+        self.admin: BrokerUser = joins.admin if joins else BrokerUser(name="admin")
+        self.cookie: str = joins.cookie if joins else secrets.token_hex(16)
+        self._readers = [] if joins else _readers(user, users)
         self._unused = iter(self._readers)
-        self._name = f"regards-nb-{secrets.token_hex(6)}@localhost"
+        #: the name of the Erlang node
+        self.name = f"regards-nb-{secrets.token_hex(6)}@localhost"
         self._watchdog: _Watchdog | None = None
         self._ports = NodePorts(0, 0, 0, 0)
         self._tls = tls
@@ -388,9 +415,14 @@ class PrivateBroker:
         return self._ports.amqps
 
     @property
+    def epmd_port(self) -> int:
+        """The port of Erlang's port mapper, which all nodes of a cluster use."""
+        return self._ports.epmd
+
+    @property
     def admin_url(self) -> str:
         """AMQP URL of the administrator."""
-        return self._admin.url(self.amqp_port)
+        return self.admin.url(self.amqp_port)
 
     @property
     def folder(self) -> Path:
@@ -454,9 +486,20 @@ class PrivateBroker:
         self.stop()
 
     def _configure(self) -> None:
-        folder, self._ports = self.folder, free_ports()
-        _write_files(folder, self._ports, [self._admin, *self._readers], self._tls)
-        self._environment = _environment(folder, self._ports, self._installation, name=self._name)
+        folder, self._ports, joins = self.folder, free_ports(), self._joins
+        if joins is not None:
+            self._ports = replace(self._ports, epmd=joins.epmd_port)
+        _write_files(
+            folder,
+            self._ports,
+            [self.admin, *self._readers],
+            self._tls,
+            cookie=self.cookie,
+            joins=joins.name if joins else None,
+        )
+        self._environment = _environment(folder, self._ports, self._installation, name=self.name)
+        if joins is not None:
+            return
         # An epmd of our own: one that the node starts itself would outlive the node.
         epmd = [str(self._installation.epmd), "-address", "127.0.0.1"]
         self._run("epmd", [*epmd, "-port", str(self._ports.epmd)])

@@ -518,8 +518,11 @@ class OrderTracker:
         return self.auto_download and self._dispatcher is not None
 
     def _warnings(self) -> tuple[str, ...]:
-        text = None if self._others is None else self._others.warning()
-        return () if text is None else (text,)
+        """Return what a user should know although messages are consumed."""
+        health = self.health
+        others = None if self._others is None else self._others.warning()
+        reason = health.reason if health.state is HealthState.CONSUMING else None
+        return tuple(text for text in (others, reason) if text is not None)
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""

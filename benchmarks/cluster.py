@@ -1,0 +1,55 @@
+"""Three private RabbitMQ nodes that form a cluster, and what breaks in one."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from regards_nb.events import VHOST
+from regards_nb.simulator import PrivateBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Cluster(NamedTuple):
+    """Running nodes."""
+
+    nodes: list[PrivateBroker]
+
+    @property
+    def urls(self) -> list[str]:
+        """The administrator's URL of each node."""
+        return [node.admin_url for node in self.nodes]
+
+    def leader(self, queue: str) -> PrivateBroker:
+        """Return the node of the leader of a quorum queue."""
+        columns = ("name", "leader", "--no-table-headers")
+        listed = self.nodes[0].rabbitmqctl("list_queues", "--vhost", VHOST, *columns)
+        name = dict(line.split() for line in listed.splitlines())[queue]
+        return next(node for node in self.nodes if node.name == name)
+
+    def break_links(self, node: PrivateBroker) -> None:
+        """Break the connections of a node to the others; the nodes connect again by themselves."""
+        others = ", ".join(f"'{each.name}'" for each in self.nodes if each is not node)
+        node.rabbitmqctl("eval", f"[erlang:disconnect_node(N) || N <- [{others}]].")
+
+    def is_whole(self) -> bool:
+        """Return whether the nodes run and are connected."""
+        names = "rabbit_nodes:all_running()"
+        return self.nodes[0].rabbitmqctl("eval", f"length({names}).").strip() == str(
+            len(self.nodes)
+        )
+
+
+@contextlib.contextmanager
+def three_nodes() -> Iterator[Cluster]:
+    """Start a cluster; stop it at the end."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        first = stack.enter_context(PrivateBroker())
+        others = [PrivateBroker(joins=first) for _ in range(2)]
+        for node in others:
+            stack.callback(node.stop)
+        list(pool.map(PrivateBroker.start, others))
+        yield Cluster([first, *others])

@@ -1,0 +1,87 @@
+"""A connection that stays open while RabbitMQ answers nothing on it, on a real RabbitMQ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import Admin, until
+from tcp_proxy import TcpProxy
+from test_consumer import LIMIT_S, nothing, numbers, publish
+
+from regards_nb.consumer import AckBatcher, Connection, Consumer, parameters_from
+from regards_nb.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from regards_nb.simulator import PrivateBroker
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        yield journal
+
+
+@pytest.fixture
+def quorum(broker: PrivateBroker) -> Iterator[Admin]:
+    """Return an administrator with a quorum queue."""
+    admin = Admin(broker, **{"x-queue-type": "quorum"})
+    yield admin
+    admin.delete_queue()
+    admin.close()
+
+
+def test_a_channel_that_answers_no_more_is_replaced(
+    broker: PrivateBroker,
+    quorum: Admin,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection and its heartbeats go on; health says what is wrong, and messages come."""
+    monkeypatch.setattr(Connection, "depth_period_s", 0.3)
+    consumer = Consumer(parameters_from(quorum.url), quorum.queue, journal, nothing)
+    consumer.start(LIMIT_S)
+    publish(quorum, 0, 20)
+    until(lambda: journal.last_id() == 20)
+    # as a channel does that waits for the leader of its queue
+    channels = (
+        "[P || P <- rabbit_channel:list(), [{consumer_count, N}] <- "
+        "[catch rabbit_channel:info(P, [consumer_count])], N > 0]"
+    )
+    broker.rabbitmqctl("eval", f"[sys:suspend(P) || P <- {channels}].")
+    until(lambda: "does not answer about the queue" in (consumer.health.reason or ""))
+    publish(quorum, 20, 40)
+    until(lambda: journal.last_id() == 40)
+    consumer.stop(LIMIT_S)
+    assert numbers(journal) == list(range(40))
+
+
+def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
+    broker: PrivateBroker,
+    quorum: Admin,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The consumer of 50 messages has ended, that of 400 has not begun: no unexpected error."""
+    publish(quorum, 0, 200)
+    with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
+        acknowledge_all = AckBatcher.acknowledge_all
+
+        def cut_and_acknowledge(batcher: AckBatcher) -> None:
+            monkeypatch.undo()
+            proxy.cut()
+            acknowledge_all(batcher)
+
+        monkeypatch.setattr(AckBatcher, "acknowledge_all", cut_and_acknowledge)
+        url = proxy.url(quorum.url)
+        consumer = Consumer(parameters_from(url), quorum.queue, journal, nothing)
+        consumer.start(LIMIT_S)
+        until(lambda: journal.last_id() == 200)
+        consumer.stop(LIMIT_S)
+    assert numbers(journal) == list(range(200))
+    assert "was lost" in caplog.text
+    assert "unexpected" not in caplog.text
