@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import nbformat.v4
+from conftest import until
 from kernels import mend
 from playwright.sync_api import sync_playwright
 
@@ -309,6 +310,52 @@ class Page:
         path.parent.mkdir(exist_ok=True)
         self.output(index).evaluate("(e) => e.scrollIntoView({block: 'center'})")
         self.page.screenshot(path=str(path))
+
+
+@contextmanager
+def served(folder: Path, *command: str) -> Iterator[str]:
+    """Run a server; yield its address. ``{port}`` in the command is a free port."""
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(word.format(port=port) for word in command)],
+            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return True
+        return False
+
+    try:
+        until(answers)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+@contextmanager
+def opened(browser: Chromium, address: str) -> Iterator[PlaywrightPage]:
+    """Open a page of a host; what it asks of other machines is refused."""
+    browser.refused.clear()
+    with browser.bare_page() as page:
+        page.goto(address, wait_until="domcontentloaded")
+        yield page
 
 
 def _free_port() -> int:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
 import nbformat
 import pytest
-from browser import Chromium, chromium
+from browser import Chromium, chromium, opened, served
 from conftest import until
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -48,54 +43,6 @@ def browser() -> Iterator[Chromium]:
     """Return one browser for all tests of this file."""
     with chromium() as browser:
         yield browser
-
-
-@contextmanager
-def served(folder: Path, *command: str) -> Iterator[str]:
-    """Run a server; yield its address. ``{port}`` in the command is a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "HOME": str(folder),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-    }
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *(word.format(port=port) for word in command)],
-            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        with suppress(OSError), urlopen(address, timeout=5):
-            return True
-        return False
-
-    try:
-        until(answers)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-
-
-@contextmanager
-def opened(browser: Chromium, address: str) -> Iterator[Page]:
-    """Open a page of a host; what it asks of other machines is refused."""
-    browser.refused.clear()
-    with browser.bare_page() as page:
-        page.goto(address, wait_until="domcontentloaded")
-        yield page
 
 
 def parts_done(page: Page) -> int:
