@@ -100,16 +100,20 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write events, orders, files and rejected to a folder")
     export.add_argument("folder")
     export.add_argument("--kind", choices=("parquet", "csv"), default="parquet")
+    for reading in (orders, events, files, export):
+        _add_journal(reading)
     backup = add("backup", _backup, "copy the journal to one new file, also while it is in use")
     backup.add_argument("path", metavar="NEW_FILE")
     backup.add_argument("--journal", metavar="FILE", help="by default that of the profile")
     repair = add("repair", _repair, "save what can be read of a damaged journal")
     repair.add_argument("journal", nargs="?", metavar="FILE", help=f"by default {DEFAULT_PATH}")
-    add("watch", _watch, "write each event when it arrives, until Ctrl-C or SIGTERM")
+    watch = add("watch", _watch, "write each event when it arrives, until Ctrl-C or SIGTERM")
+    _add_journal(watch)
     wait = add("wait", _wait, "wait for orders; by default for all that are unfinished")
     _add_keys(wait, "*")
     wait.add_argument("--until", choices=("finished", "part"), default="finished")
     wait.add_argument("--timeout-s", type=float)
+    _add_journal(wait)
     download = add("download", _download, "fetch what is ready, verified; by default of all orders")
     _add_keys(download, "*")
     download.add_argument("--directory")
@@ -131,6 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "check connections, rights and folders")
     add("demo", _demo, "order, wait and download from a simulated archive")
     return parser
+
+
+def _add_journal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--journal",
+        metavar="PLACE",
+        help="read this file or URL, which another kernel writes; no account is needed",
+    )
+    parser.add_argument("--queue", help="with --journal, if it has messages of several queues")
 
 
 def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
@@ -317,11 +330,18 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _tracker(arguments: argparse.Namespace) -> OrderTracker:
-    """Make the tracker of a profile where there is one, else of the environment."""
+    """Make the tracker of a profile where there is one, else of the environment.
+
+    With ``--journal`` and without ``--profile`` the journal is read, and nothing is connected.
+    """
+    journal = getattr(arguments, "journal", None)
+    if journal is not None and arguments.profile is None:
+        return OrderTracker.reader(journal, queue=arguments.queue)
     in_environment = any(os.environ.get(variable(name)) for name in ("url", "amqp"))
     profile = arguments.profile or os.environ.get(PROFILE_VARIABLE)
     if profile or not in_environment:
-        return OrderTracker.from_profile(arguments.profile)
+        options = {} if journal is None else {"journal": journal}
+        return OrderTracker.from_profile(arguments.profile, **options)
     return OrderTracker.from_env()
 
 

@@ -144,6 +144,7 @@ def examine(
     client: RegardsClient | None,
     journal: Journal,
     workspace: Place,
+    reads_only: bool = False,
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
@@ -158,10 +159,12 @@ def examine(
     client : RegardsClient or None
     journal : Journal
     workspace : pathlib.Path or upath.UPath
+    reads_only : bool
+        Another kernel writes the journal.
     """
     return Report(
         (
-            *_broker(parameters, queue, is_read=is_read),
+            *_source(parameters, queue, is_read=is_read, reads_only=reads_only),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -175,6 +178,16 @@ def as_failure(check: str, error: Any) -> Report:
 
 
 # -- the broker
+
+
+def _source(
+    parameters: AmqpParameters | None, queue: str | None, *, is_read: bool, reads_only: bool
+) -> Iterator[Finding]:
+    if reads_only:
+        text = "the tracker reads the journal; another kernel receives the messages"
+        yield Finding("broker", CheckResult.SKIPPED, text)
+    else:
+        yield from _broker(parameters, queue, is_read=is_read)
 
 
 def _broker(
@@ -439,6 +452,19 @@ def _journal(journal: Journal) -> Iterator[Finding]:
         yield Finding("journal", CheckResult.FAILED, text)
     else:
         yield Finding("journal", CheckResult.OK, "readable, no damage")
+    if journal.is_on_server:
+        yield _told_of_commits(journal)
+
+
+def _told_of_commits(journal: Journal) -> Finding:
+    check = "journal, other kernels"
+    reason = journal.why_not_told()
+    if reason is None:
+        return Finding(check, CheckResult.OK, "the server tells of their events (NOTIFY)")
+    text = (
+        f"their events are looked for every 0.5 to 5 s, because the server tells nothing: {reason}"
+    )
+    return Finding(check, CheckResult.WARNING, text)
 
 
 def _workspace(workspace: Place) -> Iterator[Finding]:

@@ -201,7 +201,7 @@ def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
     assert list(frames.orders.index) == [("tenant", "#5")]
     look = journal.position
 
-    def look_and_receive() -> Position:
+    def look_and_receive(**_: Any) -> Position:
         seen = look()
         append(journal, GRANTED)
         return seen

@@ -68,6 +68,8 @@ class HealthState(StrEnum):
     RECONNECTING = "RECONNECTING"
     #: No broker: REGARDS is polled over REST.
     POLLING = "POLLING"
+    #: `OrderTracker.reader`: another kernel writes the journal, this one reads it.
+    READING = "READING"
     #: Not started, or stopped by the user.
     STOPPED = "STOPPED"
     #: ``start()`` failed; ``reason`` says why.

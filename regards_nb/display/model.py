@@ -476,6 +476,7 @@ _HEALTH = {
         Severity.DONE,
         "polling REGARDS over REST every 10 to 60 s (no RabbitMQ account)",
     ),
+    "READING": (Severity.DONE, "reading the journal, which another kernel writes"),
     "RECONNECTING": (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
     # The user's own stop() is no warning.
     "STOPPED": (Severity.GONE, "not listening"),

@@ -55,6 +55,8 @@ class Frames:
     workspace : pathlib.Path or upath.UPath, optional
         The absolute folder that the paths of the journal are relative to. With it, `files` shows
         which files were removed.
+    queues : collection of str, optional
+        Keep the messages of these queues; by default of all.
 
     Notes
     -----
@@ -63,9 +65,15 @@ class Frames:
     """
 
     def __init__(
-        self, journal: Journal, tenant: str | None, workspace: Place | None = None
+        self,
+        journal: Journal,
+        tenant: str | None,
+        workspace: Place | None = None,
+        *,
+        queues: Collection[str] | None = None,
     ) -> None:
         self._journal = journal
+        self._shown_queues = queues
         self._tenant = tenant
         self._workspace = None if workspace is None else str(workspace)
         self._lock = threading.RLock()
@@ -78,6 +86,8 @@ class Frames:
 
     def _clear(self) -> None:
         self._last_id = 0
+        #: of each session, by its id
+        self._queue_of: dict[int, str] = {}
         self._revision = 0
         self._states = OrderStates(self._tenant)
         self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
@@ -107,20 +117,26 @@ class Frames:
         with self._lock:
             self._queues = [each for each in self._queues if each[1] is not queue]
 
-    def refresh(self) -> None:
-        """Read what any process has journalled since the last call."""
+    def refresh(self, *, exact: bool = True) -> None:
+        """Read what any process has journalled since the last call.
+
+        Parameters
+        ----------
+        exact : bool
+            See `Journal.position`.
+        """
         with self._lock:
             while True:
                 generation = self._journal.generation
                 if self._generation != generation:
                     self._start_again(generation)
-                self._read_on(generation)
+                self._read_on(generation, exact=exact)
                 if self._journal.generation == generation:
                     return
 
-    def _read_on(self, generation: int) -> None:
+    def _read_on(self, generation: int, *, exact: bool) -> None:
         """Read what is new; stop if the ids get another meaning meanwhile."""
-        position = self._journal.position()
+        position = self._journal.position(exact=exact)
         if position.last_id > self._last_id:
             for batch in self._journal.read(self._last_id):
                 if self._journal.generation != generation:
@@ -142,7 +158,19 @@ class Frames:
         seen_id = max((r.id for r in rows if r.delivery.received_at_us <= seen_us), default=0)
         self._queues = [(seen_id, queue) for _, queue in self._queues]
 
+    def _is_shown(self, session_id: int) -> bool:
+        """Return whether the messages of a session are of a queue that is shown."""
+        if self._shown_queues is None:
+            return True
+        if session_id not in self._queue_of:
+            newest_id = max(self._queue_of, default=0)
+            self._queue_of |= self._journal.queues_of_sessions(after_id=newest_id)
+        queue = self._queue_of.get(session_id)
+        return queue is None or queue in self._shown_queues
+
     def _add(self, batch: Batch) -> None:
+        if not self._is_shown(batch.session_id):
+            return
         self._newest_us = max(self._newest_us, batch.deliveries[-1].received_at_us)
         row_ids, events = [], []
         for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
@@ -290,13 +318,13 @@ class Frames:
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the state of some orders, or of all, in the order of their first events."""
         with self._lock:
-            self.refresh()
+            self.refresh(exact=False)
             return self._states.states(keys)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
         with self._lock:
-            self.refresh()
+            self.refresh(exact=False)
             return self._states.key_of(name)
 
     def order_files(self, order_ids: Collection[int] | None = None) -> list[OrderFile]:

@@ -144,6 +144,16 @@ class Journal:
         query = sa.select(columns.host, columns.pid).where(columns.queue == queue).distinct()
         return self._database.read(lambda c: {(host, pid) for host, pid in c.execute(query)})
 
+    def queues(self) -> set[str]:
+        """Return the names of the queues that kernels have connected this journal to."""
+        query = sa.select(_sessions.c.queue).distinct()
+        return {queue for (queue,) in self._all(query)}
+
+    def queues_of_sessions(self, *, after_id: int) -> dict[int, str]:
+        """Return the queue of each session, of those after a session id."""
+        query = sa.select(_sessions.c.id, _sessions.c.queue).where(_sessions.c.id > after_id)
+        return {row[0]: row[1] for row in self._all(query)}
+
     def append(
         self,
         session_id: int,

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
-#: The pause also lets a caller who reads the frames at once go first.
 GATHER_S = 0.02
+#: A caller who reads the frames at once goes first.
+YIELD_S = 0.002
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 900.0
@@ -142,10 +143,11 @@ def _follow(
         seen = -1
         while not stop.is_set():
             seen = parts.signal.wait(seen, POLL_S)
-            stop.wait(GATHER_S)
+            stop.wait(YIELD_S)
             if _step(parts, queue, callbacks, downloads):
                 # Another kernel may have written the events; threads that wait must see them.
                 parts.signal.send()
+            stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
         _step(parts, queue, callbacks, None)
     finally:
@@ -161,7 +163,7 @@ def _step(
 ) -> bool:
     """Handle the new events; return whether there were any."""
     try:
-        parts.frames.refresh()
+        parts.frames.refresh(exact=False)
     except RegardsError as exc:
         parts.errors.record("reading the journal", exc)
         return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download import path_of
@@ -49,6 +52,8 @@ class ChangeSignal:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
+        #: Each wakes a coroutine that waits, once.
+        self._wakers: list[Callable[[], object]] = []
 
     @property
     def count(self) -> int:
@@ -60,12 +65,32 @@ class ChangeSignal:
         with self._condition:
             self._count += 1
             self._condition.notify_all()
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            with suppress(RuntimeError):  # the loop of the coroutine was closed
+                wake()
 
     def wait(self, seen: int, timeout_s: float) -> int:
         """Return the count as soon as it differs from *seen*, at the latest after *timeout_s*."""
         with self._condition:
             self._condition.wait_for(lambda: self._count != seen, timeout_s)
             return self._count
+
+    async def wait_async(self, seen: int, timeout_s: float) -> int:
+        """Do the same without blocking the event loop."""
+        changed = asyncio.Event()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
+        with self._condition:
+            if self._count != seen:
+                return self._count
+            self._wakers.append(wake)
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), timeout_s)
+        finally:
+            with self._condition, suppress(ValueError):
+                self._wakers.remove(wake)
+        return self._count
 
 
 class BackgroundErrors:

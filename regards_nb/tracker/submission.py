@@ -28,6 +28,7 @@ from regards_nb.errors import (
 from regards_nb.text import clean
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
+from regards_nb.tracker.shared import CLIENT_MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -256,6 +257,8 @@ class Submission:
             There is no order, or it is open whether there is one: the text says which.
         """
         request.check()
+        if self._sync is None and self._publish is None:
+            raise SettingsError(f"submit() {CLIENT_MISSING}")
         earlier = self._earlier(request)
         known = self._core.frames.key_of(request.correlation_id)
         if earlier is not None and known is not None:

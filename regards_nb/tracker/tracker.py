@@ -40,8 +40,16 @@ from regards_nb.tracker.life import Life
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.other_consumers import OtherConsumers
+from regards_nb.tracker.reader import (
+    JOURNAL_ONLY,
+    JournalReader,
+    check_queue,
+    other_queues,
+    require_file,
+)
 from regards_nb.tracker.rest_sync import (
     POLL_S,
+    REST_ANSWERS,
     SILENCE_S,
     CatchUp,
     Poller,
@@ -57,7 +65,7 @@ from regards_nb.tracker.shared import (
     check_sources,
 )
 from regards_nb.tracker.submission import Details, Request, Submission
-from regards_nb.tracker.waiting import Wait, stopped_by_user
+from regards_nb.tracker.waiting import RUNNING, Wait, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -147,7 +155,8 @@ class OrderTracker:
         silence_s: float = SILENCE_S,
         poll_s: float = POLL_S,
     ) -> None:
-        check_sources(amqp, queue, client, auto_download=auto_download)
+        if amqp is not JOURNAL_ONLY:
+            check_sources(amqp, queue, client, auto_download=auto_download)
         place = as_place(workspace)
         self.queue = queue
         self.tenant = tenant
@@ -159,12 +168,19 @@ class OrderTracker:
         self._source: SettingsSource | None = None
         self._silence_s = silence_s
         kept = Journal(journal)
+        if amqp is JOURNAL_ONLY:
+            check_queue(kept, queue)
         signal = ChangeSignal()
         errors = BackgroundErrors(signal.send)
         kept.on_notice(errors.note)
         parts = TrackerParts(
             journal=kept,
-            frames=Frames(kept, tenant, place),
+            frames=Frames(
+                kept,
+                tenant,
+                place,
+                queues=None if queue is None else {queue, REST_ANSWERS},
+            ),
             signal=signal,
             errors=errors,
         )
@@ -174,10 +190,12 @@ class OrderTracker:
         self._blocking = BlockingOrders(parts, self._sync)
         self._actions = OrderActions(parts, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
-        self._consumer: Consumer | Poller
+        self._consumer: Consumer | Poller | JournalReader
         self._others: OtherConsumers | None = None
         publish: Callable[..., None] | None = None
-        if amqp is not None and queue:
+        if amqp is JOURNAL_ONLY:
+            self._consumer = JournalReader(signal.send)
+        elif amqp is not None and queue:
             parameters = self._amqp_parameters = parameters_from(amqp)
             self._consumer = Consumer(parameters, queue, kept, signal.send)
             publish = partial(publish_request, parameters)
@@ -196,6 +214,52 @@ class OrderTracker:
         self._callbacks: list[Callback] = []
         self._at_end = contextlib.ExitStack()
         weakref.finalize(self, kept.close).atexit = False
+
+    @classmethod
+    def reader(
+        cls,
+        journal: str | Path | None = None,
+        *,
+        queue: str | None = None,
+        tenant: str | None = None,
+        client: RegardsClient | None = None,
+        workspace: str | Path = "orders",
+    ) -> Self:
+        """Make a tracker for a journal that another kernel writes. It needs no broker account.
+
+        Frames, views, `wait` and callbacks show what the other kernel receives. The right to read
+        the journal is enough: a read-only folder, a role with SELECT only, a hot standby.
+
+        Parameters
+        ----------
+        journal : str or pathlib.Path, optional
+            The same place that the other kernel was given.
+        queue : str, optional
+            Show the messages of this queue; needed where the journal has those of several.
+        tenant : str, optional
+            Show this tenant's events.
+        client : RegardsClient, optional
+            To download, submit, pause and so on with an account of your own. What is done is
+            written to the journal, which needs the right to write. REGARDS is not polled.
+        workspace : str or pathlib.Path, default "orders"
+            The folder of the files; that of the other kernel if you share it.
+
+        Raises
+        ------
+        SettingsError
+            The journal has messages of several queues, or none of *queue*.
+        JournalError
+            The journal cannot be opened, or there is no such file.
+        """
+        require_file(journal)
+        return cls(
+            JOURNAL_ONLY,
+            queue,
+            tenant=tenant,
+            client=client,
+            journal=journal,
+            workspace=workspace,
+        )
 
     @classmethod
     def demo(cls, **options: Any) -> OrderTracker:
@@ -256,6 +320,8 @@ class OrderTracker:
 
     def __repr__(self) -> str:
         source = "by REST alone" if self.queue is None else f"of {self.queue!r}"
+        if isinstance(self._consumer, JournalReader):
+            return f"<OrderTracker that reads {self._core.journal.location}: {self.health.state}>"
         if self._amqp_parameters is not None:
             where = describe(self._amqp_parameters)
         else:
@@ -307,10 +373,12 @@ class OrderTracker:
                 self._sync,
                 self._callbacks,
             )
-        was_running = self.health.state is HealthState.CONSUMING
+        was_running = self.health.state in RUNNING
         self._consumer.start(timeout_s)
         self._dispatcher.start()
-        for text in () if was_running else self._warnings():
+        if not was_running:
+            self._core.journal.watch(self._core.signal.send)
+        for text in () if was_running else self._warnings_at_start():
             warnings.warn(text, stacklevel=2)
         if self._catch_up is None and self._sync is not None and self._amqp_parameters is not None:
             consumer = weakref.ref(self._consumer)
@@ -343,6 +411,7 @@ class OrderTracker:
                 dispatcher.stop(timeout_s)
             self._downloads.stop(timeout_s)
             self._actions.stop(timeout_s)
+            self._core.journal.watch(None)
             self._life.was_stopped = True
             # Views show the last state from now on, and say that it is the last.
             close_views(self)
@@ -381,6 +450,7 @@ class OrderTracker:
             parameters=self._amqp_parameters,
             queue=self.queue,
             is_read=self.health.state is HealthState.CONSUMING,
+            reads_only=isinstance(self._consumer, JournalReader),
             client=self.client,
             journal=self._core.journal,
             workspace=self._downloads.workspace,
@@ -523,6 +593,12 @@ class OrderTracker:
         others = None if self._others is None else self._others.warning()
         reason = health.reason if health.state is HealthState.CONSUMING else None
         return tuple(text for text in (others, reason) if text is not None)
+
+    def _warnings_at_start(self) -> tuple[str, ...]:
+        others = None
+        if self._amqp_parameters is not None and self.queue is not None:
+            others = other_queues(self._core.journal, self.queue)
+        return self._warnings() + (() if others is None else (others,))
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""

@@ -39,7 +39,9 @@ _UNKNOWN_AFTER_S = 2.0
 _UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 #: A note names so many orders of which no event came.
 _MOST_NAMED = 3
+RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
 _ADVICE = "wait(download=True)"
+_ASYNC_PAUSE_S = 0.005
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
     "time limit of the server. Only REST tells of it: OrderTracker(..., client=RegardsClient(...))"
@@ -137,6 +139,8 @@ class Wait:
         )
         self._is_of_all = not selections
         self._states: list[OrderState] = []
+        #: Names of orders without any event that the journal has as requests.
+        self._submitted: set[str] = set()
         #: What is compared to see whether something moves; when REST is asked next, and how long
         #: after that.
         self._moves: object = None
@@ -180,12 +184,14 @@ class Wait:
 
     async def run_async(self, view: WaitDisplay) -> None:
         """Wait without blocking the event loop."""
+        seen = -1
         # Unknown orders are looked up over REST, which would block the loop.
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
             self._ask_if_nothing_moves()
             view.refresh(note=self.note())
-            # A Condition would block the loop. Ten looks a second at the journal cost little.
-            await asyncio.sleep(0.1)
+            seen = await self._core.signal.wait_async(seen, POLL_S)
+            # While many events arrive, the other tasks of the loop have their turn.
+            await asyncio.sleep(_ASYNC_PAUSE_S)
 
     def is_over(self) -> bool:
         """Return whether all orders have come as far as the call asked.
@@ -221,7 +227,7 @@ class Wait:
         health = self._life.health
         if len(self._states) == len(self._names):
             return
-        if health.state not in {HealthState.CONSUMING, HealthState.POLLING} or health.queue_depth:
+        if health.state not in RUNNING or health.queue_depth:
             return
         last_sign = max(self._began, health.since, health.last_event or health.since)
         if (datetime.now(UTC) - last_sign).total_seconds() < _UNKNOWN_AFTER_S:
@@ -236,11 +242,14 @@ class Wait:
                 continue
             called = name.correlation_id if isinstance(name, OrderKey) else name
             tenant = None if self._sync is None else self._sync.tenant
+            if called in self._submitted:
+                continue
             if self._core.journal.request(tenant, called) is None:
                 raise OrderNotFoundError(
                     f"no order with the correlation id or label {called!r}: it was not submitted "
                     "here, and no message names it. " + self._near(called)
                 )
+            self._submitted.add(called)
 
     def _near(self, name: str) -> str:
         known = self._core.frames.states()

@@ -1,0 +1,206 @@
+"""A reader: frames, waits, views and callbacks of a journal that another kernel writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import tracker_of, until
+from strategies import delivery
+from test_journal_team import counted_statements
+
+from regards_nb import OrderTracker, cli, events
+from regards_nb.consumer import HealthState
+from regards_nb.errors import JournalError, SettingsError
+from regards_nb.journal import ChangeDetector, Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from postgresql import PrivatePostgreSQL
+
+    from regards_nb.simulator import Simulator
+
+
+class Writer:
+    """A kernel that journals the events of one queue."""
+
+    def __init__(self, journal: Journal, queue: str = "q") -> None:
+        self._journal = journal
+        self._session_id = journal.open_session(queue)
+
+    def write(self, status: str, name: str = "a", **fields: Any) -> None:
+        body = {"status": status, "correlationId": name, "orderId": 7, **fields}
+        self._journal.append(self._session_id, [delivery(json.dumps(body).encode())])
+
+
+@contextmanager
+def written(place: str | Path) -> Iterator[Writer]:
+    with Journal(place) as journal:
+        yield Writer(journal)
+
+
+def test_a_reader_shows_waits_and_calls_back(place: str | Path, tmp_path: Path) -> None:
+    """What another kernel journals reaches frames, wait(), await and callbacks of a reader."""
+    with written(place) as writer:
+        writer.write("GRANTED")
+        with OrderTracker.reader(place, workspace=tmp_path) as reader:
+            assert reader.health.state is HealthState.READING
+            assert "reads" in repr(reader)
+            called: list[str] = []
+            reader.on(None, lambda event: called.append(event.status))
+            with ThreadPoolExecutor(2) as pool:
+                waiting = pool.submit(reader.wait, "a", timeout_s=60)
+                also = pool.submit(lambda: asyncio.run(reader.wait_async("a", timeout_s=60)))
+                writer.write("SUBORDER_DONE", subOrderId=1, downloadLink="/x")
+                writer.write("DONE", downloadLink="/x")
+                assert list(waiting.result()["status"]) == ["DONE"]
+                assert list(also.result()["status"]) == ["DONE"]
+            until(lambda: called == ["SUBORDER_DONE", "DONE"])
+            assert len(reader.events) == 3
+        assert reader.health.state is HealthState.STOPPED
+
+
+def test_an_idle_reader_costs_no_statement(
+    postgresql: PrivatePostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a wait, a callback and a view, a kernel asks the server once in each pause."""
+    monkeypatch.setattr(ChangeDetector, "look_every_s", 1.0)
+    url = postgresql.new_database()
+    with (
+        written(url) as writer,
+        OrderTracker.reader(url, workspace=tmp_path) as reader,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        writer.write("GRANTED")
+        reader.on(None, print)
+        until(lambda: reader._core.journal._database._changes.told_by is not None)
+        waiting = pool.submit(reader.wait, "a", timeout_s=60)
+        also = pool.submit(lambda: asyncio.run(reader.wait_async("a", timeout_s=60)))
+        until(lambda: len(reader.events) == 1)
+        with counted_statements() as statements:
+            turns = 0
+
+            def turned() -> bool:
+                nonlocal turns
+                turns += 1
+                reader.snapshot()
+                return len(statements) >= 3
+
+            until(turned)
+            assert turns > 20
+            assert all("max(batches.last_id)" in statement for statement in statements)
+        writer.write("DENIED")
+        waiting.result()
+        also.result()
+
+
+def test_what_a_reader_cannot_do_it_says_in_one_line(place: str | Path, tmp_path: Path) -> None:
+    """Without a client it downloads, submits and pauses nothing; it never was to have a queue."""
+    with written(place) as writer:
+        writer.write("GRANTED")
+        reader = OrderTracker.reader(place, workspace=tmp_path)
+        for attempt in (
+            lambda: reader.download("a"),
+            lambda: reader.submit("dataset:X"),
+            lambda: reader.pause("a"),
+            reader.sync,
+            lambda: reader.submit("dataset:X", user="jane"),
+            lambda: reader.create_queue("x"),
+        ):
+            with pytest.raises(SettingsError, match=r"^[^\n]*needs? [^\n]*$"):
+                attempt()
+        assert "another kernel" in reader.doctor()["broker"].text
+        reader.stop()
+
+
+def test_a_place_without_a_journal_is_refused(tmp_path: Path) -> None:
+    """A slip in the path makes no empty journal."""
+    with pytest.raises(JournalError, match=r"no journal .*typo\.sqlite"):
+        OrderTracker.reader(tmp_path / "typo.sqlite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_role_that_may_only_select_is_enough(
+    postgresql: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    """It is told of commits like any other, and doctor() says so."""
+    url = postgresql.new_database()
+    with (
+        written(url) as writer,
+        OrderTracker.reader(postgresql.reader(url), workspace=tmp_path) as reader,
+    ):
+        called = threading.Event()
+        reader.on("GRANTED", lambda _: called.set())
+        assert "NOTIFY" in reader.doctor()["journal, other kernels"].text
+        until(lambda: reader._core.journal._database._changes.told_by is not None)
+        writer.write("GRANTED")
+        assert called.wait(60)
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_client_lets_a_reader_download(simulator: Simulator, tmp_path: Path) -> None:
+    """Where the journal can be written, the files go to the workspace of the reader."""
+    with tracker_of(simulator, tmp_path) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        order.wait(timeout_s=60)
+        reader = OrderTracker.reader(
+            tmp_path / "journal.sqlite", client=tracker.client, workspace=tmp_path / "mine"
+        )
+        paths = reader.download(order.order_id)
+        assert len(paths) == 3
+        assert all(path.is_relative_to(tmp_path / "mine") for path in paths)
+        reader.stop()
+
+
+def test_two_queues_in_one_journal_are_kept_apart(place: str | Path, tmp_path: Path) -> None:
+    """Two queues of one exchange hold the same events; each kernel shows those of its own."""
+    with Journal(place) as journal:
+        for queue in ("orders.jane", "orders.john"):
+            Writer(journal, queue).write("GRANTED")
+        with pytest.raises(SettingsError, match=r"'orders\.jane' and 'orders\.john'.*queue="):
+            OrderTracker.reader(place)
+        with pytest.raises(SettingsError, match=r"'orders\.jim'.*'orders\.jane'"):
+            OrderTracker.reader(place, queue="orders.jim")
+        john = OrderTracker.reader(place, queue="orders.john", workspace=tmp_path)
+        assert len(john.events) == 1
+        Writer(journal, "orders.jane").write("DONE")
+        assert len(john.events) == 1
+        Writer(journal, "REST answers").write("RUNNING")
+        Writer(journal, "orders.john").write("DONE")
+        assert list(john.events["status"]) == ["GRANTED", "RUNNING", "DONE"]
+        john.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_kernel_says_which_queues_it_does_not_show(simulator: Simulator, tmp_path: Path) -> None:
+    """The warning at the start names both queues."""
+    with written(tmp_path / "journal.sqlite") as writer:
+        writer.write("GRANTED", name="of another queue")
+        with (
+            pytest.warns(UserWarning, match=f"queue 'q'.*{simulator.queue!r} only"),
+            tracker_of(simulator, tmp_path) as tracker,
+        ):
+            assert tracker.events.empty
+
+
+def test_the_command_line_reads_a_journal_without_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``orders``, ``events`` and ``wait`` take ``--journal``."""
+    monkeypatch.setenv("REGARDS_CONFIG", str(tmp_path / "none.toml"))
+    place = tmp_path / "journal.sqlite"
+    with written(place) as writer:
+        writer.write("GRANTED")
+        writer.write("DONE")
+        for command in (["orders"], ["events"], ["wait", "a"]):
+            assert cli.main([*command, "--json", "--journal", str(place)]) == 0
+            output = capsys.readouterr().out
+            assert {row["correlation_id"] for row in json.loads(output)} == {"a"}
+    assert events.OrderStatus.DONE in output
