@@ -66,12 +66,47 @@ def test_removed_and_cut_files_are_fetched_again(simulator: Simulator, tmp_path:
         again = tracker[number].download()
         assert sorted(path.read_bytes() for path in again) == sorted(content.values())
         assert downloaded(simulator) == before + 2
-        # the cut file is the user's: it is not overwritten
-        assert paths[1].stat().st_size == 100
+        # the cut file held nothing but the beginning of the good one, which takes its place
+        assert again == paths
         assert set(tracker.files["path"]) == {str(path) for path in again}
         assert (tracker.files["state"] == "VERIFIED").all()
         assert tracker.download(number) == again
         assert downloaded(simulator) == before + 2
+
+
+def test_a_file_that_the_user_changed_is_kept_and_named(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is shorter than the verified one and has other content: the view says what is where."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        paths = tracker.download(number)
+        paths[1].write_text("my notes")
+        told = (
+            f"order {number}: {paths[1].name} has other content and is kept; the file of the "
+            f"archive is {paths[1].stem} (2){paths[1].suffix} beside it"
+        )
+        capsys.readouterr()
+        again = tracker.download(number)
+        assert told in capsys.readouterr().out
+        assert paths[1].read_text() == "my notes"
+        assert again[1].name == f"{paths[1].stem} (2){paths[1].suffix}"
+        assert tracker.download(number, again=True) == again
+        assert told not in capsys.readouterr().out, "it is told once"
+
+
+def test_a_file_in_the_way_of_an_automatic_download_is_named(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """No call waits for it, so the views say it."""
+    mine = tmp_path / "orders" / "1" / "file_00000.bin"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number, auto_download=True) as tracker:
+        until(lambda: tracker.orders["downloaded_files"].item() == 6)
+        until(lambda: "file_00000 (2).bin" in str(tracker.snapshot().background_errors))
+    assert mine.read_text() == "mine"
 
 
 def test_changed_files_are_found_and_fetched_where_the_checksum_is_asked_for(
@@ -104,7 +139,7 @@ def test_verify_names_what_is_missing_and_cut(simulator: Simulator, tmp_path: Pa
             "order_id", "correlation_id", "name", "path", "size_bytes", "found_bytes", "problem"
         ]  # fmt: skip
         paths[0].unlink()
-        paths[1].write_bytes(b"x" * 100)
+        paths[1].write_bytes(paths[1].read_bytes()[:100])
         before = downloaded(simulator)
         found = tracker.verify(number)
         assert dict(zip(found["path"], found["problem"], strict=True)) == {
@@ -205,7 +240,8 @@ def test_the_client_looks_in_the_same_way(tmp_path: Path) -> None:
         right = paths[0].read_bytes()
         paths[0].write_bytes(right[::-1])
         assert client.download_order(number, here.folder, **quick) == paths
-        found = client.download_order(number, here.folder, checksum=True, **quick)
+        with pytest.warns(UserWarning, match=rf"{paths[0].name} .* is kept.*\(2\)"):
+            found = client.download_order(number, here.folder, checksum=True, **quick)
         assert found[0].read_bytes() == right
         before = here.singles
         client.download_order(number, here.folder, again=True, **quick)

@@ -45,8 +45,8 @@ class DownloadOptions:
         there, have another size, or another MD5. ``none``: files that are missing are assumed to
         have been moved by the user.
     again : bool
-        Fetch files again that were verified earlier. A file is not replaced: if its content
-        differs now, the new file gets a number.
+        Fetch files again that were verified earlier. A file is not replaced, unless
+        it is cut: if its content differs, the new file gets a number.
     gather : bool
         Files that are verified in another folder are linked or copied into the directory.
     durable : bool

@@ -72,6 +72,37 @@ def link_without_replacing(source: str, target: str) -> bool:
     return True
 
 
+_BLOCK_BYTES = 1 << 20
+
+
+def replace_if_cut(source: str, target: str) -> bool:
+    """Move a file to a name in use if the file there is its beginning and nothing else.
+
+    Returns
+    -------
+    bool
+        False, with nothing done, where the file there has other content.
+    """
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or not _begins_with(source, target, found.st_size):
+        return False
+    os.replace(source, target)  # noqa: PTH105 - strings
+    return True
+
+
+def _begins_with(path: str, beginning: str, size_bytes: int) -> bool:
+    if size_bytes >= os.stat(path).st_size:  # noqa: PTH116 - a string
+        return False
+    with open(path, "rb") as whole, open(beginning, "rb") as part:  # noqa: PTH123 - strings
+        while block := part.read(_BLOCK_BYTES):
+            if block != whole.read(len(block)):
+                return False
+    return True
+
+
 def file_md5(path: str) -> str:
     """Return the MD5 of a file, in hexadecimal."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string

@@ -37,7 +37,7 @@ from regards_nb.files import FileState
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from regards_nb.client import RegardsClient
@@ -66,6 +66,8 @@ class DownloadResult:
     records: tuple[FileRecord, ...] = ()
     #: What went wrong on the way and was repaired.
     notes: tuple[str, ...] = ()
+    #: Texts on files that were in the way and are kept.
+    kept: tuple[str, ...] = ()
 
     @property
     def nothing_new(self) -> bool:
@@ -149,6 +151,8 @@ class Downloader:
         )
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()
+        #: Texts on files that were in the way and are kept.
+        self.kept: list[str] = []
         #: Files that could not be downloaded; not tried again before :meth:`retry_failed`.
         self._failed: set[int] = set()
 
@@ -204,7 +208,18 @@ class Downloader:
                 ran = _fetch_rest(plan, context, zip_outcome)
         counter.enter("done")
         self._never_released |= ran.unreleased
+        self._note_kept(context.publisher.kept)
         return self._result(plan, ran)
+
+    def _note_kept(self, kept: Mapping[str, str]) -> None:
+        """Keep a text for each file that was in the way and is not touched."""
+        for name, instead in kept.items():
+            text = (
+                f"order {self.order_id}: {clean(name)} has other content and is kept; the file of "
+                f"the archive is {clean(instead)} beside it"
+            )
+            _log.warning("%s", text)
+            self.kept.append(text)
 
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving what it has sent."""
@@ -286,7 +301,12 @@ class Downloader:
             ]
             self.records.save(failed)
             raise self.incomplete(failed, paths_of(placed))
-        return DownloadResult(order_id=self.order_id, records=tuple(placed), notes=ran.notes)
+        return DownloadResult(
+            order_id=self.order_id,
+            records=tuple(placed),
+            notes=ran.notes,
+            kept=tuple(self.kept),
+        )
 
     def incomplete(
         self, failed: Sequence[FileRecord], paths: Sequence[Path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,8 @@ def download_order(
         False: keep each zip as one file instead of the files in it. True extracts zips that an
         earlier call kept. To open kept zips by hand, see "Proxies and zips" in the documentation.
     again : bool
-        Fetch all files once more. A file whose content differs now is not replaced: the new one
-        gets a number.
+        Fetch all files once more. A file whose content differs now is not replaced, unless it is
+        cut: the new one gets a number, and a warning names both.
     checksum : bool
         Read files that are there already and compare their MD5; by default only their size is
         compared.
@@ -143,6 +144,8 @@ def download_order(
         _fetch_rest(client, order, downloader)
     finally:
         line.end()
+    for text in downloader.kept:
+        warnings.warn(text, stacklevel=3)
     paths = paths_of(downloader.records.in_place)
     if not paths:
         raise DownloadError(

@@ -69,6 +69,8 @@ class Publisher:
         # Several threads choose names and add to what is to be recorded.
         self._lock = threading.Lock()
         self._placed: list[FileRecord] = []
+        #: Names that other files had, and the names that were given instead.
+        self.kept: dict[str, str] = {}
         # One thread records; meanwhile the others add theirs to the next transaction.
         self._recording = threading.Lock()
         self._queue: BoundedQueue[Sequence[VerifiedFile]] = BoundedQueue(
@@ -179,17 +181,25 @@ class Publisher:
 
     def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace
-        name = file.name or self._names.choose(first.file_id, first.name)
+        wanted = name = file.name or self._names.choose(first.file_id, first.name)
         fetched_at_us: int | None = None
         while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
             if workspace.has(name, content):
                 content.discard()
                 break
+            # A cut file of ours has nothing that the verified one lacks.
+            is_ours = workspace.path_of(name) in self._records.suspect
+            if is_ours and workspace.replace_cut(name, content):
+                fetched_at_us = time.time_ns() // 1000
+                break
             with self._lock:
                 name = self._names.choose_another(name)
         else:
             fetched_at_us = time.time_ns() // 1000
+            if name != wanted:
+                with self._lock:
+                    self.kept[wanted] = name
         changes: dict[str, Any] = {"path": workspace.path_of(name), "error": None}
         if file.is_fetched:
             changes["fetched_at_us"] = fetched_at_us

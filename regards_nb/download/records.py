@@ -67,6 +67,8 @@ class OrderRecords:
         Ids of the files that the last manifest names.
     arrived : set of int
         Ids of the files that got their final name since the last manifest.
+    suspect : set of str
+        Paths of recorded files that failed the check, or that are fetched once more.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class OrderRecords:
         self.known: dict[int, FileRecord] = {}
         self.listed: set[int] = set()
         self.arrived: set[int] = set()
+        self.suspect: set[str] = set()
         self.read()
         if again:
+            self.suspect.update(record.path for record in self.in_place if record.path)
             self.known = {file_id: _missing(record) for file_id, record in self.known.items()}
 
     def read(self) -> None:
@@ -149,7 +153,10 @@ class OrderRecords:
         """Return a record, or that of a missing file where its file fails the check."""
         if self._check == "none" or not record.in_place:
             return record
-        return record if look.problem(record) is None else _missing(record)
+        if look.problem(record) is None:
+            return record
+        self.suspect.add(record.path or "")
+        return _missing(record)
 
 
 class FileProblem(NamedTuple):

@@ -34,6 +34,7 @@ from regards_nb.download.disk import (
     is_alive,
     link_without_replacing,
     lock_if_free,
+    replace_if_cut,
 )
 from regards_nb.errors import WorkspaceError
 
@@ -115,6 +116,11 @@ class Workspace(ABC):
     @abstractmethod
     def has(self, name: str, content: Content) -> bool:
         """Return whether the file with this final name has this content."""
+
+    def replace_cut(self, name: str, content: Content) -> bool:
+        """Replace a file of ours that was cut; return False where it has other content."""
+        del name, content
+        return False  # an object in a bucket cannot be cut
 
     @abstractmethod
     def complete_batch(self) -> None:
@@ -256,6 +262,11 @@ class FolderWorkspace(Workspace):
     def has(self, name: str, content: Content) -> bool:
         """Return whether the file with this final name has this content."""
         return has_content(self._folder + name, content.size_bytes, content.md5)
+
+    def replace_cut(self, name: str, content: Content) -> bool:
+        """Replace a file that holds only the beginning of this content."""
+        assert content.path is not None  # noqa: S101 - prepare() has staged it
+        return replace_if_cut(content.path, self._folder + name)
 
     def complete_batch(self) -> None:
         """Return when the final names are on the disk, where a folder can be opened for that."""

@@ -426,6 +426,8 @@ class Downloads:
             )
         finally:
             self._held.pop(order.order_id, None)
+        for text in result.kept:
+            self._core.errors.note(text)
         if result.nothing_new and order.has_ended:
             self._ask_again(client, order.order_id)
         return result

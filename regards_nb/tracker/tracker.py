@@ -919,7 +919,9 @@ class OrderTracker:
         """Download the ready files of some orders, verified, with a progress bar.
 
         Files that were downloaded before are looked at: those that are gone or cut are fetched
-        once more, while REGARDS has them. No file of yours is replaced.
+        once more, while REGARDS has them. A cut file, which holds the beginning of the verified one
+        and nothing else, is replaced. No file of yours is: where one is in the way, the view
+        names the new file beside it.
 
         Parameters
         ----------
