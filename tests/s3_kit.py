@@ -140,10 +140,18 @@ class TestBucket:
         # rclone returns the names with capitals
         return {name.lower(): value for name, value in head["Metadata"].items()}
 
+    def modified(self) -> dict[str, object]:
+        """Return when each object was created, by its key."""
+        found = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return {each["Key"]: each["LastModified"] for each in found}
+
     def unfinished(self) -> list[str]:
         """Return the keys of unfinished uploads."""
-        found = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads") or []
-        return [each["Key"] for each in found]
+        try:
+            found = self.client.list_multipart_uploads(Bucket=self.name)
+        except self.client.exceptions.NoSuchUpload:  # so rclone says that there was never one
+            return []
+        return [each["Key"] for each in found.get("Uploads") or []]
 
 
 class Link:
@@ -162,6 +170,8 @@ class Link:
         self.limit_bytes: int | None = None
         #: "hold": nothing passes any more; "cut": the connection is broken.
         self.fault = "hold"
+        #: So many connections that meet the limit suffer; None: all.
+        self.times: int | None = None
         #: So many connections are answered by "503 Slow Down".
         self.busy = 0
         #: How many connections met the limit.
@@ -210,6 +220,8 @@ class Link:
                 passed += len(data)
                 if is_upload and self.limit_bytes is not None and passed > self.limit_bytes:
                     self.met += 1
+                    if self.met == self.times:
+                        self.limit_bytes = None
                     if self.fault == "hold":
                         self._over.wait()
                     break

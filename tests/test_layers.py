@@ -53,6 +53,7 @@ HOME_OF = {
     "obstore": {"download"},
     "upath": {"download"},
     "boto3": {"download"},
+    "botocore": {"download"},
     "nbformat": {"demo"},
     "nbclient": {"demo"},
     "nbconvert": {"demo"},

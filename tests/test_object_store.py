@@ -18,7 +18,14 @@ from s3_kit import ACCOUNT, TestBucket
 from upath import UPath
 
 from regards_nb import OrderTracker
-from regards_nb.download import Downloader, DownloadOptions, as_place, open_workspace
+from regards_nb.download import (
+    Bucket,
+    Downloader,
+    DownloadOptions,
+    Progress,
+    as_place,
+    open_workspace,
+)
 from regards_nb.errors import SettingsError
 from regards_nb.simulator import OrderPlan, Simulator
 
@@ -146,16 +153,19 @@ def test_a_name_in_use_is_kept_and_the_file_gets_a_number(
 
 
 @pytest.mark.parametrize("s3_kind", ["moto"])
-def test_a_name_that_is_taken_meanwhile_is_not_replaced(bucket: TestBucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size_bytes", [20_000, 200_000], ids=["in memory", "staged"])
+def test_a_name_that_is_taken_meanwhile_is_not_replaced(
+    size_bytes: int, bucket: TestBucket, tmp_path: Path
+) -> None:
     """The creation is conditional: an object that came after the look is not overwritten."""
-    plan = OrderPlan(files=files_named("a.nc"), files_per_suborder=1)
+    plan = OrderPlan(files=files_named("a.nc", size_bytes=size_bytes), files_per_suborder=1)
     with world(tmp_path, plan) as here:
         in_bucket(here, bucket)
 
-        def put(progress: object) -> None:
-            bucket.put("12/a.nc", b"the user's")
+        def put(progress: Progress) -> None:
+            if progress.phase == "zip":  # the bucket was listed
+                bucket.put("12/a.nc", b"the user's")
 
-        # the first progress is reported before the bucket is listed, the next ones after it
         result = here.fetch(on_progress=put)
         assert [path.name for path in result.paths] == ["a (2).nc"]
         assert bucket.objects()["12/a.nc"] == b"the user's"
@@ -252,7 +262,7 @@ def test_large_files_go_in_parts_and_unfinished_uploads_are_aborted(
     bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_known: bool
 ) -> None:
     """Beyond the size of one request a file goes in parts; what a dead process began is aborted."""
-    plan = OrderPlan(files=files_named("large.nc", size_bytes=18 << 20), files_per_suborder=1)
+    plan = OrderPlan(files=files_named("large.nc", size_bytes=6 << 20), files_per_suborder=1)
     with world(tmp_path, plan) as here:
         in_bucket(here, bucket)
         key = "all orders/12/large.nc"
@@ -264,13 +274,14 @@ def test_large_files_go_in_parts_and_unfinished_uploads_are_aborted(
             owner = {"host": os.uname().nodename, "pid": 1 << 22}
             (dead / "owner.json").write_text(json.dumps(owner))
             (dead / "uploads").write_text(f"{here.folder}/\n{key}\n")
-        with open_workspace(as_place(f"{bucket.url}/12"), 12) as workspace:
+        with open_workspace(as_place(f"{bucket.url}/12"), 12):
             assert "all orders/12/large.nc" not in bucket.unfinished()
             assert "all orders/13/other.nc" in bucket.unfinished()
-            monkeypatch.setattr(type(workspace._bucket), "largest_put_bytes", 1 << 20)  # type: ignore[attr-defined]
+            monkeypatch.setattr(Bucket, "largest_put_bytes", 1 << 20)
+            monkeypatch.setattr(Bucket, "part_bytes", 5 << 20)
         here.fetch()
         assert bucket.objects() == {f"12/{name}": data for name, data in here.expected.items()}
-        assert bucket.metadata("12/large.nc")["size-bytes"] == str(18 << 20)
+        assert bucket.metadata("12/large.nc")["size-bytes"] == str(6 << 20)
         assert bucket.unfinished() == ["all orders/13/other.nc"]
         assert scratch() == []
 

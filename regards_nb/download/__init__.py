@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.download.bucket import is_url
+from regards_nb.download.bucket import Bucket, is_url
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.disk import (
     has_content,
@@ -54,6 +54,7 @@ __all__ = [
     "MAX_NOTICE_BYTES",
     "MAX_PIECE_BYTES",
     "BoundedQueue",
+    "Bucket",
     "Check",
     "DownloadOptions",
     "DownloadResult",

@@ -40,13 +40,10 @@ _MD5, _SIZE = "md5", "size-bytes"
 _LARGEST_PUT_BYTES = 5 << 30
 #: A multipart upload has at most 10,000 parts.
 _MOST_PARTS = 9_000
-_SMALLEST_PART_BYTES = 16 << 20
 #: Requests with a small and with a large body, at 200 kB/s and more.
 _SMALL_BYTES, _SMALL_TIMEOUT_S, _LARGE_TIMEOUT_S = 32 << 20, 180.0, 8 * 3600.0
 _CONNECT_TIMEOUT_S = 10.0
-#: obstore repeats what the server refuses for now (503), but not an upload that was cut.
-_RETRIES, _RETRY_TIMEOUT_S = 8, 60.0
-_PAUSES_S = (0.2, 1.0, 3.0)
+_RETRY_TIMEOUT_S = 60.0
 _SIGNED_FOR = timedelta(minutes=5)
 #: An unfinished upload of another computer is aborted when it is so old.
 _OLD_UPLOAD_S = 24 * 3600.0
@@ -102,8 +99,12 @@ class Bucket:
         Ends the pauses between two attempts.
     """
 
-    #: A larger file is uploaded in parts.
-    largest_put_bytes = _LARGEST_PUT_BYTES
+    #: A larger file is uploaded in parts, of at least this size.
+    largest_put_bytes, part_bytes = _LARGEST_PUT_BYTES, 16 << 20
+    #: obstore repeats what is refused for now (503), in three seconds, but no upload that was cut.
+    retries = 4
+    #: The pauses before another attempt to create an object: less than a minute together.
+    pauses_s: tuple[float, ...] = (1.0, 3.0, 8.0, 15.0)
 
     def __init__(self, name: str, what: str = "", stop: threading.Event | None = None) -> None:
         self.name = name
@@ -154,12 +155,12 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         attributes = {_MD5: md5, _SIZE: str(size_bytes)}
-        for number, pause_s in enumerate((*_PAUSES_S, None)):
+        for pause_s in (*self.pauses_s, None):
             try:
                 return self._put(key, source, size_bytes, attributes)
             except AlreadyExistsError:
-                # The answer to the attempt before may have been lost on its way.
-                return bool(number) and self.look(key) == (size_bytes, md5)
+                # perhaps by this call: the answer to another attempt may have been lost
+                return False
             except (BaseError, FileNotFoundError) as exc:
                 if pause_s is None or not _may_pass(exc) or self._stop.wait(pause_s):
                     raise self._explained(exc) from None
@@ -185,7 +186,7 @@ class Bucket:
             # between the look and the end of the upload.
             if self.look(key) is not None:
                 return False
-            part_bytes = max(_SMALLEST_PART_BYTES, size_bytes // _MOST_PARTS)
+            part_bytes = max(self.part_bytes, size_bytes // _MOST_PARTS)
             store.put(key, Path(source), attributes=attributes, chunk_size=part_bytes)
         return True
 
@@ -313,8 +314,8 @@ class Bucket:
             reason = f"{endpoint} asks for fewer requests ({told}) for {place}: try later"
         elif "builder error" in text and endpoint.startswith("http:"):
             reason = (
-                f"{endpoint} is not encrypted: give an https:// address in AWS_ENDPOINT_URL, or "
-                "set AWS_ALLOW_HTTP=true if the network is yours"
+                f"{endpoint} of {place} is not encrypted: give an https:// address in "
+                "AWS_ENDPOINT_URL, or set AWS_ALLOW_HTTP=true if the network is yours"
             )
         elif status is None and "HTTP error" in text:
             reason = f"{endpoint} does not answer for {place}, or the connection broke"
@@ -337,7 +338,7 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
         bucket,
         client_options=client,  # type: ignore[arg-type]
         retry_config={
-            "max_retries": _RETRIES,
+            "max_retries": Bucket.retries,
             "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S),
         },
         credential_provider=_profile(),
@@ -353,13 +354,17 @@ def _profile() -> Any:
     try:
         # obstore reads no profiles; boto3 reads all kinds of them
         from boto3 import Session
+        from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
         raise WorkspaceError(
             "AWS_PROFILE needs boto3: pip install boto3, or set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         ) from None
-    return Boto3CredentialProvider(Session(profile_name=name))
+    try:
+        return Boto3CredentialProvider(Session(profile_name=name))
+    except (BotoCoreError, ValueError) as exc:
+        raise WorkspaceError(f"AWS_PROFILE={name} gives no account: {exc}") from None
 
 
 def _endpoint() -> str | None:

@@ -5,12 +5,8 @@ bucket by one conditional request, and its staged file is removed: no object is 
 and none is replaced.
 """
 
-# Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
-# ruff: noqa: PTH108
-
 from __future__ import annotations
 
-import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -82,8 +78,8 @@ class BucketWorkspace(Workspace):
             self._note_upload(key)
         is_new = self._bucket.create(key, source, content.size_bytes, content.md5)
         self._names.add(name)
-        if is_new and content.path is not None:
-            os.unlink(content.path)
+        if is_new:
+            content.discard()
         return is_new
 
     def has(self, name: str, content: Content) -> bool:

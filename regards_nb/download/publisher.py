@@ -30,7 +30,7 @@ _GATHER_S = 0.25
 #: How much may wait in memory, and what a file takes besides its content.
 _WAITING_BYTES, _FILE_BYTES = 2 << 20, 1000
 #: A call that stops waits so long for uploads that have begun.
-_STOP_S = 5.0
+_STOP_S = 2.0
 _WAKE_S = 0.2
 
 
@@ -118,8 +118,9 @@ class Publisher:
         Of uploads only those are waited for that have begun, and for a moment.
         """
         self._queue.close() if self._uploads else self._queue.end()
+        until_s = time.monotonic() + _STOP_S
         for thread in self._threads:
-            thread.join(_STOP_S if self._uploads else None)
+            thread.join(max(until_s - time.monotonic(), 0.0) if self._uploads else None)
 
     def raise_failure(self) -> None:
         """Raise why publishing has failed, if it has."""

@@ -1,0 +1,291 @@
+"""Kill -9, broken lines and refusals during uploads: nothing partial, nothing twice, and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
+from s3_kit import ACCOUNT, Link, TestBucket, s3_server, use_server
+
+from regards_nb.download import BoundedQueue, Bucket, QueueClosed, as_place
+from regards_nb.errors import DownloadError, RegardsError, WorkspaceError
+from regards_nb.simulator import FileSpec, OrderPlan, noise
+
+if TYPE_CHECKING:
+    import subprocess
+
+#: Some small files, and one that takes a while.
+SMALL = files_named(*(f"{number}.nc" for number in range(8)), size_bytes=100_000)
+LARGE = FileSpec(name="large.nc", content=noise(seed="large", size_bytes=9 << 20))
+PLAN = OrderPlan(files=[*SMALL, LARGE], files_per_suborder=9)
+#: The large file meets this limit, the small ones together do not.
+LIMIT_BYTES = 4 << 20
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon."""
+    monkeypatch.setattr(Bucket, "retries", 1)
+    monkeypatch.setattr(Bucket, "pauses_s", (0.05, 0.05))
+
+
+def in_bucket(here: World, bucket: TestBucket) -> World:
+    """Let a world's files go to a bucket."""
+    here.folder = as_place(f"{bucket.url}/12")  # type: ignore[assignment]
+    return here
+
+
+def wanted(here: World) -> dict[str, bytes]:
+    """Return the objects of a complete download."""
+    return {f"12/{name}": data for name, data in here.expected.items()}
+
+
+def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a worker and return what it says."""
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def all_but_large(bucket: TestBucket) -> bool:
+    return len(bucket.objects()) == len(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("s3_kind", "how", "limits"),
+    [
+        ("rclone", signal.SIGKILL, []),
+        ("moto", signal.SIGKILL, []),
+        ("rclone", signal.SIGINT, []),
+        ("rclone", signal.SIGKILL, ["in parts"]),
+    ],
+    ids=["rclone-kill", "moto-kill", "rclone-ctrl-c", "rclone-kill-parts"],
+)
+def test_a_killed_upload_leaves_no_object_and_the_next_download_completes(
+    how: signal.Signals,
+    limits: list[str],
+    bucket: TestBucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kill -9 and Ctrl-C in the middle of a large file: what is there is whole, and stays.
+
+    An upload in parts is left unfinished, and the next download aborts it.
+    """
+    with world(tmp_path, PLAN) as here, Link(bucket.server) as link:
+        in_bucket(here, bucket)
+        link.limit_bytes = LIMIT_BYTES
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        with worker(here, way="zip", limits=limits) as process:
+            wait_until(lambda: link.met and all_but_large(bucket), "the upload of the large file")
+            (staging,) = Path(tempfile.gettempdir()).glob(".regards-*.part")
+            staged = [path.name for path in staging.iterdir() if path.name.isdecimal()]
+            assert len(staged) == 1, "what is uploaded takes no room"
+            process.send_signal(how)
+            if how is signal.SIGINT:
+                assert result_of(process)["error"] == "KeyboardInterrupt"
+            else:
+                process.wait(DEADLINE_S)
+        link.cut()
+        before = bucket.objects()
+        assert before == {name: data for name, data in wanted(here).items() if "large" not in name}
+        assert bucket.unfinished() == ["all orders/12/large.nc"] * len(limits)
+        written = bucket.modified()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)
+        here.fetch()
+        assert bucket.objects() == wanted(here)
+        assert bucket.unfinished() == []
+        assert {name: bucket.modified()[name] for name in written} == written
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []
+        assert {record.state for record in here.records.values()} == {"VERIFIED"}
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+def test_a_server_that_is_killed_is_named_and_gets_the_rest_later(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names bucket and order; after a restart only what is missing is fetched."""
+    (tmp_path / "s3").mkdir()
+    with s3_server("rclone", tmp_path / "s3") as server, Link(server) as link:
+        use_server(monkeypatch, link.url, tmp_path)
+        bucket = TestBucket(server)
+        with world(tmp_path, PLAN) as here:
+            in_bucket(here, bucket)
+            link.limit_bytes = LIMIT_BYTES
+            raised: list[BaseException] = []
+
+            def fetch() -> None:
+                with pytest.raises(WorkspaceError) as caught:
+                    here.fetch(way="files")
+                raised.append(caught.value)
+
+            thread = threading.Thread(target=fetch)
+            thread.start()
+            wait_until(lambda: link.met and all_but_large(bucket), "the upload of the large file")
+            server.kill()
+            link.cut()
+            thread.join(DEADLINE_S)
+            text = str(raised[0])
+            assert f"s3://{bucket.name}" in text
+            assert f"order {here.order_id}" in text
+            assert "does not answer" in text
+            assert "download again" in text
+            server.start()
+            link.limit_bytes = None
+            fetched = here.singles
+            assert bucket.objects().keys() == wanted(here).keys() - {"12/large.nc"}
+            here.fetch(way="files")
+            assert bucket.objects() == wanted(here)
+            assert here.singles == fetched + 1
+
+
+def test_a_line_that_breaks_some_times_is_not_noticed(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload is repeated; progress counts uploaded files, and none is there twice."""
+    seen = []
+    with world(tmp_path, PLAN) as here, Link(bucket.server) as link:
+        in_bucket(here, bucket)
+        link.limit_bytes, link.fault = LIMIT_BYTES, "cut"
+        link.times = 3  # obstore makes two attempts
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        here.fetch(on_progress=seen.append)
+        assert link.met == 3
+        assert bucket.objects() == wanted(here)
+        assert (seen[-1].files_done, seen[-1].verified) == (9, 9)
+        assert all(record.fetched_at_us for record in here.records.values())
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+def test_a_busy_store_is_asked_again(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 Slow Down costs time and no file; one that lasts is named."""
+    with world(tmp_path) as here, Link(bucket.server) as link:
+        in_bucket(here, bucket)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        link.busy = 1
+        here.fetch()
+        assert bucket.objects() == wanted(here)
+        link.busy = 1000
+        with pytest.raises(WorkspaceError, match="fewer requests.*503 SlowDown.*try later"):
+            here.fetch(again=True)
+
+
+def test_stop_does_not_wait_for_an_upload_that_hangs(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call ends although nothing passes any more; the rest comes later."""
+    with world(tmp_path, PLAN) as here, Link(bucket.server) as link:
+        in_bucket(here, bucket)
+        link.limit_bytes = LIMIT_BYTES
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        stop = threading.Event()
+
+        def stop_later(progress: object) -> None:
+            if link.met and all_but_large(bucket):
+                stop.set()
+
+        with pytest.raises(DownloadError, match="stopped; 8 files are in place"):
+            here.fetch(way="zip", stop=stop, on_progress=stop_later)
+        link.cut()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)
+        here.fetch()
+        assert bucket.objects() == wanted(here)
+
+
+def test_two_processes_end_with_the_same_objects(bucket: TestBucket, tmp_path: Path) -> None:
+    """Both download one order at the same time: one set of objects, each once."""
+    plan = OrderPlan(files=files_named(*["same name.nc"] * 3, "other.nc"), files_per_suborder=4)
+    with world(tmp_path, plan) as here:
+        in_bucket(here, bucket)
+        with worker(here) as one, worker(here) as other:
+            results = [result_of(one), result_of(other)]
+        assert all("error" not in result for result in results), results
+        content = sorted(b"".join(spec.source.chunks()) for spec in plan.files)
+        assert sorted(bucket.objects().values()) == content
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bucket": "no-such-bucket"}, "there is no bucket 'no-such-bucket'"),
+        ({"AWS_ACCESS_KEY_ID": "SOMEBODYELSE"}, "refuses access to s3://"),
+        ({"AWS_SECRET_ACCESS_KEY": "wr0ng/and/secret"}, "refuses access to s3://"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not answer"),
+        ({"AWS_ENDPOINT_URL": "http://192.0.2.1"}, "is not encrypted"),
+    ],
+    ids=["bucket", "account", "secret", "server", "http"],
+)
+def test_refusals_say_what_to_do_before_anything_is_fetched(
+    changes: dict[str, str],
+    words: str,
+    bucket: TestBucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The text names the bucket and the order, holds no secret, and no quota is spent."""
+    with world(tmp_path) as here:
+        name = changes.pop("bucket", bucket.name)
+        here.folder = as_place(f"s3://{name}/orders")  # type: ignore[assignment]
+        for variable, value in changes.items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(WorkspaceError) as caught:
+            here.fetch()
+        text = str(caught.value)
+        assert words in text
+        assert name in text
+        assert f"order {here.order_id}: " in text
+        assert here.zips == here.singles == 0
+        chain: list[BaseException | None] = [caught.value]
+        while chain[-1] is not None:
+            chain.append(chain[-1].__cause__)
+        for secret in (ACCOUNT["AWS_SECRET_ACCESS_KEY"], "wr0ng/and/secret"):
+            assert not any(secret in repr(each) for each in chain)
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+def test_a_profile_is_an_account(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_PROFILE names keys in the file of all AWS programs."""
+    keys = {name: os.environ[name] for name in ACCOUNT}
+    for name in keys:
+        monkeypatch.delenv(name)
+    credentials = tmp_path / "credentials"
+    lines = "\n".join(f"{name.lower()} = {value}" for name, value in keys.items())
+    credentials.write_text(f"[lab]\n{lines}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with world(tmp_path) as here:
+        in_bucket(here, bucket)
+        here.fetch()
+        assert bucket.objects() == wanted(here)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(RegardsError, match="nobody"):
+        Bucket(bucket.name)
+
+
+def test_what_is_being_uploaded_counts_until_it_is_done() -> None:
+    """The queue of a bucket takes no more than its limit of files that wait or are uploaded."""
+    queue: BoundedQueue[str] = BoundedQueue(10, held_until_done=True)
+    queue.put("first", 10)
+    assert queue.take() == "first"
+    blocked = threading.Thread(target=queue.put, args=("second", 1))
+    blocked.start()
+    assert queue.take(0.05) is None
+    queue.done(10)
+    blocked.join(DEADLINE_S)
+    assert queue.take() == "second"
+    queue.close()
+    with pytest.raises(QueueClosed):
+        queue.put("third", 1)
