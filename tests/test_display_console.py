@@ -132,6 +132,44 @@ def test_a_log_gets_one_line_per_change() -> None:
     ]
 
 
+def test_a_log_of_an_automatic_download_has_one_line_for_a_part_and_one_for_the_end() -> None:
+    """Downloads that begin and end between the parts are no lines; the last one tells all files."""
+    tracker, stream = ScriptedTracker(order("a", 1)), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    before = len(stream.lines())
+    part = {"status": "SUBORDER_DONE", "suborders_total": 2}
+    done = {"status": "DONE", "suborders_total": 2, "suborders_done": 2}
+    for known in (
+        {**part, "suborders_done": 1},
+        {**part, "suborders_done": 1, "downloading": True},
+        {**part, "suborders_done": 1, "downloaded_files": 4},
+        {**part, "suborders_done": 2, "downloaded_files": 4},
+        {**part, "suborders_done": 2, "downloading": True, "downloaded_files": 4},
+        {**done, "downloading": True, "downloaded_files": 6},
+        {**done, "downloaded_files": 8},
+    ):
+        tracker.tell(order("a", 1, **known))
+        watch.refresh()
+    watch.close()
+    assert stream.lines()[before:] == [
+        "#1  a  ████████░░░░░░░░  1/2 parts  ● SUBORDER_DONE",
+        "#1  a  ████████████████  2/2 parts  ● SUBORDER_DONE  4 files, 0 B",
+        "#1  a  ████████████████  2/2 parts  ✓ DONE  8 files, 0 B",
+        "1 of 1 order finished",
+    ]
+
+
+def test_a_log_tells_the_files_of_a_download_at_its_end() -> None:
+    """Also of an order that goes on, and of one whose download still runs."""
+    for known in ({"status": "SUBORDER_DONE"}, {"status": "DONE", "downloading": True}):
+        tracker, stream = ScriptedTracker(order("a", 1, status="SUBORDER_DONE")), _Stream()
+        watch = opened(LogView(tracker, _all, stream))
+        tracker.tell(order("a", 1, downloaded_files=4, **known))
+        watch.refresh()
+        watch.close()
+        assert sum("4 files" in line for line in stream.lines()) == 1
+
+
 def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
     """Changes of the connection are lines too."""
     tracker, stream = ScriptedTracker(order()), _Stream()

@@ -63,6 +63,8 @@ class LogView:
         self._stream = stream
         self._version = -1
         self._states: dict[OrderKey, tuple[object, ...]] = {}
+        #: How many files the last line of each order told.
+        self._files: dict[OrderKey, int] = {}
         self._health: tuple[str, str | None] | None = None
         self._note = ""
         self._next_note_s = 0.0
@@ -74,6 +76,7 @@ class LogView:
         self._version = self._tracker.version
         snapshot = self._tracker.snapshot(self._keys_of())
         self._states = {order.key: _state(order) for order in snapshot.orders}
+        self._files = {order.key: order.downloaded_files for order in snapshot.orders}
         self._health = _health_state(snapshot.health)
         model = table_model(snapshot)
         self._problems = {*model.problems}
@@ -88,11 +91,13 @@ class LogView:
             self._next_note_s = now + NOTE_INTERVAL_S
             write_lines(self._stream, [_stamped(clean(note, 400))])
         version = self._tracker.version
-        if version == self._version:
-            return
-        self._version = version
+        if version != self._version:
+            self._version = version
+            self._write_changes(is_last=False)
+
+    def _write_changes(self, *, is_last: bool) -> None:
         snapshot = self._tracker.snapshot(self._keys_of())
-        changed = self._changed(snapshot.orders)
+        changed = self._changed(snapshot.orders, is_last=is_last)
         written = [line(row_of(order)) for order in changed[:MAX_LINES]]
         if len(changed) > MAX_LINES:
             written.append(f"… and {len(changed) - MAX_LINES} more orders changed")
@@ -113,16 +118,22 @@ class LogView:
         """Write the last changes and a headline."""
         self._next_note_s = 0.0
         self.refresh(note=note)
+        self._write_changes(is_last=True)
         model = table_model(self._tracker.snapshot(self._keys_of()))
         write_lines(self._stream, [_stamped(model.headline)])
         self._write_problems(model)
 
-    def _changed(self, orders: Iterable[OrderState]) -> list[OrderState]:
-        states = {order.key: (order, _state(order)) for order in orders}
-        changed = [
-            order for key, (order, state) in states.items() if self._states.get(key) != state
-        ]
-        self._states = {key: state for key, (_, state) in states.items()}
+    def _changed(self, orders: Iterable[OrderState], *, is_last: bool) -> list[OrderState]:
+        changed = []
+        for order in orders:
+            state = _state(order)
+            # The line of an order that has ended tells all its files, at the end of its download.
+            is_early = order.finished and order.downloading and not is_last
+            has_files = is_last and self._files.get(order.key, 0) != order.downloaded_files
+            if (self._states.get(order.key) != state and not is_early) or has_files:
+                self._states[order.key] = state
+                self._files[order.key] = order.downloaded_files
+                changed.append(order)
         return changed
 
 
@@ -267,14 +278,14 @@ def _stamped(words: str) -> str:
 
 
 def _state(order: OrderState) -> tuple[object, ...]:
-    """Return what makes a line worth writing: not every new file does."""
+    """Return what makes a line worth writing: not every new file or download does."""
     return (
         order.status,
         order.finished,
         order.suborders_done,
         order.error_type,
         order.waits_for_download,
-        order.downloading,
+        order.downloaded_files if order.finished and not order.downloading else 0,
     )
 
 
