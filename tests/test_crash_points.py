@@ -22,7 +22,9 @@ from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
 from regards_nb.journal import Row
 
-PREFETCH = 20
+#: A connection begins with few messages and takes more after they were acknowledged. Those of one
+#: second fit into the first step.
+PREFETCH_STEPS = (20, 80)
 
 
 class Broker:
@@ -36,6 +38,9 @@ class Broker:
         self.gone: list[tuple[int, Delivery]] = []
         #: how often each message was returned: x-delivery-count of a quorum queue
         self.counts: Counter[int] = Counter()
+        #: returned messages, which are delivered before those that are ready
+        self.returned: deque[tuple[int, Delivery]] = deque()
+        self.prefetch = PREFETCH_STEPS[0]
         self._number = 0
         self._tag = 0
 
@@ -46,9 +51,10 @@ class Broker:
 
     def send(self) -> None:
         """Send what the prefetch allows; it is in flight until the client receives it."""
-        while self.ready and len(self.unacknowledged) < PREFETCH:
+        while (self.returned or self.ready) and len(self.unacknowledged) < self.prefetch:
             self._tag += 1
-            number, message = self.unacknowledged[self._tag] = self.ready.popleft()
+            source = self.returned or self.ready
+            number, message = self.unacknowledged[self._tag] = source.popleft()
             self.in_flight.append((self._tag, message, self.counts[number]))
 
     def acknowledge(self, tag: int) -> None:
@@ -80,7 +86,18 @@ class Broker:
     def _put_back(self, messages: list[tuple[int, Delivery]]) -> None:
         self.counts.update(number for number, _ in messages)
         again = {number: replace(message, redelivered=True) for number, message in messages}
+        self._insert(again)
+
+    def _insert(self, again: dict[int, Delivery]) -> None:
+        """Put messages back to the places that they had: so does a classic queue."""
         self.ready = deque(sorted((dict(self.ready) | again).items()))
+
+
+class QuorumBroker(Broker):
+    """A quorum queue puts returned messages behind those that were returned before."""
+
+    def _insert(self, again: dict[int, Delivery]) -> None:
+        self.returned.extend(again.items())
 
 
 class Client:
@@ -99,7 +116,7 @@ class Client:
         self.batcher = AckBatcher(
             self.journal_batch,
             self.sent.append,
-            prefetch_steps=[PREFETCH],
+            prefetch_steps=PREFETCH_STEPS,
             clock=lambda: machine.now,
         )
 
@@ -130,10 +147,12 @@ class Client:
 class Machine(RuleBasedStateMachine):
     """Publish, deliver, journal, acknowledge and crash in any order."""
 
+    kind = Broker
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.broker = Broker()
+        self.broker = self.kind()
         self.journal: list[Row] = []
         self.published: list[Delivery] = []
         self.sessions = 0
@@ -141,6 +160,7 @@ class Machine(RuleBasedStateMachine):
 
     def connect(self) -> None:
         self.sessions += 1
+        self.broker.prefetch = PREFETCH_STEPS[0]
         self.client = Client(self.sessions, self.journal, self)
 
     @rule(name=st.sampled_from("abcdefghij"))
@@ -150,6 +170,14 @@ class Machine(RuleBasedStateMachine):
         if self.published.count(message) < 2:
             self.published.append(message)
             self.broker.publish(message)
+
+    @rule()
+    def busy_seconds(self) -> None:
+        """Publish so much that the connection takes more messages at once."""
+        for _ in range(4):
+            for name in "abcdefghij" * 2:
+                self.publish(name)
+            self.time_passes()
 
     @precondition(lambda self: self.broker.in_flight)
     @rule(count=st.integers(1, 9))
@@ -180,6 +208,10 @@ class Machine(RuleBasedStateMachine):
         self.settle()
         self.now += 1.0
         self.client.batcher.acknowledge_settled()
+        if self.client.batcher.should_grow():
+            self.client.batcher.grow()
+            self.broker.prefetch = self.client.batcher.prefetch
+            self.broker.send()
 
     def settle(self) -> None:
         while self.broker.in_flight or self.client.sent:
@@ -205,7 +237,12 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let everything arrive, and count."""
-        while self.broker.ready or self.broker.unacknowledged or self.client.sent:
+        while (
+            self.broker.returned
+            or self.broker.ready
+            or self.broker.unacknowledged
+            or self.client.sent
+        ):
             self.time_passes()
         kept = Counter((row.delivery.body, row.delivery.timestamp_s) for row in self.journal)
         assert kept == Counter((m.body, m.timestamp_s) for m in self.published)
@@ -224,6 +261,8 @@ class ClassicQueue(Machine):
 class QuorumQueue(Machine):
     """A quorum queue on a cluster whose nodes lose the link between them."""
 
+    kind = QuorumBroker
+
     @rule()
     def return_on_channel(self) -> None:
         """Deliver what is not acknowledged again; what is on its way still arrives before."""
@@ -232,6 +271,6 @@ class QuorumQueue(Machine):
 
 
 TestClassicQueue = ClassicQueue.TestCase
-TestClassicQueue.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestClassicQueue.settings = settings(max_examples=70, stateful_step_count=60, deadline=None)
 TestQuorumQueue = QuorumQueue.TestCase
-TestQuorumQueue.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestQuorumQueue.settings = settings(max_examples=70, stateful_step_count=60, deadline=None)

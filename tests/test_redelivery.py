@@ -18,9 +18,9 @@ def rows(*names: str, session_id: int = 1, first_id: int = 1) -> list[Row]:
     return [Row(first_id + i, session_id, message(name)) for i, name in enumerate(names)]
 
 
-def claimed(matcher: RedeliveryMatcher, *names: str) -> list[bool]:
+def claimed(matcher: RedeliveryMatcher, *names: str, count: int = 1) -> list[bool]:
     deliveries = [message(name, redelivered=True) for name in names]
-    new = matcher.new(deliveries)
+    new = matcher.new(deliveries, {id(each): count for each in deliveries})
     return [all(delivery is not each for each in new) for delivery in deliveries]
 
 
@@ -43,6 +43,14 @@ def test_an_equal_message_after_a_later_row_is_new() -> None:
     matcher = RedeliveryMatcher()
     matcher.add(rows("a", "b"))
     assert claimed(matcher, "b", "a") == [True, False]
+
+
+def test_messages_that_were_returned_twice_may_come_last() -> None:
+    """A quorum queue puts them behind those that were returned once; each row answers once."""
+    matcher = RedeliveryMatcher()
+    matcher.add(rows("a", "b", "c", "d"))
+    assert claimed(matcher, "c", "d") == [True, True]
+    assert claimed(matcher, "a", "b", "b", count=2) == [True, True, False]
 
 
 def test_two_kernels_at_a_time_come_again_each_in_its_own_order() -> None:

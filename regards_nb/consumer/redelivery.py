@@ -13,6 +13,11 @@ sequence is not known, because RabbitMQ may or may not have processed the last a
 every row equal to the first message is a candidate start, and the next messages rule candidates
 out. After the last row of a session, an equal message is new.
 
+A quorum queue puts returned messages behind those that were returned before. A connection that ends
+soon takes a few of them and returns them to the end: these come after the last row, with a higher
+``x-delivery-count``. So a message that was returned more than once is compared with all rows of
+other sessions that were not matched, whatever their place.
+
 **A flagged message that this session received before.** When the link between two nodes of a
 cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel.
 Each return increments their ``x-delivery-count``: a message with a higher count than an equal
@@ -135,8 +140,11 @@ class RedeliveryMatcher:
         properties = _canonical(delivery.properties)
         sequences = [s for (_, own), s in self._sequences.items() if own == properties]
         before = [(sequence, sequence.next) for sequence in sequences]
-        is_known = _claim_row(sequences, digest)
+        claimed = _claim_row(sequences, digest, count)
+        is_known = claimed is not None
         self._undo += [s.reset(old) for s, old in before if s.next is not old]
+        if claimed is not None:
+            self._undo.append(claimed.mark(digest))
         self._undo.append(self._own.add(digest, count))
         return is_known
 
@@ -149,17 +157,20 @@ class RedeliveryMatcher:
         return True
 
 
-def _claim_row(sequences: Sequence[_RowSequence], digest: bytes) -> bool:
-    """Return whether a flagged message is a row of another session, and use that row."""
-    if any(sequence.continues_with(digest) for sequence in sequences):
-        return True
+def _claim_row(sequences: Sequence[_RowSequence], digest: bytes, count: int) -> _RowSequence | None:
+    """Return the session of which a flagged message is a row; use that row."""
+    for sequence in sequences:
+        if sequence.continues_with(digest):
+            return sequence
     for sequence in sequences:
         if sequence.jumps_to(digest):
             # The queue held the messages of older sessions before those of this one.
             for other in sequences:
                 other.end_if_older_than(sequence)
-            return True
-    return False
+            return sequence
+    if count > 1:
+        return next((each for each in sequences if each.has_unmatched(digest)), None)
+    return None
 
 
 class _RowSequence:
@@ -168,6 +179,8 @@ class _RowSequence:
     def __init__(self) -> None:
         self._digests: list[bytes] = []
         self._positions: defaultdict[bytes, list[int]] = defaultdict(list)
+        #: how many rows with a digest were matched
+        self._matched: Counter[bytes] = Counter()
         #: The position of the next message, for each candidate start; empty before the first.
         #: Replaced as a whole, so that a decision can be reverted.
         self.next: list[int] = []
@@ -205,6 +218,19 @@ class _RowSequence:
         if fitting:
             self.next = fitting
         return bool(fitting)
+
+    def has_unmatched(self, digest: bytes) -> bool:
+        """Return whether a row was not matched, at any place."""
+        return len(self._positions.get(digest, ())) > self._matched[digest]
+
+    def mark(self, digest: bytes) -> Callable[[], None]:
+        """Count a row as matched; return a function that reverts it."""
+        self._matched[digest] += 1
+
+        def undo() -> None:
+            self._matched[digest] -= 1
+
+        return undo
 
     def end_if_older_than(self, other: _RowSequence) -> None:
         """Match nothing any more if all rows are older than those of *other*."""
