@@ -11,18 +11,24 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from operator import attrgetter
 from sys import intern
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
 
 from regards_nb.events import REST_APP_ID, OrderStatus
 from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from regards_nb.events import OrderEvent
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 #: Which of two statuses within one second is the later one. Unknown statuses have rank 2.
 _RANK = {
@@ -74,9 +80,10 @@ class OrderKey(NamedTuple):
     correlation_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderState:
+class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All that is known of one order.
+
+    A struct of msgspec: there may be a million, and a dataclass takes ten times as long to make.
 
     Attributes
     ----------
@@ -165,6 +172,50 @@ class OrderState:
         return f"already downloaded elsewhere ({counted(self.elsewhere_files, 'file')}{of_size})"
 
 
+def replaced(state: OrderState, **changes: Any) -> OrderState:
+    """Return a copy of a state with some other values."""
+    return msgspec.structs.replace(state, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedOrders:
+    """All that an `OrderReducer` has folded, to go on from there.
+
+    Attributes
+    ----------
+    keys : sequence of OrderKey
+        In the order of their first events.
+    order_ids : sequence of int or None
+        The number of each order.
+    folds : sequence of bytes
+        What the events of each order say: `OrderAccumulator.packed`.
+    owners : dict
+        By order id, the orders that own it, where these are not all that have the number.
+    claims : dict
+        By order id, other orders that claim it.
+    tenants : list
+        In the order of their first events.
+    """
+
+    keys: Sequence[OrderKey] = ()
+    order_ids: Sequence[int | None] = ()
+    folds: Sequence[bytes] = ()
+    owners: dict[int, list[OrderKey]] = field(default_factory=dict)
+    claims: dict[int, list[OrderKey]] = field(default_factory=dict)
+    tenants: list[str | None] = field(default_factory=list)
+
+
+def _owners_by_number(
+    keys: Iterable[OrderKey], order_ids: Iterable[int | None]
+) -> dict[int, tuple[OrderKey, ...]]:
+    """Return the orders of each number, as if no order claimed the number of another."""
+    owners: dict[int, tuple[OrderKey, ...]] = {}
+    for key, order_id in zip(keys, order_ids, strict=True):
+        if order_id is not None:
+            owners[order_id] = (*owners[order_id], key) if order_id in owners else (key,)
+    return owners
+
+
 class OrderReducer:
     """Folds events into orders, one at a time.
 
@@ -172,27 +223,82 @@ class OrderReducer:
     order that another event ties to that id, whichever comes first. When a correlation id is used
     for a second order, the state is that of the order with the higher number, and the events of
     the other no longer count.
+
+    Parameters
+    ----------
+    folded : FoldedOrders, optional
+        What `folded` of another reducer returned. Each order of it is unpacked when it is needed.
     """
 
-    def __init__(self) -> None:
-        #: By order, in the sequence of their first events.
-        self._accumulators: dict[OrderKey, OrderAccumulator] = {}
-        #: By order id, the order of each tenant that has it. There may be a million, of one tenant.
-        self._owners: dict[int, tuple[OrderKey, ...]] = {}
+    def __init__(self, folded: FoldedOrders | None = None) -> None:
+        self._folded = folded = folded or FoldedOrders()
+        #: By order, in the sequence of their first events; or its place among the folded orders.
+        self._accumulators: dict[OrderKey, OrderAccumulator | int] = {
+            key: place for place, key in enumerate(folded.keys)
+        }
         #: Other orders that claim the same id, which no server should send. The name that is
         #: first in the alphabet owns it.
         self._conflicting_claims: defaultdict[int, set[OrderKey]] = defaultdict(set)
+        for order_id, keys in folded.claims.items():
+            self._conflicting_claims[order_id].update(keys)
         #: One text object for each tenant, however many events repeat it.
-        self._tenants: dict[str | None, str | None] = {}
+        self._tenants: dict[str | None, str | None] = {each: each for each in folded.tenants}
         #: Grows when events that were folded already turn out to belong to another order.
         self.regrouped = 0
+
+    @cached_property
+    def _owners(self) -> dict[int, tuple[OrderKey, ...]]:
+        """By order id, the order of each tenant that has it.
+
+        There may be a million, of one tenant, and who only reads the frame of orders needs none.
+        """
+        folded = self._folded
+        owners = _owners_by_number(folded.keys, folded.order_ids)
+        owners |= {order_id: tuple(keys) for order_id, keys in folded.owners.items()}
+        return owners
+
+    def folded(self) -> FoldedOrders:
+        """Return all that was folded so far. Later events do not change it."""
+        keys = list(self._accumulators)
+        found = list(self._accumulators.values())
+        before = self._folded
+        order_ids = [
+            before.order_ids[each] if isinstance(each, int) else each.order_id for each in found
+        ]
+        by_number = _owners_by_number(keys, order_ids)
+        owners = self._owners
+        return FoldedOrders(
+            keys=keys,
+            order_ids=order_ids,
+            folds=[
+                before.folds[each] if isinstance(each, int) else each.packed() for each in found
+            ],
+            owners={
+                order_id: list(owners.get(order_id, ()))
+                for order_id in owners.keys() | by_number.keys()
+                if owners.get(order_id) != by_number.get(order_id)
+            },
+            claims={order_id: list(keys) for order_id, keys in self._conflicting_claims.items()},
+            tenants=list(self._tenants),
+        )
+
+    def changed(self) -> list[OrderKey]:
+        """Return the orders that may differ from the folded ones that this reducer began with."""
+        found = [key for key, each in self._accumulators.items() if not isinstance(each, int)]
+        owners = (self._owner(key.tenant, each) for key in found if (each := _number_of(key)))
+        return list(dict.fromkeys([*found, *filter(None, owners)]))
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
         order_id = event.order_id
         # Most orders are known by both names, and a plain tuple finds one as its key does.
         found = self._accumulators.get((event.tenant, event.correlation_id))  # type: ignore[call-overload]
-        if found is None or order_id is None or found.order_id != order_id or found.is_nameless:
+        if (
+            type(found) is not OrderAccumulator
+            or order_id is None
+            or found.order_id != order_id
+            or found.is_nameless
+        ):
             found, changed = self._find(event.tenant, event.correlation_id, order_id)
         else:
             changed = found.key
@@ -216,20 +322,21 @@ class OrderReducer:
         by_number_only = self.named(_nameless(None, order_id).correlation_id)
         conflicting = self._conflicting_claims.get(order_id, ())
         keys = [*self._owners.get(order_id, ()), *conflicting, *by_number_only]
-        return [key for key in dict.fromkeys(keys) if self._accumulators[key].order_id == order_id]
+        return [key for key in dict.fromkeys(keys) if self._order_id(key) == order_id]
 
     def resolved(self, key: OrderKey) -> OrderKey:
         """Return the present key of an order that was known only by its number before."""
-        number = key.correlation_id.removeprefix("#")
-        is_number = number != key.correlation_id and number.isdecimal()
-        return self._owner(key.tenant, int(number)) or key if is_number else key
+        number = _number_of(key)
+        return key if number is None else self._owner(key.tenant, number) or key
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order; KeyError if no event named it."""
-        own = self._accumulators[key]
+        own = self._unpacked(key)
+        if own is None:
+            raise KeyError(key)
         all_of_it = [own, own.by_name]
         if own.order_id is not None and self._owner(key.tenant, own.order_id) == key:
-            nameless = self._accumulators.get(_nameless(key.tenant, own.order_id))
+            nameless = self._unpacked(_nameless(key.tenant, own.order_id))
             if nameless is not None:
                 all_of_it += nameless, nameless.by_name
         accumulators = [each for each in all_of_it if each is not None]
@@ -258,7 +365,7 @@ class OrderReducer:
 
     def _accumulator(self, key: OrderKey, order_id: int | None) -> OrderAccumulator:
         """Return the accumulator of one order; a number higher than before starts a new one."""
-        newest = self._accumulators.get(key)
+        newest = self._unpacked(key)
         if newest is None:
             new = OrderAccumulator(key, order_id)
         elif order_id is None:
@@ -274,6 +381,18 @@ class OrderReducer:
             return OrderAccumulator(key, order_id)
         self._accumulators[key] = new
         return new
+
+    def _unpacked(self, key: OrderKey) -> OrderAccumulator | None:
+        """Return the accumulator of an order; None if no event named it."""
+        found = self._accumulators.get(key)
+        if isinstance(found, int):
+            found = OrderAccumulator.unpacked(key, self._folded.folds[found])
+            self._accumulators[key] = found
+        return found
+
+    def _order_id(self, key: OrderKey) -> int | None:
+        found = self._accumulators[key]
+        return self._folded.order_ids[found] if isinstance(found, int) else found.order_id
 
     def _claim(self, key: OrderKey, order_id: int) -> None:
         """Let an order own a number, unless an order first in the alphabet owns it."""
@@ -300,6 +419,12 @@ class OrderReducer:
 def _nameless(tenant: str | None, order_id: int) -> OrderKey:
     """Return the key of an order of which only the number is known."""
     return OrderKey(tenant, f"#{order_id}")
+
+
+def _number_of(key: OrderKey) -> int | None:
+    """Return the number in the key of an order of which only the number is known."""
+    number = key.correlation_id.removeprefix("#")
+    return int(number) if number != key.correlation_id and number.isdecimal() else None
 
 
 #: Which of two events is the later one: by the AMQP timestamp, then by the rank of the status.
@@ -380,6 +505,38 @@ class OrderAccumulator:
         self.ready_at_end = 0
         self.first_us = _MOST_US
         self.last_us = -_MOST_US
+
+    def packed(self) -> bytes:
+        """Return all but the key as one msgpack value."""
+        return _pack(self._values())
+
+    def _values(self) -> tuple[Any, ...]:
+        by_name = None if self.by_name is None else self.by_name._values()  # noqa: SLF001 - one class
+        ids = (list(self.numbered), list(self.unnumbered), list(self.over_rest))
+        return (*_plain_values(self), *ids, by_name)
+
+    @classmethod
+    def unpacked(cls, key: OrderKey, packed: bytes) -> Self:
+        """Return what `packed` was made of."""
+        return cls._of_values(key, _unpack(packed))
+
+    @classmethod
+    def _of_values(cls, key: OrderKey, values: Sequence[Any]) -> Self:
+        *plain, numbered, unnumbered, over_rest, by_name = values
+        new = cls(key, None)
+        for name, value in zip(_PLAIN, plain, strict=True):
+            setattr(new, name, value)
+        new.status, new.error_type = intern(new.status), intern(new.error_type)
+        new.message = intern(new.message)
+        if numbered:
+            new.numbered = array("q", numbered)
+        if unnumbered:
+            new.unnumbered = array("q", unnumbered)
+        if over_rest:
+            new.over_rest = array("q", over_rest)
+        if by_name is not None:
+            new.by_name = cls._of_values(key, by_name)
+        return new
 
     def without_number(self) -> OrderAccumulator:
         """Return the accumulator of events that name the order without its number."""
@@ -481,5 +638,16 @@ class OrderAccumulator:
         )
 
 
+#: The fields that msgpack writes as they are.
+_PLAIN = (
+    "order_id", "is_nameless", "precedence", "when", "status", "error_type", "message",
+    "errors_when", "errors", "link_when", "link", "total", "ready_suborder", "ready_at_end",
+    "first_us", "last_us",
+)  # fmt: skip
+_plain_values = attrgetter(*_PLAIN)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[Any]).decode
+
+
 def _utc(us: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
+    return _EPOCH + timedelta(microseconds=us)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
@@ -25,6 +24,7 @@ from regards_nb.display import (
     table_model,
     text,
 )
+from regards_nb.orders import replaced
 from regards_nb.text import clean, size
 
 HOSTILE = "<img src=x onerror=\"window.__xss=1\"> </script> & 'quotes' \x1b[31m \u202e\n\x00"
@@ -280,7 +280,7 @@ def test_a_running_download_has_a_bar_of_its_own() -> None:
     assert ("aria-label", "bytes of order #7 a") in _Page(page).attributes
     assert 'value="0.75"' in page
     assert "3/4 files, 600 B of 800 B" in page
-    (row,) = table_model(ScriptedSnapshot(orders=(replace(coming, bytes_total=1),))).rows
+    (row,) = table_model(ScriptedSnapshot(orders=(replaced(coming, bytes_total=1),))).rows
     assert row.fetched == 1.0
 
 

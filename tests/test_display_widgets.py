@@ -27,6 +27,7 @@ from regards_nb.display import (
     widget,
 )
 from regards_nb.errors import SettingsError
+from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,7 +353,7 @@ def test_a_repaint_of_a_thousand_orders_sends_little(
     random = Random(1)
     for repaint in range(1, 11):
         for n in random.sample(range(1000), 200):
-            orders[n] = replace(orders[n], suborders_done=orders[n].suborders_done + 1)
+            orders[n] = replaced(orders[n], suborders_done=orders[n].suborders_done + 1)
         health = Health(state=HealthState.CONSUMING, since=NOON, last_event=now)
         tracker.tell(*orders, health=replace(health, last_event=now + timedelta(seconds=repaint)))
         view.paint(tracker.snapshot())

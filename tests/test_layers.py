@@ -44,7 +44,7 @@ HOME_OF = {
     "pandas": {"frames"},
     "numpy": {"frames"},
     "pyarrow": {"frames"},
-    "msgspec": {"events", "journal"},
+    "msgspec": {"events", "orders", "journal", "frames"},
     "ipywidgets": {"display"},
     "IPython": {"display"},
     "matplotlib": {"display"},

@@ -633,8 +633,8 @@ def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str)
 def _hidden(hidden: Sequence[OrderState]) -> str:
     if not hidden:
         return ""
-    by_status = Counter(clean(order.status, NAME_CHARS) for order in hidden).most_common(6)
-    statuses = ", ".join(f"{count} {status}" for status, count in by_status)
+    by_status = Counter(order.status for order in hidden).most_common(6)
+    statuses = ", ".join(f"{count} {clean(status, NAME_CHARS)}" for status, count in by_status)
     return f"… and {len(hidden)} more order{'' if len(hidden) == 1 else 's'} ({statuses})"
 
 

@@ -6,6 +6,12 @@
     the state of each order, from events, files and answers over REST;
 ``orders``
     the frame of orders;
+``events``
+    the frame of events;
+``packed``
+    columns as bytes;
+``checkpoint``
+    orders and events that are read instead of folded again;
 ``catalogue``
     the frames of the catalogue;
 ``export``
@@ -28,6 +34,7 @@ from regards_nb.frames.catalogue import (
     quota_frame,
     summary_frame,
 )
+from regards_nb.frames.checkpoint import CheckpointWriter
 from regards_nb.frames.columns import (
     EVENT_COLUMNS,
     EVENT_DTYPES,
@@ -66,6 +73,7 @@ __all__ = [
     "REMOTE_COLUMNS",
     "REMOTE_DTYPES",
     "SUMMARY_COLUMNS",
+    "CheckpointWriter",
     "ColumnInfo",
     "EventQueue",
     "Frames",

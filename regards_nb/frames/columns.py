@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from regards_nb.frames.packed import PackedColumn
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -194,6 +196,10 @@ class Column:
         """Write values into rows; None means missing."""
         self.memory[0][rows] = values
 
+    def load(self, rows: Rows, packed: PackedColumn) -> None:
+        """Write the values of a stored column into rows."""
+        self.memory[0][rows] = packed.data
+
     def take(self, rows: Rows, other: Column) -> None:
         """Copy all values of another column of this kind into rows."""
         for mine, theirs in zip(self.memory, other.memory, strict=True):
@@ -249,6 +255,12 @@ class Texts(Column):
         else:
             super().write(rows, list(map(once, values, values)))
 
+    def load(self, rows: Rows, packed: PackedColumn) -> None:
+        """Write the texts of a stored column into rows."""
+        once = self._known.setdefault
+        texts = [once(text, text) for text in _texts_of(packed)]
+        self.memory[0][rows] = np.array([*texts, np.nan], dtype=object)[packed.data]
+
 
 class ArrowTexts(Column):
     """A column of texts in Arrow's memory, as a list of pieces."""
@@ -275,7 +287,20 @@ class ArrowTexts(Column):
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:  # noqa: ARG002 - at the end
         """Append texts; merge the last pieces when there are several of similar length."""
-        piece = self._arrow.array(values, self._type)
+        self._append(self._arrow.array(values, self._type))
+
+    def load(self, rows: Rows, packed: PackedColumn) -> None:  # noqa: ARG002 - at the end
+        """Append the texts of a stored column."""
+        assert packed.texts is not None  # noqa: S101 - a column keeps its kind
+        ends, joined = packed.texts.ends, packed.texts.joined
+        offsets = np.concatenate([np.zeros(1, np.int64), ends])
+        buffers = map(self._arrow.py_buffer, (offsets, joined))
+        texts = self._arrow.LargeStringArray.from_buffers(len(ends), *buffers)
+        texts.validate(full=True)
+        places = self._arrow.array(packed.data, mask=packed.data < 0)
+        self._append(texts.take(places))
+
+    def _append(self, piece: Any) -> None:
         self.pieces.append(piece)
         # A frame already shows missing values in these rows.
         self.is_unseen |= piece.null_count < len(piece)
@@ -306,6 +331,10 @@ class ArrowTexts(Column):
         return to
 
 
+def _texts_of(packed: PackedColumn) -> list[str]:
+    return [] if packed.texts is None else packed.texts.to_list()
+
+
 _SHOWN_AS: dict[str, Callable[..., Any]] = {
     "Int64": pd.arrays.IntegerArray,
     "Float64": pd.arrays.FloatingArray,
@@ -328,6 +357,11 @@ class Numbers(Column):
             self.memory[1][rows] = False
         super().write(rows, values)
 
+    def load(self, rows: Rows, packed: PackedColumn) -> None:
+        """Write the numbers of a stored column into rows."""
+        super().load(rows, packed)
+        self.memory[1][rows] = False if packed.missing is None else packed.missing
+
 
 class Times(Column):
     """A column of times (UTC), written as `datetime` or as microseconds since 1970."""
@@ -340,6 +374,13 @@ class Times(Column):
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
         """Write times into rows."""
         super().write(rows, [v if type(v) is int else _microseconds(v) for v in values])
+
+    def load(self, rows: Rows, packed: PackedColumn) -> None:
+        """Write the times of a stored column into rows."""
+        super().load(rows, packed)
+        if packed.missing is not None:
+            # np.where(...) would compute _NAT in the small type of the stored numbers.
+            self.memory[0][rows][packed.missing] = _NAT
 
 
 def _microseconds(time: datetime | None) -> int:
@@ -360,6 +401,12 @@ class Categories(Column):
         """Write texts into rows."""
         code_of = self._code_of
         super().write(rows, [code_of[value] for value in values])
+
+    def load(self, rows: Rows, packed: PackedColumn) -> None:
+        """Write the texts of a stored column into rows."""
+        # The last one is for the place -1.
+        codes = np.array([*(self._code_of[text] for text in _texts_of(packed)), -1])
+        self.memory[0][rows] = codes[packed.data]
 
 
 #: The columns that need only their dtype.
@@ -401,14 +448,28 @@ class GrowingFrame:
     def append(self, columns: Iterable[Sequence[Any]], count: int) -> None:
         """Add *count* rows, given column by column; the cost depends on *count* alone."""
         values_of = self._by_name(columns)
+        rows = self._add_rows(count)
+        for name, values in values_of.items():
+            self._columns[name].write(rows, values)
+
+    def load(self, columns: Mapping[str, PackedColumn], count: int) -> None:
+        """Add *count* rows that were stored."""
+        for name, dtype in self._dtypes.items():
+            if dtype == "category":
+                self._add_categories(name, _texts_of(columns[name]))
+        rows = self._add_rows(count)
+        for name, column in self._columns.items():
+            column.load(rows, columns[name])
+
+    def _add_rows(self, count: int) -> slice:
+        """Make room for rows at the end; return their places."""
         first, self._rows = self._rows, self._rows + count
         if self._rows > self._capacity:
             # A quarter more: copies stay rare, and at most a fifth of the memory is unused.
             self._capacity = max(self._rows, self._capacity * 5 // 4)
             for name in self._columns:
                 self._move(name)
-        for name, values in values_of.items():
-            self._columns[name].write(slice(first, self._rows), values)
+        return slice(first, self._rows)
 
     def replace(self, rows: Sequence[int], columns: Iterable[Sequence[Any]]) -> None:
         """Write other values into some rows; frames handed out before keep the old values."""
@@ -445,10 +506,14 @@ class GrowingFrame:
         """Return the values by column name; add new categories."""
         values_of = dict(zip(self._dtypes, columns, strict=True))
         for name, dtype in self._dtypes.items():
-            if dtype == "category" and (new := set(values_of[name]).difference(self._categories)):
-                self._categories += sorted(new)
-                self._move(name)
+            if dtype == "category":
+                self._add_categories(name, sorted(set(values_of[name])))
         return values_of
+
+    def _add_categories(self, name: str, texts: Iterable[str]) -> None:
+        if new := [text for text in texts if text not in self._categories]:
+            self._categories += new
+            self._move(name)
 
     def _move(self, name: str) -> None:
         """Copy a column into new memory; frames handed out keep the old memory."""

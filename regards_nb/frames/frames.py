@@ -6,42 +6,41 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
-from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from regards_nb.download import is_url
-from regards_nb.events import OrderEvent, OrderStatus, decode
+from regards_nb.events import OrderStatus
 from regards_nb.files import FileState
+from regards_nb.frames.checkpoint import Capture, Checkpoints, CheckpointWriter
 from regards_nb.frames.columns import (
-    EVENT_DTYPES,
     FILE_DTYPES,
     PROBLEM_DTYPES,
     REJECTED_DTYPES,
     REMOTE_DTYPES,
     GrowingFrame,
 )
+from regards_nb.frames.events import EventsFrame, events_of
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.orders import OrdersFrame
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import with_full_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
 
     from regards_nb.client import RemoteOrder
     from regards_nb.download import Place
+    from regards_nb.events import OrderEvent
     from regards_nb.files import FileRecord
+    from regards_nb.frames.checkpoint import Checkpoint
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
 
 #: Events that one refresh added, each with its order.
 EventQueue: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
-
-#: The values of the columns after the two times.
-_FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
 
 
 class Frames:
@@ -82,25 +81,37 @@ class Frames:
         self._queues: list[tuple[int, EventQueue]] = []
         #: The newest arrival of a message that was read, in µs.
         self._newest_us = 0
+        shown = None if queues is None else sorted(queues)
+        self._checkpoints = Checkpoints(journal, tenant, shown)
+        self._writer = CheckpointWriter(self._checkpoints, self._capture)
         self._clear()
 
-    def _clear(self) -> None:
+    def _clear(self, checkpoint: Checkpoint | None = None) -> None:
+        """Forget all rows, or begin with those of a checkpoint."""
         self._last_id = 0
         #: of each session, by its id
         self._queue_of: dict[int, str] = {}
+        if checkpoint is not None:
+            self._last_id = checkpoint.last_id
+            self._newest_us = max(self._newest_us, checkpoint.newest_us)
         self._revision = 0
-        self._states = OrderStates(self._tenant)
-        self._events = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
-        self._orders = OrdersFrame(self._states)
+        #: The orders of the checkpoint.
+        self._stored = None if checkpoint is None else checkpoint.orders
+        self._states = OrderStates(self._tenant, self._stored)
+        self._orders = OrdersFrame(self._states, self._stored)
+        if checkpoint is None:
+            self._events = EventsFrame()
+        else:
+            self._events = EventsFrame(checkpoint.events)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
         #: The places of the files that the frame shows as removed.
         self._removed: set[int] = set()
         #: The objects of a bucket that were missing when `verify` looked, by URL.
         self._missing_objects: dict[str, FileRecord] = {}
         self._rejected = GrowingFrame(REJECTED_DTYPES)
-        #: Row id, reason and arrival (µs) of each rejected message that is not in the frame yet.
-        #: The bodies may be large and are read from the journal when `rejected` is called.
-        self._rejections: list[tuple[int, str, int]] = []
+        #: Row id, reason and arrival (µs) of each rejected message. The bodies may be large and are
+        #: read from the journal when `rejected` is called.
+        self._rejections = [] if checkpoint is None else checkpoint.rejections
 
     def follow(self) -> EventQueue:
         """Return a queue that receives the events journalled from now on, with their orders.
@@ -134,9 +145,52 @@ class Frames:
                 if self._journal.generation == generation:
                     return
 
+    def _read_checkpoint(self, last_id: int) -> None:
+        """Begin with the rows of the checkpoint, if that hides no event from a queue."""
+        checkpoint = self._checkpoints.read()
+        limit = min((after_id for after_id, _ in self._queues), default=last_id)
+        if checkpoint is not None and checkpoint.last_id <= min(limit, last_id):
+            try:
+                self._clear(checkpoint)
+            except Exception:  # noqa: BLE001 - whatever is wrong in it: the journal has everything
+                self._clear()
+
+    def _capture(self) -> Capture:
+        """Return what a checkpoint is made of."""
+        with self._lock:
+            keys, folded, changed = self._states.folded()
+            events, n_events = self._events, len(self._events)
+
+            def events_from(first: int) -> pd.DataFrame:
+                with self._lock:
+                    return events.since(first, self._read_again).iloc[: n_events - first]
+
+            return Capture(
+                generation=self._generation,
+                last_id=self._last_id,
+                newest_us=self._newest_us,
+                rejections=self._rejections.copy(),
+                keys=keys,
+                folded=folded,
+                stored=None if self._states.regrouped else self._stored,
+                changed=changed,
+                n_events=n_events,
+                events_from=events_from,
+            )
+
+    def save_checkpoint(self, timeout_s: float) -> None:
+        """Store what was folded since the last checkpoint, if it is much.
+
+        Wait at most *timeout_s* for a thread that is storing one.
+        """
+        self._writer.finish(timeout_s)
+
     def _read_on(self, generation: int, *, exact: bool) -> None:
         """Read what is new; stop if the ids get another meaning meanwhile."""
         position = self._journal.position(exact=exact)
+        if not self._last_id and position.last_id >= CheckpointWriter.min_events:
+            self._read_checkpoint(position.last_id)
+        known = len(self._events)
         if position.last_id > self._last_id:
             for batch in self._journal.read(self._last_id):
                 if self._journal.generation != generation:
@@ -147,6 +201,7 @@ class Frames:
                     break
         if position.revision > self._revision and self._journal.generation == generation:
             self._refresh_files(position.revision)
+        self._writer.note(len(self._events) - known, len(self._states))
 
     def _start_again(self, generation: int) -> None:
         """Forget all rows: the journal was replaced, and its ids may mean other messages."""
@@ -172,23 +227,22 @@ class Frames:
         if not self._is_shown(batch.session_id):
             return
         self._newest_us = max(self._newest_us, batch.deliveries[-1].received_at_us)
-        row_ids, events = [], []
-        for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
-            if self._tenant is not None and delivery.tenant not in {None, self._tenant}:
-                continue
-            event = decode(delivery)
-            if isinstance(event, OrderEvent):
-                row_ids.append(row_id)
-                events.append(event)
-            else:
-                self._rejections.append((row_id, event.reason, delivery.received_at_us))
+        row_ids, events = events_of(batch, self._tenant, self._rejections)
         if events:
             keys = self._states.add(row_ids, events)
-            self._events.append(_event_columns(events), len(events))
+            self._events.append(events)
             for after_id, queue in self._queues:
                 new = bisect_right(row_ids, after_id)
                 if new < len(events):
                     queue.append((keys[new:], events[new:]))
+
+    def _read_again(self, count: int) -> Iterator[list[OrderEvent]]:
+        """Yield the first *count* events from the journal."""
+        batches = (batch for batch in self._journal.read() if self._is_shown(batch.session_id))
+        while count > 0:
+            _, events = events_of(next(batches), self._tenant, [])
+            yield events
+            count -= len(events)
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision
@@ -216,7 +270,7 @@ class Frames:
         """One row per event, in journal order; columns and dtypes of `EVENT_DTYPES`."""
         with self._lock:
             self.refresh()
-            return self._events.frame()
+            return self._events.frame(self._read_again)
 
     @property
     def orders(self) -> pd.DataFrame:
@@ -295,11 +349,11 @@ class Frames:
         """One row per message that could not be decoded; columns of `REJECTED_DTYPES`."""
         with self._lock:
             self.refresh()
-            bodies = self._journal.bodies(row_id for row_id, _, _ in self._rejections)
-            rows = [(bodies[row_id], why, us) for row_id, why, us in self._rejections]
             known = len(self._rejected)
+            new = self._rejections[known:]
+            bodies = self._journal.bodies(row_id for row_id, _, _ in new)
+            rows = [(bodies[row_id], why, us) for row_id, why, us in new]
             self._rejected.update(range(known, known + len(rows)), rows)
-            self._rejections.clear()
             return self._rejected.frame()
 
     def export(self, folder: Path, kind: str) -> list[Path]:
@@ -313,7 +367,7 @@ class Frames:
     def rejections(self) -> int:
         """Number of messages that could not be decoded."""
         with self._lock:
-            return len(self._rejected) + len(self._rejections)
+            return len(self._rejections)
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the state of some orders, or of all, in the order of their first events."""
@@ -341,13 +395,6 @@ class Frames:
         with self._lock:
             self.refresh()
             return self._states.files_of(order_id)
-
-
-def _event_columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
-    # One list per column: a tuple per event would be tracked by the garbage collector.
-    received_at_us = [event.received_at_us for event in events]
-    timestamp_us = [None if (s := e.timestamp_s) is None else s * 1_000_000 for e in events]
-    return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
 
 
 def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:

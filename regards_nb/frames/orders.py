@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from regards_nb.events import OrderStatus
 from regards_nb.frames.columns import ORDER_DTYPES, GrowingFrame
+from regards_nb.frames.packed import PackedColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from regards_nb.frames.checkpoint import StoredOrders
     from regards_nb.frames.state import OrderStates
     from regards_nb.orders import OrderKey
 
@@ -26,16 +30,21 @@ class OrdersFrame:
     ----------
     states : OrderStates
         Only this object may call its `OrderStates.take_changed`.
+    stored : StoredOrders, optional
+        The orders of the checkpoint that *states* began with.
     """
 
-    def __init__(self, states: OrderStates) -> None:
+    def __init__(self, states: OrderStates, stored: StoredOrders | None = None) -> None:
         self._states = states
         self._regrouped = states.regrouped
-        self._begin()
+        self._begin(stored)
 
-    def _begin(self) -> None:
+    def _begin(self, stored: StoredOrders | None = None) -> None:
         self._rows = GrowingFrame(ORDER_DTYPES, map(str, OrderStatus))
         self._index = _Index()
+        if stored is not None:
+            self._rows.load(stored.columns, stored.n_orders)
+            self._index.load(stored.columns, stored.n_orders)
         self._frame = self._with_index()
 
     def frame(self) -> pd.DataFrame:
@@ -68,9 +77,26 @@ class _Index:
 
     def __init__(self) -> None:
         self._levels = [GrowingFrame({"name": "str"}), GrowingFrame({"name": "str"})]
-        self._codes: list[dict[str | None, int]] = [{None: -1}, {None: -1}]
         self._rows = GrowingFrame({"tenant": "int64", "correlation_id": "int64"})
         self._index: pd.MultiIndex | None = None
+
+    @cached_property
+    def _codes(self) -> list[dict[str | None, int]]:
+        """The place of each name in its level; made when an order is added."""
+        found: list[dict[str | None, int]] = []
+        for level in self._levels:
+            names = level.frame()["name"].tolist()
+            found.append({None: -1} | {name: place for place, name in enumerate(names)})
+        return found
+
+    def load(self, columns: Mapping[str, PackedColumn], count: int) -> None:
+        """Begin with the orders of a checkpoint, which stores each name once."""
+        for name, level in zip(("tenant", "correlation_id"), self._levels, strict=True):
+            texts = columns[name].texts
+            assert texts is not None  # noqa: S101 - they are texts
+            places = np.arange(len(texts.sizes))
+            level.load({"name": PackedColumn(places, None, texts)}, len(places))
+        self._rows.load(columns, count)
 
     def append(self, keys: Sequence[OrderKey]) -> None:
         """Add orders."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
-from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState
+from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from regards_nb.client import RemoteOrder
     from regards_nb.events import OrderEvent
     from regards_nb.files import FileRecord
+    from regards_nb.frames.checkpoint import StoredOrders
+    from regards_nb.orders import FoldedOrders
 
 _T = TypeVar("_T")
 #: Tenant and order id.
@@ -30,15 +32,20 @@ class OrderFile(NamedTuple):
 class ChangeTracker(Generic[_T]):
     """A list of values and the places that changed since its one reader last asked.
 
+    Parameters
+    ----------
+    values : list
+        The first values, which the reader has.
+
     Attributes
     ----------
     values : list
     """
 
-    def __init__(self) -> None:
-        self.values: list[_T] = []
+    def __init__(self, values: list[_T] | None = None) -> None:
+        self.values = [] if values is None else values
         #: How many values the reader has taken, and the places among them that changed since.
-        self._taken = 0
+        self._taken = len(self.values)
         self._replaced: set[int] = set()
 
     def put(self, place: int, value: _T) -> None:
@@ -88,24 +95,24 @@ class OrderStates:
     ----------
     tenant : str or None
         The tenant of the files of orders whose events name no tenant.
+    stored : StoredOrders, optional
+        The orders of a checkpoint.
 
     Attributes
     ----------
-    keys : dict
-        The place of each order, in the order of their first events.
     regrouped : int
         Grows when an order disappears because an event shows that it is the same as another.
     """
 
-    def __init__(self, tenant: str | None) -> None:
+    def __init__(self, tenant: str | None, stored: StoredOrders | None = None) -> None:
         self._tenant = tenant
-        self.keys: dict[OrderKey, int] = {}
+        self._stored = stored
         self.regrouped = 0
         #: All files, in the order in which a manifest first listed them.
         self._files: ChangeTracker[OrderFile] = ChangeTracker()
-        #: at the places of `keys`
-        self._states: ChangeTracker[OrderState] = ChangeTracker()
-        self._reducer = OrderReducer()
+        #: At the places of `keys`; None for an order of the checkpoint that nobody has asked for.
+        n_stored = 0 if stored is None else stored.n_orders
+        self._states: ChangeTracker[OrderState | None] = ChangeTracker([None] * n_stored)
         #: Orders whose state was never computed, and those whose state must be computed again.
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
@@ -117,6 +124,21 @@ class OrderStates:
         self._fetched: dict[_Id, int] = {}
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
+
+    # Who only looks at the orders of a checkpoint needs neither of these two.
+
+    @cached_property
+    def keys(self) -> dict[OrderKey, int]:
+        """The place of each order, in the order of their first events."""
+        keys = [] if self._stored is None else self._stored.keys
+        return {key: place for place, key in enumerate(keys)}
+
+    @cached_property
+    def _reducer(self) -> OrderReducer:
+        return OrderReducer(None if self._stored is None else self._stored.folded)
+
+    def __len__(self) -> int:
+        return len(self._states.values) + len(self._new)
 
     # -- input --
 
@@ -183,6 +205,7 @@ class OrderStates:
         self.regrouped = self._reducer.regrouped
         self.keys = {key: place for place, key in enumerate(self._reducer)}
         self._remote = {self._reducer.resolved(key): said for key, said in self._remote.items()}
+        self._stored = None
         self._states = ChangeTracker()
         self._to_name.update(self._files_of)
         self._stale.clear()
@@ -194,9 +217,19 @@ class OrderStates:
         """Return the state of some orders, or of all, in the order of their first events."""
         self._compute()
         if keys is None:
-            return self._states.values.copy()
-        places = (self.keys.get(self._reducer.resolved(key)) for key in keys)
-        return [self._states.values[place] for place in places if place is not None]
+            places: Iterable[int] = range(len(self._states.values))
+        else:
+            found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
+            places = [place for place in found if place is not None]
+        return self._at(places)
+
+    def _at(self, places: Iterable[int]) -> list[OrderState]:
+        """Return the states at some places; make those that the checkpoint holds."""
+        values = self._states.values
+        if self._stored is not None and (new := [n for n in places if values[n] is None]):
+            for place, state in zip(new, self._stored.states(new), strict=True):
+                values[place] = state
+        return [found for place in places if (found := values[place]) is not None]
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
@@ -255,7 +288,16 @@ class OrderStates:
     def take_changed(self) -> tuple[list[int], list[OrderState]]:
         """Return the places and states that changed since the last call."""
         self._compute()
-        return self._states.take_changed()
+        places, _ = self._states.take_changed()
+        return places, self._at(places)
+
+    def folded(self) -> tuple[list[OrderKey], FoldedOrders, list[OrderKey]]:
+        """Return what a checkpoint needs.
+
+        The orders at their places, all that was folded, and the orders that may differ from those
+        that the states began with.
+        """
+        return list(self.keys), self._reducer.folded(), self._reducer.changed()
 
     def _compute(self) -> None:
         stale, self._stale = self._stale, set()
@@ -277,7 +319,7 @@ class OrderStates:
             state = _with_remote(state, remote)
             if not waits:
                 state = _with_files_elsewhere(state, remote, files)
-        return replace(
+        return replaced(
             state,
             label=self._labels.get(key) or state.label,
             downloaded_files=files.in_place,
@@ -294,7 +336,7 @@ def _with_remote(state: OrderState, remote: RemoteOrder) -> OrderState:
     progress = state.progress
     if progress is None and percent is not None:
         progress = min(percent / 100, 1.0)
-    return replace(state, label=remote.label, expires_at=remote.expires_at, progress=progress)
+    return replaced(state, label=remote.label, expires_at=remote.expires_at, progress=progress)
 
 
 def _with_files_elsewhere(
@@ -310,7 +352,7 @@ def _with_files_elsewhere(
     if n_files <= 0:
         return state
     is_size_known = n_files == unknown and remote.bytes_total is not None
-    return replace(
+    return replaced(
         state,
         elsewhere_files=n_files,
         elsewhere_bytes=(remote.bytes_total or 0) - files.bytes if is_size_known else None,

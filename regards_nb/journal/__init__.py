@@ -26,6 +26,8 @@ understand more of an old journal, and no second table can disagree with the fir
     write to files that replaced ours what they lack;
 ``journal``
     `Journal`: append messages, read on from a position, keep the file records;
+``checkpoints``
+    where what was computed from the journal is stored;
 ``salvage``
     save what can be read of a damaged file.
 """
@@ -34,6 +36,8 @@ from __future__ import annotations
 
 from regards_nb.journal.batches import Batch, Row, RowReader
 from regards_nb.journal.changes import ChangeDetector, Position
+from regards_nb.journal.checkpoints import HEAD as CHECKPOINT_HEAD
+from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import Database, JournalReplacedError
 from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.lease import Holder, Leases, order_lease
@@ -43,9 +47,11 @@ from regards_nb.journal.salvage import Repair, repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 
 __all__ = [
+    "CHECKPOINT_HEAD",
     "DEFAULT_PATH",
     "Batch",
     "ChangeDetector",
+    "CheckpointStore",
     "Database",
     "Holder",
     "Journal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import weakref
@@ -29,6 +30,7 @@ from regards_nb.journal.batches import (
     unseen_offsets,
 )
 from regards_nb.journal.changes import read_position
+from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import (
     Database,
     JournalReplacedError,
@@ -96,6 +98,7 @@ class Journal:
         self.location = self._database.location
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
+        self.checkpoints = CheckpointStore(self._database)
         #: each with the generation in which its ids are right
         self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)
         #: the newest row of each session, and what append() has tried to write after it: a commit
@@ -434,6 +437,39 @@ class Journal:
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""
         return self.position().last_id
+
+    def identify(self) -> bool:
+        """Give the journal a random id if it has none; return whether it has one."""
+        if self._database.read(schema.read_id) is not None:
+            return True
+        if self._database.read_only:
+            return False
+
+        def add_id(connection: sa.Connection) -> None:
+            if schema.read_id(connection) is None:
+                schema.renew_id(connection)
+
+        self._database.write(add_id, again=True)
+        return True
+
+    def stamp(self, last_id: int) -> bytes | None:
+        """Return a digest that stands for this journal up to a row.
+
+        None if the journal has no such row at the end of a batch, or no id. Another journal, or a
+        copy that went on otherwise, has other bytes in that row.
+        """
+        query = SELECT_BATCHES.where(_batches.c.last_id == last_id)
+
+        def read(connection: sa.Connection) -> bytes | None:
+            journal_id = schema.read_id(connection)
+            row = connection.execute(query).one_or_none()
+            if journal_id is None or row is None:
+                return None
+            digest = hashlib.blake2b(row.messages, digest_size=16)
+            digest.update(f"{journal_id} {row.first_id} {row.session_id}".encode())
+            return digest.digest()
+
+        return self._database.read(read)
 
     def recent(
         self, queue: str, *, after_id: int, not_of: int | None = None, limit: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,9 @@ from regards_nb.errors import JournalError
 #: Since 5 there are leases.
 SCHEMA_VERSION = 5
 FIRST_VERSION = 3
+
+#: the key of the journal's random id in `meta`
+_ID = "id"
 
 
 class _Utf8(sa.types.TypeDecorator[str]):
@@ -175,6 +179,22 @@ def create(connection: sa.Connection) -> None:
     """Create the tables in an empty database."""
     metadata.create_all(connection)
     connection.execute(sa.insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
+    renew_id(connection)
+
+
+def renew_id(connection: sa.Connection) -> None:
+    """Give the journal another random id: its rows are not those of before, or it had no id.
+
+    What was computed from the rows before, and stored elsewhere, is not used any more.
+    """
+    connection.execute(
+        upsert(meta, connection.dialect.name), {"key": _ID, "value": uuid.uuid4().hex}
+    )
+
+
+def read_id(connection: sa.Connection) -> str | None:
+    """Return the random id of the journal; None if an earlier version made it."""
+    return connection.scalar(sa.select(meta.c.value).where(meta.c.key == _ID))
 
 
 def upgrade(connection: sa.Connection) -> None:

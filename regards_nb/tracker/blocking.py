@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,7 @@ class BlockingOrders:
 def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:
     """Return the states without the downloads that the dispatcher begins in a moment."""
     return [
-        replace(state, waits_for_download=False)
+        replaced(state, waits_for_download=False)
         if state.waits_for_download and not _has_failed(parts, state)
         else state
         for state in states

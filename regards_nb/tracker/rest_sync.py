@@ -29,7 +29,7 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
-from regards_nb.orders import FINISHED, GONE, OrderReducer, precedence
+from regards_nb.orders import FINISHED, GONE, OrderReducer, precedence, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -237,7 +237,7 @@ def state_of(remote: RemoteOrder, tenant: str | None) -> OrderState:
         event = decode(delivery)
         assert isinstance(event, OrderEvent)  # noqa: S101 - made above, from valid fields
         key = reducer.add(0, event)
-    return replace(
+    return replaced(
         reducer.state(key),
         label=remote.label,
         expires_at=remote.expires_at,

@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download import path_of
 from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
+from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -271,10 +272,10 @@ class TrackerParts:
         if state.order_id is None or state.order_id not in self.downloads:
             return state
         progress = self.downloads.get(state.order_id)
-        state = replace(state, downloading=True, waits_for_download=False)
+        state = replaced(state, downloading=True, waits_for_download=False)
         if progress is None:
             return state
-        return replace(
+        return replaced(
             state,
             downloaded_files=max(state.downloaded_files, progress.files_done),
             downloaded_bytes=max(state.downloaded_bytes, progress.bytes_done),

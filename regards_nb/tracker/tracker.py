@@ -411,6 +411,7 @@ class OrderTracker:
                 dispatcher.stop(timeout_s)
             self._downloads.stop(timeout_s)
             self._actions.stop(timeout_s)
+            self._core.frames.save_checkpoint(timeout_s)
             self._core.journal.watch(None)
             self._life.was_stopped = True
             # Views show the last state from now on, and say that it is the last.

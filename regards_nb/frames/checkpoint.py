@@ -1,0 +1,451 @@
+"""Checkpoints: the orders and events up to one row of the journal, read instead of folded again.
+
+A checkpoint is never the truth. It names the version of the code that made it, and the journal and
+the row that it stands for. If one of them differs, if a byte of it differs, or if there is none,
+the journal is read from its first row. The columns of the events are read when they are asked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import threading
+import time
+import uuid
+import weakref
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import msgspec
+import numpy as np
+
+import regards_nb
+from regards_nb.errors import RegardsError
+from regards_nb.events import OrderStatus
+from regards_nb.frames.columns import EVENT_DTYPES, ORDER_DTYPES, GrowingFrame
+from regards_nb.frames.packed import PackedColumn, columns_of, pack, unpack
+from regards_nb.journal import CHECKPOINT_HEAD
+from regards_nb.orders import GONE, FoldedOrders, OrderKey, OrderReducer, OrderState, replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+
+    from regards_nb.journal import Journal
+
+#: Change it when the same messages give other events, states, columns or bytes than before.
+_FORMAT = 1
+
+#: See `CheckpointWriter.min_events`.
+_MIN_EVENTS_PER_ORDER = 0.1
+#: Python waits so long at its end for a checkpoint that is being written.
+_EXIT_TIMEOUT_S = 20.0
+_ROWS_PER_PIECE = 250_000
+
+#: What is stored of an `OrderState`: all that events tell.
+_ORDER_DTYPES = {
+    "tenant": "str",
+    "correlation_id": "str",
+    **ORDER_DTYPES,
+    "ready_row": "int64",
+    "decided_at_s": "int64",
+}
+_row = attrgetter(*_ORDER_DTYPES)
+#: The columns that make an `OrderState`, as `_state` takes them.
+_STATE_COLUMNS = (
+    "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
+    "error_type", "message", "download_link", "ready_row", "first_event", "last_event",
+    "waits_for_download", "decided_at_s",
+)  # fmt: skip
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """What a checkpoint stands for."""
+
+    version: str
+    #: of the journal up to the row, see `Journal.stamp`
+    stamp: bytes
+    last_id: int
+    #: the arrival of the newest message, in µs
+    newest_us: int
+    #: the name of the stored events, and how many of them belong to this checkpoint
+    events: str
+    n_events: int
+    #: row id, reason and arrival (µs) of each message that could not be decoded
+    rejections: list[tuple[int, str, int]]
+
+
+class _Folds(msgspec.Struct, array_like=True):
+    """The folded orders, without what the columns of the orders say."""
+
+    #: The sizes of the folds as 32-bit numbers, and the folds one after the other.
+    sizes: bytes
+    folds: bytes
+    #: Orders that are no rows, because they are known under another key.
+    hidden: list[tuple[OrderKey, int | None]]
+    owners: dict[int, list[OrderKey]]
+    claims: dict[int, list[OrderKey]]
+    tenants: list[str | None]
+
+
+_head_from = msgspec.msgpack.Decoder(_Head).decode
+_folds_from = msgspec.msgpack.Decoder(_Folds).decode
+
+
+class _Pieces(Sequence[bytes]):
+    """Bytes that were stored one after the other."""
+
+    def __init__(self, sizes: bytes, joined: bytes) -> None:
+        self._ends = np.cumsum(np.frombuffer(sizes, "<u4"), dtype=np.int64)
+        self._joined = joined
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        """Return one of them, or several."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        begin = 0 if place == 0 else self._ends[place - 1]
+        return self._joined[begin : self._ends[place]]
+
+
+class StoredOrders:
+    """The orders of a checkpoint, as far as events tell them.
+
+    Attributes
+    ----------
+    columns : dict of str to PackedColumn
+    n_orders : int
+    """
+
+    def __init__(self, columns: dict[str, PackedColumn], folds: bytes) -> None:
+        self.columns = {name: columns[name] for name in _ORDER_DTYPES}
+        self.n_orders = len(columns["order_id"].data)
+        self._folds = folds
+
+    @cached_property
+    def keys(self) -> list[OrderKey]:
+        """The order of each row."""
+        names = (self.columns[name].to_list() for name in ("tenant", "correlation_id"))
+        return list(map(OrderKey, *names))
+
+    @cached_property
+    def folded(self) -> FoldedOrders:
+        """What a reducer goes on from."""
+        stored = _folds_from(zlib.decompress(self._folds))
+        hidden = [key for key, _ in stored.hidden]
+        hidden_ids = [order_id for _, order_id in stored.hidden]
+        return FoldedOrders(
+            keys=self.keys + hidden,
+            order_ids=self.columns["order_id"].to_list() + hidden_ids,
+            folds=_Pieces(stored.sizes, stored.folds),
+            owners=stored.owners,
+            claims=stored.claims,
+            tenants=stored.tenants,
+        )
+
+    def states(self, places: Sequence[int]) -> list[OrderState]:
+        """Return the states of some rows."""
+        rows = np.array(places, dtype=np.int64)
+        column = {
+            name: (each if len(rows) == self.n_orders else each.take(rows)).to_list()
+            for name, each in self.columns.items()
+            if name in _STATE_COLUMNS
+        }
+        for name in ("first_event", "last_event"):
+            column[name] = [_EPOCH + timedelta(microseconds=us) for us in column[name]]
+        keys = [self.keys[place] for place in places]
+        return list(map(_state, keys, *(column[name] for name in _STATE_COLUMNS)))
+
+
+def _state(key: OrderKey, *row: Any) -> OrderState:
+    # Written out, because a dictionary for each of a million orders takes five times as long.
+    (
+        order_id, status, finished, progress, suborders_done, suborders_total, errors, error_type,
+        message, download_link, ready_row, first_event, last_event, waits, decided_at_s,
+    ) = row  # fmt: skip
+    return OrderState(
+        key=key,
+        order_id=order_id,
+        status=status,
+        finished=finished,
+        progress=progress,
+        suborders_done=suborders_done,
+        suborders_total=suborders_total,
+        errors=errors,
+        error_type=error_type,
+        message=message,
+        download_link=download_link,
+        ready_row=ready_row,
+        first_event=first_event,
+        last_event=last_event,
+        waits_for_download=waits,
+        decided_at_s=decided_at_s,
+    )
+
+
+class StoredEvents(NamedTuple):
+    """The events of a checkpoint, which are read when they are asked for."""
+
+    n_events: int
+    #: Yields their columns in several pieces; raises an error or ends early if they are damaged.
+    read: Callable[[], Iterator[dict[str, PackedColumn]]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The frames up to the row *last_id* of the journal."""
+
+    last_id: int
+    newest_us: int
+    rejections: list[tuple[int, str, int]]
+    orders: StoredOrders
+    events: StoredEvents
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a checkpoint is made of. Later changes of the frames do not change it."""
+
+    #: of the journal, see `Journal.generation`
+    generation: int
+    last_id: int
+    newest_us: int
+    rejections: list[tuple[int, str, int]]
+    #: The orders at their places.
+    keys: list[OrderKey]
+    folded: FoldedOrders
+    #: The orders that the frames began with, if they still have the same places, and those that
+    #: may differ from them.
+    stored: StoredOrders | None
+    changed: list[OrderKey]
+    n_events: int
+    #: Returns the events from a row on.
+    events_from: Callable[[int], pd.DataFrame]
+
+
+class Checkpoints:
+    """Reads and writes the checkpoints of frames that show one tenant and some queues."""
+
+    def __init__(self, journal: Journal, tenant: str | None, queues: list[str] | None) -> None:
+        self._journal = journal
+        self._store = journal.checkpoints
+        self._owner = json.dumps([tenant, queues])
+
+    def read(self) -> Checkpoint | None:
+        """Return the checkpoint of this journal; None if there is none that is right."""
+        values = self._store.read(self._owner, CHECKPOINT_HEAD, "orders", "folds")
+        head = self._valid_head(values.get(CHECKPOINT_HEAD))
+        if head is None or not {"orders", "folds"} <= values.keys():
+            return None
+        try:
+            orders = StoredOrders(unpack(values["orders"]), values["folds"])
+        except (msgspec.MsgspecError, ValueError, KeyError):
+            return None
+        return Checkpoint(
+            head.last_id,
+            head.newest_us,
+            head.rejections,
+            orders,
+            StoredEvents(head.n_events, lambda: self._events(head)),
+        )
+
+    def _valid_head(self, packed: bytes | None) -> _Head | None:
+        """Return a head of this version and of this journal."""
+        if packed is None:
+            return None
+        try:
+            head = _head_from(packed)
+        except msgspec.MsgspecError:
+            return None
+        is_right = head.version == CheckpointWriter.version and head.stamp == self._journal.stamp(
+            head.last_id
+        )
+        return head if is_right else None
+
+    def _events(self, head: _Head) -> Iterator[dict[str, PackedColumn]]:
+        count = 0
+        for piece in self._store.pieces(self._owner, head.events):
+            if count == head.n_events:
+                break  # another kernel has stored later ones
+            columns = unpack(piece)
+            count += len(columns["redelivered"].data)
+            yield columns
+
+    def write(self, capture: Capture) -> None:
+        """Store a checkpoint, unless there is one of a later row."""
+        if not self._journal.identify():
+            return
+        stamp = self._journal.stamp(capture.last_id)
+        if self._journal.generation != capture.generation:
+            return  # the journal was replaced: the stamp is that of other messages
+        before = self._store.read(self._owner, CHECKPOINT_HEAD).get(CHECKPOINT_HEAD)
+        there = self._valid_head(before)
+        if stamp is None or (there is not None and there.last_id >= capture.last_id):
+            return
+        events, n_stored = (
+            (uuid.uuid4().hex, 0) if there is None else (there.events, there.n_events)
+        )
+        head = _Head(
+            CheckpointWriter.version,
+            stamp,
+            capture.last_id,
+            capture.newest_us,
+            events,
+            capture.n_events,
+            capture.rejections,
+        )
+        values = {
+            (CHECKPOINT_HEAD, 0): _pack(head),
+            ("orders", 0): pack(_order_columns(capture)),
+            # Seldom read, and many texts are alike.
+            ("folds", 0): zlib.compress(_pack(_folds(capture)), level=1),
+        }
+        new = capture.events_from(n_stored)
+        for first in range(0, len(new), _ROWS_PER_PIECE):
+            piece = columns_of(new.iloc[first : first + _ROWS_PER_PIECE], EVENT_DTYPES)
+            values[events, n_stored + first] = pack(piece)
+        self._store.write(self._owner, values, before=before, keeps_others=there is not None)
+
+
+def _order_columns(capture: Capture) -> dict[str, PackedColumn]:
+    """Return the columns of the orders; only changed ones are computed."""
+    rows = GrowingFrame(_ORDER_DTYPES, map(str, OrderStatus))
+    reducer = OrderReducer(capture.folded)
+    places = {key: place for place, key in enumerate(capture.keys)}
+    if capture.stored is None:
+        changed = capture.keys
+    else:
+        n_stored = capture.stored.n_orders
+        rows.load(capture.stored.columns, n_stored)
+        old = {key for key in capture.changed if key in places and places[key] < n_stored}
+        changed = [*sorted(old, key=places.__getitem__), *capture.keys[n_stored:]]
+    states = [reducer.state(key) for key in changed]
+    rows.update(
+        [places[key] for key in changed],
+        [
+            _row(replaced(s, waits_for_download=s.ready_row > 0 and s.status not in GONE))
+            for s in states
+        ],
+    )
+    return columns_of(rows.frame(), _ORDER_DTYPES)
+
+
+def _folds(capture: Capture) -> _Folds:
+    folded = capture.folded
+    place_of = {key: place for place, key in enumerate(folded.keys)}
+    shown = set(capture.keys)
+    hidden = [key for key in folded.keys if key not in shown]
+    folds = [folded.folds[place_of[key]] for key in (*capture.keys, *hidden)]
+    return _Folds(
+        np.array(list(map(len, folds)), "<u4").tobytes(),
+        b"".join(folds),
+        [(key, folded.order_ids[place_of[key]]) for key in hidden],
+        folded.owners,
+        folded.claims,
+        folded.tenants,
+    )
+
+
+class CheckpointWriter:
+    """Writes checkpoints in the background, and at the end of Python.
+
+    Parameters
+    ----------
+    checkpoints : Checkpoints
+    capture : callable
+        Returns what to store. A bound method is held weakly.
+    """
+
+    #: A checkpoint of another version is not read.
+    version = f"{regards_nb.__version__}/{_FORMAT}"
+    #: Fewer new events than this, or than a tenth of the orders, are not worth a checkpoint: to
+    #: fold them again takes milliseconds.
+    min_events = 2000
+    #: The part of one processor that checkpoints may take while messages arrive.
+    max_share = 0.02
+    #: A checkpoint comes so long after the events: the cell that looks at them goes first.
+    delay_s = 1.0
+
+    def __init__(self, checkpoints: Checkpoints, capture: Callable[[], Capture]) -> None:
+        self._checkpoints = checkpoints
+        self._capture = weakref.WeakMethod(capture)
+        self._thread: threading.Thread | None = None
+        self._is_ending = threading.Event()
+        #: One thread at a time writes.
+        self._lock = threading.Lock()
+        self._unsaved = 0
+        self._n_orders = 0
+        self._not_before_s = 0.0
+        _writers.add(self)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so many events are new that a checkpoint saves time."""
+        return self._unsaved >= max(self.min_events, self._n_orders * _MIN_EVENTS_PER_ORDER)
+
+    def note(self, new_events: int, n_orders: int) -> None:
+        """Count new events; begin to write a checkpoint if one is due."""
+        self._unsaved += new_events
+        self._n_orders = n_orders
+        is_idle = self._thread is None or not self._thread.is_alive()
+        if self.is_due and is_idle and time.monotonic() >= self._not_before_s:
+            # A daemon: a kernel that restarts must not wait for it.
+            self._thread = threading.Thread(
+                target=self._save_soon, name="regards-nb-checkpoint", daemon=True
+            )
+            self._thread.start()
+
+    def _save_soon(self) -> None:
+        self._is_ending.wait(self.delay_s)
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint if one is due."""
+        with self._lock:
+            capture_of = self._capture()
+            if not self.is_due or capture_of is None:
+                return
+            began_s = time.thread_time()
+            unsaved = self._unsaved
+            # If the journal cannot be read just now, the next checkpoint comes later.
+            with suppress(RegardsError):
+                self._checkpoints.write(capture_of())
+            self._unsaved -= unsaved
+            self._not_before_s = time.monotonic() + (time.thread_time() - began_s) / self.max_share
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the thread, then write what is due."""
+        thread = self._thread
+        if thread is not None:
+            self._is_ending.set()
+            thread.join(timeout_s)
+            self._is_ending.clear()
+        if thread is None or not thread.is_alive():
+            self.save()
+
+
+_writers: weakref.WeakSet[CheckpointWriter] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish_all() -> None:
+    for writer in list(_writers):
+        writer.finish(_EXIT_TIMEOUT_S)

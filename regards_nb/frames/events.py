@@ -1,0 +1,102 @@
+"""The frame of events: one row per event; stored ones are read when they are asked for."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from regards_nb.events import OrderEvent, OrderStatus, decode
+from regards_nb.frames.columns import EVENT_DTYPES, GrowingFrame
+from regards_nb.frames.packed import columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+    from regards_nb.frames.checkpoint import StoredEvents
+    from regards_nb.journal import Batch
+
+    _ReadAgain = Callable[[int], Iterable[Sequence[OrderEvent]]]
+
+#: The values of the columns after the two times.
+_FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
+
+
+def events_of(
+    batch: Batch, tenant: str | None, rejections: list[tuple[int, str, int]]
+) -> tuple[list[int], list[OrderEvent]]:
+    """Return the events of a tenant in a batch, with their rows; append to *rejections*."""
+    row_ids, events = [], []
+    for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
+        if tenant is not None and delivery.tenant not in {None, tenant}:
+            continue
+        event = decode(delivery)
+        if isinstance(event, OrderEvent):
+            row_ids.append(row_id)
+            events.append(event)
+        else:
+            rejections.append((row_id, event.reason, delivery.received_at_us))
+    return row_ids, events
+
+
+class EventsFrame:
+    """Keeps `OrderTracker.events`.
+
+    Parameters
+    ----------
+    stored : StoredEvents, optional
+        The events of the checkpoint that the frames began with.
+    """
+
+    def __init__(self, stored: StoredEvents | None = None) -> None:
+        self._stored = stored
+        #: How many events are stored and not read.
+        self._unread = 0 if stored is None else stored.n_events
+        self._rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+
+    def __len__(self) -> int:
+        return self._unread + len(self._rows)
+
+    def append(self, events: Sequence[OrderEvent]) -> None:
+        """Add new events."""
+        self._rows.append(_columns(events), len(events))
+
+    def frame(self, read_again: _ReadAgain) -> pd.DataFrame:
+        """Return all events, in journal order.
+
+        *read_again* yields as many of the first events as it is told, if they are stored no more.
+        """
+        if self._stored is not None:
+            new = self._rows.frame()
+            rows = _stored_rows(self._stored)
+            if rows is None:
+                rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+                for events in read_again(self._unread):
+                    rows.append(_columns(events), len(events))
+            rows.load(columns_of(new, EVENT_DTYPES), len(new))
+            self._rows, self._stored, self._unread = rows, None, 0
+        return self._rows.frame()
+
+    def since(self, first: int, read_again: _ReadAgain) -> pd.DataFrame:
+        """Return the events from a row on; nothing is read if they are not stored."""
+        frame = self._rows.frame() if first >= self._unread else self.frame(read_again)
+        return frame.iloc[first - self._unread :]
+
+
+def _stored_rows(stored: StoredEvents) -> GrowingFrame | None:
+    """Return the events of a checkpoint; None if they cannot be read."""
+    rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+    try:
+        for columns in stored.read():
+            rows.load(columns, len(columns["redelivered"].data))
+    except Exception:  # noqa: BLE001 - whatever is wrong in it: the journal has everything
+        return None
+    return rows if len(rows) == stored.n_events else None
+
+
+def _columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
+    # One list per column: a tuple per event would be tracked by the garbage collector.
+    received_at_us = [event.received_at_us for event in events]
+    timestamp_us = [None if (s := e.timestamp_s) is None else s * 1_000_000 for e in events]
+    return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]

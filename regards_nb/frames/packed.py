@@ -1,0 +1,175 @@
+"""Columns as bytes: how a checkpoint stores a frame.
+
+The bytes depend neither on the version of pandas nor on whether Arrow is installed. Integers take
+as few bytes as their values allow, and each text of a column is stored once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTexts:
+    """Texts as UTF-8, one after the other.
+
+    Attributes
+    ----------
+    sizes : numpy.ndarray of uint32
+        The bytes of each text.
+    joined : bytes or memoryview
+    """
+
+    sizes: np.ndarray[Any, Any]
+    joined: bytes | memoryview
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Pack texts."""
+        encoded = [text.encode() for text in texts]
+        return cls(np.array(list(map(len, encoded)), "<u4"), b"".join(encoded))
+
+    @property
+    def ends(self) -> np.ndarray[Any, Any]:
+        """The place behind the last byte of each text."""
+        return np.cumsum(self.sizes, dtype=np.int64)
+
+    def to_list(self) -> list[str]:
+        """Return the texts."""
+        ends = self.ends.tolist()
+        whole = str(self.joined, "utf-8")
+        if len(whole) == len(self.joined):  # one byte for each character
+            return [whole[begin:end] for begin, end in pairwise([0, *ends])]
+        return [str(self.joined[begin:end], "utf-8") for begin, end in pairwise([0, *ends])]
+
+
+class PackedColumn(NamedTuple):
+    """The values of one column.
+
+    Attributes
+    ----------
+    data : numpy.ndarray
+        Numbers (times: microseconds since 1970); of a column of texts, places in *texts*.
+    missing : numpy.ndarray or None
+        Where the values are missing; None if none is.
+    texts : PackedTexts or None
+        None for a column of numbers. The place -1 means missing.
+    """
+
+    data: np.ndarray[Any, Any]
+    missing: np.ndarray[Any, Any] | None = None
+    texts: PackedTexts | None = None
+
+    def take(self, rows: np.ndarray[Any, Any]) -> PackedColumn:
+        """Return the values of some rows."""
+        missing = None if self.missing is None else self.missing[rows]
+        return PackedColumn(self.data[rows], missing, self.texts)
+
+    def to_list(self) -> list[Any]:
+        """Return the values as Python objects, None where they are missing."""
+        if self.texts is not None:
+            values = np.array([*self.texts.to_list(), None], dtype=object)[self.data]
+        elif self.missing is None:
+            values = self.data
+        else:
+            values = self.data.astype(object)
+            values[self.missing] = None
+        found: list[Any] = values.tolist()
+        return found
+
+
+def columns_of(frame: pd.DataFrame, dtypes: Mapping[str, str]) -> dict[str, PackedColumn]:
+    """Return the columns of a frame."""
+    return {name: _column_of(frame[name], dtype) for name, dtype in dtypes.items()}
+
+
+def _column_of(column: pd.Series[Any], dtype: str) -> PackedColumn:
+    if dtype == "str":
+        places, texts = pd.factorize(column)
+        return PackedColumn(places, None, PackedTexts.of(list(texts)))
+    if dtype == "category":
+        names = PackedTexts.of(list(column.cat.categories))
+        return PackedColumn(column.cat.codes.to_numpy(), None, names)
+    missing = column.isna().to_numpy()
+    if dtype.startswith("datetime64"):
+        values = column.dt.tz_localize(None).to_numpy().view("i8").copy()
+        values[missing] = 0
+    else:
+        values = column.to_numpy(dtype=dtype.lower(), na_value=0)
+    return PackedColumn(values, missing if missing.any() else None)
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    """A column as bytes."""
+
+    dtype: str
+    data: memoryview
+    missing: memoryview | None
+    text_sizes: memoryview | None
+    texts: memoryview | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, _Stored]).decode
+
+
+def pack(columns: Mapping[str, PackedColumn]) -> bytes:
+    """Return columns as bytes."""
+    return _encode({name: _stored(column) for name, column in columns.items()})
+
+
+def _stored(column: PackedColumn) -> _Stored:
+    data, missing, texts = column
+    if data.dtype.kind == "i" and len(data):
+        smallest = next(
+            kind
+            for kind in ("i1", "i2", "i4", "i8")
+            if np.iinfo(kind).min <= data.min() and data.max() <= np.iinfo(kind).max
+        )
+        data = data.astype(smallest)
+    data = data.astype(data.dtype.newbyteorder("<"))
+    return _Stored(
+        data.dtype.str,
+        memoryview(data.tobytes()),
+        None if missing is None else memoryview(np.packbits(missing).tobytes()),
+        None if texts is None else memoryview(texts.sizes.tobytes()),
+        None if texts is None else memoryview(texts.joined),
+    )
+
+
+def unpack(packed: bytes) -> dict[str, PackedColumn]:
+    """Return what `pack` was given.
+
+    Raises
+    ------
+    ValueError
+        The bytes are not those of columns of one length.
+    """
+    columns = {name: _column(stored) for name, stored in _decode(packed).items()}
+    if len({len(column.data) for column in columns.values()}) > 1:
+        raise ValueError("the columns have different lengths")
+    return columns
+
+
+def _column(stored: _Stored) -> PackedColumn:
+    data = np.frombuffer(stored.data, dtype=stored.dtype)
+    missing = None
+    if stored.missing is not None:
+        missing = np.unpackbits(np.frombuffer(stored.missing, "u1"), count=len(data)).view(bool)
+    if stored.texts is None or stored.text_sizes is None:
+        return PackedColumn(data, missing)
+    texts = PackedTexts(np.frombuffer(stored.text_sizes, "<u4"), stored.texts)
+    if len(data) and data.max() >= len(texts.sizes):
+        raise ValueError("a row has a text that is not there")
+    if texts.sizes.sum(dtype=np.int64) != len(texts.joined):
+        raise ValueError("the texts have other sizes")
+    return PackedColumn(data, missing, texts)

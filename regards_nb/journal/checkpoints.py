@@ -1,0 +1,185 @@
+"""Where checkpoints are stored: what was computed from a journal, and can be computed again.
+
+In SQLite they are in a file of their own, beside the journal: writing a checkpoint never keeps the
+consumer from writing messages. In PostgreSQL they are in a table beside those of the journal, and
+its lock for writers is not taken. A checkpoint can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from regards_nb.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from regards_nb.journal.database import Database
+
+_T = TypeVar("_T")
+
+_metadata = sa.MetaData()
+
+_checkpoints = sa.Table(
+    "checkpoints",
+    _metadata,
+    # whose frames these are: a tracker sees the orders of one tenant or of all
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column(
+        "number",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("checksum", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+_columns = _checkpoints.c
+
+#: The value that says what the others are; it is replaced with each change of them.
+HEAD = "head"
+
+
+class CheckpointStore:
+    """The stored values of one journal, by owner, name and number.
+
+    Every failure means that there is no checkpoint, because nothing is lost without one.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._path = None if database.path is None else Path(f"{database.path}.checkpoint")
+        #: A journal in memory has no checkpoint.
+        self.exists = self._path is not None or database.engine.dialect.name != "sqlite"
+
+    def read(self, owner: str, *names: str) -> dict[str, bytes]:
+        """Return the first value of each name, all of one moment; those that are damaged not."""
+        query = sa.select(_columns.name, _columns.value, _columns.checksum).where(
+            _columns.owner == owner, _columns.name.in_(names), _columns.number == 0
+        )
+        with suppress(sa.exc.SQLAlchemyError, JournalError, OSError):
+            rows = self._read(lambda c: c.execute(query).all())
+            return {name: value for name, value, sum_ in rows if zlib.crc32(value) == sum_}
+        return {}
+
+    def pieces(self, owner: str, name: str) -> list[bytes]:
+        """Return all values of a name by number, up to the first damaged one."""
+        query = sa.select(_columns.value, _columns.checksum).where(
+            _columns.owner == owner, _columns.name == name
+        )
+        found: list[bytes] = []
+        with suppress(sa.exc.SQLAlchemyError, JournalError, OSError):
+            for value, checksum in self._read(
+                lambda c: c.execute(query.order_by(_columns.number)).all()
+            ):
+                if zlib.crc32(value) != checksum:
+                    break
+                found.append(value)
+        return found
+
+    def write(
+        self,
+        owner: str,
+        values: Mapping[tuple[str, int], bytes],
+        *,
+        before: bytes | None,
+        keeps_others: bool,
+    ) -> bool:
+        """Replace values in one transaction.
+
+        Parameters
+        ----------
+        owner : str
+        values : mapping of (str, int) to bytes
+            By name and number; among them (`HEAD`, 0).
+        before : bytes or None
+            The head that must be there, else another process was faster and nothing is written.
+        keeps_others : bool
+            Whether the owner's other values stay.
+
+        Returns
+        -------
+        bool
+            Whether they were written.
+        """
+        head = sa.select(_columns.value).where(
+            _columns.owner == owner, _columns.name == HEAD, _columns.number == 0
+        )
+        mine = sa.delete(_checkpoints).where(_columns.owner == owner)
+        rows = [
+            {"owner": owner, "name": name, "number": number, "value": value}
+            | {"checksum": zlib.crc32(value)}
+            for (name, number), value in values.items()
+        ]
+        with suppress(sa.exc.SQLAlchemyError, OSError), self._writing() as connection:
+            _metadata.create_all(connection)
+            found = connection.execute(head.with_for_update()).scalar()
+            if found != before:
+                return False
+            if not keeps_others:
+                connection.execute(mine)
+            for name, number in values if keeps_others else ():
+                connection.execute(mine.where(_columns.name == name, _columns.number == number))
+            connection.execute(sa.insert(_checkpoints), rows)
+            connection.commit()
+            return True
+        return False
+
+    def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
+        if self._path is None:
+            return self._database.read(work)
+        # "ro" creates no file. A reader of the journal may have no right to write here.
+        engine = self._engine("ro")
+        try:
+            with engine.connect() as connection:
+                return work(connection)
+        except sa.exc.DatabaseError as exc:
+            self._discard_after(exc)
+            raise
+        finally:
+            engine.dispose()
+
+    def _discard_after(self, error: sa.exc.DatabaseError) -> None:
+        """Delete a file that is no database, so that the next checkpoint can be written."""
+        if isinstance(error, sa.exc.OperationalError) or self._path is None:
+            return  # a lock, the disk, the rights
+        for each in (self._path, Path(f"{self._path}-journal")):
+            with suppress(OSError):
+                each.unlink()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        if self._path is None:
+            with self._database.engine.connect() as connection:
+                yield connection
+            return
+        # The messages may be those of other users, too: see docs/security.md.
+        os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+        engine = self._engine("rw")
+        try:
+            with engine.connect() as connection:
+                # Two kernels that write must not read the head at the same time.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+        except sa.exc.DatabaseError as exc:
+            self._discard_after(exc)
+            raise
+        finally:
+            engine.dispose()
+
+    def _engine(self, mode: str) -> sa.Engine:
+        url = f"file:{quote(str(self._path))}?mode={mode}"
+        return sa.create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(url, uri=True),
+            poolclass=sa.pool.NullPool,
+        )
