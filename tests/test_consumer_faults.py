@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from conftest import Admin, until
 from tcp_proxy import TcpProxy
 from test_consumer import LIMIT_S, body, nothing, numbers, publish, rows
 
-from regards_nb import errors
+from regards_nb import OrderTracker, errors
 from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
 
@@ -176,6 +177,20 @@ def test_a_queue_that_another_program_alone_may_read_is_named(
     admin.close()
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_views_and_start_tell_of_a_single_active_consumer(
+    broker: PrivateBroker, tmp_path: Path, kind: str
+) -> None:
+    """RabbitMQ tells a reader of a classic queue only that there is another one."""
+    admin = Admin(broker, **{"x-queue-type": kind, "x-single-active-consumer": True})
+    admin._channel.basic_consume(admin.queue, print)
+    tracker = OrderTracker(admin.url, admin.queue, journal=tmp_path / "journal.sqlite")
+    with warnings.catch_warnings(action="ignore"), tracker:
+        until(lambda: "single active consumer" in "".join(tracker.snapshot().background_errors))
+    admin.delete_queue()
+    admin.close()
+
+
 def test_a_line_that_is_cut_again_and_again_is_named(
     broker: PrivateBroker, admin: Admin, journal: Journal
 ) -> None:
@@ -208,7 +223,7 @@ def test_a_password_crosses_no_network_without_tls() -> None:
 
 SUSPENDED = """
 import sys
-from regards_nb import errors
+from regards_nb import OrderTracker, errors
 from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
 journal = Journal(sys.argv[3])

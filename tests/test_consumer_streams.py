@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,6 +165,27 @@ def test_messages_that_retention_removed_are_counted(
         # each segment of the stream uses an offset of its own
         assert 0.8 * gap < len(missing) <= gap
         assert numbers(journal) == [n for n in range(200) if n not in missing]
+
+
+def test_messages_that_retention_removes_under_a_slow_consumer_are_counted(
+    broker: PrivateBroker, journal: Journal, tmp_path: Path
+) -> None:
+    """The connection stays open; the journal takes no write for a while."""
+    limits = {"x-max-length-bytes": 12_000, "x-stream-max-segment-size-bytes": 4000}
+    with a_stream(broker, **limits) as stream, consuming(stream, journal) as consumer:
+        publish(stream, 0, 10)
+        until(lambda: journal.last_id() == 10)
+        with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            publish(stream, 10, 500)
+        until(lambda: 499 in numbers(journal))
+        until(lambda: "retention had removed" in (consumer.health.reason or ""))
+        offsets = [row.delivery.stream_offset or 0 for row in rows(journal)]
+        gap = max(after - before for before, after in pairwise(offsets)) - 1
+        assert f"up to {gap} messages of the stream" in (consumer.health.reason or "")
+        missing = set(range(500)) - set(numbers(journal))
+        assert 0.8 * gap < len(missing) <= gap
+        assert numbers(journal) == [n for n in range(500) if n not in missing]
 
 
 def test_a_check_knows_a_stream(stream: Admin) -> None:

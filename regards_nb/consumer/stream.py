@@ -5,6 +5,10 @@ deleted and made anew has the same name and counts from 0 again: only its messag
 offset is one of this stream. So each connection first reads the newest journalled message once
 more. If another message is at its offset, or none comes, the next connection reads the stream from
 its first message on: where it differs from the journal, the new stream begins.
+
+The retention of a stream removes its oldest messages, also while a slow consumer is connected: then
+offsets are missing. So they are where RabbitMQ has given them to records of its own. The next
+connection tells which: it begins at the newest journalled message, if that is still there.
 """
 
 from __future__ import annotations
@@ -53,6 +57,10 @@ class StreamMatcher:
         self._known: dict[int, bytes] = {}
         self._is_from_first = True
         self._is_continued = False
+        #: the offset after the newest journalled message
+        self._expected = 0
+        #: the offset from which on some were missing, of this or an earlier connection
+        self._missing_from: int | None = None
         self._doubt: StreamInDoubtError | None = None
 
     def start(self) -> int | None:
@@ -61,6 +69,7 @@ class StreamMatcher:
         self._known = {}
         self._next_offset = self._journal.next_offset(self._queue) or 0
         self._is_continued = self._is_from_first = not self._next_offset
+        self._expected = self._next_offset
         if not self._next_offset:
             return None
         last = self._last = self._journal.last_of_stream(self._queue)
@@ -70,7 +79,7 @@ class StreamMatcher:
                 self._known[delivery.stream_offset or 0] = _identity(delivery)
             return None
         # another kernel may have written since the offset was read
-        self._next_offset = last.stream_offset + 1
+        self._next_offset = self._expected = last.stream_offset + 1
         self._known[last.stream_offset] = _identity(last)
         return last.stream_offset
 
@@ -95,7 +104,7 @@ class StreamMatcher:
         for position, delivery in enumerate(deliveries):
             offset = delivery.stream_offset or 0
             if offset >= self._next_offset:
-                return deliveries[position:]
+                return self._up_to_gap(deliveries[position:])
             if self._known.get(offset) != _identity(delivery):
                 if not self._is_from_first:
                     self._begin_doubt()
@@ -107,7 +116,13 @@ class StreamMatcher:
         return []
 
     def confirm(self, written: Sequence[Delivery]) -> None:
-        """Store that messages are journalled."""
+        """Store that messages are journalled.
+
+        Raises
+        ------
+        StreamInDoubtError
+            Messages behind them are missing.
+        """
         # RabbitMQ also gives offsets to records of its own, one for each segment of a stream
         removed = (written[0].stream_offset or 0) - self._next_offset
         if removed > 0 and not self._is_continued:
@@ -121,6 +136,29 @@ class StreamMatcher:
         self._is_continued = True
         self._is_in_doubt = False
         self._known = {}
+        self._expected = (written[-1].stream_offset or 0) + 1
+        if self._doubt is not None:
+            raise self._doubt
+
+    def _up_to_gap(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return the messages before the first missing offset, which is looked at once.
+
+        Each segment of a stream uses one offset for a record of RabbitMQ.
+        """
+        expected = self._expected if self._is_continued else deliveries[0].stream_offset or 0
+        for position, delivery in enumerate(deliveries):
+            offset = delivery.stream_offset or 0
+            if offset > expected + 1 and expected != self._missing_from:
+                self._missing_from = expected
+                self._doubt = StreamInDoubtError(
+                    f"the stream {self._queue!r} has no messages from offset {expected} to "
+                    f"{offset - 1}: the next connection tells whether its retention removed them"
+                )
+                if not position:
+                    raise self._doubt
+                return deliveries[:position]
+            expected = offset + 1
+        return deliveries
 
     def _begin_doubt(self) -> NoReturn:
         self._is_in_doubt = True

@@ -66,9 +66,9 @@ class OtherConsumers:
         read = "consumer reads" if self._foreign == 1 else "consumers read"
         return (
             f"{self._foreign} other {read} queue {self._queue!r} with another journal. RabbitMQ "
-            "gives each message to one of them only, so this tracker misses the rest. Stop the "
-            "others, give all the same journal=..., or ask the REGARDS administrator for a queue "
-            "of your own"
+            "gives each message to one of them only (all messages to the first one, if the queue "
+            "has a single active consumer), so this tracker misses the rest. Stop the others, give "
+            "all the same journal=..., or ask the REGARDS administrator for a queue of your own"
         )
 
     def _sharing(self) -> int:
