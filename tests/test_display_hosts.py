@@ -127,6 +127,19 @@ def test_marimo_shows_a_wait_that_moves(browser: Chromium, tmp_path: Path) -> No
         page.get_by_text("this picture does not move").wait_for()
 
 
+def test_marimo_without_anywidget_shows_a_picture_that_says_its_time(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    """The table is there, and says as of when it is and that it does not move."""
+    # Python takes a module that is None for one that is not installed.
+    missing = "def _():\n    import sys; sys.modules['anywidget'] = None\n"
+    (tmp_path / "app.py").write_text(MARIMO.replace("def _():\n", missing, 1))
+    command = ["marimo", "run", "app.py", "--headless", "--no-token", "--port", "{port}"]
+    with served(tmp_path, *command) as address, opened(browser, address) as page:
+        page.get_by_text("SWOT June").locator("visible=true").first.wait_for()
+        page.get_by_text("this picture does not move").locator("visible=true").first.wait_for()
+
+
 def test_panel_shows_the_widget(browser: Chromium, tmp_path: Path) -> None:
     """``pn.pane.IPyWidget(tracker.widget())`` moves, and its buttons work."""
     (tmp_path / "app.py").write_text(
