@@ -1,7 +1,8 @@
 """Decode an AMQP message of the REGARDS order service: `Delivery` to `OrderEvent` or `Rejection`.
 
-Pure. The rules are those of the seed page ("Get Order progress AMQP") and of protocol.md sections
-0 and 1.6. Where the two differ, both are accepted.
+Also what the two forms of an order request, REST and AMQP, have in common. Pure. The rules are
+those of the seed page ("Get Order progress AMQP") and of protocol.md sections 0 and 1.6. Where the
+two differ, both are accepted.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
 from regards_nb.text import replace_surrogates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 VHOST = "regards.multitenant.manager"
 RESPONSE_TYPE = "fr.cnes.regards.modules.order.amqp.output.OrderResponseDtoEvent"
@@ -24,6 +28,9 @@ REQUEST_EXCHANGE = f"regards.broadcast.{REQUEST_TYPE}"
 TENANT_HEADER = "regards.tenant"
 #: The ``app_id`` of events that the REST sync made. Messages have the name of their publisher.
 REST_APP_ID = "REST"
+
+#: The types of files that an order can have.
+DATA_TYPES = ("RAWDATA", "QUICKLOOK")
 
 #: A response of REGARDS is below 1 kB. A larger body than this is rejected without parsing it.
 MAX_BODY_BYTES = 1 << 20
@@ -149,6 +156,24 @@ class Rejection(NamedTuple):
     """Why a message could not be decoded."""
 
     reason: str
+
+
+def order_filters(
+    data_types: Iterable[str] | None, filename_regexp: str | None
+) -> dict[str, object] | None:
+    """Return the filters of a request for an order; None if all files are wanted.
+
+    REGARDS denies filters without types (protocol.md 1.6), so a pattern alone comes with all types.
+
+    Examples
+    --------
+    >>> order_filters(None, ".*nc")
+    {'dataTypes': ['RAWDATA', 'QUICKLOOK'], 'filenameRegExp': '.*nc'}
+    """
+    types = list(data_types or ())
+    if not filename_regexp:
+        return {"dataTypes": types} if types else None
+    return {"dataTypes": types or list(DATA_TYPES), "filenameRegExp": filename_regexp}
 
 
 def decode(delivery: Delivery) -> OrderEvent | Rejection:

@@ -101,7 +101,7 @@ KNOW_EACH_OTHER = ("tracker.order", "tracker.tracker")
 
 
 #: Files that are one class of public methods, mostly docstrings.
-LONGER = {"tracker/tracker.py": 1100}
+LONGER = {"tracker/tracker.py": 1200}
 
 
 def room_of(module: Path) -> str:

@@ -31,6 +31,7 @@ from regards_nb.errors import (
     SettingsError,
     UnexpectedAnswerError,
 )
+from regards_nb.events import order_filters
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields
 
@@ -353,8 +354,7 @@ class RegardsClient:
         queries = list(queries)
         for query in queries:
             check(query)
-        filters = {"dataTypes": list(data_types or ()), "filenameRegExp": filename_regexp}
-        filters = {name: value for name, value in filters.items() if value}
+        filters = order_filters(data_types, filename_regexp)
         body = {
             "queries": queries,
             **({"filters": filters} if filters else {}),

@@ -14,6 +14,8 @@
     orders and events that are read instead of folded again;
 ``catalogue``
     the frames of the catalogue;
+``table``
+    which orders a table asks for;
 ``export``
     frames for other programs, CSV and Parquet;
 ``frames``
@@ -54,6 +56,7 @@ from regards_nb.frames.columns import (
 from regards_nb.frames.export import plain
 from regards_nb.frames.frames import EventQueue, Frames, orders_frame, problems_frame
 from regards_nb.frames.state import OrderFile
+from regards_nb.frames.table import read_table, with_orders
 
 __all__ = [
     "ATTRIBUTE_COLUMNS",
@@ -85,6 +88,8 @@ __all__ = [
     "problems_frame",
     "products_frame",
     "quota_frame",
+    "read_table",
     "summary_frame",
     "with_columns",
+    "with_orders",
 ]

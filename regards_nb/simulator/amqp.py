@@ -226,8 +226,10 @@ class RequestReader:
         if headers.get(TENANT_HEADER) != self._tenant or not correlation_id:
             return
         queries, user = request.get("queries"), request.get("user")
-        if not queries or user != self._user:
-            outcome = Outcome.DENIED if not queries else Outcome.FORBIDDEN
+        filters = request.get("filters")
+        is_valid = bool(queries) and (filters is None or bool(filters.get("dataTypes")))
+        if not is_valid or user != self._user:
+            outcome = Outcome.FORBIDDEN if is_valid else Outcome.DENIED
             self._service.request(
                 OrderPlan(outcome=outcome),
                 owner=self._user,
@@ -235,7 +237,7 @@ class RequestReader:
                 over_amqp=True,
             )
             return
-        filters = request.get("filters") or {}
+        filters = filters or {}
         self._service.request_by_query(
             queries,
             owner=user,

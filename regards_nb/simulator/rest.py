@@ -541,7 +541,7 @@ def _validation_errors(fields: Any) -> list[str]:
     filters = fields.get("filters")
     if isinstance(filters, dict):
         types = filters.get("dataTypes")
-        if types is not None and not (types and set(types) <= _DATA_TYPES):
+        if not (types and set(types) <= _DATA_TYPES):
             problems.append("data types should be RAWDATA or QUICKLOOK")
     if len(fields.get("correlationId") or "") > _MAX_CORRELATION_ID:
         problems.append("correlationId should not exceed 255 characters")

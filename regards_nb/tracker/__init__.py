@@ -16,6 +16,8 @@
     asks REGARDS over REST for what no message told;
 ``submission``
     submits a request once, whatever happens;
+``estimate``, ``table_orders``
+    what an order will contain, and one order for each row of a table;
 ``actions``
     pause, resume, retry, restart, cancel, delete;
 ``blocking``, ``other_consumers``

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from regards_nb.orders import OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
-_SUBORDERS_PER_USER = 2
+SUBORDERS_PER_USER = 2
 #: A search through very many orders is repeated only after so many times its duration.
 _PAUSE_FACTOR = 10
 
@@ -73,16 +73,26 @@ class BlockingOrders:
     def warn_before_third(self) -> None:
         """Warn before a third unfinished order: REGARDS stops after two sub-orders."""
         unfinished = [state for state in self._states_of_user() if not state.finished]
-        if len(unfinished) < _SUBORDERS_PER_USER:
+        if len(unfinished) < SUBORDERS_PER_USER:
             return
-        named = self.find(auto_download=False) or unfinished[:_SUBORDERS_PER_USER]
+        named = self.find(auto_download=False) or unfinished[:SUBORDERS_PER_USER]
         numbers = ", ".join(str(state.order_id) for state in named)
         warnings.warn(
-            f"REGARDS prepares at most {_SUBORDERS_PER_USER} sub-orders per user until they are "
+            f"REGARDS prepares at most {SUBORDERS_PER_USER} sub-orders per user until they are "
             f"downloaded; before this one came order {numbers}. Use wait(download=True) or "
             "auto_download=True, or call tracker.download()",
             stacklevel=3,
         )
+
+
+def advice_for(blocking: Sequence[OrderState], call: str) -> str:
+    """Return which orders wait for a download, and what to do; *call* is the other way."""
+    numbers = ", ".join(str(state.order_id) for state in blocking)
+    wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
+    return (
+        f"REGARDS prepares at most two sub-orders per user, and {wait.format(numbers)} for a "
+        f"download: tracker.download({numbers}), or {call}"
+    )
 
 
 def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:

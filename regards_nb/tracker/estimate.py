@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
+from regards_nb.events import DATA_TYPES
 from regards_nb.text import size
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("regards_nb")
 
 #: The queries of `queries.urns` and `queries.provider_ids`, and a value in them.
-_NAMED = re.compile(r"(?:id|providerId):\((.*)\)", re.DOTALL)
+_NAMED = re.compile(r"(?P<field>id|providerId):\((?P<values>.*)\)", re.DOTALL)
 _VALUE = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
 
-#: The types of files that an order can have.
-_ORDERED_TYPES = ("RAWDATA", "QUICKLOOK")
+#: How many products a merged query names.
+_MERGED_IDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,25 +51,15 @@ def estimate_of(
 
     Raises
     ------
-    SettingsError
-        There are several queries, and one of them has no file: REGARDS then refuses the whole
-        order, and leaves the products of the queries before it in the cart.
     ServiceError
         The catalogue refuses a query, or does not answer.
     """
-    if len(queries) > 1:
-        for query in queries:
-            if not client.estimate(query, data_types=_ORDERED_TYPES)["files"].sum():
-                raise SettingsError(
-                    f"nothing was ordered: the catalogue has no file for the query {query:.200}, "
-                    "and REGARDS refuses an order if one of its queries finds nothing. Leave it out"
-                )
-    return _in_total(client.estimate(list(queries), data_types=_ORDERED_TYPES), data_types)
+    return _in_total(client.estimate(list(queries), data_types=DATA_TYPES), data_types)
 
 
 def _in_total(rows: pd.DataFrame, data_types: Sequence[str] | None) -> Estimate:
     """Add up the rows of `RegardsClient.estimate`; *data_types* leaves out files, not products."""
-    of_type = rows["data_type"].str.startswith(tuple(data_types or _ORDERED_TYPES))
+    of_type = rows["data_type"].str.startswith(tuple(data_types or DATA_TYPES))
     counted = rows[of_type.fillna(False)]  # noqa: FBT003
     return Estimate(
         products=int(rows.groupby("dataset", dropna=False)["products"].max().sum()),
@@ -105,8 +96,6 @@ def ask(
 
     Raises
     ------
-    SettingsError
-        REGARDS would refuse the order.
     ServiceError
         The catalogue refuses a query, or the estimate is needed and does not come.
     """
@@ -119,11 +108,61 @@ def ask(
                 status_code=exc.status_code,
                 messages=exc.messages,
             ) from exc
-        # 403 and 404 come from a gateway that does not have the path, or not for this account.
-        if isinstance(exc, ServiceLoginError) or exc.status_code in (400, 422):
-            raise
+        _raise_if_refused(exc)
         _log.warning("there is no estimate of the order: %s", exc)
         return None
+
+
+def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:
+    """Refuse an order of several queries if one of them has no file.
+
+    REGARDS refuses such an order and leaves the products of the queries before it in the cart,
+    from where the next order takes them.
+
+    Raises
+    ------
+    SettingsError
+        The text has the query.
+    ServiceError
+        The catalogue refuses a query.
+    """
+    if len(queries) < 2:
+        return
+    for query in queries:
+        try:
+            n_files = client.estimate(query, data_types=DATA_TYPES)["files"].sum()
+        except ServiceError as exc:
+            _raise_if_refused(exc)
+            _log.warning("it is not known whether a query finds files: %s", exc)
+            return
+        if not n_files:
+            raise SettingsError(
+                f"nothing was ordered: the catalogue has no file for the query {query:.200}, and "
+                "REGARDS refuses an order if one of its queries finds nothing. Leave it out"
+            )
+
+
+def merged(queries: Sequence[str]) -> list[str]:
+    """Return fewer queries for the same products, to estimate many orders in few requests."""
+    values: dict[str, list[str]] = {}
+    others = []
+    for query in queries:
+        if named := _NAMED.fullmatch(query):
+            values.setdefault(named["field"], []).extend(_VALUE.findall(named["values"]))
+        else:
+            others.append(query)
+    return list(dict.fromkeys(others)) + [
+        f"{field}:({' OR '.join(some[start : start + _MERGED_IDS])})"
+        for field, some in values.items()
+        for start in range(0, len(some), _MERGED_IDS)
+    ]
+
+
+def _raise_if_refused(error: ServiceError) -> None:
+    """Raise an error that the order would meet, too."""
+    # 403 and 404 come from a gateway that does not have the path, or not for this account.
+    if isinstance(error, ServiceLoginError) or error.status_code in (400, 422):
+        raise error
 
 
 def show(estimate: Estimate, queries: Sequence[str]) -> None:
@@ -139,4 +178,6 @@ def show(estimate: Estimate, queries: Sequence[str]) -> None:
 def _count_named(queries: Sequence[str]) -> int | None:
     """Return how many products the queries name by URN or provider id; None for other queries."""
     lists = [_NAMED.fullmatch(query) for query in queries]
-    return sum(len(_VALUE.findall(each[1])) for each in lists if each) if all(lists) else None
+    return (
+        sum(len(_VALUE.findall(each["values"])) for each in lists if each) if all(lists) else None
+    )

@@ -11,11 +11,12 @@ import json
 import logging
 import re
 import time
+import uuid
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from regards_nb import queries
 from regards_nb.errors import (
@@ -25,13 +26,14 @@ from regards_nb.errors import (
     SettingsError,
     WaitTimeoutError,
 )
+from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.orders import OrderKey
@@ -49,7 +51,6 @@ ANSWER_S = 60.0
 #: The gateway's answer when a service takes longer than it waits.
 _GATEWAY_TIMEOUT = 504
 
-DATA_TYPES = ("RAWDATA", "QUICKLOOK")
 MAX_CORRELATION_ID_CHARS = 255
 MAX_USER_CHARS = 128
 
@@ -76,6 +77,19 @@ class Details(TypedDict, total=False):
     estimate: bool
 
 
+class EarlierRequest(NamedTuple):
+    """A request as the journal has it."""
+
+    correlation_id: str
+    saved: dict[str, Any]
+    sent_at_us: int
+
+    @property
+    def was_sent(self) -> bool:
+        """False if it is sure that REGARDS has not received it, or has refused it."""
+        return bool(self.saved.get("sent", True))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """The content of an order and its name.
@@ -100,6 +114,23 @@ class Request:
     label: str | None = None
     user: str | None = None
     size_limit_bytes: int | None = None
+
+    @classmethod
+    def new(
+        cls,
+        queries: Sequence[str],
+        *,
+        data_types: str | Sequence[str] | None,
+        correlation_id: str | None = None,
+        **more: Any,
+    ) -> Request:
+        """Return a request with a name that is made up, if none is given."""
+        return cls(
+            queries=queries,
+            data_types=[data_types] if isinstance(data_types, str) else data_types,
+            correlation_id=new_name() if correlation_id is None else correlation_id,
+            **more,
+        )
 
     def check(self) -> None:
         """Refuse what REGARDS would deny.
@@ -155,11 +186,9 @@ class Request:
 
     def body(self) -> dict[str, Any]:
         """Return the request as REGARDS takes it over AMQP (protocol.md 1.6)."""
-        filters = {"dataTypes": self.data_types, "filenameRegExp": self.filename_regexp}
-        filters = {name: value for name, value in filters.items() if value}
         fields = {
             "queries": list(self.queries),
-            "filters": filters or None,
+            "filters": order_filters(self.data_types, self.filename_regexp),
             "correlationId": self.correlation_id,
             "user": self.user,
             "sizeLimitInBytes": self.size_limit_bytes,
@@ -176,6 +205,24 @@ class Request:
         return all(
             mine[name] == saved.get(name) for name in ("queries", "data_types", "filename_regexp")
         )
+
+
+def new_name() -> str:
+    """Return a correlation id that no other request has."""
+    return f"nb-{uuid.uuid4()}"
+
+
+def refuses_cart(cart: str) -> bool:
+    """Return whether an order is refused because something lies in the cart.
+
+    Raises
+    ------
+    SettingsError
+        *cart* is neither ``refuse`` nor ``include``.
+    """
+    if cart not in ("refuse", "include"):
+        raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
+    return cart == "refuse"
 
 
 def _python(java_regexp: str) -> str:
@@ -289,6 +336,7 @@ class Submission:
         client, limit_bytes = self._sync.client, request.size_limit_bytes
         if refuse_cart:
             _refuse_cart(client)
+        estimates.refuse_empty(client, request.queries)
         if not show and limit_bytes is None:
             return
         found = estimates.ask(
@@ -314,6 +362,29 @@ class Submission:
                 f"{earlier.get('queries')!r:.200}. Choose another one, or leave it out"
             )
         return earlier
+
+    def labelled(self, labels: Container[str]) -> dict[str, list[EarlierRequest]]:
+        """Return the earlier requests under some labels, the oldest first."""
+        found = defaultdict(list)
+        for (tenant, correlation_id), label in self._core.journal.labels_after(0).items():
+            if tenant != (self._tenant or None) or label not in labels:
+                continue
+            row = self._core.journal.request(tenant, correlation_id)
+            if row is not None:
+                found[label].append(EarlierRequest(correlation_id, json.loads(row[0]), row[1]))
+        return {
+            label: sorted(requests, key=lambda each: each.sent_at_us)
+            for label, requests in found.items()
+        }
+
+    def estimate(self, queries: Sequence[str], data_types: Sequence[str] | None) -> str | None:
+        """Return what several orders will contain together; None if it cannot be known."""
+        if self._sync is None:
+            return None
+        found = estimates.ask(
+            self._sync.client, estimates.merged(queries), data_types, is_needed=False
+        )
+        return None if found is None else str(found)
 
     def _save(self, request: Request, *, sent: bool, newest_before: int | None = 0) -> None:
         self._core.journal.save_request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 import warnings
 import weakref
 from functools import partial
@@ -21,7 +20,7 @@ from regards_nb.consumer import (
 )
 from regards_nb.download import as_place
 from regards_nb.errors import SettingsError
-from regards_nb.frames import Frames, problems_frame, with_columns
+from regards_nb.frames import Frames, problems_frame, read_table, with_columns, with_orders
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderKey
 from regards_nb.queries import selection
@@ -64,7 +63,8 @@ from regards_nb.tracker.shared import (
     TrackerParts,
     check_sources,
 )
-from regards_nb.tracker.submission import Details, Request, Submission
+from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
+from regards_nb.tracker.table_orders import TableOrders, TablePolicy
 from regards_nb.tracker.waiting import RUNNING, Wait, stopped_by_user
 
 if TYPE_CHECKING:
@@ -691,11 +691,6 @@ class OrderTracker:
         timeout_s: float | None,
         download: bool = False,
     ) -> Wait:
-        downloads = None
-        if download:
-            if self.client is None:
-                raise SettingsError(f"downloading {CLIENT_MISSING}")
-            downloads = AutoDownload(self._core, self._downloads, self._sync)
         return Wait(
             self._core,
             keys,
@@ -707,8 +702,13 @@ class OrderTracker:
             silence_s=self._silence_s,
             until=until,
             timeout_s=timeout_s,
-            downloads=downloads,
+            downloads=self._new_auto_download() if download else None,
         )
+
+    def _new_auto_download(self) -> AutoDownload:
+        if self.client is None:
+            raise SettingsError(f"downloading {CLIENT_MISSING}")
+        return AutoDownload(self._core, self._downloads, self._sync)
 
     def on(self, status: str | None, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
@@ -812,11 +812,11 @@ class OrderTracker:
         WaitTimeoutError
             Over AMQP: RabbitMQ took the request, REGARDS did not answer.
         """
-        request = Request(
-            queries=selection(products),
-            data_types=[data_types] if isinstance(data_types, str) else data_types,
+        request = Request.new(
+            selection(products),
+            data_types=data_types,
             filename_regexp=filename_regexp,
-            correlation_id=f"nb-{uuid.uuid4()}" if correlation_id is None else correlation_id,
+            correlation_id=correlation_id,
             label=label,
             user=user,
             size_limit_bytes=size_limit_bytes,
@@ -826,10 +826,114 @@ class OrderTracker:
             return request
         if not self.auto_download:
             self._blocking.warn_before_third()
-        if cart not in ("refuse", "include"):
-            raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
-        key = self._submission.submit(request, refuse_cart=cart == "refuse", estimate=estimate)
+        refuse_cart = refuses_cart(cart)
+        key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
         return Order(self, key)
+
+    def submit_each(
+        self,
+        table: pd.DataFrame,
+        *,
+        by: str | Sequence[str] | None = None,
+        products: str | Callable[[Any], Any] | None = None,
+        label: str | None = None,
+        data_types: str | Sequence[str] | None = None,
+        filename_regexp: str | None = None,
+        user: str | None = None,
+        size_limit_bytes: int | None = None,
+        cart: Literal["refuse", "include"] = "refuse",
+        estimate: bool = True,
+        download: bool = False,
+        retry: bool = False,
+        timeout_s: float | None = None,
+    ) -> pd.DataFrame:
+        """Order each row or group of a table for itself, and wait for all of these orders.
+
+        The next order is made when REGARDS has room: it prepares at most two sub-orders per user
+        until they are downloaded. Call it again with the same table, also after a restart, with a
+        longer table or after Ctrl-C: what was ordered before is not ordered again. Two kernels must
+        not order the same table at the same time.
+
+        Parameters
+        ----------
+        table : DataFrame
+            Rows of ``client.search()``, or a table with a column ``urn`` or ``provider_id``.
+        by : str or sequence of str, optional
+            One order for each group of rows that have the same values in these columns; by default
+            one for each row.
+        products : str or callable, optional
+            For other tables: the column with the products, or a function of a row (with *by*, of
+            the rows of a group) that returns what `submit` takes.
+        label : str, optional
+            The label of each order, with names of columns: ``"cycle {cycle}"``. It identifies the
+            order in a later call. By default the provider id, or names and values of *by*.
+        data_types, filename_regexp, user, size_limit_bytes, cart
+            For each order, as in `submit`.
+        estimate : bool, default True
+            Show the numbers of products, files and bytes of all new orders together.
+        download : bool, default False
+            Download these orders as they become ready, and all other orders that block them. A
+            tracker with ``auto_download=True`` does that anyway. Without either, the call says
+            which orders wait for you.
+        retry : bool, default False
+            Order again what was denied, has failed, or ended before its files were downloaded. The
+            label of such an order gets a number: ``"cycle 7 (2)"``.
+        timeout_s : float, optional
+            Time limit in seconds; by default none.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per order, index ``label``: your columns (with *by*: these columns and
+            ``rows``), and ``correlation_id``. A name that `orders` has, too, begins with
+            ``table_``. ``tracker.orders.join(result, on="label")`` has the status beside them.
+
+        Raises
+        ------
+        SettingsError
+            A label was used for other products before, the table has no products, or as in
+            `submit`.
+        WaitTimeoutError
+            The time limit was reached. A later call goes on.
+        TrackingError
+            Something failed in the background since the last call.
+        ServiceError, BrokerError
+            REGARDS refuses. While it does not answer, the call tries again.
+        """
+        from regards_nb.display import watching
+
+        orders, own = read_table(table, by=by, products=products, label=label)
+        each = TableOrders(
+            self._core,
+            self._submission,
+            self._blocking,
+            health=lambda: self.health,
+            downloads=self._new_auto_download() if download else None,
+            policy=TablePolicy(
+                refuse_cart=refuses_cart(cart),
+                retry=retry,
+                estimate=estimate,
+                timeout_s=timeout_s,
+                auto_download=self._downloads_itself,
+                sees_downloads=self.client is not None,
+            ),
+        )
+        each.plan(
+            Request.new(
+                wanted.queries,
+                data_types=data_types,
+                filename_regexp=filename_regexp,
+                label=wanted.label,
+                user=user,
+                size_limit_bytes=size_limit_bytes,
+            )
+            for wanted in orders
+        )
+        with stopped_by_user(), watching(self, each.keys) as view:
+            each.run(view)
+        each.warn_of_failures()
+        self._core.errors.raise_new()
+        return with_orders(own, each.labels, each.correlation_ids)
 
     def sync(self, *, limit: int = 200) -> list[Order]:
         """Bring all orders up to date over REST, and take in those that were made elsewhere.

@@ -16,6 +16,7 @@ from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting,
 from regards_nb.events import OrderStatus
 from regards_nb.orders import OrderKey
 from regards_nb.text import counted, similar
+from regards_nb.tracker.blocking import advice_for
 from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import POLL_S
 
@@ -292,12 +293,7 @@ class Wait:
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:
-            wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
-            note += (
-                "; REGARDS prepares at most two sub-orders per user, and "
-                f"{wait.format(_numbers(blocking))} for a download: "
-                f"tracker.download({_numbers(blocking)}), or {_ADVICE}"
-            )
+            note += f"; {advice_for(blocking, _ADVICE)}"
         if (first := self._downloading_first()) and self._downloads is not None:
             orders, them = ("orders", "them") if len(first) > 1 else ("order", "it")
             note += (

@@ -1,0 +1,337 @@
+"""One order for each row or group of a table, made one after the other as REGARDS has room."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections import deque
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from regards_nb.consumer import HealthState
+from regards_nb.errors import (
+    BrokerUnreachableError,
+    ServiceUnreachableError,
+    SettingsError,
+    WaitTimeoutError,
+)
+from regards_nb.events import OrderStatus
+from regards_nb.orders import GONE
+from regards_nb.text import clean
+from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
+from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.submission import new_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from regards_nb.consumer import Health
+    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.blocking import BlockingOrders
+    from regards_nb.tracker.dispatcher import AutoDownload
+    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
+    from regards_nb.tracker.submission import EarlierRequest, Request, Submission
+
+#: The pause after a request that reached nobody; it doubles up to the second value.
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
+_MOST_NAMED = 5
+_FAILED = frozenset({OrderStatus.DENIED, OrderStatus.FAILED})
+_CALL = "submit_each(..., download=True)"
+_GO_ON = "submit_each() with the same table goes on, and orders nothing twice"
+
+
+class TablePolicy(NamedTuple):
+    """How the orders of a table are made; see `OrderTracker.submit_each`."""
+
+    refuse_cart: bool
+    retry: bool
+    estimate: bool
+    timeout_s: float | None
+    auto_download: bool
+    #: Without REST nobody knows whether files were downloaded.
+    sees_downloads: bool
+
+
+class TableOrders:
+    """Makes the orders of a table, each once, and follows them to their ends.
+
+    Parameters
+    ----------
+    parts : TrackerParts
+    submission : Submission
+    blocking : BlockingOrders
+    health : callable
+        Returns the health of the tracker.
+    downloads : AutoDownload or None
+        Downloads the orders as they become ready, and those that block them.
+    policy : TablePolicy
+    """
+
+    def __init__(
+        self,
+        parts: TrackerParts,
+        submission: Submission,
+        blocking: BlockingOrders,
+        *,
+        health: Callable[[], Health],
+        downloads: AutoDownload | None,
+        policy: TablePolicy,
+    ) -> None:
+        self._core = parts
+        self._submission = submission
+        self._blocking = blocking
+        self._health = health
+        self._downloads = downloads
+        self._policy = policy
+        timeout_s = policy.timeout_s
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        #: The labels of the table.
+        self._bases: set[str] = set()
+        self._requests: list[Request] = []
+        self._pending: deque[Request] = deque()
+        self._not_before_s = 0.0
+        self._pause_s = _FIRST_RETRY_S
+        #: Why the last request reached nobody.
+        self._obstacle = ""
+
+    @property
+    def correlation_ids(self) -> list[str]:
+        """The correlation id of each order, in the order of the table."""
+        return [request.correlation_id for request in self._requests]
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each order; an order that was made again has a number behind it."""
+        return [request.label or "" for request in self._requests]
+
+    def keys(self) -> list[OrderKey]:
+        """Return the keys of the orders that were made."""
+        keys = map(self._core.frames.key_of, self.correlation_ids)
+        return [key for key in keys if key is not None]
+
+    # -- which orders
+
+    def plan(self, wanted: Iterable[Request]) -> None:
+        """Find out which of the requests were sent before, under which name.
+
+        Raises
+        ------
+        SettingsError
+            A label was used for other products, the tracker is not started, or REGARDS would deny
+            a request. Nothing was sent.
+        """
+        self._refuse_stopped()
+        wanted = list(wanted)
+        for request in wanted:
+            request.check()
+        self._bases = {each.label or "" for each in wanted}
+        attempts = self._submission.labelled(_Attempts(self._bases))
+        changed: list[str] = []
+        for request in wanted:
+            self._requests.append(self._named(request, attempts, changed))
+        if changed:
+            self._requests.clear()
+            raise SettingsError(
+                f"nothing was ordered: {_listed(changed)} of the table ask for other products or "
+                "files than the orders of the same labels that were made before. Give these rows "
+                'other labels, for example label="second {cycle}"'
+            )
+        find = self._core.frames.key_of
+        self._pending.extend(r for r in self._requests if find(r.correlation_id) is None)
+        self._show_estimate([r for r in self._pending if (r.label or "") not in attempts])
+
+    def _named(
+        self, request: Request, attempts: dict[str, list[EarlierRequest]], changed: list[str]
+    ) -> Request:
+        """Return a request with the name under which it was sent, or with a new one."""
+        label = base = request.label or ""
+        numbered = (f"{base} ({number})" for number in count(2))
+        following = next(numbered)
+        while following in attempts or following in self._bases:
+            label = label if following in self._bases else following
+            following = next(numbered)
+        earlier = attempts.get(label, [])
+        sent = [each for each in earlier if each.was_sent]
+        same = [each for each in sent if request.orders_the_same_as(each.saved)]
+        if sent and not same:
+            changed.append(base)
+            return request
+        if same and not (self._policy.retry and self._has_failed(same[-1].correlation_id)):
+            return replace(request, label=label, correlation_id=same[-1].correlation_id)
+        if same:
+            return replace(request, label=following, correlation_id=new_name())
+        # A request that was not sent keeps its name, so that its label stands for one order.
+        name = earlier[-1].correlation_id if earlier else new_name()
+        return replace(request, label=label, correlation_id=name)
+
+    def _has_failed(self, correlation_id: str) -> bool:
+        """Return whether an order brought no file and never will."""
+        key = self._core.frames.key_of(correlation_id)
+        if key is None:
+            # Over REST the order can be looked for. Over AMQP only its answer would tell.
+            return not self._policy.sees_downloads
+        state = self._core.state(key)
+        if state.status in GONE:
+            return not state.downloaded_files
+        return state.status in _FAILED and not state.download_link
+
+    def _show_estimate(self, requests: Sequence[Request]) -> None:
+        if not requests or not self._policy.estimate:
+            return
+        queries = [query for request in requests for query in request.queries]
+        text = self._submission.estimate(queries, requests[0].data_types)
+        if text is not None:
+            sys.stdout.write(f"ordering {text}, in {len(requests)} orders\n")
+            sys.stdout.flush()
+
+    # -- making them
+
+    def run(self, view: WaitDisplay) -> None:
+        """Make the orders and wait for their ends; keep the view up to date.
+
+        Raises
+        ------
+        WaitTimeoutError
+            The time limit is reached.
+        SettingsError, ServiceError, BrokerError
+            An order could not be made, nor would the next one. Those before it are made.
+        """
+        seen = -1
+        while True:
+            self._make_next()
+            states = self._states()
+            if not self._pending and all(map(self._suffices, states)):
+                return
+            if self._downloads is not None:
+                self._downloads.begin([s.key for s in self._waiting(states)])
+            if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+                raise WaitTimeoutError(
+                    f"after {self._policy.timeout_s:g} s, {self._note(states)}. {_GO_ON}"
+                )
+            self._refuse_stopped()
+            view.refresh(note=self._note(states))
+            if not (self._pending and self._has_room(states)):
+                seen = self._core.signal.wait(seen, POLL_S)
+
+    def _make_next(self) -> None:
+        """Make the next order, if REGARDS has room for it."""
+        if not self._pending or not self._has_room(self._states()):
+            return
+        request = self._pending[0]
+        try:
+            self._submission.submit(request, refuse_cart=self._policy.refuse_cart, estimate=False)
+        except (ServiceUnreachableError, BrokerUnreachableError) as exc:
+            # The request is in the journal: the next attempt asks for its order first.
+            self._obstacle = str(exc)
+            self._not_before_s = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_RETRY_S)
+        except SettingsError as exc:
+            raise SettingsError(f"the order {request.label!r} of the table: {exc}") from exc
+        except WaitTimeoutError as exc:
+            raise WaitTimeoutError(
+                f"the order {request.label!r} of the table: {exc}. If REGARDS never made it, "
+                "submit_each(..., retry=True) sends it under another name"
+            ) from exc
+        else:
+            self._pending.popleft()
+            self._obstacle, self._pause_s = "", _FIRST_RETRY_S
+
+    def _has_room(self, states: Iterable[OrderState]) -> bool:
+        if time.monotonic() < self._not_before_s:
+            return False
+        return sum(map(self._occupies, states)) < SUBORDERS_PER_USER
+
+    def _occupies(self, state: OrderState) -> bool:
+        """Return whether REGARDS prepares an order, or waits until its files are downloaded."""
+        if not state.finished:
+            return True
+        is_open = state.waits_for_download or state.downloading
+        return is_open and self._policy.sees_downloads
+
+    def _suffices(self, state: OrderState) -> bool:
+        if not state.finished:
+            return False
+        return self._downloads is None or not (state.downloading or state.waits_for_download)
+
+    def _states(self) -> list[OrderState]:
+        return self._core.states(self.keys())
+
+    def _refuse_stopped(self) -> None:
+        health = self._health()
+        if health.state in {HealthState.STOPPED, HealthState.FAILED}:
+            raise SettingsError(
+                "this tracker is not started, so it would not learn how the orders go on: call "
+                "tracker.start(), or use `with tracker:`"
+            )
+
+    # -- what is said
+
+    def _waiting(self, states: Sequence[OrderState]) -> list[OrderState]:
+        """Return the orders whose files nobody has downloaded: those of the table, and others."""
+        if not self._policy.sees_downloads:
+            return []
+        shown = without_own(self._core, list(states)) if self._policy.auto_download else states
+        mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
+        others = self._blocking.find(auto_download=self._policy.auto_download)
+        return list((mine | {state.order_id: state for state in others}).values())
+
+    def _note(self, states: Sequence[OrderState]) -> str:
+        total = len(self._requests)
+        running = sum(not self._suffices(state) for state in states)
+        note = f"{total - len(self._pending)} of {total} orders are made, {running} are running"
+        if self._obstacle:
+            note += f"; trying again: {self._obstacle}"
+        waiting = self._waiting(states)
+        if waiting and self._downloads is None:
+            note += f"; {advice_for(waiting, _CALL)}"
+        paused = [state.order_id for state in states if state.status == OrderStatus.PAUSED]
+        if paused:
+            numbers = ", ".join(map(str, paused))
+            note += f"; order {numbers} is paused: tracker.resume({numbers})"
+        return note
+
+    def warn_of_failures(self) -> None:
+        """Warn of the orders that were denied or failed; the others are there."""
+        states = self._states()
+        lost = [state for state in states if self._has_failed(state.correlation_id)]
+        partial = [
+            s for s in states if s.status in _FAILED and s.download_link and s.order_id is not None
+        ]
+        texts = []
+        if lost:
+            told = [f"{state.label} ({_reason(state)})" for state in lost]
+            texts.append(
+                f"{len(lost)} of {len(states)} orders brought no file: {_listed(told)}. "
+                "submit_each(..., retry=True) orders them again"
+            )
+        if partial:
+            numbers = [state.order_id for state in partial]
+            texts.append(
+                f"{len(partial)} of {len(states)} orders lack files: tracker.retry({numbers}) "
+                "has REGARDS prepare them again"
+            )
+        if texts:
+            warnings.warn("; ".join(texts), stacklevel=3)
+
+
+class _Attempts:
+    """The labels of some orders, also with the number of a later attempt behind them."""
+
+    def __init__(self, labels: set[str]) -> None:
+        self._labels = labels
+
+    def __contains__(self, label: object) -> bool:
+        base, _, number = str(label).rpartition(" (")
+        is_attempt = number.endswith(")") and number[:-1].isdecimal() and base in self._labels
+        return label in self._labels or is_attempt
+
+
+def _reason(state: OrderState) -> str:
+    return f"{state.status}: {clean(state.message)}" if state.message else str(state.status)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+    return "; ".join(texts[:_MOST_NAMED]) + more

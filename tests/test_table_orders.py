@@ -1,0 +1,344 @@
+"""`submit_each`: one order for each row or group of a table, each once, as REGARDS has room."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import client_of, tracker_of, until
+
+from regards_nb import OrderTracker, errors, queries
+from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, Slow
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    """Yield a started tracker that has nothing but REST."""
+    with polling(simulator, tmp_path) as tracker:
+        yield tracker
+
+
+def polling(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
+    return OrderTracker(
+        client=client_of(simulator),
+        journal=folder / "journal.sqlite",
+        workspace=folder / "orders",
+        poll_s=0.05,
+        **options,
+    )
+
+
+def products(tracker: OrderTracker, low: int, high: int) -> pd.DataFrame:
+    """Return products of passes of cycle 8."""
+    assert tracker.client is not None
+    return tracker.client.search(dataset="SWOT_CYCLE_008", **{"pass": (low, high)})
+
+
+def applied(simulator: Simulator) -> int:
+    return sum(seen.path.endswith("/apply") for seen in simulator.requests)
+
+
+def test_each_row_is_an_order_with_its_own_columns(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All are downloaded, and the table joins the orders by label."""
+    table = products(tracker, 1, 5).assign(mine=list("abcde"))
+    result = tracker.submit_each(table, download=True, timeout_s=60)
+    assert result.index.name == "label"
+    assert list(result.index) == list(table["provider_id"])
+    assert list(result["mine"]) == list("abcde")
+    assert list(result["urn"]) == list(table.index)
+    assert list(result["table_label"]) == list(table["label"])
+    joined = tracker.orders.join(result, on="label")
+    assert list(joined["mine"]) == list("abcde")
+    assert set(joined["status"]) == {"DONE"}
+    # The product and the description of the format.
+    assert list(joined["downloaded_files"]) == [2] * 5
+    assert len(tracker.wait(result.index, timeout_s=10)) == 5
+    assert capsys.readouterr().out.startswith("ordering 5 products, 5 files, ")
+    assert applied(simulator) == 5
+
+
+def test_each_group_is_an_order(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The values of the columns are the label; the number of rows is told."""
+    assert tracker.client is not None
+    table = tracker.client.search("cycle:8 AND pass:[1 TO 3]")
+    table = pd.concat([table, tracker.client.search("cycle:7 AND pass:[1 TO 2]")])
+    result = tracker.submit_each(table, by="cycle", download=True, timeout_s=60)
+    assert list(result.index) == ["cycle 7", "cycle 8"]
+    assert list(result["cycle"]) == [7, 8]
+    assert list(result["rows"]) == [2, 3]
+    # The same rows in another order, and one of them twice, are the same orders.
+    again = pd.concat([table.iloc[::-1], table.iloc[:1]])
+    pd.testing.assert_series_equal(
+        tracker.submit_each(again, by="cycle", timeout_s=10)["correlation_id"],
+        result["correlation_id"],
+    )
+    assert applied(simulator) == 2
+
+
+def test_any_table_has_a_function_and_labels(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The function returns what submit takes; the label names columns."""
+    table = pd.DataFrame({"cycle": [8, 8], "pass": [1, 2], "size": [1.5, 2.5]})
+    result = tracker.submit_each(
+        table,
+        products=lambda row: queries.fields(cycle=row["cycle"], **{"pass": row["pass"]}),
+        label="pass {pass:03} of {cycle}",
+        download=True,
+        timeout_s=60,
+    )
+    assert list(result.index) == ["pass 001 of 8", "pass 002 of 8"]
+    assert set(tracker.files["name"]) == {
+        "SWOT_SSH_008_001.csv",
+        "SWOT_SSH_008_002.csv",
+        "SWOT_SSH_FORMAT.txt",
+    }
+
+
+def test_without_a_download_it_says_what_blocks(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Two orders are made; the third only when somebody has downloaded one."""
+    table = products(tracker, 1, 3)
+    blocked = r"2 of 3 orders are made.*orders 1, 2 wait for a download: tracker.download\(1, 2\)"
+    with pytest.raises(errors.WaitTimeoutError, match=blocked) as caught:
+        tracker.submit_each(table, timeout_s=2)
+    assert "submit_each() with the same table goes on" in str(caught.value)
+    assert "submit_each(..., download=True)" in str(caught.value)
+    assert applied(simulator) == 2
+    tracker.download()
+    tracker.submit_each(table, timeout_s=60)
+    assert applied(simulator) == 3
+
+
+def test_auto_download_lets_it_go_on(broker: PrivateBroker, tmp_path: Path) -> None:
+    """With messages of RabbitMQ, never more than two orders are open."""
+    with (
+        Simulator(broker=broker, suborder_pause_s=0.01) as simulator,
+        tracker_of(simulator, tmp_path, auto_download=True) as tracker,
+    ):
+        result = tracker.submit_each(products(tracker, 1, 8), timeout_s=60)
+        assert set(tracker.orders.join(result, on="label")["status"]) == {"DONE"}
+        assert applied(simulator) == 8
+        until(lambda: set(tracker.orders["downloaded_files"]) == {2})
+
+
+def test_the_table_may_grow_and_a_changed_row_is_refused(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """New rows are ordered, old ones are not; other products under an old label are an error."""
+    table = products(tracker, 1, 3)
+    tracker.submit_each(table.iloc[:1], download=True, timeout_s=60)
+    tracker.submit_each(table, download=True, timeout_s=60)
+    assert applied(simulator) == 3
+    changed = table.assign(provider_id=table["provider_id"].iloc[::-1].to_numpy())
+    with pytest.raises(errors.SettingsError, match="SWOT_SSH_008_003; .*ask for other products"):
+        tracker.submit_each(changed, timeout_s=60)
+    with pytest.raises(errors.SettingsError, match="ask for other products or files"):
+        tracker.submit_each(table, data_types="QUICKLOOK")
+    assert applied(simulator) == 3
+
+
+def test_failed_rows_are_told_and_ordered_again_on_request(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """They do not end the others; the label of the second attempt has its number."""
+    table = pd.DataFrame({"dataset": ["FORBIDDEN", "SWOT_PASS_012"]})
+
+    def submit(**options: Any) -> pd.DataFrame:
+        return tracker.submit_each(
+            table,
+            products=lambda row: queries.term("dataset", row["dataset"]),
+            label="{dataset}",
+            timeout_s=60,
+            download=True,
+            **options,
+        )
+
+    told = r"1 of 2 orders brought no file: FORBIDDEN \(DENIED: .*Unknown user.*retry=True\)"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=told):
+            result = submit()
+    assert list(result.index) == ["FORBIDDEN", "SWOT_PASS_012"]
+    assert applied(simulator) == 2
+    simulator.service.catalogue.datasets[
+        "FORBIDDEN"
+    ].outcome = simulator.service.catalogue.datasets["SWOT_PASS_012"].outcome
+    for _ in range(2):
+        result = submit(retry=True)
+        assert list(result.index) == ["FORBIDDEN (2)", "SWOT_PASS_012"]
+    assert applied(simulator) == 3
+    assert list(tracker.orders.join(result, on="label")["dataset"].dropna()) == list(
+        result["dataset"][::-1]
+    )
+    # Later calls follow the second attempt, without being told to.
+    assert list(submit().index) == list(result.index)
+
+
+def test_a_lost_answer_is_looked_for_and_nothing_is_ordered_twice(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """An answer that comes too late, and a server that is away for a while."""
+    client = client_of(simulator, read_timeout_s=0.3)
+    with OrderTracker(
+        client=client, journal=tmp_path / "j", workspace=tmp_path / "orders", poll_s=0.05
+    ) as tracker:
+        table = products(tracker, 1, 3)
+        simulator.faults.add(Slow(route=Route.APPLY, delay_s=1))
+        tracker.submit_each(table, download=True, timeout_s=60)
+    assert len(simulator.service.orders_of(simulator.username)) == 3
+
+
+def test_while_regards_is_away_it_tries_again(simulator: Simulator, tracker: OrderTracker) -> None:
+    """A request that reached nobody is sent later; the note says why."""
+    away = simulator.faults.add(Reply(route=Route.BASKET, status=503, times=None))
+    table = products(tracker, 1, 2)
+    told = "0 of 2 orders are made, 0 are running; trying again: .*503"
+    with pytest.raises(errors.WaitTimeoutError, match=told):
+        tracker.submit_each(table, timeout_s=0.1)
+    timer = threading.Timer(1.0, simulator.faults.remove, [away])
+    timer.start()
+    tracker.submit_each(table, download=True, timeout_s=60)
+    timer.join()
+    assert applied(simulator) == 2
+
+
+PROGRAM = """
+import sys, pandas as pd
+from regards_nb import OrderTracker, RegardsClient
+base_url, user, secret, folder = sys.argv[1:]
+client = RegardsClient(base_url, tenant="demo", username=user, password=secret,
+                       client_id="regards-nb", client_secret=sys.stdin.readline().strip())
+with OrderTracker(client=client, journal=folder + "/j.sqlite", workspace=folder + "/orders",
+                  poll_s=0.05) as tracker:
+    table = client.search("cycle:8 AND pass:[1 TO 10]")
+    tracker.submit_each(table, download=True, timeout_s=120)
+"""
+
+
+def test_a_restart_goes_on_and_orders_nothing_twice(simulator: Simulator, tmp_path: Path) -> None:
+    """Ten orders, with a process that is killed in the middle of them."""
+
+    def begin() -> subprocess.Popen[str]:
+        secrets = [simulator.base_url, simulator.username, simulator.password, str(tmp_path)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *secrets],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert process.stdin is not None
+        process.stdin.write(f"{simulator.client_secret}\n")
+        process.stdin.flush()
+        return process
+
+    process = begin()
+    until(lambda: applied(simulator) >= 3)
+    process.kill()
+    process.communicate(timeout=60)
+    assert applied(simulator) < 10
+    process = begin()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    orders = simulator.service.orders_of(simulator.username)
+    assert len(orders) == 10
+    names = [file.spec.name for order in orders for file in order.files]
+    assert len({name for name in names if name.endswith(".csv")}) == 10
+
+
+def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Also in the middle of a request; the next call goes on, and orders nothing twice."""
+    table = products(tracker, 1, 3)
+
+    def interrupt() -> None:
+        until(lambda: applied(simulator) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(errors.StoppedWaiting):
+        tracker.submit_each(table)
+    thread.join()
+    tracker.submit_each(table, download=True, timeout_s=60)
+    assert len(simulator.service.orders_of(simulator.username)) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "why"),
+    [
+        ({"cycle": [7]}, {}, "column urn or provider_id|needs a label"),
+        ({"cycle": [7]}, {"label": "{cycle}"}, "column urn or provider_id"),
+        ({"provider_id": ["a", "a"]}, {}, "1 labels stand for several orders, such as 'a'"),
+        ({"provider_id": ["a"]}, {"by": "cycle"}, "no column 'cycle', only 'provider_id'"),
+        ({"provider_id": ["a"]}, {"label": "{cycle}"}, "does not fit the table: KeyError 'cycle'"),
+        ({"provider_id": ["a"]}, {"products": "x"}, "products='x': the table has no such column"),
+        ({"provider_id": ["a", "b"], "c": [1, None]}, {"by": "c"}, "1 rows have no value there"),
+        ({"provider_id": ["a"]}, {"cart": "full"}, "cart='full'"),
+        ({"provider_id": ["a"]}, {"data_types": "X"}, "data_types must be"),
+    ],
+)
+def test_a_table_that_cannot_be_ordered_is_refused(
+    table: dict[str, Any],
+    options: dict[str, Any],
+    why: str,
+    simulator: Simulator,
+    tracker: OrderTracker,
+) -> None:
+    """The text says what is missing; nothing was ordered."""
+    with pytest.raises(errors.SettingsError, match=why):
+        tracker.submit_each(pd.DataFrame(table), **options)
+    assert applied(simulator) == 0
+
+
+def test_an_empty_table_orders_nothing(simulator: Simulator, tracker: OrderTracker) -> None:
+    """It has the same columns as any other result."""
+    table = products(tracker, 1, 2)
+    result = tracker.submit_each(table.iloc[:0], timeout_s=10)
+    assert result.empty
+    assert list(result.columns)[-1] == "correlation_id"
+    assert applied(simulator) == 0
+
+
+def test_it_needs_a_started_tracker(simulator: Simulator, tmp_path: Path) -> None:
+    """Otherwise it would wait without end."""
+    tracker = polling(simulator, tmp_path)
+    with pytest.raises(errors.SettingsError, match="not started"):
+        tracker.submit_each(products(tracker, 1, 2))
+    assert applied(simulator) == 0
+
+
+def test_over_amqp_alone_orders_follow_each_other(broker: PrivateBroker, tmp_path: Path) -> None:
+    """Nobody here sees downloads: the next order is made when one has ended."""
+    from test_requests_amqp import let_publish
+
+    table = pd.DataFrame({"provider_id": [f"SWOT_SSH_008_00{number}" for number in range(1, 5)]})
+    with Simulator(broker=broker, amqp_requests=True, suborder_pause_s=0.01) as simulator:
+        let_publish(broker, simulator)
+        downloading = threading.Thread(target=download_all, args=(simulator, 4, tmp_path))
+        downloading.start()
+        for _ in range(2):
+            with tracker_of(simulator, tmp_path, client=None) as tracker:
+                result = tracker.submit_each(
+                    table, user=simulator.username, cart="include", timeout_s=60
+                )
+        downloading.join()
+        assert set(tracker.orders.join(result, on="label")["status"]) == {"DONE"}
+        assert len(simulator.service.orders_of(simulator.username)) == 4
+
+
+def download_all(simulator: Simulator, n_orders: int, folder: Path) -> None:
+    """Download orders as a user does on the web page."""
+    with client_of(simulator) as client:
+        for number in range(1, n_orders + 1):
+            until(lambda number=number: simulator.service.find(number))
+            client.download_order(number, folder / f"elsewhere-{number}", show=False)
