@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import display
 import pika
 
 # The tests have the helpers for browser and server.
@@ -106,7 +107,7 @@ def run(
 ) -> Traffic:
     """Send messages to a tracker in a notebook, and count what its page receives."""
     queue, parts = f"traffic.{uuid.uuid4().hex}", per_s * seconds // orders
-    choice = f"from regards_nb import display; display.use({library!r})"
+    choice = f"import regards_nb.display; regards_nb.display.use({library!r})"
     start = START.format(
         tree=str(tree),
         url=broker.admin_url,
@@ -180,15 +181,7 @@ def send(
         while per_s is not None and (time.monotonic() - began_s) * per_s < number:
             connection.process_data_events(0)
             pause.wait(TICK_S)
-        body = {"status": status, "orderId": order + 1, "message": "from the benchmark", **fields}
-        properties = pika.BasicProperties(
-            content_type="application/json",
-            delivery_mode=2,
-            timestamp=int(time.time()),
-            correlation_id=f"order-{order}",
-            headers={"regards.tenant": "project1"},
-        )
-        channel.basic_publish("", queue, json.dumps(body).encode(), properties)
+        display.send(channel, queue, order, status, **fields)
     connection.close()
 
 
