@@ -12,13 +12,16 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
+import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__
-from regards_nb.display import text
+from regards_nb.display import rewording, text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
 from regards_nb.events import OrderStatus
@@ -36,6 +39,33 @@ if TYPE_CHECKING:
 
 _WATCH_INTERVAL_S = 0.5
 
+#: What texts advise in a notebook, and what to type in a terminal.
+_COMMANDS = [
+    (re.compile(pattern), command)
+    for pattern, command in (
+        (r"tracker\.download\(\), the button, or auto_download=True", "{0}download"),
+        (r"Use wait\(download=True\) or auto_download=True, or call", "Use {0}wait --download, or"),
+        (r"tracker\.download\(([\d, ]+), again=True\)", "{0}download {1} --again"),
+        (r"(?:(?:tracker|order)\.)?download\(again=True\)", "{0}download --again"),
+        (r"(?:tracker\.)?wait\(timeout_s=(\d+)\)", "{0}wait --timeout-s {1}"),
+        (r"(?:tracker\.)?wait\(download=True\)", "{0}wait --download"),
+        (r"tracker\.(download|resume|retry|cancel)\(([\d, ]*)\)", "{0}{1} {2}"),
+        (r"The orders are still tracked: call wait\(\) again, or look at tracker\.orders",
+         "{0}wait waits again, and {0}orders lists all"),
+        (r"; tracking continues in the background", ""),
+        (r"see tracker\.rejected", "{0}export writes them"),
+        (r"tracker\.orders", "{0}orders"),
+        (r"(?:call )?(?:tracker\.)?sync\(\)", "{0}orders"),
+    )
+]  # fmt: skip
+
+_ACTIONS = {
+    "pause": "have REGARDS prepare no more files of orders",
+    "resume": "have REGARDS continue paused orders",
+    "retry": "have REGARDS prepare the failed files of ended orders again",
+    "cancel": "stop orders and delete them on the server; files stay",
+}
+
 
 class _Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt, it passes through handlers of Exception."""
@@ -46,11 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), rewording(in_commands), warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: _complain(message)
             return command(arguments)
     except (RegardsError, ExceptionGroup) as exc:
         for each in getattr(exc, "exceptions", (exc,)):
-            sys.stderr.write(f"regards-nb: {each}\n")
+            _complain(each)
         return 3 if isinstance(exc, WaitTimeoutError) else 1
     except KeyboardInterrupt:
         return 130
@@ -60,6 +92,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has closed the pipe: nothing may be written, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def in_commands(words: str) -> str:
+    """Return a text of the tracker with the commands of a terminal in place of Python.
+
+    >>> in_commands("order 1 waits for a download: tracker.download(1, 2), or wait(download=True)")
+    'order 1 waits for a download: regards-nb download 1 2, or regards-nb wait --download'
+    """
+    for pattern, command in _COMMANDS:
+        words = pattern.sub(partial(_command, command), words)
+    return words
+
+
+def _command(command: str, found: re.Match[str]) -> str:
+    parts = (part.replace(",", "") for part in found.groups())
+    return command.format("regards-nb ", *parts).rstrip()
+
+
+def _complain(text: object) -> None:
+    sys.stderr.write(f"regards-nb: {in_commands(str(text))}\n")
 
 
 @contextlib.contextmanager
@@ -113,10 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(wait, "*")
     wait.add_argument("--until", choices=("finished", "part"), default="finished")
     wait.add_argument("--timeout-s", type=float)
+    wait.add_argument(
+        "--download", action="store_true", help="also download them, and what blocks them"
+    )
     _add_journal(wait)
     download = add("download", _download, "fetch what is ready, verified; by default of all orders")
     _add_keys(download, "*")
     download.add_argument("--directory")
+    download.add_argument("--again", action="store_true", help="fetch all files once more")
     download.add_argument("--no-extract", action="store_true", help="keep the zips as they came")
     submit = add("submit", _submit, "order files")
     submit.add_argument("queries", nargs="+", metavar="QUERY")
@@ -124,17 +180,20 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("filename-regexp", "correlation-id", "label", "user"):
         submit.add_argument(f"--{name}")
     submit.add_argument("--dry-run", action="store_true", help="check the request only")
-    retry = add("retry", _retry, "have REGARDS prepare the failed files of ended orders again")
-    _add_keys(retry, "+")
-    cancel = add("cancel", _cancel, "stop orders and delete them on the server; files stay")
-    _add_keys(cancel, "+")
-    queue = add("queue", _queue, "create a queue and bind it, where your account may do so")
-    queue.add_argument("action", choices=("create",))
-    queue.add_argument("name", nargs="?", help="by default that of the profile")
-    queue.add_argument("--kind", choices=("quorum", "stream", "classic"), default="quorum")
+    for name, words in _ACTIONS.items():
+        action = add(name, _act, words)
+        action.set_defaults(action=name)
+        _add_keys(action, "+")
+    _add_queue(add("queue", _queue, "create a queue and bind it, where your account may do so"))
     add("doctor", _doctor, "check connections, rights and folders")
     add("demo", _demo, "order, wait and download from a simulated archive")
     return parser
+
+
+def _add_queue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("create",))
+    parser.add_argument("name", nargs="?", help="by default that of the profile")
+    parser.add_argument("--kind", choices=("quorum", "stream", "classic"), default="quorum")
 
 
 def _add_journal(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +219,7 @@ def _orders(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write(_as_json(tracker.orders))
     else:
-        _write(text(tracker.snapshot()))
+        _write(in_commands(text(tracker.snapshot())))
     return 0
 
 
@@ -248,7 +307,10 @@ def _wait(arguments: argparse.Namespace) -> int:
     with _tracker(arguments) as tracker:
         with _progress_to(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
-                *_keys(arguments, tracker), until=arguments.until, timeout_s=arguments.timeout_s
+                *_keys(arguments, tracker),
+                until=arguments.until,
+                timeout_s=arguments.timeout_s,
+                download=arguments.download,
             )
         return _conclude(arguments, orders)
 
@@ -260,6 +322,7 @@ def _download(arguments: argparse.Namespace) -> int:
             *_keys(arguments, tracker),
             directory=arguments.directory,
             extract=not arguments.no_extract,
+            again=arguments.again,
         )
     return _write_paths(arguments, paths)
 
@@ -288,14 +351,10 @@ def _submit(arguments: argparse.Namespace) -> int:
     return 1 if order.order_id is None else 0
 
 
-def _retry(arguments: argparse.Namespace) -> int:
+def _act(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
-    return _write_orders(arguments, tracker.retry(_keys(arguments, tracker)))
-
-
-def _cancel(arguments: argparse.Namespace) -> int:
-    tracker = _tracker(arguments)
-    return _write_orders(arguments, tracker.cancel(_keys(arguments, tracker)))
+    act: Callable[[list[str | int]], list[Order]] = getattr(tracker, arguments.action)
+    return _write_orders(arguments, act(_keys(arguments, tracker)))
 
 
 def _queue(arguments: argparse.Namespace) -> int:

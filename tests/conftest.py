@@ -162,6 +162,23 @@ def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
     return RegardsClient(**(settings | options))
 
 
+def environment_of(simulator: Simulator, folder: Path, **changes: str) -> dict[str, str]:
+    """Return the variables that lead a tracker to the simulator, with files in *folder*."""
+    settings = {
+        "url": simulator.base_url,
+        "tenant": simulator.tenant,
+        "username": simulator.username,
+        "password": simulator.password,
+        "client_id": simulator.client_id,
+        "client_secret": simulator.client_secret,
+        "amqp": simulator.amqp_url,
+        "queue": simulator.queue,
+        "journal": str(folder / "journal.sqlite"),
+        "workspace": str(folder / "orders"),
+    }
+    return {f"REGARDS_{name.upper()}": value for name, value in {**settings, **changes}.items()}
+
+
 def tracker_of(simulator: Simulator, folder: Path, **options: Any) -> OrderTracker:
     """Return a tracker of a simulator, with journal and workspace in *folder*."""
     settings: dict[str, Any] = {

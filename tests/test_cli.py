@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import environment_of
 
 import regards_nb
 from regards_nb import cli
@@ -18,24 +21,14 @@ from regards_nb.simulator import OrderPlan, Outcome, Simulator
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(autouse=True)
 def _environment(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the variables that lead the command line to the simulator."""
-    settings = {
-        "url": simulator.base_url,
-        "tenant": simulator.tenant,
-        "username": simulator.username,
-        "password": simulator.password,
-        "client_id": simulator.client_id,
-        "client_secret": simulator.client_secret,
-        "amqp": simulator.amqp_url,
-        "queue": simulator.queue,
-        "journal": str(tmp_path / "journal.sqlite"),
-        "workspace": str(tmp_path / "orders"),
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(f"REGARDS_{name.upper()}", value)
+    for name, value in environment_of(simulator, tmp_path).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("REGARDS_SETTINGS", str(tmp_path / "none.toml"))
     monkeypatch.delenv("REGARDS_PROFILE", raising=False)
 
@@ -187,12 +180,54 @@ def test_usage_is_said() -> None:
     """Without a command, with --help and with --version."""
     assert "COMMAND" in run(code=2)
     assert run("--version") == f"regards-nb {regards_nb.__version__}\n"
-    shown = run("--help")
-    for command in (
-        "orders", "events", "files", "export", "watch", "wait", "download", "submit", "retry",
-        "cancel", "doctor", "demo",
-    ):  # fmt: skip
-        assert command in shown
+    assert {"orders", "queue", "resume"} <= commands()
+
+
+def commands() -> set[str]:
+    """Return the names of all commands, as --help lists them."""
+    return set(re.findall(r"^    ([a-z]+) ", cli._parser().format_help(), re.MULTILINE))
+
+
+def test_the_pages_list_all_commands() -> None:
+    """README and the page on settings name each command, and no other."""
+    for page in ("README.md", "docs/settings.md"):
+        words = (ROOT / page).read_text(encoding="utf-8")
+        (listed,) = re.findall(r"(?:command line|methods): ((?:`\w+`,?\s+)+`\w+`)\.", words)
+        assert set(re.findall(r"`(\w+)`", listed)) == commands(), page
+
+
+def test_advice_names_commands(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal is told what to type there, and nothing of Python."""
+
+    def said(*arguments: str, code: int) -> str:
+        assert cli.main(arguments) == code
+        return "".join(capsys.readouterr())
+
+    assert "If seconds are meant: regards-nb wait --timeout-s 60" in said("wait", "60", code=1)
+    for _ in range(2):
+        simulator.order(OrderPlan(n_files=1))
+    third = str(simulator.order(OrderPlan(n_files=2), correlation_id="third"))
+    blocked = said("wait", third, "--timeout-s", "3", code=3)
+    assert "regards-nb download 1 2, or regards-nb wait --download" in blocked
+    assert "Did you mean 'third'" in said("download", "thrid", code=1)
+    assert "regards-nb orders lists all" in said("download", "60", code=1)
+    said("wait", third, "--download", "--timeout-s", "60", code=0)
+    monkeypatch.setenv("REGARDS_JOURNAL", f"{os.environ['REGARDS_JOURNAL']}.new")
+    elsewhere = said("download", third, code=0)
+    assert "already downloaded elsewhere (2 files" in elsewhere
+    assert "regards-nb download 3 --again" in elsewhere
+    assert "Warning" not in elsewhere
+    assert len(said("download", third, "--again", code=0).splitlines()) >= 2
+    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
+    assert cli.main(["wait", "large", "--until", "part"]) == 0
+    assert '"PAUSED"' in said("pause", "large", "--json", code=0)
+    paused = said("wait", "large", "--timeout-s", "1", code=3)
+    assert "regards-nb resume 4" in paused
+    assert "status: " in said("resume", "large", code=0)
+    for text in (blocked, elsewhere, paused):
+        assert not re.search(r"\w\(|tracker\.|tracked|tracking", text), text
 
 
 def test_the_journal_is_copied_and_repaired(tmp_path: Path) -> None:

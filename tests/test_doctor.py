@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pika
 import pytest
-from conftest import client_of
+from conftest import client_of, environment_of
 
 from regards_nb import OrderTracker
 from regards_nb.doctor import CheckResult, Report
@@ -221,29 +221,12 @@ def jwt(expires_at: datetime) -> str:
     return ".".join([*(part.rstrip("=") for part in encoded), "c2lnbmF0dXJl"])
 
 
-def environment(simulator: Simulator, folder: Path, **changes: str) -> dict[str, str]:
-    """Return the variables that lead a tracker to the simulator."""
-    settings = {
-        "url": simulator.base_url,
-        "tenant": simulator.tenant,
-        "username": simulator.username,
-        "password": simulator.password,
-        "client_id": simulator.client_id,
-        "client_secret": simulator.client_secret,
-        "amqp": simulator.amqp_url,
-        "queue": simulator.queue,
-        "journal": str(folder / "journal.sqlite"),
-        "workspace": str(folder / "orders"),
-    }
-    return {f"REGARDS_{name.upper()}": value for name, value in {**settings, **changes}.items()}
-
-
 def test_an_expired_token_is_named_with_its_date(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The finding has the variable, the date and the way out; the server's own text comes last."""
     expired = jwt(datetime(2026, 3, 1, 12, 30, tzinfo=UTC))
-    for name, value in environment(simulator, tmp_path, token=expired).items():
+    for name, value in environment_of(simulator, tmp_path, token=expired).items():
         monkeypatch.setenv(name, value)
     finding = OrderTracker.from_env().doctor()["REST login"]
     assert finding.verdict is CheckResult.FAILED
@@ -258,7 +241,7 @@ def test_a_refused_password_says_where_it_came_from(
 ) -> None:
     """For REST and for RabbitMQ alike: the environment, or an argument; never the password."""
     wrong = changed(simulator.amqp_url, login="john:hunter2")
-    for name, value in environment(simulator, tmp_path, password="hunter3", amqp=wrong).items():
+    for name, value in environment_of(simulator, tmp_path, password="hunter3", amqp=wrong).items():
         monkeypatch.setenv(name, value)
     report = OrderTracker.from_env().doctor()
     assert "password in REGARDS_PASSWORD" in report["REST login"].text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.console import MAX_LINES, LogView, ScreenView
+from regards_nb.display.console import MAX_LINES, LogView, ScreenView, rewording
 from regards_nb.display.html import html
 from regards_nb.display.model import (
     MAX_ROWS,
@@ -73,6 +73,7 @@ __all__ = [
     "plot_throughput",
     "plot_timeline",
     "refresh_thread_of",
+    "rewording",
     "say",
     "show",
     "table_model",

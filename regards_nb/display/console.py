@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,7 +28,7 @@ from regards_nb.display.text import above, aligned, below, line, lines
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
     from rich.text import Text
@@ -217,7 +219,7 @@ def _screen(model: TableModel, note: str, console: Console) -> Any:
         rows = rows[: max(n_rows - 1, 0)]
         last = [f"… and {len(model.rows) - len(rows)} more rows", *last]
     shown = [*first, *aligned(rows), *last]
-    return Group(*(_styled(words, console.encoding) for words in shown))
+    return Group(*(_styled(_reword.get()(words), console.encoding) for words in shown))
 
 
 def _styled(words: str, encoding: str) -> Text:
@@ -232,9 +234,23 @@ def _styled(words: str, encoding: str) -> Text:
     return styled
 
 
+#: Rewords each line that is written: the command line says what to type in a terminal.
+_reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
+
+
+@contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Pass each line that views write in this thread through *reword*."""
+    token = _reword.set(reword)
+    try:
+        yield
+    finally:
+        _reword.reset(token)
+
+
 def write_lines(stream: TextIO, written: Iterable[str]) -> None:
     """Write whole lines at once, in characters that the stream can encode."""
-    words = "".join(f"{each}\n" for each in written)
+    words = "".join(f"{_reword.get()(each)}\n" for each in written)
     if words:
         # A replacement of stdout may have no encoding: a Tee, or the stream of some kernels.
         stream.write(encodable(words, getattr(stream, "encoding", None) or "utf-8"))

@@ -86,8 +86,14 @@ def _key(tenant: object, correlation_id: str) -> OrderKey:
     return OrderKey(tenant if isinstance(tenant, str) else None, correlation_id)
 
 
-def keys_in(selection: Any, find: Callable[[Name], OrderKey | None]) -> list[OrderKey]:
+def keys_in(
+    selection: Any,
+    find: Callable[[Name], OrderKey | None],
+    near: Callable[[str], str],
+) -> list[OrderKey]:
     """Return the keys of the orders in a selection, each once.
+
+    *near* returns a sentence on the names that a misspelt one may mean.
 
     Raises
     ------
@@ -103,6 +109,6 @@ def keys_in(selection: Any, find: Callable[[Name], OrderKey | None]) -> list[Ord
             kind = "number" if isinstance(name, int) else "correlation id"
             called = name.correlation_id if isinstance(name, OrderKey) else name
             raise OrderNotFoundError(
-                f"no event of an order with the {kind} {called!r} so far; tracker.orders lists all"
+                f"no event of an order with the {kind} {called!r} so far. {near(str(called))}"
             )
     return list(dict.fromkeys(key for key in keys if key is not None))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from regards_nb.download import path_of
 from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
 from regards_nb.orders import replaced
+from regards_nb.text import similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -251,6 +252,16 @@ class TrackerParts:
                 "correlation ids, or a number"
             )
         return labelled[0].key if labelled else None
+
+    def near(self, name: str) -> str:
+        """Return a sentence on the correlation ids, labels and numbers that may be meant."""
+        known = self.frames.states()
+        names = [text for state in known for text in (state.correlation_id, state.label) if text]
+        names += [str(state.order_id) for state in known if state.order_id is not None]
+        near = similar(name, names)
+        return (
+            f"Did you mean {' or '.join(map(repr, near))}?" if near else "tracker.orders lists all"
+        )
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the states of some orders, or of all, with their running downloads."""

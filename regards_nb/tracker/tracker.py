@@ -563,7 +563,7 @@ class OrderTracker:
         return self._core.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
-        found = keys_in(key, self._core.key_of)
+        found = keys_in(key, self._core.key_of, self._core.near)
         if len(found) != 1:
             raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
         return Order(self, found[0])
@@ -990,7 +990,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = keys_in(orders, self._core.key_of)
+        keys = keys_in(orders, self._core.key_of, self._core.near)
         return self._as_orders(act_on_each(keys, partial(self._actions.act, action, **details)))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
@@ -1077,7 +1077,7 @@ class OrderTracker:
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         if keys:
-            states = self._core.states(keys_in(keys, self._core.key_of))
+            states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
             states = [state for state in self._core.states() if state.waits_for_download]
         found = [state.key for state in states]
@@ -1151,7 +1151,9 @@ class OrderTracker:
             ``correlation_id``, ``name``, ``path``, ``size_bytes``, ``found_bytes``, ``problem``.
             `download` fetches these files again.
         """
-        states = self._core.states(keys_in(keys, self._core.frames.key_of)) if keys else None
+        states = (
+            self._core.states(keys_in(keys, self._core.key_of, self._core.near)) if keys else None
+        )
         return problems_frame(self._downloads.problems(states, checksum=checksum))
 
     def download_soon(self, key: OrderKey) -> None:

@@ -15,7 +15,7 @@ from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import OrderKey
-from regards_nb.text import counted, similar
+from regards_nb.text import counted
 from regards_nb.tracker.blocking import advice_for
 from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import POLL_S
@@ -248,17 +248,9 @@ class Wait:
             if self._core.journal.request(tenant, called) is None:
                 raise OrderNotFoundError(
                     f"no order with the correlation id or label {called!r}: it was not submitted "
-                    "here, and no message names it. " + self._near(called)
+                    "here, and no message names it. " + self._core.near(called)
                 )
             self._submitted.add(called)
-
-    def _near(self, name: str) -> str:
-        known = self._core.frames.states()
-        names = [text for s in known for text in (s.correlation_id, s.label) if text]
-        near = similar(name, [*names, *(str(s.order_id) for s in known if s.order_id is not None)])
-        if not near:
-            return "tracker.orders lists all"
-        return f"Did you mean {' or '.join(map(repr, near))}?"
 
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and state.waits_for_download:
