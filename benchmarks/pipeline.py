@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import drain
+import first_look
 import latency
 import startup
 from drain import AIO_PIKA, KOMBU, NAIVE, OURS, PIKA, RABBITMQ_C, Run, median_rate
@@ -312,7 +313,8 @@ def main() -> None:
         picture = args.write.with_suffix(".svg")
         plot(report.rates, picture)
         report.tables = {"Messages a second": f"![rates]({picture.name})", **report.tables}
-        args.write.write_text(report.text(), encoding="utf-8")
+        rest = first_look.section_of(args.write)
+        args.write.write_text("\n".join(filter(None, (report.text(), rest))), encoding="utf-8")
         STORED.write_text(json.dumps([asdict(goal) for goal in report.goals], indent=1) + "\n")
     else:
         print(report.text())
