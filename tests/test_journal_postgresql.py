@@ -37,10 +37,10 @@ def test_an_order_from_the_message_to_the_file(
         paths = order.wait(timeout_s=60).download()
         before = [tracker.events, tracker.orders, tracker.files]
     assert len(before[2]) == len(paths) == 3
-    again = OrderTracker("amqp://nowhere.invalid", "q", journal=url, workspace=tmp_path / "orders")
     again = OrderTracker(
         "amqp://nowhere.invalid", tracker.queue, journal=url, workspace=tmp_path / "orders"
     )
+    for old, new in zip(before, [again.events, again.orders, again.files], strict=True):
         pd.testing.assert_frame_equal(old, new)
     again.stop()
 
