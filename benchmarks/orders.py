@@ -77,6 +77,13 @@ def separate_files() -> Iterator[File]:
         yield File(f"tile_{number:03}.tif", partial(_noise, number, size))
 
 
+def object_files() -> Iterator[File]:
+    """Yield 500 files of 20 kB and 5 of 40 MiB that do not compress: 10 MB and 210 MB."""
+    for number in range(505):
+        size = 40 * MIB if number % 101 == 100 else 20_000
+        yield File(f"object_{number:03}.nc", partial(_noise, number, size))
+
+
 def _noise(seed: int, size_bytes: int) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
@@ -87,6 +94,7 @@ ORDERS: dict[str, Callable[[], Iterator[File]]] = {
     "small-5000": lambda: small_files(5_000),
     "small-10000": lambda: small_files(10_000),
     "separate": separate_files,
+    "objects": object_files,
 }
 
 

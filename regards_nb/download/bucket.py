@@ -171,6 +171,11 @@ class Bucket:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         return self.create(key, data, len(data), md5)
 
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace an object with a few bytes."""
+        with self._errors():
+            self._small.put(key, data)
+
     def _put(self, key: str, source: bytes | str, size_bytes: int, attributes: Any) -> bool:
         store = self._small if size_bytes <= _SMALL_BYTES else self._large
         if isinstance(source, bytes) or not size_bytes:

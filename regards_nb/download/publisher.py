@@ -71,7 +71,7 @@ class Publisher:
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.kept: dict[str, str] = {}
-        # One thread records; meanwhile the others add theirs to the next transaction.
+        # One thread at a time records, for all; the others go on with their files.
         self._recording = threading.Lock()
         self._queue: BoundedQueue[Sequence[VerifiedFile]] = BoundedQueue(
             workspace.waiting_bytes or _WAITING_BYTES, held_until_done=self._uploads
@@ -173,12 +173,16 @@ class Publisher:
     def _record(self, placed: Sequence[FileRecord]) -> None:
         with self._lock:
             self._placed += placed
-        with self._recording:
-            with self._lock:
-                together, self._placed = self._placed, []
-            self._records.save(together)
-            verified = sum(record.state is FileState.VERIFIED for record in together)
-            self._counter.add_files(len(together), verified=verified)
+        # looked at again after the release: another thread may have added records just before it
+        while self._placed and self._recording.acquire(blocking=False):
+            try:
+                with self._lock:
+                    together, self._placed = self._placed, []
+                self._records.save(together)
+                verified = sum(record.state is FileState.VERIFIED for record in together)
+                self._counter.add_files(len(together), verified=verified)
+            finally:
+                self._recording.release()
 
     def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import stat
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from regards_nb.download.places import Place
+
+#: From this size on another object is begun, so that little is written again and few are read.
+_STATE_BYTES = 1 << 16
 
 Check = Literal["none", "size", "checksum"]
 
@@ -334,8 +338,9 @@ class StateFile:
 class StateObjects:
     """Records the files of one order in ``<place>/.regards/order_<id>-<archive>/`` of a bucket.
 
-    The lines are those of a `StateFile`. Nothing can be added to an object, so that each `save`
-    creates another one; their names sort by time.
+    The lines are those of a `StateFile`. Nothing can be added to an object: each `save` writes the
+    whole of it once more, until it is large and another one begins. Their names sort by time, and
+    no two processes write the same one.
 
     Parameters
     ----------
@@ -354,6 +359,8 @@ class StateObjects:
         self._bucket = Bucket(bucket, f"order {order_id}" if order_id else "")
         parts = (prefix, STATE_FOLDER, _state_name(order_id, archive))
         self._prefix = "/".join(filter(None, parts))
+        self._name, self._lines = "", b""
+        self._lock = threading.Lock()
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return what is known of the files, by file id."""
@@ -373,9 +380,14 @@ class StateObjects:
         WorkspaceError
             They cannot be written.
         """
-        if lines := _as_lines(files, self._place):
-            name = f"{time.time_ns():020}-{secrets.token_hex(4)}.jsonl"
-            self._bucket.create_small(f"{self._prefix}/{name}", lines)
+        lines = _as_lines(files, self._place)
+        if not lines:
+            return
+        with self._lock:
+            if not self._name or len(self._lines) > _STATE_BYTES:
+                self._name, self._lines = f"{time.time_ns():020}-{secrets.token_hex(4)}.jsonl", b""
+            self._lines += lines
+            self._bucket.write(f"{self._prefix}/{self._name}", self._lines)
 
 
 def _as_lines(files: Iterable[FileRecord], directory: str) -> bytes:
