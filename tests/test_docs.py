@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from conftest import until
 from strategies import delivery
 
 import regards_nb
 from regards_nb import OrderTracker, RegardsClient, frames
+from regards_nb.errors import BrokerAccessError
 from regards_nb.journal import Journal
 from regards_nb.simulator import PrivateBroker, Simulator
 
@@ -176,7 +179,7 @@ def test_links_out_of_the_documentation_are_sound() -> None:
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateBroker]:
     """Return a separate node: the page makes users and policies that other tests must not see."""
-    with PrivateBroker(users=1) as broker:
+    with PrivateBroker(users=2) as broker:
         yield broker
 
 
@@ -204,6 +207,47 @@ def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
         said = administer(node, command, tmp_path)
     said = administer(node, "rabbitmqctl list_users", tmp_path)
     assert "jane" not in said
+
+
+def test_the_inventory_makes_a_queue_that_a_tracker_can_read_and_order_with(
+    node: PrivateBroker, tmp_path: Path
+) -> None:
+    """The YAML of the page, given to RabbitMQ as its definitions: messages and orders pass."""
+    page = DOCS / "administrators.md"
+    (written,) = fences(page, "yaml")
+    inventory = yaml.safe_load(written)
+    (reader,) = inventory["additional_users"]
+    (permission,) = inventory["user_permissions"]
+    reader["password"] = PASSWORD
+    definitions = {
+        "users": [reader],
+        "permissions": [permission],
+        "queues": inventory["additional_queues"],
+        "bindings": inventory["additional_bindings"],
+    }
+
+    def deploy() -> None:
+        (tmp_path / "inventory.json").write_text(json.dumps(definitions))
+        administer(node, "rabbitmqctl import_definitions inventory.json", tmp_path)
+
+    deploy()
+    url = f"amqp://jane:{PASSWORD}@127.0.0.1:{node.amqp_port}/regards.multitenant.manager"
+    with (
+        Simulator(broker=node, tenant="project1", amqp_requests=True) as sim,
+        OrderTracker(url, "orders.jane", tenant="project1", journal=tmp_path / "j") as tracker,
+    ):
+        sim.order_by_query("dataset:SWOT_PASS_012")
+        until(lambda: "DONE" in set(tracker.events["status"]))
+        order: Any = {"user": sim.username, "cart": "include", "correlation_id": "by jane"}
+        with pytest.raises(BrokerAccessError, match="write permission"):
+            tracker.submit("dataset:SWOT_PASS_012", **order)
+        (permission["write"],) = re.findall(
+            r"`write: \"(.*OrderRequestDtoEvent\$)\"`", page.read_text()
+        )
+        permission["write"] = yaml.safe_load(f'"{permission["write"]}"')
+        deploy()
+        assert tracker.submit("dataset:SWOT_PASS_012", **order).order_id == 2
+    administer(node, "rabbitmqctl delete_user jane", tmp_path)
 
 
 def administer(node: PrivateBroker, command: str, folder: Path) -> str:

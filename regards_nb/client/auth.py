@@ -195,7 +195,7 @@ class TokenProvider:
     def renewed(self, refused: Token, *, is_doubtful: bool) -> Token | None:
         """Return a token that replaces *refused*; None if a renewal would not help.
 
-        A *doubtful* refusal (403 or 500, `TokenVerdict`) may have other reasons than the token.
+        A *doubtful* refusal (403 or 500, `TokenState`) may have other reasons than the token.
         After a renewal that did not help, it is final for a minute.
         """
         if self._log_in is None:

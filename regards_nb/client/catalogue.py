@@ -16,7 +16,7 @@ from urllib.parse import quote
 from regards_nb import queries
 from regards_nb.client.models import (
     attribute_model,
-    basket_selections,
+    cart_rows,
     catalogue_dataset,
     product,
     summary_rows,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _CATALOGUE = "/api/v1/rs-catalog"
 _ENGINE = f"{_CATALOGUE}/engines/legacy"
 _PORTAL = "/api/v1/rs-access-project"
-_BASKET = "/api/v1/rs-order/order/basket"
+_CART = "/api/v1/rs-order/order/basket"
 #: REGARDS takes at most 100 searches in a summary, and 1000 products in a request to restore.
 _MAX_SEARCHES = 100
 _MAX_RESTORED = 500
@@ -246,10 +246,10 @@ class Catalogue:
             "simultaneous downloads": Quota(number("currentRate"), number("rateLimit")),
         }
 
-    def basket(self) -> list[SummaryRow]:
-        """Return what lies in the web basket of the user, by data set."""
-        response = self._exchange(RequestSpec(path=_BASKET))
-        return [] if response.status == 204 else basket_selections(response.json())
+    def cart(self) -> list[SummaryRow]:
+        """Return what lies in the cart of the user on the web page, by data set."""
+        response = self._exchange(RequestSpec(path=_CART))
+        return [] if response.status == 204 else cart_rows(response.json())
 
     def restore(self, urns: Sequence[str], *, timeout_s: float, poll_s: float) -> None:
         """Restore products from tape, and wait until all their files can be downloaded.

@@ -7,7 +7,7 @@ empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a logi
 
 - with ``messages``, the order is not in a state that allows the action: `NotAllowedError`. The
   messages hold one of the codes of `REFUSALS`.
-- without, the token is not valid: `TokenVerdict.INVALID`. The client logs in once more and
+- without, the token is not valid: `TokenState.INVALID`. The client logs in once more and
   repeats the request. If the new token gets a 401, too: `ServiceLoginError`.
 - during a login, the name and secret of the application are wrong: `ServiceLoginError`.
 - with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`.
@@ -103,7 +103,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
 }
 
 
-class TokenVerdict(Enum):
+class TokenState(Enum):
     """Whether an error response is about the token."""
 
     #: The token is not the reason.
@@ -114,9 +114,7 @@ class TokenVerdict(Enum):
     INVALID = auto()
 
 
-def token_verdict(
-    response: Response, *, token_has_ended: bool, may_have_acted: bool
-) -> TokenVerdict:
+def token_state(response: Response, *, token_has_ended: bool, may_have_acted: bool) -> TokenState:
     """Tell whether an error response is about the token (protocol.md 1.0, 9).
 
     Parameters
@@ -130,13 +128,13 @@ def token_verdict(
         is sent again only if the token has surely ended.
     """
     if response.status not in (401, 403, 500):
-        return TokenVerdict.VALID
+        return TokenState.VALID
     if token_has_ended:
-        return TokenVerdict.INVALID
+        return TokenState.INVALID
     if response.messages or (response.status == 500 and may_have_acted):
-        return TokenVerdict.VALID
+        return TokenState.VALID
     is_certain = response.status == 401 and not response.is_page
-    return TokenVerdict.INVALID if is_certain else TokenVerdict.DOUBTFUL
+    return TokenState.INVALID if is_certain else TokenState.DOUBTFUL
 
 
 def token_advice(response: Response | None, token: Token) -> str:

@@ -483,7 +483,7 @@ def summary_rows(value: Any, request: str) -> list[SummaryRow]:
     return rows
 
 
-def basket_selections(value: Any) -> list[SummaryRow]:
+def cart_rows(value: Any) -> list[SummaryRow]:
     """Read a ``BasketDto``: a row for each data set."""
     selections = _list(_content(value).get("datasetSelections"))
     return [

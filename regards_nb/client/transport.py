@@ -22,11 +22,11 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from regards_nb.client.errors import (
-    TokenVerdict,
+    TokenState,
     error_for,
     is_temporary,
     token_advice,
-    token_verdict,
+    token_state,
 )
 from regards_nb.client.models import Response
 from regards_nb.client.streaming import Body
@@ -292,14 +292,14 @@ class Transport:
         outcome = self._send_with(token, request)
         if not isinstance(outcome, Response):
             return outcome
-        verdict = token_verdict(
+        state = token_state(
             outcome,
             token_has_ended=token.has_ended,
             may_have_acted=request.repeat is not Repeat.IF_TEMPORARY,
         )
-        if verdict is TokenVerdict.VALID:
+        if state is TokenState.VALID:
             return outcome
-        newer = auth.renewed(token, is_doubtful=verdict is TokenVerdict.DOUBTFUL)
+        newer = auth.renewed(token, is_doubtful=state is TokenState.DOUBTFUL)
         if newer is None:
             return outcome
         first_status = outcome.status
