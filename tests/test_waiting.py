@@ -86,7 +86,9 @@ def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
     """Without auto_download REGARDS stops after two sub-orders: submit() says so in time."""
     for name in "ab":
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id=name)
-    with pytest.warns(UserWarning, match=r"order 1.*Use wait\(download=True\) or auto_download"):
+    with pytest.warns(
+        UserWarning, match=r"came order 1\. Use wait\(download=True\) or auto_download"
+    ):
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
 
 
@@ -134,6 +136,8 @@ def test_a_wait_for_an_unknown_order_is_an_error(
         tracker.wait(60, timeout_s=30)
     told = capsys.readouterr().out
     assert "no event of 'swat-a' so far" in told
+    assert "No event so far" in told
+    assert "No orders" not in told
     assert "running" not in told
     tracker.submit("dataset:FORBIDDEN", correlation_id="FORBIDDEN", label="Summer 2026")
     near = {
@@ -254,6 +258,8 @@ def test_a_wait_for_nothing_says_so(
     told = capsys.readouterr().out
     assert "all 2 orders are finished" in told
     assert "No orders" not in told
+    assert tracker.download() == []
+    assert capsys.readouterr().out == ("nothing to download: no order has files that wait for it\n")
 
 
 # -- errors in the background

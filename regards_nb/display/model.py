@@ -57,6 +57,10 @@ class SnapshotLike(Protocol):
         """Errors of the background, oldest first."""
 
     @property
+    def n_known(self) -> int:
+        """The number of orders that the tracker knows, shown or not."""
+
+    @property
     def rejected(self) -> int:
         """The number of messages that could not be decoded."""
 
@@ -263,7 +267,13 @@ def table_model(
             for order in shown[:MAX_ROWS]
         ),
         total=len(orders),
-        headline=f"{n_finished} of {len(orders)} {noun} finished" if orders else "No orders",
+        headline=(
+            f"{n_finished} of {len(orders)} {noun} finished"
+            if orders
+            else "No event so far"
+            if snapshot.n_known
+            else "No orders"
+        ),
         fraction=fraction,
         overall=_overall(current, None if standstill else fraction, rates, now),
         standstill=standstill,
@@ -488,8 +498,10 @@ def _health(health: Health) -> tuple[Severity, str]:
     state = health.state.value
     severity, words = _HEALTH.get(state, (Severity.INCOMPLETE, clean(state, NAME_CHARS)))
     since = health.since.astimezone(UTC)
+    if state == "POLLING" and health.reason:
+        words = clean(health.reason)  # it says how often
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
-    if health.reason and state != "CONSUMING":
+    if health.reason and state not in {"CONSUMING", "POLLING"}:
         parts = [f"{parts[0]}: {clean(health.reason)}"]
     if health.last_event:
         parts.append(f"last event {clock(health.last_event, after=since)}")

@@ -34,7 +34,7 @@ from regards_nb.download.repair import (
 )
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -319,12 +319,16 @@ class Downloader:
             )
             for record in failed
         }
-        others = f"; the other {len(paths)} are saved in {self._directory}" if paths else ""
+        # Files of earlier calls count, too: the view counts the files of the order.
+        n_saved = len(self.records.in_place)
+        others = f"; the other {n_saved} are saved in {self._directory}" if n_saved > 1 else ""
+        others = others or (f"; the other one is saved in {self._directory}" if n_saved else "")
         shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
-        more = len(missing) - len(shown)
+        if len(missing) > len(shown):
+            shown.append(f"and {len(missing) - len(shown)} more")
         return IncompleteDownloadError(
-            f"order {self.order_id}: {len(failed)} of {len(failed) + len(paths)} files could not "
-            f"be downloaded{others}. {'; '.join(shown)}{f'; and {more} more' if more else ''}. "
+            f"order {self.order_id}: {len(failed)} of {counted(len(failed) + n_saved, 'file')} "
+            f"could not be downloaded{others}. {'; '.join(shown)}. "
             f"Call download again to retry these files{self._kept_until()}",
             paths=paths,
             missing=missing,

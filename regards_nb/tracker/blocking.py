@@ -77,9 +77,10 @@ class BlockingOrders:
             return
         named = self.find(auto_download=False) or unfinished[:SUBORDERS_PER_USER]
         numbers = ", ".join(str(state.order_id) for state in named)
+        orders = "order" if len(named) == 1 else "orders"
         warnings.warn(
             f"REGARDS prepares at most {SUBORDERS_PER_USER} sub-orders per user until they are "
-            f"downloaded; before this one came order {numbers}. Use wait(download=True) or "
+            f"downloaded; before this one came {orders} {numbers}. Use wait(download=True) or "
             "auto_download=True, or call tracker.download()",
             stacklevel=3,
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
 from regards_nb.events import DATA_TYPES
-from regards_nb.text import size
+from regards_nb.text import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,8 @@ class Estimate:
     size_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.products} products, {self.files} files, {size(self.size_bytes)}"
+        products, files = counted(self.products, "product"), counted(self.files, "file")
+        return f"{products}, {files}, {size(self.size_bytes)}"
 
 
 def estimate_of(

@@ -257,7 +257,8 @@ class TrackerParts:
         """Return a sentence on the correlation ids, labels and numbers that may be meant."""
         known = self.frames.states()
         names = [text for state in known for text in (state.correlation_id, state.label) if text]
-        names += [str(state.order_id) for state in known if state.order_id is not None]
+        if name.isdecimal():
+            names += [str(state.order_id) for state in known if state.order_id is not None]
         near = similar(name, names)
         return (
             f"Did you mean {' or '.join(map(repr, near))}?" if near else "tracker.orders lists all"
@@ -305,6 +306,8 @@ class Snapshot:
     health: Health
     background_errors: tuple[str, ...]
     rejected: int
+    #: The number of orders that the tracker knows, shown or not.
+    n_known: int
 
 
 def check_sources(

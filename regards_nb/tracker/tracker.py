@@ -582,6 +582,7 @@ class OrderTracker:
             health=self.health,
             background_errors=self._warnings() + self._core.errors.shown,
             rejected=self._core.frames.rejections,
+            n_known=len(states) or len(self._core.frames.states()),
         )
 
     @property
@@ -1072,7 +1073,7 @@ class OrderTracker:
         ServiceError, WorkspaceError, ArchiveError
             Nothing could be downloaded; the text says why.
         """
-        from regards_nb.display import watching
+        from regards_nb.display import say, watching
 
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
@@ -1080,6 +1081,9 @@ class OrderTracker:
             states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
             states = [state for state in self._core.states() if state.waits_for_download]
+        if not states:
+            say("nothing to download: no order has files that wait for it")
+            return [] if process is None else {}
         found = [state.key for state in states]
         with stopped_by_user(), watching(self, found) as view:
             request = DownloadRequest(
