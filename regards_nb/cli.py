@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import warnings
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--kind", choices=("parquet", "csv"), default="parquet")
     for reading in (orders, events, files, export):
         _add_journal(reading)
-    backup = add("backup", _backup, "copy the journal to one new file, also while it is in use")
-    backup.add_argument("path", metavar="NEW_FILE")
-    backup.add_argument("--journal", metavar="FILE", help="by default that of the profile")
-    repair = add("repair", _repair, "save what can be read of a damaged journal")
-    repair.add_argument("journal", nargs="?", metavar="FILE", help=f"by default {DEFAULT_PATH}")
+    _add_journal_commands(add)
     watch = add("watch", _watch, "write each event when it arrives, until Ctrl-C or SIGTERM")
     _add_journal(watch)
     wait = add("wait", _wait, "wait for orders; by default for all that are unfinished")
@@ -205,6 +202,18 @@ def _add_journal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", help="with --journal, if it has messages of several queues")
 
 
+def _add_journal_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    backup = add("backup", _backup, "copy the journal to one new file, also while it is in use")
+    backup.add_argument("path", metavar="NEW_FILE")
+    backup.add_argument("--journal", metavar="FILE", help="by default that of the profile")
+    repair = add("repair", _repair, "save what can be read of a damaged journal")
+    repair.add_argument("journal", nargs="?", metavar="FILE", help=f"by default {DEFAULT_PATH}")
+    prune = add("journal", _prune, "remove the events of orders that have ended long ago")
+    prune.add_argument("action", choices=("prune",))
+    prune.add_argument("--before", required=True, metavar="DATE", help="as 2026-06-01 (UTC)")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
 def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
     parser.add_argument("keys", nargs=nargs, metavar="ORDER", help="order id or correlation id")
 
@@ -247,6 +256,13 @@ def _backup(arguments: argparse.Namespace) -> int:
         with Journal(arguments.journal) as journal:
             path = journal.backup(arguments.path)
     return _write_paths(arguments, [path])
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    pruned = _tracker(arguments).journal_prune(before=arguments.before, dry_run=arguments.dry_run)
+    verb = "would be removed" if arguments.dry_run else "removed"
+    _write(json.dumps(asdict(pruned)) if arguments.json else f"{verb}: {pruned}")
+    return 0
 
 
 def _repair(arguments: argparse.Namespace) -> int:

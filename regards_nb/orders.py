@@ -305,6 +305,35 @@ class OrderReducer:
         found.add(row_id, event)
         return changed
 
+    def parts(self) -> Iterator[tuple[OrderKey, list[OrderAccumulator], list[int]]]:
+        """Yield each name with what its events say, and all numbers that they name.
+
+        What belongs to its newest number, and what belongs to no number, as far as there is any.
+        """
+        claims: defaultdict[OrderKey, list[int]] = defaultdict(list)
+        for order_id, owners in self._owners.items():
+            for key in {*owners, *self._conflicting_claims.get(order_id, ())}:
+                claims[key].append(order_id)
+        for key in list(self._accumulators):
+            newest = self._unpacked(key)
+            if newest is not None:
+                yield key, [e for e in (newest, newest.by_name) if e is not None], claims[key]
+
+    def join(self, key: OrderKey, parts: list[OrderAccumulator], claims: Iterable[int]) -> None:
+        """Fold in what `parts` of another reducer yielded for a name; call `regroup` at the end."""
+        self._tenants.setdefault(key.tenant, key.tenant)
+        known = self._unpacked(key)
+        if known is not None:
+            parts = [*parts, *(e for e in (known, known.by_name) if e is not None)]
+        joined = self._accumulators[key] = _newest_of(key, parts)
+        joined.is_nameless = any(each.is_nameless for each in parts)
+        for order_id in claims:
+            self._claim(key, order_id)
+
+    def regroup(self) -> None:
+        """Tell that orders were joined: all must be looked at again."""
+        self.regrouped += 1
+
     def __iter__(self) -> Iterator[OrderKey]:
         owned = {_nameless(key.tenant, n) for n, keys in self._owners.items() for key in keys}
         return (key for key in self._accumulators if key not in owned)
@@ -414,6 +443,22 @@ class OrderReducer:
             if key.tenant == tenant:
                 return key
         return None
+
+
+def _newest_of(key: OrderKey, parts: Sequence[OrderAccumulator]) -> OrderAccumulator:
+    """Join what belongs to the highest number of a name, and what belongs to none."""
+    newest = max((part.order_id for part in parts if part.order_id is not None), default=None)
+    joined, by_name = OrderAccumulator(key, newest), OrderAccumulator(key, None)
+    for part in parts:
+        if part.order_id is None:
+            by_name.join(part)
+        elif part.order_id == newest:
+            joined.join(part)
+    if newest is None:
+        return by_name
+    if any(part.order_id is None for part in parts):
+        joined.by_name = by_name
+    return joined
 
 
 def _nameless(tenant: str | None, order_id: int) -> OrderKey:

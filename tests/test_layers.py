@@ -22,6 +22,7 @@ ROOMS = [
     "files",
     "events",
     "orders",
+    "pruned_orders",
     "journal",
     "consumer",
     "client",
@@ -35,7 +36,7 @@ ROOMS = [
     "demo",
     "cli",
 ]
-PURE = {"errors", "events", "files", "orders", "queries", "text"}
+PURE = {"errors", "events", "files", "orders", "pruned_orders", "queries", "text"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},
@@ -101,7 +102,7 @@ KNOW_EACH_OTHER = ("tracker.order", "tracker.tracker")
 
 
 #: Files that are one class of public methods, mostly docstrings.
-LONGER = {"tracker/tracker.py": 1200}
+LONGER = {"tracker/tracker.py": 1300}
 
 
 def room_of(module: Path) -> str:

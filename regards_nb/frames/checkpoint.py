@@ -248,9 +248,16 @@ class Checkpoints:
         self._journal = journal
         self._store = journal.checkpoints
         self._owner = json.dumps([tenant, queues])
+        #: The id of the journal when the frames began: a new one says that rows were removed.
+        self._journal_id: str | None = None
+
+    def begin_anew(self) -> None:
+        """Begin with the journal as it is, because the frames read all of it again."""
+        self._journal_id = None
 
     def read(self) -> Checkpoint | None:
         """Return the checkpoint of this journal; None if there is none that is right."""
+        self._journal_id = self._journal.id()
         values = self._store.read(self._owner, CHECKPOINT_HEAD, "orders", "folds")
         head = self._valid_head(values.get(CHECKPOINT_HEAD))
         if head is None or not {"orders", "folds"} <= values.keys():
@@ -293,6 +300,10 @@ class Checkpoints:
         """Store a checkpoint, unless there is one of a later row."""
         if not self._journal.identify():
             return
+        journal_id = self._journal.id()
+        self._journal_id = self._journal_id or journal_id
+        if self._journal_id != journal_id:
+            return  # other processes have removed events that these frames show
         stamp = self._journal.stamp(capture.last_id)
         if self._journal.generation != capture.generation:
             return  # the journal was replaced: the stamp is that of other messages

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from regards_nb.frames.checkpoint import StoredEvents
     from regards_nb.journal import Batch
 
-    _ReadAgain = Callable[[int], Iterable[Sequence[OrderEvent]]]
+    _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
 
 #: The values of the columns after the two times.
 _FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
@@ -65,14 +65,14 @@ class EventsFrame:
     def frame(self, read_again: _ReadAgain) -> pd.DataFrame:
         """Return all events, in journal order.
 
-        *read_again* yields as many of the first events as it is told, if they are stored no more.
+        *read_again* yields the events of the checkpoint, if they are stored no more.
         """
         if self._stored is not None:
             new = self._rows.frame()
             rows = _stored_rows(self._stored)
             if rows is None:
                 rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
-                for events in read_again(self._unread):
+                for events in read_again():
                     rows.append(_columns(events), len(events))
             rows.load(columns_of(new, EVENT_DTYPES), len(new))
             self._rows, self._stored, self._unread = rows, None, 0

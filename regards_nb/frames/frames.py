@@ -91,8 +91,12 @@ class Frames:
         self._last_id = 0
         #: of each session, by its id
         self._queue_of: dict[int, str] = {}
-        if checkpoint is not None:
-            self._last_id = checkpoint.last_id
+        #: The last row of the checkpoint.
+        self._stored_last_id = 0
+        if checkpoint is None:
+            self._checkpoints.begin_anew()
+        else:
+            self._last_id = self._stored_last_id = checkpoint.last_id
             self._newest_us = max(self._newest_us, checkpoint.newest_us)
         self._revision = 0
         #: The orders of the checkpoint.
@@ -195,6 +199,9 @@ class Frames:
             for batch in self._journal.read(self._last_id):
                 if self._journal.generation != generation:
                     return
+                if batch.first_id > self._last_id + 1:
+                    # Another process may have removed rows after the last call.
+                    self._states.restore(self._journal.pruning.orders(self._shown_queues))
                 self._add(batch)
                 self._last_id = batch.first_id + len(batch.deliveries) - 1
                 if self._last_id >= position.last_id:
@@ -202,6 +209,14 @@ class Frames:
         if position.revision > self._revision and self._journal.generation == generation:
             self._refresh_files(position.revision)
         self._writer.note(len(self._events) - known, len(self._states))
+
+    def read_again(self) -> None:
+        """Read all rows again, because some were removed. Queues of `follow` get no event twice."""
+        with self._lock:
+            self._queues = [
+                (max(after_id, self._last_id), queue) for after_id, queue in self._queues
+            ]
+            self._clear()
 
     def _start_again(self, generation: int) -> None:
         """Forget all rows: the journal was replaced, and its ids may mean other messages."""
@@ -236,13 +251,14 @@ class Frames:
                 if new < len(events):
                     queue.append((keys[new:], events[new:]))
 
-    def _read_again(self, count: int) -> Iterator[list[OrderEvent]]:
-        """Yield the first *count* events from the journal."""
-        batches = (batch for batch in self._journal.read() if self._is_shown(batch.session_id))
-        while count > 0:
-            _, events = events_of(next(batches), self._tenant, [])
-            yield events
-            count -= len(events)
+    def _read_again(self) -> Iterator[list[OrderEvent]]:
+        """Yield the events of the checkpoint from the journal, as far as it still has them."""
+        for batch in self._journal.read():
+            if batch.first_id > self._stored_last_id:
+                return
+            if self._is_shown(batch.session_id):
+                _, events = events_of(batch, self._tenant, [])
+                yield events
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision

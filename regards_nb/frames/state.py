@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState, replaced
+from regards_nb.pruned_orders import restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from regards_nb.files import FileRecord
     from regards_nb.frames.checkpoint import StoredOrders
     from regards_nb.orders import FoldedOrders
+    from regards_nb.pruned_orders import KeptOrder
 
 _T = TypeVar("_T")
 #: Tenant and order id.
@@ -154,6 +156,13 @@ class OrderStates:
         if self._reducer.regrouped != self.regrouped:
             self._regroup()
         return keys
+
+    def restore(self, kept: Iterable[KeptOrder]) -> None:
+        """Add what events said that were removed from the journal; some may be known already."""
+        tenants = {None, self._tenant}
+        shown = (order for order in kept if self._tenant is None or order.tenant in tenants)
+        restore(self._reducer, shown)
+        self._regroup()
 
     def add_files(self, records: Iterable[tuple[str | None, FileRecord]]) -> None:
         """Add files with their tenants, or replace what is known of them."""

@@ -28,6 +28,10 @@ understand more of an old journal, and no second table can disagree with the fir
     `Journal`: append messages, read on from a position, keep the file records;
 ``checkpoints``
     where what was computed from the journal is stored;
+``prune``
+    remove the events of orders that have ended long ago;
+``stops``
+    tell the workers of a download that the user stopped it;
 ``salvage``
     save what can be read of a damaged file.
 """
@@ -43,6 +47,7 @@ from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
 from regards_nb.journal.lease import Holder, Leases, order_lease
 from regards_nb.journal.listener import Listener
 from regards_nb.journal.location import DEFAULT_PATH, location_of
+from regards_nb.journal.prune import Pruned, time_us
 from regards_nb.journal.salvage import Repair, repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
 
@@ -60,6 +65,7 @@ __all__ = [
     "Listener",
     "NetworkFileSystemWarning",
     "Position",
+    "Pruned",
     "Repair",
     "Row",
     "RowReader",
@@ -68,5 +74,6 @@ __all__ = [
     "location_of",
     "order_lease",
     "repair",
+    "time_us",
     "with_full_path",
 ]

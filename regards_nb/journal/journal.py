@@ -37,7 +37,9 @@ from regards_nb.journal.database import (
 )
 from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
+from regards_nb.journal.prune import Pruning
 from regards_nb.journal.sqlite_file import copy_database
+from regards_nb.journal.stops import Stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     #: see `Journal.append`
     Choose = Callable[[RowReader, Sequence[Delivery]], Sequence[Delivery]]
 
-_meta = schema.meta
 _batches = schema.batches
 _files = schema.files
 _sessions = schema.sessions
@@ -65,11 +66,6 @@ _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bi
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
-
-
-#: Before the id of a call whose workers stop; how long it is kept, in µs.
-_STOPPED = "stop-"
-_STOP_KEPT_US = 7 * 24 * 3600 * 1_000_000
 
 
 class Journal:
@@ -101,6 +97,10 @@ class Journal:
         self.checkpoints = CheckpointStore(self._database)
         #: each with the generation in which its ids are right
         self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)
+        #: removes the events of orders that ended long ago
+        self.pruning = Pruning(self._database, self.leases, self._remembered.clear)
+        #: calls of ``download`` that were stopped
+        self.stops = Stops(self._database)
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
@@ -262,32 +262,6 @@ class Journal:
         """Where the journal is: in this process, in a file, or on a database server."""
         return self._database.kind
 
-    def stop_call(self, call: str) -> None:
-        """Tell the workers of a call of ``download`` to stop, wherever they are.
-
-        Parameters
-        ----------
-        call : str
-            Its id of 32 characters.
-        """
-        now_us = time.time_ns() // 1000
-
-        def stop(connection: sa.Connection) -> None:
-            stopped = _meta.c.key.startswith(_STOPPED)
-            old = connection.execute(sa.select(_meta.c.key, _meta.c.value).where(stopped)).all()
-            for key, since_us in old:
-                if now_us - int(since_us) > _STOP_KEPT_US:
-                    connection.execute(sa.delete(_meta).where(_meta.c.key == key))
-            row = {"key": f"{_STOPPED}{call}", "value": str(now_us)}
-            connection.execute(schema.upsert(_meta, connection.dialect.name), row)
-
-        self._database.write(stop, again=True)
-
-    def is_stopped(self, call: str) -> bool:
-        """Return whether `stop_call` was called for a call."""
-        query = sa.select(_meta.c.value).where(_meta.c.key == f"{_STOPPED}{call}")
-        return bool(self._all(query))
-
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call *callback* with a text when the files were changed while the journal was open."""
         self._database.on_notice = callback
@@ -437,6 +411,10 @@ class Journal:
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""
         return self.position().last_id
+
+    def id(self) -> str | None:
+        """Return the random id of the journal; None if it has none. Removed rows change it."""
+        return self._database.read(schema.read_id)
 
     def identify(self) -> bool:
         """Give the journal a random id if it has none; return whether it has one."""

@@ -143,6 +143,17 @@ leases = sa.Table(
 )
 
 
+#: The folded state of all orders at the time when events were last removed. Each row holds those of
+#: one queue, packed as messages are. It cannot be computed again.
+pruned_orders = sa.Table(
+    "pruned_orders",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("orders", sa.LargeBinary, nullable=False),
+)
+
+
 def check(connection: sa.Connection, location: str) -> int | None:
     """Return the version of the tables, or None for an empty database.
 

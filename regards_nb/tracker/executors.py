@@ -258,7 +258,7 @@ class WorkerCall:
             self._is_stopped = True
             # The call ends with the user's Ctrl-C; a journal that cannot be written is told there.
             with suppress(JournalError):
-                self._core.journal.stop_call(self._id)
+                self._core.journal.stops.stop(self._id)
 
 
 def _run_in_new_process(task: WorkerTask) -> Any:

@@ -21,7 +21,7 @@ from regards_nb.consumer import (
 from regards_nb.download import as_place
 from regards_nb.errors import SettingsError
 from regards_nb.frames import Frames, problems_frame, read_table, with_columns, with_orders
-from regards_nb.journal import Journal
+from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
 from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
@@ -70,6 +70,7 @@ from regards_nb.tracker.waiting import RUNNING, Wait, stopped_by_user
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
+    from datetime import date, datetime
 
     import pandas as pd
 
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Health, QueueKind
     from regards_nb.doctor import Report
     from regards_nb.events import OrderEvent
+    from regards_nb.journal import Pruned
     from regards_nb.orders import OrderState
     from regards_nb.settings import SettingsSource, WorkerSettings
     from regards_nb.tracker.dispatcher import Callback
@@ -503,6 +505,40 @@ class OrderTracker:
     def check_journal(self) -> list[str]:
         """Return the damages found in the journal; an empty list when there are none."""
         return self._core.journal.check()
+
+    def journal_prune(self, *, before: str | date | datetime, dry_run: bool = False) -> Pruned:
+        """Remove the events of orders that have ended long ago. Orders keep their last state.
+
+        Parameters
+        ----------
+        before : str, datetime.date or datetime.datetime
+            ``"2026-06-01"``. Orders that have ended, and of which no event arrived since (UTC where
+            no time zone is given).
+        dry_run : bool, default False
+            Remove nothing; return what would be removed.
+
+        Returns
+        -------
+        Pruned
+            How many orders and events, and the size of the journal before and after, in bytes.
+
+        Raises
+        ------
+        JournalError
+            The journal cannot be written, or another process does the same.
+        SettingsError
+            *before* is no date.
+
+        Notes
+        -----
+        `orders`, `files` and `rejected` stay as they are. Messages that RabbitMQ may deliver again
+        stay: the newest ones of kernels that wrote in the last day of a queue.
+        """
+        pruned = self._core.journal.pruning.run(time_us(before), dry_run=dry_run)
+        if pruned.events and not dry_run:
+            self._core.frames.read_again()
+            self._core.signal.send()
+        return pruned
 
     def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
         """Create a durable queue and bind it to the exchange of the order responses.

@@ -178,7 +178,7 @@ def _stopped_with(journal: Journal, call: str) -> Iterator[threading.Event]:
         while not end.wait(_STOP_POLL_S):
             # A database that does not answer says nothing; the download itself meets it.
             with suppress(JournalError):
-                if journal.is_stopped(call):
+                if journal.stops.is_stopped(call):
                     stop.set()
                     return
 

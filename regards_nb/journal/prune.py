@@ -1,0 +1,454 @@
+"""Remove the events of orders that have ended long ago, and keep the states of the orders.
+
+The first transaction stores the folded state of all orders. The next ones remove events, some rows
+of the table at a time: other kernels commit in between. A kernel that meets missing ids folds the
+stored states in (`Frames`): a fold may see an event twice, so it does not matter which events are
+there as well. A program that is killed in between has lost nothing; the next call goes on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from regards_nb.errors import JournalError, SettingsError
+from regards_nb.events import OrderEvent, decode
+from regards_nb.journal import schema
+from regards_nb.journal.batches import (
+    SELECT_BATCHES,
+    Batch,
+    DamagedBatchError,
+    pack,
+    read_batch,
+)
+from regards_nb.orders import OrderKey, OrderReducer
+from regards_nb.pruned_orders import KeptOrder, kept, name_of, restore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from regards_nb.journal.database import Database
+    from regards_nb.journal.lease import Leases
+
+_batches, _sessions, _kept = schema.batches, schema.sessions, schema.pruned_orders
+
+#: A kernel of a queue that wrote within so long of the queue's newest message may have messages
+#: that RabbitMQ has not seen acknowledged. RabbitMQ delivers those of earlier kernels again before
+#: it delivers newer ones, and ends a connection that is silent for some minutes.
+_IN_DOUBT_US = 24 * 3600 * 1_000_000
+#: Of messages whose session is not in the table, as in a journal that was repaired.
+_UNKNOWN_QUEUE = ""
+#: So many orders are packed into one row.
+_ORDERS_IN_ROW = 1000
+
+_newest_rows = SELECT_BATCHES.order_by(_batches.c.last_id.desc())
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[KeptOrder]).decode
+_CHECKSUM_BYTES = 4
+_LEASE = "prune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What `OrderTracker.journal_prune` removed, or would remove.
+
+    Attributes
+    ----------
+    orders : int
+        Orders whose events were removed; their states stay.
+    events : int
+        Events that were removed.
+    kept_for_redelivery : int
+        Events of these orders that stay, because RabbitMQ may deliver their messages again.
+    size_before_bytes, size_after_bytes : int
+        Of the file, or of the tables of messages on a server.
+    note : str
+        Why the journal did not get smaller; empty if it did.
+    """
+
+    orders: int
+    events: int
+    kept_for_redelivery: int
+    size_before_bytes: int
+    size_after_bytes: int
+    note: str = ""
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.events:,} events of {self.orders:,} orders, "
+            f"{self.size_before_bytes:,} bytes before, {self.size_after_bytes:,} after"
+        )
+        if self.kept_for_redelivery:
+            text += f"; {self.kept_for_redelivery:,} stay, RabbitMQ may deliver them again"
+        return f"{text}. {self.note}" if self.note else text
+
+
+def time_us(given: str | date | datetime) -> int:
+    """Return a date or time as microseconds since 1970; UTC where it names no time zone.
+
+    Raises
+    ------
+    SettingsError
+        It is no date.
+
+    Examples
+    --------
+    >>> time_us("1970-01-02"), time_us("1970-01-01T00:00:01+00:00")
+    (86400000000, 1000000)
+    """
+    text = given.isoformat() if isinstance(given, date) else given
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"before={given!r:.60} is no date: give one like '2026-06-01', or a datetime"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1e6)
+
+
+def _stored(
+    connection: sa.Connection, queues: Collection[str] | None
+) -> Iterator[tuple[str, list[KeptOrder]]]:
+    if not sa.inspect(connection).has_table(_kept.name):
+        return  # made by an earlier version
+    query = sa.select(_kept.c.queue, _kept.c.orders).order_by(_kept.c.id)
+    if queues is not None:
+        query = query.where(_kept.c.queue.in_([*queues, _UNKNOWN_QUEUE]))
+    for queue, packed in connection.execute(query):
+        content = packed[_CHECKSUM_BYTES:]
+        if packed[:_CHECKSUM_BYTES] != _checksum(content):
+            raise DamagedBatchError("the states of orders whose events were removed are damaged")
+        yield queue, _decode(content)
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+class _Session(NamedTuple):
+    """The newest message of a connection: its row and its arrival."""
+
+    last_id: int
+    last_us: int
+
+
+class _Fold:
+    """The fold of all messages, for each queue and for all of them together."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.last_id = 0
+        self._queues: dict[int, str] = {}
+        self._all = OrderReducer()
+        self._of_queue: defaultdict[str, OrderReducer] = defaultdict(OrderReducer)
+        self._first_ids: defaultdict[str, dict[OrderKey, int]] = defaultdict(dict)
+        #: by the names that events use
+        self._last_us: defaultdict[OrderKey, int] = defaultdict(int)
+        self.sessions: dict[int, _Session] = {}
+        for queue, orders in _stored(connection, None):
+            restore(self._of_queue[queue], orders)
+            restore(self._all, orders)
+            first_ids = self._first_ids[queue]
+            first_ids |= {OrderKey(o.tenant, o.correlation_id): o.first_id for o in orders}
+
+    def read_on(self, connection: sa.Connection) -> None:
+        """Fold the messages that came since the last call."""
+        sessions = sa.select(_sessions.c.id, _sessions.c.queue)
+        self._queues = {row.id: row.queue for row in connection.execute(sessions)}
+        query = SELECT_BATCHES.where(_batches.c.last_id > self.last_id).order_by(_batches.c.last_id)
+        for row in connection.execute(query.execution_options(yield_per=16)):
+            self._add(read_batch(row, self.last_id))
+
+    def _add(self, batch: Batch) -> None:
+        queue = self._queues.get(batch.session_id, _UNKNOWN_QUEUE)
+        reducer, first_ids = self._of_queue[queue], self._first_ids[queue]
+        for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
+            event = decode(delivery)
+            if isinstance(event, OrderEvent):
+                name = name_of(event)
+                first_ids.setdefault(name, row_id)
+                self._last_us[name] = max(self._last_us[name], event.received_at_us)
+                reducer.add(row_id, event)
+                self._all.add(row_id, event)
+        self.last_id = batch.last_id
+        newest_us = batch.deliveries[-1].received_at_us
+        self.sessions[batch.session_id] = _Session(batch.last_id, newest_us)
+
+    def ended(self, before_us: int) -> set[OrderKey]:
+        """Return the names of orders that have ended, and of which nothing arrived since."""
+        names: defaultdict[OrderKey, list[OrderKey]] = defaultdict(list)
+        for name in self._last_us:
+            names[self._all.resolved(name)].append(name)
+        return {
+            name
+            for key, of_order in names.items()
+            if self._all.state(key).finished
+            and all(self._last_us[each] < before_us for each in of_order)
+            for name in of_order
+        }
+
+    def in_doubt(self) -> set[int]:
+        """Return the sessions whose newest messages RabbitMQ may deliver again."""
+        newest_us: defaultdict[str, int] = defaultdict(int)
+        for number, session in self.sessions.items():
+            queue = self._queues.get(number, _UNKNOWN_QUEUE)
+            newest_us[queue] = max(newest_us[queue], session.last_us)
+        return {
+            number
+            for number, session in self.sessions.items()
+            if session.last_us > newest_us[self._queues.get(number, _UNKNOWN_QUEUE)] - _IN_DOUBT_US
+        }
+
+    def store(self, connection: sa.Connection) -> None:
+        """Replace the stored states by those of this fold."""
+        _kept.create(connection, checkfirst=True)
+        connection.execute(sa.delete(_kept))
+        rows = []
+        for queue, reducer in self._of_queue.items():
+            orders = list(kept(reducer, self._first_ids[queue]))
+            for start in range(0, len(orders), _ORDERS_IN_ROW):
+                content = _encode(orders[start : start + _ORDERS_IN_ROW])
+                rows.append({"queue": queue, "orders": _checksum(content) + content})
+        if rows:
+            connection.execute(sa.insert(_kept), rows)
+
+
+class _Removal(NamedTuple):
+    """What is removed of one row of the table: runs of messages stay."""
+
+    row: tuple[Any, ...]
+    runs: list[Batch]
+    removed: int
+
+
+class _Choice:
+    """Decides for each message whether it stays, from the newest to the oldest."""
+
+    def __init__(self, fold: _Fold, before_us: int, newest_kept: int) -> None:
+        self._ended = fold.ended(before_us)
+        self._sessions = fold.sessions
+        in_doubt = fold.in_doubt()
+        #: how many of its newest messages stay, of each session: at least one, by which the
+        #: journal knows how far the session came
+        self._left = {number: newest_kept if number in in_doubt else 1 for number in fold.sessions}
+        self.names: set[OrderKey] = set()
+        self.events = self.kept_for_redelivery = 0
+
+    def of(self, row: Sequence[Any]) -> _Removal | None:
+        """Return what is removed of a row; None if all of it stays."""
+        batch = read_batch(row, 0)
+        stays = [self._stays(batch, index) for index in reversed(range(len(batch.deliveries)))]
+        stays.reverse()
+        removed = stays.count(False)
+        if not removed:
+            return None
+        self.events += removed
+        numbered = zip(stays, enumerate(batch.deliveries, batch.first_id), strict=True)
+        runs = []
+        for is_kept, run in groupby(numbered, key=lambda pair: pair[0]):
+            if is_kept:
+                messages = [message for _, message in run]
+                deliveries = [delivery for _, delivery in messages]
+                runs.append(Batch(messages[0][0], batch.session_id, deliveries))
+        return _Removal(tuple(row), runs, removed)
+
+    def _stays(self, batch: Batch, index: int) -> bool:
+        left = self._left.get(batch.session_id, 1)
+        self._left[batch.session_id] = left - 1
+        event = decode(batch.deliveries[index])
+        if not isinstance(event, OrderEvent) or name_of(event) not in self._ended:
+            return True
+        if left > 0:
+            self.kept_for_redelivery += 1
+            return True
+        self.names.add(name_of(event))
+        return False
+
+
+class Pruning:
+    """Removes events of a journal, and returns the states that they had led to.
+
+    Parameters
+    ----------
+    database : Database
+    leases : Leases
+        One process at a time removes events.
+    forget : callable
+        Called when events were removed: the journal forgets those in memory.
+    """
+
+    #: So many of the newest messages of a session stay, while RabbitMQ may deliver them again: the
+    #: consumer takes at most half as many before they are acknowledged.
+    newest_kept = 8000
+    #: One transaction changes so many rows, of up to 1 MB each; other kernels commit in between.
+    rows_in_transaction = 64
+
+    def __init__(self, database: Database, leases: Leases, forget: Callable[[], object]) -> None:
+        self._database = database
+        self._leases = leases
+        self._forget = forget
+
+    def orders(self, queues: Collection[str] | None = None) -> list[KeptOrder]:
+        """Return the states of orders when events were last removed, by their first events.
+
+        Only of the messages of these queues; None: of all.
+        """
+        found = self._database.read(lambda connection: list(_stored(connection, queues)))
+        orders = [order for _, stored in found for order in stored]
+        return sorted(orders, key=lambda order: order.first_id)
+
+    def run(self, before_us: int, *, dry_run: bool = False) -> Pruned:
+        """Remove the events of orders that have ended before a time.
+
+        Parameters
+        ----------
+        before_us : int
+            Only of orders of which nothing arrived since (UTC, microseconds since 1970).
+        dry_run : bool
+            Change nothing; say what would be removed.
+
+        Raises
+        ------
+        JournalError
+            The journal cannot be written, or another process does the same.
+        """
+        if dry_run:
+            return self._run(before_us, dry_run=True)
+        holder = self._leases.take(_LEASE)
+        if holder is not None:
+            raise JournalError(
+                f"{holder} is removing events of the journal {self._database.location}"
+            )
+        try:
+            return self._run(before_us, dry_run=False)
+        finally:
+            self._forget()
+            self._leases.release(_LEASE)
+
+    def _run(self, before_us: int, *, dry_run: bool) -> Pruned:
+        database = self._database
+        size_before_bytes = _size(database)
+
+        def folded(connection: sa.Connection) -> _Fold:
+            fold = _Fold(connection)
+            fold.read_on(connection)
+            return fold
+
+        # Most of the work, before other kernels have to wait.
+        fold = database.read(folded)
+
+        def store(connection: sa.Connection) -> None:
+            fold.read_on(connection)
+            fold.store(connection)
+            schema.renew_id(connection)
+
+        if not dry_run:
+            database.write(store, silent=True)
+        choice = _Choice(fold, before_us, self.newest_kept)
+        up_to_id: int | None = fold.last_id
+        while up_to_id is not None:
+            query = _newest_rows.where(_batches.c.last_id <= up_to_id).limit(
+                self.rows_in_transaction
+            )
+            up_to_id = _remove_some(database, choice, query, dry_run=dry_run)
+        note = ""
+        if choice.events and not dry_run:
+            note = _shrink(database)
+        return Pruned(
+            orders=len(choice.names),
+            events=choice.events,
+            kept_for_redelivery=choice.kept_for_redelivery,
+            size_before_bytes=size_before_bytes,
+            size_after_bytes=size_before_bytes if dry_run else _size(database),
+            note=note,
+        )
+
+
+def _remove_some(
+    database: Database, choice: _Choice, query: sa.Select[Any], *, dry_run: bool
+) -> int | None:
+    """Remove events of some rows, and return where to go on."""
+    rows = database.read(lambda connection: connection.execute(query).all())
+    removals = [found for row in rows if (found := choice.of(row)) is not None]
+
+    def remove(connection: sa.Connection) -> None:
+        for row, runs, _ in removals:
+            connection.execute(sa.delete(_batches).where(_batches.c.last_id == row[1]))
+            values = [_values(run) for run in runs]
+            if values:
+                connection.execute(sa.insert(_batches), values)
+        schema.renew_id(connection)
+
+    if removals and not dry_run:
+        database.write(remove, silent=True)
+    return rows[-1].first_id - 1 if rows else None
+
+
+def _values(run: Batch) -> dict[str, Any]:
+    return {
+        "first_id": run.first_id,
+        "last_id": run.last_id,
+        "session_id": run.session_id,
+        "messages": pack(run.session_id, run.deliveries),
+    }
+
+
+def _size(database: Database) -> int:
+    """Return the size of the file, or of the tables of messages and states on a server."""
+    if database.path is not None:
+        return database.path.stat().st_size
+    names = (_batches.name, _kept.name)
+    query = sa.select(*(sa.func.pg_total_relation_size(name) for name in names))
+    if database.kind == "memory":
+        return 0
+    return sum(database.read(lambda connection: tuple(connection.execute(query).one())))
+
+
+def _shrink(database: Database) -> str:
+    """Give the space back; return why that was not possible, else an empty text."""
+    if database.kind == "server":
+        return _shrink_server(database)
+    try:
+        with database.driver_connection("prune") as connection:
+            connection.execute("VACUUM")
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except JournalError as exc:
+        return f"The events are removed, and the file keeps its size: {exc}"
+    if is_busy:
+        return (
+            "Another kernel reads the journal at this moment: its file gets smaller when that "
+            "has ended, with the next messages"
+        )
+    return ""
+
+
+def _shrink_server(database: Database) -> str:
+    def vacuum(connection: sa.Connection) -> str:
+        try:
+            # VACUUM FULL waits for everybody who uses the table, and all others wait behind it.
+            connection.execute(
+                sa.text(f"LOCK TABLE {_batches.name} IN ACCESS EXCLUSIVE MODE NOWAIT")
+            )
+            is_free = True
+        except sa.exc.OperationalError:
+            is_free = False
+        connection.rollback()
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sa.text(f"VACUUM {'FULL ' if is_free else ''}{_batches.name}"))
+        if is_free:
+            return ""
+        return (
+            "Another kernel uses the table at this moment: PostgreSQL uses the space for new "
+            f"messages, and gives it back with VACUUM FULL {_batches.name}"
+        )
+
+    return database.read(vacuum, "prune")
