@@ -25,7 +25,7 @@ from regards_nb.errors import WorkspaceError
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from obstore.store import S3Store
 
@@ -231,19 +231,20 @@ class Bucket:
 
     # -- unfinished uploads
 
-    def abort_uploads(self, prefix: str, is_ours: Callable[[str], bool]) -> None:
-        """Abort unfinished uploads below a prefix: those that are ours, and those that are old.
+    def abort_uploads(self, key: str, *, is_ours: bool) -> None:
+        """Abort the unfinished uploads of one key.
 
         Parameters
         ----------
-        prefix : str
-            The keys begin so.
-        is_ours : callable
-            Returns whether a key was being uploaded by a process of this computer that has died.
+        key : str
+            Uploads of other keys, perhaps by other programs, go on.
+        is_ours : bool
+            A process of this computer was uploading it and has died. False: only uploads that are
+            old are aborted.
         """
         try:
-            for key, upload_id, age_s in self._uploads(prefix):
-                if is_ours(key) or age_s > _OLD_UPLOAD_S:
+            for found, upload_id, age_s in self._uploads(key):
+                if found == key and (is_ours or age_s > _OLD_UPLOAD_S):
                     self._ask("DELETE", quote(key), uploadId=upload_id)
                     _log.info("aborted an unfinished upload of %s%s/%s", SCHEME, self.name, key)
         except (OSError, ET.ParseError, ValueError) as exc:

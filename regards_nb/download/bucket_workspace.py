@@ -58,7 +58,8 @@ class BucketWorkspace(Workspace):
         self._names = set(self._bucket.list(self._prefix))
         self._unfinished: set[str] = set()
         super().__init__(Path(tempfile.gettempdir()), order_id)
-        self._bucket.abort_uploads(self._key(""), self._unfinished.__contains__)
+        for key in self._unfinished:
+            self._bucket.abort_uploads(key, is_ours=True)
 
     def path_of(self, name: str) -> str:
         """Return the URL of a file with this final name."""
@@ -76,6 +77,7 @@ class BucketWorkspace(Workspace):
         source = content.data if content.path is None else content.path
         if content.size_bytes > self._bucket.largest_put_bytes:
             self._note_upload(key)
+            self._bucket.abort_uploads(key, is_ours=False)
         is_new = self._bucket.create(key, source, content.size_bytes, content.md5)
         self._names.add(name)
         if is_new:
