@@ -271,6 +271,47 @@ def test_killing_the_process_in_the_middle_ends_with_the_same_frames(
         assert not tracker.events.drop(columns="received_at").query("status == 'FAILED'").empty
 
 
+DIES_IN_A_CALLBACK = """
+import os, signal, sys
+from regards_nb import OrderTracker
+tracker = OrderTracker(sys.argv[1], sys.argv[2], journal=sys.argv[3])
+def die(event):
+    print(event.order_id, flush=True)
+    if event.order_id == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+tracker.on("RUNNING", die)
+tracker.start()
+sys.stdin.read()
+"""
+
+
+def test_events_of_a_killed_process_reach_the_callbacks_of_the_next(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """It died in its third callback: the next one begins there or before, the third one is done."""
+    path = tmp_path / "journal.sqlite"
+    code = [sys.executable, "-c", DIES_IN_A_CALLBACK]
+    command = [*code, simulator.amqp_url, simulator.queue, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for number in range(1, 6):
+            simulator.publish_raw(b'{"status": "RUNNING", "orderId": %d}' % number)
+        simulator.flush()
+        assert process.stdout is not None
+        assert process.stdout.read().split() == [b"1", b"2", b"3"]
+    seen: list[OrderEvent] = []
+    tracker = tracker_of(simulator, tmp_path, tenant=None)
+    tracker.on("RUNNING", seen.append)
+    with tracker:
+        until(lambda: {event.order_id for event in seen} >= {3, 4, 5})
+    seen.clear()
+    again = tracker_of(simulator, tmp_path, tenant=None)
+    again.on("RUNNING", seen.append)
+    with again:
+        simulator.publish_raw(b'{"status": "RUNNING", "orderId": 6}')
+        until(lambda: bool(seen))
+    assert [event.order_id for event in seen] == [6]
+
+
 def test_two_trackers_on_one_queue_and_journal_both_see_everything(
     simulator: Simulator, tmp_path: Path
 ) -> None:

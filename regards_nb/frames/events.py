@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.frames.columns import EVENT_DTYPES, GrowingFrame
 from regards_nb.frames.packed import columns_of
+from regards_nb.orders import OrderKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,3 +101,10 @@ def _columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
     received_at_us = [event.received_at_us for event in events]
     timestamp_us = [None if (s := e.timestamp_s) is None else s * 1_000_000 for e in events]
     return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
+
+
+def named_by(event: OrderEvent) -> OrderKey | None:
+    """Return a key of the order that an event names; None if it names none."""
+    if event.correlation_id is not None:
+        return OrderKey(event.tenant, event.correlation_id)
+    return None if event.order_id is None else OrderKey(event.tenant, f"#{event.order_id}")

@@ -19,7 +19,7 @@ from regards_nb.frames.columns import (
     REMOTE_DTYPES,
     GrowingFrame,
 )
-from regards_nb.frames.events import EventsFrame, events_of
+from regards_nb.frames.events import EventsFrame, events_of, named_by
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.orders import OrdersFrame
 from regards_nb.frames.state import OrderFile, OrderStates
@@ -117,15 +117,31 @@ class Frames:
         #: read from the journal when `rejected` is called.
         self._rejections = [] if checkpoint is None else checkpoint.rejections
 
-    def follow(self) -> EventQueue:
-        """Return a queue that receives the events journalled from now on, with their orders.
+    def follow(self, after_id: int | None = None) -> EventQueue:
+        """Return a queue that receives events with their orders.
 
-        It does not read the journal: a long history costs nothing here.
+        Parameters
+        ----------
+        after_id : int, optional
+            Begin with the first event after this row; by default with the next one that is
+            journalled. Older rows are not read: a long history costs nothing here.
         """
         queue: EventQueue = deque()
         with self._lock:
-            self._queues.append((self._journal.position().last_id, queue))
+            newest_id = self._journal.position().last_id
+            for batch in [] if after_id is None else self._journal.read(after_id):
+                newest_id = max(newest_id, batch.last_id)
+                if self._is_shown(batch.session_id):
+                    _, events = events_of(batch, self._tenant, [])
+                    queue.append((list(filter(None, map(named_by, events))), events))
+            self._queues.append((newest_id, queue))
         return queue
+
+    @property
+    def read_up_to(self) -> tuple[int, int]:
+        """The generation and the newest row that was read; queues have all events up to it."""
+        with self._lock:
+            return self._generation, self._last_id
 
     def unfollow(self, queue: EventQueue) -> None:
         """Stop filling a queue that `follow` returned."""

@@ -10,6 +10,8 @@ understand more of an old journal, and no second table can disagree with the fir
     how messages are stored and read: many in a row;
 ``database``
     opening, locking, what a database error means, using other files after a change of the path;
+``cursors``
+    row ids that a process keeps for the next one;
 ``location``
     where a journal is: a path or a URL;
 ``use_lock``

@@ -31,6 +31,7 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
+from regards_nb.journal.cursors import Cursors
 from regards_nb.journal.database import (
     Database,
     JournalReplacedError,
@@ -94,6 +95,8 @@ class Journal:
         self.location = self._database.location
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
+        #: row ids that processes keep for others
+        self.cursors = Cursors(self._database)
         self.checkpoints = CheckpointStore(self._database)
         #: each with the generation in which its ids are right
         self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)

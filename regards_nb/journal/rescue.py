@@ -64,6 +64,7 @@ class Rescued:
     #: the queues that are streams: their messages are compared by offset, of whatever process
     streams: set[str] = field(default_factory=set)
     records: dict[sa.Table, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=dict)
     #: whether everything could be read
     is_complete: bool = True
 
@@ -99,6 +100,10 @@ class Rescued:
             written += len(deliveries)
         for table, records in self.records.items():
             _write_records(connection, table, [_moved(each, moves, newest_id) for each in records])
+        for name, row_id in self.cursors.items():
+            schema.write_cursor(connection, name, _moved_id(row_id, moves, newest_id))
+        # Whatever was computed from the former files is wrong for this one.
+        schema.renew_id(connection)
         return written
 
 
@@ -110,6 +115,7 @@ def rescue(connection: sa.Connection) -> Rescued:
         for table in _RECORDS:
             rows = connection.execute(sa.select(table)).mappings()
             found.records[table] = [dict(row) for row in rows]
+        found.cursors = schema.read_cursors(connection)
     except sa.exc.DBAPIError:
         found.is_complete = False
     found.rows.reverse()
@@ -148,17 +154,22 @@ def _contents(connection: sa.Connection, session_id: int) -> Counter[bytes]:
 
 
 def _moved(record: Mapping[str, Any], moves: Sequence[_Move], newest_id: int) -> Mapping[str, Any]:
-    """Return a record whose row id is that of the same message in the new file.
+    """Return a record whose row id is that of the same message in the new file."""
+    if "row_id" not in record:
+        return record
+    return {**record, "row_id": _moved_id(record["row_id"], moves, newest_id)}
+
+
+def _moved_id(old_id: int, moves: Sequence[_Move], newest_id: int) -> int:
+    """Return the id of a message in the new file.
 
     The rows that the new file had before have their ids in both files: it is an earlier state.
     """
-    if "row_id" not in record:
-        return record
-    row_id = min(record["row_id"], newest_id)
+    row_id = min(old_id, newest_id)
     for first_id, last_id, new_last_id in moves:
-        if first_id <= record["row_id"]:
-            row_id = new_last_id - max(last_id - record["row_id"], 0)
-    return {**record, "row_id": row_id}
+        if first_id <= old_id:
+            row_id = new_last_id - max(last_id - old_id, 0)
+    return row_id
 
 
 def _write_records(

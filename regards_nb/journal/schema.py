@@ -17,6 +17,8 @@ FIRST_VERSION = 3
 
 #: the key of the journal's random id in `meta`
 _ID = "id"
+#: the keys of cursors begin with it
+_CURSOR = "cursor "
 
 
 class _Utf8(sa.types.TypeDecorator[str]):
@@ -206,6 +208,18 @@ def renew_id(connection: sa.Connection) -> None:
 def read_id(connection: sa.Connection) -> str | None:
     """Return the random id of the journal; None if an earlier version made it."""
     return connection.scalar(sa.select(meta.c.value).where(meta.c.key == _ID))
+
+
+def read_cursors(connection: sa.Connection) -> dict[str, int]:
+    """Return the row ids that processes keep for others, by name."""
+    rows = connection.execute(sa.select(meta).where(meta.c.key.startswith(_CURSOR)))
+    return {key.removeprefix(_CURSOR): int(value) for key, value in rows}
+
+
+def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
+    """Insert or replace a row id; *name* has at most 32 characters."""
+    row = {"key": f"{_CURSOR}{name}", "value": str(row_id)}
+    connection.execute(upsert(meta, connection.dialect.name), row)
 
 
 def upgrade(connection: sa.Connection) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regards_nb.events import OrderEvent
     from regards_nb.frames import EventQueue
     from regards_nb.orders import OrderKey
+    from regards_nb.tracker.dispatch_cursor import DispatchCursor
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
@@ -53,11 +54,13 @@ _IF_FREE = DownloadRequest(if_free=True)
 class EventDispatcher:
     """Follows the events of one tracker, in a thread of its own, until it is stopped.
 
-    It handles the events journalled after it was made, so it is made before the consumer starts.
+    It handles the events journalled after it was made, so it is made before the consumer starts;
+    and before them those that an earlier process has journalled and not handed on.
 
     Parameters
     ----------
     parts : TrackerParts
+    cursor : DispatchCursor
     downloads : Downloads or None
         None downloads nothing.
     sync : RestSync or None
@@ -69,13 +72,15 @@ class EventDispatcher:
     def __init__(
         self,
         parts: TrackerParts,
+        cursor: DispatchCursor,
         downloads: Downloads | None,
         sync: RestSync | None,
         callbacks: list[Callback],
     ) -> None:
+        self._cursor = cursor
         self._stop = threading.Event()
         self._core = parts
-        self._queue = parts.frames.follow()
+        self._queue = parts.frames.follow(cursor.start())
         self._workers = Workers("regards-nb-callback", 1)
         self._thread = threading.Thread(
             target=_follow,
@@ -83,7 +88,7 @@ class EventDispatcher:
                 parts,
                 self._queue,
                 self._stop,
-                _Callbacks(callbacks, self._workers, parts.errors),
+                _Callbacks(callbacks, self._workers, parts.errors, cursor),
                 None if downloads is None else AutoDownload(parts, downloads, sync),
             ),
             name="regards-nb-dispatch",
@@ -105,6 +110,7 @@ class EventDispatcher:
         elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
         self._workers.finish(timeout_s)
+        self._cursor.save(at_once=True)
 
 
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
@@ -147,6 +153,7 @@ def _follow(
             if _step(parts, queue, callbacks, downloads):
                 # Another kernel may have written the events; threads that wait must see them.
                 parts.signal.send()
+            callbacks.save_cursor()
             stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
         _step(parts, queue, callbacks, None)
@@ -167,8 +174,9 @@ def _step(
     except RegardsError as exc:
         parts.errors.record("reading the journal", exc)
         return False
+    read_up_to = parts.frames.read_up_to
     news = [queue.popleft() for _ in range(len(queue))]
-    callbacks.call([event for _, events in news for event in events])
+    callbacks.call([event for _, events in news for event in events], read_up_to)
     changed = dict.fromkeys(key for keys, _ in news for key in keys)
     if downloads is not None:
         try:
@@ -182,21 +190,37 @@ class _Callbacks:
     """Runs the user's callbacks one after the other, in their own thread."""
 
     def __init__(
-        self, registered: list[Callback], workers: Workers, errors: BackgroundErrors
+        self,
+        registered: list[Callback],
+        workers: Workers,
+        errors: BackgroundErrors,
+        cursor: DispatchCursor,
     ) -> None:
+        self._cursor = cursor
         self._registered = registered
         self._workers = weakref.ref(workers)
         self._errors = errors
 
-    def call(self, events: list[OrderEvent]) -> None:
+    def call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
+        """Call them with events, which are all up to a generation and a row of the journal."""
         workers = self._workers()
         registered = list(self._registered)
-        if workers is None or not registered:
+        if workers is None or not events:
             return
         for event in events:
             for status, callback in registered:
                 if status in (None, event.status):
                     workers.submit(partial(self._guarded, callback, event))
+        # after the callbacks, in their thread
+        advance = partial(self._cursor.advance, *read_up_to)
+        if registered:
+            workers.submit(advance)
+        else:
+            advance()
+
+    def save_cursor(self) -> None:
+        """Write how far the callbacks have come, now and then."""
+        self._cursor.save()
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
         try:

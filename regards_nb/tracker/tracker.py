@@ -26,6 +26,7 @@ from regards_nb.orders import OrderKey
 from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
+from regards_nb.tracker.dispatch_cursor import DispatchCursor
 from regards_nb.tracker.dispatcher import (
     AutoDownload,
     EventDispatcher,
@@ -371,6 +372,12 @@ class OrderTracker:
             # Before the consumer: what waited in the queue is new, too.
             self._dispatcher = EventDispatcher(
                 self._core,
+                DispatchCursor(
+                    self._core.journal,
+                    self.queue,
+                    self.tenant,
+                    is_kept=not isinstance(self._consumer, JournalReader),
+                ),
                 self._downloads if self.auto_download else None,
                 self._sync,
                 self._callbacks,
