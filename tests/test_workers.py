@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -405,6 +406,28 @@ def test_a_forked_pool_is_refused(
         (number,) = ended_orders(simulator, tracker, 1)
         with pytest.raises(errors.SettingsError, match='get_context\\("spawn"\\)'):
             tracker.download(number, executor=pool)
+
+
+def test_the_page_on_workers_does_what_it_shows(
+    profile: Callable[..., OrderTracker], postgresql: PrivatePostgreSQL, simulator: Simulator
+) -> None:
+    """The code of its section runs without changes, block by block."""
+    page = Path(__file__).parent.parent / "docs" / "beyond-one-machine.md"
+    section = re.search(
+        r"^## Workers\n.*?(?=^## )", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert section is not None
+    blocks = re.findall(r"^```python\n(.*?)^```", section[0], re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    with profile(journal=postgresql.new_database()) as tracker:
+        names: dict[str, Any] = {"tracker": tracker}
+        for block in blocks:
+            number = simulator.order(PLAN)
+            simulator.wait_for(number, "DONE")
+            tracker.sync()
+            exec(compile(block, page.name, "exec"), names)  # noqa: S102 - our own page
+            assert not tracker.orders["waits_for_download"].any()
+        assert tracker.orders["downloaded_files"].sum() == 18
 
 
 # -- errors
