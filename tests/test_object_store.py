@@ -354,7 +354,7 @@ def test_settings_name_a_bucket(
 def test_a_path_can_be_read(bucket: TestBucket, tmp_path: Path) -> None:
     """After `obstore.fsspec.register("s3")` the returned paths are read as paths on a disk are.
 
-    rclone answers a range that is the whole object by 200 instead of 206, which obstore refuses.
+    rclone answers a range by 200 instead of 206, which obstore refuses.
     """
     with world(tmp_path) as here:
         in_bucket(here, bucket)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import client_of
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
 from s3_kit import ACCOUNT, Link, TestBucket, s3_server, use_server
 
+from regards_nb import OrderTracker
 from regards_nb.download import BoundedQueue, Bucket, QueueClosed, as_place
 from regards_nb.errors import DownloadError, RegardsError, WorkspaceError
-from regards_nb.simulator import FileSpec, OrderPlan, noise
+from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 
 if TYPE_CHECKING:
     import subprocess
@@ -252,6 +254,30 @@ def test_refusals_say_what_to_do_before_anything_is_fetched(
         for secret in (ACCOUNT["AWS_SECRET_ACCESS_KEY"], "wr0ng/and/secret"):
             assert not any(secret in repr(each) for each in chain)
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+def test_a_tracker_names_the_order_and_goes_on_when_the_bucket_is_there(
+    simulator: Simulator, bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong account is told by `download()` and the doctor; with the right one it completes."""
+    number = simulator.order(OrderPlan(n_files=2, file_bytes=100, files_per_suborder=2))
+    right = os.environ["AWS_ACCESS_KEY_ID"]
+    with OrderTracker(
+        client=client_of(simulator),
+        tenant=simulator.tenant,
+        journal=tmp_path / "journal.sqlite",
+        workspace=bucket.url,
+    ) as tracker:
+        tracker.sync()
+        for _ in range(2):
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "SOMEBODYELSE")
+            refused = f"order {number}: .* refuses access to s3://{bucket.name}"
+            with pytest.raises(WorkspaceError, match=refused):
+                tracker.download(number)
+            assert f"refuses access to s3://{bucket.name}" in repr(tracker.doctor())
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", right)
+            assert len(tracker.download(number)) == 2
 
 
 def test_a_profile_is_an_account(

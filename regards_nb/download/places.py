@@ -165,7 +165,7 @@ def order_folder(workspace: Place, order_id: int, archive: str) -> Place:
         if isinstance(workspace, Path):
             is_ours = _claim(workspace, marker, archive)
         else:
-            is_ours = _claim_in_bucket(str(workspace), marker, archive)
+            is_ours = _claim_in_bucket(str(workspace), marker, archive, order_id)
         if is_ours:
             return workspace / name
     raise AssertionError  # the names never end
@@ -186,10 +186,11 @@ def _claim(workspace: Path, name: str, archive: str) -> bool:
     return True
 
 
-def _claim_in_bucket(workspace: str, name: str, archive: str) -> bool:
+def _claim_in_bucket(workspace: str, name: str, archive: str, order_id: int) -> bool:
     """Do the same in a bucket."""
     bucket_name, prefix = split_url(workspace)
-    bucket, key = Bucket(bucket_name), "/".join(filter(None, (prefix, STATE_FOLDER, name)))
+    bucket = Bucket(bucket_name, f"order {order_id}")
+    key = "/".join(filter(None, (prefix, STATE_FOLDER, name)))
     wanted = archive.encode()
     found = bucket.read(key)
     if found is None and bucket.create_small(key, wanted):

@@ -99,7 +99,7 @@ class OrderRecords:
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
-        look = FileLook(checksum=self._check == "checksum")
+        look = FileLook(checksum=self._check == "checksum", what=f"order {self._order_id}")
         for record in self._log.files(self._order_id):
             self.known[record.file_id] = self._as_found(record, look)
 
@@ -179,9 +179,12 @@ class FileLook:
     ----------
     checksum : bool
         Also read the files and compare their MD5, where the manifest gave one.
+    what : str
+        What the files belong to, such as ``order 12``, for error texts of a bucket.
     """
 
-    def __init__(self, *, checksum: bool) -> None:
+    def __init__(self, *, checksum: bool, what: str = "") -> None:
+        self._what = what
         self._checksum = checksum
         self._buckets: dict[str, Bucket] = {}
         #: The names and sizes of the objects of each folder in a bucket.
@@ -216,7 +219,7 @@ class FileLook:
         if folder not in self._listed:
             bucket, prefix = split_url(folder)
             if bucket not in self._buckets:
-                self._buckets[bucket] = Bucket(bucket)
+                self._buckets[bucket] = Bucket(bucket, self._what)
             self._listed[folder] = self._buckets[bucket].list(prefix)
         return self._listed[folder].get(name)
 
