@@ -47,6 +47,8 @@ _WORD = re.compile(r"[\w.,;@#%=+-]+")
 _FIELD = re.compile(r"[A-Za-z_][\w.-]*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+#: Beyond this not every whole number has a float of its own.
+_EXACT_INTEGERS = 2**53
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -91,6 +93,11 @@ def between(field: str, low: object, high: object) -> str:
     if low is None and high is None:
         raise SettingsError(f"between({field!r}, None, None) has no end: leave it out of the query")
     ends = [_range_end(low, time.min), _range_end(high, time.max)]
+    if _is_above(*ends):
+        raise SettingsError(
+            f"{field}: the range from {low} to {high} is empty, because its low end is above the "
+            "high one"
+        )
     return f"{_field(field)}:[{ends[0]} TO {ends[1]}]"
 
 
@@ -178,13 +185,15 @@ def selection(wanted: Any) -> list[str]:
     ----------
     wanted : DataFrame, Series, str or iterable of str
         Rows of ``client.search()``, a table with a column ``urn`` or ``provider_id``, URNs,
-        provider ids, one query or several queries. A list has provider ids if its texts are single
-        words without a field; a Series that is called ``provider_id`` has them in any case.
+        provider ids, one query or several queries. Texts are provider ids if each is a single word
+        without a field; a Series that is called ``provider_id`` has them in any case.
 
     Examples
     --------
     >>> selection(["SWOT_1", "SWOT_2"]), selection("cycle:7"), selection("URN:AIP:DATA:a:1:V1")
     (['providerId:("SWOT_1" OR "SWOT_2")'], ['cycle:7'], ['id:("URN:AIP:DATA:a:1:V1")'])
+    >>> selection("SWOT_1")  # as a query it would find every product with these words in it
+    ['providerId:("SWOT_1")']
     """
     name = None if isinstance(wanted, str) else getattr(wanted, "name", None)
     texts: list[Any]
@@ -203,7 +212,7 @@ def selection(wanted: Any) -> list[str]:
     of_urn = [isinstance(each, str) and each.startswith(_URN) for each in texts]
     if all(of_urn):
         return urns(texts)
-    if not isinstance(wanted, str) and all(
+    if all(
         is_urn or (isinstance(each, str) and _WORD.fullmatch(each))
         for each, is_urn in zip(texts, of_urn, strict=True)
     ):
@@ -249,7 +258,7 @@ def fields(**values: Any) -> str:
                 raise SettingsError(f"{name}={value!r}: a range is (low, high)")
             parts.append(between(name, *value))
         elif isinstance(value, list | set | frozenset):
-            parts.append(either(*provider_ids(map(_value_text, value), field=name)))
+            parts.append(_alternatives(name, value))
         elif isinstance(value, date):
             parts.append(between(name, value, value))
         else:
@@ -257,11 +266,26 @@ def fields(**values: Any) -> str:
     return parts[0] if len(parts) == 1 else both(*parts)
 
 
+def _alternatives(name: str, values: Iterable[Any]) -> str:
+    dates = [value for value in values if isinstance(value, date)]
+    others = [_value_text(value) for value in values if not isinstance(value, date)]
+    if not dates and not others:
+        raise SettingsError(f"{name}=[] has no value: leave the field out of the query")
+    parts = [between(name, value, value) for value in dates]
+    return either(*parts, *(provider_ids(others, field=name) if others else ()))
+
+
 def _value_text(value: Any) -> str:
     value = value.item() if hasattr(value, "dtype") else value
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
+    return _number_text(value) if isinstance(value, int | float) else value
+
+
+def _number_text(value: Any) -> str:
+    """Return a number as text; a whole number without a point, which fields of integers refuse."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_INTEGERS
+    return str(int(value) if is_whole else value)
 
 
 def check(query: object) -> None:
@@ -291,6 +315,11 @@ def check(query: object) -> None:
         if "" in words:
             gap = words.index("")
             pair = terms[gap], terms[gap + 1]
+            if _COMPARISON.match(pair[1]):
+                raise SettingsError(
+                    f"{query!r} compares, and the catalogue has ranges instead: "
+                    "height:[1.5 TO *] in a query, height=(1.5, None) in search()"
+                )
             raise SettingsError(
                 f"a word is missing between {pair[0]!r} and {pair[1]!r}, and REGARDS refuses that. "
                 f'Write "{pair[0]} AND {pair[1]}" or "{pair[0]} OR {pair[1]}", or put a value with '
@@ -330,6 +359,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_COMPARISON = re.compile(r"[<>=]")
 _WORDS = {"AND": "AND", "&&": "AND", "OR": "OR", "||": "OR"}
 _SIGNS = ("NOT", "!", "+", "-")
 
@@ -404,11 +434,23 @@ def _range_end(value: Any, time_of_day: time) -> str:
         return _range_end(datetime.combine(value, time_of_day, UTC), time_of_day)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value):
-        return f'"{value}"'
+        return f'"{_number_text(value)}"'
     raise SettingsError(
         f"the end of a range must be a number, a date or None, not {value!r}: REGARDS has no "
         "ranges of text"
     )
+
+
+def _is_above(low: str, high: str) -> bool:
+    """Return whether the low end of a range is above the high end; both as written."""
+    ends = [end.strip('"') for end in (low, high)]
+    if "*" in ends:
+        return False
+    if all(_NUMBER.fullmatch(end) for end in ends):
+        return float(ends[0]) > float(ends[1])
+    if not any(_NUMBER.fullmatch(end) for end in ends):
+        return datetime.fromisoformat(ends[0]) > datetime.fromisoformat(ends[1])
+    return False
 
 
 def _read_text(text: str) -> object:

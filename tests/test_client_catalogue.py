@@ -87,6 +87,8 @@ def test_a_public_project_needs_no_login(simulator: Simulator) -> None:
         assert public.attributes("SWOT_CYCLE_008").loc["pass", "type"] == "INTEGER"
         with pytest.raises(SettingsError, match="needs a login"):
             public.orders()
+        with pytest.raises(ServiceLoginError, match="needs a login: .*HTTP 401"):
+            public.quota()
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -110,6 +112,12 @@ def test_a_refused_query_is_told_with_the_fields_that_exist(client: RegardsClien
     assert "mean_sea_level_m" in str(caught.value)
     with pytest.raises(ServiceError, match="Fields: id"):
         client.estimate("nothing:x")
+
+
+def test_a_date_alone_is_refused_with_what_to_give(client: RegardsClient) -> None:
+    """The attribute may be a text, so the catalogue decides."""
+    with pytest.raises(ServiceError, match=r"A date needs a time: give date\(2026, 1, 31\)"):
+        client.search(date_obs="2026-01-22")
 
 
 def test_an_unknown_data_set_is_told_with_similar_names(client: RegardsClient) -> None:

@@ -58,6 +58,16 @@ def test_products_are_ordered_in_any_form(
     assert ordered(simulator, order.order_id) == set(rows["provider_id"])
 
 
+def test_one_name_is_a_product_and_no_search_for_words(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """As a query, the words of the name would find another product, too."""
+    assert tracker.client is not None
+    assert len(tracker.client.search("SWOT_SSH_008_001")) == 2
+    order = tracker.submit("SWOT_SSH_008_001")
+    assert ordered(simulator, order.order_id) == {"SWOT_SSH_008_001"}
+
+
 def test_provider_ids_of_any_text_are_ids(tracker: OrderTracker) -> None:
     """A column of provider ids is not read as queries, whatever is in it."""
     names = pd.Series(["S1A: a b", "x AND y OR z"], name="provider_id")

@@ -77,9 +77,10 @@ def test_what_is_written_is_read_by_lucene(query: str) -> None:
         (pd.Timestamp("2026-01-01 10:00", tz="Europe/Paris"), None, "2026-01-01T09:00:00.000Z *"),
         (np.datetime64("2026-01-01"), None, "2026-01-01T00:00:00.000Z *"),
         (np.datetime64("2026-01-01T00:00:00", "ns"), None, "2026-01-01T00:00:00.000Z *"),
-        (np.int64(7), np.float64(1.5), "7 1.5"),
+        (np.int64(1), np.float64(1.5), "1 1.5"),
         (-5, 2**40, "-5 1099511627776"),
-        ("7", "-1.5e3", "7 -1500.0"),
+        ("-1.5e3", "7", "-1500 7"),
+        (7.0, np.float64(8), "7 8"),
     ],
 )
 def test_the_ends_of_a_range_are_numbers_or_date_times(low: Any, high: Any, wanted: str) -> None:
@@ -95,6 +96,27 @@ def test_a_text_has_no_range(end: Any) -> None:
     """REGARDS has ranges of numbers and dates only."""
     with pytest.raises(SettingsError, match="ranges of text|not a"):
         queries.between("x", end, None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(8, 7), ("2026-01-02", date(2026, 1, 1)), (1.5, "1"), (-1, -2.5)]
+)
+def test_a_range_that_nothing_can_be_in_is_refused(low: Any, high: Any) -> None:
+    """The ends were mixed up; nothing would be found, and nobody would know why."""
+    with pytest.raises(SettingsError, match="its low end is above the high one"):
+        queries.between("x", low, high)
+
+
+def test_values_are_written_as_fields_take_them() -> None:
+    """A whole number without a point, a date as its day, also in a list."""
+    assert queries.fields(cycle=8.0) == 'cycle:"8"'
+    assert queries.fields(cycle=[8.0, 7]) == '(cycle:("8" OR "7"))'
+    day = 'time:["2026-01-01T00:00:00.000Z" TO "2026-01-01T23:59:59.999999Z"]'
+    assert queries.fields(time=[date(2026, 1, 1)]) == f"({day})"
+    with pytest.raises(SettingsError, match=r"cycle=\[\] has no value"):
+        queries.fields(cycle=[])
+    with pytest.raises(SettingsError, match="the catalogue has ranges instead"):
+        queries.check("cycle > 7")
 
 
 def test_a_range_has_an_end() -> None:

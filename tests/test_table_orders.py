@@ -108,7 +108,7 @@ def test_without_a_download_it_says_what_blocks(
 ) -> None:
     """Two orders are made; the third only when somebody has downloaded one."""
     table = products(tracker, 1, 3)
-    blocked = r"2 of 3 orders are made.*orders 1, 2 wait for a download: tracker.download\(1, 2\)"
+    blocked = r"2 of 3 orders made.*orders 1, 2 wait for a download: tracker.download\(1, 2\)"
     with pytest.raises(errors.WaitTimeoutError, match=blocked) as caught:
         tracker.submit_each(table, timeout_s=2)
     assert "submit_each() with the same table goes on" in str(caught.value)
@@ -201,7 +201,7 @@ def test_while_regards_is_away_it_tries_again(simulator: Simulator, tracker: Ord
     """A request that reached nobody is sent later; the note says why."""
     away = simulator.faults.add(Reply(route=Route.BASKET, status=503, times=None))
     table = products(tracker, 1, 2)
-    told = "0 of 2 orders are made, 0 are running; trying again: .*503"
+    told = "0 of 2 orders made, 0 running; trying again: .*503"
     with pytest.raises(errors.WaitTimeoutError, match=told):
         tracker.submit_each(table, timeout_s=0.1)
     timer = threading.Timer(1.0, simulator.faults.remove, [away])

@@ -10,16 +10,18 @@ import json
 import math
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from regards_nb.client.models import Response
 
+LOGIN_MISSING = "this needs a login: RegardsClient(..., username=..., password=...) or token=..."
 #: A token is renewed after this fraction of its lifetime.
 _RENEW_AFTER = 0.8
 #: The errors of Spring's authorization server (REGARDS 1.12 to 1.15) for a JSON body: it looks for
@@ -215,3 +217,18 @@ class TokenProvider:
                 assert self._log_in is not None  # noqa: S101 - a given token is never replaced
                 self._token = self._log_in()
             return self._token
+
+
+@contextmanager
+def login_missing(tokens: TokenProvider | None) -> Iterator[None]:
+    """Say that a request needs a login, if it was refused and there is none."""
+    try:
+        yield
+    except ServiceLoginError as exc:
+        if tokens is not None:
+            raise
+        raise ServiceLoginError(
+            f"{LOGIN_MISSING}. Without it REGARDS answers HTTP {exc.status_code}",
+            status_code=exc.status_code,
+            messages=exc.messages,
+        ) from exc

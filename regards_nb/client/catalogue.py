@@ -6,6 +6,7 @@ below ``rs-access-project``, with the same responses (protocol.md 1.8).
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -54,6 +55,12 @@ _MAX_RESTORED = 500
 _URN = "URN:"
 #: An order names all quicklooks by one word, the summary each size by its own.
 _DATA_TYPES = {"QUICKLOOK": ("QUICKLOOK_SD", "QUICKLOOK_MD", "QUICKLOOK_HD")}
+#: A date without a time, which REGARDS does not accept in a query.
+_DATE_ALONE = re.compile(r"\b\d{4}-\d\d-\d\d(?![T\d])")
+_DATE_HINT = (
+    "A date needs a time: give date(2026, 1, 31) or a range (low, high) to search(), or write "
+    "queries.between(field, low, high). "
+)
 #: How often the progress of a long search is written.
 _BETWEEN_LINES_S = 5.0
 
@@ -197,8 +204,9 @@ class Catalogue:
         with suppress(ServiceError):
             names = [each.name for each in self.attributes()]
         fields = ", ".join([*queries.FIXED_FIELDS, *names])
+        hint = _DATE_HINT if _DATE_ALONE.search(str(error)) else ""
         return type(error)(
-            f"the catalogue refuses the query: {error}. Fields: {fields}",
+            f"the catalogue refuses the query: {error}. {hint}Fields: {fields}",
             status_code=error.status_code,
             messages=error.messages,
         )

@@ -12,7 +12,14 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from regards_nb.client.auth import Secret, Token, TokenProvider, is_header_value
+from regards_nb.client.auth import (
+    LOGIN_MISSING,
+    Secret,
+    Token,
+    TokenProvider,
+    is_header_value,
+    login_missing,
+)
 from regards_nb.client.catalogue import (
     Catalogue,
     SearchProgress,
@@ -597,7 +604,10 @@ class RegardsClient:
             params={"acceptLicense": "true"} if accept_licence else {},
             stop=stop,
         )
-        with self._transport.stream(request, self._tokens or NoAuth()) as body:
+        with (
+            login_missing(self._tokens),
+            self._transport.stream(request, self._tokens or NoAuth()) as body,
+        ):
             body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
             if body.status_code != 200:
                 raise NotAllowedError(
@@ -612,7 +622,8 @@ class RegardsClient:
 
     def _exchange_public(self, request: RequestSpec) -> Response:
         """Send a request that the server may answer without a login."""
-        return self._transport.exchange(request, self._tokens or NoAuth())
+        with login_missing(self._tokens):
+            return self._transport.exchange(request, self._tokens or NoAuth())
 
     def pause(self, order_id: int) -> None:
         """Pause an order that is pending or running."""
@@ -657,9 +668,7 @@ class RegardsClient:
     @property
     def _login(self) -> TokenProvider:
         if self._tokens is None:
-            raise SettingsError(
-                "this needs a login: RegardsClient(..., username=..., password=...) or token=..."
-            )
+            raise SettingsError(LOGIN_MISSING)
         return self._tokens
 
     def _iter_files(

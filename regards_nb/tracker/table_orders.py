@@ -19,7 +19,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
 from regards_nb.tracker.shared import POLL_S
 from regards_nb.tracker.submission import new_name
@@ -183,7 +183,7 @@ class TableOrders:
         queries = [query for request in requests for query in request.queries]
         text = self._submission.estimate(queries, requests[0].data_types)
         if text is not None:
-            sys.stdout.write(f"ordering {text}, in {len(requests)} orders\n")
+            sys.stdout.write(f"ordering {text}, in {counted(len(requests), 'order')}\n")
             sys.stdout.flush()
 
     # -- making them
@@ -280,7 +280,8 @@ class TableOrders:
     def _note(self, states: Sequence[OrderState]) -> str:
         total = len(self._requests)
         running = sum(not self._suffices(state) for state in states)
-        note = f"{total - len(self._pending)} of {total} orders are made, {running} are running"
+        made = total - len(self._pending)
+        note = f"{made} of {counted(total, 'order')} made, {running} running"
         if self._obstacle:
             note += f"; trying again: {self._obstacle}"
         waiting = self._waiting(states)
