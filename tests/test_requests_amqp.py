@@ -90,6 +90,46 @@ def test_an_answer_that_does_not_come(
                 tracker.submit("a", correlation_id="c", user=simulator.username, cart="include")
 
 
+@pytest.mark.parametrize("end", ["Ctrl-C", "cut"])
+def test_a_request_without_a_confirmation_is_not_sent_twice(
+    end: str,
+    simulator: Simulator,
+    broker: PrivateBroker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RabbitMQ may have it: the next call under the same name waits for the answer only."""
+    let_publish(broker, simulator)
+    publish = pika.adapters.blocking_connection.BlockingChannel.basic_publish
+    lost = KeyboardInterrupt() if end == "Ctrl-C" else pika.exceptions.StreamLostError("cut")
+
+    def publish_and_lose_the_answer(*arguments: Any, **more: Any) -> None:
+        publish(*arguments, **more)
+        raise lost
+
+    with tracker_of(simulator, tmp_path) as tracker:
+        order: dict[str, Any] = {
+            "correlation_id": "c",
+            "user": simulator.username,
+            "cart": "include",
+        }
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                pika.adapters.blocking_connection.BlockingChannel,
+                "basic_publish",
+                lambda channel, exchange, *rest, **more: (
+                    publish_and_lose_the_answer(channel, exchange, *rest, **more)
+                    if exchange == REQUEST_EXCHANGE
+                    else publish(channel, exchange, *rest, **more)
+                ),
+            )
+            expected = KeyboardInterrupt if end == "Ctrl-C" else errors.BrokerUnreachableError
+            with pytest.raises(expected):
+                tracker.submit("dataset:SWOT_PASS_012", **order)
+        assert tracker.submit("dataset:SWOT_PASS_012", **order).order_id == 1
+    assert len(simulator.service.orders_of(simulator.username)) == 1
+
+
 def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> None:
     """The exchange is there, the order service is not: the broker gives the message back."""
     with Simulator(broker=broker, amqp_requests=True) as simulator:

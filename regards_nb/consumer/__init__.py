@@ -36,7 +36,7 @@ from regards_nb.consumer.addresses import (
 )
 from regards_nb.consumer.connection import Connection
 from regards_nb.consumer.consumer import Consumer, Health, HealthState
-from regards_nb.consumer.errors import broker_error
+from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.one_shot import (
     QueueCheck,
@@ -60,6 +60,7 @@ __all__ = [
     "QueueCheck",
     "QueueKind",
     "RedeliveryMatcher",
+    "UnconfirmedRequestError",
     "addresses_of",
     "broker_error",
     "check_queue",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+class UnconfirmedRequestError(BrokerUnreachableError):
+    """The connection broke before RabbitMQ confirmed a request for an order: it may have it."""
+
+
 def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
     """Translate the exception that ended a connection.
 

@@ -11,12 +11,12 @@ import pika
 from pika import exceptions as pika_errors
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
-from regards_nb.consumer.errors import broker_error, combined_error
+from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error, combined_error
 from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: A broker that is short of disk or memory blocks publishers; stop waiting after this time.
 _BLOCKED_TIMEOUT_S = 15.0
@@ -151,7 +151,12 @@ def _creation_error(exc: pika_errors.ChannelClosed, where: str, queue: str) -> B
 
 
 def publish_request(
-    parameters: AmqpParameters, body: bytes, *, tenant: str, correlation_id: str
+    parameters: AmqpParameters,
+    body: bytes,
+    *,
+    tenant: str,
+    correlation_id: str,
+    begin: Callable[[], None],
 ) -> None:
     """Publish an ``OrderRequestDtoEvent`` and return once RabbitMQ confirms it (protocol.md 1.6).
 
@@ -164,11 +169,15 @@ def publish_request(
     tenant : str
         REGARDS does not answer a request without it.
     correlation_id : str
+    begin : callable
+        Called when RabbitMQ is connected, just before the request is sent.
 
     Raises
     ------
+    UnconfirmedRequestError
+        The connection broke after the request was sent: RabbitMQ may have it.
     BrokerError
-        RabbitMQ did not confirm: no right to publish, no such exchange, or no queue behind it.
+        RabbitMQ has not taken it: no right to publish, no such exchange, or no queue behind it.
     """
     properties = pika.BasicProperties(
         content_type="application/json",
@@ -187,7 +196,15 @@ def publish_request(
         try:
             channel = connection.channel()
             channel.confirm_delivery()
-            channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
+            begin()
+            try:
+                channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
+            except (pika_errors.AMQPConnectionError, OSError) as exc:
+                raise UnconfirmedRequestError(
+                    f"the connection to {describe(parameters)} broke before RabbitMQ confirmed the "
+                    f"request {correlation_id!r}, so it is open whether REGARDS has it. Submit it "
+                    "again with the same correlation_id: it is not sent twice"
+                ) from exc
         finally:
             if connection.is_open:
                 connection.close()

@@ -19,7 +19,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from regards_nb import queries
+from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
+    BrokerError,
     ServiceError,
     ServiceLoginError,
     ServiceUnreachableError,
@@ -258,7 +260,8 @@ class Submission:
     sync : RestSync or None
         The REST side, which is used where there is one.
     publish : callable or None
-        Publishes ``(body, *, tenant, correlation_id)`` to the broker, as `publish_request` does.
+        Publishes ``(body, *, tenant, correlation_id, begin)`` to the broker, as `publish_request`
+        does.
     tenant : str or None
     require_running : callable
         Raises SettingsError unless messages arrive: over AMQP the answer is one.
@@ -513,11 +516,16 @@ class Submission:
     ) -> None:
         self._require_running()
         if not sent_before:
-            self._save(request, sent=True)
             try:
-                body = json.dumps(request.body()).encode()
-                publish(body, tenant=self._tenant, correlation_id=request.correlation_id)
-            except BaseException:
+                publish(
+                    json.dumps(request.body()).encode(),
+                    tenant=self._tenant,
+                    correlation_id=request.correlation_id,
+                    begin=lambda: self._save(request, sent=True),
+                )
+            except UnconfirmedRequestError:
+                raise
+            except BrokerError:
                 self._save(request, sent=False)
                 raise
         self._wait_for_answer(request.correlation_id)
