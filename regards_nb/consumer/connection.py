@@ -262,15 +262,31 @@ class Connection:
         A journal that cannot be written would receive the same messages again at each consumer
         timeout, and RabbitMQ 4 drops a message of a quorum queue after 20 returns.
         """
-        if self._closing:
-            return
+        # In a thread: RabbitMQ opens the channels while the disk writes. `_consume_if_ready` waits
+        # for both. A daemon, because the end of Python must not wait for a locked journal.
+        if not self._closing:
+            threading.Thread(
+                target=self._open_session_now, name="regards-nb-session", daemon=True
+            ).start()
+
+    def _open_session_now(self) -> None:
+        error: Exception | None = None
         try:
             self._receiver.open_session()
-        except JournalError as exc:
-            if self._receiver.on_journal_error(exc):
+        except Exception as exc:  # noqa: BLE001 - raised in the thread of the connection
+            error = exc
+        with self._lock:
+            if not self._ended:
+                self._io.add_callback_threadsafe(lambda: self._on_session(error))
+
+    def _on_session(self, error: Exception | None) -> None:
+        if isinstance(error, JournalError):
+            if self._receiver.on_journal_error(error):
                 self._io.call_later(JOURNAL_RETRY_S, self._open_session)
             else:
-                self._finish(exc)
+                self._finish(error)
+        elif error is not None:
+            raise error
         else:
             self._session_is_open = True
             self._consume_if_ready()

@@ -46,7 +46,7 @@ _FORMAT = 1
 #: See `CheckpointWriter.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
 #: Python waits so long at its end for a checkpoint that is being written.
-_EXIT_TIMEOUT_S = 20.0
+_EXIT_TIMEOUT_S = 60.0
 _ROWS_PER_PIECE = 250_000
 
 #: What is stored of an `OrderState`: all that events tell.
