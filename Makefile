@@ -30,7 +30,7 @@ bench: .venv/bench.ready
 	$(BIN)/python benchmarks/pipeline.py --write docs/performance.md
 
 faults: .venv/test.ready
-	@sh scripts/need.sh rabbitmq-server
+	@sh scripts/need.sh rabbitmq-server postgresql
 	$(BIN)/python benchmarks/faults.py --write docs/faults.md
 
 lint: .venv/test.ready

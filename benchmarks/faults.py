@@ -12,31 +12,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
+import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import pika
+from fault_world import TICK, PrivatePostgreSQL, World
 from small_disk import own_mounts
+from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker
+from regards_nb.errors import RegardsError
+from regards_nb.journal import repair
 from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker
-
-LIMIT_S = 180.0
-_TICK = threading.Event()
 
 
 @dataclass
@@ -55,141 +51,6 @@ class Outcome:
     def exact(self) -> bool:
         """Whether the frame holds what was published, each once."""
         return self.lost == 0 and self.twice == 0 and self.in_frame >= self.published
-
-
-class Publisher(threading.Thread):
-    """REGARDS: publishes numbered events, and knows which of them RabbitMQ has taken.
-
-    It pauses by itself after the first *prelude* events, so that a fault always finds some events
-    taken and most of them still to come, however slow the machine is.
-    """
-
-    def __init__(self, url: str, queue: str, *, count: int, prelude: int) -> None:
-        super().__init__(daemon=True)
-        self._url, self._queue, self._count, self._prelude = url, queue, count, prelude
-        #: confirmed by the broker
-        self.confirmed: list[int] = []
-        #: sent, but the answer was lost with the connection: may be there or not
-        self.uncertain: list[int] = []
-        self._next = 0
-        self.finished = threading.Event()
-        self.paused = threading.Event()
-
-    def run(self) -> None:
-        """Publish all, connecting again as often as it takes."""
-        while len(self.confirmed) < self._count:
-            # Whatever breaks the connection is the fault under test.
-            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
-                self._publish()
-            _TICK.wait(0.05)
-        self.finished.set()
-
-    def _publish(self) -> None:
-        parameters = pika.URLParameters(self._url)
-        with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            while len(self.confirmed) < self._count:
-                if self.paused.is_set():
-                    connection.process_data_events(0.05)
-                    continue
-                number, self._next = self._next, self._next + 1
-                self.uncertain.append(number)
-                with contextlib.suppress(pika.exceptions.UnroutableError):
-                    channel.basic_publish(
-                        "", self._queue, event(number), properties(), mandatory=True
-                    )
-                    self.confirmed.append(number)
-                    if len(self.confirmed) == self._prelude:
-                        self.paused.set()
-                self.uncertain.remove(number)
-
-
-def event(number: int) -> bytes:
-    """Return the body of one event; each tenth has a legal twin of an older server beside it."""
-    body = {"status": "SUBORDER_DONE", "orderId": number // 10, "correlationId": "c"}
-    return json.dumps(body | {"subOrderId": number}).encode()
-
-
-def properties() -> pika.BasicProperties:
-    """Return what REGARDS sends along."""
-    return pika.BasicProperties(
-        content_type="application/json",
-        delivery_mode=2,
-        priority=1,
-        timestamp=int(time.time()),
-        app_id="rs-order",
-        headers={"regards.tenant": "t"},
-    )
-
-
-@dataclass
-class World:
-    """A broker, a queue, a tracker and a publisher, and what is learned from them."""
-
-    broker: PrivateBroker
-    folder: Path
-    events: int
-    arguments: dict[str, object] = field(default_factory=lambda: dict(QUEUE_ARGUMENTS))
-    queue: str = field(default_factory=lambda: f"orders.{uuid.uuid4().hex}")
-    states: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.make_queue()
-        self.publisher = Publisher(
-            self.broker.admin_url, self.queue, count=self.events, prelude=self.events // 20
-        )
-        self.url = f"{self.broker.admin_url}?heartbeat=4"
-        self.tracker = OrderTracker(self.url, self.queue, journal=self.folder / "journal.sqlite")
-
-    @contextlib.contextmanager
-    def channel(self) -> Iterator[pika.channel.Channel]:
-        """Open a channel of the administrator."""
-        connection = pika.BlockingConnection(pika.URLParameters(self.broker.admin_url))
-        with contextlib.closing(connection):
-            yield connection.channel()
-
-    def make_queue(self) -> None:
-        """Make the queue, as the administrator does."""
-        with self.channel() as channel:
-            channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
-
-    def wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition, noting what health says meanwhile."""
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            self.note()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: {self.tracker.health}")
-            _TICK.wait(0.02)
-
-    def note(self) -> None:
-        """Remember the state that health shows."""
-        state = str(self.tracker.health.state)
-        if not self.states or self.states[-1] != state:
-            self.states.append(state)
-
-    def wait_for_rows(self, rows: int) -> None:
-        """Wait until so many events are in the journal."""
-        self.wait(lambda: len(self.tracker.events) >= rows, f"{rows} rows")
-
-    def first_new_event_s(self) -> float:
-        """Publish one more event and return how long it takes into the frame."""
-        begin = time.monotonic()
-        marker = f"marker-{uuid.uuid4().hex}"
-        body = json.dumps({"status": "DONE", "correlationId": marker}).encode()
-
-        def published() -> bool:
-            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
-                with self.channel() as channel:
-                    channel.confirm_delivery()
-                    channel.basic_publish("", self.queue, body, properties(), mandatory=True)
-                return True
-            return False
-
-        self.wait(published, "publish")
-        self.wait(lambda: self.tracker._core.frames.key_of(marker) is not None, "marker")  # noqa: SLF001
-        return time.monotonic() - begin
 
 
 # -- the faults; each returns when the broker is usable again --
@@ -268,35 +129,47 @@ def consumer_timeout(world: World) -> None:
     world.wait_for_rows(1)
     with contextlib.closing(sqlite3.connect(world.folder / "journal.sqlite")) as lock:
         lock.execute("BEGIN IMMEDIATE")
-        begin = time.monotonic()
-        world.wait(lambda: time.monotonic() - begin > 15, "lock")
+        world.flow(15)
     world.broker.rabbitmqctl("eval", minutes.format(1800000) + tick.format(60000))
+
+
+def unwritable_journal(world: World) -> None:
+    """The journal is locked past seven consumer timeouts; the queue allows two returns."""
+    consumer_timeout(world)
 
 
 def cut_connection(world: World) -> None:
     """A proxy cuts the connection after N bytes, N from 1 kB to 1 MB."""
-    world.tracker.stop()
-    target = ("127.0.0.1", world.broker.amqp_port)
     for exponent in range(10, 21):
-        with cutting_proxy(target, 2**exponent) as port:
-            url = world.url.replace(f":{world.broker.amqp_port}/", f":{port}/")
-            tracker = OrderTracker(url, world.queue, journal=world.folder / "journal.sqlite")
-            world.tracker = tracker
-            # the shortest cuts come before start() is through
-            with contextlib.suppress(Exception):
-                tracker.start(timeout_s=5)
-            begin = time.monotonic()
-            world.wait(lambda begin=begin: time.monotonic() - begin > 0.5, "flow")
-            with contextlib.suppress(Exception):
-                tracker.stop()
-    journal = world.folder / "journal.sqlite"
-    world.tracker = OrderTracker(world.url, world.queue, journal=journal).start()
+        # the shortest cuts come before start() is through
+        with world.through(2**exponent), contextlib.suppress(RegardsError):
+            world.tracker.start(timeout_s=5)
+            world.flow(0.5)
 
 
-KILLED = """
+def cut_line(world: World) -> None:
+    """A proxy ends each connection after 60 kB; RabbitMQ drops a message after 20 returns."""
+    with world.through(60_000):
+        world.tracker.start()
+        world.wait(world.publisher.finished.is_set, "publisher")
+        world.drain()
+
+
+def sorted_headers(world: World) -> None:
+    """A quorum queue delivers again, with sorted headers: the connection is cut ten times."""
+    with world.through() as proxy:
+        world.tracker.start()
+        for _ in range(10):
+            world.flow(0.2)
+            proxy.cut()
+            world.wait(lambda: str(world.tracker.health.state) == "CONSUMING", "again")
+
+
+KERNEL = """
 import sys
 from regards_nb import OrderTracker
-OrderTracker(sys.argv[1], sys.argv[2], journal=sys.argv[3]).start()
+# a tracker that nothing holds would be collected, and its thread would end
+tracker = OrderTracker(sys.argv[1], sys.argv[2], journal=sys.argv[3]).start()
 print("consuming", flush=True)
 sys.stdin.read()
 """
@@ -305,13 +178,12 @@ sys.stdin.read()
 def kill_client(world: World, times: int = 50) -> None:
     """Our own process is killed with -9 at some moment, fifty times."""
     world.tracker.stop()
-    journal = str(world.folder / "journal.sqlite")
-    command = [sys.executable, "-c", KILLED, world.url, world.queue, journal]
+    command = [sys.executable, "-c", KERNEL, world.url, world.queue, world.journal]
     for number in range(times):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with subprocess.Popen(command, **pipes) as process:
             process.stdout.readline()
-            _TICK.wait(0.002 * number)
+            TICK.wait(0.002 * number)
             os.kill(process.pid, signal.SIGKILL)
     world.tracker.start()
 
@@ -339,8 +211,7 @@ def delete_journal(world: World) -> None:
         world.wait_for_rows(1)
         for file in world.folder.glob("journal.sqlite*"):
             file.unlink(missing_ok=True)
-        begin = time.monotonic()
-        world.wait(lambda begin=begin: time.monotonic() - begin > 0.3, "flow")
+        world.flow(0.3)
 
 
 def replace_journal(world: World) -> None:
@@ -348,9 +219,84 @@ def replace_journal(world: World) -> None:
     journal = world.folder / "journal.sqlite"
     for number in range(3):
         backup = world.tracker.backup(world.folder / f"backup-{number}.sqlite")
-        begin = time.monotonic()
-        world.wait(lambda begin=begin: time.monotonic() - begin > 0.3, "flow")
+        world.flow(0.3)
         backup.replace(journal)
+
+
+def overwrite_journal(world: World) -> None:
+    """A backup is copied over the open journal while the tracker writes, three times."""
+    for number in range(3):
+        backup = world.tracker.backup(world.folder / f"backup-{number}.sqlite")
+        shutil.copyfile(backup, world.journal)
+        world.flow(0.3)
+
+
+def damage_journal(world: World) -> None:
+    """The open journal is emptied and a backup put there; bytes are changed, `repair` saves all."""
+    world.pause()
+    backup = world.tracker.backup(world.folder / "backup.sqlite")
+    Path(world.journal).write_bytes(b"")
+    world.publisher.paused.clear()
+    world.wait(lambda: str(world.tracker.health.state) == "RECONNECTING", "notice")
+    backup.replace(world.journal)
+    world.drain()
+    world.stop()
+    with contextlib.closing(sqlite3.connect(world.journal)) as connection, connection:
+        query = "SELECT last_id, messages FROM batches ORDER BY last_id DESC LIMIT 1"
+        newest, messages = connection.execute(query).fetchone()
+        # the checksum of a row
+        connection.execute(
+            "UPDATE batches SET messages = ? WHERE last_id = ?",
+            (messages[:1] + b"????" + messages[5:], newest),
+        )
+    if repair(world.journal).is_sound:
+        raise RuntimeError("the damage was not found")
+    world.tracker = OrderTracker(world.url, world.queue, journal=world.journal).start()
+
+
+@contextlib.contextmanager
+def second_kernel(world: World, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run another process that reads the queue into the same journal."""
+    command = [sys.executable, "-c", KERNEL, url, world.queue, world.journal]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
+        yield process
+        process.stdin.close()
+
+
+def suspend_kernel(world: World) -> None:
+    """Two kernels share queue and journal; one is suspended behind a proxy for two heartbeats."""
+    target = ("127.0.0.1", world.broker.amqp_port)
+    with TcpProxy(target) as proxy:
+        url = proxy.url(world.url).replace("heartbeat=4", "heartbeat=2")
+        with second_kernel(world, url) as process:
+            world.publisher.paused.clear()
+            world.flow(0.5)
+            # a process that is stopped inside of a transaction keeps SQLite's write lock
+            world.pause()
+            process.send_signal(signal.SIGSTOP)
+            world.publisher.paused.clear()
+            world.flow(6)  # RabbitMQ ends the connection after two heartbeats
+            process.send_signal(signal.SIGCONT)
+            world.wait(lambda: proxy.connections > 1, "reconnect")
+
+
+def kill_in_commit(world: World) -> None:
+    """One of two kernels is killed with -9 while it commits to PostgreSQL, ten times."""
+    for number in range(10):
+        with second_kernel(world, world.url) as process:
+            world.flow(0.05 * number)
+            process.kill()
+
+
+def kill_postgresql(world: World) -> None:
+    """The PostgreSQL server with the journal is killed with -9 and started again, three times."""
+    for _ in range(3):
+        world.flow(0.2)
+        world.postgresql.kill()
+        world.flow(0.5)
+        world.postgresql.start()
 
 
 ON_A_SMALL_DISK = """
@@ -412,56 +358,6 @@ def full_disk(world: World) -> None:
     world.tracker.start()
 
 
-@contextlib.contextmanager
-def cutting_proxy(target: tuple[str, int], limit_bytes: int) -> Iterator[int]:
-    """Forward connections, each until so many bytes have come from the target; then reset it."""
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        threads = [threading.Thread(target=_accept, args=(server, target, limit_bytes, over))]
-        threads[0].start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            over.set()
-            threads[0].join()
-
-
-def _accept(
-    server: socket.socket, target: tuple[str, int], limit_bytes: int, over: threading.Event
-) -> None:
-    pumps = []
-    while not over.is_set():
-        with contextlib.suppress(TimeoutError):
-            client, _ = server.accept()
-            upstream = socket.create_connection(target)
-            for source, sink, limit in ((client, upstream, None), (upstream, client, limit_bytes)):
-                pump = threading.Thread(target=_pump, args=(source, sink, limit, over))
-                pump.start()
-                pumps.append(pump)
-    for pump in pumps:
-        pump.join()
-
-
-def _pump(
-    source: socket.socket, sink: socket.socket, limit_bytes: int | None, over: threading.Event
-) -> None:
-    passed = 0
-    source.settimeout(0.1)
-    with contextlib.suppress(OSError):
-        while not over.is_set():
-            with contextlib.suppress(TimeoutError):
-                data = source.recv(1024)
-                passed += len(data)
-                if not data or (limit_bytes is not None and passed > limit_bytes):
-                    break
-                sink.sendall(data)
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-        end.close()
-
-
 FAULTS: dict[str, Callable[[World], None]] = {
     function.__name__: function
     for function in (
@@ -480,21 +376,40 @@ FAULTS: dict[str, Callable[[World], None]] = {
         copy_journal,
         delete_journal,
         replace_journal,
+        overwrite_journal,
+        damage_journal,
+        sorted_headers,
+        cut_line,
+        unwritable_journal,
+        suspend_kernel,
+        kill_in_commit,
+        kill_postgresql,
     )
 }
 
 
 #: These let the publisher go on by themselves.
-BEGIN_PAUSED = {"delete_queue", "full_disk", "remake_stream"}
+BEGIN_PAUSED = {"damage_journal", "delete_queue", "full_disk", "remake_stream", "suspend_kernel"}
 
 STREAM = {"x-queue-type": "stream"}
+#: RabbitMQ 4 has this limit without any argument.
+QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": 20}
+ARGUMENTS = {
+    "remake_stream": STREAM,
+    "sorted_headers": QUORUM,
+    "cut_line": QUORUM,
+    "unwritable_journal": QUORUM | {"x-delivery-limit": 2},
+}
+ON_POSTGRESQL = {"kill_in_commit", "kill_postgresql"}
 
 
 def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:
     """Let events flow, break something in the middle, and count."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = STREAM if fault == "remake_stream" else QUEUE_ARGUMENTS
-        world = World(broker, Path(folder), events, dict(arguments))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        world = World(broker, folder, events, dict(ARGUMENTS.get(fault, QUEUE_ARGUMENTS)))
+        if fault in ON_POSTGRESQL:
+            world.use(stack.enter_context(PrivatePostgreSQL()))
         try:
             return _run(fault, world)
         finally:
@@ -516,7 +431,7 @@ def _run(fault: str, world: World) -> Outcome:
     world.wait(world.publisher.finished.is_set, "publisher")
     world.publisher.join()
     published = world.publisher.confirmed
-    world.wait(lambda: len(world.tracker.events) > len(published), "all events")
+    world.wait(lambda: world.rows() > len(published), "all events")
 
     def drained() -> bool:
         if world.arguments == STREAM:  # it keeps its messages
@@ -536,20 +451,42 @@ def _run(fault: str, world: World) -> Outcome:
     return outcome
 
 
-def table(outcomes: list[Outcome]) -> str:
-    """Return the outcomes as a Markdown table."""
-    lines = [
+def row(outcome: Outcome) -> str:
+    """Return an outcome as a row of a Markdown table."""
+    what = " ".join((FAULTS[outcome.fault].__doc__ or "").split())
+    recovered = "" if outcome.recovered_s is None else f"{outcome.recovered_s:.1f}"
+    return (
+        f"| {outcome.fault} | {what} | {outcome.published} | {outcome.in_frame} "
+        f"| {outcome.lost} | {outcome.twice} | {recovered} |"
+    )
+
+
+def table(rows: Iterable[str]) -> str:
+    """Return the rows with their header."""
+    header = [
         "| fault | what happens | published | in the frame | lost | twice | s to first new event |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for outcome in outcomes:
-        what = (FAULTS[outcome.fault].__doc__ or "").strip()
-        recovered = "" if outcome.recovered_s is None else f"{outcome.recovered_s:.1f}"
-        lines.append(
-            f"| {outcome.fault} | {what} | {outcome.published} | {outcome.in_frame} "
-            f"| {outcome.lost} | {outcome.twice} | {recovered} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([*header, *rows])
+
+
+def write_page(page: Path, outcomes: list[Outcome]) -> None:
+    """Write the table; rows of faults that were not run now are kept."""
+    rows = {}
+    if page.exists():
+        lines = page.read_text(encoding="utf-8").splitlines()
+        rows = {line.split()[1]: line for line in lines if line.startswith("| ")}
+    rows |= {outcome.fault: row(outcome) for outcome in outcomes}
+    page.write_text(
+        "# What survives what\n\n"
+        "Made by `python benchmarks/faults.py --write docs/faults.md`, on a real RabbitMQ, on "
+        f"{platform.system()} with {os.cpu_count()} cores and Python "
+        f"{platform.python_version()}; `--events` and `--only` choose how many events and which "
+        "faults. An event in the frame that is not counted as "
+        "published was taken by RabbitMQ just before the fault, without its answer reaching "
+        f"the publisher.\n\n{table(rows[fault] for fault in FAULTS if fault in rows)}\n",
+        encoding="utf-8",
+    )
 
 
 def main() -> int:
@@ -557,24 +494,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--only", nargs="*", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--write", type=Path, help="write the table into this page")
+    parser.add_argument("--write", type=Path, help="write the rows into this page")
     options = parser.parse_args()
     outcomes = []
     with PrivateBroker() as broker:
         for fault in options.only:
             outcomes.append(run(fault, broker, options.events))
             print(outcomes[-1], flush=True)
-    print(table(outcomes))
-    if options.write:
-        options.write.write_text(
-            "# What survives what\n\n"
-            "Made by `python benchmarks/faults.py --write docs/faults.md`, on a real RabbitMQ, on "
-            f"{platform.system()} with {os.cpu_count()} cores and Python "
-            f"{platform.python_version()}. An event in the frame that is not counted as "
-            "published was taken by RabbitMQ just before the fault, without its answer reaching "
-            f"the publisher.\n\n{table(outcomes)}\n",
-            encoding="utf-8",
-        )
+            if options.write:
+                write_page(options.write, outcomes[-1:])
+    print(table(map(row, outcomes)))
     return 0 if all(outcome.exact for outcome in outcomes) else 1
 
 
