@@ -39,7 +39,7 @@ HOSTS = {
     "voila.readthedocs.io",
 }
 #: What a reader sets and does not follow; the address of a proxy is http.
-ADDRESSES_TO_SET = {"proxy.example", "localhost"}
+ADDRESSES_TO_SET = {"proxy.example", "localhost", "127.0.0.1"}
 PASSWORD = "a-long-password"
 LINES = re.MULTILINE | re.DOTALL
 

@@ -84,3 +84,12 @@ def test_what_the_quickstart_prints_does_not_wrap() -> None:
             data = output.get("data", {})
             printed = output.get("text") or ("" if "text/html" in data else data.get("text/plain"))
             assert max(map(len, (printed or "").splitlines()), default=0) <= 120, printed
+
+
+def test_beyond_one_notebook_shows_what_it_says() -> None:
+    """Notebook 07: a reader follows, files are objects, workers process, the journal stays."""
+    book = executed("07_beyond_one_notebook.ipynb")
+    shown = {cell.id: printed(cell) for cell in book.cells if cell.cell_type == "code"}
+    assert "3 objects; s3://orders/swot/1/" in shown["beyond-07"]
+    assert "{1: 202218, 2: 202218}\n6 files, the reader says" in shown["beyond-10"]
+    assert shown["beyond-12"].startswith("0 events of 0 orders")
