@@ -44,6 +44,8 @@ FIXED_FIELDS = (
 _URN = "URN:"
 #: A text that can be a provider id: in the query language it is a single word.
 _WORD = re.compile(r"[\w.,;@#%=+-]+")
+_NAMED = re.compile(r"(?P<field>id|providerId):\((?P<values>.*)\)", re.DOTALL)
+_VALUE = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
 _FIELD = re.compile(r"[A-Za-z_][\w.-]*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
@@ -174,6 +176,20 @@ def urns(urns: Iterable[str]) -> list[str]:
     ['id:("URN:AIP:DATA:swot:0a1b:V1")']
     """
     return provider_ids(urns, field="id")
+
+
+def named_products(query: str) -> tuple[str, list[str]] | None:
+    """Return the field and the values, in quotes, of a query of `urns` or `provider_ids`.
+
+    None for any other query.
+
+    Examples
+    --------
+    >>> named_products('providerId:("A_1" OR "B 2")')
+    ('providerId', ['"A_1"', '"B 2"'])
+    """
+    found = _NAMED.fullmatch(query)
+    return None if found is None else (found["field"], _VALUE.findall(found["values"]))
 
 
 def selection(wanted: Any) -> list[str]:

@@ -67,6 +67,19 @@ def test_the_page_of_a_proxy_is_never_taken_for_regards(name: str) -> None:
         assert not simulator.requests
 
 
+def test_many_products_are_found_behind_a_proxy(tmp_path: Path) -> None:
+    """A search by GET names only as many as an address can hold: nginx takes 8 kB."""
+    ids = [f"SWOT_SSH_008_{number:03}" for number in range(1, 31)]
+    ids += [
+        f"A_NAME_THAT_IS_AS_LONG_AS_THOSE_OF_PRODUCTS_OFTEN_ARE_{number:05}"
+        for number in range(300)
+    ]
+    with Simulator(amqp=None) as simulator, running(NGINX, simulator.base_url) as proxy:
+        with client_of(simulator, base_url=proxy.url) as client:
+            paths = client.download_products(ids, tmp_path / "files", show=False)
+        assert len(paths) == 30
+
+
 def test_a_page_is_named_by_its_title_and_its_server() -> None:
     """The user learns which program answered, and what it said to people."""
     with Simulator(amqp=None) as simulator, running(NGINX, simulator.base_url) as proxy:

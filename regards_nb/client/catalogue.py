@@ -61,6 +61,8 @@ _DATE_HINT = (
     "A date needs a time: give date(2026, 1, 31) or a range (low, high) to search(), or write "
     "queries.between(field, low, high). "
 )
+#: How many products a search by GET names; a URN has 75 characters, in an address some 100.
+_MAX_IN_ADDRESS = 50
 #: How often the progress of a long search is written.
 _BETWEEN_LINES_S = 5.0
 
@@ -297,11 +299,22 @@ class Catalogue:
         found = {
             each.urn: each
             for query in queries.selection(wanted)
-            for each in self.iter_products(query)
+            for short in _short(query)
+            for each in self.iter_products(short)
         }
         if not found:
             raise SettingsError("the catalogue has none of these products")
         return list(found.values())
+
+
+def _short(query: str) -> list[str]:
+    """Return queries for the same products that fit into an address: nginx takes 8 kB."""
+    named = queries.named_products(query)
+    if named is None:
+        return [query]
+    field, values = named
+    some = [values[i : i + _MAX_IN_ADDRESS] for i in range(0, len(values), _MAX_IN_ADDRESS)]
+    return [f"{field}:({' OR '.join(each)})" for each in some]
 
 
 class SearchProgress:

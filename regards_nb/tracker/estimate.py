@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
 from regards_nb.events import DATA_TYPES
+from regards_nb.queries import named_products
 from regards_nb.text import counted, size
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
 
 _log = logging.getLogger("regards_nb")
-
-#: The queries of `queries.urns` and `queries.provider_ids`, and a value in them.
-_NAMED = re.compile(r"(?P<field>id|providerId):\((?P<values>.*)\)", re.DOTALL)
-_VALUE = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
 
 #: How many products a merged query names.
 _MERGED_IDS = 300
@@ -148,8 +144,8 @@ def merged(queries: Sequence[str]) -> list[str]:
     values: dict[str, list[str]] = {}
     others = []
     for query in queries:
-        if named := _NAMED.fullmatch(query):
-            values.setdefault(named["field"], []).extend(_VALUE.findall(named["values"]))
+        if named := named_products(query):
+            values.setdefault(named[0], []).extend(named[1])
         else:
             others.append(query)
     return list(dict.fromkeys(others)) + [
@@ -178,7 +174,5 @@ def show(estimate: Estimate, queries: Sequence[str]) -> None:
 
 def _count_named(queries: Sequence[str]) -> int | None:
     """Return how many products the queries name by URN or provider id; None for other queries."""
-    lists = [_NAMED.fullmatch(query) for query in queries]
-    return (
-        sum(len(_VALUE.findall(each["values"])) for each in lists if each) if all(lists) else None
-    )
+    lists = [named_products(query) for query in queries]
+    return sum(len(each[1]) for each in lists if each) if all(lists) else None
