@@ -585,7 +585,7 @@ def test_what_lies_in_the_cart_is_not_ordered_by_surprise(
 ) -> None:
     """REGARDS orders the cart along: refused before anything is sent, unless it is meant."""
     simulator.fill_basket("cycle:8 AND pass:1")
-    with pytest.raises(errors.SettingsError, match="1 products of SWOT_CYCLE_008.*cart="):
+    with pytest.raises(errors.SettingsError, match="1 product of SWOT_CYCLE_008.*cart="):
         tracker.submit("dataset:SWOT_PASS_012")
     assert applied(simulator) == 0
     order = tracker.submit("dataset:SWOT_PASS_012", cart="include")

@@ -13,6 +13,7 @@ from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import state_log
 from regards_nb.errors import DownloadError, IncompleteDownloadError, OrderNotFoundError
 from regards_nb.files import FileRecord
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,7 @@ def download_products(
     folder = as_place(directory)
     source = _ProductFiles(client, products, accept_licence=accept_licence)
     if not source.records:
-        raise DownloadError(f"{len(products)} products have no files")
+        raise DownloadError(f"{counted(len(products), 'product')} without any file")
     with open_workspace(folder, _NO_ORDER):
         pass
     line = ProgressLine()

@@ -16,6 +16,7 @@ from regards_nb.journal import schema
 from regards_nb.journal.batches import pack, readable_messages
 from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.sqlite_file import is_in_use
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,8 +48,10 @@ class Repair:
 
     def __str__(self) -> str:
         if self.is_sound:
-            return f"{self.path} is sound: {self.messages} messages. Nothing was changed."
-        lines = [f"{self.path} was written anew with {self.messages} messages."]
+            return (
+                f"{self.path} is sound: {counted(self.messages, 'message')}. Nothing was changed."
+            )
+        lines = [f"{self.path} was written anew with {counted(self.messages, 'message')}."]
         lines += [f"lost: the messages {first} to {last or 'the end'}" for first, last in self.lost]
         lines += [
             f"doubtful: the messages {first} to {last} have a wrong checksum; some text in them "

@@ -30,6 +30,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
 from regards_nb.orders import FINISHED, GONE, OrderReducer, precedence, replaced
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -179,9 +180,8 @@ class _Difference:
         details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
         if remote.files_in_error and status in FINISHED:
             details["errors"] = remote.files_in_error
-            details["message"] = (
-                f"{remote.status}: {remote.files_in_error} files in error, asked over REST"
-            )
+            files = counted(remote.files_in_error, "file")
+            details["message"] = f"{remote.status}: {files} in error, asked over REST"
         if status in FINISHED and remote.available_files:
             # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
             details["downloadLink"] = self._link

@@ -29,7 +29,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING
@@ -244,8 +244,9 @@ def _refuse_cart(client: RegardsClient) -> None:
         return
     if not cart.empty:
         names = ", ".join(clean(str(name)) for name in cart["dataset"])
+        products = counted(int(cart["products"].sum()), "product")
         raise SettingsError(
-            f"your cart on the web page of REGARDS holds {cart['products'].sum()} products of "
+            f"your cart on the web page of REGARDS holds {products} of "
             f"{names}, and REGARDS would order them, too. Empty the cart there, or call "
             'submit(..., cart="include")'
         )
