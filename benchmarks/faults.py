@@ -290,6 +290,25 @@ def kill_in_commit(world: World) -> None:
             process.kill()
 
 
+def kill_team(world: World) -> None:
+    """Three kernels share a journal in PostgreSQL: one kernel and the database are killed."""
+    command = [sys.executable, "-c", KERNEL, world.url, world.queue, world.journal]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as two:
+        for kernel in (one, two):
+            kernel.stdout.readline()
+        rows = world.rows()
+        world.publisher.paused.clear()
+        world.wait(lambda: world.rows() > rows + world.events // 10, "events for all three")
+        one.kill()
+        world.wait(lambda: world.rows() > rows + world.events // 5, "events for the other two")
+        world.postgresql.kill()
+        world.wait(lambda: str(world.tracker.health.state) == "RECONNECTING", "notice")
+        world.postgresql.start()
+        world.wait(lambda: str(world.tracker.health.state) == "CONSUMING", "all of it again")
+        two.stdin.close()
+
+
 def kill_postgresql(world: World) -> None:
     """The PostgreSQL server with the journal is killed with -9 and started again, three times."""
     for _ in range(3):
@@ -384,12 +403,20 @@ FAULTS: dict[str, Callable[[World], None]] = {
         suspend_kernel,
         kill_in_commit,
         kill_postgresql,
+        kill_team,
     )
 }
 
 
 #: These let the publisher go on by themselves.
-BEGIN_PAUSED = {"damage_journal", "delete_queue", "full_disk", "remake_stream", "suspend_kernel"}
+BEGIN_PAUSED = {
+    "damage_journal",
+    "delete_queue",
+    "full_disk",
+    "remake_stream",
+    "suspend_kernel",
+    "kill_team",
+}
 
 STREAM = {"x-queue-type": "stream"}
 #: RabbitMQ 4 has this limit without any argument.
@@ -400,7 +427,7 @@ ARGUMENTS = {
     "cut_line": QUORUM,
     "unwritable_journal": QUORUM | {"x-delivery-limit": 2},
 }
-ON_POSTGRESQL = {"kill_in_commit", "kill_postgresql"}
+ON_POSTGRESQL = {"kill_in_commit", "kill_postgresql", "kill_team"}
 
 
 def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:

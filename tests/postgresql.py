@@ -189,6 +189,15 @@ class PrivatePostgreSQL:
         ) as connection:
             connection.execute(command.encode())
 
+    def value(self, query: str) -> Any:
+        """Return the one value that a query finds, as the owner of the server."""
+        with psycopg.connect(
+            host=str(self._folder), user=_USER, dbname="postgres", autocommit=True
+        ) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
             [str(self._programs / program), *arguments],

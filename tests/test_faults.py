@@ -12,7 +12,7 @@ from regards_nb.simulator import PrivateBroker
 
 # kill_broker, close_connections and stop_app are in test_consumer.py
 SMALL = ["delete_queue", "close_channels", "cut_connection", "freeze_broker", "memory_alarm"]
-SMALL += ["consumer_timeout", "full_disk", "replace_journal", "sorted_headers"]
+SMALL += ["consumer_timeout", "full_disk", "replace_journal", "sorted_headers", "kill_team"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

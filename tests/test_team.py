@@ -108,7 +108,7 @@ def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
     """kill -9 in the middle of a zip: no file is missing, none is there twice."""
     url = postgresql.new_database()
     workspace = tmp_path / "orders"
-    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=20_000))
+    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=10_000, times=1))
     observer = look_at(simulator, url, workspace)
     leases = observer._core.journal.leases
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
             each.pid: each
             for each in (stack.enter_context(kernel(simulator, url, workspace)) for _ in range(3))
         }
-        plan = OrderPlan(n_files=6, file_bytes=20_000, files_per_suborder=6)
+        plan = OrderPlan(n_files=6, file_bytes=10_000, files_per_suborder=6)
         first = simulator.order(plan)
         holder = until(lambda: leases.holder(order_lease(simulator.tenant, first)))
         until(lambda: len(list(workspace.rglob("*.part/*"))) > 1)

@@ -36,6 +36,13 @@ def read_position(connection: sa.Connection) -> Position:
     return _position(connection.execute(_POSITION).one())
 
 
+def for_one_statement(connection: sa.Connection) -> sa.Connection:
+    """Return a connection to a server without BEGIN, which costs a round trip of its own."""
+    if connection.dialect.name == "sqlite":
+        return connection
+    return connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
 class ChangeDetector:
     """Returns the position of the journal, and reads it only where something may have changed.
 
@@ -100,7 +107,7 @@ class ChangeDetector:
         if not exact and tellings == self._seen_tellings and now_s < self._next_look_s:
             return self._position
         with self._engine.connect() as connection:
-            position = read_position(connection)
+            position = read_position(for_one_statement(connection))
         if position != self._position or tellings != self._seen_tellings:
             self._pause_s = self.first_pause_s
         elif not exact:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError
-from regards_nb.journal.changes import ChangeDetector
+from regards_nb.journal.changes import ChangeDetector, for_one_statement
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
 from regards_nb.journal.location import (
     make_folder,
@@ -43,7 +43,7 @@ from regards_nb.journal.sqlite_file import (
 from regards_nb.journal.use_lock import ConnectionUseLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.journal.changes import Position
 
@@ -315,6 +315,10 @@ class Database:
     def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
         with self.engine.connect() as connection:
             return work(connection)
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return what one query finds. A server answers in one round trip, without BEGIN."""
+        return self.read(lambda connection: for_one_statement(connection).execute(query).all())
 
     def _retry_while_restarting(
         self, attempt: Callable[[], _T], patience_s: float | None = None

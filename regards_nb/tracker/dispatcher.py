@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Events of so short a time are handled together: reading costs more per read than per event.
 GATHER_S = 0.02
 #: A caller who reads the frames at once goes first.
-YIELD_S = 0.002
+YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 900.0
