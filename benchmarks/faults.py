@@ -64,8 +64,8 @@ def kill_broker(world: World) -> None:
 
 
 def close_connections(world: World) -> None:
-    """`rabbitmqctl close_all_connections`."""
-    world.broker.rabbitmqctl("close_all_connections", "maintenance")
+    """`rabbitmqctl close_all_connections --global`."""
+    world.broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
 
 
 def stop_app(world: World) -> None:
@@ -125,7 +125,7 @@ def consumer_timeout(world: World) -> None:
     minutes = "application:set_env(rabbit, consumer_timeout, {}), "
     tick = "application:set_env(rabbit, channel_tick_interval, {})."
     world.broker.rabbitmqctl("eval", minutes.format(2000) + tick.format(500))
-    world.broker.rabbitmqctl("close_all_connections", "new settings")
+    world.broker.rabbitmqctl("close_all_connections", "--global", "new settings")
     world.wait_for_rows(1)
     with contextlib.closing(sqlite3.connect(world.folder / "journal.sqlite")) as lock:
         lock.execute("BEGIN IMMEDIATE")

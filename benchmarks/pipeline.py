@@ -41,9 +41,8 @@ NAIVE_MESSAGES = 8000
 #: Where the time goes according to profiles, by the first words of a goal; printed if missed.
 WHY = {
     "messages/s from a replaying server": "one thread at a time runs Python, so the rate is "
-    "the inverse of the processor time. pika spends about 60 % of it on decoding frames and "
-    "properties, as in the bare loop. The rest is the work on each message: properties as text, "
-    "journal, parsing of the body, fold, and columns.",
+    "the inverse of the processor time: a third is reading the frames, the rest is the work on "
+    "each message: properties as text, journal, parsing of the body, fold, and columns.",
     "processor time a message": "as above.",
     "median latency": "a bare callback has the message as soon as pika has it. A row must first "
     "be journalled (1.1 ms here, half of it for the commit to the disk), read and folded "

@@ -221,7 +221,7 @@ def test_parameters_of_another_type_are_refused() -> None:
 
 
 def fault_close_connections(broker: PrivateBroker) -> None:
-    broker.rabbitmqctl("close_all_connections", "maintenance")
+    broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
 
 
 def fault_stop_app(broker: PrivateBroker) -> None:
@@ -381,7 +381,7 @@ def test_every_kind_of_queue_gives_each_message_once(
         consumer.start(LIMIT_S)
         until(lambda goal=goal: journal.last_id() == goal)
         admin.close()
-        broker.rabbitmqctl("close_all_connections", "maintenance")
+        broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
         until(lambda: consumer.health.state is HealthState.CONSUMING)
         admin.connect()
         publish(admin, goal, goal + 100)

@@ -194,6 +194,17 @@ def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
     making = [each for each in commands if " delete_" not in each]
     for command in making:
         said = administer(node, command, tmp_path)
+    # the other kind of queue that the page names
+    quorum = definitions.replace("classic", "quorum").replace("orders.jane", "orders.jim")
+    (tmp_path / "orders.jim.json").write_text(quorum)
+    administer(node, "rabbitmqctl import_definitions orders.jim.json", tmp_path)
+    columns = "--vhost regards.multitenant.manager name type policy"
+    said = administer(node, f"rabbitmqctl list_queues {columns}", tmp_path)
+    found = {tuple(line.split()) for line in said.splitlines()}
+    assert {
+        ("orders.jane", "classic", "orders-limit"),
+        ("orders.jim", "quorum", "orders-limit"),
+    } <= found
     assert "Success" in administer(node, f"rabbitmqctl authenticate_user jane {PASSWORD}", tmp_path)
 
     sim = Simulator(broker=node, tenant="project1").start()

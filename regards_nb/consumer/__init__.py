@@ -12,8 +12,8 @@
     whether a stream queue continues where the journal ends;
 ``ack_batching``
     when received messages are journalled, and when they are acknowledged;
-``header_sanitizer``
-    removes message properties that pika cannot decode;
+``delivery_reader``
+    reads delivered messages from the bytes of a connection, before pika does;
 ``liveness``
     notices that RabbitMQ answers no more on an open connection;
 ``connection``
@@ -36,6 +36,7 @@ from regards_nb.consumer.addresses import (
 )
 from regards_nb.consumer.connection import Connection
 from regards_nb.consumer.consumer import Consumer, Health, HealthState
+from regards_nb.consumer.delivery_reader import DeliveryReader, properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.one_shot import (
@@ -55,6 +56,7 @@ __all__ = [
     "AmqpParameters",
     "Connection",
     "Consumer",
+    "DeliveryReader",
     "Health",
     "HealthState",
     "QueueCheck",
@@ -70,6 +72,7 @@ __all__ = [
     "fingerprint",
     "is_loopback",
     "parameters_from",
+    "properties_from",
     "publish_request",
     "translated_publish_errors",
 ]

@@ -18,8 +18,8 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 
 from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.addresses import HEARTBEAT_S, describe
+from regards_nb.consumer.delivery_reader import DeliveryReader, properties_from
 from regards_nb.consumer.errors import broker_error
-from regards_nb.consumer.header_sanitizer import HeaderSanitizer
 from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
 from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.stream import StreamInDoubtError
@@ -96,29 +96,28 @@ class Receiver(Protocol):
 
 
 class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
-    """pika's I/O services, with access to the transport, so that it can be aborted.
+    """pika's I/O services, which read messages before pika does and can abort the transport.
 
     An AMQP close waits for the broker's answer. A frozen broker does not answer; its socket must be
     closed without one.
     """
 
-    def __init__(self, *, sanitize_headers: bool) -> None:
+    def __init__(self, on_message: Callable[[int, int, bool, bytes, bytes], None]) -> None:
         super().__init__(IOLoop())
         self.transport: Any = None
-        self._sanitize_headers = sanitize_headers
+        self._on_message = on_message
 
     def create_streaming_connection(
         self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
     ) -> Any:
         def make_protocol() -> Any:
-            protocol = protocol_factory()
-            return HeaderSanitizer(protocol) if self._sanitize_headers else protocol
+            return DeliveryReader(protocol_factory(), self._on_message)
 
         def store_transport(result: Any) -> None:
             if not isinstance(result, BaseException):
                 self.transport, protocol = result
                 # pika expects its own protocol back
-                result = (self.transport, getattr(protocol, "protocol", protocol))
+                result = (self.transport, protocol.protocol)
             on_done(result)
 
         return super().create_streaming_connection(
@@ -134,8 +133,6 @@ class Connection:
     parameters : pika.connection.Parameters
     queue : str
     receiver : Receiver
-    sanitize_headers : bool, default False
-        Remove message properties that pika cannot decode, see `header_sanitizer`.
     """
 
     #: how often RabbitMQ is asked for the depth of the queue
@@ -149,14 +146,12 @@ class Connection:
         parameters: AmqpParameters,
         queue: str,
         receiver: Receiver,
-        *,
-        sanitize_headers: bool = False,
     ) -> None:
         self._queue = queue
         self._receiver = receiver
         self.where = describe(parameters)
         self._parameters = parameters
-        self._io = _IOServices(sanitize_headers=sanitize_headers)
+        self._io = _IOServices(self._on_message)
         self._connection: Any = None
         self._channel: Any = None
         self._spare: Any = None
@@ -374,7 +369,7 @@ class Connection:
             arguments["x-stream-offset"] = "first" if offset is None else offset
         self.awaited = "the consumer"
         tag: str = self._channel.basic_consume(
-            self._queue, self._on_message, arguments=arguments, callback=on_consuming
+            self._queue, _message_for_pika, arguments=arguments, callback=on_consuming
         )
         return tag
 
@@ -474,31 +469,31 @@ class Connection:
         self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
 
     def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:
-        """Cancel a consumer; messages that are on their way are received as before.
-
-        pika would reject them, and each rejected message counts towards the delivery limit of a
-        quorum queue. It does so for the tags in this set.
-        """
-        tag = tag or self._consumer_tag
-        self._channel.basic_cancel(tag, callback=then)
-        self._channel._cancelled.discard(tag)  # noqa: SLF001 - pika has no option for it
+        """Cancel a consumer; messages that are on their way are received as before."""
+        self._channel.basic_cancel(tag or self._consumer_tag, callback=then)
 
     # -- messages: journal first, acknowledge after --
 
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(
+        self,
+        channel_number: int,
+        delivery_tag: int,
+        redelivered: bool,  # noqa: FBT001 - as AMQP passes it
+        encoded: bytes,
+        body: bytes,
+    ) -> None:
+        if channel_number != self._channel.channel_number or not self._channel.is_open:
+            return  # RabbitMQ delivers again what a closed channel has not acknowledged
+        properties = properties_from(encoded)
         delivery = delivery_from(
-            method.redelivered,
-            properties,
-            body,
-            time.time_ns() // 1000,
-            of_stream=self._may_be_stream,
+            redelivered, properties, body, time.time_ns() // 1000, of_stream=self._may_be_stream
         )
-        if method.redelivered and isinstance(
+        if redelivered and isinstance(
             count := (properties.headers or {}).get("x-delivery-count"), int
         ):
             self._receiver.on_redelivery(delivery, count)
-        self._newest_tag = method.delivery_tag
-        self._batcher.add(method.delivery_tag, delivery)
+        self._newest_tag = delivery_tag
+        self._batcher.add(delivery_tag, delivery)
         if not self._flush_scheduled:
             self._schedule_flush(0)
 
@@ -643,6 +638,11 @@ class Connection:
             self._close_reason = reason
         # pika closes its socket in one more turn of the loop
         self._io.call_later(0, self._io.stop)
+
+
+def _message_for_pika(*_: object) -> None:
+    """Refuse a message: `DeliveryReader` takes all of them before pika does."""
+    raise AssertionError("a delivery has reached pika")
 
 
 def _clock_s() -> float:

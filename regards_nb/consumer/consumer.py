@@ -437,14 +437,8 @@ def _run(
     addresses = random.sample(addresses, len(addresses))
     stream = StreamMatcher(queue, journal, shared.note)
     failures = cuts = 0
-    end: _ConnectionEnd | None = None
     while not shared.stop.is_set():
-        # A connection that was lost without a close frame may have met a message that pika cannot
-        # decode.
-        was_lost = end is not None and isinstance(end.error.__cause__, ConnectionLost)
-        end = _run_connection(
-            addresses[0], queue, journal, shared, stream, sanitize_headers=was_lost
-        )
+        end = _run_connection(addresses[0], queue, journal, shared, stream)
         if shared.stop.is_set():
             break
         addresses = [*addresses[1:], addresses[0]]
@@ -498,12 +492,10 @@ def _run_connection(
     journal: Journal,
     shared: _SharedState,
     stream: StreamMatcher,
-    *,
-    sanitize_headers: bool,
 ) -> _ConnectionEnd:
     """Run one connection until it ends."""
     writer = _JournalWriter(describe(parameters), queue, journal, shared, stream)
-    connection = Connection(parameters, queue, writer, sanitize_headers=sanitize_headers)
+    connection = Connection(parameters, queue, writer)
     shared.set_connection(connection)
     error: RegardsError = BrokerError("the connection was closed")
     try:
