@@ -96,7 +96,7 @@ def cluster(simulator: Simulator) -> Iterator[distributed.LocalCluster]:
         n_workers=2,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address=":0",
         worker_dashboard_address=None,
         memory_limit=0,
     ) as started:
