@@ -21,7 +21,7 @@ from regards_nb.client.models import (
     RemoteOrder,
     SummaryRow,
 )
-from regards_nb.client.origin import Origin
+from regards_nb.client.origin import DownloadLink, Origin
 
 if TYPE_CHECKING:
     from regards_nb.client.catalogue import Quota
@@ -35,6 +35,7 @@ __all__ = [
     "Attribute",
     "Body",
     "CatalogueDataset",
+    "DownloadLink",
     "NoResponse",
     "Origin",
     "Product",
