@@ -30,6 +30,9 @@ PREFETCH_STEPS = (20, 80)
 class Broker:
     """A queue: hands messages over in order, and again, marked, when a connection ends."""
 
+    #: whether it tells how often a message was returned
+    has_counts = False
+
     def __init__(self) -> None:
         self.ready: deque[tuple[int, Delivery]] = deque()
         self.unacknowledged: dict[int, tuple[int, Delivery]] = {}
@@ -55,7 +58,8 @@ class Broker:
             self._tag += 1
             source = self.returned or self.ready
             number, message = self.unacknowledged[self._tag] = source.popleft()
-            self.in_flight.append((self._tag, message, self.counts[number]))
+            count = self.counts[number] if self.has_counts else 0
+            self.in_flight.append((self._tag, message, count))
 
     def acknowledge(self, tag: int) -> None:
         for known in [known for known in self.unacknowledged if known <= tag]:
@@ -95,6 +99,8 @@ class Broker:
 
 class QuorumBroker(Broker):
     """A quorum queue puts returned messages behind those that were returned before."""
+
+    has_counts = True
 
     def _insert(self, again: dict[int, Delivery]) -> None:
         self.returned.extend(again.items())

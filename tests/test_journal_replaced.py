@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from msgspec.structs import replace
 from strategies import delivery
 
@@ -384,76 +380,3 @@ def test_an_incomplete_copy_is_not_opened(path: Path, journal: Journal) -> None:
     path.write_bytes(content)
     queue.drain()
     assert in_the_file(path) == list(range(100))
-
-
-# -- all of it, in any order
-
-
-class Machine(RuleBasedStateMachine):
-    """Journal and acknowledge messages, while somebody changes the files at any step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "journal.sqlite"
-        self.journal = Journal(self.path)
-        self.queue = Queue(self.journal, 60)
-        self.frames = Frames(self.journal, None)
-        self.backups: list[Path] = []
-
-    @rule(count=st.integers(1, 5))
-    def step(self, count: int) -> None:
-        self.queue.step(count)
-
-    @rule()
-    def look(self) -> None:
-        self.frames.refresh()
-
-    @rule()
-    def back_up(self) -> None:
-        name = f"backup-{len(self.backups)}.sqlite"
-        self.backups.append(self.journal.backup(self.path.with_name(name)))
-
-    @precondition(lambda self: self.backups)
-    @rule(moment=st.sampled_from(MOMENTS), number=st.integers(0, 9))
-    def replace(self, moment: str, number: int) -> None:
-        """Put a copy of some backup in place, at one moment of the next step."""
-        copy = self.path.with_name("copy.sqlite")
-
-        def put() -> None:
-            shutil.copy(self.backups[number % len(self.backups)], copy)
-            copy.replace(self.path)
-
-        self._step_with(moment, put)
-
-    @rule(moment=st.sampled_from(MOMENTS))
-    def delete(self, moment: str) -> None:
-        """Delete the files."""
-
-        def delete() -> None:
-            for each in self.path.parent.glob("journal.sqlite*"):
-                each.unlink()
-
-        self._step_with(moment, delete)
-
-    def _step_with(self, moment: str, action: Callable[[], None]) -> None:
-        setattr(self.queue, moment, once(action, at=0))
-        self.queue.step(2)
-        setattr(self.queue, moment, lambda: None)
-
-    @rule()
-    def restart(self) -> None:
-        """Close the journal, and open it again in the same process."""
-        self.journal.close()
-
-    def teardown(self) -> None:
-        """Drain the queue, and count."""
-        self.queue.drain()
-        assert sorted(self.frames.events["order_id"]) == list(range(60))
-        self.journal.close()
-        assert sorted(in_the_file(self.path)) == list(range(60))
-        self.folder.cleanup()
-
-
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=6, stateful_step_count=12, deadline=None)
