@@ -7,7 +7,6 @@ import io
 import json
 import re
 import zipfile
-from typing import TYPE_CHECKING
 
 import pytest
 from conftest import until
@@ -15,8 +14,8 @@ from simulator_session import FILES_PATH, ORDERS_PATH, Session
 
 from regards_nb.simulator import FileSpec, OrderPlan, Outcome, Route, Simulator, Slow
 
-if TYPE_CHECKING:
-    pass
+#: REGARDS wants the types of files beside a pattern for their names.
+RAW = {"dataTypes": ["RAWDATA"]}
 
 
 def ready(simulator: Simulator, plan: OrderPlan) -> int:
@@ -103,7 +102,7 @@ def test_an_invalid_request_is_422_with_messages(user: Session) -> None:
     assert user.apply("dataset:X", filters={"dataTypes": ["NOISE"]}).status_code == 422
     assert user.apply("dataset:X", correlationId="x" * 256).status_code == 422
     assert user.send("POST", f"{ORDERS_PATH}/apply", data=b"{").status_code == 400
-    assert user.apply("dataset:X", filters={"filenameRegExp": "("}).status_code == 400
+    assert user.apply("dataset:X", filters={**RAW, "filenameRegExp": "("}).status_code == 400
 
 
 def test_without_a_correlation_id_the_server_makes_one(user: Session) -> None:
@@ -119,7 +118,7 @@ def test_filters_choose_files(user: Session, simulator: Simulator) -> None:
     simulator.wait_available(order_id, files=8)
     assert all(row["filename"].endswith(".png") for row in user.available(order_id))
     user.zip(order_id)
-    named = user.apply("dataset:SWOT_PASS_012", filters={"filenameRegExp": ".*bin"})
+    named = user.apply("dataset:SWOT_PASS_012", filters={**RAW, "filenameRegExp": ".*bin"})
     order_id = named.json()["content"]["orderId"]
     simulator.wait_available(order_id, files=1)
     assert [row["filename"] for row in user.available(order_id)] == ["SWOT_ORBIT_012.bin"]
@@ -129,7 +128,7 @@ def test_filters_that_exclude_every_file_fail_after_granted(
     user: Session, simulator: Simulator
 ) -> None:
     """The order is GRANTED, then FAILED with a link, but without files and a count of errors."""
-    answer = user.apply("dataset:SWOT_CYCLE_007", filters={"filenameRegExp": "x"})
+    answer = user.apply("dataset:SWOT_CYCLE_007", filters={**RAW, "filenameRegExp": "x"})
     granted = answer.json()["content"]
     assert (answer.status_code, granted["status"]) == (200, "GRANTED")
     simulator.wait_for(granted["orderId"], "FAILED")
