@@ -19,6 +19,9 @@ from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from postgresql import PrivatePostgreSQL
+
 #: A kernel that downloads by itself, until its standard input ends.
 KERNEL = """
 import json, sys
@@ -95,6 +98,36 @@ def test_three_kernels_fetch_each_zip_once(
         until(lambda: observer.orders["finished"].sum() == 12)
     assert set(observer.files["order_id"]) == set(orders)
     assert list(zips(simulator).values()) == [1] * 12
+    observer.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
+    simulator: Simulator, postgresql: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of a zip: no file is missing, none is there twice."""
+    url = postgresql.new_database()
+    workspace = tmp_path / "orders"
+    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=10_000, times=1))
+    observer = look_at(simulator, url, workspace)
+    leases = observer._core.journal.leases
+    with ExitStack() as stack:
+        kernels = {
+            each.pid: each
+            for each in (stack.enter_context(kernel(simulator, url, workspace)) for _ in range(3))
+        }
+        plan = OrderPlan(n_files=6, file_bytes=10_000, files_per_suborder=6)
+        first = simulator.order(plan)
+        holder = until(lambda: leases.holder(order_lease(simulator.tenant, first)))
+        until(lambda: list((workspace / f"{first}").glob("*.bin")))
+        kernels[holder.pid].kill()
+        orders = [first, *(simulator.order(plan) for _ in range(3))]
+        until(lambda: (observer.files["state"] == "VERIFIED").sum() == 24)
+    assert set(observer.files["order_id"]) == set(orders)
+    names = [path.name for order_id in orders for path in (workspace / f"{order_id}").glob("*.bin")]
+    assert len(names) == 24
+    assert not [name for name in names if "(" in name]
+    assert sorted(zips(simulator).values())[:3] == [1, 1, 1]
     observer.stop()
 
 
