@@ -92,7 +92,7 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, kind: str) ->
     if kind not in {"csv", "parquet"}:
         raise SettingsError(f'an export is "csv" or "parquet", not {kind!r}')
     if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise SettingsError('Parquet needs pyarrow: pip install "regards-nb[parquet]"')
+        raise SettingsError('Parquet needs pyarrow: pip install "regards_nb[parquet]"')
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, frame in frames.items():
