@@ -104,7 +104,7 @@ def close_channels(world: World) -> None:
 
 
 def freeze_broker(world: World) -> None:
-    """The broker is stopped (SIGSTOP) until heartbeats are missed, and the connection stays half-open."""
+    """The broker is stopped (SIGSTOP) until heartbeats are missed; the connection is half-open."""
     world.broker.freeze()
     try:
         world.wait(lambda: str(world.tracker.health.state) == "RECONNECTING", "notice")
