@@ -2,7 +2,8 @@
 
 ``python benchmarks/traffic.py`` follows 1,000 orders at 1,000 messages a second for 20 seconds in a
 real JupyterLab and Chromium, once with ipywidgets and once with anywidget, and counts the payloads
-that arrive by WebSocket from the kernel. ``--base FOLDER`` takes an earlier source tree in turn and
+that arrive by WebSocket from the kernel. ``--orders 10000 --per-s 100`` shows what a long table
+costs. ``--base FOLDER`` takes an earlier source tree in turn and
 prints the ratios to it.
 """
 
@@ -54,6 +55,22 @@ def note(event, names, reached):
 tracker.on("GRANTED", lambda event: note(event, granted, all_granted))
 tracker.on("DONE", lambda event: note(event, ended, all_ended))
 """
+#: Types into the filter, waits for the row, and empties the filter again.
+FILTER = """async (word) => {
+  const box = document.querySelector(".rg-filter, .widget-text input");
+  const names = () => [...document.querySelectorAll(".rg-name")]
+    .filter((name) => name.checkVisibility()).map((name) => name.textContent);
+  const type = async (text, isShown) => {
+    const began = performance.now();
+    box.value = text;
+    box.dispatchEvent(new Event("input", {bubbles: true}));
+    while (!isShown(names())) await new Promise(requestAnimationFrame);
+    return performance.now() - began;
+  };
+  const took = await type(word, (shown) => shown.length === 1 && shown[0] === word);
+  await type("", (shown) => shown.length > 1);
+  return took;
+}"""
 GRANTED = "assert all_granted.wait(280)"
 BEGIN = "cpu_began_s = time.process_time()"
 END = """
@@ -75,6 +92,8 @@ class Traffic:
     kernel_cpu_s: float
     #: From the start of the cell to the table on the page.
     first_paint_s: float
+    #: From a word typed into the filter to its only row on the page.
+    filter_ms: float
     #: Whether the frame has all messages, and the page the last state of the orders that it shows.
     exact: bool
 
@@ -132,6 +151,7 @@ def run(
         page.start_cell(2)
         page.output(2).locator(".rg-parts").first.wait_for()
         first_paint_s = time.monotonic() - shown_from_s
+        filter_ms = bare.evaluate(FILTER, f"order-{orders - 1}")
         page.run_cell(3)
         n_bytes, n_frames, began_s = counter.n_bytes, counter.n_frames, time.monotonic()
         flood = threading.Thread(target=send_flood, args=(broker, queue, orders, parts, per_s))
@@ -150,6 +170,7 @@ def run(
         frames_per_s=round(n_frames / took_s, 1),
         kernel_cpu_s=round(float(cpu_s), 2),
         first_paint_s=round(first_paint_s, 2),
+        filter_ms=round(filter_ms),
         exact=int(events) == orders * (parts + 2)
         and parts_shown == [f"{parts}/{parts}"] * min(orders, SHOWN_ROWS),
     )
@@ -222,7 +243,7 @@ def main() -> None:
 
 def medians(runs: list[Traffic]) -> dict[str, float]:
     """Return the median of each figure."""
-    names = ("bytes_per_s", "frames_per_s", "kernel_cpu_s", "first_paint_s")
+    names = ("bytes_per_s", "frames_per_s", "kernel_cpu_s", "first_paint_s", "filter_ms")
     return {name: statistics.median(getattr(run, name) for run in runs) for name in names}
 
 

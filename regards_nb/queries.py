@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from regards_nb.errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 #: Elasticsearch accepts 1024 alternatives in a query; the rest is for other parts of the query.
 MAX_IDS = 1000
@@ -219,8 +217,13 @@ def selection(wanted: Any) -> list[str]:
         texts = [wanted]
     elif hasattr(wanted, "index") and str(name).startswith(_URN):
         texts = [str(name)]  # one row of a search
-    else:
+    elif isinstance(wanted, Iterable):
         texts = list(wanted)
+    else:
+        raise SettingsError(
+            "products must be rows of client.search(), URNs, provider ids or queries, "
+            f"not {type(wanted).__name__}"
+        )
     if not texts:
         raise SettingsError("no products: the selection is empty")
     if name == "provider_id":

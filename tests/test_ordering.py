@@ -77,6 +77,13 @@ def test_provider_ids_of_any_text_are_ids(tracker: OrderTracker) -> None:
         tracker.submit(pd.Series(["a", float("nan")], name="provider_id"), dry_run=True)
 
 
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_what_names_no_product_is_refused(tracker: OrderTracker, wrong: Any) -> None:
+    """The text says what submit takes."""
+    with pytest.raises(errors.SettingsError, match="rows of client.search.*not (NoneType|int)"):
+        tracker.submit(wrong)
+
+
 def test_a_table_without_products_is_refused(tracker: OrderTracker) -> None:
     """The text has the columns that there are, and those that would do."""
     with pytest.raises(errors.SettingsError, match="column urn or provider_id, not only 'cycle'"):

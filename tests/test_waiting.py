@@ -63,6 +63,15 @@ def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: Order
     assert not tracker.snapshot().blocking
 
 
+def test_a_wait_downloads_orders_that_ended_before(tracker: OrderTracker) -> None:
+    """After a wait without it, wait(download=True) fetches the files that wait."""
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    order.wait(timeout_s=60)
+    tracker.wait(download=True, timeout_s=60)
+    assert order.state.downloaded_files == 3
+    tracker.wait(download=True, timeout_s=60)
+
+
 def test_an_order_that_only_rest_knows_can_block(
     simulator: Simulator, broker: PrivateBroker, tmp_path: Path
 ) -> None:
@@ -87,7 +96,9 @@ def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
     for name in "ab":
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id=name)
     with pytest.warns(
-        UserWarning, match=r"came order 1\. Use wait\(download=True\) or auto_download"
+        # Sub-orders may be ready by then, or not yet.
+        UserWarning,
+        match=r"came (order 1|orders 1, 2)\. Use wait\(download=True\) or auto_download",
     ):
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
 
@@ -181,6 +192,8 @@ def test_a_label_names_an_order(tracker: OrderTracker) -> None:
     for use in (tracker.__getitem__, tracker.wait, tracker.pause):
         with pytest.raises(errors.SettingsError, match="2 orders.*'pass'.*'a' .*'b'"):
             use("pass")
+    # No view was opened that asks for the label again.
+    tracker.wait(timeout_s=60)
 
 
 def test_a_stopped_tracker_says_so(

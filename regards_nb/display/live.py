@@ -83,7 +83,7 @@ class LiveView(ABC):
     @property
     def interval_s(self) -> float:
         """The least time between two repaints: nobody follows the steps of more rows than fit."""
-        return 0.2 if self.last is None or len(self.last.orders) <= MAX_ROWS else 0.5
+        return 0.2 if self.last is None or len(self.last.orders) <= MAX_ROWS else 1.0
 
     @property
     def is_alive(self) -> bool:
@@ -188,9 +188,8 @@ class LiveView(ABC):
             self.discard(keep_table=self._is_permanent)
 
     def on_filter(self) -> None:
-        """Let the refresh thread show the matching rows; after that thread ended, do it here."""
-        self._changed = True
-        if not self.visible and self.last is not None:
+        """Show the matching rows at once, not with the next repaint: the user waits for them."""
+        if self.last is not None:
             self.paint(self.last)
 
     def _bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:

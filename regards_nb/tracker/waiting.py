@@ -136,7 +136,7 @@ class Wait:
         self._names: list[Name] = (
             list(dict.fromkeys(names_in(selections)))
             if selections
-            else [state.key for state in parts.states() if not state.finished]
+            else [state.key for state in parts.states() if not self._suffices(state)]
         )
         self._is_of_all = not selections
         self._states: list[OrderState] = []
@@ -169,9 +169,15 @@ class Wait:
         return [key for key in keys if key is not None]
 
     def begin(self) -> None:
-        """Begin the downloads that are asked for, so that no view asks the user for them."""
+        """Begin the downloads that are asked for, so that no view asks the user for them.
+
+        Raises
+        ------
+        SettingsError
+            A label belongs to several orders.
+        """
+        self._states = self._core.states(self.keys())
         if self._downloads is not None and not self._life.refusal():
-            self._states = self._core.states(self.keys())
             self._downloads.begin(self._to_download())
 
     def run(self, view: WaitDisplay) -> list[OrderState]:
