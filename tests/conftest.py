@@ -23,6 +23,7 @@ from simulator_session import Session
 
 from regards_nb import OrderTracker
 from regards_nb.client import RegardsClient
+from regards_nb.journal import Journal
 from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
 
 # some tests are small runs of a benchmark
@@ -58,6 +59,19 @@ def pytest_xdist_auto_num_workers() -> int:
     Tests wait for brokers, browsers and servers about half of their time.
     """
     return 2 * (os.cpu_count() or 1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the place of the journal."""
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    """Return a journal in a file."""
+    with Journal(path) as journal:
+        yield journal
 
 
 @pytest.fixture(scope="session")
@@ -148,17 +162,20 @@ def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S) -> Any:
     pytest.fail(f"not within {within_s} s: {condition}")
 
 
-def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
-    """Return a client with the simulator's login and short waits between attempts."""
-    settings: dict[str, Any] = {
-        "base_url": simulator.base_url,
+def login_of(simulator: Simulator) -> dict[str, Any]:
+    """Return the options of a client that log in at the simulator."""
+    return {
         "tenant": simulator.tenant,
         "username": simulator.username,
         "password": simulator.password,
         "client_id": simulator.client_id,
         "client_secret": simulator.client_secret,
-        "backoff_s": 0.01,
     }
+
+
+def client_of(simulator: Simulator, **options: Any) -> RegardsClient:
+    """Return a client with the simulator's login and short waits between attempts."""
+    settings = {"base_url": simulator.base_url, **login_of(simulator), "backoff_s": 0.01}
     return RegardsClient(**(settings | options))
 
 
@@ -166,11 +183,7 @@ def environment_of(simulator: Simulator, folder: Path, **changes: str) -> dict[s
     """Return the variables that lead a tracker to the simulator, with files in *folder*."""
     settings = {
         "url": simulator.base_url,
-        "tenant": simulator.tenant,
-        "username": simulator.username,
-        "password": simulator.password,
-        "client_id": simulator.client_id,
-        "client_secret": simulator.client_secret,
+        **login_of(simulator),
         "amqp": simulator.amqp_url,
         "queue": simulator.queue,
         "journal": str(folder / "journal.sqlite"),

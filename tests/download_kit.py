@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conftest import client_of
+from conftest import client_of, login_of
 
 from regards_nb.download import Downloader, DownloadOptions
 from regards_nb.journal import Journal
@@ -141,14 +141,7 @@ def worker(
     simulator = here.simulator
     asked = {
         "base_url": simulator.base_url,
-        "client": {
-            "tenant": simulator.tenant,
-            "username": simulator.username,
-            "password": simulator.password,
-            "client_id": simulator.client_id,
-            "client_secret": simulator.client_secret,
-            "backoff_s": 0.01,
-        },
+        "client": {**login_of(simulator), "backoff_s": 0.01},
         "order_id": here.order_id,
         "folder": str(here.folder),
         "journal": here.journal.location.removeprefix("sqlite:///"),

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import client_of
+from conftest import client_of, login_of
 from download_kit import files_named, world
 
 from regards_nb.client import DownloadLink, Origin, RegardsClient, Secret
@@ -350,14 +350,7 @@ def test_certificates_are_checked_and_a_bundle_can_be_given(
         Simulator(amqp=None) as simulator,
         tls_in_front_of(simulator, tmp_path) as (url, bundle),
     ):
-        login: dict[str, Any] = {
-            "tenant": simulator.tenant,
-            "username": simulator.username,
-            "password": simulator.password,
-            "client_id": simulator.client_id,
-            "client_secret": simulator.client_secret,
-            "backoff_s": 0.0,
-        }
+        login = {**login_of(simulator), "backoff_s": 0.0}
         with (
             RegardsClient(url, **login) as client,
             pytest.raises(ServiceUnreachableError, match="certificate verify failed"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -44,10 +45,15 @@ def nothing() -> None:
     """Stand in for somebody who does not care for changes."""
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        yield journal
+@contextmanager
+def consuming(admin: Admin, journal: Journal) -> Iterator[Consumer]:
+    """Run a consumer of the administrator's queue."""
+    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+    consumer.start(LIMIT_S)
+    try:
+        yield consumer
+    finally:
+        consumer.stop(LIMIT_S)
 
 
 @pytest.fixture

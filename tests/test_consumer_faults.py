@@ -9,14 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 from conftest import Admin, until
 from tcp_proxy import TcpProxy
-from test_consumer import LIMIT_S, body, nothing, numbers, publish, rows
+from test_consumer import LIMIT_S, body, consuming, nothing, numbers, publish, rows
 
 from regards_nb import OrderTracker, errors
 from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
@@ -27,23 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regards_nb.simulator import PrivateBroker
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        yield journal
-
-
-@contextmanager
-def consuming(admin: Admin, journal: Journal) -> Iterator[Consumer]:
-    """Run a consumer of the administrator's queue."""
-    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
-    consumer.start(LIMIT_S)
-    try:
-        yield consumer
-    finally:
-        consumer.stop(LIMIT_S)
 
 
 @pytest.fixture

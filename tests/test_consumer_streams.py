@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Admin, until
-from test_consumer import LIMIT_S, nothing, numbers, publish, rows
+from test_consumer import consuming, numbers, publish, rows
 
-from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
+from regards_nb.consumer import HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regards_nb.simulator import PrivateBroker
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        yield journal
 
 
 @contextmanager
@@ -40,17 +34,6 @@ def a_stream(broker: PrivateBroker, **arguments: object) -> Iterator[Admin]:
 def stream(broker: PrivateBroker) -> Iterator[Admin]:
     with a_stream(broker) as admin:
         yield admin
-
-
-@contextmanager
-def consuming(admin: Admin, journal: Journal) -> Iterator[Consumer]:
-    """Run a consumer of the administrator's queue."""
-    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
-    consumer.start(LIMIT_S)
-    try:
-        yield consumer
-    finally:
-        consumer.stop(LIMIT_S)
 
 
 def read(admin: Admin, journal: Journal, first: int, last: int) -> None:

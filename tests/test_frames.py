@@ -51,11 +51,6 @@ FILE_COLUMNS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal.sqlite")
-
-
 def append(journal: Journal, *bodies: bytes | dict[str, Any], **properties: Any) -> None:
     session_id = journal.open_session("q")
     journal.append(session_id, [delivery(body, **properties) for body in bodies])

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -56,17 +55,6 @@ def numbers(path: Path) -> list[int]:
     """Return what another kernel finds in the journal."""
     with Journal(path) as journal:
         return [int(body) for body in bodies(journal) if body.isdigit()]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal.sqlite"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with Journal(path) as journal:
-        yield journal
 
 
 def read_files(path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,6 @@ from regards_nb.events import Delivery
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal, JournalReplacedError, RowReader, SqliteFile
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal.sqlite"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with Journal(path) as journal:
-        yield journal
 
 
 def message(number: int) -> Delivery:

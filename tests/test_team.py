@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import client_of, tracker_of, until
+from conftest import client_of, login_of, tracker_of, until
 
 from regards_nb import OrderTracker
 from regards_nb.journal import order_lease
@@ -41,14 +41,7 @@ def kernel(
     """Run a kernel in another process until the block ends."""
     given = {
         "base_url": simulator.base_url,
-        "client": {
-            "tenant": simulator.tenant,
-            "username": simulator.username,
-            "password": simulator.password,
-            "client_id": simulator.client_id,
-            "client_secret": simulator.client_secret,
-            "backoff_s": 0.01,
-        },
+        "client": {**login_of(simulator), "backoff_s": 0.01},
         "tracker": {
             "amqp": simulator.amqp_url,
             "queue": simulator.queue,

@@ -303,11 +303,10 @@ class StateFile:
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return what is known of the files, by file id."""
-        found: dict[int, FileRecord] = {}
-        if order_id == self._order_id and self.path.exists():
-            with self.path.open("rb") as file:
-                found = _records_in(file, order_id, self._directory)
-        return [found[file_id] for file_id in sorted(found)]
+        if order_id != self._order_id or not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            return _records_in(file, order_id, self._directory)
 
     def save(self, files: Iterable[FileRecord]) -> None:
         """Add records; each replaces an earlier one of the same file.
@@ -372,8 +371,7 @@ class StateObjects:
         names = sorted(self._bucket.list(self._prefix))
         texts = (self._bucket.read(f"{self._prefix}/{name}") or b"" for name in names)
         lines = (line for text in texts for line in text.splitlines())
-        found = _records_in(lines, order_id, self._place)
-        return [found[file_id] for file_id in sorted(found)]
+        return _records_in(lines, order_id, self._place)
 
     def save(self, files: Iterable[FileRecord]) -> None:
         """Add records; each replaces an earlier one of the same file.
@@ -413,10 +411,11 @@ def _fields(record: FileRecord, directory: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> dict[int, FileRecord]:
-    """Return the last record of each file."""
+def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> list[FileRecord]:
+    """Return the last record of each file, by file id."""
     records = (_read(line, order_id, directory) for line in lines)
-    return {record.file_id: record for record in records if record is not None}
+    found = {record.file_id: record for record in records if record is not None}
+    return [found[file_id] for file_id in sorted(found)]
 
 
 def _read(line: bytes, order_id: int, directory: str) -> FileRecord | None:

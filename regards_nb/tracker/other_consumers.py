@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from regards_nb.consumer import HealthState
+from regards_nb.download import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ class OtherConsumers:
         """Return how many other consumers of the queue share the journal, as far as it knows."""
         here, pid = socket.gethostname(), os.getpid()
         elsewhere = sum(
-            host != here or _is_alive(process)
+            host != here or is_alive(process)
             for host, process in self._journal.processes(self._queue)
             if (host, process) != (here, pid)
         )
@@ -85,15 +86,3 @@ class OtherConsumers:
             if other is not self
         )
         return elsewhere + beside
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":
-        return True  # os.kill() would end the process there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
