@@ -69,7 +69,7 @@ _PRECEDENCE_OF: dict[str, int] = {str(status): rank for status, rank in _PRECEDE
 
 
 def precedence(status: str) -> int:
-    """Return which of two statuses stands, whatever their times: that with the higher number."""
+    """Return the valid one of two statuses, at any times: that with the higher number."""
     return _PRECEDENCE_OF.get(status, 0)
 
 

@@ -310,7 +310,7 @@ class RegardsClient:
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> list[FileRecord]:
-        """Return all files of one data set of an order, whatever their state on the server."""
+        """Return all files of one data set of an order, in any state on the server."""
         files = self.iter_dataset_files(order_id, dataset_id, stop=stop)
         return sorted(files, key=attrgetter("file_id"))
 

@@ -138,7 +138,7 @@ def token_state(response: Response, *, token_has_ended: bool, may_have_acted: bo
 
 
 def token_advice(response: Response | None, token: Token) -> str:
-    """Return what is wrong with the token of a request that failed; "" if nothing is known.
+    """Return the fault of the token of a request that failed; "" if none is known.
 
     *response* is None if the connection was closed: Varnish closes it without a response.
     """

@@ -220,7 +220,7 @@ class Connection:
         return self._batcher.has_journalled
 
     def journal_rest(self) -> bool:
-        """Journal what was received before the connection ended; return whether that is done.
+        """Journal the messages received before the connection ended; return whether that is done.
 
         RabbitMQ delivers these messages again, and they are recognised. Without this, a line that
         is cut soon after each connect would make no progress. And after a failure of the journal
@@ -539,7 +539,7 @@ class Connection:
             self._grow_if_used()
 
     def _end_if_suspended(self) -> bool:
-        """Drop what is not journalled if this process did not run for longer than the heartbeat.
+        """Drop the pending messages if this process did not run for longer than the heartbeat.
 
         RabbitMQ has closed the connection by then, even if a proxy keeps our side open, and has
         given the messages to another kernel, which may have journalled them.
@@ -564,7 +564,7 @@ class Connection:
     def _start_over(self, error: RegardsError) -> None:
         """Close the connection: messages of this session or of the stream may not be journalled.
 
-        RabbitMQ delivers again what was not acknowledged, and the next session compares it with
+        RabbitMQ delivers the unacknowledged messages again, and the next session compares it with
         the rows that are there.
         """
         self._batcher.drop_pending()

@@ -76,7 +76,7 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
 
 
 def _not_allowed(text: str, where: str) -> BrokerError:
-    """Translate code 530: RabbitMQ's text says what is not allowed."""
+    """Translate code 530: RabbitMQ's text names the refused right or limit."""
     found = re.search(r"NOT_ALLOWED - [^\"]*", text)
     text = found[0] if found else text
     if "limit" in text:

@@ -16,7 +16,7 @@ out. After the last row of a session, an equal message is new.
 A quorum queue puts returned messages behind those that were returned before. A connection that ends
 soon takes a few of them and returns them to the end: these come after the last row, with a higher
 ``x-delivery-count``. So a message that was returned more than once is compared with all rows of
-other sessions that were not matched, whatever their place.
+other sessions that were not matched, in any place.
 
 **A flagged message that this session received before.** When the link between two nodes of a
 cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel.

@@ -37,7 +37,7 @@ class StreamMatcher:
     queue : str
     journal : Journal
     note : callable
-        ``note(kind, text)`` tells the user what was found.
+        ``note(kind, text)`` tells the user the result.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class StreamMatcher:
 
 
 def _identity(delivery: Delivery) -> bytes:
-    """Return a digest of what a stream returns alike at each reading.
+    """Return a digest of the parts of a message that are alike at each reading of a stream.
 
     The other properties do not count: RabbitMQ 4 does not return headers that are lists or tables,
     so an upgrade would make an old message look like another one.

@@ -82,7 +82,7 @@ class LiveView(ABC):
 
     @property
     def interval_s(self) -> float:
-        """The least time between two repaints: nobody follows the steps of more rows than fit."""
+        """The least time between two repaints; longer where not all orders fit into the table."""
         return 0.2 if self.last is None or len(self.last.orders) <= MAX_ROWS else 1.0
 
     @property
@@ -237,7 +237,7 @@ class Clicks:
         return tuple(key for key, row in self._rows.items() if row.severity is Severity.WAITS)
 
     def allowed(self, key: OrderKey | None) -> frozenset[Action]:
-        """Return what is allowed for an order, or, without one, for any order of the table.
+        """Return the allowed actions of an order, or, without one, of any order of the table.
 
         An order that the table no longer shows allows everything: the server decides.
         """

@@ -38,7 +38,7 @@ TICK_S = 5.0
 WAITS = "REGARDS waits for you to download"
 
 
-# -- what the display reads
+# -- the input of the display
 
 
 class SnapshotLike(Protocol):
@@ -83,7 +83,7 @@ class TrackerLike(Protocol):
         """Return the state of these orders, or of all."""
 
     def download_soon(self, key: OrderKey) -> object:
-        """Fetch what is ready."""
+        """Fetch the ready files."""
 
     def cancel(self, key: OrderKey) -> object:
         """Stop and delete the order."""
@@ -98,7 +98,7 @@ class TrackerLike(Protocol):
         """Try the failed files again."""
 
 
-# -- what the display shows
+# -- the texts of the display
 
 
 class Severity(StrEnum):
@@ -383,7 +383,7 @@ def clock(moment: datetime, *, after: datetime | None = None) -> str:
 def _rank(order: OrderState) -> tuple[int, float, bool, int, str]:
     """Sort by severity; then ended orders by their end, latest first, and others by number.
 
-    Running orders are not sorted by their last event: rows must not move while somebody reads.
+    Running orders are not sorted by their last event: rows must not move while a user reads them.
     """
     number = order.order_id
     ended = -order.last_event.timestamp() if order.finished else 0.0
@@ -523,7 +523,7 @@ def _current_orders(orders: Sequence[OrderState]) -> list[OrderState]:
 
 
 def _fraction_over(order: OrderState) -> float | None:
-    """Return how much of an order is over: all of one that has ended, whatever its end."""
+    """Return how much of an order is over: all of one that has ended in any way."""
     return 1.0 if order.finished and not order.downloading else _fraction(order)
 
 

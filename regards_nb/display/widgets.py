@@ -207,7 +207,7 @@ class ActionBar:
         discard(self._choice.widget, *self._buttons.values(), self.widget)
 
     def _enable(self) -> None:
-        """Enable the buttons for what is allowed now.
+        """Enable the buttons of the actions that are allowed now.
 
         Without a chosen order, a button is enabled if any order allows it: while a cell blocks
         the kernel, the choice arrives late, and a disabled button would lose the click.

@@ -94,7 +94,7 @@ class Bucket:
     name : str
         The bucket.
     what : str
-        What it is used for, such as ``order 12``, for error texts.
+        The purpose, such as ``order 12``, for error texts.
     stop : threading.Event, optional
         Ends the pauses between two attempts.
     """
@@ -211,8 +211,8 @@ class Bucket:
     def has(self, key: str, size_bytes: int, md5: str) -> bool:
         """Return whether an object has this size and MD5.
 
-        What was recorded when the object was created is believed; an object of another program,
-        which recorded nothing, is read.
+        The size and MD5 recorded at the creation of the object are believed; an object of another
+        program, which recorded nothing, is read.
         """
         found = self.look(key)
         if found is None or found.size_bytes != size_bytes:

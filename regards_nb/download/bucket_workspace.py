@@ -66,7 +66,7 @@ class BucketWorkspace(Workspace):
         return self._folder + name
 
     def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Return the contents: what is in memory is uploaded from there."""
+        """Return the contents: small files are uploaded from memory."""
         return contents
 
     def create(self, name: str, content: Content) -> bool:

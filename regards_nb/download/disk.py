@@ -30,7 +30,7 @@ _syncfs = getattr(_libc, "syncfs", None)
 
 
 def make_state_folder(folder: Path) -> None:
-    """Make the folder for what is recorded beside the files of an order."""
+    """Make the folder for the records beside the files of an order."""
     state = folder / STATE_FOLDER
     if not state.exists():
         state.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def lock_if_free(descriptor: int) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process of this computer is running, whoever owns it."""
+    """Return whether a process of this computer is running, also one of another user."""
     if sys.platform == "win32":
         return True  # os.kill would end the process; its folder is removed when it is old
     try:

@@ -32,7 +32,7 @@ class Extractor:
     Parameters
     ----------
     context : DownloadContext
-        Its manifest says what is expected.
+        Its manifest has the expected files.
 
     Attributes
     ----------

@@ -84,7 +84,7 @@ _id = attrgetter("file_id")
 
 
 class Plan(NamedTuple):
-    """The files of an order, by what is to be done with them."""
+    """The files of an order, by the step that they need."""
 
     #: Available on the server, not in place.
     wanted: list[FileRecord]
@@ -222,7 +222,7 @@ class Downloader:
             self.kept.append(text)
 
     def _plan(self) -> Plan:
-        """Read the manifest, again while the server may still be saving what it has sent."""
+        """Read the manifest, again while the server may still be saving its own state."""
         stop = self._options.stop
         for pause_s in (*SAVING_S, None):
             rows = self._client.iter_available_files(self.order_id, stop=stop)
@@ -389,7 +389,7 @@ def make_plan(
     *,
     given_up: Container[int] = (),
 ) -> Plan:
-    """Compare the manifest with what was recorded.
+    """Compare the manifest with the records.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 A name in a manifest or in a zip is data and never a path (protocol.md 1.3: it is passed on by the
 server as it came). What comes out of here is one plain file name that Linux, macOS and Windows
-can all hold, that shows on a screen what it is, and that never hides another file.
+can all hold, that can be read on a screen, and that never hides another file.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class ZipOutcome:
 
 
 def fetch_zip(context: DownloadContext) -> ZipOutcome:
-    """Fetch what is available as one zip; verified files go to the publisher.
+    """Fetch the available files as one zip; verified files go to the publisher.
 
     A zip that is refused, is cut or cannot be trusted is not an error here: its files can still
     be fetched one by one. Files that were verified before stay, and the outcome says what happened.

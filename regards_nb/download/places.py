@@ -128,7 +128,7 @@ def open_workspace(
 
 
 def list_place(place: Place) -> None:
-    """List what is in a bucket below a prefix, to find out whether that is possible.
+    """List the objects of a bucket below a prefix, to find out whether that is possible.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def order_folder(workspace: Place, order_id: int, archive: str) -> Place:
 
 
 def _claim(workspace: Path, name: str, archive: str) -> bool:
-    """Return whether a folder is this archive's, after claiming it if it is nobody's."""
+    """Return whether a folder is this archive's, after claiming it if it has no owner."""
     marker = workspace / STATE_FOLDER / name
     with suppress(FileNotFoundError):
         return marker.read_text(encoding="utf-8") == archive

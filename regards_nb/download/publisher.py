@@ -113,7 +113,7 @@ class Publisher:
         return True
 
     def finish_early(self) -> None:
-        """Publish what was handed over, while another error is raised.
+        """Publish the files handed over so far, while another error is raised.
 
         Of uploads only those are waited for that have begun, and for a moment.
         """

@@ -131,7 +131,7 @@ class OrderRecords:
         self.arrived = set()
 
     def mark_missing(self, records: Iterable[FileRecord]) -> list[FileRecord]:
-        """Record that files are not what was verified; return their new records."""
+        """Record that files differ from the verified ones; return their new records."""
         missing = [_missing(record) for record in records]
         self._save(missing)
         return missing
@@ -164,7 +164,7 @@ class OrderRecords:
 
 
 class FileProblem(NamedTuple):
-    """Why a file is not any more what was verified."""
+    """The reason why a file differs from the verified one."""
 
     #: ``missing``, ``cut`` (too short) or ``changed``.
     problem: str
@@ -191,7 +191,7 @@ class FileLook:
         self._listed: dict[str, dict[str, int]] = {}
 
     def problem(self, record: FileRecord) -> FileProblem | None:
-        """Return what is wrong with a file that is in place, or None.
+        """Return the fault of a file that is in place, or None.
 
         A file in a kept zip is right if the zip is there.
         """
@@ -302,7 +302,7 @@ class StateFile:
         self.path = directory / STATE_FOLDER / f"{_state_name(order_id, archive)}.jsonl"
 
     def files(self, order_id: int) -> list[FileRecord]:
-        """Return what is known of the files, by file id."""
+        """Return the records of the files, by file id."""
         if order_id != self._order_id or not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -365,7 +365,7 @@ class StateObjects:
         self._lock = threading.Lock()
 
     def files(self, order_id: int) -> list[FileRecord]:
-        """Return what is known of the files, by file id."""
+        """Return the records of the files, by file id."""
         if order_id != self._order_id:
             return []
         names = sorted(self._bucket.list(self._prefix))

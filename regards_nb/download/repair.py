@@ -62,7 +62,7 @@ def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, st
 def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
     """Link or copy files into the directory that are verified in another folder.
 
-    A file that is not any more what was verified counts as missing, and is fetched.
+    A file that differs from the verified one counts as missing, and is fetched.
     """
     files: dict[str, list[FileRecord]] = {}
     for record in elsewhere:
@@ -106,7 +106,7 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
 
     They are files that became available between the manifest and the zip. The server counts them
     as downloaded once the zip is sent, so they must not be dropped (protocol.md 1.0, 5; 1.4). The
-    lists of the data sets name all files of the order whatever their state. An entry that they do
+    lists of the data sets name all files of the order in any state. An entry that they do
     not name either is kept as unverified, with an id below zero.
     """
     if not unlisted:

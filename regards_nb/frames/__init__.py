@@ -1,4 +1,4 @@
-"""Journal rows as typed DataFrames, in time proportional to what is new. The room of pandas.
+"""Journal rows as typed DataFrames, in time proportional to the new rows. The room of pandas.
 
 ``columns``
     the columns and dtypes of each frame, and the growing memory behind them;

@@ -70,7 +70,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class _Head(msgspec.Struct, array_like=True):
-    """What a checkpoint stands for."""
+    """The rows that a checkpoint stands for."""
 
     version: str
     #: of the journal up to the row, see `Journal.stamp`
@@ -86,7 +86,7 @@ class _Head(msgspec.Struct, array_like=True):
 
 
 class _Folds(msgspec.Struct, array_like=True):
-    """The folded orders, without what the columns of the orders say."""
+    """The folded orders, without the values that the columns of the orders have."""
 
     #: The sizes of the folds as 32-bit numbers, and the folds one after the other.
     sizes: bytes
@@ -148,7 +148,7 @@ class StoredOrders:
 
     @cached_property
     def folded(self) -> FoldedOrders:
-        """What a reducer goes on from."""
+        """The state from which a reducer goes on."""
         stored = _folds_from(zlib.decompress(self._folds))
         hidden = [key for key, _ in stored.hidden]
         hidden_ids = [order_id for _, order_id in stored.hidden]
@@ -222,7 +222,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Capture:
-    """What a checkpoint is made of. Later changes of the frames do not change it."""
+    """The content of a checkpoint. Later changes of the frames do not change it."""
 
     #: of the journal, see `Journal.generation`
     generation: int
@@ -443,7 +443,7 @@ class CheckpointWriter:
             self._not_before_s = time.monotonic() + (time.thread_time() - began_s) / self.max_share
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for the thread, then write what is due."""
+        """Wait for the thread, then write a checkpoint if one is due."""
         thread = self._thread
         if thread is not None:
             self._is_ending.set()

@@ -30,7 +30,7 @@ TIME = "datetime64[us, UTC]"
 
 
 class ColumnInfo(NamedTuple):
-    """The dtype of a column and what it holds."""
+    """The dtype and the meaning of a column."""
 
     dtype: str
     meaning: str

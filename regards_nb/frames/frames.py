@@ -176,7 +176,7 @@ class Frames:
                 self._clear()
 
     def _capture(self) -> Capture:
-        """Return what a checkpoint is made of."""
+        """Return the content of a checkpoint."""
         with self._lock:
             keys, folded, changed = self._states.folded()
             events, n_events = self._events, len(self._events)
@@ -199,14 +199,14 @@ class Frames:
             )
 
     def save_checkpoint(self, timeout_s: float) -> None:
-        """Store what was folded since the last checkpoint, if it is much.
+        """Store the rows folded since the last checkpoint, if they are many.
 
         Wait at most *timeout_s* for a thread that is storing one.
         """
         self._writer.finish(timeout_s)
 
     def _read_on(self, generation: int, *, exact: bool) -> None:
-        """Read what is new; stop if the ids get another meaning meanwhile."""
+        """Read the new rows; stop if the ids get another meaning meanwhile."""
         position = self._journal.position(exact=exact)
         if not self._last_id and position.last_id >= CheckpointWriter.min_events:
             self._read_checkpoint(position.last_id)
@@ -288,7 +288,7 @@ class Frames:
         self._revision = newest  # last, so that a failed read is repeated by the next call
 
     def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
-        """Set what the server last answered about an order: percentage, expiry, label.
+        """Set the last answer of the server about an order: percentage, expiry, label.
 
         The answer is kept in memory only: it is soon outdated, and REST sync asks again.
         """
@@ -342,7 +342,7 @@ class Frames:
         Parameters
         ----------
         found : iterable of (FileRecord, str or None)
-            Files that were looked at, and what is wrong with each.
+            The checked files with their faults.
         """
         with self._lock:
             for record, problem in found:
@@ -439,7 +439,7 @@ def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:
 
 
 def problems_frame(problems: Iterable[tuple[OrderFile, str, int | None]]) -> pd.DataFrame:
-    """Return files with what is wrong with them and their size now; columns of `verify`."""
+    """Return files with their fault and their size now; columns of `verify`."""
     rows = [
         (file.record.order_id, file.correlation_id, file.record.name, file.record.path,
          file.record.size_bytes, found_bytes, problem)

@@ -165,7 +165,7 @@ class OrderStates:
         self._regroup()
 
     def add_files(self, records: Iterable[tuple[str | None, FileRecord]]) -> None:
-        """Add files with their tenants, or replace what is known of them."""
+        """Add files with their tenants, or replace their records."""
         changed = set()
         for tenant, record in records:
             self._file_tenants.setdefault(tenant)
@@ -194,7 +194,7 @@ class OrderStates:
             self._mark_stale(key)
 
     def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
-        """Set what the server last answered about an order."""
+        """Set the last answer of the server about an order."""
         key = self._reducer.resolved(key)
         self._remote[key] = remote
         self._mark_stale(key)
@@ -301,7 +301,7 @@ class OrderStates:
         return places, self._at(places)
 
     def folded(self) -> tuple[list[OrderKey], FoldedOrders, list[OrderKey]]:
-        """Return what a checkpoint needs.
+        """Return the content of a checkpoint.
 
         The orders at their places, all that was folded, and the orders that may differ from those
         that the states began with.

@@ -25,11 +25,11 @@ understand more of an old journal, and no second table can disagree with the fir
 ``sqlite_file``
     the files of SQLite: keep them in place, notice when they are not;
 ``rescue``
-    write to files that replaced ours what they lack;
+    write missing messages and records to files that replaced ours;
 ``journal``
     `Journal`: append messages, read on from a position, keep the file records;
 ``checkpoints``
-    where what was computed from the journal is stored;
+    stores results computed from the journal;
 ``prune``
     remove the events of orders that have ended long ago;
 ``stops``

@@ -1,4 +1,4 @@
-"""Where checkpoints are stored: what was computed from a journal, and can be computed again.
+"""Stores checkpoints: results computed from a journal, which can be computed again.
 
 In SQLite they are in a file of their own, beside the journal: writing a checkpoint never keeps the
 consumer from writing messages. In PostgreSQL they are in a table beside those of the journal, and

@@ -379,13 +379,13 @@ class Database:
         Parameters
         ----------
         work : callable
-            Gets the connection; what it returns is returned.
+            Gets the connection; its result is returned.
         again : bool
             If the files were replaced meanwhile: run *work* on the new ones instead of raising.
         patience_s : float, optional
             How long to wait for a database server that restarts.
         silent : bool
-            Nobody waits for this change: a server tells no other process of it.
+            No process waits for this change: a server tells no other process of it.
 
         Raises
         ------
@@ -495,7 +495,8 @@ class Database:
     def watch(self, callback: Callable[[], object] | None) -> None:
         """Call *callback* after each commit of another process; None ends that.
 
-        SQLite tells nobody: threads that wait for changes ask for the position, which is cheap.
+        SQLite sends no notification: threads that wait for changes ask for the position, which is
+        cheap.
         """
         if self._listener is not None:
             self._listener.stop()
@@ -514,7 +515,7 @@ class Database:
 
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
-        """Use the connections: nobody closes them meanwhile. Translate the errors."""
+        """Use the connections: no thread closes them meanwhile. Translate the errors."""
         self._gate.enter()
         try:
             yield
@@ -533,9 +534,9 @@ class Database:
     def _recover(self) -> None:
         """Open the files at the path, and write to them what only the old files hold.
 
-        One thread does all of it while no other one uses the connections: nobody reads or writes
+        One thread does all of it while no other one uses the connections: none reads or writes
         the new files before they are complete, and the generation changes together with them.
-        What was rescued is kept until it is written, also if that fails at first.
+        The rescued messages are kept until they are written, also if that fails at first.
         """
         texts = []
         with _recovery, ExitStack() as stack:

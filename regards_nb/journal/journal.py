@@ -228,7 +228,7 @@ class Journal:
         ]
 
     def verify(self, session_id: int | None = None) -> None:
-        """Check that what a session wrote is in the files at the path, before acknowledging it.
+        """Check before an acknowledgement that a session's messages are in the files at the path.
 
         Costs two calls of ``stat``. A database server needs no check.
 

@@ -223,7 +223,7 @@ class _Fold:
 
 
 class _Removal(NamedTuple):
-    """What is removed of one row of the table: runs of messages stay."""
+    """The messages removed from one row of the table: runs of messages stay."""
 
     row: tuple[Any, ...]
     runs: list[Batch]
@@ -244,7 +244,7 @@ class _Choice:
         self.events = self.kept_for_redelivery = 0
 
     def of(self, row: Sequence[Any]) -> _Removal | None:
-        """Return what is removed of a row; None if all of it stays."""
+        """Return the messages removed from a row; None if all stay."""
         batch = read_batch(row, 0)
         stays = [self._stays(batch, index) for index in reversed(range(len(batch.deliveries)))]
         stays.reverse()

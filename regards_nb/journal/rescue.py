@@ -1,4 +1,4 @@
-"""Read from files that were replaced what the files at the path may lack, and write it there.
+"""Read messages and records from replaced files, and write the missing ones to the new files.
 
 A file that is put over an open journal is mostly an earlier state of it: a backup. Messages that
 were acknowledged after that state exist only in the old files. They are compared row by row with
@@ -55,7 +55,7 @@ class _Move(NamedTuple):
 
 @dataclass
 class Rescued:
-    """What the old files hold: the messages of this process and of streams, and all records."""
+    """The content of the old files: messages of this process and of streams, and all records."""
 
     #: by id in the old files
     sessions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Rescued:
 
 
 def rescue(connection: sa.Connection) -> Rescued:
-    """Read the messages of this process and all records; leave out what cannot be read."""
+    """Read the messages of this process and all records; leave out unreadable ones."""
     found = Rescued()
     try:
         _read_messages(connection, found)

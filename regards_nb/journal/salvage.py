@@ -1,4 +1,4 @@
-"""Save what can be read of a damaged SQLite journal."""
+"""Save the readable rows of a damaged SQLite journal."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Repair:
 
 
 def repair(location: str | Path | None = None) -> Repair:
-    """Copy what can be read of a damaged journal to a new file, and put that in its place.
+    """Copy the readable rows of a damaged journal to a new file, and put that in its place.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def repair(location: str | Path | None = None) -> Repair:
     Returns
     -------
     Repair
-        What was saved and what was not. The damaged files are kept under other names.
+        The saved and the lost rows. The damaged files are kept under other names.
 
     Raises
     ------

@@ -198,7 +198,7 @@ def create(connection: sa.Connection) -> None:
 def renew_id(connection: sa.Connection) -> None:
     """Give the journal another random id: its rows are not those of before, or it had no id.
 
-    What was computed from the rows before, and stored elsewhere, is not used any more.
+    Results computed from the rows before, such as checkpoints, are not used any more.
     """
     connection.execute(
         upsert(meta, connection.dialect.name), {"key": _ID, "value": uuid.uuid4().hex}

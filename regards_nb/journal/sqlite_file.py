@@ -163,7 +163,7 @@ class SqliteFile:
         return True
 
     def change(self) -> Change:
-        """Return what has happened; call it if `is_in_place` is false."""
+        """Return the condition of the files; call it if `is_in_place` is false."""
         try:
             main = os.stat(self.path)  # noqa: PTH116
         except FileNotFoundError:

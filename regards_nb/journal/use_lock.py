@@ -37,7 +37,7 @@ class ConnectionUseLock:
 
     @contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
-        """Wait until nobody uses the connections, and let no other thread begin.
+        """Wait until no thread uses the connections, and let no other thread begin.
 
         Raises
         ------

@@ -196,7 +196,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def what_is_wrong(name: str, value: object) -> str | None:
-    """Return what is wrong with a value in the settings file, or None."""
+    """Return the fault of a value in the settings file, or None."""
     if name in SECRETS:
         return (
             f"a file must not hold {name}: set {variable(name)}, or keep it in the "

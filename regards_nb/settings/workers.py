@@ -51,7 +51,7 @@ def settings_source(
     name : str or None
         See `read_profile`.
     options : mapping
-        What was given in code.
+        The settings given in code.
     of_profile : bool
         False: the environment alone.
     """

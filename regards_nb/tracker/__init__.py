@@ -11,11 +11,11 @@
 ``executors``, ``worker``
     a call of ``download`` on an executor, and what runs in its workers;
 ``dispatcher``
-    hands new events to callbacks, and downloads what they announce;
+    hands new events to callbacks, and downloads the files that they announce;
 ``rest_sync``
     asks REGARDS over REST for what no message told;
 ``submission``
-    submits a request once, whatever happens;
+    submits a request once;
 ``estimate``, ``table_orders``
     what an order will contain, and one order for each row of a table;
 ``actions``

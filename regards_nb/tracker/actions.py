@@ -1,6 +1,6 @@
 """Pause, resume, retry, restart, cancel and delete orders over REST.
 
-The server decides what is allowed. A click costs two requests: the action, and the order
+The server decides which actions are allowed. A click costs two requests: the action, and the order
 afterwards, which also tells what a refused order is doing.
 """
 
@@ -40,7 +40,7 @@ class OrderActions:
     ----------
     parts : TrackerParts
     sync : RestSync or None
-        None makes every action a SettingsError that says what is missing.
+        None makes every action a SettingsError that names the missing setting.
     jobs_stop_timeout_s : float
         Time limit for the server's jobs to stop.
     """
@@ -205,7 +205,7 @@ class _Action:
         Raises
         ------
         NotAllowedError
-            The server refuses. What it then says of the order is journalled: it is news.
+            The server refuses. Its answer about the order is journalled: it is new.
         """
         for pause_s in _pauses(self._jobs_stop_timeout_s):
             try:

@@ -1,4 +1,4 @@
-"""Finds the orders that keep REGARDS from preparing others, because nobody has downloaded them."""
+"""Finds the orders with files to download that keep REGARDS from preparing others."""
 
 from __future__ import annotations
 

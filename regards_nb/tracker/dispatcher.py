@@ -1,4 +1,4 @@
-"""Hand new events to the user's callbacks, and download what they announce."""
+"""Hand new events to the user's callbacks, and download the files that they announce."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
 
 
 def source_of(callback: Callable[[OrderEvent], object]) -> str:
-    """Return what the errors of a callback are recorded under."""
+    """Return the name under which the errors of a callback are recorded."""
     # Two bound methods of one object are equal and have the same text.
     return f"callback {callback!r}"
 

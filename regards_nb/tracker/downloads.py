@@ -145,7 +145,7 @@ class Downloads:
     ----------
     parts : TrackerParts
     client : RegardsClient or None
-        None makes every attempt a SettingsError that says what is missing.
+        None makes every attempt a SettingsError that names the missing setting.
     tenant : str or None
     workspace : pathlib.Path or upath.UPath
         Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
@@ -369,7 +369,7 @@ class Downloads:
     def problems(
         self, orders: Sequence[OrderState] | None, *, checksum: bool
     ) -> list[tuple[OrderFile, str, int | None]]:
-        """Return the downloaded files of some orders or of all that are not what was verified."""
+        """Return the downloaded files, of some orders or of all, that differ from the verified."""
         numbers = None if orders is None else {o.order_id for o in orders if o.order_id is not None}
         look, frames = FileLook(checksum=checksum), self._core.frames
         files = [file for file in frames.order_files(numbers) if file.record.in_place]
@@ -467,7 +467,7 @@ def _files_elsewhere(order: OrderState) -> str:
 
 
 def _why_missing(record: FileRecord, look: FileLook) -> str:
-    """Return why a file of a deleted order is not what it should be; empty if it is."""
+    """Return why a file of a deleted order is missing or damaged; empty if it is neither."""
     if not record.in_place:
         return clean(record.error) if record.error else "not downloaded"
     found = look.problem(record)

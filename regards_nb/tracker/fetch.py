@@ -31,7 +31,7 @@ _ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING
 
 
 class DownloadDetails(TypedDict, total=False):
-    """The keywords of `OrderTracker.download` that do not change what it returns."""
+    """The keywords of `OrderTracker.download` that do not change its result."""
 
     directory: str | Path | None
     extract: bool
@@ -42,7 +42,7 @@ class DownloadDetails(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """What is wanted of the files of an order; see `OrderTracker.download`.
+    """The order whose files are wanted; see `OrderTracker.download`.
 
     By default only new files are fetched: files that the user removed stay away.
     """
@@ -77,7 +77,7 @@ class OrderToFetch:
     has_ended : bool
         REGARDS prepares no more files.
     is_new : bool
-        Nobody has downloaded the files of ``ready_row`` so far.
+        The files of ``ready_row`` were not downloaded so far.
     """
 
     tenant: str | None
@@ -113,10 +113,10 @@ def fetch_order(
     report: Callable[[Progress], object],
     waiting: Callable[[Holder], object],
 ) -> DownloadResult:
-    """Download the ready files of an order, and record in the journal what was fetched.
+    """Download the ready files of an order, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
-    what they miss in their own workspace.
+    the files that their own workspace lacks.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ class Life:
             client.close(text)
 
     def require_no_end(self) -> None:
-        """Refuse to start again what has ended for good.
+        """Refuse to start a tracker again that has ended for good.
 
         Raises
         ------

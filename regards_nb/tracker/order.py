@@ -187,7 +187,7 @@ class Order:
         return order
 
     def cancel(self) -> Order:
-        """Stop the order and delete it on the server, whatever its state. Raises as `pause` does.
+        """Stop the order and delete it on the server, in any state. Raises as `pause` does.
 
         Downloaded files stay where they are.
         """

@@ -78,7 +78,7 @@ def other_queues(journal: Journal, queue: str) -> str | None:
 
 
 def check_queue(journal: Journal, queue: str | None) -> None:
-    """Refuse a reader that would mix up queues, or that names a queue which nobody has read.
+    """Refuse a reader that would mix up queues, or names one without messages in the journal.
 
     Raises
     ------

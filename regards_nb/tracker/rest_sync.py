@@ -87,7 +87,7 @@ _ENDS_TO_RETRY = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 _DOWNLOAD_PATH = "/api/v1/rs-order/user/orders/{}/download"
 
 
-# -- what is new in an answer
+# -- the new facts in an answer
 
 
 def new_deliveries(
@@ -109,10 +109,10 @@ def new_deliveries(
     tenant : str or None
         Of an order that is not known yet.
     downloading : bool
-        A download of the order runs, which changes what the server offers.
+        A download of the order runs, which changes the list of available files.
     acted : bool
         The answer follows an action of this tracker. It is then newer than all messages so far,
-        whatever their timestamps say.
+        with any timestamps.
     """
     return list(_Difference(known, remote, tenant, acted=acted).deliveries(downloading=downloading))
 
@@ -249,11 +249,11 @@ def _seconds(at: datetime | None) -> int | None:
     return None if at is None else max(int(at.timestamp()), 0)
 
 
-# -- what is asked
+# -- the requests
 
 
 class RestSync:
-    """Asks for orders in few requests, and journals what is new. Safe in any thread.
+    """Asks for orders in few requests, and journals the new facts. Safe in any thread.
 
     Parameters
     ----------
@@ -384,7 +384,7 @@ class RestSync:
         return True
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
-        """Journal what the server says after an action of this tracker."""
+        """Journal the server's answer after an action of this tracker."""
         with self._lock:
             self._keep(known, remote, acted=True)
         self.ask_soon()

@@ -322,7 +322,7 @@ def check_sources(
     Raises
     ------
     SettingsError
-        The text says what is missing.
+        The text names the missing setting.
     """
     if auto_download and client is None:
         raise SettingsError(f"auto_download=True {CLIENT_MISSING}")

@@ -1,4 +1,4 @@
-"""Submit a request once, whatever happens: check it, journal it, send it, find its order.
+"""Submit a request once: check it, journal it, send it, find its order.
 
 REGARDS has no look-up by correlation id (protocol.md 0.8). So the journal holds the request and
 the newest order number before it. After a lost answer, the one newer order that the journal does

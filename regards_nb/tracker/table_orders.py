@@ -269,7 +269,7 @@ class TableOrders:
     # -- what is said
 
     def _waiting(self, states: Sequence[OrderState]) -> list[OrderState]:
-        """Return the orders whose files nobody has downloaded: those of the table, and others."""
+        """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._policy.sees_downloads:
             return []
         shown = without_own(self._core, list(states)) if self._policy.auto_download else states

@@ -116,7 +116,7 @@ class OrderTracker:
         object store, with the account of the environment (``AWS_...``); needs the extra ``s3``.
     auto_download : bool, default False
         Download each sub-order when it is announced. REGARDS stops after two sub-orders that
-        nobody downloads (protocol.md 0.2): a large order needs this, or a user who downloads.
+        were not downloaded (protocol.md 0.2): a large order needs this, or a user who downloads.
     silence_s : float, default 900
         After so long without a message, unfinished orders are asked for over REST. The
         documentation calls an order failed after two hours without a sub-order, but nothing on
@@ -242,7 +242,7 @@ class OrderTracker:
         tenant : str, optional
             Show this tenant's events.
         client : RegardsClient, optional
-            To download, submit, pause and so on with an account of your own. What is done is
+            To download, submit, pause and so on with an account of your own. The result is
             written to the journal, which needs the right to write. REGARDS is not polled.
         workspace : str or pathlib.Path, default "orders"
             The folder of the files; that of the other kernel if you share it.
@@ -298,7 +298,7 @@ class OrderTracker:
         Raises
         ------
         SettingsError
-            What is missing or wrong, with the file and the line.
+            A setting is missing or wrong; the text names the file and the line.
         """
         from regards_nb.settings import settings_source, tracker_from_profile
 
@@ -313,7 +313,7 @@ class OrderTracker:
         Raises
         ------
         SettingsError
-            What is missing or wrong.
+            A setting is missing or wrong.
         """
         from regards_nb.settings import settings_source, tracker_from_env
 
@@ -769,7 +769,7 @@ class OrderTracker:
         self._callbacks.append(checked_callback(status, callback))
 
     def off(self, callback: Callable[[OrderEvent], object]) -> None:
-        """Call *callback* no more, whatever the status.
+        """Call *callback* no more, for any status.
 
         Raises
         ------
@@ -817,7 +817,7 @@ class OrderTracker:
         ----------
         products : DataFrame, Series, str or iterable of str
             Rows of ``client.search()``, URNs, provider ids, or queries of the catalogue. All of
-            them are one order; `regards_nb.queries.selection` says what is what.
+            them are one order; `regards_nb.queries.selection` has the rules.
         data_types : {"RAWDATA", "QUICKLOOK"} or several of them, optional
         filename_regexp : str, optional
             Order only the files whose names match.
@@ -895,7 +895,7 @@ class OrderTracker:
 
         The next order is made when REGARDS has room: it prepares at most two sub-orders per user
         until they are downloaded. Call it again with the same table, also after a restart, with a
-        longer table or after Ctrl-C: what was ordered before is not ordered again. Two kernels must
+        longer table or after Ctrl-C: orders made before are not made again. Two kernels must
         not order the same table at the same time.
 
         Parameters
@@ -920,8 +920,8 @@ class OrderTracker:
             tracker with ``auto_download=True`` does that anyway. Without either, the call says
             which orders wait for you.
         retry : bool, default False
-            Order again what was denied, has failed, or ended before its files were downloaded. The
-            label of such an order gets a number: ``"cycle 7 (2)"``.
+            Make orders again that were denied, have failed, or ended before their files were
+            downloaded. The label of such an order gets a number: ``"cycle 7 (2)"``.
         timeout_s : float, optional
             Time limit in seconds; by default none.
 
@@ -1102,7 +1102,7 @@ class OrderTracker:
             All files of these orders that are in place, the new ones and the earlier ones.
             In a bucket each is an `upath.UPath`, which has the methods of a path.
             A server that has nothing new to give is no error (protocol.md 0.3).
-            With *process*, what it returned, by order number; None for an order without files.
+            With *process*, its results by order number; None for an order without files.
 
         Raises
         ------

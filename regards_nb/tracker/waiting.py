@@ -208,7 +208,7 @@ class Wait:
         WaitTimeoutError
             The time limit is reached.
         OrderNotFoundError
-            Nobody submitted an order, and no message and no answer over REST names it.
+            An order was not submitted here, and no message and no answer over REST names it.
         SettingsError
             The tracker is not started, or stopped.
         """

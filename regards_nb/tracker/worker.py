@@ -1,4 +1,4 @@
-"""What runs in a worker of another process: download one order, and process its files."""
+"""Runs in a worker of another process: downloads one order, and processes its files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STOP_POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
-    """One order for a worker. All of it may be seen by anybody: no link, password or token.
+    """One order for a worker. It holds no secret: no link, password or token.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class WorkerTask:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a worker answers: a pickled result, or a pickled error.
+    """The answer of a worker: a pickled result, or a pickled error.
 
     It is pickled in the worker, because a result or an error that cannot be read back would end a
     pool of processes, and the other orders with it.
@@ -137,7 +137,7 @@ def _packed_error(error: Exception) -> bytes:
 
 
 def _fetch(task: WorkerTask) -> list[Place]:
-    """Download what is ready, and return the paths of all files of the order."""
+    """Download the ready files, and return the paths of all files of the order."""
     settings, order = task.settings, task.order
     workspace = as_place(settings.workspace)
     if settings.is_shared and isinstance(workspace, Path) and not workspace.is_dir():
