@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.client import RegardsClient
 from regards_nb.errors import SettingsError
 from regards_nb.simulator import BrokerMissingError, Simulator
+from regards_nb.text import counted
 from regards_nb.tracker import OrderTracker
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def main() -> int:
         nbformat.write(notebook, OUTPUT / QUICKSTART.name)
         page, _ = HTMLExporter().from_notebook_node(notebook)
         (OUTPUT / QUICKSTART.name).with_suffix(".html").write_text(page, encoding="utf-8")
-    _report(notebook)
+    report(notebook)
     return 0
 
 
@@ -124,15 +125,16 @@ def _titles(notebook: NotebookNode) -> dict[int, str]:
     }
 
 
-def _report(notebook: NotebookNode) -> None:
-    """Print the table of orders and the places of the files."""
+def report(notebook: NotebookNode) -> None:
+    """Print the table of orders of an executed notebook, and the places of the files."""
     for cell in notebook.cells:
         if "orders-table" in cell.metadata.get("tags", ()):
-            _write_line("\n" + "".join(output.get("text", "") for output in cell.outputs))
+            values = (output.data["text/plain"] for output in cell.outputs if "data" in output)
+            _write_line("\n".join(["", *values, ""]))
     folder = max((OUTPUT / WORKSPACE).iterdir(), key=lambda path: path.stat().st_mtime)
     # the workspace keeps its own records in folders whose names begin with a dot
     files = sorted(folder.glob("[!.]*/[!.]*"))
-    _write_line(f"{len(files)} files in {folder}, for example {files[0]}")
+    _write_line(f"{counted(len(files), 'file')} in {folder}, for example {files[0]}")
     _write_line(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
     _write_line("Open it in JupyterLab with:  make lab")
 

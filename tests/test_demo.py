@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb import OrderTracker, queries
+from nbformat import v4
+
+from regards_nb import OrderTracker, demo, queries
 
 if TYPE_CHECKING:
     import pytest
@@ -30,3 +32,19 @@ def test_products_can_be_ordered_by_name_and_each_demo_has_its_own_files(
     assert tables == set(ids)
     assert first != second
     assert first.parent == second.parent == Path("orders")
+
+
+def test_the_report_has_the_orders_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `make demo`, the table of the orders is in the terminal, and where the files are."""
+    monkeypatch.chdir(tmp_path)
+    file = demo.OUTPUT / "orders" / "demo-1" / "1" / "sea_level.csv"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    output = v4.new_output("execute_result", {"text/plain": "one pass  DONE"})
+    cell = v4.new_code_cell(outputs=[output], metadata={"tags": ["orders-table"]})
+    demo.report(v4.new_notebook(cells=[cell]))
+    printed = capsys.readouterr().out
+    assert "one pass  DONE" in printed
+    assert f"1 file in {file.parent.parent}, for example {file}" in printed
