@@ -98,7 +98,10 @@ def test_files_of_an_order_become_objects(way: str, bucket: TestBucket, tmp_path
 def test_a_tracker_looks_at_its_bucket(
     simulator: Simulator, bucket: TestBucket, tmp_path: Path
 ) -> None:
-    """Removed, cut and changed objects are found and fetched once more; the rest is not."""
+    """Removed, cut and changed objects are found and fetched once more; the rest is not.
+
+    A cut object is replaced, as on a disk. Other content stays, whatever MD5 is beside it.
+    """
     number = simulator.order(OrderPlan(n_files=6, file_bytes=20_000, files_per_suborder=6))
     with tracker_in(bucket, simulator, tmp_path) as tracker:
         tracker.sync()
@@ -112,20 +115,26 @@ def test_a_tracker_looks_at_its_bucket(
         assert tracker.download(number) == paths
         assert requested(simulator) == before
 
-        gone, cut, changed = (f"{number}/{path.name}" for path in paths[:3])
+        gone, cut, other, changed, disguised = (f"{number}/{path.name}" for path in paths[:5])
         bucket.delete(gone)
         bucket.put(cut, content[cut][:100])
+        bucket.put(other, b"the user's")
         bucket.put(changed, content[changed][::-1])
+        bucket.put(disguised, content[disguised][::-1], Metadata=bucket.metadata(disguised))
         found = tracker.verify(number)
-        assert list(found["problem"]) == ["missing", "cut"]
-        assert list(tracker.verify(checksum=True)["problem"]) == ["missing", "cut", "changed"]
+        assert list(found["problem"]) == ["missing", "cut", "cut"]
+        problems = list(tracker.verify(checksum=True)["problem"])
+        assert problems == ["missing", "cut", "cut", "changed", "changed"]
         assert tracker.files["state"].tolist().count("REMOVED") == 1
         again = tracker.download(number, checksum=True)
-        assert requested(simulator) == before + 3
+        assert requested(simulator) == before + 5
         now = bucket.objects()
         assert sorted(now[f"{number}/{path.name}"] for path in again) == sorted(content.values())
-        # what the user put there stays
-        assert now[cut] == content[cut][:100]
+        assert now[cut] == content[cut]
+        assert now[other] == b"the user's"
+        assert now[changed] == content[changed][::-1]
+        assert now[disguised] == content[disguised][::-1]
+        assert len(now) == 9
         assert (tracker.files["state"] == "VERIFIED").all()
         assert tracker.verify(checksum=True).empty
         assert "can be listed" in repr(tracker.doctor())
@@ -169,6 +178,18 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
         result = here.fetch(on_progress=put)
         assert [path.name for path in result.paths] == ["a (2).nc"]
         assert bucket.objects()["12/a.nc"] == b"the user's"
+
+
+@pytest.mark.parametrize("s3_kind", ["moto"])
+def test_only_the_object_that_was_looked_at_is_replaced(bucket: TestBucket) -> None:
+    """A cut object that another program replaces meanwhile is not overwritten."""
+    bucket.put("a.nc", b"the beginning")
+    here, key = Bucket(bucket.name), "all orders/a.nc"
+    found = here.look(key)
+    assert found is not None
+    bucket.put("a.nc", b"the user's")
+    assert not here.create(key, b"the beginning and the end", 25, "", replaces=found.e_tag)
+    assert bucket.objects() == {"a.nc": b"the user's"}
 
 
 def test_kept_zips_and_other_folders(

@@ -61,6 +61,8 @@ class Found(NamedTuple):
     size_bytes: int
     #: The MD5 that was recorded when it was created; None for an object of another program.
     md5: str | None
+    #: Tells this object from a later one with the same key.
+    e_tag: str | None
 
 
 def is_url(path: str) -> bool:
@@ -133,10 +135,18 @@ class Bucket:
                 if _code(exc) == "NoSuchBucket":
                     raise
                 return None
-            return Found(found.meta["size"], found.attributes.get(_MD5))
+            return Found(found.meta["size"], found.attributes.get(_MD5), found.meta["e_tag"])
 
-    def create(self, key: str, source: bytes | str, size_bytes: int, md5: str) -> bool:
-        """Create an object in one step; return False, and do nothing, where it exists.
+    def create(
+        self,
+        key: str,
+        source: bytes | str,
+        size_bytes: int,
+        md5: str,
+        *,
+        replaces: str | None = None,
+    ) -> bool:
+        """Create an object in one step; return False, and do nothing, where there is another.
 
         Parameters
         ----------
@@ -146,19 +156,21 @@ class Bucket:
             Its content, or the path of a file with it.
         size_bytes, md5 : int, str
             Recorded with it.
+        replaces : str, optional
+            The ETag of the object that it replaces.
 
         Raises
         ------
         WorkspaceError
             The store refuses it, or does not answer for about a minute.
         """
-        from obstore.exceptions import AlreadyExistsError, BaseError
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         attributes = {_MD5: md5, _SIZE: str(size_bytes)}
         for pause_s in (*self.pauses_s, None):
             try:
-                return self._put(key, source, size_bytes, attributes)
-            except AlreadyExistsError:
+                return self._put(key, source, size_bytes, attributes, replaces)
+            except (AlreadyExistsError, PreconditionError):
                 # perhaps by this call: the answer to another attempt may have been lost
                 return False
             except (BaseError, FileNotFoundError) as exc:
@@ -176,20 +188,29 @@ class Bucket:
         with self._errors():
             self._small.put(key, data)
 
-    def _put(self, key: str, source: bytes | str, size_bytes: int, attributes: Any) -> bool:
+    def _put(
+        self,
+        key: str,
+        source: bytes | str,
+        size_bytes: int,
+        attributes: Any,
+        replaces: str | None,
+    ) -> bool:
         store = self._small if size_bytes <= _SMALL_BYTES else self._large
+        mode: Any = "create" if replaces is None else {"e_tag": replaces}
         if isinstance(source, bytes) or not size_bytes:
-            store.put(key, source if isinstance(source, bytes) else b"", mode="create",
-                      attributes=attributes)  # fmt: skip
+            content = source if isinstance(source, bytes) else b""
+            store.put(key, content, mode=mode, attributes=attributes)
         elif size_bytes <= self.largest_put_bytes:
             with open(source, "rb") as file:  # noqa: PTH123 - a string
                 # Not closed: an upload that was abandoned may still read it.
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            store.put(key, memoryview(content), mode="create", attributes=attributes)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            store.put(key, memoryview(mapped), mode=mode, attributes=attributes)
         else:
             # There is no conditional upload in parts. Another program could create the object
             # between the look and the end of the upload.
-            if self.look(key) is not None:
+            found = self.look(key)
+            if (found and found.e_tag) != replaces:
                 return False
             part_bytes = max(self.part_bytes, size_bytes // _MOST_PARTS)
             store.put(key, Path(source), attributes=attributes, chunk_size=part_bytes)
@@ -208,16 +229,16 @@ class Bucket:
             digest.update(block)
         return digest.hexdigest()
 
-    def has(self, key: str, size_bytes: int, md5: str) -> bool:
+    def has(self, key: str, size_bytes: int, md5: str, *, reads: bool) -> bool:
         """Return whether an object has this size and MD5.
 
-        The size and MD5 recorded at the creation of the object are believed; an object of another
-        program, which recorded nothing, is read.
+        An object is read if *reads* says so, or if it has no MD5 beside it because another program
+        created it. Else the MD5 beside it is believed.
         """
         found = self.look(key)
         if found is None or found.size_bytes != size_bytes:
             return False
-        return found.md5 == md5 if found.md5 is not None else self.md5(key) == md5
+        return (self.md5(key) if reads or found.md5 is None else found.md5) == md5
 
     def read(self, key: str) -> bytes | None:
         """Return the content of a small object; None where there is none."""

@@ -2,7 +2,7 @@
 
 Files are staged and verified in a scratch folder of this computer. Each is then created in the
 bucket by one conditional request, and its staged file is removed: no object is ever incomplete,
-and none is replaced.
+and none is replaced but a cut one of ours.
 """
 
 from __future__ import annotations
@@ -71,22 +71,39 @@ class BucketWorkspace(Workspace):
 
     def create(self, name: str, content: Content) -> bool:
         """Create an object with a content; return False where the name is in use."""
-        if name in self._names:
-            return False
+        return name not in self._names and self._upload(name, content)
+
+    def _upload(self, name: str, content: Content, *, replaces: str | None = None) -> bool:
         key = self._key(name)
         source = content.data if content.path is None else content.path
         if content.size_bytes > self._bucket.largest_put_bytes:
             self._note_upload(key)
             self._bucket.abort_uploads(key, is_ours=False)
-        is_new = self._bucket.create(key, source, content.size_bytes, content.md5)
+        is_done = self._bucket.create(
+            key, source, content.size_bytes, content.md5, replaces=replaces
+        )
         self._names.add(name)
-        if is_new:
+        if is_done:
             content.discard()
-        return is_new
+        return is_done
 
-    def has(self, name: str, content: Content) -> bool:
+    def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
         """Return whether the object with this final name has this content."""
-        return self._bucket.has(self._key(name), content.size_bytes, content.md5)
+        key = self._key(name)
+        return self._bucket.has(key, content.size_bytes, content.md5, reads=is_suspect)
+
+    def replace_cut(self, name: str, content: Content) -> bool:
+        """Replace an object of ours that holds only the beginning of this content."""
+        key = self._key(name)
+        found = self._bucket.look(key)
+        if found is None or found.size_bytes >= content.size_bytes:
+            return False
+        if not content.begins_with(self._bucket.blocks(key)):
+            return False
+        # After a lost answer the object is the new one, and is no more the one to be replaced.
+        return self._upload(name, content, replaces=found.e_tag) or self.has(
+            name, content, is_suspect=False
+        )
 
     def complete_batch(self) -> None:
         """Return: an object is durable when it is created."""

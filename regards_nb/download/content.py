@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from regards_nb.download.disk import write_all
 from regards_nb.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from regards_nb.files import FileRecord, FileState
@@ -73,6 +74,16 @@ class Content(NamedTuple):
         finally:
             os.close(descriptor)
         return self._replace(data=b"", path=path)
+
+    def begins_with(self, blocks: Iterable[bytes]) -> bool:
+        """Return whether these blocks are the beginning of the content, and not all of it."""
+        n_bytes = 0
+        with io.BytesIO(self.data) if self.path is None else open(self.path, "rb") as whole:  # noqa: PTH123 - a string
+            for block in blocks:
+                if block != whole.read(len(block)):
+                    return False
+                n_bytes += len(block)
+        return n_bytes < self.size_bytes
 
     def discard(self) -> None:
         """Remove the staged file."""

@@ -12,15 +12,20 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 #: The folder for what is recorded beside the files, in the folder of the files.
 STATE_FOLDER = ".regards"
 
+_BLOCK_BYTES = 1 << 20
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 #: The kernel or the file system does not have this call.
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
@@ -72,35 +77,11 @@ def link_without_replacing(source: str, target: str) -> bool:
     return True
 
 
-_BLOCK_BYTES = 1 << 20
-
-
-def replace_if_cut(source: str, target: str) -> bool:
-    """Move a file to a name in use if the file there is its beginning and nothing else.
-
-    Returns
-    -------
-    bool
-        False, with nothing done, where the file there has other content.
-    """
-    try:
-        found = os.lstat(target)
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(found.st_mode) or not _begins_with(source, target, found.st_size):
-        return False
-    os.replace(source, target)  # noqa: PTH105 - strings
-    return True
-
-
-def _begins_with(path: str, beginning: str, size_bytes: int) -> bool:
-    if size_bytes >= os.stat(path).st_size:  # noqa: PTH116 - a string
-        return False
-    with open(path, "rb") as whole, open(beginning, "rb") as part:  # noqa: PTH123 - strings
-        while block := part.read(_BLOCK_BYTES):
-            if block != whole.read(len(block)):
-                return False
-    return True
+def blocks_of(path: str) -> Iterator[bytes]:
+    """Yield the content of a file."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def file_md5(path: str) -> str:
@@ -113,12 +94,20 @@ def _md5() -> hashlib._Hash:
     return hashlib.md5(usedforsecurity=False)
 
 
+def is_plain_file(path: str) -> bool:
+    """Return whether there is a file at this path; a link to a file does not count."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def has_content(path: str, size_bytes: int, md5: str) -> bool:
     """Return whether a plain file has this size and MD5; a link to such a file does not count."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    if not is_plain_file(path):
+        return False
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return False
         descriptor = os.open(path, flags)
     except OSError:
         return False

@@ -190,12 +190,12 @@ class Publisher:
         fetched_at_us: int | None = None
         while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
-            if workspace.has(name, content):
+            is_suspect = workspace.path_of(name) in self._records.suspect
+            if workspace.has(name, content, is_suspect=is_suspect):
                 content.discard()
                 break
             # A cut file of ours has nothing that the verified one lacks.
-            is_ours = workspace.path_of(name) in self._records.suspect
-            if is_ours and workspace.replace_cut(name, content):
+            if is_suspect and workspace.replace_cut(name, content):
                 fetched_at_us = time.time_ns() // 1000
                 break
             with self._lock:

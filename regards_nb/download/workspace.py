@@ -28,13 +28,14 @@ from regards_nb.download.bucket import Bucket, is_url, split_url
 from regards_nb.download.disk import (
     NEW_FILE,
     UNSUPPORTED,
+    blocks_of,
     file_system_of,
     flush_filesystem,
     has_content,
     is_alive,
+    is_plain_file,
     link_without_replacing,
     lock_if_free,
-    replace_if_cut,
 )
 from regards_nb.errors import WorkspaceError
 
@@ -114,13 +115,18 @@ class Workspace(ABC):
         """Give a prepared content its final name; return False where the name is in use."""
 
     @abstractmethod
-    def has(self, name: str, content: Content) -> bool:
-        """Return whether the file with this final name has this content."""
+    def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
+        """Return whether the file with this final name has this content.
 
+        A file that failed a check is read, whatever is recorded beside it.
+        """
+
+    @abstractmethod
     def replace_cut(self, name: str, content: Content) -> bool:
-        """Replace a file of ours that was cut; return False where it has other content."""
-        del name, content
-        return False  # an object in a bucket cannot be cut
+        """Replace a file of ours that holds only the beginning of this content.
+
+        Return False, and do nothing, where it holds anything else: that may be the user's.
+        """
 
     @abstractmethod
     def complete_batch(self) -> None:
@@ -259,14 +265,19 @@ class FolderWorkspace(Workspace):
         assert content.path is not None  # noqa: S101 - prepare() has staged it
         return link_without_replacing(content.path, self._folder + name)
 
-    def has(self, name: str, content: Content) -> bool:
+    def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
         """Return whether the file with this final name has this content."""
+        del is_suspect  # nothing is recorded beside a file: it is always read
         return has_content(self._folder + name, content.size_bytes, content.md5)
 
     def replace_cut(self, name: str, content: Content) -> bool:
-        """Replace a file that holds only the beginning of this content."""
+        """Replace a file of ours that holds only the beginning of this content."""
         assert content.path is not None  # noqa: S101 - prepare() has staged it
-        return replace_if_cut(content.path, self._folder + name)
+        path = self._folder + name
+        if not is_plain_file(path) or not content.begins_with(blocks_of(path)):
+            return False
+        os.replace(content.path, path)  # noqa: PTH105 - strings
+        return True
 
     def complete_batch(self) -> None:
         """Return when the final names are on the disk, where a folder can be opened for that."""
