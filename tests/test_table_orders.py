@@ -214,46 +214,82 @@ def test_while_regards_is_away_it_tries_again(simulator: Simulator, tracker: Ord
 PROGRAM = """
 import sys, pandas as pd
 from regards_nb import OrderTracker, RegardsClient
-base_url, user, secret, folder = sys.argv[1:]
+base_url, user, secret, journal, folder, count = sys.argv[1:]
 client = RegardsClient(base_url, tenant="demo", username=user, password=secret,
                        client_id="regards-nb", client_secret=sys.stdin.readline().strip())
-with OrderTracker(client=client, journal=folder + "/j.sqlite", workspace=folder + "/orders",
-                  poll_s=0.05) as tracker:
-    table = client.search("cycle:8 AND pass:[1 TO 10]")
-    tracker.submit_each(table, download=True, timeout_s=120)
+with OrderTracker(client=client, journal=journal, workspace=folder, poll_s=0.05) as tracker:
+    table = client.search(f"cycle:8 AND pass:[1 TO {count}]")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    made = tracker.submit_each(table, download=True, timeout_s=120)
+    print(sorted(made["correlation_id"]), flush=True)
 """
+
+
+def begin(
+    simulator: Simulator, place: str | Path, folder: Path, count: int
+) -> subprocess.Popen[str]:
+    """Run a kernel that orders the passes of a cycle, each for itself, once `go` was called."""
+    secrets = [simulator.base_url, simulator.username, simulator.password]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *secrets, str(place), str(folder / "orders"), f"{count}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdin is not None
+    process.stdin.write(f"{simulator.client_secret}\n")
+    process.stdin.flush()
+    return process
+
+
+def go(processes: list[subprocess.Popen[str]]) -> None:
+    """Let kernels order when all of them are ready."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def products_of_orders(simulator: Simulator) -> list[str]:
+    orders = simulator.service.orders_of(simulator.username)
+    names = [file.spec.name for order in orders for file in order.files]
+    return sorted(name for name in names if name.endswith(".csv"))
+
+
+def test_two_kernels_that_order_one_table_at_once_order_each_row_once(
+    simulator: Simulator, place: str | Path, tmp_path: Path
+) -> None:
+    """Each makes the orders that the other has not made, and returns all of them."""
+    processes = [begin(simulator, place, tmp_path, 4) for _ in range(2)]
+    go(processes)
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert len(products_of_orders(simulator)) == len(set(products_of_orders(simulator))) == 4
+    assert len({output.splitlines()[-1] for output, _ in ended}) == 1
+    assert applied(simulator) == 4
 
 
 def test_a_restart_goes_on_and_orders_nothing_twice(simulator: Simulator, tmp_path: Path) -> None:
     """Ten orders, with a process that is killed in the middle of them."""
-
-    def begin() -> subprocess.Popen[str]:
-        secrets = [simulator.base_url, simulator.username, simulator.password, str(tmp_path)]
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *secrets],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        assert process.stdin is not None
-        process.stdin.write(f"{simulator.client_secret}\n")
-        process.stdin.flush()
-        return process
-
-    process = begin()
+    process = begin(simulator, tmp_path / "j.sqlite", tmp_path, 10)
+    go([process])
     until(lambda: applied(simulator) >= 3)
     process.kill()
     process.communicate(timeout=60)
     assert applied(simulator) < 10
-    process = begin()
+    process = begin(simulator, tmp_path / "j.sqlite", tmp_path, 10)
+    go([process])
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     orders = simulator.service.orders_of(simulator.username)
     assert len(orders) == 10
-    names = [file.spec.name for order in orders for file in order.files]
-    assert len({name for name in names if name.endswith(".csv")}) == 10
+    assert len(set(products_of_orders(simulator))) == 10
 
 
 def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker) -> None:

@@ -1,4 +1,4 @@
-"""One process at a time downloads an order: the lease that the journal keeps for it."""
+"""One process at a time downloads an order, or submits requests: leases that the journal keeps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,26 @@ LOOK_S = 0.5
 
 class OrderHeldError(DownloadError):
     """Another process downloads the order, and the request was not to wait for it."""
+
+
+@contextmanager
+def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> Iterator[None]:
+    """Hold a lease during the block.
+
+    Parameters
+    ----------
+    journal : Journal
+    name : str
+    waiting : callable
+        Called with the process that has the lease, again and again; it waits for a moment, or
+        raises an error.
+    """
+    while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+        waiting(holder)
+    try:
+        yield
+    finally:
+        journal.leases.release(name)
 
 
 @contextmanager
@@ -50,8 +70,8 @@ def held_order(
     DownloadError
         The wait was stopped.
     """
-    name = order_lease(tenant, order_id)
-    while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+
+    def wait(holder: Holder) -> None:
         if waiting is None:
             raise OrderHeldError(f"{holder} is downloading order {order_id}")
         waiting(holder)
@@ -59,7 +79,6 @@ def held_order(
             raise DownloadError(
                 f"the download of order {order_id} was stopped while {holder} was downloading it"
             )
-    try:
+
+    with held(journal, order_lease(tenant, order_id), wait):
         yield
-    finally:
-        journal.leases.release(name)

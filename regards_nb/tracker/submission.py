@@ -1,8 +1,9 @@
 """Submit a request once: check it, journal it, send it, find its order.
 
-REGARDS has no look-up by correlation id (protocol.md 0.8). So the journal holds the request and
-the newest order number before it. After a lost answer, the one newer order that the journal does
-not know is the order of the request.
+Kernels of one journal submit one after the other, so that each sees the requests and the orders of
+the one before. REGARDS has no look-up by correlation id (protocol.md 0.8). So the journal holds the
+request and the newest order number before it. After a lost answer, the one newer order that the
+journal does not know is the order of the request.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from regards_nb import queries
 from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
     BrokerError,
+    RegardsError,
     ServiceError,
     ServiceLoginError,
     ServiceUnreachableError,
@@ -31,6 +33,7 @@ from regards_nb.errors import (
 from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
+from regards_nb.tracker.lease import LOOK_S, held
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from regards_nb.client import RegardsClient, RemoteOrder
+    from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
@@ -252,6 +256,10 @@ def _refuse_cart(client: RegardsClient) -> None:
         )
 
 
+class SubmitsElsewhereError(RegardsError):
+    """Another kernel submits a request, and the call was not to wait for it."""
+
+
 class Submission:
     """Sends requests, each at most once.
 
@@ -287,7 +295,14 @@ class Submission:
         self._in_doubt_s = in_doubt_s
         self._answer_s = answer_s
 
-    def submit(self, request: Request, *, refuse_cart: bool, estimate: bool) -> OrderKey:
+    def submit(
+        self,
+        request: Request,
+        *,
+        refuse_cart: bool,
+        estimate: bool,
+        rename: Callable[[Request], Request] | None = None,
+    ) -> OrderKey:
         """Send the request, unless it was sent under this name already; return its key.
 
         Parameters
@@ -298,9 +313,14 @@ class Submission:
             order of these products, too.
         estimate : bool
             Show what will be ordered. Only REST can tell.
+        rename : callable, optional
+            Returns the request under the name that is right now that no other kernel submits. The
+            call then does not wait for another kernel that does.
 
         Raises
         ------
+        SubmitsElsewhereError
+            Another kernel submits a request, and *rename* is given.
         SettingsError
             REGARDS would deny it, the name belongs to a request for other files, or the products
             are larger than the limit.
@@ -310,10 +330,24 @@ class Submission:
         request.check()
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
+        waiting = self._wait_for if rename is None else _refuse_to_wait
+        with held(self._core.journal, f"submit {self._tenant or ''}", waiting):
+            if rename is not None:
+                request = rename(request)
+            self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
+        self._core.signal.send()
+        found = self._core.frames.key_of(request.correlation_id)
+        assert found is not None  # noqa: S101 - its answer was journalled
+        return found
+
+    def _wait_for(self, holder: Holder) -> None:
+        _log.info("%s is submitting a request; waiting for it", holder)
+        self._core.signal.wait(self._core.signal.count, LOOK_S)
+
+    def _submit_alone(self, request: Request, *, refuse_cart: bool, estimate: bool) -> None:
         earlier = self._earlier(request)
-        known = self._core.frames.key_of(request.correlation_id)
-        if earlier is not None and known is not None:
-            return known
+        if earlier is not None and self._core.frames.key_of(request.correlation_id) is not None:
+            return
         if earlier is None:
             self._look_first(request, refuse_cart=refuse_cart, show=estimate)
         if self._sync is not None:
@@ -321,10 +355,6 @@ class Submission:
                 self._send_over_rest(self._sync.client, request)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
-        self._core.signal.send()
-        found = self._core.frames.key_of(request.correlation_id)
-        assert found is not None  # noqa: S101 - its answer was journalled
-        return found
 
     def _look_first(self, request: Request, *, refuse_cart: bool, show: bool) -> None:
         """Check what only REGARDS knows, before a request is sent for the first time."""
@@ -335,7 +365,7 @@ class Submission:
                     "tenant=...; or give the tracker a client=RegardsClient(...) to order over REST"
                 )
             if refuse_cart:
-                warnings.warn(_CART_UNSEEN, stacklevel=4)
+                warnings.warn(_CART_UNSEEN, stacklevel=5)  # that of the user
             return
         client, limit_bytes = self._sync.client, request.size_limit_bytes
         if refuse_cart:
@@ -446,7 +476,7 @@ class Submission:
             warnings.warn(
                 f"REGARDS does not list your orders ({exc}). The order is made all the same. If "
                 f"its answer is lost, submit({_name(request)}) says so and orders nothing twice",
-                stacklevel=6,
+                stacklevel=7,
             )
             return None
         return 0 if newest is None else newest.order_id
@@ -544,6 +574,10 @@ class Submission:
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
             seen = self._core.signal.wait(seen, min(left_s, 0.5))
+
+
+def _refuse_to_wait(holder: Holder) -> None:
+    raise SubmitsElsewhereError(f"{holder} is submitting a request")
 
 
 def _name(request: Request) -> str:

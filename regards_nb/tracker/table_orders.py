@@ -21,8 +21,9 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
+from regards_nb.tracker.lease import LOOK_S
 from regards_nb.tracker.shared import POLL_S
-from regards_nb.tracker.submission import new_name
+from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,6 +40,10 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _MOST_NAMED = 5
 _FAILED = frozenset({OrderStatus.DENIED, OrderStatus.FAILED})
 _CALL = "submit_each(..., download=True)"
+_OTHER_FILES = (
+    "ask for other products or files than the orders of the same labels that were made before. "
+    'Give these rows other labels, for example label="second {cycle}"'
+)
 _GO_ON = "submit_each() with the same table goes on, and orders nothing twice"
 
 
@@ -89,8 +94,11 @@ class TableOrders:
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         #: The labels of the table.
         self._bases: set[str] = set()
+        #: The requests as the table has them, and under the names with which they are sent.
+        self._wanted: list[Request] = []
         self._requests: list[Request] = []
-        self._pending: deque[Request] = deque()
+        #: The places in the list of those that are still to be made.
+        self._pending: deque[int] = deque()
         self._not_before_s = 0.0
         self._pause_s = _FIRST_RETRY_S
         #: Why the last request reached nobody.
@@ -123,24 +131,23 @@ class TableOrders:
             a request. Nothing was sent.
         """
         self._refuse_stopped()
-        wanted = list(wanted)
-        for request in wanted:
+        self._wanted = list(wanted)
+        for request in self._wanted:
             request.check()
-        self._bases = {each.label or "" for each in wanted}
+        self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(_Attempts(self._bases))
         changed: list[str] = []
-        for request in wanted:
-            self._requests.append(self._named(request, attempts, changed))
+        self._requests = [self._named(request, attempts, changed) for request in self._wanted]
         if changed:
-            self._requests.clear()
             raise SettingsError(
-                f"nothing was ordered: {_listed(changed)} of the table ask for other products or "
-                "files than the orders of the same labels that were made before. Give these rows "
-                'other labels, for example label="second {cycle}"'
+                f"nothing was ordered: {_listed(changed)} of the table {_OTHER_FILES}"
             )
         find = self._core.frames.key_of
-        self._pending.extend(r for r in self._requests if find(r.correlation_id) is None)
-        self._show_estimate([r for r in self._pending if (r.label or "") not in attempts])
+        self._pending.extend(
+            place for place, r in enumerate(self._requests) if find(r.correlation_id) is None
+        )
+        pending = [self._requests[place] for place in self._pending]
+        self._show_estimate([r for r in pending if (r.label or "") not in attempts])
 
     def _named(
         self, request: Request, attempts: dict[str, list[EarlierRequest]], changed: list[str]
@@ -165,6 +172,16 @@ class TableOrders:
         # A request that was not sent keeps its name, so that its label stands for one order.
         name = earlier[-1].correlation_id if earlier else new_name()
         return replace(request, label=label, correlation_id=name)
+
+    def _renamed_next(self, wanted: Request) -> Request:
+        """Name the next request anew: another kernel may have sent it after the plan was made."""
+        attempts = self._submission.labelled(_Attempts({wanted.label or ""}))
+        changed: list[str] = []
+        request = self._named(wanted, attempts, changed)
+        if changed:
+            raise SettingsError(f"it {_OTHER_FILES}")
+        self._requests[self._pending[0]] = request
+        return request
 
     def _has_failed(self, correlation_id: str) -> bool:
         """Return whether an order brought no file and never will."""
@@ -219,9 +236,17 @@ class TableOrders:
         """Make the next order, if REGARDS has room for it."""
         if not self._pending or not self._has_room(self._states()):
             return
-        request = self._pending[0]
+        request = self._wanted[self._pending[0]]
         try:
-            self._submission.submit(request, refuse_cart=self._policy.refuse_cart, estimate=False)
+            self._submission.submit(
+                request,
+                refuse_cart=self._policy.refuse_cart,
+                estimate=False,
+                rename=self._renamed_next,
+            )
+        except SubmitsElsewhereError as exc:
+            self._obstacle = str(exc)
+            self._not_before_s = time.monotonic() + LOOK_S
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
             # The request is in the journal: the next attempt asks for its order first.
             self._obstacle = str(exc)

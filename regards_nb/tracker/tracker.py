@@ -895,8 +895,8 @@ class OrderTracker:
 
         The next order is made when REGARDS has room: it prepares at most two sub-orders per user
         until they are downloaded. Call it again with the same table, also after a restart, with a
-        longer table or after Ctrl-C: orders made before are not made again. Two kernels must
-        not order the same table at the same time.
+        longer table, after Ctrl-C, or in another kernel with the same journal at the same time:
+        orders made before are not made again.
 
         Parameters
         ----------
