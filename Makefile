@@ -23,6 +23,7 @@ lab: .venv/demo.ready
 test: .venv/test.ready
 	@sh scripts/need.sh rabbitmq-server postgresql pgbouncer chromium libatomic1 \
 		nginx-light apache2-bin haproxy squid varnish
+	@sh scripts/rabbitmq4.sh
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: .venv/bench.ready

@@ -132,6 +132,10 @@ _ERL_ARGS = (
 )
 
 
+# RabbitMQ 4 allows these still and is going to remove them; 3.10 ignores the setting.
+_DEPRECATED = ("amqp_address_v1", "global_qos", "queue_master_locator", "transient_nonexcl_queues")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerUser:
     """One user of the broker."""
@@ -221,12 +225,14 @@ def _config(folder: Path, ports: NodePorts, tls: Tls | None, *, joins: str | Non
         if joins
         else f"{{load_definitions, {definitions}}}"
     )
+    refused = ", ".join(f"{feature} => false" for feature in _DEPRECATED)
     return (
         "%% -*- coding: utf-8 -*-\n"
         f'[{{rabbit, [{{tcp_listeners, [{{"127.0.0.1", {ports.amqp}}}]}},\n'
         f"           {origin},\n"
         f"{_tls_config(ports, tls) if tls else ''}"
         "           {disk_free_limit, 1000000},\n"
+        f"           {{permit_deprecated_features, #{{{refused}}}}},\n"
         "           {log, [{console, [{enabled, false}]}]}]}].\n"
     )
 
