@@ -15,4 +15,8 @@ if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv
 fi
 echo "Installing regards-nb[$extra] into .venv (a minute or two the first time) ..."
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extra]"
+pip="-m pip install --quiet --disable-pip-version-check"
+# uv installs in a third of the time, but reads neither the mirrors nor the certificates of pip's configuration
+# shellcheck disable=SC2086 # words of a command
+{ .venv/bin/python $pip uv && .venv/bin/python -m uv pip install --quiet --python .venv/bin/python -e ".[$extra]"; } ||
+    .venv/bin/python $pip -e ".[$extra]"

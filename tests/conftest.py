@@ -8,7 +8,9 @@ import gc
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -160,6 +162,23 @@ def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S) -> Any:
             return value
         pause.wait(0.02)
     pytest.fail(f"not within {within_s} s: {condition}")
+
+
+def installed(folder: Path, *requirements: str) -> Path:
+    """Return the folder with these packages alone; an error, and no skip, if they cannot be had.
+
+    They are installed once, for all processes and later runs of the tests.
+    """
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
+            where = ["--python", sys.executable, "--target", f"{fresh}/packages"]
+            subprocess.run([*uv, *where, *requirements], check=True)
+            # another process of the tests may have been faster
+            with contextlib.suppress(OSError):
+                Path(fresh, "packages").rename(folder)
+    return folder
 
 
 def login_of(simulator: Simulator) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Kernels of several versions of ipykernel, driven as a front end drives them, without a browser.
 
-``installed`` fetches a version once into ``build/kernels``; put first on PYTHONPATH it is what the
-kernel imports, and everything else is that of the tests' own environment.
+A version is installed once into ``build/kernels``; put first on PYTHONPATH it is what the kernel
+imports, and everything else is that of the tests' own environment.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import queue
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from conftest import installed
 from jupyter_client.manager import KernelManager
 
 if TYPE_CHECKING:
@@ -37,25 +37,12 @@ MODEL = "IPY_MODEL_"
 PREDECESSOR = "nest-asyncio==1.6.0"
 
 
-def installed(version: str) -> Path:
-    """Return a folder with that ipykernel; an error, and no skip, where it cannot be had."""
-    folder = STORE / version
-    if not folder.exists():
-        STORE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=STORE) as fresh:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-            wanted = [f"ipykernel=={version}", PREDECESSOR]
-            subprocess.run([*pip, "--target", f"{fresh}/{version}", *wanted], check=True)
-            # another run of the tests may have been faster
-            with suppress(OSError):
-                Path(fresh, version).rename(folder)
-    return folder
-
-
 def search_path(version: str) -> str:
     """Return the PYTHONPATH of a kernel of that version."""
-    first = [] if version == NEWEST else [installed(version)]
-    return os.pathsep.join(map(str, [*first, TESTS.parent, TESTS]))
+    folders = [TESTS.parent, TESTS]
+    if version != NEWEST:
+        folders.insert(0, installed(STORE / version, f"ipykernel=={version}", PREDECESSOR))
+    return os.pathsep.join(map(str, folders))
 
 
 def mend(ipython_folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Finds, downloads and compares with sunpy-regards, a client of REGARDS by other authors.
 
 ``sunpy_client.py URL USER PASSWORD TENANT FOLDER`` runs in a process with the packages of
-`test_simulator_judges.installed` on its path.
+`data/sunpy-regards.txt` on its path.
 """
 
 from __future__ import annotations

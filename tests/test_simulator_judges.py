@@ -11,12 +11,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+from conftest import installed
 from simulator_session import FILES_PATH, ORDERS_PATH, Session
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 DESCRIPTIONS = ROOT.parent / "shared" / "openapi"
-STORE = ROOT / "build" / "sunpy-regards"
 PACKAGES = Path(__file__).parent / "data" / "sunpy-regards.txt"
 
 
@@ -98,28 +96,16 @@ def test_answers_and_requests_are_those_of_the_description(
     validate("rs-catalog", "PageMetadata", page["metadata"])
 
 
-def installed() -> Path:
-    """Return a folder with sunpy-regards; without it the test is an error, not skipped."""
-    if not STORE.exists():
-        STORE.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=STORE.parent) as fresh:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-            subprocess.run([*pip, "--target", f"{fresh}/packages", "-r", PACKAGES], check=True)
-            # Another process of the tests may have been faster.
-            with suppress(OSError):
-                Path(fresh, "packages").rename(STORE)
-    return STORE
-
-
 def test_a_client_of_other_authors_finds_and_downloads(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     """sunpy-regards, unchanged, logs in with a form, finds products by time and saves them."""
     sim = simulator
+    packages = installed(ROOT / "build" / "sunpy-regards", "-r", str(PACKAGES))
     command = [sys.executable, str(Path(__file__).with_name("sunpy_client.py"))]
     done = subprocess.run(
         [*command, sim.base_url, sim.username, sim.password, sim.tenant, str(tmp_path / "files")],
-        env={**os.environ, "PYTHONPATH": str(installed()), "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(packages), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

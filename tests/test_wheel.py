@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
@@ -24,23 +23,23 @@ print("imported", *regards_nb.__all__)
 """
 
 
+def uv(*arguments: str | Path) -> None:
+    """Run a command of uv, which must succeed."""
+    subprocess.run([sys.executable, "-m", "uv", *arguments], check=True, capture_output=True)
+
+
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) -> None:
     """The required dependencies are enough to import all public names; types are included."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT],
-        check=True,
-        capture_output=True,
-    )
+    uv("build", "--wheel", "--out-dir", tmp_path / "dist", ROOT)
     (wheel,) = (tmp_path / "dist").glob("regards_nb-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"regards_nb/py.typed", "regards_nb/display/table.js"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
     folder = tmp_path / "an empty environment"
-    venv.create(folder)
     python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, wheel], check=True, capture_output=True)
+    uv("venv", "--python", sys.executable, folder)
+    uv("pip", "install", "--python", python, wheel)
     said = subprocess.run(
         [python, "-E", "-W", "error", "-c", IMPORTED_ALONE],
         check=True,
