@@ -85,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for each in getattr(exc, "exceptions", (exc,)):
             _complain(each)
         return 3 if isinstance(exc, WaitTimeoutError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
+        if str(exc):
+            _complain(exc)
         return 130
     except _Terminated:
         return 143

@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 import weakref
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RegardsClient
 from regards_nb.errors import SettingsError
+from regards_nb.settings import check_options
 from regards_nb.simulator import BrokerMissingError, Simulator
 from regards_nb.text import counted
 from regards_nb.tracker import OrderTracker
@@ -32,6 +34,7 @@ _TRACKER_OPTIONS = {"journal", "workspace", "auto_download", "silence_s"}
 
 def demo_tracker(**options: Any) -> OrderTracker:
     """Start a simulated REGARDS and a tracker of its orders; see `OrderTracker.demo`."""
+    check_options(options, _TRACKER_OPTIONS | signature(Simulator).parameters.keys(), "demo()")
     tracker_options = {name: options.pop(name) for name in _TRACKER_OPTIONS & options.keys()}
     try:
         simulator = Simulator(**options).start()

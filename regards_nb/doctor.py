@@ -28,7 +28,7 @@ from regards_nb.errors import (
     WorkspaceError,
 )
 from regards_nb.settings import source_of
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,8 +105,8 @@ class Report:
             noun = "The check" if total == 1 else f"All {total} checks"
             return f"{noun} passed.{warnings}"
         first = "that" if len(failed) == 1 else failed[0]
-        noun = "check" if total == 1 else "checks"
-        return f"{len(failed)} of {total} {noun} failed: {', '.join(failed)}. Fix {first} first."
+        count = counted(f"{len(failed)} of {total}", "check")
+        return f"{count} failed: {', '.join(failed)}. Fix {first} first."
 
     def __getitem__(self, check: str) -> Finding:
         for finding in self.findings:
@@ -283,7 +283,7 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
         yield Finding(check, CheckResult.FAILED, text)
     if n_passed >= steps.index("right to read"):
         if seen.is_stream:
-            text = f"a stream: it keeps {seen.messages} messages, and every reader gets all of them"
+            text = f"a stream: it keeps {counted(seen.messages, 'message')}, for every reader"
             yield Finding("queue depth", CheckResult.OK, text)
         else:
             yield _depth(seen.messages)
@@ -299,7 +299,8 @@ def _depth(messages: int) -> Finding:
     return Finding(
         "queue depth",
         CheckResult.WARNING if is_deep else CheckResult.OK,
-        f"{messages} messages wait" + (": start() takes a while to read them" if is_deep else ""),
+        counted(messages, "waiting message")
+        + (": start() takes a while to read them" if is_deep else ""),
     )
 
 

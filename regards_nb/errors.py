@@ -239,8 +239,8 @@ class StoppedWaiting(KeyboardInterrupt):
     line instead of a traceback.
     """
 
-    def __init__(self) -> None:
-        super().__init__("stopped waiting; tracking continues")
+    def __init__(self, text: str = "stopped waiting; tracking continues") -> None:
+        super().__init__(text)
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

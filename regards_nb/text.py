@@ -7,6 +7,7 @@ it once. HTML is escaped after that, by the display.
 from __future__ import annotations
 
 import re
+import traceback
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 #: The length of a remark in a table or an error.
 LIMIT_CHARS = 160
 
+_LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]")
+_FOLDERS = re.compile(r"^.*[/\\]")
+_LAST_NUMBER = re.compile(r" of |/")
 _SPACES = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
 # Controls, bidirectional marks and overrides, lone surrogates, interlinear annotation. Joiners
 # stay: emoji and several scripts need them.
@@ -44,15 +48,19 @@ def clean(text: str, limit_chars: int = LIMIT_CHARS) -> str:
     return shown if len(shown) <= limit_chars else f"{shown[: limit_chars - 1]}…"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun.
+def counted(number: int | str, noun: str) -> str:
+    """Return a number with its noun; of "3/10" or "0 of 1", the last number decides.
 
     Examples
     --------
     >>> counted(1, "order"), counted(0, "order"), counted(12_345, "byte")
     ('1 order', '0 orders', '12,345 bytes')
+    >>> counted("1/1", "part"), counted("0/?", "part"), counted("1 of 3", "file")
+    ('1/1 part', '0/? parts', '1 of 3 files')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    shown = number if isinstance(number, str) else f"{number:,}"
+    is_one = _LAST_NUMBER.split(shown)[-1] == "1"
+    return f"{shown} {noun}{'' if is_one else 's'}"
 
 
 def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
@@ -67,6 +75,30 @@ def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     for each in known:
         folded.setdefault(each.casefold(), each)
     return [folded[each] for each in get_close_matches(name.casefold(), folded, n=most)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question with the known names that may be meant; empty without any.
+
+    Examples
+    --------
+    >>> did_you_mean("auto_downlod", ["auto_download", "journal"])
+    "Did you mean 'auto_download'?"
+    """
+    near = similar(name, known)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """Return file and line of an error in a function of the user, for the end of a sentence.
+
+    The line is in the user's own code also where a library raised the error, as pandas does for a
+    name of a column that it does not have.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not _LIBRARY.search(each.filename)]
+    last = (own or frames)[-1]
+    return f"({_FOLDERS.sub('', last.filename)}, line {last.lineno})"
 
 
 def size(n_bytes: int) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from nbformat import v4
 
 from regards_nb import OrderTracker, demo, queries
+from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
-    import pytest
-
     from regards_nb.simulator import PrivateBroker
 
 
@@ -32,6 +32,16 @@ def test_products_can_be_ordered_by_name_and_each_demo_has_its_own_files(
     assert tables == set(ids)
     assert first != second
     assert first.parent == second.parent == Path("orders")
+
+
+def test_an_unknown_option_is_refused_with_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip in the name of an option is told before anything starts."""
+    with pytest.raises(SettingsError, match=r"demo\(\) has no option 'auto_downlod'.*'auto_down"):
+        OrderTracker.demo(auto_downlod=True)
+    monkeypatch.setenv("REGARDS_AMQP", "amqp://127.0.0.1:1")
+    monkeypatch.setenv("REGARDS_QUEUE", "orders")
+    with pytest.raises(SettingsError, match="the environment has no option 'worksapce'.*'workspa"):
+        OrderTracker.from_env(worksapce="orders")
 
 
 def test_the_report_has_the_orders_and_a_file(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,9 @@ from regards_nb.simulator import (
     OrderPlan,
     Outcome,
     PrivateBroker,
+    Route,
     Simulator,
+    Slow,
     StagingError,
 )
 from regards_nb.simulator import StorageRefuses as Refused
@@ -230,3 +235,84 @@ def test_the_repr_of_an_order_says_why_it_failed(tracker: OrderTracker) -> None:
     denied = tracker.submit("dataset:FORBIDDEN", correlation_id="d")
     assert re.fullmatch(r"<Order 'd' \(no number\): DENIED \(.*FORBIDDEN.*\)>", repr(denied))
     assert "(" not in repr(tracker.submit("dataset:SWOT_PASS_012")).split("): ")[1]
+
+
+# -- orders that expired without a message
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_download_tells_and_keeps_that_an_order_expired(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path, *, again: bool
+) -> None:
+    """Its error names the order and the way on, and the journal has the new status."""
+    order = ended(simulator, tracker, OrderPlan(n_files=2))
+    simulator.expire(1)
+    for _ in range(2):
+        with pytest.raises(
+            errors.DownloadError, match=r"^order 1 is EXPIRED: .*submit\(\)"
+        ) as said:
+            order.download(again=again)
+        assert not re.search("retry|again", str(said.value))
+    assert order.status == "EXPIRED"
+    assert tracker.events["status"].iloc[-1] == "EXPIRED"
+    with pytest.raises(errors.NotAllowedError, match=r"which is EXPIRED.*submit\(\)") as refused:
+        order.retry()
+    assert "download it" not in str(refused.value)
+    tracker.stop()
+    with tracker_of(simulator, tmp_path, client=None) as restarted:
+        assert restarted[1].status == "EXPIRED"
+
+
+def test_an_expired_order_counts_the_files_that_were_never_ready_here(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Four of six files are in place; the order expires before the others are fetched."""
+    number = simulator.order(OrderPlan(n_files=6, files_per_suborder=2))
+    tracker.wait(number, until="part", timeout_s=60)
+    simulator.wait_available(number, files=4)
+    assert len(tracker.download(number)) == 4
+    simulator.wait_available(number, files=2)
+    simulator.expire(number)
+    with pytest.raises(errors.IncompleteDownloadError, match=r"EXPIRED.* 2 files") as said:
+        tracker.download(number)
+    assert len(said.value.paths) == 4
+    assert tracker[number].status == "EXPIRED"
+
+
+@pytest.mark.parametrize("status", [404, 410, 422])
+def test_a_file_that_regards_refuses_is_told_once(
+    status: int, simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Its reason stands once in the error, which does not advise to download it again."""
+    name = "file_00001.bin"
+    reason = f"Server returned HTTP error code {status}"
+    lost = MissingEntry(name=name, reason=reason), Refused(name=name, status=status, times=None)
+    order = ended(simulator, tracker, OrderPlan(n_files=2, faults=lost))
+    for _ in range(2):
+        with pytest.raises(errors.IncompleteDownloadError) as said:
+            order.download()
+        assert str(said.value).count(str(status)) == 1
+        assert not re.search("again|download to retry", str(said.value))
+        assert "restart()" in str(said.value)
+
+
+def test_a_stopped_download_says_what_is_saved(simulator: Simulator, tracker: OrderTracker) -> None:
+    """And that the same call goes on, which it does."""
+    order = ended(
+        simulator, tracker, OrderPlan(n_files=30, file_bytes=100_000, files_per_suborder=30)
+    )
+    slow = simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=1_500_000, times=None))
+
+    def interrupt() -> None:
+        until(lambda: order.state.downloaded_files)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(errors.StoppedWaiting, match=r"\d+ of 30 files of order 1 saved.*same call"):
+        order.download()
+    thread.join()
+    simulator.faults.remove(slow)
+    with pytest.raises(errors.SettingsError, match="process must be a function.*'total'"):
+        tracker.download(1, process="total")  # type: ignore[call-overload]
+    assert len(order.download()) == 30

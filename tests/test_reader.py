@@ -16,7 +16,7 @@ from test_journal_team import counted_statements
 
 from regards_nb import OrderTracker, cli, events
 from regards_nb.consumer import HealthState
-from regards_nb.errors import JournalError, SettingsError
+from regards_nb.errors import JournalError, QueueNotFoundError, SettingsError
 from regards_nb.journal import ChangeDetector, Journal
 
 if TYPE_CHECKING:
@@ -188,6 +188,18 @@ def test_a_kernel_says_which_queues_it_does_not_show(simulator: Simulator, tmp_p
             tracker_of(simulator, tmp_path) as tracker,
         ):
             assert tracker.events.empty
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_queue_that_was_never_read_is_no_queue_of_the_journal(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """After a failed start with a slip in its name, no start and no reader speaks of it."""
+    with pytest.raises(QueueNotFoundError):
+        tracker_of(simulator, tmp_path, queue="orders.slip").start()
+    with tracker_of(simulator, tmp_path) as tracker:  # a warning would be an error
+        tracker.submit("dataset:SWOT_PASS_012")
+        OrderTracker.reader(tmp_path / "journal.sqlite").stop()
 
 
 def test_the_command_line_reads_a_journal_without_settings(

@@ -87,11 +87,11 @@ def test_rows_of_something_else_are_refused(tracker: OrderTracker) -> None:
 def test_an_unknown_order_is_named(tracker: OrderTracker) -> None:
     """By name, by number, or as a row of another tracker's frame."""
     for name, told in (
-        ("x", "correlation id 'x'"),
-        (9, "number 9"),
-        (OrderKey(None, "mine"), "correlation id 'mine'"),
+        ("x", "the name 'x'"),
+        (9, "the number 9"),
+        (OrderKey(None, "mine"), "the name 'mine'"),
     ):
-        with pytest.raises(errors.OrderNotFoundError, match=f"{told} so far"):
+        with pytest.raises(errors.OrderNotFoundError, match=f"no order with {told}: "):
             tracker[name]
 
 

@@ -293,8 +293,9 @@ def test_a_restart_goes_on_and_orders_nothing_twice(simulator: Simulator, tmp_pa
 
 
 def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker) -> None:
-    """Also in the middle of a request; the next call goes on, and orders nothing twice."""
+    """It names the orders made and not made; the next call goes on, and orders nothing twice."""
     table = products(tracker, 1, 3)
+    made, left = table["provider_id"][:2], table["provider_id"][2:]
 
     def interrupt() -> None:
         until(lambda: applied(simulator) == 2)
@@ -302,9 +303,15 @@ def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(errors.StoppedWaiting):
+    with pytest.raises(errors.StoppedWaiting) as stopped:
         tracker.submit_each(table)
     thread.join()
+    said_made, said_left = str(stopped.value).split("Not made: ")
+    assert "orders made" in said_made
+    assert all(name in said_left for name in left)
+    # the signal may arrive before the answer to the second request
+    assert all(name in said_made or f"Perhaps made: {name}" in said_left for name in made)
+    assert "same table goes on" in said_left
     tracker.submit_each(table, download=True, timeout_s=60)
     assert len(simulator.service.orders_of(simulator.username)) == 3
 
@@ -314,13 +321,19 @@ def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker)
     [
         ({"cycle": [7]}, {}, "column urn or provider_id|needs a label"),
         ({"cycle": [7]}, {"label": "{cycle}"}, "column urn or provider_id"),
-        ({"provider_id": ["a", "a"]}, {}, "1 labels stand for several orders, such as 'a'"),
+        ({"provider_id": ["a", "a"]}, {}, "the label 'a' would stand for several"),
         ({"provider_id": ["a"]}, {"by": "cycle"}, "no column 'cycle', only 'provider_id'"),
         ({"provider_id": ["a"]}, {"label": "{cycle}"}, "does not fit the table: KeyError 'cycle'"),
         ({"provider_id": ["a"]}, {"products": "x"}, "products='x': the table has no such column"),
-        ({"provider_id": ["a", "b"], "c": [1, None]}, {"by": "c"}, "1 rows have no value there"),
+        ({"provider_id": ["a", "b"], "c": [1, None]}, {"by": "c"}, "no order gets 1 row without"),
         ({"provider_id": ["a"]}, {"cart": "full"}, "cart='full'"),
         ({"provider_id": ["a"]}, {"data_types": "X"}, "data_types must be"),
+        (
+            {"provider_id": ["a"]},
+            {"products": lambda row: row["pass"]},
+            r"^nothing was ordered: products= raised KeyError: 'pass' \(.*line \d+\) for the .*'a'",
+        ),
+        ({"provider_id": ["a"]}, {"products": lambda _: 7}, "^nothing was ordered: the order 'a'"),
     ],
 )
 def test_a_table_that_cannot_be_ordered_is_refused(

@@ -102,7 +102,7 @@ def test_an_order_that_is_not_known_yet_can_be_waited_for(
     simulator: Simulator, tracker: OrderTracker
 ) -> None:
     """A wait for a correlation id begins before its first message."""
-    with pytest.raises(errors.OrderNotFoundError, match="no event of an order"):
+    with pytest.raises(errors.OrderNotFoundError, match="no order with the name 'later'"):
         _ = tracker["later"]
     timer = threading.Timer(0.2, lambda: simulator.order(OrderPlan(), correlation_id="later"))
     timer.start()

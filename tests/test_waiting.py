@@ -146,8 +146,8 @@ def test_a_wait_for_an_unknown_order_is_an_error(
     with pytest.raises(errors.OrderNotFoundError, match="number 60.*timeout_s=60"):
         tracker.wait(60, timeout_s=30)
     told = capsys.readouterr().out
-    assert "no event of 'swat-a' so far" in told
-    assert "No event so far" in told
+    assert "no order is called 'swat-a' so far. Did you mean 'swath-a'?" in told
+    assert "No event of these orders so far" in told
     assert "No orders" not in told
     assert "running" not in told
     tracker.submit("dataset:FORBIDDEN", correlation_id="FORBIDDEN", label="Summer 2026")
@@ -217,6 +217,31 @@ def test_a_stopped_tracker_says_so(
         other.wait(timeout_s=60)
     in_notebook = errors.SettingsError("x")._render_traceback_()
     assert in_notebook == ["SettingsError: x"], "no traceback"
+
+
+def test_a_stop_says_which_callback_it_waits_for(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line after a second, and an error at the limit; the next start calls it again."""
+    began, may_end = threading.Event(), threading.Event()
+
+    def slow(_event: OrderEvent) -> None:
+        began.set()
+        may_end.wait(60)
+
+    tracker = tracker_of(simulator, tmp_path)
+    tracker.on("GRANTED", slow)
+    tracker.start()
+    simulator.order(ONE_FILE)
+    until(began.is_set)
+    told = "callback slow on GRANTED of order 1"
+    with pytest.raises(errors.TrackingError, match=f"^{told} did not end within 1.2 s"):
+        tracker.stop(timeout_s=1.2)
+    assert f"stop() waits until {told} has ended, at most 1.2 s" in capsys.readouterr().out
+    may_end.set()
+    began.clear()
+    with tracker:
+        until(began.is_set)
 
 
 def test_without_rest_a_stopped_tracker_orders_nothing(

@@ -31,7 +31,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
     WaitTimeoutError,
 )
-from regards_nb.text import similar
+from regards_nb.text import counted, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -278,8 +278,8 @@ class Catalogue:
         while not all(self._are_available(chunk) for chunk in chunks):
             if time.monotonic() >= ends_at_s:
                 raise WaitTimeoutError(
-                    f"the files of {len(urns)} products are not restored from tape after "
-                    f"{timeout_s:g} s. The server goes on: try again later"
+                    f"after {timeout_s:g} s REGARDS has not restored the files of "
+                    f"{counted(len(urns), 'product')} from tape. It goes on: try again later"
                 )
             pause.wait(poll_s)
 
@@ -330,7 +330,7 @@ class SearchProgress:
             return
         if time.monotonic() >= self._next_line_s:
             self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
-            sys.stdout.write(f"{found} of {total} products\n")
+            sys.stdout.write(f"{counted(f'{found} of {total}', 'product')}\n")
             sys.stdout.flush()
 
 
@@ -342,8 +342,8 @@ def check_online(products: Iterable[Product]) -> list[str]:
 def tape_error(urns: Sequence[str], total: int) -> NotAllowedError:
     """Return the error for products that cannot be downloaded without being restored."""
     return NotAllowedError(
-        f"{len(urns)} of {total} products are on tape: order them with tracker.submit(products), "
-        "or call download_products(..., restore=True)",
+        f"REGARDS keeps {counted(f'{len(urns)} of {total}', 'product')} on tape: "
+        "tracker.submit(products) orders them, or call download_products(..., restore=True)",
         status_code=202,
     )
 

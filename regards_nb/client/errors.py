@@ -57,9 +57,9 @@ _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
 
 #: What the status of a single file means (protocol.md 1.5).
 _FILE_MEANINGS = {
-    404: "The archive does not know this file (404)",
-    410: "The archive no longer has this file (410)",
-    422: "The archive failed to prepare this file (422); retry() requests it again",
+    404: "The archive does not know this file",
+    410: "The archive no longer has this file",
+    422: "The archive failed to prepare this file",
 }
 
 #: The codes with which REGARDS refuses an action (protocol.md 1.2): what they mean, what to do.
@@ -163,7 +163,7 @@ def error_for(response: Response) -> ServiceError:
         advice = f"The server asks to wait {response.retry_after_s:.0f} s. {advice}"
     text = response.describe() + (f". {advice}" if advice else "")
     if _is_file(response) and response.status in _FILE_MEANINGS:
-        text = f"{_FILE_MEANINGS[response.status]}. {text}"
+        text = f"{_FILE_MEANINGS[response.status]}: {text}"
     return kind(text, status_code=response.status, messages=response.error_texts)
 
 

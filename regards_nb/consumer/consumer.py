@@ -25,6 +25,7 @@ from regards_nb.errors import (
     RegardsError,
     TrackingError,
 )
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -336,9 +337,9 @@ class _JournalWriter:
         if self._silent_answers >= SILENT_ANSWERS:
             self._shared.note(
                 "silent",
-                f"{messages} messages wait in the queue {self._queue!r}, but RabbitMQ does not "
-                "deliver them: another program is the active consumer of the queue, or a majority "
-                "of the queue's nodes is down.",
+                f"the queue {self._queue!r} holds {counted(messages or 0, 'message')}, but "
+                "RabbitMQ delivers none: another program is the active consumer of the queue, or a "
+                "majority of the queue's nodes is down.",
             )
         elif not is_silent:
             self._shared.note("silent", None)

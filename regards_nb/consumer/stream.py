@@ -17,6 +17,7 @@ import hashlib
 from typing import TYPE_CHECKING, NoReturn
 
 from regards_nb.errors import BrokerError
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,9 +130,9 @@ class StreamMatcher:
             self._removed += removed
             self._note(
                 "removed",
-                f"up to {self._removed} messages of the stream {self._queue!r} were not read: its "
-                "retention had removed them. tracker.sync() asks REGARDS for the orders; ask the "
-                "administrator for a longer retention.",
+                f"the retention of the stream {self._queue!r} has removed up to "
+                f"{counted(self._removed, 'message')} before they were read. tracker.sync() asks "
+                "REGARDS for the orders; ask the administrator for a longer retention.",
             )
         self._is_continued = True
         self._is_in_doubt = False

@@ -25,7 +25,7 @@ from regards_nb.display.model import (
     table_model,
 )
 from regards_nb.display.text import above, aligned, below, line, lines
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -102,7 +102,7 @@ class LogView:
         changed = self._changed(snapshot.orders, is_last=is_last)
         written = [line(row_of(order)) for order in changed[:MAX_LINES]]
         if len(changed) > MAX_LINES:
-            written.append(f"… and {len(changed) - MAX_LINES} more orders changed")
+            written.append(f"… and {counted(len(changed) - MAX_LINES, 'more order')} changed")
         if self._health != (state := _health_state(snapshot.health)):
             self._health = state
             written.append(table_model(snapshot).health)
@@ -217,7 +217,7 @@ def _screen(model: TableModel, note: str, console: Console) -> Any:
     rows = model.rows
     if len(rows) > n_rows:
         rows = rows[: max(n_rows - 1, 0)]
-        last = [f"… and {len(model.rows) - len(rows)} more rows", *last]
+        last = [f"… and {counted(len(model.rows) - len(rows), 'more row')}", *last]
     shown = [*first, *aligned(rows), *last]
     return Group(*(_styled(_reword.get()(words), console.encoding) for words in shown))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import LIMIT_CHARS, clean, size
+from regards_nb.text import LIMIT_CHARS, clean, counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,7 +256,6 @@ def table_model(
     shown = [order for order in orders if _matches(order, words)] if words else orders
     has_several_tenants = len({order.tenant for order in orders}) > 1
     n_finished = sum(order.finished for order in orders)
-    noun = "order" if len(orders) == 1 else "orders"
     health_severity, health = _health(snapshot.health)
     current = _current_orders(orders)
     fraction = _mean([_fraction_over(order) for order in current])
@@ -268,9 +267,9 @@ def table_model(
         ),
         total=len(orders),
         headline=(
-            f"{n_finished} of {len(orders)} {noun} finished"
+            f"{counted(f'{n_finished} of {len(orders)}', 'order')} finished"
             if orders
-            else "No event so far"
+            else "No event of these orders so far"
             if snapshot.n_known
             else "No orders"
         ),
@@ -421,9 +420,8 @@ def _files(order: OrderState, rate: float | None) -> str:
     # A repair may count only the files that it still has to fetch.
     if order.bytes_total is not None and order.bytes_total > order.downloaded_bytes:
         n_bytes = f"{n_bytes} of {size(order.bytes_total)}"
-    noun = "file" if files in {"1", "1/1", "0/1"} else "files"
     at = f", {size(int(rate))}/s" if rate is not None else ""
-    return f"{files} {noun}, {n_bytes}{at}"
+    return f"{counted(files, 'file')}, {n_bytes}{at}"
 
 
 def _timing(order: OrderState, rate: float | None, now: datetime) -> str:
@@ -469,7 +467,7 @@ def _remarks(order: OrderState) -> Iterator[str]:
     if order.error_type:
         yield clean(order.error_type, NAME_CHARS)
     if order.errors:
-        yield f"{order.errors} error{'' if order.errors == 1 else 's'}"
+        yield counted(order.errors, "error")
     if order.message and (message := clean(order.message)):
         yield message
     if order.expires_at and (order.waits_for_download or not order.finished):
@@ -486,7 +484,7 @@ _HEALTH = {
         Severity.DONE,
         "polling REGARDS over REST every 10 to 60 s (no RabbitMQ account)",
     ),
-    "READING": (Severity.DONE, "reading the journal, which another kernel writes"),
+    "READING": (Severity.DONE, "reading the journal of another kernel"),
     "RECONNECTING": (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
     # The user's own stop() is no warning.
     "STOPPED": (Severity.GONE, "not listening"),
@@ -545,11 +543,14 @@ def _overall(
         return ""
     is_open = [order for order in current if not order.finished or order.downloading]
     n_total = sum(order.suborders_total or 0 for order in current)
-    parts = f"{sum(o.suborders_done for o in current if o.suborders_total)}/{n_total} parts"
+    n_done = sum(order.suborders_done for order in current if order.suborders_total)
     began = min(order.first_event for order in current)
     ended = now if is_open else max(order.last_event for order in current)
     elapsed_s = (ended - began).total_seconds()
-    words = [parts if n_total else "", duration(elapsed_s) if elapsed_s >= 1 else ""]
+    words = [
+        counted(f"{n_done}/{n_total}", "part") if n_total else "",
+        duration(elapsed_s) if elapsed_s >= 1 else "",
+    ]
     if rate := rates.total():
         words.append(f"{size(int(rate))}/s")
     downloads = [order for order in is_open if order.downloading]
@@ -639,7 +640,7 @@ def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str)
     if not only.strip():
         return ""
     found = f"{len(shown)} of {len(orders)}" if shown else f"none of {len(orders)}"
-    return f"{found} orders match \u201c{clean(only, NAME_CHARS)}\u201d"
+    return f"{counted(found, 'order')} match \u201c{clean(only, NAME_CHARS)}\u201d"
 
 
 def _hidden(hidden: Sequence[OrderState]) -> str:
@@ -647,13 +648,12 @@ def _hidden(hidden: Sequence[OrderState]) -> str:
         return ""
     by_status = Counter(order.status for order in hidden).most_common(6)
     statuses = ", ".join(f"{count} {clean(status, NAME_CHARS)}" for status, count in by_status)
-    return f"… and {len(hidden)} more order{'' if len(hidden) == 1 else 's'} ({statuses})"
+    return f"… and {counted(len(hidden), 'more order')} ({statuses})"
 
 
 def _problems(snapshot: SnapshotLike) -> Iterator[str]:
     if snapshot.rejected:
-        noun = "message" if snapshot.rejected == 1 else "messages"
-        yield f"{snapshot.rejected} {noun} could not be decoded; see tracker.rejected"
+        yield f"{counted(snapshot.rejected, 'message')} could not be decoded; see tracker.rejected"
     counts = Counter(snapshot.background_errors)
     for problem in list(counts)[-MAX_PROBLEMS:]:
         times = f" ({counts[problem]} times)" if counts[problem] > 1 else ""

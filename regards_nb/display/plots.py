@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regards_nb.errors import SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
-from regards_nb.text import clean, size
+from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -301,8 +301,7 @@ def plot_throughput(source: Any, *, ax: Any = None) -> Any:
     else:
         _draw_sentence(ax, "no files yet")
     total = size(sum(file.size_bytes for file in times))
-    noun = "file" if len(times) == 1 else "files"
-    remark = f"{len(times)} {noun}, {total}" if times else ""
+    remark = f"{counted(len(times), 'file')}, {total}" if times else ""
     _finish_axes(ax, remark=remark, has_times=bool(times))
     return ax
 
@@ -341,7 +340,7 @@ def _draw_bars(ax: Any, shown: Bars, labels: dict[int, str]) -> None:
     bottom = [0.0] * len(total)
     for order_id, n_bytes in layers.items():
         rates = [each / shown.width_s / factor for each in n_bytes]
-        name = f"{len(shown.bytes_of)} orders" if order_id is None else f"#{order_id}"
+        name = counted(len(shown.bytes_of), "order") if order_id is None else f"#{order_id}"
         ax.bar(
             shown.lefts,
             rates,

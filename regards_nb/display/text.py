@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from regards_nb.display.model import SIGN, table_model
-from regards_nb.text import clean
+from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,7 +77,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.number,
         row.name,
         bar(row.fraction),
-        f"{row.parts} parts" if row.parts else "",
+        counted(row.parts, "part") if row.parts else "",
         f"{SIGN[row.severity]} {row.status}",
         row.timing,
         row.files,

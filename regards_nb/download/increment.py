@@ -34,6 +34,7 @@ from regards_nb.download.repair import (
 )
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
+from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.context import Way
+    from regards_nb.download.parallel_files import Failure
     from regards_nb.download.places import Place
     from regards_nb.download.records import FileLog
     from regards_nb.download.workspace import Workspace
@@ -155,6 +157,8 @@ class Downloader:
         self.kept: list[str] = []
         #: Files that could not be downloaded; not tried again before :meth:`retry_failed`.
         self._failed: set[int] = set()
+        #: Failed files that REGARDS must prepare anew before another request can help.
+        self._refused: set[int] = set()
 
     def retry_failed(self) -> bool:
         """Let the next increment try the failed files again; return whether there are any."""
@@ -274,9 +278,8 @@ class Downloader:
             publisher.finish_early()
             publisher.raise_failure()
             raise DownloadError(
-                f"the download of order {self.order_id} was stopped; "
-                f"{len(self.records.arrived)} files are in place, and the next download goes on "
-                "from there"
+                f"the download of order {self.order_id} was stopped; the next one goes on after "
+                f"the {counted(len(self.records.arrived), 'file')} in place"
             )
 
     def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
@@ -292,7 +295,10 @@ class Downloader:
         placed = self.records.of(self.records.arrived)
         if lost:
             self._failed.update(record.file_id for record in lost)
-            reasons = ran.problems
+            reasons = {file_id: failure.reason for file_id, failure in ran.problems.items()}
+            self._refused.update(
+                file_id for file_id, failure in ran.problems.items() if failure.is_refused
+            )
             failed = [
                 replace(
                     record, path=None, state=FileState.FAILED, error=reasons.get(record.file_id)
@@ -328,27 +334,39 @@ class Downloader:
             shown.append(f"and {len(missing) - len(shown)} more")
         return IncompleteDownloadError(
             f"order {self.order_id}: {len(failed)} of {counted(len(failed) + n_saved, 'file')} "
-            f"could not be downloaded{others}. {'; '.join(shown)}. "
-            f"Call download again to retry these files{self._kept_until()}",
+            f"could not be downloaded{others}. {'; '.join(shown)}. {self._advice(failed)}",
             paths=paths,
             missing=missing,
         )
 
-    def _kept_until(self) -> str:
-        with suppress(ServiceError):
+    def _advice(self, failed: Sequence[FileRecord]) -> str:
+        """Return what can be done about missing files, and until when REGARDS keeps the order."""
+        n_refused = sum(record.file_id in self._refused for record in failed)
+        again = "" if n_refused == len(failed) else "Call download again to retry these files"
+        try:
             order = self._client.order(self.order_id)
-            if order.status in {"EXPIRED", "DELETED"}:
-                return f"; REGARDS has deleted them: the order is {order.status}"
-            if order.expires_at is not None:
-                return f"; REGARDS keeps the order until {order.expires_at:%Y-%m-%d %H:%M} UTC"
-        return ""
+        except ServiceError:
+            return again or "They come with a new order: submit()"
+        if order.status in GONE:
+            return f"REGARDS has deleted them: the order is {order.status}. Submit a new one"
+        advice = [again] if again else []
+        if n_refused:
+            refused = "it" if n_refused == 1 else "them"
+            advice.append(
+                f"For what the archive refused, retry() has REGARDS prepare {refused} again"
+                if "retry" in order.actions
+                else "What the archive refused comes with a new order: restart() or submit()"
+            )
+        if order.expires_at is not None:
+            advice.append(f"REGARDS keeps the order until {order.expires_at:%Y-%m-%d %H:%M} UTC")
+        return "; ".join(advice)
 
 
 class _Ran(NamedTuple):
     """The leftovers of a download besides files."""
 
     #: Why files could not be downloaded, by file id.
-    problems: dict[int, str]
+    problems: dict[int, Failure]
     #: What went wrong and was repaired.
     notes: tuple[str, ...]
     #: Files that the server goes on listing although they were downloaded and released.
@@ -369,7 +387,9 @@ def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | 
         is_released = outcome.failure is None and (not missing or bool(outcome.notice))
         if missing and not outcome.notice:
             reason = outcome.failure or "it is complete but does not hold them all"
-            notes.append(f"{len(missing)} files of the zip are fetched one by one: {reason}")
+            notes.append(
+                f"fetching {counted(len(missing), 'file')} of the zip one by one: {reason}"
+            )
             _log.warning("order %d: %s", context.order_id, notes[-1])
     if plan.zipped:
         extract_kept_zips(context, plan.zipped)

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import is_too_parallel
 from regards_nb.download.bounded_queue import QueueClosed
@@ -46,10 +46,25 @@ _JOIN_S = 5.0
 _MAX_UNANSWERED = 3
 _MAX_BACKOFF_FACTOR = 30
 _WAKE_S = 0.2
+#: The storage service does not have the file, has it no longer, or could not prepare it
+#: (protocol.md 1.5). Before REGARDS has prepared it anew, each request gets the same response.
+_REFUSED = frozenset({404, 410, 422})
+
+
+class Failure(NamedTuple):
+    """Why a file could not be downloaded."""
+
+    reason: str
+    #: Another request for it cannot help.
+    is_refused: bool = False
 
 
 class _FailedError(Exception):
     """A file cannot be downloaded; the text says why. It is caught in this file."""
+
+    def __init__(self, text: str, *, is_refused: bool = False) -> None:
+        super().__init__(text)
+        self.failure = Failure(text, is_refused)
 
 
 class _WrongContentError(_FailedError):
@@ -58,7 +73,7 @@ class _WrongContentError(_FailedError):
 
 def fetch_files(
     context: DownloadContext, records: Sequence[FileRecord], *, keep: bool = True
-) -> dict[int, str]:
+) -> dict[int, Failure]:
     """Fetch files by their ids; verified files go to the publisher.
 
     Parameters
@@ -72,7 +87,7 @@ def fetch_files(
 
     Returns
     -------
-    dict of int to str
+    dict of int to Failure
         Why files could not be downloaded, by file id.
 
     Raises
@@ -99,14 +114,14 @@ class _Pool:
         self._active = 0
         self._parallel, self._ceiling = _FIRST_PARALLEL, _MAX_PARALLEL
         self._unanswered = 0
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, Failure] = {}
         #: What the server said when the quota was used up.
         self._quota_message: str | None = None
         self._fatal: BaseException | None = None
         #: Set: no thread begins another file, and open files are dropped.
         self._halt = threading.Event()
 
-    def run(self) -> dict[int, str]:
+    def run(self) -> dict[int, Failure]:
         """Fetch all, and report progress meanwhile."""
         count = min(len(self._waiting), _MAX_PARALLEL)
         # daemon threads: a kernel that is restarted does not wait for the network
@@ -147,7 +162,7 @@ class _Pool:
                 try:
                     self._fetch(record)
                 except _FailedError as exc:
-                    self._failed[record.file_id] = str(exc)
+                    self._failed[record.file_id] = exc.failure
                 finally:
                     self._end()
         except QueueClosed:
@@ -191,7 +206,8 @@ class _Pool:
             except ServiceError as exc:
                 if _is_final(exc):
                     self._note_unanswered(exc)
-                    raise _FailedError(str(exc)) from exc
+                    is_refused = exc.status_code in _REFUSED
+                    raise _FailedError(str(exc), is_refused=is_refused) from exc
                 failures += 1
                 reason = str(exc)
             else:

@@ -95,8 +95,8 @@ def download_products(
     except IncompleteDownloadError as exc:
         name, reason = next(iter(exc.missing.items()))
         raise IncompleteDownloadError(
-            f"{len(exc.missing)} of {len(source.records)} files could not be downloaded; the "
-            f"others are saved in {folder}. {name}: {reason}",
+            f"{counted(f'{len(exc.missing)} of {len(source.records)}', 'file')} could not be "
+            f"downloaded; the others are saved in {folder}. {name}: {reason}",
             paths=exc.paths,
             missing=exc.missing,
         ) from None

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from regards_nb.text import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -156,7 +158,9 @@ class ProgressLine:
         """Show a snapshot."""
         if not progress.files_total:  # the manifest was not read yet
             return
-        text = f"{progress}, {self._before} files before" if self._before else f"{progress}"
+        text = (
+            f"{progress}, {counted(self._before, 'file')} before" if self._before else f"{progress}"
+        )
         if progress.phase == "done":
             self._before += progress.files_done
         if sys.stdout.isatty():

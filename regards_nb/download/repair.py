@@ -11,7 +11,7 @@ from regards_nb.download.bucket import is_url
 from regards_nb.download.content import Content, VerifiedFile
 from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
-from regards_nb.download.parallel_files import fetch_files
+from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
 from regards_nb.download.records import FileLook, is_in_zip
 from regards_nb.errors import ServiceError
@@ -31,14 +31,14 @@ SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 _SHORT_SAVING_S = SAVING_S[:3]
 
 
-def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, str]:
+def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, Failure]:
     """Fetch one by one the files that are still missing.
 
     A file for which the zip says that the quota is used up is not requested again.
 
     Returns
     -------
-    dict of int to str
+    dict of int to Failure
         Why files could not be downloaded, by file id.
     """
     missing = context.manifest.missing
@@ -47,15 +47,19 @@ def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, st
         for record in missing
         if (reason := outcome.notice.get(record.name) or outcome.wrong.get(record.file_id))
     }
-    problems = {file_id: reason for file_id, reason in stated.items() if "Download quota" in reason}
+    problems = {
+        file_id: Failure(reason) for file_id, reason in stated.items() if "Download quota" in reason
+    }
     rest = [record for record in missing if record.file_id not in problems]
     if rest:
         context.counter.enter("files")
         failed = fetch_files(context, rest)
         context.manifest.close(record for record in rest if record.file_id not in failed)
-        for file_id, reason in failed.items():
+        for file_id, failure in failed.items():
             in_zip = stated.get(file_id)
-            problems[file_id] = f"in the zip: {in_zip}; alone: {reason}" if in_zip else reason
+            is_told = not in_zip or failure.is_refused
+            both = f"in the zip: {in_zip}; alone: {failure.reason}"
+            problems[file_id] = failure if is_told else Failure(both)
     return problems
 
 

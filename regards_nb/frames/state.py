@@ -328,12 +328,16 @@ class OrderStates:
             state = _with_remote(state, remote)
             if not waits:
                 state = _with_files_elsewhere(state, remote, files)
+        n_files = len(files.places)
+        if remote is not None and state.status in GONE:
+            # No manifest will list the others any more.
+            n_files = max(n_files, remote.files_total or 0)
         return replaced(
             state,
             label=self._labels.get(key) or state.label,
             downloaded_files=files.in_place,
             downloaded_bytes=files.in_place_bytes,
-            files_total=len(files.places) or None,
+            files_total=n_files or None,
             bytes_total=files.bytes or None,
             waits_for_download=waits,
         )

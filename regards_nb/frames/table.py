@@ -10,6 +10,7 @@ import pandas as pd
 from regards_nb import queries
 from regards_nb.errors import SettingsError
 from regards_nb.frames.columns import ORDER_COLUMNS
+from regards_nb.text import counted, raised_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,7 @@ def read_table(
     labels = default if label is None else [_formatted(label, row) for row in _records(own)]
     labels = _unique(labels or [])
     orders = [
-        TableOrder(text, _queries_of(rows, products, is_row=by is None))
+        TableOrder(text, _queries_of(text, rows, products, is_row=by is None))
         for text, rows in zip(labels, parts, strict=True)
     ]
     own.columns = pd.Index([f"{_PREFIX}{name}" if name in _TAKEN else name for name in own.columns])
@@ -116,8 +117,8 @@ def _groups(
         values: tuple[Any, ...] = tuple(found)
         if any(pd.isna(value) for value in values):
             raise SettingsError(
-                f"by={names!r}: {len(rows)} rows have no value there, so they belong to no order. "
-                f"Leave them out: table.dropna(subset={names!r})"
+                f"by={names!r}: no order gets {counted(len(rows), 'row')} without a value there. "
+                f"Leave out what has none: table.dropna(subset={names!r})"
             )
         yield values, rows
 
@@ -153,21 +154,28 @@ def _formatted(label: str, row: dict[Any, Any]) -> str:
 def _unique(labels: list[str]) -> list[str]:
     repeated = [text for text, count in Counter(labels).items() if count > 1]
     if repeated:
+        others = f" and {counted(len(repeated) - 1, 'other')}" if len(repeated) > 1 else ""
         raise SettingsError(
-            f"{len(repeated)} labels stand for several orders, such as {repeated[0]!r}. Give "
+            f"the label {repeated[0]!r}{others} would stand for several orders. Give "
             "label=... with a column that tells them apart, or group the rows with by=..."
         )
     return labels
 
 
 def _queries_of(
-    rows: pd.DataFrame, products: str | Callable[[Any], Any] | None, *, is_row: bool
+    label: str, rows: pd.DataFrame, products: str | Callable[[Any], Any] | None, *, is_row: bool
 ) -> list[str]:
     """Return the queries of one order, the same for the same products in any order."""
     wanted: Any
     if callable(products):
-        # As objects: a row of numbers of several types would have only floats.
-        wanted = products(rows.astype("object").iloc[0] if is_row else rows)
+        try:
+            # As objects: a row of numbers of several types would have only floats.
+            wanted = products(rows.astype("object").iloc[0] if is_row else rows)
+        except Exception as exc:
+            raise SettingsError(
+                f"nothing was ordered: products= raised {type(exc).__name__}: {exc} "
+                f"{raised_at(exc)} for the order {label!r} of the table"
+            ) from exc
     elif products is not None:
         if products not in rows.columns:
             raise SettingsError(
@@ -180,4 +188,9 @@ def _queries_of(
     else:
         names = [name for name in ("urn", "provider_id") if name in rows.columns]
         wanted = rows.sort_values(names[0]) if names else rows
-    return queries.selection(wanted)
+    try:
+        return queries.selection(wanted)
+    except SettingsError as exc:
+        raise SettingsError(
+            f"nothing was ordered: the order {label!r} of the table: {exc}"
+        ) from exc

@@ -41,6 +41,7 @@ from regards_nb.journal.sqlite_file import (
     warn_of_network,
 )
 from regards_nb.journal.use_lock import ConnectionUseLock
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -644,8 +645,8 @@ class Database:
 
 def _written_text(rescued: list[Rescued], written: int) -> str:
     text = (
-        f" It was opened again; {written} messages of this kernel were missing in it and were "
-        "written again."
+        f" It was opened again; {counted(written, 'message')} of this kernel that it lacked "
+        "were written again."
     )
     if not all(each.is_complete for each in rescued):
         text += (

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _batches = schema.batches
 _files = schema.files
+_pruned = schema.pruned_orders
 _sessions = schema.sessions
 _streams = schema.streams
 
@@ -153,9 +154,24 @@ class Journal:
         return self._database.read(lambda c: {(host, pid) for host, pid in c.execute(query)})
 
     def queues(self) -> set[str]:
-        """Return the names of the queues that kernels have connected this journal to."""
+        """Return the names of the queues that kernels have tried to connect this journal to.
+
+        A kernel opens a session before RabbitMQ says whether there is such a queue.
+        """
         query = sa.select(_sessions.c.queue).distinct()
         return {queue for (queue,) in self._all(query)}
+
+    def having_messages(self, queues: Iterable[str]) -> list[str]:
+        """Return those of some queues whose messages the journal holds, or held before a prune."""
+        of_session = sa.select(_sessions.c.id).where(_sessions.c.queue == sa.bindparam("queue"))
+        messages = sa.select(_batches.c.last_id).where(_batches.c.session_id.in_(of_session))
+        removed = sa.select(_pruned.c.id).where(_pruned.c.queue == sa.bindparam("queue"))
+        found = [sa.select(each.limit(1).exists()) for each in (messages, removed)]
+        return self._database.read(
+            lambda c: [
+                name for name in queues if any(c.scalar(each, {"queue": name}) for each in found)
+            ]
+        )
 
     def queues_of_sessions(self, *, after_id: int) -> dict[int, str]:
         """Return the queue of each session, of those after a session id."""

@@ -30,6 +30,7 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.orders import OrderKey, OrderReducer
 from regards_nb.pruned_orders import KeptOrder, kept, name_of, restore
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -83,7 +84,7 @@ class Pruned:
 
     def __str__(self) -> str:
         text = (
-            f"{self.events:,} events of {self.orders:,} orders, "
+            f"{counted(self.events, 'event')} of {counted(self.orders, 'order')}, "
             f"{self.size_before_bytes:,} bytes before, {self.size_after_bytes:,} after"
         )
         if self.kept_for_redelivery:

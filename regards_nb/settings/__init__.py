@@ -24,6 +24,7 @@ from __future__ import annotations
 from regards_nb.settings.profiles import (
     FIELDS,
     PROFILE_VARIABLE,
+    check_options,
     profile_names,
     profiles_path,
     read_profile,
@@ -39,6 +40,7 @@ __all__ = [
     "SECRETS",
     "SettingsSource",
     "WorkerSettings",
+    "check_options",
     "profile_names",
     "profiles_path",
     "read_profile",

@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -15,9 +16,10 @@ import platformdirs
 from regards_nb.client import RegardsClient
 from regards_nb.errors import SettingsError
 from regards_nb.settings.secrets import SECRETS, from_environment, has_password, secret, variable
+from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _T = TypeVar("_T")
 
@@ -244,7 +246,23 @@ def _tracker(
     kept = {name: settings[name] for name in _TRACKER_OPTIONS if settings.get(name) is not None}
     if isinstance(amqp, str):
         amqp = _with_password(amqp, options.pop("amqp_password", None))
+    check_options(options, signature(make).parameters, f"a tracker of {source}")
     return make(amqp, settings.get("queue"), client=client, **kept, **options)
+
+
+def check_options(options: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse an option that is not known.
+
+    Raises
+    ------
+    SettingsError
+        The text names it, and the options that may be meant.
+    """
+    known = sorted(known)
+    for option in options:
+        if option not in known:
+            meant = did_you_mean(option, known) or f"There are {', '.join(known)}"
+            raise SettingsError(f"{what} has no option {option!r}. {meant}")
 
 
 def from_environment_variables() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RemoteOrder
 from regards_nb.errors import NotAllowedError, RegardsError, ServiceError, SettingsError
+from regards_nb.orders import GONE
 from regards_nb.text import counted
 from regards_nb.tracker.downloads import Workers
 
@@ -103,11 +104,15 @@ class OrderActions:
 
         future.add_done_callback(ended)
 
-    def stop(self, timeout_s: float) -> None:
-        """End the waits for the server's jobs; requests that were sent stay sent."""
+    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+        """End the waits for the server's jobs; requests that were sent stay sent.
+
+        See `Workers.finish`.
+        """
         self._stop.set()
-        self._workers.stop(timeout_s)
+        unended = self._workers.stop(timeout_s, lambda: "a request to REGARDS", say)
         self._stop = threading.Event()
+        return unended
 
 
 class _Action:
@@ -223,9 +228,14 @@ class _Action:
         self, action: str, refusal: NotAllowedError, remote: RemoteOrder
     ) -> NotAllowedError:
         offered = ", ".join(sorted(remote.actions - {"remove"}))
+        text = f"REGARDS does not let you {action} order {self._order_id}, which is {remote.status}"
+        if remote.status in GONE:
+            # The advice for the server's code is meant for orders that still have files.
+            text += ": it has deleted its files. A new order brings them: submit()"
+        else:
+            text += f". {refusal}" + (f". It allows: {offered}" if offered else "")
         return NotAllowedError(
-            f"REGARDS does not let you {action} order {self._order_id}, which is {remote.status}. "
-            f"{refusal}" + (f". It allows: {offered}" if offered else ""),
+            text,
             status_code=refusal.status_code,
             messages=refusal.messages,
         )

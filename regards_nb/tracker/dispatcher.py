@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 import warnings
 import weakref
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
+from regards_nb.text import raised_at
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.lease import OrderHeldError
@@ -82,13 +81,14 @@ class EventDispatcher:
         self._core = parts
         self._queue = parts.frames.follow(cursor.start())
         self._workers = Workers("regards-nb-callback", 1)
+        self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor)
         self._thread = threading.Thread(
             target=_follow,
             args=(
                 parts,
                 self._queue,
                 self._stop,
-                _Callbacks(callbacks, self._workers, parts.errors, cursor),
+                self._calls,
                 None if downloads is None else AutoDownload(parts, downloads, sync),
             ),
             name="regards-nb-dispatch",
@@ -101,16 +101,20 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Call the callbacks of all events journalled so far, and end the thread."""
+    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+        """Call the callbacks of all events journalled so far, and end the thread.
+
+        See `Workers.finish`.
+        """
         self._stop.set()
         self._core.signal.send()
         if self._thread.ident is None:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-        self._workers.finish(timeout_s)
+        unended = self._workers.finish(timeout_s, lambda: self._calls.running, say)
         self._cursor.save(at_once=True)
+        return unended
 
 
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
@@ -200,6 +204,8 @@ class _Callbacks:
         self._registered = registered
         self._workers = weakref.ref(workers)
         self._errors = errors
+        #: The call that runs, or the last one.
+        self.running = "a callback"
 
     def call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
         """Call them with events, which are all up to a generation and a row of the journal."""
@@ -223,15 +229,16 @@ class _Callbacks:
         self._cursor.save()
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
+        name = getattr(callback, "__name__", repr(callback))
+        self.running = f"callback {name} on {event.status} of order {event.order_id}"
         try:
             callback(event)
         except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
-            name = getattr(callback, "__name__", repr(callback))
-            # The last frame is where the exception was raised; exc keeps the whole traceback.
-            (*_, last) = traceback.extract_tb(exc.__traceback__)
-            where = f" ({Path(last.filename).name}, line {last.lineno})"
             self._errors.record(
-                f"callback {name} on {event.status}", exc, where=where, source=source_of(callback)
+                f"callback {name} on {event.status}",
+                exc,
+                where=f" {raised_at(exc)}",
+                source=source_of(callback),
             )
 
 

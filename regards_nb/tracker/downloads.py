@@ -35,23 +35,27 @@ from regards_nb.tracker.lease import OrderHeldError
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from regards_nb.client import RegardsClient
     from regards_nb.download import DownloadResult, Place, Progress
     from regards_nb.files import FileRecord
     from regards_nb.frames import OrderFile
     from regards_nb.journal import Holder
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.settings import WorkerSettings
     from regards_nb.tracker.executors import Process, Submit
+    from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
 
 _Job = tuple["Future[Any]", "Callable[[], Any]"]
 
 #: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
 MOST_PARALLEL = 3
+#: A call that waits for longer says what it waits for.
+SAID_AFTER_S = 1.0
+#: An error names so many missing files.
+_MOST_NAMED = 5
 
 
 class Workers:
@@ -83,25 +87,47 @@ class Workers:
                 thread.start()
         return future
 
-    def stop(self, timeout_s: float) -> None:
-        """Drop the jobs that wait, and return when the running ones have ended."""
+    def stop(self, timeout_s: float, job: Callable[[], str], say: Callable[[str], object]) -> str:
+        """Drop the jobs that wait, and `finish` the running ones."""
         with self._lock:
             self._drop_waiting()
-        self.finish(timeout_s)
+        return self.finish(timeout_s, job, say)
 
-    def finish(self, timeout_s: float) -> None:
-        """Return when all jobs have ended; drop those that still wait after *timeout_s*."""
+    def finish(self, timeout_s: float, job: Callable[[], str], say: Callable[[str], object]) -> str:
+        """Return when all jobs have ended; drop those that still wait after *timeout_s*.
+
+        Parameters
+        ----------
+        timeout_s : float
+        job : callable
+            Returns what runs now.
+        say : callable
+            Called after a second with a sentence on what is waited for.
+
+        Returns
+        -------
+        str
+            Empty, or which job has not ended.
+        """
         with self._lock:
             threads, self._threads = self._threads, []
             _end(self._jobs, len(threads))
-        deadline_s = time.monotonic() + timeout_s
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(deadline_s - time.monotonic(), 0))
-        if any(thread.is_alive() for thread in threads):
+        others = [thread for thread in threads if thread is not threading.current_thread()]
+        began_s = time.monotonic()
+        for limit_s in (min(SAID_AFTER_S, timeout_s), timeout_s):
+            for thread in others:
+                thread.join(max(began_s + limit_s - time.monotonic(), 0))
+            if not any(thread.is_alive() for thread in others):
+                break
+            if limit_s < timeout_s:
+                say(f"stop() waits until {job()} has ended, at most {timeout_s:g} s")
+        else:
+            running = job()
             with self._lock:
                 self._drop_waiting()
                 _end(self._jobs, len(threads))
+            return f"{running} did not end within {timeout_s:g} s, and still runs"
+        return ""
 
     def _drop_waiting(self) -> None:
         while not self._jobs.empty():
@@ -144,7 +170,7 @@ class Downloads:
     Parameters
     ----------
     parts : TrackerParts
-    client : RegardsClient or None
+    sync : RestSync or None
         None makes every attempt a SettingsError that names the missing setting.
     tenant : str or None
     workspace : pathlib.Path or upath.UPath
@@ -155,12 +181,12 @@ class Downloads:
     def __init__(
         self,
         parts: TrackerParts,
-        client: RegardsClient | None,
+        sync: RestSync | None,
         tenant: str | None,
         workspace: Place,
     ) -> None:
         self._core = parts
-        self._client = client
+        self._sync = sync
         self._tenant = tenant
         self.workspace = workspace
         self._workers = Workers("regards-nb-download", MOST_PARALLEL)
@@ -178,16 +204,16 @@ class Downloads:
     ) -> Future[DownloadResult]:
         """Download the ready files of *order*; return the running download if it does the same.
 
-        A download with another request begins when the running one has ended. *submit* runs it in
-        a thread that is not one of the tracker.
+        A download with another request begins when the running one has ended, and so does one after
+        Ctrl-C. *submit* runs it in a thread that is not one of the tracker.
 
         Raises
         ------
         SettingsError
             The tracker has no client, or the order has no number.
         """
-        client, order_id = self._client, order.order_id
-        if client is None:
+        sync, order_id = self._sync, order.order_id
+        if sync is None:
             raise SettingsError(
                 "downloading needs the REST side: OrderTracker(..., client=RegardsClient(...))"
             )
@@ -195,14 +221,14 @@ class Downloads:
             raise _no_number(order)
         with self._lock:
             running = self._running.get(order_id)
-            if running is not None and running.request == request:
+            if running and running.request == request and not running.stop.is_set():
                 return running.future
             stop = threading.Event()
             self._core.downloads[order_id] = None
             future = (submit or self._workers.submit)(
                 partial(
                     self._fetch,
-                    client,
+                    sync,
                     OrderToFetch.of(order, order_id),
                     request,
                     stop,
@@ -273,21 +299,13 @@ class Downloads:
             for order_id, future in begun:
                 if not future.done():
                     call.cancel(order_id)
-        errors: list[tuple[int | None, BaseException]] = [
-            (order_id, error)
-            for order_id, future in begun
-            if (error := future.exception()) is not None
-        ]
-        failed = {order_id for order_id, _ in errors}
-        errors += [
-            (order.order_id, reason)
-            for order in orders
-            if order.order_id not in failed and (reason := self._nothing_for(order, request))
-        ]
+        if isinstance(call, WorkerCall):
+            self._ask_for_workers(orders)
+        errors = self._errors(orders, dict(begun), request)
         for order in orders:
             if text := _files_elsewhere(self._core.state(order.key)):
                 warnings.warn(text, stacklevel=3)
-        failed.update(order_id for order_id, _ in errors)
+        failed = {order_id for order_id, _ in errors}
         results = {number: future.result() for number, future in begun if number not in failed}
         if errors:
             raise _in_one(orders, errors) if process is None else _in_group(orders, errors, results)
@@ -315,6 +333,32 @@ class Downloads:
             executor=executor,
             process=process,
         )
+
+    def _errors(
+        self,
+        orders: Sequence[OrderState],
+        begun: Mapping[int, Future[Any]],
+        request: DownloadRequest,
+    ) -> list[tuple[int | None, BaseException]]:
+        """Return what failed, each error with the number of its order."""
+        errors: list[tuple[int | None, BaseException]] = []
+        for order in orders:
+            future = begun.get(order.order_id or 0)
+            error = None if future is None else future.exception()
+            # The error of a file of a deleted order advises what cannot help any more.
+            if error is None or self._core.state(order.key).status in GONE:
+                error = self._nothing_for(order, request) or error
+            if error is not None:
+                errors.append((order.order_id, error))
+        return errors
+
+    def _ask_for_workers(self, orders: Iterable[OrderState]) -> None:
+        """Ask for the orders of which no file came: a worker cannot keep what REGARDS answers."""
+        for order in orders:
+            now = self._core.state(order.key)
+            is_same = now.downloaded_files == order.downloaded_files
+            if self._sync is not None and order.order_id and is_same:
+                self._ask_again(self._sync, order.order_id)
 
     def _note(self) -> str:
         held = [
@@ -348,22 +392,40 @@ class Downloads:
         """Return an error for the files of a deleted order that are not in place."""
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
         records = self._core.frames.files_of(number)
+        new_order = "A new order brings them: submit()"
         if not any(record.in_place for record in records):
-            return DownloadError(
-                f"{deleted}, and none of them was downloaded here. Order them anew: submit()"
-            )
+            return DownloadError(f"{deleted}, and none of them was downloaded here. {new_order}")
         look = FileLook(checksum=request.check == "checksum")
         lost = {r.name: why for r in records if (why := _why_missing(r, look))}
-        if not lost:
+        # REGARDS tells a number; no manifest has named these files.
+        unlisted = max((order.files_total or 0) - len(records), 0)
+        if not lost and not unlisted:
             return None
-        names = ", ".join(f"{clean(name)} ({why})" for name, why in lost.items())
+        names = [f"{clean(name)} ({why})" for name, why in lost.items()][:_MOST_NAMED]
+        more = len(lost) - len(names) + unlisted
+        if more:
+            names.append(f"{'more ' if names else ''}{counted(more, 'file')}")
         gone = {record.path for record in records if record.name in lost}
         paths = [path for path in self._core.paths(number) if str(path) not in gone]
         return IncompleteDownloadError(
             f"{deleted}. {counted(len(paths), 'file')} of it {'is' if len(paths) == 1 else 'are'} "
-            f"in place; these cannot be fetched any more: {names}",
+            f"in place; these cannot be fetched any more: {', '.join(names)}. {new_order}",
             paths=paths,
             missing=lost,
+        )
+
+    def stopped(self, keys: Iterable[OrderKey]) -> str:
+        """Return how far the downloads of some orders had come when the user stopped the call."""
+        files = [
+            f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
+            if state.files_total
+            else f"no file of {state.name}"
+            for state in self._core.states(keys)
+        ]
+        more = f" and files of {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+        return (
+            f"stopped; {', '.join(files[:_MOST_NAMED])}{more} saved and verified so far. The same "
+            "call goes on from there"
         )
 
     def problems(
@@ -384,15 +446,21 @@ class Downloads:
             running.stop.set()
             running.future.cancel()
 
-    def stop(self, timeout_s: float) -> None:
-        """End all downloads. Verified files stay, and the next download fetches only the rest."""
+    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+        """End all downloads. Verified files stay, and the next download fetches only the rest.
+
+        See `Workers.finish`.
+        """
         for order_id in list(self._running):
             self._cancel(order_id)
-        self._workers.stop(timeout_s)
+        running = self._running
+        return self._workers.stop(
+            timeout_s, lambda: f"the download of order {', '.join(map(str, list(running)))}", say
+        )
 
     def _fetch(
         self,
-        client: RegardsClient,
+        sync: RestSync,
         order: OrderToFetch,
         request: DownloadRequest,
         stop: threading.Event,
@@ -414,7 +482,7 @@ class Downloads:
 
         try:
             result = fetch_order(
-                client,
+                sync.client,
                 self._core.journal,
                 order,
                 tenant=self._tenant,
@@ -424,21 +492,22 @@ class Downloads:
                 report=report,
                 waiting=waiting,
             )
+        except IncompleteDownloadError:
+            self._ask_again(sync, order.order_id)
+            raise
         finally:
             self._held.pop(order.order_id, None)
         for text in result.kept:
             self._core.errors.note(text)
-        if result.nothing_new and order.has_ended:
-            self._ask_again(client, order.order_id)
+        if result.nothing_new:
+            self._ask_again(sync, order.order_id)
         return result
 
-    def _ask_again(self, client: RegardsClient, order_id: int) -> None:
-        """Ask whether the files of an order were downloaded elsewhere."""
-        key = self._core.frames.key_of(order_id)
-        if key is not None:
-            # Without an answer, what is known stays known.
-            with suppress(ServiceError):
-                self._core.frames.set_remote(key, client.order(order_id))
+    def _ask_again(self, sync: RestSync, order_id: int) -> None:
+        """Ask for an order without new files: other journals may have them, or it has expired."""
+        # Without an answer, what is known stays known.
+        with suppress(ServiceError):
+            sync.look_up(order_id)
 
     def _ended(self, order_id: int, future: Future[DownloadResult]) -> None:
         with self._lock:
@@ -506,7 +575,7 @@ def _in_group(
         return errors[0][1]
     texts = "; ".join(str(error) for _, error in errors)
     return ProcessingErrorGroup(
-        f"{len(orders) - len(errors)} of {len(orders)} orders processed. {texts}",
+        f"{counted(f'{len(orders) - len(errors)} of {len(orders)}', 'order')} processed. {texts}",
         [error if isinstance(error, RegardsError) else _as_ours(error) for _, error in errors],
         results,
     )

@@ -67,7 +67,7 @@ def require_file(journal: str | Path | None) -> None:
 
 def other_queues(journal: Journal, queue: str) -> str | None:
     """Return a text on the messages of other queues in the journal; None if there are none."""
-    others = sorted(journal.queues() - {queue, REST_ANSWERS})
+    others = journal.having_messages(sorted(journal.queues() - {queue, REST_ANSWERS}))
     if not others:
         return None
     return (
@@ -85,14 +85,15 @@ def check_queue(journal: Journal, queue: str | None) -> None:
     SettingsError
         The text names the queues.
     """
-    queues = sorted(journal.queues() - {REST_ANSWERS})
+    known = journal.queues()
+    queues = journal.having_messages(sorted(known - {REST_ANSWERS}))
     if queue is None and len(queues) > 1:
         raise SettingsError(
             f"the journal {journal.location} holds messages of {_named(queues)}. Two queues may "
             "hold the same events, so name the one to read: OrderTracker.reader(..., queue="
             f"{queues[0]!r})"
         )
-    if queue is not None and queues and queue not in queues:
+    if queue is not None and queues and queue not in known:
         raise SettingsError(
             f"the journal {journal.location} holds no message of queue {queue!r}, only of "
             f"{_named(queues)}"

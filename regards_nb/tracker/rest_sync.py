@@ -366,7 +366,7 @@ class RestSync:
             return [key for key in keys if key is not None]
 
     def look_up(self, order_id: int) -> bool:
-        """Ask for an order that no message has named; journal it, and return whether there is one.
+        """Ask for one order; journal what no message told, and return whether there is one.
 
         Raises
         ------
@@ -378,8 +378,8 @@ class RestSync:
         except (OrderNotFoundError, NotAllowedError):
             return False
         with self._lock:
-            if self._core.frames.key_of(order_id) is None:
-                self._keep(None, remote)
+            key = self._core.frames.key_of(order_id)
+            self._keep(None if key is None else self._core.state(key), remote)
         self._core.signal.send()
         return True
 

@@ -106,9 +106,9 @@ def keys_in(
     keys = [find(name) for name in names]
     for name, key in zip(names, keys, strict=True):
         if key is None:
-            kind = "number" if isinstance(name, int) else "correlation id"
             called = name.correlation_id if isinstance(name, OrderKey) else name
+            has = f"the number {name}" if isinstance(name, int) else f"the name {called!r}"
             raise OrderNotFoundError(
-                f"no event of an order with the {kind} {called!r} so far. {near(str(called))}"
+                f"no order with {has}: no message has named one so far. {near(str(called))}"
             )
     return list(dict.fromkeys(key for key in keys if key is not None))

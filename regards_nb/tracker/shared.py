@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from regards_nb.download import path_of
 from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
 from regards_nb.orders import replaced
-from regards_nb.text import similar
+from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -259,10 +259,7 @@ class TrackerParts:
         names = [text for state in known for text in (state.correlation_id, state.label) if text]
         if name.isdecimal():
             names += [str(state.order_id) for state in known if state.order_id is not None]
-        near = similar(name, names)
-        return (
-            f"Did you mean {' or '.join(map(repr, near))}?" if near else "tracker.orders lists all"
-        )
+        return did_you_mean(name, names) or "tracker.orders lists all"
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the states of some orders, or of all, with their running downloads."""

@@ -103,6 +103,8 @@ class TableOrders:
         self._pause_s = _FIRST_RETRY_S
         #: Why the last request reached nobody.
         self._obstacle = ""
+        #: The next request may have been sent, and there is no answer to it so far.
+        self._is_sending = False
 
     @property
     def correlation_ids(self) -> list[str]:
@@ -237,6 +239,7 @@ class TableOrders:
         if not self._pending or not self._has_room(self._states()):
             return
         request = self._wanted[self._pending[0]]
+        self._is_sending = True
         try:
             self._submission.submit(
                 request,
@@ -245,6 +248,7 @@ class TableOrders:
                 rename=self._renamed_next,
             )
         except SubmitsElsewhereError as exc:
+            self._is_sending = False
             self._obstacle = str(exc)
             self._not_before_s = time.monotonic() + LOOK_S
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
@@ -261,6 +265,7 @@ class TableOrders:
             ) from exc
         else:
             self._pending.popleft()
+            self._is_sending = False
             self._obstacle, self._pause_s = "", _FIRST_RETRY_S
 
     def _has_room(self, states: Iterable[OrderState]) -> bool:
@@ -318,6 +323,26 @@ class TableOrders:
             note += f"; order {numbers} is paused: tracker.resume({numbers})"
         return note
 
+    def stopped(self) -> str:
+        """Return which orders were made when the user stopped the call."""
+        if not self._requests:
+            return "stopped; nothing was ordered"
+        made, left = self._labels_of(are_made=True), self._labels_of(are_made=False)
+        text = f"stopped; {len(made)} of {counted(len(self._requests), 'order')} made"
+        text += f": {_listed(made)}" if made else ""
+        text += f". Not made: {_listed(left)}" if left else ""
+        if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
+            text += f". Perhaps made: {sent}, the next call asks REGARDS"
+        return f"{text}. {_GO_ON}"
+
+    def _labels_of(self, *, are_made: bool) -> list[str]:
+        find = self._core.frames.key_of
+        return [
+            request.label or ""
+            for request in self._requests
+            if (find(request.correlation_id) is not None) is are_made
+        ]
+
     def warn_of_failures(self) -> None:
         """Warn of the orders that were denied or failed; the others are there."""
         states = self._states()
@@ -329,14 +354,14 @@ class TableOrders:
         if lost:
             told = [f"{state.label} ({_reason(state)})" for state in lost]
             texts.append(
-                f"{len(lost)} of {len(states)} orders brought no file: {_listed(told)}. "
-                "submit_each(..., retry=True) orders them again"
+                f"{counted(f'{len(lost)} of {len(states)}', 'order')} brought no file: "
+                f"{_listed(told)}. submit_each(..., retry=True) orders them again"
             )
         if partial:
             numbers = [state.order_id for state in partial]
             texts.append(
-                f"{len(partial)} of {len(states)} orders lack files: tracker.retry({numbers}) "
-                "has REGARDS prepare them again"
+                f"{counted(f'{len(partial)} of {len(states)}', 'order')} came with files missing: "
+                f"tracker.retry({numbers}) has REGARDS prepare them again"
             )
         if texts:
             warnings.warn("; ".join(texts), stacklevel=3)

@@ -19,7 +19,7 @@ from regards_nb.consumer import (
     publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import SettingsError
+from regards_nb.errors import SettingsError, TrackingError
 from regards_nb.frames import Frames, problems_frame, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
@@ -188,8 +188,8 @@ class OrderTracker:
             errors=errors,
         )
         self._core = parts
-        self._downloads = Downloads(parts, client, tenant, place)
         self._sync = None if client is None else RestSync(parts, client, tenant)
+        self._downloads = Downloads(parts, self._sync, tenant, place)
         self._blocking = BlockingOrders(parts, self._sync)
         self._actions = OrderActions(parts, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
@@ -402,12 +402,15 @@ class OrderTracker:
     def stop(self, *, timeout_s: float = 10.0) -> None:
         """End all threads and connections. The frames stay readable.
 
+        Your callbacks are called for all events journalled so far; after a second a line says
+        which one is waited for. Those left out are called after the next `start`.
+
         Raises
         ------
         TrackingError
-            A thread did not end within *timeout_s*.
+            A thread did not end within *timeout_s*; the text says which callback or download.
         """
-        from regards_nb.display import close_views
+        from regards_nb.display import close_views, say
 
         catch_up, self._catch_up = self._catch_up, None
         dispatcher, self._dispatcher = self._dispatcher, None
@@ -416,16 +419,16 @@ class OrderTracker:
         finally:
             if catch_up is not None:
                 catch_up.stop(timeout_s)
-            if dispatcher is not None:
-                dispatcher.stop(timeout_s)
-            self._downloads.stop(timeout_s)
-            self._actions.stop(timeout_s)
+            parts = (dispatcher, self._downloads, self._actions)
+            unended = [part.stop(timeout_s, say) for part in parts if part is not None]
             self._core.frames.save_checkpoint(timeout_s)
             self._core.journal.watch(None)
             self._life.was_stopped = True
             # Views show the last state from now on, and say that it is the last.
             close_views(self)
             self._at_end.close()
+        if any(unended):
+            raise TrackingError("; ".join(filter(None, unended)))
 
     def ends_with(self, end: Callable[[], object], *, then: str = "") -> None:
         """Call *end* when this tracker has stopped, to stop what only this tracker uses.
@@ -962,19 +965,20 @@ class OrderTracker:
                 sees_downloads=self.client is not None,
             ),
         )
-        each.plan(
-            Request.new(
-                wanted.queries,
-                data_types=data_types,
-                filename_regexp=filename_regexp,
-                label=wanted.label,
-                user=user,
-                size_limit_bytes=size_limit_bytes,
+        with stopped_by_user(each.stopped):
+            each.plan(
+                Request.new(
+                    wanted.queries,
+                    data_types=data_types,
+                    filename_regexp=filename_regexp,
+                    label=wanted.label,
+                    user=user,
+                    size_limit_bytes=size_limit_bytes,
+                )
+                for wanted in orders
             )
-            for wanted in orders
-        )
-        with stopped_by_user(), watching(self, each.keys) as view:
-            each.run(view)
+            with watching(self, each.keys) as view:
+                each.run(view)
         each.warn_of_failures()
         self._core.errors.raise_new()
         return with_orders(own, each.labels, each.correlation_ids)
@@ -1120,6 +1124,8 @@ class OrderTracker:
 
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
+        if process is not None and not callable(process):
+            raise SettingsError(f"process must be a function of the paths, not {process!r}")
         if keys:
             states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
@@ -1128,7 +1134,10 @@ class OrderTracker:
             say("nothing to download: no order has files that wait for it")
             return [] if process is None else {}
         found = [state.key for state in states]
-        with stopped_by_user(), watching(self, found) as view:
+        with (
+            stopped_by_user(partial(self._downloads.stopped, found)),
+            watching(self, found) as view,
+        ):
             request = DownloadRequest(
                 directory=None if directory is None else as_place(directory),
                 extract=extract,
@@ -1168,7 +1177,10 @@ class OrderTracker:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         seen: set[Path] = set()
         wait = self._new_wait([key], until="part", timeout_s=timeout_s)
-        with stopped_by_user(), watching(self, wait.keys) as view:
+        with (
+            stopped_by_user(partial(self._downloads.stopped, [key])),
+            watching(self, wait.keys) as view,
+        ):
             while True:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 (state,) = wait.run(view)

@@ -50,11 +50,16 @@ _REST_MISSING = (
 
 
 @contextmanager
-def stopped_by_user() -> Iterator[None]:
+def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
     """End a wait at Ctrl-C or the stop button with one line instead of a traceback.
 
     In a kernel, Python's own handler of SIGINT is installed meanwhile: kernels (xeus-python) and
     libraries replace it, and then the stop button ends the kernel or does nothing.
+
+    Parameters
+    ----------
+    outcome : callable, optional
+        Returns the line: what is done so far, and how it goes on. By default tracking continues.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def stopped_by_user() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise StoppedWaiting from None
+        raise (StoppedWaiting() if outcome is None else StoppedWaiting(outcome())) from None
     finally:
         # None: the handler was not installed from Python, and cannot be installed again.
         if replaced is not None:
@@ -140,8 +145,8 @@ class Wait:
         )
         self._is_of_all = not selections
         self._states: list[OrderState] = []
-        #: Names of orders without any event that the journal has as requests.
-        self._submitted: set[str] = set()
+        #: What is said of names without any event, by name.
+        self._unseen: dict[Name, str] = {}
         #: What is compared to see whether something moves; when REST is asked next, and how long
         #: after that.
         self._moves: object = None
@@ -247,16 +252,28 @@ class Wait:
                         f"are meant: wait(timeout_s={name})"
                     )
                 continue
-            called = name.correlation_id if isinstance(name, OrderKey) else name
-            tenant = None if self._sync is None else self._sync.tenant
-            if called in self._submitted:
+            if self._is_submitted(name):
                 continue
-            if self._core.journal.request(tenant, called) is None:
-                raise OrderNotFoundError(
-                    f"no order with the correlation id or label {called!r}: it was not submitted "
-                    "here, and no message names it. " + self._core.near(called)
-                )
-            self._submitted.add(called)
+            called = name.correlation_id if isinstance(name, OrderKey) else name
+            raise OrderNotFoundError(
+                f"no order with the correlation id or label {called!r}: it was not submitted "
+                "here, and no message names it. " + self._core.near(called)
+            )
+
+    def _is_submitted(self, name: str | OrderKey) -> bool:
+        """Return whether the journal has a request with this name."""
+        called = name.correlation_id if isinstance(name, OrderKey) else name
+        tenant = None if self._sync is None else self._sync.tenant
+        return self._core.journal.request(tenant, called) is not None
+
+    def _said_of(self, name: Name) -> str:
+        """Return a sentence on a name that no event has named so far."""
+        if isinstance(name, int):
+            return f"no event of order {name} so far"
+        called = name.correlation_id if isinstance(name, OrderKey) else name
+        if self._is_submitted(name):
+            return f"no event of {called!r} so far"
+        return f"no order is called {called!r} so far. {self._core.near(called)}"
 
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and state.waits_for_download:
@@ -281,13 +298,17 @@ class Wait:
     def note(self) -> str:
         """Return a sentence on the orders that the wait still needs."""
         running = [state for state in self._states if not self._suffices(state)]
-        unseen = [_called(name) for name in self._unknown()]
+        unseen = self._unknown()
         are = "is" if len(running) == 1 else "are"
         total = counted(len(self._names), "order")
         words = [f"{len(running)} of {total} {are} still running"] if running else []
-        if unseen:
-            named = ", ".join(unseen) if len(unseen) <= _MOST_NAMED else f"{len(unseen)} orders"
-            words.append(f"no event of {named} so far")
+        if len(unseen) > _MOST_NAMED:
+            words.append(f"no event of {counted(len(unseen), 'order')} so far")
+        else:
+            # Once for each name: among many orders the search for near names takes long.
+            missing = [name for name in unseen if name not in self._unseen]
+            self._unseen |= {name: self._said_of(name) for name in missing}
+            words += [self._unseen[name] for name in unseen]
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:
@@ -341,12 +362,6 @@ class Wait:
         """
         self._core.errors.raise_new()
         return self._core.frames.orders_of(self.keys())
-
-
-def _called(name: Name) -> str:
-    if isinstance(name, int):
-        return f"order {name}"
-    return repr(name.correlation_id if isinstance(name, OrderKey) else name)
 
 
 def _numbers(states: Iterable[OrderState]) -> str:
