@@ -35,13 +35,6 @@ class Cluster(NamedTuple):
         others = ", ".join(f"'{each.name}'" for each in self.nodes if each is not node)
         node.rabbitmqctl("eval", f"[erlang:disconnect_node(N) || N <- [{others}]].")
 
-    def is_whole(self) -> bool:
-        """Return whether the nodes run and are connected."""
-        names = "rabbit_nodes:all_running()"
-        return self.nodes[0].rabbitmqctl("eval", f"length({names}).").strip() == str(
-            len(self.nodes)
-        )
-
 
 @contextlib.contextmanager
 def three_nodes() -> Iterator[Cluster]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pika
+from cluster import Cluster
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker
@@ -34,9 +36,11 @@ class Publisher(threading.Thread):
     taken and most of them still to come, however slow the machine is.
     """
 
-    def __init__(self, url: str, queue: str, *, count: int, prelude: int) -> None:
+    def __init__(self, urls: Sequence[str], queue: str, *, count: int, prelude: int) -> None:
         super().__init__(daemon=True)
-        self._url, self._queue, self._count, self._prelude = url, queue, count, prelude
+        #: of the nodes of a cluster: the next one is tried when one fails
+        self._urls = itertools.cycle(urls)
+        self._queue, self._count, self._prelude = queue, count, prelude
         #: confirmed by the broker
         self.confirmed: list[int] = []
         #: sent, but the answer was lost with the connection: may be there or not
@@ -55,7 +59,7 @@ class Publisher(threading.Thread):
         self.finished.set()
 
     def _publish(self) -> None:
-        parameters = pika.URLParameters(self._url)
+        parameters = pika.URLParameters(next(self._urls))
         with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
             channel = connection.channel()
             channel.confirm_delivery()
@@ -98,6 +102,7 @@ def properties() -> pika.BasicProperties:
 class World:
     """A broker, a queue, a tracker and a publisher, and what is learned from them."""
 
+    #: of a cluster: a node that is not killed
     broker: PrivateBroker
     folder: Path
     events: int
@@ -106,15 +111,16 @@ class World:
     journal: str = ""
     queue: str = field(default_factory=lambda: f"orders.{uuid.uuid4().hex}")
     states: list[str] = field(default_factory=list)
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         self.journal = self.journal or str(self.folder / "journal.sqlite")
         self.make_queue()
-        self.publisher = Publisher(
-            self.broker.admin_url, self.queue, count=self.events, prelude=self.events // 20
-        )
+        urls = self.cluster.urls if self.cluster else [self.broker.admin_url]
+        self.publisher = Publisher(urls, self.queue, count=self.events, prelude=self.events // 20)
         self.url = f"{self.broker.admin_url}?heartbeat=4"
-        self.tracker = OrderTracker(self.url, self.queue, journal=self.journal)
+        addresses = [f"{url}?heartbeat=4" for url in urls]
+        self.tracker = OrderTracker(addresses, self.queue, journal=self.journal)
 
     def use(self, postgresql: PrivatePostgreSQL) -> None:
         """Keep the journal in PostgreSQL."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import three_nodes
 from fault_world import TICK, PrivatePostgreSQL, World
 from small_disk import own_mounts
 from tcp_proxy import TcpProxy
@@ -318,6 +319,17 @@ def kill_postgresql(world: World) -> None:
         world.postgresql.start()
 
 
+def break_cluster(world: World) -> None:
+    """Of three nodes the leader loses its links for a moment, and is killed some events later."""
+    leader = world.cluster.leader(world.queue)
+    world.publisher.paused.clear()
+    world.cluster.break_links(leader)
+    world.flow(0.5)
+    killed = world.cluster.leader(world.queue)
+    world.broker = next(node for node in world.cluster.nodes if node is not killed)
+    killed.kill()
+
+
 ON_A_SMALL_DISK = """
 import sys
 from regards_nb import OrderTracker
@@ -404,12 +416,14 @@ FAULTS: dict[str, Callable[[World], None]] = {
         kill_in_commit,
         kill_postgresql,
         kill_team,
+        break_cluster,
     )
 }
 
 
 #: These let the publisher go on by themselves.
 BEGIN_PAUSED = {
+    "break_cluster",
     "damage_journal",
     "delete_queue",
     "full_disk",
@@ -426,15 +440,20 @@ ARGUMENTS = {
     "sorted_headers": QUORUM,
     "cut_line": QUORUM,
     "unwritable_journal": QUORUM | {"x-delivery-limit": 2},
+    "break_cluster": QUORUM,
 }
 ON_POSTGRESQL = {"kill_in_commit", "kill_postgresql", "kill_team"}
+ON_A_CLUSTER = {"break_cluster"}
 
 
 def run(fault: str, broker: PrivateBroker, events: int) -> Outcome:
     """Let events flow, break something in the middle, and count."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        world = World(broker, folder, events, dict(ARGUMENTS.get(fault, QUEUE_ARGUMENTS)))
+        arguments = dict(ARGUMENTS.get(fault, QUEUE_ARGUMENTS))
+        cluster = stack.enter_context(three_nodes()) if fault in ON_A_CLUSTER else None
+        node = cluster.nodes[0] if cluster else broker
+        world = World(node, folder, events, arguments, cluster=cluster)
         if fault in ON_POSTGRESQL:
             world.use(stack.enter_context(PrivatePostgreSQL()))
         try:
