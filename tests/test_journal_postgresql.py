@@ -69,6 +69,24 @@ def test_nothing_is_lost_or_twice_when_the_database_is_killed(
         assert numbers(journal) == list(range(3000))
 
 
+def test_a_commit_is_on_the_disk_whatever_the_database_is_set_to(
+    postgresql: PrivatePostgreSQL,
+) -> None:
+    """With synchronous_commit off, a killed server has the rows whose commit it confirmed."""
+    url = postgresql.new_database()
+    name = url.partition("@/")[2].partition("?")[0]
+    postgresql.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    # by default it writes the commits after 0.2 s
+    postgresql.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    postgresql.restart()
+    with Journal(url) as journal:
+        journal.append(journal.open_session("q"), [delivery(b"%d" % n) for n in range(5)])
+        postgresql.kill()
+        postgresql.start()
+        assert journal.last_id() == 5
+    postgresql.execute("ALTER SYSTEM RESET wal_writer_delay")
+
+
 def is_there(journal: Journal) -> bool:
     try:
         journal.last_id()

@@ -57,8 +57,13 @@ _RESTART_RETRY_S = 0.1
 #: The first statement of a transaction that writes: it waits for all others that write.
 LOCK_WRITERS = {
     "sqlite": "BEGIN IMMEDIATE",
-    # an arbitrary number that identifies this lock among the advisory locks of the database
-    "postgresql": "SELECT pg_advisory_xact_lock(7234734)",
+    # An arbitrary number identifies this lock among the advisory locks of the database. With
+    # synchronous_commit off, a server that is killed loses the commits of its last moments, which
+    # are acknowledged to RabbitMQ by then; its other values flush the commit to the disk.
+    "postgresql": (
+        "SELECT pg_advisory_xact_lock(7234734), set_config('synchronous_commit', "
+        "replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
+    ),
 }
 #: Has PostgreSQL tell other processes of the commit, when it is done.
 _TELL = ", pg_notify('{}', '{}')"
