@@ -177,16 +177,19 @@ def test_each_reader_sees_all_that_several_write(place: str | Path, journal: Jou
 def test_an_append_whose_answer_is_lost_is_written_once(
     tmp_path_factory: pytest.TempPathFactory, tries: list[tuple[str, list[bytes]]]
 ) -> None:
-    """The server may have committed when the line broke; equal messages stay as many as came."""
+    """The server may have committed when the line broke; equal messages stay as many as came.
+
+    The caller adds to the list that it has given, as the consumer does.
+    """
     came: list[bytes] = []
-    waiting: list[bytes] = []
+    waiting: list[Delivery] = []
     with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:
         session_id = journal.open_session("q")
         dialect = journal._database.engine.dialect
         commit = dialect.do_commit
         for outcome, new in [*tries, ("committed", [b"last"])]:
             came += new
-            waiting += new
+            waiting += map(delivery, new)
 
             def answer(connection: Any, outcome: str = outcome) -> None:
                 if outcome != "refused":
@@ -195,7 +198,7 @@ def test_an_append_whose_answer_is_lost_is_written_once(
                     raise sqlite3.OperationalError("the line broke")
 
             with mock.patch.object(dialect, "do_commit", answer), suppress(JournalError):
-                journal.append(session_id, [delivery(body) for body in waiting])
+                journal.append(session_id, waiting)
                 waiting.clear()
         assert bodies(journal) == came
 

@@ -230,7 +230,8 @@ class Journal:
                     new = deliveries[covered:]
                 if choose is not None:
                     new = choose(RowReader(connection), new)
-                attempts.append(Attempt(len(deliveries), there, new))
+                # a copy: the caller may add messages to its list before it calls again
+                attempts.append(Attempt(len(deliveries), there, tuple(new)))
             return there + insert(connection, session_id, new)
 
         written = self._database.write(insert_new, patience_s=0)
