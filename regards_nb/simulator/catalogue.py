@@ -312,21 +312,18 @@ def attribute_models() -> list[Json]:
     """Return the attributes of the demo's model."""
     return [
         {
-            "content": {
-                "id": number,
-                "name": name,
-                "label": label,
-                "type": kind.value,
-                "jsonPath": f"properties.{name}",
-                "fullJsonPath": f"feature.properties.{name}",
-                "fullName": name,
-                "optional": True,
-                "indexed": True,
-                "dynamic": True,
-                "internal": False,
-                "alterable": True,
-            },
-            "links": [],
+            "id": number,
+            "name": name,
+            "label": label,
+            "type": kind.value,
+            "jsonPath": f"properties.{name}",
+            "fullJsonPath": f"feature.properties.{name}",
+            "fullName": name,
+            "optional": True,
+            "indexed": True,
+            "dynamic": True,
+            "internal": False,
+            "alterable": True,
         }
         for number, (name, (kind, label)) in enumerate(ATTRIBUTES.items(), 1)
     ]

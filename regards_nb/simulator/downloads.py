@@ -31,7 +31,7 @@ from regards_nb.simulator.faults import (
 )
 from regards_nb.simulator.lifecycle import FileState
 from regards_nb.simulator.plans import of_bytes, of_path
-from regards_nb.simulator.server import Response, error
+from regards_nb.simulator.server import Response, error, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,52 +98,37 @@ class Downloads:
         with self._service.changing():
             files = order.available()
         raw = self._faults.take(RawZip, order_id=order.order_id)
-        if raw is not None:
-            return self._raw_zip(raw, files, order.order_id, headers)
-        if not files:
+        if raw is None and not files:
             return Response(status=204, headers=headers)
         with self._service.changing():
             if order.order_id in self._sending and not self._parallel_zips:
                 return error(409, f"Order {order.order_id} is already being downloaded")
             self._sending.append(order.order_id)
-        archive = Archive(files, self._faults, made_at=now, level=self._zip_level)
-        save = self._saving(order.order_id, files, archive.problems)
+        problems: dict[int, str] = {}
+        if raw is not None:
+            content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
+            pieces, saves_states = content.chunks, raw.saves_states
+        else:
+            archive = Archive(files, self._faults, made_at=now, level=self._zip_level)
+            pieces, saves_states, problems = archive.pieces, archive.saves_states, archive.problems
         response = Response(
             status=200,
             headers=headers,
-            stream=in_blocks(archive.pieces()),
-            served=save if archive.saves_states else None,
+            stream=in_blocks(pieces()),
+            served=self._saving(order.order_id, files, problems) if saves_states else None,
             finished=lambda: self._sent(order.order_id),
         )
-        return self._cut(response, order.order_id, archive.pieces)
-
-    def _sent(self, order_id: int) -> None:
-        with self._service.changing():
-            self._sending.remove(order_id)
-
-    def _raw_zip(
-        self, raw: RawZip, files: list[OrderFile], order_id: int, headers: list[tuple[str, str]]
-    ) -> Response:
-        content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
-        response = Response(
-            status=200,
-            headers=headers,
-            stream=in_blocks(content.chunks()),
-            served=self._saving(order_id, files, {}) if raw.saves_states else None,
-        )
-        return self._cut(response, order_id, content.chunks)
-
-    def _cut(
-        self, response: Response, order_id: int, pieces: Callable[[], Iterator[bytes]]
-    ) -> Response:
-        fault = self._faults.take(CutZip, order_id=order_id)
-        if fault is not None:
+        if (fault := self._faults.take(CutZip, order_id=order.order_id)) is not None:
             response.ending = fault.ending
             response.limit_bytes = fault.after_bytes
             if fault.after_bytes is None:
                 # The zip is made once only to learn its length.
                 response.limit_bytes = int(sum(map(len, pieces())) * fault.after_fraction)
         return response
+
+    def _sent(self, order_id: int) -> None:
+        with self._service.changing():
+            self._sending.remove(order_id)
 
     def _saving(
         self, order_id: int, files: list[OrderFile], problems: dict[int, str]
@@ -157,63 +142,49 @@ class Downloads:
 
         return save
 
-    def file(self, file: OrderFile) -> Response:
+    def order_file(self, file: OrderFile) -> Response:
         """Return one file, also after it was downloaded (protocol.md 1.0, 7)."""
         if file.state is FileState.PENDING:
             return error(202, "File not available yet")
         if file.state is FileState.ERROR:
             return error(422, file.error or "File in error")
-        order_id, name = file.order_id, file.spec.name
-        refusal = self._faults.take(StorageRefuses, order_id=order_id, name=name)
-        if refusal is not None:
-            self._service.downloaded([file], {file.file_id: f"HTTP {refusal.status}"})
-            content_type = [("Content-Type", refusal.content_type)]
-            return Response(status=refusal.status, body=refusal.body, headers=content_type)
-        return self._whole_file(file)
-
-    def _whole_file(self, file: OrderFile) -> Response:
-        spec = file.spec
-        chunks = spec.source.chunks()
-        if self._faults.take(CorruptFile, order_id=file.order_id, name=spec.name):
-            chunks = _corrupted(chunks)
-        response = _file_response(spec, chunks)
-        # A single external file never becomes DOWNLOADED (protocol.md 1.5).
-        response.served = None if spec.reference else self._saving(file.order_id, [file], {})
-        cut = self._faults.take(CutFile, order_id=file.order_id, name=spec.name)
-        if cut is not None:
-            response.limit_bytes, response.ending = cut.after_bytes, cut.ending
+        response = self._file(file.spec, file.order_id)
+        if response.status != 200:
+            self._service.downloaded([file], {file.file_id: f"HTTP {response.status}"})
+        elif not file.spec.reference:
+            # A single external file never becomes DOWNLOADED (protocol.md 1.5).
+            response.served = self._saving(file.order_id, [file], {})
         return response
 
     def catalogue_file(self, spec: FileSpec) -> Response:
         """Return one file of a product that was not ordered."""
-        refusal = self._faults.take(StorageRefuses, name=spec.name)
+        response = self._file(spec, None)
+        self.served_files += response.status == 200
+        return response
+
+    def _file(self, spec: FileSpec, order_id: int | None) -> Response:
+        refusal = self._faults.take(StorageRefuses, order_id=order_id, name=spec.name)
         if refusal is not None:
             content_type = [("Content-Type", refusal.content_type)]
             return Response(status=refusal.status, body=refusal.body, headers=content_type)
         chunks = spec.source.chunks()
-        if self._faults.take(CorruptFile, name=spec.name):
+        if self._faults.take(CorruptFile, order_id=order_id, name=spec.name):
             chunks = _corrupted(chunks)
-        response = _file_response(spec, chunks)
-        self.served_files += 1
-        cut = self._faults.take(CutFile, name=spec.name)
+        # Without characters that would end the header.
+        name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
+        response = Response(
+            status=200,
+            headers=[
+                ("Content-Type", spec.mime_type),
+                ("Content-Disposition", f'attachment;filename="{name}"'),
+            ],
+            stream=in_blocks(chunks),
+            length_bytes=None if spec.reference else spec.source.size_bytes,
+        )
+        cut = self._faults.take(CutFile, order_id=order_id, name=spec.name)
         if cut is not None:
             response.limit_bytes, response.ending = cut.after_bytes, cut.ending
         return response
-
-
-def _file_response(spec: FileSpec, chunks: Iterator[bytes]) -> Response:
-    """Return the response with one file."""
-    # Without characters that would end the header.
-    name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
-    return Response(
-        status=200,
-        headers=[
-            ("Content-Type", spec.mime_type),
-            ("Content-Disposition", f'attachment;filename="{name}"'),
-        ],
-        stream=in_blocks(chunks),
-        length_bytes=None if spec.reference else spec.source.size_bytes,
-    )
 
 
 class Archive:
@@ -228,16 +199,10 @@ class Archive:
     """
 
     def __init__(
-        self,
-        files: Sequence[OrderFile],
-        faults: Faults,
-        *,
-        made_at: datetime,
-        level: int = -1,
+        self, files: Sequence[OrderFile], faults: Faults, *, made_at: datetime, level: int
     ) -> None:
         self.problems: dict[int, str] = {}
-        order_id = files[0].order_id if files else None
-        incomplete = faults.take(IncompleteZip, order_id=order_id)
+        incomplete = faults.take(IncompleteZip, order_id=files[0].order_id)
         self.saves_states = incomplete is None
         kept = files if incomplete is None else files[: incomplete.keep_files]
         self._entries = [_Entry(file, name, faults) for file, name in _entry_names(kept)]
@@ -303,7 +268,7 @@ class _Entry:
                     "Cannot completely download data file from storage, only "
                     f"{kept_bytes}/{size_bytes} bytes"
                 )
-            chunks = _shortened(chunks, kept_bytes)
+            chunks = limited(chunks, kept_bytes)
         return chunks
 
 
@@ -312,16 +277,6 @@ def _corrupted(chunks: Iterator[bytes]) -> Iterator[bytes]:
     first = next(chunks, b"")
     yield bytes(byte ^ 0xFF for byte in first[:1]) + first[1:]
     yield from chunks
-
-
-def _shortened(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
-    """Stop after so many bytes."""
-    for chunk in chunks:
-        if len(chunk) >= limit_bytes:
-            yield chunk[:limit_bytes]
-            return
-        limit_bytes -= len(chunk)
-        yield chunk
 
 
 def _entry_names(files: Sequence[OrderFile]) -> Iterator[tuple[OrderFile, str]]:

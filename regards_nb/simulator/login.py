@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.simulator.faults import ExpiredToken
-from regards_nb.simulator.server import Response, iso_time, json_response
+from regards_nb.simulator.server import HttpError, Response, iso_time, json_response
 
 if TYPE_CHECKING:
     from regards_nb.simulator.faults import Faults
@@ -89,7 +89,7 @@ class Login:
             return _oauth_error("invalid_request", "Missing grant type")
         try:
             fields = request.json() if is_json else request.form()
-        except ValueError:
+        except HttpError:
             return spring_error(400, "Bad Request", request.path)
         account = self._account
         if not (
@@ -133,8 +133,8 @@ class Login:
         key = self._account.api_key
         return key is None or _equal(request.headers.get("x-api-key", ""), key)
 
-    def user(self, request: Request, *, is_public: bool) -> str | Response:
-        """Return the user of a request, or the error response.
+    def user(self, request: Request, *, is_public: bool) -> str:
+        """Return the user of a request; raises HttpError if its token is not valid.
 
         A request without a token may use a public endpoint if it names the project as ``scope``;
         its user is "".
@@ -153,11 +153,13 @@ class Login:
             if ends_at_s and (fault := self._faults.take(ExpiredToken)):
                 self._declared_expired[token] = fault
             if fault := self._declared_expired.get(token):
-                if fault.body:
-                    return Response(status=fault.status, body=fault.body)
-                return spring_error(fault.status, "Expired", request.path)
+                raise HttpError(
+                    Response(status=fault.status, body=fault.body)
+                    if fault.body
+                    else spring_error(fault.status, "Expired", request.path)
+                )
         if time.monotonic() >= ends_at_s:
-            return spring_error(401, "Unauthorized", request.path)
+            raise HttpError(spring_error(401, "Unauthorized", request.path))
         return self._account.username
 
     def forget_all(self) -> None:

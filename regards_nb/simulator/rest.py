@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from regards_nb.simulator import lifecycle
 from regards_nb.simulator.catalogue import attribute_models
@@ -11,16 +13,17 @@ from regards_nb.simulator.faults import Reply, Route, Slow, WrongChecksum
 from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
 from regards_nb.simulator.login import spring_error
 from regards_nb.simulator.query import QueryError
-from regards_nb.simulator.server import Request, Response, error, iso_time, json_response
+from regards_nb.simulator.server import HttpError, Response, error, iso_time, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from regards_nb.simulator.catalogue import Product
+    from regards_nb.simulator.catalogue import DataSet, Product
     from regards_nb.simulator.downloads import Downloads
     from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.login import Login
+    from regards_nb.simulator.server import Request
     from regards_nb.simulator.service import Service
 
 _DATA_TYPES = {"RAWDATA", "QUICKLOOK"}
@@ -30,19 +33,30 @@ _MAX_PAGE_SIZE = 2000
 
 _ORDERS = "/api/v1/rs-order/user/orders"
 _FILES = "/api/v1/rs-order/orders"
-_ACTION_PATHS = {
-    Action.PAUSE: f"{_ORDERS}/pause/{{id}}",
-    Action.RESUME: f"{_ORDERS}/resume/{{id}}",
-    Action.DELETE: f"{_ORDERS}/{{id}}",
-    Action.RESTART: f"{_ORDERS}/{{id}}/restart",
-    Action.RETRY: f"{_ORDERS}/{{id}}/retry",
+_BASKET = "/api/v1/rs-order/order/basket"
+_CATALOGUE = "/api/v1/rs-catalog"
+_LEGACY = f"{_CATALOGUE}/engines/legacy"
+_SEARCH = f"(?:{_LEGACY}|/api/v1/rs-access-project)"
+_ID = r"(?P<id>\d{1,18})"
+_SUB_ID = r"(?P<sub_id>\d{1,18})"
+_URN = r"(?P<urn>URN:[\w:.-]+)"
+# Spring serves HEAD with the handler of GET (protocol.md 1.0, 4).
+_GET = ("GET", "HEAD")
+
+_ACTIONS = {
+    Action.PAUSE: ("PUT", f"{_ORDERS}/pause/{{id}}"),
+    Action.RESUME: ("PUT", f"{_ORDERS}/resume/{{id}}"),
+    Action.DELETE: ("DELETE", f"{_ORDERS}/{{id}}"),
+    Action.RESTART: ("POST", f"{_ORDERS}/{{id}}/restart"),
+    Action.RETRY: ("PUT", f"{_ORDERS}/{{id}}/retry"),
 }
 
 Json = dict[str, Any]
+_Item = TypeVar("_Item")
 
 
 class _Call(NamedTuple):
-    """One request to one endpoint, with the numbers in its path."""
+    """One request to one endpoint, with what its path contains."""
 
     request: Request
     #: Empty for a request without a token to a public endpoint.
@@ -50,9 +64,12 @@ class _Call(NamedTuple):
     #: The ids in the path: an order and a sub-order or data set, or a file.
     number: int
     sub_number: int
-    #: The URN and the checksum in the path.
-    urn: str = ""
-    checksum: str = ""
+    urn: str
+    checksum: str
+
+    @property
+    def query(self) -> str:
+        return self.request.query.get("q", "")
 
 
 class _Endpoint(NamedTuple):
@@ -62,7 +79,22 @@ class _Endpoint(NamedTuple):
     path: re.Pattern[str]
     route: Route
     respond: Callable[[Rest, _Call], Response]
-    is_public: bool = False
+    is_public: bool
+
+
+_ENDPOINTS: list[_Endpoint] = []
+
+
+def _serves(
+    path: str, route: Route, *, methods: tuple[str, ...] = _GET, is_public: bool = False
+) -> Callable[[Callable[[Rest, _Call], Response]], Callable[[Rest, _Call], Response]]:
+    """Let the decorated function respond to the requests of a path."""
+
+    def register(respond: Callable[[Rest, _Call], Response]) -> Callable[[Rest, _Call], Response]:
+        _ENDPOINTS.append(_Endpoint(methods, re.compile(path), route, respond, is_public))
+        return respond
+
+    return register
 
 
 class Rest:
@@ -105,49 +137,69 @@ class Rest:
         """Respond to one request."""
         if not self._login.passes_portal(request):
             return error(403, "a valid API key is required")
-        endpoint, found = _find_endpoint(request)
-        if endpoint is None or found is None:
-            return spring_error(404, "Not Found", request.path)
-        route, path = endpoint.route, found.groupdict()
-        number, sub_number = int(path.get("id") or 0), int(path.get("sub_id") or 0)
-        order_id, name = self._subject(route, number)
-        reply = self._faults.take(Reply, order_id=order_id, name=name, route=route)
-        if reply is not None:
-            response = _given_response(reply)
-        else:
-            user = (
-                ""
-                if route is Route.TOKEN
-                else self._login.user(request, is_public=endpoint.is_public)
-            )
-            if isinstance(user, Response):
-                response = user
+        for endpoint in _ENDPOINTS:
+            found = endpoint.path.fullmatch(request.path)
+            if found and request.method in endpoint.methods:
+                return self._respond_by(endpoint, request, found.groupdict())
+        return spring_error(404, "Not Found", request.path)
+
+    def _respond_by(
+        self, endpoint: _Endpoint, request: Request, path: dict[str, str | None]
+    ) -> Response:
+        number, name = int(path.get("id") or 0), None
+        order_id: int | None = number or None
+        if endpoint.route is Route.FILE:
+            file = self._service.find_file(number)
+            order_id, name = (file.order_id, file.spec.name) if file else (None, None)
+        reply = self._faults.take(Reply, order_id=order_id, name=name, route=endpoint.route)
+        try:
+            if reply is not None:
+                response = _given_response(reply)
             else:
-                urn, checksum = path.get("urn") or "", path.get("checksum") or ""
-                call = _Call(request, user, number, sub_number, urn, checksum)
+                user = (
+                    ""
+                    if endpoint.route is Route.TOKEN
+                    else self._login.user(request, is_public=endpoint.is_public)
+                )
+                call = _Call(
+                    request,
+                    user,
+                    number,
+                    int(path.get("sub_id") or 0),
+                    path.get("urn") or "",
+                    path.get("checksum") or "",
+                )
                 response = endpoint.respond(self, call)
-        response.slow = self._faults.take(Slow, order_id=order_id, name=name, route=route)
+        except HttpError as exc:
+            response = exc.response
+        response.slow = self._faults.take(Slow, order_id=order_id, name=name, route=endpoint.route)
         return response
 
-    def _subject(self, route: Route, number: int) -> tuple[int | None, str | None]:
-        """Return the order id and the file name that a request concerns."""
-        if route is Route.FILE:
-            file = self._service.find_file(number)
-            return (file.order_id, file.spec.name) if file else (None, None)
-        return number or None, None
-
+    @_serves("/api/v1/rs-authentication/oauth/token", Route.TOKEN, methods=("POST",))
     def token(self, call: _Call) -> Response:
         """Log in."""
         return self._login.token(call.request)
 
     # -- orders
 
+    def _order(self, call: _Call, *texts: str) -> Order:
+        """Return the order of the path, whoever owns it; the texts are those of a 404."""
+        order = self._service.find(call.number)
+        if order is None:
+            raise HttpError(error(404, *texts))
+        return order
+
+    def _own_order(self, call: _Call) -> Order:
+        """Return the user's order of the path; errors have no body here."""
+        order = self._order(call)
+        if order.owner != call.user:
+            raise HttpError(error(403))
+        return order
+
+    @_serves(f"{_ORDERS}/apply", Route.APPLY, methods=("POST",))
     def apply(self, call: _Call) -> Response:
         """Grant or refuse an order."""
-        try:
-            fields = call.request.json()
-        except ValueError:
-            return error(400, "JSON parse error")
+        fields = call.request.json()
         if problems := _validation_errors(fields):
             return error(422, *problems)
         filters = fields.get("filters") or {}
@@ -162,136 +214,114 @@ class Rest:
             data_types=filters.get("dataTypes") or (),
             filename_regexp=filters.get("filenameRegExp"),
         )
-        body = {"content": result.fields, "links": []}
-        return json_response(422 if result.refusal else 200, body)
+        return json_response(422 if result.refusal else 200, _resource(result.fields))
 
+    @_serves(_ORDERS, Route.ORDERS)
     def orders(self, call: _Call) -> Response:
         """List the user's orders."""
         orders = self._service.orders_of(call.user)
-        return _page(call.request, orders, default_size=20, show=self._order_dto)
+        return _page(call, orders, default_size=20, show=self._order_dto)
 
+    @_serves(f"{_ORDERS}/{_ID}", Route.ORDER)
     def order(self, call: _Call) -> Response:
-        """Show one order; errors of this endpoint have no body."""
-        order = self._service.find(call.number)
-        if order is None:
-            return error(404)
-        if order.owner != call.user:
-            return error(403)
+        """Show one order."""
+        order = self._own_order(call)
         with self._service.changing():
             return json_response(200, self._order_dto(order))
 
-    # -- actions
-
-    def restart(self, call: _Call) -> Response:
-        """Make a new order of the same files."""
-        response = self.act(call, Action.RESTART)
-        order = self._service.find(call.number)
-        if response.status != 200 or order is None:
-            return response
-        try:
-            label = call.request.json().get("label")
-        except (ValueError, AttributeError):
-            return error(400, "JSON parse error")
-        return json_response(201, self._order_dto(self._service.restart(order, label))["content"])
-
     def act(self, call: _Call, action: Action) -> Response:
-        """Pause, resume, retry or delete an order."""
-        order = self._service.find(call.number)
-        if order is None:
-            return error(404, f"Order {call.number} not found")
+        """Execute an action on an order."""
+        order = self._order(call, f"Order {call.number} not found")
         if order.owner != call.user:
             return error(401, "USER_NOT_ALLOWED_TO_MANAGE_ORDER")
-        code = self._service.act(order, action)
-        # A refused action is 401, like a missing login (protocol.md 1.0, 9).
-        return error(401, code) if code else error(200)
+        if code := self._service.act(order, action):
+            # A refused action is 401, like a missing login (protocol.md 1.0, 9).
+            return error(401, code)
+        if action is not Action.RESTART:
+            return Response(status=200)
+        again = self._service.restart(order, call.request.json().get("label"))
+        return json_response(201, self._order_dto(again)["content"])
 
     # -- files
 
+    @_serves(f"{_ORDERS}/{_ID}/download", Route.ZIP)
     def zip(self, call: _Call) -> Response:
         """Send the available files as a zip. REGARDS does not check the owner here."""
-        order = self._service.find(call.number)
-        if order is None:
-            return error(404, f"Order {call.number} not found")
-        return self._downloads.zip(order)
+        return self._downloads.zip(self._order(call, f"Order {call.number} not found"))
 
+    @_serves(f"{_FILES}/{_ID}(?:/filesTask/{_SUB_ID})?/files/available", Route.AVAILABLE)
     def available(self, call: _Call) -> Response:
         """List the available files of an order or of one of its sub-orders."""
-        order = self._service.find(call.number)
-        if order is None:
-            return error(404)
-        if order.owner != call.user:
-            return error(403)
+        order = self._own_order(call)
         with self._service.changing():
             files = order.available(call.sub_number or None)
         # Outside of the lock: the checksums of large files take time.
-        return _page(call.request, files, default_size=10, show=self._available_dto)
+        return _page(call, files, default_size=10, show=self._available_dto)
 
+    @_serves(f"{_FILES}/{_ID}/dataset/{_SUB_ID}/files", Route.DATASET_FILES)
     def dataset_files(self, call: _Call) -> Response:
         """List all files of a data set, in any state."""
-        order = self._service.find(call.number)
-        if order is None or order.dataset_id != call.sub_number:
+        order = self._order(call)
+        if order.dataset_id != call.sub_number:
             return error(404)
-        return _page(call.request, list(order.files), default_size=20, show=self._dataset_dto)
+        return _page(call, list(order.files), default_size=20, show=self._dataset_dto)
 
+    @_serves(f"{_FILES}/files/{_ID}", Route.FILE)
     def file(self, call: _Call) -> Response:
         """Send one file."""
         file = self._service.find_file(call.number)
-        order = self._service.find(file.order_id) if file else None
-        if file is None or order is None:
+        if file is None:
             return error(404, f"Unknown data file {call.number}")
-        if order.owner != call.user:
+        if self._service.known(file.order_id).owner != call.user:
             return error(403)
-        return self._downloads.file(file)
+        return self._downloads.order_file(file)
 
     # -- the catalogue
 
+    def _found(self, call: _Call) -> list[Product]:
+        with _query_errors(call.query):
+            return self._catalogue.search(call.query, dataset_urn=call.urn or None)
+
+    @_serves(f"{_SEARCH}(?:/datasets/{_URN})?/dataobjects/search", Route.CATALOGUE, is_public=True)
     def search(self, call: _Call) -> Response:
         """Search products."""
-        query = call.request.query.get("q", "")
-        try:
-            products = self._catalogue.search(query, dataset_urn=call.urn or None)
-        except QueryError as exc:
-            return _refused_query(query, exc)
-        return _page(call.request, products, default_size=20, show=self._feature)
-
-    def search_datasets(self, call: _Call) -> Response:
-        """Search data sets."""
-        query = call.request.query.get("q", "")
-        try:
-            datasets = self._catalogue.search_datasets(query)
-        except QueryError as exc:
-            return _refused_query(query, exc)
+        host = self._host()
         return _page(
-            call.request,
-            datasets,
+            call,
+            self._found(call),
             default_size=20,
-            show=lambda each: {"content": each.feature(), "links": []},
+            show=lambda each: _resource(each.feature(host)),
         )
 
+    @_serves(f"{_SEARCH}/datasets/search", Route.CATALOGUE, is_public=True)
+    def search_datasets(self, call: _Call) -> Response:
+        """Search data sets."""
+        with _query_errors(call.query):
+            datasets = self._catalogue.search_datasets(call.query)
+        return _page(call, datasets, default_size=20, show=lambda each: _resource(each.feature()))
+
+    @_serves(
+        f"{_LEGACY}(?:/datasets/{_URN})?/dataobjects/search/attributes",
+        Route.CATALOGUE,
+        is_public=True,
+    )
     def attributes(self, call: _Call) -> Response:
         """List the attributes of the products that match a query."""
-        query = call.request.query.get("q", "")
-        try:
-            products = self._catalogue.search(query, dataset_urn=call.urn or None)
-        except QueryError as exc:
-            return _refused_query(query, exc)
-        return json_response(200, attribute_models() if products else [])
+        models = attribute_models() if self._found(call) else []
+        return json_response(200, [_resource(each) for each in models])
 
+    @_serves(
+        f"{_CATALOGUE}/complex/search/summary", Route.CATALOGUE, methods=("POST",), is_public=True
+    )
     def summary(self, call: _Call) -> Response:
         """Return the numbers of files and bytes of a selection."""
-        try:
-            fields = call.request.json()
-        except ValueError:
-            return error(400, "JSON parse error")
+        fields = call.request.json()
         products: dict[str, Product] = {}
         for part in fields.get("requests") or ():
-            query = " AND ".join(
-                f"({each})" for each in (part.get("searchParameters") or {}).get("q") or () if each
-            )
-            try:
+            terms = (part.get("searchParameters") or {}).get("q") or ()
+            query = " AND ".join(f"({each})" for each in terms if each)
+            with _query_errors(query):
                 found = self._catalogue.search(query, dataset_urn=part.get("datasetUrn"))
-            except QueryError as exc:
-                return _refused_query(query, exc)
             included = set(part.get("entityIdsToInclude") or ())
             excluded = set(part.get("entityIdsToExclude") or ())
             products.update(
@@ -302,106 +332,95 @@ class Rest:
         types = fields.get("dataTypes") or ()
         return json_response(200, self._catalogue.summary(products.values(), types))
 
+    @_serves(f"{_CATALOGUE}/downloads/{_URN}/files/(?P<checksum>[0-9a-f]+)", Route.CATALOGUE_FILE)
     def catalogue_file(self, call: _Call) -> Response:
         """Send one file of a product that was not ordered."""
         product = self._catalogue.product(call.urn)
-        file = (
-            next((each for each in product.files if each.source.md5 == call.checksum), None)
-            if product
-            else None
-        )
+        files = product.files if product else ()
+        file = next((each for each in files if each.source.md5 == call.checksum), None)
         if product is None or file is None:
             return error(404, f"Unknown file {call.checksum} of {call.urn}")
         if product.dataset.licence and call.request.query.get("acceptLicense") != "true":
             return error(423, f"The licence {product.dataset.licence} is not accepted")
-        if not product.online and product.urn not in self._restored:
+        if not self._is_available(product):
             return error(202, "File not available yet")
         return self._downloads.catalogue_file(file)
 
+    def _is_available(self, product: Product) -> bool:
+        return product.online or product.urn in self._restored
+
+    @_serves(f"{_CATALOGUE}/availability/files", Route.CATALOGUE, methods=("POST",))
     def availability(self, call: _Call) -> Response:
         """Tell which files of products can be downloaded now."""
-        products = [self._catalogue.product(urn) for urn in _product_ids(call)]
-        rows = [
-            {
-                "id": each.urn,
-                "files": [
-                    {
-                        "checksum": file.source.md5,
-                        "available": each.online or each.urn in self._restored,
-                    }
-                    for file in each.files
-                ],
-            }
-            for each in products
-            if each is not None
-        ]
+        rows = []
+        for product in map(self._catalogue.product, call.request.json().get("product_ids", ())):
+            if product is not None:
+                is_available = self._is_available(product)
+                files = [
+                    {"checksum": file.source.md5, "available": is_available}
+                    for file in product.files
+                ]
+                rows.append({"id": product.urn, "files": files})
         return json_response(200, {"products": rows})
 
+    @_serves(f"{_CATALOGUE}/restore", Route.CATALOGUE, methods=("POST",))
     def restore(self, call: _Call) -> Response:
         """Restore the files of products from tape; here they are available at once."""
-        urns = [call.urn] if call.urn else _product_ids(call)
-        if call.urn and self._catalogue.product(call.urn) is None:
-            return error(404)
-        self._restored.update(urns)
-        return error(200)
+        self._restored.update(call.request.json().get("product_ids", ()))
+        return Response(status=200)
 
+    @_serves(f"{_CATALOGUE}/restore/{_URN}", Route.CATALOGUE)
+    def restore_one(self, call: _Call) -> Response:
+        """Restore the files of one product."""
+        if self._catalogue.product(call.urn) is None:
+            return error(404)
+        self._restored.add(call.urn)
+        return Response(status=200)
+
+    @_serves("/api/v1/rs-storage/quota/current", Route.QUOTA)
     def quota(self, call: _Call) -> Response:
         """Return the download quota of the user; -1 is no limit."""
-        return json_response(
-            200,
-            {
-                "email": call.user,
-                "maxQuota": -1,
-                "rateLimit": -1,
-                "currentQuota": self._downloads.served_files,
-                "currentRate": 0,
-            },
-        )
+        quota = {"maxQuota": -1, "rateLimit": -1, "currentRate": 0}
+        used = self._downloads.served_files
+        return json_response(200, {"email": call.user, **quota, "currentQuota": used})
 
+    @_serves(_BASKET, Route.BASKET)
     def basket(self, call: _Call) -> Response:
         """Show the web basket of the user; an empty one is 204."""
         with self._service.changing():
             queries = list(self._service.baskets.get(call.user, ()))
         products = {each.urn: each for query in queries for each in self._catalogue.search(query)}
         if not products:
-            return error(204)
-        selections = []
-        for number, dataset in enumerate(
-            dict.fromkeys(each.dataset for each in products.values()), 1
-        ):
-            part = [each for each in products.values() if each.dataset is dataset]
-            summary = self._catalogue.summary(part, ())
-            counts = {
-                "objectsCount": len(part),
-                "filesCount": summary["filesCount"],
-                "filesSize": summary["filesSize"],
-                "quota": summary["filesCount"],
-            }
-            selections.append(
-                {
-                    "id": number,
-                    "datasetIpid": dataset.urn,
-                    "datasetLabel": dataset.name,
-                    **counts,
-                    "itemsSelections": [],
-                }
-            )
-        content = {
-            "id": 1,
-            "owner": call.user,
-            "quota": sum(each["quota"] for each in selections),
-            "datasetSelections": selections,
-        }
-        return json_response(200, {"content": content, "links": []})
+            return Response(status=204)
+        by_dataset: dict[DataSet, list[Product]] = {}
+        for product in products.values():
+            by_dataset.setdefault(product.dataset, []).append(product)
+        selections = [
+            self._selection(number, *part) for number, part in enumerate(by_dataset.items(), 1)
+        ]
+        quota = sum(each["quota"] for each in selections)
+        content = {"id": 1, "owner": call.user, "quota": quota, "datasetSelections": selections}
+        return json_response(200, _resource(content))
 
+    def _selection(self, number: int, dataset: DataSet, products: list[Product]) -> Json:
+        counted = self._catalogue.summary(products, ())
+        return {
+            "id": number,
+            "datasetIpid": dataset.urn,
+            "datasetLabel": dataset.name,
+            "objectsCount": len(products),
+            "filesCount": counted["filesCount"],
+            "filesSize": counted["filesSize"],
+            "quota": counted["filesCount"],
+            "itemsSelections": [],
+        }
+
+    @_serves(_BASKET, Route.BASKET, methods=("DELETE",))
     def empty_basket(self, call: _Call) -> Response:
         """Empty the web basket of the user."""
         with self._service.changing():
             self._service.baskets.pop(call.user, None)
-        return error(200)
-
-    def _feature(self, product: Product) -> Json:
-        return {"content": product.feature(self._host()), "links": []}
+        return Response(status=200)
 
     # -- JSON, field by field as in REGARDS
 
@@ -432,14 +451,14 @@ class Rest:
             "waitingForUser": order.waits_for_user,
             "datasetTasks": [dataset],
         }
-        return {"content": content, "links": self._links(order)}
+        return _resource(content, self._links(order))
 
     def _links(self, order: Order) -> list[Json]:
         """Return the links of an order: one for each action that is allowed now."""
         links = {"self": f"{_ORDERS}/{order.order_id}", "list": _ORDERS}
         if order.status is not ServerStatus.DELETED and order.available():
             links["download"] = download_path(order.order_id)
-        for action, path in _ACTION_PATHS.items():
+        for action, (_, path) in _ACTIONS.items():
             if lifecycle.refusal(order, action) is None:
                 links[action.value] = path.format(id=order.order_id)
         return [{"rel": rel, "href": self._host() + path} for rel, path in links.items()]
@@ -455,7 +474,7 @@ class Rest:
             "filesize": _size_bytes(file),
             "filename": file.spec.name,
         }
-        return {"content": _without_nulls(content), "links": []}
+        return _resource(_without_nulls(content))
 
     def _dataset_dto(self, file: OrderFile) -> Json:
         checksum = self._checksum(file)
@@ -473,13 +492,19 @@ class Rest:
             "dataType": file.spec.data_type,
             "productId": file.spec.product_id,
         }
-        return {"content": _without_nulls(content), "links": []}
+        return _resource(_without_nulls(content))
 
     def _checksum(self, file: OrderFile) -> str | None:
         if file.spec.reference or not file.spec.has_checksum:
             return None
         wrong = self._faults.take(WrongChecksum, order_id=file.order_id, name=file.spec.name)
         return wrong.md5 if wrong else file.spec.source.md5
+
+
+for _action, (_method, _path) in _ACTIONS.items():
+    _serves(_path.format(id=_ID), Route.ACTION, methods=(_method,))(
+        partial(Rest.act, action=_action)
+    )
 
 
 def download_path(order_id: int) -> str:
@@ -496,12 +521,17 @@ def _without_nulls(fields: Json) -> Json:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _resource(content: Json, links: Sequence[Json] = ()) -> Json:
+    """Return the envelope of Spring HATEOAS."""
+    return {"content": content, "links": links}
+
+
 def _page(
-    request: Request, items: Sequence[Any], *, default_size: int, show: Callable[[Any], Json]
+    call: _Call, items: Sequence[_Item], *, default_size: int, show: Callable[[_Item], Json]
 ) -> Response:
     """Return one page of *items*."""
-    number, size = request.number("page", 0), request.number("size", default_size)
-    size = min(max(size, 1), _MAX_PAGE_SIZE)
+    number = call.request.number("page", 0)
+    size = min(max(call.request.number("size", default_size), 1), _MAX_PAGE_SIZE)
     metadata = {
         "size": size,
         "totalElements": len(items),
@@ -512,15 +542,13 @@ def _page(
     return json_response(200, {"metadata": metadata, "content": content, "links": []})
 
 
-def _refused_query(query: str, exc: QueryError) -> Response:
-    return error(400, f"q={query}. Cause: {exc}")
-
-
-def _product_ids(call: _Call) -> list[str]:
+@contextmanager
+def _query_errors(query: str) -> Iterator[None]:
+    """Make a response of the error of a refused query."""
     try:
-        return list(call.request.json()["product_ids"])
-    except (ValueError, KeyError, TypeError):
-        return []
+        yield
+    except QueryError as exc:
+        raise HttpError(error(400, f"q={query}. Cause: {exc}")) from exc
 
 
 def _given_response(reply: Reply) -> Response:
@@ -530,10 +558,8 @@ def _given_response(reply: Reply) -> Response:
     return Response(status=reply.status, body=reply.body, headers=headers)
 
 
-def _validation_errors(fields: Any) -> list[str]:
+def _validation_errors(fields: Json) -> list[str]:
     """Return the errors that bean validation finds in a request for an order."""
-    if not isinstance(fields, dict):
-        return ["request should be an object"]
     problems = []
     queries = fields.get("queries")
     if not isinstance(queries, list) or not queries:
@@ -546,99 +572,3 @@ def _validation_errors(fields: Any) -> list[str]:
     if len(fields.get("correlationId") or "") > _MAX_CORRELATION_ID:
         problems.append("correlationId should not exceed 255 characters")
     return problems
-
-
-_ID = r"(?P<id>\d{1,18})"
-_SUB_ID = r"(?P<sub_id>\d{1,18})"
-_URN = r"(?P<urn>URN:[\w:.-]+)"
-_LEGACY = "/api/v1/rs-catalog/engines/legacy"
-_CATALOGUE = "/api/v1/rs-catalog"
-# Spring serves HEAD with the handler of GET (protocol.md 1.0, 4).
-_GET = ("GET", "HEAD")
-
-
-def _endpoint(
-    methods: tuple[str, ...],
-    path: str,
-    route: Route,
-    respond: Callable[[Rest, _Call], Response],
-    *,
-    is_public: bool = False,
-) -> _Endpoint:
-    return _Endpoint(methods, re.compile(path), route, respond, is_public)
-
-
-def _action(method: str, action: Action) -> _Endpoint:
-    path = _ACTION_PATHS[action].format(id=_ID)
-    return _endpoint((method,), path, Route.ACTION, lambda rest, call: rest.act(call, action))
-
-
-_ENDPOINTS = [
-    _endpoint(("POST",), "/api/v1/rs-authentication/oauth/token", Route.TOKEN, Rest.token),
-    _endpoint(("POST",), f"{_ORDERS}/apply", Route.APPLY, Rest.apply),
-    _endpoint(_GET, _ORDERS, Route.ORDERS, Rest.orders),
-    _endpoint(_GET, f"{_ORDERS}/{_ID}", Route.ORDER, Rest.order),
-    _endpoint(_GET, f"{_ORDERS}/{_ID}/download", Route.ZIP, Rest.zip),
-    _action("PUT", Action.PAUSE),
-    _action("PUT", Action.RESUME),
-    _action("PUT", Action.RETRY),
-    _action("DELETE", Action.DELETE),
-    _endpoint(("POST",), f"{_ORDERS}/{_ID}/restart", Route.ACTION, Rest.restart),
-    _endpoint(
-        _GET,
-        f"{_FILES}/{_ID}(?:/filesTask/{_SUB_ID})?/files/available",
-        Route.AVAILABLE,
-        Rest.available,
-    ),
-    _endpoint(
-        _GET, f"{_FILES}/{_ID}/dataset/{_SUB_ID}/files", Route.DATASET_FILES, Rest.dataset_files
-    ),
-    _endpoint(_GET, f"{_FILES}/files/{_ID}", Route.FILE, Rest.file),
-    _endpoint(_GET, "/api/v1/rs-order/order/basket", Route.BASKET, Rest.basket),
-    _endpoint(("DELETE",), "/api/v1/rs-order/order/basket", Route.BASKET, Rest.empty_basket),
-    _endpoint(
-        _GET,
-        f"(?:{_LEGACY}|/api/v1/rs-access-project)(?:/datasets/{_URN})?/dataobjects/search",
-        Route.CATALOGUE,
-        Rest.search,
-        is_public=True,
-    ),
-    _endpoint(
-        _GET,
-        f"(?:{_LEGACY}|/api/v1/rs-access-project)/datasets/search",
-        Route.CATALOGUE,
-        Rest.search_datasets,
-        is_public=True,
-    ),
-    _endpoint(
-        _GET,
-        f"{_LEGACY}(?:/datasets/{_URN})?/dataobjects/search/attributes",
-        Route.CATALOGUE,
-        Rest.attributes,
-        is_public=True,
-    ),
-    _endpoint(
-        ("POST",),
-        f"{_CATALOGUE}/complex/search/summary",
-        Route.CATALOGUE,
-        Rest.summary,
-        is_public=True,
-    ),
-    _endpoint(
-        _GET,
-        f"{_CATALOGUE}/downloads/{_URN}/files/(?P<checksum>[0-9a-f]+)",
-        Route.CATALOGUE_FILE,
-        Rest.catalogue_file,
-    ),
-    _endpoint(("POST",), f"{_CATALOGUE}/availability/files", Route.CATALOGUE, Rest.availability),
-    _endpoint(("POST",), f"{_CATALOGUE}/restore", Route.CATALOGUE, Rest.restore),
-    _endpoint(_GET, f"{_CATALOGUE}/restore/{_URN}", Route.CATALOGUE, Rest.restore),
-    _endpoint(_GET, "/api/v1/rs-storage/quota/current", Route.QUOTA, Rest.quota),
-]
-
-
-def _find_endpoint(request: Request) -> tuple[_Endpoint | None, re.Match[str] | None]:
-    for endpoint in _ENDPOINTS:
-        if request.method in endpoint.methods and (found := endpoint.path.fullmatch(request.path)):
-            return endpoint, found
-    return None, None

@@ -52,9 +52,15 @@ class Request(NamedTuple):
         """Return the fields of a body of a web form."""
         return dict(parse_qsl(self.body.decode("utf-8", "replace")))
 
-    def json(self) -> Any:
-        """Return the parsed body; raises ValueError if it is not JSON."""
-        return json.loads(self.body)
+    def json(self) -> dict[str, Any]:
+        """Return the parsed body; raises HttpError if it is not a JSON object."""
+        try:
+            fields = json.loads(self.body)
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise HttpError(error(400, "JSON parse error"))
+        return fields
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,6 +111,14 @@ def iso_time(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+class HttpError(Exception):
+    """A request cannot be served; ``response`` is the response that says why."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"HTTP {response.status}")
+        self.response = response
+
+
 class Seen(NamedTuple):
     """One answered request, recorded when its status line is sent."""
 
@@ -133,16 +147,14 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(
-        self, answer: Callable[[Request], Response], stopping: threading.Event, *, port: int = 0
-    ) -> None:
+    def __init__(self, answer: Callable[[Request], Response], stopping: threading.Event) -> None:
         self.answer = answer
         self.stopping = stopping
         self.seen: list[Seen] = []
         self.numbers = itertools.count(1)
         self._open: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", 0), _Handler)
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.05,), name="simulator-http", daemon=True
         )
@@ -270,8 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Send a body piece by piece, and call ``served`` if all of it was sent."""
         chunked = response.length_bytes is None
         silent = self.command == "HEAD"
-        for piece in _paced(_limited(stream, response.limit_bytes), response, self.server.stopping):
-            if not silent:
+        for piece in _paced(stream, response, self.server.stopping):
+            # A chunk without bytes would end the body.
+            if piece and not silent:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if response.slow:
                     self.wfile.flush()
@@ -298,15 +311,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Write no log: ``seen`` has the requests."""
 
 
-def _limited(stream: Iterator[bytes], limit_bytes: int | None) -> Iterator[bytes]:
+def limited(stream: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
     """Yield the stream up to the limit."""
-    if limit_bytes is None:
-        yield from stream
-        return
     for piece in stream:
         if len(piece) >= limit_bytes:
-            if limit_bytes:
-                yield piece[:limit_bytes]
+            yield piece[:limit_bytes]
             return
         limit_bytes -= len(piece)
         yield piece
@@ -315,39 +324,39 @@ def _limited(stream: Iterator[bytes], limit_bytes: int | None) -> Iterator[bytes
 def _paced(
     stream: Iterator[bytes], response: Response, stopping: threading.Event
 ) -> Iterator[bytes]:
-    """Yield the stream with the delays of its Slow fault."""
+    """Return the stream with its limit and with the delays of its Slow fault."""
     slow = response.slow
-    if slow is None:
-        yield from stream
-        return
-    if slow.bytes_per_s is None:
-        yield from _stalling(stream, slow, stopping)
-        return
+    if response.limit_bytes is not None:
+        stream = limited(stream, response.limit_bytes)
+    if slow and slow.stall_after_bytes is not None:
+        stream = _stalled(stream, slow.stall_after_bytes, slow.stall_s, stopping)
+    if slow and slow.bytes_per_s is not None:
+        stream = _slowed(stream, slow.bytes_per_s, stopping)
+    return stream
+
+
+def _stalled(
+    stream: Iterator[bytes], after_bytes: int, stall_s: float, stopping: threading.Event
+) -> Iterator[bytes]:
+    for piece in stream:
+        if 0 <= after_bytes < len(piece):
+            yield piece[:after_bytes]
+            if stopping.wait(stall_s):
+                raise ConnectionAbortedError("the simulator was stopped")
+            yield piece[after_bytes:]
+        else:
+            yield piece
+        after_bytes -= len(piece)
+
+
+def _slowed(
+    stream: Iterator[bytes], bytes_per_s: float, stopping: threading.Event
+) -> Iterator[bytes]:
     started_s, sent_bytes = monotonic(), 0
-    step_bytes = max(int(slow.bytes_per_s * _STEP_S), 1)
-    for piece in _stalling(stream, slow, stopping):
+    step_bytes = max(int(bytes_per_s * _STEP_S), 1)
+    for piece in stream:
         for start in range(0, len(piece), step_bytes):
             step = piece[start : start + step_bytes]
             yield step
             sent_bytes += len(step)
-            stopping.wait(max(started_s + sent_bytes / slow.bytes_per_s - monotonic(), 0))
-
-
-def _stalling(stream: Iterator[bytes], slow: Slow, stopping: threading.Event) -> Iterator[bytes]:
-    """Yield so many bytes, wait once, then yield the rest."""
-    if slow.stall_after_bytes is None:
-        yield from stream
-        return
-    left_bytes = slow.stall_after_bytes
-    for piece in stream:
-        if left_bytes >= len(piece):
-            left_bytes -= len(piece)
-            yield piece
-            continue
-        if left_bytes:
-            yield piece[:left_bytes]
-        if stopping.wait(slow.stall_s):
-            raise ConnectionAbortedError("the simulator was stopped")
-        yield piece[left_bytes:]
-        break
-    yield from stream
+            stopping.wait(max(started_s + sent_bytes / bytes_per_s - monotonic(), 0))
