@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.display.console import MAX_LINES, LogView, ScreenView, rewording
 from regards_nb.display.html import html
+from regards_nb.display.live import LiveView
 from regards_nb.display.model import (
     MAX_ROWS,
     NAME_CHARS,
@@ -44,7 +45,6 @@ from regards_nb.display.text import text
 
 if TYPE_CHECKING:
     from regards_nb.display.anywidgets import AnyWidgetView
-    from regards_nb.display.live import LiveView
     from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
 
 __all__ = [
@@ -87,7 +87,6 @@ __all__ = [
 _MODULE_OF = {
     "ActionBar": "widgets",
     "AnyWidgetView": "anywidgets",
-    "LiveView": "live",
     "MAX_CHOICES": "widgets",
     "WidgetView": "widgets",
 }

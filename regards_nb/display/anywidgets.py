@@ -66,15 +66,7 @@ TableWidget: Any = type(
 
 
 class AnyWidgetView(LiveView):
-    """The live view made of one anywidget.
-
-    Parameters
-    ----------
-    tracker : callable
-        Returns the tracker, or None after it was deleted.
-    keys_of : callable
-        Returns the orders to show; None for all.
-    """
+    """The live view made of one anywidget."""
 
     def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
-import time
-from collections import deque
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.model import SIGN, DownloadRates, Severity, clock, table_model
+from regards_nb.display.model import SIGN, Severity, clock, table_model
 from regards_nb.display.text import lines
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from regards_nb.display.model import KeysOf, Row, SnapshotLike, TableModel
+    from collections import deque
+
+    from regards_nb.display.model import Row, SnapshotLike, TableModel
 
 #: The table scrolls from this height on.
 MAX_HEIGHT = "440px"
@@ -270,11 +269,8 @@ def _mark(sign: str) -> str:
 # -- outputs
 
 
-def static_bundle(
-    snapshot: SnapshotLike, note: str = "", *, rates: DownloadRates | None = None
-) -> dict[str, Any]:
-    """Return HTML and text of the same snapshot."""
-    model = table_model(snapshot, rates=rates)
+def static_bundle(model: TableModel, note: str) -> dict[str, Any]:
+    """Return HTML and text of the same model."""
     return {"text/html": _page(model, note), "text/plain": "\n".join(lines(model, note))}
 
 
@@ -338,85 +334,3 @@ class _MarimoHandle:
     def update(self, bundle: dict[str, Any], **_: object) -> None:
         """Replace what the running cell shows."""
         self._marimo.output.replace(self._marimo.Html(bundle["text/html"]))
-
-
-class HtmlView:
-    """A table of HTML without widgets, replaced as a whole through its display ids.
-
-    A display id ends when the page is reloaded, and each update marks the notebook as changed, so
-    widgets are preferred where there are any.
-
-    Parameters
-    ----------
-    keys_of : callable
-        Returns the orders to show; None for all.
-    note : str
-        The sentence below the headline while `say` has given no other.
-    """
-
-    #: Each update is a whole new output, so two updates a second are enough.
-    interval_s = 0.5
-    #: It holds no widgets that a page could close.
-    is_alive = True
-
-    def __init__(self, keys_of: KeysOf, note: str = "") -> None:
-        self.keys_of = keys_of
-        self.visible = False
-        self.last: SnapshotLike | None = None
-        # show() runs on the caller's thread, paint() on the refresh thread.
-        self._lock = threading.Lock()
-        self._default_note = note
-        self._note = note
-        self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-        self._shown: dict[str, Any] = {}
-        self._changed = False
-        self._rates = DownloadRates()
-
-    @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-        return self._changed
-
-    def begin(self, keys_of: KeysOf) -> None:
-        """Stop updating the outputs so far; the next `show` makes a new one."""
-        self.keys_of = keys_of
-        self._handles.clear()
-
-    def show(self, snapshot: SnapshotLike, **_: object) -> None:
-        """Put the table below the running cell."""
-        with self._lock:
-            self.last = snapshot
-            bundle = static_bundle(snapshot, self._note)
-            self._replace(bundle)
-            self.visible = True
-            publish(bundle, self._handles)
-
-    def say(self, note: str) -> None:
-        """Change the sentence below the headline; the next `paint` shows it."""
-        note = note or self._default_note
-        self._changed |= note != self._note
-        self._note = note
-
-    def paint(self, snapshot: SnapshotLike) -> None:
-        """Replace the table if it differs."""
-        with self._lock:
-            self._changed = False
-            self.last = snapshot
-            self._rates.update(snapshot.orders, time.monotonic())
-            self._replace(static_bundle(snapshot, self._note, rates=self._rates))
-
-    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
-        """Show the last state; nothing updates it afterwards."""
-        with self._lock:
-            self.visible = False
-            words = (note or self._default_note, as_of())
-            self._replace(static_bundle(snapshot, " · ".join(filter(None, words))))
-
-    def close(self) -> None:
-        """Do nothing: there are no widgets to close."""
-
-    def _replace(self, bundle: dict[str, Any]) -> None:
-        if bundle != self._shown:
-            for handle in self._handles:
-                handle.update(bundle, raw=True)
-            self._shown = bundle

@@ -1,4 +1,4 @@
-"""The base of the live views made of widgets: outputs, fallback pictures, and clicks."""
+"""The views of a notebook: their outputs, the fallback pictures of widgets, and clicks."""
 
 from __future__ import annotations
 
@@ -33,28 +33,113 @@ if TYPE_CHECKING:
 REPEATED_CLICK_S = 2.0
 
 
-class LiveView(ABC):
-    """One set of widgets; any number of outputs may show it.
+class NotebookView:
+    """Outputs of a notebook that show the same table, and are replaced together.
 
     Parameters
     ----------
     keys_of : callable
         Returns the orders to show; None for all.
+    note : str
+        The sentence below the headline.
     """
+
+    def __init__(self, keys_of: KeysOf, note: str = "") -> None:
+        self.keys_of = keys_of
+        self.visible = False
+        self.last: SnapshotLike | None = None
+        # show() runs on the caller's thread, paint() on the refresh thread. A click that freezes
+        # the view enters again.
+        self._lock = threading.RLock()
+        self._note = note
+        self._changed = False
+        self._rates = DownloadRates()
+        self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
+
+    @property
+    def changed(self) -> bool:
+        """Whether to paint although the tracker did not change."""
+        return self._changed
+
+    def begin(self, keys_of: KeysOf) -> None:
+        """Stop updating the outputs so far; the next `show` makes a new one."""
+        self.keys_of = keys_of
+        self._handles.clear()
+
+    def say(self, note: str) -> None:
+        """Change the sentence below the headline; the next `paint` shows it."""
+        self._changed |= note != self._note
+        self._note = note
+
+    def _moving(self, snapshot: SnapshotLike, only: str = "") -> TableModel:
+        """Return the texts of the present, with the rates of the downloads."""
+        self._changed = False
+        self.last = snapshot
+        self._rates.update(snapshot.orders, time.monotonic())
+        return table_model(snapshot, only=only, rates=self._rates)
+
+
+class HtmlView(NotebookView):
+    """A table of HTML without widgets, replaced as a whole through its display ids.
+
+    A display id ends when the page is reloaded, and each update marks the notebook as changed, so
+    widgets are preferred where there are any. The first *note* stays while `say` gives no other.
+    """
+
+    #: Each update is a whole new output, so two updates a second are enough.
+    interval_s = 0.5
+    #: It holds no widgets that a page could close.
+    is_alive = True
+
+    def __init__(self, keys_of: KeysOf, note: str) -> None:
+        super().__init__(keys_of, note)
+        self._default_note = note
+        self._shown: dict[str, Any] = {}
+
+    def show(self, snapshot: SnapshotLike, **_: object) -> None:
+        """Put the table below the running cell."""
+        with self._lock:
+            self.last = snapshot
+            bundle = static_bundle(table_model(snapshot), self._note)
+            self._replace(bundle)
+            self.visible = True
+            publish(bundle, self._handles)
+
+    def say(self, note: str) -> None:
+        """Change the sentence below the headline; the next `paint` shows it."""
+        super().say(note or self._default_note)
+
+    def paint(self, snapshot: SnapshotLike) -> None:
+        """Replace the table if it differs."""
+        with self._lock:
+            self._replace(static_bundle(self._moving(snapshot), self._note))
+
+    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
+        """Show the last state; nothing updates it afterwards."""
+        with self._lock:
+            self.visible = False
+            words = " · ".join(filter(None, (note or self._default_note, as_of())))
+            self._replace(static_bundle(table_model(snapshot), words))
+
+    def close(self) -> None:
+        """Do nothing: there are no widgets to close."""
+
+    def _replace(self, bundle: dict[str, Any]) -> None:
+        if bundle != self._shown:
+            for handle in self._handles:
+                handle.update(bundle, raw=True)
+            self._shown = bundle
+
+
+class LiveView(NotebookView, ABC):
+    """One set of widgets; any number of outputs may show it."""
 
     #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
     fallback_interval_s = 60.0
 
     def __init__(self, keys_of: KeysOf) -> None:
-        self.keys_of = keys_of
-        self.visible = False
-        self.last: SnapshotLike | None = None
-        # One thread paints at a time; a click that freezes the view enters again.
-        self._lock = threading.RLock()
-        self._note = self._answer_text = ""
-        self._changed = False
-        self._rates = DownloadRates()
-        self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
+        super().__init__(keys_of)
+        self._answer_text = ""
         self._fallback_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         #: The snapshot that the fallback pictures show, and when they may be replaced.
         self._fallback: SnapshotLike | None = None
@@ -135,15 +220,9 @@ class LiveView(ABC):
 
     def begin(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
-        self.keys_of = keys_of
-        self._handles.clear()
+        super().begin(keys_of)
         self._fallback_handles.clear()
         self._answer_text = ""
-
-    def say(self, note: str) -> None:
-        """Change the sentence below the headline; the next `paint` shows it."""
-        self._changed |= note != self._note
-        self._note = note
 
     def answer(self, words: str) -> None:
         """Show the result of a click, which may arrive after the cell has ended."""
@@ -155,10 +234,7 @@ class LiveView(ABC):
     def paint(self, snapshot: SnapshotLike) -> None:
         """Update the widgets, and the fallback picture from time to time."""
         with self._lock:
-            self._changed = False
-            self.last = snapshot
-            self._rates.update(snapshot.orders, time.monotonic())
-            model = table_model(snapshot, only=self.filter, rates=self._rates)
+            model = self._moving(snapshot, self.filter)
             self.update(model, self._note, self._answer_text)
             if self._is_fallback_due:
                 self._replace_fallback(fallback_bundle(snapshot))
@@ -169,9 +245,8 @@ class LiveView(ABC):
             self.visible = False
             self.last = snapshot
             self._note = note
-            bundle = static_bundle(
-                snapshot, " · ".join(filter(None, (note, self._answer_text, as_of())))
-            )
+            words = " · ".join(filter(None, (note, self._answer_text, as_of())))
+            bundle = static_bundle(table_model(snapshot), words)
             for handle in self._handles:
                 handle.update(bundle, raw=True)
             # The value of a cell cannot be replaced: its widgets show the last state, and its
@@ -198,7 +273,7 @@ class LiveView(ABC):
         live = self.root._repr_mimebundle_()
         # anywidget returns the metadata beside the values
         values = live[0] if isinstance(live, tuple) else live
-        return {**values, **static_bundle(snapshot, as_of())}
+        return {**values, **static_bundle(table_model(snapshot), as_of())}
 
     def _publish_fallback(self, snapshot: SnapshotLike) -> None:
         publish(fallback_bundle(snapshot), self._fallback_handles)

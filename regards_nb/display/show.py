@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from regards_nb.display.console import LogView, ScreenView, is_screen, write_lines
-from regards_nb.display.html import HtmlView, html, in_marimo, publish
+from regards_nb.display.html import html, in_marimo, publish
+from regards_nb.display.live import HtmlView
 from regards_nb.display.refresh import refresh_thread_of
 from regards_nb.display.text import last_line, text
 from regards_nb.errors import SettingsError
@@ -186,8 +187,6 @@ def mimebundle(
     keys: Iterable[OrderKey] | None = None,
     include: Container[str] | None = None,
     exclude: Container[str] | None = None,
-    *,
-    record: Callable[[Exception], object] | None = None,
 ) -> dict[str, Any]:
     """Return the value of a cell: the live view, with HTML and text of the same moment.
 
@@ -199,9 +198,6 @@ def mimebundle(
         The orders to show; None shows all.
     include, exclude : container of str, optional
         MIME types to return and to leave out, as IPython passes them.
-    record : callable, optional
-        Called with errors of the display, which are never raised here. By default the tracker
-        shows them, and its next call raises them once.
 
     Returns
     -------
@@ -211,7 +207,7 @@ def mimebundle(
     chosen = None if keys is None else tuple(keys)
     snapshot = tracker.snapshot(chosen)
     bundle: dict[str, Any] = {"text/html": html(snapshot), "text/plain": text(snapshot)}
-    refresh = refresh_thread_of(tracker, record)
+    refresh = refresh_thread_of(tracker)
     with refresh.recording():
         if (place := environment()) in {Environment.WIDGETS, Environment.ANYWIDGET}:
             bundle = view_of(refresh, "show", lambda: chosen, place).bundle(snapshot)

@@ -35,15 +35,7 @@ _BUTTONS = (
 
 
 class WidgetView(LiveView):
-    """The live view made of ipywidgets.
-
-    Parameters
-    ----------
-    tracker : callable
-        Returns the tracker, or None after it was deleted.
-    keys_of : callable
-        Returns the orders to show; None for all.
-    """
+    """The live view made of ipywidgets."""
 
     def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
