@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from regards_nb.simulator.plans import (
     OrderPlan,
     Outcome,
     noise,
-    of_bytes,
     quicklook,
     sea_level,
 )
@@ -66,6 +65,8 @@ _FIELDS = FIXED_FIELDS | {name: kind for name, (kind, _) in ATTRIBUTES.items()}
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 _NAMESPACE = uuid.UUID("6f1f5a52-9d0c-4f0e-8f0a-3f8a9f6f2b11")
 _ROWS_PER_PASS = 3_000
+#: GeoJSON of something without a place.
+_NOWHERE: Json = {"type": "Feature", "crs": "WGS84", "geometry": {"type": "Unlocated"}}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -93,12 +94,7 @@ class Product:
     def values(self) -> Json:
         """The value of each field, for queries."""
         return {
-            "id": self.urn,
-            "providerId": self.provider_id,
-            "label": self.provider_id,
-            "model": MODEL,
-            "version": 1,
-            "last": True,
+            **_identity(self.urn, self.provider_id, MODEL),
             "virtualId": self.urn.replace(":V1", ":LAST"),
             "tags": (self.dataset.urn,),
             "rawdata": tuple(file.name for file in self.files if file.data_type == "RAWDATA"),
@@ -115,29 +111,21 @@ class Product:
         }
         files: dict[str, list[Json]] = {}
         for file in self.files:
-            kind = "RAWDATA" if file.data_type == "RAWDATA" else "QUICKLOOK_SD"
-            files.setdefault(kind, []).append(self._file(file, kind, host))
+            files.setdefault(_kind(file), []).append(self._file(file, host))
         return {
             "entityType": "DATA",
-            "id": self.urn,
-            "providerId": self.provider_id,
-            "label": self.provider_id,
-            "model": MODEL,
-            "version": 1,
-            "last": True,
+            **_identity(self.urn, self.provider_id, MODEL),
             "virtualId": self.values["virtualId"],
             "tags": [self.dataset.urn],
-            "type": "Feature",
-            "crs": "WGS84",
-            "geometry": {"type": "Unlocated"},
+            **_NOWHERE,
             "properties": properties,
             "files": files,
         }
 
-    def _file(self, file: FileSpec, kind: str, host: str) -> Json:
+    def _file(self, file: FileSpec, host: str) -> Json:
         md5 = file.source.md5
         return {
-            "dataType": kind,
+            "dataType": _kind(file),
             "reference": file.reference,
             "uri": f"{host}/api/v1/rs-catalog/downloads/{self.urn}/files/{md5}",
             "mimeType": file.mime_type,
@@ -180,29 +168,15 @@ class DataSet:
     @property
     def values(self) -> Json:
         """The value of each field, for queries."""
-        return {
-            "id": self.urn,
-            "providerId": self.name,
-            "label": self.name,
-            "model": _DATASET_MODEL,
-            "version": 1,
-            "last": True,
-        }
+        return _identity(self.urn, self.name, _DATASET_MODEL)
 
     def feature(self) -> Json:
         """Return the data set as the search endpoints show it."""
         return {
             "entityType": "DATASET",
-            "id": self.urn,
-            "providerId": self.name,
-            "label": self.name,
-            "model": _DATASET_MODEL,
-            "version": 1,
-            "last": True,
+            **self.values,
             "tags": [],
-            "type": "Feature",
-            "crs": "WGS84",
-            "geometry": {"type": "Unlocated"},
+            **_NOWHERE,
             "properties": {"description": self.description, "products": len(self.products)},
             "files": {},
             **({"licence": self.licence} if self.licence else {}),
@@ -255,8 +229,8 @@ class Catalogue:
         self,
         queries: Sequence[str],
         *,
-        data_types: Iterable[str] = (),
-        filename_regexp: Callable[[str], object] | None = None,
+        data_types: Iterable[str],
+        filename_regexp: Callable[[str], object],
     ) -> OrderPlan:
         """Return the order of all products that match any of the queries.
 
@@ -280,8 +254,7 @@ class Catalogue:
             file
             for product in found.values()
             for file in product.files
-            if (not wanted or file.data_type in wanted)
-            and (filename_regexp is None or filename_regexp(file.name))
+            if (not wanted or file.data_type in wanted) and filename_regexp(file.name)
         )
         documents = tuple(file for each in datasets for file in each.documents)
         outcome = decisive.outcome
@@ -339,7 +312,7 @@ def _sub_summary(products: Sequence[Product], wanted: set[str]) -> Json:
     sizes: Counter[str] = Counter()
     for product in products:
         for file in product.files:
-            kind = "RAWDATA" if file.data_type == "RAWDATA" else "QUICKLOOK_SD"
+            kind = _kind(file)
             if not wanted or kind in wanted:
                 counts[kind] += 1
                 sizes[kind] += 0 if file.reference else file.source.size_bytes
@@ -357,45 +330,59 @@ def _urn(kind: str, tenant: str, name: str) -> str:
     return f"URN:AIP:{kind}:{tenant}:{uuid.uuid5(_NAMESPACE, f'{tenant}/{kind}/{name}')}:V1"
 
 
+def _identity(urn: str, name: str, model: str) -> Json:
+    """Return the fields that products and data sets have in common."""
+    names = {"providerId": name, "label": name}
+    return {"id": urn, **names, "model": model, "version": 1, "last": True}
+
+
+def _kind(file: FileSpec) -> str:
+    """Return the type of a file in the catalogue, which has several of quicklooks."""
+    return "RAWDATA" if file.data_type == "RAWDATA" else "QUICKLOOK_SD"
+
+
 # -- the data sets
 
 
 class _Builder:
-    """Makes the products of one archive."""
+    """Makes the data sets of one archive."""
 
     def __init__(self, seed: int, tenant: str) -> None:
         self._seed = seed
         self._tenant = tenant
 
-    def dataset(self, name: str, description: str, **options: Any) -> DataSet:
-        return DataSet(name=name, tenant=self._tenant, description=description, **options)
-
-    def passes(
+    def dataset(
         self,
-        dataset: DataSet,
-        numbers: Iterable[int],
+        name: str,
+        description: str,
+        numbers: Iterable[int] = (),
         *,
-        cycle: int,
+        cycle: int = 0,
         rows: int = _ROWS_PER_PASS,
         has_quicklook: bool = False,
         online: bool = True,
-    ) -> None:
-        """Add one product with a table for each pass."""
+        **options: Any,
+    ) -> DataSet:
+        """Make a data set that has one product, with a table, for each pass."""
+        dataset = DataSet(name=name, tenant=self._tenant, description=description, **options)
         for number in numbers:
-            name = f"SWOT_SSH_{cycle:03}_{number:03}"
-            files = [self._table(name, rows)]
+            product = f"SWOT_SSH_{cycle:03}_{number:03}"
+            seed = f"{self._seed}/{product}"
+            table = sea_level(seed=seed, rows=rows)
+            files = [FileSpec(name=f"{product}.csv", content=table, mime_type="text/csv")]
             if has_quicklook:
-                files.append(self._quicklook(name))
-            self._add(dataset, name, cycle, number, files, online=online)
+                files.append(
+                    FileSpec(
+                        name=f"{product}_aperçu.png",
+                        content=quicklook(seed=seed),
+                        data_type="QUICKLOOK",
+                        mime_type="image/png",
+                    )
+                )
+            self.add(dataset, product, cycle, number, files, online=online)
+        return dataset
 
-    def orbit(self, dataset: DataSet, number: int, *, cycle: int) -> None:
-        """Add a product with a binary file."""
-        name = f"SWOT_ORBIT_{number:03}"
-        content = noise(seed=f"{self._seed}/{name}.bin", size_bytes=40_000)
-        file = FileSpec(name=f"{name}.bin", content=content, product_id=name)
-        self._add(dataset, name, cycle, number, [file], online=True)
-
-    def _add(
+    def add(
         self,
         dataset: DataSet,
         name: str,
@@ -419,96 +406,93 @@ class _Builder:
         product = Product(
             provider_id=name,
             dataset=dataset,
-            files=tuple(files),
+            files=tuple(replace(file, product_id=name) for file in files),
             attributes=attributes,
             online=online,
         )
         dataset.products += (product,)
 
-    def _table(self, name: str, rows: int) -> FileSpec:
-        return FileSpec(
-            name=f"{name}.csv",
-            content=sea_level(seed=f"{self._seed}/{name}", rows=rows),
-            mime_type="text/csv",
-            product_id=name,
-        )
-
-    def _quicklook(self, name: str) -> FileSpec:
-        return FileSpec(
-            name=f"{name}_aperçu.png",
-            content=quicklook(seed=f"{self._seed}/{name}"),
-            data_type="QUICKLOOK",
-            mime_type="image/png",
-            product_id=name,
-        )
-
 
 def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     build = _Builder(seed, tenant)
-    one = build.dataset("SWOT_PASS_012", "One pass, with its orbit", files_per_suborder=3)
-    build.passes(one, [12], cycle=7, has_quicklook=True)
-    build.orbit(one, 12, cycle=7)
+    one = build.dataset(
+        "SWOT_PASS_012",
+        "One pass, with its orbit",
+        [12],
+        cycle=7,
+        has_quicklook=True,
+        files_per_suborder=3,
+    )
+    orbit = noise(seed=f"{seed}/SWOT_ORBIT_012.bin", size_bytes=40_000)
+    file = FileSpec(name="SWOT_ORBIT_012.bin", content=orbit)
+    build.add(one, "SWOT_ORBIT_012", 7, 12, [file], online=True)
     yield one
 
-    cycle = build.dataset(
+    yield build.dataset(
         "SWOT_CYCLE_007",
         "Ten passes of one cycle",
+        range(1, 11),
+        cycle=7,
+        has_quicklook=True,
         files_per_suborder=4,
         licence="https://regards.example/licence",
     )
-    build.passes(cycle, range(1, 11), cycle=7, has_quicklook=True)
-    yield cycle
 
     text = b"Each table has one row a second: time, latitude, longitude, sea level, wave height.\n"
-    format_text = FileSpec(
-        name="SWOT_SSH_FORMAT.txt", content=of_bytes(text), mime_type="text/plain"
-    )
-    thirty = build.dataset(
+    yield build.dataset(
         "SWOT_CYCLE_008",
         "Thirty passes, with a description of the format",
-        documents=(format_text,),
+        range(1, 31),
+        cycle=8,
+        rows=300,
+        documents=(FileSpec(name="SWOT_SSH_FORMAT.txt", content=text, mime_type="text/plain"),),
         files_per_suborder=8,
     )
-    build.passes(thirty, range(1, 31), cycle=8, rows=300)
-    yield thirty
 
-    yield _tape_archive(build)
-    yield _shaky_tapes(build)
-
-    broken = build.dataset("BROKEN_STORAGE", "Files that storage has lost", outcome=Outcome.FAILED)
-    build.passes(broken, range(1, 5), cycle=2, rows=100)
-    yield broken
-
-    yield build.dataset("EMPTY", "A data set without products")
-    for name, outcome, number in (
-        ("FORBIDDEN", Outcome.FORBIDDEN, 1),
-        ("TOO_BIG", Outcome.TOO_BIG, 2),
-    ):
-        refused = build.dataset(name, "Orders of it are denied", outcome=outcome)
-        build.passes(refused, [number], cycle=4, rows=10)
-        yield refused
-
-
-def _tape_archive(build: _Builder) -> DataSet:
-    """Return a data set with every problem that tapes have."""
-    dataset = build.dataset("TAPE_ARCHIVE", "Passes on old tapes", files_per_suborder=4)
-    build.passes(dataset, range(1, 9), cycle=1, rows=800, online=False)
-    never, cut, gone = (dataset.products[index].files[0].name for index in (2, 4, 7))
-    dataset.faults = (
+    # Every problem that tapes have.
+    tapes = build.dataset(
+        "TAPE_ARCHIVE",
+        "Passes on old tapes",
+        range(1, 9),
+        cycle=1,
+        rows=800,
+        online=False,
+        files_per_suborder=4,
+    )
+    never, cut, gone = (tapes.products[index].files[0].name for index in (2, 4, 7))
+    tapes.faults = (
         StagingError(name=never, times=None, reason="Tape not readable"),
         TruncatedEntry(name=cut),
         MissingEntry(name=gone, reason="Server returned HTTP error code 410", times=None),
         StorageRefuses(name=gone, status=410, times=None),
     )
-    return dataset
+    yield tapes
 
-
-def _shaky_tapes(build: _Builder) -> DataSet:
-    """Return a data set with two files that are only staged by a retry."""
-    dataset = build.dataset("SHAKY_TAPES", "Passes that need a retry", files_per_suborder=6)
-    build.passes(dataset, range(1, 7), cycle=3, rows=400, online=False)
-    dataset.faults = tuple(
-        StagingError(name=dataset.products[index].files[0].name, reason="Tape drive busy")
+    # Two files are only staged by a retry.
+    shaky = build.dataset(
+        "SHAKY_TAPES",
+        "Passes that need a retry",
+        range(1, 7),
+        cycle=3,
+        rows=400,
+        online=False,
+        files_per_suborder=6,
+    )
+    shaky.faults = tuple(
+        StagingError(name=shaky.products[index].files[0].name, reason="Tape drive busy")
         for index in (1, 4)
     )
-    return dataset
+    yield shaky
+
+    yield build.dataset(
+        "BROKEN_STORAGE",
+        "Files that storage has lost",
+        range(1, 5),
+        cycle=2,
+        rows=100,
+        outcome=Outcome.FAILED,
+    )
+    yield build.dataset("EMPTY", "A data set without products")
+    for number, outcome in enumerate((Outcome.FORBIDDEN, Outcome.TOO_BIG), 1):
+        name, why = outcome.value, "Orders of it are denied"
+        yield build.dataset(name, why, [number], cycle=4, rows=10, outcome=outcome)

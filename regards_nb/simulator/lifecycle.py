@@ -138,19 +138,16 @@ class Order:
 
     def settle(self, at: datetime) -> bool:
         """End the order if nothing is left to stage; return whether it ended in this call."""
-        if self.status is not ServerStatus.RUNNING:
+        if self.status is not ServerStatus.RUNNING or any(
+            sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders
+        ):
             return False
-        if any(sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders):
-            return False
-        self.move(_final_state(self.files), at)
+        failed = [file.state is FileState.ERROR for file in self.files]
+        if all(failed):
+            self.move(ServerStatus.FAILED, at)
+        else:
+            self.move(ServerStatus.DONE_WITH_WARNING if any(failed) else ServerStatus.DONE, at)
         return True
-
-
-def _final_state(files: Iterable[OrderFile]) -> ServerStatus:
-    failed = [file.state is FileState.ERROR for file in files]
-    if all(failed):
-        return ServerStatus.FAILED
-    return ServerStatus.DONE_WITH_WARNING if any(failed) else ServerStatus.DONE
 
 
 def startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
@@ -219,43 +216,41 @@ def refusal(order: Order, action: Action) -> str | None:
     return None if order.status in allowed else code
 
 
-def pause(order: Order, at: datetime) -> None:
-    """Pause the order; sub-orders that are being staged return to the queue."""
-    for sub_order in order.sub_orders:
-        if sub_order.stage is Stage.STAGING:
-            sub_order.stage = Stage.QUEUED
-    order.move(ServerStatus.PAUSED, at)
+def act(order: Order, action: Action, at: datetime) -> str | None:
+    """Execute an action, or return the code of the refusal."""
+    if code := refusal(order, action):
+        return code
+    match action:
+        case Action.PAUSE:
+            for sub_order in order.sub_orders:
+                if sub_order.stage is Stage.STAGING:
+                    sub_order.stage = Stage.QUEUED
+            order.move(ServerStatus.PAUSED, at)
+        case Action.RESUME:
+            order.move(ServerStatus.RUNNING, at)
+        case Action.DELETE:
+            remove(order, ServerStatus.DELETED, at)
+        case Action.RETRY:
+            _stage_again(order)
+            order.move(ServerStatus.RUNNING, at)
+        case Action.RESTART:
+            pass  # the service makes a new order
+    return None
 
 
-def resume(order: Order, at: datetime) -> None:
-    """Continue a paused order."""
-    order.move(ServerStatus.RUNNING, at)
-
-
-def delete(order: Order, at: datetime) -> None:
-    """Delete the order and its files."""
-    order.move(ServerStatus.DELETED, at)
-    _remove_files(order, "Order deleted")
-
-
-def expire(order: Order, at: datetime) -> None:
-    """Expire the order and delete its files."""
-    order.move(ServerStatus.EXPIRED, at)
-    _remove_files(order, "Order expired")
-
-
-def _remove_files(order: Order, why: str) -> None:
+def remove(order: Order, status: ServerStatus, at: datetime) -> None:
+    """Delete the files of an order that is deleted or expired."""
+    order.move(status, at)
     for sub_order in order.sub_orders:
         sub_order.stage = Stage.STAGED
         for file in sub_order.files:
-            file.state, file.error = FileState.ERROR, why
+            file.state, file.error = FileState.ERROR, f"Order {status.lower()}"
 
 
-def retry(order: Order, at: datetime) -> None:
-    """Stage again every file that failed in staging or in a download; the order runs again."""
+def _stage_again(order: Order) -> None:
+    """Stage every file that failed in staging or in a download."""
     for sub_order in order.sub_orders:
         for file in sub_order.files:
             if file.state in (FileState.ERROR, FileState.DOWNLOAD_ERROR):
                 file.state, file.error = FileState.PENDING, None
                 sub_order.stage = Stage.QUEUED
-    order.move(ServerStatus.RUNNING, at)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.simulator.faults import Faults
+    from regards_nb.simulator.plans import FileSpec
 
 _ORDER_LIFETIME = timedelta(days=3)
 
@@ -88,18 +89,15 @@ class RequestResult(NamedTuple):
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of the response."""
-        if self.refusal:
-            return {
-                "status": self.refusal.status,
-                "correlationId": self.correlation_id,
-                "message": self.refusal.message,
-                "errorType": self.refusal.error_type,
-            }
-        return {
-            "status": "GRANTED",
+        status, error_type, message = self.refusal or ("GRANTED", None, None)
+        fields = {
+            "status": status,
             "orderId": self.order_id,
             "correlationId": self.correlation_id,
+            "message": message,
+            "errorType": error_type,
         }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class Service:
@@ -228,17 +226,16 @@ class Service:
                 plan = self.catalogue.plan(
                     [*queries, *basket],
                     data_types=data_types,
-                    filename_regexp=re.compile(filename_regexp).fullmatch
-                    if filename_regexp
-                    else None,
+                    filename_regexp=re.compile(filename_regexp or ".*", re.DOTALL).fullmatch,
                 )
+                for place, query in enumerate(queries):
+                    if not any(product.files for product in self.catalogue.search(query)):
+                        plan = OrderPlan(outcome=Outcome.EMPTY)
+                        self.baskets[owner] = [*queries[:place], *basket]
+                        break
             except (QueryError, re.error) as exc:
                 plan = OrderPlan(outcome=Outcome.EMPTY)
                 refusal = Refusal("FAILED", "INTERNAL_ERROR", f"CatalogSearchException: {exc}")
-            empty = self._first_empty(queries) if refusal is None else None
-            if empty is not None:
-                plan = OrderPlan(outcome=Outcome.EMPTY)
-                self.baskets[owner] = [*queries[:empty], *basket]
             if size_limit_bytes is not None and plan.size_bytes > size_limit_bytes:
                 # The selection stays in the basket.
                 self.baskets[owner] = [*queries, *basket]
@@ -250,13 +247,6 @@ class Service:
                 over_amqp=over_amqp,
                 refusal=refusal,
             )
-
-    def _first_empty(self, queries: Sequence[str]) -> int | None:
-        """Return the place of the first query that finds no file."""
-        for place, query in enumerate(queries):
-            if not any(product.files for product in self.catalogue.search(query)):
-                return place
-        return None
 
     def _create(self, plan: OrderPlan, *, owner: str, correlation_id: str | None) -> Order:
         order_id = next(self._numbers["order"])
@@ -283,14 +273,10 @@ class Service:
         """Return the id that the server gives to a request without one (protocol.md 1.2)."""
         return f"auto-correlation-id-{uuid.UUID(int=self._names.getrandbits(128), version=4)}"
 
-    def _sub_order(self, order_id: int, files: Iterable[Any]) -> SubOrder:
-        return SubOrder(
-            sub_order_id=next(self._numbers["sub"]),
-            files=[
-                OrderFile(file_id=next(self._numbers["file"]), order_id=order_id, spec=spec)
-                for spec in files
-            ],
-        )
+    def _sub_order(self, order_id: int, specs: Iterable[FileSpec]) -> SubOrder:
+        number = self._numbers["file"]
+        files = [OrderFile(file_id=next(number), order_id=order_id, spec=spec) for spec in specs]
+        return SubOrder(sub_order_id=next(self._numbers["sub"]), files=files)
 
     # -- reading orders
 
@@ -320,21 +306,7 @@ class Service:
     def act(self, order: Order, action: Action) -> str | None:
         """Execute an action, or return the code of the refusal."""
         with self.changing():
-            if code := lifecycle.refusal(order, action):
-                return code
-            now = datetime.now(UTC)
-            match action:
-                case Action.PAUSE:
-                    lifecycle.pause(order, now)
-                case Action.RESUME:
-                    lifecycle.resume(order, now)
-                case Action.DELETE:
-                    lifecycle.delete(order, now)
-                case Action.RETRY:
-                    lifecycle.retry(order, now)
-                case Action.RESTART:
-                    pass  # restart() makes a new order
-            return None
+            return lifecycle.act(order, action, datetime.now(UTC))
 
     def restart(self, order: Order, label: str | None) -> Order:
         """Make a new order of the same files."""
@@ -345,7 +317,7 @@ class Service:
     def expire(self, order_id: int) -> None:
         """Expire an order now."""
         with self.changing():
-            lifecycle.expire(self._orders[order_id], datetime.now(UTC))
+            lifecycle.remove(self._orders[order_id], ServerStatus.EXPIRED, datetime.now(UTC))
 
     def downloaded(
         self, files: Iterable[OrderFile], problems: dict[int, str], *, late_s: float = 0
@@ -434,41 +406,51 @@ class Service:
     # -- messages
 
     def _publish_suborder_done(self, order: Order, sub_order: SubOrder) -> None:
-        self._publish_fields(
-            {
-                "status": "SUBORDER_DONE",
-                "orderId": order.order_id,
-                "correlationId": order.correlation_id,
-                "message": f"A sub-order of user {order.owner} is finished and ready to download",
-                "downloadLink": self._order_link(order.order_id),
-                "errorType": "INTERNAL_ERROR" if sub_order.errors else None,
-                "errors": sub_order.errors or None,
-                "totalSubOrders": len(order.sub_orders) if self._counted else None,
-                "subOrderId": sub_order.sub_order_id if self._counted else None,
-            }
+        text = f"A sub-order of user {order.owner} is finished and ready to download"
+        number = sub_order.sub_order_id if self._counted else None
+        self._publish_response(
+            order, "SUBORDER_DONE", text, errors=sub_order.errors, sub_order_id=number
         )
 
     def _publish_end(self, order: Order) -> None:
         """Publish DONE, FAILED with a link, or FAILED without a link."""
         errors = sum(sub_order.errors for sub_order in order.sub_orders)
         is_failed = order.status is ServerStatus.FAILED
-        # REGARDS adds a link also to an order that never had a file.
-        has_link = not is_failed or not order.sub_orders
         text = f"Order of user {order.owner} is finished"
         if is_failed:
             text = f"Order of user {order.owner} failed: none of its files can be retrieved"
         elif errors:
-            text = f"Order of user {order.owner} is finished. Files in error: {errors}"
+            text += f". Files in error: {errors}"
+        self._publish_response(
+            order,
+            "FAILED" if is_failed or errors else "DONE",
+            text,
+            errors=errors,
+            # REGARDS adds a link also to an order that never had a file.
+            has_link=not is_failed or not order.sub_orders,
+        )
+
+    def _publish_response(
+        self,
+        order: Order,
+        status: str,
+        text: str,
+        *,
+        errors: int,
+        has_link: bool = True,
+        sub_order_id: int | None = None,
+    ) -> None:
         self._publish_fields(
             {
-                "status": "FAILED" if is_failed or errors else "DONE",
+                "status": status,
                 "orderId": order.order_id,
                 "correlationId": order.correlation_id,
                 "message": text,
                 "downloadLink": self._order_link(order.order_id) if has_link else None,
-                "errorType": "INTERNAL_ERROR" if is_failed or errors else None,
+                "errorType": "INTERNAL_ERROR" if errors or status == "FAILED" else None,
                 "errors": errors or None,
                 "totalSubOrders": len(order.sub_orders) if self._counted else None,
+                "subOrderId": sub_order_id,
             }
         )
 
