@@ -26,6 +26,7 @@ _POLL_S = 0.1
 _RETRY_S = 0.1
 _CONNECT_LIMIT_S = 10
 _START_LIMIT_S = 15
+_STOP_LIMIT_S = 5
 
 _DEAD_LETTER_EXCHANGE, _DEAD_LETTER_QUEUE = "regards.DLX", "regards.DLQ"
 #: The arguments of a tracker's queue in the documentation of REGARDS 2.x: a classic queue with
@@ -109,10 +110,10 @@ class Publisher:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
-    def stop(self, *, timeout_s: float = 5) -> None:
-        """Publish the waiting messages within the time limit, then end the thread."""
+    def stop(self) -> None:
+        """Publish the waiting messages within five seconds, then end the thread."""
         if self._thread.is_alive():
-            self.flush(timeout_s=timeout_s)
+            self.flush(timeout_s=_STOP_LIMIT_S)
         self._stopping.set()
         self._wake()
         if self._thread.ident is not None:
@@ -225,28 +226,24 @@ class RequestReader:
         correlation_id = request.get("correlationId") if isinstance(request, dict) else None
         if headers.get(TENANT_HEADER) != self._tenant or not correlation_id:
             return
-        queries, user = request.get("queries"), request.get("user")
-        filters = request.get("filters")
-        is_valid = bool(queries) and (filters is None or bool(filters.get("dataTypes")))
-        if not is_valid or user != self._user:
-            outcome = Outcome.FORBIDDEN if is_valid else Outcome.DENIED
-            self._service.request(
-                OrderPlan(outcome=outcome),
-                owner=self._user,
-                correlation_id=correlation_id,
-                over_amqp=True,
+        common: dict[str, Any] = {
+            "owner": self._user,
+            "correlation_id": correlation_id,
+            "over_amqp": True,
+        }
+        queries, filters = request.get("queries"), request.get("filters") or {}
+        if not queries or (request.get("filters") is not None and not filters.get("dataTypes")):
+            self._service.request(OrderPlan(outcome=Outcome.DENIED), **common)
+        elif request.get("user") != self._user:
+            self._service.request(OrderPlan(outcome=Outcome.FORBIDDEN), **common)
+        else:
+            self._service.request_by_query(
+                queries,
+                data_types=filters.get("dataTypes") or (),
+                filename_regexp=filters.get("filenameRegExp"),
+                size_limit_bytes=request.get("sizeLimitInBytes"),
+                **common,
             )
-            return
-        filters = filters or {}
-        self._service.request_by_query(
-            queries,
-            owner=user,
-            correlation_id=correlation_id,
-            data_types=filters.get("dataTypes") or (),
-            filename_regexp=filters.get("filenameRegExp"),
-            size_limit_bytes=request.get("sizeLimitInBytes"),
-            over_amqp=True,
-        )
 
 
 def _parameters(url: str) -> pika.URLParameters:

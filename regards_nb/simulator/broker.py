@@ -150,12 +150,6 @@ class BrokerUser:
         return f"amqp://{quote(self.name)}:{quote(self.password)}@127.0.0.1:{port}/{quote(VHOST)}"
 
 
-def _readers(name: str, count: int) -> list[BrokerUser]:
-    """Return *count* users who may only read a queue of their own."""
-    names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
-    return [BrokerUser(name=each, queue=f"orders.{each}") for each in names]
-
-
 @dataclass(frozen=True, slots=True)
 class NodePorts:
     """The ports of a node on 127.0.0.1."""
@@ -255,7 +249,16 @@ def _definitions(users: Sequence[BrokerUser]) -> dict[str, Any]:
     return {
         "vhosts": [{"name": VHOST}],
         "users": [_user(user) for user in users],
-        "permissions": [_permission(user) for user in users],
+        "permissions": [
+            {
+                "user": user.name,
+                "vhost": VHOST,
+                "configure": "^$" if user.queue else ".*",
+                "write": "^$" if user.queue else ".*",
+                "read": f"^{re.escape(user.queue)}$" if user.queue else ".*",
+            }
+            for user in users
+        ],
         "exchanges": [{**exchange, "auto_delete": False, "internal": False, "arguments": {}}],
     }
 
@@ -269,14 +272,6 @@ def _user(user: BrokerUser) -> dict[str, Any]:
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": "" if user.queue else "administrator",
     }
-
-
-def _permission(user: BrokerUser) -> dict[str, str]:
-    permission = {"user": user.name, "vhost": VHOST}
-    if user.queue is None:
-        return permission | {"configure": ".*", "write": ".*", "read": ".*"}
-    exactly = f"^{re.escape(user.queue)}$"
-    return permission | {"configure": "^$", "write": "^$", "read": exactly}
 
 
 def _environment(
@@ -398,7 +393,8 @@ class PrivateBroker:
         #: the nodes of a cluster share users and the secret by which they know each other
         self.admin: BrokerUser = joins.admin if joins else BrokerUser(name="admin")
         self.cookie: str = joins.cookie if joins else secrets.token_hex(16)
-        self._readers = [] if joins else _readers(user, users)
+        names = [] if joins else [user, *(f"{user}-{number}" for number in range(2, users + 1))]
+        self._readers = [BrokerUser(name=name, queue=f"orders.{name}") for name in names]
         self._unused = iter(self._readers)
         #: the name of the Erlang node
         self.name = f"regards-nb-{secrets.token_hex(6)}@localhost"

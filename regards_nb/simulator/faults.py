@@ -214,28 +214,37 @@ class LateSave(Fault):
 _Kind = TypeVar("_Kind", bound=Fault)
 
 
+class _Armed:
+    """One armed fault, and how often it is still skipped and applied."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.skips_left = fault.skip
+        self.times_left = fault.times
+
+
 class Faults:
     """The armed faults. Every method is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._armed: dict[Fault, list[_Count]] = {}
+        self._armed: list[_Armed] = []
 
     def add(self, fault: _Kind) -> _Kind:
         """Arm a fault; an equal fault that is added twice is applied twice as often."""
         with self._lock:
-            self._armed.setdefault(fault, []).append(_Count(fault))
+            self._armed.append(_Armed(fault))
         return fault
 
     def remove(self, fault: Fault) -> None:
         """Disarm a fault, if it is armed."""
         with self._lock:
-            self._armed.pop(fault, None)
+            self._armed = [armed for armed in self._armed if armed.fault != fault]
 
     def clear(self) -> None:
         """Disarm all faults."""
         with self._lock:
-            self._armed.clear()
+            self._armed = []
 
     def take(
         self,
@@ -250,39 +259,24 @@ class Faults:
         if not self._armed:
             return None
         with self._lock:
-            for fault, counts in self._armed.items():
-                if not isinstance(fault, kind) or not _matches(fault, order_id, name, route):
+            for armed in self._armed:
+                fault = armed.fault
+                fault_route = getattr(fault, "route", Route.ANY)
+                if (
+                    not isinstance(fault, kind)
+                    or fault_route not in (Route.ANY, route)
+                    or not fault.concerns(order_id, name)
+                ):
                     continue
-                if counts[0].applies():
-                    self._drop_used(fault, counts)
-                    return fault
+                if armed.skips_left:
+                    armed.skips_left -= 1
+                    continue
+                if armed.times_left is not None:
+                    armed.times_left -= 1
+                    if not armed.times_left:
+                        self._armed.remove(armed)
+                return fault
         return None
-
-    def _drop_used(self, fault: Fault, counts: list[_Count]) -> None:
-        if counts[0].times_left == 0:
-            del counts[0]
-            if not counts:
-                del self._armed[fault]
-
-
-class _Count:
-    """How often one armed fault is still skipped and applied."""
-
-    def __init__(self, fault: Fault) -> None:
-        self.skips_left = fault.skip
-        self.times_left = -1 if fault.times is None else fault.times
-
-    def applies(self) -> bool:
-        if self.skips_left:
-            self.skips_left -= 1
-            return False
-        self.times_left -= 1
-        return True
-
-
-def _matches(fault: Fault, order_id: int | None, name: str | None, route: Route | None) -> bool:
-    fault_route = getattr(fault, "route", Route.ANY)
-    return fault_route in (Route.ANY, route) and fault.concerns(order_id, name)
 
 
 def messages(*texts: str) -> bytes:

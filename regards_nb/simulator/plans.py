@@ -11,6 +11,7 @@ import random
 import struct
 import zlib
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ BLOCK_BYTES = 1 << 16
 
 _ROWS_PER_BLOCK = 512
 _QUICKLOOK_PIXELS = 64
+_MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Digest(NamedTuple):
@@ -121,17 +123,11 @@ def _sea_level_blocks(seed: str, rows: int) -> Iterator[bytes]:
             longitude = (node_longitude + 170 * along) % 360
             anomaly = 0.12 * math.sin(9 * along + phase) + source.gauss(0, 0.02)
             waves = 2 + math.cos(5 * along + phase) + abs(source.gauss(0, 0.1))
+            at = _MIDNIGHT + timedelta(seconds=row)
             lines.append(
-                f"{_time_of_row(row)},{latitude:.5f},{longitude:.5f},{anomaly:.4f},{waves:.3f}\n"
+                f"{at:%Y-%m-%dT%H:%M:%SZ},{latitude:.5f},{longitude:.5f},{anomaly:.4f},{waves:.3f}\n"
             )
         yield "".join(lines).encode()
-
-
-def _time_of_row(row: int) -> str:
-    """Return the time of a row: one per second from a fixed midnight."""
-    minutes, seconds = divmod(row, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"2026-01-{1 + hours // 24:02}T{hours % 24:02}:{minutes:02}:{seconds:02}Z"
 
 
 def quicklook(*, seed: str) -> Content:
@@ -145,12 +141,10 @@ def quicklook(*, seed: str) -> Content:
         for y in side
     )
     shape = struct.pack(">2I5B", _QUICKLOOK_PIXELS, _QUICKLOOK_PIXELS, 8, 0, 0, 0, 0)
-    parts = ((b"IHDR", shape), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return of_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_png_part(*part) for part in parts))
-
-
-def _png_part(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    png = b"\x89PNG\r\n\x1a\n"
+    for part in (b"IHDR" + shape, b"IDAT" + zlib.compress(rows), b"IEND"):
+        png += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    return of_bytes(png)
 
 
 class Outcome(Enum):
