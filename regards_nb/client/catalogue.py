@@ -181,12 +181,9 @@ class Catalogue:
         """Yield the items of a search, with their page; find out where this server searches."""
         bases = [_ENGINE, _PORTAL] if self._search_base is None else [self._search_base]
         for base in bases:
-
-            def page_request(query: dict[str, Any], base: str = base) -> RequestSpec:
-                return RequestSpec(path=f"{base}/{path}", params={**params, **query})
-
+            request = RequestSpec(path=f"{base}/{path}", params=params)
             try:
-                for page in iter_pages(self._exchange, page_request, self.page_size):
+                for page in iter_pages(self._exchange, request, self.page_size):
                     self._search_base = base
                     for item in page.items:
                         yield item, page

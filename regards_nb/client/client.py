@@ -253,10 +253,8 @@ class RegardsClient:
         """Yield all orders of the user, newest first. Pages are requested as needed."""
         seen: set[int] = set()
 
-        def page_request(query: dict[str, Any]) -> RequestSpec:
-            return RequestSpec(path=_ORDERS, params=query)
-
-        for page in iter_pages(self._exchange, page_request, page_size):
+        pages = iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size)
+        for page in pages:
             seen_before = len(seen)
             for item in page.items:
                 order = remote_order(item, page.request)
@@ -411,13 +409,7 @@ class RegardsClient:
         """
         request = RequestSpec(path=f"{_FILES}/files/{file_id}", stop=stop)
         with self._transport.stream(request, self._login) as body:
-            body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
-            if body.status_code != 200:
-                raise NotAllowedError(
-                    f"{request}: HTTP {body.status_code}, the file is not ready yet",
-                    status_code=body.status_code,
-                )
-            yield body
+            yield _checked(body, request, "the file is not ready yet")
 
     def datasets(self) -> pd.DataFrame:
         """Return the data sets of the catalogue; index ``urn``.
@@ -604,13 +596,7 @@ class RegardsClient:
             login_missing(self._tokens),
             self._transport.stream(request, self._tokens or NoAuth()) as body,
         ):
-            body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
-            if body.status_code != 200:
-                raise NotAllowedError(
-                    f"{request}: HTTP {body.status_code}, the file is on tape",
-                    status_code=body.status_code,
-                )
-            yield body
+            yield _checked(body, request, "the file is on tape")
 
     def _labels(self) -> dict[str, str]:
         """Return the labels of the data sets by URN."""
@@ -675,12 +661,17 @@ class RegardsClient:
         self, order_id: int, which: str, stop: threading.Event | None
     ) -> Iterator[FileRecord]:
         number = _number(order_id)
-        path = f"{_FILES}/{number}/{which}"
+        request = RequestSpec(path=f"{_FILES}/{number}/{which}", stop=stop)
+        return iter_manifest(self._exchange, request, order_id=number)
 
-        def page_request(query: dict[str, Any]) -> RequestSpec:
-            return RequestSpec(path=path, params=query, stop=stop)
 
-        return iter_manifest(self._exchange, page_request, order_id=number)
+def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
+    """Return the body of a file; raise if it is a page, or if the server has no file now."""
+    body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
+    if body.status_code != 200:
+        status = body.status_code
+        raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
+    return body
 
 
 def _check_headers(headers: Mapping[str, Secret]) -> None:

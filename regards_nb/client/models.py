@@ -90,17 +90,18 @@ class Response:
 
     @property
     def retry_after_s(self) -> float | None:
-        """The pause in seconds that the server asks for."""
-        return _retry_after_s(self.headers.get("Retry-After"))
+        """The pause that the server asks for, in seconds or until a date."""
+        header = self.headers.get("Retry-After", "").strip()
+        if header.isdecimal():
+            return float(header)
+        at = _http_date(header)
+        return None if at is None else max((at - datetime.now(UTC)).total_seconds(), 0.0)
 
     @property
     def clock_skew_s(self) -> float | None:
         """By how many whole seconds our clock is ahead of the server's."""
-        try:
-            server_time = parsedate_to_datetime(self.headers.get("Date", ""))
-        except ValueError:
-            return None
-        return round((datetime.now(UTC) - _in_utc(server_time)).total_seconds())
+        at = _http_date(self.headers.get("Date", ""))
+        return None if at is None else round((datetime.now(UTC) - at).total_seconds())
 
     def json(self) -> Any:
         """Return the parsed body.
@@ -201,8 +202,7 @@ def read_page(value: Any, request: str) -> Page:
     if not isinstance(value, dict) or not isinstance(value.get("content"), list):
         raise UnexpectedAnswerError(f"{request}: the response is not a list")
     # The code of REGARDS has "metadata"; its OpenAPI, which is Spring's, has "page".
-    metadata = value.get("metadata", value.get("page"))
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = _dict(value.get("metadata", value.get("page")))
     return Page(
         request,
         value["content"],
@@ -218,7 +218,7 @@ def remote_order(value: Any, request: str) -> RemoteOrder:
     if order_id is None:
         raise UnexpectedAnswerError(f"{request}: the response is not an order")
     tasks = [task for task in _list(content.get("datasetTasks")) if isinstance(task, dict)]
-    links = _list(value.get("links")) if isinstance(value, dict) else []
+    links = _list(_dict(value).get("links"))
     rels = {str(link.get("rel")) for link in links if isinstance(link, dict)}
     return RemoteOrder(
         order_id=order_id,
@@ -245,15 +245,12 @@ def file_record(value: Any, order_id: int, request: str) -> FileRecord:
     file_id = _int(content.get("id"))
     if file_id is None:
         raise UnexpectedAnswerError(f"{request}: a file without an id")
-    checksum = content.get("checksum")
-    # The manifest does not name the digest. An MD5 has 32 hexadecimal digits (protocol.md 1.4).
-    md5 = _MD5.fullmatch(checksum) if isinstance(checksum, str) else None
     return FileRecord(
         order_id=order_id,
         file_id=file_id,
         name=_text(content.get("filename")) or "",
         size_bytes=_int(content.get("filesize", content.get("fileSize"))),
-        md5=md5[0].lower() if md5 else None,
+        md5=_md5(content.get("checksum")),
         product_id=_text(content.get("productId")),
     )
 
@@ -274,8 +271,11 @@ def apply_response(value: Any) -> ApplyResponse | None:
 
 
 def _content(value: Any) -> dict[str, Any]:
-    content = value.get("content", value) if isinstance(value, dict) else None
-    return content if isinstance(content, dict) else {}
+    return _dict(_dict(value).get("content", value))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:
@@ -291,6 +291,12 @@ def _int(value: Any) -> int | None:
 def _text(value: Any) -> str | None:
     """Return *value* if it is a text, in a form that any database can hold."""
     return replace_surrogates(value) if isinstance(value, str) else None
+
+
+def _md5(checksum: Any) -> str | None:
+    """Return a checksum if it is an MD5: not all lists name the digest (protocol.md 1.4)."""
+    is_md5 = isinstance(checksum, str) and _MD5.fullmatch(checksum)
+    return checksum.lower() if is_md5 else None
 
 
 def _date(value: Any) -> datetime | None:
@@ -310,17 +316,11 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _retry_after_s(header: str | None) -> float | None:
-    """Read a Retry-After header, which holds seconds or a date."""
-    if not header:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
+def _http_date(header: str) -> datetime | None:
     try:
-        at = parsedate_to_datetime(header)
+        return _in_utc(parsedate_to_datetime(header))
     except ValueError:
         return None
-    return max((_in_utc(at) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 # -- the catalogue
@@ -391,14 +391,12 @@ def catalogue_dataset(value: Any, request: str) -> CatalogueDataset:
     urn = _text(content.get("id"))
     if urn is None:
         raise UnexpectedAnswerError(f"{request}: a data set without a URN")
-    properties = content.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
     return CatalogueDataset(
         urn=urn,
         provider_id=_text(content.get("providerId")) or urn,
         label=_text(content.get("label")) or urn,
         model=_text(content.get("model")),
-        description=_text(properties.get("description")),
+        description=_text(_dict(content.get("properties")).get("description")),
     )
 
 
@@ -421,8 +419,7 @@ def product(value: Any, request: str) -> Product:
     urn = _text(content.get("id"))
     if urn is None:
         raise UnexpectedAnswerError(f"{request}: a product without a URN")
-    files = content.get("files")
-    raw = _list(files.get("RAWDATA")) if isinstance(files, dict) else []
+    raw = _list(_dict(content.get("files")).get("RAWDATA"))
     tags = [tag for tag in _list(content.get("tags")) if isinstance(tag, str)]
     return Product(
         urn=urn,
@@ -431,28 +428,24 @@ def product(value: Any, request: str) -> Product:
         dataset_urn=next((tag for tag in tags if ":DATASET:" in tag), None),
         version=_int(content.get("version")),
         files=tuple(_catalogue_file(file) for file in raw if isinstance(file, dict)),
-        attributes=dict(_flat(content.get("properties"))),
+        attributes=dict(_flat(_dict(content.get("properties")))),
     )
 
 
 def _catalogue_file(content: dict[str, Any]) -> CatalogueFile:
-    checksum = _text(content.get("checksum"))
-    md5 = _MD5.fullmatch(checksum) if checksum else None
     return CatalogueFile(
         name=_text(content.get("filename")) or "",
         data_type=_text(content.get("dataType")) or "RAWDATA",
-        checksum=checksum,
+        checksum=_text(content.get("checksum")),
         size_bytes=_int(content.get("filesize")),
-        md5=md5[0].lower() if md5 else None,
+        md5=_md5(content.get("checksum")),
         online=content.get("online") is True,
     )
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(properties: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the attributes, those of a fragment as ``fragment.attribute``."""
-    if not isinstance(value, dict):
-        return
-    for name, each in value.items():
+    for name, each in properties.items():
         # Two levels: an attribute in a fragment. What is deeper is a value of type JSON.
         if isinstance(each, dict) and not prefix and not {"lowerBound", "upperBound"} & set(each):
             yield from _flat(each, f"{name}.")
@@ -462,25 +455,21 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def summary_rows(value: Any, request: str) -> list[SummaryRow]:
     """Read a ``DocFilesSummary``: a row for each data set and type of file."""
-    parts = value.get("subSummariesMap") if isinstance(value, dict) else None
+    parts = _dict(value).get("subSummariesMap")
     if not isinstance(parts, dict):
         raise UnexpectedAnswerError(f"{request}: the response is not a summary")
-    rows = []
-    for urn, part in parts.items():
-        types = part.get("fileTypesSummaryMap") if isinstance(part, dict) else None
-        for data_type, counts in (types if isinstance(types, dict) else {}).items():
-            counts = counts if isinstance(counts, dict) else {}  # noqa: PLW2901 - JSON of a server
-            rows.append(
-                SummaryRow(
-                    str(urn),
-                    None,
-                    str(data_type),
-                    _int(part.get("documentsCount")),
-                    _int(counts.get("filesCount")),
-                    _int(counts.get("filesSize")),
-                )
-            )
-    return rows
+    return [
+        SummaryRow(
+            str(urn),
+            None,
+            str(data_type),
+            _int(part.get("documentsCount")),
+            _int(_dict(counts).get("filesCount")),
+            _int(_dict(counts).get("filesSize")),
+        )
+        for urn, part in ((urn, _dict(part)) for urn, part in parts.items())
+        for data_type, counts in _dict(part.get("fileTypesSummaryMap")).items()
+    ]
 
 
 def cart_rows(value: Any) -> list[SummaryRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.models import file_record, read_page
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
 
     #: Sends a request and returns the response.
     Exchange = Callable[[RequestSpec], Response]
-    #: Makes the request for a page from its query.
-    PageRequest = Callable[[dict[str, Any]], RequestSpec]
 
 #: With 100 orders on a page nobody has so many; more means a server that counts wrongly.
 _MAX_PAGES = 5000
+_MANIFEST_PAGE_SIZE = 1000
 #: How often a manifest that changed while its pages were read is read again.
 _MAX_READINGS = 3
 
 
-def iter_pages(exchange: Exchange, page_request: PageRequest, page_size: int) -> Iterator[Page]:
-    """Yield one page after the other."""
+def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iterator[Page]:
+    """Yield one page after the other; their numbers are added to the query of the request."""
     number = 0
     previous_items: list[Any] = []
     while True:
-        response = exchange(page_request({"page": number, "size": page_size}))
+        params = {**request.params, "page": number, "size": page_size}
+        response = exchange(replace(request, params=params))
         if response.status == 204:  # The documentation has 204 for an empty list.
             return
         page = read_page(response.json(), response.request)
@@ -50,7 +51,7 @@ def iter_pages(exchange: Exchange, page_request: PageRequest, page_size: int) ->
 
 
 def iter_manifest(
-    exchange: Exchange, page_request: PageRequest, *, order_id: int, page_size: int = 1000
+    exchange: Exchange, request: RequestSpec, *, order_id: int
 ) -> Iterator[FileRecord]:
     """Yield each file of a manifest once, page by page.
 
@@ -60,7 +61,7 @@ def iter_manifest(
     seen: set[int] = set()
     for _ in range(_MAX_READINGS):
         total: int | None = None
-        for page in iter_pages(exchange, page_request, page_size):
+        for page in iter_pages(exchange, request, _MANIFEST_PAGE_SIZE):
             total = page.total
             for item in page.items:
                 record = file_record(item, order_id, page.request)

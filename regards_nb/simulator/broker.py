@@ -529,7 +529,7 @@ class PrivateBroker:
         deadline_s = monotonic() + _START_LIMIT_S
         pause = threading.Event()
         while not ready():
-            code = self._running.call("poll", name)
+            code = self._running.call("wait", name, timeout_s=0)
             if code is not None or monotonic() > deadline_s:
                 how = "did not answer" if code is None else f"ended with code {code}"
                 raise BrokerStartError(f"RabbitMQ's {name} {how}.\n{self._log_tail()}")
@@ -547,7 +547,8 @@ class PrivateBroker:
 
     def kill(self) -> None:
         """Kill the node, like ``kill -9``, and return when its port is closed. Its data stay."""
-        self._running.call("kill", "node")
+        self._running.call("signal", "node", number=signal.SIGKILL)
+        self._running.call("wait", "node", timeout_s=_STOP_LIMIT_S)
         # The watchdog waits for the start script only; the Erlang machine ends a moment later.
         deadline_s, pause = monotonic() + _STOP_LIMIT_S, threading.Event()
         while _answers(self.amqp_port) and monotonic() < deadline_s:
@@ -563,7 +564,7 @@ class PrivateBroker:
 
     def restart(self) -> None:
         """Start the node again on the same port with the same data; end it first if it runs."""
-        if self._running.call("poll", "node") is None:
+        if self._running.call("wait", "node", timeout_s=0) is None:
             self.thaw()
             self._running.call("signal", "node", number=signal.SIGTERM)
             self._running.call("wait", "node", timeout_s=_STOP_LIMIT_S)

@@ -45,12 +45,8 @@ class ProcessGroup:
         self._processes[name] = process
         return process.pid
 
-    def poll(self, name: str) -> int | None:
-        """Return the exit code, or None while the process runs."""
-        return self._processes[name].poll()
-
     def wait(self, name: str, *, timeout_s: float) -> int | None:
-        """Wait until the process ends; return its exit code, or None after the time limit."""
+        """Wait until the process ends; return its exit code, or None if it still runs then."""
         try:
             return self._processes[name].wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -62,15 +58,11 @@ class ProcessGroup:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[name].pid, number)
 
-    def kill(self, name: str) -> int:
-        """Kill the process and the rest of its group, also when the process itself has ended."""
-        self.signal(name, number=signal.SIGKILL)
-        return self._processes[name].wait()
-
     def kill_all(self) -> None:
-        """Kill all processes, the youngest first."""
-        for name in reversed(self._processes):
-            self.kill(name)
+        """Kill all groups, the youngest first, also those whose first process has ended."""
+        for name, process in reversed(self._processes.items()):
+            self.signal(name, number=signal.SIGKILL)
+            process.wait()
 
 
 def _lines(owner: int) -> Any:
