@@ -263,15 +263,12 @@ def _backup(arguments: argparse.Namespace) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     pruned = _tracker(arguments).journal_prune(before=arguments.before, dry_run=arguments.dry_run)
     verb = "would be removed" if arguments.dry_run else "removed"
-    _write(json.dumps(asdict(pruned)) if arguments.json else f"{verb}: {pruned}")
-    return 0
+    return _answer(arguments, asdict(pruned), f"{verb}: {pruned}")
 
 
 def _repair(arguments: argparse.Namespace) -> int:
     report = repair(arguments.journal)
-    lines = str(report).splitlines()
-    _write(json.dumps(lines) if arguments.json else "\n".join(lines))
-    return 0 if report.is_sound else 1
+    return _answer(arguments, str(report).splitlines(), str(report), ok=report.is_sound)
 
 
 def _frames(
@@ -365,22 +362,19 @@ def _submit(arguments: argparse.Namespace) -> int:
     with started, _progress_to(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
-    _write(json.dumps(described) if arguments.json else _as_lines(described))
-    return 1 if order.order_id is None else 0
+    return _answer(arguments, described, _as_lines(described), ok=order.order_id is not None)
 
 
 def _act(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     act: Callable[[list[str | int]], list[Order]] = getattr(tracker, arguments.action)
-    return _write_orders(arguments, act(_keys(arguments, tracker)))
+    described = [_described(order) for order in act(_keys(arguments, tracker))]
+    return _answer(arguments, described, "\n\n".join(map(_as_lines, described)))
 
 
 def _queue(arguments: argparse.Namespace) -> int:
     name = _tracker(arguments).create_queue(arguments.name, kind=arguments.kind)
-    _write(
-        json.dumps({"queue": name}) if arguments.json else f"{name} receives order responses now"
-    )
-    return 0
+    return _answer(arguments, {"queue": name}, f"{name} receives order responses now")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -390,8 +384,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         report = as_failure("journal", exc)
     except SettingsError as exc:
         report = as_failure("settings", exc)
-    _write(json.dumps(report.as_dicts()) if arguments.json else repr(report))
-    return 0 if report.ok else 1
+    return _answer(arguments, report.as_dicts(), repr(report), ok=report.ok)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -447,14 +440,7 @@ def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
 
 def _write_paths(arguments: argparse.Namespace, paths: Sequence[object]) -> int:
     names = list(map(str, paths))
-    _write(json.dumps(names) if arguments.json else "\n".join(names))
-    return 0
-
-
-def _write_orders(arguments: argparse.Namespace, orders: Sequence[Order]) -> int:
-    described = [_described(order) for order in orders]
-    _write(json.dumps(described) if arguments.json else "\n\n".join(map(_as_lines, described)))
-    return 0
+    return _answer(arguments, names, "\n".join(names))
 
 
 def _described(order: Order) -> dict[str, Any]:
@@ -482,6 +468,12 @@ def _records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the rows as dicts without missing values."""
     for row in json.loads(_as_json(frame)):
         yield {name: value for name, value in row.items() if value is not None}
+
+
+def _answer(arguments: argparse.Namespace, value: object, words: str, *, ok: bool = True) -> int:
+    """Write a result as JSON or as text; return the exit code."""
+    _write(json.dumps(value) if arguments.json else words)
+    return 0 if ok else 1
 
 
 def _write(words: str) -> None:

@@ -28,7 +28,7 @@ from regards_nb.errors import (
     WorkspaceError,
 )
 from regards_nb.settings import source_of
-from regards_nb.text import clean, counted
+from regards_nb.text import clean, counted, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,7 @@ def examine(
     client: RegardsClient | None,
     journal: Journal,
     workspace: Place,
-    reads_only: bool = False,
+    reads_only: bool,
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
@@ -164,7 +164,7 @@ def examine(
     """
     return Report(
         (
-            *_source(parameters, queue, is_read=is_read, reads_only=reads_only),
+            *_broker(parameters, queue, is_read=is_read, reads_only=reads_only),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -180,19 +180,13 @@ def as_failure(check: str, error: Any) -> Report:
 # -- the broker
 
 
-def _source(
+def _broker(
     parameters: AmqpParameters | None, queue: str | None, *, is_read: bool, reads_only: bool
 ) -> Iterator[Finding]:
     if reads_only:
         text = "the tracker reads the journal; another kernel receives the messages"
         yield Finding("broker", CheckResult.SKIPPED, text)
-    else:
-        yield from _broker(parameters, queue, is_read=is_read)
-
-
-def _broker(
-    parameters: AmqpParameters | None, queue: str | None, *, is_read: bool
-) -> Iterator[Finding]:
+        return
     if parameters is None or queue is None:
         yield Finding(
             "broker",
@@ -225,7 +219,7 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
     options = parameters.ssl_options
     check = "broker TLS"
     if options is None:
-        if _is_loopback(parameters.host):
+        if is_loopback(parameters.host):
             return Finding(check, CheckResult.OK, "none; the broker is on this machine")
         return Finding(
             check,
@@ -271,10 +265,11 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
     if seen.error is not None:
         text = str(seen.error)
         if isinstance(seen.error, BrokerLoginError):
+            scheme = "amqp" if parameters.ssl_options is None else "amqps"
             password = source_of(
                 "amqp_password",
                 getattr(parameters.credentials, "password", ""),
-                service=f"regards-nb:{_scheme(parameters)}://{parameters.host}:{parameters.port}",
+                service=f"regards-nb:{scheme}://{parameters.host}:{parameters.port}",
                 user=user,
             )
             text = f"{text} The login was tried as {user!r} with the password {password}."
@@ -288,10 +283,6 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
         else:
             yield _depth(seen.messages)
             yield _other_consumers(seen.consumers - is_read)
-
-
-def _scheme(parameters: AmqpParameters) -> str:
-    return "amqp" if parameters.ssl_options is None else "amqps"
 
 
 def _depth(messages: int) -> Finding:
@@ -405,13 +396,9 @@ def _clock(skew_s: float | None) -> Finding:
 
 def _has_proxy(scheme: str, host: str) -> bool:
     """Return whether requests go through a proxy, which then resolves the host name."""
-    if _is_loopback(host):
+    if is_loopback(host):
         return False
     return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _reach(side: str, host: str, port: int) -> Iterator[Finding]:

@@ -92,13 +92,14 @@ def between(field: str, low: object, high: object) -> str:
     """
     if low is None and high is None:
         raise SettingsError(f"between({field!r}, None, None) has no end: leave it out of the query")
-    ends = [_range_end(low, time.min), _range_end(high, time.max)]
-    if _is_above(*ends):
+    begin, end = _range_end(low, time.min), _range_end(high, time.max)
+    are_dates = isinstance(begin, datetime), isinstance(end, datetime)
+    if begin is not None and end is not None and are_dates[0] == are_dates[1] and begin > end:
         raise SettingsError(
             f"{field}: the range from {low} to {high} is empty, because its low end is above the "
             "high one"
         )
-    return f"{_field(field)}:[{ends[0]} TO {ends[1]}]"
+    return f"{_field(field)}:[{_end_text(begin)} TO {_end_text(end)}]"
 
 
 def both(*queries: str) -> str:
@@ -433,43 +434,35 @@ def _grouped(terms: list[str], words: list[str], tight: str) -> str:
     )
 
 
-def _range_end(value: Any, time_of_day: time) -> str:
-    """Return one end of a range: a number or a date-time in quotes, or ``*``."""
-    if value is None:
-        return "*"
+def _range_end(value: Any, time_of_day: time) -> Any:
+    """Return one end of a range: a number, a date-time in UTC, or None."""
     if isinstance(value, str):
-        return _range_end(_read_text(value.strip()), time_of_day)
+        value = _read_text(value.strip())
     if hasattr(value, "dtype"):  # a scalar of NumPy, which this room does not import
         is_time = getattr(value.dtype, "kind", "") == "M"
-        return _range_end(
-            (value.astype("datetime64[us]") if is_time else value).item(), time_of_day
-        )
+        value = (value.astype("datetime64[us]") if is_time else value).item()
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time_of_day, UTC)
     # pandas.NaT is a datetime that differs from itself, like NaN.
     if isinstance(value, datetime) and value == value:  # noqa: PLR0124
-        at = value if value.tzinfo else value.replace(tzinfo=UTC)
-        text = at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-        return f'"{text.removesuffix("000")}Z"'
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return _range_end(datetime.combine(value, time_of_day, UTC), time_of_day)
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):
-        return f'"{_number_text(value)}"'
+    if value is None or (is_number and math.isfinite(value)):
+        return value
     raise SettingsError(
         f"the end of a range must be a number, a date or None, not {value!r}: REGARDS has no "
         "ranges of text"
     )
 
 
-def _is_above(low: str, high: str) -> bool:
-    """Return whether the low end of a range is above the high end; both as written."""
-    ends = [end.strip('"') for end in (low, high)]
-    if "*" in ends:
-        return False
-    if all(_NUMBER.fullmatch(end) for end in ends):
-        return float(ends[0]) > float(ends[1])
-    if not any(_NUMBER.fullmatch(end) for end in ends):
-        return datetime.fromisoformat(ends[0]) > datetime.fromisoformat(ends[1])
-    return False
+def _end_text(end: Any) -> str:
+    """Write one end of a range, in quotes or as ``*``."""
+    if end is None:
+        return "*"
+    if isinstance(end, datetime):
+        text = end.replace(tzinfo=None).isoformat(timespec="microseconds")
+        return f'"{text.removesuffix("000")}Z"'
+    return f'"{_number_text(end)}"'
 
 
 def _read_text(text: str) -> object:

@@ -6,6 +6,7 @@ it once. HTML is escaped after that, by the display.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import traceback
 from difflib import get_close_matches
@@ -140,3 +141,19 @@ def escape_unprintable(text: str) -> str:
     été a\x00
     """
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this computer, so that a password may be sent to it without TLS.
+
+    Examples
+    --------
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "regards.example")]
+    [True, True, True, False]
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from regards_nb.errors import SettingsError
+from regards_nb.text import is_loopback
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -59,7 +59,7 @@ class Origin(NamedTuple):
             )
         if parts.query or parts.fragment:
             raise SettingsError("base_url must not have a '?' or '#' part")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise SettingsError(
                 f"base_url is http://{parts.hostname}: without TLS the password could be read on "
                 "the network. Use https://"
@@ -75,7 +75,7 @@ class Origin(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether REGARDS runs on this computer."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     def url(self, path: str) -> str:
         """Return the URL of *path*, which starts with a slash."""
@@ -129,12 +129,3 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -31,7 +31,6 @@ from regards_nb.consumer.addresses import (
     AmqpParameters,
     addresses_of,
     describe,
-    is_loopback,
     parameters_from,
 )
 from regards_nb.consumer.connection import Connection
@@ -70,7 +69,6 @@ __all__ = [
     "delivery_from",
     "describe",
     "fingerprint",
-    "is_loopback",
     "parameters_from",
     "properties_from",
     "publish_request",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
 
 from regards_nb.errors import SettingsError
+from regards_nb.text import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,16 +80,6 @@ def _without_option(url: str, name: str) -> tuple[str, str | None]:
         return url, None
     rest = urlencode([option for option in options if option[0] != name])
     return urlunsplit(parts._replace(query=rest)), value
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def addresses_of(parameters: AmqpParameters) -> tuple[AmqpParameters, ...]:

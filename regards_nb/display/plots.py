@@ -178,7 +178,8 @@ def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
 def _draw_lanes(ax: Any, lanes: list[Lane]) -> None:
     events = [(when, row, status) for row, lane in enumerate(lanes) for when, status in lane.events]
     last = max(when for when, _, _ in events)
-    scale = _mark_scale(len(lanes))
+    # The more lanes there are, the smaller are the marks.
+    scale = min(1.0, max(0.25, 30 / len(lanes)))
     for row, lane in enumerate(lanes):
         statuses = {status for _, status in lane.events}
         end = max(when for when, _ in lane.events) if statuses & FINISHED else last
@@ -221,11 +222,6 @@ def _lane_colour(statuses: set[str]) -> str:
     if statuses & {OrderStatus.FAILED, OrderStatus.DENIED}:
         return _BAD
     return _INCOMPLETE if OrderStatus.DONE_WITH_WARNING in statuses else _RUNNING
-
-
-def _mark_scale(n_lanes: int) -> float:
-    """Return how much smaller marks must be for so many lanes."""
-    return min(1.0, max(0.25, 30 / n_lanes))
 
 
 # -- throughput
@@ -334,7 +330,8 @@ def _labels(tracker: Any) -> dict[int, str]:
 
 def _draw_bars(ax: Any, shown: Bars, labels: dict[int, str]) -> None:
     total = [sum(each) for each in zip(*shown.bytes_of.values(), strict=True)]
-    factor, unit = _unit(max(total) / shown.width_s)
+    fastest = max(total) / shown.width_s
+    factor, unit = next((each for each in _UNITS if fastest >= each[0]), _UNITS[-1])
     by_order = len(shown.bytes_of) <= MAX_COLOURS
     layers = shown.bytes_of if by_order else {None: total}
     bottom = [0.0] * len(total)
@@ -356,10 +353,6 @@ def _draw_bars(ax: Any, shown: Bars, labels: dict[int, str]) -> None:
     ax.set_ylabel(f"{unit}, mean of {_span(shown.width_s)}")
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
-
-
-def _unit(bytes_per_s: float) -> tuple[int, str]:
-    return next(((factor, unit) for factor, unit in _UNITS if bytes_per_s >= factor), _UNITS[-1])
 
 
 def _span(width_s: int) -> str:
@@ -405,7 +398,7 @@ def _new_axes(height_inches: float) -> Any:
     return ax
 
 
-def _finish_axes(ax: Any, *, remark: str = "", has_times: bool = True) -> None:
+def _finish_axes(ax: Any, *, remark: str, has_times: bool) -> None:
     """Format the time axis in UTC, place the legend, and remove needless lines."""
     if has_times:
         dates = import_module("matplotlib.dates")

@@ -275,13 +275,15 @@ def client_of(settings: dict[str, Any], options: dict[str, Any], source: str) ->
     """Make the client of some settings, with its secrets; *source* names them in errors."""
     url, tenant, username = (settings.get(name) for name in ("url", "tenant", "username"))
     if not tenant:
-        raise SettingsError(f"{source} has no tenant ({variable('tenant')}): {_meaning('tenant')}")
+        raise SettingsError(
+            f"{source} has no tenant ({variable('tenant')}): {FIELDS['tenant'].meaning}"
+        )
     token = options.pop("token", None) or from_environment("token")
     password = options.pop("password", None)
     if token is None and password is None:
         if not username:
             raise SettingsError(
-                f"{source} has no username ({variable('username')}): {_meaning('username')}"
+                f"{source} has no username ({variable('username')}): {FIELDS['username'].meaning}"
             )
         password = secret("password", service=f"regards-nb:{url}", user=username)
     api_key = options.pop("api_key", None) or from_environment("api_key")
@@ -322,7 +324,3 @@ def _with_password(amqp: str, given: str | None) -> str:
     )
     location = f"{parts.username}:{quote(password, safe='')}@{where}"
     return urlunsplit(parts._replace(netloc=location))
-
-
-def _meaning(name: str) -> str:
-    return FIELDS[name].meaning
