@@ -1,4 +1,4 @@
-"""Turns an error response of REGARDS into an exception with advice, and decides about a new try.
+"""What an error response means, a 401 for example: its exception, advice, and a new try or not.
 
 REGARDS has many forms of error: its own ``{"messages": [...]}``, Spring's JSON, plain text, an
 empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a login portal sent it.

@@ -1,4 +1,4 @@
-"""Decides which delivered messages are in the journal already. Pure.
+"""Decides which of the delivered messages repeat one that is in the journal already. Pure.
 
 RabbitMQ delivers at least once: a message that was not acknowledged when its connection ended is
 delivered again, with the flag ``redelivered``. Equal bytes do not prove a repetition: identical

@@ -1,8 +1,11 @@
-r"""Decides which file of an order an entry of a zip is, by name, size and MD5. Pure.
+r"""Decides which file a zip entry is: name, size and MD5 agree, or it is not the file. Pure.
 
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
 files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file
 that the order holds twice only once. So a name proposes files, and the MD5 decides.
+
+A file whose MD5 differs never gets a final name: `repair` fetches by itself what the zip held
+wrongly, and a file that still differs after some attempts (`parallel_files`) is FAILED.
 """
 
 from __future__ import annotations

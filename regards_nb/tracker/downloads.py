@@ -1,7 +1,8 @@
-"""Downloads of orders: one at a time for each order, several orders side by side.
+"""Downloads of orders: who may start one, one at a time for each order, several side by side.
 
 Four callers begin them: `OrderTracker.download`, `Order.iter_parts`, `AutoDownload` of the
-dispatcher, and the buttons of the display through `OrderTracker.download_soon`.
+dispatcher, and the buttons of the display through `OrderTracker.download_soon`. Of several
+processes, the one with the lease of the order downloads it (`tracker/lease.py`).
 """
 
 from __future__ import annotations
