@@ -148,19 +148,8 @@ def examine(
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
-    Nothing is changed, ordered, downloaded or deleted.
-
-    Parameters
-    ----------
-    parameters : pika.connection.Parameters, a tuple of them, or None
-    queue : str or None
-    is_read : bool
-        Whether the tracker itself reads the queue now.
-    client : RegardsClient or None
-    journal : Journal
-    workspace : pathlib.Path or upath.UPath
-    reads_only : bool
-        Another kernel writes the journal.
+    Nothing is changed, ordered, downloaded or deleted. *is_read*: the tracker itself reads the
+    queue now. *reads_only*: another kernel writes the journal.
     """
     return Report(
         (

@@ -160,13 +160,8 @@ def _end_of(token: Secret) -> datetime | None:
 class TokenProvider:
     """Holds the current token. Thread-safe: one thread logs in, the others wait for it.
 
-    Parameters
-    ----------
-    log_in : callable or None
-        Gets a new token from the server or from the user. None: the given token cannot be
-        renewed.
-    given : Token, optional
-        The token that the user gave.
+    *log_in* gets a new token from the server or from the user; without it the *given* token cannot
+    be renewed.
     """
 
     def __init__(self, log_in: Callable[[], Token] | None, given: Token | None = None) -> None:

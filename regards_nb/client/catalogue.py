@@ -75,21 +75,11 @@ class Quota(NamedTuple):
 
 
 class Catalogue:
-    """Requests to the catalogue of one project.
-
-    Parameters
-    ----------
-    exchange : callable
-        Sends a request, with the token if there is one.
-
-    Attributes
-    ----------
-    page_size : int
-        How many products are requested at a time.
-    """
+    """Requests to the catalogue of one project; *exchange* sends them, with the token if any."""
 
     def __init__(self, exchange: Callable[[RequestSpec], Response]) -> None:
         self._exchange = exchange
+        #: How many products are requested at a time.
         self.page_size = 500
         #: Where this server searches: the first of the two paths that it has.
         self._search_base: str | None = None

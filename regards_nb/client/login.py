@@ -20,27 +20,7 @@ _PATH = "/api/v1/rs-authentication/oauth/token"
 
 
 class PasswordLogin:
-    """Gets tokens for one user.
-
-    Parameters
-    ----------
-    transport : Transport
-        Sends the requests.
-    address : str
-        Of REGARDS, for error texts.
-    tenant : str
-        The project.
-    username, password : str, Secret
-        The user.
-    client_id, client_secret : str, Secret
-        The application.
-
-    Attributes
-    ----------
-    form : str or None
-        The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before
-        the first login.
-    """
+    """Gets tokens for one user; *address* is that of REGARDS, for error texts."""
 
     def __init__(
         self,
@@ -59,6 +39,8 @@ class PasswordLogin:
         self._username = username
         self._password = password
         self._client_id, self._client_secret = client_id, client_secret
+        #: The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before
+        #: the first login.
         self.form: str | None = None
 
     def token(self) -> Token:

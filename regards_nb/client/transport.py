@@ -170,25 +170,7 @@ class _Adapter(HTTPAdapter):
 
 
 class Transport:
-    """Sends requests to one origin. Thread-safe.
-
-    Parameters
-    ----------
-    origin : Origin
-        No other host is contacted.
-    tenant : str
-        Sent as header ``scope``: the gateway accepts a foreign token, and a request without a
-        token, only with the project.
-    headers : mapping of str to Secret
-        Sent with every request.
-    ca_bundle : str, optional
-        Certificates to trust; by default those of REQUESTS_CA_BUNDLE, else certifi's.
-    connect_timeout_s, read_timeout_s : float
-        How long to wait for a connection, and for the next bytes.
-    backoff_s : float
-        The first wait before a repetition is between 0 and this; each next one is up to twice as
-        long.
-    """
+    """Sends requests to one origin, and contacts no other host. Thread-safe."""
 
     def __init__(
         self,
@@ -202,8 +184,12 @@ class Transport:
         backoff_s: float,
     ) -> None:
         self._origin = origin
+        #: Certificates to trust; by default those of REQUESTS_CA_BUNDLE, else certifi's.
         self._verify = ca_bundle
+        #: To connect, and to the next bytes.
         self._timeout_s = (connect_timeout_s, read_timeout_s)
+        #: The first wait before a repetition is between 0 and this; each next one is up to twice
+        #: as long.
         self._backoff_s = backoff_s
         self._closed = threading.Event()
         self._closed_because = ""
@@ -213,6 +199,7 @@ class Transport:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A compressed zip would hide the bytes that the server sent.
         self._session.headers["Accept-Encoding"] = "identity"
+        # The gateway accepts a foreign token, and a request without one, only with the project.
         self._session.headers["scope"] = tenant
         self._session.mount(f"{origin.scheme}://", _Adapter(headers))
         # A request to this computer needs no proxy, and the proxy would see the password.

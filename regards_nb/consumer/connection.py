@@ -126,14 +126,7 @@ class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
 
 
 class Connection:
-    """One AMQP connection with one consumer on one queue.
-
-    Parameters
-    ----------
-    parameters : pika.connection.Parameters
-    queue : str
-    receiver : Receiver
-    """
+    """One AMQP connection with one consumer on one queue."""
 
     #: how often RabbitMQ is asked for the depth of the queue
     depth_period_s = 5.0

@@ -110,16 +110,9 @@ class Health:
 class Consumer:
     """Reads one queue into the journal, in a thread of its own.
 
-    Parameters
-    ----------
-    parameters : pika.connection.Parameters or tuple of them
-        Several are the nodes of a cluster: the next one is tried when one fails.
-    queue : str
-        Declared passively only.
-    journal : Journal
-    changed : callable
-        Called without arguments, in the thread, when rows were journalled or the health changed.
-        It must be quick, must not raise, and must not hold the consumer's owner.
+    Several *parameters* are the nodes of a cluster: the next one is tried when one fails. *changed*
+    is called in the thread when rows were journalled or the health changed. It must be quick, must
+    not raise, and must not hold the consumer's owner.
     """
 
     def __init__(

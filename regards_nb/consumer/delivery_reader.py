@@ -50,13 +50,8 @@ class _Unfinished:
 class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
     """Takes the deliveries out of the stream that pika's own protocol receives.
 
-    Parameters
-    ----------
-    protocol : AbstractStreamProtocol
-        That of pika.
-    on_message : callable
-        ``on_message(channel_number, delivery_tag, redelivered, properties, body)``; *properties*
-        are the encoded ones, see `properties_from`.
+    It calls ``on_message(channel_number, delivery_tag, redelivered, properties, body)``;
+    *properties* are the encoded ones, see `properties_from`.
     """
 
     def __init__(

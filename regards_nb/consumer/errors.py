@@ -27,17 +27,7 @@ class UnconfirmedRequestError(BrokerUnreachableError):
 
 
 def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
-    """Translate the exception that ended a connection.
-
-    Parameters
-    ----------
-    cause : BaseException
-        The exception that pika reported.
-    where : str
-        The broker's address, without the password.
-    queue : str
-        The queue that was read.
-    """
+    """Translate the exception that ended a connection to the queue at *where*."""
     for error in _causes(cause):
         match error:
             case pika_errors.ProbableAuthenticationError() | pika_errors.AuthenticationError():

@@ -50,14 +50,8 @@ class MajorityProbe:
     RabbitMQ gives a new message to a consumer that waits for it, so the answer is that the queue is
     empty; the rare message goes back.
 
-    Parameters
-    ----------
-    queue : str
-    answers : PendingAnswers
-        Tells when the answer is late.
-    on_closed : callable
-        Called with the reason if RabbitMQ has closed the channel of the probe, unless the kind of
-        the queue is the reason.
+    *answers* tells when the answer is late. *on_closed* is called with the reason if RabbitMQ has
+    closed the channel of the probe, unless the kind of the queue is the reason.
     """
 
     def __init__(

@@ -33,12 +33,7 @@ class StreamInDoubtError(BrokerError):
 class StreamMatcher:
     """Compares a stream with the journal, connection after connection.
 
-    Parameters
-    ----------
-    queue : str
-    journal : Journal
-    note : callable
-        ``note(kind, text)`` tells the user the result.
+    ``note(kind, text)`` tells the user the result.
     """
 
     def __init__(

@@ -34,15 +34,7 @@ REPEATED_CLICK_S = 2.0
 
 
 class NotebookView:
-    """Outputs of a notebook that show the same table, and are replaced together.
-
-    Parameters
-    ----------
-    keys_of : callable
-        Returns the orders to show; None for all.
-    note : str
-        The sentence below the headline.
-    """
+    """Outputs of a notebook that show the same table, and are replaced together."""
 
     def __init__(self, keys_of: KeysOf, note: str = "") -> None:
         self.keys_of = keys_of
@@ -287,13 +279,7 @@ class LiveView(NotebookView, ABC):
 
 
 class Clicks:
-    """Turns clicks into requests to the tracker; returns what to answer.
-
-    Parameters
-    ----------
-    tracker : callable
-        Returns the tracker, or None after it was deleted.
-    """
+    """Turns clicks into requests to the tracker, if it still exists; returns what to answer."""
 
     def __init__(self, tracker: Callable[[], TrackerLike | None]) -> None:
         self._tracker = tracker

@@ -80,15 +80,10 @@ class View(Protocol):
 
 
 class RefreshThread:
-    """The views of one tracker and the thread that paints them.
+    """The views of one tracker, which is held weakly, and the thread that paints them.
 
-    Parameters
-    ----------
-    tracker : OrderTracker
-        Held weakly.
-    record : callable, optional
-        Called with each new error of the display, instead of the tracker's
-        ``record_background_error``. A bound method is held weakly.
+    *record* is called with each new error of the display, instead of ``record_background_error`` of
+    the tracker. A bound method is held weakly.
     """
 
     def __init__(

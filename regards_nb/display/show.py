@@ -190,19 +190,7 @@ def mimebundle(
 ) -> dict[str, Any]:
     """Return the value of a cell: the live view, with HTML and text of the same moment.
 
-    Parameters
-    ----------
-    tracker : OrderTracker
-        Held weakly.
-    keys : iterable of OrderKey, optional
-        The orders to show; None shows all.
-    include, exclude : container of str, optional
-        MIME types to return and to leave out, as IPython passes them.
-
-    Returns
-    -------
-    dict of str to Any
-        A value per MIME type.
+    *include* and *exclude* are MIME types, as IPython passes them.
     """
     chosen = None if keys is None else tuple(keys)
     snapshot = tracker.snapshot(chosen)

@@ -155,14 +155,9 @@ class ActionBar:
     """A list of orders and five buttons. A click only queues a request; the tracker's threads act.
 
     It is one bar and not a button per row: ZMQ drops a burst of some thousand widget messages
-    without an error, and buttons inside repainted HTML would lose the focus.
-
-    Parameters
-    ----------
-    tracker : callable
-        Returns the tracker, or None after it was deleted. The bar must not keep it alive.
-    answer : callable
-        Called with a text after each click, on the thread of the click.
+    without an error, and buttons inside repainted HTML would lose the focus. The bar must not keep
+    the tracker alive, so it calls *tracker*; it calls *answer* with a text after each click, on its
+    thread.
     """
 
     def __init__(

@@ -31,16 +31,15 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
-from regards_nb.journal.cursors import Cursors
 from regards_nb.journal.database import (
     Database,
     JournalReplacedError,
 )
 from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
+from regards_nb.journal.marks import Cursors, Stops
 from regards_nb.journal.prune import Pruning
 from regards_nb.journal.sqlite_file import copy_database
-from regards_nb.journal.stops import Stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

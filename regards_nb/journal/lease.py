@@ -65,12 +65,7 @@ class _Held:
 
 
 class Leases:
-    """The leases of one `Journal` object. Safe in any thread.
-
-    Parameters
-    ----------
-    database : Database
-    """
+    """The leases of one `Journal` object. Safe in any thread."""
 
     #: A lease that is not renewed ends after so long.
     duration_s = 30.0

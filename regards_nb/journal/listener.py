@@ -40,15 +40,8 @@ class CannotListenError(Exception):
 class Listener:
     """The thread that hears of commits, for one journal object.
 
-    Parameters
-    ----------
-    engine : sqlalchemy.Engine
-    changes : ChangeDetector
-        Told of each commit.
-    token : str
-        The notifications of this journal object, which are ignored.
-    callback : callable
-        Called in the thread after each commit of another process.
+    It tells *changes* of each commit, and calls *callback* after each one of another process.
+    *token* is that of the notifications of this journal object, which are ignored.
     """
 
     #: A notification to oneself takes a millisecond. Without one after so long there will be none.

@@ -278,13 +278,8 @@ class _Choice:
 class Pruning:
     """Removes events of a journal, and returns the states that they had led to.
 
-    Parameters
-    ----------
-    database : Database
-    leases : Leases
-        One process at a time removes events.
-    forget : callable
-        Called when events were removed: the journal forgets those in memory.
+    One process at a time removes events: it takes a lease. *forget* is called after that: the
+    journal forgets those in memory.
     """
 
     #: So many of the newest messages of a session stay, while RabbitMQ may deliver them again: the

@@ -63,17 +63,10 @@ def properties(
 
 
 class Publisher:
-    """Publishes responses from one thread with one connection.
+    """Publishes responses from one thread with one connection, as the administrator.
 
     A message stays first in the queue until RabbitMQ has confirmed it. If the connection breaks
     before, the message is published again: at least once, as in REGARDS.
-
-    Parameters
-    ----------
-    url : str
-        AMQP URL of the administrator.
-    queue : str
-        The tracker's queue; the administrator declares it.
     """
 
     def __init__(self, url: str, queue: str) -> None:
@@ -169,18 +162,10 @@ class Publisher:
 
 
 class RequestReader:
-    """Reads order requests from their exchange in a thread.
+    """Reads order requests from their exchange in a thread, as the administrator.
 
     REGARDS drops a request without the tenant's header or a ``correlationId``, and so does this.
-
-    Parameters
-    ----------
-    url : str
-        AMQP URL of the administrator.
-    service : Service
-        Takes the orders.
-    tenant, user : str
-        The project, and the only user who may order in it.
+    Only *user* may order.
     """
 
     def __init__(self, url: str, service: Service, *, tenant: str, user: str) -> None:

@@ -184,15 +184,7 @@ class DataSet:
 
 
 class Catalogue:
-    """All data sets of the demo archive.
-
-    Parameters
-    ----------
-    seed : int
-        Equal seeds give equal files.
-    tenant : str
-        The project.
-    """
+    """All data sets of the demo archive. Equal seeds give equal files."""
 
     def __init__(self, *, seed: int, tenant: str) -> None:
         self._tenant = tenant

@@ -53,25 +53,7 @@ _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
 
 
 class Downloads:
-    """Responds to downloads and updates the states of the files.
-
-    Parameters
-    ----------
-    service : Service
-        The orders.
-    faults : Faults
-        The faults to apply.
-    zip_level : int
-        Deflate level.
-    parallel_zips : bool
-        Whether a second zip of an order may start while one runs. REGARDS has refused that since
-        2.1; its answer is not documented, 409 is a guess.
-
-    Attributes
-    ----------
-    served_files : int
-        Files that were sent so far, for the quota.
-    """
+    """Responds to downloads and updates the states of the files."""
 
     def __init__(
         self, service: Service, faults: Faults, *, zip_level: int, parallel_zips: bool
@@ -79,9 +61,12 @@ class Downloads:
         self._service = service
         self._faults = faults
         self._zip_level = zip_level
+        #: Whether a second zip of an order may start while one runs. REGARDS has refused that
+        #: since 2.1; its answer is not documented, 409 is a guess.
         self._parallel_zips = parallel_zips
         #: Ids of the orders of which a zip is being sent; changed under the service's lock.
         self._sending: list[int] = []
+        #: Files that were sent so far, for the quota.
         self.served_files = 0
 
     def zip(self, order: Order) -> Response:

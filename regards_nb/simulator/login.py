@@ -53,19 +53,7 @@ class Account:
 
 
 class Login:
-    """Issues tokens and checks them.
-
-    Parameters
-    ----------
-    account : Account
-        The only user.
-    form : LoginForm
-        The bodies that the token endpoint accepts.
-    expires_in_s : float
-        Lifetime of a token; the response has it in whole seconds.
-    faults : Faults
-        Read for :class:`ExpiredToken`.
-    """
+    """Issues tokens to the only user and checks them."""
 
     def __init__(
         self, account: Account, *, form: LoginForm, expires_in_s: float, faults: Faults

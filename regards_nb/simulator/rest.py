@@ -98,22 +98,7 @@ def _serves(
 
 
 class Rest:
-    """Responds to requests.
-
-    Parameters
-    ----------
-    service : Service
-        The orders.
-    login : Login
-        The tokens.
-    downloads : Downloads
-        The bodies with files.
-    faults : Faults
-        The faults to apply.
-    project_host : callable
-        Returns the host of links, which an administrator configures and which can differ from
-        the host of this server (protocol.md 1.1).
-    """
+    """Responds to requests."""
 
     def __init__(
         self,
@@ -131,6 +116,8 @@ class Rest:
         self._login = login
         self._downloads = downloads
         self._faults = faults
+        #: Returns the host of links, which an administrator configures, and which can differ from
+        #: the host of this server (protocol.md 1.1).
         self._host = project_host
 
     def respond(self, request: Request) -> Response:

@@ -128,20 +128,7 @@ class Seen(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves *answer* on a free port of 127.0.0.1 until :meth:`stop`.
-
-    Parameters
-    ----------
-    answer : callable
-        Returns the response to a request.
-    stopping : threading.Event
-        Set by :meth:`stop`; ends every stall and delay.
-
-    Attributes
-    ----------
-    seen : list of Seen
-        Every request so far, without query, headers and body, which could contain secrets.
-    """
+    """Serves *answer* on a free port of 127.0.0.1 until `stop`, which sets *stopping*."""
 
     # Daemon threads: a simulator that nobody stops must not keep the interpreter alive.
     daemon_threads = True
@@ -149,7 +136,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answer: Callable[[Request], Response], stopping: threading.Event) -> None:
         self.answer = answer
+        #: Ends every stall and delay.
         self.stopping = stopping
+        #: Every request so far, without query, headers and body, which could contain secrets.
         self.seen: list[Seen] = []
         self.numbers = itertools.count(1)
         self._open: dict[socket.socket, threading.Thread] = {}

@@ -101,24 +101,10 @@ class RequestResult(NamedTuple):
 
 
 class Service:
-    """Runs orders. Every method is thread-safe.
+    """Runs orders. Every method is thread-safe. Equal seeds give equal orders, files and messages.
 
-    Parameters
-    ----------
-    seed : int
-        Equal seeds give equal orders, files and messages.
-    tenant : str
-        The project.
-    faults : Faults
-        The faults to apply.
-    publish : callable
-        Called with each :class:`Message`; must not block.
-    order_link : callable
-        Returns the download link for an order id.
-    suborder_pause_s : float
-        Duration of the staging of a sub-order.
-    counted : bool
-        Whether messages contain ``totalSubOrders`` and ``subOrderId``, as since REGARDS 1.14.
+    *publish* must not block. *counted*: messages contain ``totalSubOrders`` and ``subOrderId``, as
+    since REGARDS 1.14.
     """
 
     def __init__(

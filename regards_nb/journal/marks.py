@@ -1,4 +1,4 @@
-"""Calls of ``download`` that the user stopped: their workers, wherever they are, read it here."""
+"""What processes leave in a journal for each other: cursors, and downloads that were stopped."""
 
 from __future__ import annotations
 
@@ -13,19 +13,45 @@ if TYPE_CHECKING:
     from regards_nb.journal.database import Database
 
 _meta = schema.meta
-
 #: Before the id of a call, as a key of the table of the journal's properties.
 _PREFIX = "stop-"
 #: Longer than any worker needs to notice it, in µs.
 _KEPT_US = 7 * 24 * 3600 * 1_000_000
 
 
+class Cursors:
+    """The cursors of a journal. A name has at most 32 characters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, name: str) -> int | None:
+        """Return the row id under a name; None if there is none."""
+        return self._database.read(schema.read_cursors).get(name)
+
+    def advance(self, name: str, row_id: int, *, generation: int) -> None:
+        """Write a row id, unless a later one is there.
+
+        Nothing is written if the ids of *generation* are not those of the present file.
+
+        Raises
+        ------
+        JournalError
+            The journal cannot be written.
+        """
+
+        def write(connection: sa.Connection) -> None:
+            is_later = row_id > schema.read_cursors(connection).get(name, -1)
+            if is_later and generation == self._database.generation:
+                schema.write_cursor(connection, name, row_id)
+
+        self._database.write(write, again=True, silent=True)
+
+
 class Stops:
     """The calls of ``download`` that the user stopped, each by an id of 32 characters.
 
-    Parameters
-    ----------
-    database : Database
+    Their workers, wherever they are, read it here.
     """
 
     def __init__(self, database: Database) -> None:
