@@ -18,7 +18,7 @@ from regards_nb.display import TRACKER_DELETED, RefreshThread, close_views, refr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.display import SnapshotLike
+    from regards_nb.tracker import Snapshot
 
 DEADLINE_S = 20.0
 
@@ -48,16 +48,16 @@ class SketchView:
     def __init__(self) -> None:
         self.visible = True
         self.changed = False
-        self.painted: list[tuple[float, SnapshotLike]] = []
-        self.frozen: list[tuple[SnapshotLike, str]] = []
+        self.painted: list[tuple[float, Snapshot]] = []
+        self.frozen: list[tuple[Snapshot, str]] = []
         self.closed = 0
         #: What a painting takes of the processor.
         self.cost_s = 0.0
         self.error: Exception | None = None
         self.keys_of = all_orders
-        self.last: SnapshotLike | None = None
+        self.last: Snapshot | None = None
 
-    def paint(self, snapshot: SnapshotLike) -> None:
+    def paint(self, snapshot: Snapshot) -> None:
         """Remember the snapshot, or fail as told."""
         if self.error is not None:
             raise self.error
@@ -67,7 +67,7 @@ class SketchView:
         self.last = snapshot
         self.painted.append((time.monotonic(), snapshot))
 
-    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
+    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
         """Remember how it ended."""
         self.visible = False
         self.frozen.append((snapshot, note))

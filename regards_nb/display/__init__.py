@@ -19,7 +19,6 @@ from regards_nb.display.model import (
     WAITS,
     DownloadRates,
     Severity,
-    SnapshotLike,
     TableModel,
     table_model,
 )
@@ -63,7 +62,6 @@ __all__ = [
     "RefreshThread",
     "ScreenView",
     "Severity",
-    "SnapshotLike",
     "TableModel",
     "Watch",
     "WidgetView",

@@ -22,7 +22,8 @@ from regards_nb.orders import OrderKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, Row, TableModel, TrackerLike
+    from regards_nb.display.model import KeysOf, Row, TableModel
+    from regards_nb.tracker import OrderTracker
 
 _CSS = (
     CSS.removeprefix("<style>").removesuffix("</style>")
@@ -68,7 +69,7 @@ TableWidget: Any = type(
 class AnyWidgetView(LiveView):
     """The live view made of one anywidget."""
 
-    def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
+    def __init__(self, tracker: Callable[[], OrderTracker | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
         self._clicks = Clicks(tracker)
         self._titles: dict[OrderKey, str] = {}

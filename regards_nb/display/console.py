@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from regards_nb.consumer import Health
-    from regards_nb.display.model import KeysOf, TableModel, TrackerLike
+    from regards_nb.display.model import KeysOf, TableModel
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker import OrderTracker
 
 REPAINT_INTERVAL_S = 0.2
 #: A note that counts something changes often. A log gets one at most this often, if only its
@@ -59,7 +60,7 @@ _ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
 class LogView:
     """One line per change."""
 
-    def __init__(self, tracker: TrackerLike, keys_of: KeysOf, stream: TextIO) -> None:
+    def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
         self._tracker = tracker
         self._keys_of = keys_of
         self._stream = stream
@@ -142,7 +143,7 @@ class LogView:
 class ScreenView:
     """The table, repainted in place by `rich`."""
 
-    def __init__(self, tracker: TrackerLike, keys_of: KeysOf, stream: TextIO) -> None:
+    def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
         from rich.live import Live
 
         self._tracker = tracker

@@ -27,7 +27,8 @@ from regards_nb.text import clean
 if TYPE_CHECKING:
     from collections import deque
 
-    from regards_nb.display.model import Row, SnapshotLike, TableModel
+    from regards_nb.display.model import Row, TableModel
+    from regards_nb.tracker import Snapshot
 
 #: The table scrolls from this height on.
 MAX_HEIGHT = "440px"
@@ -108,7 +109,7 @@ overflow-wrap:anywhere;padding-right:0!important}}
 </style>"""
 
 
-def html(snapshot: SnapshotLike, *, note: str = "") -> str:
+def html(snapshot: Snapshot, *, note: str = "") -> str:
     """Return the snapshot as one static piece of HTML.
 
     Parameters
@@ -295,7 +296,7 @@ _FALLBACK_CSS = f"""<style>
 </style>"""
 
 
-def fallback_bundle(snapshot: SnapshotLike) -> dict[str, Any]:
+def fallback_bundle(snapshot: Snapshot) -> dict[str, Any]:
     """Return a picture that is visible only where the widget beside it cannot be shown."""
     picture = f'<div class="regards-nb-fallback" style="display:none">{html(snapshot)}</div>'
     return {"text/html": f"{_FALLBACK_CSS}{picture}", "text/plain": ""}

@@ -25,21 +25,22 @@ from regards_nb.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, Row, SnapshotLike, TableModel, TrackerLike
+    from regards_nb.display.model import KeysOf, Row, TableModel
     from regards_nb.orders import OrderKey
+    from regards_nb.tracker import OrderTracker, Snapshot
 
 #: Clicks during a cell that blocks the kernel all arrive when the cell ends: the same click again
 #: within this time is not a second request.
 REPEATED_CLICK_S = 2.0
 
 
-class NotebookView:
+class NotebookView(ABC):
     """Outputs of a notebook that show the same table, and are replaced together."""
 
     def __init__(self, keys_of: KeysOf, note: str = "") -> None:
         self.keys_of = keys_of
         self.visible = False
-        self.last: SnapshotLike | None = None
+        self.last: Snapshot | None = None
         # show() runs on the caller's thread, paint() on the refresh thread. A click that freezes
         # the view enters again.
         self._lock = threading.RLock()
@@ -53,6 +54,28 @@ class NotebookView:
         """Whether to paint although the tracker did not change."""
         return self._changed
 
+    @property
+    @abstractmethod
+    def interval_s(self) -> float:
+        """The least time between two repaints."""
+
+    @property
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Whether the page of the view still exists."""
+
+    @abstractmethod
+    def paint(self, snapshot: Snapshot) -> None:
+        """Show a snapshot."""
+
+    @abstractmethod
+    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
+        """Show the last state; nothing updates it afterwards."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the view holds."""
+
     def begin(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
         self.keys_of = keys_of
@@ -63,7 +86,7 @@ class NotebookView:
         self._changed |= note != self._note
         self._note = note
 
-    def _moving(self, snapshot: SnapshotLike, only: str = "") -> TableModel:
+    def _moving(self, snapshot: Snapshot, only: str = "") -> TableModel:
         """Return the texts of the present, with the rates of the downloads."""
         self._changed = False
         self.last = snapshot
@@ -88,7 +111,7 @@ class HtmlView(NotebookView):
         self._default_note = note
         self._shown: dict[str, Any] = {}
 
-    def show(self, snapshot: SnapshotLike, **_: object) -> None:
+    def show(self, snapshot: Snapshot, **_: object) -> None:
         """Put the table below the running cell."""
         with self._lock:
             self.last = snapshot
@@ -101,12 +124,12 @@ class HtmlView(NotebookView):
         """Change the sentence below the headline; the next `paint` shows it."""
         super().say(note or self._default_note)
 
-    def paint(self, snapshot: SnapshotLike) -> None:
+    def paint(self, snapshot: Snapshot) -> None:
         """Replace the table if it differs."""
         with self._lock:
             self._replace(static_bundle(self._moving(snapshot), self._note))
 
-    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
+    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
         """Show the last state; nothing updates it afterwards."""
         with self._lock:
             self.visible = False
@@ -123,7 +146,7 @@ class HtmlView(NotebookView):
             self._shown = bundle
 
 
-class LiveView(NotebookView, ABC):
+class LiveView(NotebookView):
     """One set of widgets; any number of outputs may show it."""
 
     #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
@@ -134,7 +157,7 @@ class LiveView(NotebookView, ABC):
         self._answer_text = ""
         self._fallback_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         #: The snapshot that the fallback pictures show, and when they may be replaced.
-        self._fallback: SnapshotLike | None = None
+        self._fallback: Snapshot | None = None
         self._next_fallback_s = 0.0
         #: Whether an output shows the widgets that cannot be replaced, as the value of a cell.
         self._is_permanent = False
@@ -177,7 +200,7 @@ class LiveView(NotebookView, ABC):
         is_old = self._fallback is not self.last and time.monotonic() >= self._next_fallback_s
         return bool(self._fallback_handles) and is_old
 
-    def show(self, snapshot: SnapshotLike, *, with_fallback: bool = False) -> None:
+    def show(self, snapshot: Snapshot, *, with_fallback: bool = False) -> None:
         """Put the view below the running cell.
 
         *with_fallback* adds a fallback picture, for a view that may not be closed before the kernel
@@ -192,7 +215,7 @@ class LiveView(NotebookView, ABC):
             if with_fallback:
                 self._publish_fallback(snapshot)
 
-    def bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:
+    def bundle(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return the view as the value of a cell, with HTML and text for other front ends.
 
         The value of a cell has no display id, so its fallback picture is a separate output.
@@ -202,7 +225,7 @@ class LiveView(NotebookView, ABC):
             self._publish_fallback(snapshot)
             return self._bundle(snapshot)
 
-    def widget(self, snapshot: SnapshotLike) -> Any:
+    def widget(self, snapshot: Snapshot) -> Any:
         """Return the widget, for code that places it itself."""
         with self._lock:
             self._is_permanent = True
@@ -223,7 +246,7 @@ class LiveView(NotebookView, ABC):
         if not self.visible and self.last is not None:
             self.freeze(self.last, self._note)
 
-    def paint(self, snapshot: SnapshotLike) -> None:
+    def paint(self, snapshot: Snapshot) -> None:
         """Update the widgets, and the fallback picture from time to time."""
         with self._lock:
             model = self._moving(snapshot, self.filter)
@@ -231,7 +254,7 @@ class LiveView(NotebookView, ABC):
             if self._is_fallback_due:
                 self._replace_fallback(fallback_bundle(snapshot))
 
-    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
+    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
         """Replace the outputs by the last state as plain HTML, which the notebook stores."""
         with self._lock:
             self.visible = False
@@ -259,7 +282,7 @@ class LiveView(NotebookView, ABC):
         if self.last is not None:
             self.paint(self.last)
 
-    def _bundle(self, snapshot: SnapshotLike) -> dict[str, Any]:
+    def _bundle(self, snapshot: Snapshot) -> dict[str, Any]:
         self.paint(snapshot)
         self.visible = True
         live = self.root._repr_mimebundle_()
@@ -267,7 +290,7 @@ class LiveView(NotebookView, ABC):
         values = live[0] if isinstance(live, tuple) else live
         return {**values, **static_bundle(table_model(snapshot), as_of())}
 
-    def _publish_fallback(self, snapshot: SnapshotLike) -> None:
+    def _publish_fallback(self, snapshot: Snapshot) -> None:
         publish(fallback_bundle(snapshot), self._fallback_handles)
         self._fallback = snapshot
 
@@ -281,7 +304,7 @@ class LiveView(NotebookView, ABC):
 class Clicks:
     """Turns clicks into requests to the tracker, if it still exists; returns what to answer."""
 
-    def __init__(self, tracker: Callable[[], TrackerLike | None]) -> None:
+    def __init__(self, tracker: Callable[[], OrderTracker | None]) -> None:
         self._tracker = tracker
         # Click handlers run on the main thread or, with some kernels, on a thread of their own.
         self._lock = threading.Lock()
@@ -330,7 +353,7 @@ class Clicks:
         getattr(tracker, action)(key)
         return f"{action}: queued for {title}"
 
-    def _download(self, tracker: TrackerLike, key: OrderKey | None, title: str) -> str:
+    def _download(self, tracker: OrderTracker, key: OrderKey | None, title: str) -> str:
         keys = self.waiting if key is None else (key,)
         for each in keys:
             tracker.download_soon(each)

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from regards_nb.consumer import Health
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker import Snapshot
 
     #: Returns the orders that a view shows; None means all. It is called for each repaint,
     #: because an order that is waited for may appear later.
@@ -36,66 +37,6 @@ TOOLTIP_CHARS = 1000
 #: Elapsed times are repainted this often when nothing else changes.
 TICK_S = 5.0
 WAITS = "REGARDS waits for you to download"
-
-
-# -- the input of the display
-
-
-class SnapshotLike(Protocol):
-    """Everything that the display shows, at one moment. Immutable, so no lock is needed."""
-
-    @property
-    def orders(self) -> Sequence[OrderState]:
-        """The orders, in any order."""
-
-    @property
-    def health(self) -> Health:
-        """The state of the connection to RabbitMQ."""
-
-    @property
-    def background_errors(self) -> Sequence[str]:
-        """Errors of the background, oldest first."""
-
-    @property
-    def n_known(self) -> int:
-        """The number of orders that the tracker knows, shown or not."""
-
-    @property
-    def rejected(self) -> int:
-        """The number of messages that could not be decoded."""
-
-    @property
-    def blocking(self) -> Sequence[OrderState]:
-        """The user's orders that wait for a download and so block all others, shown or not."""
-
-
-class TrackerLike(Protocol):
-    """The methods of a tracker that the display calls. The last five only queue a request."""
-
-    def record_background_error(self, what: str, error: BaseException) -> object:
-        """Show an error, and raise it in the next call of the user."""
-
-    @property
-    def version(self) -> int:
-        """A number that grows with every change; cheap to read."""
-
-    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> SnapshotLike:
-        """Return the state of these orders, or of all."""
-
-    def download_soon(self, key: OrderKey) -> object:
-        """Fetch the ready files."""
-
-    def cancel(self, key: OrderKey) -> object:
-        """Stop and delete the order."""
-
-    def pause(self, key: OrderKey) -> object:
-        """Pause the order."""
-
-    def resume(self, key: OrderKey) -> object:
-        """Resume a paused order."""
-
-    def retry(self, key: OrderKey) -> object:
-        """Try the failed files again."""
 
 
 # -- the texts of the display
@@ -230,7 +171,7 @@ class DownloadRates:
 
 
 def table_model(
-    snapshot: SnapshotLike,
+    snapshot: Snapshot,
     *,
     only: str = "",
     rates: DownloadRates | None = None,
@@ -571,7 +512,7 @@ def _overall(
 QUIET = timedelta(minutes=10)
 
 
-def _standstill(orders: Sequence[OrderState], snapshot: SnapshotLike, now: datetime) -> str:
+def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime) -> str:
     """Say why nothing moves, and what to do; nothing while something moves."""
     unfinished = [order for order in orders if not order.finished]
     if not unfinished or any(order.downloading for order in orders):
@@ -651,7 +592,7 @@ def _hidden(hidden: Sequence[OrderState]) -> str:
     return f"… and {counted(len(hidden), 'more order')} ({statuses})"
 
 
-def _problems(snapshot: SnapshotLike) -> Iterator[str]:
+def _problems(snapshot: Snapshot) -> Iterator[str]:
     if snapshot.rejected:
         yield f"{counted(snapshot.rejected, 'message')} could not be decoded; see tracker.rejected"
     counts = Counter(snapshot.background_errors)

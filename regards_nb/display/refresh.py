@@ -17,14 +17,15 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from regards_nb.display.model import TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from regards_nb.display.model import KeysOf, SnapshotLike, TrackerLike
+    from regards_nb.display.live import NotebookView
+    from regards_nb.tracker import OrderTracker, Snapshot
 
 INTERVAL_S = 0.2
 #: Thread wake-ups come early by up to this.
@@ -44,41 +45,6 @@ _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
 
 
-class View(Protocol):
-    """A view that can be painted."""
-
-    visible: bool
-
-    @property
-    def interval_s(self) -> float:
-        """The least time between two repaints."""
-
-    @property
-    def keys_of(self) -> KeysOf:
-        """Returns the orders to show."""
-
-    @property
-    def last(self) -> SnapshotLike | None:
-        """The snapshot shown last."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the page of the view still exists."""
-
-    @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-
-    def paint(self, snapshot: SnapshotLike) -> None:
-        """Show a snapshot."""
-
-    def freeze(self, snapshot: SnapshotLike, note: str = "") -> None:
-        """Show the last state; nothing updates it afterwards."""
-
-    def close(self) -> None:
-        """Release what the view holds."""
-
-
 class RefreshThread:
     """The views of one tracker, which is held weakly, and the thread that paints them.
 
@@ -87,18 +53,18 @@ class RefreshThread:
     """
 
     def __init__(
-        self, tracker: TrackerLike, record: Callable[[Exception], object] | None = None
+        self, tracker: OrderTracker, record: Callable[[Exception], object] | None = None
     ) -> None:
-        self.tracker: weakref.ref[TrackerLike] = weakref.ref(tracker)
+        self.tracker: weakref.ref[OrderTracker] = weakref.ref(tracker)
         self._record: Callable[[], Callable[[Exception], object] | None] = _weakly(record)
         self._last_error = ""
         # Guards _views and _thread; not held while painting.
         self._lock = threading.Lock()
-        self._views: dict[Hashable, View] = {}
+        self._views: dict[Hashable, NotebookView] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         #: Of each view the version that it shows, and when it may and when it must be repainted.
-        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float, float]] = (
+        self._painted: weakref.WeakKeyDictionary[NotebookView, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
         self._was_running = self._has_stopped = False
@@ -114,7 +80,7 @@ class RefreshThread:
             view = self._views.get(name)
         return view is not None and view.visible
 
-    def view(self, name: Hashable, make: Callable[[], View]) -> View:
+    def view(self, name: Hashable, make: Callable[[], NotebookView]) -> NotebookView:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
             found = self._views.pop(name, None)
@@ -132,7 +98,7 @@ class RefreshThread:
                 view.close()
         return found
 
-    def paint(self, view: View, tracker: TrackerLike) -> bool:
+    def paint(self, view: NotebookView, tracker: OrderTracker) -> bool:
         """Paint one view if something changed; return whether that succeeded."""
         try:
             # Read before the snapshot: at worst the same state is painted twice.
@@ -220,7 +186,7 @@ class RefreshThread:
             return False, True
         return True, all(results)
 
-    def _check_health(self, snapshot: SnapshotLike) -> None:
+    def _check_health(self, snapshot: Snapshot) -> None:
         """Detect that a running tracker was stopped; one that was never started may still start."""
         is_running = snapshot.health.state.value != STOPPED
         self._was_running |= is_running
@@ -242,17 +208,17 @@ class RefreshThread:
                 view.close()
 
 
-def _has_running_times(snapshot: SnapshotLike) -> bool:
+def _has_running_times(snapshot: Snapshot) -> bool:
     """Return whether times in the view change by themselves."""
     return any(not order.finished or order.downloading for order in snapshot.orders)
 
 
-_THREADS: weakref.WeakKeyDictionary[TrackerLike, RefreshThread] = weakref.WeakKeyDictionary()
+_THREADS: weakref.WeakKeyDictionary[OrderTracker, RefreshThread] = weakref.WeakKeyDictionary()
 _THREADS_LOCK = threading.Lock()
 
 
 def refresh_thread_of(
-    tracker: TrackerLike, record: Callable[[Exception], object] | None = None
+    tracker: OrderTracker, record: Callable[[Exception], object] | None = None
 ) -> RefreshThread:
     """Return the refresh thread of a tracker; each tracker has one."""
     with _THREADS_LOCK:
@@ -262,7 +228,7 @@ def refresh_thread_of(
         return found
 
 
-def close_views(tracker: TrackerLike, *, note: str = "") -> None:
+def close_views(tracker: OrderTracker, *, note: str = "") -> None:
     """Replace every live view of a tracker by its last state, and end the refresh thread.
 
     Parameters

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from regards_nb.display.console import LogView, ScreenView, is_screen, write_lines
 from regards_nb.display.html import html, in_marimo, publish
@@ -20,9 +20,10 @@ from regards_nb.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
 
-    from regards_nb.display.model import KeysOf, TrackerLike
+    from regards_nb.display.model import KeysOf
     from regards_nb.display.refresh import RefreshThread
     from regards_nb.orders import OrderKey
+    from regards_nb.tracker import OrderTracker
 
 STILL_TRACKED = "tracking continues in the background"
 #: Whether a kernel handles clicks during a blocking cell differs from version to version.
@@ -155,7 +156,7 @@ def say(words: str) -> None:
     write_lines(sys.stdout, [words])
 
 
-def show(tracker: TrackerLike, *, record: Callable[[Exception], object] | None = None) -> None:
+def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None = None) -> None:
     """Show the orders of a tracker, live where possible, and return at once.
 
     Parameters
@@ -183,7 +184,7 @@ def show(tracker: TrackerLike, *, record: Callable[[Exception], object] | None =
 
 
 def mimebundle(
-    tracker: TrackerLike,
+    tracker: OrderTracker,
     keys: Iterable[OrderKey] | None = None,
     include: Container[str] | None = None,
     exclude: Container[str] | None = None,
@@ -207,7 +208,7 @@ def mimebundle(
     }
 
 
-def widget(tracker: TrackerLike, keys: Iterable[OrderKey] | None = None) -> Any:
+def widget(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any:
     """Return the live view as a widget, for Panel, Solara, Voila and layouts of your own.
 
     Parameters
@@ -239,7 +240,7 @@ def widget(tracker: TrackerLike, keys: Iterable[OrderKey] | None = None) -> Any:
     return made
 
 
-def marimo_value(tracker: TrackerLike, keys: Iterable[OrderKey] | None = None) -> Any:
+def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any:
     """Return what marimo shows as the value of a cell."""
     if _is_installed("anywidget"):
         return widget(tracker, keys)
@@ -277,19 +278,6 @@ def _new_view(refresh: RefreshThread, keys_of: KeysOf, place: Environment) -> An
 # -- while waiting
 
 
-class WaitView(Protocol):
-    """A view that lasts as long as a wait. It is called on the waiting thread only."""
-
-    def open(self) -> None:
-        """Show the state at the beginning."""
-
-    def refresh(self, *, note: str = "") -> None:
-        """Update the view."""
-
-    def close(self, note: str = "") -> None:
-        """Show the last state, and a note on how the wait ended."""
-
-
 class Watch:
     """The value of :func:`watching`: the wait calls it, and it never raises into the wait."""
 
@@ -313,7 +301,7 @@ class Watch:
 
 @contextmanager
 def watching(
-    tracker: TrackerLike,
+    tracker: OrderTracker,
     keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None = None,
     *,
     blocking: bool = True,
@@ -359,7 +347,7 @@ def watching(
 class NotebookWaitView:
     """A wait in a notebook: the refresh thread paints."""
 
-    def __init__(self, refresh: RefreshThread, tracker: TrackerLike, view: Any, note: str) -> None:
+    def __init__(self, refresh: RefreshThread, tracker: OrderTracker, view: Any, note: str) -> None:
         self._refresh = refresh
         self._tracker = tracker
         self._view = view
@@ -387,8 +375,12 @@ class NotebookWaitView:
         publish({"text/html": "", "text/plain": last_line(snapshot)}, deque())
 
 
+#: Views that last as long as a wait. They are called on the waiting thread only.
+WaitView = LogView | ScreenView | NotebookWaitView
+
+
 def _wait_view(
-    refresh: RefreshThread, tracker: TrackerLike, keys_of: KeysOf, *, blocking: bool
+    refresh: RefreshThread, tracker: OrderTracker, keys_of: KeysOf, *, blocking: bool
 ) -> WaitView:
     place = environment()
     if place is Environment.TEXT:

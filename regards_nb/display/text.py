@@ -12,14 +12,15 @@ from regards_nb.text import clean, counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from regards_nb.display.model import Row, SnapshotLike, TableModel
+    from regards_nb.display.model import Row, TableModel
+    from regards_nb.tracker import Snapshot
 
 BAR_CELLS = 16
 #: Longest of each column, so that one long name does not push the others off the screen.
 _MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
 
 
-def text(snapshot: SnapshotLike, *, note: str = "") -> str:
+def text(snapshot: Snapshot, *, note: str = "") -> str:
     """Return the snapshot as lines of text.
 
     Parameters
@@ -60,7 +61,7 @@ def below(model: TableModel) -> list[str]:
     return [*([model.more] if model.more else []), *(f"! {each}" for each in model.problems)]
 
 
-def last_line(snapshot: SnapshotLike) -> str:
+def last_line(snapshot: Snapshot) -> str:
     """Return the headline of the last state."""
     return above(table_model(snapshot))[0]
 

@@ -18,8 +18,9 @@ from regards_nb.display.model import Action, Severity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regards_nb.display.model import KeysOf, TableModel, TrackerLike
+    from regards_nb.display.model import KeysOf, TableModel
     from regards_nb.orders import OrderKey
+    from regards_nb.tracker import OrderTracker
 
 #: A longer list of orders is replaced by a new one.
 MAX_CHOICES = 200
@@ -37,7 +38,7 @@ _BUTTONS = (
 class WidgetView(LiveView):
     """The live view made of ipywidgets."""
 
-    def __init__(self, tracker: Callable[[], TrackerLike | None], keys_of: KeysOf) -> None:
+    def __init__(self, tracker: Callable[[], OrderTracker | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
         # The style sheet is sent once, and not with each new headline.
         self._style = widgets.HTML(CSS, layout=widgets.Layout(display="none"))
@@ -161,7 +162,7 @@ class ActionBar:
     """
 
     def __init__(
-        self, tracker: Callable[[], TrackerLike | None], answer: Callable[[str], None]
+        self, tracker: Callable[[], OrderTracker | None], answer: Callable[[str], None]
     ) -> None:
         self._answer = answer
         self._clicks = Clicks(tracker)
