@@ -10,8 +10,8 @@ understand more of an old journal, and no second table can disagree with the fir
     how messages are stored and read: many in a row;
 ``database``
     opening, locking, what a database error means, using other files after a change of the path;
-``cursors``
-    row ids that a process keeps for the next one;
+``properties``
+    what processes leave for each other: cursors, and downloads that were stopped;
 ``location``
     where a journal is: a path or a URL;
 ``use_lock``
@@ -32,8 +32,6 @@ understand more of an old journal, and no second table can disagree with the fir
     stores results computed from the journal;
 ``prune``
     remove the events of orders that have ended long ago;
-``stops``
-    tell the workers of a download that the user stopped it;
 ``salvage``
     save what can be read of a damaged file.
 """

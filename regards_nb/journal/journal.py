@@ -37,7 +37,7 @@ from regards_nb.journal.database import (
 )
 from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
-from regards_nb.journal.marks import Cursors, Stops
+from regards_nb.journal.properties import Cursors, Stops
 from regards_nb.journal.prune import Pruning
 from regards_nb.journal.sqlite_file import copy_database
 

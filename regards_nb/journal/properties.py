@@ -1,4 +1,4 @@
-"""What processes leave in a journal for each other: cursors, and downloads that were stopped."""
+"""Properties that processes leave in a journal for each other: cursors, and stopped downloads."""
 
 from __future__ import annotations
 
