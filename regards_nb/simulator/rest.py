@@ -170,7 +170,7 @@ class Rest:
     # -- orders
 
     def _order(self, call: _Call, *texts: str) -> Order:
-        """Return the order of the path, whoever owns it; the texts are those of a 404."""
+        """Return the order of the path, of any user; without one raise a 404 with these texts."""
         order = self._service.find(call.number)
         if order is None:
             raise HttpError(error(404, *texts))
@@ -531,7 +531,7 @@ def _page(
 
 @contextmanager
 def _query_errors(query: str) -> Iterator[None]:
-    """Make a response of the error of a refused query."""
+    """Raise the error of a refused query as the response that says so."""
     try:
         yield
     except QueryError as exc:
