@@ -359,7 +359,8 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
     }
-    if endpoint and urlsplit(endpoint).hostname in _LOOPBACK:
+    is_here = endpoint is not None and urlsplit(endpoint).hostname in _LOOPBACK
+    if is_here:
         client["allow_http"] = True
     return S3Store(
         bucket,
@@ -369,6 +370,8 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
             "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S),
         },
         credential_provider=_profile(),
+        # TLS protects the content on its way. A sum of it costs both sides processor time.
+        unsigned_payload=is_here or endpoint is None or endpoint.startswith("https:"),
         **options,
     )
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from regards_nb.download.workspace import Workspace
     from regards_nb.files import FileRecord
 
-#: Files that are ready within this time are published together, because each flush takes time.
+#: Files that are ready within this time are published together, because each flush takes time, and
+#: recorded together, because each record is a commit or a request.
 _GATHER_S = 0.25
-#: How much may wait in memory, and what a file takes besides its content.
-_WAITING_BYTES, _FILE_BYTES = 2 << 20, 1000
+#: How much may wait in memory for a disk and for uploads, and what a file takes beside its content.
+#: Small files arrive faster than a store answers, and the network does not wait for them.
+_WAITING_BYTES, _UPLOADS_BYTES, _FILE_BYTES = 2 << 20, 32 << 20, 1000
 #: A call that stops waits so long for uploads that have begun.
 _STOP_S = 2.0
 _WAKE_S = 0.2
@@ -67,7 +69,9 @@ class Publisher:
         self._stop = stop
         self._failure: BaseException | None = None
         # Several threads choose names and add to what is to be recorded.
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        #: How many of them publish files at this moment.
+        self._busy = 0
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.kept: dict[str, str] = {}
@@ -144,7 +148,7 @@ class Publisher:
             return in_memory
         # The limit is one for the scratch disk: a byte in memory counts as many there.
         staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
-        return staged + in_memory * (self._workspace.waiting_bytes // _WAITING_BYTES)
+        return staged + in_memory * (self._workspace.waiting_bytes // _UPLOADS_BYTES)
 
     def _gather(self, first: Sequence[VerifiedFile]) -> list[VerifiedFile]:
         """Add the files that become ready within a moment."""
@@ -160,6 +164,8 @@ class Publisher:
 
     def _publish_batch(self, batch: Sequence[VerifiedFile]) -> None:
         placed: list[FileRecord] = []
+        with self._lock:
+            self._busy += 1
         try:
             with self._workspace.errors():
                 contents = self._workspace.prepare([file.content for file in batch])
@@ -173,10 +179,13 @@ class Publisher:
     def _record(self, placed: Sequence[FileRecord]) -> None:
         with self._lock:
             self._placed += placed
+            self._busy -= 1
+            self._lock.notify_all()
         # looked at again after the release: another thread may have added records just before it
         while self._placed and self._recording.acquire(blocking=False):
             try:
                 with self._lock:
+                    self._lock.wait_for(lambda: not self._busy, _GATHER_S)
                     together, self._placed = self._placed, []
                 self._records.save(together)
                 verified = sum(record.state is FileState.VERIFIED for record in together)
