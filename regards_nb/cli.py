@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
+#: A command that waits for longer before it writes anything says what it waits for.
+_SAID_AFTER_S = 1.0
 
 #: What texts advise in a notebook, and what to type in a terminal.
 _COMMANDS = [
@@ -49,7 +51,9 @@ _COMMANDS = [
         (r"tracker\.download\(([\d, ]+), again=True\)", "{0}download {1} --again"),
         (r"(?:(?:tracker|order)\.)?download\(again=True\)", "{0}download --again"),
         (r"(?:tracker\.)?wait\(timeout_s=(\d+)\)", "{0}wait --timeout-s {1}"),
+        (r"tracker\.wait\(([\d, ]+), download=True\)", "{0}wait {1} --download"),
         (r"(?:tracker\.)?wait\(download=True\)", "{0}wait --download"),
+        (r"tracker\.doctor\(\)", "{0}doctor"),
         (r"tracker\.(download|resume|retry|cancel)\(([\d, ]*)\)", "{0}{1} {2}"),
         (r"The orders are still tracked: call wait\(\) again, or look at tracker\.orders",
          "{0}wait waits again, and {0}orders lists all"),
@@ -226,7 +230,8 @@ def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
 def _orders(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     if tracker.client is not None and not arguments.offline:
-        tracker.sync()
+        with _waiting_for_regards(tracker):
+            tracker.sync()
     if arguments.json:
         _write(_as_json(tracker.orders))
     else:
@@ -297,7 +302,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     # Messages that waited in the queue are new, too.
     n_written = len(tracker.events)
-    with tracker:
+    with _started(tracker):
         while True:
             events = tracker.events
             for event in _records(events.iloc[n_written:]):
@@ -319,10 +324,11 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    with _tracker(arguments) as tracker:
+    with _started(_tracker(arguments)) as tracker:
+        keys = _keys(arguments, tracker)
         with _progress_to(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
-                *_keys(arguments, tracker),
+                *keys,
                 until=arguments.until,
                 timeout_s=arguments.timeout_s,
                 download=arguments.download,
@@ -332,9 +338,10 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 def _download(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
+    keys = _keys(arguments, tracker)
     with _progress_to(sys.stderr):
         paths = tracker.download(
-            *_keys(arguments, tracker),
+            *keys,
             directory=arguments.directory,
             extract=not arguments.no_extract,
             again=arguments.again,
@@ -358,8 +365,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         _write(json.dumps(tracker.submit(arguments.queries, **options, dry_run=True).body()))
         return 0
     # Without a client, the order is sent over AMQP, and its answer is a message.
-    started = tracker if tracker.client is None else contextlib.nullcontext()
-    with started, _progress_to(sys.stderr if arguments.json else sys.stdout):
+    started = _started if tracker.client is None else _waiting_for_regards
+    with started(tracker), _progress_to(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
     return _answer(arguments, described, _as_lines(described), ok=order.order_id is not None)
@@ -368,7 +375,9 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _act(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     act: Callable[[list[str | int]], list[Order]] = getattr(tracker, arguments.action)
-    described = [_described(order) for order in act(_keys(arguments, tracker))]
+    keys = _keys(arguments, tracker)
+    with _waiting_for_regards(tracker):
+        described = [_described(order) for order in act(keys)]
     return _answer(arguments, described, "\n\n".join(map(_as_lines, described)))
 
 
@@ -422,8 +431,43 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
     if tracker.client is not None and any(
         isinstance(key, int) and key not in numbers for key in keys
     ):
-        tracker.sync()
+        with _waiting_for_regards(tracker):
+            tracker.sync()
     return keys
+
+
+@contextlib.contextmanager
+def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
+    """Start a tracker, and stop it at the end of the block."""
+    with contextlib.ExitStack() as stack:
+        with (
+            _told(f"RabbitMQ, to read queue {tracker.queue!r}")
+            if tracker.queue
+            else (_waiting_for_regards(tracker))
+        ):
+            stack.enter_context(tracker)
+        yield tracker
+
+
+@contextlib.contextmanager
+def _waiting_for_regards(tracker: OrderTracker) -> Iterator[None]:
+    """Say that REGARDS is waited for, if it takes long."""
+    address = "" if tracker.client is None else f" at {tracker.client.base_url}"
+    with _told(f"REGARDS{address}"):
+        yield
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Write to stderr what is waited for, after a second."""
+    # The block waits in the network, so another thread writes; here no cell could get its output.
+    timer = threading.Timer(_SAID_AFTER_S, _complain, [f"waiting for {what}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _progress_to(stream: Any) -> contextlib.AbstractContextManager[object]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from regards_nb.client import LOGIN_ADVICE
 from regards_nb.consumer import addresses_of, check_queue
 from regards_nb.download import list_place
 from regards_nb.errors import (
@@ -366,7 +367,8 @@ def _refused_login(client: RegardsClient, error: ServiceLoginError) -> str:
             f"the password {client.secret_source}. Check user name, password and tenant; ask the "
             "project administrator if unsure"
         )
-    return f"{text}. The server answered: {clean(str(error), 300)}"
+    said = str(error).removesuffix(LOGIN_ADVICE)
+    return f"{text}. The server answered: {clean(said, 300)}"
 
 
 def _clock(skew_s: float | None) -> Finding:

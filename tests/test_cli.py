@@ -17,7 +17,7 @@ from conftest import environment_of
 
 import regards_nb
 from regards_nb import cli
-from regards_nb.simulator import OrderPlan, Outcome, Simulator
+from regards_nb.simulator import OrderPlan, Outcome, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -106,8 +106,63 @@ def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
         guard.cancel()
-        assert process.stderr.read() == ""
+        assert re.fullmatch("(regards-nb: waiting for RabbitMQ.*\n)?", process.stderr.read())
     assert code == 143
+
+
+def test_sigterm_ends_a_wait_in_words(simulator: Simulator) -> None:
+    """The progress ends with a sentence, and without the name of a class."""
+    simulator.order(OrderPlan(n_files=1, suborder_pause_s=600), correlation_id="c")
+    command = [sys.executable, "-m", "regards_nb.cli", "wait", "c"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        lines = [process.stdout.readline()]
+        while "still running" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+        assert process.wait(30) == 143
+        guard.cancel()
+    assert "The call was stopped." in rest
+    assert "Terminated" not in rest
+
+
+def test_a_command_says_what_it_waits_for(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a second without a response; a wrong password and a missing server come with advice."""
+    slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
+    said = subprocess.run(
+        [sys.executable, "-m", "regards_nb.cli", "orders"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert f"waiting for REGARDS at {simulator.base_url}\n" in said.stderr
+    simulator.faults.remove(slow)
+    monkeypatch.setenv("REGARDS_PASSWORD", "wrong")
+    assert "Check user name, password and tenant: regards-nb doctor" in run("orders", code=1)
+
+
+def test_a_download_says_what_is_not_ready(simulator: Simulator) -> None:
+    """An order that two others block: its number, theirs, and the commands that go on."""
+    numbers = [simulator.order(OrderPlan(n_files=1)) for _ in range(3)]
+    for number in numbers[:2]:
+        simulator.wait_for(number, "DONE")
+    run("orders")
+    said = subprocess.run(
+        [sys.executable, "-m", "regards_nb.cli", "download", "3"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert said.stdout == ""
+    assert "REGARDS has not finished order 3: regards-nb wait 3 --download waits" in said.stderr
+    assert "orders 1, 2 wait for a download: regards-nb download 1 2" in said.stderr
 
 
 def test_events_files_and_export(

@@ -133,6 +133,28 @@ def test_a_wrong_password_is_told_by_start(simulator: Simulator, tmp_path: Path)
     assert tracker.health.state is HealthState.FAILED
 
 
+def test_a_list_that_cannot_be_read_stops_no_start(simulator: Simulator, tmp_path: Path) -> None:
+    """It is shown as a problem; orders go on once REGARDS sends a list again."""
+    broken = simulator.faults.add(
+        Reply(
+            route=Route.ORDERS,
+            status=200,
+            body=b'{"content": 7}',
+            content_type="application/json",
+            times=None,
+        )
+    )
+    with OrderTracker(
+        client=client_of(simulator), journal=tmp_path / "j.sqlite", poll_s=0.05
+    ) as tracker:
+        assert any("is not a list" in text for text in tracker.snapshot().background_errors)
+        simulator.faults.remove(broken)
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        with pytest.raises(errors.TrackingError, match="is not a list"):
+            order.wait(timeout_s=60)
+        assert order.status == "DONE"
+
+
 def test_an_outage_is_seen_and_survived(simulator: Simulator, tracker: OrderTracker) -> None:
     """While REST does not answer, health says so; afterwards the orders go on."""
     number = simulator.order(OrderPlan(n_files=1, suborder_pause_s=1.0))

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client.auth import Secret
-from regards_nb.client.errors import REFUSALS, advice_for, is_too_parallel
+from regards_nb.client.errors import LOGIN_ADVICE, REFUSALS, advice_for, is_too_parallel
 from regards_nb.client.models import (
     ApplyResponse,
     Attribute,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regards_nb.client.transport import NoResponse
 
 __all__ = [
+    "LOGIN_ADVICE",
     "REFUSALS",
     "ApplyResponse",
     "Attribute",

@@ -41,6 +41,10 @@ _GATEWAY_STATUSES = frozenset({502, 503, 504})
 _LONG_TOKEN_CHARS = 7000
 _HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 
+#: The end of the text of a refused login.
+LOGIN_ADVICE = (
+    ". Check user name, password and tenant: tracker.doctor() says where the password comes from"
+)
 PORTAL_ADVICE = 'If a portal wants a key, give it: headers={"X-API-Key": ...}'
 
 #: Exception and advice for a status.

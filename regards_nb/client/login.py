@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from requests.auth import HTTPBasicAuth
 
 from regards_nb.client.auth import Token, needs_form
-from regards_nb.client.errors import PORTAL_ADVICE, error_for
+from regards_nb.client.errors import LOGIN_ADVICE, PORTAL_ADVICE, error_for
 from regards_nb.client.transport import RequestSpec
 from regards_nb.errors import ServiceLoginError, UnexpectedAnswerError
 
@@ -74,8 +74,7 @@ class PasswordLogin:
                 f"{self._address} refused the login of {self._username!r} to tenant "
                 f"{self._tenant!r}: {response.describe()}"
             )
-            if response.status == 403:
-                text = f"{text}. {PORTAL_ADVICE}"
+            text += f". {PORTAL_ADVICE}" if response.status == 403 else LOGIN_ADVICE
             raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
         return Token.from_login(response)
 

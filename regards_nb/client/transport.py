@@ -373,7 +373,8 @@ class Transport:
         if isinstance(outcome, Response):
             return error_for(outcome)
         return ServiceUnreachableError(
-            f"{request}: no response from {self._origin}: {outcome.reason}",
+            f"{request}: no response from {self._origin}: {outcome.reason}. Check the address and "
+            "the network (VPN, proxy)",
             in_work=outcome.in_work,
         )
 

@@ -409,5 +409,7 @@ def _last_note(exc: BaseException) -> str:
         return f"You stopped waiting; {STILL_TRACKED}."
     if isinstance(exc, TimeoutError):
         return f"The time limit is reached; {STILL_TRACKED}."
+    if not isinstance(exc, Exception):
+        return "The call was stopped."  # by SIGTERM, or at the end of Python
     # the tracker may have stopped: nothing is said of the background
     return f"The call ended with {type(exc).__name__}."

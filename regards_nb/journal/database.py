@@ -20,13 +20,7 @@ from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError
 from regards_nb.journal.changes import ChangeDetector, for_one_statement
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
-from regards_nb.journal.location import (
-    make_folder,
-    sqlite_path,
-    url_of,
-    without_secrets,
-    wrong_url,
-)
+from regards_nb.journal.location import make_folder, sqlite_path, url_of, without_secrets, wrong_url
 from regards_nb.journal.rescue import Rescued, rescue
 from regards_nb.journal.sqlite_file import (
     Change,

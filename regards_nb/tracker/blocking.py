@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SUBORDERS_PER_USER = 2
 #: A search through very many orders is repeated only after so many times its duration.
 _PAUSE_FACTOR = 10
+_MOST_NAMED = 5
 
 
 class BlockingOrders:
@@ -69,6 +70,21 @@ class BlockingOrders:
     def _states_of_user(self) -> Iterator[OrderState]:
         not_ours = set() if self._sync is None else self._sync.not_ours
         return (s for s in self._core.frames.states() if s.order_id not in not_ours)
+
+    def unfinished(self, keys: Iterable[OrderKey]) -> str:
+        """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
+        running = [state for state in self._core.states(keys) if not state.finished]
+        if not running:
+            return ""
+        numbers = ", ".join(str(state.order_id) for state in running[:_MOST_NAMED])
+        more = f" and {len(running) - _MOST_NAMED} more" if len(running) > _MOST_NAMED else ""
+        orders, them = ("orders", "them") if len(running) > 1 else ("order", "it")
+        text = (
+            f"REGARDS has not finished {orders} {numbers}{more}: "
+            f"tracker.wait({numbers}, download=True) waits for {them} and downloads the rest"
+        )
+        blocking = [state for state in self.find(auto_download=False) if state not in running]
+        return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
     def warn_before_third(self) -> None:
         """Warn before a third unfinished order: REGARDS stops after two sub-orders."""

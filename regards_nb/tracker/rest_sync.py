@@ -24,6 +24,7 @@ from regards_nb.errors import (
     OrderNotFoundError,
     RegardsError,
     ServiceError,
+    ServiceLoginError,
     ServiceUnreachableError,
     SettingsError,
     TrackingError,
@@ -69,6 +70,8 @@ FIRST_RETRY_S = 30.0
 POLL_S = 10.0
 LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
+#: No later round would go better.
+_REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
 #: The server's statuses (protocol.md 1.2) as the statuses of messages (1.6). A status that is not
 #: here has no known meaning and is ignored.
@@ -463,20 +466,20 @@ class _Rounds:
         """Ask for the unfinished orders; return whether anything was new."""
         try:
             changed = self.sync.ask_unfinished()
-        except ServiceUnreachableError as exc:
-            # An outage ends by itself, and messages come all the same.
-            _log.warning("asking for unfinished orders: %s", exc)
-            self._failed(exc)
         except RegardsError as exc:
-            if str(exc) != self.error:
-                self._errors.record("asking for unfinished orders", exc)
-            self._failed(exc)
+            self.failed(exc)
         else:
             self.failures, self.error = 0, ""
             return changed
         return False
 
-    def _failed(self, error: RegardsError) -> None:
+    def failed(self, error: RegardsError) -> None:
+        """Delay the next round, and record an error that does not end by itself."""
+        if isinstance(error, ServiceUnreachableError):
+            # An outage ends by itself, and messages come all the same.
+            _log.warning("asking for unfinished orders: %s", error)
+        elif str(error) != self.error:
+            self._errors.record("asking for unfinished orders", error)
         self.failures += 1
         self.error = str(error)
 
@@ -597,27 +600,32 @@ class Poller:
         return self._health.health
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
-        """Log in, ask once, and go on asking in a thread.
+        """Log in, ask once, and go on asking in a thread, also if the list cannot be read.
 
         Raises
         ------
         ServiceError
-            REGARDS refuses the login, or does not answer.
+            REGARDS refuses the login or the list, or does not answer.
         """
         if self._thread is not None and self._thread.is_alive():
             return
+        rounds = _Rounds(self._sync, self._errors)
+        client = self._sync.client
         try:
             # One order is enough to know whether the login is accepted.
-            next(self._sync.client.iter_orders(page_size=1), None)
+            next(client.iter_orders(page_size=1), None)
             self._sync.ask_unfinished()
         except RegardsError as exc:
-            self._health.report(HealthState.FAILED, str(exc))
-            raise
+            # After a login it is REGARDS that answers, and not a page of something else.
+            if isinstance(exc, _REFUSALS) or client.login_form is None:
+                self._health.report(HealthState.FAILED, str(exc))
+                raise
+            rounds.failed(exc)
         self._stop = threading.Event()
         self._health.report(HealthState.POLLING, _polling(self._poll_s))
         self._thread = threading.Thread(
             target=_poll,
-            args=(_Rounds(self._sync, self._errors), self._health, self._stop, self._poll_s),
+            args=(rounds, self._health, self._stop, self._poll_s),
             name="regards-nb-poll",
             daemon=True,
         )

@@ -1153,6 +1153,8 @@ class OrderTracker:
                 for_workers=partial(self._for_workers, directory),
             )
         self._core.errors.told()
+        if text := self._blocking.unfinished(found):
+            say(text)
         if process is not None:
             return results
         return [path for state in states for path in self._core.paths(state.order_id)]
