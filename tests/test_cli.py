@@ -1,4 +1,4 @@
-"""The command line, in processes of its own, on the simulator."""
+"""The command line, on the simulator: in the process of the tests, and in some of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +48,43 @@ def run(*arguments: str, code: int = 0) -> str:
     return done.stdout if not code else done.stdout + done.stderr
 
 
-def test_an_order_from_submit_to_the_files(simulator: Simulator, tmp_path: Path) -> None:
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command in this process and returns what it wrote."""
+
+    def run_here(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert cli.main(arguments) == code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return out if not code else out + err
+
+    return run_here
+
+
+def test_an_order_from_submit_to_the_files(
+    simulator: Simulator, command: Callable[..., str]
+) -> None:
     """submit, wait, download, orders: the same words as in a notebook, and JSON for scripts."""
     said = json.loads(run("submit", "dataset:SWOT_PASS_012", "--label", "one", "--json"))
     assert (said["status"], said["order_id"]) == ("GRANTED", 1)
-    (row,) = json.loads(run("wait", "1", "--timeout-s", "60", "--json"))
+    (row,) = json.loads(command("wait", "1", "--timeout-s", "60", "--json"))
     assert (row["status"], row["label"], row["tenant"]) == ("DONE", "one", "demo")
     # stdout has the paths and nothing else, so that it can be piped
     written = [Path(path) for path in run("download", "1").splitlines()]
     assert len(written) == 3
     assert all(path.is_file() for path in written)
-    assert "✓ DONE" in run("orders")
-    assert json.loads(run("orders", "--offline", "--json"))[0]["downloaded_files"] == 3
+    assert "✓ DONE" in command("orders")
+    assert json.loads(command("orders", "--offline", "--json"))[0]["downloaded_files"] == 3
 
 
-def test_orders_made_elsewhere_and_refusals(simulator: Simulator) -> None:
+def test_orders_made_elsewhere_and_refusals(
+    simulator: Simulator, command: Callable[..., str]
+) -> None:
     """orders shows the web page's orders; what ends badly, or not in time, has its exit code."""
     number = simulator.order(OrderPlan(outcome=Outcome.FAILED), over_amqp=False)
     simulator.wait_for(number, "FAILED")
-    assert f"#{number}" in run("orders")
+    assert f"#{number}" in command("orders")
     assert cli.main(["wait", str(number), "--json"]) == 1
     simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
     assert cli.main(["wait", "large", "--timeout-s", "1"]) == 3
@@ -166,28 +185,24 @@ def test_a_download_says_what_is_not_ready(simulator: Simulator) -> None:
 
 
 def test_events_files_and_export(
-    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    simulator: Simulator, tmp_path: Path, command: Callable[..., str]
 ) -> None:
     """The frames of a notebook are lines and JSON here, of all orders or of some."""
-
-    def said(*arguments: str, code: int = 0) -> str:
-        assert cli.main(arguments) == code
-        return capsys.readouterr().out
-
     for name in ("a", "b"):
         simulator.order(OrderPlan(n_files=2), correlation_id=name)
-    said("wait", "a", "b", "--timeout-s", "60")
-    said("download", "a")
-    lines = said("events", "b").splitlines()
+    command("wait", "a", "b", "--timeout-s", "60")
+    command("download", "a")
+    lines = command("events", "b").splitlines()
     assert [line.split("  ")[3] for line in lines] == ["GRANTED", "SUBORDER_DONE", "DONE"]
-    assert len(said("events").splitlines()) == 6
-    assert {event["correlation_id"] for event in json.loads(said("events", "--json"))} == {"a", "b"}
-    listed = json.loads(said("files", "a", "--json"))
+    assert len(command("events").splitlines()) == 6
+    events = json.loads(command("events", "--json"))
+    assert {event["correlation_id"] for event in events} == {"a", "b"}
+    listed = json.loads(command("files", "a", "--json"))
     assert [Path(each["path"]).is_file() for each in listed] == [True, True]
-    first = said("files").splitlines()[0].split("  ")
+    first = command("files").splitlines()[0].split("  ")
     assert first[2] == listed[0]["path"]
-    assert said("events", "nobody", code=1) == ""
-    written = said("export", str(tmp_path / "out"), "--kind", "csv").splitlines()
+    assert command("events", "nobody", code=1).startswith("regards-nb: no order")
+    written = command("export", str(tmp_path / "out"), "--kind", "csv").splitlines()
     assert sorted(Path(path).stem for path in written) == [
         "events", "files", "orders", "rejected",
     ]  # fmt: skip
@@ -211,21 +226,28 @@ def test_retry_and_cancel(simulator: Simulator, capsys: pytest.CaptureFixture[st
         cli.main(["cancel"])
 
 
-def test_doctor(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor(
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: Callable[..., str],
+) -> None:
     """ok on each line, and exit code 1 where something failed, settings included."""
-    assert "ok       right to read" in run("doctor")
+    assert "ok       right to read" in command("doctor")
     monkeypatch.setenv("REGARDS_QUEUE", "orders.nobody")
-    findings = json.loads(run("doctor", "--json", code=1))
+    findings = json.loads(command("doctor", "--json", code=1))
     assert [f["check"] for f in findings if f["verdict"] == "FAILED"] == ["queue"]
     monkeypatch.delenv("REGARDS_URL")
     monkeypatch.delenv("REGARDS_AMQP")
-    assert f"there is no settings file {tmp_path}" in run("doctor", code=1)
+    assert f"there is no settings file {tmp_path}" in command("doctor", code=1)
 
 
-def test_errors_are_one_line(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, command: Callable[..., str]
+) -> None:
     """No traceback, no secret."""
     monkeypatch.setenv("REGARDS_PASSWORD", "hunter2")
-    said = run("orders", code=1)
+    said = command("orders", code=1)
     assert said.startswith("regards-nb: ")
     assert "refused the login" in said
     assert "hunter2" not in said
@@ -285,13 +307,14 @@ def test_advice_names_commands(
         assert not re.search(r"\w\(|tracker\.|tracked|tracking", text), text
 
 
-def test_the_journal_is_copied_and_repaired(tmp_path: Path) -> None:
+def test_the_journal_is_copied_and_repaired(tmp_path: Path, command: Callable[..., str]) -> None:
     """backup writes one new file; repair leaves a sound journal alone and names a missing one."""
-    run("submit", "dataset:SWOT_PASS_012")
+    command("submit", "dataset:SWOT_PASS_012")
     copy = tmp_path / "copy.sqlite"
-    assert run("backup", str(copy)).strip() == str(copy)
-    assert "exists already" in run("backup", str(copy), code=1)
-    assert "is sound" in run("repair", str(copy))
-    assert "there is no journal" in run("repair", str(tmp_path / "none"), code=1)
+    assert command("backup", str(copy)).strip() == str(copy)
+    assert "exists already" in command("backup", str(copy), code=1)
+    assert "is sound" in command("repair", str(copy))
+    assert "there is no journal" in command("repair", str(tmp_path / "none"), code=1)
     second = tmp_path / "second.sqlite"
-    assert json.loads(run("backup", str(second), "--journal", str(copy), "--json")) == [str(second)]
+    said = command("backup", str(second), "--journal", str(copy), "--json")
+    assert json.loads(said) == [str(second)]
