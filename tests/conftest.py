@@ -32,7 +32,7 @@ from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from s3_kit import S3Server, TestBucket
 
@@ -45,6 +45,10 @@ collect_ignore = ["sunpy_client.py"]
 # that the tests start would inherit that: tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# RabbitMQ runs a queue for each priority: to declare one with the 255 of REGARDS takes it 0.4 s of
+# processor and up to two seconds. Tests of kinds of queues and of the documentation have all 255.
+QUEUE_ARGUMENTS["x-max-priority"] = 10
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("regards_nb", deadline=None)
@@ -249,6 +253,25 @@ def user(simulator: Simulator) -> Iterator[Session]:
         yield session
 
 
+_HEADERS = {"regards.tenant": "tenant", "regards.converter": "GSON"}
+
+
+def _properties(**more: Any) -> pika.BasicProperties:
+    """Return the properties that REGARDS gives to its messages, and some more."""
+    return pika.BasicProperties(
+        content_type="application/json",
+        content_encoding="UTF-8",
+        delivery_mode=2,
+        priority=1,
+        app_id="REGARDS",
+        **more,
+    )
+
+
+def _encoded(body: bytes | dict[str, Any]) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
 class Admin:
     """The REGARDS administrator, who declares a queue as documented and publishes to it."""
 
@@ -283,30 +306,29 @@ class Admin:
         timestamp: int | None = 1681461977,
         correlation_id: str | None = None,
         tenant: Any = "tenant",
-        **properties: Any,
+        **more: Any,
     ) -> None:
-        headers = {"regards.tenant": tenant, "regards.converter": "GSON"}
-        self._channel.basic_publish(
-            "",
-            self.queue,
-            body if isinstance(body, bytes) else json.dumps(body).encode(),
-            pika.BasicProperties(
-                content_type="application/json",
-                content_encoding="UTF-8",
-                delivery_mode=2,
-                priority=1,
-                app_id="REGARDS",
-                timestamp=timestamp,
-                correlation_id=correlation_id,
-                headers=headers,
-                **properties,
-            ),
+        properties = _properties(
+            timestamp=timestamp,
+            correlation_id=correlation_id,
+            headers=_HEADERS | {"regards.tenant": tenant},
+            **more,
         )
+        self.publish_raw(body, properties)
 
     def publish_raw(self, body: bytes | dict[str, Any], properties: pika.BasicProperties) -> None:
         """Publish with exactly these properties."""
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self._channel.basic_publish("", self.queue, raw, properties)
+        self._channel.basic_publish("", self.queue, _encoded(body), properties)
+
+    def publish_all(self, bodies: Iterable[bytes | dict[str, Any]]) -> None:
+        """Publish many messages in one transaction, which takes a tenth of the time."""
+        channel = self._connection.channel()
+        channel.tx_select()
+        properties = _properties(timestamp=1681461977, headers=_HEADERS)
+        for body in bodies:
+            channel.basic_publish("", self.queue, _encoded(body), properties)
+        channel.tx_commit()
+        channel.close()
 
     def messages_left(self) -> int:
         declared = self._channel.queue_declare(self.queue, passive=True)

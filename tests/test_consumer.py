@@ -21,6 +21,7 @@ import pika
 import pytest
 from conftest import Admin, until
 from pika.exceptions import ChannelClosedByBroker
+from tcp_proxy import TcpProxy
 
 from regards_nb import errors
 from regards_nb.consumer import (
@@ -78,8 +79,7 @@ def numbers(journal: Journal) -> list[int | None]:
 
 
 def publish(admin: Admin, first: int, last: int) -> None:
-    for number in range(first, last):
-        admin.publish(body(number))
+    admin.publish_all(map(body, range(first, last)))
 
 
 def test_messages_are_journalled_in_order_and_then_acknowledged(
@@ -381,20 +381,21 @@ def test_every_kind_of_queue_gives_each_message_once(
 ) -> None:
     """Without being told the kind: from the first message on, and on after each interruption."""
     admin = Admin(broker, **arguments)
-    consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
     publish(admin, 0, 500)
-    for goal in (500, 600, 700):
+    with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
+        consumer = Consumer(parameters_from(proxy.url(admin.url)), admin.queue, journal, nothing)
+        for goal in (500, 600, 700):
+            consumer.start(LIMIT_S)
+            until(lambda goal=goal: journal.last_id() == goal)
+            connections = proxy.connections
+            proxy.cut()
+            until(lambda connections=connections: proxy.connections > connections)
+            until(lambda: consumer.health.state is HealthState.CONSUMING)
+            publish(admin, goal, goal + 100)
+            consumer.stop(LIMIT_S)
         consumer.start(LIMIT_S)
-        until(lambda goal=goal: journal.last_id() == goal)
-        admin.close()
-        broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
-        until(lambda: consumer.health.state is HealthState.CONSUMING)
-        admin.connect()
-        publish(admin, goal, goal + 100)
+        until(lambda: journal.last_id() == 800)
         consumer.stop(LIMIT_S)
-    consumer.start(LIMIT_S)
-    until(lambda: journal.last_id() == 800)
-    consumer.stop(LIMIT_S)
     assert sorted(n for n in numbers(journal) if n is not None) == list(range(800))
     admin.delete_queue()
     admin.close()
@@ -488,10 +489,8 @@ def test_a_flood_of_poison_does_not_hide_the_good_messages(
     admin: Admin, journal: Journal, consumer: Consumer
 ) -> None:
     """Messages nobody can understand are journalled like the others, each once."""
-    for number in range(300):
-        for _ in range(9):
-            admin.publish(b"\xff poison")
-        admin.publish(body(number))
+    poison = b"\xff poison"
+    admin.publish_all(each for n in range(300) for each in [*[poison] * 9, body(n)])
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 3000)
     consumer.stop(LIMIT_S)

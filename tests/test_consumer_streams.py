@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Admin, until
-from test_consumer import consuming, numbers, publish, rows
+from test_consumer import body, consuming, numbers, publish, rows
 
 from regards_nb.consumer import HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
@@ -42,6 +42,12 @@ def read(admin: Admin, journal: Journal, first: int, last: int) -> None:
     publish(admin, first, last)
     with consuming(admin, journal):
         until(lambda: journal.last_id() == goal)
+
+
+def publish_singly(admin: Admin, first: int, last: int) -> None:
+    """Publish messages that fill many segments: retention removes whole segments."""
+    for number in range(first, last):
+        admin.publish(body(number))
 
 
 def make_anew(admin: Admin) -> None:
@@ -136,7 +142,7 @@ def test_messages_that_retention_removed_are_counted(
     limits = {"x-max-length-bytes": 12_000, "x-stream-max-segment-size-bytes": 4000}
     with a_stream(broker, **limits) as stream:
         read(stream, journal, 0, 10)
-        publish(stream, 10, 200)
+        publish_singly(stream, 10, 200)
         with consuming(stream, journal) as consumer:
             until(lambda: 199 in numbers(journal))
             until(lambda: consumer.health.reason)
@@ -160,7 +166,7 @@ def test_messages_that_retention_removes_under_a_slow_consumer_are_counted(
         until(lambda: journal.last_id() == 10)
         with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
             other.execute("BEGIN IMMEDIATE")
-            publish(stream, 10, 500)
+            publish_singly(stream, 10, 500)
         until(lambda: 499 in numbers(journal))
         until(lambda: "retention of the stream" in (consumer.health.reason or ""))
         offsets = [row.delivery.stream_offset or 0 for row in rows(journal)]

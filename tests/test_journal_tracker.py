@@ -26,8 +26,10 @@ connection.close()
 
 
 def publish(admin: Admin, begin: int, end: int) -> None:
-    for number in range(begin, end):
-        admin.publish({"status": "SUBORDER_DONE", "orderId": 1, "subOrderId": number})
+    admin.publish_all(
+        {"status": "SUBORDER_DONE", "orderId": 1, "subOrderId": number}
+        for number in range(begin, end)
+    )
 
 
 def found(tracker: OrderTracker) -> list[int]:
