@@ -45,7 +45,7 @@ HOME_OF = {
     "pandas": {"frames"},
     "numpy": {"frames"},
     "pyarrow": {"frames"},
-    "msgspec": {"events", "orders", "journal", "frames"},
+    "msgspec": {"events", "orders", "journal", "download", "frames"},
     "ipywidgets": {"display"},
     "IPython": {"display"},
     "matplotlib": {"display"},

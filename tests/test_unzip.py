@@ -18,6 +18,7 @@ from zip_kit import (
     by_hand,
     central_line,
     deflated,
+    end_record,
     in_steps,
     local_entry,
     regards_zip,
@@ -145,6 +146,34 @@ def test_stored_entries_of_known_size_are_read() -> None:
     assert [data for _, data in names_and_content([buffer.getvalue()])] == [CONTENT, CONTENT, b""]
 
 
+@pytest.mark.parametrize("content", [CONTENT, b""])
+def test_a_stored_entry_may_have_a_descriptor_too(content: bytes) -> None:
+    """Info-ZIP (``-fd``) and libarchive write one although the header has the sizes."""
+    entry = bytearray(local_entry(b"a", content))
+    struct.pack_into("<H", entry, 6, 8)
+    entry += struct.pack("<4s3I", b"PK\7\x08", zlib.crc32(content), len(content), len(content))
+    line = central_line(b"a", content, 0, flags=8)
+    assert names_and_content([by_hand([bytes(entry)], [line])]) == [("a", content)]
+
+
+def test_a_small_zip_may_be_written_with_zip64_everywhere() -> None:
+    """Info-ZIP (``-fz``): all values are in Zip64 fields, and the others are all ones."""
+    ones = 0xFFFFFFFF
+    entry = bytearray(local_entry(b"a", b"12", extra=struct.pack("<2H2Q", 1, 16, 2, 2)))
+    struct.pack_into("<2I", entry, 18, ones, ones)
+    line = bytearray(central_line(b"a", b"12", 0, extra=struct.pack("<2H3Q", 1, 24, 2, 2, 0)))
+    struct.pack_into("<2I", line, 20, ones, ones)
+    struct.pack_into("<I", line, 42, ones)
+    start, end = len(entry), len(entry) + len(line)
+    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(line), start)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, end, 1)
+    for last in (end_record(0xFFFF, ones, ones), end_record(1, len(line), start)):
+        raw = bytes(entry + line) + record + locator + last
+        assert names_and_content([raw]) == [("a", b"12")]
+    with pytest.raises(ArchiveError, match="end record"):
+        entries_of([bytes(entry + line) + record + locator + end_record(2, ones, ones)])
+
+
 DESCRIPTORS = {
     "32 bits": ("<4s3I", True),
     "64 bits": ("<4sI2Q", True),
@@ -229,7 +258,7 @@ HOSTILE = {
     "a stored entry of unknown size": (
         [local_entry(b"a", b"1", flags=8, descriptor=b"PK\7\x08" + bytes(12))],
         [],
-        "method 0",
+        "size that follows it",
     ),
     "a false end": (
         [local_entry(b"a", b"1"), b"PK\5\6" + bytes(18)],

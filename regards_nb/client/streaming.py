@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 import zlib
 from contextlib import suppress
-from http.client import IncompleteRead
+from http.client import HTTPResponse, IncompleteRead
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from regards_nb.client.models import NOT_REGARDS, Response
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     import requests
@@ -29,6 +31,45 @@ _FAST_S, _SLOW_S = 0.02, 0.2
 
 class _GzipError(urllib3.exceptions.HTTPError):
     """A compressed body ended too early, or is damaged."""
+
+
+class _LargeReads:
+    """A socket whose reader has a large buffer.
+
+    By default, http.client reads with a buffer of 8 KiB: two to three system calls for each HTTP
+    chunk of 32 KiB, and at each of them the thread hands over Python's lock.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: str) -> BinaryIO:
+        return self._sock.makefile(mode, buffering=BLOCK_BYTES)  # type: ignore[call-overload, no-any-return]
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_LargeReads(sock), *args, **kwargs)  # type: ignore[arg-type]
+
+
+class _HttpConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HttpsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class HttpPool(urllib3.HTTPConnectionPool):
+    """Connections that read large blocks."""
+
+    ConnectionCls = _HttpConnection
+
+
+class HttpsPool(urllib3.HTTPSConnectionPool):
+    """Connections with TLS that read large blocks."""
+
+    ConnectionCls = _HttpsConnection
 
 
 class Body:

@@ -29,12 +29,14 @@ from regards_nb.client.errors import (
     token_state,
 )
 from regards_nb.client.models import Response
-from regards_nb.client.streaming import Body
+from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from urllib3 import PoolManager
 
     from regards_nb.client.auth import Secret, Token, TokenProvider
     from regards_nb.client.origin import Origin
@@ -163,10 +165,25 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=_POOL_SIZE)
         self._headers = headers
 
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the connections; requests calls this."""
+        super().init_poolmanager(*args, **kwargs)
+        _read_large_blocks(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
+        """Make the connections to a proxy; requests calls this."""
+        manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
+        _read_large_blocks(manager)
+        return manager
+
     def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
         """Add the headers; requests calls this before it sends."""
         for name, secret in self._headers.items():
             request.headers[name] = secret.reveal()
+
+
+def _read_large_blocks(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
 
 class Transport:

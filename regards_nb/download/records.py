@@ -9,15 +9,18 @@ The log is the journal, or for downloads without a tracker a :class:`StateFile` 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import stat
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Struct
 
 from regards_nb.download.bucket import Bucket, is_url, split_url
 from regards_nb.download.disk import STATE_FOLDER, has_content, make_state_folder, write_all
@@ -47,33 +50,7 @@ class FileLog(Protocol):
 
 
 class OrderRecords:
-    """The records of one order.
-
-    Parameters
-    ----------
-    log : FileLog
-        Where they are kept.
-    order_id : int
-        The order.
-    directory : pathlib.Path or upath.UPath
-        Where its files go.
-    check : {"none", "size", "checksum"}
-        Recorded files that fail this check count as missing. ``none``: files that are missing are
-        assumed to have been moved by the user.
-    again : bool
-        All recorded files count as missing.
-
-    Attributes
-    ----------
-    known : dict of int to FileRecord
-        All of them, by file id.
-    listed : set of int
-        Ids of the files that the last manifest names.
-    arrived : set of int
-        Ids of the files that got their final name since the last manifest.
-    suspect : set of str
-        Paths of recorded files that failed the check, or that are fetched once more.
-    """
+    """The records of one order; *check* and *again* are those of `DownloadOptions`."""
 
     def __init__(
         self,
@@ -88,9 +65,13 @@ class OrderRecords:
         self._order_id = order_id
         self._folder = str(directory)
         self._check = check
+        #: All of them, by file id.
         self.known: dict[int, FileRecord] = {}
+        #: Ids of the files that the last manifest names.
         self.listed: set[int] = set()
+        #: Ids of the files that got their final name since the last manifest.
         self.arrived: set[int] = set()
+        #: Paths of recorded files that failed the check, or that are fetched once more.
         self.suspect: set[str] = set()
         self.read()
         if again:
@@ -115,7 +96,12 @@ class OrderRecords:
     @property
     def elsewhere(self) -> list[FileRecord]:
         """The files that are under their final names in another folder, by file id."""
-        return [record for record in self.in_place if _folder_of(record) != self._folder]
+        separator = _separator(self._folder)
+        return [
+            record
+            for record in self.in_place
+            if (record.path or "").rpartition(separator)[0] != self._folder
+        ]
 
     def expect(self, rows: Iterable[FileRecord]) -> int:
         """Record files that are not known yet; return how many there were."""
@@ -175,12 +161,8 @@ class FileProblem(NamedTuple):
 class FileLook:
     """Looks at recorded files, each folder of a bucket by one list.
 
-    Parameters
-    ----------
-    checksum : bool
-        Also read the files and compare their MD5, where the manifest gave one.
-    what : str
-        What the files belong to, such as ``order 12``, for error texts of a bucket.
+    With *checksum* also reads the files and compares their MD5, where the manifest gave one. *what*
+    is what the files belong to, such as ``order 12``, for error texts of a bucket.
     """
 
     def __init__(self, *, checksum: bool, what: str = "") -> None:
@@ -247,16 +229,15 @@ def zip_name(order_id: int) -> str:
 
 def is_in_zip(record: FileRecord) -> bool:
     """Return whether a file that is in place is inside a kept zip."""
-    name = os.path.basename(record.path or "")  # noqa: PTH119
+    path = record.path or ""
+    if not path.endswith(".zip"):
+        return False
+    name = os.path.basename(path)  # noqa: PTH119
     return name != safe_name(record.name) and unnumbered(name) == zip_name(record.order_id)
 
 
 def _missing(record: FileRecord) -> FileRecord:
     return replace(record, state=FileState.LISTED, path=None, error=None, fetched_at_us=None)
-
-
-def _folder_of(record: FileRecord) -> str:
-    return os.path.dirname(record.path or "")  # noqa: PTH120
 
 
 def state_log(
@@ -279,18 +260,8 @@ class StateFile:
     Each line is a JSON object that says all of one file; a later line replaces an earlier one. The
     folder may be on a network file system, where databases cannot lock: a file that only grows
     needs no lock. A line that a kill cut off, or that two writers mixed up, is ignored: the server
-    or a look at the folder tells the same again.
-
-    Parameters
-    ----------
-    directory : pathlib.Path
-        The folder of the files. It can be moved: paths are kept relative to it.
-    order_id : int
-        The order.
-    archive : str
-        What tells this archive from others whose orders are in the same folder.
-    durable : bool
-        Whether :meth:`save` waits for the disk.
+    or a look at the folder tells the same again. The folder can be moved: paths are kept relative
+    to it. *archive* tells this archive from others whose orders are in the same folder.
     """
 
     def __init__(
@@ -309,13 +280,7 @@ class StateFile:
             return _records_in(file, order_id, self._directory)
 
     def save(self, files: Iterable[FileRecord]) -> None:
-        """Add records; each replaces an earlier one of the same file.
-
-        Raises
-        ------
-        WorkspaceError
-            They cannot be written.
-        """
+        """Add records; each replaces an earlier one of the same file."""
         lines = _as_lines(files, self._directory)
         if not lines:
             return
@@ -343,15 +308,6 @@ class StateObjects:
     The lines are those of a `StateFile`. Nothing can be added to an object: each `save` writes the
     whole of it once more, until it is large and another one begins. Their names sort by time, and
     no two processes write the same one.
-
-    Parameters
-    ----------
-    place : str
-        ``s3://bucket/prefix``, the folder of the files.
-    order_id : int
-        The order.
-    archive : str
-        What tells this archive from others whose orders are in the same folder.
     """
 
     def __init__(self, place: str, order_id: int, *, archive: str = "") -> None:
@@ -374,13 +330,7 @@ class StateObjects:
         return _records_in(lines, order_id, self._place)
 
     def save(self, files: Iterable[FileRecord]) -> None:
-        """Add records; each replaces an earlier one of the same file.
-
-        Raises
-        ------
-        WorkspaceError
-            They cannot be written.
-        """
+        """Add records; each replaces an earlier one of the same file."""
         lines = _as_lines(files, self._place)
         if not lines:
             return
@@ -391,64 +341,67 @@ class StateObjects:
             self._bucket.write(f"{self._prefix}/{self._name}", self._lines)
 
 
+class _Line(Struct, omit_defaults=True):
+    """One line: all of one file. The path is relative where the file is in the folder."""
+
+    file_id: int
+    name: str
+    state: FileState
+    size_bytes: int | None = None
+    md5: str | None = None
+    path: str | None = None
+    error: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
+
+
 def _as_lines(files: Iterable[FileRecord], directory: str) -> bytes:
-    return "".join(f"{json.dumps(_fields(record, directory))}\n" for record in files).encode()
-
-
-def _fields(record: FileRecord, directory: str) -> dict[str, Any]:
-    path = record.path
-    if path is not None:
-        path = path.removeprefix(f"{directory}{'/' if is_url(directory) else os.sep}")
-    fields = {
-        "file_id": record.file_id,
-        "name": record.name,
-        "size_bytes": record.size_bytes,
-        "md5": record.md5,
-        "state": record.state,
-        "path": path,
-        "error": record.error,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    folder = directory + _separator(directory)
+    lines = (
+        _Line(
+            record.file_id,
+            record.name,
+            record.state,
+            record.size_bytes,
+            record.md5,
+            record.path and record.path.removeprefix(folder),
+            record.error,
+        )
+        for record in files
+    )
+    return b"".join(_encode(line) + b"\n" for line in lines)
 
 
 def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> list[FileRecord]:
-    """Return the last record of each file, by file id."""
-    records = (_read(line, order_id, directory) for line in lines)
-    found = {record.file_id: record for record in records if record is not None}
-    return [found[file_id] for file_id in sorted(found)]
-
-
-def _read(line: bytes, order_id: int, directory: str) -> FileRecord | None:
-    """Read one line; return None where it is not complete."""
-    try:
-        fields = json.loads(line)
-        path = _value(fields, "path", str)
-        if path is not None:
-            # a URL is joined by a slash, on Windows too
-            path = f"{directory}/{path}" if is_url(directory) else os.path.join(directory, path)
-        return FileRecord(
+    """Return the last record of each file, by file id; a line that is not complete is ignored."""
+    found: dict[int, _Line] = {}
+    for text in lines:
+        with suppress(msgspec.DecodeError):
+            line = _decode(text)
+            found[line.file_id] = line
+    return [
+        FileRecord(
             order_id=order_id,
-            file_id=_needed(fields, "file_id", int),
-            name=_needed(fields, "name", str),
-            size_bytes=_value(fields, "size_bytes", int),
-            md5=_value(fields, "md5", str),
-            path=path,
-            state=FileState(_needed(fields, "state", str)),
-            error=_value(fields, "error", str),
+            file_id=line.file_id,
+            name=line.name,
+            size_bytes=line.size_bytes,
+            md5=line.md5,
+            path=_joined(directory, line.path),
+            state=line.state,
+            error=line.error,
         )
-    except (ValueError, TypeError):
+        for _, line in sorted(found.items())
+    ]
+
+
+def _joined(directory: str, path: str | None) -> str | None:
+    if path is None:
         return None
+    # a URL is joined by a slash, on Windows too
+    return f"{directory}/{path}" if is_url(directory) else os.path.join(directory, path)
 
 
-def _needed(fields: Any, name: str, kind: type) -> Any:
-    value = _value(fields, name, kind)
-    if value is None:
-        raise ValueError(name)
-    return value
-
-
-def _value(fields: Any, name: str, kind: type) -> Any:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    if value is not None and type(value) is not kind:
-        raise TypeError(name)
-    return value
+def _separator(directory: str) -> str:
+    return "/" if is_url(directory) else os.sep

@@ -31,7 +31,7 @@ _SMALL_BYTES = 1 << 16
 # What the inflater leaves unused is copied: the first chunks are small, so that a small entry does
 # not copy the whole block behind it.
 _FIRST_CHUNK_BYTES = 1 << 10
-_LARGEST_CHUNK_BYTES = 1 << 16
+_LARGEST_CHUNK_BYTES = 1 << 17
 
 _LOCAL_MARK: Final = b"PK\3\4"
 _DESCRIPTOR_MARK: Final = b"PK\7\x08"
@@ -174,23 +174,11 @@ _LocalEntries = dict[int, _LocalEntry | None]
 
 
 def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
-    """Yield the content of a zip, entry by entry, while its bytes arrive.
+    """Yield the content of a zip, entry by entry, while its bytes arrive in blocks of any size.
 
-    Parameters
-    ----------
-    blocks : iterable of bytes
-        The zip from its first byte on, in blocks of any size.
-
-    Yields
-    ------
-    Piece
-        At most ``MAX_PIECE_BYTES`` of one entry; an empty entry has one empty piece.
-
-    Raises
-    ------
-    ArchiveError
-        The stream is not a zip, is cut, or differs from what a REGARDS server writes. Entries
-        whose last piece came before are complete.
+    A piece has at most ``MAX_PIECE_BYTES``; an empty entry has one empty piece. ArchiveError: the
+    stream is not a zip, is cut, or differs from what a REGARDS server writes. Entries whose last
+    piece came before are complete.
     """
     stream = _ByteStream(blocks)
     entries: _LocalEntries = {}
@@ -315,7 +303,7 @@ def _refuse_unreadable(name: str, flags: int, method: int) -> None:
     """Raise for an entry that no REGARDS server sends and this reader cannot read."""
     if flags & _ENCRYPTED:
         raise ArchiveError(f"entry {name!r} is encrypted: REGARDS does not encrypt")
-    if method != _DEFLATED and (method != _STORED or flags & _HAS_DESCRIPTOR):
+    if method not in (_STORED, _DEFLATED):
         raise ArchiveError(f"entry {name!r} is compressed by method {method}: REGARDS uses 8")
 
 
@@ -411,14 +399,16 @@ def _check_end(stream: _ByteStream, *, count: int, start: int, size: int) -> Non
     end = _END.unpack(stream.take(_END.size))
     mark, _, _, _, stated_count, stated_size, stated_start, comment_length = end
     stream.take(comment_length)
-    small = (min(count, _LIMIT_16), min(size, _LIMIT_32), min(start, _LIMIT_32))
+    stated = (stated_count, stated_size, stated_start)
     exact = (count, size, start)
-    if (
-        mark != _END_MARK
-        or (stated_count, stated_size, stated_start) not in (small, exact)
-        or (stated_64 is None and small != exact)
-        or (stated_64 is not None and stated_64 != exact)
-    ):
+    if stated_64 is not None:
+        # a value that is all ones is in the Zip64 record, however small it is
+        ones = (_LIMIT_16, _LIMIT_32, _LIMIT_32)
+        stated = tuple(
+            wide if value == limit else value
+            for value, limit, wide in zip(stated, ones, stated_64, strict=True)
+        )
+    if mark != _END_MARK or stated != exact or stated_64 not in (None, exact):
         raise ArchiveError("the end record of the zip does not agree with its entries")
 
 
