@@ -22,12 +22,8 @@ class QueueClosed(Exception):  # noqa: N818 - a signal between two threads, not 
 class BoundedQueue(Generic[_T]):
     """A queue between two threads that holds a limited number of bytes.
 
-    Parameters
-    ----------
-    limit_bytes : int
-        :meth:`put` waits while the queue holds as much; one item may be larger.
-    held_until_done : bool
-        An item that was taken still counts, until :meth:`done` is called for it.
+    :meth:`put` waits while the queue holds *limit_bytes*; one item may be larger. With
+    *held_until_done* an item that was taken still counts, until :meth:`done` is called for it.
     """
 
     def __init__(self, limit_bytes: int, *, held_until_done: bool = False) -> None:
@@ -40,13 +36,7 @@ class BoundedQueue(Generic[_T]):
         self._closed = False
 
     def put(self, item: _T, size_bytes: int) -> None:
-        """Add an item as soon as there is room.
-
-        Raises
-        ------
-        QueueClosed
-            The other thread takes nothing more.
-        """
+        """Add an item as soon as there is room; QueueClosed: the other thread takes no more."""
         with self._changed:
             while self._held_bytes >= self._limit_bytes and not self._closed:
                 self._changed.wait(_WAKE_S)
@@ -75,13 +65,7 @@ class BoundedQueue(Generic[_T]):
         return not self._items
 
     def take(self, timeout_s: float = _WAKE_S) -> _T | None:
-        """Return the next item, or None if none comes in time.
-
-        Raises
-        ------
-        QueueClosed
-            Nothing more will come.
-        """
+        """Return the next item, or None if none comes in time; QueueClosed: no more will come."""
         with self._changed:
             if not self._items and not self._ended and not self._closed:
                 self._changed.wait(timeout_s)

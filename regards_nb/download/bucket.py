@@ -91,14 +91,8 @@ def split_url(url: str) -> tuple[str, str]:
 class Bucket:
     """One bucket. Safe in any thread.
 
-    Parameters
-    ----------
-    name : str
-        The bucket.
-    what : str
-        The purpose, such as ``order 12``, for error texts.
-    stop : threading.Event, optional
-        Ends the pauses between two attempts.
+    *what* is its purpose, such as ``order 12``, for error texts; *stop* ends the pauses between two
+    attempts.
     """
 
     #: A larger file is uploaded in parts, of at least this size.

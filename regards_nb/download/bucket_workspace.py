@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from regards_nb.download.content import Content
+    from regards_nb.download.workspace import Content
 
 #: The keys of the objects that a process is uploading in parts, one a line.
 _UPLOADS = "uploads"
@@ -28,19 +28,7 @@ _UPLOADS = "uploads"
 class BucketWorkspace(Workspace):
     """A prefix of a bucket, for the time of one download into it.
 
-    Parameters
-    ----------
-    url : str
-        ``s3://bucket/prefix``, the folder of the files.
-    order_id : int
-        For the name of the staging folder and for error texts.
-    stop : threading.Event, optional
-        Ends the pauses between two attempts.
-
-    Raises
-    ------
-    WorkspaceError
-        The bucket cannot be listed. This is known before anything is fetched.
+    That the bucket cannot be listed is known, as WorkspaceError, before anything is fetched.
     """
 
     parallel, batch_files = 8, 1

@@ -28,42 +28,22 @@ class StoppedError(DownloadError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadOptions:
-    """The options of a download.
+    """The options of a download; most are those of :func:`download_order`."""
 
-    Parameters
-    ----------
-    on_progress : callable, optional
-        Called with a :class:`Progress` a few times per second, in the thread of the caller.
-    stop : threading.Event
-        Set it to end the download; verified files stay.
-    extract : bool
-        False: keep the zip as one file instead of the files in it.
-    way : {"auto", "zip", "files"}
-        One zip, the files one by one, or whichever suits these files.
-    check : {"none", "size", "checksum"}
-        Files that were verified earlier are fetched again if they fail this check: they are not
-        there, have another size, or another MD5. ``none``: files that are missing are assumed to
-        have been moved by the user.
-    again : bool
-        Fetch files again that were verified earlier. A file is not replaced, unless
-        it is cut: if its content differs, the new file gets a number.
-    gather : bool
-        Files that are verified in another folder are linked or copied into the directory.
-    durable : bool
-        False: do not wait for the disk. Files are then complete also after the program is killed,
-        but not necessarily after a power cut.
-    backoff_s : float
-        Unit of the random waits before something is tried again.
-    """
-
+    #: Called a few times per second, in the thread of the caller.
     on_progress: Callable[[Progress], object] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     extract: bool = True
     way: Way = "auto"
+    #: Files that were verified earlier are fetched again if they fail this check: they are not
+    #: there, have another size, or another MD5. ``none``: files that are missing are assumed to
+    #: have been moved by the user.
     check: Check = "none"
     again: bool = False
+    #: Files that are verified in another folder are linked or copied into the directory.
     gather: bool = False
     durable: bool = True
+    #: Unit of the random waits before something is tried again.
     backoff_s: float = 1.0
 
 

@@ -53,13 +53,7 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
 
 
 def link_without_replacing(source: str, target: str) -> bool:
-    """Move a file to its final name; return False, and do nothing, where *target* exists.
-
-    Raises
-    ------
-    OSError
-        It failed for another reason.
-    """
+    """Move a file to its final name; return False, and do nothing, where *target* exists."""
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:

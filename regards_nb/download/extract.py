@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from regards_nb.download.content import MAX_HELD_BYTES, Content, ContentWriter, VerifiedFile
 from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, MatchKind, parse_notice
+from regards_nb.download.workspace import MAX_HELD_BYTES, Content, ContentWriter, VerifiedFile
 from regards_nb.errors import ArchiveError
 from regards_nb.files import FileState
 
@@ -27,22 +27,7 @@ _MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000
 
 
 class Extractor:
-    """Takes the pieces of one zip, in one thread; verified files go to the publisher.
-
-    Parameters
-    ----------
-    context : DownloadContext
-        Its manifest has the expected files.
-
-    Attributes
-    ----------
-    unlisted : list of Content
-        Entries that the manifest does not list, staged; once the zip is proven.
-    zipped : list of FileRecord
-        With ``extract=False``: files that are right and stay in the zip.
-    wrong : dict of int to str
-        Why entries were not right, by the ids of the files they stand for.
-    """
+    """Takes the pieces of one zip, in one thread; verified files go to the publisher."""
 
     def __init__(self, context: DownloadContext) -> None:
         self._manifest = context.manifest
@@ -56,20 +41,15 @@ class Extractor:
         self._size_only: list[tuple[Content, FileRecord]] = []
         self._notice: Content | None = None
         self._max_entries = _MAX_ENTRIES_FACTOR * len(self._manifest) + _MAX_ENTRIES_MORE
+        #: Entries that the manifest does not list, staged; once the zip is proven.
         self.unlisted: list[Content] = []
+        #: With ``extract=False``: files that are right and stay in the zip.
         self.zipped: list[FileRecord] = []
+        #: Why entries were not right, by the ids of the files they stand for.
         self.wrong: dict[int, str] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
-        """Take pieces, in the order of the zip.
-
-        Raises
-        ------
-        ArchiveError
-            The zip holds much more than the manifest says.
-        WorkspaceError
-            The pieces cannot be written.
-        """
+        """Take pieces, in the order of the zip; raise ArchiveError where it is a bomb."""
         self._arrived_bytes = 0
         with self._workspace.errors():
             for piece in pieces:
@@ -80,10 +60,7 @@ class Extractor:
     def finish(self, *, proven: bool) -> dict[str, str]:
         """Decide about the entries that had to wait, and return the notice, by file name.
 
-        Parameters
-        ----------
-        proven : bool
-            The zip was read to its end and everything agreed.
+        *proven*: the zip was read to its end and everything agreed.
         """
         notice = parse_notice(self._notice.data) if proven and self._notice else None
         with self._workspace.errors():

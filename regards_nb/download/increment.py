@@ -66,8 +66,6 @@ class DownloadResult:
     order_id: int
     #: Files that are in place now and were not before.
     records: tuple[FileRecord, ...] = ()
-    #: What went wrong on the way and was repaired.
-    notes: tuple[str, ...] = ()
     #: Texts on files that were in the way and are kept.
     kept: tuple[str, ...] = ()
 
@@ -118,18 +116,8 @@ class Plan(NamedTuple):
 class Downloader:
     """Fetches the files of one order that are available, each time it is asked to.
 
-    Parameters
-    ----------
-    client : RegardsClient
-        The REST side.
-    order_id : int
-        The order.
-    directory : str, pathlib.Path or upath.UPath
-        Where the files go, under their own names; a folder is made if it is missing.
-    log : FileLog
-        Where the files are recorded; verified files are not fetched again.
-    options : DownloadOptions, optional
-        How they are downloaded.
+    They go into *directory*, which is made if it is missing, and are recorded in *log*: verified
+    files are not fetched again.
     """
 
     def __init__(
@@ -169,11 +157,6 @@ class Downloader:
     def fetch(self) -> DownloadResult:
         """Fetch all files of the order that are available now, and verify them.
 
-        Returns
-        -------
-        DownloadResult
-            The files, all verified where the manifest gives an MD5.
-
         Raises
         ------
         IncompleteDownloadError
@@ -204,7 +187,7 @@ class Downloader:
             )
             context = self._context(plan, workspace, counter)
             zip_outcome: ZipOutcome | None = None
-            ran = _Ran({}, (), frozenset())
+            ran = _Ran({}, frozenset())
             with self._publishing(context.publisher):
                 if takes_zip(plan.wanted, self._options.way if self._options.extract else "zip"):
                     counter.enter("zip")
@@ -310,7 +293,6 @@ class Downloader:
         return DownloadResult(
             order_id=self.order_id,
             records=tuple(placed),
-            notes=ran.notes,
             kept=tuple(self.kept),
         )
 
@@ -367,15 +349,12 @@ class _Ran(NamedTuple):
 
     #: Why files could not be downloaded, by file id.
     problems: dict[int, Failure]
-    #: What went wrong and was repaired.
-    notes: tuple[str, ...]
     #: Files that the server goes on listing although they were downloaded and released.
     unreleased: frozenset[int]
 
 
 def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | None) -> _Ran:
     """Fetch what the zip did not hold, or everything where there was none."""
-    notes: list[str] = []
     outcome = zip_outcome or ZipOutcome()
     is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
     if zip_outcome is not None:
@@ -387,10 +366,12 @@ def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | 
         is_released = outcome.failure is None and (not missing or bool(outcome.notice))
         if missing and not outcome.notice:
             reason = outcome.failure or "it is complete but does not hold them all"
-            notes.append(
-                f"fetching {counted(len(missing), 'file')} of the zip one by one: {reason}"
+            _log.warning(
+                "order %d: fetching %s of the zip one by one: %s",
+                context.order_id,
+                counted(len(missing), "file"),
+                reason,
             )
-            _log.warning("order %d: %s", context.order_id, notes[-1])
     if plan.zipped:
         extract_kept_zips(context, plan.zipped)
     if plan.elsewhere:
@@ -400,7 +381,7 @@ def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | 
     if not is_released:
         sent = {record.file_id for record in (*plan.wanted, *plan.unreleased)}
         unreleased = release(context, sent - problems.keys())
-    return _Ran(problems, tuple(notes), unreleased)
+    return _Ran(problems, unreleased)
 
 
 def make_plan(
@@ -409,17 +390,7 @@ def make_plan(
     *,
     given_up: Container[int] = (),
 ) -> Plan:
-    """Compare the manifest with the records.
-
-    Parameters
-    ----------
-    records : OrderRecords
-        The files of the order.
-    options : DownloadOptions
-        Whether kept zips are extracted, and files of other folders wanted in this one.
-    given_up : container of int
-        Ids of files that are not to be repaired.
-    """
+    """Compare the manifest with the records; files of *given_up* ids are not repaired."""
     plan = Plan([], [], [], [], [])
     elsewhere = {record.file_id for record in records.elsewhere} if options.gather else set()
     for record in records.of(records.known):

@@ -55,13 +55,7 @@ class Match(NamedTuple):
 
 
 class Manifest:
-    """The files that are expected, and which of them are still missing.
-
-    Parameters
-    ----------
-    records : iterable of FileRecord
-        The files.
-    """
+    """The files that are expected, and which of them are still missing."""
 
     def __init__(self, records: Iterable[FileRecord] = ()) -> None:
         self._by_name: defaultdict[str, list[FileRecord]] = defaultdict(list)
@@ -158,11 +152,8 @@ def entry_form(name: str) -> str:
 def parse_notice(content: bytes) -> dict[str, str] | None:
     r"""Return what the notice says of each file; None where the content is no notice.
 
-    Parameters
-    ----------
-    content : bytes
-        Content of the last entry of a zip, if that is called NOTICE.txt. A file of the order may
-        have the same name; the text tells them apart.
+    *content* is that of the last entry of a zip, if it is called NOTICE.txt. A file of the order
+    may have the same name; the text tells them apart.
 
     Examples
     --------

@@ -36,17 +36,9 @@ _NUMBERED = re.compile(r" \((\d+)\)$")
 def safe_name(name: str) -> str:
     r"""Return the file name under which *name* can be kept.
 
-    Parameters
-    ----------
-    name : str
-        Anything.
-
-    Returns
-    -------
-    str
-        One path component of at most 255 bytes, unchanged where *name* already was one. The last
-        component of something that looks like a path; never hidden, never an option, never a
-        device of Windows.
+    It is one path component of at most 255 bytes, *name* itself where that is one. It is the last
+    component of something that looks like a path; never hidden, never an option, never a device of
+    Windows.
 
     Examples
     --------
@@ -103,13 +95,8 @@ def numbered(name: str, number: int) -> str:
 class FinalNames:
     """Gives each file of an order its own final name, the same in every process that asks.
 
-    Parameters
-    ----------
-    files : iterable of (int, str)
-        Id and name of each file, as the server has them, by id: the first of several that share
-        a name keeps it.
-    taken : iterable of str
-        File names that other files of the order have already.
+    *files* are id and name of each file, as the server has them, by id: the first of several that
+    share a name keeps it. *taken* are the names that other files of the order have already.
 
     Examples
     --------

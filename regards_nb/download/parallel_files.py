@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import is_too_parallel
 from regards_nb.download.bounded_queue import QueueClosed
-from regards_nb.download.content import ContentWriter, VerifiedFile
+from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
     NotAllowedError,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regards_nb.client import Body
-    from regards_nb.download.content import Content
     from regards_nb.download.context import DownloadContext
+    from regards_nb.download.workspace import Content
     from regards_nb.files import FileRecord
 
 #: The number of parallel requests: at first, and at most while the server does not refuse one.
@@ -74,26 +74,11 @@ class _WrongContentError(_FailedError):
 def fetch_files(
     context: DownloadContext, records: Sequence[FileRecord], *, keep: bool = True
 ) -> dict[int, Failure]:
-    """Fetch files by their ids; verified files go to the publisher.
+    """Fetch files by their ids, and return why files could not be downloaded, by file id.
 
-    Parameters
-    ----------
-    context : DownloadContext
-        The parts of the download.
-    records : sequence of FileRecord
-        The files.
-    keep : bool
-        False: drop the bytes. The server then counts the files as downloaded, and goes on.
-
-    Returns
-    -------
-    dict of int to Failure
-        Why files could not be downloaded, by file id.
-
-    Raises
-    ------
-    RegardsError
-        The download cannot go on: the workspace is full, the login is refused, or it was stopped.
+    Verified files go to the publisher. With ``keep=False`` the bytes are dropped: the server then
+    counts the files as downloaded, and goes on. An error is raised where the download cannot go on:
+    the workspace is full, the login is refused, or it was stopped.
     """
     return _Pool(context, records, keep=keep).run() if records else {}
 

@@ -10,13 +10,13 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.download.content import Content, VerifiedFile
-from regards_nb.download.disk import write_all
+from regards_nb.download.disk import blocks_of, write_all
 from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
+from regards_nb.download.workspace import Content, VerifiedFile
 from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import (
     ArchiveError,
@@ -40,7 +40,6 @@ _ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20
 _BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
 #: What a piece takes besides its data.
 _PIECE_BYTES = 300
-_READ_BYTES = 1 << 18
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0
 
@@ -64,29 +63,13 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
 
     A zip that is refused, is cut or cannot be trusted is not an error here: its files can still
     be fetched one by one. Files that were verified before stay, and the outcome says what happened.
-
-    Raises
-    ------
-    ServiceError
-        The login is refused, or a proxy answered: single files would fail as well.
-    WorkspaceError
-        The zip cannot be written.
-    StoppedError
-        The download was asked to stop.
+    A login that is refused, or a proxy that answered, is an error: single files would fail as well.
     """
     try:
         with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
             if body is None:  # 204: another download fetched the files in the meantime
                 return ZipOutcome()
-            extractor = Extractor(context)
-            copy = None if context.options.extract else _ZipCopy(context.workspace)
-            try:
-                failure = _Pipeline(context, body, extractor, copy).run()
-                notice = extractor.finish(proven=failure is None)
-            finally:
-                extractor.close()
-                if copy is not None:
-                    copy.close()
+            return _extract(context, body.blocks(), body.abort)
     except ServiceError as exc:
         # 401 with a message, 409, 423 and 429 may only mean that another zip is being made for
         # this user (REGARDS 2.1 and later; the answer is not documented).
@@ -95,6 +78,33 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
             raise
         context.raise_if_stopped()
         return ZipOutcome(failure=exc)
+
+
+def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
+    """Extract a zip that an earlier download kept; verified files go to the publisher."""
+    return _extract(context, _blocks_of_kept(path), lambda: None)
+
+
+def _blocks_of_kept(path: str) -> Iterator[bytes]:
+    try:
+        yield from blocks_of(path)
+    except OSError as exc:
+        raise ArchiveError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _extract(
+    context: DownloadContext, blocks: Iterator[bytes], abort: Callable[[], None]
+) -> ZipOutcome:
+    """Extract a zip from its *blocks*; *abort* ends them from another thread."""
+    copy = None if context.options.extract else _ZipCopy(context.workspace)
+    extractor = Extractor(context)
+    try:
+        failure = _Pipeline(context, blocks, abort, extractor, copy).run()
+        notice = extractor.finish(proven=failure is None)
+    finally:
+        extractor.close()
+        if copy is not None:
+            copy.close()
     if copy is not None and extractor.zipped:
         if failure is None:
             context.publisher.add([copy.verified(context.order_id, extractor.zipped)])
@@ -105,55 +115,20 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
     )
 
 
-def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
-    """Extract a zip that an earlier download kept; verified files go to the publisher."""
-    extractor = Extractor(context)
-    try:
-        failure = _Pipeline(context, _KeptZip(path), extractor, None).run()
-        notice = extractor.finish(proven=failure is None)
-    finally:
-        extractor.close()
-    return ZipOutcome(
-        failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
-    )
-
-
-class _Source(Protocol):
-    """The source of a zip: the body of an answer, or a file."""
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes of the zip."""
-
-    def abort(self) -> None:
-        """End the reading from another thread."""
-
-
-class _KeptZip:
-    """A zip that an earlier download kept."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def blocks(self) -> Iterator[bytes]:
-        try:
-            with open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
-                while block := file.read(_READ_BYTES):
-                    yield block
-        except OSError as exc:
-            raise ArchiveError(f"cannot read {self._path}: {exc.strerror}") from exc
-
-    def abort(self) -> None:
-        pass
-
-
 class _Pipeline:
     """The three threads of one zip."""
 
     def __init__(
-        self, context: DownloadContext, source: _Source, extractor: Extractor, copy: _ZipCopy | None
+        self,
+        context: DownloadContext,
+        blocks: Iterator[bytes],
+        abort: Callable[[], None],
+        extractor: Extractor,
+        copy: _ZipCopy | None,
     ) -> None:
         self._context = context
-        self._source = source
+        self._source = blocks
+        self._abort = abort
         self._extractor = extractor
         self._copy = copy
         self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
@@ -183,7 +158,7 @@ class _Pipeline:
         finally:
             self._blocks.close()
             if reader.is_alive():
-                self._source.abort()
+                self._abort()
             reader.join(_JOIN_S)
             # also after Ctrl-C: entries that are inflated are still verified and kept
             self._pieces.end()
@@ -202,7 +177,7 @@ class _Pipeline:
     def _read(self) -> None:
         """Take blocks from the network; runs in the reader."""
         try:
-            for block in self._source.blocks():
+            for block in self._source:
                 self._blocks.put(block, len(block))
         except QueueClosed:
             pass  # the zip is not read further

@@ -106,21 +106,7 @@ def open_workspace(
 ) -> Workspace:
     """Return the workspace of one download into a place.
 
-    Parameters
-    ----------
-    place : pathlib.Path or upath.UPath
-        As `as_place` returns it.
-    order_id : int
-        The order.
-    durable : bool
-        Whether a file is on the disk before it gets its final name.
-    stop : threading.Event, optional
-        Ends the pauses between two attempts.
-
-    Raises
-    ------
-    WorkspaceError
-        Nothing can be written there. This is known before anything is fetched.
+    That nothing can be written there is known, as WorkspaceError, before anything is fetched.
     """
     if isinstance(place, Path):
         return FolderWorkspace(place, order_id, durable=durable)
@@ -128,13 +114,7 @@ def open_workspace(
 
 
 def list_place(place: Place) -> None:
-    """List the objects of a bucket below a prefix, to find out whether that is possible.
-
-    Raises
-    ------
-    WorkspaceError
-        It is not; the text says why.
-    """
+    """List the objects of a bucket below a prefix; raise WorkspaceError where that is refused."""
     bucket, prefix = split_url(str(place))
     Bucket(bucket).list(prefix)
 

@@ -18,11 +18,10 @@ from regards_nb.files import FileState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regards_nb.download.content import Content, VerifiedFile
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import ProgressCounter
     from regards_nb.download.records import OrderRecords
-    from regards_nb.download.workspace import Workspace
+    from regards_nb.download.workspace import Content, VerifiedFile, Workspace
     from regards_nb.files import FileRecord
 
 #: Files that are ready within this time are published together, because each flush takes time, and
@@ -37,21 +36,7 @@ _WAKE_S = 0.2
 
 
 class Publisher:
-    """Gives verified files their final names and records them.
-
-    Parameters
-    ----------
-    workspace : Workspace
-        Where the files are staged and where they go.
-    records : OrderRecords
-        Where they are recorded, after they are in place.
-    names : FinalNames
-        The final names.
-    counter : ProgressCounter
-        Counts each file in place.
-    stop : threading.Event
-        Ends the wait for uploads.
-    """
+    """Gives verified files their final names and records them; *stop* ends a wait for uploads."""
 
     def __init__(
         self,
@@ -91,10 +76,7 @@ class Publisher:
     def add(self, files: Sequence[VerifiedFile]) -> None:
         """Hand over verified files, from any thread.
 
-        Raises
-        ------
-        QueueClosed
-            Publishing has failed; :meth:`finish` raises the reason.
+        QueueClosed means that publishing has failed; :meth:`finish` raises the reason.
         """
         size = self._workspace.batch_files
         for start in range(0, len(files), size):
@@ -127,7 +109,7 @@ class Publisher:
             thread.join(max(until_s - time.monotonic(), 0.0) if self._uploads else None)
 
     def raise_failure(self) -> None:
-        """Raise why publishing has failed, if it has."""
+        """Raise the error of publishing, if there was one."""
         if self._failure is not None:
             raise self._failure
 

@@ -8,12 +8,12 @@ import os
 from typing import TYPE_CHECKING
 
 from regards_nb.download.bucket import is_url
-from regards_nb.download.content import Content, VerifiedFile
 from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
 from regards_nb.download.records import FileLook, is_in_zip
+from regards_nb.download.workspace import Content, VerifiedFile
 from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
@@ -34,12 +34,8 @@ _SHORT_SAVING_S = SAVING_S[:3]
 def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, Failure]:
     """Fetch one by one the files that are still missing.
 
-    A file for which the zip says that the quota is used up is not requested again.
-
-    Returns
-    -------
-    dict of int to Failure
-        Why files could not be downloaded, by file id.
+    A file for which the zip says that the quota is used up is not requested again. Return why
+    files could not be downloaded, by file id.
     """
     missing = context.manifest.missing
     stated = {
@@ -139,12 +135,8 @@ def release(context: DownloadContext, file_ids: set[int]) -> frozenset[int]:
     """Make the server count files as downloaded that are in place: it goes on only then.
 
     Each file is fetched alone once more, and its bytes are dropped. External files count only
-    after a zip (protocol.md 1.5); by now it holds nothing else.
-
-    Returns
-    -------
-    frozenset of int
-        The files that the server still lists after that.
+    after a zip (protocol.md 1.5); by now it holds nothing else. Return the ids of the files that
+    the server still lists after that.
     """
     waiting = _still_listed(context, file_ids)
     if not waiting:

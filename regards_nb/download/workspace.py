@@ -1,4 +1,6 @@
-"""Where the files of a download get their final names, and the staging folder for unfinished ones.
+"""From verified content to a file with its final name; the staging folder for unfinished files.
+
+Content is in memory while it is small, else it is staged.
 
 A file gets its final name in a folder in one way only: write it in the staging folder, flush it,
 link it to its final name without replacing anything, unlink the staged name. The staging folder,
@@ -7,10 +9,13 @@ later download removes it if the process that made it has died.
 """
 
 # Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
+# ruff: noqa: PTH108
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -22,7 +27,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from regards_nb.download.bucket import Bucket, is_url, split_url
 from regards_nb.download.disk import (
@@ -36,16 +41,22 @@ from regards_nb.download.disk import (
     is_plain_file,
     link_without_replacing,
     lock_if_free,
+    write_all,
 )
-from regards_nb.errors import WorkspaceError
+from regards_nb.errors import ArchiveError, WorkspaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from regards_nb.download.content import Content
+    from regards_nb.files import FileRecord, FileState
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER = "owner.json"
+#: Content up to this size stays in memory until it is verified.
+MAX_HELD_BYTES = 1 << 16
+#: An entry may be so much longer than the manifest says before the zip counts as a bomb.
+_SLACK_BYTES = 1 << 20
+_RESERVE_CHECK_BYTES = 16 << 20
 #: A process of another computer cannot be looked up: its staging folder is kept for so long.
 _FOREIGN_AGE_S = 24 * 3600.0
 
@@ -60,18 +71,149 @@ _LOCAL = frozenset(
 )
 
 
+class Content(NamedTuple):
+    """All bytes of one file, in memory or staged."""
+
+    #: Its name in the zip or the manifest.
+    name: str
+    size_bytes: int
+    #: Empty where the bytes arrived damaged.
+    md5: str
+    data: bytes
+    #: The staged file; None while the bytes are in memory only.
+    path: str | None
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> Content:
+        """Return content that arrived in one piece."""
+        return cls(
+            name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), data, None
+        )
+
+    @classmethod
+    def damaged(cls, name: str) -> Content:
+        """Return a placeholder for an entry that arrived damaged: it matches no MD5."""
+        return cls(name, 0, "", b"", None)
+
+    def staged(self, workspace: Workspace) -> Content:
+        """Return the content as a staged file, after writing it where it is in memory."""
+        if self.path is not None:
+            return self
+        descriptor, path = workspace.new_staged()
+        try:
+            write_all(descriptor, self.data)
+        finally:
+            os.close(descriptor)
+        return self._replace(data=b"", path=path)
+
+    def begins_with(self, blocks: Iterable[bytes]) -> bool:
+        """Return whether these blocks are the beginning of the content, and not all of it."""
+        n_bytes = 0
+        with io.BytesIO(self.data) if self.path is None else open(self.path, "rb") as whole:  # noqa: PTH123 - a string
+            for block in blocks:
+                if block != whole.read(len(block)):
+                    return False
+                n_bytes += len(block)
+        return n_bytes < self.size_bytes
+
+    def discard(self) -> None:
+        """Remove the staged file."""
+        if self.path is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+class VerifiedFile(NamedTuple):
+    """Content that was found right and waits for its final name."""
+
+    content: Content
+    #: The files of the order that it is, or that it holds.
+    records: Sequence[FileRecord]
+    #: Their state; None where the records have it already.
+    state: FileState | None
+    #: Its final name, where that is not the one of its first record.
+    name: str | None = None
+    #: False: it was on this computer already.
+    is_fetched: bool = True
+
+
+class ContentWriter:
+    """Collects the bytes of one file while they arrive.
+
+    *limit_bytes* is the largest size that the manifest allows, None if that is not known. Content
+    above *max_held_bytes* is staged in the workspace; without one it is only measured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit_bytes: int | None,
+        workspace: Workspace | None,
+        *,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
+        self.name = name
+        self._limit_bytes = limit_bytes
+        self._workspace = workspace
+        self._max_held_bytes = max_held_bytes
+        self._held = bytearray()
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._descriptor: int | None = None
+        self._path: str | None = None
+        self._size_bytes = 0
+        self._next_check_bytes = _RESERVE_CHECK_BYTES
+
+    def add(self, data: bytes) -> None:
+        """Add the next bytes; raise ArchiveError where the manifest states far fewer."""
+        self._size_bytes += len(data)
+        self._check_size()
+        self._digest.update(data)
+        if self._descriptor is None and self._size_bytes <= self._max_held_bytes:
+            self._held += data
+            return
+        if self._workspace is None:
+            return
+        with self._workspace.errors():
+            if self._descriptor is None:
+                self._descriptor, self._path = self._workspace.new_staged()
+                write_all(self._descriptor, self._held)
+                self._held.clear()
+            write_all(self._descriptor, data)
+
+    def finish(self) -> Content:
+        """Return the complete content."""
+        self._close()
+        return Content(
+            self.name, self._size_bytes, self._digest.hexdigest(), bytes(self._held), self._path
+        )
+
+    def discard(self) -> None:
+        """Forget the content and remove its staged file."""
+        self.finish().discard()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _check_size(self) -> None:
+        if self._limit_bytes is None:
+            if self._size_bytes >= self._next_check_bytes:
+                self._next_check_bytes += _RESERVE_CHECK_BYTES
+                if self._workspace is not None:
+                    self._workspace.require_reserve()
+        elif self._size_bytes > self._limit_bytes + _SLACK_BYTES:
+            raise ArchiveError(
+                f"{self.name!r} is longer than the {self._limit_bytes} bytes that the manifest "
+                "states: it was not read further"
+            )
+
+
 class Workspace(ABC):
     """Where the files of one download get their final names. Safe in any thread.
 
     Unfinished files are in a staging folder of this computer. The final names are in a folder
     (`FolderWorkspace`) or in a bucket (`BucketWorkspace`); `open_workspace` chooses.
-
-    Parameters
-    ----------
-    staging_in : pathlib.Path
-        The folder for the staging folder.
-    order_id : int
-        For the name of the staging folder.
     """
 
     #: How many files are given their final names at the same time, and how many in one batch.
@@ -138,13 +280,7 @@ class Workspace(ABC):
         return sum(sizes)
 
     def require_space(self, sizes: Sequence[int], *, keeps_zip: bool = False) -> None:
-        """Make sure that files of these sizes fit, with two per cent more.
-
-        Raises
-        ------
-        WorkspaceError
-            They do not.
-        """
+        """Raise WorkspaceError where files of these sizes, and two per cent more, do not fit."""
         size_bytes = self.needed_bytes(sizes, keeps_zip=keeps_zip)
         with self.errors():
             free_bytes = shutil.disk_usage(self._staging_in).free
@@ -157,12 +293,9 @@ class Workspace(ABC):
             )
 
     def require_reserve(self) -> None:
-        """Make sure that a file of unknown size leaves one per cent of the disk free.
+        """Raise WorkspaceError where less than one per cent of the disk is free.
 
-        Raises
-        ------
-        WorkspaceError
-            It does not.
+        It is for files of unknown size.
         """
         with self.errors():
             usage = shutil.disk_usage(self._staging_in)
@@ -224,19 +357,8 @@ class Workspace(ABC):
 class FolderWorkspace(Workspace):
     """One folder, for the time of one download into it.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        Where the files go; made if it is missing.
-    order_id : int
-        For the name of the staging folder.
-    durable : bool
-        Whether a file is on the disk before it gets its final name.
-
-    Raises
-    ------
-    WorkspaceError
-        The folder cannot be made or written to. This is known before anything is fetched.
+    It is made if it is missing. That it cannot be made or written to is known, as WorkspaceError,
+    before anything is fetched. *durable*: a file is on the disk before it gets its final name.
     """
 
     #: Linux's list of mounted file systems.

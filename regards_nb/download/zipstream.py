@@ -399,7 +399,7 @@ def _check_end(stream: _ByteStream, *, count: int, start: int, size: int) -> Non
     end = _END.unpack(stream.take(_END.size))
     mark, _, _, _, stated_count, stated_size, stated_start, comment_length = end
     stream.take(comment_length)
-    stated = (stated_count, stated_size, stated_start)
+    stated: tuple[int, ...] = (stated_count, stated_size, stated_start)
     exact = (count, size, start)
     if stated_64 is not None:
         # a value that is all ones is in the Zip64 record, however small it is
