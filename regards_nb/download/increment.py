@@ -187,16 +187,16 @@ class Downloader:
             )
             context = self._context(plan, workspace, counter)
             zip_outcome: ZipOutcome | None = None
-            ran = _Ran({}, frozenset())
+            problems: dict[int, Failure] = {}
             with self._publishing(context.publisher):
                 if takes_zip(plan.wanted, self._options.way if self._options.extract else "zip"):
                     counter.enter("zip")
                     zip_outcome = fetch_zip(context)
-                ran = _fetch_rest(plan, context, zip_outcome)
+                problems, unreleased = _fetch_rest(plan, context, zip_outcome)
+                self._never_released |= unreleased
         counter.enter("done")
-        self._never_released |= ran.unreleased
         self._note_kept(context.publisher.kept)
-        return self._result(plan, ran)
+        return self._result(plan, problems)
 
     def _note_kept(self, kept: Mapping[str, str]) -> None:
         """Keep a text for each file that was in the way and is not touched."""
@@ -265,7 +265,7 @@ class Downloader:
                 f"the {counted(len(self.records.arrived), 'file')} in place"
             )
 
-    def _result(self, plan: Plan, ran: _Ran) -> DownloadResult:
+    def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
         planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.elsewhere)}
         lost = [record for record in self.records.of(planned) if not record.in_place]
@@ -278,9 +278,9 @@ class Downloader:
         placed = self.records.of(self.records.arrived)
         if lost:
             self._failed.update(record.file_id for record in lost)
-            reasons = {file_id: failure.reason for file_id, failure in ran.problems.items()}
+            reasons = {file_id: failure.reason for file_id, failure in problems.items()}
             self._refused.update(
-                file_id for file_id, failure in ran.problems.items() if failure.is_refused
+                file_id for file_id, failure in problems.items() if failure.is_refused
             )
             failed = [
                 replace(
@@ -344,17 +344,14 @@ class Downloader:
         return "; ".join(advice)
 
 
-class _Ran(NamedTuple):
-    """The leftovers of a download besides files."""
+def _fetch_rest(
+    plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | None
+) -> tuple[dict[int, Failure], frozenset[int]]:
+    """Fetch what the zip did not hold, or everything where there was none.
 
-    #: Why files could not be downloaded, by file id.
-    problems: dict[int, Failure]
-    #: Files that the server goes on listing although they were downloaded and released.
-    unreleased: frozenset[int]
-
-
-def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | None) -> _Ran:
-    """Fetch what the zip did not hold, or everything where there was none."""
+    Return why files could not be downloaded, by file id, and the ids of files that the server goes
+    on listing although they were downloaded and released.
+    """
     outcome = zip_outcome or ZipOutcome()
     is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
     if zip_outcome is not None:
@@ -381,7 +378,7 @@ def _fetch_rest(plan: Plan, context: DownloadContext, zip_outcome: ZipOutcome | 
     if not is_released:
         sent = {record.file_id for record in (*plan.wanted, *plan.unreleased)}
         unreleased = release(context, sent - problems.keys())
-    return _Ran(problems, unreleased)
+    return problems, unreleased
 
 
 def make_plan(

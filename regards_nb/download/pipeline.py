@@ -69,7 +69,7 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
         with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
             if body is None:  # 204: another download fetched the files in the meantime
                 return ZipOutcome()
-            return _extract(context, body.blocks(), body.abort)
+            return _Pipeline(context, body.blocks(), body.abort).run()
     except ServiceError as exc:
         # 401 with a message, 409, 423 and 429 may only mean that another zip is being made for
         # this user (REGARDS 2.1 and later; the answer is not documented).
@@ -82,7 +82,7 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
 
 def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
     """Extract a zip that an earlier download kept; verified files go to the publisher."""
-    return _extract(context, _blocks_of_kept(path), lambda: None)
+    return _Pipeline(context, _blocks_of_kept(path), lambda: None).run()
 
 
 def _blocks_of_kept(path: str) -> Iterator[bytes]:
@@ -92,45 +92,17 @@ def _blocks_of_kept(path: str) -> Iterator[bytes]:
         raise ArchiveError(f"cannot read {path}: {exc.strerror}") from exc
 
 
-def _extract(
-    context: DownloadContext, blocks: Iterator[bytes], abort: Callable[[], None]
-) -> ZipOutcome:
-    """Extract a zip from its *blocks*; *abort* ends them from another thread."""
-    copy = None if context.options.extract else _ZipCopy(context.workspace)
-    extractor = Extractor(context)
-    try:
-        failure = _Pipeline(context, blocks, abort, extractor, copy).run()
-        notice = extractor.finish(proven=failure is None)
-    finally:
-        extractor.close()
-        if copy is not None:
-            copy.close()
-    if copy is not None and extractor.zipped:
-        if failure is None:
-            context.publisher.add([copy.verified(context.order_id, extractor.zipped)])
-        else:
-            context.manifest.reopen(extractor.zipped)
-    return ZipOutcome(
-        failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
-    )
-
-
 class _Pipeline:
-    """The three threads of one zip."""
+    """The three threads of one zip. It comes in blocks; *abort* ends them from another thread."""
 
     def __init__(
-        self,
-        context: DownloadContext,
-        blocks: Iterator[bytes],
-        abort: Callable[[], None],
-        extractor: Extractor,
-        copy: _ZipCopy | None,
+        self, context: DownloadContext, blocks: Iterator[bytes], abort: Callable[[], None]
     ) -> None:
         self._context = context
         self._source = blocks
         self._abort = abort
-        self._extractor = extractor
-        self._copy = copy
+        self._extractor = Extractor(context)
+        self._copy = None if context.options.extract else _ZipCopy(context.workspace)
         self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
         self._pieces: BoundedQueue[Sequence[Piece]] = BoundedQueue(_INFLATED_BYTES)
         self._batch: list[Piece] = []
@@ -138,8 +110,28 @@ class _Pipeline:
         self._read_failure: BaseException | None = None
         self._write_failure: BaseException | None = None
 
-    def run(self) -> ArchiveError | ServiceError | None:
-        """Return when everything that arrived was extracted; return why that is not all."""
+    def run(self) -> ZipOutcome:
+        """Return when everything that arrived was extracted."""
+        extractor, copy = self._extractor, self._copy
+        try:
+            failure = self._run_threads()
+            notice = extractor.finish(proven=failure is None)
+        finally:
+            extractor.close()
+            if copy is not None:
+                copy.close()
+        if copy is not None and extractor.zipped:
+            if failure is None:
+                verified = copy.verified(self._context.order_id, extractor.zipped)
+                self._context.publisher.add([verified])
+            else:
+                self._context.manifest.reopen(extractor.zipped)
+        return ZipOutcome(
+            failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
+        )
+
+    def _run_threads(self) -> ArchiveError | ServiceError | None:
+        """Return why the zip is not proven to be complete; None if it is."""
         reader = _start("reader", self._read)
         writer = _start("writer", self._write)
         failure: ArchiveError | None = None
