@@ -12,6 +12,7 @@ from regards_nb.simulator import PrivateBroker
 
 
 # the bare loops of the comparison leave their sockets to the collector
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_pipeline_is_measured(broker: PrivateBroker) -> None:

@@ -240,6 +240,7 @@ def fault_kill_node(broker: PrivateBroker) -> None:
     broker.restart()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [fault_close_connections, fault_stop_app, fault_kill_node])
 def test_nothing_is_lost_or_twice_when_the_broker_fails(
     broker: PrivateBroker,
@@ -315,6 +316,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_twice_when_the_process_is_killed(
     admin: Admin, journal: Journal, tmp_path: Path, consumer: Consumer
 ) -> None:

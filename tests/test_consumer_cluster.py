@@ -67,6 +67,7 @@ def numbers(tracker: OrderTracker) -> list[int]:
     return [int(number) for number in tracker.events["sub_order_id"]]
 
 
+@pytest.mark.slow
 def test_a_cluster_loses_no_event_and_repeats_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,7 @@ def node() -> Iterator[PrivateBroker]:
         yield broker
 
 
+@pytest.mark.slow
 def test_the_administrators_page_makes_a_queue_that_a_tracker_can_read(
     node: PrivateBroker, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ SMALL = ["delete_queue", "close_channels", "cut_connection", "freeze_broker", "m
 SMALL += ["consumer_timeout", "full_disk", "replace_journal", "sorted_headers", "kill_team"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("fault", SMALL)

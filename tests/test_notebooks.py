@@ -43,6 +43,7 @@ def executed(name: str) -> Any:
     return _books.read(ROOT / "build" / "notebooks" / name, as_version=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(notebook: Path) -> None:
     """On the simulator, without an error, and without a word on stderr."""

@@ -196,7 +196,9 @@ def test_stop_does_not_wait_for_an_upload_that_hangs(
             if link.met and all_but_large(bucket):
                 stop.set()
 
-        with pytest.raises(DownloadError, match="stopped; the next one goes on after the 8 files in place"):
+        with pytest.raises(
+            DownloadError, match="stopped; the next one goes on after the 8 files in place"
+        ):
             here.fetch(way="zip", stop=stop, on_progress=stop_later)
         link.cut()
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)

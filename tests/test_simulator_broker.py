@@ -85,6 +85,7 @@ def owners(folder: Path, *, count: int) -> Iterator[subprocess.Popen[str]]:
         )
 
 
+@pytest.mark.slow
 def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path) -> None:
     """kill -9, SIGTERM, an exception, a plain end and a surviving child: no process, no folder.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import pytest
 from conftest import installed
 from simulator_session import FILES_PATH, ORDERS_PATH, Session
 
@@ -96,6 +97,7 @@ def test_answers_and_requests_are_those_of_the_description(
     validate("rs-catalog", "PageMetadata", page["metadata"])
 
 
+@pytest.mark.slow
 def test_a_client_of_other_authors_finds_and_downloads(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def pages() -> dict[Path, _Page]:
     return {path: _Page(path) for path in sorted(SITE.rglob("*.html"))}
 
 
+@pytest.mark.slow
 def test_every_link_within_the_site_leads_somewhere(pages: dict[Path, _Page]) -> None:
     """The page and the anchor of each link exist."""
     dead = []

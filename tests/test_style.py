@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = ["mypy", "ruff check .", "ruff format --check ."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_checkers_find_nothing(command: str) -> None:
     """Each command that ``make lint`` runs succeeds."""

@@ -75,6 +75,7 @@ def look_at(simulator: Simulator, journal: str | Path, folder: Path) -> OrderTra
     )
 
 
+@pytest.mark.slow
 @pytest.mark.simulator(with_broker=True)
 def test_three_kernels_fetch_each_zip_once(
     simulator: Simulator, place: str | Path, tmp_path: Path
@@ -94,6 +95,7 @@ def test_three_kernels_fetch_each_zip_once(
     observer.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.simulator(with_broker=True)
 def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
     simulator: Simulator, postgresql: PrivatePostgreSQL, tmp_path: Path

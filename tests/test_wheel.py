@@ -28,6 +28,7 @@ def uv(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "uv", *arguments], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_imports_in_an_empty_environment(tmp_path: Path) -> None:
     """The required dependencies are enough to import all public names; types are included."""
