@@ -71,6 +71,22 @@ FILTER = """async (word) => {
   await type("", (shown) => shown.length > 1);
   return took;
 }"""
+#: Scrolls the table to its end and back; returns the longest time to the next painted picture.
+SCROLL = """async () => {
+  let box = [...document.querySelectorAll(".rg-name")].find((name) => name.checkVisibility());
+  while (box.scrollHeight <= box.clientHeight || getComputedStyle(box).overflowY === "visible")
+    box = box.parentElement;
+  let longest = 0;
+  for (let step = 1; step <= 20; step++) {
+    const began = performance.now();
+    box.scrollTop = (step % 2) * (box.scrollHeight - box.clientHeight);
+    // The second picture begins after the first one, with the new place, was painted.
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    longest = Math.max(longest, performance.now() - began);
+  }
+  return longest;
+}"""
 GRANTED = "assert all_granted.wait(280)"
 BEGIN = "cpu_began_s = time.process_time()"
 END = """
@@ -94,6 +110,8 @@ class Traffic:
     first_paint_s: float
     #: From a word typed into the filter to its only row on the page.
     filter_ms: float
+    #: The longest time of a scroll of the table during the flood.
+    scroll_ms: float
     #: Whether the frame has all messages, and the page the last state of the orders that it shows.
     exact: bool
 
@@ -156,6 +174,7 @@ def run(
         n_bytes, n_frames, began_s = counter.n_bytes, counter.n_frames, time.monotonic()
         flood = threading.Thread(target=send_flood, args=(broker, queue, orders, parts, per_s))
         flood.start()
+        scroll_ms = max(bare.evaluate(SCROLL) for _ in range(5))
         page.until_text(2, f"{orders} of {orders} orders finished")
         took_s = time.monotonic() - began_s
         flood.join()
@@ -171,6 +190,7 @@ def run(
         kernel_cpu_s=round(float(cpu_s), 2),
         first_paint_s=round(first_paint_s, 2),
         filter_ms=round(filter_ms),
+        scroll_ms=round(scroll_ms),
         exact=int(events) == orders * (parts + 2)
         and parts_shown == [f"{parts}/{parts}"] * min(orders, SHOWN_ROWS),
     )
@@ -243,7 +263,14 @@ def main() -> None:
 
 def medians(runs: list[Traffic]) -> dict[str, float]:
     """Return the median of each figure."""
-    names = ("bytes_per_s", "frames_per_s", "kernel_cpu_s", "first_paint_s", "filter_ms")
+    names = (
+        "bytes_per_s",
+        "frames_per_s",
+        "kernel_cpu_s",
+        "first_paint_s",
+        "filter_ms",
+        "scroll_ms",
+    )
     return {name: statistics.median(getattr(run, name) for run in runs) for name in names}
 
 

@@ -91,6 +91,8 @@ def test_pika_hears_of_a_connection_that_carries_messages_alone() -> None:
     reader = DeliveryReader(pika_protocol, lambda *_: None)
     reader.data_received(b"".join(delivery(1, 1, b"body")))
     assert pika_protocol.received == [HEARTBEAT]
+    reader.data_received(b"".join(delivery(1, 2, b"body")))
+    assert pika_protocol.received == [HEARTBEAT], "once a second is enough"
 
 
 def test_a_server_that_speaks_another_protocol_is_left_to_pika() -> None:

@@ -18,6 +18,7 @@ from regards_nb.display import (
     NAME_CHARS,
     WAITS,
     DownloadRates,
+    OrderFacts,
     Severity,
     TableModel,
     html,
@@ -358,6 +359,30 @@ def test_a_filter_limits_the_rows_and_not_the_counts() -> None:
     assert (Severity.WAITS, "REGARDS waits for you: 1 to download") in shown.counts
     assert shown.headline == "1 of 3 orders finished"
     assert "none of 3 orders match" in table_model(snapshot, only="nowhere").more
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.integers(1, 5),
+            st.sampled_from(["GRANTED", "PAUSED", "FAILED", "DONE", "EXPIRED"]),
+        ),
+        max_size=5,
+    )
+)
+def test_a_view_shows_what_a_new_one_would(pictures: list[dict[int, str]]) -> None:
+    """Orders that come, change, stay and go between repaints: the kept facts change no text."""
+    facts = OrderFacts()
+    states: dict[tuple[int, str], Any] = {}
+    for picture in pictures:
+        orders = tuple(
+            states.setdefault((n, status), order(f"o{n}", n, status=status, suborders_done=n))
+            for n, status in picture.items()
+        )
+        snapshot = ScriptedSnapshot(orders=orders)
+        for only in ("", "done", "o1"):
+            seen = table_model(snapshot, only=only, facts=facts, now=after(9))
+            assert seen == table_model(snapshot, only=only, now=after(9))
 
 
 @given(st.text())

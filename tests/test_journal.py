@@ -102,6 +102,16 @@ def test_how_far_it_is_counts_what_others_wrote(journal: Journal, other: Journal
     assert journal.position() == (4, 3)
 
 
+def test_a_first_cursor_comes_with_the_next_write(journal: Journal, other: Journal) -> None:
+    """No row stands before it, it costs no commit, and it replaces none that is later."""
+    journal.cursors.begin("mine", 0, generation=journal.generation)
+    journal.cursors.begin("ours", 1, generation=journal.generation)
+    other.cursors.advance("ours", 2, generation=other.generation)
+    assert other.cursors.read("mine") is None
+    journal.open_session("q")
+    assert (other.cursors.read("mine"), other.cursors.read("ours")) == (0, 2)
+
+
 def test_reading_goes_on_within_what_was_written_together(journal: Journal) -> None:
     """Each message has an id of its own, whatever row it is stored in, and no body is too large."""
     large = [bytes([number]) * 700_000 for number in range(5)]

@@ -264,6 +264,7 @@ def test_records_of_a_deleted_wal_are_rescued(path: Path, monkeypatch: pytest.Mo
             each.read_bytes()  # ends the locks of SQLite
         subprocess.run([sys.executable, "-c", OPENS_AND_CLOSES, str(path)], check=True)
         # into the -wal that is deleted already, as a commit at the same moment would be
+        journal._database._release_writer()  # to the pool, which can open no other one now
         with closing(journal._database.engine.raw_connection()) as raw:
             driver: Any = raw.driver_connection
             driver.execute("UPDATE files SET state = 'FAILED', revision = 7 WHERE file_id = 1")

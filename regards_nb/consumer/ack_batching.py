@@ -27,6 +27,9 @@ PREFETCH_STEPS = (50, 400, 4000)
 #: both are in the journal, and a lost connection cannot leave one acknowledged and the other, with
 #: the same bytes, undelivered (see `redelivery`).
 ACK_LINGER_S = 1.5
+#: A batch waits for further messages only while more than so many arrive in one turn of the loop: a
+#: single message is committed at once, and the commit takes so long that the next batch is larger.
+FEW_MESSAGES = 8
 
 
 class AckBatcher:
@@ -114,10 +117,10 @@ class AckBatcher:
         self._newest_tag = delivery_tag
 
     def has_grown(self) -> bool:
-        """Return whether messages arrived since the last call, and the batch may still grow."""
+        """Return whether many messages arrived since the last call, and the batch may grow."""
         pending = len(self._pending)
         before, self._pending_before = self._pending_before, pending
-        return before < pending < self.prefetch // 2
+        return before + FEW_MESSAGES < pending < self.prefetch // 2
 
     def flush(self) -> None:
         """Journal the received messages.

@@ -154,6 +154,8 @@ class Connection:
         self._may_be_stream = True
         self._is_classic = False
         self._session_is_open = False
+        #: where a consumer of a stream begins; read while the session is opened
+        self._stream_start: int | None = None
         self._is_limited = False
         self._is_consuming = False
         self._consumer_count = 0
@@ -261,6 +263,7 @@ class Connection:
         error: Exception | None = None
         try:
             self._receiver.open_session()
+            self._stream_start = self._receiver.stream_start()
         except Exception as exc:  # noqa: BLE001 - raised in the thread of the connection
             error = exc
         with self._lock:
@@ -303,7 +306,9 @@ class Connection:
     def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
-        if channel is not self._spare:
+        if channel is self._spare:
+            # On this channel, because pika sends the next request of a channel after the answer to
+            # the one before: the other channel tries to consume meanwhile.
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
         channel.basic_qos(
@@ -358,7 +363,7 @@ class Connection:
     def _start_consumer(self, on_consuming: Callable[[Any], None]) -> str:
         arguments = {}
         if self._may_be_stream:
-            offset = self._receiver.stream_start()
+            offset = self._stream_start
             arguments["x-stream-offset"] = "first" if offset is None else offset
         self.awaited = "the consumer"
         tag: str = self._channel.basic_consume(
@@ -447,6 +452,8 @@ class Connection:
 
         def on_limited(_answer: Any) -> None:
             if not self._closing and self._channel.is_open:
+                if self._may_be_stream:
+                    self._stream_start = self._receiver.stream_start()
                 self._consumer_tag = self._start_consumer(on_consuming)
 
         def on_consuming(answer: Any) -> None:
@@ -495,7 +502,7 @@ class Connection:
         self._io.call_later(delay_s, self._flush_or_wait)
 
     def _flush_or_wait(self) -> None:
-        """Journal the received messages, unless more arrived since the last call.
+        """Journal the received messages, unless many more arrived since the last call.
 
         Messages that arrive together are committed together, and a single message does not wait.
         """

@@ -132,7 +132,7 @@ class Consumer:
     @property
     def health(self) -> Health:
         """The current state of the thread."""
-        return self._shared.health
+        return replace(self._shared.health, last_event=self._shared.last_event)
 
     @property
     def is_running(self) -> bool:
@@ -200,6 +200,8 @@ class _SharedState:
         self.stop = threading.Event()
         self.started: Future[None] = Future()
         self.health = Health()
+        #: of `Consumer.health`: it changes with each commit, and is read less often
+        self.last_event: datetime | None = None
         self._changed = changed
         #: what a user should know while messages are consumed, by kind
         self._notes: dict[str, str] = {}
@@ -239,7 +241,8 @@ class _SharedState:
             self._replace(replace(self.health, other_consumers=count))
 
     def report_event(self) -> None:
-        self._replace(replace(self.health, last_event=datetime.now(UTC)))
+        self.last_event = datetime.now(UTC)
+        self._changed()
 
     def _replace(self, health: Health) -> None:
         self.health = health

@@ -8,6 +8,7 @@ after the year 9999, does not end the connection: it is received without its pro
 from __future__ import annotations
 
 import struct
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ _TAG = struct.Struct(">Q?")
 _BODY_SIZE = struct.Struct(">Q")
 _BODY_SIZE_OFFSET = 4
 _HEADER_START_BYTES = 12
+#: pika looks every 6 s or less often whether something was received.
+_TELL_ALIVE_S = 1.0
 _HEARTBEAT_FRAME = _FRAME_START.pack(_HEARTBEAT, 0, 0) + b"\xce"
 #: Messages of one order and second have the same properties; those of attackers may be large.
 _CACHED_BYTES = 1024
@@ -60,6 +63,7 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         self.protocol = protocol
         self._on_message = on_message
         self._rest = b""
+        self._alive_told_at_s = float("-inf")
         #: by channel number
         self._unfinished: dict[int, _Unfinished] = {}
 
@@ -104,8 +108,9 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         self._rest = data[position:]
         if kept < position:
             self.protocol.data_received(data[kept:position])
-        elif has_taken:
+        elif has_taken and (now_s := time.monotonic()) >= self._alive_told_at_s + _TELL_ALIVE_S:
             # pika closes a connection on which it receives nothing
+            self._alive_told_at_s = now_s
             self.protocol.data_received(_HEARTBEAT_FRAME)
 
     def _is_ours(self, kind: int, channel: int, data: bytes, start: int) -> bool:

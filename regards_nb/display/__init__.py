@@ -17,12 +17,13 @@ from regards_nb.display.model import (
     MAX_ROWS,
     NAME_CHARS,
     WAITS,
-    DownloadRates,
+    OrderFacts,
     Severity,
     TableModel,
     table_model,
 )
 from regards_nb.display.plots import plot_throughput, plot_timeline
+from regards_nb.display.rates import DownloadRates
 from regards_nb.display.refresh import (
     TRACKER_DELETED,
     RefreshThread,
@@ -59,6 +60,7 @@ __all__ = [
     "DownloadRates",
     "LiveView",
     "LogView",
+    "OrderFacts",
     "RefreshThread",
     "ScreenView",
     "Severity",

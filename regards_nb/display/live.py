@@ -18,7 +18,8 @@ from regards_nb.display.html import (
     publish,
     static_bundle,
 )
-from regards_nb.display.model import MAX_ROWS, Action, DownloadRates, Severity, table_model
+from regards_nb.display.model import MAX_ROWS, Action, OrderFacts, Severity, table_model
+from regards_nb.display.rates import DownloadRates
 from regards_nb.errors import RegardsError
 from regards_nb.text import clean
 
@@ -47,6 +48,7 @@ class NotebookView(ABC):
         self._note = note
         self._changed = False
         self._rates = DownloadRates()
+        self._facts = OrderFacts()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
 
     @property
@@ -91,7 +93,7 @@ class NotebookView(ABC):
         self._changed = False
         self.last = snapshot
         self._rates.update(snapshot.orders, time.monotonic())
-        return table_model(snapshot, only=only, rates=self._rates)
+        return table_model(snapshot, only=only, rates=self._rates, facts=self._facts)
 
 
 class HtmlView(NotebookView):

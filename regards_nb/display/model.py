@@ -6,12 +6,14 @@ the network is cleaned here once; HTML escapes it after that.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from regards_nb.display.rates import DownloadRates
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import LIMIT_CHARS, clean, counted, size
@@ -139,35 +141,43 @@ class TableModel:
         return self.total >= MIN_TO_FILTER
 
 
-class DownloadRates:
-    """Measures how fast downloads are, from the snapshots that one view shows."""
+class _Facts:
+    """What a table needs of each order, shown or not."""
 
-    #: The rate is the mean of so many seconds.
-    WINDOW_S = 15.0
+    __slots__ = ("_text", "fraction_over", "order", "rank", "severity")
+
+    def __init__(self, order: OrderState) -> None:
+        self.order = order
+        self.severity = severity_of(order)
+        self.rank = _rank(order, self.severity)
+        self.fraction_over = _fraction_over(order)
+        self._text = ""
+
+    def match(self, words: Sequence[str]) -> bool:
+        """Return whether the order has all words of a filter."""
+        # A correlation id behind a label must match as a whole: generated ids match by chance.
+        name = self.order.correlation_id.casefold()
+        self._text = self._text or _searched_text(self.order, self.severity)
+        return all(word in self._text or word == name for word in words)
+
+
+class OrderFacts:
+    """Keeps what a view needs of each order, and computes it again only for changed orders.
+
+    There may be ten thousand orders, of which a few change between two repaints.
+    """
 
     def __init__(self) -> None:
-        self._samples: dict[OrderKey, deque[tuple[float, int]]] = {}
+        self._known: dict[int, _Facts] = {}
 
-    def update(self, orders: Iterable[OrderState], now_s: float) -> None:
-        """Take a sample of each running download, at a time of a monotonic clock."""
-        running = {order.key: order.downloaded_bytes for order in orders if order.downloading}
-        self._samples = {key: self._samples.get(key, deque()) for key in running}
-        for key, samples in self._samples.items():
-            samples.append((now_s, running[key]))
-            while len(samples) > 2 and now_s - samples[1][0] >= self.WINDOW_S:
-                samples.popleft()
-
-    def of(self, key: OrderKey) -> float | None:
-        """Return the bytes per second of a download; None until there are two samples."""
-        samples = self._samples.get(key)
-        if samples is None or len(samples) < 2 or samples[-1][0] - samples[0][0] < 0.5:
-            return None
-        (begin_s, before), (end_s, after) = samples[0], samples[-1]
-        return max(after - before, 0) / (end_s - begin_s)
-
-    def total(self) -> float:
-        """Return the bytes per second of all downloads."""
-        return sum(filter(None, map(self.of, self._samples)))
+    def of(self, orders: Sequence[OrderState]) -> list[_Facts]:
+        """Return the facts of these orders, and forget those of others."""
+        # A state never changes, and the facts hold it: no other state has its id.
+        ids = list(map(id, orders))
+        known = map(self._known.get, ids)
+        facts = [each or _Facts(order) for order, each in zip(orders, known, strict=True)]
+        self._known = dict(zip(ids, facts, strict=True))
+        return facts
 
 
 def table_model(
@@ -175,6 +185,7 @@ def table_model(
     *,
     only: str = "",
     rates: DownloadRates | None = None,
+    facts: OrderFacts | None = None,
     now: datetime | None = None,
 ) -> TableModel:
     """Return the texts of a snapshot.
@@ -187,19 +198,22 @@ def table_model(
         message; the texts above the table are about all orders.
     rates : DownloadRates, optional
         Of the downloads; a picture that is drawn once has none.
+    facts : OrderFacts, optional
+        Of the view; a picture that is drawn once has none.
     now : datetime.datetime, optional
         By default the present.
     """
     now = now or datetime.now(UTC)
     rates = rates or DownloadRates()
-    orders = sorted(snapshot.orders, key=_rank)
+    ranked = sorted((facts or OrderFacts()).of(snapshot.orders), key=attrgetter("rank"))
+    orders = [each.order for each in ranked]
     words = only.casefold().split()
-    shown = [order for order in orders if _matches(order, words)] if words else orders
-    has_several_tenants = len({order.tenant for order in orders}) > 1
-    n_finished = sum(order.finished for order in orders)
+    shown = [each.order for each in ranked if each.match(words)] if words else orders
+    has_several_tenants = len(set(map(attrgetter("key.tenant"), orders))) > 1
+    n_finished = sum(map(attrgetter("finished"), orders))
     health_severity, health = _health(snapshot.health)
-    current = _current_orders(orders)
-    fraction = _mean([_fraction_over(order) for order in current])
+    current = _current_orders(ranked)
+    fraction = _mean([each.fraction_over for each in current])
     standstill = _standstill(orders, snapshot, now)
     return TableModel(
         rows=tuple(
@@ -217,7 +231,7 @@ def table_model(
         fraction=fraction,
         overall=_overall(current, None if standstill else fraction, rates, now),
         standstill=standstill,
-        counts=tuple(_counts(orders)),
+        counts=tuple(_counts(ranked)),
         health=health,
         health_severity=health_severity,
         more=" · ".join(filter(None, (_found(shown, orders, only), _hidden(shown[MAX_ROWS:])))),
@@ -320,14 +334,14 @@ def clock(moment: datetime, *, after: datetime | None = None) -> str:
 # -- one order
 
 
-def _rank(order: OrderState) -> tuple[int, float, bool, int, str]:
+def _rank(order: OrderState, severity: Severity) -> tuple[int, float, bool, int, str]:
     """Sort by severity; then ended orders by their end, latest first, and others by number.
 
     Running orders are not sorted by their last event: rows must not move while a user reads them.
     """
     number = order.order_id
     ended = -order.last_event.timestamp() if order.finished else 0.0
-    return _RANK[severity_of(order)], ended, number is None, number or 0, order.correlation_id
+    return _RANK[severity], ended, number is None, number or 0, order.correlation_id
 
 
 def _fraction(order: OrderState) -> float | None:
@@ -449,16 +463,24 @@ def _health(health: Health) -> tuple[Severity, str]:
     return severity, " · ".join(parts)
 
 
-def _current_orders(orders: Sequence[OrderState]) -> list[OrderState]:
+def _current_orders(facts: list[_Facts]) -> list[_Facts]:
     """Return the unfinished orders, and those that ended after the first of them began.
 
     Orders of earlier weeks would fill the bar. When all have ended, all are current.
     """
-    is_open = [order for order in orders if not order.finished or order.downloading]
+    is_open = _open_orders(facts)
     if not is_open:
-        return list(orders)
-    begin = min(order.first_event for order in is_open)
-    return [o for o in orders if not o.finished or o.downloading or o.last_event > begin]
+        return facts
+    begin = min(map(attrgetter("first_event"), is_open))
+    return [
+        each
+        for each in facts
+        if not (o := each.order).finished or o.downloading or o.last_event > begin
+    ]
+
+
+def _open_orders(facts: Iterable[_Facts]) -> list[OrderState]:
+    return [o for each in facts if not (o := each.order).finished or o.downloading]
 
 
 def _fraction_over(order: OrderState) -> float | None:
@@ -470,11 +492,11 @@ def _mean(fractions: Sequence[float | None]) -> float | None:
     """Return the mean, with 0 for an unknown fraction; None if all are unknown."""
     if all(fraction is None for fraction in fractions):
         return None
-    return sum(fraction or 0.0 for fraction in fractions) / len(fractions)
+    return sum(filter(None, fractions)) / len(fractions)
 
 
 def _overall(
-    current: Sequence[OrderState], fraction: float | None, rates: DownloadRates, now: datetime
+    current: Sequence[_Facts], fraction: float | None, rates: DownloadRates, now: datetime
 ) -> str:
     """Return parts, elapsed time, rate and remaining time of the current orders.
 
@@ -482,11 +504,12 @@ def _overall(
     """
     if not current:
         return ""
-    is_open = [order for order in current if not order.finished or order.downloading]
-    n_total = sum(order.suborders_total or 0 for order in current)
-    n_done = sum(order.suborders_done for order in current if order.suborders_total)
-    began = min(order.first_event for order in current)
-    ended = now if is_open else max(order.last_event for order in current)
+    is_open = _open_orders(current)
+    with_total = [o for each in current if (o := each.order).suborders_total]
+    n_total = sum(filter(None, map(attrgetter("suborders_total"), with_total)))
+    n_done = sum(map(attrgetter("suborders_done"), with_total))
+    began = min(map(attrgetter("order.first_event"), current))
+    ended = now if is_open else max(map(attrgetter("order.last_event"), current))
     elapsed_s = (ended - began).total_seconds()
     words = [
         counted(f"{n_done}/{n_total}", "part") if n_total else "",
@@ -496,7 +519,8 @@ def _overall(
         words.append(f"{size(int(rate))}/s")
     downloads = [order for order in is_open if order.downloading]
     runs = any(
-        severity_of(o) is Severity.RUNNING and o.status != OrderStatus.PAUSED for o in current
+        each.severity is Severity.RUNNING and each.order.status != OrderStatus.PAUSED
+        for each in current
     )
     if downloads and len(downloads) == len(is_open):
         remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
@@ -515,7 +539,7 @@ QUIET = timedelta(minutes=10)
 def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime) -> str:
     """Say why nothing moves, and what to do; nothing while something moves."""
     unfinished = [order for order in orders if not order.finished]
-    if not unfinished or any(order.downloading for order in orders):
+    if not unfinished or any(map(attrgetter("downloading"), orders)):
         return ""
     blocking = list(snapshot.blocking)
     if blocking:
@@ -529,7 +553,7 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
     if all(order.status == OrderStatus.PAUSED for order in unfinished):
         return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
-    quiet = now - max(order.last_event for order in unfinished)
+    quiet = now - max(map(attrgetter("last_event"), unfinished))
     is_quiet = quiet >= QUIET
     return f"No event from REGARDS for {duration(quiet.total_seconds())}" if is_quiet else ""
 
@@ -546,9 +570,9 @@ def _named(orders: Sequence[OrderState]) -> str:
     return f"order{'' if len(orders) == 1 else 's'} {', '.join(names)}{more}"
 
 
-def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Severity, str]]:
-    severities = Counter(severity_of(order) for order in orders)
-    n_downloading = sum(order.downloading for order in orders)
+def _counts(facts: Sequence[_Facts]) -> Iterator[tuple[Severity, str]]:
+    severities = Counter(map(attrgetter("severity"), facts))
+    n_downloading = sum(map(attrgetter("order.downloading"), facts))
     for severity, words in (
         (Severity.WAITS, "REGARDS waits for you: {} to download"),
         (Severity.FAILED, "{} failed"),
@@ -561,20 +585,17 @@ def _counts(orders: Sequence[OrderState]) -> Iterator[tuple[Severity, str]]:
         yield Severity.RUNNING, f"{n_downloading} downloading"
 
 
-def _matches(order: OrderState, words: Sequence[str]) -> bool:
-    # A correlation id behind a label must match as a whole: generated ids match by chance.
-    name = order.correlation_id.casefold()
+def _searched_text(order: OrderState, severity: Severity) -> str:
     searched = (
-        order.label or name,
+        order.label or order.correlation_id,
         f"#{order.order_id}",
         order.tenant,
         order.status,
-        severity_of(order),
+        severity,
         order.error_type,
         order.message,
     )
-    text = " ".join(filter(None, searched)).casefold()
-    return all(word in text or word == name for word in words)
+    return " ".join(filter(None, searched)).casefold()
 
 
 def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str) -> str:
@@ -587,7 +608,7 @@ def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str)
 def _hidden(hidden: Sequence[OrderState]) -> str:
     if not hidden:
         return ""
-    by_status = Counter(order.status for order in hidden).most_common(6)
+    by_status = Counter(map(attrgetter("status"), hidden)).most_common(6)
     statuses = ", ".join(f"{count} {clean(status, NAME_CHARS)}" for status, count in by_status)
     return f"… and {counted(len(hidden), 'more order')} ({statuses})"
 

@@ -392,8 +392,10 @@ class CheckpointWriter:
     min_events = 2000
     #: The part of one processor that checkpoints may take while messages arrive.
     max_share = 0.02
-    #: A checkpoint comes so long after the events: the cell that looks at them goes first.
+    #: A checkpoint is written when no event has come for so long, or after the longest delay: to
+    #: write a large one keeps the interpreter busy for seconds, and rows would appear later.
     delay_s = 1.0
+    longest_delay_s = 60.0
 
     def __init__(self, checkpoints: Checkpoints, capture: Callable[[], Capture]) -> None:
         self._checkpoints = checkpoints
@@ -404,7 +406,7 @@ class CheckpointWriter:
         self._lock = threading.Lock()
         self._unsaved = 0
         self._n_orders = 0
-        self._not_before_s = 0.0
+        self._not_before_s = self._newest_at_s = 0.0
         _writers.add(self)
 
     @property
@@ -414,7 +416,9 @@ class CheckpointWriter:
 
     def note(self, new_events: int, n_orders: int) -> None:
         """Count new events; begin to write a checkpoint if one is due."""
-        self._unsaved += new_events
+        if new_events:
+            self._unsaved += new_events
+            self._newest_at_s = time.monotonic()
         self._n_orders = n_orders
         is_idle = self._thread is None or not self._thread.is_alive()
         if self.is_due and is_idle and time.monotonic() >= self._not_before_s:
@@ -425,7 +429,11 @@ class CheckpointWriter:
             self._thread.start()
 
     def _save_soon(self) -> None:
-        self._is_ending.wait(self.delay_s)
+        latest_s = time.monotonic() + self.longest_delay_s
+        while not self._is_ending.wait(self.delay_s):
+            now_s = time.monotonic()
+            if now_s >= min(self._newest_at_s + self.delay_s, latest_s):
+                break
         self.save()
 
     def save(self) -> None:

@@ -188,9 +188,9 @@ class Column:
         self.memory = [self.shown]
 
     def show(self) -> Any:
-        """Return `shown` for a frame that keeps it."""
+        """Return `shown` as a frame takes it without a copy."""
         self.is_unseen = False
-        return self.shown
+        return pd.Series(self.shown, copy=False)
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
         """Write values into rows; None means missing."""
@@ -285,9 +285,18 @@ class ArrowTexts(Column):
         as_pandas: Any = pd.arrays.ArrowStringArray
         return as_pandas(chunked, dtype=self._dtype)
 
+    def show(self) -> Any:
+        """Return `shown` itself: Arrow's memory is never written to, so pandas copies none."""
+        self.is_unseen = False
+        return self.shown
+
     def write(self, rows: Rows, values: Sequence[Any]) -> None:  # noqa: ARG002 - at the end
         """Append texts; merge the last pieces when there are several of similar length."""
-        self._append(self._arrow.array(values, self._type))
+        if values.count(None) == len(values):
+            self._append(self._arrow.nulls(len(values), self._type))
+        else:
+            # from_pandas: None is missing, and nothing looks for NaN.
+            self._append(self._arrow.array(values, self._type, from_pandas=False))
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:  # noqa: ARG002 - at the end
         """Append the texts of a stored column."""
@@ -495,12 +504,12 @@ class GrowingFrame:
         if unseen:
             if len(self._full) != self._capacity:
                 self._full = pd.DataFrame(index=range(self._capacity))
-            # assign() and not a new DataFrame: pandas keeps track of which other columns share
-            # their memory with frames handed out, and copies them before a user writes.
-            self._full = self._full.assign(
-                **{name: pd.Series(self._columns[name].show(), copy=False) for name in unseen}
-            )
-        return self._full.iloc[: self._rows]
+            # Not a new DataFrame: pandas keeps track of which other columns share their memory with
+            # frames handed out, and copies them before a user writes. Those frames keep the column
+            # that is replaced here.
+            for name in unseen:
+                self._full[name] = self._columns[name].show()
+        return self._full[: self._rows]
 
     def _by_name(self, columns: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
         """Return the values by column name; add new categories."""

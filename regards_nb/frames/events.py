@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
 
+#: So many events wait at most for their rows. Who reads only orders needs no rows of events.
+_MAX_WAITING = 1000
 #: The values of the columns after the two times.
 _FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]
 
@@ -55,19 +57,29 @@ class EventsFrame:
         #: How many events are stored and not read.
         self._unread = 0 if stored is None else stored.n_events
         self._rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+        #: The newest events, whose rows are not written.
+        self._waiting: list[OrderEvent] = []
 
     def __len__(self) -> int:
-        return self._unread + len(self._rows)
+        return self._unread + len(self._rows) + len(self._waiting)
 
     def append(self, events: Sequence[OrderEvent]) -> None:
         """Add new events."""
-        self._rows.append(_columns(events), len(events))
+        self._waiting += events
+        if len(self._waiting) >= _MAX_WAITING:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        if self._waiting:
+            self._rows.append(_columns(self._waiting), len(self._waiting))
+            self._waiting = []
 
     def frame(self, read_again: _ReadAgain) -> pd.DataFrame:
         """Return all events, in journal order.
 
         *read_again* yields the events of the checkpoint, if they are stored no more.
         """
+        self._write_waiting()
         if self._stored is not None:
             new = self._rows.frame()
             rows = _stored_rows(self._stored)
@@ -81,6 +93,7 @@ class EventsFrame:
 
     def since(self, first: int, read_again: _ReadAgain) -> pd.DataFrame:
         """Return the events from a row on; nothing is read if they are not stored."""
+        self._write_waiting()
         frame = self._rows.frame() if first >= self._unread else self.frame(read_again)
         return frame.iloc[first - self._unread :]
 

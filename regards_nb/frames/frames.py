@@ -129,7 +129,8 @@ class Frames:
         queue: EventQueue = deque()
         with self._lock:
             newest_id = self._journal.position().last_id
-            for batch in [] if after_id is None else self._journal.read(after_id):
+            has_new = after_id is not None and after_id < newest_id
+            for batch in self._journal.read(after_id or 0) if has_new else ():
                 newest_id = max(newest_id, batch.last_id)
                 if self._is_shown(batch.session_id):
                     _, events = events_of(batch, self._tenant, [])

@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError
-from regards_nb.journal.changes import ChangeDetector, for_one_statement
+from regards_nb.journal.changes import ChangeDetector, begun, for_one_statement
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
 from regards_nb.journal.location import make_folder, sqlite_path, url_of, without_secrets, wrong_url
+from regards_nb.journal.remedies import remedy
 from regards_nb.journal.rescue import Rescued, rescue
 from regards_nb.journal.sqlite_file import (
     Change,
@@ -145,9 +146,15 @@ class Database:
         self._token = secrets.token_hex(8)
         self._listener: Listener | None = None
         self._gate = ConnectionUseLock()
+        # Of the threads of this process one writes at a time, with a connection to the file that
+        # stays open: taking one from the pool costs as much as writing a message.
+        self._writing = threading.Lock()
+        self._writer: sa.Connection | None = None
         #: of the schema; None before `open`
         self.version: int | None = None
         self._was_connected = False
+        #: what the next transaction writes first
+        self._first_writes: list[Callable[[sa.Connection], None]] = []
         self._file: SqliteFile | None = None
         self._file_guard = threading.RLock()
         #: taken from replaced files, and not yet written to those at the path
@@ -299,6 +306,7 @@ class Database:
         self._changes.close()
         file, self._file = self._file, None
         with nullcontext() if file is None else file.released(keep_files=keep_files):
+            self._release_writer()
             self.engine.dispose()
 
     def read(self, work: Callable[[sa.Connection], _T], verb: str = "read") -> _T:
@@ -350,7 +358,9 @@ class Database:
             self._heal()
             with self._using("read"):
                 try:
-                    connection = self._retry_while_restarting(lambda: self._begin("SELECT 1"))
+                    connection = self._retry_while_restarting(
+                        lambda: begun(self.engine.connect(), "SELECT 1")
+                    )
                 except sa.exc.OperationalError as exc:
                     if isinstance(exc.orig, _FilesChangedError):
                         continue
@@ -403,13 +413,21 @@ class Database:
                 if not again:
                     raise self._replaced_error()
 
+    def write_with_next(self, work: Callable[[sa.Connection], None]) -> None:
+        """Have the next transaction that writes run *work* first."""
+        self._first_writes.append(work)
+
     def _write(
         self, work: Callable[[sa.Connection], _T], patience_s: float | None, *, silent: bool = False
     ) -> _T:
         with self._using("write"), self._locked(patience_s, silent=silent) as connection:
             if self.version != schema.SCHEMA_VERSION:
                 schema.upgrade(connection)
+            first_writes = list(self._first_writes)
+            for write_first in first_writes:
+                write_first(connection)
             result = work(connection)
+        del self._first_writes[: len(first_writes)]
         self.version = schema.SCHEMA_VERSION
         self._changes.tell()
         return result
@@ -420,26 +438,32 @@ class Database:
         statement = LOCK_WRITERS[self.engine.dialect.name]
         if self.is_server and not silent:
             statement += _TELL.format(CHANNEL, self._token)
-        with self._retry_while_restarting(lambda: self._begin(statement), patience_s) as connection:
-            begun = connection.get_transaction()
-            assert begun is not None  # noqa: S101 - the statement has begun it
-            with begun:  # rolls back also when the commit fails
-                yield connection
-
-    def _begin(self, statement: str) -> sa.Connection:
-        """Return a connection after its first statement, which shows whether it is alive."""
-        connection = self.engine.connect()
-        try:
-            if self.path is None:
-                connection.exec_driver_sql(statement)
+        with self._writing if self.path is not None else nullcontext():
+            pool = self.engine.pool
+            connection = self._retry_while_restarting(
+                lambda: begun(self._take_writer(), statement), patience_s
+            )
+            transaction = connection.get_transaction()
+            assert transaction is not None  # noqa: S101 - the statement has begun it
+            try:
+                with transaction:  # rolls back also when the commit fails
+                    yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if self.path is not None and pool is self.engine.pool:
+                self._writer = connection
             else:
-                # The driver's own call takes a tenth of the time of SQLAlchemy's.
-                connection.begin()
-                cast("Any", connection.connection.driver_connection).execute(statement)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+                connection.close()
+
+    def _release_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _take_writer(self) -> sa.Connection:
+        writer, self._writer = self._writer, None
+        return self.engine.connect() if writer is None else writer
 
     def verify(self) -> None:
         """Check that the files of the connections are those at the path. If not, mend it.
@@ -524,7 +548,7 @@ class Database:
                 raise _ChangedMeanwhileError from exc
             cause = " ".join(str(getattr(exc, "orig", exc)).split())
             raise JournalError(
-                f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {_remedy(cause)}"
+                f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {remedy(cause)}"
             ) from exc
         finally:
             self._gate.leave()
@@ -582,9 +606,10 @@ class Database:
                 "acknowledged any more; RabbitMQ keeps the new messages. Move the file and its "
                 "-wal and -shm away: the journal then begins anew. Or put a backup there"
             )
-        # Its connection is used below: the pool could not open another one to these files.
+        # Their connections are used below: the pool could not open another one to these files.
         for each in databases:
             each._changes.close()  # noqa: SLF001
+            each._release_writer()  # noqa: SLF001
         is_saved = self._save_from_open_files(change)
         if not is_saved:
             self._rescued.append(self._rescue())
@@ -658,40 +683,3 @@ def _written_text(rescued: list[Rescued], written: int) -> str:
 def _is_lost(error: sa.exc.OperationalError) -> bool:
     """Return whether a server ended the connection, or does not accept one at this moment."""
     return error.connection_invalidated or "connection" in str(error.orig)
-
-
-def _remedy(cause: str) -> str:
-    """Return what to do about a database error."""
-    for symptom, remedy in _REMEDIES.items():
-        if symptom in cause:
-            return remedy
-    return "Mend the cause named above, or choose another place with journal=..."
-
-
-#: What to do, by a word of the database's error text.
-_REMEDIES = {
-    "locked": "Another program holds it: close that program, or choose another place with "
-    "journal=...",
-    "readonly": "Make the file and its folder writable, or choose another place with journal=...",
-    "during recovery": "This database is a standby and can be read only. Write to the primary "
-    "server, or choose another place with journal=...",
-    "read-only": "This database can be read only. Write to the primary server, or choose another "
-    "place with journal=...",
-    "permission denied": "This user may only read it. Ask for the right to write, or choose "
-    "another place with journal=...",
-    "unable to open": "Check that the folder exists and is writable, or choose another place with "
-    "journal=...",
-    "full": "Free some disk space. Journalled messages are safe; RabbitMQ keeps the others in the "
-    "queue.",
-    "damaged": "Close the kernels that use it, then save what can be read with: "
-    "regards-nb repair PATH",
-    "malformed": "The file is damaged. If you have just put a backup there, move the -wal and -shm "
-    "files beside it away: they belong to the former journal. Otherwise close the kernels that "
-    "use it, then save what can be read with: regards-nb repair PATH",
-    "other code in this": "The journal goes on after that.",
-    "not a database": "The file is not a journal. Choose another place with journal=...",
-    "disk I/O": "Check the disk and its free space.",
-    # a word in PostgreSQL's texts for: no server, a refused user, an unknown database, a lost line
-    "connection": "Check that the server runs, and the address, the user and the database in "
-    "journal=...; RabbitMQ keeps what was not journalled in the queue.",
-}

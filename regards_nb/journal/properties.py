@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -29,6 +30,13 @@ class Cursors:
         """Return the row id under a name; None if there is none."""
         return self._database.read(schema.read_cursors).get(name)
 
+    def begin(self, name: str, row_id: int, *, generation: int) -> None:
+        """Have the next transaction that writes to the journal write a first cursor.
+
+        No row comes into the journal before it, and it costs no commit.
+        """
+        self._database.write_with_next(partial(self._write, name, row_id, generation))
+
     def advance(self, name: str, row_id: int, *, generation: int) -> None:
         """Write a row id, unless a later one is there.
 
@@ -39,13 +47,13 @@ class Cursors:
         JournalError
             The journal cannot be written.
         """
-
-        def write(connection: sa.Connection) -> None:
-            is_later = row_id > schema.read_cursors(connection).get(name, -1)
-            if is_later and generation == self._database.generation:
-                schema.write_cursor(connection, name, row_id)
-
+        write = partial(self._write, name, row_id, generation)
         self._database.write(write, again=True, silent=True)
+
+    def _write(self, name: str, row_id: int, generation: int, connection: sa.Connection) -> None:
+        is_later = row_id > schema.read_cursors(connection).get(name, -1)
+        if is_later and generation == self._database.generation:
+            schema.write_cursor(connection, name, row_id)
 
 
 class Stops:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from regards_nb.orders import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
@@ -53,23 +53,24 @@ class BlockingOrders:
 
     def _search(self) -> list[OrderState]:
         parts = self._core
-        is_unfinished = False
-        waiting = []
-        for state in self._states_of_user():
-            is_unfinished |= not state.finished
-            if state.waits_for_download and state.order_id not in parts.downloads:
-                waiting.append(state)
-        if not is_unfinished:
+        states = self._states_of_user()
+        if all(state.finished for state in states):
             return []
+        waiting = [
+            state
+            for state in states
+            if state.waits_for_download and state.order_id not in parts.downloads
+        ]
         without_message = () if self._sync is None else self._sync.without_message
         waiting += [
             each for each in without_message if parts.frames.key_of(each.order_id or 0) is None
         ]
         return waiting
 
-    def _states_of_user(self) -> Iterator[OrderState]:
-        not_ours = set() if self._sync is None else self._sync.not_ours
-        return (s for s in self._core.frames.states() if s.order_id not in not_ours)
+    def _states_of_user(self) -> list[OrderState]:
+        states = self._core.frames.states()
+        not_ours = None if self._sync is None else self._sync.not_ours
+        return [s for s in states if s.order_id not in not_ours] if not_ours else states
 
     def unfinished(self, keys: Iterable[OrderKey]) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""

@@ -47,7 +47,8 @@ class DispatchCursor:
     def start(self) -> int:
         """Return the row after which to begin: the cursor, or the newest row if there is none.
 
-        A first cursor is written at once: this process may be killed before it has called anything.
+        A first cursor is written with the next write of this process, so before its first message:
+        the process may be killed before it has called anything.
         """
         if not self._is_kept:
             return self._journal.last_id()
@@ -56,8 +57,8 @@ class DispatchCursor:
         if found is not None:
             return found
         newest_id = self._journal.last_id()
-        self.advance(generation, newest_id)
-        self.save(at_once=True)
+        self._journal.cursors.begin(self._name, newest_id, generation=generation)
+        self._saved = self._done = (generation, newest_id)
         return newest_id
 
     def advance(self, generation: int, row_id: int) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
-GATHER_S = 0.02
+GATHER_S = 0.05
 #: A caller who reads the frames at once goes first.
 YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.

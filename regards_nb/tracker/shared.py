@@ -263,7 +263,8 @@ class TrackerParts:
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
         """Return the states of some orders, or of all, with their running downloads."""
-        return [self._with_download(state) for state in self.frames.states(keys)]
+        states = self.frames.states(keys)
+        return list(map(self._with_download, states)) if self.downloads else states
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
