@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download import path_of
@@ -306,6 +307,18 @@ class Snapshot:
     rejected: int
     #: The number of orders that the tracker knows, shown or not.
     n_known: int
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number, as the text "60" for seconds; None is no limit.
+
+    Raises
+    ------
+    SettingsError
+        The text names the parameter.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise SettingsError(f"{name} must be a number, not {value!r}")
 
 
 def check_sources(

@@ -35,7 +35,7 @@ from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.lease import LOOK_S, held
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
-from regards_nb.tracker.shared import CLIENT_MISSING
+from regards_nb.tracker.shared import CLIENT_MISSING, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -146,9 +146,17 @@ class Request:
         SettingsError
             The text names all that is wrong.
         """
+        self._check_types()
         wrong = [*self._wrong_queries(), *self._wrong_filters(), *self._wrong_names()]
         if wrong:
             raise SettingsError("REGARDS would deny this request: " + "; ".join(wrong))
+
+    def _check_types(self) -> None:
+        for name in ("correlation_id", "label", "user", "filename_regexp"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise SettingsError(f"{name} must be a text, not {value!r}")
+        check_number("size_limit_bytes", self.size_limit_bytes)
 
     def _wrong_queries(self) -> list[str]:
         if not self.queries:
@@ -184,7 +192,7 @@ class Request:
         if name.startswith("#"):
             wrong.append("correlation_id must not begin with '#', which stands before numbers")
         limit_bytes = self.size_limit_bytes
-        if limit_bytes is not None and (isinstance(limit_bytes, bool) or limit_bytes <= 0):
+        if limit_bytes is not None and limit_bytes <= 0:
             wrong.append(f"size_limit_bytes must be more than 0, not {limit_bytes!r}")
         if self.user is not None and not 0 < len(self.user) <= MAX_USER_CHARS:
             wrong.append(f"user must have 1 to {MAX_USER_CHARS} characters")

@@ -22,7 +22,7 @@ from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
 from regards_nb.tracker.lease import LOOK_S
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import POLL_S, check_number
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class TableOrders:
         self._downloads = downloads
         self._policy = policy
         timeout_s = policy.timeout_s
+        check_number("timeout_s", timeout_s)
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         #: The labels of the table.
         self._bases: set[str] = set()

@@ -62,6 +62,7 @@ from regards_nb.tracker.shared import (
     ChangeSignal,
     Snapshot,
     TrackerParts,
+    check_number,
     check_sources,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
@@ -368,6 +369,7 @@ class OrderTracker:
             The journal cannot be written.
         """
         self._life.require_no_end()
+        check_number("timeout_s", timeout_s)
         if self._dispatcher is None:
             # Before the consumer: what waited in the queue is new, too.
             self._dispatcher = EventDispatcher(
@@ -412,6 +414,7 @@ class OrderTracker:
         """
         from regards_nb.display import close_views, say
 
+        check_number("timeout_s", timeout_s)
         catch_up, self._catch_up = self._catch_up, None
         dispatcher, self._dispatcher = self._dispatcher, None
         try:

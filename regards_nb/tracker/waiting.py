@@ -18,7 +18,7 @@ from regards_nb.orders import OrderKey
 from regards_nb.text import counted
 from regards_nb.tracker.blocking import advice_for
 from regards_nb.tracker.selection import names_in
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import POLL_S, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -126,6 +126,7 @@ class Wait:
     ) -> None:
         if until not in {"finished", "part"}:
             raise SettingsError(f'until must be "finished" or "part", not {until!r}')
+        check_number("timeout_s", timeout_s)
         self._core = parts
         self._sync = sync
         self._blocking_orders = blocking
