@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from strategies import delivery, histories
 
 from regards_nb.client import RemoteOrder
-from regards_nb.errors import JournalError, SettingsError
+from regards_nb.errors import JournalError, SettingsError, WorkspaceError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import (
@@ -355,10 +355,16 @@ def test_a_plain_frame_has_plain_dtypes(journal: Journal) -> None:
     assert frames.orders["order_id"].dtype == "Int64"
 
 
-def test_an_export_of_another_kind_is_refused(tmp_path: Path, journal: Journal) -> None:
-    """The error lists the possible kinds."""
+def test_an_export_that_cannot_be_written_is_refused(tmp_path: Path, journal: Journal) -> None:
+    """The error lists the possible kinds, or names the folder."""
+    frames = Frames(journal, None)
     with pytest.raises(SettingsError, match='"csv" or "parquet"'):
-        Frames(journal, None).export(tmp_path, "xlsx")
+        frames.export(tmp_path, "xlsx")
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkspaceError, match="cannot write the export to .*file/folder: Not a dir"):
+        frames.export(tmp_path / "file" / "folder", "csv")
+    with pytest.raises(JournalError, match="cannot write the backup .*file/copy: Not a directory$"):
+        journal.backup(tmp_path / "file" / "copy")
 
 
 @pytest.fixture(params=["python", "pyarrow"])

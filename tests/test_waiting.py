@@ -149,7 +149,7 @@ def test_a_wait_for_an_unknown_order_is_an_error(
     with pytest.raises(errors.OrderNotFoundError, match="number 60.*timeout_s=60"):
         tracker.wait(60, timeout_s=30)
     told = capsys.readouterr().out
-    assert "no order is called 'swat-a' so far. Did you mean 'swath-a'?" in told
+    assert "no order is called 'swat-a' so far (Did you mean 'swath-a'?)" in told
     assert "No event of these orders so far" in told
     assert "No orders" not in told
     assert "running" not in told

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from regards_nb.errors import SettingsError
+from regards_nb.errors import SettingsError, WorkspaceError
 from regards_nb.text import replace_surrogates
 
 if TYPE_CHECKING:
@@ -93,18 +93,22 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, kind: str) ->
         raise SettingsError(f'an export is "csv" or "parquet", not {kind!r}')
     if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SettingsError('Parquet needs pyarrow: pip install "regards_nb[parquet]"')
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, frame in frames.items():
-        path, flat = folder / f"{name}.{kind}", with_names_as_columns(frame)
-        # An export that fails leaves the earlier file as it was.
-        part = path.with_name(f".{path.name}.part")
-        if kind == "csv":
-            _without_formulas(flat).to_csv(part, index=False)
-        else:
-            flat.to_parquet(part, index=False)
-        paths.append(part.replace(path))
-    return paths
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_written(frame, folder / f"{name}.{kind}") for name, frame in frames.items()]
+    except OSError as exc:
+        raise WorkspaceError(f"cannot write the export to {folder}: {exc.strerror or exc}") from exc
+
+
+def _written(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a frame to a file; if that fails, an earlier file stays as it was."""
+    flat = with_names_as_columns(frame)
+    part = path.with_name(f".{path.name}.part")
+    if path.suffix == ".csv":
+        _without_formulas(flat).to_csv(part, index=False)
+    else:
+        flat.to_parquet(part, index=False)
+    return part.replace(path)
 
 
 def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

@@ -429,8 +429,9 @@ def copy_database(connection: sqlite3.Connection, path: Path) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        # SQLite would not say why it cannot make the file.
+        unfinished.touch(mode=0o600)
         with closing(sqlite3.connect(unfinished)) as target:
-            unfinished.chmod(0o600)
             connection.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")
         with unfinished.open("rb") as file:

@@ -512,6 +512,13 @@ class OrderTracker:
         -------
         list of pathlib.Path
             The four files.
+
+        Raises
+        ------
+        WorkspaceError
+            The folder cannot be written.
+        SettingsError
+            *kind* is another one, or pyarrow is missing.
         """
         return self._core.frames.export(Path(folder), kind)
 

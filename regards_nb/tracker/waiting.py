@@ -274,7 +274,7 @@ class Wait:
         called = name.correlation_id if isinstance(name, OrderKey) else name
         if self._is_submitted(name):
             return f"no event of {called!r} so far"
-        return f"no order is called {called!r} so far. {self._core.near(called)}"
+        return f"no order is called {called!r} so far ({self._core.near(called)})"
 
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and state.waits_for_download:
