@@ -98,6 +98,8 @@ def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
     """Without auto_download REGARDS stops after two sub-orders: submit() says so in time."""
     for name in "ab":
         tracker.submit("dataset:SWOT_CYCLE_007", correlation_id=name)
+    with pytest.raises(errors.SettingsError, match="cart="):  # and no warning
+        tracker.submit("dataset:SWOT_CYCLE_007", cart="yes")  # type: ignore[call-overload]
     with pytest.warns(
         # Sub-orders may be ready by then, or not yet.
         UserWarning,
@@ -177,6 +179,7 @@ def test_an_argument_of_another_type_is_told(simulator: Simulator, tracker: Orde
             lambda: tracker.start(timeout_s=text),
             lambda: tracker.stop(timeout_s=text),
         ],
+        "limit": [lambda: tracker.sync(limit=text)],
         "size_limit_bytes": [lambda: tracker.submit(products, size_limit_bytes=text)],
         "label": [lambda: tracker.submit(products, label=number)],
         "user": [lambda: tracker.submit(products, user=number)],
@@ -187,6 +190,8 @@ def test_an_argument_of_another_type_is_told(simulator: Simulator, tracker: Orde
         for call in each:
             with pytest.raises(errors.SettingsError, match=f"^{name} must be a (number|text), not"):
                 call()
+    with pytest.raises(errors.SettingsError, match="one argument, the OrderEvent.*too many"):
+        tracker.on("DONE", lambda: None)  # type: ignore[arg-type, misc]
     assert tracker.health.state is HealthState.CONSUMING
     assert not simulator.service.orders_of(simulator.username)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import TYPE_CHECKING
 
 from regards_nb.orders import replaced
@@ -87,19 +86,18 @@ class BlockingOrders:
         blocking = [state for state in self.find(auto_download=False) if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
-    def warn_before_third(self) -> None:
-        """Warn before a third unfinished order: REGARDS stops after two sub-orders."""
+    def before_third(self) -> str:
+        """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
         unfinished = [state for state in self._states_of_user() if not state.finished]
         if len(unfinished) < SUBORDERS_PER_USER:
-            return
+            return ""
         named = self.find(auto_download=False) or unfinished[:SUBORDERS_PER_USER]
         numbers = ", ".join(str(state.order_id) for state in named)
         orders = "order" if len(named) == 1 else "orders"
-        warnings.warn(
+        return (
             f"REGARDS prepares at most {SUBORDERS_PER_USER} sub-orders per user until they are "
             f"downloaded; before this one came {orders} {numbers}. Use wait(download=True) or "
-            "auto_download=True, or call tracker.download()",
-            stacklevel=3,
+            "auto_download=True, or call tracker.download()"
         )
 
 

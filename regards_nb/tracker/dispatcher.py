@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 import warnings
 import weakref
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -123,10 +125,12 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
     Raises
     ------
     SettingsError
-        *callback* cannot be called.
+        *callback* cannot be called, or not with one argument.
     """
     if not callable(callback):
         raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
+    with suppress(ValueError, TypeError):  # a function of C may have no signature
+        _check_signature(inspect.signature(callback), callback)
     if status is None:
         return None, callback
     if status not in OrderStatus.__members__:
@@ -134,6 +138,15 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
         known = ", ".join(OrderStatus)
         warnings.warn(f"no event is known to have the status {status!r}: {known}", stacklevel=3)
     return str(status), callback
+
+
+def _check_signature(signature: inspect.Signature, callback: object) -> None:
+    try:
+        signature.bind(None)
+    except TypeError as exc:
+        raise SettingsError(
+            f"callback must take one argument, the OrderEvent, and {callback!r} does not: {exc}"
+        ) from None
 
 
 def source_of(callback: Callable[[OrderEvent], object]) -> str:

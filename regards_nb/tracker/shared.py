@@ -255,11 +255,9 @@ class TrackerParts:
         return labelled[0].key if labelled else None
 
     def near(self, name: str) -> str:
-        """Return a sentence on the correlation ids, labels and numbers that may be meant."""
+        """Return a sentence on the correlation ids and labels that may be meant."""
         known = self.frames.states()
         names = [text for state in known for text in (state.correlation_id, state.label) if text]
-        if name.isdecimal():
-            names += [str(state.order_id) for state in known if state.order_id is not None]
         return did_you_mean(name, names) or "tracker.orders lists all"
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:

@@ -881,10 +881,11 @@ class OrderTracker:
         request.check()
         if dry_run:
             return request
-        if not self.auto_download:
-            self._blocking.warn_before_third()
+        warning = "" if self.auto_download else self._blocking.before_third()
         refuse_cart = refuses_cart(cart)
         key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
+        if warning:
+            warnings.warn(warning, stacklevel=2)
         return Order(self, key)
 
     def submit_each(
@@ -1013,6 +1014,7 @@ class OrderTracker:
         """
         if self._sync is None:
             raise SettingsError(f"sync() {CLIENT_MISSING}")
+        check_number("limit", limit)
         return self._as_orders(self._sync.take_in(limit=limit))
 
     # -- actions --
