@@ -6,9 +6,11 @@ empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a logi
 **What a 401 means** (protocol.md 1.0, 9):
 
 - with ``messages``, the order is not in a state that allows the action: `NotAllowedError`. The
-  messages hold one of the codes of `REFUSALS`.
-- without, the token is not valid: `TokenState.INVALID`. The client logs in once more and
-  repeats the request. If the new token gets a 401, too: `ServiceLoginError`.
+  messages hold one of the codes of `REFUSALS`. For a zip, it may mean that another zip of this
+  user is being made (`download/pipeline.py`).
+- without, or after the token has ended: `TokenState.INVALID`. A client with a password logs in
+  once more and repeats the request. If that gets a 401, too, or a token was given instead of a
+  password: `ServiceLoginError`.
 - during a login, the name and secret of the application are wrong: `ServiceLoginError`.
 - with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`.
 """

@@ -1,4 +1,4 @@
-"""One zip, read in one pass while it arrives: network | inflate and CRC-32 | MD5 and write.
+"""Reads one zip in one pass while it arrives: receive, inflate and check CRC-32, MD5 and write.
 
 There are three threads, because each step releases Python's lock for most of its time. The middle
 one is the thread of the caller: Ctrl-C arrives there, and progress is reported there.

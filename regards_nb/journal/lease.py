@@ -1,4 +1,4 @@
-"""Leases: one process at a time does a piece of work, such as the download of an order.
+"""The rows that say which process does a piece of work, such as the download of an order.
 
 A lease is a row in the journal. It ends when its owner releases it, when its owner has not renewed
 it in time, by the clock of the database, or when its owner is a process of this machine that has

@@ -1,8 +1,9 @@
 """Downloads of orders: who may start one, one at a time for each order, several side by side.
 
-Four callers begin them: `OrderTracker.download`, `Order.iter_parts`, `AutoDownload` of the
-dispatcher, and the buttons of the display through `OrderTracker.download_soon`. Of several
-processes, the one with the lease of the order downloads it (`tracker/lease.py`).
+These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
+`OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
+``wait(download=True)`` and `submit_each` use. Of several processes, the one with the lease of the
+order downloads it (`tracker/lease.py`); workers of an executor take it, too (`tracker/worker.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process at a time downloads an order, or submits requests: leases that the journal keeps."""
+"""Wait for the lease of an order or of the submissions, and say which process holds it."""
 
 from __future__ import annotations
 
