@@ -192,6 +192,23 @@ def test_an_idle_journal_on_a_server_is_left_alone(
         two.watch(None)
 
 
+def test_a_row_of_another_kernel_costs_one_statement(postgresql: PrivatePostgreSQL) -> None:
+    """A server tells the position and the new row together; a long row is read as before."""
+    url = postgresql.new_database()
+    with Journal(url) as one, Journal(url) as two:
+        session_id = one.open_session("queue")
+        one.append(session_id, [delivery(b"{}")])
+        assert two.position().last_id == 1
+        for body, n_statements in ((b"{}", 1), (b" " * (2 << 20), 3)):
+            sent = delivery(body)
+            before = two.position().last_id
+            one.append(session_id, [sent])
+            with counted_statements() as statements:
+                assert two.position().last_id == before + 1
+                assert next(two.read(before)).deliveries == [sent]
+            assert len(statements) == n_statements
+
+
 def test_listening_goes_on_after_a_restart_of_the_server(postgresql: PrivatePostgreSQL) -> None:
     """What was committed in between is told, too, and the connection is gone after close()."""
     url = postgresql.new_database()

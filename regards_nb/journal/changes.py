@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
 from regards_nb.journal import schema
+from regards_nb.journal.batches import MAX_BATCH_BYTES, SELECT_BATCHES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import PoolProxiedConnection
 
 
@@ -24,10 +27,34 @@ class Position(NamedTuple):
     revision: int
 
 
+#: The position, and a few of the newest rows, as `read_batch` takes them.
+Look: TypeAlias = "tuple[Position, Sequence[Sequence[Any]]]"
+
 _WITH_REVISION = (schema.files, schema.fetched, schema.requests)
 _POSITION = sa.select(
     sa.select(sa.func.max(schema.batches.c.last_id)).scalar_subquery(),
     *(sa.select(sa.func.max(table.c.revision)).scalar_subquery() for table in _WITH_REVISION),
+)
+
+
+#: A server tells the position and the newest rows in one round trip. At first there are no newest.
+_FEW_ROWS = 4
+_after_id = sa.bindparam("after_id", type_=sa.BigInteger)
+_where = _POSITION.subquery()
+_new = (
+    SELECT_BATCHES.where(
+        _after_id > 0,
+        schema.batches.c.last_id > _after_id,
+        sa.func.length(schema.batches.c.messages) <= MAX_BATCH_BYTES,
+    )
+    .order_by(schema.batches.c.last_id)
+    .limit(_FEW_ROWS)
+    .subquery()
+)
+_POSITION_AND_ROWS = (
+    sa.select(*_where.c, *_new.c)
+    .select_from(_where.outerjoin(_new, sa.true()))
+    .order_by(_new.c.last_id)
 )
 
 
@@ -95,17 +122,19 @@ class ChangeDetector:
         self._next_look_s = 0.0
         self._pause_s = self.first_pause_s
 
-    def position(self, *, exact: bool) -> Position:
-        """Return the position of the journal.
+    def position(self, *, exact: bool, after_id: int) -> Look:
+        """Return the position of the journal, and the newest rows that a server has told with it.
 
         Parameters
         ----------
         exact : bool
             Read it from a server in any case.
+        after_id : int
+            The caller has the rows up to here.
         """
         with self._lock:
             if not self._has_version:
-                return self._of_server(exact=exact or not self.is_polled)
+                return self._of_server(exact=exact or not self.is_polled, after_id=after_id)
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
             # This is on the way of each message to its row. The driver's own call takes a fifth
@@ -116,14 +145,17 @@ class ChangeDetector:
                 # Read first and keep the version after: a read that fails is then repeated.
                 self._position = _position(driver.execute(self._query).fetchone())
                 self.version = version
-            return self._position
+            return self._position, ()
 
-    def _of_server(self, *, exact: bool) -> Position:
+    def _of_server(self, *, exact: bool, after_id: int) -> Look:
         tellings, now_s = self._tellings, time.monotonic()
         if not exact and tellings == self._seen_tellings and now_s < self._next_look_s:
-            return self._position
+            return self._position, ()
+        newest = {"after_id": max(after_id, self._position.last_id)}
         with self._engine.connect() as connection:
-            position = read_position(for_one_statement(connection))
+            found = for_one_statement(connection).execute(_POSITION_AND_ROWS, newest).all()
+        width = len(_where.c)
+        position = _position(found[0][:width])
         if position != self._position or tellings != self._seen_tellings:
             self._pause_s = self.first_pause_s
         elif not exact:
@@ -132,7 +164,7 @@ class ChangeDetector:
             self.look_every_s if self.told_by is not None else self._pause_s
         )
         self._position, self._seen_tellings = position, tellings
-        return position
+        return position, [row[width:] for row in found if row[width] is not None]
 
     def tell(self) -> None:
         """Have the next call of `position` read it."""

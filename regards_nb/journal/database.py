@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote
@@ -41,7 +42,7 @@ from regards_nb.text import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from regards_nb.journal.changes import Position
+    from regards_nb.journal.changes import Look
 
 _log = logging.getLogger(__name__)
 _pause = threading.Event()
@@ -505,16 +506,17 @@ class Database:
         except JournalError as exc:
             _log.warning("%s. The journal was closed", exc)
 
-    def position(self, *, exact: bool = True) -> Position:
-        """Return the position of the journal; see `ChangeDetector.position`."""
+    def position(self, *, exact: bool, after_id: int) -> Look:
+        """Return the position of the journal and new rows; see `ChangeDetector.position`."""
         if self._snapshot is not None and self._snapshot != signature(self.path):
             # The owner of a journal that is only read here has opened or closed it.
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose(keep_files=False)
+        look = partial(self._changes.position, exact=exact, after_id=after_id)
         while True:
             self._heal()
             with suppress(_ChangedMeanwhileError), self._using("read"):
-                return self._retry_while_restarting(lambda: self._changes.position(exact=exact))
+                return self._retry_while_restarting(look)
 
     def watch(self, callback: Callable[[], object] | None) -> None:
         """Call *callback* after each commit of another process; None ends that.

@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,6 +22,7 @@ from regards_nb.journal.batches import (
     SELECT_BATCHES,
     Attempt,
     Batch,
+    DamagedBatchError,
     RowReader,
     committed_before,
     insert,
@@ -67,8 +69,6 @@ _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bi
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
-#: A server is asked for so many rows at once before a stream is opened.
-_FEW_ROWS = 4
 
 
 class Journal:
@@ -395,16 +395,6 @@ class Journal:
                 yield batch
                 after_id += len(batch.deliveries)
         query = SELECT_BATCHES.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
-        if self.is_on_server:
-            # What has come since the last call is one row or two, and a stream takes four
-            # round trips.
-            few = self._database.rows(query.limit(_FEW_ROWS))
-            for row in few:
-                yield read_batch(row, after_id)
-            if len(few) < _FEW_ROWS:
-                return
-            last_id = few[-1].last_id
-            query = query.where(_batches.c.last_id > last_id)
         with self._database.streamed(query) as rows:
             for row in rows:
                 yield read_batch(row, after_id)
@@ -420,7 +410,14 @@ class Journal:
             every 30 s; where it cannot tell, every 0.5 to 5 s. SQLite is asked each time, at next
             to no cost.
         """
-        return self._database.position(exact=exact)
+        newest = list(self._remembered)[-1:]
+        newest_id = newest[0][1].last_id if newest else 0
+        generation = self._database.generation
+        position, rows = self._database.position(exact=exact, after_id=newest_id)
+        with suppress(DamagedBatchError):  # `read` says so
+            for row in rows:
+                self._remembered.append((generation, read_batch(row, 0)))
+        return position
 
     def watch(self, callback: Callable[[], object] | None) -> None:
         """Call *callback* after each commit of another process to a journal on a server.
