@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import json
 import os
 import signal
@@ -68,22 +69,22 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each process of pytest-xdist begin with its part of the tests that take longest.
+    """Let half of the processes of pytest-xdist begin with the tests that take longest.
 
     At first each process has an equal part of the tests, in their order. A long test that began
-    last would let the others wait for it.
+    last would let the others wait for it, and too many at once would wait for each other.
     """
     processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
     if processes == 1:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
-    others = [item for item in items if not item.get_closest_marker("slow")]
-    part = -(-len(others) // processes)
-    items[:] = [
-        item
-        for number in range(processes)
-        for item in slow[number::processes] + others[number * part : (number + 1) * part]
-    ]
+    others = iter([item for item in items if not item.get_closest_marker("slow")])
+    part, first = -(-len(items) // processes), processes // 2
+    items.clear()
+    for number in range(processes):
+        own = slow[number::first] if number < first else []
+        items += [*own, *itertools.islice(others, max(0, part - len(own)))]
+    items += others
 
 
 @pytest.fixture

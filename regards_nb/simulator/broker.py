@@ -571,7 +571,7 @@ class PrivateBroker:
         self.kill()
         self._start_node()
 
-    def rabbitmqctl(self, *arguments: str, timeout_s: float = 60) -> str:
+    def rabbitmqctl(self, *arguments: str, timeout_s: float = 180) -> str:
         """Run ``rabbitmqctl`` on the node and return its output.
 
         Raises
