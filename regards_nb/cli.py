@@ -60,6 +60,7 @@ _COMMANDS = [
         (r"; tracking continues in the background", ""),
         (r"see tracker\.rejected", "{0}export writes them"),
         (r"tracker\.orders", "{0}orders"),
+        (r"(?<![.\w])submit\(\)", "{0}submit"),
         (r"(?:call )?(?:tracker\.)?sync\(\)", "{0}orders"),
     )
 ]  # fmt: skip
@@ -250,6 +251,8 @@ def _events(arguments: argparse.Namespace) -> int:
 def _files(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     for frame in _frames(arguments, tracker, "files"):
+        if frame.empty:
+            _complain("no files were listed so far")
         for file in _records(frame):
             words = (f"#{file['order_id']}", file["state"], file.get("path") or file["name"])
             _write("  ".join(clean(word, 1000) for word in words))

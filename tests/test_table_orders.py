@@ -349,13 +349,16 @@ def test_a_table_that_cannot_be_ordered_is_refused(
     assert applied(simulator) == 0
 
 
-def test_an_empty_table_orders_nothing(simulator: Simulator, tracker: OrderTracker) -> None:
-    """It has the same columns as any other result."""
+def test_an_empty_table_orders_nothing(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so, and has the same columns as any other result."""
     table = products(tracker, 1, 2)
     result = tracker.submit_each(table.iloc[:0], timeout_s=10)
     assert result.empty
     assert list(result.columns)[-1] == "correlation_id"
     assert applied(simulator) == 0
+    assert "nothing to order: the table has no rows" in capsys.readouterr().out
 
 
 def test_it_needs_a_started_tracker(simulator: Simulator, tmp_path: Path) -> None:

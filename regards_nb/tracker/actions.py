@@ -229,7 +229,7 @@ class _Action:
     ) -> NotAllowedError:
         offered = ", ".join(sorted(remote.actions - {"remove"}))
         text = f"REGARDS does not let you {action} order {self._order_id}, which is {remote.status}"
-        if remote.status in GONE:
+        if remote.status in GONE and action != "delete":
             # The advice for the server's code is meant for orders that still have files.
             text += ": it has deleted its files. A new order brings them: submit()"
         else:

@@ -958,7 +958,7 @@ class OrderTracker:
         ServiceError, BrokerError
             REGARDS refuses. While it does not answer, the call tries again.
         """
-        from regards_nb.display import watching
+        from regards_nb.display import say, watching
 
         orders, own = read_table(table, by=by, products=products, label=label)
         each = TableOrders(
@@ -976,6 +976,8 @@ class OrderTracker:
                 sees_downloads=self.client is not None,
             ),
         )
+        if not orders:
+            say("nothing to order: the table has no rows")
         with stopped_by_user(each.stopped):
             each.plan(
                 Request.new(
