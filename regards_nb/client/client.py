@@ -34,7 +34,6 @@ from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.pagination import iter_manifest, iter_pages
 from regards_nb.client.transport import NoAuth, Repeat, RequestSpec, Transport
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
-from regards_nb.events import order_filters
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields
 
@@ -352,6 +351,8 @@ class RegardsClient:
             The request is not valid, or there is no response. The request is never repeated:
             without a response the server may have made the order.
         """
+        from regards_nb.events import order_filters  # imported here: it imports msgspec (30 ms)
+
         queries = list(queries)
         for query in queries:
             check(query)

@@ -34,7 +34,6 @@ from regards_nb.download.repair import (
 )
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
-from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
@@ -323,6 +322,8 @@ class Downloader:
 
     def _advice(self, failed: Sequence[FileRecord]) -> str:
         """Return what can be done about missing files, and until when REGARDS keeps the order."""
+        from regards_nb.orders import GONE  # imported here: it imports msgspec (30 ms)
+
         n_refused = sum(record.file_id in self._refused for record in failed)
         again = "" if n_refused == len(failed) else "Call download again to retry these files"
         try:

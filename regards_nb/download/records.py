@@ -9,6 +9,7 @@ The log is the journal, or for downloads without a tracker a :class:`StateFile` 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -17,10 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
-
-import msgspec
-from msgspec import Struct
+from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from regards_nb.download.bucket import Bucket, is_url, split_url
 from regards_nb.download.disk import STATE_FOLDER, has_content, make_state_folder, write_all
@@ -341,56 +339,56 @@ class StateObjects:
             self._bucket.write(f"{self._prefix}/{self._name}", self._lines)
 
 
-class _Line(Struct, omit_defaults=True):
+class _Line(TypedDict):
     """One line: all of one file. The path is relative where the file is in the folder."""
 
     file_id: int
     name: str
     state: FileState
-    size_bytes: int | None = None
-    md5: str | None = None
-    path: str | None = None
-    error: str | None = None
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Line).decode
+    size_bytes: NotRequired[int]
+    md5: NotRequired[str]
+    path: NotRequired[str]
+    error: NotRequired[str]
 
 
 def _as_lines(files: Iterable[FileRecord], directory: str) -> bytes:
     folder = directory + _separator(directory)
-    lines = (
-        _Line(
-            record.file_id,
-            record.name,
-            record.state,
-            record.size_bytes,
-            record.md5,
-            record.path and record.path.removeprefix(folder),
-            record.error,
-        )
-        for record in files
-    )
-    return b"".join(_encode(line) + b"\n" for line in lines)
+    lines = []
+    for record in files:
+        fields = {
+            "file_id": record.file_id,
+            "name": record.name,
+            "state": record.state,
+            "size_bytes": record.size_bytes,
+            "md5": record.md5,
+            "path": record.path and record.path.removeprefix(folder),
+            "error": record.error,
+        }
+        known = {name: value for name, value in fields.items() if value is not None}
+        lines.append(f"{json.dumps(known)}\n")
+    return "".join(lines).encode()
 
 
 def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> list[FileRecord]:
     """Return the last record of each file, by file id; a line that is not complete is ignored."""
+    import msgspec  # imported here: it takes 30 ms, and a first download reads no lines
+
+    decode = msgspec.json.Decoder(_Line).decode
     found: dict[int, _Line] = {}
     for text in lines:
         with suppress(msgspec.DecodeError):
-            line = _decode(text)
-            found[line.file_id] = line
+            line = decode(text)
+            found[line["file_id"]] = line
     return [
         FileRecord(
             order_id=order_id,
-            file_id=line.file_id,
-            name=line.name,
-            size_bytes=line.size_bytes,
-            md5=line.md5,
-            path=_joined(directory, line.path),
-            state=line.state,
-            error=line.error,
+            file_id=line["file_id"],
+            name=line["name"],
+            size_bytes=line.get("size_bytes"),
+            md5=line.get("md5"),
+            path=_joined(directory, line.get("path")),
+            state=line["state"],
+            error=line.get("error"),
         )
         for _, line in sorted(found.items())
     ]
