@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import pytest
 
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "EXAMPLEACCOUNT", "AWS_SECRET_ACCESS_KEY": "s3cr3t/of+the/account"}
+EXPIRED = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nContent-Length: 60\r\n"
+    b"Connection: close\r\n\r\n<Error><Code>ExpiredToken</Code><Message>x</Message></Error>"
+)
 BUSY = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 55\r\n"
     b"Connection: close\r\n\r\n<Error><Code>SlowDown</Code><Message>x</Message></Error>"
@@ -172,8 +176,8 @@ class Link:
         self.fault = "hold"
         #: So many connections that meet the limit suffer; None: all.
         self.times: int | None = None
-        #: So many connections are answered by "503 Slow Down".
-        self.busy = 0
+        #: So many connections get this answer, which by default is "503 Slow Down".
+        self.busy, self.answer = 0, BUSY
         #: How many connections met the limit.
         self.met = 0
 
@@ -202,7 +206,9 @@ class Link:
                 client, _ = self._listener.accept()
                 if self.busy:
                     self.busy -= 1
-                    threading.Thread(target=_answer_busy, args=(client,), daemon=True).start()
+                    threading.Thread(
+                        target=_send_answer, args=(client, self.answer), daemon=True
+                    ).start()
                     continue
                 try:
                     upstream = socket.create_connection(("127.0.0.1", self._server.port))
@@ -231,10 +237,10 @@ class Link:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def _answer_busy(client: socket.socket) -> None:
+def _send_answer(client: socket.socket, answer: bytes) -> None:
     with contextlib.suppress(OSError), client:
         client.recv(1 << 16)
-        client.sendall(BUSY)
+        client.sendall(answer)
 
 
 @contextlib.contextmanager

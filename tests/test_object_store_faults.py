@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import client_of
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
-from s3_kit import ACCOUNT, Link, TestBucket, s3_server, use_server
+from s3_kit import ACCOUNT, EXPIRED, Link, TestBucket, s3_server, use_server
 
 from regards_nb import OrderTracker
 from regards_nb.download import BoundedQueue, Bucket, QueueClosed, as_place
@@ -167,10 +167,10 @@ def test_a_line_that_breaks_some_times_is_not_noticed(
 
 
 @pytest.mark.parametrize("s3_kind", ["rclone"])
-def test_a_busy_store_is_asked_again(
+def test_a_busy_store_is_asked_again_and_an_ended_session_is_named(
     bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 Slow Down costs time and no file; one that lasts is named."""
+    """503 Slow Down costs time and no file; one that lasts, and an expired account, is named."""
     with world(tmp_path) as here, Link(bucket.server) as link:
         in_bucket(here, bucket)
         monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
@@ -180,6 +180,14 @@ def test_a_busy_store_is_asked_again(
         link.busy = 1000
         with pytest.raises(WorkspaceError, match="fewer requests.*503 SlowDown.*try later"):
             here.fetch(again=True)
+        link.answer = EXPIRED
+        with pytest.raises(
+            WorkspaceError, match="order 1: .*ended .400 ExpiredToken.*log in again"
+        ):
+            here.fetch(again=True)
+        link.busy = 0
+        here.fetch(again=True)
+        assert bucket.objects() == wanted(here)
 
 
 def test_stop_does_not_wait_for_an_upload_that_hangs(

@@ -326,6 +326,11 @@ class Bucket:
                 f"no account for {place} was found: set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (needs pip install boto3)"
             )
+        elif code == "ExpiredToken":  # AWS sends it with status 400
+            reason = (
+                f"the session of the account for {place} has ended ({told}): log in again, and set "
+                "AWS_SESSION_TOKEN with its keys anew"
+            )
         elif status in {401, 403}:
             reason = (
                 f"{endpoint} refuses access to {place} ({told}). The account of AWS_ACCESS_KEY_ID "
