@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -213,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         """Let a second pass. What can be delivered is, and acknowledgements arrive."""
         self.settle()
         self.now += 1.0
-        self.client.batcher.acknowledge_settled()
+        self.client.batcher.acknowledge_settled(is_drained=not self.broker.ready)
         if self.client.batcher.should_grow():
             self.client.batcher.grow()
             self.broker.prefetch = self.client.batcher.prefetch
@@ -224,7 +225,7 @@ class Machine(RuleBasedStateMachine):
             while self.broker.in_flight:
                 self.client.receive(*self.broker.in_flight.popleft())
             self.client.batcher.flush()
-            self.client.batcher.acknowledge_settled()
+            self.client.batcher.acknowledge_settled(is_drained=not self.broker.ready)
             while self.client.sent:
                 self.broker.acknowledge(self.client.sent.popleft())
         self.client.batcher.flush()
@@ -274,6 +275,27 @@ class QuorumQueue(Machine):
         """Deliver what is not acknowledged again; what is on its way still arrives before."""
         self.broker.return_on_channel()
         self.broker.send()
+
+
+@pytest.mark.parametrize("way", ["stalls", "stops"])
+def test_the_second_of_two_alike_may_wait_behind_the_prefetch_limit(way: str) -> None:
+    """The first is journalled, then the line stalls or the user stops: both are kept."""
+    machine = ClassicQueue()
+    for name in "abcdefghijklmnopqrsttuvw":
+        machine.publish(name)
+    machine.receive(20)
+    machine.flush()
+    assert len(machine.journal) == 20
+    machine.now += 5.0
+    if way == "stalls":
+        machine.client.batcher.acknowledge_settled(is_drained=False)
+    else:
+        machine.client.batcher.acknowledge_all(is_drained=False)
+    while machine.client.sent:
+        machine.broker_sees_acknowledgement()
+    assert machine.broker.in_flight
+    machine.lose_connection()
+    machine.teardown()
 
 
 TestClassicQueue = ClassicQueue.TestCase

@@ -123,3 +123,11 @@ def test_a_decision_that_was_not_committed_is_made_again() -> None:
     for attempt in (batch, batch, batch[1:], batch[2:]):
         matcher.begin(attempt)
         assert matcher.new(attempt) == [each for each in batch[2:] if each in attempt]
+
+
+def test_a_classic_queue_delivers_nothing_again_on_the_same_channel() -> None:
+    """Somebody has looked at the second of two equal messages and put it back: it is new."""
+    matcher = RedeliveryMatcher()
+    matcher.add_own(rows("a"))
+    looked_at = message("a", redelivered=True)
+    assert matcher.new([looked_at]) == [looked_at]

@@ -144,19 +144,31 @@ class AckBatcher:
             # then begin with journalled rows, whose order tells which later messages are new.
             self._acknowledge_up_to(newest_tag - self.prefetch // 4)
 
-    def acknowledge_settled(self) -> None:
-        """Acknowledge messages that were journalled `ACK_LINGER_S` ago or earlier."""
-        self._acknowledge_older_than(self._clock() - ACK_LINGER_S)
+    def acknowledge_settled(self, *, is_drained: bool) -> None:
+        """Acknowledge messages that were journalled `ACK_LINGER_S` ago or earlier.
 
-    def acknowledge_all(self) -> None:
-        """Acknowledge all journalled messages; right only if no message is being delivered."""
-        self._acknowledge_older_than(self._clock())
-
-    def _acknowledge_older_than(self, moment: float) -> None:
+        Unless the queue *is_drained*, not the newest ones: a message with the same bytes may be the
+        next in the queue, and be delivered to a connection that ends.
+        """
+        moment, limit = self._clock() - ACK_LINGER_S, self._limit(is_drained=is_drained)
         tag = 0
         while self._journalled and self._journalled[0][1] <= moment:
-            tag, _ = self._journalled.popleft()
-        self._acknowledge_up_to(tag)
+            tag, _ = self._journalled[0]
+            if tag > limit:
+                break
+            self._journalled.popleft()
+        self._acknowledge_up_to(min(tag, limit))
+
+    def acknowledge_all(self, *, is_drained: bool = True) -> None:
+        """Acknowledge all journalled messages, or all but the newest unless the queue *is_drained*.
+
+        Right only if no message is being delivered.
+        """
+        tag = self._journalled[-1][0] if self._journalled else 0
+        self._acknowledge_up_to(min(tag, self._limit(is_drained=is_drained)))
+
+    def _limit(self, *, is_drained: bool) -> int:
+        return self._newest_tag - (0 if is_drained else self.prefetch // 4)
 
     def _acknowledge_up_to(self, tag: int) -> None:
         if tag > self._acknowledged_tag:

@@ -167,6 +167,8 @@ class Connection:
         self._closing = False
         #: now, and when RabbitMQ was last asked for the depth of the queue
         self._newest_tag = self._newest_tag_seen = 0
+        #: whether no message waited in the queue when RabbitMQ was last asked
+        self._is_drained = False
         #: consumers of the queue before this one was added
         self._consumers_before = 0
         self._alive_at_s = _clock_s()
@@ -321,6 +323,7 @@ class Connection:
         if self._is_consuming and self._may_be_stream:
             # a stream counts all that it keeps, read or not
             depth = None
+        self._is_drained = not depth
         is_silent = self._newest_tag_seen == self._newest_tag
         self._receiver.on_depth(depth, is_silent=is_silent)
         self._newest_tag_seen = self._newest_tag
@@ -435,6 +438,10 @@ class Connection:
     def _on_cancelled_to_grow(self, _answer: Any) -> None:
         self._answers.received("a larger limit")
         self._consumer_tag = None
+        if self._closing:
+            # pika ignores the second cancellation of a consumer, that of `_begin_close`
+            self._on_cancelled_by_us(_answer)
+            return
         self._cancelled_to_grow = True
         self._flush()
 
@@ -535,7 +542,7 @@ class Connection:
 
     def _acknowledge_settled(self) -> None:
         if not self._end_if_suspended() and self._channel.is_open:
-            self._batcher.acknowledge_settled()
+            self._batcher.acknowledge_settled(is_drained=self._is_drained)
             self._grow_if_used()
 
     def _end_if_suspended(self) -> bool:
@@ -602,8 +609,17 @@ class Connection:
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         self._flush()
-        if not (self._is_classic and self._growing):
+        if not self._may_be_stream and self._channel.is_open:
+            # With messages behind, some are on their way to the consumer that is gone. RabbitMQ
+            # delivers them again with the flag, and only rows before them tell that they are new.
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_rest)
+        else:
             self._batcher.acknowledge_all()
+            self._close()
+
+    def _on_rest(self, answer: Any) -> None:
+        if not (self._is_classic and self._growing):
+            self._batcher.acknowledge_all(is_drained=not answer.method.message_count)
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:

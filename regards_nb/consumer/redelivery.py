@@ -116,7 +116,7 @@ class RedeliveryMatcher:
         for delivery in deliveries:
             self._undo_length_before[id(delivery)] = len(self._undo)
             if delivery.redelivered:
-                is_known = self._claim(delivery, (counts or {}).get(id(delivery), 1))
+                is_known = self._claim(delivery, (counts or {}).get(id(delivery)))
             else:
                 is_known = self.may_be_taken_over and self._claim_taken_over(delivery)
                 if not is_known and may_repeat:
@@ -131,10 +131,12 @@ class RedeliveryMatcher:
         self._undo.clear()
         self._undo_length_before.clear()
 
-    def _claim(self, delivery: Delivery, count: int) -> bool:
+    def _claim(self, delivery: Delivery, count: int | None) -> bool:
         digest = fingerprint(delivery)
-        undo = self._own.repeat(digest, count)
-        if undo is not None:
+        if count is None:
+            # a classic queue: it delivers nothing again on the same channel
+            count = 1
+        elif undo := self._own.repeat(digest, count):
             self._undo.append(undo)
             return True
         properties = _canonical(delivery.properties)
