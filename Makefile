@@ -20,10 +20,13 @@ lab: .venv/demo.ready
 	@sh scripts/need.sh rabbitmq-server
 	@$(BIN)/python -m jupyterlab notebooks/01_quickstart.ipynb
 
-test: .venv/test.ready
-	@sh scripts/need.sh rabbitmq-server postgresql pgbouncer chromium libatomic1 \
-		nginx-light apache2-bin haproxy squid varnish
-	@sh scripts/rabbitmq4.sh
+# RabbitMQ 4 is fetched meanwhile: most of that is waiting for the network
+test:
+	@sh scripts/rabbitmq4.sh & \
+	$(MAKE) --no-print-directory .venv/test.ready && \
+	sh scripts/need.sh rabbitmq-server postgresql pgbouncer chromium libatomic1 \
+		nginx-light apache2-bin haproxy squid varnish && \
+	wait $$!
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: .venv/bench.ready
