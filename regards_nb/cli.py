@@ -51,6 +51,7 @@ _COMMANDS = [
         (r"tracker\.download\(([\d, ]+), again=True\)", "{0}download {1} --again"),
         (r"(?:(?:tracker|order)\.)?download\(again=True\)", "{0}download --again"),
         (r"(?:tracker\.)?wait\(timeout_s=(\d+)\)", "{0}wait --timeout-s {1}"),
+        (r"after tracker\.start\(\), ", ""),
         (r"tracker\.wait\(([\d, ]+), download=True\)", "{0}wait {1} --download"),
         (r"(?:tracker\.)?wait\(download=True\)", "{0}wait --download"),
         (r"tracker\.doctor\(\)", "{0}doctor"),

@@ -113,6 +113,17 @@ def test_without_a_download_it_says_what_blocks(
         tracker.submit_each(table, timeout_s=2)
     assert "submit_each() with the same table goes on" in str(caught.value)
     assert "submit_each(..., download=True)" in str(caught.value)
+    n_requests = len(simulator.requests)
+
+    def interrupt() -> None:
+        until(lambda: len(simulator.requests) > n_requests)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(errors.StoppedWaiting, match=blocked):
+        tracker.submit_each(table, timeout_s=60)
+    thread.join()
     assert applied(simulator) == 2
     tracker.download()
     tracker.submit_each(table, timeout_s=60)

@@ -71,7 +71,7 @@ class BlockingOrders:
         not_ours = None if self._sync is None else self._sync.not_ours
         return [s for s in states if s.order_id not in not_ours] if not_ours else states
 
-    def unfinished(self, keys: Iterable[OrderKey]) -> str:
+    def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
         running = [state for state in self._core.states(keys) if not state.finished]
         if not running:
@@ -81,7 +81,8 @@ class BlockingOrders:
         orders, them = ("orders", "them") if len(running) > 1 else ("order", "it")
         text = (
             f"REGARDS has not finished {orders} {numbers}{more}: "
-            f"tracker.wait({numbers}, download=True) waits for {them} and downloads the rest"
+            f"{'' if is_running else 'after tracker.start(), '}tracker.wait({numbers}, "
+            f"download=True) waits for {them} and downloads the rest"
         )
         blocking = [state for state in self.find(auto_download=False) if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text

@@ -334,6 +334,9 @@ class TableOrders:
         text += f". Not made: {_listed(left)}" if left else ""
         if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
             text += f". Perhaps made: {sent}, the next call asks REGARDS"
+        waiting = self._waiting(self._states())
+        if waiting and left and self._downloads is None:
+            text += f". {advice_for(waiting, _CALL)}"
         return f"{text}. {_GO_ON}"
 
     def _labels_of(self, *, are_made: bool) -> list[str]:

@@ -1167,7 +1167,7 @@ class OrderTracker:
                 for_workers=partial(self._for_workers, directory),
             )
         self._core.errors.told()
-        if text := self._blocking.unfinished(found):
+        if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):
             say(text)
         if process is not None:
             return results
