@@ -58,7 +58,7 @@ _COMMANDS = [
         (r"tracker\.(download|resume|retry|cancel)\(([\d, ]*)\)", "{0}{1} {2}"),
         (r"The orders are still tracked: call wait\(\) again, or look at tracker\.orders",
          "{0}wait waits again, and {0}orders lists all"),
-        (r"; tracking continues in the background", ""),
+        (r"; tracking continues(?: in the background)?", "; the orders stay at REGARDS"),
         (r"see tracker\.rejected", "{0}export writes them"),
         (r"tracker\.orders", "{0}orders"),
         (r"(?<![.\w])submit\(\)", "{0}submit"),

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 from conftest import tracker_of, until
+from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
 from regards_nb.consumer import HealthState
@@ -406,6 +408,15 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
         tracker.wait(number, timeout_s=60)
 
 
+def test_a_wait_ends_when_the_files_are_there(simulator: Simulator, tmp_path: Path) -> None:
+    """With auto_download: the last part is fetched after DONE, and a stop() ends nothing."""
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        for n_files in (12, 10, 8):
+            plan = OrderPlan(n_files=n_files, files_per_suborder=2, file_bytes=200_000)
+            orders = tracker.wait(simulator.order(plan), timeout_s=60)
+            assert orders["downloaded_files"].item() == n_files
+
+
 def test_an_error_that_was_mended_is_not_told(simulator: Simulator, tmp_path: Path) -> None:
     """A download that failed first and succeeded later is no error at the end of a wait."""
     workspace = tmp_path / "orders"
@@ -433,6 +444,21 @@ def test_without_rest_the_unknown_end_is_said(simulator: Simulator, tmp_path: Pa
         until(lambda: tracker.orders["suborders_done"].eq(2).any())
         with pytest.raises(errors.WaitTimeoutError, match=silent):
             tracker.wait("c", timeout_s=2)
+
+
+def test_a_time_limit_tells_that_the_broker_is_away(simulator: Simulator, tmp_path: Path) -> None:
+    """Otherwise the order would seem to be slow."""
+    simulator.order(OrderPlan(n_files=4, files_per_suborder=1), correlation_id="c")
+    port = urlsplit(simulator.amqp_url).port
+    assert port is not None
+    with TcpProxy(("127.0.0.1", port)) as proxy:
+        url = proxy.url(simulator.amqp_url)
+        tracker = OrderTracker(url, simulator.queue, journal=tmp_path / "j.sqlite").start()
+        until(lambda: tracker.orders["suborders_done"].eq(2).any())
+        port = proxy.port
+    with pytest.raises(errors.WaitTimeoutError, match=f"amqp://.*:{port}/"):
+        tracker.wait("c", timeout_s=1)
+    tracker.stop()
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class EventDispatcher:
         self._queue = parts.frames.follow(cursor.start())
         self._workers = Workers("regards-nb-callback", 1)
         self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor)
+        self.auto_download = None if downloads is None else AutoDownload(parts, downloads, sync)
         self._thread = threading.Thread(
             target=_follow,
             args=(
@@ -91,7 +92,7 @@ class EventDispatcher:
                 self._queue,
                 self._stop,
                 self._calls,
-                None if downloads is None else AutoDownload(parts, downloads, sync),
+                self.auto_download,
             ),
             name="regards-nb-dispatch",
             daemon=True,
@@ -256,7 +257,9 @@ class _Callbacks:
 
 
 class AutoDownload:
-    """Downloads the files that wait, and tries again what failed. Used by one thread.
+    """Downloads the files that wait, and tries again what failed.
+
+    One thread begins downloads. Any thread may ask `will_try`.
 
     Parameters
     ----------
@@ -275,6 +278,11 @@ class AutoDownload:
         self._due: dict[OrderKey, tuple[float, int]] = {}
         #: Incomplete downloads so far, of orders whose last download was incomplete.
         self._incomplete: dict[OrderKey, int] = {}
+
+    def will_try(self, key: OrderKey) -> bool:
+        """Return whether no download of the order failed, so that the next one comes at once."""
+        _, failures = self._due.get(key, (0.0, 0))
+        return not failures and key not in self._incomplete
 
     def begin_all(self, changed: list[OrderKey]) -> None:
         """Download the files that wait: of changed orders and, after a REST sync, of all."""

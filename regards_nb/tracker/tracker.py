@@ -755,7 +755,7 @@ class OrderTracker:
             blocking=self._blocking,
             life=self._life,
             warnings=self._warnings,
-            auto_download=self._downloads_itself,
+            auto_download=self._dispatcher.auto_download if self._dispatcher else None,
             silence_s=self._silence_s,
             until=until,
             timeout_s=timeout_s,

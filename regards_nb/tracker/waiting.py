@@ -99,8 +99,9 @@ class Wait:
         Says whether the tracker runs.
     warnings : callable
         Returns texts that the error of a time limit repeats.
-    auto_download : bool
-        The tracker downloads by itself.
+    auto_download : AutoDownload or None
+        Downloads all orders of the tracker by itself. The wait goes on until the first attempt for
+        its orders has ended.
     silence_s : float
         Without REST: after so long without a message the note says what no message tells.
     until : {"finished", "part"}
@@ -118,7 +119,7 @@ class Wait:
         blocking: BlockingOrders,
         life: Life,
         warnings: Callable[[], tuple[str, ...]],
-        auto_download: bool,
+        auto_download: AutoDownload | None,
         silence_s: float,
         until: str,
         timeout_s: float | None,
@@ -227,7 +228,9 @@ class Wait:
             note = self.note()
             if self._sync is None and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
-            warned = "".join(f". {text}" for text in self._warnings())
+            health = self._life.health
+            away = [health.reason] if health.state not in RUNNING and health.reason else []
+            warned = "".join(f". {text}" for text in (*self._warnings(), *away))
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
                 "wait() again, or look at tracker.orders"
@@ -281,10 +284,13 @@ class Wait:
             return True
         if not state.finished:
             return False
-        return self._downloads is None or not (state.downloading or state.waits_for_download)
+        own = self._auto_download
+        if self._downloads is None and (own is None or not own.will_try(state.key)):
+            return True
+        return not (state.downloading or state.waits_for_download)
 
     def _blocking(self) -> list[OrderState]:
-        return self._blocking_orders.find(auto_download=self._auto_download)
+        return self._blocking_orders.find(auto_download=self._auto_download is not None)
 
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""
@@ -298,7 +304,8 @@ class Wait:
 
     def note(self) -> str:
         """Return a sentence on the orders that the wait still needs."""
-        running = [state for state in self._states if not self._suffices(state)]
+        needed = [state for state in self._states if not self._suffices(state)]
+        running = [state for state in needed if not state.finished]
         unseen = self._unknown()
         are = "is" if len(running) == 1 else "are"
         total = counted(len(self._names), "order")
@@ -310,6 +317,9 @@ class Wait:
             missing = [name for name in unseen if name not in self._unseen]
             self._unseen |= {name: self._said_of(name) for name in missing}
             words += [self._unseen[name] for name in unseen]
+        if fetched := [state for state in needed if state.finished]:
+            orders = "order" if len(fetched) == 1 else "orders"
+            words.append(f"the files of {orders} {_numbers(fetched)} are not all downloaded")
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:
