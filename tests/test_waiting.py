@@ -183,7 +183,10 @@ def test_an_argument_of_another_type_is_told(simulator: Simulator, tracker: Orde
         ],
         "limit": [lambda: tracker.sync(limit=text)],
         "size_limit_bytes": [lambda: tracker.submit(products, size_limit_bytes=text)],
-        "label": [lambda: tracker.submit(products, label=number)],
+        "label": [
+            lambda: tracker.submit(products, label=number),
+            lambda: tracker.restart(number, label=number),
+        ],
         "user": [lambda: tracker.submit(products, user=number)],
         "correlation_id": [lambda: tracker.submit(products, correlation_id=number)],
         "filename_regexp": [lambda: tracker.submit(products, filename_regexp=number)],

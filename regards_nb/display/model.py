@@ -544,7 +544,7 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
     blocking = list(snapshot.blocking)
     if blocking:
         return (
-            f"REGARDS prepares nothing more until you download {_named(blocking)}: "
+            f"REGARDS prepares at most two sub-orders until you download {_named(blocking)}: "
             "tracker.download(), the button, or auto_download=True"
         )
     if snapshot.health.state.value == "STOPPED":

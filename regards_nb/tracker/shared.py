@@ -319,6 +319,18 @@ def check_number(name: str, value: object) -> None:
         raise SettingsError(f"{name} must be a number, not {value!r}")
 
 
+def check_text(name: str, value: object) -> None:
+    """Refuse what is no text, as the number 8 for a label; None is no text given.
+
+    Raises
+    ------
+    SettingsError
+        The text names the parameter.
+    """
+    if not isinstance(value, str | None):
+        raise SettingsError(f"{name} must be a text, not {value!r}")
+
+
 def check_sources(
     amqp: str | AmqpParameters | None,
     queue: str | None,

@@ -35,7 +35,7 @@ from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.lease import LOOK_S, held
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
-from regards_nb.tracker.shared import CLIENT_MISSING, check_number
+from regards_nb.tracker.shared import CLIENT_MISSING, check_number, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -153,9 +153,7 @@ class Request:
 
     def _check_types(self) -> None:
         for name in ("correlation_id", "label", "user", "filename_regexp"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise SettingsError(f"{name} must be a text, not {value!r}")
+            check_text(name, getattr(self, name))
         check_number("size_limit_bytes", self.size_limit_bytes)
 
     def _wrong_queries(self) -> list[str]:

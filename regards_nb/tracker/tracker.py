@@ -64,6 +64,7 @@ from regards_nb.tracker.shared import (
     TrackerParts,
     check_number,
     check_sources,
+    check_text,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
@@ -1035,6 +1036,7 @@ class OrderTracker:
 
     def restart(self, orders: Selection | OrderKey, *, label: str | None = None) -> list[Order]:
         """Order the same again; return the new orders."""
+        check_text("label", label)
         return self._act("restart", orders, label=label)
 
     def cancel(self, orders: Selection | OrderKey) -> list[Order]:
