@@ -68,10 +68,14 @@ def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: Order
     assert not tracker.snapshot().blocking
 
 
-def test_a_wait_downloads_orders_that_ended_before(tracker: OrderTracker) -> None:
-    """After a wait without it, wait(download=True) fetches the files that wait."""
+def test_a_wait_downloads_orders_that_ended_before(
+    tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a wait without it, wait() names them, and wait(download=True) fetches their files."""
     order = tracker.submit("dataset:SWOT_PASS_012")
     order.wait(timeout_s=60)
+    tracker.wait()
+    assert "finished; 1 to download: tracker.download()" in capsys.readouterr().out
     tracker.wait(download=True, timeout_s=60)
     assert order.state.downloaded_files == 3
     tracker.wait(download=True, timeout_s=60)

@@ -161,11 +161,15 @@ class Wait:
             return ""
         if not self._is_of_all:
             return "nothing to wait for: no order is selected"
-        n_known = len(self._core.frames.states())
-        if not n_known:
+        states = self._core.frames.states()
+        if not states:
             return "nothing to wait for: no orders so far"
+        n_known, n_waiting = len(states), sum(state.waits_for_download for state in states)
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
-        return f"nothing to wait for: {all_orders} finished"
+        text = f"nothing to wait for: {all_orders} finished"
+        if n_waiting:
+            text += f"; {n_waiting} to download: tracker.download()"
+        return text
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
