@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -252,7 +253,11 @@ class Machine(RuleBasedStateMachine):
         ):
             self.time_passes()
         kept = Counter((row.delivery.body, row.delivery.timestamp_s) for row in self.journal)
-        assert kept == Counter((m.body, m.timestamp_s) for m in self.published)
+        self.compare(kept, Counter((m.body, m.timestamp_s) for m in self.published))
+
+    def compare(self, kept: Counter[Any], published: Counter[Any]) -> None:
+        """Each message has one row."""
+        assert kept == published
 
 
 class ClassicQueue(Machine):
@@ -275,6 +280,15 @@ class QuorumQueue(Machine):
         """Deliver what is not acknowledged again; what is on its way still arrives before."""
         self.broker.return_on_channel()
         self.broker.send()
+
+    def compare(self, kept: Counter[Any], published: Counter[Any]) -> None:
+        """Each message has one row; of two alike, one may be taken for the other (exactly-once.md).
+
+        Their counts differ if a connection returned only one of them: the second then looks like
+        the first one returned on the channel.
+        """
+        assert kept <= published
+        assert kept.keys() == published.keys()
 
 
 @pytest.mark.parametrize("way", ["stalls", "stops"])
