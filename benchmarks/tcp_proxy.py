@@ -30,11 +30,13 @@ class TcpProxy:
     def __enter__(self) -> Self:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._server.settimeout(0.1)
-        self._start(self._accept)
+        self._accepting = self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        # A client may connect again as soon as it is cut.
+        self._accepting.join()
         self.cut()
         for thread in self._threads:
             thread.join()
@@ -55,10 +57,11 @@ class TcpProxy:
         for each in list(self._sockets):
             _shut(each)
 
-    def _start(self, function: object, *arguments: object) -> None:
+    def _start(self, function: object, *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=function, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self) -> None:
         while not self._over.is_set():
