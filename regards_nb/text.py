@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 #: The length of a remark in a table or an error.
 LIMIT_CHARS = 160
@@ -62,6 +62,18 @@ def counted(number: int | str, noun: str) -> str:
     shown = number if isinstance(number, str) else f"{number:,}"
     is_one = _LAST_NUMBER.split(shown)[-1] == "1"
     return f"{shown} {noun}{'' if is_one else 's'}"
+
+
+def listed(texts: Sequence[str], *, between: str = ", ", most: int = 5) -> str:
+    """Return the first texts, and the number of the others.
+
+    Examples
+    --------
+    >>> listed(["1", "2"]), listed(["1", "2", "3"], between="; ", most=1)
+    ('1, 2', '1 and 2 more')
+    """
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:

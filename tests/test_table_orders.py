@@ -131,7 +131,7 @@ def test_without_a_download_it_says_what_blocks(
 
 
 def test_auto_download_lets_it_go_on(broker: PrivateBroker, tmp_path: Path) -> None:
-    """With messages of RabbitMQ, never more than two orders are open."""
+    """With messages of RabbitMQ, never more than two orders are open; it ends with their files."""
     with (
         Simulator(broker=broker, suborder_pause_s=0.01) as simulator,
         tracker_of(simulator, tmp_path, auto_download=True) as tracker,
@@ -139,7 +139,7 @@ def test_auto_download_lets_it_go_on(broker: PrivateBroker, tmp_path: Path) -> N
         result = tracker.submit_each(products(tracker, 1, 8), timeout_s=60)
         assert set(tracker.orders.join(result, on="label")["status"]) == {"DONE"}
         assert applied(simulator) == 8
-        until(lambda: set(tracker.orders["downloaded_files"]) == {2})
+        assert set(tracker.orders["downloaded_files"]) == {2}
 
 
 def test_the_table_may_grow_and_a_changed_row_is_refused(

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from regards_nb.orders import replaced
+from regards_nb.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,12 +77,12 @@ class BlockingOrders:
         running = [state for state in self._core.states(keys) if not state.finished]
         if not running:
             return ""
-        numbers = ", ".join(str(state.order_id) for state in running[:_MOST_NAMED])
-        more = f" and {len(running) - _MOST_NAMED} more" if len(running) > _MOST_NAMED else ""
+        numbers = [str(state.order_id) for state in running]
         orders, them = ("orders", "them") if len(running) > 1 else ("order", "it")
         text = (
-            f"REGARDS has not finished {orders} {numbers}{more}: "
-            f"{'' if is_running else 'after tracker.start(), '}tracker.wait({numbers}, "
+            f"REGARDS has not finished {orders} {listed(numbers, most=_MOST_NAMED)}: "
+            f"{'' if is_running else 'after tracker.start(), '}tracker.wait("
+            f"{', '.join(numbers[:_MOST_NAMED])}, "
             f"download=True) waits for {them} and downloads the rest"
         )
         blocking = [state for state in self.find(auto_download=False) if state not in running]

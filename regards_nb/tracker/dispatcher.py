@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from regards_nb.download import DownloadResult
     from regards_nb.events import OrderEvent
     from regards_nb.frames import EventQueue
-    from regards_nb.orders import OrderKey
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.dispatch_cursor import DispatchCursor
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
@@ -254,6 +254,16 @@ class _Callbacks:
                 where=f" {raised_at(exc)}",
                 source=source_of(callback),
             )
+
+
+def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownload | None) -> bool:
+    """Return whether a wait for an order goes on until its files are downloaded.
+
+    *asked* downloads them for the call that waits. *own* is the tracker's automatic download, of
+    which the first attempt counts: a failed one may be repeated for long.
+    """
+    is_expected = asked is not None or (own is not None and own.will_try(state.key))
+    return is_expected and (state.downloading or state.waits_for_download)
 
 
 class AutoDownload:

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 Name = str | int | OrderKey
 
 
+def called(name: str | OrderKey) -> str:
+    """Return the correlation id or label of a name."""
+    return name.correlation_id if isinstance(name, OrderKey) else name
+
+
 def names_in(selection: Any) -> list[Name]:
     """Return the names of the orders in a selection, whether or not such orders are known.
 
@@ -106,9 +111,9 @@ def keys_in(
     keys = [find(name) for name in names]
     for name, key in zip(names, keys, strict=True):
         if key is None:
-            called = name.correlation_id if isinstance(name, OrderKey) else name
-            has = f"the number {name}" if isinstance(name, int) else f"the name {called!r}"
+            text = str(name) if isinstance(name, int) else called(name)
+            has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
             raise OrderNotFoundError(
-                f"no order with {has}: no message has named one so far. {near(str(called))}"
+                f"no order with {has}: no message has named one so far. {near(text)}"
             )
     return list(dict.fromkeys(key for key in keys if key is not None))

@@ -19,8 +19,9 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import clean, counted
+from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
+from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.lease import LOOK_S
 from regards_nb.tracker.shared import POLL_S, check_number
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 #: The pause after a request that reached nobody; it doubles up to the second value.
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
-_MOST_NAMED = 5
 _FAILED = frozenset({OrderStatus.DENIED, OrderStatus.FAILED})
 _CALL = "submit_each(..., download=True)"
 _OTHER_FILES = (
@@ -54,7 +54,8 @@ class TablePolicy(NamedTuple):
     retry: bool
     estimate: bool
     timeout_s: float | None
-    auto_download: bool
+    #: Downloads all orders of the tracker by itself.
+    auto_download: AutoDownload | None
     #: Without REST nobody knows whether files were downloaded.
     sees_downloads: bool
 
@@ -143,7 +144,7 @@ class TableOrders:
         self._requests = [self._named(request, attempts, changed) for request in self._wanted]
         if changed:
             raise SettingsError(
-                f"nothing was ordered: {_listed(changed)} of the table {_OTHER_FILES}"
+                f"nothing was ordered: {listed(changed, between='; ')} of the table {_OTHER_FILES}"
             )
         find = self._core.frames.key_of
         self._pending.extend(
@@ -282,9 +283,8 @@ class TableOrders:
         return is_open and self._policy.sees_downloads
 
     def _suffices(self, state: OrderState) -> bool:
-        if not state.finished:
-            return False
-        return self._downloads is None or not (state.downloading or state.waits_for_download)
+        own = self._policy.auto_download
+        return state.finished and not awaits_files(state, self._downloads, own)
 
     def _states(self) -> list[OrderState]:
         return self._core.states(self.keys())
@@ -303,9 +303,10 @@ class TableOrders:
         """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._policy.sees_downloads:
             return []
-        shown = without_own(self._core, list(states)) if self._policy.auto_download else states
+        auto_download = self._policy.auto_download is not None
+        shown = without_own(self._core, list(states)) if auto_download else states
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
-        others = self._blocking.find(auto_download=self._policy.auto_download)
+        others = self._blocking.find(auto_download=auto_download)
         return list((mine | {state.order_id: state for state in others}).values())
 
     def _note(self, states: Sequence[OrderState]) -> str:
@@ -330,8 +331,8 @@ class TableOrders:
             return "stopped; nothing was ordered"
         made, left = self._labels_of(are_made=True), self._labels_of(are_made=False)
         text = f"stopped; {len(made)} of {counted(len(self._requests), 'order')} made"
-        text += f": {_listed(made)}" if made else ""
-        text += f". Not made: {_listed(left)}" if left else ""
+        text += f": {listed(made, between='; ')}" if made else ""
+        text += f". Not made: {listed(left, between='; ')}" if left else ""
         if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
             text += f". Perhaps made: {sent}, the next call asks REGARDS"
         waiting = self._waiting(self._states())
@@ -359,7 +360,7 @@ class TableOrders:
             told = [f"{state.label} ({_reason(state)})" for state in lost]
             texts.append(
                 f"{counted(f'{len(lost)} of {len(states)}', 'order')} brought no file: "
-                f"{_listed(told)}. submit_each(..., retry=True) orders them again"
+                f"{listed(told, between='; ')}. submit_each(..., retry=True) orders them again"
             )
         if partial:
             numbers = [state.order_id for state in partial]
@@ -385,8 +386,3 @@ class _Attempts:
 
 def _reason(state: OrderState) -> str:
     return f"{state.status}: {clean(state.message)}" if state.message else str(state.status)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
-    return "; ".join(texts[:_MOST_NAMED]) + more

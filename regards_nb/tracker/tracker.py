@@ -631,7 +631,7 @@ class OrderTracker:
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
-        auto_download = self._downloads_itself
+        auto_download = self._own_download is not None
         states = self._core.states(keys)
         return Snapshot(
             orders=tuple(without_own(self._core, states) if auto_download else states),
@@ -643,8 +643,8 @@ class OrderTracker:
         )
 
     @property
-    def _downloads_itself(self) -> bool:
-        return self.auto_download and self._dispatcher is not None
+    def _own_download(self) -> AutoDownload | None:
+        return None if self._dispatcher is None else self._dispatcher.auto_download
 
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
@@ -756,7 +756,7 @@ class OrderTracker:
             blocking=self._blocking,
             life=self._life,
             warnings=self._warnings,
-            auto_download=self._dispatcher.auto_download if self._dispatcher else None,
+            auto_download=self._own_download,
             silence_s=self._silence_s,
             until=until,
             timeout_s=timeout_s,
@@ -973,7 +973,7 @@ class OrderTracker:
                 retry=retry,
                 estimate=estimate,
                 timeout_s=timeout_s,
-                auto_download=self._downloads_itself,
+                auto_download=self._own_download,
                 sees_downloads=self.client is not None,
             ),
         )

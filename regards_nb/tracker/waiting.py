@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
-from regards_nb.orders import OrderKey
 from regards_nb.text import counted
 from regards_nb.tracker.blocking import advice_for
-from regards_nb.tracker.selection import names_in
+from regards_nb.tracker.dispatcher import awaits_files
+from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S, check_number
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
@@ -147,6 +147,8 @@ class Wait:
         )
         self._is_of_all = not selections
         self._states: list[OrderState] = []
+        #: Names of orders without any event that the journal has as requests.
+        self._submitted: set[Name] = set()
         #: What is said of names without any event, by name.
         self._unseen: dict[Name, str] = {}
         #: What is compared to see whether something moves; when REST is asked next, and how long
@@ -262,36 +264,34 @@ class Wait:
                 continue
             if self._is_submitted(name):
                 continue
-            called = name.correlation_id if isinstance(name, OrderKey) else name
+            text = called(name)
             raise OrderNotFoundError(
-                f"no order with the correlation id or label {called!r}: it was not submitted "
-                "here, and no message names it. " + self._core.near(called)
+                f"no order with the correlation id or label {text!r}: it was not submitted "
+                "here, and no message names it. " + self._core.near(text)
             )
 
     def _is_submitted(self, name: str | OrderKey) -> bool:
-        """Return whether the journal has a request with this name."""
-        called = name.correlation_id if isinstance(name, OrderKey) else name
-        tenant = None if self._sync is None else self._sync.tenant
-        return self._core.journal.request(tenant, called) is not None
+        """Return whether the journal has a request with this name; one that it has stays there."""
+        if name not in self._submitted:
+            tenant = None if self._sync is None else self._sync.tenant
+            if self._core.journal.request(tenant, called(name)) is None:
+                return False
+            self._submitted.add(name)
+        return True
 
     def _said_of(self, name: Name) -> str:
         """Return a sentence on a name that no event has named so far."""
         if isinstance(name, int):
             return f"no event of order {name} so far"
-        called = name.correlation_id if isinstance(name, OrderKey) else name
+        text = called(name)
         if self._is_submitted(name):
-            return f"no event of {called!r} so far"
-        return f"no order is called {called!r} so far ({self._core.near(called)})"
+            return f"no event of {text!r} so far"
+        return f"no order is called {text!r} so far ({self._core.near(text)})"
 
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and state.waits_for_download:
             return True
-        if not state.finished:
-            return False
-        own = self._auto_download
-        if self._downloads is None and (own is None or not own.will_try(state.key)):
-            return True
-        return not (state.downloading or state.waits_for_download)
+        return state.finished and not awaits_files(state, self._downloads, self._auto_download)
 
     def _blocking(self) -> list[OrderState]:
         return self._blocking_orders.find(auto_download=self._auto_download is not None)
