@@ -443,27 +443,23 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
 @contextlib.contextmanager
 def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
     """Start a tracker, and stop it at the end of the block."""
-    with contextlib.ExitStack() as stack:
-        with (
-            _told(f"RabbitMQ, to read queue {tracker.queue!r}")
-            if tracker.queue
-            else (_waiting_for_regards(tracker))
-        ):
-            stack.enter_context(tracker)
+    queue = tracker.queue
+    with _told(f"RabbitMQ, to read queue {queue!r}") if queue else _waiting_for_regards(tracker):
+        tracker.start()
+    try:
         yield tracker
+    finally:
+        tracker.stop()
 
 
-@contextlib.contextmanager
-def _waiting_for_regards(tracker: OrderTracker) -> Iterator[None]:
-    """Say that REGARDS is waited for, if it takes long."""
-    address = "" if tracker.client is None else f" at {tracker.client.base_url}"
-    with _told(f"REGARDS{address}"):
-        yield
+def _waiting_for_regards(tracker: OrderTracker) -> contextlib.AbstractContextManager[None]:
+    """Say that the command waits for REGARDS, if it takes long."""
+    return _told("REGARDS" if tracker.client is None else f"REGARDS at {tracker.client.base_url}")
 
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Write to stderr what is waited for, after a second."""
+    """Write to stderr, after a second, that the command waits for *what*."""
     # The block waits in the network, so another thread writes; here no cell could get its output.
     timer = threading.Timer(_SAID_AFTER_S, _complain, [f"waiting for {what}"])
     timer.daemon = True

@@ -150,7 +150,17 @@ class AckBatcher:
         Unless the queue *is_drained*, not the newest ones: a message with the same bytes may be the
         next in the queue, and be delivered to a connection that ends.
         """
-        moment, limit = self._clock() - ACK_LINGER_S, self._limit(is_drained=is_drained)
+        self._acknowledge_older_than(self._clock() - ACK_LINGER_S, is_drained=is_drained)
+
+    def acknowledge_all(self, *, is_drained: bool = True) -> None:
+        """Acknowledge all journalled messages, or all but the newest unless the queue *is_drained*.
+
+        Right only if no message is being delivered.
+        """
+        self._acknowledge_older_than(self._clock(), is_drained=is_drained)
+
+    def _acknowledge_older_than(self, moment: float, *, is_drained: bool) -> None:
+        limit = self._newest_tag - (0 if is_drained else self.prefetch // 4)
         tag = 0
         while self._journalled and self._journalled[0][1] <= moment:
             tag, _ = self._journalled[0]
@@ -158,17 +168,6 @@ class AckBatcher:
                 break
             self._journalled.popleft()
         self._acknowledge_up_to(min(tag, limit))
-
-    def acknowledge_all(self, *, is_drained: bool = True) -> None:
-        """Acknowledge all journalled messages, or all but the newest unless the queue *is_drained*.
-
-        Right only if no message is being delivered.
-        """
-        tag = self._journalled[-1][0] if self._journalled else 0
-        self._acknowledge_up_to(min(tag, self._limit(is_drained=is_drained)))
-
-    def _limit(self, *, is_drained: bool) -> int:
-        return self._newest_tag - (0 if is_drained else self.prefetch // 4)
 
     def _acknowledge_up_to(self, tag: int) -> None:
         if tag > self._acknowledged_tag:

@@ -571,7 +571,7 @@ class Connection:
     def _start_over(self, error: RegardsError) -> None:
         """Close the connection: messages of this session or of the stream may not be journalled.
 
-        RabbitMQ delivers the unacknowledged messages again, and the next session compares it with
+        RabbitMQ delivers the unacknowledged messages again, and the next session compares them with
         the rows that are there.
         """
         self._batcher.drop_pending()

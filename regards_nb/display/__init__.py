@@ -1,8 +1,7 @@
 """The views of a tracker: live in notebooks, saved as HTML, as text in terminals, as plots.
 
-All views pull snapshots of the tracker; `model` has the protocols that they read
-and the texts that they show. Heavy libraries (ipywidgets, anywidget, IPython, matplotlib)
-are imported when a view needs them.
+All views pull snapshots of the tracker; `model` makes the texts that they show. Heavy libraries
+(ipywidgets, anywidget, IPython, matplotlib) are imported when a view needs them.
 """
 
 from __future__ import annotations

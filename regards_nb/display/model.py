@@ -144,12 +144,14 @@ class TableModel:
 class _Facts:
     """What a table needs of each order, shown or not."""
 
-    __slots__ = ("_text", "fraction_over", "order", "rank", "severity")
+    __slots__ = ("_text", "fraction_over", "is_open", "order", "rank", "severity")
 
     def __init__(self, order: OrderState) -> None:
         self.order = order
         self.severity = severity_of(order)
         self.rank = _rank(order, self.severity)
+        #: Whether the order goes on, at REGARDS or with its download.
+        self.is_open = not order.finished or order.downloading
         self.fraction_over = _fraction_over(order)
         self._text = ""
 
@@ -468,23 +470,14 @@ def _current_orders(facts: list[_Facts]) -> list[_Facts]:
 
     Orders of earlier weeks would fill the bar. When all have ended, all are current.
     """
-    is_open = _open_orders(facts)
-    if not is_open:
+    begin = min((each.order.first_event for each in facts if each.is_open), default=None)
+    if begin is None:
         return facts
-    begin = min(map(attrgetter("first_event"), is_open))
-    return [
-        each
-        for each in facts
-        if not (o := each.order).finished or o.downloading or o.last_event > begin
-    ]
-
-
-def _open_orders(facts: Iterable[_Facts]) -> list[OrderState]:
-    return [o for each in facts if not (o := each.order).finished or o.downloading]
+    return [each for each in facts if each.is_open or each.order.last_event > begin]
 
 
 def _fraction_over(order: OrderState) -> float | None:
-    """Return how much of an order is over: all of one that has ended in any way."""
+    """Return the fraction of an order that is over: all of one that has ended in any way."""
     return 1.0 if order.finished and not order.downloading else _fraction(order)
 
 
@@ -504,7 +497,7 @@ def _overall(
     """
     if not current:
         return ""
-    is_open = _open_orders(current)
+    is_open = [each.order for each in current if each.is_open]
     with_total = [o for each in current if (o := each.order).suborders_total]
     n_total = sum(filter(None, map(attrgetter("suborders_total"), with_total)))
     n_done = sum(map(attrgetter("suborders_done"), with_total))

@@ -104,7 +104,7 @@ class Workers:
         job : callable
             Returns what runs now.
         say : callable
-            Called after a second with a sentence on what is waited for.
+            Called after a second with a sentence that names the job.
 
         Returns
         -------
@@ -433,7 +433,7 @@ class Downloads:
     def problems(
         self, orders: Sequence[OrderState] | None, *, checksum: bool
     ) -> list[tuple[OrderFile, str, int | None]]:
-        """Return the downloaded files, of some orders or of all, that differ from the verified."""
+        """Return the files, of some orders or of all, that have changed since their download."""
         numbers = None if orders is None else {o.order_id for o in orders if o.order_id is not None}
         look, frames = FileLook(checksum=checksum), self._core.frames
         files = [file for file in frames.order_files(numbers) if file.record.in_place]

@@ -42,7 +42,7 @@ class DownloadDetails(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """The order whose files are wanted; see `OrderTracker.download`.
+    """The options of one download of an order; see `OrderTracker.download`.
 
     By default only new files are fetched: files that the user removed stay away.
     """

@@ -308,7 +308,7 @@ class Snapshot:
 
 
 def check_number(name: str, value: object) -> None:
-    """Refuse what is no number, as the text "60" for seconds; None is no limit.
+    """Refuse a value that is not a number, such as "60" for seconds; None is no limit.
 
     Raises
     ------
@@ -320,7 +320,7 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_text(name: str, value: object) -> None:
-    """Refuse what is no text, as the number 8 for a label; None is no text given.
+    """Refuse a value that is not a text, such as 8 for a label; None stands for no text.
 
     Raises
     ------
