@@ -165,8 +165,6 @@ def order_filters(
 
     REGARDS denies filters without types (protocol.md 1.6), so a pattern alone comes with all types.
 
-    Examples
-    --------
     >>> order_filters(None, ".*nc")
     {'dataTypes': ['RAWDATA', 'QUICKLOOK'], 'filenameRegExp': '.*nc'}
     """
@@ -179,18 +177,10 @@ def order_filters(
 def decode(delivery: Delivery) -> OrderEvent | Rejection:
     """Decode one message.
 
-    Parameters
-    ----------
-    delivery : Delivery
-        Body and properties, as received.
-
-    Returns
-    -------
-    OrderEvent or Rejection
-        The correlation id is the body's, else the AMQP property (seed page, "AMQP Headers").
-        ``errorType`` and ``errorCode`` mean the same (protocol.md 1.7). Unknown statuses and
-        fields are kept. A known field of the wrong type makes the whole message a rejection,
-        because a guess could change the wrong order.
+    The correlation id is the body's, else the AMQP property (seed page, "AMQP Headers").
+    ``errorType`` and ``errorCode`` mean the same (protocol.md 1.7). Unknown statuses and fields are
+    kept. A known field of the wrong type makes the whole message a rejection, because a guess could
+    change the wrong order.
     """
     raw = delivery.body
     if len(raw) > MAX_BODY_BYTES:

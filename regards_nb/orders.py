@@ -181,20 +181,9 @@ def replaced(state: OrderState, **changes: Any) -> OrderState:
 class FoldedOrders:
     """All that an `OrderReducer` has folded, to go on from there.
 
-    Attributes
-    ----------
-    keys : sequence of OrderKey
-        In the order of their first events.
-    order_ids : sequence of int or None
-        The number of each order.
-    folds : sequence of bytes
-        What the events of each order say: `OrderAccumulator.packed`.
-    owners : dict
-        By order id, the orders that own it, where these are not all that have the number.
-    claims : dict
-        By order id, other orders that claim it.
-    tenants : list
-        In the order of their first events.
+    *keys* and *tenants* are in the order of their first events; *order_ids* and *folds*
+    (`OrderAccumulator.packed`) belong to the keys. *owners* are the orders that own an order id,
+    where these are not all that have the number; *claims* the others that claim it.
     """
 
     keys: Sequence[OrderKey] = ()
@@ -221,13 +210,11 @@ class OrderReducer:
 
     Events name their order by correlation id. A few have only the order id: they count for the
     order that another event ties to that id, whichever comes first. When a correlation id is used
-    for a second order, the state is that of the order with the higher number, and the events of
-    the other no longer count.
+    for a second order, the state is that of the order with the higher number, and the events of the
+    other no longer count.
 
-    Parameters
-    ----------
-    folded : FoldedOrders, optional
-        What `folded` of another reducer returned. Each order of it is unpacked when it is needed.
+    *folded* is what `folded` of another reducer returned. Each order of it is unpacked when it is
+    needed.
     """
 
     def __init__(self, folded: FoldedOrders | None = None) -> None:

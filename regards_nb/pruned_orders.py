@@ -46,16 +46,8 @@ class KeptState(NamedTuple):
 class KeptOrder(NamedTuple):
     """All that the events of one name say.
 
-    Attributes
-    ----------
-    tenant : str or None
-    correlation_id : str
-    first_id : int
-        Journal row of its first event.
-    claims : list of int
-        All numbers that its events name.
-    states : list of KeptState
-        That of its newest number, and that of no number, as far as there are any.
+    *first_id* is the journal row of the first event, *claims* are all numbers that the events name.
+    *states* are that of the newest number, and that of no number, as far as there are any.
     """
 
     tenant: str | None
@@ -73,14 +65,7 @@ def name_of(event: OrderEvent) -> OrderKey:
 
 
 def kept(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
-    """Yield all that a reducer has folded.
-
-    Parameters
-    ----------
-    reducer : OrderReducer
-    first_ids : mapping
-        The journal row of the first event that uses each name, see `name_of`.
-    """
+    """Yield all that a reducer has folded; *first_ids* as in `KeptOrder`, by `name_of`."""
     for key, parts, claims in reducer.parts():
         yield KeptOrder(*key, first_ids[key], claims, [_kept(part) for part in parts])
 

@@ -32,15 +32,8 @@ _UNSAFE = re.compile(
 def clean(text: str, limit_chars: int = LIMIT_CHARS) -> str:
     r"""Return *text* on one line, without characters that move a cursor or turn text around.
 
-    Parameters
-    ----------
-    text : str
-        Any text.
-    limit_chars : int
-        A longer text is cut there and ends with an ellipsis.
+    A text longer than *limit_chars* is cut there and ends with an ellipsis.
 
-    Examples
-    --------
     >>> ascii(clean("two\nlines, \x1b[31mred, \u202eturned"))
     "'two lines, \\ufffd[31mred, \\ufffdturned'"
     """
@@ -52,8 +45,6 @@ def clean(text: str, limit_chars: int = LIMIT_CHARS) -> str:
 def counted(number: int | str, noun: str) -> str:
     """Return a number with its noun; of "3/10" or "0 of 1", the last number decides.
 
-    Examples
-    --------
     >>> counted(1, "order"), counted(0, "order"), counted(12_345, "byte")
     ('1 order', '0 orders', '12,345 bytes')
     >>> counted("1/1", "part"), counted("0/?", "part"), counted("1 of 3", "file")
@@ -67,8 +58,6 @@ def counted(number: int | str, noun: str) -> str:
 def listed(texts: Sequence[str], *, between: str = ", ", most: int = 5) -> str:
     """Return the first texts, and the number of the others.
 
-    Examples
-    --------
     >>> listed(["1", "2"]), listed(["1", "2", "3"], between="; ", most=1)
     ('1, 2', '1 and 2 more')
     """
@@ -79,8 +68,6 @@ def listed(texts: Sequence[str], *, between: str = ", ", most: int = 5) -> str:
 def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     """Return known names that may be meant by a misspelt one, the most similar first.
 
-    Examples
-    --------
     >>> similar("Frist Pass", ["first pass", "FORBIDDEN"]), similar("NOPE", ["FORBIDDEN"])
     (['first pass'], [])
     """
@@ -93,8 +80,6 @@ def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question with the known names that may be meant; empty without any.
 
-    Examples
-    --------
     >>> did_you_mean("auto_downlod", ["auto_download", "journal"])
     "Did you mean 'auto_download'?"
     """
@@ -117,8 +102,6 @@ def raised_at(error: BaseException) -> str:
 def size(n_bytes: int) -> str:
     """Return a number of bytes with a decimal unit.
 
-    Examples
-    --------
     >>> size(0), size(999), size(1_500_000), size(2 * 10**12)
     ('0 B', '999 B', '1.5 MB', '2.0 TB')
     """
@@ -147,8 +130,6 @@ def escape_unprintable(text: str) -> str:
     For values that are compared: two different values stay different, and every database can hold
     them (PostgreSQL refuses NUL in text).
 
-    Examples
-    --------
     >>> print(escape_unprintable("été"), escape_unprintable("a\0"))
     été a\x00
     """
@@ -158,8 +139,6 @@ def escape_unprintable(text: str) -> str:
 def is_loopback(host: str) -> bool:
     """Return whether a host is this computer, so that a password may be sent to it without TLS.
 
-    Examples
-    --------
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "regards.example")]
     [True, True, True, False]
     """

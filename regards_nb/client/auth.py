@@ -36,8 +36,6 @@ _FINAL_FOR_S = 60.0
 class Secret:
     """A password or a token that cannot be printed or pickled.
 
-    Examples
-    --------
     >>> secret = Secret("hunter2")
     >>> f"{secret} {secret!r}", secret.reveal()
     ('*** Secret(***)', 'hunter2')

@@ -98,10 +98,7 @@ class Catalogue:
     def dataset_urn(self, name: str) -> str:
         """Return the URN of a data set by its URN, label or provider id.
 
-        Raises
-        ------
-        SettingsError
-            There is none; the text has the names that are most like it.
+        The SettingsError for an unknown one has the names that are most like it.
         """
         if name.startswith(_URN):
             return name
@@ -141,12 +138,8 @@ class Catalogue:
     ) -> Iterator[Product]:
         """Yield the products that match a query, page by page.
 
-        *on_found* is called for each product with its place and the number of all.
-
-        Raises
-        ------
-        ServiceError
-            The catalogue refuses the query; the text has its words and the fields that exist.
+        *on_found* is called for each product with its place and the number of all. The ServiceError
+        for a refused query has the words of the catalogue and the fields that exist.
         """
         parts = [query] if query.strip() else []
         if dataset is not None:
@@ -251,10 +244,7 @@ class Catalogue:
     def restore(self, urns: Sequence[str], *, timeout_s: float, poll_s: float) -> None:
         """Restore products from tape, and wait until all their files can be downloaded.
 
-        Raises
-        ------
-        WaitTimeoutError
-            They are not all there after *timeout_s*; the server goes on.
+        After *timeout_s* it raises WaitTimeoutError; the server goes on.
         """
         chunks = [urns[i : i + _MAX_RESTORED] for i in range(0, len(urns), _MAX_RESTORED)]
         for chunk in chunks:

@@ -200,8 +200,6 @@ def _is_file(response: Response) -> bool:
 def advice_for(messages: Iterable[str]) -> str:
     """Return what the codes among the messages mean, and what to do; "" if none is known.
 
-    Examples
-    --------
     >>> advice_for(["ORDER_MUST_BE_PAUSED"]).split(". ")[0]
     'Only an order that is paused, and whose jobs have all stopped, can be resumed'
     """

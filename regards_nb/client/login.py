@@ -46,13 +46,9 @@ class PasswordLogin:
     def token(self) -> Token:
         """Get a new token.
 
-        Raises
-        ------
-        ServiceLoginError
-            The server refused the login. The password is not sent again in another form: repeated
-            refusals lock accounts.
-        UnexpectedAnswerError
-            A proxy answered, or there is no REGARDS at this address.
+        After a ServiceLoginError the password is not sent again in another form: repeated refusals
+        lock accounts. UnexpectedAnswerError: a proxy answered, or there is no REGARDS at this
+        address.
         """
         form = self.form or "json"
         response = self._send(form)

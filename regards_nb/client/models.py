@@ -104,13 +104,7 @@ class Response:
         return None if at is None else round((datetime.now(UTC) - at).total_seconds())
 
     def json(self) -> Any:
-        """Return the parsed body.
-
-        Raises
-        ------
-        UnexpectedAnswerError
-            The body is no JSON. Most often it is a page of a proxy or of a login portal.
-        """
+        """Return the parsed body; UnexpectedAnswerError if it is no JSON but a page of a proxy."""
         if self.is_json:
             return self._parsed
         raise UnexpectedAnswerError(f"{self.describe()}. {NOT_REGARDS}", status_code=self.status)

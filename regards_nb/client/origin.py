@@ -36,16 +36,11 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, base_url: str) -> Origin:
-        """Read a base URL.
+        """Read a base URL, ``https://host[:port][/path]`` without user name and password.
 
-        Raises
-        ------
-        SettingsError
-            It is no ``https://host[:port][/path]``, or it holds a user name or password. ``http``
-            is accepted for this computer only: elsewhere the password could be read on the way.
+        ``http`` is accepted for this computer only: elsewhere the password could be read on the
+        way.
 
-        Examples
-        --------
         >>> Origin.parse("https://regards.example/archive/").url("/api")
         'https://regards.example/archive/api'
         """
@@ -92,8 +87,6 @@ class Origin(NamedTuple):
     def read_link(self, link: str | None) -> DownloadLink:
         """Read the download link of a message (protocol.md 1.3, 1.6).
 
-        Examples
-        --------
         >>> origin = Origin.parse("https://regards.example")
         >>> origin.read_link("https://evil.example/api/v1/rs-order/user/orders/7/download")
         DownloadLink(order_id=7, foreign_host='evil.example')

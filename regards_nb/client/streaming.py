@@ -75,14 +75,8 @@ class HttpsPool(urllib3.HTTPSConnectionPool):
 class Body:
     """The body of one response. It can be read once.
 
-    Attributes
-    ----------
-    status_code : int
-        HTTP status: 200, or 204 if there is nothing to fetch (protocol.md 0.3).
-    length_bytes : int or None
-        The announced length.
-    is_attachment : bool
-        The server calls the body a file, so it is no error page.
+    *status_code* is 200, or 204 if there is nothing to fetch (protocol.md 0.3). *is_attachment*:
+    the server calls the body a file, so it is no error page.
     """
 
     def __init__(self, response: requests.Response, request: str) -> None:
@@ -105,10 +99,7 @@ class Body:
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes as they arrive, in blocks of at most ``BLOCK_BYTES``.
 
-        Raises
-        ------
-        ServiceUnreachableError
-            The connection broke, or no byte came within the time limit.
+        ServiceUnreachableError: the connection broke, or no byte came within the time limit.
         """
         received_bytes = 0
         reason = "it ended too early"
@@ -174,13 +165,9 @@ class Body:
             shutdown()
 
     def refuse_page(self, content_types: tuple[str, ...]) -> None:
-        """Raise if a proxy or a login portal answered instead of REGARDS.
+        """Raise UnexpectedAnswerError if a proxy or a login portal answered instead of REGARDS.
 
-        Raises
-        ------
-        UnexpectedAnswerError
-            The content type is one of *content_types*, or the body has an encoding that the
-            client cannot undo.
+        The content type is then one of *content_types*, or the client cannot undo the encoding.
         """
         headers = self._response.headers
         if self._encoding not in ("identity", "gzip"):

@@ -229,13 +229,7 @@ class Transport:
         self._session.close()
 
     def exchange(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response:
-        """Send a request and return the whole response.
-
-        Raises
-        ------
-        ServiceError
-            The response is an error, or there is none.
-        """
+        """Send a request and return the whole response; ServiceError for an error or for none."""
         response = self._read(request, auth)
         # Behind Squid, an origin that dies inside of its header becomes 200 with an empty body.
         if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:

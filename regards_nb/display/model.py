@@ -192,18 +192,9 @@ def table_model(
 ) -> TableModel:
     """Return the texts of a snapshot.
 
-    Parameters
-    ----------
-    snapshot : Snapshot
-    only : str
-        Limits the rows to the orders that have all its words in their name, number, status or
-        message; the texts above the table are about all orders.
-    rates : DownloadRates, optional
-        Of the downloads; a picture that is drawn once has none.
-    facts : OrderFacts, optional
-        Of the view; a picture that is drawn once has none.
-    now : datetime.datetime, optional
-        By default the present.
+    *only* limits the rows to the orders that have all its words in their name, number, status or
+    message; the texts above the table are about all orders. A picture that is drawn once has no
+    *rates* and no *facts*.
     """
     now = now or datetime.now(UTC)
     rates = rates or DownloadRates()

@@ -236,13 +236,9 @@ class FileTime(NamedTuple):
 
 
 def file_times(files: Any) -> list[FileTime]:
-    """Return when each file was fetched, the earliest first.
+    """Return when each of some rows of ``tracker.files`` was fetched, the earliest first.
 
-    Parameters
-    ----------
-    files : pandas.DataFrame
-        ``tracker.files``, or some rows of it. A file that a download found in the workspace and
-        did not fetch has no ``fetched_at`` and is left out.
+    A file that a download found in the workspace has no ``fetched_at`` and is left out.
     """
     fetched = files[files["fetched_at"].notna() & files["size_bytes"].notna()]
     columns = (fetched["fetched_at"], fetched["order_id"], fetched["size_bytes"])

@@ -288,11 +288,8 @@ class Watch:
     def refresh(self, *, note: str = "") -> None:
         """Update the view; the waiting thread calls this several times a second.
 
-        Parameters
-        ----------
-        note : str
-            A sentence on what the wait is for. No countdown: a log file gets each new note as a
-            line.
+        *note* says what the wait is for, without a countdown: a log file gets each new note as a
+        line.
         """
         if self._view is not None:
             with self._refresh.recording():

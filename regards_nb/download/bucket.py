@@ -68,8 +68,6 @@ class Found(NamedTuple):
 def is_url(path: str) -> bool:
     """Return whether a path is the URL of an object.
 
-    Examples
-    --------
     >>> is_url("s3://bucket/orders/12/a.nc"), is_url("/data/orders/12/a.nc")
     (True, False)
     """
@@ -79,8 +77,6 @@ def is_url(path: str) -> bool:
 def split_url(url: str) -> tuple[str, str]:
     """Return the bucket and the key of a URL; it is text, without percent-encoding.
 
-    Examples
-    --------
     >>> split_url("s3://bucket/orders/12/a b#1.nc")
     ('bucket', 'orders/12/a b#1.nc')
     """
@@ -142,21 +138,9 @@ class Bucket:
     ) -> bool:
         """Create an object in one step; return False, and do nothing, where there is another.
 
-        Parameters
-        ----------
-        key : str
-            Its key.
-        source : bytes or str
-            Its content, or the path of a file with it.
-        size_bytes, md5 : int, str
-            Recorded with it.
-        replaces : str, optional
-            The ETag of the object that it replaces.
-
-        Raises
-        ------
-        WorkspaceError
-            The store refuses it, or does not answer for about a minute.
+        *source* is its content, or the path of a file with it; *replaces* is the ETag of an object
+        that may be there. WorkspaceError: the store refuses it, or does not answer for about a
+        minute.
         """
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -247,15 +231,10 @@ class Bucket:
     # -- unfinished uploads
 
     def abort_uploads(self, key: str, *, is_ours: bool) -> None:
-        """Abort the unfinished uploads of one key.
+        """Abort the unfinished uploads of this key; those of other keys may be of other programs.
 
-        Parameters
-        ----------
-        key : str
-            Uploads of other keys, perhaps by other programs, go on.
-        is_ours : bool
-            A process of this computer was uploading it and has died. False: only uploads that are
-            old are aborted.
+        *is_ours*: a process of this computer was uploading it and has died. Otherwise only uploads
+        that are old are aborted.
         """
         try:
             for found, upload_id, age_s in self._uploads(key):

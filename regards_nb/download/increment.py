@@ -156,16 +156,7 @@ class Downloader:
     def fetch(self) -> DownloadResult:
         """Fetch all files of the order that are available now, and verify them.
 
-        Raises
-        ------
-        IncompleteDownloadError
-            Some files could not be downloaded; the others are in place.
-        WorkspaceError
-            The directory is full or cannot be written to.
-        ServiceError
-            The REST side does not answer, or refuses.
-        DownloadError
-            It was stopped.
+        Raises as `download_order` does.
         """
         counter = ProgressCounter(self.order_id, self._options.on_progress)
         counter.enter("manifest")

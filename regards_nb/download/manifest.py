@@ -141,8 +141,6 @@ class Manifest:
 def entry_form(name: str) -> str:
     r"""Return the entry name that the server gives a file (protocol.md 1.3).
 
-    Examples
-    --------
     >>> entry_form("a\\b.nc"), entry_form("a/b\\c.nc")
     ('a/b.nc', 'a/b\\c.nc')
     """
@@ -155,8 +153,6 @@ def parse_notice(content: bytes) -> dict[str, str] | None:
     *content* is that of the last entry of a zip, if it is called NOTICE.txt. A file of the order
     may have the same name; the text tells them apart.
 
-    Examples
-    --------
     >>> parse_notice(b"Failed to download file (a.nc): Server returned no content.\n")
     {'a.nc': 'Server returned no content'}
     >>> parse_notice(b"This product was made in 2026.") is None

@@ -40,8 +40,6 @@ def safe_name(name: str) -> str:
     component of something that looks like a path; never hidden, never an option, never a device of
     Windows.
 
-    Examples
-    --------
     >>> safe_name("SWOT_L2_LR_SSH_001.nc")
     'SWOT_L2_LR_SSH_001.nc'
     >>> safe_name("../../.bashrc")
@@ -68,8 +66,6 @@ def safe_name(name: str) -> str:
 def collision_key(name: str) -> str:
     """Return what two names share when some file system would take them for one.
 
-    Examples
-    --------
     >>> collision_key("Été.nc") == collision_key("E\u0301TE\u0301.NC")
     True
     """
@@ -84,8 +80,6 @@ def collision_key(name: str) -> str:
 def numbered(name: str, number: int) -> str:
     """Return the *number*-th choice for *name*: itself, then ``name (2).ext``, ``name (3).ext``.
 
-    Examples
-    --------
     >>> numbered("a.nc", 1), numbered("a.nc", 2), numbered("archive.tar.gz", 3)
     ('a.nc', 'a (2).nc', 'archive.tar (3).gz')
     """
@@ -98,8 +92,6 @@ class FinalNames:
     *files* are id and name of each file, as the server has them, by id: the first of several that
     share a name keeps it. *taken* are the names that other files of the order have already.
 
-    Examples
-    --------
     >>> names = FinalNames([(1, "a.nc"), (2, "A.nc"), (3, "a (2).nc")])
     >>> [names.choose(1, "a.nc"), names.choose(2, "A.nc"), names.choose(3, "a (2).nc")]
     ['a.nc', 'A (3).nc', 'a (2).nc']
@@ -147,8 +139,6 @@ class FinalNames:
 def stem_and_extension(name: str) -> tuple[str, str]:
     """Split *name* before its last dot; an extension that is too long to be one stays.
 
-    Examples
-    --------
     >>> stem_and_extension("a.tar.gz"), stem_and_extension("README")
     (('a.tar', '.gz'), ('README', ''))
     """
@@ -161,8 +151,6 @@ def stem_and_extension(name: str) -> tuple[str, str]:
 def unnumbered(name: str) -> str:
     """Return *name* without the ``(n)`` of files of the same name (protocol.md 1.3).
 
-    Examples
-    --------
     >>> unnumbered("a (1).nc"), unnumbered("README (2)"), unnumbered("a.nc")
     ('a.nc', 'README', 'a.nc')
     """

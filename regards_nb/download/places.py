@@ -39,20 +39,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 def as_place(given: str | Path | UPath) -> Place:
     """Return the place that a user, a profile or a variable names.
 
-    Parameters
-    ----------
-    given : str, pathlib.Path or upath.UPath
-        A path, or ``s3://bucket/prefix``.
-
-    Returns
-    -------
-    pathlib.Path or upath.UPath
-        An absolute path, or the URL. `str` of it can be given again, also in another process.
-
-    Raises
-    ------
-    SettingsError
-        It is another kind of URL, or the extra ``s3`` is not installed.
+    It is an absolute path, or the URL of ``s3://bucket/prefix``; `str` of it can be given again,
+    also in another process. SettingsError: another kind of URL, or the extra ``s3`` is missing.
     """
     text = str(given)
     scheme = _URL.match(text)
@@ -83,13 +71,7 @@ def as_place(given: str | Path | UPath) -> Place:
 
 
 def path_of(text: str) -> Path:
-    """Return a recorded path or URL as an object.
-
-    Returns
-    -------
-    pathlib.Path
-        For a URL it is an `upath.UPath`, which has the same methods.
-    """
+    """Return a recorded path, or a URL as an `upath.UPath`, which has the same methods."""
     if not is_url(text):
         return Path(text)
     from upath import UPath

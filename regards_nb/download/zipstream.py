@@ -426,8 +426,6 @@ def _read_end64(stream: _ByteStream) -> tuple[int, int, int]:
 def _entry_name(raw_name: bytes, extra: bytes, flags: int) -> str:
     """Return the name of an entry: extra field 0x7075 where there is a valid one.
 
-    Examples
-    --------
     >>> _entry_name(b"a.nc", b"", 0)
     'a.nc'
     """
@@ -452,8 +450,6 @@ def _identity(raw_name: bytes, extra: bytes, method: int) -> tuple[bytes, bytes,
 def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:
     """Replace each value that is all ones by the next one of the Zip64 extra field.
 
-    Examples
-    --------
     >>> _with_zip64(b"", 1, 2)
     (1, 2)
     >>> _with_zip64(struct.pack("<2HQ", 1, 8, 1 << 40), 0xFFFFFFFF, 2)

@@ -68,15 +68,9 @@ def products_frame(
 ) -> pd.DataFrame:
     """Return one row per product; index ``urn``.
 
-    Parameters
-    ----------
-    products : sequence of Product
-        The products.
-    attributes : iterable of Attribute
-        Their attributes, each a column. One that is called like another column gets
-        ``properties.`` before its name, which queries accept as well.
-    labels : mapping of str to str
-        The labels of the data sets by URN.
+    Each of the *attributes* is a column. One that is called like another column gets
+    ``properties.`` before its name, which queries accept as well. *labels* are those of the data
+    sets by URN.
     """
     rows = [
         (

@@ -127,13 +127,7 @@ class _Pieces(Sequence[bytes]):
 
 
 class StoredOrders:
-    """The orders of a checkpoint, as far as events tell them.
-
-    Attributes
-    ----------
-    columns : dict of str to PackedColumn
-    n_orders : int
-    """
+    """The orders of a checkpoint, as far as events tell them."""
 
     def __init__(self, columns: dict[str, PackedColumn], folds: bytes) -> None:
         self.columns = {name: columns[name] for name in _ORDER_DTYPES}
@@ -378,11 +372,7 @@ def _folds(capture: Capture) -> _Folds:
 class CheckpointWriter:
     """Writes checkpoints in the background, and at the end of Python.
 
-    Parameters
-    ----------
-    checkpoints : Checkpoints
-    capture : callable
-        Returns what to store. A bound method is held weakly.
+    *capture* returns what to store. A bound method is held weakly.
     """
 
     #: A checkpoint of another version is not read.

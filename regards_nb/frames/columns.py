@@ -169,14 +169,8 @@ Rows: TypeAlias = "slice | np.ndarray[Any, Any]"
 class Column:
     """A column of bool, int64 or another dtype of numpy; new memory holds False or 0.
 
-    Attributes
-    ----------
-    shown : array or pandas.api.extensions.ExtensionArray
-        The memory as pandas sees it.
-    memory : list of numpy.ndarray
-        The same memory as it is written to.
-    is_unseen : bool
-        Whether a frame must fetch `shown` again: it never did, or `shown` is another object now.
+    *shown* is the *memory* as pandas sees it. *is_unseen*: a frame must fetch *shown* again,
+    because it never did, or because *shown* is another object now.
     """
 
     shown: Any
@@ -432,12 +426,7 @@ _KINDS: dict[str, type[Column]] = {
 class GrowingFrame:
     """A DataFrame to which rows are appended, and which is shown without a copy.
 
-    Parameters
-    ----------
-    dtypes : dict
-        The dtype of each column by its name; at most one is ``"category"``.
-    categories : iterable of str
-        Categories of that column. New ones are added when a row has them.
+    At most one of the *dtypes* is ``"category"``; its *categories* grow with the rows.
     """
 
     def __init__(self, dtypes: dict[str, str], categories: Iterable[str] = ()) -> None:

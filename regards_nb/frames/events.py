@@ -44,13 +44,7 @@ def events_of(
 
 
 class EventsFrame:
-    """Keeps `OrderTracker.events`.
-
-    Parameters
-    ----------
-    stored : StoredEvents, optional
-        The events of the checkpoint that the frames began with.
-    """
+    """Keeps `OrderTracker.events`; *stored* are those of the checkpoint the frames began with."""
 
     def __init__(self, stored: StoredEvents | None = None) -> None:
         self._stored = stored

@@ -46,19 +46,10 @@ EventQueue: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
 class Frames:
     """The journal of one tenant as DataFrames, kept up to date by `refresh`.
 
-    Parameters
-    ----------
-    journal : Journal
-    tenant : str or None
-        Keep this tenant's rows and rows without a tenant; None keeps all.
-    workspace : pathlib.Path or upath.UPath, optional
-        The absolute folder that the paths of the journal are relative to. With it, `files` shows
-        which files were removed.
-    queues : collection of str, optional
-        Keep the messages of these queues; by default of all.
+    Rows without a tenant are kept, too; with the tenant None, all are. The paths of the journal are
+    relative to *workspace*; with it, `files` shows which files were removed. *queues* limits the
+    messages to those of some queues.
 
-    Notes
-    -----
     Threads may share an object: each call holds one lock. A user may write into a returned frame:
     pandas copies the memory first.
     """
@@ -120,11 +111,8 @@ class Frames:
     def follow(self, after_id: int | None = None) -> EventQueue:
         """Return a queue that receives events with their orders.
 
-        Parameters
-        ----------
-        after_id : int, optional
-            Begin with the first event after this row; by default with the next one that is
-            journalled. Older rows are not read: a long history costs nothing here.
+        It begins with the first event after the row *after_id*, by default with the next one that
+        is journalled. Older rows are not read: a long history costs nothing here.
         """
         queue: EventQueue = deque()
         with self._lock:
@@ -150,13 +138,7 @@ class Frames:
             self._queues = [each for each in self._queues if each[1] is not queue]
 
     def refresh(self, *, exact: bool = True) -> None:
-        """Read what any process has journalled since the last call.
-
-        Parameters
-        ----------
-        exact : bool
-            See `Journal.position`.
-        """
+        """Read what was journalled since the last call; *exact* as in `Journal.position`."""
         with self._lock:
             while True:
                 generation = self._journal.generation
@@ -338,13 +320,7 @@ class Frames:
             return self._files.frame()
 
     def note_looked_at(self, found: Iterable[tuple[FileRecord, str | None]]) -> None:
-        """Keep which objects of a bucket are missing: `files` shows them as removed.
-
-        Parameters
-        ----------
-        found : iterable of (FileRecord, str or None)
-            The checked files with their faults.
-        """
+        """Keep which checked files of a bucket are missing: `files` shows them as removed."""
         with self._lock:
             for record, problem in found:
                 if record.path is not None and is_url(record.path):

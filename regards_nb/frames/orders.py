@@ -26,12 +26,8 @@ _row = attrgetter(*ORDER_DTYPES)
 class OrdersFrame:
     """Keeps `OrderTracker.orders` up to date.
 
-    Parameters
-    ----------
-    states : OrderStates
-        Only this object may call its `OrderStates.take_changed`.
-    stored : StoredOrders, optional
-        The orders of the checkpoint that *states* began with.
+    Only this object may call `OrderStates.take_changed` of *states*. *stored* are the orders of the
+    checkpoint that *states* began with.
     """
 
     def __init__(self, states: OrderStates, stored: StoredOrders | None = None) -> None:

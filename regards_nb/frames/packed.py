@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PackedTexts:
-    """Texts as UTF-8, one after the other.
-
-    Attributes
-    ----------
-    sizes : numpy.ndarray of uint32
-        The bytes of each text.
-    joined : bytes or memoryview
-    """
+    """Texts as UTF-8, one after the other; *sizes* are their bytes, as uint32."""
 
     sizes: np.ndarray[Any, Any]
     joined: bytes | memoryview
@@ -55,14 +48,8 @@ class PackedTexts:
 class PackedColumn(NamedTuple):
     """The values of one column.
 
-    Attributes
-    ----------
-    data : numpy.ndarray
-        Numbers (times: microseconds since 1970); of a column of texts, places in *texts*.
-    missing : numpy.ndarray or None
-        Where the values are missing; None if none is.
-    texts : PackedTexts or None
-        None for a column of numbers. The place -1 means missing.
+    *data* are numbers (times: microseconds since 1970); of a column of texts, places in *texts*, -1
+    for a missing one. *missing* says where values are missing; None if none is.
     """
 
     data: np.ndarray[Any, Any]
@@ -147,13 +134,7 @@ def _stored(column: PackedColumn) -> _Stored:
 
 
 def unpack(packed: bytes) -> dict[str, PackedColumn]:
-    """Return what `pack` was given.
-
-    Raises
-    ------
-    ValueError
-        The bytes are not those of columns of one length.
-    """
+    """Return what `pack` was given; ValueError if it is not columns of one length."""
     columns = {name: _column(stored) for name, stored in _decode(packed).items()}
     if len({len(column.data) for column in columns.values()}) > 1:
         raise ValueError("the columns have different lengths")

@@ -34,14 +34,7 @@ class OrderFile(NamedTuple):
 class ChangeTracker(Generic[_T]):
     """A list of values and the places that changed since its one reader last asked.
 
-    Parameters
-    ----------
-    values : list
-        The first values, which the reader has.
-
-    Attributes
-    ----------
-    values : list
+    The reader has the first *values* already.
     """
 
     def __init__(self, values: list[_T] | None = None) -> None:
@@ -93,17 +86,9 @@ _NO_FILES = _FilesOfOrder()
 class OrderStates:
     """Joins events, files, labels and answers over REST into one `OrderState` per order.
 
-    Parameters
-    ----------
-    tenant : str or None
-        The tenant of the files of orders whose events name no tenant.
-    stored : StoredOrders, optional
-        The orders of a checkpoint.
-
-    Attributes
-    ----------
-    regrouped : int
-        Grows when an order disappears because an event shows that it is the same as another.
+    *tenant* is that of the files of orders whose events name none; *stored* are the orders of a
+    checkpoint. *regrouped* grows when an order disappears because an event shows that it is the
+    same as another.
     """
 
     def __init__(self, tenant: str | None, stored: StoredOrders | None = None) -> None:

@@ -34,32 +34,11 @@ def read_table(
     products: str | Callable[[Any], Any] | None,
     label: str | None,
 ) -> tuple[list[TableOrder], pd.DataFrame]:
-    """Return the orders of a table, and the user's columns with the labels as index.
+    """Return the orders of a table in its order, and the user's columns with the labels as index.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Rows of a search, or any other table.
-    by : str or sequence of str, optional
-        The columns whose values make the groups; without them each row is an order.
-    products : str or callable, optional
-        The column that holds the products, or a function of a row (of a group: of its rows) that
-        returns what `queries.selection` takes.
-    label : str, optional
-        A format with names of columns, such as ``"cycle {cycle}"``.
-
-    Returns
-    -------
-    list of TableOrder
-        In the order of the table; groups by their values.
-    DataFrame
-        One row per order, index ``label``: all columns of the table, or the columns of *by* and
-        ``rows``, the number of rows. ``table_`` stands before a name that the orders have, too.
-
-    Raises
-    ------
-    SettingsError
-        The table has no such column or no products, or two orders would have the same label.
+    The parameters are those of `OrderTracker.submit_each`. Groups come by their values; their frame
+    has the columns of *by* and ``rows``, the number of rows. ``table_`` stands before a name that
+    the orders have, too.
     """
     if not hasattr(table, "columns") or not hasattr(table, "groupby"):
         raise SettingsError(f"table must be a DataFrame, not {type(table).__name__}")

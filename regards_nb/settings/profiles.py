@@ -31,17 +31,7 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting.
-
-    Attributes
-    ----------
-    kind : type
-        ``str``, ``bool`` or ``float``.
-    side : {"client", "tracker", "broker"}
-        What the setting is passed to.
-    meaning : str
-        One line for the documentation and error texts.
-    """
+    """One setting: its type, what it is passed to, and one line for documentation and errors."""
 
     kind: type
     side: Literal["client", "tracker", "broker"]
@@ -177,13 +167,7 @@ class _File:
 
 
 def from_text(name: str, text: str) -> Any:
-    """Return the value of a setting from the text of its environment variable.
-
-    Raises
-    ------
-    SettingsError
-        The text is not a value of the setting's type.
-    """
+    """Return the value of a setting from the text of its environment variable."""
     kind = FIELDS[name].kind
     if kind is bool:
         if text.lower() in _TRUE | _FALSE:
@@ -251,13 +235,7 @@ def _tracker(
 
 
 def check_options(options: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse an option that is not known.
-
-    Raises
-    ------
-    SettingsError
-        The text names it, and the options that may be meant.
-    """
+    """Refuse an option that is not known; the error names it, and those that may be meant."""
     known = sorted(known)
     for option in options:
         if option not in known:

@@ -26,21 +26,10 @@ def variable(name: str) -> str:
 
 
 def secret(name: str, *, service: str, user: str) -> Secret:
-    """Return a password from the environment, the keyring or a prompt.
+    """Return ``password`` or ``amqp_password`` from the environment, the keyring or a prompt.
 
-    Parameters
-    ----------
-    name : str
-        ``password`` or ``amqp_password``.
-    service : str
-        The service that the password is for, without any secret in it. It is the name in the
-        keyring and in the prompt.
-    user : str
-
-    Raises
-    ------
-    SettingsError
-        The password is in none of the three, or no user is there to answer a prompt.
+    *service* is its name in the keyring and in the prompt, without any secret in it. SettingsError:
+    it is in none of the three, or no user is there to answer a prompt.
     """
     found = from_environment(name) or _from_keyring(service, user)
     if found is not None:
@@ -61,15 +50,7 @@ def from_environment(name: str) -> Secret | None:
 
 
 def source_of(name: str, text: str, *, service: str, user: str) -> str:
-    """Return where a password in use came from, for an error text.
-
-    Parameters
-    ----------
-    name, service, user : str
-        As for `secret`.
-    text : str
-        The password; it is compared and not returned.
-    """
+    """Return where a password in use came from, for an error; *text* is only compared."""
     in_keyring = _from_keyring(service, user)
     sources = {
         f"in {variable(name)}": from_environment(name),

@@ -24,16 +24,10 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsSource:
-    """Where the settings of a tracker come from.
+    """Where the settings of a tracker come from: a profile, or (None) the environment alone.
 
-    Attributes
-    ----------
-    profile : str or None
-        The name of the profile; None is the environment alone.
-    only_in_code : tuple of str
-        The options that were given in code, and that no worker can find or be given.
-    workspace : str
-        As the user wrote it.
+    *only_in_code* are the options that were given in code, and that no worker can find or be given.
+    *workspace* is as the user wrote it.
     """
 
     profile: str | None
@@ -46,14 +40,8 @@ def settings_source(
 ) -> SettingsSource:
     """Return where the settings of a tracker come from.
 
-    Parameters
-    ----------
-    name : str or None
-        See `read_profile`.
-    options : mapping
-        The settings given in code.
-    of_profile : bool
-        False: the environment alone.
+    *name* as in `read_profile`; *options* were given in code. Without *of_profile* there is only
+    the environment.
     """
     profile, settings = read_profile(name) if of_profile else (None, {})
     settings |= from_environment_variables()
@@ -70,18 +58,9 @@ def settings_source(
 class WorkerSettings:
     """What travels to a worker. It holds no password, token or key.
 
-    Attributes
-    ----------
-    profile : str or None
-        The worker reads it in its own settings file; None: its environment alone.
-    url : str
-        The address of REGARDS, to compare with that of the profile.
-    tenant : str or None
-    journal : str
-        Its location, without a password.
-    workspace : str
-    is_shared : bool
-        The worker may be on another machine, where the workspace must be there already.
+    The worker reads *profile* in its own settings file (None: its environment alone), and compares
+    *url* with that of the profile. *is_shared*: the worker may be on another machine, where the
+    workspace must be there already.
     """
 
     profile: str | None
@@ -94,10 +73,7 @@ class WorkerSettings:
     def client(self) -> RegardsClient:
         """Make the client of the profile.
 
-        Raises
-        ------
-        SettingsError
-            The worker has no such profile or no password, or the profile is of another archive.
+        SettingsError: the worker has no such profile or no password, or it is of another archive.
         """
         settings, source = self._read()
         if self.tenant is not None:
@@ -118,12 +94,7 @@ class WorkerSettings:
     def open_journal(self) -> Journal:
         """Open the journal of the tracker.
 
-        Raises
-        ------
-        SettingsError
-            It needs a password, and the settings of the worker name another journal.
-        JournalError
-            It cannot be opened.
+        SettingsError: it needs a password, and the settings of the worker name another journal.
         """
         settings, source = self._read()
         own = settings.get("journal")

@@ -61,13 +61,7 @@ class Installation(NamedTuple):
 
 
 def find_installation(environment: Mapping[str, str] = os.environ) -> Installation:
-    """Find RabbitMQ of conda-forge, Debian or Homebrew, or where ``SERVER_VARIABLE`` says.
-
-    Raises
-    ------
-    BrokerMissingError
-        If there is none, or one without Erlang.
-    """
+    """Find RabbitMQ of conda-forge, Debian or Homebrew, or where ``SERVER_VARIABLE`` says."""
     for server in _candidates(environment):
         ctl = server.with_name("rabbitmqctl")
         if os.access(server, os.X_OK) and ctl.exists():
@@ -359,26 +353,10 @@ class ExistingBroker:
 class PrivateBroker:
     """One RabbitMQ node; ``with PrivateBroker() as broker`` or ``start``/``stop``.
 
-    The node ends with this process, also after kill -9: a watchdog process kills it.
-
-    Parameters
-    ----------
-    user : str
-        Name of the first user who may read a queue; the others are ``<user>-2`` and so on.
-    users : int
-        Number of such users.
-    tls : Tls, optional
-        Certificates; the node then listens with TLS on ``amqps_port``, too.
-    joins : PrivateBroker, optional
-        A node that runs; the new node joins its cluster and has the same users. It must be stopped
-        before that node is.
-
-    Raises
-    ------
-    BrokerMissingError
-        By ``start``: RabbitMQ is not installed.
-    BrokerStartError
-        By ``start``: RabbitMQ is installed but does not start.
+    The node ends with this process, also after kill -9: a watchdog process kills it. *users* may
+    each read one queue: *user*, ``<user>-2`` and so on. With *tls* it listens on ``amqps_port``,
+    too. A node that *joins* the cluster of another has the same users, and must be stopped before
+    it.
     """
 
     def __init__(
@@ -438,13 +416,7 @@ class PrivateBroker:
         return self._watchdog
 
     def access(self) -> Access:
-        """Return the queue and login of the next user; he may only read that queue.
-
-        Raises
-        ------
-        LookupError
-            If every user has been given away.
-        """
+        """Return the queue and login of the next user; he may only read that queue."""
         with self._lock:
             user = next(self._unused, None)
         if user is None or user.queue is None:
@@ -572,13 +544,7 @@ class PrivateBroker:
         self._start_node()
 
     def rabbitmqctl(self, *arguments: str, timeout_s: float = 180) -> str:
-        """Run ``rabbitmqctl`` on the node and return its output.
-
-        Raises
-        ------
-        subprocess.CalledProcessError
-            If it fails; its text is in ``stderr``.
-        """
+        """Run ``rabbitmqctl`` on the node and return its output."""
         argv = [str(self._installation.ctl), "--quiet", *arguments]
         return subprocess.run(  # noqa: S603 - the program that find_installation() returned
             argv,

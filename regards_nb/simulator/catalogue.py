@@ -71,13 +71,7 @@ _NOWHERE: Json = {"type": "Feature", "crs": "WGS84", "geometry": {"type": "Unloc
 
 @dataclass(kw_only=True, eq=False)
 class Product:
-    """One product of the catalogue.
-
-    Attributes
-    ----------
-    online : bool
-        Whether its files are on disk; files on tape can only be ordered or restored.
-    """
+    """One product of the catalogue; one that is not *online* can only be ordered or restored."""
 
     provider_id: str
     dataset: DataSet = field(repr=False)
@@ -141,13 +135,8 @@ class Product:
 class DataSet:
     """A data set, and how REGARDS treats orders of its products.
 
-    Attributes
-    ----------
-    documents : tuple of FileSpec
-        Files of the data set itself; every order of one of its products contains them, also
-        where filters exclude them.
-    licence : str, optional
-        A download without ``acceptLicense=true`` is refused with 423.
+    Every order of one of its products contains its *documents*, also where filters exclude them.
+    With a *licence*, a download without ``acceptLicense=true`` is refused with 423.
     """
 
     name: str
@@ -203,13 +192,7 @@ class Catalogue:
         return [each for each in self.datasets.values() if matches(each.values)]
 
     def search(self, query: str, *, dataset_urn: str | None = None) -> list[Product]:
-        """Return the products that match a query, in the order of the catalogue.
-
-        Raises
-        ------
-        QueryError
-            If REGARDS refuses the query.
-        """
+        """Return the products that match a query, in the order of the catalogue."""
         matches = criterion(query, _FIELDS, tenant=self._tenant)
         return [
             product
@@ -228,11 +211,6 @@ class Catalogue:
 
         The outcome is ``EMPTY`` if no product matches, ``NO_FILES`` if the filters exclude every
         file.
-
-        Raises
-        ------
-        QueryError
-            If REGARDS refuses a query.
         """
         found = {product.urn: product for query in queries for product in self.search(query)}
         if not found:

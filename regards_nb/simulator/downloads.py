@@ -175,12 +175,8 @@ class Downloads:
 class Archive:
     """The zip of one request. The constructor takes the faults that apply to it.
 
-    Attributes
-    ----------
-    problems : dict of int to str
-        File id and reason of each file that is incomplete and named in NOTICE.txt.
-    saves_states : bool
-        Whether the server saves the states of the files after the last byte.
+    *problems* are the reasons of the incomplete files, by id, for NOTICE.txt. *saves_states*: the
+    server saves the states of the files after the last byte.
     """
 
     def __init__(
@@ -301,15 +297,7 @@ class _Written(NamedTuple):
 
 
 class ZipWriter:
-    """Converts entries to the bytes of a zip: ``begin``, ``data`` ..., ``end``; last ``finish``.
-
-    Parameters
-    ----------
-    made_at : datetime
-        The time of all entries; zip stores steps of two seconds.
-    level : int
-        Deflate level; REGARDS uses the default, -1.
-    """
+    """Converts entries to the bytes of a zip: ``begin``, ``data`` ..., ``end``; last ``finish``."""
 
     def __init__(self, *, made_at: datetime, level: int = -1) -> None:
         self._dos_time = struct.pack(
@@ -426,8 +414,6 @@ def _zip64_end(count: int, size: int, start: int, position: int) -> bytes:
 def encoded_name(name: str) -> tuple[bytes, bytes]:
     r"""Return the name of the zip header, and extra field 0x7075 for a name outside of ASCII.
 
-    Examples
-    --------
     >>> encoded_name("a.nc")
     (b'a.nc', b'')
     >>> encoded_name("été.nc")[0]

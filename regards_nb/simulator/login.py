@@ -35,12 +35,8 @@ class LoginForm(Enum):
 class Account:
     """The user, the project, and the credentials of the client application.
 
-    Attributes
-    ----------
-    foreign_token : str
-        A token of a single sign-on (OpenID Connect) for the same user.
-    api_key : str, optional
-        A portal in front refuses requests without this ``X-API-Key``.
+    *foreign_token* is of a single sign-on (OpenID Connect) for the same user. With an *api_key*, a
+    portal in front refuses requests without this ``X-API-Key``.
     """
 
     tenant: str

@@ -38,15 +38,7 @@ class Digest(NamedTuple):
 
 
 class Content:
-    """The bytes of a file, readable any number of times.
-
-    Parameters
-    ----------
-    make : callable
-        Called for each reading; returns an iterator over blocks of bytes.
-    size_bytes : int, optional
-        The size, if it is known without reading.
-    """
+    """The bytes of a file, which *make* returns for each reading as an iterator over blocks."""
 
     def __init__(
         self, make: Callable[[], Iterator[bytes]], *, size_bytes: int | None = None

@@ -62,26 +62,10 @@ _WORDS = {"&&": "AND", "||": "OR"}
 
 
 def criterion(text: str, fields: Mapping[str, FieldType], *, tenant: str) -> Criterion:
-    """Parse a query.
+    """Parse a query; return a function that says whether the values of a product match.
 
-    Parameters
-    ----------
-    text : str
-        The query.
-    fields : mapping
-        The fields that the catalogue knows; attributes also match with ``properties.`` before.
-    tenant : str
-        The project, for the text of errors.
-
-    Returns
-    -------
-    callable
-        Returns whether the values of a product match.
-
-    Raises
-    ------
-    QueryError
-        If REGARDS refuses the query.
+    *fields* are those that the catalogue knows; attributes also match with ``properties.`` before.
+    QueryError: REGARDS refuses the query.
     """
     return _Parser(text, fields, tenant).query()
 

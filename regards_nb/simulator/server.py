@@ -67,20 +67,9 @@ class Request(NamedTuple):
 class Response:
     """One HTTP response, and how it is sent.
 
-    Attributes
-    ----------
-    stream : iterator of bytes, optional
-        A body that is made while it is sent.
-    length_bytes : int, optional
-        Content-Length of the stream; None: chunked.
-    limit_bytes : int, optional
-        The stream is cut after so many bytes, in the way of ``ending``.
-    served : callable, optional
-        Called after the last byte of a stream that was not cut.
-    finished : callable, optional
-        Called at the end of the response, also after an error.
-    slow : Slow, optional
-        Delay and rate.
+    *stream* is a body that is made while it is sent, chunked without *length_bytes*, and cut after
+    *limit_bytes* in the way of *ending*. *served* is called after the last byte of a stream that
+    was not cut, *finished* at the end, also after an error.
     """
 
     status: int

@@ -448,8 +448,6 @@ class Service:
 def gson(fields: dict[str, Any]) -> bytes:
     r"""Write JSON as Gson does: no nulls, no spaces, and escapes that are safe in HTML.
 
-    Examples
-    --------
     >>> gson({"status": "DONE", "message": "a < b", "errorType": None})
     b'{"status":"DONE","message":"a \\u003c b"}'
     """

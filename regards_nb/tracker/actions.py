@@ -35,15 +35,9 @@ _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 
 
 class OrderActions:
-    """Acts on orders over REST.
+    """Acts on orders over REST; without *sync* every action is a SettingsError.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    sync : RestSync or None
-        None makes every action a SettingsError that names the missing setting.
-    jobs_stop_timeout_s : float
-        Time limit for the server's jobs to stop.
+    *jobs_stop_timeout_s* is the time limit for the server's jobs to stop.
     """
 
     def __init__(
@@ -60,21 +54,10 @@ class OrderActions:
         self._stop = threading.Event()
 
     def act(self, action: str, key: OrderKey, **details: Any) -> OrderKey:
-        """Do one action on one order, and return once the server has done it.
+        """Do one action on one order, and return its key once the server has done it.
 
-        Returns
-        -------
-        OrderKey
-            Of the order; after a restart, of the new one.
-
-        Raises
-        ------
-        NotAllowedError
-            The server refuses; the text says why and what to do.
-        ServiceError
-            The server cannot be asked.
-        SettingsError
-            There is no client, or the order has no number.
+        After a restart it is the key of the new order. NotAllowedError: the server refuses; the
+        text says why and what to do.
         """
         if self._sync is None:
             raise SettingsError(
@@ -207,10 +190,7 @@ class _Action:
     ) -> Any:
         """Send the action; while the order is in a status of *wait_while*, repeat a refused one.
 
-        Raises
-        ------
-        NotAllowedError
-            The server refuses. Its answer about the order is journalled: it is new.
+        The server's answer about an order that it refused is journalled: it is new.
         """
         for pause_s in _pauses(self._jobs_stop_timeout_s):
             try:
@@ -254,10 +234,7 @@ def _pauses(limit_s: float) -> Iterator[float]:
 def act_on_each(keys: list[OrderKey], act: Callable[[OrderKey], OrderKey]) -> list[OrderKey]:
     """Act on all orders, also after a refusal; return their keys.
 
-    Raises
-    ------
-    RegardsError
-        That of the first refusal. Where several orders were meant, the text names all that failed.
+    The first refusal is raised. Where several orders were meant, its text names all that failed.
     """
     done, errors = [], []
     for key in keys:

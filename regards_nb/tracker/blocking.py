@@ -25,13 +25,8 @@ _MOST_NAMED = 5
 class BlockingOrders:
     """Finds all orders of the user that wait for a download, while an order is unfinished.
 
-    Each of them may keep REGARDS from preparing others (protocol.md 0.2).
-
-    Parameters
-    ----------
-    parts : TrackerParts
-    sync : RestSync or None
-        Knows which orders are not the user's, and orders that no message has named.
+    Each of them may keep REGARDS from preparing others (protocol.md 0.2). *sync* knows which orders
+    are not the user's, and orders that no message has named.
     """
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:

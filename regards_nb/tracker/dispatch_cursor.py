@@ -22,16 +22,9 @@ SAVE_PERIOD_S = 1.0
 class DispatchCursor:
     """The last row whose callbacks have returned, kept in the journal.
 
-    A process that was killed leaves it behind the newest row, and the next process calls again
-    from there: each event reaches the callbacks at least once.
-
-    Parameters
-    ----------
-    journal : Journal
-    queue, tenant : str or None
-        Trackers with the same two share a cursor.
-    is_kept : bool
-        False for a reader, which writes nothing to the journal.
+    A process that was killed leaves it behind the newest row, and the next process calls again from
+    there: each event reaches the callbacks at least once. Trackers with the same queue and tenant
+    share it. It is not *is_kept* by a reader, which writes nothing to the journal.
     """
 
     def __init__(

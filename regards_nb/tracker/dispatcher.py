@@ -56,18 +56,9 @@ class EventDispatcher:
     """Follows the events of one tracker, in a thread of its own, until it is stopped.
 
     It handles the events journalled after it was made, so it is made before the consumer starts;
-    and before them those that an earlier process has journalled and not handed on.
-
-    Parameters
-    ----------
-    parts : TrackerParts
-    cursor : DispatchCursor
-    downloads : Downloads or None
-        None downloads nothing.
-    sync : RestSync or None
-        After each round of it, all orders are searched for files that wait for a download.
-    callbacks : list
-        Read anew for each event, so that it may grow.
+    and before them those that an earlier process has journalled and not handed on. *downloads* is
+    None where nothing is downloaded. *callbacks* are read anew for each event, so that they may
+    grow.
     """
 
     def __init__(
@@ -123,10 +114,7 @@ class EventDispatcher:
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
     """Return both as they are kept; warn of a status that REGARDS has not named so far.
 
-    Raises
-    ------
-    SettingsError
-        *callback* cannot be called, or not with one argument.
+    SettingsError: *callback* cannot be called, or not with one argument.
     """
     if not callable(callback):
         raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
@@ -269,14 +257,8 @@ def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownloa
 class AutoDownload:
     """Downloads the files that wait, and tries again what failed.
 
-    One thread begins downloads. Any thread may ask `will_try`.
-
-    Parameters
-    ----------
-    parts : TrackerParts
-    downloads : Downloads
-    sync : RestSync or None
-        After each round of it, all orders are searched for files that wait for a download.
+    One thread begins downloads. Any thread may ask `will_try`. After each round of *sync*, all
+    orders are searched for files that wait for a download.
     """
 
     def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:

@@ -98,18 +98,8 @@ class Workers:
     def finish(self, timeout_s: float, job: Callable[[], str], say: Callable[[str], object]) -> str:
         """Return when all jobs have ended; drop those that still wait after *timeout_s*.
 
-        Parameters
-        ----------
-        timeout_s : float
-        job : callable
-            Returns what runs now.
-        say : callable
-            Called after a second with a sentence that names the job.
-
-        Returns
-        -------
-        str
-            Empty, or which job has not ended.
+        *job* returns what runs now; after a second *say* is called with a sentence that names it.
+        The result is empty, or says which job has not ended.
         """
         with self._lock:
             threads, self._threads = self._threads, []
@@ -169,15 +159,8 @@ _NEW_FILES = DownloadRequest()
 class Downloads:
     """Downloads the ready files of orders, and records in the journal which it has fetched.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    sync : RestSync or None
-        None makes every attempt a SettingsError that names the missing setting.
-    tenant : str or None
-    workspace : pathlib.Path or upath.UPath
-        Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
-        archive or tenant, to ``<workspace>/12-<tenant>/``.
+    Without *sync* every attempt is a SettingsError. Files of order 12 go to ``<workspace>/12/``, or
+    if that folder has order 12 of another archive or tenant, to ``<workspace>/12-<tenant>/``.
     """
 
     def __init__(
@@ -208,11 +191,6 @@ class Downloads:
 
         A download with another request begins when the running one has ended, and so does one after
         Ctrl-C. *submit* runs it in a thread that is not one of the tracker.
-
-        Raises
-        ------
-        SettingsError
-            The tracker has no client, or the order has no number.
         """
         sync, order_id = self._sync, order.order_id
         if sync is None:

@@ -44,13 +44,7 @@ class Estimate:
 def estimate_of(
     client: RegardsClient, queries: Sequence[str], data_types: Sequence[str] | None
 ) -> Estimate:
-    """Ask the catalogue for the numbers of a selection.
-
-    Raises
-    ------
-    ServiceError
-        The catalogue refuses a query, or does not answer.
-    """
+    """Ask the catalogue for the numbers of a selection."""
     return _in_total(client.estimate(list(queries), data_types=DATA_TYPES), data_types)
 
 
@@ -66,13 +60,7 @@ def _in_total(rows: pd.DataFrame, data_types: Sequence[str] | None) -> Estimate:
 
 
 def check_size(estimate: Estimate, limit_bytes: int, *, has_filter: bool) -> None:
-    """Refuse an order that is larger than the user allows.
-
-    Raises
-    ------
-    SettingsError
-        The text has both figures.
-    """
+    """Refuse an order that is larger than the user allows; the text has both figures."""
     if estimate.size_bytes <= limit_bytes:
         return
     filtered = " before filename_regexp, which the estimate does not know," if has_filter else ""
@@ -89,13 +77,7 @@ def ask(
     *,
     is_needed: bool,
 ) -> Estimate | None:
-    """Return the estimate; None if this server cannot tell and it is not *is_needed*.
-
-    Raises
-    ------
-    ServiceError
-        The catalogue refuses a query, or the estimate is needed and does not come.
-    """
+    """Return the estimate; None if this server cannot tell and it is not *is_needed*."""
     try:
         return estimate_of(client, queries, data_types)
     except ServiceError as exc:
@@ -113,15 +95,8 @@ def ask(
 def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:
     """Refuse an order of several queries if one of them has no file.
 
-    REGARDS refuses such an order and leaves the products of the queries before it in the cart,
-    from where the next order takes them.
-
-    Raises
-    ------
-    SettingsError
-        The text has the query.
-    ServiceError
-        The catalogue refuses a query.
+    REGARDS refuses such an order and leaves the products of the queries before it in the cart, from
+    where the next order takes them. The text of the SettingsError has the query.
     """
     if len(queries) < 2:
         return

@@ -45,13 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_of_threads(executor: Executor) -> bool:
-    """Return whether the jobs of an executor run in threads of this process.
-
-    Raises
-    ------
-    SettingsError
-        It is no executor.
-    """
+    """Return whether the jobs of an executor run in threads of this process."""
     if not isinstance(executor, Executor):
         raise SettingsError(
             f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}; a "
@@ -67,16 +61,8 @@ def is_of_threads(executor: Executor) -> bool:
 class ThreadCall:
     """A call whose orders are downloaded by threads of this process.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    download : callable
-        Begins the download of an order.
-    cancel : callable
-        Ends the download of an order by its number; verified files stay.
-    executor : ThreadPoolExecutor or None
-        Runs *process*; None: the thread that calls `step` runs it.
-    process : callable or None
+    *download* begins the download of an order; *cancel* ends it by the number of the order, and
+    verified files stay. *executor* runs *process*; without one, the thread that calls `step` does.
     """
 
     def __init__(
@@ -134,20 +120,7 @@ class ThreadCall:
 class WorkerCall:
     """A call whose orders are downloaded by workers of other processes.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    submit : callable
-        Runs a job in a thread: orders whose worker died together with its pool.
-    settings : WorkerSettings
-    request : DownloadRequest
-    executor : Executor
-    process : callable or None
-
-    Raises
-    ------
-    SettingsError
-        *process* cannot be sent to a worker.
+    *submit* runs a job in a thread: orders whose worker died together with its pool.
     """
 
     def __init__(
@@ -289,23 +262,8 @@ def settings_for_workers(
 ) -> WorkerSettings:
     """Return what travels to the workers of an executor.
 
-    Parameters
-    ----------
-    source : SettingsSource or None
-        None: all settings of the tracker were given in code.
-    parts : TrackerParts
-    executor : Executor
-    url : str
-        The address of REGARDS.
-    tenant : str or None
-    workspace : pathlib.Path or upath.UPath
-    directory : str, pathlib.Path or upath.UPath, optional
-        As the user gave it.
-
-    Raises
-    ------
-    SettingsError
-        Workers could not make the same client and journal, or not reach the same files.
+    *source* is None where all settings were given in code; *directory* is as the user gave it.
+    SettingsError: workers could not make the same client and journal, or not reach the same files.
     """
     from regards_nb.settings import WorkerSettings
 

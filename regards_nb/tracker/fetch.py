@@ -65,19 +65,9 @@ class DownloadRequest:
 class OrderToFetch:
     """What a download needs to know of an order: numbers and the tenant, and no link.
 
-    Attributes
-    ----------
-    tenant : str or None
-        That of its events.
-    order_id : int
-    ready_row : int
-        See `OrderState`.
-    lacks_files : bool
-        REGARDS could not prepare some files, and no manifest lists them.
-    has_ended : bool
-        REGARDS prepares no more files.
-    is_new : bool
-        The files of ``ready_row`` were not downloaded so far.
+    *ready_row* as in `OrderState`; *is_new*: its files were not downloaded so far. *lacks_files*:
+    REGARDS could not prepare some files, and no manifest lists them. *has_ended*: it prepares no
+    more.
     """
 
     tenant: str | None
@@ -116,30 +106,11 @@ def fetch_order(
     """Download the ready files of an order, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
-    the files that their own workspace lacks.
+    the files that their own workspace lacks: *waiting* is called with the holder of the lease
+    meanwhile. With ``request.if_free``, OrderHeldError is raised instead.
 
-    Parameters
-    ----------
-    client : RegardsClient
-    journal : Journal
-    order : OrderToFetch
-    tenant : str or None
-        The tenant of the files of orders whose events name no tenant.
-    workspace : pathlib.Path or upath.UPath
-        Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another
-        archive or tenant, to ``<workspace>/12-<tenant>/``.
-    request : DownloadRequest
-    stop : threading.Event
-        Set it to end the download; verified files stay.
-    report : callable
-        Called with a `Progress` a few times per second.
-    waiting : callable
-        Called with the `Holder` of the lease, while another process downloads the order.
-
-    Raises
-    ------
-    OrderHeldError
-        Another process downloads the order, and ``request.if_free``.
+    *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
+    *stop* ends the download, and verified files stay. *report* is called a few times per second.
     """
     with held_order(
         journal,

@@ -26,13 +26,8 @@ class OrderHeldError(DownloadError):
 def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> Iterator[None]:
     """Hold a lease during the block.
 
-    Parameters
-    ----------
-    journal : Journal
-    name : str
-    waiting : callable
-        Called with the process that has the lease, again and again; it waits for a moment, or
-        raises an error.
+    *waiting* is called with the process that has the lease, again and again; it waits for a moment,
+    or raises an error.
     """
     while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
         waiting(holder)
@@ -51,24 +46,10 @@ def held_order(
     stop: threading.Event,
     waiting: Callable[[Holder], object] | None,
 ) -> Iterator[None]:
-    """Hold the lease of an order during the block.
+    """Hold the lease of an order during the block; *stop* ends the wait for it.
 
-    Parameters
-    ----------
-    journal : Journal
-    tenant : str or None
-    order_id : int
-    stop : threading.Event
-        Set it to end the wait.
-    waiting : callable or None
-        Called with the process that has the lease, while it is waited for. None does not wait.
-
-    Raises
-    ------
-    OrderHeldError
-        Another process has it, and *waiting* is None.
-    DownloadError
-        The wait was stopped.
+    *waiting* is called with the process that has the lease, while it is waited for. Without it,
+    OrderHeldError is raised.
     """
 
     def wait(holder: Holder) -> None:

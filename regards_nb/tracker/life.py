@@ -24,17 +24,8 @@ _STOPPED = "the tracker is stopped; call start() again, no event can arrive befo
 class Life:
     """Refuses what needs a tracker that runs.
 
-    Parameters
-    ----------
-    health : callable
-        Returns the health of the consumer.
-
-    Attributes
-    ----------
-    was_stopped : bool
-        The tracker ran before.
-    end : str
-        Why it cannot be started again; empty as long as it can.
+    *was_stopped*: the tracker ran before. *end* says why it cannot be started again; it is empty as
+    long as it can.
     """
 
     def __init__(self, health: Callable[[], Health]) -> None:
@@ -62,13 +53,7 @@ class Life:
         return _NOT_STARTED + (f" ({health.reason})" if health.reason else "")
 
     def require_running(self) -> None:
-        """Refuse a call whose answer is an event.
-
-        Raises
-        ------
-        SettingsError
-            The tracker does not run; the text says what to do.
-        """
+        """Refuse a call whose answer is an event; the text says what to do."""
         if text := self.refusal():
             raise SettingsError(text)
 
@@ -79,12 +64,6 @@ class Life:
             client.close(text)
 
     def require_no_end(self) -> None:
-        """Refuse to start a tracker again that has ended for good.
-
-        Raises
-        ------
-        SettingsError
-            The text says what to do instead.
-        """
+        """Refuse to start a tracker that has ended for good; the text says what to do instead."""
         if self.end:
             raise SettingsError(self.end)

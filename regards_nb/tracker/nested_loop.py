@@ -30,10 +30,7 @@ _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() wit
 def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
     """Run *work* to its end, inside the running loop if there is one.
 
-    Raises
-    ------
-    SettingsError
-        A nested loop is not possible here, or would lose cells; the text names the alternative.
+    SettingsError: a nested loop is not possible here, or would lose cells.
     """
     try:
         loop = asyncio.get_running_loop()

@@ -29,13 +29,6 @@ class OtherConsumers:
 
     RabbitMQ gives each message to one consumer of a queue. Consumers that share a journal all see
     it; to any other it is lost.
-
-    Parameters
-    ----------
-    journal : Journal
-    queue : str
-    health : callable
-        Returns the health of the tracker.
     """
 
     def __init__(self, journal: Journal, queue: str, health: Callable[[], Health]) -> None:

@@ -22,13 +22,7 @@ JOURNAL_ONLY: Any = object()
 
 
 class JournalReader:
-    """Takes the place of the consumer in a tracker that only reads its journal.
-
-    Parameters
-    ----------
-    changed : callable
-        Called when the health changed.
-    """
+    """Takes the place of the consumer in a tracker that only reads its journal."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.health = Health()
@@ -49,13 +43,7 @@ class JournalReader:
 
 
 def require_file(journal: str | Path | None) -> None:
-    """Refuse a file that does not exist: a reader would make an empty journal.
-
-    Raises
-    ------
-    JournalError
-        Says which file is missing.
-    """
+    """Refuse a file that does not exist: a reader would make an empty journal."""
     if isinstance(journal, str) and "://" in journal:
         return
     path = Path(DEFAULT_PATH if journal is None else journal).expanduser().absolute()
@@ -78,13 +66,7 @@ def other_queues(journal: Journal, queue: str) -> str | None:
 
 
 def check_queue(journal: Journal, queue: str | None) -> None:
-    """Refuse a reader that would mix up queues, or names one without messages in the journal.
-
-    Raises
-    ------
-    SettingsError
-        The text names the queues.
-    """
+    """Refuse a reader that would mix up queues, or names one without messages in the journal."""
     known = journal.queues()
     queues = journal.having_messages(sorted(known - {REST_ANSWERS}))
     if queue is None and len(queues) > 1:

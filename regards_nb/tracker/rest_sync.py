@@ -103,19 +103,10 @@ def new_deliveries(
 ) -> list[Delivery]:
     """Compare the server's answer with the known state; return the difference as messages.
 
-    Parameters
-    ----------
-    known : OrderState or None
-        None for an order of which no message came, because it was made elsewhere.
-    remote : RemoteOrder
-        The server's answer.
-    tenant : str or None
-        Of an order that is not known yet.
-    downloading : bool
-        A download of the order runs, which changes the list of available files.
-    acted : bool
-        The answer follows an action of this tracker. It is then newer than all messages so far,
-        with any timestamps.
+    *known* is None for an order of which no message came, because it was made elsewhere; it gets
+    *tenant*. *downloading*: a download of the order runs, which changes the list of available
+    files. *acted*: the answer follows an action of this tracker. It is then newer than all messages
+    so far, with any timestamps.
     """
     return list(_Difference(known, remote, tenant, acted=acted).deliveries(downloading=downloading))
 
@@ -258,12 +249,8 @@ def _seconds(at: datetime | None) -> int | None:
 class RestSync:
     """Asks for orders in few requests, and journals the new facts. Safe in any thread.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    client : RegardsClient
-    tenant : str or None
-        Of the tracker; None means that of the client.
+    Each call that asks raises ServiceError where the server does not answer. *tenant* is by default
+    that of the client.
     """
 
     def __init__(self, parts: TrackerParts, client: RegardsClient, tenant: str | None) -> None:
@@ -305,13 +292,7 @@ class RestSync:
         }
 
     def ask_unfinished(self) -> bool:
-        """Ask for all unfinished orders together; return whether anything was new.
-
-        Raises
-        ------
-        ServiceError
-            The server cannot be asked.
-        """
+        """Ask for all unfinished orders together; return whether anything was new."""
         with self._lock:
             unfinished = self.unfinished()
             if not unfinished:
@@ -343,13 +324,7 @@ class RestSync:
             return changed
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
-        """Ask for the user's newest orders; return the keys of those that were not known.
-
-        Raises
-        ------
-        ServiceError
-            The server cannot be asked.
-        """
+        """Ask for the user's newest orders; return the keys of those that were not known."""
         with self._lock:
             before = {state.order_id: state for state in self._core.states()}
             new = []
@@ -369,13 +344,7 @@ class RestSync:
             return [key for key in keys if key is not None]
 
     def look_up(self, order_id: int) -> bool:
-        """Ask for one order; journal what no message told, and return whether there is one.
-
-        Raises
-        ------
-        ServiceError
-            The server cannot be asked.
-        """
+        """Ask for one order; journal what no message told, and return whether there is one."""
         try:
             remote = self.client.order(order_id)
         except (OrderNotFoundError, NotAllowedError):
@@ -493,16 +462,9 @@ class _Rounds:
 class CatchUp:
     """Asks after a connect, an action and a long silence, in a thread of its own.
 
-    Parameters
-    ----------
-    sync : RestSync
-    errors : BackgroundErrors
-    health : callable
-        Returns the health of the consumer, or None when the consumer was collected.
-    silence_s : float
-        After so long without a message the unfinished orders are asked for.
-    settle_s : float
-        After a connect, so long without a message lets the queue count as read.
+    *health* returns None when the consumer was collected. After *silence_s* without a message the
+    unfinished orders are asked for; after a connect, *settle_s* without one lets the queue count as
+    read.
     """
 
     def __init__(
@@ -567,14 +529,8 @@ def _catch_up(
 class Poller:
     """Takes the place of the consumer without a broker: asks over REST at intervals.
 
-    Parameters
-    ----------
-    sync : RestSync
-    errors : BackgroundErrors
-    changed : callable
-        Called when the health changed.
-    poll_s : float
-        Pause between two rounds while orders change; up to six times longer while they do not.
+    *changed* is called when the health changed. *poll_s* is the pause between two rounds while
+    orders change; it is up to six times longer while they do not.
     """
 
     def __init__(
@@ -600,13 +556,7 @@ class Poller:
         return self._health.health
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
-        """Log in, ask once, and go on asking in a thread, also if the list cannot be read.
-
-        Raises
-        ------
-        ServiceError
-            REGARDS refuses the login or the list, or does not answer.
-        """
+        """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
         if self._thread is not None and self._thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
@@ -633,13 +583,7 @@ class Poller:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread.
-
-        Raises
-        ------
-        TrackingError
-            The thread waits for an answer and did not end in time.
-        """
+        """End the thread; TrackingError if it waits for an answer and did not end in time."""
         thread, self._thread = self._thread, None
         self._stop.set()
         if thread is None:

@@ -40,15 +40,7 @@ def called(name: str | OrderKey) -> str:
 def names_in(selection: Any) -> list[Name]:
     """Return the names of the orders in a selection, whether or not such orders are known.
 
-    Parameters
-    ----------
-    selection : Selection
-        A number may be one of NumPy's; an order may be an `OrderKey`.
-
-    Raises
-    ------
-    SettingsError
-        Something in it names no order.
+    A number may be one of NumPy's; an order may be an `OrderKey`.
     """
     if isinstance(selection, str | OrderKey):
         return [selection]
@@ -99,13 +91,6 @@ def keys_in(
     """Return the keys of the orders in a selection, each once.
 
     *near* returns a sentence on the names that a misspelt one may mean.
-
-    Raises
-    ------
-    OrderNotFoundError
-        An order is not known.
-    SettingsError
-        Something in it names no order.
     """
     names = names_in(selection)
     keys = [find(name) for name in names]

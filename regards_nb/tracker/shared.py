@@ -99,12 +99,7 @@ class ChangeSignal:
 class BackgroundErrors:
     """Keeps background errors for the display until the next call has raised them.
 
-    Parameters
-    ----------
-    changed : callable
-        Called after each change.
-    clock : callable
-        Returns seconds, as `time.monotonic` does.
+    *changed* is called after each change.
     """
 
     def __init__(
@@ -180,11 +175,8 @@ class BackgroundErrors:
     def raise_new(self) -> None:
         """Raise all errors, and show them no more.
 
-        Raises
-        ------
-        TrackingError
-            A new exception, with the recorded error as its cause: raising the recorded one
-            repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
+        It is a new TrackingError with the recorded error as its cause: raising the recorded one
+        repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
         """
         with self._lock:
             errors, self._errors = self._errors, {}
@@ -216,14 +208,7 @@ def _described(what: str, error: BaseException) -> str:
 class TrackerParts:
     """The objects that the threads of a tracker share. It holds no tracker: one can be collected.
 
-    Attributes
-    ----------
-    journal : Journal
-    frames : Frames
-    signal : ChangeSignal
-    errors : BackgroundErrors
-    downloads : dict of int to Progress or None
-        The running downloads by order id, and how far each is; `Downloads` writes it.
+    `Downloads` writes to *downloads* how far each running download is, by order id.
     """
 
     journal: Journal
@@ -233,13 +218,7 @@ class TrackerParts:
     downloads: dict[int, Progress | None] = field(default_factory=dict)
 
     def key_of(self, name: Name) -> OrderKey | None:
-        """Find an order by correlation id, number, number as text, or a label that is unique.
-
-        Raises
-        ------
-        SettingsError
-            Several orders bear the label.
-        """
+        """Find an order by correlation id, number, number as text, or a label that is unique."""
         key = self.frames.key_of(name)
         if key is not None or not isinstance(name, str):
             return key
@@ -308,25 +287,13 @@ class Snapshot:
 
 
 def check_number(name: str, value: object) -> None:
-    """Refuse a value that is not a number, such as "60" for seconds; None is no limit.
-
-    Raises
-    ------
-    SettingsError
-        The text names the parameter.
-    """
+    """Refuse a value that is not a number, such as "60" for seconds; None is no limit."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
         raise SettingsError(f"{name} must be a number, not {value!r}")
 
 
 def check_text(name: str, value: object) -> None:
-    """Refuse a value that is not a text, such as 8 for a label; None stands for no text.
-
-    Raises
-    ------
-    SettingsError
-        The text names the parameter.
-    """
+    """Refuse a value that is not a text, such as 8 for a label; None stands for no text."""
     if not isinstance(value, str | None):
         raise SettingsError(f"{name} must be a text, not {value!r}")
 
@@ -338,13 +305,7 @@ def check_sources(
     *,
     auto_download: bool,
 ) -> None:
-    """Refuse a tracker that has no source of events, or nothing to download with.
-
-    Raises
-    ------
-    SettingsError
-        The text names the missing setting.
-    """
+    """Refuse a tracker that has no source of events, or nothing to download with."""
     if auto_download and client is None:
         raise SettingsError(f"auto_download=True {CLIENT_MISSING}")
     if amqp is None and client is None:

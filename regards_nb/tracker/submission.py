@@ -100,17 +100,8 @@ class EarlierRequest(NamedTuple):
 class Request:
     """The content of an order and its name.
 
-    Attributes
-    ----------
-    queries : sequence of str
-    data_types : sequence of str or None
-    filename_regexp : str or None
-    correlation_id : str
-    label : str or None
-    user : str or None
-        REGARDS account of the user; a request over AMQP needs it.
-    size_limit_bytes : int or None
-        REGARDS checks it over AMQP only.
+    A request over AMQP needs the REGARDS account *user*; REGARDS checks *size_limit_bytes* there
+    only.
     """
 
     queries: Sequence[str]
@@ -139,13 +130,7 @@ class Request:
         )
 
     def check(self) -> None:
-        """Refuse what REGARDS would deny.
-
-        Raises
-        ------
-        SettingsError
-            The text names all that is wrong.
-        """
+        """Refuse what REGARDS would deny; the text names all that is wrong."""
         self._check_types()
         wrong = [*self._wrong_queries(), *self._wrong_filters(), *self._wrong_names()]
         if wrong:
@@ -225,13 +210,7 @@ def new_name() -> str:
 
 
 def refuses_cart(cart: str) -> bool:
-    """Return whether an order is refused because something lies in the cart.
-
-    Raises
-    ------
-    SettingsError
-        *cart* is neither ``refuse`` nor ``include``.
-    """
+    """Return whether *cart* (``refuse`` or ``include``) refuses an order with a filled cart."""
     if cart not in ("refuse", "include"):
         raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
     return cart == "refuse"
@@ -267,19 +246,11 @@ class SubmitsElsewhereError(RegardsError):
 
 
 class Submission:
-    """Sends requests, each at most once.
+    """Sends requests, each at most once: over REST where there is *sync*.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    sync : RestSync or None
-        The REST side, which is used where there is one.
-    publish : callable or None
-        Publishes ``(body, *, tenant, correlation_id, begin)`` to the broker, as `publish_request`
-        does.
-    tenant : str or None
-    require_running : callable
-        Raises SettingsError unless messages arrive: over AMQP the answer is one.
+    *publish* sends ``(body, *, tenant, correlation_id, begin)`` to the broker, as `publish_request`
+    does. *require_running* raises SettingsError unless messages arrive: over AMQP the answer is
+    one.
     """
 
     def __init__(
@@ -311,27 +282,11 @@ class Submission:
     ) -> OrderKey:
         """Send the request, unless it was sent under this name already; return its key.
 
-        Parameters
-        ----------
-        request : Request
-        refuse_cart : bool
-            Send nothing if products lie in the web cart of the user, because REGARDS makes the
-            order of these products, too.
-        estimate : bool
-            Show what will be ordered. Only REST can tell.
-        rename : callable, optional
-            Returns the request under the name that is right now that no other kernel submits. The
-            call then does not wait for another kernel that does.
-
-        Raises
-        ------
-        SubmitsElsewhereError
-            Another kernel submits a request, and *rename* is given.
-        SettingsError
-            REGARDS would deny it, the name belongs to a request for other files, or the products
-            are larger than the limit.
-        ServiceError, BrokerError
-            There is no order, or it is open whether there is one: the text says which.
+        *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
+        makes the order of these products, too. *estimate*: show what will be ordered; only REST can
+        tell. *rename* returns the request under the name that is right now that no other kernel
+        submits; with it, the call does not wait for such a kernel but raises SubmitsElsewhereError.
+        ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()
         if self._sync is None and self._publish is None:
@@ -490,10 +445,7 @@ class Submission:
     def _find(self, client: RegardsClient, request: Request, earlier: dict[str, Any]) -> bool:
         """Look for the order of a request that had no answer; return whether it was found.
 
-        Raises
-        ------
-        ServiceError
-            It is too early to tell, or several orders could be it.
+        ServiceError: it is too early to tell, or several orders could be it.
         """
         if self._core.frames.key_of(request.correlation_id) is not None:
             return True

@@ -63,16 +63,7 @@ class TablePolicy(NamedTuple):
 class TableOrders:
     """Makes the orders of a table, each once, and follows them to their ends.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    submission : Submission
-    blocking : BlockingOrders
-    health : callable
-        Returns the health of the tracker.
-    downloads : AutoDownload or None
-        Downloads the orders as they become ready, and those that block them.
-    policy : TablePolicy
+    *downloads* fetches the orders as they become ready, and those that block them.
     """
 
     def __init__(
@@ -126,13 +117,10 @@ class TableOrders:
     # -- which orders
 
     def plan(self, wanted: Iterable[Request]) -> None:
-        """Find out which of the requests were sent before, under which name.
+        """Find out which of the requests were sent before, under which name. Send nothing.
 
-        Raises
-        ------
-        SettingsError
-            A label was used for other products, the tracker is not started, or REGARDS would deny
-            a request. Nothing was sent.
+        SettingsError: a label was used for other products, the tracker is not started, or REGARDS
+        would deny a request.
         """
         self._refuse_stopped()
         self._wanted = list(wanted)
@@ -212,12 +200,7 @@ class TableOrders:
     def run(self, view: WaitDisplay) -> None:
         """Make the orders and wait for their ends; keep the view up to date.
 
-        Raises
-        ------
-        WaitTimeoutError
-            The time limit is reached.
-        SettingsError, ServiceError, BrokerError
-            An order could not be made, nor would the next one. Those before it are made.
+        After an error of an order that could not be made, the orders before it are made.
         """
         seen = -1
         while True:

@@ -54,17 +54,8 @@ def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
     """End a wait at Ctrl-C or the stop button with one line instead of a traceback.
 
     In a kernel, Python's own handler of SIGINT is installed meanwhile: kernels (xeus-python) and
-    libraries replace it, and then the stop button ends the kernel or does nothing.
-
-    Parameters
-    ----------
-    outcome : callable, optional
-        Returns the line: what is done so far, and how it goes on. By default tracking continues.
-
-    Raises
-    ------
-    StoppedWaiting
-        In place of KeyboardInterrupt; it is a subclass.
+    libraries replace it, and then the stop button ends the kernel or does nothing. *outcome*
+    returns the line: what is done so far, and how it goes on. By default tracking continues.
     """
     replaced: Any = None
     if _in_kernel() and threading.current_thread() is threading.main_thread():
@@ -88,26 +79,11 @@ def _in_kernel() -> bool:
 class Wait:
     """The orders of one call of ``wait()``, and the condition that ends it.
 
-    Parameters
-    ----------
-    parts : TrackerParts
-    selections : sequence
-        What `names_in` understands; none means all orders that are unfinished now.
-    sync : RestSync or None
-    blocking : BlockingOrders
-    life : Life
-        Says whether the tracker runs.
-    warnings : callable
-        Returns texts that the error of a time limit repeats.
-    auto_download : AutoDownload or None
-        Downloads all orders of the tracker by itself. The wait goes on until the first attempt for
-        its orders has ended.
-    silence_s : float
-        Without REST: after so long without a message the note says what no message tells.
-    until : {"finished", "part"}
-    timeout_s : float or None
-    downloads : AutoDownload, optional
-        Downloads the orders waited for, and those that block them.
+    Without *selections* (`names_in`) they are all that are unfinished now. The error of a time
+    limit repeats the texts of *warnings*. With *auto_download*, the wait goes on until the first
+    attempt for its orders has ended; *downloads* fetches the orders waited for, and those that
+    block them. Without REST, the note says after *silence_s* without a message what no message
+    tells.
     """
 
     def __init__(
@@ -182,13 +158,7 @@ class Wait:
         return [key for key in keys if key is not None]
 
     def begin(self) -> None:
-        """Begin the downloads that are asked for, so that no view asks the user for them.
-
-        Raises
-        ------
-        SettingsError
-            A label belongs to several orders.
-        """
+        """Begin the downloads that are asked for, so that no view asks the user for them."""
         self._states = self._core.states(self.keys())
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
@@ -216,14 +186,8 @@ class Wait:
     def is_over(self) -> bool:
         """Return whether all orders have come as far as the call asked.
 
-        Raises
-        ------
-        WaitTimeoutError
-            The time limit is reached.
-        OrderNotFoundError
-            An order was not submitted here, and no message and no answer over REST names it.
-        SettingsError
-            The tracker is not started, or stopped.
+        WaitTimeoutError: the time limit is reached. OrderNotFoundError: an order was not submitted
+        here, and no message and no answer over REST names it.
         """
         self._states = self._core.states(self.keys())
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
@@ -368,13 +332,7 @@ class Wait:
         return bool(states) and silent_s >= self._silence_s
 
     def result(self) -> pd.DataFrame:
-        """Return the rows of the orders waited for.
-
-        Raises
-        ------
-        TrackingError
-            Something failed in the background.
-        """
+        """Return the rows of the orders waited for; raise what failed in the background."""
         self._core.errors.raise_new()
         return self._core.frames.orders_of(self.keys())
 

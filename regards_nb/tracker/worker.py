@@ -31,17 +31,8 @@ _STOP_POLL_S = 1.0
 class WorkerTask:
     """One order for a worker. It holds no secret: no link, password or token.
 
-    Attributes
-    ----------
-    call : str
-        The id of the call, which the journal names when it is stopped.
-    settings : WorkerSettings
-    order : OrderToFetch
-    request : DownloadRequest
-    fetch : bool
-        False: the files are in place, and are only processed.
-    process : bytes or None
-        The user's function, pickled; see `packed_function`.
+    *call* is the id that the journal names when the call is stopped. Without *fetch* the files are
+    in place, and are only processed. *process* is the user's function, from `packed_function`.
     """
 
     call: str
@@ -71,13 +62,7 @@ class Outcome:
 
 
 def packed_function(process: Callable[[list[Any]], Any]) -> bytes:
-    """Pickle the user's function, with cloudpickle where it is installed.
-
-    Raises
-    ------
-    SettingsError
-        A worker could not read it back.
-    """
+    """Pickle the user's function, with cloudpickle where it is installed."""
     pickler: Any = pickle
     try:
         pickler = importlib.import_module("cloudpickle")
