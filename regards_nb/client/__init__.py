@@ -11,43 +11,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client.auth import Secret
-from regards_nb.client.errors import LOGIN_ADVICE, REFUSALS, advice_for, is_too_parallel
-from regards_nb.client.models import (
-    ApplyResponse,
-    Attribute,
-    CatalogueDataset,
-    Product,
-    RemoteOrder,
-    SummaryRow,
-)
-from regards_nb.client.origin import DownloadLink, Origin
+from regards_nb.client.auth import Secret as Secret
+from regards_nb.client.errors import LOGIN_ADVICE as LOGIN_ADVICE
+from regards_nb.client.errors import REFUSALS as REFUSALS
+from regards_nb.client.errors import advice_for as advice_for
+from regards_nb.client.errors import is_too_parallel as is_too_parallel
+from regards_nb.client.models import ApplyResponse as ApplyResponse
+from regards_nb.client.models import Attribute as Attribute
+from regards_nb.client.models import CatalogueDataset as CatalogueDataset
+from regards_nb.client.models import Product as Product
+from regards_nb.client.models import RemoteOrder as RemoteOrder
+from regards_nb.client.models import SummaryRow as SummaryRow
+from regards_nb.client.origin import DownloadLink as DownloadLink
+from regards_nb.client.origin import Origin as Origin
 
 if TYPE_CHECKING:
-    from regards_nb.client.catalogue import Quota
-    from regards_nb.client.client import RegardsClient
-    from regards_nb.client.streaming import Body
-    from regards_nb.client.transport import NoResponse
+    from regards_nb.client.catalogue import Quota as Quota
+    from regards_nb.client.client import RegardsClient as RegardsClient
+    from regards_nb.client.streaming import Body as Body
+    from regards_nb.client.transport import NoResponse as NoResponse
 
-__all__ = [
-    "LOGIN_ADVICE",
-    "REFUSALS",
-    "ApplyResponse",
-    "Attribute",
-    "Body",
-    "CatalogueDataset",
-    "DownloadLink",
-    "NoResponse",
-    "Origin",
-    "Product",
-    "Quota",
-    "RegardsClient",
-    "RemoteOrder",
-    "Secret",
-    "SummaryRow",
-    "advice_for",
-    "is_too_parallel",
-]
 
 _MODULE_OF = {
     "RegardsClient": "client",

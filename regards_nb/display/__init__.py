@@ -9,79 +9,43 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.console import MAX_LINES, LogView, ScreenView, rewording
-from regards_nb.display.html import html
-from regards_nb.display.live import LiveView
-from regards_nb.display.model import (
-    MAX_ROWS,
-    NAME_CHARS,
-    WAITS,
-    OrderFacts,
-    Severity,
-    TableModel,
-    table_model,
-)
-from regards_nb.display.plots import plot_throughput, plot_timeline
-from regards_nb.display.rates import DownloadRates
-from regards_nb.display.refresh import (
-    TRACKER_DELETED,
-    RefreshThread,
-    close_views,
-    refresh_thread_of,
-)
-from regards_nb.display.show import (
-    STILL_TRACKED,
-    Watch,
-    marimo_value,
-    mimebundle,
-    say,
-    show,
-    use,
-    watching,
-    widget,
-)
-from regards_nb.display.text import text
+from regards_nb.display.console import MAX_LINES as MAX_LINES
+from regards_nb.display.console import LogView as LogView
+from regards_nb.display.console import ScreenView as ScreenView
+from regards_nb.display.console import rewording as rewording
+from regards_nb.display.html import html as html
+from regards_nb.display.live import LiveView as LiveView
+from regards_nb.display.model import MAX_ROWS as MAX_ROWS
+from regards_nb.display.model import NAME_CHARS as NAME_CHARS
+from regards_nb.display.model import WAITS as WAITS
+from regards_nb.display.model import OrderFacts as OrderFacts
+from regards_nb.display.model import Severity as Severity
+from regards_nb.display.model import TableModel as TableModel
+from regards_nb.display.model import table_model as table_model
+from regards_nb.display.plots import plot_throughput as plot_throughput
+from regards_nb.display.plots import plot_timeline as plot_timeline
+from regards_nb.display.rates import DownloadRates as DownloadRates
+from regards_nb.display.refresh import TRACKER_DELETED as TRACKER_DELETED
+from regards_nb.display.refresh import RefreshThread as RefreshThread
+from regards_nb.display.refresh import close_views as close_views
+from regards_nb.display.refresh import refresh_thread_of as refresh_thread_of
+from regards_nb.display.show import STILL_TRACKED as STILL_TRACKED
+from regards_nb.display.show import Watch as Watch
+from regards_nb.display.show import marimo_value as marimo_value
+from regards_nb.display.show import mimebundle as mimebundle
+from regards_nb.display.show import say as say
+from regards_nb.display.show import show as show
+from regards_nb.display.show import use as use
+from regards_nb.display.show import watching as watching
+from regards_nb.display.show import widget as widget
+from regards_nb.display.text import text as text
 
 if TYPE_CHECKING:
-    from regards_nb.display.anywidgets import AnyWidgetView
-    from regards_nb.display.widgets import MAX_CHOICES, ActionBar, WidgetView
+    from regards_nb.display.anywidgets import AnyWidgetView as AnyWidgetView
+    from regards_nb.display.widgets import MAX_CHOICES as MAX_CHOICES
+    from regards_nb.display.widgets import ActionBar as ActionBar
+    from regards_nb.display.widgets import WidgetView as WidgetView
 
-__all__ = [
-    "MAX_CHOICES",
-    "MAX_LINES",
-    "MAX_ROWS",
-    "NAME_CHARS",
-    "STILL_TRACKED",
-    "TRACKER_DELETED",
-    "WAITS",
-    "ActionBar",
-    "AnyWidgetView",
-    "DownloadRates",
-    "LiveView",
-    "LogView",
-    "OrderFacts",
-    "RefreshThread",
-    "ScreenView",
-    "Severity",
-    "TableModel",
-    "Watch",
-    "WidgetView",
-    "close_views",
-    "html",
-    "marimo_value",
-    "mimebundle",
-    "plot_throughput",
-    "plot_timeline",
-    "refresh_thread_of",
-    "rewording",
-    "say",
-    "show",
-    "table_model",
-    "text",
-    "use",
-    "watching",
-    "widget",
-]
 
 _MODULE_OF = {
     "ActionBar": "widgets",

@@ -2,95 +2,46 @@
 
 from __future__ import annotations
 
-from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.download.bucket import Bucket, is_url
-from regards_nb.download.context import DownloadOptions
-from regards_nb.download.disk import (
-    has_content,
-    is_alive,
-    link_without_replacing,
-    lock_if_free,
-)
-from regards_nb.download.increment import Downloader, DownloadResult, make_plan, takes_zip
-from regards_nb.download.manifest import (
-    MAX_NOTICE_BYTES,
-    Manifest,
-    MatchKind,
-    entry_form,
-    parse_notice,
-)
-from regards_nb.download.names import (
-    MAX_NAME_BYTES,
-    FinalNames,
-    collision_key,
-    numbered,
-    safe_name,
-    unnumbered,
-)
-from regards_nb.download.order import download_order
-from regards_nb.download.places import (
-    Place,
-    archive_of,
-    as_place,
-    list_place,
-    open_workspace,
-    order_folder,
-    path_of,
-)
-from regards_nb.download.products import download_products
-from regards_nb.download.progress import Progress
-from regards_nb.download.records import (
-    Check,
-    FileLog,
-    FileLook,
-    OrderRecords,
-    StateFile,
-)
-from regards_nb.download.workspace import FolderWorkspace
-from regards_nb.download.zipstream import MAX_PIECE_BYTES, crc32, read_zip
-
-__all__ = [
-    "MAX_NAME_BYTES",
-    "MAX_NOTICE_BYTES",
-    "MAX_PIECE_BYTES",
-    "BoundedQueue",
-    "Bucket",
-    "Check",
-    "DownloadOptions",
-    "DownloadResult",
-    "Downloader",
-    "FileLog",
-    "FileLook",
-    "FinalNames",
-    "FolderWorkspace",
-    "Manifest",
-    "MatchKind",
-    "OrderRecords",
-    "Place",
-    "Progress",
-    "QueueClosed",
-    "StateFile",
-    "archive_of",
-    "as_place",
-    "collision_key",
-    "crc32",
-    "download_order",
-    "download_products",
-    "entry_form",
-    "has_content",
-    "is_alive",
-    "is_url",
-    "link_without_replacing",
-    "list_place",
-    "lock_if_free",
-    "make_plan",
-    "numbered",
-    "open_workspace",
-    "order_folder",
-    "parse_notice",
-    "path_of",
-    "read_zip",
-    "safe_name",
-    "takes_zip",
-    "unnumbered",
-]
+from regards_nb.download.bounded_queue import BoundedQueue as BoundedQueue
+from regards_nb.download.bounded_queue import QueueClosed as QueueClosed
+from regards_nb.download.bucket import Bucket as Bucket
+from regards_nb.download.bucket import is_url as is_url
+from regards_nb.download.context import DownloadOptions as DownloadOptions
+from regards_nb.download.disk import has_content as has_content
+from regards_nb.download.disk import is_alive as is_alive
+from regards_nb.download.disk import link_without_replacing as link_without_replacing
+from regards_nb.download.disk import lock_if_free as lock_if_free
+from regards_nb.download.increment import Downloader as Downloader
+from regards_nb.download.increment import DownloadResult as DownloadResult
+from regards_nb.download.increment import make_plan as make_plan
+from regards_nb.download.increment import takes_zip as takes_zip
+from regards_nb.download.manifest import MAX_NOTICE_BYTES as MAX_NOTICE_BYTES
+from regards_nb.download.manifest import Manifest as Manifest
+from regards_nb.download.manifest import MatchKind as MatchKind
+from regards_nb.download.manifest import entry_form as entry_form
+from regards_nb.download.manifest import parse_notice as parse_notice
+from regards_nb.download.names import MAX_NAME_BYTES as MAX_NAME_BYTES
+from regards_nb.download.names import FinalNames as FinalNames
+from regards_nb.download.names import collision_key as collision_key
+from regards_nb.download.names import numbered as numbered
+from regards_nb.download.names import safe_name as safe_name
+from regards_nb.download.names import unnumbered as unnumbered
+from regards_nb.download.order import download_order as download_order
+from regards_nb.download.places import Place as Place
+from regards_nb.download.places import archive_of as archive_of
+from regards_nb.download.places import as_place as as_place
+from regards_nb.download.places import list_place as list_place
+from regards_nb.download.places import open_workspace as open_workspace
+from regards_nb.download.places import order_folder as order_folder
+from regards_nb.download.places import path_of as path_of
+from regards_nb.download.products import download_products as download_products
+from regards_nb.download.progress import Progress as Progress
+from regards_nb.download.records import Check as Check
+from regards_nb.download.records import FileLog as FileLog
+from regards_nb.download.records import FileLook as FileLook
+from regards_nb.download.records import OrderRecords as OrderRecords
+from regards_nb.download.records import StateFile as StateFile
+from regards_nb.download.workspace import FolderWorkspace as FolderWorkspace
+from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
+from regards_nb.download.zipstream import crc32 as crc32
+from regards_nb.download.zipstream import read_zip as read_zip

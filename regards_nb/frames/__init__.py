@@ -24,72 +24,36 @@
 
 from __future__ import annotations
 
-from regards_nb.frames.catalogue import (
-    ATTRIBUTE_COLUMNS,
-    DATASET_COLUMNS,
-    PRODUCT_COLUMNS,
-    QUOTA_COLUMNS,
-    SUMMARY_COLUMNS,
-    attributes_frame,
-    datasets_frame,
-    products_frame,
-    quota_frame,
-    summary_frame,
-)
-from regards_nb.frames.checkpoint import CheckpointWriter
-from regards_nb.frames.columns import (
-    EVENT_COLUMNS,
-    EVENT_DTYPES,
-    FILE_COLUMNS,
-    FILE_DTYPES,
-    ORDER_COLUMNS,
-    ORDER_DTYPES,
-    PROBLEM_COLUMNS,
-    PROBLEM_DTYPES,
-    REJECTED_COLUMNS,
-    REJECTED_DTYPES,
-    REMOTE_COLUMNS,
-    REMOTE_DTYPES,
-    ColumnInfo,
-    with_columns,
-)
-from regards_nb.frames.export import plain
-from regards_nb.frames.frames import EventQueue, Frames, orders_frame, problems_frame
-from regards_nb.frames.state import OrderFile
-from regards_nb.frames.table import read_table, with_orders
-
-__all__ = [
-    "ATTRIBUTE_COLUMNS",
-    "DATASET_COLUMNS",
-    "EVENT_COLUMNS",
-    "EVENT_DTYPES",
-    "FILE_COLUMNS",
-    "FILE_DTYPES",
-    "ORDER_COLUMNS",
-    "ORDER_DTYPES",
-    "PROBLEM_COLUMNS",
-    "PROBLEM_DTYPES",
-    "PRODUCT_COLUMNS",
-    "QUOTA_COLUMNS",
-    "REJECTED_COLUMNS",
-    "REJECTED_DTYPES",
-    "REMOTE_COLUMNS",
-    "REMOTE_DTYPES",
-    "SUMMARY_COLUMNS",
-    "CheckpointWriter",
-    "ColumnInfo",
-    "EventQueue",
-    "Frames",
-    "OrderFile",
-    "attributes_frame",
-    "datasets_frame",
-    "orders_frame",
-    "plain",
-    "problems_frame",
-    "products_frame",
-    "quota_frame",
-    "read_table",
-    "summary_frame",
-    "with_columns",
-    "with_orders",
-]
+from regards_nb.frames.catalogue import ATTRIBUTE_COLUMNS as ATTRIBUTE_COLUMNS
+from regards_nb.frames.catalogue import DATASET_COLUMNS as DATASET_COLUMNS
+from regards_nb.frames.catalogue import PRODUCT_COLUMNS as PRODUCT_COLUMNS
+from regards_nb.frames.catalogue import QUOTA_COLUMNS as QUOTA_COLUMNS
+from regards_nb.frames.catalogue import SUMMARY_COLUMNS as SUMMARY_COLUMNS
+from regards_nb.frames.catalogue import attributes_frame as attributes_frame
+from regards_nb.frames.catalogue import datasets_frame as datasets_frame
+from regards_nb.frames.catalogue import products_frame as products_frame
+from regards_nb.frames.catalogue import quota_frame as quota_frame
+from regards_nb.frames.catalogue import summary_frame as summary_frame
+from regards_nb.frames.checkpoint import CheckpointWriter as CheckpointWriter
+from regards_nb.frames.columns import EVENT_COLUMNS as EVENT_COLUMNS
+from regards_nb.frames.columns import EVENT_DTYPES as EVENT_DTYPES
+from regards_nb.frames.columns import FILE_COLUMNS as FILE_COLUMNS
+from regards_nb.frames.columns import FILE_DTYPES as FILE_DTYPES
+from regards_nb.frames.columns import ORDER_COLUMNS as ORDER_COLUMNS
+from regards_nb.frames.columns import ORDER_DTYPES as ORDER_DTYPES
+from regards_nb.frames.columns import PROBLEM_COLUMNS as PROBLEM_COLUMNS
+from regards_nb.frames.columns import PROBLEM_DTYPES as PROBLEM_DTYPES
+from regards_nb.frames.columns import REJECTED_COLUMNS as REJECTED_COLUMNS
+from regards_nb.frames.columns import REJECTED_DTYPES as REJECTED_DTYPES
+from regards_nb.frames.columns import REMOTE_COLUMNS as REMOTE_COLUMNS
+from regards_nb.frames.columns import REMOTE_DTYPES as REMOTE_DTYPES
+from regards_nb.frames.columns import ColumnInfo as ColumnInfo
+from regards_nb.frames.columns import with_columns as with_columns
+from regards_nb.frames.export import plain as plain
+from regards_nb.frames.frames import EventQueue as EventQueue
+from regards_nb.frames.frames import Frames as Frames
+from regards_nb.frames.frames import orders_frame as orders_frame
+from regards_nb.frames.frames import problems_frame as problems_frame
+from regards_nb.frames.state import OrderFile as OrderFile
+from regards_nb.frames.table import read_table as read_table
+from regards_nb.frames.table import with_orders as with_orders

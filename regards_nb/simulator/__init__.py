@@ -6,119 +6,59 @@ share the mistakes of the code that it tests.
 
 from __future__ import annotations
 
-from regards_nb.simulator.amqp import QUEUE_ARGUMENTS
-from regards_nb.simulator.broker import (
-    BrokerMissingError,
-    BrokerStartError,
-    ExistingBroker,
-    Installation,
-    PrivateBroker,
-    Tls,
-    broker_from_environment,
-    find_installation,
-    free_ports,
-)
-from regards_nb.simulator.catalogue import dataset_names
-from regards_nb.simulator.downloads import ZipWriter, encoded_name, in_blocks
-from regards_nb.simulator.faults import (
-    CorruptEntry,
-    CorruptFile,
-    CutFile,
-    CutMode,
-    CutZip,
-    ExpiredToken,
-    Fault,
-    Faults,
-    IncompleteZip,
-    LateSave,
-    MissingEntry,
-    RawZip,
-    Reply,
-    Route,
-    Slow,
-    StagingError,
-    StorageRefuses,
-    TruncatedEntry,
-    WrongChecksum,
-    WrongCrc,
-    business_error,
-    html_page,
-    quota_exceeded,
-    rate_exceeded,
-    redirect,
-)
-from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
-from regards_nb.simulator.login import LoginForm
-from regards_nb.simulator.plans import (
-    Content,
-    FileSpec,
-    OrderPlan,
-    Outcome,
-    noise,
-    of_bytes,
-    of_path,
-    quicklook,
-    sea_level,
-)
-from regards_nb.simulator.server import Seen, Server
-from regards_nb.simulator.service import gson
-from regards_nb.simulator.simulator import Simulator
-
-__all__ = [
-    "QUEUE_ARGUMENTS",
-    "Action",
-    "BrokerMissingError",
-    "BrokerStartError",
-    "Content",
-    "CorruptEntry",
-    "CorruptFile",
-    "CutFile",
-    "CutMode",
-    "CutZip",
-    "ExistingBroker",
-    "ExpiredToken",
-    "Fault",
-    "Faults",
-    "FileSpec",
-    "FileState",
-    "IncompleteZip",
-    "Installation",
-    "LateSave",
-    "LoginForm",
-    "MissingEntry",
-    "OrderPlan",
-    "Outcome",
-    "PrivateBroker",
-    "RawZip",
-    "Reply",
-    "Route",
-    "Seen",
-    "Server",
-    "ServerStatus",
-    "Simulator",
-    "Slow",
-    "StagingError",
-    "StorageRefuses",
-    "Tls",
-    "TruncatedEntry",
-    "WrongChecksum",
-    "WrongCrc",
-    "ZipWriter",
-    "broker_from_environment",
-    "business_error",
-    "dataset_names",
-    "encoded_name",
-    "find_installation",
-    "free_ports",
-    "gson",
-    "html_page",
-    "in_blocks",
-    "noise",
-    "of_bytes",
-    "of_path",
-    "quicklook",
-    "quota_exceeded",
-    "rate_exceeded",
-    "redirect",
-    "sea_level",
-]
+from regards_nb.simulator.amqp import QUEUE_ARGUMENTS as QUEUE_ARGUMENTS
+from regards_nb.simulator.broker import BrokerMissingError as BrokerMissingError
+from regards_nb.simulator.broker import BrokerStartError as BrokerStartError
+from regards_nb.simulator.broker import ExistingBroker as ExistingBroker
+from regards_nb.simulator.broker import Installation as Installation
+from regards_nb.simulator.broker import PrivateBroker as PrivateBroker
+from regards_nb.simulator.broker import Tls as Tls
+from regards_nb.simulator.broker import broker_from_environment as broker_from_environment
+from regards_nb.simulator.broker import find_installation as find_installation
+from regards_nb.simulator.broker import free_ports as free_ports
+from regards_nb.simulator.catalogue import dataset_names as dataset_names
+from regards_nb.simulator.downloads import ZipWriter as ZipWriter
+from regards_nb.simulator.downloads import encoded_name as encoded_name
+from regards_nb.simulator.downloads import in_blocks as in_blocks
+from regards_nb.simulator.faults import CorruptEntry as CorruptEntry
+from regards_nb.simulator.faults import CorruptFile as CorruptFile
+from regards_nb.simulator.faults import CutFile as CutFile
+from regards_nb.simulator.faults import CutMode as CutMode
+from regards_nb.simulator.faults import CutZip as CutZip
+from regards_nb.simulator.faults import ExpiredToken as ExpiredToken
+from regards_nb.simulator.faults import Fault as Fault
+from regards_nb.simulator.faults import Faults as Faults
+from regards_nb.simulator.faults import IncompleteZip as IncompleteZip
+from regards_nb.simulator.faults import LateSave as LateSave
+from regards_nb.simulator.faults import MissingEntry as MissingEntry
+from regards_nb.simulator.faults import RawZip as RawZip
+from regards_nb.simulator.faults import Reply as Reply
+from regards_nb.simulator.faults import Route as Route
+from regards_nb.simulator.faults import Slow as Slow
+from regards_nb.simulator.faults import StagingError as StagingError
+from regards_nb.simulator.faults import StorageRefuses as StorageRefuses
+from regards_nb.simulator.faults import TruncatedEntry as TruncatedEntry
+from regards_nb.simulator.faults import WrongChecksum as WrongChecksum
+from regards_nb.simulator.faults import WrongCrc as WrongCrc
+from regards_nb.simulator.faults import business_error as business_error
+from regards_nb.simulator.faults import html_page as html_page
+from regards_nb.simulator.faults import quota_exceeded as quota_exceeded
+from regards_nb.simulator.faults import rate_exceeded as rate_exceeded
+from regards_nb.simulator.faults import redirect as redirect
+from regards_nb.simulator.lifecycle import Action as Action
+from regards_nb.simulator.lifecycle import FileState as FileState
+from regards_nb.simulator.lifecycle import ServerStatus as ServerStatus
+from regards_nb.simulator.login import LoginForm as LoginForm
+from regards_nb.simulator.plans import Content as Content
+from regards_nb.simulator.plans import FileSpec as FileSpec
+from regards_nb.simulator.plans import OrderPlan as OrderPlan
+from regards_nb.simulator.plans import Outcome as Outcome
+from regards_nb.simulator.plans import noise as noise
+from regards_nb.simulator.plans import of_bytes as of_bytes
+from regards_nb.simulator.plans import of_path as of_path
+from regards_nb.simulator.plans import quicklook as quicklook
+from regards_nb.simulator.plans import sea_level as sea_level
+from regards_nb.simulator.server import Seen as Seen
+from regards_nb.simulator.server import Server as Server
+from regards_nb.simulator.service import gson as gson
+from regards_nb.simulator.simulator import Simulator as Simulator

@@ -32,20 +32,11 @@
 
 from __future__ import annotations
 
-from regards_nb.tracker.nested_loop import run_nested
-from regards_nb.tracker.order import Order
-from regards_nb.tracker.selection import names_in
-from regards_nb.tracker.shared import SHOWN_S, BackgroundErrors, Snapshot
-from regards_nb.tracker.tracker import OrderTracker
-from regards_nb.tracker.waiting import stopped_by_user
-
-__all__ = [
-    "SHOWN_S",
-    "BackgroundErrors",
-    "Order",
-    "OrderTracker",
-    "Snapshot",
-    "names_in",
-    "run_nested",
-    "stopped_by_user",
-]
+from regards_nb.tracker.nested_loop import run_nested as run_nested
+from regards_nb.tracker.order import Order as Order
+from regards_nb.tracker.selection import names_in as names_in
+from regards_nb.tracker.shared import SHOWN_S as SHOWN_S
+from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
+from regards_nb.tracker.shared import Snapshot as Snapshot
+from regards_nb.tracker.tracker import OrderTracker as OrderTracker
+from regards_nb.tracker.waiting import stopped_by_user as stopped_by_user
