@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: From the bottom of the architecture to the top: a room may import what stands before it.
 ROOMS = [
     "errors",
+    "arguments",
     "text",
     "queries",
     "files",
@@ -36,7 +37,7 @@ ROOMS = [
     "demo",
     "cli",
 ]
-PURE = {"errors", "events", "files", "orders", "pruned_orders", "queries", "text"}
+PURE = {"arguments", "errors", "events", "files", "orders", "pruned_orders", "queries", "text"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},

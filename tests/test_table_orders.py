@@ -337,7 +337,7 @@ def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker)
         ({"provider_id": ["a"]}, {"label": "{cycle}"}, "does not fit the table: KeyError 'cycle'"),
         ({"provider_id": ["a"]}, {"products": "x"}, "products='x': the table has no such column"),
         ({"provider_id": ["a", "b"], "c": [1, None]}, {"by": "c"}, "no order gets 1 row without"),
-        ({"provider_id": ["a"]}, {"cart": "full"}, "cart='full'"),
+        ({"provider_id": ["a"]}, {"cart": "full"}, "cart must be"),
         ({"provider_id": ["a"]}, {"data_types": "X"}, "data_types must be"),
         (
             {"provider_id": ["a"]},

@@ -12,6 +12,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from regards_nb.arguments import check_counts
 from regards_nb.client.auth import (
     LOGIN_MISSING,
     Secret,
@@ -246,6 +247,7 @@ class RegardsClient:
         """
         from regards_nb.frames import orders_frame
 
+        check_counts(limit=limit)
         return orders_frame(islice(self.iter_orders(), limit))
 
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
@@ -473,6 +475,7 @@ class RegardsClient:
         """
         from regards_nb.frames import products_frame
 
+        check_counts(limit=limit)
         parts = [part for part in (query, write_fields(**fields) if fields else None) if part]
         text = both(*parts) if len(parts) > 1 else "".join(parts)
         found = self._catalogue.iter_products(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import pika
 from pika import exceptions as pika_errors
 
+from regards_nb.arguments import check_choice
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error, combined_error
 from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
@@ -98,6 +99,7 @@ def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "q
     BrokerError
         The queue exists with other arguments, or there is no such exchange.
     """
+    check_choice("kind", kind, *get_args(QueueKind))
     where = describe(parameters)
     connection = _connect(parameters)
     try:

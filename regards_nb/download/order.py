@@ -8,6 +8,7 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from regards_nb.arguments import check_paths
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader, paths_of
 from regards_nb.download.places import archive_of, as_place, open_workspace
@@ -110,6 +111,7 @@ def download_order(
     WorkspaceError, ServiceError
         The directory cannot be written to, or the REST side refuses or does not answer.
     """
+    check_paths(directory=directory)
     folder = as_place(directory)
     stop = stop or threading.Event()
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s

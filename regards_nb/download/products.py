@@ -6,6 +6,7 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
+from regards_nb.arguments import check_paths
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader, paths_of
 from regards_nb.download.places import as_place, open_workspace
@@ -65,6 +66,7 @@ def download_products(
     IncompleteDownloadError
         Some files could not be downloaded; the others are in place.
     """
+    check_paths(directory=directory)
     folder = as_place(directory)
     source = _ProductFiles(client, products, accept_licence=accept_licence)
     if not source.records:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from regards_nb.arguments import check_choice
 from regards_nb.errors import SettingsError, WorkspaceError
 from regards_nb.text import replace_surrogates
 
@@ -89,8 +90,7 @@ def _plain_text(value: object) -> str:
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, kind: str) -> list[Path]:
     """Write each frame to a file of its name; see `OrderTracker.export`."""
-    if kind not in {"csv", "parquet"}:
-        raise SettingsError(f'an export is "csv" or "parquet", not {kind!r}')
+    check_choice("kind", kind, "csv", "parquet")
     if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SettingsError('Parquet needs pyarrow: pip install "regards_nb[parquet]"')
     try:

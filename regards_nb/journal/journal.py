@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
 
+from regards_nb.arguments import check_paths
 from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
@@ -305,6 +306,7 @@ class Journal:
         JournalError
             The file exists already or cannot be written, or the journal is on a server.
         """
+        check_paths(path=path)
         target = Path(path).expanduser().absolute()
         if self._database.path is None:
             raise JournalError(

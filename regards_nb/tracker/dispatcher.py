@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from regards_nb.arguments import check_texts
 from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
@@ -116,6 +117,7 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
 
     SettingsError: *callback* cannot be called, or not with one argument.
     """
+    check_texts(status=status)
     if not callable(callback):
         raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
     with suppress(ValueError, TypeError):  # a function of C may have no signature

@@ -44,6 +44,11 @@ def names_in(selection: Any) -> list[Name]:
     """
     if isinstance(selection, str | OrderKey):
         return [selection]
+    if str(getattr(selection, "dtype", "")) in {"bool", "boolean"}:
+        raise SettingsError(
+            "a comparison names no order, it has a row for each: give the rows that it selects, as "
+            "in tracker.orders[comparison]"
+        )
     if isinstance(key := getattr(selection, "key", None), OrderKey):
         return [key]
     index: Any = getattr(selection, "index", selection)
@@ -52,13 +57,21 @@ def names_in(selection: Any) -> list[Name]:
     if hasattr(selection, "columns"):
         return _names_in_rows(selection)
     with suppress(TypeError):
-        return [operator.index(selection)]
+        if not isinstance(selection, bool):  # wait(True) would wait for order 1
+            return [operator.index(selection)]
     if isinstance(selection, Iterable) and not isinstance(selection, Mapping | bytes):
         return [name for each in selection for name in names_in(each)]
     raise SettingsError(
         f"{selection!r} names no order: give a correlation id, a number, an order, or rows of "
         "tracker.orders"
     )
+
+
+def check_keys(keys: Iterable[object]) -> None:
+    """Refuse what is no `OrderKey`, such as a name."""
+    for key in keys:
+        if not isinstance(key, OrderKey):
+            raise SettingsError(f"{key!r:.100} is no key of an order: give tracker[...].key")
 
 
 def _names_in_rows(frame: Any) -> list[Name]:

@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download import path_of
@@ -284,18 +283,6 @@ class Snapshot:
     rejected: int
     #: The number of orders that the tracker knows, shown or not.
     n_known: int
-
-
-def check_number(name: str, value: object) -> None:
-    """Refuse a value that is not a number, such as "60" for seconds; None is no limit."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise SettingsError(f"{name} must be a number, not {value!r}")
-
-
-def check_text(name: str, value: object) -> None:
-    """Refuse a value that is not a text, such as 8 for a label; None stands for no text."""
-    if not isinstance(value, str | None):
-        raise SettingsError(f"{name} must be a text, not {value!r}")
 
 
 def check_sources(

@@ -20,6 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from regards_nb import queries
+from regards_nb.arguments import check_choice, check_numbers, check_texts
 from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
     BrokerError,
@@ -35,7 +36,7 @@ from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.lease import LOOK_S, held
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
-from regards_nb.tracker.shared import CLIENT_MISSING, check_number, check_text
+from regards_nb.tracker.shared import CLIENT_MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -137,9 +138,9 @@ class Request:
             raise SettingsError("REGARDS would deny this request: " + "; ".join(wrong))
 
     def _check_types(self) -> None:
-        for name in ("correlation_id", "label", "user", "filename_regexp"):
-            check_text(name, getattr(self, name))
-        check_number("size_limit_bytes", self.size_limit_bytes)
+        names = ("correlation_id", "label", "user", "filename_regexp")
+        check_texts(**{name: getattr(self, name) for name in names})
+        check_numbers(size_limit_bytes=self.size_limit_bytes)
 
     def _wrong_queries(self) -> list[str]:
         if not self.queries:
@@ -211,8 +212,7 @@ def new_name() -> str:
 
 def refuses_cart(cart: str) -> bool:
     """Return whether *cart* (``refuse`` or ``include``) refuses an order with a filled cart."""
-    if cart not in ("refuse", "include"):
-        raise SettingsError(f"cart={cart!r}: it must be 'refuse' or 'include'")
+    check_choice("cart", cart, "refuse", "include")
     return cart == "refuse"
 
 

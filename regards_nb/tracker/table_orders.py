@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+from regards_nb.arguments import check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import (
     BrokerUnreachableError,
@@ -23,7 +24,7 @@ from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.lease import LOOK_S
-from regards_nb.tracker.shared import POLL_S, check_number
+from regards_nb.tracker.shared import POLL_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class TableOrders:
         self._downloads = downloads
         self._policy = policy
         timeout_s = policy.timeout_s
-        check_number("timeout_s", timeout_s)
+        check_numbers(timeout_s=timeout_s)
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         #: The labels of the table.
         self._bases: set[str] = set()
@@ -122,10 +123,10 @@ class TableOrders:
         SettingsError: a label was used for other products, the tracker is not started, or REGARDS
         would deny a request.
         """
-        self._refuse_stopped()
         self._wanted = list(wanted)
         for request in self._wanted:
             request.check()
+        self._refuse_stopped()
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(_Attempts(self._bases))
         changed: list[str] = []

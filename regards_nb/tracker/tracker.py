@@ -10,6 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
 
+from regards_nb.arguments import (
+    check_counts,
+    check_flags,
+    check_numbers,
+    check_paths,
+    check_texts,
+)
 from regards_nb.consumer import (
     Consumer,
     HealthState,
@@ -55,16 +62,14 @@ from regards_nb.tracker.rest_sync import (
     Poller,
     RestSync,
 )
-from regards_nb.tracker.selection import keys_in
+from regards_nb.tracker.selection import check_keys, keys_in
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
     BackgroundErrors,
     ChangeSignal,
     Snapshot,
     TrackerParts,
-    check_number,
     check_sources,
-    check_text,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
@@ -160,6 +165,10 @@ class OrderTracker:
         silence_s: float = SILENCE_S,
         poll_s: float = POLL_S,
     ) -> None:
+        check_texts(queue=queue, tenant=tenant)
+        check_paths(journal=journal, workspace=workspace)
+        check_flags(auto_download=auto_download)
+        check_numbers(silence_s=silence_s, poll_s=poll_s)
         if amqp is not JOURNAL_ONLY:
             check_sources(amqp, queue, client, auto_download=auto_download)
         place = as_place(workspace)
@@ -256,6 +265,7 @@ class OrderTracker:
         JournalError
             The journal cannot be opened, or there is no such file.
         """
+        check_paths(journal=journal)
         require_file(journal)
         return cls(
             JOURNAL_ONLY,
@@ -304,6 +314,7 @@ class OrderTracker:
         """
         from regards_nb.settings import settings_source, tracker_from_profile
 
+        check_texts(name=name)
         tracker = tracker_from_profile(cls, name, options)
         tracker._source = settings_source(name, options, of_profile=True)  # noqa: SLF001
         return tracker
@@ -370,7 +381,7 @@ class OrderTracker:
             The journal cannot be written.
         """
         self._life.require_no_end()
-        check_number("timeout_s", timeout_s)
+        check_numbers(timeout_s=timeout_s)
         if self._dispatcher is None:
             # Before the consumer: what waited in the queue is new, too.
             self._dispatcher = EventDispatcher(
@@ -415,7 +426,7 @@ class OrderTracker:
         """
         from regards_nb.display import close_views, say
 
-        check_number("timeout_s", timeout_s)
+        check_numbers(timeout_s=timeout_s)
         catch_up, self._catch_up = self._catch_up, None
         dispatcher, self._dispatcher = self._dispatcher, None
         try:
@@ -521,6 +532,7 @@ class OrderTracker:
         SettingsError
             *kind* is another one, or pyarrow is missing.
         """
+        check_paths(folder=folder)
         return self._core.frames.export(Path(folder), kind)
 
     def check_journal(self) -> list[str]:
@@ -555,6 +567,7 @@ class OrderTracker:
         `orders`, `files` and `rejected` stay as they are. Messages that RabbitMQ may deliver again
         stay: the newest ones of kernels that wrote in the last day of a queue.
         """
+        check_flags(dry_run=dry_run)
         pruned = self._core.journal.pruning.run(time_us(before), dry_run=dry_run)
         if pruned.events and not dry_run:
             self._core.frames.read_again()
@@ -590,6 +603,7 @@ class OrderTracker:
         BrokerError
             The queue exists with other arguments, or the broker has no such exchange.
         """
+        check_texts(name=name)
         queue = name or self.queue
         if self._amqp_parameters is None or queue is None:
             raise SettingsError("a queue needs a broker: OrderTracker(amqp=..., queue=...)")
@@ -627,11 +641,14 @@ class OrderTracker:
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
+        check_keys([key])
         return self._core.state(key)
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
         auto_download = self._own_download is not None
+        if keys is not None:
+            check_keys(keys := list(keys))
         states = self._core.states(keys)
         return Snapshot(
             orders=tuple(without_own(self._core, states) if auto_download else states),
@@ -710,6 +727,7 @@ class OrderTracker:
         """
         from regards_nb.display import say, watching
 
+        check_flags(run_loop=run_loop)
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.nothing:
             say(wait.nothing)
@@ -749,6 +767,7 @@ class OrderTracker:
         timeout_s: float | None,
         download: bool = False,
     ) -> Wait:
+        check_flags(download=download)
         return Wait(
             self._core,
             keys,
@@ -870,6 +889,7 @@ class OrderTracker:
         WaitTimeoutError
             Over AMQP: RabbitMQ took the request, REGARDS did not answer.
         """
+        check_flags(estimate=estimate, dry_run=dry_run)
         request = Request.new(
             selection(products),
             data_types=data_types,
@@ -961,6 +981,8 @@ class OrderTracker:
         """
         from regards_nb.display import say, watching
 
+        check_flags(estimate=estimate, download=download, retry=retry)
+        check_texts(label=label)
         orders, own = read_table(table, by=by, products=products, label=label)
         each = TableOrders(
             self._core,
@@ -1017,7 +1039,7 @@ class OrderTracker:
         """
         if self._sync is None:
             raise SettingsError(f"sync() {CLIENT_MISSING}")
-        check_number("limit", limit)
+        check_counts(limit=limit)
         return self._as_orders(self._sync.take_in(limit=limit))
 
     # -- actions --
@@ -1036,7 +1058,7 @@ class OrderTracker:
 
     def restart(self, orders: Selection | OrderKey, *, label: str | None = None) -> list[Order]:
         """Order the same again; return the new orders."""
-        check_text("label", label)
+        check_texts(label=label)
         return self._act("restart", orders, label=label)
 
     def cancel(self, orders: Selection | OrderKey) -> list[Order]:
@@ -1138,6 +1160,8 @@ class OrderTracker:
         """
         from regards_nb.display import say, watching
 
+        check_paths(directory=directory)
+        check_flags(extract=extract, again=again, checksum=checksum)
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         if process is not None and not callable(process):
@@ -1228,14 +1252,15 @@ class OrderTracker:
             ``correlation_id``, ``name``, ``path``, ``size_bytes``, ``found_bytes``, ``problem``.
             `download` fetches these files again.
         """
+        check_flags(checksum=checksum)
         states = (
             self._core.states(keys_in(keys, self._core.key_of, self._core.near)) if keys else None
         )
         return problems_frame(self._downloads.problems(states, checksum=checksum))
 
-    def download_soon(self, key: OrderKey) -> None:
+    def download_soon(self, key: Selection | OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""
-        self._downloads.begin_recording_errors(self.state(key))
+        self._downloads.begin_recording_errors(self[key].state)
 
     # -- displays --
 

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
-from regards_nb.errors import OrderNotFoundError, SettingsError, StoppedWaiting, WaitTimeoutError
+from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.text import counted
 from regards_nb.tracker.blocking import advice_for
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
-from regards_nb.tracker.shared import POLL_S, check_number
+from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,9 +102,8 @@ class Wait:
         timeout_s: float | None,
         downloads: AutoDownload | None = None,
     ) -> None:
-        if until not in {"finished", "part"}:
-            raise SettingsError(f'until must be "finished" or "part", not {until!r}')
-        check_number("timeout_s", timeout_s)
+        check_choice("until", until, "finished", "part")
+        check_numbers(timeout_s=timeout_s)
         self._core = parts
         self._sync = sync
         self._blocking_orders = blocking

@@ -1,0 +1,77 @@
+"""Refuse an argument of a wrong type by its name, before anything is done with it. Pure.
+
+`bool` would accept any text as True, and a comparison or a path fails deep inside the library.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+from regards_nb.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def check_flags(**values: object) -> None:
+    """Refuse a value that is neither True nor False, such as "no".
+
+    Examples
+    --------
+    >>> check_flags(download="no")
+    Traceback (most recent call last):
+    regards_nb.errors.SettingsError: download must be True or False, not 'no'
+    """
+    # by name: NumPy has a class of its own, called bool or bool_
+    _check("True or False", lambda value: type(value).__name__ in {"bool", "bool_"}, values)
+
+
+def check_numbers(**values: object) -> None:
+    """Refuse a value that is not a number, such as "60" for seconds; None is no limit."""
+    _check("a number", _is_number, values)
+
+
+def check_texts(**values: object) -> None:
+    """Refuse a value that is not a text, such as 8 for a label; None stands for no text."""
+    _check("a text", lambda value: isinstance(value, str | None), values)
+
+
+def check_paths(**values: object) -> None:
+    """Refuse a value that is not a path, such as 5 for a folder; None is the default path."""
+    _check("a path", _is_path, values)
+
+
+def check_counts(**values: object) -> None:
+    """Refuse a value that is not a whole number from 0 on; None is no limit."""
+    _check("a whole number, 0 or more", _is_count, values)
+
+
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Refuse a value that is none of the choices."""
+    _check(" or ".join(f'"{each}"' for each in choices), choices.__contains__, {name: value})
+
+
+def _check(words: str, is_right: Callable[[object], bool], values: dict[str, object]) -> None:
+    for name, value in values.items():
+        if not is_right(value):
+            raise SettingsError(f"{name} must be {words}, not {value!r:.100}")
+
+
+def _is_number(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is None
+    # NaN is the only number that differs from itself: as a time limit it would never be over.
+    return isinstance(value, Real) and value == value  # noqa: PLR0124
+
+
+def _is_count(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is None
+    return isinstance(value, Integral) and int(value) >= 0
+
+
+def _is_path(value: object) -> bool:
+    # A UPath of a bucket has no __fspath__.
+    is_object = hasattr(value, "__fspath__") or hasattr(value, "joinpath")
+    return isinstance(value, str | None) or is_object
