@@ -2,7 +2,7 @@
 
 - ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
 - ``origin``: the one address that is contacted; ``auth``: secrets and the token;
-- ``transport``: send, repeat, redirect; ``streaming``: bodies with files; ``pagination``: lists;
+- ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files;
 - ``catalogue``: data sets, products, estimates; ``client``: `RegardsClient`.
 """
 

@@ -22,8 +22,7 @@ from regards_nb.client.models import (
     product,
     summary_rows,
 )
-from regards_nb.client.pagination import iter_pages
-from regards_nb.client.transport import RequestSpec
+from regards_nb.client.transport import RequestSpec, iter_pages
 from regards_nb.errors import (
     NotAllowedError,
     ServiceError,

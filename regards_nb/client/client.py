@@ -32,8 +32,14 @@ from regards_nb.client.errors import error_for
 from regards_nb.client.login import PasswordLogin
 from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
-from regards_nb.client.pagination import iter_manifest, iter_pages
-from regards_nb.client.transport import NoAuth, Repeat, RequestSpec, Transport
+from regards_nb.client.transport import (
+    NoAuth,
+    Repeat,
+    RequestSpec,
+    Transport,
+    iter_manifest,
+    iter_pages,
+)
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields

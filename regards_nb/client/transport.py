@@ -2,7 +2,7 @@
 
 `Repeat` decides which requests may be sent again. Reading may, actions may not. The GET of a zip
 may only if the server surely did not get it: each one spends quota and changes what the next zip
-holds (protocol.md 1.0, 4 and 6).
+holds (protocol.md 1.0, 4 and 6). Lists come in pages and change while they are read (1.4).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import requests
@@ -28,18 +28,23 @@ from regards_nb.client.errors import (
     token_advice,
     token_state,
 )
-from regards_nb.client.models import Response
+from regards_nb.client.models import Response, file_record, read_page
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from urllib3 import PoolManager
 
     from regards_nb.client.auth import Secret, Token, TokenProvider
+    from regards_nb.client.models import Page
     from regards_nb.client.origin import Origin
+    from regards_nb.files import FileRecord
+
+    #: Sends a request and returns the response.
+    Exchange: TypeAlias = "Callable[[RequestSpec], Response]"
 
 #: No response of REGARDS but files is larger; a page of 2000 files has less than 2 MB.
 MAX_JSON_BYTES = 16 << 20
@@ -60,6 +65,12 @@ _PROXY_ADVICE = {
 }
 #: Connections kept open for the next request.
 _POOL_SIZE = 16
+
+#: With 100 orders on a page nobody has so many; more means a server that counts wrongly.
+_MAX_PAGES = 5000
+_MANIFEST_PAGE_SIZE = 1000
+#: How often a manifest that changed while its pages were read is read again.
+_MAX_READINGS = 3
 
 
 class Repeat(Enum):
@@ -445,3 +456,50 @@ def _read(response: requests.Response, request: str) -> Response | NoResponse:
         headers=response.headers,
         body=bytes(body),
     )
+
+
+def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iterator[Page]:
+    """Yield one page after the other; their numbers are added to the query of the request."""
+    number = 0
+    previous_items: list[Any] = []
+    while True:
+        params = {**request.params, "page": number, "size": page_size}
+        response = exchange(replace(request, params=params))
+        if response.status == 204:  # The documentation has 204 for an empty list.
+            return
+        page = read_page(response.json(), response.request)
+        yield page
+        number += 1
+        if number == _MAX_PAGES:
+            raise UnexpectedAnswerError(f"{page.request}: still no end after {number} pages")
+        if page.pages is None:
+            # The server does not count its pages: a full page may have a next one.
+            is_last = len(page.items) < page_size or page.items == previous_items
+        else:
+            is_last = number >= page.pages
+        # An empty page is the last one, even if the server announced more.
+        if is_last or not page.items:
+            return
+        previous_items = page.items
+
+
+def iter_manifest(
+    exchange: Exchange, request: RequestSpec, *, order_id: int
+) -> Iterator[FileRecord]:
+    """Yield each file of a manifest once, page by page.
+
+    Files that become available or are downloaded meanwhile move others to another page. The
+    manifest is read again until as many files were seen as the server announces.
+    """
+    seen: set[int] = set()
+    for _ in range(_MAX_READINGS):
+        total: int | None = None
+        for page in iter_pages(exchange, request, _MANIFEST_PAGE_SIZE):
+            total = page.total
+            for item in page.items:
+                record = file_record(item, order_id, page.request)
+                if record.file_id not in seen:
+                    seen.add(record.file_id)
+                    yield record
+        if total is None or len(seen) >= total:
+            return

@@ -18,13 +18,13 @@ from regards_nb.display.live import LiveView as LiveView
 from regards_nb.display.model import MAX_ROWS as MAX_ROWS
 from regards_nb.display.model import NAME_CHARS as NAME_CHARS
 from regards_nb.display.model import WAITS as WAITS
+from regards_nb.display.model import DownloadRates as DownloadRates
 from regards_nb.display.model import OrderFacts as OrderFacts
 from regards_nb.display.model import Severity as Severity
 from regards_nb.display.model import TableModel as TableModel
 from regards_nb.display.model import table_model as table_model
 from regards_nb.display.plots import plot_throughput as plot_throughput
 from regards_nb.display.plots import plot_timeline as plot_timeline
-from regards_nb.display.rates import DownloadRates as DownloadRates
 from regards_nb.display.refresh import TRACKER_DELETED as TRACKER_DELETED
 from regards_nb.display.refresh import RefreshThread as RefreshThread
 from regards_nb.display.refresh import close_views as close_views

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from regards_nb.display.model import (
     SIGN,
     TICK_S,
+    DownloadRates,
     Severity,
     clock,
     row_of,
     table_model,
 )
-from regards_nb.display.rates import DownloadRates
 from regards_nb.display.text import above, aligned, below, line, lines
 from regards_nb.text import clean, counted
 

@@ -18,8 +18,14 @@ from regards_nb.display.html import (
     publish,
     static_bundle,
 )
-from regards_nb.display.model import MAX_ROWS, Action, OrderFacts, Severity, table_model
-from regards_nb.display.rates import DownloadRates
+from regards_nb.display.model import (
+    MAX_ROWS,
+    Action,
+    DownloadRates,
+    OrderFacts,
+    Severity,
+    table_model,
+)
 from regards_nb.errors import RegardsError
 from regards_nb.text import clean
 

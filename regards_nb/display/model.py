@@ -6,14 +6,13 @@ the network is cleaned here once; HTML escapes it after that.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from regards_nb.display.rates import DownloadRates
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import LIMIT_CHARS, clean, counted, size
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     #: Returns the orders that a view shows; None means all. It is called for each repaint,
     #: because an order that is waited for may appear later.
     KeysOf = Callable[[], Iterable[OrderKey] | None]
+    from collections.abc import Iterable
+
+    from regards_nb.orders import OrderKey
 
 #: More rows cost browser time at every repaint, and nobody reads them.
 MAX_ROWS = 50
@@ -604,3 +606,34 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
     for problem in list(counts)[-MAX_PROBLEMS:]:
         times = f" ({counts[problem]} times)" if counts[problem] > 1 else ""
         yield clean(problem, 2 * LIMIT_CHARS) + times
+
+
+class DownloadRates:
+    """Measures how fast downloads are, from the snapshots that one view shows."""
+
+    #: The rate is the mean of so many seconds.
+    WINDOW_S = 15.0
+
+    def __init__(self) -> None:
+        self._samples: dict[OrderKey, deque[tuple[float, int]]] = {}
+
+    def update(self, orders: Iterable[OrderState], now_s: float) -> None:
+        """Take a sample of each running download, at a time of a monotonic clock."""
+        running = {order.key: order.downloaded_bytes for order in orders if order.downloading}
+        self._samples = {key: self._samples.get(key, deque()) for key in running}
+        for key, samples in self._samples.items():
+            samples.append((now_s, running[key]))
+            while len(samples) > 2 and now_s - samples[1][0] >= self.WINDOW_S:
+                samples.popleft()
+
+    def of(self, key: OrderKey) -> float | None:
+        """Return the bytes per second of a download; None until there are two samples."""
+        samples = self._samples.get(key)
+        if samples is None or len(samples) < 2 or samples[-1][0] - samples[0][0] < 0.5:
+            return None
+        (begin_s, before), (end_s, after) = samples[0], samples[-1]
+        return max(after - before, 0) / (end_s - begin_s)
+
+    def total(self) -> float:
+        """Return the bytes per second of all downloads."""
+        return sum(filter(None, map(self.of, self._samples)))

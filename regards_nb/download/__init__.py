@@ -27,6 +27,7 @@ from regards_nb.download.names import numbered as numbered
 from regards_nb.download.names import safe_name as safe_name
 from regards_nb.download.names import unnumbered as unnumbered
 from regards_nb.download.order import download_order as download_order
+from regards_nb.download.order import download_products as download_products
 from regards_nb.download.places import Place as Place
 from regards_nb.download.places import archive_of as archive_of
 from regards_nb.download.places import as_place as as_place
@@ -34,7 +35,6 @@ from regards_nb.download.places import list_place as list_place
 from regards_nb.download.places import open_workspace as open_workspace
 from regards_nb.download.places import order_folder as order_folder
 from regards_nb.download.places import path_of as path_of
-from regards_nb.download.products import download_products as download_products
 from regards_nb.download.progress import Progress as Progress
 from regards_nb.download.records import Check as Check
 from regards_nb.download.records import FileLog as FileLog

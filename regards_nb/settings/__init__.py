@@ -23,15 +23,15 @@ from __future__ import annotations
 
 from regards_nb.settings.profiles import FIELDS as FIELDS
 from regards_nb.settings.profiles import PROFILE_VARIABLE as PROFILE_VARIABLE
+from regards_nb.settings.profiles import SECRETS as SECRETS
 from regards_nb.settings.profiles import check_options as check_options
 from regards_nb.settings.profiles import profile_names as profile_names
 from regards_nb.settings.profiles import profiles_path as profiles_path
 from regards_nb.settings.profiles import read_profile as read_profile
+from regards_nb.settings.profiles import source_of as source_of
 from regards_nb.settings.profiles import tracker_from_env as tracker_from_env
 from regards_nb.settings.profiles import tracker_from_profile as tracker_from_profile
-from regards_nb.settings.secrets import SECRETS as SECRETS
-from regards_nb.settings.secrets import source_of as source_of
-from regards_nb.settings.secrets import variable as variable
+from regards_nb.settings.profiles import variable as variable
 from regards_nb.settings.workers import SettingsSource as SettingsSource
 from regards_nb.settings.workers import WorkerSettings as WorkerSettings
 from regards_nb.settings.workers import settings_source as settings_source

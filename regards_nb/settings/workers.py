@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import SettingsError
 from regards_nb.journal import Journal, location_of
-from regards_nb.settings.profiles import client_of, from_environment_variables, read_profile
-from regards_nb.settings.secrets import variable
+from regards_nb.settings.profiles import (
+    client_of,
+    from_environment_variables,
+    read_profile,
+    variable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
