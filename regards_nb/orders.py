@@ -51,13 +51,11 @@ _PRECEDENCE = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED:
 #: After these the server has no files any more.
 GONE = frozenset({OrderStatus.EXPIRED, OrderStatus.DELETED})
 
+#: After these some files may be missing, and a retry may bring them.
+ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
+
 #: After these no further event is expected. A later event can re-open FAILED and DENIED.
-FINISHED = GONE | {
-    OrderStatus.DENIED,
-    OrderStatus.FAILED,
-    OrderStatus.DONE_WITH_WARNING,
-    OrderStatus.DONE,
-}
+FINISHED = GONE | ENDS_WITH_ERRORS | {OrderStatus.DENIED, OrderStatus.DONE}
 
 #: After these files can be downloaded if there is a link (protocol.md 0.4).
 _ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
@@ -98,6 +96,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Finished sub-orders over all, 0 to 1; None where the server does not tell their number.
     ready_row : int
         Journal row of the newest event that means "files can be downloaded"; 0 before.
+    errors_row : int
+        Journal row of an end with files in error; 0 without such an end.
     first_event, last_event : datetime.datetime
         By the AMQP timestamp where there is one, else by arrival (UTC).
     files_total, bytes_total : int or None
@@ -105,6 +105,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     waits_for_download : bool
         A sub-order is ready and was not downloaded. REGARDS may prepare nothing more before it is
         (protocol.md 0.2).
+    lacks_names : bool
+        It has ended with files in error, which only the next download names.
     downloading : bool
         A download of this order runs in this process.
     decided_at_s : int
@@ -127,6 +129,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: str | None
     download_link: str | None
     ready_row: int
+    errors_row: int
     first_event: datetime
     last_event: datetime
     label: str | None = None
@@ -135,6 +138,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     files_total: int | None = None
     bytes_total: int | None = None
     waits_for_download: bool = False
+    lacks_names: bool = False
     downloading: bool = False
     expires_at: datetime | None = None
     decided_at_s: int = 0
@@ -150,6 +154,11 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def correlation_id(self) -> str:
         """The client's own name for the order."""
         return self.key.correlation_id
+
+    @property
+    def to_download(self) -> bool:
+        """Whether a download has something to fetch, or missing files to name."""
+        return self.waits_for_download or self.lacks_names
 
     @property
     def name(self) -> str:
@@ -593,9 +602,9 @@ class OrderAccumulator:
             self.total = total
         if status == _SUBORDER_DONE:
             self._add_suborder(row_id, event.app_id, event.sub_order_id)
-        elif link and status in _ENDS_WITH_LINK and not _is_empty(event):
+        elif (link or errors) and status in _ENDS_WITH_LINK and not _is_empty(event):
             self.ready_at_end = max(self.ready_at_end, row_id)
-            if event.app_id == REST_APP_ID:
+            if link and event.app_id == REST_APP_ID:
                 # The server says that it has files now, whatever sub-orders came before.
                 self.ready_suborder = max(self.ready_suborder, row_id)
         us = event.received_at_us if timestamp_s is None else timestamp_s * 1_000_000
@@ -649,6 +658,7 @@ class OrderAccumulator:
         done = len(self.numbered) + len(self.unnumbered) or len(self.over_rest)
         total = self.total if self.total >= 0 else None
         progress = min(done / total, 1.0) if total else None
+        errors, has_link = self._errors(), bool(self.link) and total != 0
         return OrderState(
             key=self.key,
             order_id=self.order_id,
@@ -657,13 +667,14 @@ class OrderAccumulator:
             progress=1.0 if self.status == OrderStatus.DONE else progress,
             suborders_done=done,
             suborders_total=total,
-            errors=self._errors(),
+            errors=errors,
             error_type=self.error_type or None,
             message=self.message or None,
             download_link=self.link or None,
             # Each sub-order announces its files. An end announces files only without any of them,
             # and not with a total of 0: then the filters have left no file.
-            ready_row=self.ready_suborder or (self.ready_at_end if total != 0 else 0),
+            ready_row=self.ready_suborder or (self.ready_at_end if has_link else 0),
+            errors_row=self.ready_at_end if errors and self.status in ENDS_WITH_ERRORS else 0,
             first_event=_utc(self.first_us),
             last_event=_utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),

@@ -33,6 +33,7 @@ def order(name: str = "swath-a", order_id: int | None = 1, **known: Any) -> Orde
         "message": None,
         "download_link": None,
         "ready_row": 0,
+        "errors_row": 0,
         "first_event": NOON,
         "last_event": NOON,
     }

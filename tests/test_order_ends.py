@@ -76,6 +76,25 @@ def test_missing_files_of_both_kinds_end_alike(simulator: Simulator, tracker: Or
         assert (order.state.downloaded_files, order.state.files_total) == (4, 6)
 
 
+@pytest.mark.parametrize("auto_download", [False, True])
+def test_a_file_that_fails_in_the_last_suborder_is_told_at_the_end(
+    simulator: Simulator, tmp_path: Path, *, auto_download: bool
+) -> None:
+    """The wait that downloads the last part names it, also after a retry; it is in files."""
+    lost = StagingError(name="file_00004.bin", reason="Tape not readable", times=2)
+    with tracker_of(simulator, tmp_path, auto_download=auto_download) as tracker:
+        number = simulator.order(OrderPlan(n_files=5, faults=[lost], suborder_pause_s=0.3))
+        for _ in range(2):
+            with pytest.raises(errors.TrackingError, match=r"1 of 5 files.*file_00004\.bin"):
+                tracker.wait(number, download=not auto_download, timeout_s=60)
+            files = tracker.files.query("state == 'FAILED'")
+            assert list(files["name"]) == ["file_00004.bin"]
+            assert "4/5 files" in tracker._repr_html_()
+            tracker.retry(number)
+        tracker.wait(number, download=True, timeout_s=60)
+        assert (tracker.files["state"] == "VERIFIED").all()
+
+
 def test_a_download_of_several_orders_does_what_it_can(
     simulator: Simulator, tracker: OrderTracker
 ) -> None:

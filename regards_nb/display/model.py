@@ -410,6 +410,8 @@ def _fetched(order: OrderState) -> float | None:
 def _remarks(order: OrderState) -> Iterator[str]:
     if order.waits_for_download:
         yield WAITS
+    if order.lacks_names:
+        yield f"tracker.download({order.order_id}) names the missing files"
     if order.downloading:
         yield "downloading"
     if order.elsewhere:

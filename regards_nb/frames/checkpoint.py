@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
 
 #: Change it when the same messages give other events, states, columns or bytes than before.
-_FORMAT = 1
+_FORMAT = 2
 
 #: See `CheckpointWriter.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
@@ -55,14 +55,15 @@ _ORDER_DTYPES = {
     "correlation_id": "str",
     **ORDER_DTYPES,
     "ready_row": "int64",
+    "errors_row": "int64",
     "decided_at_s": "int64",
 }
 _row = attrgetter(*_ORDER_DTYPES)
 #: The columns that make an `OrderState`, as `_state` takes them.
 _STATE_COLUMNS = (
     "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
-    "error_type", "message", "download_link", "ready_row", "first_event", "last_event",
-    "waits_for_download", "decided_at_s",
+    "error_type", "message", "download_link", "ready_row", "errors_row", "first_event",
+    "last_event", "waits_for_download", "decided_at_s",
 )  # fmt: skip
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -173,7 +174,8 @@ def _state(key: OrderKey, *row: Any) -> OrderState:
     # Written out, because a dictionary for each of a million orders takes five times as long.
     (
         order_id, status, finished, progress, suborders_done, suborders_total, errors, error_type,
-        message, download_link, ready_row, first_event, last_event, waits, decided_at_s,
+        message, download_link, ready_row, errors_row, first_event, last_event, waits,
+        decided_at_s,
     ) = row  # fmt: skip
     return OrderState(
         key=key,
@@ -188,6 +190,7 @@ def _state(key: OrderKey, *row: Any) -> OrderState:
         message=message,
         download_link=download_link,
         ready_row=ready_row,
+        errors_row=errors_row,
         first_event=first_event,
         last_event=last_event,
         waits_for_download=waits,

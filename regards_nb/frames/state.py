@@ -309,6 +309,7 @@ class OrderStates:
         fetched_row = self._fetched.get((key.tenant, order_id), 0)
         remote = self._remote.get(key)
         waits = state.ready_row > fetched_row and state.status not in GONE
+        lacks_names = state.errors_row > fetched_row and bool(files.places) and not waits
         if remote is not None and remote.order_id == state.order_id:
             state = _with_remote(state, remote)
             if not waits:
@@ -325,6 +326,7 @@ class OrderStates:
             files_total=n_files or None,
             bytes_total=files.bytes or None,
             waits_for_download=waits,
+            lacks_names=lacks_names and not state.elsewhere_files,
         )
 
 

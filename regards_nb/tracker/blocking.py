@@ -111,8 +111,8 @@ def advice_for(blocking: Sequence[OrderState], call: str) -> str:
 def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:
     """Return the states without the downloads that the dispatcher begins in a moment."""
     return [
-        replaced(state, waits_for_download=False)
-        if state.waits_for_download and not _has_failed(parts, state)
+        replaced(state, waits_for_download=False, lacks_names=False)
+        if state.to_download and not _has_failed(parts, state)
         else state
         for state in states
     ]

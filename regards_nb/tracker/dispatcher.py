@@ -252,8 +252,8 @@ def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownloa
     *asked* downloads them for the call that waits. *own* is the tracker's automatic download, of
     which the first attempt counts: a failed one may be repeated for long.
     """
-    is_expected = asked is not None or (own is not None and own.will_try(state.key))
-    return is_expected and (state.downloading or state.waits_for_download)
+    is_expected = asked is not None or (own is not None and own.will_try(state))
+    return is_expected and (state.downloading or state.to_download)
 
 
 class AutoDownload:
@@ -273,17 +273,21 @@ class AutoDownload:
         #: Incomplete downloads so far, of orders whose last download was incomplete.
         self._incomplete: dict[OrderKey, int] = {}
 
-    def will_try(self, key: OrderKey) -> bool:
-        """Return whether no download of the order failed, so that the next one comes at once."""
-        _, failures = self._due.get(key, (0.0, 0))
-        return not failures and key not in self._incomplete
+    def will_try(self, order: OrderState) -> bool:
+        """Return whether a download of the order runs or comes at once, as the first or for news.
+
+        What failed before, and is tried again after a pause, does not count.
+        """
+        _, failures = self._due.get(order.key, (0.0, 0))
+        is_incomplete = order.key in self._incomplete
+        return order.to_download if is_incomplete else not failures
 
     def begin_all(self, changed: list[OrderKey]) -> None:
         """Download the files that wait: of changed orders and, after a REST sync, of all."""
         rounds = 0 if self._sync is None else self._sync.rounds
         if rounds != self._seen_rounds:
             self._seen_rounds = rounds
-            changed = [s.key for s in self._core.frames.states() if s.waits_for_download]
+            changed = [s.key for s in self._core.frames.states() if s.to_download]
         self.begin(changed)
 
     def begin(self, keys: Iterable[OrderKey]) -> None:
@@ -291,12 +295,17 @@ class AutoDownload:
         for key in keys:
             self._due.setdefault(key, (0.0, 0))
         now = time.monotonic()
+        # What an incomplete download lacks waits for its turn. What was announced since does not.
+        for state in self._core.states(list(self._incomplete)):
+            if state.to_download:
+                self._due[state.key] = (0.0, 0)
+                self._incomplete.pop(state.key)
         due = [key for key, (not_before, _) in list(self._due.items()) if not_before <= now]
         for state in self._core.states(due):
             if state.downloading:
                 continue
             is_incomplete = state.key in self._incomplete and state.status not in GONE
-            if state.order_id is None or not (state.waits_for_download or is_incomplete):
+            if state.order_id is None or not (state.to_download or is_incomplete):
                 self._due.pop(state.key, None)
             elif self._downloads.is_held_elsewhere(state):
                 self._look_later(state.key)

@@ -13,7 +13,6 @@ from regards_nb.download import (
     order_folder,
 )
 from regards_nb.errors import IncompleteDownloadError
-from regards_nb.events import OrderStatus
 from regards_nb.tracker.lease import held_order
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from regards_nb.download import Check, FileLog, Place, Progress
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
-
-_ENDS_WITH_ERRORS = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 
 
 class DownloadDetails(TypedDict, total=False):
@@ -65,14 +62,14 @@ class DownloadRequest:
 class OrderToFetch:
     """What a download needs to know of an order: numbers and the tenant, and no link.
 
-    *ready_row* as in `OrderState`; *is_new*: its files were not downloaded so far. *lacks_files*:
-    REGARDS could not prepare some files, and no manifest lists them. *has_ended*: it prepares no
-    more.
+    *up_to_row*: the newest event that the download answers; *is_new*: no download has answered it.
+    *lacks_files*: REGARDS could not prepare some files, and no manifest lists them. *has_ended*: it
+    prepares no more.
     """
 
     tenant: str | None
     order_id: int
-    ready_row: int
+    up_to_row: int
     lacks_files: bool
     has_ended: bool
     is_new: bool
@@ -80,14 +77,13 @@ class OrderToFetch:
     @classmethod
     def of(cls, order: OrderState, order_id: int) -> OrderToFetch:
         """Return what a download needs of the state of an order."""
-        lacks_files = order.errors and order.ready_row and order.status in _ENDS_WITH_ERRORS
         return cls(
             tenant=order.tenant,
             order_id=order_id,
-            ready_row=order.ready_row,
-            lacks_files=bool(lacks_files),
+            up_to_row=max(order.ready_row, order.errors_row),
+            lacks_files=bool(order.errors_row and order.ready_row),
             has_ended=order.finished,
-            is_new=order.waits_for_download,
+            is_new=order.to_download,
         )
 
 
@@ -119,7 +115,7 @@ def fetch_order(
         stop=stop,
         waiting=None if request.if_free else waiting,
     ):
-        was_fetched = order.ready_row <= journal.fetched_row(order.tenant, order.order_id)
+        was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
         archive = archive_of(client.base_url, order.tenant or client.tenant)
@@ -145,9 +141,9 @@ def fetch_order(
         except IncompleteDownloadError:
             # The server has handed out the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
-            journal.save_fetched(order.tenant, order.order_id, order.ready_row)
+            journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
             raise
-        journal.save_fetched(order.tenant, order.order_id, order.ready_row)
+        journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
         return result
 
 

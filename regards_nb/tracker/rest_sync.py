@@ -30,7 +30,7 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
-from regards_nb.orders import FINISHED, GONE, OrderReducer, precedence, replaced
+from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ _STATUS = {
     "EXPIRED": OrderStatus.EXPIRED,
     "DELETED": OrderStatus.DELETED,
 }
-_ENDS_TO_RETRY = frozenset({OrderStatus.FAILED, OrderStatus.DONE_WITH_WARNING})
 _DOWNLOAD_PATH = "/api/v1/rs-order/user/orders/{}/download"
 
 
@@ -146,10 +145,10 @@ class _Difference:
         if known.status == status or precedence(known.status) > precedence(status):
             return False
         if known.finished and status not in FINISHED:
-            return known.status in _ENDS_TO_RETRY and (self._acted or self._is_later(known))
+            return known.status in ENDS_WITH_ERRORS and (self._acted or self._is_later(known))
         if status == OrderStatus.RUNNING:
             return known.status == OrderStatus.PAUSED
-        return not (status == OrderStatus.FAILED and known.status in _ENDS_TO_RETRY)
+        return not (status == OrderStatus.FAILED and known.status in ENDS_WITH_ERRORS)
 
     def _is_later(self, known: OrderState) -> bool:
         at_s = _seconds(self._remote.status_at)

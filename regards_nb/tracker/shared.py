@@ -259,7 +259,7 @@ class TrackerParts:
         if state.order_id is None or state.order_id not in self.downloads:
             return state
         progress = self.downloads.get(state.order_id)
-        state = replaced(state, downloading=True, waits_for_download=False)
+        state = replaced(state, downloading=True, waits_for_download=False, lacks_names=False)
         if progress is None:
             return state
         return replaced(

@@ -1169,7 +1169,7 @@ class OrderTracker:
         if keys:
             states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
-            states = [state for state in self._core.states() if state.waits_for_download]
+            states = [state for state in self._core.states() if state.to_download]
         if not states:
             say("nothing to download: no order has files that wait for it")
             return [] if process is None else {}
@@ -1226,7 +1226,7 @@ class OrderTracker:
             while True:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 (state,) = wait.run(view)
-                if not state.waits_for_download:
+                if not state.to_download:
                     break
                 self._downloads.run(view, [state])
                 new = [path for path in self._core.paths(state.order_id) if path not in seen]
