@@ -1,7 +1,7 @@
 """`OrderTracker` and `Order`: the classes that a user works with.
 
 ``shared``
-    journal, frames, change signal and background errors, which all parts use;
+    journal, frames, change signal, background errors and leases, which all parts use;
 ``selection``
     which orders a user means;
 ``downloads``
@@ -11,7 +11,7 @@
 ``executors``, ``worker``
     a call of ``download`` on an executor, and what runs in its workers;
 ``dispatcher``
-    hands new events to callbacks, and downloads the files that they announce;
+    hands new events to callbacks, each at least once, and downloads the files they announce;
 ``rest_sync``
     asks REGARDS over REST for what no message told;
 ``submission``
@@ -20,10 +20,10 @@
     what an order will contain, and one order for each row of a table;
 ``actions``
     pause, resume, retry, restart, cancel, delete;
-``blocking``, ``other_consumers``
-    orders that keep REGARDS from preparing others, and consumers that take messages away;
+``blocking``
+    orders that keep REGARDS from preparing others;
 ``life``
-    whether the tracker runs, and what a call says that needs it to run;
+    whether the tracker runs, only reads a journal, or shares its queue with other consumers;
 ``waiting``, ``nested_loop``
     what ``wait()`` does while it blocks the cell, and with the user's event loop;
 ``order``, ``tracker``

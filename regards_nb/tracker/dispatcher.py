@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import logging
 import threading
 import time
 import warnings
@@ -12,14 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_texts
-from regards_nb.errors import IncompleteDownloadError, RegardsError, SettingsError
+from regards_nb.errors import IncompleteDownloadError, JournalError, RegardsError, SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import raised_at
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
-from regards_nb.tracker.lease import OrderHeldError
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import POLL_S, OrderHeldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     from regards_nb.events import OrderEvent
     from regards_nb.frames import EventQueue
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.dispatch_cursor import DispatchCursor
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
 
     #: A status or None for all, and the function to call with each of its events.
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
+    from regards_nb.journal import Journal
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
@@ -51,6 +53,11 @@ HELD_LOOK_S = 2.0
 
 #: What automatic downloads want: a second process would fetch the same files once more.
 _IF_FREE = DownloadRequest(if_free=True)
+
+_log = logging.getLogger(__name__)
+
+#: The cursor is written at most so often: a commit costs more than most callbacks.
+SAVE_PERIOD_S = 1.0
 
 
 class EventDispatcher:
@@ -336,3 +343,59 @@ class AutoDownload:
     def _look_later(self, key: OrderKey) -> None:
         _, failures = self._due.get(key, (0.0, 0))
         self._due[key] = (time.monotonic() + HELD_LOOK_S, failures)
+
+
+class DispatchCursor:
+    """The last row whose callbacks have returned, kept in the journal.
+
+    A process that was killed leaves it behind the newest row, and the next process calls again from
+    there: each event reaches the callbacks at least once. Trackers with the same queue and tenant
+    share it. It is not *is_kept* by a reader, which writes nothing to the journal.
+    """
+
+    def __init__(
+        self, journal: Journal, queue: str | None, tenant: str | None, *, is_kept: bool
+    ) -> None:
+        self._journal = journal
+        self._is_kept = is_kept
+        digest = hashlib.blake2b(json.dumps([queue, tenant]).encode(), digest_size=12)
+        self._name = digest.hexdigest()
+        self._saved = self._done = (-1, 0)
+        self._not_before_s = 0.0
+
+    def start(self) -> int:
+        """Return the row after which to begin: the cursor, or the newest row if there is none.
+
+        A first cursor is written with the next write of this process, so before its first message:
+        the process may be killed before it has called anything.
+        """
+        if not self._is_kept:
+            return self._journal.last_id()
+        generation = self._journal.generation
+        found = self._journal.cursors.read(self._name)
+        if found is not None:
+            return found
+        newest_id = self._journal.last_id()
+        self._journal.cursors.begin(self._name, newest_id, generation=generation)
+        self._saved = self._done = (generation, newest_id)
+        return newest_id
+
+    def advance(self, generation: int, row_id: int) -> None:
+        """Store that the callbacks up to a row of a generation of the journal have returned."""
+        self._done = (generation, row_id)
+
+    def save(self, *, at_once: bool = False) -> None:
+        """Write the cursor if it has advanced and was not written within `SAVE_PERIOD_S`."""
+        if not self._is_kept:
+            return
+        done = self._done
+        now_s = time.monotonic()
+        if done == self._saved or (now_s < self._not_before_s and not at_once):
+            return
+        self._not_before_s = now_s + SAVE_PERIOD_S
+        try:
+            self._journal.cursors.advance(self._name, done[1], generation=done[0])
+        except JournalError as exc:
+            _log.warning("the position of the callbacks was not written: %s", exc)
+        else:
+            self._saved = done

@@ -3,7 +3,7 @@
 These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
 `OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
 ``wait(download=True)`` and `submit_each` use. Of several processes, the one with the lease of the
-order downloads it (`tracker/lease.py`); workers of an executor take it, too (`tracker/worker.py`).
+order downloads it (`tracker/shared.py`); workers of an executor take it, too (`tracker/worker.py`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
-from regards_nb.tracker.lease import OrderHeldError
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import POLL_S, OrderHeldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -13,7 +13,7 @@ from regards_nb.download import (
     order_folder,
 )
 from regards_nb.errors import IncompleteDownloadError
-from regards_nb.tracker.lease import held_order
+from regards_nb.tracker.shared import held_order
 
 if TYPE_CHECKING:
     import threading

@@ -1,24 +1,41 @@
-"""Whether a tracker runs, and what a call says that needs a tracker that runs."""
+"""Whether a tracker runs, only reads a journal, or shares its queue with other consumers."""
 
 from __future__ import annotations
 
+import os
+import socket
+import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from regards_nb.consumer import HealthState
-from regards_nb.errors import SettingsError
+from regards_nb.consumer import Health, HealthState
+from regards_nb.download import is_alive
+from regards_nb.errors import JournalError, SettingsError
+from regards_nb.journal import DEFAULT_PATH
+from regards_nb.tracker.rest_sync import REST_ANSWERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import Health
+    from regards_nb.journal import Journal
 
 _NOT_STARTED = (
     "this tracker is not started, so no event can arrive: call tracker.start(), or use "
     "`with tracker:`"
 )
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
+
+#: In the place of the address of a broker: the journal is read, nothing is received.
+JOURNAL_ONLY: Any = object()
+
+#: After a lost connection RabbitMQ counts its consumer until the heartbeat ends: at most so long.
+_STALE_S = 90.0
+
+#: Those of this process, which all have its process id.
+_in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
 
 
 class Life:
@@ -67,3 +84,125 @@ class Life:
         """Refuse to start a tracker that has ended for good; the text says what to do instead."""
         if self.end:
             raise SettingsError(self.end)
+
+
+class JournalReader:
+    """Takes the place of the consumer in a tracker that only reads its journal."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.health = Health()
+        self._changed = changed
+
+    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+        """Say that the journal is read."""
+        if self.health.state is not HealthState.READING:
+            self._report(HealthState.READING)
+
+    def stop(self, timeout_s: float) -> None:  # noqa: ARG002
+        """Say that it is not read any more."""
+        self._report(HealthState.STOPPED)
+
+    def _report(self, state: HealthState) -> None:
+        self.health = replace(self.health, state=state, since=datetime.now(UTC))
+        self._changed()
+
+
+def require_file(journal: str | Path | None) -> None:
+    """Refuse a file that does not exist: a reader would make an empty journal."""
+    if isinstance(journal, str) and "://" in journal:
+        return
+    path = Path(DEFAULT_PATH if journal is None else journal).expanduser().absolute()
+    if not path.exists():
+        raise JournalError(
+            f"there is no journal {path}: give the file or the URL that the other kernel writes"
+        )
+
+
+def other_queues(journal: Journal, queue: str) -> str | None:
+    """Return a text on the messages of other queues in the journal; None if there are none."""
+    others = journal.having_messages(sorted(journal.queues() - {queue, REST_ANSWERS}))
+    if not others:
+        return None
+    return (
+        f"the journal {journal.location} also holds messages of {_named(others)}. They are kept "
+        f"apart: this tracker shows those of queue {queue!r} only. To see the others: "
+        f"OrderTracker.reader(journal=..., queue={others[0]!r})"
+    )
+
+
+def check_queue(journal: Journal, queue: str | None) -> None:
+    """Refuse a reader that would mix up queues, or names one without messages in the journal."""
+    known = journal.queues()
+    queues = journal.having_messages(sorted(known - {REST_ANSWERS}))
+    if queue is None and len(queues) > 1:
+        raise SettingsError(
+            f"the journal {journal.location} holds messages of {_named(queues)}. Two queues may "
+            "hold the same events, so name the one to read: OrderTracker.reader(..., queue="
+            f"{queues[0]!r})"
+        )
+    if queue is not None and queues and queue not in known:
+        raise SettingsError(
+            f"the journal {journal.location} holds no message of queue {queue!r}, only of "
+            f"{_named(queues)}"
+        )
+
+
+def _named(queues: list[str]) -> str:
+    return ("queue " if len(queues) == 1 else "the queues ") + " and ".join(map(repr, queues))
+
+
+class OtherConsumers:
+    """Tells consumers with another journal from those that share this one.
+
+    RabbitMQ gives each message to one consumer of a queue. Consumers that share a journal all see
+    it; to any other it is lost.
+    """
+
+    def __init__(self, journal: Journal, queue: str, health: Callable[[], Health]) -> None:
+        self._journal = journal
+        self.place = (journal.location, queue)
+        self._queue = queue
+        self.health = health
+        self._connected_at: datetime | None = None
+        #: The count of consumers that was last compared with the journal, and the outcome.
+        self._compared = 0
+        self._foreign = 0
+        _in_this_process.add(self)
+
+    def warning(self) -> str | None:
+        """Return a text if consumers of the queue write to another journal, else None."""
+        health = self.health()
+        if health.state is not HealthState.CONSUMING or not health.other_consumers:
+            self._compared = self._foreign = 0
+            return None
+        self._connected_at = self._connected_at or health.since
+        is_reconnected = health.since > self._connected_at
+        if is_reconnected and (datetime.now(UTC) - health.since).total_seconds() < _STALE_S:
+            return None
+        if health.other_consumers != self._compared:
+            self._compared = health.other_consumers
+            self._foreign = health.other_consumers - self._sharing()
+        if self._foreign <= 0:
+            return None
+        read = "consumer reads" if self._foreign == 1 else "consumers read"
+        return (
+            f"{self._foreign} other {read} queue {self._queue!r} with another journal. RabbitMQ "
+            "gives each message to one of them only (all messages to the first one, if the queue "
+            "has a single active consumer), so this tracker misses the rest. Stop the others, give "
+            "all the same journal=..., or ask the REGARDS administrator for a queue of your own"
+        )
+
+    def _sharing(self) -> int:
+        """Return how many other consumers of the queue share the journal, as far as it knows."""
+        here, pid = socket.gethostname(), os.getpid()
+        elsewhere = sum(
+            host != here or is_alive(process)
+            for host, process in self._journal.processes(self._queue)
+            if (host, process) != (here, pid)
+        )
+        beside = sum(
+            other.place == self.place and other.health().state is HealthState.CONSUMING
+            for other in list(_in_this_process)
+            if other is not self
+        )
+        return elsewhere + beside

@@ -1,4 +1,7 @@
-"""The objects that a tracker's parts share: journal, frames, change signal, background errors."""
+"""The objects that a tracker's parts share: journal, frames, change signal, background errors.
+
+`held` and `held_order` wait for the lease of the submissions or of an order.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,41 @@ import asyncio
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.download import path_of
-from regards_nb.errors import RegardsError, SettingsError, TrackingError, TrackingErrorGroup
+from regards_nb.errors import (
+    DownloadError,
+    RegardsError,
+    SettingsError,
+    TrackingError,
+    TrackingErrorGroup,
+)
+from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
 from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Progress
     from regards_nb.frames import Frames
-    from regards_nb.journal import Journal
+    from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.selection import Name
 
 _log = logging.getLogger("regards_nb")
+
+#: A process that waits for a lease looks so often whether it is free.
+LOOK_S = 0.5
+
+
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
 
@@ -305,3 +320,50 @@ def check_sources(
         raise SettingsError(
             f"{missing} is missing: queue must be the name of the queue your administrator made"
         )
+
+
+class OrderHeldError(DownloadError):
+    """Another process downloads the order, and the request was not to wait for it."""
+
+
+@contextmanager
+def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> Iterator[None]:
+    """Hold a lease during the block.
+
+    *waiting* is called with the process that has the lease, again and again; it waits for a moment,
+    or raises an error.
+    """
+    while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+        waiting(holder)
+    try:
+        yield
+    finally:
+        journal.leases.release(name)
+
+
+@contextmanager
+def held_order(
+    journal: Journal,
+    tenant: str | None,
+    order_id: int,
+    *,
+    stop: threading.Event,
+    waiting: Callable[[Holder], object] | None,
+) -> Iterator[None]:
+    """Hold the lease of an order during the block; *stop* ends the wait for it.
+
+    *waiting* is called with the process that has the lease, while it is waited for. Without it,
+    OrderHeldError is raised.
+    """
+
+    def wait(holder: Holder) -> None:
+        if waiting is None:
+            raise OrderHeldError(f"{holder} is downloading order {order_id}")
+        waiting(holder)
+        if stop.wait(LOOK_S):
+            raise DownloadError(
+                f"the download of order {order_id} was stopped while {holder} was downloading it"
+            )
+
+    with held(journal, order_lease(tenant, order_id), wait):
+        yield

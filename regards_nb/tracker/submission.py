@@ -34,9 +34,8 @@ from regards_nb.errors import (
 from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
-from regards_nb.tracker.lease import LOOK_S, held
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
-from regards_nb.tracker.shared import CLIENT_MISSING
+from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence

@@ -23,8 +23,7 @@ from regards_nb.orders import GONE
 from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
 from regards_nb.tracker.dispatcher import awaits_files
-from regards_nb.tracker.lease import LOOK_S
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import LOOK_S, POLL_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from regards_nb.orders import OrderKey
 from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
-from regards_nb.tracker.dispatch_cursor import DispatchCursor
 from regards_nb.tracker.dispatcher import (
     AutoDownload,
+    DispatchCursor,
     EventDispatcher,
     checked_callback,
     source_of,
@@ -43,17 +43,17 @@ from regards_nb.tracker.dispatcher import (
 from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.executors import settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
-from regards_nb.tracker.life import Life
-from regards_nb.tracker.nested_loop import run_nested
-from regards_nb.tracker.order import Order
-from regards_nb.tracker.other_consumers import OtherConsumers
-from regards_nb.tracker.reader import (
+from regards_nb.tracker.life import (
     JOURNAL_ONLY,
     JournalReader,
+    Life,
+    OtherConsumers,
     check_queue,
     other_queues,
     require_file,
 )
+from regards_nb.tracker.nested_loop import run_nested
+from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_sync import (
     POLL_S,
     REST_ANSWERS,
