@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -37,8 +39,9 @@ _POSITION = sa.select(
 )
 
 
-#: A server tells the position and the newest rows in one round trip. At first there are no newest.
-_FEW_ROWS = 4
+#: The listening thread reads the position and the newest rows in one round trip. At first there are
+#: no newest. So many rows it reads at once, and keeps at most.
+_FEW_ROWS, _MOST_HEARD = 4, 16
 _after_id = sa.bindparam("after_id", type_=sa.BigInteger)
 _where = _POSITION.subquery()
 _new = (
@@ -92,8 +95,9 @@ class ChangeDetector:
     Frames ask for the position at each access, so the question must be cheap.
     SQLite's ``data_version`` changes when another connection, in any process, has committed; this
     class asks with a connection that never writes. PostgreSQL has no such number. There the
-    threads of a tracker ask again and again, and get the position that was read last unless
-    `tell` was called: by `Listener`, or by a commit of this process.
+    threads of a tracker ask again and again, and get the position that was read last: by `hear`,
+    which `Listener` calls after a commit of another process, or after `tell`, which a commit of
+    this process calls.
     """
 
     #: So often a position is read that nobody has told of, while the server tells of changes.
@@ -107,6 +111,8 @@ class ChangeDetector:
         self._has_version = engine.dialect.name == "sqlite"
         self._query = str(_POSITION.compile(engine))
         self._lock = threading.Lock()
+        #: what `hear` has read and no caller of `position` has
+        self._heard: deque[Sequence[Any]] = deque(maxlen=_MOST_HEARD)
         #: stays open: each connection has its own data_version
         self._connection: PoolProxiedConnection | None = None
         #: of the schema; None before `open`
@@ -122,19 +128,18 @@ class ChangeDetector:
         self._next_look_s = 0.0
         self._pause_s = self.first_pause_s
 
-    def position(self, *, exact: bool, after_id: int) -> Look:
-        """Return the position of the journal, and the newest rows that a server has told with it.
+    def position(self, *, exact: bool) -> Look:
+        """Return the position of the journal, and the rows that `hear` has read meanwhile.
 
         Parameters
         ----------
         exact : bool
             Read it from a server in any case.
-        after_id : int
-            The caller has the rows up to here.
         """
         with self._lock:
             if not self._has_version:
-                return self._of_server(exact=exact or not self.is_polled, after_id=after_id)
+                position = self._of_server(exact=exact or not self.is_polled)
+                return position, [self._heard.popleft() for _ in range(len(self._heard))]
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
             # This is on the way of each message to its row. The driver's own call takes a fifth
@@ -147,15 +152,12 @@ class ChangeDetector:
                 self.version = version
             return self._position, ()
 
-    def _of_server(self, *, exact: bool, after_id: int) -> Look:
+    def _of_server(self, *, exact: bool) -> Position:
         tellings, now_s = self._tellings, time.monotonic()
         if not exact and tellings == self._seen_tellings and now_s < self._next_look_s:
-            return self._position, ()
-        newest = {"after_id": max(after_id, self._position.last_id)}
+            return self._position
         with self._engine.connect() as connection:
-            found = for_one_statement(connection).execute(_POSITION_AND_ROWS, newest).all()
-        width = len(_where.c)
-        position = _position(found[0][:width])
+            position = read_position(for_one_statement(connection))
         if position != self._position or tellings != self._seen_tellings:
             self._pause_s = self.first_pause_s
         elif not exact:
@@ -164,7 +166,28 @@ class ChangeDetector:
             self.look_every_s if self.told_by is not None else self._pause_s
         )
         self._position, self._seen_tellings = position, tellings
-        return position, [row[width:] for row in found if row[width] is not None]
+        return position
+
+    def hear(self, connection: Any) -> None:
+        """Read the position and the newest rows with the connection of the driver that listens.
+
+        It belongs to one session of the server, because LISTEN works on it. So the statement can be
+        prepared there, which takes a tenth of the time of the same one through the pool.
+        """
+        text, constants = self._statement
+        with self._lock:
+            tellings = self._tellings
+            values = constants | {"after_id": self._position.last_id}
+            found = connection.execute(text, values, prepare=True).fetchall()
+            width = len(_where.c)
+            self._position, self._seen_tellings = _position(found[0][:width]), tellings
+            self._next_look_s = time.monotonic() + self.look_every_s
+            self._heard += [row[width:] for row in found if row[width] is not None]
+
+    @cached_property
+    def _statement(self) -> tuple[str, dict[str, Any]]:
+        compiled = _POSITION_AND_ROWS.compile(self._engine)
+        return str(compiled), dict(compiled.params)
 
     def tell(self) -> None:
         """Have the next call of `position` read it."""

@@ -506,13 +506,13 @@ class Database:
         except JournalError as exc:
             _log.warning("%s. The journal was closed", exc)
 
-    def position(self, *, exact: bool, after_id: int) -> Look:
+    def position(self, *, exact: bool) -> Look:
         """Return the position of the journal and new rows; see `ChangeDetector.position`."""
         if self._snapshot is not None and self._snapshot != signature(self.path):
             # The owner of a journal that is only read here has opened or closed it.
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose(keep_files=False)
-        look = partial(self._changes.position, exact=exact, after_id=after_id)
+        look = partial(self._changes.position, exact=exact)
         while True:
             self._heal()
             with suppress(_ChangedMeanwhileError), self._using("read"):

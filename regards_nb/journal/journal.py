@@ -412,10 +412,8 @@ class Journal:
             every 30 s; where it cannot tell, every 0.5 to 5 s. SQLite is asked each time, at next
             to no cost.
         """
-        newest = list(self._remembered)[-1:]
-        newest_id = newest[0][1].last_id if newest else 0
         generation = self._database.generation
-        position, rows = self._database.position(exact=exact, after_id=newest_id)
+        position, rows = self._database.position(exact=exact)
         with suppress(DamagedBatchError):  # `read` says so
             for row in rows:
                 self._remembered.append((generation, read_batch(row, 0)))

@@ -40,7 +40,7 @@ class CannotListenError(Exception):
 class Listener:
     """The thread that hears of commits, for one journal object.
 
-    It tells *changes* of each commit, and calls *callback* after each one of another process.
+    After each commit of another process, *changes* reads what is new, and *callback* is called.
     *token* is that of the notifications of this journal object, which are ignored.
     """
 
@@ -109,7 +109,7 @@ def _run(
                 changes.tell()
                 callback()
                 for _ in _commits(connection, token, stop):
-                    changes.tell()
+                    changes.hear(connection)
                     callback()
         except CannotListenError as exc:
             _log.info("no NOTIFY from the journal: %s", exc)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
-#: A caller who reads the frames at once goes first.
+#: A caller who reads the frames at once goes first; a callback waits for nobody.
 YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
 FIRST_RETRY_S = 5.0
@@ -163,10 +163,11 @@ def _follow(
     try:
         seen = -1
         while not stop.is_set():
-            seen = parts.signal.wait(seen, POLL_S)
-            stop.wait(YIELD_S)
-            if _step(parts, queue, callbacks, downloads):
-                # Another kernel may have written the events; threads that wait must see them.
+            before, seen = seen, parts.signal.wait(seen, POLL_S)
+            if not callbacks.registered:
+                stop.wait(YIELD_S)
+            if _step(parts, queue, callbacks, downloads) and seen == before:
+                # Another kernel has written the events; threads that wait must see them.
                 parts.signal.send()
             callbacks.save_cursor()
             stop.wait(GATHER_S)
@@ -212,7 +213,7 @@ class _Callbacks:
         cursor: DispatchCursor,
     ) -> None:
         self._cursor = cursor
-        self._registered = registered
+        self.registered = registered
         self._workers = weakref.ref(workers)
         self._errors = errors
         #: The call that runs, or the last one.
@@ -221,7 +222,7 @@ class _Callbacks:
     def call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
         """Call them with events, which are all up to a generation and a row of the journal."""
         workers = self._workers()
-        registered = list(self._registered)
+        registered = list(self.registered)
         if workers is None or not events:
             return
         for event in events:
