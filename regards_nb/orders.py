@@ -109,6 +109,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         It has ended with files in error, which only the next download names.
     downloading : bool
         A download of this order runs in this process.
+    held_by : str
+        The other process that downloads it, in what a view shows; empty without one.
     decided_at_s : int
         AMQP timestamp of the event that decides the status; 0 where it has none.
     elsewhere_files : int
@@ -140,6 +142,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     waits_for_download: bool = False
     lacks_names: bool = False
     downloading: bool = False
+    held_by: str = ""
     expires_at: datetime | None = None
     decided_at_s: int = 0
     elsewhere_files: int = 0

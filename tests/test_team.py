@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import client_of, login_of, tracker_of, until
+from conftest import DEADLINE_S, client_of, login_of, tracker_of, until
 
 from regards_nb import OrderTracker
+from regards_nb.errors import WaitTimeoutError
 from regards_nb.journal import order_lease
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
 
@@ -130,15 +132,24 @@ def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
 def test_a_user_waits_for_the_kernel_that_downloads_the_order(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """download() says which process it waits for; in another workspace it fetches the files."""
+    """Views and download() say which process downloads it; in another workspace files come, too."""
     simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=60_000))
     with (
         tracker_of(simulator, tmp_path) as tracker,
         kernel(simulator, tmp_path / "journal.sqlite", tmp_path / "elsewhere") as other,
     ):
         order_id = simulator.order(OrderPlan(n_files=2, file_bytes=60_000, files_per_suborder=2))
+        running = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
         leases = tracker._core.journal.leases
         until(lambda: leases.holder(order_lease(simulator.tenant, order_id)))
+        shown = until(
+            lambda: f"process {other.pid} on " in (html := tracker._repr_html_()) and html
+        )
+        assert "is downloading it" in shown
+        with pytest.raises(WaitTimeoutError) as said:
+            tracker.wait(running, timeout_s=0)
+        for text in (shown, str(said.value)):
+            assert not re.search("waits for|until you download", text)
         paths = tracker.download(order_id)
         assert [path.stat().st_size for path in paths] == [60_000, 60_000]
         assert all(path.is_relative_to(tmp_path / "orders") for path in paths)

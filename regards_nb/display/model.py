@@ -414,6 +414,8 @@ def _remarks(order: OrderState) -> Iterator[str]:
         yield f"tracker.download({order.order_id}) names the missing files"
     if order.downloading:
         yield "downloading"
+    if order.held_by:
+        yield f"{order.held_by} is downloading it"
     if order.elsewhere:
         yield f"{order.elsewhere}; download(again=True) fetches them"
     if order.error_type:

@@ -48,9 +48,13 @@ class Holder(NamedTuple):
         return f"process {self.pid} on {self.host}"
 
 
+#: The names of the leases for downloads begin with it.
+_DOWNLOADS = "download "
+
+
 def order_lease(tenant: str | None, order_id: int) -> str:
     """Return the name of the lease for the download of an order."""
-    return f"download {tenant or ''} {order_id}"
+    return f"{_DOWNLOADS}{tenant or ''} {order_id}"
 
 
 @dataclass
@@ -154,6 +158,24 @@ class Leases:
         if row is None or _has_ended(row.pid, row.process):
             return None
         return Holder(row.host, row.pid)
+
+    def downloads_elsewhere(self) -> dict[str, Holder]:
+        """Return who else downloads orders, by the name of the lease. Nothing is written."""
+        if self._database.version != schema.SCHEMA_VERSION:
+            return {}
+
+        def find(connection: sa.Connection) -> Any:
+            now = _NOW_MS[connection.dialect.name]
+            named = _leases.c.name.startswith(_DOWNLOADS)
+            others = named & (_leases.c.owner != self._owner) & (_leases.c.expires_at_ms > now)
+            return connection.execute(sa.select(_leases).where(others)).all()
+
+        rows = self._database.read(find)
+        return {
+            row.name: Holder(row.host, row.pid)
+            for row in rows
+            if not _has_ended(row.pid, row.process)
+        }
 
     def _renew_in_background(self) -> None:
         if self._held.stop is not None:

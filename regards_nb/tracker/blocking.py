@@ -54,7 +54,9 @@ class BlockingOrders:
         waiting = [
             state
             for state in states
-            if state.waits_for_download and state.order_id not in parts.downloads
+            if state.waits_for_download
+            and state.order_id not in parts.downloads
+            and not parts.holders.of(state)
         ]
         without_message = () if self._sync is None else self._sync.without_message
         waiting += [

@@ -42,7 +42,8 @@ _log = logging.getLogger("regards_nb")
 
 #: A process that waits for a lease looks so often whether it is free.
 LOOK_S = 0.5
-
+#: A process that downloads the parts of an order has no lease for a moment between two of them.
+_BETWEEN_PARTS_S = 2.0
 
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
@@ -218,6 +219,37 @@ def _described(what: str, error: BaseException) -> str:
     return text.removeprefix(f"order {named}: ") if named else text
 
 
+class OrderHolders:
+    """Knows which other process downloads an order; it looks at the journal now and then."""
+
+    def __init__(self, journal: Journal, tenant: str | None) -> None:
+        self._journal = journal
+        self._tenant = tenant
+        self._next_s = 0.0
+        #: By the name of the lease, and when it was seen last.
+        self._seen: dict[str, tuple[Holder, float]] = {}
+
+    def of(self, order: OrderState) -> Holder | None:
+        """Return the process that downloads an order, also between two of its parts."""
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + LOOK_S
+            found = self._journal.leases.downloads_elsewhere()
+            kept = {name: s for name, s in self._seen.items() if now_s - s[1] < _BETWEEN_PARTS_S}
+            self._seen = kept | {name: (holder, now_s) for name, holder in found.items()}
+        seen = self._seen.get(order_lease(order.tenant or self._tenant, order.order_id or 0))
+        return None if seen is None else seen[0]
+
+    def without_held(self, orders: Iterable[OrderState]) -> list[OrderState]:
+        """Return the orders; those that another process downloads do not wait for the user."""
+        return [
+            replaced(order, waits_for_download=False, held_by=str(holder))
+            if order.waits_for_download and (holder := self.of(order))
+            else order
+            for order in orders
+        ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerParts:
     """The objects that the threads of a tracker share. It holds no tracker: one can be collected.
@@ -229,6 +261,7 @@ class TrackerParts:
     frames: Frames
     signal: ChangeSignal
     errors: BackgroundErrors
+    holders: OrderHolders
     downloads: dict[int, Progress | None] = field(default_factory=dict)
 
     def key_of(self, name: Name) -> OrderKey | None:

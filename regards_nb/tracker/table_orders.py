@@ -287,7 +287,9 @@ class TableOrders:
         if not self._policy.sees_downloads:
             return []
         auto_download = self._policy.auto_download is not None
-        shown = without_own(self._core, list(states)) if auto_download else states
+        shown = self._core.holders.without_held(states)
+        if auto_download:
+            shown = without_own(self._core, shown)
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
         others = self._blocking.find(auto_download=auto_download)
         return list((mine | {state.order_id: state for state in others}).values())

@@ -67,6 +67,7 @@ from regards_nb.tracker.shared import (
     CLIENT_MISSING,
     BackgroundErrors,
     ChangeSignal,
+    OrderHolders,
     Snapshot,
     TrackerParts,
     check_sources,
@@ -197,6 +198,7 @@ class OrderTracker:
             ),
             signal=signal,
             errors=errors,
+            holders=OrderHolders(kept, tenant),
         )
         self._core = parts
         self._sync = None if client is None else RestSync(parts, client, tenant)
@@ -649,7 +651,7 @@ class OrderTracker:
         auto_download = self._own_download is not None
         if keys is not None:
             check_keys(keys := list(keys))
-        states = self._core.states(keys)
+        states = self._core.holders.without_held(self._core.states(keys))
         return Snapshot(
             orders=tuple(without_own(self._core, states) if auto_download else states),
             blocking=tuple(self._blocking.find(auto_download=auto_download)),

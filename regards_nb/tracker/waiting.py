@@ -139,7 +139,7 @@ class Wait:
             return ""
         if not self._is_of_all:
             return "nothing to wait for: no order is selected"
-        states = self._core.frames.states()
+        states = self._core.holders.without_held(self._core.frames.states())
         if not states:
             return "nothing to wait for: no orders so far"
         n_known, n_waiting = len(states), sum(state.waits_for_download for state in states)
@@ -288,6 +288,11 @@ class Wait:
         if fetched := [state for state in needed if state.finished]:
             orders = "order" if len(fetched) == 1 else "orders"
             words.append(f"the files of {orders} {_numbers(fetched)} are not all downloaded")
+        words += [
+            f"{holder} is downloading order {state.order_id}"
+            for state in needed
+            if state.to_download and (holder := self._core.holders.of(state))
+        ]
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:
