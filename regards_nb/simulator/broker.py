@@ -65,7 +65,12 @@ def find_installation(environment: Mapping[str, str] = os.environ) -> Installati
     for server in _candidates(environment):
         ctl = server.with_name("rabbitmqctl")
         if os.access(server, os.X_OK) and ctl.exists():
-            path = _path(server, environment)
+            # the folders that may contain this server's Erlang
+            near = (
+                server.parent,
+                *(prefix / "bin" for prefix in (server.parent.parent, *_PREFIXES)),
+            )
+            path = os.pathsep.join([*map(str, near), environment.get("PATH", os.defpath)])
             return Installation(server, ctl, _epmd(path, server), path)
     raise BrokerMissingError(_advice("rabbitmq-server"))
 
@@ -83,13 +88,6 @@ def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
     if found := shutil.which("rabbitmq-server", path=environment.get("PATH")):
         yield Path(found)
     yield from (place / "rabbitmq-server" for place in _HOMEBREW)
-
-
-def _path(server: Path, environment: Mapping[str, str]) -> str:
-    """Return PATH with the folders that may contain this server's Erlang."""
-    near = [server.parent, server.parent.parent / "bin"]
-    near += [prefix / "bin" for prefix in _PREFIXES]
-    return os.pathsep.join([*map(str, near), environment.get("PATH", os.defpath)])
 
 
 def _epmd(path: str, server: Path) -> Path:

@@ -216,9 +216,8 @@ class Catalogue:
         if not found:
             return OrderPlan(outcome=Outcome.EMPTY)
         datasets = list({each.dataset.name: each.dataset for each in found.values()}.values())
-        decisive = next(
-            (each for each in datasets if each.outcome is not Outcome.DONE), datasets[0]
-        )
+        unusual = (each for each in datasets if each.outcome is not Outcome.DONE)
+        decisive = next(unusual, datasets[0])
         wanted = set(data_types)
         files = tuple(
             file

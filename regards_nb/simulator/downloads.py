@@ -12,6 +12,7 @@ import posixpath
 import struct
 import zlib
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,49 +53,45 @@ _VERSION, _VERSION_ZIP64 = 20, 45
 _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Downloads:
     """Responds to downloads and updates the states of the files."""
 
-    def __init__(
-        self, service: Service, faults: Faults, *, zip_level: int, parallel_zips: bool
-    ) -> None:
-        self._service = service
-        self._faults = faults
-        self._zip_level = zip_level
-        #: Whether a second zip of an order may start while one runs. REGARDS has refused that
-        #: since 2.1; its answer is not documented, 409 is a guess.
-        self._parallel_zips = parallel_zips
-        #: Ids of the orders of which a zip is being sent; changed under the service's lock.
-        self._sending: list[int] = []
-        #: Files that were sent so far, for the quota.
-        self.served_files = 0
+    service: Service
+    faults: Faults
+    zip_level: int
+    #: Whether a second zip of an order may start while one runs. REGARDS has refused that since
+    #: 2.1; its answer is not documented, 409 is a guess.
+    parallel_zips: bool
+    #: Ids of the orders of which a zip is being sent; changed under the service's lock.
+    sending: list[int] = field(default_factory=list)
+    #: Files that were sent so far, for the quota.
+    served_files: int = 0
 
     def zip(self, order: Order) -> Response:
         """Return a zip of all available files, or 204 if there is none."""
         now = datetime.now(UTC).astimezone()
+        # REGARDS does not quote the name, which contains colons (protocol.md 1.3).
+        disposition = f"attachment;filename=order_{order.order_id}_{now.isoformat()}.zip"
         headers = [
             ("Content-Type", "application/octet-stream"),
-            # REGARDS does not quote the name, which contains colons (protocol.md 1.3).
-            (
-                "Content-Disposition",
-                f"attachment;filename=order_{order.order_id}_{now.isoformat()}.zip",
-            ),
+            ("Content-Disposition", disposition),
         ]
-        with self._service.changing():
+        with self.service.changing():
             files = order.available()
-        raw = self._faults.take(RawZip, order_id=order.order_id)
+        raw = self.faults.take(RawZip, order_id=order.order_id)
         if raw is None and not files:
             return Response(status=204, headers=headers)
-        with self._service.changing():
-            if order.order_id in self._sending and not self._parallel_zips:
+        with self.service.changing():
+            if order.order_id in self.sending and not self.parallel_zips:
                 return error(409, f"Order {order.order_id} is already being downloaded")
-            self._sending.append(order.order_id)
+            self.sending.append(order.order_id)
         problems: dict[int, str] = {}
         if raw is not None:
             content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
             pieces, saves_states = content.chunks, raw.saves_states
         else:
-            archive = Archive(files, self._faults, made_at=now, level=self._zip_level)
+            archive = Archive(files, self.faults, made_at=now, level=self.zip_level)
             pieces, saves_states, problems = archive.pieces, archive.saves_states, archive.problems
         response = Response(
             status=200,
@@ -103,7 +100,7 @@ class Downloads:
             served=self._saving(order.order_id, files, problems) if saves_states else None,
             finished=lambda: self._sent(order.order_id),
         )
-        if (fault := self._faults.take(CutZip, order_id=order.order_id)) is not None:
+        if (fault := self.faults.take(CutZip, order_id=order.order_id)) is not None:
             response.ending = fault.ending
             response.limit_bytes = fault.after_bytes
             if fault.after_bytes is None:
@@ -112,8 +109,8 @@ class Downloads:
         return response
 
     def _sent(self, order_id: int) -> None:
-        with self._service.changing():
-            self._sending.remove(order_id)
+        with self.service.changing():
+            self.sending.remove(order_id)
 
     def _saving(
         self, order_id: int, files: list[OrderFile], problems: dict[int, str]
@@ -122,8 +119,8 @@ class Downloads:
 
         def save() -> None:
             self.served_files += len(files)
-            late = self._faults.take(LateSave, order_id=order_id)
-            self._service.downloaded(files, problems, late_s=late.delay_s if late else 0)
+            late = self.faults.take(LateSave, order_id=order_id)
+            self.service.downloaded(files, problems, late_s=late.delay_s if late else 0)
 
         return save
 
@@ -135,7 +132,7 @@ class Downloads:
             return error(422, file.error or "File in error")
         response = self._file(file.spec, file.order_id)
         if response.status != 200:
-            self._service.downloaded([file], {file.file_id: f"HTTP {response.status}"})
+            self.service.downloaded([file], {file.file_id: f"HTTP {response.status}"})
         elif not file.spec.reference:
             # A single external file never becomes DOWNLOADED (protocol.md 1.5).
             response.served = self._saving(file.order_id, [file], {})
@@ -148,12 +145,12 @@ class Downloads:
         return response
 
     def _file(self, spec: FileSpec, order_id: int | None) -> Response:
-        refusal = self._faults.take(StorageRefuses, order_id=order_id, name=spec.name)
+        refusal = self.faults.take(StorageRefuses, order_id=order_id, name=spec.name)
         if refusal is not None:
             content_type = [("Content-Type", refusal.content_type)]
             return Response(status=refusal.status, body=refusal.body, headers=content_type)
         chunks = spec.source.chunks()
-        if self._faults.take(CorruptFile, order_id=order_id, name=spec.name):
+        if self.faults.take(CorruptFile, order_id=order_id, name=spec.name):
             chunks = _corrupted(chunks)
         # Without characters that would end the header.
         name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
@@ -166,7 +163,7 @@ class Downloads:
             stream=in_blocks(chunks),
             length_bytes=None if spec.reference else spec.source.size_bytes,
         )
-        cut = self._faults.take(CutFile, order_id=order_id, name=spec.name)
+        cut = self.faults.take(CutFile, order_id=order_id, name=spec.name)
         if cut is not None:
             response.limit_bytes, response.ending = cut.after_bytes, cut.ending
         return response
@@ -198,9 +195,8 @@ class Archive:
             yield from entry.pieces(writer)
             if entry.problem:
                 self.problems[entry.file.file_id] = entry.problem
-                notices.append(
-                    f"Failed to download file ({entry.file.spec.name}): {entry.problem}."
-                )
+                name = entry.file.spec.name
+                notices.append(f"Failed to download file ({name}): {entry.problem}.")
         if notices:
             yield writer.begin(NOTICE_NAME, declared_bytes=None)
             yield writer.data("\n".join(notices).encode("utf-8", "replace"))
@@ -245,10 +241,8 @@ class _Entry:
             size_bytes = spec.source.size_bytes
             kept_bytes = int(size_bytes * self._truncated.keep_fraction)
             if self._truncated.announced:
-                self.problem = (
-                    "Cannot completely download data file from storage, only "
-                    f"{kept_bytes}/{size_bytes} bytes"
-                )
+                what = "Cannot completely download data file from storage"
+                self.problem = f"{what}, only {kept_bytes}/{size_bytes} bytes"
             chunks = limited(chunks, kept_bytes)
         return chunks
 
@@ -348,13 +342,10 @@ class ZipWriter:
             self._offset,
         )
         self._written.append(entry)
-        if entry.zip64_header:
-            sizes = struct.pack("<2Q", entry.compressed_bytes, entry.size_bytes)
-        else:
+        sizes = struct.pack("<2Q", entry.compressed_bytes, entry.size_bytes)
+        if not entry.zip64_header:
             # commons-compress writes the low 32 bits of an undeclared size above 4 GiB.
-            sizes = struct.pack(
-                "<2I", entry.compressed_bytes & _LIMIT_32, entry.size_bytes & _LIMIT_32
-            )
+            sizes = sizes[:4] + sizes[8:12]
         return tail + self._count(struct.pack("<4sI", b"PK\7\x08", entry.crc) + sizes)
 
     def finish(self) -> Iterator[bytes]:
@@ -367,17 +358,8 @@ class ZipWriter:
         if self._zip64_used or count >= _LIMIT_16 or max(start, size) >= _LIMIT_32:
             yield _zip64_end(count, size, start, self._position)
         shown = min(count, _LIMIT_16)
-        yield struct.pack(
-            "<4s4H2IH",
-            b"PK\5\6",
-            0,
-            0,
-            shown,
-            shown,
-            min(size, _LIMIT_32),
-            min(start, _LIMIT_32),
-            0,
-        )
+        sizes = min(size, _LIMIT_32), min(start, _LIMIT_32)
+        yield struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, shown, shown, *sizes, 0)
 
     def _central_header(self, entry: _Written) -> bytes:
         compressed, size, zip64 = entry.compressed_bytes, entry.size_bytes, b""

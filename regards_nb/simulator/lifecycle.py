@@ -119,13 +119,8 @@ class Order:
 
     def available(self, sub_order_id: int | None = None) -> list[OrderFile]:
         """Return the available files of one sub-order or of all."""
-        return [
-            file
-            for sub_order in self.sub_orders
-            if sub_order_id in (None, sub_order.sub_order_id)
-            for file in sub_order.files
-            if file.state is FileState.AVAILABLE
-        ]
+        wanted = (each for each in self.sub_orders if sub_order_id in (None, each.sub_order_id))
+        return [f for each in wanted for f in each.files if f.state is FileState.AVAILABLE]
 
     @property
     def waits_for_user(self) -> bool:
@@ -180,40 +175,20 @@ class Action(StrEnum):
     RETRY = "retry"
 
 
-#: For each action: the states that allow it, and the code of the refusal (protocol.md 1.2).
-ACTIONS: dict[Action, tuple[frozenset[ServerStatus], str]] = {
-    Action.PAUSE: (
-        frozenset({ServerStatus.PENDING, ServerStatus.RUNNING}),
-        "ORDER_MUST_BE_PENDING_OR_RUNNING",
-    ),
-    Action.RESUME: (frozenset({ServerStatus.PAUSED}), "ORDER_MUST_BE_PAUSED"),
-    Action.DELETE: (
-        frozenset(
-            {
-                ServerStatus.DONE,
-                ServerStatus.DONE_WITH_WARNING,
-                ServerStatus.PAUSED,
-                ServerStatus.EXPIRED,
-                ServerStatus.FAILED,
-            }
-        ),
-        "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_PAUSED_OR_FAILED_OR_EXPIRED",
-    ),
-    Action.RESTART: (
-        frozenset({ServerStatus.DONE, ServerStatus.DONE_WITH_WARNING, ServerStatus.FAILED}),
-        "ORDER_MUST_BE_DONE_OR_DONE_WITH_WARNING_OR_FAILED",
-    ),
-    Action.RETRY: (
-        frozenset({ServerStatus.DONE_WITH_WARNING, ServerStatus.FAILED}),
-        "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED",
-    ),
+#: For each action, the states that allow it; the code of a refusal names them (protocol.md 1.2).
+ACTIONS = {
+    Action.PAUSE: ("PENDING", "RUNNING"),
+    Action.RESUME: ("PAUSED",),
+    Action.DELETE: ("DONE", "DONE_WITH_WARNING", "PAUSED", "FAILED", "EXPIRED"),
+    Action.RESTART: ("DONE", "DONE_WITH_WARNING", "FAILED"),
+    Action.RETRY: ("DONE_WITH_WARNING", "FAILED"),
 }
 
 
 def refusal(order: Order, action: Action) -> str | None:
     """Return the code of the refusal, or None if the action is allowed."""
-    allowed, code = ACTIONS[action]
-    return None if order.status in allowed else code
+    allowed = ACTIONS[action]
+    return None if order.status in allowed else f"ORDER_MUST_BE_{'_OR_'.join(allowed)}"
 
 
 def act(order: Order, action: Action, at: datetime) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +28,6 @@ BLOCK_BYTES = 1 << 16
 _ROWS_PER_BLOCK = 512
 _QUICKLOOK_PIXELS = 64
 _MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Digest(NamedTuple):
-    """Size and MD5 of a content."""
-
-    size_bytes: int
-    md5: str
 
 
 class Content:
@@ -51,24 +44,24 @@ class Content:
         return self._make()
 
     @cached_property
-    def digest(self) -> Digest:
+    def _digest(self) -> tuple[int, str]:
         """Size and MD5, computed by one reading at the first use."""
         md5 = hashlib.md5(usedforsecurity=False)
         size_bytes = 0
         for chunk in self.chunks():
             md5.update(chunk)
             size_bytes += len(chunk)
-        return Digest(size_bytes, md5.hexdigest())
+        return size_bytes, md5.hexdigest()
 
     @property
     def size_bytes(self) -> int:
         """Number of bytes."""
-        return self.digest.size_bytes if self._size_bytes is None else self._size_bytes
+        return self._digest[0] if self._size_bytes is None else self._size_bytes
 
     @property
     def md5(self) -> str:
         """MD5 as 32 hexadecimal digits."""
-        return self.digest.md5
+        return self._digest[1]
 
 
 def of_bytes(data: bytes) -> Content:

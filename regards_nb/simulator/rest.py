@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -97,32 +98,23 @@ def _serves(
     return register
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Rest:
     """Responds to requests."""
 
-    def __init__(
-        self,
-        *,
-        service: Service,
-        login: Login,
-        downloads: Downloads,
-        faults: Faults,
-        project_host: Callable[[], str],
-    ) -> None:
-        self._service = service
-        self._catalogue = service.catalogue
-        #: URNs of products on tape that were restored.
-        self._restored: set[str] = set()
-        self._login = login
-        self._downloads = downloads
-        self._faults = faults
-        #: Returns the host of links, which an administrator configures, and which can differ from
-        #: the host of this server (protocol.md 1.1).
-        self._host = project_host
+    service: Service
+    login: Login
+    downloads: Downloads
+    faults: Faults
+    #: Returns the host of links, which an administrator configures, and which can differ from the
+    #: host of this server (protocol.md 1.1).
+    host: Callable[[], str]
+    #: URNs of products on tape that were restored.
+    restored: set[str] = field(default_factory=set)
 
     def respond(self, request: Request) -> Response:
         """Respond to one request."""
-        if not self._login.passes_portal(request):
+        if not self.login.passes_portal(request):
             return error(403, "a valid API key is required")
         for endpoint in _ENDPOINTS:
             found = endpoint.path.fullmatch(request.path)
@@ -136,9 +128,9 @@ class Rest:
         number, name = int(path.get("id") or 0), None
         order_id: int | None = number or None
         if endpoint.route is Route.FILE:
-            file = self._service.find_file(number)
+            file = self.service.find_file(number)
             order_id, name = (file.order_id, file.spec.name) if file else (None, None)
-        reply = self._faults.take(Reply, order_id=order_id, name=name, route=endpoint.route)
+        reply = self.faults.take(Reply, order_id=order_id, name=name, route=endpoint.route)
         try:
             if reply is not None:
                 response = _given_response(reply)
@@ -146,7 +138,7 @@ class Rest:
                 user = (
                     ""
                     if endpoint.route is Route.TOKEN
-                    else self._login.user(request, is_public=endpoint.is_public)
+                    else self.login.user(request, is_public=endpoint.is_public)
                 )
                 call = _Call(
                     request,
@@ -159,19 +151,19 @@ class Rest:
                 response = endpoint.respond(self, call)
         except HttpError as exc:
             response = exc.response
-        response.slow = self._faults.take(Slow, order_id=order_id, name=name, route=endpoint.route)
+        response.slow = self.faults.take(Slow, order_id=order_id, name=name, route=endpoint.route)
         return response
 
     @_serves("/api/v1/rs-authentication/oauth/token", Route.TOKEN, methods=("POST",))
     def token(self, call: _Call) -> Response:
         """Log in."""
-        return self._login.token(call.request)
+        return self.login.token(call.request)
 
     # -- orders
 
     def _order(self, call: _Call, *texts: str) -> Order:
         """Return the order of the path, of any user; without one raise a 404 with these texts."""
-        order = self._service.find(call.number)
+        order = self.service.find(call.number)
         if order is None:
             raise HttpError(error(404, *texts))
         return order
@@ -194,7 +186,7 @@ class Rest:
             re.compile(filters.get("filenameRegExp") or "")
         except re.error as exc:
             return error(400, f"PatternSyntaxException: {exc}")
-        result = self._service.request_by_query(
+        result = self.service.request_by_query(
             fields["queries"],
             owner=call.user,
             correlation_id=fields.get("correlationId"),
@@ -206,14 +198,14 @@ class Rest:
     @_serves(_ORDERS, Route.ORDERS)
     def orders(self, call: _Call) -> Response:
         """List the user's orders."""
-        orders = self._service.orders_of(call.user)
+        orders = self.service.orders_of(call.user)
         return _page(call, orders, default_size=20, show=self._order_dto)
 
     @_serves(f"{_ORDERS}/{_ID}", Route.ORDER)
     def order(self, call: _Call) -> Response:
         """Show one order."""
         order = self._own_order(call)
-        with self._service.changing():
+        with self.service.changing():
             return json_response(200, self._order_dto(order))
 
     def act(self, call: _Call, action: Action) -> Response:
@@ -221,12 +213,12 @@ class Rest:
         order = self._order(call, f"Order {call.number} not found")
         if order.owner != call.user:
             return error(401, "USER_NOT_ALLOWED_TO_MANAGE_ORDER")
-        if code := self._service.act(order, action):
+        if code := self.service.act(order, action):
             # A refused action is 401, like a missing login (protocol.md 1.0, 9).
             return error(401, code)
         if action is not Action.RESTART:
             return Response(status=200)
-        again = self._service.restart(order, call.request.json().get("label"))
+        again = self.service.restart(order, call.request.json().get("label"))
         return json_response(201, self._order_dto(again)["content"])
 
     # -- files
@@ -234,13 +226,13 @@ class Rest:
     @_serves(f"{_ORDERS}/{_ID}/download", Route.ZIP)
     def zip(self, call: _Call) -> Response:
         """Send the available files as a zip. REGARDS does not check the owner here."""
-        return self._downloads.zip(self._order(call, f"Order {call.number} not found"))
+        return self.downloads.zip(self._order(call, f"Order {call.number} not found"))
 
     @_serves(f"{_FILES}/{_ID}(?:/filesTask/{_SUB_ID})?/files/available", Route.AVAILABLE)
     def available(self, call: _Call) -> Response:
         """List the available files of an order or of one of its sub-orders."""
         order = self._own_order(call)
-        with self._service.changing():
+        with self.service.changing():
             files = order.available(call.sub_number or None)
         # Outside of the lock: the checksums of large files take time.
         return _page(call, files, default_size=10, show=self._available_dto)
@@ -256,23 +248,23 @@ class Rest:
     @_serves(f"{_FILES}/files/{_ID}", Route.FILE)
     def file(self, call: _Call) -> Response:
         """Send one file."""
-        file = self._service.find_file(call.number)
+        file = self.service.find_file(call.number)
         if file is None:
             return error(404, f"Unknown data file {call.number}")
-        if self._service.known(file.order_id).owner != call.user:
+        if self.service.known(file.order_id).owner != call.user:
             return error(403)
-        return self._downloads.order_file(file)
+        return self.downloads.order_file(file)
 
     # -- the catalogue
 
     def _found(self, call: _Call) -> list[Product]:
         with _query_errors(call.query):
-            return self._catalogue.search(call.query, dataset_urn=call.urn or None)
+            return self.service.catalogue.search(call.query, dataset_urn=call.urn or None)
 
     @_serves(f"{_SEARCH}(?:/datasets/{_URN})?/dataobjects/search", Route.CATALOGUE, is_public=True)
     def search(self, call: _Call) -> Response:
         """Search products."""
-        host = self._host()
+        host = self.host()
         return _page(
             call,
             self._found(call),
@@ -284,7 +276,7 @@ class Rest:
     def search_datasets(self, call: _Call) -> Response:
         """Search data sets."""
         with _query_errors(call.query):
-            datasets = self._catalogue.search_datasets(call.query)
+            datasets = self.service.catalogue.search_datasets(call.query)
         return _page(call, datasets, default_size=20, show=lambda each: _resource(each.feature()))
 
     @_serves(
@@ -308,7 +300,7 @@ class Rest:
             terms = (part.get("searchParameters") or {}).get("q") or ()
             query = " AND ".join(f"({each})" for each in terms if each)
             with _query_errors(query):
-                found = self._catalogue.search(query, dataset_urn=part.get("datasetUrn"))
+                found = self.service.catalogue.search(query, dataset_urn=part.get("datasetUrn"))
             included = set(part.get("entityIdsToInclude") or ())
             excluded = set(part.get("entityIdsToExclude") or ())
             products.update(
@@ -317,12 +309,12 @@ class Rest:
                 if each.urn not in excluded and (not included or each.urn in included)
             )
         types = fields.get("dataTypes") or ()
-        return json_response(200, self._catalogue.summary(products.values(), types))
+        return json_response(200, self.service.catalogue.summary(products.values(), types))
 
     @_serves(f"{_CATALOGUE}/downloads/{_URN}/files/(?P<checksum>[0-9a-f]+)", Route.CATALOGUE_FILE)
     def catalogue_file(self, call: _Call) -> Response:
         """Send one file of a product that was not ordered."""
-        product = self._catalogue.product(call.urn)
+        product = self.service.catalogue.product(call.urn)
         files = product.files if product else ()
         file = next((each for each in files if each.source.md5 == call.checksum), None)
         if product is None or file is None:
@@ -331,16 +323,18 @@ class Rest:
             return error(423, f"The licence {product.dataset.licence} is not accepted")
         if not self._is_available(product):
             return error(202, "File not available yet")
-        return self._downloads.catalogue_file(file)
+        return self.downloads.catalogue_file(file)
 
     def _is_available(self, product: Product) -> bool:
-        return product.online or product.urn in self._restored
+        return product.online or product.urn in self.restored
 
     @_serves(f"{_CATALOGUE}/availability/files", Route.CATALOGUE, methods=("POST",))
     def availability(self, call: _Call) -> Response:
         """Tell which files of products can be downloaded now."""
         rows = []
-        for product in map(self._catalogue.product, call.request.json().get("product_ids", ())):
+        for product in map(
+            self.service.catalogue.product, call.request.json().get("product_ids", ())
+        ):
             if product is not None:
                 is_available = self._is_available(product)
                 files = [
@@ -353,30 +347,32 @@ class Rest:
     @_serves(f"{_CATALOGUE}/restore", Route.CATALOGUE, methods=("POST",))
     def restore(self, call: _Call) -> Response:
         """Restore the files of products from tape; here they are available at once."""
-        self._restored.update(call.request.json().get("product_ids", ()))
+        self.restored.update(call.request.json().get("product_ids", ()))
         return Response(status=200)
 
     @_serves(f"{_CATALOGUE}/restore/{_URN}", Route.CATALOGUE)
     def restore_one(self, call: _Call) -> Response:
         """Restore the files of one product."""
-        if self._catalogue.product(call.urn) is None:
+        if self.service.catalogue.product(call.urn) is None:
             return error(404)
-        self._restored.add(call.urn)
+        self.restored.add(call.urn)
         return Response(status=200)
 
     @_serves("/api/v1/rs-storage/quota/current", Route.QUOTA)
     def quota(self, call: _Call) -> Response:
         """Return the download quota of the user; -1 is no limit."""
         quota = {"maxQuota": -1, "rateLimit": -1, "currentRate": 0}
-        used = self._downloads.served_files
+        used = self.downloads.served_files
         return json_response(200, {"email": call.user, **quota, "currentQuota": used})
 
     @_serves(_BASKET, Route.BASKET)
     def basket(self, call: _Call) -> Response:
         """Show the web basket of the user; an empty one is 204."""
-        with self._service.changing():
-            queries = list(self._service.baskets.get(call.user, ()))
-        products = {each.urn: each for query in queries for each in self._catalogue.search(query)}
+        with self.service.changing():
+            queries = list(self.service.baskets.get(call.user, ()))
+        products = {
+            each.urn: each for query in queries for each in self.service.catalogue.search(query)
+        }
         if not products:
             return Response(status=204)
         by_dataset: dict[DataSet, list[Product]] = {}
@@ -390,7 +386,7 @@ class Rest:
         return json_response(200, _resource(content))
 
     def _selection(self, number: int, dataset: DataSet, products: list[Product]) -> Json:
-        counted = self._catalogue.summary(products, ())
+        counted = self.service.catalogue.summary(products, ())
         return {
             "id": number,
             "datasetIpid": dataset.urn,
@@ -405,8 +401,8 @@ class Rest:
     @_serves(_BASKET, Route.BASKET, methods=("DELETE",))
     def empty_basket(self, call: _Call) -> Response:
         """Empty the web basket of the user."""
-        with self._service.changing():
-            self._service.baskets.pop(call.user, None)
+        with self.service.changing():
+            self.service.baskets.pop(call.user, None)
         return Response(status=200)
 
     # -- JSON, field by field as in REGARDS
@@ -448,14 +444,14 @@ class Rest:
         for action, (_, path) in _ACTIONS.items():
             if lifecycle.refusal(order, action) is None:
                 links[action.value] = path.format(id=order.order_id)
-        return [{"rel": rel, "href": self._host() + path} for rel, path in links.items()]
+        return [{"rel": rel, "href": self.host() + path} for rel, path in links.items()]
 
     def _available_dto(self, file: OrderFile) -> Json:
         content = {
             "id": file.file_id,
             "productId": file.spec.product_id,
             "version": 1,
-            "downloadUrl": f"{self._host()}{_FILES}/files/{file.file_id}",
+            "downloadUrl": f"{self.host()}{_FILES}/files/{file.file_id}",
             "mimeType": file.spec.mime_type,
             "checksum": self._checksum(file),
             "filesize": _size_bytes(file),
@@ -484,7 +480,7 @@ class Rest:
     def _checksum(self, file: OrderFile) -> str | None:
         if file.spec.reference or not file.spec.has_checksum:
             return None
-        wrong = self._faults.take(WrongChecksum, order_id=file.order_id, name=file.spec.name)
+        wrong = self.faults.take(WrongChecksum, order_id=file.order_id, name=file.spec.name)
         return wrong.md5 if wrong else file.spec.source.md5
 
 

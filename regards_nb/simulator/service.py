@@ -339,13 +339,8 @@ class Service:
             _save_states(late[1], late[2])
 
     def _staging(self) -> list[tuple[Order, SubOrder]]:
-        return [
-            (order, sub_order)
-            for order in self._orders.values()
-            if order.status is not ServerStatus.PENDING
-            for sub_order in order.sub_orders
-            if sub_order.stage is Stage.STAGING
-        ]
+        begun = (o for o in self._orders.values() if o.status is not ServerStatus.PENDING)
+        return [(o, sub) for o in begun for sub in o.sub_orders if sub.stage is Stage.STAGING]
 
     def _start_staging(self) -> None:
         now_s = time.monotonic()
@@ -378,7 +373,13 @@ class Service:
             file.error = self._staging_error(order, file)
             file.state = FileState.ERROR if file.error else FileState.AVAILABLE
         if sub_order.waits_for_user:
-            self._publish_suborder_done(order, sub_order)
+            self._publish_response(
+                order,
+                "SUBORDER_DONE",
+                f"A sub-order of user {order.owner} is finished and ready to download",
+                errors=sub_order.errors,
+                sub_order_id=sub_order.sub_order_id if self._counted else None,
+            )
 
     def _staging_error(self, order: Order, file: OrderFile) -> str | None:
         outcome, last = order.plan.outcome, order.sub_orders[-1].files[-1]
@@ -390,13 +391,6 @@ class Service:
         return None
 
     # -- messages
-
-    def _publish_suborder_done(self, order: Order, sub_order: SubOrder) -> None:
-        text = f"A sub-order of user {order.owner} is finished and ready to download"
-        number = sub_order.sub_order_id if self._counted else None
-        self._publish_response(
-            order, "SUBORDER_DONE", text, errors=sub_order.errors, sub_order_id=number
-        )
 
     def _publish_end(self, order: Order) -> None:
         """Publish DONE, FAILED with a link, or FAILED without a link."""

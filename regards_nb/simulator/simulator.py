@@ -90,7 +90,6 @@ class Simulator:
         api_key: str | None = None,
         parallel_zips: bool = True,
     ) -> None:
-        self._amqp_requests = amqp_requests
         self.seed, self.tenant, self.username = seed, tenant, user
         self.client_id = "regards-nb"
         self.faults = Faults()
@@ -100,9 +99,8 @@ class Simulator:
         self._account = Account(
             tenant=tenant, username=user, client_id=self.client_id, api_key=api_key
         )
-        self._parallel_zips = parallel_zips
         self._project_host = project_host
-        self._zip_level = zip_level
+        self._amqp_requests = amqp_requests
         self._server: Server | None = None
         self._publisher: Publisher | None = None
         self._access: Access | None = None
@@ -120,6 +118,18 @@ class Simulator:
         )
         self._login = Login(
             self._account, form=login_form, expires_in_s=expires_in_s, faults=self.faults
+        )
+        self._rest = Rest(
+            service=self.service,
+            login=self._login,
+            downloads=Downloads(
+                service=self.service,
+                faults=self.faults,
+                zip_level=zip_level,
+                parallel_zips=parallel_zips,
+            ),
+            faults=self.faults,
+            host=lambda: self.project_host,
         )
 
     def __repr__(self) -> str:
@@ -162,15 +172,16 @@ class Simulator:
     def _start_amqp(self) -> None:
         if not self._wants_amqp:
             return
-        own = self._broker is None
+        own: PrivateBroker | None = None
         if self._broker is None:
             self._broker = broker_from_environment(user=self.username.partition("@")[0])
-        if own and isinstance(self._broker, PrivateBroker):
-            self._cleanup.callback(self._broker.stop)
-            self._broker.start()
+            own = self._broker if isinstance(self._broker, PrivateBroker) else None
+        if own is not None:
+            self._cleanup.callback(own.stop)
+            own.start()
         self._access = self._broker.access()
         self._publisher = Publisher(self._broker.admin_url, self._access.queue)
-        if not (own and isinstance(self._broker, PrivateBroker)):
+        if own is None:
             self._cleanup.callback(self._publisher.delete_queue)
         self._cleanup.callback(self._publisher.stop)
         self._publisher.start()
@@ -182,20 +193,7 @@ class Simulator:
             reader.start()
 
     def _start_http(self) -> None:
-        downloads = Downloads(
-            self.service,
-            self.faults,
-            zip_level=self._zip_level,
-            parallel_zips=self._parallel_zips,
-        )
-        rest = Rest(
-            service=self.service,
-            login=self._login,
-            downloads=downloads,
-            faults=self.faults,
-            project_host=lambda: self.project_host,
-        )
-        self._server = Server(rest.respond, self._stopping)
+        self._server = Server(self._rest.respond, self._stopping)
         self._cleanup.callback(self._server.stop)
         self._server.start()
         self._cleanup.callback(self.service.stop)
