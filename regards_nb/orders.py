@@ -249,7 +249,7 @@ class OrderReducer:
     def _owners(self) -> dict[int, tuple[OrderKey, ...]]:
         """By order id, the order of each tenant that has it.
 
-        There may be a million, of one tenant, and who only reads the frame of orders needs none.
+        There may be a million, of one tenant, and the frame of orders needs none of them.
         """
         folded = self._folded
         owners = _owners_by_number(folded.keys, folded.order_ids)

@@ -346,8 +346,10 @@ def check(query: object) -> None:
                 "spaces into quotes"
             )
         if {"AND", "OR"} <= set(words):
+            pairs = zip(words, terms[1:], strict=True)
+            given = terms[0] + "".join(f" {word} {term}" for word, term in pairs)
             raise SettingsError(
-                f'REGARDS understands "{_joined(terms, words)}" as "{" OR ".join(terms)}". Write '
+                f'REGARDS understands "{given}" as "{" OR ".join(terms)}". Write '
                 f'"{_grouped(terms, words, "AND")}" or "{_grouped(terms, words, "OR")}"'
             )
 
@@ -412,12 +414,6 @@ def _levels(query: str) -> list[_Level]:
             level.add(query[start:at])
             start = -1
     return [] if outer else [*levels, level]
-
-
-def _joined(terms: list[str], words: list[str]) -> str:
-    return terms[0] + "".join(
-        f" {word} {term}" for word, term in zip(words, terms[1:], strict=True)
-    )
 
 
 def _grouped(terms: list[str], words: list[str], tight: str) -> str:

@@ -164,7 +164,7 @@ class RegardsClient:
             self._tokens = TokenProvider(partial(Token.from_function, token))
         elif username and password is not None:
             self._password_login = PasswordLogin(
-                self._transport,
+                transport=self._transport,
                 address=self.base_url,
                 tenant=tenant,
                 username=username,

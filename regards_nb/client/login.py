@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requests.auth import HTTPBasicAuth
@@ -19,29 +20,20 @@ if TYPE_CHECKING:
 _PATH = "/api/v1/rs-authentication/oauth/token"
 
 
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class PasswordLogin:
     """Gets tokens for one user; *address* is that of REGARDS, for error texts."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        address: str,
-        tenant: str,
-        username: str,
-        password: Secret,
-        client_id: str,
-        client_secret: Secret,
-    ) -> None:
-        self._transport = transport
-        self._address = address
-        self._tenant = tenant
-        self._username = username
-        self._password = password
-        self._client_id, self._client_secret = client_id, client_secret
-        #: The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before
-        #: the first login.
-        self.form: str | None = None
+    transport: Transport
+    address: str
+    tenant: str
+    username: str
+    password: Secret
+    client_id: str
+    client_secret: Secret
+    #: The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before the
+    #: first login.
+    form: str | None = None
 
     def token(self) -> Token:
         """Get a new token.
@@ -59,7 +51,7 @@ class PasswordLogin:
             raise error_for(response)
         if response.status == 404:
             raise UnexpectedAnswerError(
-                f"{response.describe()}. There is no REGARDS at {self._address}: base_url must end "
+                f"{response.describe()}. There is no REGARDS at {self.address}: base_url must end "
                 "before /api/v1, and must have the prefix that a proxy may add",
                 status_code=404,
             )
@@ -67,8 +59,8 @@ class PasswordLogin:
             self.form = form
         if response.status != 200:
             text = (
-                f"{self._address} refused the login of {self._username!r} to tenant "
-                f"{self._tenant!r}: {response.describe()}"
+                f"{self.address} refused the login of {self.username!r} to tenant "
+                f"{self.tenant!r}: {response.describe()}"
             )
             text += f". {PORTAL_ADVICE}" if response.status == 403 else LOGIN_ADVICE
             raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
@@ -77,17 +69,17 @@ class PasswordLogin:
     def _send(self, form: str) -> Response:
         fields = {
             "grant_type": "password",
-            "username": self._username,
-            "password": self._password.reveal(),
-            "scope": self._tenant,
+            "username": self.username,
+            "password": self.password.reveal(),
+            "scope": self.tenant,
         }
         request = RequestSpec(
             method="POST",
             path=_PATH,
-            params={"scope": self._tenant},
+            params={"scope": self.tenant},
             json=fields if form == "json" else None,
             form=fields if form == "form" else None,
             accepted_statuses=frozenset({400, 401, 403, 404, 415}),
         )
-        application = HTTPBasicAuth(self._client_id, self._client_secret.reveal())
-        return self._transport.exchange(request, application)
+        application = HTTPBasicAuth(self.client_id, self.client_secret.reveal())
+        return self.transport.exchange(request, application)

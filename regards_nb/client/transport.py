@@ -66,7 +66,7 @@ _PROXY_ADVICE = {
 #: Connections kept open for the next request.
 _POOL_SIZE = 16
 
-#: With 100 orders on a page nobody has so many; more means a server that counts wrongly.
+#: 500,000 orders with 100 on a page; more pages mean a server that counts wrongly.
 _MAX_PAGES = 5000
 _MANIFEST_PAGE_SIZE = 1000
 #: How often a manifest that changed while its pages were read is read again.
@@ -242,7 +242,7 @@ class Transport:
     def exchange(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response:
         """Send a request and return the whole response; ServiceError for an error or for none."""
         response = self._read(request, auth)
-        # Behind Squid, an origin that dies inside of its header becomes 200 with an empty body.
+        # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
         if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:
             response = self._read(request, auth)
         if isinstance(response, NoResponse):

@@ -139,7 +139,7 @@ class AnyWidgetView(LiveView):
             action = Action(content["action"])
             key = None if content["key"] is None else OrderKey(*json.loads(content["key"]))
         except (TypeError, KeyError, ValueError):
-            # Another version of the page: there is nobody to answer.
+            # A page of another version sends other messages.
             return
         title = "" if key is None else self._titles.get(key, key.correlation_id)
         self.answer(self._clicks.handle(action, key, title))

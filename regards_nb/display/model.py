@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from regards_nb.orders import OrderKey
 
-#: More rows cost browser time at every repaint, and nobody reads them.
+#: More rows would cost browser time at every repaint.
 MAX_ROWS = 50
 #: From this number of orders on there is a filter.
 MIN_TO_FILTER = 6
@@ -154,7 +154,8 @@ class _Facts:
         self.rank = _rank(order, self.severity)
         #: Whether the order goes on, at REGARDS or with its download.
         self.is_open = not order.finished or order.downloading
-        self.fraction_over = _fraction_over(order)
+        #: All of an order that has ended in any way is over.
+        self.fraction_over = _fraction(order) if self.is_open else 1.0
         self._text = ""
 
     def match(self, words: Sequence[str]) -> bool:
@@ -471,11 +472,6 @@ def _current_orders(facts: list[_Facts]) -> list[_Facts]:
     if begin is None:
         return facts
     return [each for each in facts if each.is_open or each.order.last_event > begin]
-
-
-def _fraction_over(order: OrderState) -> float | None:
-    """Return the fraction of an order that is over: all of one that has ended in any way."""
-    return 1.0 if order.finished and not order.downloading else _fraction(order)
 
 
 def _mean(fractions: Sequence[float | None]) -> float | None:

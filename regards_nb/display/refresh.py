@@ -41,7 +41,7 @@ TRACKER_DELETED = "This tracker no longer exists; this is its last state."
 STOPPED = "STOPPED"
 
 _log = logging.getLogger(__name__)
-# Without a handler Python writes warnings to stderr, which appears in whatever cell runs.
+# Without a handler Python writes warnings to stderr, which appears in the cell that runs.
 _log.addHandler(logging.NullHandler())
 
 
@@ -105,7 +105,9 @@ class RefreshThread:
             version = tracker.version
             painted, not_before, tick = self._painted.get(view, (-1, 0.0, 0.0))
             now, began = time.monotonic(), time.thread_time()
-            is_due = now >= tick and view.last is not None and _has_running_times(view.last)
+            # times of running orders change by themselves
+            running = () if view.last is None else view.last.orders
+            is_due = now >= tick and any(not o.finished or o.downloading for o in running)
             if (version == painted and not view.changed and not is_due) or now < not_before:
                 return True
             snapshot = tracker.snapshot(view.keys_of())
@@ -206,11 +208,6 @@ class RefreshThread:
                 if view.visible and last is not None:
                     view.freeze(last, note)
                 view.close()
-
-
-def _has_running_times(snapshot: Snapshot) -> bool:
-    """Return whether times in the view change by themselves."""
-    return any(not order.finished or order.downloading for order in snapshot.orders)
 
 
 _THREADS: weakref.WeakKeyDictionary[OrderTracker, RefreshThread] = weakref.WeakKeyDictionary()

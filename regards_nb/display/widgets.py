@@ -169,7 +169,12 @@ class ActionBar:
         # The refresh thread changes the list while a click reads it.
         self._lock = threading.Lock()
         self._choice = OrderChoice(lambda _: self._enable())
-        self._buttons = {action: _button(*texts) for action, *texts in _BUTTONS}
+        self._buttons = {
+            action: widgets.Button(
+                description=text, tooltip=tooltip, layout=widgets.Layout(width="auto")
+            )
+            for action, text, tooltip in _BUTTONS
+        }
         for action, button in self._buttons.items():
             button.on_click(lambda _, action=action: self._on_click(action))
         self._buttons[Action.CANCEL].style.text_color = COLOUR[Severity.FAILED]
@@ -209,9 +214,3 @@ class ActionBar:
             key = self._choice.key
             title = "" if key is None else self._choice.title(key)
         self._answer(self._clicks.handle(action, key, title))
-
-
-def _button(description: str, tooltip: str) -> Any:
-    return widgets.Button(
-        description=description, tooltip=tooltip, layout=widgets.Layout(width="auto")
-    )

@@ -108,7 +108,11 @@ class Manifest:
             same = [record for record in wanted if record.name == wanted[0].name]
             self.close(same)
             return Match(MatchKind.VERIFIED, same)
-        possible = [r for r in self._missing_of(same_name) if _may_be(r, size_bytes)]
+        possible = [
+            record
+            for record in self._missing_of(same_name)
+            if record.md5 is None and record.size_bytes in (None, size_bytes)
+        ]
         if len(possible) > 1:
             # Of external files of one name the server sends one, and marks all of them as
             # downloaded: the entry does not tell which one it is.
@@ -167,7 +171,3 @@ def parse_notice(content: bytes) -> dict[str, str] | None:
     if not found or None in found:
         return None
     return {match[1]: match[2] for match in found if match}
-
-
-def _may_be(record: FileRecord, size_bytes: int) -> bool:
-    return record.md5 is None and record.size_bytes in (None, size_bytes)

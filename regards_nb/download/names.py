@@ -26,7 +26,7 @@ _SEPARATORS = re.compile(r"[/\\]+")
 _FORBIDDEN = re.compile(r'[<>:"|?*]')
 #: Control and format characters (bidirectional overrides among them), line ends, private use,
 #: unassigned, and halves of surrogate pairs, which no file system can hold.
-_UNSHOWABLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
 #: Most names by far: nothing in them needs a second look but the devices.
 _PLAIN = re.compile(r"\w[\w.\-+=@#%&,;()\[\]{}' ]{0,200}\w", re.ASCII)
@@ -53,7 +53,7 @@ def safe_name(name: str) -> str:
     text = components[-1] if components else ""
     text = _FORBIDDEN.sub("_", text)
     if not text.isascii() or not text.isprintable():
-        text = "".join(_shown(character) for character in text)
+        text = "".join("_" if unicodedata.category(c) in _UNSHOWABLE else c for c in text)
     # Windows drops trailing dots and spaces; a leading dot hides, "-" and "~" mean other things
     text = text.rstrip(". ").lstrip(".-~ ") or "unnamed"
     if _DEVICE.fullmatch(text.split(".")[0].rstrip()):
@@ -160,10 +160,6 @@ def unnumbered(name: str) -> str:
     if not dot:
         return _NUMBERED.sub("", name)
     return _NUMBERED.sub("", stem) + dot + extension
-
-
-def _shown(character: str) -> str:
-    return "_" if unicodedata.category(character) in _UNSHOWABLE_CATEGORIES else character
 
 
 def _shortened(name: str, mark: str) -> str:

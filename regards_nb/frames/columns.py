@@ -72,7 +72,7 @@ ORDER_COLUMNS = {
     "first_event": ColumnInfo(TIME, "time of the first event"),
     "last_event": ColumnInfo(TIME, "time of the last event"),
     "waits_for_download": ColumnInfo("bool", "whether REGARDS may wait for you to download"),
-    "expires_at": ColumnInfo(TIME, "when REGARDS deletes the files, as far as it was asked"),
+    "expires_at": ColumnInfo(TIME, "when REGARDS deletes the files; only REST has it"),
     "download_link": ColumnInfo("str", "the address of the zip with the files that are ready"),
 }
 #: Columns of `OrderTracker.files`.

@@ -98,7 +98,7 @@ def _stored_rows(stored: StoredEvents) -> GrowingFrame | None:
     try:
         for columns in stored.read():
             rows.load(columns, len(columns["redelivered"].data))
-    except Exception:  # noqa: BLE001 - whatever is wrong in it: the journal has everything
+    except Exception:  # noqa: BLE001 - it is damaged: the journal has all its rows
         return None
     return rows if len(rows) == stored.n_events else None
 

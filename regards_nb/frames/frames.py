@@ -155,7 +155,7 @@ class Frames:
         if checkpoint is not None and checkpoint.last_id <= min(limit, last_id):
             try:
                 self._clear(checkpoint)
-            except Exception:  # noqa: BLE001 - whatever is wrong in it: the journal has everything
+            except Exception:  # noqa: BLE001 - it is damaged: the journal has all its rows
                 self._clear()
 
     def _capture(self) -> Capture:
@@ -221,7 +221,7 @@ class Frames:
         """Forget all rows: the journal was replaced, and its ids may mean other messages."""
         self._generation = generation
         self._clear()
-        # Callbacks have had the messages that arrived up to this moment, whatever their ids are.
+        # Callbacks were called for the messages that arrived before, which may have other ids now.
         seen_us = self._newest_us
         rows = (row for batch in self._journal.read() for row in batch.rows())
         seen_id = max((r.id for r in rows if r.delivery.received_at_us <= seen_us), default=0)

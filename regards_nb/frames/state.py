@@ -97,7 +97,7 @@ class OrderStates:
         self.regrouped = 0
         #: All files, in the order in which a manifest first listed them.
         self._files: ChangeTracker[OrderFile] = ChangeTracker()
-        #: At the places of `keys`; None for an order of the checkpoint that nobody has asked for.
+        #: At the places of `keys`; None for an order of the checkpoint until it is read.
         n_stored = 0 if stored is None else stored.n_orders
         self._states: ChangeTracker[OrderState | None] = ChangeTracker([None] * n_stored)
         #: Orders whose state was never computed, and those whose state must be computed again.
@@ -112,7 +112,7 @@ class OrderStates:
         self._labels: dict[OrderKey, str] = {}
         self._remote: dict[OrderKey, RemoteOrder] = {}
 
-    # Who only looks at the orders of a checkpoint needs neither of these two.
+    # Made at their first use: a look at the orders of a checkpoint needs neither.
 
     @cached_property
     def keys(self) -> dict[OrderKey, int]:
@@ -342,7 +342,7 @@ def _with_remote(state: OrderState, remote: RemoteOrder) -> OrderState:
 def _with_files_elsewhere(
     state: OrderState, remote: RemoteOrder, files: _FilesOfOrder
 ) -> OrderState:
-    """Add how many files of an ended order the server handed out, and this journal lacks."""
+    """Add how many files of an ended order were downloaded, but not with this journal."""
     if remote.files_total is None or not remote.finished or state.status in GONE:
         return state
     # The answer may be older than a download of this journal.

@@ -44,7 +44,8 @@ def read_table(
         raise SettingsError(f"table must be a DataFrame, not {type(table).__name__}")
     if by is None:
         parts = [table.iloc[[place]] for place in range(len(table))]
-        own = table.reset_index() if _has_own_index(table) else table.reset_index(drop=True)
+        has_own_index = table.index.nlevels > 1 or table.index.name is not None
+        own = table.reset_index(drop=not has_own_index)
         default = _row_labels(table) if label is None else None
     else:
         names = [by] if isinstance(by, str) else list(by)
@@ -56,7 +57,8 @@ def read_table(
             ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
             for values, _ in groups
         ]
-    labels = default if label is None else [_formatted(label, row) for row in _records(own)]
+    rows: list[dict[Any, Any]] = [] if label is None else own.to_dict("records")
+    labels = default if label is None else [_formatted(label, row) for row in rows]
     labels = _unique(labels or [])
     orders = [
         TableOrder(text, _queries_of(text, rows, products, is_row=by is None))
@@ -75,10 +77,6 @@ def with_orders(
 
 def _label_index(labels: Sequence[str]) -> pd.Index[str]:
     return pd.Index(list(labels), name="label").astype("str")
-
-
-def _has_own_index(table: pd.DataFrame) -> bool:
-    return table.index.nlevels > 1 or table.index.name is not None
 
 
 def _groups(
@@ -100,10 +98,6 @@ def _groups(
                 f"Leave out what has none: table.dropna(subset={names!r})"
             )
         yield values, rows
-
-
-def _records(own: pd.DataFrame) -> list[dict[Any, Any]]:
-    return own.to_dict("records")
 
 
 def _row_labels(table: pd.DataFrame) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from regards_nb.tracker.downloads import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from regards_nb.client import RegardsClient
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
@@ -98,47 +98,39 @@ class OrderActions:
         return unended
 
 
+@dataclass(slots=True, eq=False)
 class _Action:
     """One action on one order."""
 
-    def __init__(
-        self,
-        sync: RestSync,
-        state: OrderState,
-        order_id: int,
-        stop: threading.Event,
-        jobs_stop_timeout_s: float,
-    ) -> None:
-        self._sync = sync
-        self._client: RegardsClient = sync.client
-        self._state = state
-        self._order_id = order_id
-        self._stop = stop
-        self._jobs_stop_timeout_s = jobs_stop_timeout_s
+    sync: RestSync
+    state: OrderState
+    order_id: int
+    stop: threading.Event
+    jobs_stop_timeout_s: float
 
     def pause(self) -> int:
         """Pause."""
-        return self._change("pause", self._client.pause)
+        return self._change("pause", self.sync.client.pause)
 
     def resume(self) -> int:
         """Resume, once the jobs of the order have stopped."""
-        return self._change("resume", self._client.resume, wait_while=frozenset({"PAUSED"}))
+        return self._change("resume", self.sync.client.resume, wait_while=frozenset({"PAUSED"}))
 
     def retry(self) -> int:
         """Have REGARDS prepare the failed files again."""
-        return self._change("retry", self._client.retry)
+        return self._change("retry", self.sync.client.retry)
 
     def restart(self, label: str | None = None) -> int:
         """Order the same again; return the number of the new order."""
-        remote: RemoteOrder = self._send("restart", partial(self._client.restart, label=label))
-        self._sync.keep_outcome(None, remote)
+        remote: RemoteOrder = self._send("restart", partial(self.sync.client.restart, label=label))
+        self.sync.keep_outcome(None, remote)
         return remote.order_id
 
     def cancel(self) -> int:
         """Pause, wait for the jobs to stop, delete."""
         # An order that has ended, also at this very moment, can be deleted without a pause.
         with suppress(NotAllowedError):
-            self._client.pause(self._order_id)
+            self.sync.client.pause(self.order_id)
         return self._delete(wait_while=_JOBS_STOPPING)
 
     def delete(self) -> int:
@@ -155,29 +147,29 @@ class _Action:
         self._send(action, act, wait_while=wait_while)
         # Without an answer: the server did it, and the next round of REST sync asks for the order.
         outcome = self._asked_for() or self._expected(_EXPECTED[action])
-        self._sync.keep_outcome(self._state, outcome)
-        return self._order_id
+        self.sync.keep_outcome(self.state, outcome)
+        return self.order_id
 
     def _delete(self, *, wait_while: frozenset[str] = frozenset()) -> int:
-        self._send("delete", self._client.delete, wait_while=wait_while)
+        self._send("delete", self.sync.client.delete, wait_while=wait_while)
         # No message tells of it (protocol.md 1.6), and the list leaves the order out from now on.
-        self._sync.keep_outcome(self._state, self._expected("DELETED"))
-        return self._order_id
+        self.sync.keep_outcome(self.state, self._expected("DELETED"))
+        return self.order_id
 
     def _asked_for(self) -> RemoteOrder | None:
         try:
-            return self._client.order(self._order_id)
+            return self.sync.client.order(self.order_id)
         except ServiceError:
             return None
 
     def _expected(self, status: str) -> RemoteOrder:
         """Return the order as it was known, in a new status."""
-        progress = self._state.progress
+        progress = self.state.progress
         return RemoteOrder(
-            order_id=self._order_id,
+            order_id=self.order_id,
             status=status,
-            label=self._state.label,
-            expires_at=self._state.expires_at,
+            label=self.state.label,
+            expires_at=self.state.expires_at,
             percent_completed=None if progress is None else round(100 * progress),
         )
 
@@ -192,15 +184,15 @@ class _Action:
 
         The server's answer about an order that it refused is journalled: it is new.
         """
-        for pause_s in _pauses(self._jobs_stop_timeout_s):
+        for pause_s in _pauses(self.jobs_stop_timeout_s):
             try:
-                return act(self._order_id)
+                return act(self.order_id)
             except NotAllowedError as exc:
                 remote = self._asked_for()
                 if remote is None:
                     raise
-                if remote.status not in wait_while or not pause_s or self._stop.wait(pause_s):
-                    self._sync.keep_outcome(self._state, remote)
+                if remote.status not in wait_while or not pause_s or self.stop.wait(pause_s):
+                    self.sync.keep_outcome(self.state, remote)
                     raise self._refused(action, exc, remote) from exc
         raise AssertionError  # the last pause is 0
 
@@ -208,7 +200,7 @@ class _Action:
         self, action: str, refusal: NotAllowedError, remote: RemoteOrder
     ) -> NotAllowedError:
         offered = ", ".join(sorted(remote.actions - {"remove"}))
-        text = f"REGARDS does not let you {action} order {self._order_id}, which is {remote.status}"
+        text = f"REGARDS does not let you {action} order {self.order_id}, which is {remote.status}"
         if remote.status in GONE and action != "delete":
             # The advice for the server's code is meant for orders that still have files.
             text += ": it has deleted its files. A new order brings them: submit()"

@@ -140,14 +140,10 @@ def _raise_if_refused(error: ServiceError) -> None:
 def show(estimate: Estimate, queries: Sequence[str]) -> None:
     """Write the estimate below the cell, in the thread of the user."""
     text = f"ordering {estimate}"
-    named = _count_named(queries)
-    if named is not None and estimate.products < named:
+    # None for queries that name no products by URN or provider id
+    lists = [named_products(query) for query in queries]
+    named = sum(len(each[1]) for each in lists if each)
+    if all(lists) and estimate.products < named:
         text += f"; the catalogue does not have {named - estimate.products} of the {named} products"
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _count_named(queries: Sequence[str]) -> int | None:
-    """Return how many products the queries name by URN or provider id; None for other queries."""
-    lists = [named_products(query) for query in queries]
-    return sum(len(each[1]) for each in lists if each) if all(lists) else None

@@ -13,6 +13,7 @@ import queue
 import uuid
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def is_of_threads(executor: Executor) -> bool:
     )
 
 
+@dataclass(slots=True, eq=False)
 class ThreadCall:
     """A call whose orders are downloaded by threads of this process.
 
@@ -65,20 +67,12 @@ class ThreadCall:
     verified files stay. *executor* runs *process*; without one, the thread that calls `step` does.
     """
 
-    def __init__(
-        self,
-        parts: TrackerParts,
-        download: Callable[[OrderState], Future[Any]],
-        cancel: Callable[[int], None],
-        executor: Executor | None,
-        process: Process | None,
-    ) -> None:
-        self._core = parts
-        self._download = download
-        self.cancel = cancel
-        self._executor = executor
-        self._process = process
-        self._to_process: list[tuple[int, Future[Any], Future[Any]]] = []
+    parts: TrackerParts
+    download: Callable[[OrderState], Future[Any]]
+    cancel: Callable[[int], None]
+    executor: Executor | None
+    process: Process | None
+    to_process: list[tuple[int, Future[Any], Future[Any]]] = field(default_factory=list)
 
     def begin(self, order: OrderState, order_id: int) -> Future[Any]:
         """Begin an order; the result is that of *process*, None without files."""
@@ -86,35 +80,35 @@ class ThreadCall:
             fetched: Future[Any] = Future()
             fetched.set_result(None)
         else:
-            fetched = self._download(order)
-        if self._process is None:
+            fetched = self.download(order)
+        if self.process is None:
             return fetched
         processed: Future[Any] = Future()
-        self._to_process.append((order_id, fetched, processed))
+        self.to_process.append((order_id, fetched, processed))
         return processed
 
     def step(self) -> None:
         """Process the orders whose download has ended since the last step."""
-        waiting, self._to_process = self._to_process, []
+        waiting, self.to_process = self.to_process, []
         for index, (order_id, fetched, processed) in enumerate(waiting):
             if not fetched.done():
-                self._to_process.append(waiting[index])
+                self.to_process.append(waiting[index])
             elif (error := fetched.exception()) is not None:
                 processed.set_exception(error)
-            elif self._executor is None:
+            elif self.executor is None:
                 self._run(order_id, processed)
             else:
-                self._executor.submit(self._run, order_id, processed)
+                self.executor.submit(self._run, order_id, processed)
 
     def _run(self, order_id: int, processed: Future[Any]) -> None:
-        assert self._process is not None  # noqa: S101 - else nothing waits for it
+        assert self.process is not None  # noqa: S101 - else nothing waits for it
         try:
-            paths = self._core.paths(order_id)
-            processed.set_result(self._process(paths) if paths else None)
+            paths = self.parts.paths(order_id)
+            processed.set_result(self.process(paths) if paths else None)
         except Exception as exc:  # noqa: BLE001 - the caller raises it
             is_ours = isinstance(exc, JournalError)
             processed.set_exception(exc if is_ours else processing_error(order_id, exc))
-        self._core.signal.send()
+        self.parts.signal.send()
 
 
 class WorkerCall:
@@ -229,7 +223,7 @@ class WorkerCall:
             inner.cancel()
         if not self._is_stopped:
             self._is_stopped = True
-            # The call ends with the user's Ctrl-C; a journal that cannot be written is told there.
+            # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
             with suppress(JournalError):
                 self._core.journal.stops.stop(self._id)
 
@@ -278,7 +272,9 @@ def settings_for_workers(
             "the workers (REGARDS_PASSWORD), and make the tracker with OrderTracker.from_profile("
             '"NAME"). Threads need none of it: executor=ThreadPoolExecutor()'
         )
-    if is_local and _start_method(executor) == "fork":
+    # No public name has the start method. Without this one a forked process is not noticed.
+    context = getattr(executor, "_mp_context", None)
+    if is_local and context is not None and context.get_start_method() == "fork":
         raise SettingsError(
             "a process that is forked while threads run can hang: make the executor with "
             'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
@@ -312,9 +308,3 @@ def settings_for_workers(
         workspace=str(workspace),
         is_shared=not is_local,
     )
-
-
-def _start_method(executor: Executor) -> str | None:
-    # The only place where it is told. Without it, a forked process is not noticed.
-    context = getattr(executor, "_mp_context", None)
-    return None if context is None else str(context.get_start_method())

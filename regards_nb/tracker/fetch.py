@@ -120,7 +120,7 @@ def fetch_order(
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
         archive = archive_of(client.base_url, order.tenant or client.tenant)
         log = journal.file_log(order.tenant or tenant, workspace)
-        # The manifest names no file that was downloaded before, with whatever journal.
+        # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
             _list_others(client, order.order_id, log)
         try:
@@ -139,7 +139,7 @@ def fetch_order(
                 ),
             ).fetch()
         except IncompleteDownloadError:
-            # The server has handed out the files and prepares the next ones. The journal names
+            # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
             raise
@@ -148,10 +148,10 @@ def fetch_order(
 
 
 def _list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
-    """Record the files that REGARDS could not prepare or has handed out already.
+    """Record the files that REGARDS could not prepare or has sent already.
 
-    No manifest lists them. The download then asks for each by its id, and tells it like a file
-    that the zip lacked.
+    No manifest lists them. The download then asks for each by its id, and reports it like a file
+    that the zip did not hold.
     """
     known = {record.file_id for record in log.files(order_id)}
     log.save(

@@ -40,7 +40,7 @@ from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
-    from regards_nb.client import RegardsClient, RemoteOrder
+    from regards_nb.client import RegardsClient
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.rest_sync import RestSync
@@ -131,15 +131,12 @@ class Request:
 
     def check(self) -> None:
         """Refuse what REGARDS would deny; the text names all that is wrong."""
-        self._check_types()
-        wrong = [*self._wrong_queries(), *self._wrong_filters(), *self._wrong_names()]
-        if wrong:
-            raise SettingsError("REGARDS would deny this request: " + "; ".join(wrong))
-
-    def _check_types(self) -> None:
         names = ("correlation_id", "label", "user", "filename_regexp")
         check_texts(**{name: getattr(self, name) for name in names})
         check_numbers(size_limit_bytes=self.size_limit_bytes)
+        wrong = [*self._wrong_queries(), *self._wrong_filters(), *self._wrong_names()]
+        if wrong:
+            raise SettingsError("REGARDS would deny this request: " + "; ".join(wrong))
 
     def _wrong_queries(self) -> list[str]:
         if not self.queries:
@@ -159,8 +156,10 @@ class Request:
             if unknown or not self.data_types:
                 wrong.append(f"data_types must be of {DATA_TYPES}, not {list(self.data_types)!r}")
         if self.filename_regexp is not None:
+            # what Python cannot compile of Java's, replaced
+            regexp = _JAVA_CLASS.sub("x", _JAVA_GROUP.sub("(?P<", self.filename_regexp))
             try:
-                re.compile(_python(self.filename_regexp))
+                re.compile(regexp)
             except re.error as exc:
                 wrong.append(f"filename_regexp is no regular expression: {exc}")
         return wrong
@@ -213,11 +212,6 @@ def refuses_cart(cart: str) -> bool:
     """Return whether *cart* (``refuse`` or ``include``) refuses an order with a filled cart."""
     check_choice("cart", cart, "refuse", "include")
     return cart == "refuse"
-
-
-def _python(java_regexp: str) -> str:
-    """Return a regular expression that Python can compile in place of Java's."""
-    return _JAVA_CLASS.sub("x", _JAVA_GROUP.sub("(?P<", java_regexp))
 
 
 def _refuse_cart(client: RegardsClient) -> None:
@@ -450,7 +444,8 @@ class Submission:
             return True
         newest_before = earlier.get("newest_before", 0)
         try:
-            candidates = self._unknown_after(client, newest_before or 0)
+            newer = takewhile(lambda o: o.order_id > (newest_before or 0), client.iter_orders())
+            candidates = [o for o in newer if self._core.frames.key_of(o.order_id) is None]
         except ServiceUnreachableError as exc:
             raise ServiceUnreachableError(
                 f"request {request.correlation_id!r} had no answer, and REGARDS does not list your "
@@ -479,10 +474,6 @@ class Submission:
                 f"{self._in_doubt_s - age_s:.0f} s"
             )
         return False
-
-    def _unknown_after(self, client: RegardsClient, newest_before: int) -> list[RemoteOrder]:
-        newer = takewhile(lambda order: order.order_id > newest_before, client.iter_orders())
-        return [o for o in newer if self._core.frames.key_of(o.order_id) is None]
 
     def _journal_answer(self, request: Request, **fields: Any) -> None:
         # REGARDS publishes no GRANTED for an order made over REST (protocol.md 1.6). Its answer

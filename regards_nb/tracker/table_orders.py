@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
     from regards_nb.tracker.submission import EarlierRequest, Request, Submission
 
-#: The pause after a request that reached nobody; it doubles up to the second value.
+#: The pause after a request that REGARDS did not get; it doubles up to the second value.
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _FAILED = frozenset({OrderStatus.DENIED, OrderStatus.FAILED})
 _CALL = "submit_each(..., download=True)"
@@ -56,7 +56,7 @@ class TablePolicy(NamedTuple):
     timeout_s: float | None
     #: Downloads all orders of the tracker by itself.
     auto_download: AutoDownload | None
-    #: Without REST nobody knows whether files were downloaded.
+    #: Without REST the tracker cannot see whether files were downloaded.
     sees_downloads: bool
 
 
@@ -94,7 +94,7 @@ class TableOrders:
         self._pending: deque[int] = deque()
         self._not_before_s = 0.0
         self._pause_s = _FIRST_RETRY_S
-        #: Why the last request reached nobody.
+        #: Why REGARDS did not get the last request.
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
         self._is_sending = False

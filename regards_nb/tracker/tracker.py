@@ -252,13 +252,11 @@ class OrderTracker:
             The same place that the other kernel was given.
         queue : str, optional
             Show the messages of this queue; needed where the journal has those of several.
-        tenant : str, optional
-            Show this tenant's events.
+        tenant, workspace
+            As of `OrderTracker`; the workspace is that of the other kernel if you share it.
         client : RegardsClient, optional
             To download, submit, pause and so on with an account of your own. The result is
             written to the journal, which needs the right to write. REGARDS is not polled.
-        workspace : str or pathlib.Path, default "orders"
-            The folder of the files; that of the other kernel if you share it.
 
         Raises
         ------
@@ -282,17 +280,14 @@ class OrderTracker:
     def demo(cls, **options: Any) -> OrderTracker:
         """Start a simulated REGARDS, on a real RabbitMQ, and a tracker that follows it.
 
+        ``tracker.simulator`` is the service, ``tracker.client`` its REST client. Both end with
+        `stop`, or with Python.
+
         Parameters
         ----------
         **options
             Of `OrderTracker` (``journal``, ``workspace``, ``auto_download``) or of
             `regards_nb.simulator.Simulator` (``seed``, ``suborder_pause_s``).
-
-        Returns
-        -------
-        OrderTracker
-            Started; ``tracker.simulator`` is the service, ``tracker.client`` its REST client.
-            Both end with `stop`, or with Python.
         """
         from regards_nb.demo import demo_tracker
 
@@ -325,10 +320,7 @@ class OrderTracker:
     def from_env(cls, **options: Any) -> Self:
         """Make a tracker from the environment variables ``REGARDS_...`` alone.
 
-        Raises
-        ------
-        SettingsError
-            A setting is missing or wrong.
+        *options* and errors are as with `from_profile`.
         """
         from regards_nb.settings import settings_source, tracker_from_env
 
@@ -469,10 +461,7 @@ class OrderTracker:
     def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
 
-        Returns
-        -------
-        regards_nb.doctor.Report
-            Prints one line for each check: ok, or what to ask of whom.
+        The report prints one line for each check: ok, or what to ask of whom.
         """
         from regards_nb.doctor import examine
 
@@ -513,7 +502,7 @@ class OrderTracker:
         return self._core.frames.rejected
 
     def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
-        """Write events, orders, files and rejected messages to a folder.
+        """Write events, orders, files and rejected messages to a folder; return the four files.
 
         Parameters
         ----------
@@ -521,11 +510,6 @@ class OrderTracker:
             Made if missing; an earlier export in it is replaced.
         kind : {"parquet", "csv"}
             Parquet keeps the dtypes, and needs pyarrow.
-
-        Returns
-        -------
-        list of pathlib.Path
-            The four files.
 
         Raises
         ------
@@ -577,7 +561,7 @@ class OrderTracker:
         return pruned
 
     def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
-        """Create a durable queue and bind it to the exchange of the order responses.
+        """Create a durable queue, bind it to the exchange of the responses, and return its name.
 
         For users whose RabbitMQ account may configure queues; otherwise the administrator creates
         the queue. Messages from then on wait in it, also while no tracker runs. An existing queue
@@ -590,11 +574,6 @@ class OrderTracker:
         kind : {"quorum", "stream", "classic"}
             ``"quorum"`` survives the loss of one node of a cluster, and its delivery limit is off.
             Several programs can read a ``"stream"``, each all messages.
-
-        Returns
-        -------
-        str
-            Name of the queue.
 
         Raises
         ------
@@ -622,11 +601,6 @@ class OrderTracker:
         ----------
         path : str or pathlib.Path
             A new file. It is a journal: ``OrderTracker(journal=path)`` opens it.
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
 
         Raises
         ------
@@ -804,13 +778,7 @@ class OrderTracker:
         self._callbacks.append(checked_callback(status, callback))
 
     def off(self, callback: Callable[[OrderEvent], object]) -> None:
-        """Call *callback* no more, for any status.
-
-        Raises
-        ------
-        SettingsError
-            It was not given to `on`.
-        """
+        """Call *callback*, which was given to `on`, no more, for any status."""
         if not any(each == callback for _, each in self._callbacks):
             raise SettingsError(f"there is no such callback: {callback!r} was not given to on()")
         self._callbacks[:] = [each for each in self._callbacks if each[1] != callback]
@@ -1275,10 +1243,7 @@ class OrderTracker:
     def widget(self) -> Any:
         """Return the live table of all orders as a widget, for Panel, Solara, Voila and layouts.
 
-        Returns
-        -------
-        ipywidgets.Widget
-            See `regards_nb.display.widget`. ``order.widget()`` is that of one order.
+        See `regards_nb.display.widget`. ``order.widget()`` is that of one order.
         """
         from regards_nb.display import widget
 
