@@ -61,6 +61,7 @@ _COMMANDS = [
         (r"; tracking continues(?: in the background)?", "; the orders stay at REGARDS"),
         (r"see tracker\.rejected", "{0}export writes them"),
         (r"tracker\.orders", "{0}orders"),
+        (r"start\(\) was stopped, and no event arrives: call start\(\) again", "stopped"),
         (r"(?<![.\w])submit\(\)", "{0}submit"),
         (r"(?:call )?(?:tracker\.)?sync\(\)", "{0}orders"),
     )
@@ -443,8 +444,7 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
 @contextlib.contextmanager
 def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
     """Start a tracker, and stop it at the end of the block."""
-    queue = tracker.queue
-    with _told(f"RabbitMQ, to read queue {queue!r}") if queue else _waiting_for_regards(tracker):
+    with _progress_to(sys.stderr):
         tracker.start()
     try:
         yield tracker

@@ -125,7 +125,7 @@ def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
         guard.cancel()
-        assert re.fullmatch("(regards-nb: waiting for RabbitMQ.*\n)?", process.stderr.read())
+        assert re.fullmatch("(waiting for RabbitMQ.*\n)?", process.stderr.read())
     assert code == 143
 
 

@@ -34,7 +34,7 @@ from regards_nb.consumer.addresses import (
     parameters_from,
 )
 from regards_nb.consumer.connection import Connection
-from regards_nb.consumer.consumer import Consumer, Health, HealthState
+from regards_nb.consumer.consumer import SAID_AFTER_S, Consumer, Health, HealthState
 from regards_nb.consumer.delivery_reader import DeliveryReader, properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error
 from regards_nb.consumer.message import delivery_from
@@ -51,6 +51,7 @@ from regards_nb.consumer.redelivery import RedeliveryMatcher, fingerprint
 __all__ = [
     "ACK_LINGER_S",
     "PREFETCH_STEPS",
+    "SAID_AFTER_S",
     "AckBatcher",
     "AmqpParameters",
     "Connection",

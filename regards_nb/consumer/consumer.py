@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal, RowReader
 
 _log = logging.getLogger(__name__)
+
+#: A start that takes longer says what it waits for.
+SAID_AFTER_S = 1.0
+
+#: The thread of a start that was given up has ended after so long.
+_GIVEN_UP_S = 5.0
 
 #: Full-jitter back-off: a random time up to FIRST * 2**failures, at most LONGEST.
 FIRST_BACKOFF_S = 0.5
@@ -139,8 +146,8 @@ class Consumer:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, timeout_s: float) -> None:
-        """Start the thread and return once it is consuming.
+    def start(self, timeout_s: float, say: Callable[[str], object] | None = None) -> None:
+        """Start the thread and return once it is consuming; after a second, *say* what for.
 
         Raises
         ------
@@ -149,8 +156,9 @@ class Consumer:
         JournalError
             The journal cannot be written.
         """
-        if self.is_running:
+        if self.is_running and not self._shared.stop.is_set():
             return
+        self.stop(_GIVEN_UP_S)  # the thread of a start that was given up may still end
         shared = self._shared = _SharedState(self._changed)
         # The thread does not hold the consumer: a tracker that a notebook dropped can be
         # collected, and then its thread ends. The thread is a daemon, because a kernel restart must
@@ -163,11 +171,17 @@ class Consumer:
         )
         weakref.finalize(self, shared.request_stop, 1.0).atexit = False
         self._thread.start()
+        where = describe(self._parameters)
         try:
-            shared.started.result(timeout_s)
+            with suppress(TimeoutError):
+                shared.started.result(min(SAID_AFTER_S, timeout_s))
+                return
+            if say is not None and timeout_s > SAID_AFTER_S:
+                say(f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s")
+            shared.started.result(max(timeout_s - SAID_AFTER_S, 0))
         except TimeoutError:
             shared.request_stop(1.0)
-            raise shared.unanswered(describe(self._parameters), timeout_s) from None
+            raise shared.unanswered(where, timeout_s) from None
         except BaseException:
             shared.request_stop(1.0)
             raise
@@ -259,7 +273,9 @@ class _SharedState:
             awaited = self._connection.awaited if self._connection else "the connection"
             where = self._connection.where if self._connection else where
         error = BrokerUnreachableError(
-            f"{where} did not answer within {within_s:g} s: RabbitMQ did not confirm {awaited}"
+            f"{where} did not answer within {within_s:g} s: RabbitMQ did not confirm {awaited}. It "
+            "may be overloaded or stopped, or a firewall drops the connection: try again later, or "
+            "ask the administrator"
         )
         return combined_error([*self.errors, error])
 

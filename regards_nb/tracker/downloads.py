@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.consumer import SAID_AFTER_S
 from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
@@ -53,8 +54,6 @@ _Job = tuple["Future[Any]", "Callable[[], Any]"]
 
 #: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
 MOST_PARALLEL = 3
-#: A call that waits for longer says what it waits for.
-SAID_AFTER_S = 1.0
 #: An error names so many missing files.
 _MOST_NAMED = 5
 

@@ -32,11 +32,13 @@ from regards_nb.errors import (
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
 from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted
+from regards_nb.tracker.starting import awaited, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from regards_nb.client import RegardsClient, RemoteOrder
+    from regards_nb.consumer import Consumer
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
@@ -461,16 +463,15 @@ class _Rounds:
 class CatchUp:
     """Asks after a connect, an action and a long silence, in a thread of its own.
 
-    *health* returns None when the consumer was collected. After *silence_s* without a message the
-    unfinished orders are asked for; after a connect, *settle_s* without one lets the queue count as
-    read.
+    After *silence_s* without a message the unfinished orders are asked for; after a connect,
+    *settle_s* without one lets the queue count as read.
     """
 
     def __init__(
         self,
         sync: RestSync,
         errors: BackgroundErrors,
-        health: Callable[[], Health | None],
+        consumer: Consumer,
         *,
         silence_s: float,
         settle_s: float = SETTLE_S,
@@ -479,7 +480,7 @@ class CatchUp:
         # The thread holds what it needs and not the tracker, which can then be collected.
         self._thread = threading.Thread(
             target=_catch_up,
-            args=(_Rounds(sync, errors), health, self._stop, silence_s, settle_s),
+            args=(_Rounds(sync, errors), weakref.ref(consumer), self._stop, silence_s, settle_s),
             name="regards-nb-catchup",
             daemon=True,
         )
@@ -494,7 +495,7 @@ class CatchUp:
 
 def _catch_up(
     rounds: _Rounds,
-    health_of: Callable[[], Health | None],
+    consumer_of: weakref.ref[Consumer],
     stop: threading.Event,
     silence_s: float,
     settle_s: float,
@@ -503,9 +504,11 @@ def _catch_up(
     pause_s = silence_s
     not_before_s = 0.0
     while not stop.wait(min(_TICK_S, settle_s)):
-        health = health_of()
-        if health is None:
+        consumer = consumer_of()
+        if consumer is None:
             return
+        health = consumer.health
+        del consumer
         if health.state is not HealthState.CONSUMING or time.monotonic() < not_before_s:
             continue
         now = datetime.now(UTC)
@@ -554,16 +557,15 @@ class Poller:
         """Whether REGARDS answers."""
         return self._health.health
 
-    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
+    def start(self, timeout_s: float, say: Callable[[str], object]) -> None:  # noqa: ARG002 - the client has its own limits
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
         if self._thread is not None and self._thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
         client = self._sync.client
         try:
-            # One order is enough to know whether the login is accepted.
-            next(client.iter_orders(page_size=1), None)
-            self._sync.ask_unfinished()
+            asked = in_thread(self._ask_first)
+            awaited(asked, say, f"waiting for REGARDS at {client.base_url}")
         except RegardsError as exc:
             # After a login it is REGARDS that answers, and not a page of something else.
             if isinstance(exc, _REFUSALS) or client.login_form is None:
@@ -580,6 +582,11 @@ class Poller:
         )
         weakref.finalize(self, self._stop.set).atexit = False
         self._thread.start()
+
+    def _ask_first(self) -> None:
+        # One order is enough to know whether the login is accepted.
+        next(self._sync.client.iter_orders(page_size=1), None)
+        self._sync.ask_unfinished()
 
     def stop(self, timeout_s: float) -> None:
         """End the thread; TrackingError if it waits for an answer and did not end in time."""

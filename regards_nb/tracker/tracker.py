@@ -72,6 +72,7 @@ from regards_nb.tracker.shared import (
     TrackerParts,
     check_sources,
 )
+from regards_nb.tracker.starting import STOPPED, connect
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
 from regards_nb.tracker.waiting import RUNNING, Wait, stopped_by_user
@@ -370,10 +371,12 @@ class OrderTracker:
             Wrong password, unknown virtual host, missing queue, no right to read, no answer:
             the text says which, and what to do.
         ServiceError
-            Without a broker: REGARDS refuses the login, or does not answer.
+            REGARDS refuses the login; without a broker: it does not answer.
         JournalError
             The journal cannot be written.
         """
+        from regards_nb.display import say
+
         self._life.require_no_end()
         check_numbers(timeout_s=timeout_s)
         if self._dispatcher is None:
@@ -391,20 +394,19 @@ class OrderTracker:
                 self._callbacks,
             )
         was_running = self.health.state in RUNNING
-        self._consumer.start(timeout_s)
+        is_new = not was_running and isinstance(self._consumer, Consumer)
+        client = self.client if is_new else None
+        with stopped_by_user(lambda: STOPPED):
+            connect(self._consumer, client, self._core.errors, timeout_s, say)
         self._dispatcher.start()
         if not was_running:
             self._core.journal.watch(self._core.signal.send)
         for text in () if was_running else self._warnings_at_start():
             warnings.warn(text, stacklevel=2)
-        if self._catch_up is None and self._sync is not None and self._amqp_parameters is not None:
-            consumer = weakref.ref(self._consumer)
-            self._catch_up = CatchUp(
-                self._sync,
-                self._core.errors,
-                lambda: None if (alive := consumer()) is None else alive.health,
-                silence_s=self._silence_s,
-            )
+        source = self._consumer
+        if self._catch_up is None and self._sync is not None and isinstance(source, Consumer):
+            errors = self._core.errors
+            self._catch_up = CatchUp(self._sync, errors, source, silence_s=self._silence_s)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:

@@ -1,0 +1,107 @@
+"""What start() waits for, what it says meanwhile, and what ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import client_of, tracker_of, until
+
+from regards_nb import OrderTracker, errors
+from regards_nb.consumer import HealthState
+from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+
+pytestmark = pytest.mark.simulator(with_broker=True)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """The port of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("login", [{"password": "wrong"}, {"token": "wrong"}], ids=str)
+def test_a_refused_login_ends_the_start(
+    simulator: Simulator, tmp_path: Path, login: dict[str, str]
+) -> None:
+    """Also where RabbitMQ accepts its own; with the right one the same journal goes on."""
+    none = {"username": None, "password": None} if "token" in login else {}
+    tracker = tracker_of(simulator, tmp_path, client=client_of(simulator, **none | login))
+    with pytest.raises(errors.ServiceLoginError, match="Check user name|token given as token="):
+        tracker.start()
+    assert tracker.health.state is HealthState.STOPPED
+    with tracker_of(simulator, tmp_path) as right:
+        assert right.health.state is HealthState.CONSUMING
+        assert not right.snapshot().background_errors
+
+
+def test_an_outage_of_rest_is_a_note(simulator: Simulator, tmp_path: Path) -> None:
+    """Messages arrive without REGARDS, so start() returns, and the view says what is missing."""
+    away = client_of(simulator, base_url="http://127.0.0.1:1")
+    with tracker_of(simulator, tmp_path, client=away) as tracker:
+        until(lambda: any("only RabbitMQ does" in e for e in tracker.snapshot().background_errors))
+        number = simulator.order(OrderPlan(n_files=1))
+        assert list(tracker.wait(number, timeout_s=60)["status"]) == ["DONE"]
+
+
+def test_a_login_that_is_refused_later_is_raised_by_the_next_call(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """start() does not wait for a slow REGARDS, and its refusal is not lost."""
+    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=2.5))
+    wrong = client_of(simulator, password="wrong")
+    with tracker_of(simulator, tmp_path, client=wrong) as tracker:
+        assert tracker.health.state is HealthState.CONSUMING
+        until(lambda: "logging in" in "".join(tracker.snapshot().background_errors))
+        with pytest.raises(errors.TrackingError, match="logging in to REGARDS: .*Check user name"):
+            tracker.wait()
+
+
+def test_a_start_says_what_it_waits_for(
+    tmp_path: Path, silent_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a second, where RabbitMQ accepts and does not answer; its error says what to do."""
+    url = f"amqp://guest:guest@127.0.0.1:{silent_port}/x"
+    tracker = OrderTracker(url, "orders", journal=tmp_path / "journal.sqlite")
+    with pytest.raises(errors.BrokerUnreachableError, match="did not confirm.*try again later"):
+        tracker.start(timeout_s=1.1)
+    told = capsys.readouterr().out
+    assert told == f"waiting for RabbitMQ at {url.replace(':guest', '')}, at most 1.1 s\n"
+
+
+def test_ctrl_c_ends_a_start_in_one_line(tmp_path: Path, silent_port: int) -> None:
+    """It says that nothing runs; so does a start soon after one that was given up."""
+    url = f"amqp://guest:guest@127.0.0.1:{silent_port}/x"
+    tracker = OrderTracker(url, "orders", journal=tmp_path / "journal.sqlite")
+    with pytest.raises(errors.BrokerUnreachableError):
+        tracker.start(timeout_s=0.1)
+    given_up = tracker.health.since
+
+    def interrupt() -> None:
+        until(
+            lambda: (
+                tracker.health.state is HealthState.CONNECTING and tracker.health.since > given_up
+            )
+        )
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(errors.StoppedWaiting, match=r"start\(\) was stopped.*call start\(\) again"):
+        tracker.start()
+    until(lambda: tracker.health.state is HealthState.STOPPED)
+
+
+def test_a_start_without_a_broker_says_that_it_waits_for_regards(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where REGARDS accepts a connection and is slow to answer."""
+    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
+    with OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite") as tracker:
+        assert tracker.health.state is HealthState.POLLING
+    assert capsys.readouterr().out == f"waiting for REGARDS at {simulator.base_url}\n"
