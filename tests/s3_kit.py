@@ -29,14 +29,19 @@ if TYPE_CHECKING:
     import pytest
 
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "EXAMPLEACCOUNT", "AWS_SECRET_ACCESS_KEY": "s3cr3t/of+the/account"}
-EXPIRED = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nContent-Length: 60\r\n"
-    b"Connection: close\r\n\r\n<Error><Code>ExpiredToken</Code><Message>x</Message></Error>"
-)
-BUSY = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 55\r\n"
-    b"Connection: close\r\n\r\n<Error><Code>SlowDown</Code><Message>x</Message></Error>"
-)
+
+
+def refusal(status: str, code: str) -> bytes:
+    """Return an answer of a store that refuses a request."""
+    body = f"<Error><Code>{code}</Code><Message>x</Message></Error>"
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+        f"Connection: close\r\n\r\n{body}"
+    ).encode()
+
+
+EXPIRED = refusal("400 Bad Request", "ExpiredToken")
+BUSY = refusal("503 Slow Down", "SlowDown")
 
 
 class S3Server:
@@ -178,6 +183,8 @@ class Link:
         self.times: int | None = None
         #: So many connections get this answer, which by default is "503 Slow Down".
         self.busy, self.answer = 0, BUSY
+        #: After so many uploads, each further one gets the answer.
+        self.uploads_left: int | None = None
         #: How many connections met the limit.
         self.met = 0
 
@@ -206,9 +213,7 @@ class Link:
                 client, _ = self._listener.accept()
                 if self.busy:
                     self.busy -= 1
-                    threading.Thread(
-                        target=_send_answer, args=(client, self.answer), daemon=True
-                    ).start()
+                    threading.Thread(target=self._refuse, args=(client,), daemon=True).start()
                     continue
                 try:
                     upstream = socket.create_connection(("127.0.0.1", self._server.port))
@@ -219,11 +224,22 @@ class Link:
                 for ends in ((client, upstream, True), (upstream, client, False)):
                     threading.Thread(target=self._pump, args=ends, daemon=True).start()
 
+    def _refuse(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            client.recv(1 << 16)
+            _send_answer(client, self.answer)
+
     def _pump(self, source: socket.socket, sink: socket.socket, is_upload: bool) -> None:  # noqa: FBT001
         passed = 0
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 passed += len(data)
+                # a client waits for the answer to its last request before it sends another one
+                if is_upload and self.uploads_left is not None and data.startswith(b"PUT "):
+                    if not self.uploads_left:
+                        _send_answer(source, self.answer)
+                        break
+                    self.uploads_left -= 1
                 if is_upload and self.limit_bytes is not None and passed > self.limit_bytes:
                     self.met += 1
                     if self.met == self.times:
@@ -238,9 +254,11 @@ class Link:
 
 
 def _send_answer(client: socket.socket, answer: bytes) -> None:
-    with contextlib.suppress(OSError), client:
-        client.recv(1 << 16)
-        client.sendall(answer)
+    """Answer a request, and read the rest of it: else its sender meets a broken line first."""
+    client.sendall(answer)
+    client.shutdown(socket.SHUT_WR)
+    while client.recv(1 << 16):
+        pass
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import client_of
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
-from s3_kit import ACCOUNT, EXPIRED, Link, TestBucket, s3_server, use_server
+from s3_kit import ACCOUNT, BUSY, EXPIRED, Link, TestBucket, refusal, s3_server, use_server
 
 from regards_nb import OrderTracker
 from regards_nb.download import BoundedQueue, Bucket, QueueClosed, as_place
@@ -188,6 +188,44 @@ def test_a_busy_store_is_asked_again_and_an_ended_session_is_named(
         link.busy = 0
         here.fetch(again=True)
         assert bucket.objects() == wanted(here)
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (refusal("403 Forbidden", "QuotaExceeded"), "is full .403 QuotaExceeded.: make room"),
+        (
+            refusal("400 Bad Request", "XMinioAdminBucketQuotaExceeded"),
+            "is full .400 XMinioAdminBucketQuotaExceeded.: make room",
+        ),
+        (refusal("507 Insufficient Storage", "XMinioStorageFull"), "is full .507 XMinioStorage"),
+        (
+            refusal("500 Internal Server Error", "InternalError"),
+            "500 InternalError.*Perhaps .* full",
+        ),
+        (refusal("403 Forbidden", "AccessDenied"), "refuses access .*403 AccessDenied.* the right"),
+        (BUSY, "fewer requests .503 SlowDown.*try later"),
+    ],
+    ids=["quota", "minio-quota", "minio-disk", "rclone-disk", "rights", "busy"],
+)
+def test_a_bucket_that_takes_no_more_is_named_and_gets_the_rest_later(
+    answer: bytes, words: str, bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three files it refuses: the text says what to do, and the next download goes on."""
+    with world(tmp_path, OrderPlan(files=SMALL, files_per_suborder=8)) as here:
+        in_bucket(here, bucket)
+        with Link(bucket.server) as link:
+            link.uploads_left, link.answer = 3, answer
+            monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+            with pytest.raises(WorkspaceError, match=f"^order 1: .*{words}.*download again"):
+                here.fetch()
+        assert len(bucket.objects()) == 3
+        assert bucket.objects().items() <= wanted(here).items()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)
+        here.fetch()
+        assert bucket.objects() == wanted(here)
+        assert (here.zips, here.singles) == (1, 5)
 
 
 def test_stop_does_not_wait_for_an_upload_that_hangs(

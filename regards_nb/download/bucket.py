@@ -50,6 +50,9 @@ _OLD_UPLOAD_S = 24 * 3600.0
 
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
+#: S3 has no code for a full store. Ceph sends QuotaExceeded (403), MinIO
+#: XMinioAdminBucketQuotaExceeded (400) and XMinioStorageFull (507).
+_FULL_CODE, _FULL_STATUS = re.compile(r"Quota|StorageFull"), 507
 _NO_ACCOUNT = "169.254.169.254"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _REST_STAYS = "Uploaded files stay: download again, and only the missing files are fetched"
@@ -310,6 +313,8 @@ class Bucket:
                 f"the session of the account for {place} has ended ({told}): log in again, and set "
                 "AWS_SESSION_TOKEN with its keys anew"
             )
+        elif status == _FULL_STATUS or _FULL_CODE.search(code or ""):
+            reason = f"{place} at {endpoint} is full ({told}): make room, or ask for a higher quota"
         elif status in {401, 403}:
             reason = (
                 f"{endpoint} refuses access to {place} ({told}). The account of AWS_ACCESS_KEY_ID "
@@ -326,6 +331,8 @@ class Bucket:
             reason = f"{endpoint} does not answer for {place}, or the connection broke"
         else:
             reason = f"{place} at {endpoint} cannot be used: {told or clean(text, 200)}"
+            if status is not None and status >= 500:
+                reason += ". Perhaps its disk is full: try later, or ask its administrator"
         return WorkspaceError(f"{self._what}{reason}. {_REST_STAYS}")
 
 
@@ -404,6 +411,6 @@ def _status(exc: Exception) -> int | None:
 def _may_pass(exc: Exception) -> bool:
     """Return whether another attempt can help: the connection broke, or the server is busy."""
     status = _status(exc)
-    return (
-        "HTTP error" in str(exc) if status is None else status in {408, 409, 429} or status >= 500
-    )
+    if status is None:
+        return "HTTP error" in str(exc)
+    return status in {408, 409, 429} or (status >= 500 and status != _FULL_STATUS)
