@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pika
@@ -124,6 +125,18 @@ class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
             make_protocol, sock, store_transport, *args, **kwargs
         )
 
+    def close(self) -> None:
+        """Close the loop, and the socket if an exception has ended the loop before.
+
+        RabbitMQ would go on to deliver messages to an open socket that nobody reads.
+        """
+        # abort() of the transport needs a loop that runs
+        sock = getattr(self.transport, "_sock", None)
+        for close in (super().close, getattr(sock, "close", None)):
+            with suppress(OSError):  # other code can have closed the descriptors
+                if close is not None:
+                    close()
+
 
 class Connection:
     """One AMQP connection with one consumer on one queue."""
@@ -182,8 +195,8 @@ class Connection:
         self._flush_scheduled = False
         self._batcher = AckBatcher(receiver.journal_batch, self._acknowledge)
 
-    def run(self) -> None:
-        """Run until the connection ends.
+    def run(self, stop: threading.Event) -> None:
+        """Run until the connection ends; not at all if *stop* is set.
 
         Raises
         ------
@@ -191,14 +204,15 @@ class Connection:
             Why it ended, unless `request_close` was called.
         """
         try:
-            self._connection = pika.SelectConnection(
-                self._parameters,
-                on_open_callback=self._on_connected,
-                on_open_error_callback=self._on_disconnected,
-                on_close_callback=self._on_disconnected,
-                custom_ioloop=self._io,
-            )
-            self._io.run()
+            if not stop.is_set():
+                self._connection = pika.SelectConnection(
+                    self._parameters,
+                    on_open_callback=self._on_connected,
+                    on_open_error_callback=self._on_disconnected,
+                    on_close_callback=self._on_disconnected,
+                    custom_ioloop=self._io,
+                )
+                self._io.run()
         finally:
             with self._lock:
                 self._ended = True
@@ -231,11 +245,19 @@ class Connection:
             self._receiver.on_journal_error(exc)
         return not self._batcher.has_pending
 
+    def drop_pending(self) -> None:
+        """Forget the messages that are not journalled; RabbitMQ delivers them again."""
+        self._batcher.drop_pending()
+
     def request_close(self, within_s: float) -> None:
         """Close the connection; close its socket after *within_s* s at the latest. Thread-safe."""
-        with self._lock:
+        self._call_in_loop(lambda: self._begin_close(within_s))
+
+    def _call_in_loop(self, callback: Callable[[], None]) -> None:
+        # Without its descriptors, which other code can close, the loop calls it a little later.
+        with self._lock, suppress(OSError):
             if not self._ended:
-                self._io.add_callback_threadsafe(lambda: self._begin_close(within_s))
+                self._io.add_callback_threadsafe(callback)
 
     # -- from connect to consume; each step follows the broker's answer to the one before --
 
@@ -262,17 +284,15 @@ class Connection:
             ).start()
 
     def _open_session_now(self) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             self._receiver.open_session()
             self._stream_start = self._receiver.stream_start()
-        except Exception as exc:  # noqa: BLE001 - raised in the thread of the connection
+        except BaseException as exc:  # noqa: BLE001 - raised in the thread of the connection
             error = exc
-        with self._lock:
-            if not self._ended:
-                self._io.add_callback_threadsafe(lambda: self._on_session(error))
+        self._call_in_loop(lambda: self._on_session(error))
 
-    def _on_session(self, error: Exception | None) -> None:
+    def _on_session(self, error: BaseException | None) -> None:
         if isinstance(error, JournalError):
             if self._receiver.on_journal_error(error):
                 self._io.call_later(JOURNAL_RETRY_S, self._open_session)

@@ -80,8 +80,11 @@ class HealthState(StrEnum):
     READING = "READING"
     #: Not started, or stopped by the user.
     STOPPED = "STOPPED"
-    #: ``start()`` failed; ``reason`` says why.
+    #: ``start()`` failed, or the thread has ended by itself; ``reason`` says why.
     FAILED = "FAILED"
+
+
+_ENDED = frozenset({HealthState.STOPPED, HealthState.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +121,9 @@ class Consumer:
     """Reads one queue into the journal, in a thread of its own.
 
     Several *parameters* are the nodes of a cluster: the next one is tried when one fails. *changed*
-    is called in the thread when rows were journalled or the health changed. It must be quick, must
-    not raise, and must not hold the consumer's owner.
+    is called in the thread when rows were journalled or the health changed, *died* with the error
+    that has ended the thread. Both must be quick, must not raise, and must not hold the consumer's
+    owner.
     """
 
     def __init__(
@@ -128,26 +132,38 @@ class Consumer:
         queue: str,
         journal: Journal,
         changed: Callable[[], None],
+        died: Callable[[TrackingError], object] | None = None,
     ) -> None:
         self._parameters = parameters
         self._queue = queue
         self._journal = journal
         self._changed = changed
-        self._shared = _SharedState(changed)
-        self._thread: threading.Thread | None = None
+        self._died = died
+        self._shared = _SharedState(changed, died)
+        # `start` of several threads must not start two of ours.
+        self._starting = threading.Lock()
 
     @property
     def health(self) -> Health:
         """The current state of the thread."""
-        return replace(self._shared.health, last_event=self._shared.last_event)
+        shared = self._shared
+        health = replace(shared.health, last_event=shared.last_event)
+        if shared.has_thread_ended() and health.state not in _ENDED:
+            # It could not say so itself. After a fork, the child process has no such thread.
+            reason = str(_thread_ended(self._queue, None))
+            return replace(health, state=HealthState.FAILED, reason=reason)
+        return health
 
     @property
     def is_running(self) -> bool:
         """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        thread = self._shared.thread
+        return thread is not None and thread.is_alive()
 
     def start(self, timeout_s: float, say: Callable[[str], object] | None = None) -> None:
-        """Start the thread and return once it is consuming; after a second, *say* what for.
+        """Start the thread, unless it runs, and return once it is consuming.
+
+        After a second, *say* what for.
 
         Raises
         ------
@@ -155,22 +171,15 @@ class Consumer:
             RabbitMQ refused, or did not answer within *timeout_s*.
         JournalError
             The journal cannot be written.
+        TrackingError
+            The thread was stopped meanwhile, or a stopped one has not ended in time.
         """
-        if self.is_running and not self._shared.stop.is_set():
-            return
-        self.stop(_GIVEN_UP_S)  # the thread of a start that was given up may still end
-        shared = self._shared = _SharedState(self._changed)
-        # The thread does not hold the consumer: a tracker that a notebook dropped can be
-        # collected, and then its thread ends. The thread is a daemon, because a kernel restart must
-        # not wait for a broker.
-        self._thread = threading.Thread(
-            target=_run,
-            args=(addresses_of(self._parameters), self._queue, self._journal, shared),
-            name="regards-nb-consumer",
-            daemon=True,
-        )
-        weakref.finalize(self, shared.request_stop, 1.0).atexit = False
-        self._thread.start()
+        with self._starting:
+            if self._shared.stop.is_set():
+                self._join(_GIVEN_UP_S)
+            if not self.is_running:
+                self._start_thread()
+            shared = self._shared
         where = describe(self._parameters)
         try:
             with suppress(TimeoutError):
@@ -186,6 +195,26 @@ class Consumer:
             shared.request_stop(1.0)
             raise
 
+    def _start_thread(self) -> None:
+        shared = _SharedState(self._changed, self._died)
+        # The thread does not hold the consumer: a tracker that a notebook dropped can be
+        # collected, and then its thread ends. The thread is a daemon, because a kernel restart must
+        # not wait for a broker.
+        shared.thread = threading.Thread(
+            target=_run,
+            args=(addresses_of(self._parameters), self._queue, self._journal, shared),
+            name="regards-nb-consumer",
+            daemon=True,
+        )
+        weakref.finalize(self, shared.request_stop, 1.0).atexit = False
+        self._shared = shared
+        shared.thread.start()
+
+    def cancel_start(self) -> None:
+        """End a `start` of another thread that still waits; it raises TrackingError."""
+        if not self._shared.started.done():
+            self._shared.request_stop(1.0)
+
     def stop(self, timeout_s: float) -> None:
         """Stop the thread; after half of *timeout_s*, close its socket without an AMQP close.
 
@@ -194,29 +223,35 @@ class Consumer:
         TrackingError
             The thread did not end in time. It is a daemon and does not delay the end of Python.
         """
-        thread = self._thread
-        if thread is None:
-            return
         self._shared.request_stop(timeout_s / 2)
+        self._join(timeout_s)
+
+    def _join(self, timeout_s: float) -> None:
+        thread = self._shared.thread
+        if thread is None or not thread.is_alive():
+            return
         thread.join(timeout_s)
         if thread.is_alive():
             raise TrackingError(
                 f"the consumer of {self._queue!r} did not end within {timeout_s:g} s; it ends "
                 "after its current step"
             )
-        self._thread = None
 
 
 class _SharedState:
     """The state that the thread shares with its owner. Values are replaced as a whole."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], died: Callable[[TrackingError], object] | None
+    ) -> None:
+        self.thread: threading.Thread | None = None
         self.stop = threading.Event()
         self.started: Future[None] = Future()
         self.health = Health()
         #: of `Consumer.health`: it changes with each commit, and is read less often
         self.last_event: datetime | None = None
         self._changed = changed
+        self._died = died
         #: what a user should know while messages are consumed, by kind
         self._notes: dict[str, str] = {}
         self._connection: Connection | None = None
@@ -224,6 +259,19 @@ class _SharedState:
         self.errors: list[RegardsError] = []
         #: `request_stop` of another thread must not miss a connection that is being made
         self._lock = threading.Lock()
+
+    def has_thread_ended(self) -> bool:
+        """Return whether the thread was started, and does not run any more."""
+        thread = self.thread
+        return thread is not None and thread.ident is not None and not thread.is_alive()
+
+    def report_death(self, error: TrackingError) -> None:
+        """Store the error that ends the thread."""
+        self.report(HealthState.FAILED, str(error))
+        if not self.started.done():
+            self.started.set_exception(error)
+        elif self._died is not None:
+            self._died(error)
 
     def report(self, state: HealthState, reason: str | None = None) -> None:
         """Change the state; ``since`` changes only with it."""
@@ -441,6 +489,26 @@ class _JournalWriter:
 def _run(
     addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
 ) -> None:
+    """Run the thread: nothing ends it without a word."""
+    try:
+        _run_connections(addresses, queue, journal, shared)
+    except BaseException as exc:  # noqa: BLE001 - other code can throw any exception into a thread
+        error = _thread_ended(queue, exc)
+        error.__cause__ = exc
+        shared.report_death(error)
+
+
+def _thread_ended(queue: str, cause: BaseException | None) -> TrackingError:
+    said = "" if cause is None else f" ({type(cause).__name__}: {cause})".replace(": )", ")")
+    return TrackingError(
+        f"the thread that reads the queue {queue!r} has ended{said}. RabbitMQ keeps the new "
+        "messages: call tracker.start()"
+    )
+
+
+def _run_connections(
+    addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
+) -> None:
     """Open one connection after the other until the thread is stopped.
 
     The addresses of a cluster are tried in turn, beginning with a random one: kernels spread over
@@ -512,14 +580,16 @@ def _run_connection(
     shared.set_connection(connection)
     error: RegardsError = BrokerError("the connection was closed")
     try:
-        if not shared.stop.is_set():
-            connection.run()
+        connection.run(shared.stop)
     except RegardsError as exc:
         error = exc
-    except Exception as exc:  # noqa: BLE001 - the thread must not end unnoticed: no event would be recorded
+    except BaseException as exc:  # noqa: BLE001 - also what other code throws into this thread
         _log.exception("the consumer met an unexpected error and reconnects")
         error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
         error.__cause__ = exc
+        # Nobody knows whether the journal has them. RabbitMQ delivers them again, and the next
+        # session compares them.
+        connection.drop_pending()
     finally:
         shared.set_connection(None)
     consumed_s = writer.consumed_s

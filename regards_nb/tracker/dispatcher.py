@@ -15,7 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_texts
-from regards_nb.errors import IncompleteDownloadError, JournalError, RegardsError, SettingsError
+from regards_nb.errors import (
+    IncompleteDownloadError,
+    JournalError,
+    RegardsError,
+    SettingsError,
+    TrackingError,
+)
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import raised_at
@@ -98,6 +104,11 @@ class EventDispatcher:
         )
         weakref.finalize(self, self._stop.set).atexit = False
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread was ended by an exception, which is recorded."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def start(self) -> None:
         """Start the thread; later calls do nothing."""
         if self._thread.ident is None:
@@ -173,6 +184,10 @@ def _follow(
             stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
         _step(parts, queue, callbacks, None)
+    except BaseException as exc:  # noqa: BLE001 - other code can throw any exception into a thread
+        error = TrackingError("the thread has ended. Call tracker.start()")
+        error.__cause__ = exc
+        parts.errors.record("handing events to callbacks and downloads", error)
     finally:
         # The tracker may have been collected without a stop().
         parts.frames.unfollow(queue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RegardsClient
     from regards_nb.journal import Journal
+    from regards_nb.tracker.shared import BackgroundErrors
 
 _NOT_STARTED = (
     "this tracker is not started, so no event can arrive: call tracker.start(), or use "
     "`with tracker:`"
 )
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
+
+#: The work that has failed if the thread of the consumer has ended by itself.
+RECEIVING = "receiving messages"
 
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()
@@ -41,12 +46,14 @@ _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
 class Life:
     """Refuses what needs a tracker that runs.
 
-    *was_stopped*: the tracker ran before. *end* says why it cannot be started again; it is empty as
-    long as it can.
+    One thread at a time holds *changing*: it starts or stops the tracker. *was_stopped*: the
+    tracker ran before. *end* says why it cannot be started again; it is empty as long as it can.
     """
 
-    def __init__(self, health: Callable[[], Health]) -> None:
+    def __init__(self, health: Callable[[], Health], errors: BackgroundErrors) -> None:
         self._health = health
+        self._errors = errors
+        self.changing = threading.RLock()
         self.was_stopped = False
         self.end = ""
 
@@ -70,8 +77,12 @@ class Life:
         return _NOT_STARTED + (f" ({health.reason})" if health.reason else "")
 
     def require_running(self) -> None:
-        """Refuse a call whose answer is an event; the text says what to do."""
+        """Refuse a call whose answer is an event; the text says what to do.
+
+        TrackingError: the error in the background that has ended the tracker.
+        """
         if text := self.refusal():
+            self._errors.raise_new()
             raise SettingsError(text)
 
     def end_for_good(self, text: str, client: RegardsClient | None) -> None:
@@ -84,6 +95,11 @@ class Life:
         """Refuse to start a tracker that has ended for good; the text says what to do instead."""
         if self.end:
             raise SettingsError(self.end)
+
+
+def is_own_thread() -> bool:
+    """Return whether a tracker has started this thread, such as that of the callbacks."""
+    return threading.current_thread().name.startswith("regards-nb")
 
 
 class JournalReader:

@@ -275,6 +275,7 @@ class TableOrders:
     def _refuse_stopped(self) -> None:
         health = self._health()
         if health.state in {HealthState.STOPPED, HealthState.FAILED}:
+            self._core.errors.raise_new()
             raise SettingsError(
                 "this tracker is not started, so it would not learn how the orders go on: call "
                 "tracker.start(), or use `with tracker:`"

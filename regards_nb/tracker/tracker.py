@@ -45,10 +45,12 @@ from regards_nb.tracker.executors import settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
+    RECEIVING,
     JournalReader,
     Life,
     OtherConsumers,
     check_queue,
+    is_own_thread,
     other_queues,
     require_file,
 )
@@ -214,7 +216,8 @@ class OrderTracker:
             self._consumer = JournalReader(signal.send)
         elif amqp is not None and queue:
             parameters = self._amqp_parameters = parameters_from(amqp)
-            self._consumer = Consumer(parameters, queue, kept, signal.send)
+            died = partial(errors.record, RECEIVING)
+            self._consumer = Consumer(parameters, queue, kept, signal.send, died)
             publish = partial(publish_request, parameters)
             consumer = self._consumer
             self._others = OtherConsumers(kept, queue, lambda: consumer.health)
@@ -222,7 +225,7 @@ class OrderTracker:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
         started = self._consumer
-        self._life = Life(lambda: started.health)
+        self._life = Life(lambda: started.health, errors)
         self._submission = Submission(
             parts, self._sync, publish, tenant, require_running=self._life.require_running
         )
@@ -379,34 +382,32 @@ class OrderTracker:
 
         self._life.require_no_end()
         check_numbers(timeout_s=timeout_s)
-        if self._dispatcher is None:
-            # Before the consumer: what waited in the queue is new, too.
-            self._dispatcher = EventDispatcher(
-                self._core,
-                DispatchCursor(
-                    self._core.journal,
-                    self.queue,
-                    self.tenant,
-                    is_kept=not isinstance(self._consumer, JournalReader),
-                ),
-                self._downloads if self.auto_download else None,
-                self._sync,
-                self._callbacks,
-            )
-        was_running = self.health.state in RUNNING
-        is_new = not was_running and isinstance(self._consumer, Consumer)
-        client = self.client if is_new else None
-        with stopped_by_user(lambda: STOPPED):
-            connect(self._consumer, client, self._core.errors, timeout_s, say)
-        self._dispatcher.start()
-        if not was_running:
-            self._core.journal.watch(self._core.signal.send)
-        for text in () if was_running else self._warnings_at_start():
-            warnings.warn(text, stacklevel=2)
-        source = self._consumer
-        if self._catch_up is None and self._sync is not None and isinstance(source, Consumer):
-            errors = self._core.errors
-            self._catch_up = CatchUp(self._sync, errors, source, silence_s=self._silence_s)
+        with self._life.changing:
+            if self._dispatcher is None or self._dispatcher.has_died:
+                # Before the consumer: what waited in the queue is new, too.
+                is_kept = not isinstance(self._consumer, JournalReader)
+                cursor = DispatchCursor(
+                    self._core.journal, self.queue, self.tenant, is_kept=is_kept
+                )
+                downloads = self._downloads if self.auto_download else None
+                self._dispatcher = EventDispatcher(
+                    self._core, cursor, downloads, self._sync, self._callbacks
+                )
+            was_running = self.health.state in RUNNING
+            is_new = not was_running and isinstance(self._consumer, Consumer)
+            client = self.client if is_new else None
+            with stopped_by_user(lambda: STOPPED):
+                connect(self._consumer, client, self._core.errors, timeout_s, say)
+            self._core.errors.withdraw(RECEIVING)
+            self._dispatcher.start()
+            if not was_running:
+                self._core.journal.watch(self._core.signal.send)
+            for text in () if was_running else self._warnings_at_start():
+                warnings.warn(text, stacklevel=2)
+            source = self._consumer
+            if self._catch_up is None and self._sync is not None and isinstance(source, Consumer):
+                errors = self._core.errors
+                self._catch_up = CatchUp(self._sync, errors, source, silence_s=self._silence_s)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
@@ -423,21 +424,27 @@ class OrderTracker:
         from regards_nb.display import close_views, say
 
         check_numbers(timeout_s=timeout_s)
-        catch_up, self._catch_up = self._catch_up, None
-        dispatcher, self._dispatcher = self._dispatcher, None
-        try:
-            self._consumer.stop(timeout_s)
-        finally:
-            if catch_up is not None:
-                catch_up.stop(timeout_s)
-            parts = (dispatcher, self._downloads, self._actions)
-            unended = [part.stop(timeout_s, say) for part in parts if part is not None]
-            self._core.frames.save_checkpoint(timeout_s)
-            self._core.journal.watch(None)
-            self._life.was_stopped = True
-            # Views show the last state from now on, and say that it is the last.
-            close_views(self)
-            self._at_end.close()
+        if isinstance(self._consumer, Consumer):
+            self._consumer.cancel_start()
+        # A callback that calls stop() while another thread does would wait for itself.
+        if self._dispatcher is None and is_own_thread():
+            return
+        with self._life.changing:
+            catch_up, self._catch_up = self._catch_up, None
+            dispatcher, self._dispatcher = self._dispatcher, None
+            try:
+                self._consumer.stop(timeout_s)
+            finally:
+                if catch_up is not None:
+                    catch_up.stop(timeout_s)
+                parts = (dispatcher, self._downloads, self._actions)
+                unended = [part.stop(timeout_s, say) for part in parts if part is not None]
+                self._core.frames.save_checkpoint(timeout_s)
+                self._core.journal.watch(None)
+                self._life.was_stopped = True
+                # Views show the last state from now on, and say that it is the last.
+                close_views(self)
+                self._at_end.close()
         if any(unended):
             raise TrackingError("; ".join(filter(None, unended)))
 
