@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class FileState(StrEnum):
@@ -29,8 +29,7 @@ class FileState(StrEnum):
 _HERE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """One file of an order: its manifest entry (protocol.md 1.4) and its path."""
 
     order_id: int

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +129,7 @@ def test_frames_with_and_without_a_checkpoint_are_equal(
         bodies = [written(event) for _, event in piece]
         write(journal, *bodies, b"poison %d" % number, tenant=["t", None, "other"][number % 3])
         file = FileRecord(order_id=1 + number % 2, file_id=number, name=f"{number}.nc")
-        log.save([replace(file, state=FileState.VERIFIED, path=f"/{number}", size_bytes=number)])
+        log.save([file._replace(state=FileState.VERIFIED, path=f"/{number}", size_bytes=number)])
         journal.save_fetched("t", 2, journal.last_id())
         journal.save_request("t", f"c{number}", label=f"label {number}", body="{}")
         frames.refresh()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Large enough for some files to be in place while others are still on their way.
 MANY = OrderPlan(n_files=60, file_bytes=100_000, files_per_suborder=60)
 SLOWLY = Slow(route=Route.ZIP, bytes_per_s=1_500_000)
+#: Files that are in memory until they are verified.
+SMALL = OrderPlan(n_files=60, file_bytes=20_000, files_per_suborder=60)
+SLOWER = Slow(route=Route.ZIP, bytes_per_s=300_000)
 SLOW_FILES = Slow(route=Route.FILE, bytes_per_s=300_000, times=None)
 
 
@@ -41,15 +44,22 @@ def nothing_partial(here: World) -> bool:
     return all(expected.get(name) == data for name, data in here.found.items())
 
 
-@pytest.mark.parametrize("way", ["zip", "files"])
+@pytest.mark.parametrize(
+    ("plan", "slow", "options"),
+    [
+        (MANY, SLOWLY, {"way": "zip"}),
+        (MANY, SLOW_FILES, {"way": "files"}),
+        (SMALL, SLOWER, {"way": "zip", "durable": False}),
+    ],
+    ids=["zip", "files", "small"],
+)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_download_leaves_whole_files_and_a_rerun_completes(
-    how: signal.Signals, way: str, tmp_path: Path
+    how: signal.Signals, plan: OrderPlan, slow: Slow, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """Ctrl-C and kill -9: what stands there is verified; the next run fetches only the rest."""
-    slow = SLOWLY if way == "zip" else SLOW_FILES
-    with world(tmp_path, MANY, slow) as here:
-        with worker(here, way=way) as process:
+    with world(tmp_path, plan, slow) as here:
+        with worker(here, **options) as process:
             wait_until(lambda: len(here.found) >= 3, "the first files")
             process.send_signal(how)
             if how is signal.SIGINT:
@@ -65,7 +75,7 @@ def test_a_killed_download_leaves_whole_files_and_a_rerun_completes(
         assert nothing_partial(here)
         times = {name: (here.folder / name).stat().st_mtime_ns for name in kept}
         here.simulator.faults.clear()
-        here.fetch(way=way)
+        here.fetch(**options)
         assert here.found == here.expected
         assert {name: (here.folder / name).stat().st_mtime_ns for name in kept} == times
         assert not here.leftovers

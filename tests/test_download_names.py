@@ -120,7 +120,8 @@ def test_both_ways_choose_the_same_final_names(tmp_path: Path) -> None:
     assert names[0] == names[1]
 
 
-def test_files_of_the_user_are_never_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durable", [True, False])
+def test_files_of_the_user_are_never_replaced(tmp_path: Path, *, durable: bool) -> None:
     """Other content under the same name, a link, a folder: each keeps its name and content."""
     with world(tmp_path, OrderPlan(files=files_named("a.nc", "b.nc", "c.nc", "d.nc"))) as here:
         here.simulator.wait_available(here.order_id, files=4)
@@ -132,7 +133,7 @@ def test_files_of_the_user_are_never_replaced(tmp_path: Path) -> None:
         (folder / "c.nc").mkdir()
         (folder / "d.nc").write_bytes(expected["d.nc"])
         before = (folder / "d.nc").stat().st_mtime_ns
-        here.fetch()
+        here.fetch(durable=durable)
         assert (folder / "a.nc").read_bytes() == b"my own notes"
         assert (folder / "b.nc").is_symlink()
         assert (folder / "c.nc").is_dir()
@@ -142,6 +143,11 @@ def test_files_of_the_user_are_never_replaced(tmp_path: Path) -> None:
         assert (folder / "d.nc").stat().st_mtime_ns == before
         assert not (folder / "d (2).nc").exists()
         assert here.records["d.nc"].path == str(folder / "d.nc")
+        # a cut file of ours is none of the user
+        (folder / "d.nc").write_bytes(expected["d.nc"][:100])
+        here.fetch(durable=durable, check="size")
+        assert (folder / "d.nc").read_bytes() == expected["d.nc"]
+        assert not here.leftovers
 
 
 def test_a_link_that_leads_nowhere_is_not_followed(tmp_path: Path) -> None:

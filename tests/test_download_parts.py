@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +41,8 @@ MD5 = {letter: letter * 32 for letter in "abc"}
 
 def record(file_id: int, name: str = "a.nc", **known: object) -> FileRecord:
     """Return a record of a manifest."""
-    return replace(
-        FileRecord(order_id=1, file_id=file_id, name=name, size_bytes=10, md5=MD5["a"]),
-        **known,  # type: ignore[arg-type]
-    )
+    made = FileRecord(order_id=1, file_id=file_id, name=name, size_bytes=10, md5=MD5["a"])
+    return made._replace(**known)  # type: ignore[arg-type]
 
 
 def rows(*sizes: int | None) -> list[FileRecord]:

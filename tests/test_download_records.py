@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,15 +26,16 @@ RECORDS = st.builds(
     path=st.none() | st.just("/elsewhere/a.nc"),
     state=st.sampled_from(FileState),
     error=st.none() | NAMES,
+    # a state file does not hold these
+    product_id=st.none(),
+    fetched_at_us=st.none(),
 )
 
 
 def record(file_id: int, name: str = "a.nc", **known: object) -> FileRecord:
     """Return a record of a manifest."""
-    return replace(
-        FileRecord(order_id=1, file_id=file_id, name=name, size_bytes=10, md5=MD5["a"]),
-        **known,  # type: ignore[arg-type]
-    )
+    made = FileRecord(order_id=1, file_id=file_id, name=name, size_bytes=10, md5=MD5["a"])
+    return made._replace(**known)  # type: ignore[arg-type]
 
 
 @given(st.lists(RECORDS, max_size=20))
@@ -95,7 +95,7 @@ def test_a_state_that_cannot_be_written_is_a_workspace_error(tmp_path: Path) -> 
 def placed(one: FileRecord, folder: Path, name: str | None = None) -> FileRecord:
     """Return a record of a verified file in a folder."""
     path = str(folder / (name or one.name))
-    return replace(one, path=path, state=FileState.VERIFIED, error=None)
+    return one._replace(path=path, state=FileState.VERIFIED, error=None)
 
 
 def test_what_became_of_a_file_is_read_back(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_what_became_of_a_file_is_read_back(tmp_path: Path) -> None:
     listed = [record(1, size_bytes=None, md5=None), record(2, "A.nc"), record(3, "b/c.nc")]
     state.save(listed)
     became = [
-        replace(placed(listed[0], tmp_path), size_bytes=7, state=FileState.UNVERIFIED),
+        placed(listed[0], tmp_path)._replace(size_bytes=7, state=FileState.UNVERIFIED),
         placed(listed[1], tmp_path, "A (2).nc"),
-        replace(listed[2], state=FileState.FAILED, error="gone"),
+        listed[2]._replace(state=FileState.FAILED, error="gone"),
     ]
     state.save(became)
     assert list(state.files(1)) == became

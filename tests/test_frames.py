@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -399,7 +398,7 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
         for file_id, state in (number, FileState.LISTED), (number // 2, FileState.VERIFIED):
             name = f"{file_id}.nc"
             file = FileRecord(order_id=1 + file_id % 2, file_id=file_id, name=name, state=state)
-            log.save([replace(file, size_bytes=number, path=f"/{number}")])
+            log.save([file._replace(size_bytes=number, path=f"/{number}")])
         journal.save_fetched("tenant", 2, journal.last_id())
         journal.save_request("tenant", f"c{number}", label=f"label {number}", body="{}")
         for frame, text in (
@@ -481,7 +480,7 @@ def test_a_file_carries_the_names_of_its_order_and_the_time_of_its_download(
     """The correlation id is that of the order's row, also when an event tells it later."""
     frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
     file = FileRecord(order_id=5, file_id=1, name="a.nc", state=FileState.VERIFIED)
-    log.save([file, replace(file, file_id=2, name="b.nc", fetched_at_us=1_700_000_000_000_000)])
+    log.save([file, file._replace(file_id=2, name="b.nc", fetched_at_us=1_700_000_000_000_000)])
     assert list(frames.files["order_id"]) == [5, 5]
     assert frames.files["correlation_id"].isna().all()
     append(journal, NAMELESS)
@@ -546,7 +545,7 @@ def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
     frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
     append(journal, GRANTED)
     file = FileRecord(order_id=5, file_id=1, name="a", size_bytes=10)
-    there = replace(file, state=FileState.VERIFIED, size_bytes=12)
+    there = file._replace(state=FileState.VERIFIED, size_bytes=12)
     for record, in_place in ((file, (0, 0)), (there, (1, 12)), (there, (1, 12)), (file, (0, 0))):
         log.save([record])
         (state,) = frames.states()

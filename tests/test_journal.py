@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import replace as replace_record
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -384,7 +383,7 @@ def test_a_journal_of_the_first_release_is_read_and_goes_on(place: str | Path) -
         assert journal.file_log("t").files(1) == [record]
         assert journal.files_after(0, tenant="t") == [("t", record)]
         assert journal.check() == []
-        later = replace_record(record, fetched_at_us=7)
+        later = record._replace(fetched_at_us=7)
         journal.file_log("t").save([later])
         other.append(other.open_session("q"), [delivery(b"new")])
         assert bodies(journal) == [b"old", b"old, too", b"new"]

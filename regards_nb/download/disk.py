@@ -71,6 +71,22 @@ def link_without_replacing(source: str, target: str) -> bool:
     return True
 
 
+def create_linked(folder: int, name: str, data: bytes) -> bool:
+    """Make a file that has all its bytes when it gets its name; return False where that is in use.
+
+    *folder* is an open folder. OSError where the system cannot make a file without a name.
+    """
+    descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o666, dir_fd=folder)
+    try:
+        write_all(descriptor, data)
+        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def blocks_of(path: str) -> Iterator[bytes]:
     """Yield the content of a file."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string

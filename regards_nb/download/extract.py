@@ -7,7 +7,6 @@ does not name the file.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, MatchKind, parse_notice
@@ -165,7 +164,7 @@ class Extractor:
             self._verified.append(VerifiedFile(content, records, state))
             return
         size_bytes = content.size_bytes
-        self.zipped += [replace(r, size_bytes=size_bytes, state=state) for r in records]
+        self.zipped += [r._replace(size_bytes=size_bytes, state=state) for r in records]
 
     def _moved_to_disk(self, content: Content) -> Content:
         """Return an entry that has to wait, without its bytes in memory."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -273,8 +273,8 @@ class Downloader:
                 file_id for file_id, failure in problems.items() if failure.is_refused
             )
             failed = [
-                replace(
-                    record, path=None, state=FileState.FAILED, error=reasons.get(record.file_id)
+                record._replace(
+                    path=None, state=FileState.FAILED, error=reasons.get(record.file_id)
                 )
                 for record in lost
             ]

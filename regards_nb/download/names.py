@@ -102,13 +102,16 @@ class FinalNames:
     def __init__(self, files: Iterable[tuple[int, str]], taken: Iterable[str] = ()) -> None:
         self._taken = {collision_key(name) for name in taken}
         self._last_number: dict[str, int] = {}
-        # Most files have a name of their own; only the others are remembered one by one.
+        self._chosen: dict[int, str] = {}
+        # Those that share a name come last, because a later file may have the name they would get.
         shared = []
         for file_id, name in files:
             safe = safe_name(name)
-            if not self._take(safe):
+            if self._take(safe):
+                self._chosen[file_id] = safe
+            else:
                 shared.append((file_id, safe))
-        self._chosen = {file_id: self.choose_another(safe) for file_id, safe in shared}
+        self._chosen.update((file_id, self.choose_another(safe)) for file_id, safe in shared)
 
     def choose(self, file_id: int, name: str) -> str:
         """Return the final name for a file of the list."""

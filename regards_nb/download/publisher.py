@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
@@ -201,4 +200,4 @@ class Publisher:
             changes["fetched_at_us"] = fetched_at_us
         if file.state is not None:
             changes |= {"size_bytes": content.size_bytes, "state": file.state}
-        return [replace(record, **changes) for record in file.records]
+        return [record._replace(**changes) for record in file.records]

@@ -2,8 +2,9 @@
 
 Content is in memory while it is small, else it is staged.
 
-A file gets its final name in a folder in one way only: write it in the staging folder, flush it,
-link it to its final name without replacing anything, unlink the staged name. The staging folder,
+A file gets its final name in a folder by a link that replaces nothing, after all of it was written
+and flushed in the staging folder; then the staged name is unlinked. Where nothing is to be flushed,
+a small file is written without a name, and the link gives it its first. The staging folder,
 ``.regards-<order>-<random>.part``, is beside the final names and so on the same file system. A
 later download removes it if the process that made it has died.
 """
@@ -34,6 +35,7 @@ from regards_nb.download.disk import (
     NEW_FILE,
     UNSUPPORTED,
     blocks_of,
+    create_linked,
     file_system_of,
     flush_filesystem,
     has_content,
@@ -104,7 +106,7 @@ class Content(NamedTuple):
             write_all(descriptor, self.data)
         finally:
             os.close(descriptor)
-        return self._replace(data=b"", path=path)
+        return Content(self.name, self.size_bytes, self.md5, b"", path)
 
     def begins_with(self, blocks: Iterable[bytes]) -> bool:
         """Return whether these blocks are the beginning of the content, and not all of it."""
@@ -369,22 +371,36 @@ class FolderWorkspace(Workspace):
         self._folder = f"{self.directory}{os.sep}"
         self.durable = durable
         super().__init__(self.directory, order_id)
+        #: The folder, where small files are made in it without being staged; else None.
+        self._opened = None if durable else _opened_for_links(self.directory, self.staging.name)
         #: Whether one call flushes all files of the file system.
         self.flushes_together = file_system_of(self.directory, self.mounts) in _LOCAL
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            os.close(self._opened)
+        super().__exit__()
 
     def path_of(self, name: str) -> str:
         """Return the path of a file with this final name."""
         return self._folder + name
 
     def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Write contents that are in memory to staged files, and flush all of them."""
+        """Write contents that are in memory to staged files, and flush all of them.
+
+        Contents that need no flush stay in memory where a file can be made without a name.
+        """
+        if self._opened is not None:
+            return contents
         staged = [content.staged(self) for content in contents]
         self._flush([content.path for content in staged if content.path])
         return staged
 
     def create(self, name: str, content: Content) -> bool:
-        """Link a staged file to its final name; return False where the name is in use."""
-        assert content.path is not None  # noqa: S101 - prepare() has staged it
+        """Give content its final name; return False where the name is in use."""
+        if content.path is None:
+            assert self._opened is not None  # noqa: S101 - else prepare() has staged it
+            return create_linked(self._opened, name, content.data)
         return link_without_replacing(content.path, self._folder + name)
 
     def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
@@ -394,11 +410,10 @@ class FolderWorkspace(Workspace):
 
     def replace_cut(self, name: str, content: Content) -> bool:
         """Replace a file of ours that holds only the beginning of this content."""
-        assert content.path is not None  # noqa: S101 - prepare() has staged it
         path = self._folder + name
         if not is_plain_file(path) or not content.begins_with(blocks_of(path)):
             return False
-        os.replace(content.path, path)  # noqa: PTH105 - strings
+        os.replace(content.staged(self).path or "", path)  # noqa: PTH105 - strings
         return True
 
     def complete_batch(self) -> None:
@@ -434,6 +449,19 @@ class FolderWorkspace(Workspace):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _opened_for_links(directory: Path, staging: str) -> int | None:
+    """Open a folder; return None where no file can be made in it without a name first."""
+    if not hasattr(os, "O_TMPFILE"):  # only Linux has it, and there not every file system
+        return None
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        create_linked(descriptor, f"{staging}/probe", b"")
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _orphans(directory: Path) -> Iterator[Path]:

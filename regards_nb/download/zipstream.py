@@ -149,8 +149,9 @@ class _Header(NamedTuple):
     """The fields of a local header."""
 
     name: str
-    #: Raw name, extra field 0x7075 and method.
-    identity: tuple[bytes, bytes, int]
+    #: Raw name and extra field 0x7075.
+    raw_name: bytes
+    path: bytes
     flags: int
     method: int
     #: The CRC-32 and the sizes are 0 where a data descriptor follows the entry.
@@ -159,18 +160,12 @@ class _Header(NamedTuple):
     size_bytes: int
 
 
-class _LocalEntry(NamedTuple):
-    """The facts from a local header and the bytes of an entry, to compare with the directory."""
-
-    #: Raw name, extra field 0x7075 and method.
-    identity: tuple[bytes, bytes, int]
-    crc: int
-    compressed_bytes: int
-    size_bytes: int
-
-
+#: Raw name, extra field 0x7075, method, CRC-32, compressed size and size of an entry, from its
+#: local header and its bytes, to compare with the directory. A zip may have 10,000: plain tuples of
+#: such values are not looked at by Python's garbage collection.
+_Facts = tuple[bytes, bytes, int, int, int, int]
 #: By offset in the zip; None once the directory listed the entry.
-_LocalEntries = dict[int, _LocalEntry | None]
+_LocalEntries = dict[int, _Facts | None]
 
 
 def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
@@ -216,11 +211,11 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             size_bytes += len(piece)
         sizes = (stream.position - start, size_bytes)
         stated_crc = _stated_crc(stream, header, *sizes)
-        entries[offset] = _LocalEntry(header.identity, stated_crc, *sizes)
+        entries[offset] = (header.raw_name, header.path, header.method, stated_crc, *sizes)
         damage = None
         if stated_crc != crc:
             damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-        yield Piece(entry, held, last=True, damage=damage)
+        yield Piece(entry, held, True, damage)  # noqa: FBT003 - faster by place
         stream.need(4)
     _check_directory(stream, entries)
 
@@ -271,9 +266,11 @@ class _ByteStream:
         self.at = start + count
         return self.data[start : self.at]
 
-    def some(self, limit: int) -> memoryview:
+    def some(self, limit: int) -> Bytes:
         """Return what lies ahead, 1 to *limit* bytes, without moving."""
         self.need(1)
+        if limit == _FIRST_CHUNK_BYTES:  # copying it takes less time than making a view
+            return self.data[self.at : self.at + limit]
         return memoryview(self.data)[self.at : self.at + limit]
 
     def mark(self) -> bytes:
@@ -291,20 +288,17 @@ def _read_header(stream: _ByteStream) -> _Header:
     name_at = stream.at + _LOCAL.size
     stream.at = name_at + name_length + extra_length
     raw_name = stream.data[name_at : name_at + name_length]
-    extra = stream.data[name_at + name_length : stream.at]
-    name = _entry_name(raw_name, extra, flags)
-    _refuse_unreadable(name, flags, method)
-    size, compressed = _with_zip64(extra, size, compressed)
-    identity = _identity(raw_name, extra, method)
-    return _Header(name, identity, flags, method, crc, compressed, size)
-
-
-def _refuse_unreadable(name: str, flags: int, method: int) -> None:
-    """Raise for an entry that no REGARDS server sends and this reader cannot read."""
+    path = b""
+    if extra_length:
+        extra = stream.data[name_at + name_length : stream.at]
+        path = _extra_field(extra, _UNICODE_PATH_EXTRA)
+        size, compressed = _with_zip64(extra, size, compressed)
+    name = _entry_name(raw_name, path, flags)
     if flags & _ENCRYPTED:
         raise ArchiveError(f"entry {name!r} is encrypted: REGARDS does not encrypt")
     if method not in (_STORED, _DEFLATED):
         raise ArchiveError(f"entry {name!r} is compressed by method {method}: REGARDS uses 8")
+    return _Header(name, raw_name, path, flags, method, crc, compressed, size)
 
 
 def _stated_crc(
@@ -323,14 +317,16 @@ def _stated_crc(
             return header.crc
         raise ArchiveError(f"entry {header.name!r} does not have the size that its header states")
     stream.need(_LONGEST_DESCRIPTOR_BYTES)
+    data = stream.data
     low = (compressed_bytes & _LIMIT_32, size_bytes & _LIMIT_32)
     for mark in (_DESCRIPTOR_MARK, b""):
-        if not stream.data.startswith(mark, stream.at):
+        if not data.startswith(mark, stream.at):
             continue
+        at = stream.at + len(mark)
         for form, sizes in ((_DESCRIPTOR_32, low), (_DESCRIPTOR_64, exact)):
-            crc, compressed, size = form.unpack_from(stream.data, stream.at + len(mark))
-            end = stream.at + len(mark) + form.size
-            if (compressed, size) == sizes and stream.data[end : end + 4] in _NEXT_MARKS:
+            crc, compressed, size = form.unpack_from(data, at)
+            end = at + form.size
+            if (compressed, size) == sizes and data[end : end + 4] in _NEXT_MARKS:
                 stream.at = end
                 return int(crc)
     raise ArchiveError(f"entry {header.name!r} does not have the size that follows it")
@@ -359,29 +355,34 @@ def _check_directory_line(stream: _ByteStream, entries: _LocalEntries) -> None:
     name_at = stream.at + _CENTRAL.size
     extra_at = name_at + name_length
     raw_name = stream.data[name_at:extra_at]
-    extra = stream.data[extra_at : extra_at + extra_length]
+    path = b""
+    if extra_length:
+        extra = stream.data[extra_at : extra_at + extra_length]
+        path = _extra_field(extra, _UNICODE_PATH_EXTRA)
+        size, compressed, offset = _with_zip64(extra, size, compressed, offset)
     stream.at = extra_at + extra_length + comment_length
-    size, compressed, offset = _with_zip64(extra, size, compressed, offset)
-    listed = _LocalEntry(_identity(raw_name, extra, method), crc, compressed, size)
+    listed = (raw_name, path, method, crc, compressed, size)
     problem = _not_a_plain_file(made_by, attributes) or _difference(entries, offset, listed)
     if problem:
-        name = _entry_name(raw_name, extra, flags)
+        name = _entry_name(raw_name, path, flags)
         raise ArchiveError(f"the directory of the zip and its entries differ: {name!r}: {problem}")
     entries[offset] = None
 
 
-def _difference(entries: _LocalEntries, offset: int, listed: _LocalEntry) -> str | None:
+def _difference(entries: _LocalEntries, offset: int, listed: _Facts) -> str | None:
     """Compare one line of the directory with its entry; return what differs."""
     if offset not in entries:
         return "no entry starts there"
     local = entries[offset]
     if local is None:
         return "its entry is listed twice"
-    if local.identity != listed.identity:
+    if local == listed:
+        return None
+    *identity, crc, compressed, size = local
+    if listed[:3] != tuple(identity):
         return "its entry has another name or method"
     # Of a file above 4 GiB whose size it did not know, the server writes the low 32 bits.
-    low = (local.compressed_bytes & _LIMIT_32, local.size_bytes & _LIMIT_32)
-    if listed[1:] not in (local[1:], (local.crc, *low)):
+    if listed[3:] != (crc, compressed & _LIMIT_32, size & _LIMIT_32):
         return "its entry has another CRC-32 or size"
     return None
 
@@ -423,13 +424,12 @@ def _read_end64(stream: _ByteStream) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _entry_name(raw_name: bytes, extra: bytes, flags: int) -> str:
-    """Return the name of an entry: extra field 0x7075 where there is a valid one.
+def _entry_name(raw_name: bytes, path: bytes, flags: int) -> str:
+    """Return the name of an entry: *path*, its extra field 0x7075, where that is valid.
 
     >>> _entry_name(b"a.nc", b"", 0)
     'a.nc'
     """
-    path = _extra_field(extra, _UNICODE_PATH_EXTRA)
     # version 1, the CRC of the name that it replaces, the name in UTF-8
     if path and path[:5] == struct.pack("<BI", 1, zlib.crc32(raw_name)):
         return path[5:].decode("utf-8", "replace")
@@ -441,10 +441,6 @@ def _entry_name(raw_name: bytes, extra: bytes, flags: int) -> str:
         return raw_name.decode("utf-8")
     except UnicodeDecodeError:
         return raw_name.decode("cp437")
-
-
-def _identity(raw_name: bytes, extra: bytes, method: int) -> tuple[bytes, bytes, int]:
-    return raw_name, _extra_field(extra, _UNICODE_PATH_EXTRA), method
 
 
 def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:

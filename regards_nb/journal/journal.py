@@ -8,7 +8,6 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -60,9 +59,7 @@ _pruned = schema.pruned_orders
 _sessions = schema.sessions
 _streams = schema.streams
 
-_FILE_COLUMNS: list[sa.ColumnElement[Any]] = [
-    _files.c[name] for name in FileRecord.__dataclass_fields__
-]
+_FILE_COLUMNS: list[sa.ColumnElement[Any]] = [_files.c[name] for name in FileRecord._fields]
 
 #: Made once: it is needed between connecting and consuming, and making it took longer than asking.
 _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
@@ -597,7 +594,7 @@ class Journal:
         return [_file_record(values) for values in self._all(query)]
 
     def _save_files(self, tenant: str, files: Iterable[FileRecord]) -> None:
-        self._change(_files, [asdict(record) | {"tenant": tenant} for record in files])
+        self._change(_files, [record._asdict() | {"tenant": tenant} for record in files])
 
     def _change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         """Insert or replace rows of a table that has revisions."""
@@ -667,8 +664,8 @@ class TenantFiles:
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:
-    fields = dict(zip(FileRecord.__dataclass_fields__, values, strict=True))
-    return FileRecord(**fields | {"state": FileState(fields["state"])})
+    record = FileRecord(*values)
+    return record._replace(state=FileState(record.state))
 
 
 def _is_url(path: str) -> bool:
@@ -679,7 +676,7 @@ def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
     prefix = workspace + ("/" if _is_url(workspace) else os.sep)
     if record.path is None or not record.path.startswith(prefix):
         return record
-    return replace(record, path=record.path[len(prefix) :].replace(os.sep, "/"))
+    return record._replace(path=record.path[len(prefix) :].replace(os.sep, "/"))
 
 
 def with_full_path(record: FileRecord, workspace: str) -> FileRecord:
@@ -687,5 +684,5 @@ def with_full_path(record: FileRecord, workspace: str) -> FileRecord:
     if record.path is None or _is_url(record.path):
         return record
     if _is_url(workspace) and not os.path.isabs(record.path):  # noqa: PTH117
-        return replace(record, path=f"{workspace}/{record.path}")
-    return replace(record, path=os.path.normpath(os.path.join(workspace, record.path)))  # noqa: PTH118
+        return record._replace(path=f"{workspace}/{record.path}")
+    return record._replace(path=os.path.normpath(os.path.join(workspace, record.path)))  # noqa: PTH118
