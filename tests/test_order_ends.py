@@ -113,6 +113,7 @@ def test_a_download_of_several_orders_does_what_it_can(
     for order in (failed, empty):
         with pytest.raises(errors.DownloadError, match="is FAILED.* no file"):
             order.download()
+    assert "3 failed" in tracker._repr_html_()
     simulator.expire(one.order_id or 0)
     tracker.sync()
     assert len(one.download()) == 1, "what was downloaded before is there"

@@ -136,6 +136,24 @@ def test_the_estimate_is_shown_before_the_order(
     assert applied(simulator) == 2
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("SWOT_PASS_012", "SWOT_PASS_012 is the name of a data set: dataset:SWOT_PASS_012$"),
+        ("dataset:SWOT_PASS_99", "Did you mean 'SWOT_PASS_0"),
+        ("cycle:99", "no product for cycle:99$"),
+    ],
+)
+def test_an_order_without_a_product_is_not_made(
+    wanted: str, said: str, simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """The estimate knows; a row of a FAILED order would stay in the table for ever."""
+    with pytest.raises(errors.SettingsError, match=f"^nothing was ordered: .*{said}"):
+        tracker.submit(wanted)
+    assert applied(simulator) == 0
+    assert tracker.orders.empty
+
+
 def test_the_estimate_counts_the_ordered_types(
     tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -275,9 +275,17 @@ def severity_of(order: OrderState) -> Severity:
         return Severity.GONE
     if order.status == OrderStatus.DONE:
         return Severity.DONE
-    # FAILED with a link is a partial success (protocol.md 0.4)
-    has_files = order.download_link or order.elsewhere_files
+    has_files = _had_files(order) or order.elsewhere_files
     return Severity.INCOMPLETE if has_files else Severity.FAILED
+
+
+def _had_files(order: OrderState) -> bool:
+    """Return whether REGARDS prepared files of the order.
+
+    FAILED with a link is a partial success (protocol.md 0.4), but not with a total of 0 sub-orders:
+    the filters have then left no file.
+    """
+    return bool(order.download_link) and order.suborders_total != 0
 
 
 def allowed_actions(order: OrderState) -> frozenset[Action]:
@@ -289,7 +297,7 @@ def allowed_actions(order: OrderState) -> frozenset[Action]:
         # A denied order has no number, and the server addresses orders by number.
         return frozenset()
     is_paused = order.status == OrderStatus.PAUSED
-    has_files = order.waits_for_download or bool(order.download_link)
+    has_files = order.waits_for_download or _had_files(order)
     allowed = {
         Action.DOWNLOAD: has_files and not order.downloading and order.status not in GONE,
         Action.PAUSE: not order.finished and not is_paused,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
 from regards_nb.events import DATA_TYPES
 from regards_nb.queries import named_products
-from regards_nb.text import counted, size
+from regards_nb.text import counted, did_you_mean, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ _log = logging.getLogger("regards_nb")
 
 #: How many products a merged query names.
 _MERGED_IDS = 300
+_DATASET = re.compile(r'\bdataset:"?([\w.-]+)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,30 @@ def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:
                 f"nothing was ordered: the catalogue has no file for the query {query:.200}, and "
                 "REGARDS refuses an order if one of its queries finds nothing. Leave it out"
             )
+
+
+def refuse_nothing(client: RegardsClient, estimate: Estimate, queries: Sequence[str]) -> None:
+    """Refuse an order without a product, which REGARDS would end at once as FAILED."""
+    if estimate.products or estimate.files:
+        return
+    wanted = " and ".join(queries)
+    text = f"nothing was ordered: the catalogue has no product for {wanted:.200}"
+    raise SettingsError(text + _meant(client, wanted))
+
+
+def _meant(client: RegardsClient, query: str) -> str:
+    """Return which data set a query may mean; empty where there is none."""
+    named = named_products(query)
+    values = [value.strip('"') for value in named[1]] if named else _DATASET.findall(query)
+    try:
+        labels = client.datasets()["label"].dropna().tolist()
+    except ServiceError:
+        return ""
+    for value in values:
+        if value in labels:
+            return f". {value} is the name of a data set: dataset:{value}"
+    near = "" if named else next(filter(None, (did_you_mean(v, labels) for v in values)), "")
+    return near and f". {near}"
 
 
 def merged(queries: Sequence[str]) -> list[str]:

@@ -330,6 +330,8 @@ class Submission:
         found = estimates.ask(
             client, request.queries, request.data_types, is_needed=limit_bytes is not None
         )
+        if found is not None:
+            estimates.refuse_nothing(client, found, request.queries)
         if found is not None and limit_bytes is not None:
             estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
         if found is not None and show:

@@ -184,7 +184,7 @@ class TableOrders:
         state = self._core.state(key)
         if state.status in GONE:
             return not state.downloaded_files
-        return state.status in _FAILED and not state.download_link
+        return state.status in _FAILED and not state.ready_row
 
     def _show_estimate(self, requests: Sequence[Request]) -> None:
         if not requests or not self._policy.estimate:
@@ -339,7 +339,7 @@ class TableOrders:
         states = self._states()
         lost = [state for state in states if self._has_failed(state.correlation_id)]
         partial = [
-            s for s in states if s.status in _FAILED and s.download_link and s.order_id is not None
+            s for s in states if s.status in _FAILED and s.ready_row and s.order_id is not None
         ]
         texts = []
         if lost:
