@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     #: Returns the orders that a view shows; None means all. It is called for each repaint,
     #: because an order that is waited for may appear later.
     KeysOf = Callable[[], Iterable[OrderKey] | None]
-    from collections.abc import Iterable
-
-    from regards_nb.orders import OrderKey
 
 #: More rows would cost browser time at every repaint.
 MAX_ROWS = 50

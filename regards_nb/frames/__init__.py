@@ -4,10 +4,8 @@
     the columns and dtypes of each frame, and the growing memory behind them;
 ``state``
     the state of each order, from events, files and answers over REST;
-``orders``
-    the frame of orders;
-``events``
-    the frame of events;
+``rows``
+    the frames of events and of orders;
 ``packed``
     columns as bytes;
 ``checkpoint``

@@ -19,9 +19,8 @@ from regards_nb.frames.columns import (
     REMOTE_DTYPES,
     GrowingFrame,
 )
-from regards_nb.frames.events import EventsFrame, events_of, named_by
 from regards_nb.frames.export import write_frames
-from regards_nb.frames.orders import OrdersFrame
+from regards_nb.frames.rows import EventsFrame, OrdersFrame, events_of, named_by
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import with_full_path
 

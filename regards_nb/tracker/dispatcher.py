@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from regards_nb.download import DownloadResult
     from regards_nb.events import OrderEvent
     from regards_nb.frames import EventQueue
+    from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     #: A status or None for all, and the function to call with each of its events.
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
-    from regards_nb.journal import Journal
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
