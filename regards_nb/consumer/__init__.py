@@ -26,52 +26,28 @@
 
 from __future__ import annotations
 
-from regards_nb.consumer.ack_batching import ACK_LINGER_S, PREFETCH_STEPS, AckBatcher
-from regards_nb.consumer.addresses import (
-    AmqpParameters,
-    addresses_of,
-    describe,
-    parameters_from,
-)
-from regards_nb.consumer.connection import Connection
-from regards_nb.consumer.consumer import SAID_AFTER_S, Consumer, Health, HealthState
-from regards_nb.consumer.delivery_reader import DeliveryReader, properties_from
-from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error
-from regards_nb.consumer.message import delivery_from
-from regards_nb.consumer.one_shot import (
-    QueueCheck,
-    QueueKind,
-    check_queue,
-    create_queue,
-    publish_request,
-    translated_publish_errors,
-)
-from regards_nb.consumer.redelivery import RedeliveryMatcher, fingerprint
-
-__all__ = [
-    "ACK_LINGER_S",
-    "PREFETCH_STEPS",
-    "SAID_AFTER_S",
-    "AckBatcher",
-    "AmqpParameters",
-    "Connection",
-    "Consumer",
-    "DeliveryReader",
-    "Health",
-    "HealthState",
-    "QueueCheck",
-    "QueueKind",
-    "RedeliveryMatcher",
-    "UnconfirmedRequestError",
-    "addresses_of",
-    "broker_error",
-    "check_queue",
-    "create_queue",
-    "delivery_from",
-    "describe",
-    "fingerprint",
-    "parameters_from",
-    "properties_from",
-    "publish_request",
-    "translated_publish_errors",
-]
+from regards_nb.consumer.ack_batching import ACK_LINGER_S as ACK_LINGER_S
+from regards_nb.consumer.ack_batching import PREFETCH_STEPS as PREFETCH_STEPS
+from regards_nb.consumer.ack_batching import AckBatcher as AckBatcher
+from regards_nb.consumer.addresses import AmqpParameters as AmqpParameters
+from regards_nb.consumer.addresses import addresses_of as addresses_of
+from regards_nb.consumer.addresses import describe as describe
+from regards_nb.consumer.addresses import parameters_from as parameters_from
+from regards_nb.consumer.connection import Connection as Connection
+from regards_nb.consumer.consumer import SAID_AFTER_S as SAID_AFTER_S
+from regards_nb.consumer.consumer import Consumer as Consumer
+from regards_nb.consumer.consumer import Health as Health
+from regards_nb.consumer.consumer import HealthState as HealthState
+from regards_nb.consumer.delivery_reader import DeliveryReader as DeliveryReader
+from regards_nb.consumer.delivery_reader import properties_from as properties_from
+from regards_nb.consumer.errors import UnconfirmedRequestError as UnconfirmedRequestError
+from regards_nb.consumer.errors import broker_error as broker_error
+from regards_nb.consumer.message import delivery_from as delivery_from
+from regards_nb.consumer.one_shot import QueueCheck as QueueCheck
+from regards_nb.consumer.one_shot import QueueKind as QueueKind
+from regards_nb.consumer.one_shot import check_queue as check_queue
+from regards_nb.consumer.one_shot import create_queue as create_queue
+from regards_nb.consumer.one_shot import publish_request as publish_request
+from regards_nb.consumer.one_shot import translated_publish_errors as translated_publish_errors
+from regards_nb.consumer.redelivery import RedeliveryMatcher as RedeliveryMatcher
+from regards_nb.consumer.redelivery import fingerprint as fingerprint

@@ -35,16 +35,9 @@ FEW_MESSAGES = 8
 class AckBatcher:
     """Journals messages in batches and acknowledges them after that.
 
-    Parameters
-    ----------
-    journal_batch : callable
-        Writes messages to the journal, or raises JournalError.
-    acknowledge : callable
-        Acknowledges all messages up to a delivery tag.
-    prefetch_steps : sequence of int
-        How many unacknowledged messages the broker allows: at first, and after `grow`.
-    clock : callable
-        Monotonic seconds.
+    *journal_batch* raises JournalError where it cannot write; *acknowledge* acknowledges all
+    messages up to a delivery tag. *prefetch_steps* are how many unacknowledged messages the broker
+    allows: at first, and after `grow`. *clock* returns monotonic seconds.
     """
 
     def __init__(
@@ -123,13 +116,7 @@ class AckBatcher:
         return before + FEW_MESSAGES < pending < self.prefetch // 2
 
     def flush(self) -> None:
-        """Journal the received messages.
-
-        Raises
-        ------
-        JournalError
-            The messages are kept; the next call tries again.
-        """
+        """Journal the received messages; after a JournalError the next call tries again."""
         if not self._pending:
             return
         self._journal_batch(self._pending)

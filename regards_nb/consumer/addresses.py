@@ -23,16 +23,8 @@ CONNECT_TIMEOUT_S = 10.0
 def parameters_from(amqp: str | AmqpParameters | Sequence[Any]) -> AmqpParameters:
     """Return pika's parameters for a URL, or a tuple of them for the addresses of a cluster.
 
-    Parameters
-    ----------
-    amqp : str, pika.connection.Parameters, or a sequence of them
-        pika's own parameters are returned unchanged.
-
-    Raises
-    ------
-    SettingsError
-        *amqp* is none of these, or a URL without TLS sends its password over the network. The text
-        does not repeat the URL, which contains the password.
+    pika's own parameters are returned unchanged. The SettingsError for a URL without TLS, which
+    sends its password over the network, does not repeat the URL.
     """
     if isinstance(amqp, (list, tuple)):
         if not amqp:

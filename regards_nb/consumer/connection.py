@@ -81,12 +81,8 @@ class Receiver(Protocol):
     def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
         """Write messages to the journal; they are acknowledged later.
 
-        Raises
-        ------
-        JournalError
-            They are given again.
-        StreamInDoubtError
-            The connection must end.
+        After a JournalError they are given again; after a StreamInDoubtError the connection must
+        end.
         """
 
     def verify_journal(self) -> None:
@@ -196,13 +192,7 @@ class Connection:
         self._batcher = AckBatcher(receiver.journal_batch, self._acknowledge)
 
     def run(self, stop: threading.Event) -> None:
-        """Run until the connection ends; not at all if *stop* is set.
-
-        Raises
-        ------
-        BrokerError
-            Why it ended, unless `request_close` was called.
-        """
+        """Run until the connection ends; raise why, unless `request_close` was called."""
         try:
             if not stop.is_set():
                 self._connection = pika.SelectConnection(

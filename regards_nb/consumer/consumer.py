@@ -161,19 +161,7 @@ class Consumer:
         return thread is not None and thread.is_alive()
 
     def start(self, timeout_s: float, say: Callable[[str], object] | None = None) -> None:
-        """Start the thread, unless it runs, and return once it is consuming.
-
-        After a second, *say* what for.
-
-        Raises
-        ------
-        BrokerError
-            RabbitMQ refused, or did not answer within *timeout_s*.
-        JournalError
-            The journal cannot be written.
-        TrackingError
-            The thread was stopped meanwhile, or a stopped one has not ended in time.
-        """
+        """Start the thread and return once it is consuming."""
         with self._starting:
             if self._shared.stop.is_set():
                 self._join(_GIVEN_UP_S)
@@ -218,10 +206,7 @@ class Consumer:
     def stop(self, timeout_s: float) -> None:
         """Stop the thread; after half of *timeout_s*, close its socket without an AMQP close.
 
-        Raises
-        ------
-        TrackingError
-            The thread did not end in time. It is a daemon and does not delay the end of Python.
+        TrackingError: it did not end in time. It is a daemon and does not delay the end of Python.
         """
         self._shared.request_stop(timeout_s / 2)
         self._join(timeout_s)

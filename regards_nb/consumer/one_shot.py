@@ -26,16 +26,9 @@ _BLOCKED_TIMEOUT_S = 15.0
 class QueueCheck(NamedTuple):
     """The result of `check_queue`.
 
-    Attributes
-    ----------
-    reached : {"", "connection", "queue", "read"}
-        The last step that succeeded.
-    error : BrokerError or None
-        Why the next step failed.
-    messages, consumers : int
-        As RabbitMQ counts them, if the queue was reached.
-    is_stream : bool
-        A stream counts all messages that it keeps, and no consumers.
+    *reached* is the last step that succeeded (``""``, ``connection``, ``queue`` or ``read``),
+    *error* why the next one failed. *messages* and *consumers* are as RabbitMQ counts them: a
+    stream counts all messages that it keeps, and no consumers.
     """
 
     reached: str
@@ -162,24 +155,10 @@ def publish_request(
 ) -> None:
     """Publish an ``OrderRequestDtoEvent`` and return once RabbitMQ confirms it (protocol.md 1.6).
 
-    Parameters
-    ----------
-    parameters : pika.connection.Parameters or tuple of them
-        Of several addresses the first that can be connected is used.
-    body : bytes
-        JSON.
-    tenant : str
-        REGARDS does not answer a request without it.
-    correlation_id : str
-    begin : callable
-        Called when RabbitMQ is connected, just before the request is sent.
-
-    Raises
-    ------
-    UnconfirmedRequestError
-        The connection broke after the request was sent: RabbitMQ may have it.
-    BrokerError
-        RabbitMQ has not taken it: no right to publish, no such exchange, or no queue behind it.
+    Of several addresses the first that can be connected is used. REGARDS does not answer a request
+    without *tenant*. *begin* is called just before the request is sent. UnconfirmedRequestError:
+    the connection broke after that, and RabbitMQ may have it. After any other BrokerError it has
+    not.
     """
     properties = pika.BasicProperties(
         content_type="application/json",

@@ -104,12 +104,8 @@ class RedeliveryMatcher:
     ) -> list[Delivery]:
         """Return the deliveries that are not in the journal; each row is used once.
 
-        Parameters
-        ----------
-        deliveries : sequence of Delivery
-            In the order of their arrival.
-        counts : mapping of int to int, optional
-            The header ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one.
+        *deliveries* are in the order of their arrival. *counts* are their headers
+        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one.
         """
         found = []
         may_repeat = any(delivery.redelivered for delivery in deliveries)
@@ -274,10 +270,7 @@ class _OwnMessages:
     def repeat(self, digest: bytes, count: int) -> Callable[[], None] | None:
         """Match a message with an equal one of a lower count, and raise that count.
 
-        Returns
-        -------
-        callable or None
-            A function that sets the count back; None without such a message.
+        The result is a function that sets the count back; None without such a message.
         """
         entry = next((entry for entry in self._counts.get(digest, ()) if entry[0] < count), None)
         if entry is None:

@@ -90,10 +90,7 @@ class StreamMatcher:
     def new(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return the messages that are not in the journal.
 
-        Raises
-        ------
-        StreamInDoubtError
-            The stream must be read from its first message on.
+        StreamInDoubtError: the stream must be read from its first message on.
         """
         if self._doubt is not None:
             raise self._doubt
@@ -112,13 +109,7 @@ class StreamMatcher:
         return []
 
     def confirm(self, written: Sequence[Delivery]) -> None:
-        """Store that messages are journalled.
-
-        Raises
-        ------
-        StreamInDoubtError
-            Messages behind them are missing.
-        """
+        """Store that messages are journalled; StreamInDoubtError if later ones are missing."""
         # RabbitMQ also gives offsets to records of its own, one for each segment of a stream
         removed = (written[0].stream_offset or 0) - self._next_offset
         if removed > 0 and not self._is_continued:

@@ -38,42 +38,27 @@ understand more of an old journal, and no second table can disagree with the fir
 
 from __future__ import annotations
 
-from regards_nb.journal.batches import Batch, Row, RowReader
-from regards_nb.journal.changes import ChangeDetector, Position
-from regards_nb.journal.checkpoints import HEAD as CHECKPOINT_HEAD
-from regards_nb.journal.checkpoints import CheckpointStore
-from regards_nb.journal.database import Database, JournalReplacedError
-from regards_nb.journal.journal import Journal, TenantFiles, with_full_path
-from regards_nb.journal.lease import Holder, Leases, order_lease
-from regards_nb.journal.listener import Listener
-from regards_nb.journal.location import DEFAULT_PATH, location_of
-from regards_nb.journal.prune import Pruned, time_us
-from regards_nb.journal.salvage import Repair, repair
-from regards_nb.journal.sqlite_file import NetworkFileSystemWarning, SqliteFile
-
-__all__ = [
-    "CHECKPOINT_HEAD",
-    "DEFAULT_PATH",
-    "Batch",
-    "ChangeDetector",
-    "CheckpointStore",
-    "Database",
-    "Holder",
-    "Journal",
-    "JournalReplacedError",
-    "Leases",
-    "Listener",
-    "NetworkFileSystemWarning",
-    "Position",
-    "Pruned",
-    "Repair",
-    "Row",
-    "RowReader",
-    "SqliteFile",
-    "TenantFiles",
-    "location_of",
-    "order_lease",
-    "repair",
-    "time_us",
-    "with_full_path",
-]
+from regards_nb.journal.batches import Batch as Batch
+from regards_nb.journal.batches import Row as Row
+from regards_nb.journal.batches import RowReader as RowReader
+from regards_nb.journal.changes import ChangeDetector as ChangeDetector
+from regards_nb.journal.changes import Position as Position
+from regards_nb.journal.checkpoints import CHECKPOINT_HEAD as CHECKPOINT_HEAD
+from regards_nb.journal.checkpoints import CheckpointStore as CheckpointStore
+from regards_nb.journal.database import Database as Database
+from regards_nb.journal.database import JournalReplacedError as JournalReplacedError
+from regards_nb.journal.journal import Journal as Journal
+from regards_nb.journal.journal import TenantFiles as TenantFiles
+from regards_nb.journal.journal import with_full_path as with_full_path
+from regards_nb.journal.lease import Holder as Holder
+from regards_nb.journal.lease import Leases as Leases
+from regards_nb.journal.lease import order_lease as order_lease
+from regards_nb.journal.listener import Listener as Listener
+from regards_nb.journal.location import DEFAULT_PATH as DEFAULT_PATH
+from regards_nb.journal.location import location_of as location_of
+from regards_nb.journal.prune import Pruned as Pruned
+from regards_nb.journal.prune import time_us as time_us
+from regards_nb.journal.salvage import Repair as Repair
+from regards_nb.journal.salvage import repair as repair
+from regards_nb.journal.sqlite_file import NetworkFileSystemWarning as NetworkFileSystemWarning
+from regards_nb.journal.sqlite_file import SqliteFile as SqliteFile

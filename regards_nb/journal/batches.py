@@ -184,13 +184,7 @@ def split(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
 
 
 def read_batch(row: Iterable[Any], after_id: int) -> Batch:
-    """Unpack a row, without the messages up to *after_id*.
-
-    Raises
-    ------
-    DamagedBatchError
-        The bytes are not those that were written.
-    """
+    """Unpack a row, without the messages up to *after_id*; DamagedBatchError if it differs."""
     first_id, last_id, session_id, packed = row
     known = max(after_id + 1 - first_id, 0)
     return Batch(

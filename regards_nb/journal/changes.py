@@ -129,12 +129,9 @@ class ChangeDetector:
         self._pause_s = self.first_pause_s
 
     def position(self, *, exact: bool) -> Look:
-        """Return the position of the journal, and the rows that `hear` has read meanwhile.
+        """Return the position of the journal, and the newest rows that a server has told with it.
 
-        Parameters
-        ----------
-        exact : bool
-            Read it from a server in any case.
+        *exact* reads it from a server in any case. The caller has the rows up to *after_id*.
         """
         with self._lock:
             if not self._has_version:

@@ -46,7 +46,7 @@ _checkpoints = sa.Table(
 _columns = _checkpoints.c
 
 #: The value that says what the others are; it is replaced with each change of them.
-HEAD = "head"
+CHECKPOINT_HEAD = "head"
 
 
 class CheckpointStore:
@@ -94,25 +94,14 @@ class CheckpointStore:
         before: bytes | None,
         keeps_others: bool,
     ) -> bool:
-        """Replace values in one transaction.
+        """Replace values in one transaction; return whether they were written.
 
-        Parameters
-        ----------
-        owner : str
-        values : mapping of (str, int) to bytes
-            By name and number; among them (`HEAD`, 0).
-        before : bytes or None
-            The head that must be there, else another process was faster and nothing is written.
-        keeps_others : bool
-            Whether the owner's other values stay.
-
-        Returns
-        -------
-        bool
-            Whether they were written.
+        *values* are by name and number, among them (`CHECKPOINT_HEAD`, 0). If the head is not
+        *before*, another process was faster and nothing is written. *keeps_others*: the owner's
+        other values stay.
         """
         head = sa.select(_columns.value).where(
-            _columns.owner == owner, _columns.name == HEAD, _columns.number == 0
+            _columns.owner == owner, _columns.name == CHECKPOINT_HEAD, _columns.number == 0
         )
         mine = sa.delete(_checkpoints).where(_columns.owner == owner)
         rows = [

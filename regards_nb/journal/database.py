@@ -99,19 +99,7 @@ class _ChangedMeanwhileError(JournalError):
 
 
 class Database:
-    """The connections to the database of a journal.
-
-    Parameters
-    ----------
-    location : str or pathlib.Path
-        A path or a URL.
-
-    Raises
-    ------
-    JournalError
-        The location is neither a path nor a URL of a supported database, or the files at the path
-        are not in order.
-    """
+    """The connections to the database of a journal; *location* is a path or a URL."""
 
     #: How long a commit waits for the commit of another process.
     busy_timeout_s = 10.0
@@ -261,13 +249,8 @@ class Database:
     def open(self) -> None:
         """Check the tables, or create them in an empty database.
 
-        Nothing is written to a journal that exists: it may be on a read-only file system, belong
-        to another user, be a copy on a standby server, or be locked by another writer.
-
-        Raises
-        ------
-        JournalError
-            The database cannot be opened, or is not a journal of this version.
+        Nothing is written to a journal that exists: it may be on a read-only file system, belong to
+        another user, be a copy on a standby server, or be locked by another writer.
         """
         while True:
             try:
@@ -383,25 +366,13 @@ class Database:
     ) -> _T:
         """Run *work* in a transaction that waits for all other writers; return after the commit.
 
-        Only one transaction writes at a time, from its first statement on. So ids and revisions
-        are in the order of commits, and a reader that continues after the newest one it saw
-        misses nothing.
+        Only one transaction writes at a time, from its first statement on. So ids and revisions are
+        in the order of commits, and a reader that continues after the newest one it saw misses
+        nothing.
 
-        Parameters
-        ----------
-        work : callable
-            Gets the connection; its result is returned.
-        again : bool
-            If the files were replaced meanwhile: run *work* on the new ones instead of raising.
-        patience_s : float, optional
-            How long to wait for a database server that restarts.
-        silent : bool
-            No process waits for this change: a server tells no other process of it.
-
-        Raises
-        ------
-        JournalReplacedError
-            The commit went to files that are no longer at the path.
+        *again*: if the files were replaced meanwhile, run *work* on the new ones instead of raising
+        JournalReplacedError. *patience_s* is how long to wait for a database server that restarts.
+        *silent*: no process waits for this change, and a server tells no other process of it.
         """
         while True:
             self._heal()
@@ -469,12 +440,8 @@ class Database:
     def verify(self) -> None:
         """Check that the files of the connections are those at the path. If not, mend it.
 
-        Raises
-        ------
-        JournalReplacedError
-            They were not, and the journal now uses those at the path.
-        JournalError
-            They are not, and a person must put them in order.
+        JournalReplacedError: they were not, and the journal now uses those at the path. Another
+        JournalError: they are not, and a person must put them in order.
         """
         generation = self.generation
         self._heal()

@@ -72,20 +72,9 @@ _REMEMBERED_BATCHES = 16
 class Journal:
     """The durable log of messages, and the file records.
 
-    Parameters
-    ----------
-    location : str or pathlib.Path, optional
-        A path, or a database URL of SQLAlchemy (``"postgresql+psycopg://..."``). By default
-        ``.regards/journal.sqlite`` in the current folder, which is that of the notebook.
+    *location* is a path, or a database URL of SQLAlchemy (``"postgresql+psycopg://..."``). By
+    default it is ``.regards/journal.sqlite`` in the current folder, which is that of the notebook.
 
-    Raises
-    ------
-    JournalError
-        The file cannot be created or opened, is not a journal, or has the schema of another
-        version.
-
-    Notes
-    -----
     Threads may share a journal object, and processes on one machine may share a journal. A commit
     returns after the rows are on disk (SQLite: WAL, ``synchronous=FULL``).
     """
@@ -185,28 +174,18 @@ class Journal:
     ) -> None:
         """Write *deliveries* and return when they are on disk. Acknowledge them after that.
 
-        Parameters
-        ----------
-        session_id : int
-            From `open_session`.
-        deliveries : sequence of Delivery
-            In the order of their arrival.
-        stream : str, optional
-            The name of the stream queue they come from. Its messages are written once, even if
-            several kernels read the stream: their offset is the key.
-        choose : callable, optional
-            ``choose(rows, deliveries)`` returns the deliveries to write. It is called inside the
-            transaction, which waits for all other writers: no kernel can write between the
-            look-up in *rows* and the insert. After a failed commit it is called again.
+        They are in the order of their arrival, *session_id* is from `open_session`. *stream* is the
+        name of the stream queue they come from. Its messages are written once, even if several
+        kernels read the stream: their offset is the key.
 
-        Raises
-        ------
-        JournalReplacedError
-            The files were replaced, see `verify`. Open a new session.
-        JournalError
-            The messages may be on disk or not: a database server may have committed and the
-            answer was lost. Call again in the same session, with the same messages or with more
-            behind them: each message is written once.
+        ``choose(rows, deliveries)`` returns the deliveries to write. It is called inside the
+        transaction, which waits for all other writers: no kernel can write between the look-up in
+        *rows* and the insert. After a failed commit it is called again.
+
+        JournalReplacedError: the files were replaced, see `verify`. Open a new session. Another
+        JournalError: the messages may be on disk or not, because a database server may have
+        committed and the answer was lost. Call again in the same session, with the same messages or
+        with more behind them: each message is written once.
         """
         generation = 0
         attempts = self._attempts.setdefault(session_id, [])
@@ -246,14 +225,10 @@ class Journal:
 
         Costs two calls of ``stat``. A database server needs no check.
 
-        Raises
-        ------
-        JournalReplacedError
-            Another program has deleted or replaced the files. The journal has opened those at the
-            path. Do not acknowledge; close the connection, so that the broker delivers again what
-            was not acknowledged.
-        JournalError
-            The files must be put in order by a person. Do not acknowledge.
+        JournalReplacedError: another program has deleted or replaced the files. The journal has
+        opened those at the path. Do not acknowledge; close the connection, so that the broker
+        delivers again what was not acknowledged. Another JournalError: the files must be put in
+        order by a person. Do not acknowledge.
         """
         self._database.verify()
         self._check_session(session_id)
@@ -286,22 +261,9 @@ class Journal:
         self._database.on_notice = callback
 
     def backup(self, path: str | Path) -> Path:
-        """Write a copy of the journal to one file, also while kernels write to the journal.
+        """Write a copy of the journal to one new file, also while kernels write to the journal.
 
-        Parameters
-        ----------
-        path : str or pathlib.Path
-            A new file. It is a journal, too, and needs no other file beside it.
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
-
-        Raises
-        ------
-        JournalError
-            The file exists already or cannot be written, or the journal is on a server.
+        It is a journal, too, and needs no other file beside it. A journal on a server is refused.
         """
         check_paths(path=path)
         target = Path(path).expanduser().absolute()
@@ -347,22 +309,9 @@ class Journal:
     ) -> bool:
         """Continue a stream queue at an earlier offset, because it was made anew.
 
-        Parameters
-        ----------
-        stream : str
-            The name of the queue.
-        next_offset : int
-            The offset that was found wrong.
-        last : Delivery or None
-            What `last_of_stream` returned then. If another kernel has written since, the journal
-            keeps its offset.
-        to : int
-            The offset of the first message that is not in the journal.
-
-        Returns
-        -------
-        bool
-            Whether the offset was changed here.
+        *next_offset* was found wrong; *last* is what `last_of_stream` returned then. If another
+        kernel has written since, the journal keeps its offset, and the result is False. *to* is the
+        offset of the first message that is not in the journal.
         """
         statement = (
             sa.update(_streams)
@@ -401,13 +350,9 @@ class Journal:
     def position(self, *, exact: bool = True) -> Position:
         """Return how far the journal has grown.
 
-        Parameters
-        ----------
-        exact : bool
-            False: for threads that ask again and again between `watch` and ``watch(None)``. A
-            journal on a server is then read only after a commit that the server told of, and
-            every 30 s; where it cannot tell, every 0.5 to 5 s. SQLite is asked each time, at next
-            to no cost.
+        Not *exact* is for threads that ask again and again between `watch` and ``watch(None)``. A
+        journal on a server is then read only after a commit that the server told of, and every 30
+        s; where it cannot tell, every 0.5 to 5 s. SQLite is asked each time, at next to no cost.
         """
         generation = self._database.generation
         position, rows = self._database.position(exact=exact)
@@ -488,12 +433,7 @@ class Journal:
     def file_log(self, tenant: str | None, workspace: object = None) -> TenantFiles:
         """Return the file records of one tenant, to read and to write.
 
-        Parameters
-        ----------
-        tenant : str or None
-        workspace : pathlib.Path or upath.UPath, optional
-            The absolute path or the URL of a folder; the paths of files below it are kept
-            relative to it.
+        The paths of files below *workspace*, an absolute path or a URL, are kept relative to it.
         """
         return TenantFiles(self, tenant, workspace)
 

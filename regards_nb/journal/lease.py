@@ -88,13 +88,7 @@ class Leases:
         return f"{self._token} {os.getpid()}"
 
     def take(self, name: str) -> Holder | None:
-        """Take a lease; return who holds it if it cannot be taken, else None.
-
-        Raises
-        ------
-        JournalError
-            The journal cannot be written.
-        """
+        """Take a lease; return who holds it if it cannot be taken, else None."""
         with self._held.lock:
             if name in self._held.names:
                 return Holder(socket.gethostname(), os.getpid())

@@ -134,10 +134,7 @@ def _connect(engine: sa.Engine) -> Any:
 def _listen(engine: sa.Engine, connection: Any) -> None:
     """Begin to listen, after a notification from another connection has arrived.
 
-    Raises
-    ------
-    CannotListenError
-        None arrived, or LISTEN is refused.
+    CannotListenError: none arrived, or LISTEN is refused.
     """
     # Not the channel of all: a pooler would leave LISTEN on a connection that others get.
     channel = f"{CHANNEL}_{secrets.token_hex(8)}"

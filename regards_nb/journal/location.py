@@ -32,13 +32,7 @@ def wrong_url(cause: Exception) -> JournalError:
 
 
 def location_of(place: str | Path) -> str:
-    """Return the place of a journal as a URL without passwords; a path becomes absolute.
-
-    Raises
-    ------
-    JournalError
-        It is neither a path nor a URL.
-    """
+    """Return the place of a journal as a URL without passwords; a path becomes absolute."""
     return without_secrets(url_of(place))
 
 

@@ -41,11 +41,6 @@ class Cursors:
         """Write a row id, unless a later one is there.
 
         Nothing is written if the ids of *generation* are not those of the present file.
-
-        Raises
-        ------
-        JournalError
-            The journal cannot be written.
         """
         write = partial(self._write, name, row_id, generation)
         self._database.write(write, again=True, silent=True)

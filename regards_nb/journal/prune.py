@@ -95,13 +95,6 @@ class Pruned:
 def time_us(given: str | date | datetime) -> int:
     """Return a date or time as microseconds since 1970; UTC where it names no time zone.
 
-    Raises
-    ------
-    SettingsError
-        It is no date.
-
-    Examples
-    --------
     >>> time_us("1970-01-02"), time_us("1970-01-01T00:00:01+00:00")
     (86400000000, 1000000)
     """
@@ -303,19 +296,9 @@ class Pruning:
         return sorted(orders, key=lambda order: order.first_id)
 
     def run(self, before_us: int, *, dry_run: bool = False) -> Pruned:
-        """Remove the events of orders that have ended before a time.
+        """Remove the events of orders of which nothing arrived since a time, and that have ended.
 
-        Parameters
-        ----------
-        before_us : int
-            Only of orders of which nothing arrived since (UTC, microseconds since 1970).
-        dry_run : bool
-            Change nothing; say what would be removed.
-
-        Raises
-        ------
-        JournalError
-            The journal cannot be written, or another process does the same.
+        With *dry_run*, change nothing and say what would be removed.
         """
         if dry_run:
             return self._run(before_us, dry_run=True)

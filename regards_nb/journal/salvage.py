@@ -68,20 +68,9 @@ class Repair:
 def repair(location: str | Path | None = None) -> Repair:
     """Copy the readable rows of a damaged journal to a new file, and put that in its place.
 
-    Parameters
-    ----------
-    location : str or pathlib.Path, optional
-        By default ``.regards/journal.sqlite``. Close all kernels that use it first.
-
-    Returns
-    -------
-    Repair
-        The saved and the lost rows. The damaged files are kept under other names.
-
-    Raises
-    ------
-    JournalError
-        There is no such file, a kernel uses it, or nothing in it can be read.
+    The default is ``.regards/journal.sqlite``. Close all kernels that use it first. The damaged
+    files are kept under other names. JournalError: there is no such file, a kernel uses it, or
+    nothing in it can be read.
     """
     path = Path(DEFAULT_PATH if location is None else location).expanduser().absolute()
     if not path.is_file():

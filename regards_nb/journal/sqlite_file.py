@@ -185,13 +185,9 @@ class SqliteFile:
 
         The descriptors are closed last: to close them would drop the locks of the connections.
 
-        Parameters
-        ----------
-        keep_files : bool
-            SQLite moves the -wal into the main file and deletes it by its name when the last
-            connection closes. After a change of the files the name may belong to another -wal,
-            and the main file to another journal. True keeps our locks until then, which prevents
-            it (on Linux).
+        SQLite moves the -wal into the main file and deletes it by its name when the last connection
+        closes. After a change of the files the name may belong to another -wal, and the main file
+        to another journal. *keep_files* keeps our locks until then, which prevents it (on Linux).
         """
         with _locks_guard:
             locks = _locks.get(self.main_inode, _Locks(users=1))
@@ -310,13 +306,7 @@ def _set_lock(descriptor: int, extent: tuple[int, int], *, held: bool) -> None:
 
 
 def check_before_opening(path: Path) -> None:
-    """Refuse files that SQLite would take for an empty journal, or would mix with a foreign -wal.
-
-    Raises
-    ------
-    JournalError
-        Says which file is wrong and what to do.
-    """
+    """Refuse files that SQLite would take for an empty journal, or mix with a foreign -wal."""
     wal, shm = Path(f"{path}-wal"), Path(f"{path}-shm")
     wal_bytes = _size_bytes(wal)
     if not path.exists():
@@ -385,10 +375,7 @@ def is_copy_without_wal(path: Path) -> bool:
 def is_read_only(path: Path) -> bool:
     """Return whether an existing journal cannot be written by this user.
 
-    Raises
-    ------
-    JournalError
-        The journal can be written and its -wal cannot: it belongs to another user.
+    JournalError: the journal can be written and its -wal cannot, which belongs to another user.
     """
     if not path.exists():
         return False
@@ -420,13 +407,7 @@ def signature(path: Path | None) -> tuple[object, ...]:
 
 
 def copy_database(connection: sqlite3.Connection, path: Path) -> None:
-    """Copy an open database to a file that needs no -wal.
-
-    Raises
-    ------
-    FileExistsError
-        There is a file at the path.
-    """
+    """Copy an open database to a file that is new and needs no -wal."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # SQLite would not say why it cannot make the file.

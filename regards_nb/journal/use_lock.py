@@ -39,10 +39,7 @@ class ConnectionUseLock:
     def exclusive(self, timeout_s: float) -> Iterator[None]:
         """Wait until no thread uses the connections, and let no other thread begin.
 
-        Raises
-        ------
-        JournalError
-            They are still used after *timeout_s*.
+        JournalError: they are still used after *timeout_s*.
         """
         with self._condition:
             if not self._condition.wait_for(
