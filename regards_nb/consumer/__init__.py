@@ -1,27 +1,18 @@
 """The background thread that reads a RabbitMQ queue: write to the journal, then acknowledge.
 
-``addresses``
-    AMQP URLs as parameters of pika, and as text without the password;
-``errors``
-    pika's exceptions as errors of regards_nb;
-``message``
-    a message of pika as a `Delivery`;
-``redelivery``
-    which of the messages that RabbitMQ marks as redelivered are in the journal already;
-``stream``
-    whether a stream queue continues where the journal ends;
-``ack_batching``
-    when received messages are journalled, and when they are acknowledged;
-``delivery_reader``
-    reads delivered messages from the bytes of a connection, before pika does;
-``liveness``
-    notices that RabbitMQ answers no more on an open connection;
-``connection``
-    a single connection: connect, consume, close;
-``one_shot``
-    connections for one purpose: check a queue, publish an order request;
-``consumer``
-    :class:`Consumer`, the thread that opens one connection after the other, and its health.
+- ``addresses``: AMQP URLs as parameters of pika, and as text without the password;
+- ``errors``: pika's exceptions as errors of regards_nb;
+- ``message``: a message of pika as a `Delivery`;
+- ``redelivery``: which of the messages that RabbitMQ marks as redelivered are in the journal
+  already;
+- ``stream``: whether a stream queue continues where the journal ends;
+- ``ack_batching``: when received messages are journalled, and when they are acknowledged;
+- ``delivery_reader``: reads delivered messages from the bytes of a connection, before pika does;
+- ``liveness``: notices that RabbitMQ answers no more on an open connection;
+- ``connection``: a single connection: connect, consume, close;
+- ``one_shot``: connections for one purpose: check a queue, publish an order request;
+- ``consumer``: :class:`Consumer`, the thread that opens one connection after the other, and its
+  health.
 """
 
 from __future__ import annotations

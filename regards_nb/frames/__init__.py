@@ -1,23 +1,14 @@
 """Journal rows as typed DataFrames, in time proportional to the new rows. The room of pandas.
 
-``columns``
-    the columns and dtypes of each frame, and the growing memory behind them;
-``state``
-    the state of each order, from events, files and answers over REST;
-``rows``
-    the frames of events and of orders;
-``packed``
-    columns as bytes;
-``checkpoint``
-    orders and events that are read instead of folded again;
-``catalogue``
-    the frames of the catalogue;
-``table``
-    which orders a table asks for;
-``export``
-    frames for other programs, CSV and Parquet;
-``frames``
-    `Frames`: all frames of one tenant, kept up to date from the journal.
+- ``columns``: the columns and dtypes of each frame, and the growing memory behind them;
+- ``state``: the state of each order, from events, files and answers over REST;
+- ``rows``: the frames of events and of orders;
+- ``packed``: columns as bytes;
+- ``checkpoint``: orders and events that are read instead of folded again;
+- ``catalogue``: the frames of the catalogue;
+- ``table``: which orders a table asks for;
+- ``export``: frames for other programs, CSV and Parquet;
+- ``frames``: `Frames`: all frames of one tenant, kept up to date from the journal.
 """
 
 from __future__ import annotations

@@ -1,33 +1,22 @@
 """`OrderTracker` and `Order`: the classes that a user works with.
 
-``shared``
-    journal, frames, change signal, background errors and leases, which all parts use;
-``selection``
-    which orders a user means;
-``downloads``
-    one download at a time for each order, several orders side by side;
-``fetch``
-    the download of one order, alike in threads and in workers;
-``executors``, ``worker``
-    a call of ``download`` on an executor, and what runs in its workers;
-``dispatcher``
-    hands new events to callbacks, each at least once, and downloads the files they announce;
-``rest_sync``
-    asks REGARDS over REST for what no message told;
-``submission``
-    submits a request once;
-``estimate``, ``table_orders``
-    what an order will contain, and one order for each row of a table;
-``actions``
-    pause, resume, retry, restart, cancel, delete;
-``blocking``
-    orders that keep REGARDS from preparing others;
-``life``
-    whether the tracker runs, only reads a journal, or shares its queue with other consumers;
-``waiting``, ``nested_loop``
-    what ``wait()`` does while it blocks the cell, and with the user's event loop;
-``order``, ``tracker``
-    the two public classes, the only modules that know each other.
+- ``shared``: journal, frames, change signal, background errors and leases, which all parts use;
+- ``selection``: which orders a user means;
+- ``downloads``: one download at a time for each order, several orders side by side;
+- ``fetch``: the download of one order, alike in threads and in workers;
+- ``executors``, ``worker``: a call of ``download`` on an executor, and what runs in its workers;
+- ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
+  announce;
+- ``rest_sync``: asks REGARDS over REST for what no message told;
+- ``submission``: submits a request once;
+- ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;
+- ``actions``: pause, resume, retry, restart, cancel, delete;
+- ``blocking``: orders that keep REGARDS from preparing others;
+- ``life``: whether the tracker runs, only reads a journal, or shares its queue with other
+  consumers;
+- ``waiting``, ``nested_loop``: what ``wait()`` does while it blocks the cell, and with the user's
+  event loop;
+- ``order``, ``tracker``: the two public classes, the only modules that know each other.
 """
 
 from __future__ import annotations
