@@ -1,7 +1,7 @@
 """The REST side of REGARDS: token, orders, manifest, streams of zips and files.
 
 - ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
-- ``origin``: the one address that is contacted; ``auth``: secrets and the token;
+- ``origin``: the one address that is contacted; ``auth``, ``login``: secrets, token;
 - ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files;
 - ``catalogue``: data sets, products, estimates; ``client``: `RegardsClient`.
 """

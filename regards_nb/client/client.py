@@ -287,16 +287,9 @@ class RegardsClient:
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
-        Files that were downloaded are no longer in it.
-
-        Parameters
-        ----------
-        order_id : int
-            The order.
-        sub_order_id : int, optional
-            Only the files of this sub-order. A SUBORDER_DONE event names it.
-        stop : threading.Event, optional
-            Set it to end waits between repetitions.
+        Files that were downloaded are no longer in it. With *sub_order_id*, which a SUBORDER_DONE
+        event names, it has only the files of one sub-order. Set *stop* to end waits between
+        repetitions.
         """
         files = self.iter_available_files(order_id, sub_order_id=sub_order_id, stop=stop)
         return sorted(files, key=attrgetter("file_id"))
@@ -433,10 +426,7 @@ class RegardsClient:
     def attributes(self, dataset: str | None = None) -> pd.DataFrame:
         """Return the attributes of products: name, type, label, unit; index ``name``.
 
-        Parameters
-        ----------
-        dataset : str, optional
-            Only the attributes of this data set: its label, provider id or URN.
+        *dataset* limits them to those of a data set, by its label, provider id or URN.
         """
         from regards_nb.frames import attributes_frame
 
@@ -522,10 +512,7 @@ class RegardsClient:
     def cart(self) -> pd.DataFrame:
         """Return what lies in your cart on the web page; an order takes all of that along.
 
-        Returns
-        -------
-        pandas.DataFrame
-            One row per data set, as in :meth:`estimate`; no row if the cart is empty.
+        It is one row per data set, as in :meth:`estimate`; no row if the cart is empty.
         """
         from regards_nb.frames import summary_frame
 

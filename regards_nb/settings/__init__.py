@@ -11,8 +11,8 @@ The settings file holds no passwords and tokens. They come from the argument, th
 keyring of the system (if the package ``keyring`` is installed) or a prompt (if there is a terminal
 or a notebook). regards_nb never writes them anywhere.
 
-- ``profiles``: the settings and their types, the settings file, and the tracker they make;
-- ``secrets``: passwords from environment, keyring and prompt;
+- ``profiles``: the settings and their types, the settings file, passwords, and the tracker they
+  make;
 - ``workers``: what a worker in another process gets, and makes client and journal of.
 """
 
