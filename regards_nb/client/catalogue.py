@@ -261,9 +261,7 @@ class Catalogue:
 
     def _are_available(self, urns: Sequence[str]) -> bool:
         spec = RequestSpec(
-            method="POST",
-            path=f"{_CATALOGUE}/availability/files",
-            json={"product_ids": list(urns)},
+            method="POST", path=f"{_CATALOGUE}/availability/files", json={"product_ids": list(urns)}
         )
         found = self._exchange(spec).json()
         products = found.get("products") if isinstance(found, dict) else None

@@ -279,11 +279,7 @@ class RegardsClient:
         return response.clock_skew_s
 
     def available_files(
-        self,
-        order_id: int,
-        *,
-        sub_order_id: int | None = None,
-        stop: threading.Event | None = None,
+        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
@@ -295,11 +291,7 @@ class RegardsClient:
         return sorted(files, key=attrgetter("file_id"))
 
     def iter_available_files(
-        self,
-        order_id: int,
-        *,
-        sub_order_id: int | None = None,
-        stop: threading.Event | None = None,
+        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
         """Yield the files of the manifest. Pages are requested as needed."""
         sub_order = "" if sub_order_id is None else f"filesTask/{_number(sub_order_id)}/"

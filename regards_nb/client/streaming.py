@@ -180,10 +180,7 @@ class Body:
         if not headers.get("Content-Type", "").lower().startswith(content_types):
             return
         response = Response(
-            request=self._request,
-            status=self.status_code,
-            headers=headers,
-            body=self.first_block(),
+            request=self._request, status=self.status_code, headers=headers, body=self.first_block()
         )
         raise UnexpectedAnswerError(
             f"{response.describe()}. {NOT_REGARDS}", status_code=self.status_code

@@ -21,13 +21,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from regards_nb.client.errors import (
-    TokenState,
-    error_for,
-    is_temporary,
-    token_advice,
-    token_state,
-)
+from regards_nb.client.errors import TokenState, error_for, is_temporary, token_advice, token_state
 from regards_nb.client.models import Response, file_record, read_page
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
@@ -451,10 +445,7 @@ def _read(response: requests.Response, request: str) -> Response | NoResponse:
             reason = f"the connection broke inside the response ({type(exc).__name__})"
             return NoResponse(reason, in_work=True)
     return Response(
-        request=request,
-        status=response.status_code,
-        headers=response.headers,
-        body=bytes(body),
+        request=request, status=response.status_code, headers=response.headers, body=bytes(body)
     )
 
 

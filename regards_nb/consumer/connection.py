@@ -143,12 +143,7 @@ class Connection:
     #: answers after 65 s; another node may answer at once.
     consume_timeout_s = 10.0
 
-    def __init__(
-        self,
-        parameters: AmqpParameters,
-        queue: str,
-        receiver: Receiver,
-    ) -> None:
+    def __init__(self, parameters: AmqpParameters, queue: str, receiver: Receiver) -> None:
         self._queue = queue
         self._receiver = receiver
         self.where = describe(parameters)

@@ -135,11 +135,7 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         if len(message.body) == message.size:
             del self._unfinished[channel]
             self._on_message(
-                channel,
-                message.delivery_tag,
-                message.redelivered,
-                message.properties,
-                message.body,
+                channel, message.delivery_tag, message.redelivered, message.properties, message.body
             )
 
 

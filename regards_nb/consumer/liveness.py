@@ -55,10 +55,7 @@ class MajorityProbe:
     """
 
     def __init__(
-        self,
-        queue: str,
-        answers: PendingAnswers,
-        on_closed: Callable[[BaseException], None],
+        self, queue: str, answers: PendingAnswers, on_closed: Callable[[BaseException], None]
     ) -> None:
         self._queue = queue
         self._answers = answers

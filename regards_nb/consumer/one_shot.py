@@ -166,11 +166,7 @@ def publish_request(
         delivery_mode=2,
         correlation_id=correlation_id,
         timestamp=int(time.time()),
-        headers={
-            TENANT_HEADER: tenant,
-            "regards.converter": "GSON",
-            "regards.type": REQUEST_TYPE,
-        },
+        headers={TENANT_HEADER: tenant, "regards.converter": "GSON", "regards.type": REQUEST_TYPE},
     )
     connection = _connect(parameters)
     with translated_publish_errors(parameters):

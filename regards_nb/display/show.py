@@ -388,9 +388,7 @@ def _wait_view(
     return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, place), note)
 
 
-def _as_callable(
-    keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None,
-) -> KeysOf:
+def _as_callable(keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None) -> KeysOf:
     if keys is None:
         return lambda: None
     if callable(keys):

@@ -170,12 +170,7 @@ class Bucket:
             self._small.put(key, data)
 
     def _put(
-        self,
-        key: str,
-        source: bytes | str,
-        size_bytes: int,
-        attributes: Any,
-        replaces: str | None,
+        self, key: str, source: bytes | str, size_bytes: int, attributes: Any, replaces: str | None
     ) -> bool:
         store = self._small if size_bytes <= _SMALL_BYTES else self._large
         mode: Any = "create" if replaces is None else {"e_tag": replaces}

@@ -132,11 +132,7 @@ class Downloader:
         self._directory = as_place(directory)
         self._options = options or DownloadOptions()
         self.records = OrderRecords(
-            log,
-            order_id,
-            self._directory,
-            check=self._options.check,
-            again=self._options.again,
+            log, order_id, self._directory, check=self._options.check, again=self._options.again
         )
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()
@@ -166,10 +162,7 @@ class Downloader:
         placed_here = len(plan.zipped) + len(plan.elsewhere)
         counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
         with open_workspace(
-            self._directory,
-            self.order_id,
-            durable=self._options.durable,
-            stop=self._options.stop,
+            self._directory, self.order_id, durable=self._options.durable, stop=self._options.stop
         ) as workspace:
             workspace.require_space(
                 [record.size_bytes or 0 for record in plan.missing],
@@ -280,11 +273,7 @@ class Downloader:
             ]
             self.records.save(failed)
             raise self.incomplete(failed, paths_of(placed))
-        return DownloadResult(
-            order_id=self.order_id,
-            records=tuple(placed),
-            kept=tuple(self.kept),
-        )
+        return DownloadResult(order_id=self.order_id, records=tuple(placed), kept=tuple(self.kept))
 
     def incomplete(
         self, failed: Sequence[FileRecord], paths: Sequence[Path]
@@ -374,10 +363,7 @@ def _fetch_rest(
 
 
 def make_plan(
-    records: OrderRecords,
-    options: DownloadOptions,
-    *,
-    given_up: Container[int] = (),
+    records: OrderRecords, options: DownloadOptions, *, given_up: Container[int] = ()
 ) -> Plan:
     """Compare the manifest with the records; files of *given_up* ids are not repaired."""
     plan = Plan([], [], [], [], [])

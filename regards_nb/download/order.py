@@ -133,10 +133,7 @@ def download_order(
         order_id,
         folder,
         state_log(
-            folder,
-            order_id,
-            archive=archive_of(client.base_url, client.tenant),
-            durable=durable,
+            folder, order_id, archive=archive_of(client.base_url, client.tenant), durable=durable
         ),
         DownloadOptions(
             on_progress=on_progress or (line if show else None),

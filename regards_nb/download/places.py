@@ -86,11 +86,7 @@ def path_of(text: str) -> Path:
 
 
 def open_workspace(
-    place: Place,
-    order_id: int,
-    *,
-    durable: bool = True,
-    stop: threading.Event | None = None,
+    place: Place, order_id: int, *, durable: bool = True, stop: threading.Event | None = None
 ) -> Workspace:
     """Return the workspace of one download into a place.
 

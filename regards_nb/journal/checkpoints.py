@@ -168,7 +168,5 @@ class CheckpointStore:
     def _engine(self, mode: str) -> sa.Engine:
         url = f"file:{quote(str(self._path))}?mode={mode}"
         return sa.create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(url, uri=True),
-            poolclass=sa.pool.NullPool,
+            "sqlite://", creator=lambda: sqlite3.connect(url, uri=True), poolclass=sa.pool.NullPool
         )

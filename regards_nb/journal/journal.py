@@ -33,10 +33,7 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
-from regards_nb.journal.database import (
-    Database,
-    JournalReplacedError,
-)
+from regards_nb.journal.database import Database, JournalReplacedError
 from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.properties import Cursors, Stops

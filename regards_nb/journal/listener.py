@@ -48,11 +48,7 @@ class Listener:
     probe_s = 5.0
 
     def __init__(
-        self,
-        engine: sa.Engine,
-        changes: ChangeDetector,
-        token: str,
-        callback: Callable[[], object],
+        self, engine: sa.Engine, changes: ChangeDetector, token: str, callback: Callable[[], object]
     ) -> None:
         self._stop = threading.Event()
         changes.is_polled = True

@@ -21,13 +21,7 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.journal import schema
-from regards_nb.journal.batches import (
-    SELECT_BATCHES,
-    Batch,
-    DamagedBatchError,
-    pack,
-    read_batch,
-)
+from regards_nb.journal.batches import SELECT_BATCHES, Batch, DamagedBatchError, pack, read_batch
 from regards_nb.orders import OrderKey, OrderReducer
 from regards_nb.pruned_orders import KeptOrder, kept, name_of, restore
 from regards_nb.text import counted

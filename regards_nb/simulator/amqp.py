@@ -45,11 +45,7 @@ def properties(
     *, tenant: str | None, correlation_id: str | None, timestamp_s: int
 ) -> dict[str, Any]:
     """Return the AMQP properties and headers of a response."""
-    headers = {
-        TENANT_HEADER: tenant,
-        "regards.converter": "GSON",
-        "regards.type": RESPONSE_TYPE,
-    }
+    headers = {TENANT_HEADER: tenant, "regards.converter": "GSON", "regards.type": RESPONSE_TYPE}
     return {
         "content_type": "application/json",
         "content_encoding": "UTF-8",

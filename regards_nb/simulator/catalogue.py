@@ -15,14 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.simulator.faults import MissingEntry, StagingError, StorageRefuses, TruncatedEntry
-from regards_nb.simulator.plans import (
-    FileSpec,
-    OrderPlan,
-    Outcome,
-    noise,
-    quicklook,
-    sea_level,
-)
+from regards_nb.simulator.plans import FileSpec, OrderPlan, Outcome, noise, quicklook, sea_level
 from regards_nb.simulator.query import FieldType, criterion
 from regards_nb.simulator.server import iso_time
 

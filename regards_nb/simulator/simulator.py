@@ -293,10 +293,7 @@ class Simulator:
     ) -> RequestResult:
         """Request an order like :meth:`order`, and return the result, which can be a refusal."""
         return self.service.request(
-            plan,
-            owner=owner or self.username,
-            correlation_id=correlation_id,
-            over_amqp=over_amqp,
+            plan, owner=owner or self.username, correlation_id=correlation_id, over_amqp=over_amqp
         )
 
     def order_by_query(

@@ -97,9 +97,7 @@ def _key(tenant: object, correlation_id: str) -> OrderKey:
 
 
 def keys_in(
-    selection: Any,
-    find: Callable[[Name], OrderKey | None],
-    near: Callable[[str], str],
+    selection: Any, find: Callable[[Name], OrderKey | None], near: Callable[[str], str]
 ) -> list[OrderKey]:
     """Return the keys of the orders in a selection, each once.
 
