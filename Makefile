@@ -7,6 +7,9 @@
 #
 # The paths are relative, so that the clone may lie in a folder with spaces.
 
+# Images of containers often set it; then each Python process compiles all that it imports from source.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -22,10 +22,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import nbformat.v4
 from conftest import until
 from kernels import mend
-from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +45,6 @@ _CHROMIUM_ARGS = [
 START_TIMEOUT_S = 90
 TIMEOUT_MS = 60_000
 TESTS = Path(__file__).parent
-# nbformat has no types
-_books: Any = nbformat
 
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
@@ -110,16 +106,20 @@ class Lab:
 
     def notebook(self, name: str, *cells: str, kernel: str = "python3") -> str:
         """Write a notebook and return its name."""
+        import nbformat.v4 as books
+
         spec = {"name": kernel, "display_name": kernel, "language": "python"}
-        book = _books.v4.new_notebook(
-            cells=[_books.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": spec}
+        book = books.new_notebook(
+            cells=[books.new_code_cell(cell) for cell in cells], metadata={"kernelspec": spec}
         )
-        _books.write(book, str(self.root / name))
+        (self.root / name).write_text(books.writes(book), encoding="utf-8")
         return name
 
     def saved(self, name: str) -> Any:
         """Return a notebook as it was saved."""
-        return _books.read(str(self.root / name), as_version=4)
+        import nbformat
+
+        return nbformat.read(str(self.root / name), as_version=4)
 
     def _folder(self, name: str) -> Path:
         folder = self._home / name
@@ -225,6 +225,8 @@ class Chromium:
 @contextmanager
 def chromium() -> Iterator[Chromium]:
     """Start a browser; it ends with the ``with`` block."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_CHROMIUM_ARGS)
         try:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 60.0
 
+# jsonschema, which nbformat imports, compiles a grammar of IRIs at its import where this package is
+# installed: 1.7 s of processor in each process of the tests. No schema here has a format for IRIs.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 # A program for a process with other packages; pytest would import it to look for examples.
 collect_ignore = ["sunpy_client.py"]
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from conftest import installed
-from jupyter_client.manager import KernelManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +90,8 @@ class Kernel:
 
     def __init__(self, version: str, home: Path) -> None:
         self._home = home
+        from jupyter_client.manager import KernelManager
+
         self._manager: Any = KernelManager(connection_file=str(home / "kernel.json"))
         self._path = search_path(version)
         self.cells: dict[str, Cell] = {}

@@ -19,8 +19,6 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import boto3
-from botocore.config import Config
 from download_kit import wait_until
 
 if TYPE_CHECKING:
@@ -106,6 +104,9 @@ class TestBucket:
     __test__ = False
 
     def __init__(self, server: S3Server) -> None:
+        import boto3
+        from botocore.config import Config
+
         self.server = server
         self.name = f"bucket-{uuid.uuid4().hex[:8]}"
         self.client = boto3.client(

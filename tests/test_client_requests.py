@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import jsonschema
 import pytest
 from conftest import client_of
 
@@ -81,9 +80,11 @@ def compare(request: requests.PreparedRequest) -> str | None:
     content = operation.get("requestBody", {}).get("content", {})
     assert bool(request.body) == bool(content), f"{request.method} {path}: {request.body!r}"
     if request.body:
+        from jsonschema import Draft202012Validator
+
         (media,) = content.values()
         schema = media["schema"] | {"components": description["components"]}
-        jsonschema.Draft202012Validator(schema).validate(json.loads(request.body))
+        Draft202012Validator(schema).validate(json.loads(request.body))
     return f"{request.method} {path}"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from nbformat import v4
 
 from regards_nb import OrderTracker, demo, queries
 from regards_nb.errors import SettingsError
@@ -48,6 +47,8 @@ def test_the_report_has_the_orders_and_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After `make demo`, the table of the orders is in the terminal, and where the files are."""
+    from nbformat import v4
+
     monkeypatch.chdir(tmp_path)
     file = demo.OUTPUT / "orders" / "demo-1" / "1" / "sea_level.csv"
     file.parent.mkdir(parents=True)

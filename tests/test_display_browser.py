@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import display
-import nbconvert
-import nbformat
 import pytest
 from browser import Chromium, Lab, chromium
 from kernels import kernelspec
-from nbclient import NotebookClient
 from scripted_cells import PARTS_DONE, SETUP
 
 if TYPE_CHECKING:
@@ -329,6 +326,8 @@ def test_anywidget_moves_is_clicked_and_keeps_selected_text(session: Session) ->
 
 def converted(book: Any) -> str:
     """Return a notebook as nbconvert's HTML, without the scripts that every such page fetches."""
+    import nbconvert
+
     exporter = nbconvert.HTMLExporter(exclude_input=True)
     exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = ""
     html: str = exporter.from_notebook_node(book)[0]
@@ -369,6 +368,10 @@ def test_a_page_made_with_stored_widgets_shows_the_table_without_network(
     browser: Chromium, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
 ) -> None:
     """papermill and nbconvert --execute store the widgets; their library comes from the network."""
+    import nbconvert
+    import nbformat.v4
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     book: Any = nbformat.v4.new_notebook(

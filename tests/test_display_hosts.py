@@ -7,11 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
 from browser import Chromium, chromium, opened, served
 from conftest import until
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +80,8 @@ def test_marimo_shows_the_live_view_with_buttons(
     browser: Chromium, tmp_path: Path, mode: str
 ) -> None:
     """The value of a cell moves, through anywidget, and a click reaches the tracker."""
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
     (tmp_path / "app.py").write_text(MARIMO)
     command = f"marimo {mode} app.py --headless --no-token --port {{port}}".split()
     if mode == "edit":
@@ -186,6 +186,8 @@ def test_solara_shows_each_visitor_a_live_view(browser: Chromium, tmp_path: Path
 
 def test_voila_shows_the_live_view(browser: Chromium, tmp_path: Path) -> None:
     """A notebook that ends in the tracker is a live page."""
+    import nbformat.v4
+
     books: Any = nbformat.v4
     book = books.new_notebook(
         cells=[books.new_code_cell(TRACKER), books.new_code_cell("tracker")],

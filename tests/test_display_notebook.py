@@ -8,16 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat.v4
-from nbclient import NotebookClient
-
 if TYPE_CHECKING:
     import pytest
 
 TESTS = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# nbformat has no types
-_books: Any = nbformat
 
 SETUP = """
 import sys, threading
@@ -43,16 +38,20 @@ def until(condition):
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cells: str) -> list[list[Any]]:
     """Run cells in a new kernel; return the outputs of each."""
+    import nbformat.v4
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    book = _books.v4.new_notebook(cells=[_books.v4.new_code_cell(cell) for cell in cells])
+    books: Any = nbformat
+    book = books.v4.new_notebook(cells=[books.v4.new_code_cell(cell) for cell in cells])
     client: Any = NotebookClient(
         book, timeout=240, startup_timeout=240, kernel_name="python3", resources={}
     )
     client.execute()
     path = tmp_path / "run.ipynb"
-    _books.write(book, str(path))
+    books.write(book, str(path))
     return [cell.outputs for cell in book.cells]
 
 

@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
-from matplotlib.colors import to_rgba
-from matplotlib.text import Text
-from matplotlib_inline import backend_inline
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.display import plot_throughput, plot_timeline
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES
 
-mpl.use("agg")
 TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True, name="plt")
+def _plt() -> Iterator[Any]:
+    """Return pyplot, which draws without a window; the figures of a test end with it."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("agg")
+    yield plt
+    plt.close("all")
 
 
 def event(name: str, status: str, minute: float, **known: Any) -> dict[str, Any]:
@@ -51,7 +57,6 @@ def picture(ax: Any) -> dict[str, Any]:
     handles, kinds = ax.get_legend_handles_labels()
     marks = {kind: len(handle.get_offsets()) for handle, kind in zip(handles, kinds, strict=True)}
     lanes = [label.get_text() for label in ax.get_yticklabels()]
-    plt.close(ax.figure)
     return {"lanes": lanes, "marks": marks, "times": ax.get_xlabel()}
 
 
@@ -157,11 +162,14 @@ def test_nothing_is_drawn_before_the_first_event_of_an_order() -> None:
 
 
 @pytest.mark.parametrize("plot", [plot_timeline, plot_throughput], ids=["timeline", "throughput"])
-def test_plots_are_legible_on_light_and_dark_pages(plot: Any) -> None:
+def test_plots_are_legible_on_light_and_dark_pages(plot: Any, plt: Any) -> None:
     """The figure is transparent, its texts are of a middle grey, and no plate is laid under it.
 
     Axes of the user keep their colours.
     """
+    from matplotlib.colors import to_rgba
+    from matplotlib.text import Text
+    from matplotlib_inline import backend_inline
 
     class WithFrames(ScriptedTracker):
         events = frame(event("first", "GRANTED", 1, order_id=1), event("first", "DONE", 5))
@@ -180,7 +188,6 @@ def test_plots_are_legible_on_light_and_dark_pages(plot: Any) -> None:
     _, ax = plt.subplots()
     assert to_rgba(plot(tracker, ax=ax).figure.get_facecolor())[3] == 1
     assert to_rgba(ax.xaxis.label.get_color()) == to_rgba("black")
-    plt.close("all")
 
 
 def heights(ax: Any) -> dict[str, list[float]]:
@@ -204,7 +211,6 @@ def test_throughput_is_bytes_over_time_by_order() -> None:
     assert sum(map(sum, shown.values())) == pytest.approx(6)
     assert {bar.get_y() for bar in ax.containers[1]} == {0.0, 1.5, 3.0}
     ax.figure.canvas.draw()
-    plt.close(ax.figure)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +227,6 @@ def test_throughput_is_readable_for_any_number_of_orders(
     assert list(shown) == kinds
     assert all(1 <= len(each) <= 60 for each in shown.values())
     ax.figure.canvas.draw()
-    plt.close(ax.figure)
 
 
 def test_throughput_of_a_tracker_has_its_labels() -> None:
@@ -236,10 +241,9 @@ def test_throughput_of_a_tracker_has_its_labels() -> None:
     ax = plot_throughput(tracker)
     assert ax.texts[0].get_text() == "no files yet"
     ax.figure.canvas.draw()
-    plt.close("all")
 
 
-def test_it_draws_into_axes_that_are_given() -> None:
+def test_it_draws_into_axes_that_are_given(plt: Any) -> None:
     """A plot can be part of the user's own figure."""
     _, ax = plt.subplots()
     assert plot_timeline(frame(event("a", "DONE", 1)), ax=ax) is ax

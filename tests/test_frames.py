@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import delivery, histories
@@ -283,13 +282,22 @@ def test_a_spreadsheet_runs_nothing_of_an_exported_csv(tmp_path: Path, journal: 
 
 
 SUFFIXES = {"Excel": "xlsx", "HDF5": "h5", "netCDF": "nc", "Stata": "dta", "ORC": "orc"}
+
+
+def read_netcdf(path: Path) -> pd.DataFrame:
+    """Return the frame that xarray wrote."""
+    import xarray
+
+    return xarray.load_dataset(path, engine="h5netcdf").to_dataframe()
+
+
 #: How each program writes a frame and reads it again.
 FORMATS: dict[str, tuple[Any, Any]] = {
     "Excel": (lambda f, p: f.to_excel(p, index=False), pd.read_excel),
     "HDF5": (lambda f, p: f.to_hdf(p, key="frame", format="table"), pd.read_hdf),
     "netCDF": (
         lambda f, p: f.to_xarray().to_netcdf(p, engine="h5netcdf"),
-        lambda p: xarray.load_dataset(p, engine="h5netcdf").to_dataframe(),
+        read_netcdf,
     ),
     "Stata": (lambda f, p: f.to_stata(p, write_index=False, version=118), pd.read_stata),
     "ORC": (lambda f, p: f.to_orc(p, index=False), pd.read_orc),

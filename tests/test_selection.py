@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 from strategies import delivery
 
@@ -50,6 +49,8 @@ def test_whatever_names_an_order_is_understood(tracker: OrderTracker) -> None:
 
 def test_rows_without_their_index_name_orders_by_two_columns(tracker: OrderTracker) -> None:
     """Rows of `reset_index()`, of other libraries and of events; an order of many events once."""
+    import polars as pl
+
     rows = tracker.orders.reset_index()
     assert names_in(rows.query("order_id == 2")) == [OTHER]
     assert names_in(pl.DataFrame(plain(rows)).filter(pl.col("order_id") == 2)) == [OTHER]

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import pytest
 from conftest import installed
 from simulator_session import FILES_PATH, ORDERS_PATH, Session
@@ -37,9 +36,11 @@ def strict(description: dict[str, Any]) -> dict[str, Any]:
 
 def validate(service: str, schema: str, value: Any) -> None:
     """Compare a JSON value with a schema of a service."""
+    from jsonschema import Draft202012Validator
+
     description = strict(json.loads((DESCRIPTIONS / f"{service}.json").read_text()))
     wanted = {"$ref": f"#/components/schemas/{schema}", "components": description["components"]}
-    jsonschema.Draft202012Validator(wanted).validate(value)
+    Draft202012Validator(wanted).validate(value)
 
 
 def test_answers_and_requests_are_those_of_the_description(

@@ -17,9 +17,8 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import distributed
 import psutil
 import pytest
 import worker_functions
@@ -28,6 +27,9 @@ from postgresql import PrivatePostgreSQL
 
 from regards_nb import OrderTracker, errors
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+
+if TYPE_CHECKING:
+    import distributed
 
 PLAN = OrderPlan(n_files=6, files_per_suborder=6)
 SPAWN = multiprocessing.get_context("spawn")
@@ -92,6 +94,8 @@ def processes(simulator: Simulator) -> Iterator[Recorder]:
 @pytest.fixture(scope="module")
 def cluster(simulator: Simulator) -> Iterator[distributed.LocalCluster]:
     """A Dask cluster of two processes on this machine."""
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -106,6 +110,8 @@ def cluster(simulator: Simulator) -> Iterator[distributed.LocalCluster]:
 @pytest.fixture
 def dask(cluster: distributed.LocalCluster) -> Iterator[Executor]:
     """The executor of a client, which is shut down before the client closes."""
+    import distributed
+
     with distributed.Client(cluster) as client, client.get_executor() as executor:
         yield executor
 
