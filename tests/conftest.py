@@ -168,7 +168,8 @@ def _no_thread_stays() -> Iterator[None]:
     before = set(threading.enumerate())
 
     def still_alive() -> list[threading.Thread]:
-        after = set(threading.enumerate()) - before
+        # Python also lists a thread whose start an exception has prevented
+        after = {each for each in threading.enumerate() if each.is_alive()} - before
         return [thread for thread in after if thread.name.startswith("regards-nb")]
 
     yield

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -16,6 +18,7 @@ from unittest import mock
 
 import pytest
 import sqlalchemy as sa
+from conftest import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -50,6 +53,34 @@ def other(place: str | Path) -> Iterator[Journal]:
     """The same journal, as another kernel has it."""
     with Journal(place) as journal:
         yield journal
+
+
+def test_an_interrupt_at_any_moment_of_a_write_leaves_nothing_locked(
+    place: str | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the main thread: the next write of any thread goes through, none is half done."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def living() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread.is_alive()}
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Journal(place) as journal, ThreadPoolExecutor(1) as thread:
+            for number in range(1, 150):
+                with suppress(KeyboardInterrupt):
+                    signal.setitimer(signal.ITIMER_REAL, number * 3e-5)
+                    journal.save_fetched("t", 1, number)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                thread.submit(journal.save_fetched, "t", 2, number).result()
+                assert journal.fetched_row("t", 2) == number
+            until(lambda: "regards-nb-transaction" not in living())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @settings(max_examples=30, deadline=None)

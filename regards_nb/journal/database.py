@@ -36,7 +36,7 @@ from regards_nb.journal.sqlite_file import (
     still_open,
     warn_of_network,
 )
-from regards_nb.journal.use_lock import ConnectionUseLock
+from regards_nb.journal.use_lock import ConnectionUseLock, uninterrupted
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
@@ -253,11 +253,9 @@ class Database:
         another user, be a copy on a standby server, or be locked by another writer.
         """
         while True:
-            try:
-                self._open()
-            except _ChangedMeanwhileError:
-                continue
-            return
+            with suppress(_ChangedMeanwhileError):
+                uninterrupted(self._open)
+                return
 
     def _open(self) -> None:
         self.version = self._read(lambda c: schema.check(c, self.location), "open")
@@ -378,7 +376,7 @@ class Database:
             self._heal()
             generation = self.generation
             with suppress(_ChangedMeanwhileError):
-                result = self._write(work, patience_s, silent=silent)
+                result = uninterrupted(lambda: self._write(work, patience_s, silent=silent))
                 self._heal()
                 if self.generation == generation:
                     return result
@@ -454,7 +452,7 @@ class Database:
         A reader sees other rows by the new generation, and a writer has a session of the old one.
         """
         if not self._is_in_place() or self._rescued:
-            self._recover()
+            uninterrupted(self._recover)
 
     def _is_in_place(self) -> bool:
         return self._file is None or self._file.is_in_place()
@@ -509,7 +507,7 @@ class Database:
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
         """Use the connections: no thread closes them meanwhile. Translate the errors."""
-        self._gate.enter()
+        use = self._gate.enter()
         try:
             yield
         except (sa.exc.DBAPIError, sqlite3.Error, DamagedBatchError) as exc:
@@ -520,7 +518,7 @@ class Database:
                 f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {remedy(cause)}"
             ) from exc
         finally:
-            self._gate.leave()
+            self._gate.leave(use)
 
     # -- files that were changed while they were open
 
