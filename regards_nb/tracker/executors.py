@@ -182,6 +182,8 @@ class WorkerCall:
     ) -> None:
         """Pass on what a worker answered; called in a thread of the executor."""
         order_id = task.order.order_id
+        # Dask keeps what somebody refers to, and runs it again when its worker dies.
+        self._inner.pop(order_id, None)
         if inner.cancelled():
             outer.set_exception(DownloadError(f"order {order_id} was cancelled before it began"))
             return
