@@ -17,6 +17,7 @@ from regards_nb.errors import NotAllowedError, RegardsError, ServiceError, Setti
 from regards_nb.orders import GONE
 from regards_nb.text import counted
 from regards_nb.tracker.downloads import Workers
+from regards_nb.tracker.shared import CLIENT_MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,10 +61,7 @@ class OrderActions:
         text says why and what to do.
         """
         if self._sync is None:
-            raise SettingsError(
-                f"to {action} an order needs the REST side: "
-                "OrderTracker(..., client=RegardsClient(...))"
-            )
+            raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
         state = self._core.state(key)
         if state.order_id is None:
             raise SettingsError(

@@ -34,7 +34,7 @@ from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
-from regards_nb.tracker.shared import POLL_S, OrderHeldError
+from regards_nb.tracker.shared import CLIENT_MISSING, POLL_S, OrderHeldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -192,9 +192,7 @@ class Downloads:
         """
         sync, order_id = self._sync, order.order_id
         if sync is None:
-            raise SettingsError(
-                "downloading needs the REST side: OrderTracker(..., client=RegardsClient(...))"
-            )
+            raise SettingsError(f"downloading {CLIENT_MISSING}")
         if order_id is None:
             raise _no_number(order)
         with self._lock:
