@@ -98,13 +98,15 @@ class Report:
     @property
     def summary(self) -> str:
         """The number of failed checks, and the one to begin with."""
-        total = len(self.findings)
+        skipped = [f.check for f in self.findings if f.verdict is CheckResult.SKIPPED]
+        total = len(self.findings) - len(skipped)
         failed = [f.check for f in self.findings if f.verdict is CheckResult.FAILED]
         warned = [f.check for f in self.findings if f.verdict is CheckResult.WARNING]
         warnings = f" {len(warned)} with a warning: {', '.join(warned)}." if warned else ""
         if not failed:
             noun = "The check" if total == 1 else f"All {total} checks"
-            return f"{noun} passed.{warnings}"
+            left_out = f" Not checked: {', '.join(skipped)}." if skipped else ""
+            return f"{noun} passed.{warnings}{left_out}"
         first = "that" if len(failed) == 1 else failed[0]
         count = counted(f"{len(failed)} of {total}", "check")
         return f"{count} failed: {', '.join(failed)}. Fix {first} first."

@@ -54,6 +54,10 @@ def _made_again(kind: type[BaseException], args: tuple[Any, ...], state: Any) ->
 class RegardsError(Exception):
     """The root of every exception that regards_nb raises on purpose."""
 
+    def put_first(self, words: str) -> None:
+        """Begin the text with other words, for a caller who knows more."""
+        self.args = (f"{words}: {self}", *self.args[1:])
+
     def __reduce__(self) -> tuple[Any, ...]:
         # By default pickle calls the class with the text alone, and some classes need more. An
         # error that cannot be read back ends a pool of processes.

@@ -51,6 +51,7 @@ class ScriptedSnapshot:
     background_errors: tuple[str, ...] = ()
     rejected: int = 0
     n_known: int = 0
+    n_wanted: int = 0
     blocking: tuple[OrderState, ...] = ()
 
 

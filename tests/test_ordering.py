@@ -176,9 +176,24 @@ def test_a_server_without_estimates_takes_orders(
     """Only a limit needs the estimate."""
     simulator.faults.add(Reply(route=Route.CATALOGUE, status=status, times=None))
     assert tracker.submit("dataset:SWOT_PASS_012").order_id == 1
-    with pytest.raises(errors.ServiceError, match="nothing was ordered: size_limit_bytes needs"):
+    with pytest.raises(
+        errors.ServiceError, match="nothing was ordered for .*: size_limit_bytes needs"
+    ):
         tracker.submit("dataset:SWOT_PASS_012", size_limit_bytes=10**9)
     assert applied(simulator) == 1
+
+
+@pytest.mark.parametrize("route", [Route.BASKET, Route.ORDERS])
+def test_an_outage_before_the_request_orders_nothing(
+    route: Route, simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """The text says so, and for which label; the number of the HTTP request is not the order's."""
+    simulator.faults.add(Reply(route=route, status=503, times=None))
+    told = r"^nothing was ordered for 'away': GET .*HTTP 503.*, HTTP request \S+\. REGARDS is down"
+    with pytest.raises(errors.ServiceUnreachableError, match=told) as caught:
+        tracker.submit("dataset:SWOT_PASS_012", label="away")
+    assert "correlation id" not in str(caught.value)
+    assert applied(simulator) == 0
 
 
 # -- the limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from test_journal_team import counted_statements
 
 from regards_nb import OrderTracker, cli, events
 from regards_nb.consumer import HealthState
-from regards_nb.errors import JournalError, QueueNotFoundError, SettingsError
+from regards_nb.errors import JournalError, QueueNotFoundError, SettingsError, WaitTimeoutError
 from regards_nb.journal import ChangeDetector, Journal
 
 if TYPE_CHECKING:
@@ -114,8 +115,17 @@ def test_what_a_reader_cannot_do_it_says_in_one_line(place: str | Path, tmp_path
             lambda: reader.submit("dataset:X", user="jane"),
             lambda: reader.create_queue("x"),
         ):
-            with pytest.raises(SettingsError, match=r"^[^\n]*needs? [^\n]*$"):
+            with pytest.raises(SettingsError, match=r"^[^\n]*needs? [^\n]*$") as caught:
                 attempt()
+            assert "OrderTracker(..., client" not in str(caught.value)
+        reader.start()
+        with pytest.raises(WaitTimeoutError) as late:
+            reader.wait("typo", "a", timeout_s=0.1)
+        assert "no order is called 'typo'" in str(late.value)
+        assert "Only REST" not in str(late.value), "the other kernel asks REGARDS"
+        assert re.search(
+            r"All \d checks passed\. Not checked: broker, REST\.$", repr(reader.doctor())
+        )
         assert "another kernel" in reader.doctor()["broker"].text
         reader.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_any_table_has_a_function_and_labels(simulator: Simulator, tracker: Orde
 
 
 def test_without_a_download_it_says_what_blocks(
-    simulator: Simulator, tracker: OrderTracker
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two orders are made; the third only when somebody has downloaded one."""
     table = products(tracker, 1, 3)
@@ -113,6 +114,10 @@ def test_without_a_download_it_says_what_blocks(
         tracker.submit_each(table, timeout_s=2)
     assert "submit_each() with the same table goes on" in str(caught.value)
     assert "submit_each(..., download=True)" in str(caught.value)
+    assert re.findall(r"REGARDS: (.*) finished|UTC  (.*) finished", capsys.readouterr().out) == [
+        ("0 of 3 orders", ""),
+        ("", "2 of 3 orders"),
+    ]
     n_requests = len(simulator.requests)
 
     def interrupt() -> None:

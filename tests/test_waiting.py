@@ -22,7 +22,7 @@ from regards_nb.simulator import (
     Slow,
     StorageRefuses,
 )
-from regards_nb.tracker import SHOWN_S, BackgroundErrors
+from regards_nb.tracker import SHOWN_S, BackgroundErrors, EventDispatcher
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -250,6 +250,36 @@ def test_a_stop_says_which_callback_it_waits_for(
     began.clear()
     with tracker:
         until(began.is_set)
+
+
+def test_a_slow_callback_is_named(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """View, health and the time limit of a wait say which call holds up how many, until it ends."""
+    may_end = threading.Event()
+
+    def slow(_event: OrderEvent) -> None:
+        may_end.wait(60)
+
+    tracker.stop()
+    monkeypatch.setattr(EventDispatcher, "slow_s", 0.1)
+    tracker.on(None, slow)
+    tracker.start()
+    number = simulator.order(ONE_FILE)
+    told = r"callback slow on GRANTED of order 1 runs since \d+ s, and holds up [1-9] other calls?"
+    try:
+        until(lambda: re.search(told, "".join(tracker.snapshot().background_errors)))
+        assert re.search(told, tracker.health.reason or "")
+        assert re.search(told, tracker._repr_html_())
+        tracker.wait(number, timeout_s=60)
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            tracker.wait(1000, timeout_s=0.1)
+    finally:
+        may_end.set()
+    until(lambda: not tracker.snapshot().background_errors)
 
 
 def test_without_rest_a_stopped_tracker_orders_nothing(

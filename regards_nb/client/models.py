@@ -121,7 +121,7 @@ class Response:
             text += f" ({clean(said, MAX_EXCERPT_CHARS)})"
         # The gateway of REGARDS numbers each request; administrators find it in their logs.
         number = self.headers.get("correlation-id")
-        return f"{text}, correlation id {clean(number, MAX_EXCERPT_CHARS)}" if number else text
+        return f"{text}, HTTP request {clean(number, MAX_EXCERPT_CHARS)}" if number else text
 
     def _page(self) -> str:
         """Return the title of a page, or its visible text, and the name of the program."""

@@ -204,6 +204,7 @@ def table_model(
     shown = [each.order for each in ranked if each.match(words)] if words else orders
     has_several_tenants = len(set(map(attrgetter("key.tenant"), orders))) > 1
     n_finished = sum(map(attrgetter("finished"), orders))
+    n_wanted = max(len(orders), snapshot.n_wanted)
     health_severity, health = _health(snapshot.health)
     current = _current_orders(ranked)
     fraction = _mean([each.fraction_over for each in current])
@@ -215,8 +216,8 @@ def table_model(
         ),
         total=len(orders),
         headline=(
-            f"{counted(f'{n_finished} of {len(orders)}', 'order')} finished"
-            if orders
+            f"{counted(f'{n_finished} of {n_wanted}', 'order')} finished"
+            if n_wanted
             else "No event of these orders so far"
             if snapshot.n_known
             else "No orders"

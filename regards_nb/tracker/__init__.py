@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
 from regards_nb.tracker.nested_loop import run_nested as run_nested
 from regards_nb.tracker.order import Order as Order
 from regards_nb.tracker.selection import names_in as names_in

@@ -69,7 +69,12 @@ class OrderActions:
                 f"{state.status}{state.reason}"
             )
         step = _Action(self._sync, state, state.order_id, self._stop, self._jobs_stop_timeout_s)
-        order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
+        try:
+            order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
+        except ServiceError as exc:
+            if f"order {state.order_id}" not in str(exc):
+                exc.put_first(f"order {state.order_id}")
+            raise
         return self._core.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:

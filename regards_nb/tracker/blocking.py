@@ -42,9 +42,13 @@ class BlockingOrders:
             self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
             ended_s = time.monotonic()
             self._valid_until_s = ended_s + _PAUSE_FACTOR * (ended_s - began_s)
-        if not auto_download:
-            return self._found
-        return [state for state in self._found if _has_failed(self._core, state)]
+        # A download may have begun since the search.
+        return [
+            state
+            for state in self._found
+            if state.order_id not in self._core.downloads
+            and (not auto_download or _has_failed(self._core, state))
+        ]
 
     def _search(self) -> list[OrderState]:
         parts = self._core
@@ -52,11 +56,7 @@ class BlockingOrders:
         if all(state.finished for state in states):
             return []
         waiting = [
-            state
-            for state in states
-            if state.waits_for_download
-            and state.order_id not in parts.downloads
-            and not parts.holders.of(state)
+            state for state in states if state.waits_for_download and not parts.holders.of(state)
         ]
         without_message = () if self._sync is None else self._sync.without_message
         waiting += [

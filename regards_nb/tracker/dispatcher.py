@@ -24,7 +24,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import raised_at
+from regards_nb.text import counted, raised_at
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import POLL_S, OrderHeldError
@@ -75,6 +75,9 @@ class EventDispatcher:
     grow.
     """
 
+    #: The user is told of a callback that runs for longer.
+    slow_s = 5.0
+
     def __init__(
         self,
         parts: TrackerParts,
@@ -88,7 +91,7 @@ class EventDispatcher:
         self._core = parts
         self._queue = parts.frames.follow(cursor.start())
         self._workers = Workers("regards-nb-callback", 1)
-        self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor)
+        self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor, self.slow_s)
         self.auto_download = None if downloads is None else AutoDownload(parts, downloads, sync)
         self._thread = threading.Thread(
             target=_follow,
@@ -109,6 +112,11 @@ class EventDispatcher:
         """Whether the thread was ended by an exception, which is recorded."""
         return self._thread.ident is not None and not self._thread.is_alive()
 
+    @property
+    def slow_callback(self) -> str:
+        """Which callback runs for long, and how many calls wait behind it; empty without one."""
+        return self._calls.slow
+
     def start(self) -> None:
         """Start the thread; later calls do nothing."""
         if self._thread.ident is None:
@@ -127,7 +135,7 @@ class EventDispatcher:
             self._thread.join(timeout_s)
         unended = self._workers.finish(timeout_s, lambda: self._calls.running, say)
         self._cursor.save(at_once=True)
-        return unended
+        return f"{unended}; the next start() makes the calls left out" if unended else ""
 
 
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
@@ -180,6 +188,8 @@ def _follow(
             if _step(parts, queue, callbacks, downloads) and seen == before:
                 # Another kernel has written the events; threads that wait must see them.
                 parts.signal.send()
+            if callbacks.look():
+                parts.signal.send()
             callbacks.save_cursor()
             stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
@@ -226,13 +236,22 @@ class _Callbacks:
         workers: Workers,
         errors: BackgroundErrors,
         cursor: DispatchCursor,
+        slow_s: float,
     ) -> None:
+        self._slow_s = slow_s
         self._cursor = cursor
         self.registered = registered
         self._workers = weakref.ref(workers)
         self._errors = errors
         #: The call that runs, or the last one.
         self.running = "a callback"
+        #: When it began; None: no call runs.
+        self._began_s: float | None = None
+        #: Each is counted by one thread alone.
+        self._submitted = self._begun = 0
+        #: What is said of a call that runs for long, and when that is said anew.
+        self.slow = ""
+        self._say_at_s = 0.0
 
     def call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
         """Call them with events, which are all up to a generation and a row of the journal."""
@@ -243,6 +262,7 @@ class _Callbacks:
         for event in events:
             for status, callback in registered:
                 if status in (None, event.status):
+                    self._submitted += 1
                     workers.submit(partial(self._guarded, callback, event))
         # after the callbacks, in their thread
         advance = partial(self._cursor.advance, *read_up_to)
@@ -255,9 +275,28 @@ class _Callbacks:
         """Write how far the callbacks have come, now and then."""
         self._cursor.save()
 
+    def look(self) -> bool:
+        """Say which call runs for long; return whether `slow` changed.
+
+        The times double from one text to the next, because a log gets a line for each.
+        """
+        before, now_s, began_s = self.slow, time.monotonic(), self._began_s
+        if began_s is None:
+            self.slow = ""
+        elif began_s + self._slow_s > now_s:
+            self.slow, self._say_at_s = "", began_s + self._slow_s
+        elif now_s >= self._say_at_s:
+            ran_s = now_s - began_s
+            self._say_at_s = now_s + ran_s
+            others = counted(self._submitted - self._begun, "other call")
+            self.slow = f"{self.running} runs since {ran_s:.0f} s, and holds up {others}"
+        return self.slow != before
+
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
         name = getattr(callback, "__name__", repr(callback))
         self.running = f"callback {name} on {event.status} of order {event.order_id}"
+        self._begun += 1
+        self._began_s = time.monotonic()
         try:
             callback(event)
         except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
@@ -267,6 +306,8 @@ class _Callbacks:
                 where=f" {raised_at(exc)}",
                 source=source_of(callback),
             )
+        finally:
+            self._began_s = None
 
 
 def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownload | None) -> bool:

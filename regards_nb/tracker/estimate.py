@@ -84,11 +84,8 @@ def ask(
         return estimate_of(client, queries, data_types)
     except ServiceError as exc:
         if is_needed:
-            raise type(exc)(
-                f"nothing was ordered: size_limit_bytes needs an estimate, and {exc}",
-                status_code=exc.status_code,
-                messages=exc.messages,
-            ) from exc
+            exc.put_first("size_limit_bytes needs an estimate")
+            raise
         _raise_if_refused(exc)
         _log.warning("there is no estimate of the order: %s", exc)
         return None

@@ -48,7 +48,7 @@ _BETWEEN_PARTS_S = 2.0
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
 
-CLIENT_MISSING = "needs the REST side: OrderTracker(..., client=RegardsClient(...))"
+CLIENT_MISSING = "needs the REST side: make the tracker with client=RegardsClient(...)"
 
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.
 POLL_S = 0.5
@@ -331,6 +331,8 @@ class Snapshot:
     rejected: int
     #: The number of orders that the tracker knows, shown or not.
     n_known: int
+    #: The number of orders that the view is about, also those that are not made yet.
+    n_wanted: int
 
 
 def check_sources(

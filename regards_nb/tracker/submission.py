@@ -15,6 +15,7 @@ import time
 import uuid
 import warnings
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
@@ -38,7 +39,7 @@ from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.journal import Holder
@@ -303,7 +304,8 @@ class Submission:
         if earlier is not None and self._core.frames.key_of(request.correlation_id) is not None:
             return
         if earlier is None:
-            self._look_first(request, refuse_cart=refuse_cart, show=estimate)
+            with _nothing_ordered(request):
+                self._look_first(request, refuse_cart=refuse_cart, show=estimate)
         if self._sync is not None:
             if not (earlier is not None and self._find(self._sync.client, request, earlier)):
                 self._send_over_rest(self._sync.client, request)
@@ -387,7 +389,8 @@ class Submission:
     # -- over REST --
 
     def _send_over_rest(self, client: RegardsClient, request: Request) -> None:
-        newest_before = self._newest_order_id(client, request)
+        with _nothing_ordered(request):
+            newest_before = self._newest_order_id(client, request)
         self._save(request, sent=True, newest_before=newest_before)
         try:
             answer = client.apply(
@@ -399,13 +402,15 @@ class Submission:
         except ServiceError as exc:
             if _surely_not_ordered(exc):
                 self._save(request, sent=False)
+                exc.put_first(_nothing(request))
                 raise
             if self._find(client, request, {"newest_before": newest_before}):
                 return
+            labelled = f" (label {request.label!r})" if request.label else ""
             raise ServiceUnreachableError(
-                f"no answer to request {request.correlation_id!r}, so it is open whether REGARDS "
-                f"has made an order ({exc}). Submit it again with the same correlation_id: the "
-                "tracker then asks REGARDS first, and orders nothing twice",
+                f"no answer to request {request.correlation_id!r}{labelled}, so it is open whether "
+                f"REGARDS has made an order ({exc}). Submit it again with the same correlation_id: "
+                "the tracker then asks REGARDS first, and orders nothing twice",
                 status_code=exc.status_code,
             ) from exc
         self._journal_answer(
@@ -506,8 +511,9 @@ class Submission:
                 )
             except UnconfirmedRequestError:
                 raise
-            except BrokerError:
+            except BrokerError as exc:
                 self._save(request, sent=False)
+                exc.put_first(_nothing(request))
                 raise
         self._wait_for_answer(request.correlation_id)
 
@@ -528,6 +534,20 @@ class Submission:
 
 def _refuse_to_wait(holder: Holder) -> None:
     raise SubmitsElsewhereError(f"{holder} is submitting a request")
+
+
+@contextmanager
+def _nothing_ordered(request: Request) -> Iterator[None]:
+    """Say that an error came before the request was sent."""
+    try:
+        yield
+    except ServiceError as exc:
+        exc.put_first(_nothing(request))
+        raise
+
+
+def _nothing(request: Request) -> str:
+    return f"nothing was ordered for {(request.label or request.correlation_id)!r}"
 
 
 def _name(request: Request) -> str:

@@ -19,7 +19,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import OrderStatus
-from regards_nb.orders import GONE
+from regards_nb.orders import GONE, OrderKey
 from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
 from regards_nb.tracker.dispatcher import awaits_files
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from regards_nb.consumer import Health
-    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
@@ -110,9 +110,9 @@ class TableOrders:
         return [request.label or "" for request in self._requests]
 
     def keys(self) -> list[OrderKey]:
-        """Return the keys of the orders that were made."""
-        keys = map(self._core.frames.key_of, self.correlation_ids)
-        return [key for key in keys if key is not None]
+        """Return the keys of all orders of the table, also of those that are not made yet."""
+        find = self._core.frames.key_of
+        return [find(name) or OrderKey(None, name) for name in self.correlation_ids]
 
     # -- which orders
 

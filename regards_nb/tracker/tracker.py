@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import warnings
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
@@ -460,7 +461,9 @@ class OrderTracker:
     @property
     def health(self) -> Health:
         """State of the connection to RabbitMQ, or of the polling without one."""
-        return self._life.health
+        health = self._life.health
+        reasons = filter(None, (health.reason, self._slow_callback))
+        return replace(health, reason=" ".join(reasons) or None)
 
     @property
     def version(self) -> int:
@@ -638,22 +641,27 @@ class OrderTracker:
         return Snapshot(
             orders=tuple(without_own(self._core, states) if auto_download else states),
             blocking=tuple(self._blocking.find(auto_download=auto_download)),
-            health=self.health,
+            health=self._life.health,
             background_errors=self._warnings() + self._core.errors.shown,
             rejected=self._core.frames.rejections,
             n_known=len(states) or len(self._core.frames.states()),
+            n_wanted=len(states) if keys is None else len(keys),
         )
 
     @property
     def _own_download(self) -> AutoDownload | None:
         return None if self._dispatcher is None else self._dispatcher.auto_download
 
+    @property
+    def _slow_callback(self) -> str:
+        return "" if self._dispatcher is None else self._dispatcher.slow_callback
+
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
-        health = self.health
+        health = self._life.health
         others = None if self._others is None else self._others.warning()
         reason = health.reason if health.state is HealthState.CONSUMING else None
-        return tuple(text for text in (others, reason) if text is not None)
+        return tuple(text for text in (others, reason, self._slow_callback) if text)
 
     def _warnings_at_start(self) -> tuple[str, ...]:
         others = None

@@ -46,7 +46,8 @@ _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
-    "time limit of the server. Only REST tells of it: OrderTracker(..., client=RegardsClient(...))"
+    "time limit of the server. Only REST tells of it: make the tracker with "
+    "client=RegardsClient(...)"
 )
 
 
@@ -196,7 +197,7 @@ class Wait:
             self._downloads.begin(self._to_download())
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             note = self.note()
-            if self._sync is None and _REST_MISSING not in note:
+            if self._lacks_rest and self._states and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
             health = self._life.health
             away = [health.reason] if health.state not in RUNNING and health.reason else []
@@ -306,7 +307,7 @@ class Wait:
         paused = [state for state in running if state.status == OrderStatus.PAUSED]
         if paused:
             note += f"; order {_numbers(paused)} is paused: tracker.resume({_numbers(paused)})"
-        if self._sync is None and self._is_silent(running):
+        if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
 
@@ -330,6 +331,11 @@ class Wait:
             self._sync.ask_soon(0.0)
             self._next_look_s = now_s + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
+
+    @property
+    def _lacks_rest(self) -> bool:
+        """Whether a client would tell more; that of a reader does not poll."""
+        return self._sync is None and self._life.health.state is not HealthState.READING
 
     def _is_silent(self, states: list[OrderState]) -> bool:
         last = self._life.health.last_event or self._began
