@@ -18,6 +18,7 @@ from regards_nb.simulator import (
     OrderPlan,
     Outcome,
     PrivateBroker,
+    Reply,
     Route,
     Simulator,
     Slow,
@@ -293,10 +294,34 @@ def test_an_expired_order_counts_the_files_that_were_never_ready_here(
     assert len(tracker.download(number)) == 4
     simulator.wait_available(number, files=2)
     simulator.expire(number)
-    with pytest.raises(errors.IncompleteDownloadError, match=r"EXPIRED.* 2 files") as said:
+    with pytest.raises(errors.IncompleteDownloadError, match=r"EXPIRED.*file_00005") as said:
         tracker.download(number)
     assert len(said.value.paths) == 4
     assert tracker[number].status == "EXPIRED"
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_a_new_process_names_what_an_expired_order_lacks(
+    status: int, simulator: Simulator, tracker: OrderTracker, tmp_path: Path
+) -> None:
+    """REGARDS may still list the files. Where it does not, the error says that some are missing."""
+    number = simulator.order(OrderPlan(n_files=6, files_per_suborder=2))
+    tracker.wait(number, until="part", timeout_s=60)
+    simulator.wait_available(number, files=4)
+    assert len(tracker.download(number)) == 4
+    simulator.wait_available(number, files=2)
+    simulator.expire(number)
+    tracker.sync()
+    tracker.stop()
+    if status != 200:
+        simulator.faults.add(Reply(route=Route.ORDER, status=status, times=None))
+    with tracker_of(simulator, tmp_path) as restarted:
+        said = "file_00005" if status == 200 else "sub-orders that were not downl"
+        with pytest.raises(errors.IncompleteDownloadError, match=rf"has deleted.*{said}") as caught:
+            restarted.download(number)
+        assert len(caught.value.paths) == 4
+        missing = restarted.files.query("path.isna()")["name"].tolist()
+        assert missing == (["file_00004.bin", "file_00005.bin"] if status == 200 else [])
 
 
 @pytest.mark.parametrize("status", [404, 410, 422])

@@ -33,7 +33,7 @@ from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
-from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
+from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
 from regards_nb.tracker.shared import CLIENT_MISSING, POLL_S, OrderHeldError
 
 if TYPE_CHECKING:
@@ -367,20 +367,27 @@ class Downloads:
     ) -> RegardsError | None:
         """Return an error for the files of a deleted order that are not in place."""
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
-        records = self._core.frames.files_of(number)
         new_order = "A new order brings them: submit()"
-        if not any(record.in_place for record in records):
+        if not any(record.in_place for record in self._core.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them was downloaded here. {new_order}")
+        if self._sync is not None:
+            log = self._core.journal.file_log(order.tenant or self._tenant, self.workspace)
+            with suppress(ServiceError):  # REGARDS may list them no more
+                list_others(self._sync.client, number, log)
+        records = self._core.frames.files_of(number)
         look = FileLook(checksum=request.check == "checksum")
         lost = {r.name: why for r in records if (why := _why_missing(r, look))}
         # REGARDS tells a number; no manifest has named these files.
         unlisted = max((order.files_total or 0) - len(records), 0)
-        if not lost and not unlisted:
+        is_short = not (lost or unlisted) and self._lacks_suborders(order, number)
+        if not (lost or unlisted or is_short):
             return None
         names = [f"{clean(name)} ({why})" for name, why in lost.items()][:_MOST_NAMED]
         more = len(lost) - len(names) + unlisted
         if more:
             names.append(f"{'more ' if names else ''}{counted(more, 'file')}")
+        if is_short:
+            names.append("the files of its sub-orders that were not downloaded")
         gone = {record.path for record in records if record.name in lost}
         paths = [path for path in self._core.paths(number) if str(path) not in gone]
         return IncompleteDownloadError(
@@ -389,6 +396,11 @@ class Downloads:
             paths=paths,
             missing=lost,
         )
+
+    def _lacks_suborders(self, order: OrderState, number: int) -> bool:
+        """Return whether a sub-order was not prepared, or not downloaded after that."""
+        fetched_row = self._core.journal.fetched_row(order.tenant, number)
+        return order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
 
     def stopped(self, keys: Iterable[OrderKey]) -> str:
         """Return how far the downloads of some orders had come when the user stopped the call."""

@@ -122,7 +122,7 @@ def fetch_order(
         log = journal.file_log(order.tenant or tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            _list_others(client, order.order_id, log)
+            list_others(client, order.order_id, log)
         try:
             result = Downloader(
                 client,
@@ -147,7 +147,7 @@ def fetch_order(
         return result
 
 
-def _list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
+def list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
     """Record the files that REGARDS could not prepare or has sent already.
 
     No manifest lists them. The download then asks for each by its id, and reports it like a file

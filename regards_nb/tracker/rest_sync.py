@@ -384,6 +384,7 @@ class RestSync:
         if (
             not known.waits_for_download
             or remote.available_files != 0
+            or _STATUS.get(remote.status) in GONE
             or remote.order_id in self._core.downloads
         ):
             return
