@@ -133,8 +133,17 @@ def test_a_wrong_password_is_told_by_start(simulator: Simulator, tmp_path: Path)
     assert tracker.health.state is HealthState.FAILED
 
 
-def test_a_list_that_cannot_be_read_stops_no_start(simulator: Simulator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_token", [False, True])
+def test_a_list_that_cannot_be_read_stops_no_start(
+    simulator: Simulator, tmp_path: Path, *, with_token: bool
+) -> None:
     """It is shown as a problem; orders go on once REGARDS sends a list again."""
+    client = client_of(simulator)
+    if with_token:
+        client.login()
+        assert client._tokens is not None
+        token = client._tokens.current().secret
+        client = RegardsClient(simulator.base_url, tenant=simulator.tenant, token=token)
     broken = simulator.faults.add(
         Reply(
             route=Route.ORDERS,
@@ -144,9 +153,12 @@ def test_a_list_that_cannot_be_read_stops_no_start(simulator: Simulator, tmp_pat
             times=None,
         )
     )
-    with OrderTracker(
-        client=client_of(simulator), journal=tmp_path / "j.sqlite", poll_s=0.05
-    ) as tracker:
+    if with_token:
+        page = simulator.faults.add(html_page(Route.BASKET))
+        with pytest.raises(errors.UnexpectedAnswerError, match="is not a list"):
+            OrderTracker(client=client, journal=tmp_path / "j.sqlite").start()
+        simulator.faults.remove(page)
+    with OrderTracker(client=client, journal=tmp_path / "j.sqlite", poll_s=0.05) as tracker:
         assert any("is not a list" in text for text in tracker.snapshot().background_errors)
         simulator.faults.remove(broken)
         order = tracker.submit("dataset:SWOT_PASS_012")

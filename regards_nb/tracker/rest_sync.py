@@ -566,13 +566,12 @@ class Poller:
         client = self._sync.client
         try:
             asked = in_thread(self._ask_first)
-            awaited(asked, say, f"waiting for REGARDS at {client.base_url}")
+            problem = awaited(asked, say, f"waiting for REGARDS at {client.base_url}")
         except RegardsError as exc:
-            # After a login it is REGARDS that answers, and not a page of something else.
-            if isinstance(exc, _REFUSALS) or client.login_form is None:
-                self._health.report(HealthState.FAILED, str(exc))
-                raise
-            rounds.failed(exc)
+            self._health.report(HealthState.FAILED, str(exc))
+            raise
+        if problem is not None:
+            rounds.failed(problem)
         self._stop = threading.Event()
         self._health.report(HealthState.POLLING, _polling(self._poll_s))
         self._thread = threading.Thread(
@@ -584,10 +583,24 @@ class Poller:
         weakref.finalize(self, self._stop.set).atexit = False
         self._thread.start()
 
-    def _ask_first(self) -> None:
-        # One order is enough to know whether the login is accepted.
-        next(self._sync.client.iter_orders(page_size=1), None)
-        self._sync.ask_unfinished()
+    def _ask_first(self) -> RegardsError | None:
+        """Ask for the orders; return why they cannot be read, if it is REGARDS that answers."""
+        client = self._sync.client
+        try:
+            # One order is enough to know whether the login is accepted.
+            next(client.iter_orders(page_size=1), None)
+            self._sync.ask_unfinished()
+        except _REFUSALS:
+            raise
+        except RegardsError as exc:
+            # After a login it is not a page of something else. A token has proved nothing so far.
+            if client.login_form is None:
+                try:
+                    client.cart()
+                except RegardsError:
+                    raise exc from None
+            return exc
+        return None
 
     def stop(self, timeout_s: float) -> None:
         """End the thread; TrackingError if it waits for an answer and did not end in time."""
