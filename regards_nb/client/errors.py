@@ -123,15 +123,9 @@ class TokenState(Enum):
 def token_state(response: Response, *, token_has_ended: bool, may_have_acted: bool) -> TokenState:
     """Tell whether an error response is about the token (protocol.md 1.0, 9).
 
-    Parameters
-    ----------
-    response : Response
-        Its status is not 2xx.
-    token_has_ended : bool
-        The lifetime of the token is over by our clock.
-    may_have_acted : bool
-        The request was an action or a zip. After a 500 the server may have acted, so the request
-        is sent again only if the token has surely ended.
+    The status of *response* is not 2xx. *token_has_ended*: its lifetime is over by our clock.
+    *may_have_acted*: the request was an action or a zip. After a 500 the server may have acted, so
+    the request is sent again only if the token has surely ended.
     """
     if response.status not in (401, 403, 500):
         return TokenState.VALID
