@@ -348,6 +348,50 @@ def test_legal_twins_stay_two(admin: Admin, journal: Journal, consumer: Consumer
     until(lambda: journal.last_id() == 3)
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_stop_returns_no_message(broker: PrivateBroker, journal: Journal, kind: str) -> None:
+    """Stopped while many messages wait: what is received is kept, the rest is as it was."""
+    check_that_stop_returns_nothing(broker, journal, kind)
+
+
+def check_that_stop_returns_nothing(broker: PrivateBroker, journal: Journal, kind: str) -> None:
+    admin = Admin(broker, **{"x-queue-type": kind})
+    publish(admin, 0, 5000)
+    with consuming(admin, journal):
+        until(lambda: journal.last_id() > 0)
+    received = journal.last_id()
+    assert 0 < received < 5000
+    assert admin.messages_left() == 5000 - received
+    method, _, _ = admin._channel.basic_get(admin.queue)
+    assert not method.redelivered
+    admin.delete_queue()
+    admin.close()
+
+
+def test_a_message_that_somebody_looked_at_is_not_taken_for_an_acknowledged_one(
+    broker: PrivateBroker, journal: Journal
+) -> None:
+    """The second of two equal messages comes late, and is put back with the flag: it is new."""
+    check_that_a_late_twin_is_new(broker, journal)
+
+
+def check_that_a_late_twin_is_new(broker: PrivateBroker, journal: Journal) -> None:
+    admin = Admin(broker, **{"x-queue-type": "quorum"})
+    with consuming(admin, journal):
+        publish(admin, 0, 2)
+        until(lambda: journal.last_id() == 2)
+    publish(admin, 0, 2)
+    channel = admin._connection.channel()
+    assert channel.basic_get(admin.queue)[0]
+    assert channel.basic_get(admin.queue)[0]
+    channel.close()
+    with consuming(admin, journal):
+        until(lambda: admin.messages_left() == 0)
+    assert numbers(journal) == [0, 1, 0, 1]
+    admin.delete_queue()
+    admin.close()
+
+
 def test_hostile_properties_do_not_stop_the_good_messages(
     admin: Admin, journal: Journal, consumer: Consumer
 ) -> None:

@@ -128,13 +128,17 @@ class Client:
             clock=lambda: machine.now,
         )
 
-    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
+    def journal_batch(
+        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
+    ) -> None:
         self._matcher.begin(deliveries)
         is_redelivery = any(message.redelivered for message in deliveries)
         if is_redelivery:
             self._matcher.add_own(self._journal[self._own_up_to_id :])
             self._own_up_to_id = len(self._journal)
-        new = self._matcher.new(deliveries, self._counts)
+        new = self._matcher.new(
+            deliveries, self._counts, delivered=delivered, acknowledged=acknowledged
+        )
         if self.journal_fails:
             raise JournalError("cannot be written now")
         self._matcher.confirm()

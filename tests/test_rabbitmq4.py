@@ -16,7 +16,15 @@ import pika
 import pytest
 from conftest import Admin, until
 from tcp_proxy import TcpProxy
-from test_consumer import LIMIT_S, consuming, nothing, numbers, publish
+from test_consumer import (
+    LIMIT_S,
+    check_that_a_late_twin_is_new,
+    check_that_stop_returns_nothing,
+    consuming,
+    nothing,
+    numbers,
+    publish,
+)
 from test_docs import DOCS, administer, fences
 
 from regards_nb import OrderTracker
@@ -208,3 +216,13 @@ def test_a_created_queue_of_each_kind_receives_an_order(
         simulator.order(OrderPlan(n_files=1), correlation_id=kind)
         tracker.wait(kind, timeout_s=60)
         assert tracker.doctor()["right to read"].verdict == "ok"
+
+
+def test_a_message_that_somebody_looked_at_is_new(broker: PrivateBroker, journal: Journal) -> None:
+    """The second of two comes late, and somebody has looked at it."""
+    check_that_a_late_twin_is_new(broker, journal)
+
+
+def test_stop_returns_no_message(broker: PrivateBroker, journal: Journal) -> None:
+    """A return counts towards the limit at which RabbitMQ 4 drops a message."""
+    check_that_stop_returns_nothing(broker, journal, "quorum")

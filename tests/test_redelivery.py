@@ -99,11 +99,25 @@ def test_messages_that_come_again_on_the_same_channel_are_known() -> None:
     assert matcher.new(first) == first
     matcher.confirm()
     matcher.add_own(rows("a", "a", "b", session_id=2))
-    for count in (1, 2, 3):
+    for count, delivered in ((1, 3), (2, 7), (3, 11)):
         again = [message(name, redelivered=True) for name in ("a", "a", "b", "c")]
-        new = matcher.new(again, {id(each): count for each in again})
+        new = matcher.new(again, {id(each): count for each in again}, delivered=delivered)
         matcher.confirm()
         assert new == ([again[-1]] if count == 1 else [])
+
+
+def test_a_message_that_comes_again_follows_the_first_unacknowledged_one() -> None:
+    """Somebody looks at the second of two equal messages in a quorum queue: it is new.
+
+    The first one is the newest of four that wait for their acknowledgement. RabbitMQ returns all
+    of them or none, beginning with the oldest.
+    """
+    matcher = RedeliveryMatcher()
+    matcher.add_own(rows("a", "b", "c", "d", "e"))
+    looked_at, *returned = [message(name, redelivered=True) for name in ("e", "b", "c", "e")]
+    for delivered, each in enumerate((looked_at, *returned), 5):
+        new = matcher.new([each], {id(each): 1}, delivered=delivered, acknowledged=1)
+        assert new == ([each] if each is looked_at else [])
 
 
 def test_a_message_that_another_kernel_took_over_is_known() -> None:

@@ -35,14 +35,15 @@ FEW_MESSAGES = 8
 class AckBatcher:
     """Journals messages in batches and acknowledges them after that.
 
-    *journal_batch* raises JournalError where it cannot write; *acknowledge* acknowledges all
+    ``journal_batch(deliveries, delivered=n, acknowledged=n)`` raises JournalError where it cannot
+    write; the counts are those of the messages before these. *acknowledge* acknowledges all
     messages up to a delivery tag. *prefetch_steps* are how many unacknowledged messages the broker
     allows: at first, and after `grow`. *clock* returns monotonic seconds.
     """
 
     def __init__(
         self,
-        journal_batch: Callable[[Sequence[Delivery]], None],
+        journal_batch: Callable[..., None],
         acknowledge: Callable[[int], None],
         *,
         prefetch_steps: Sequence[int] = PREFETCH_STEPS,
@@ -63,6 +64,7 @@ class AckBatcher:
         self._grown_at_tag = 0
         #: the number of pending messages at the last call of `has_grown`
         self._pending_before = 0
+        self._is_held = False
 
     @property
     def prefetch(self) -> int:
@@ -75,16 +77,24 @@ class AckBatcher:
         return bool(self._pending)
 
     @property
+    def is_acknowledged(self) -> bool:
+        """Whether all messages that were delivered are acknowledged."""
+        return self._acknowledged_tag == self._newest_tag
+
+    @property
     def has_journalled(self) -> bool:
         """Whether any message was journalled."""
         return self._has_journalled
 
-    def should_grow(self) -> bool:
-        """Return whether the limit was used once, and the broker waits for us now.
+    @property
+    def is_full(self) -> bool:
+        """Whether all that the limit allows is delivered: then no message is on its way."""
+        before = max(self._acknowledged_tag, self._grown_at_tag)
+        return self._newest_tag - before >= self.prefetch
 
-        It waits when all that the limit allows is delivered: then no message is on its way.
-        """
-        return self._may_grow() and self._newest_tag - self._acknowledged_tag >= self.prefetch
+    def should_grow(self) -> bool:
+        """Return whether the limit was used once, and the broker waits for us now."""
+        return self._may_grow() and self.is_full
 
     def _may_grow(self) -> bool:
         return len(self._steps) > 1 and self._acknowledged_tag - self._grown_at_tag >= self.prefetch
@@ -93,6 +103,14 @@ class AckBatcher:
         """Use the next prefetch limit; the caller tells the broker."""
         del self._steps[0]
         self._grown_at_tag = self._newest_tag
+
+    def hold(self) -> None:
+        """Acknowledge nothing but by `acknowledge_all`, so that the limit fills."""
+        self._is_held = True
+
+    def resume(self) -> None:
+        """Acknowledge again."""
+        self._is_held = False
 
     def start_over(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
@@ -119,14 +137,18 @@ class AckBatcher:
         """Journal the received messages; after a JournalError the next call tries again."""
         if not self._pending:
             return
-        self._journal_batch(self._pending)
-        self._has_journalled = True
         newest_tag = self._newest_tag
+        self._journal_batch(
+            self._pending,
+            delivered=newest_tag - len(self._pending),
+            acknowledged=self._acknowledged_tag,
+        )
+        self._has_journalled = True
         self._journalled.append((newest_tag, self._clock()))
         self._pending = []
         self._pending_before = 0
         is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
-        if is_half_used and not self._may_grow():
+        if is_half_used and not self._may_grow() and not self._is_held:
             # Leave the newest unacknowledged: if the connection ends, the redelivered messages
             # then begin with journalled rows, whose order tells which later messages are new.
             self._acknowledge_up_to(newest_tag - self.prefetch // 4)
@@ -137,7 +159,8 @@ class AckBatcher:
         Unless the queue *is_drained*, not the newest ones: a message with the same bytes may be the
         next in the queue, and be delivered to a connection that ends.
         """
-        self._acknowledge_older_than(self._clock() - ACK_LINGER_S, is_drained=is_drained)
+        if not self._is_held:
+            self._acknowledge_older_than(self._clock() - ACK_LINGER_S, is_drained=is_drained)
 
     def acknowledge_all(self, *, is_drained: bool = True) -> None:
         """Acknowledge all journalled messages, or all but the newest unless the queue *is_drained*.

@@ -14,12 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pika
-from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.addresses import HEARTBEAT_S, describe
-from regards_nb.consumer.delivery_reader import DeliveryReader, properties_from
+from regards_nb.consumer.delivery_reader import IOServices, properties_from
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
 from regards_nb.consumer.message import delivery_from
@@ -44,6 +42,10 @@ ACK_PERIOD_S = 0.5
 JOURNAL_RETRY_S = 1.0
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
+#: A consumer that is to end waits for the messages on their way, and asks RabbitMQ every so often
+#: whether there are any. After so many answers without a message in between, it ends.
+REST_PERIOD_S = 0.02
+SILENT_RESTS = 25
 #: Time for RabbitMQ to confirm the end of a connection on which it has answered nothing.
 CLOSE_TIMEOUT_S = 2.0
 
@@ -58,7 +60,7 @@ class Receiver(Protocol):
         """Return the first offset to read if the queue is a stream; None for its first message."""
 
     def on_silent_stream(self) -> None:
-        """Raise StreamInDoubtError if a stream that delivers nothing should have done so."""
+        """Raise StreamInDoubtError if a stream should have delivered something."""
 
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
@@ -78,60 +80,27 @@ class Receiver(Protocol):
     def on_redelivery(self, delivery: Delivery, count: int) -> None:
         """Store how often RabbitMQ has returned a message to its queue."""
 
-    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
+    def journal_batch(
+        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
+    ) -> None:
         """Write messages to the journal; they are acknowledged later.
 
+        Before these, the channel has *delivered* so many messages, and so many were *acknowledged*.
         After a JournalError they are given again; after a StreamInDoubtError the connection must
         end.
         """
+
+    def on_all_acknowledged(self) -> None:
+        """Store that all journalled messages are acknowledged, and no other consumer has any."""
+
+    def on_acknowledgements_confirmed(self) -> None:
+        """Store that RabbitMQ has written the acknowledgements of the last such moment."""
 
     def verify_journal(self) -> None:
         """Raise JournalError if messages must not be acknowledged."""
 
     def on_journal_error(self, error: JournalError) -> bool:
         """Store why the journal cannot be written; return whether to try again."""
-
-
-class _IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
-    """pika's I/O services, which read messages before pika does and can abort the transport.
-
-    An AMQP close waits for the broker's answer. A frozen broker does not answer; its socket must be
-    closed without one.
-    """
-
-    def __init__(self, on_message: Callable[[int, int, bool, bytes, bytes], None]) -> None:
-        super().__init__(IOLoop())
-        self.transport: Any = None
-        self._on_message = on_message
-
-    def create_streaming_connection(
-        self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        def make_protocol() -> Any:
-            return DeliveryReader(protocol_factory(), self._on_message)
-
-        def store_transport(result: Any) -> None:
-            if not isinstance(result, BaseException):
-                self.transport, protocol = result
-                # pika expects its own protocol back
-                result = (self.transport, protocol.protocol)
-            on_done(result)
-
-        return super().create_streaming_connection(
-            make_protocol, sock, store_transport, *args, **kwargs
-        )
-
-    def close(self) -> None:
-        """Close the loop, and the socket if an exception has ended the loop before.
-
-        RabbitMQ would go on to deliver messages to an open socket that nobody reads.
-        """
-        # abort() of the transport needs a loop that runs
-        sock = getattr(self.transport, "_sock", None)
-        for close in (super().close, getattr(sock, "close", None)):
-            with suppress(OSError):  # other code can have closed the descriptors
-                if close is not None:
-                    close()
 
 
 class Connection:
@@ -148,7 +117,7 @@ class Connection:
         self._receiver = receiver
         self.where = describe(parameters)
         self._parameters = parameters
-        self._io = _IOServices(self._on_message)
+        self._io = IOServices(self._on_message)
         self._connection: Any = None
         self._channel: Any = None
         self._spare: Any = None
@@ -169,6 +138,10 @@ class Connection:
         self._cancelled_to_grow = False
         self._close_reason: BaseException | None = None
         self._closing = False
+        #: the consumer ends, and no message is on its way to it
+        self._is_complete = False
+        self._is_cancelling = False
+        self._silent_rests = 0
         #: now, and when RabbitMQ was last asked for the depth of the queue
         self._newest_tag = self._newest_tag_seen = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
@@ -179,7 +152,9 @@ class Connection:
         #: the answer that is awaited before the consumer works; another thread reads it
         self.awaited = "the connection"
         self._answers = PendingAnswers()
-        self._probe = MajorityProbe(queue, self._answers, self._finish)
+        self._probe = MajorityProbe(
+            queue, self._answers, self._finish, receiver.on_acknowledgements_confirmed
+        )
         #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
@@ -261,8 +236,8 @@ class Connection:
         A journal that cannot be written would receive the same messages again at each consumer
         timeout, and RabbitMQ 4 drops a message of a quorum queue after 20 returns.
         """
-        # In a thread: RabbitMQ opens the channels while the disk writes. `_consume_if_ready` waits
-        # for both. A daemon, because the end of Python must not wait for a locked journal.
+        # RabbitMQ opens the channels while the disk writes; `_consume_if_ready` waits for both. A
+        # daemon, because the end of Python must not wait for a locked journal.
         if not self._closing:
             threading.Thread(
                 target=self._open_session_now, name="regards-nb-session", daemon=True
@@ -333,6 +308,7 @@ class Connection:
         self._receiver.on_depth(depth, is_silent=is_silent)
         self._newest_tag_seen = self._newest_tag
         if self._is_consuming and is_silent and depth == 0 and not self._is_classic:
+            self._store_if_all_acknowledged(answer)
             self._probe.tick(self._connection)
         consumers: int = answer.method.consumer_count
         if not self._is_consuming:
@@ -348,6 +324,10 @@ class Connection:
         if self._is_consuming and not self._growing:
             self._consumer_count -= 1
             self._report_other_consumers()
+
+    def _store_if_all_acknowledged(self, answer: Any) -> None:
+        if self._batcher.is_acknowledged and answer.method.consumer_count <= 1:
+            self._receiver.on_all_acknowledged()
 
     def _report_other_consumers(self) -> None:
         # A stream gives each message to every consumer; all other queues give it to one.
@@ -435,6 +415,8 @@ class Connection:
         self._growing = True
         self._answers.expect("a larger limit")
         if self._is_classic:
+            # the old consumer stays full, and receives nothing more
+            self._batcher.hold()
             self._batcher.grow()
             self._consume_larger()
         else:
@@ -444,7 +426,7 @@ class Connection:
         self._answers.received("a larger limit")
         self._consumer_tag = None
         if self._closing:
-            # pika ignores the second cancellation of a consumer, that of `_begin_close`
+            self._is_cancelling = self._is_complete = True
             self._on_cancelled_by_us(_answer)
             return
         self._cancelled_to_grow = True
@@ -463,7 +445,7 @@ class Connection:
         old_tag = self._consumer_tag
 
         def on_limited(_answer: Any) -> None:
-            if not self._closing and self._channel.is_open:
+            if self._channel.is_open:
                 if self._may_be_stream:
                     self._stream_start = self._receiver.stream_start()
                 self._consumer_tag = self._start_consumer(on_consuming)
@@ -471,12 +453,14 @@ class Connection:
         def on_consuming(answer: Any) -> None:
             if old_tag is None:
                 on_grown(answer)
-            elif not self._closing:
+            else:
                 self._cancel(on_grown, old_tag)
 
         def on_grown(_answer: Any) -> None:
             self._growing = False
             self._answers.received("a larger limit")
+            if not self._closing:
+                self._batcher.resume()
 
         self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
 
@@ -516,7 +500,7 @@ class Connection:
     def _flush_or_wait(self) -> None:
         """Journal the received messages, unless many more arrived since the last call.
 
-        Messages that arrive together are committed together, and a single message does not wait.
+        Messages that arrive together are committed together, and a single one does not wait.
         """
         if self._batcher.has_grown():
             self._schedule_flush(0)
@@ -599,10 +583,47 @@ class Connection:
             return
         self._closing = True
         self._io.call_later(within_s, self._abort)
-        if self._channel is not None and self._channel.is_open and self._consumer_tag:
-            self._cancel(self._on_cancelled_by_us)
-        else:
+        if not (self._channel is not None and self._channel.is_open and self._consumer_tag):
             self._close()
+        elif self._may_be_stream or not self._is_consuming:
+            self._cancel_to_close()
+        else:
+            self._batcher.hold()
+            self._newest_tag_seen = self._newest_tag
+            self._io.call_later(within_s / 2, self._cancel_to_close)
+            self._request_rest()
+
+    def _request_rest(self) -> None:
+        """Ask whether messages may be on their way to the consumer.
+
+        RabbitMQ would deliver these again with the flag, and of two messages with the same bytes
+        one could be journalled and acknowledged, and the other be taken for it. A consumer that
+        acknowledges nothing receives what the prefetch limit allows, and then no more.
+        """
+        if self._channel.is_open and not self._is_cancelling:
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_rest)
+
+    def _on_rest(self, answer: Any) -> None:
+        is_silent = self._newest_tag_seen == self._newest_tag
+        self._newest_tag_seen = self._newest_tag
+        self._silent_rests = self._silent_rests + 1 if is_silent else 0
+        self._is_complete = self._batcher.is_full
+        has_rest = answer.method.message_count and self._silent_rests < SILENT_RESTS
+        if self._growing or (has_rest and not self._is_complete):
+            self._io.call_later(REST_PERIOD_S, self._request_rest)
+            return
+        if not answer.method.message_count and not self._is_classic:
+            # Before the cancellation: its answer then says that RabbitMQ has written them.
+            self._flush()
+            self._batcher.acknowledge_all()
+            self._store_if_all_acknowledged(answer)
+        self._cancel_to_close()
+
+    def _cancel_to_close(self) -> None:
+        if self._is_cancelling or not self._channel.is_open:
+            return
+        self._is_cancelling = True
+        self._cancel(self._on_cancelled_by_us)
 
     def _abort(self) -> None:
         """Close the socket without the broker's answer."""
@@ -613,18 +634,21 @@ class Connection:
             self._io.transport.abort()
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
+        if not (self._is_classic or self._may_be_stream):
+            self._receiver.on_acknowledgements_confirmed()
         self._flush()
-        if not self._may_be_stream and self._channel.is_open:
-            # With messages behind, some are on their way to the consumer that is gone. RabbitMQ
-            # delivers them again with the flag, and only rows before them tell that they are new.
-            self._channel.queue_declare(self._queue, passive=True, callback=self._on_rest)
+        if not self._may_be_stream and not self._is_complete and self._channel.is_open:
+            # Messages that arrived last may be on their way to the consumer that is gone.
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_cancelled_rest)
         else:
-            self._batcher.acknowledge_all()
-            self._close()
+            self._acknowledge_rest(is_drained=True)
 
-    def _on_rest(self, answer: Any) -> None:
+    def _on_cancelled_rest(self, answer: Any) -> None:
+        self._acknowledge_rest(is_drained=not answer.method.message_count)
+
+    def _acknowledge_rest(self, *, is_drained: bool) -> None:
         if not (self._is_classic and self._growing):
-            self._batcher.acknowledge_all(is_drained=not answer.method.message_count)
+            self._batcher.acknowledge_all(is_drained=is_drained)
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:

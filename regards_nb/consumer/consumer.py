@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
@@ -335,6 +337,8 @@ class _JournalWriter:
         self._queue = queue
         self._journal = journal
         self._shared = shared
+        #: Messages of a quorum queue up to this row are acknowledged, and do not come again.
+        self._cursor = f"acknowledged {blake2b(queue.encode(), digest_size=8).hexdigest()}"
         self._session_id = 0
         self._matcher = RedeliveryMatcher()
         self._consuming_since_s: float | None = None
@@ -347,6 +351,10 @@ class _JournalWriter:
         self._taken_over_up_to_id = 0
         #: the newest row, unless another session writes
         self._expected_id = 0
+        #: up to which row RabbitMQ was told that all are acknowledged, and has confirmed it
+        self._acknowledged_up_to_id = self._confirmed_up_to_id = 0
+        #: the generation of the files that these ids belong to
+        self._generation = 0
         self._stream = stream
 
     @property
@@ -356,8 +364,11 @@ class _JournalWriter:
         return None if since_s is None else time.monotonic() - since_s
 
     def open_session(self) -> None:
+        self._generation = self._journal.generation
         self._session_id = self._journal.open_session(self._queue)
         self._taken_over_up_to_id = self._expected_id = self._journal.last_id()
+        self._confirmed_up_to_id = self._journal.cursors.read(self._cursor) or 0
+        self._compared_up_to_id = self._confirmed_up_to_id
 
     def stream_start(self) -> int | None:
         return self._stream.start()
@@ -416,10 +427,23 @@ class _JournalWriter:
                 "sets delivery-limit to -1).",
             )
 
+    def on_all_acknowledged(self) -> None:
+        self._acknowledged_up_to_id = self._expected_id
+
+    def on_acknowledgements_confirmed(self) -> None:
+        row_id = self._acknowledged_up_to_id
+        if row_id > self._confirmed_up_to_id:
+            self._confirmed_up_to_id = row_id
+            # Without it more rows are compared, and a later confirmation writes it.
+            with suppress(JournalError):
+                self._journal.cursors.advance(self._cursor, row_id, generation=self._generation)
+
     def verify_journal(self) -> None:
         self._journal.verify(self._session_id)
 
-    def journal_batch(self, deliveries: Sequence[Delivery]) -> None:
+    def journal_batch(
+        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
+    ) -> None:
         if deliveries[0].stream_offset is not None:
             deliveries = self._stream.new(deliveries)
             if not deliveries:
@@ -427,7 +451,8 @@ class _JournalWriter:
             self._journal.append(self._session_id, deliveries, stream=self._queue)
             self._stream.confirm(deliveries)
         else:
-            self._journal.append(self._session_id, deliveries, choose=self._choose)
+            choose = partial(self._choose, delivered=delivered, acknowledged=acknowledged)
+            self._journal.append(self._session_id, deliveries, choose=choose)
             self._matcher.confirm()
             if any(delivery.redelivered for delivery in deliveries):
                 # the matcher knows the own rows of such a batch already
@@ -438,7 +463,14 @@ class _JournalWriter:
             self._shared.report(HealthState.CONSUMING)
         self._shared.report_event()
 
-    def _choose(self, rows: RowReader, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    def _choose(
+        self,
+        rows: RowReader,
+        deliveries: Sequence[Delivery],
+        *,
+        delivered: int,
+        acknowledged: int,
+    ) -> Sequence[Delivery]:
         """Return the messages that are not in the journal. No other session can write meanwhile."""
         self._matcher.begin(deliveries)
         newest_id = rows.last_id()
@@ -466,7 +498,9 @@ class _JournalWriter:
         elif not is_redelivery and not self._matcher.may_be_taken_over:
             self._expected_id = newest_id + len(deliveries)
             return deliveries
-        new = self._matcher.new(deliveries, self._delivery_counts)
+        new = self._matcher.new(
+            deliveries, self._delivery_counts, delivered=delivered, acknowledged=acknowledged
+        )
         self._expected_id = newest_id + len(new)
         return new
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import struct
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.nbio_interface import AbstractStreamProtocol
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.spec import BasicProperties
 
 if TYPE_CHECKING:
@@ -152,3 +155,47 @@ def _cached(encoded: bytes) -> BasicProperties:
     except Exception:  # noqa: BLE001 - pika raises whatever Python raises for these bytes
         return BasicProperties()
     return properties
+
+
+class IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
+    """pika's I/O services, which read messages before pika does and can abort the transport.
+
+    An AMQP close waits for the broker's answer. A frozen broker does not answer; its socket must be
+    closed without one.
+    """
+
+    def __init__(self, on_message: Callable[[int, int, bool, bytes, bytes], None]) -> None:
+        super().__init__(IOLoop())
+        self.transport: Any = None
+        self._on_message = on_message
+
+    def create_streaming_connection(
+        self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Give pika its own protocol behind the reader; store the transport."""
+
+        def make_protocol() -> Any:
+            return DeliveryReader(protocol_factory(), self._on_message)
+
+        def store_transport(result: Any) -> None:
+            if not isinstance(result, BaseException):
+                self.transport, protocol = result
+                # pika expects its own protocol back
+                result = (self.transport, protocol.protocol)
+            on_done(result)
+
+        return super().create_streaming_connection(
+            make_protocol, sock, store_transport, *args, **kwargs
+        )
+
+    def close(self) -> None:
+        """Close the loop, and the socket if an exception has ended the loop before.
+
+        RabbitMQ would go on to deliver messages to an open socket that nobody reads.
+        """
+        # abort() of the transport needs a loop that runs
+        sock = getattr(self.transport, "_sock", None)
+        for close in (super().close, getattr(sock, "close", None)):
+            with suppress(OSError):  # other code can have closed the descriptors
+                if close is not None:
+                    close()

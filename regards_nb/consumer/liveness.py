@@ -51,13 +51,19 @@ class MajorityProbe:
     empty; the rare message goes back.
 
     *answers* tells when the answer is late. *on_closed* is called with the reason if RabbitMQ has
-    closed the channel of the probe, unless the kind of the queue is the reason.
+    closed the channel of the probe, unless the kind of the queue is the reason. *on_empty* is
+    called when a majority has answered: it has also written all that the queue was told before.
     """
 
     def __init__(
-        self, queue: str, answers: PendingAnswers, on_closed: Callable[[BaseException], None]
+        self,
+        queue: str,
+        answers: PendingAnswers,
+        on_closed: Callable[[BaseException], None],
+        on_empty: Callable[[], None],
     ) -> None:
         self._queue = queue
+        self._when_empty = on_empty
         self._answers = answers
         self._on_closed = on_closed
         self._channel: Any = None
@@ -85,6 +91,7 @@ class MajorityProbe:
 
     def _on_empty(self, _answer: Any) -> None:
         self._answers.received("majority")
+        self._when_empty()
 
     def _on_message(self, channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
         self._answers.received("majority")

@@ -19,9 +19,11 @@ soon takes a few of them and returns them to the end: these come after the last 
 other sessions that were not matched, in any place.
 
 **A flagged message that this session received before.** When the link between two nodes of a
-cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel.
-Each return increments their ``x-delivery-count``: a message with a higher count than an equal
-message of this session is that message again.
+cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel:
+all of them, in their order, from the first one that it does not know as acknowledged. Each return
+increments their ``x-delivery-count``. A message with a higher count than an equal message of this
+session is that message again, if it can be the first of them or follows one of them. Otherwise it
+is another message, which somebody has looked at and put back.
 
 **A message without the flag** is new, unless another session has journalled an equal message with
 the flag since this session began: then this process was suspended, RabbitMQ gave its messages to
@@ -32,7 +34,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict, deque
+from bisect import insort
+from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -100,13 +103,20 @@ class RedeliveryMatcher:
         self._taken_over.update(fingerprint(r.delivery) for r in rows if r.delivery.redelivered)
 
     def new(
-        self, deliveries: Sequence[Delivery], counts: Mapping[int, int] | None = None
+        self,
+        deliveries: Sequence[Delivery],
+        counts: Mapping[int, int] | None = None,
+        *,
+        delivered: int = 0,
+        acknowledged: int = 0,
     ) -> list[Delivery]:
         """Return the deliveries that are not in the journal; each row is used once.
 
         *deliveries* are in the order of their arrival. *counts* are their headers
-        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one.
+        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. The channel has
+        *delivered* so many messages before these, and so many of them were *acknowledged*.
         """
+        self._own.set_unacknowledged(delivered, acknowledged)
         found = []
         may_repeat = any(delivery.redelivered for delivery in deliveries)
         for delivery in deliveries:
@@ -245,42 +255,78 @@ class _RowSequence:
 
 
 class _OwnMessages:
-    """The newest messages that this session has received, each with its delivery count."""
+    """The newest messages that this session has received, with the numbers of their arrival.
+
+    A message that came again has its new number alone.
+    """
 
     def __init__(self) -> None:
-        self._counts: defaultdict[bytes, deque[list[int]]] = defaultdict(deque)
-        self._oldest_first: deque[bytes] = deque()
+        self._next_number = 0
+        #: digest and delivery count
+        self._messages: dict[int, tuple[bytes, int]] = {}
+        self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
+        #: the first message of this channel, and the first one that is not acknowledged
+        self._first = self._first_unacknowledged = 0
+        #: the last message that came again
+        self._newest_repeat = -1
+
+    def set_unacknowledged(self, delivered: int, acknowledged: int) -> None:
+        """Store how many messages the channel has delivered, and how many are acknowledged."""
+        self._first = self._next_number - delivered
+        self._first_unacknowledged = self._first + acknowledged
 
     def add(self, digest: bytes, count: int) -> Callable[[], None]:
         """Add a message; return a function that removes it, if none was added after it."""
-        self._counts[digest].append([count])
-        self._oldest_first.append(digest)
-        if len(self._oldest_first) > MAX_REDELIVERABLE_OWN:
-            oldest = self._oldest_first.popleft()
-            self._counts[oldest].popleft()
-            if not self._counts[oldest]:
-                del self._counts[oldest]
+        number = self._next_number
+        self._next_number += 1
+        self._messages[number] = digest, count
+        self._numbers[digest].append(number)
+        self._remove(number - MAX_REDELIVERABLE_OWN)
 
         def undo() -> None:
-            self._counts[digest].pop()
-            self._oldest_first.pop()
+            self._remove(number)
+            self._next_number = number
 
         return undo
 
     def repeat(self, digest: bytes, count: int) -> Callable[[], None] | None:
-        """Match a message with an equal one of a lower count, and raise that count.
+        """Match a message with an equal one of a lower count.
 
-        The result is a function that sets the count back; None without such a message.
+        The result is a function that reverts it; None without such a message.
         """
-        entry = next((entry for entry in self._counts.get(digest, ()) if entry[0] < count), None)
-        if entry is None:
+        # RabbitMQ may not have seen the last acknowledgements. After a message that came again,
+        # another consumer may have taken some of the next ones.
+        last = self._first_unacknowledged
+        while last not in self._messages and last < self._next_number:
+            last += 1
+        self._first_unacknowledged = last
+        if self._newest_repeat == self._next_number - 1:
+            last = self._next_number
+        for number in self._numbers.get(digest, ()):
+            if self._first <= number <= last and self._messages[number][1] < count:
+                break
+        else:
             return None
-        old, entry[0] = entry[0], count
+        old = self._messages[number][1]
+        before = self._newest_repeat
+        self._remove(number)
+        remove = self.add(digest, count)
+        self._newest_repeat = self._next_number - 1
 
         def undo() -> None:
-            entry[0] = old
+            self._newest_repeat = before
+            remove()
+            self._messages[number] = digest, old
+            insort(self._numbers[digest], number)
 
         return undo
+
+    def _remove(self, number: int) -> None:
+        if number in self._messages:
+            digest, _ = self._messages.pop(number)
+            self._numbers[digest].remove(number)
+            if not self._numbers[digest]:
+                del self._numbers[digest]
 
 
 @lru_cache(maxsize=1024)
