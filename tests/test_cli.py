@@ -208,8 +208,8 @@ def test_events_files_and_export(
     ]  # fmt: skip
 
 
-def test_retry_and_cancel(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both name orders, act on the server, and say what became of them."""
+def test_retry_cancel_and_delete(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """They name orders, act on the server, and say what became of them."""
     number = simulator.order(OrderPlan(outcome=Outcome.FAILED), correlation_id="bad")
     simulator.wait_for(number, "FAILED")
     assert cli.main(["wait", "bad"]) == 1
@@ -219,9 +219,15 @@ def test_retry_and_cancel(simulator: Simulator, capsys: pytest.CaptureFixture[st
     simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
     assert cli.main(["wait", "large", "--until", "part"]) == 0
     capsys.readouterr()
+    assert cli.main(["delete", "large"]) == 1
+    assert "does not let you delete order" in capsys.readouterr().err
     assert cli.main(["cancel", "large", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["status"] == "DELETED"
+    simulator.wait_for(number, "FAILED")
+    assert cli.main(["delete", "bad", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["order_id"], row["status"]) == (number, "DELETED")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["cancel"])
 

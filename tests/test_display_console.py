@@ -196,6 +196,17 @@ def test_a_burst_of_changes_is_counted_and_not_listed() -> None:
     assert stream.lines()[-1] == f"… and {1000 - MAX_LINES} more orders changed"
 
 
+def test_two_notes_in_turn_are_one_line_each() -> None:
+    """A wait says for each part that it downloads another order first: the log says it once."""
+    tracker, stream = ScriptedTracker(order()), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    notes = ["1 order is running; downloading order 46 first", "1 order is running"]
+    for note in notes * 5:
+        watch.refresh(note=note)
+    watch.close(notes[0])
+    assert [line for line in stream.lines() if "is running" in line] == notes
+
+
 def test_a_note_that_counts_does_not_flood_the_log() -> None:
     """Notes come at most every ten seconds, but for the last word."""
     tracker, stream = ScriptedTracker(order()), _Stream()

@@ -23,6 +23,7 @@ from regards_nb.simulator import (
     Simulator,
     Slow,
     StagingError,
+    WrongChecksum,
 )
 from regards_nb.simulator import StorageRefuses as Refused
 
@@ -339,6 +340,21 @@ def test_a_file_that_regards_refuses_is_told_once(
         assert str(said.value).count(str(status)) == 1
         assert not re.search("again|download to retry", str(said.value))
         assert "restart()" in str(said.value)
+
+
+def test_a_file_that_fails_again_is_one_for_the_administrator(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """As docs/errors.md says: download again, and if it fails again, tell the administrator."""
+    wrong = WrongChecksum(name="file_00001.bin", times=None)
+    order = ended(simulator, tracker, OrderPlan(n_files=2, faults=[wrong]))
+    with pytest.raises(errors.IncompleteDownloadError, match="download again to retry this file;"):
+        order.download()
+    with pytest.raises(
+        errors.IncompleteDownloadError,
+        match="this file; it failed in an earlier download, too: tell the administrator",
+    ):
+        order.download()
 
 
 def test_a_stopped_download_says_what_is_saved(simulator: Simulator, tracker: OrderTracker) -> None:

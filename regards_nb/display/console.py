@@ -6,6 +6,7 @@ so that a log file stays readable.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 
 REPAINT_INTERVAL_S = 0.2
 #: A note that counts something changes often. A log gets one at most this often, if only its
-#: numbers have changed.
+#: numbers have changed; and the same note once a minute, however often others come between.
 NOTE_INTERVAL_S = 10.0
+NOTE_AGAIN_S = 60.0
 _DIGITS = re.compile(r"\d+(, \d+)*")
 #: More changes than this at once are counted and not listed.
 MAX_LINES = 50
@@ -69,8 +71,8 @@ class LogView:
         #: How many files the last line of each order told.
         self._files: dict[OrderKey, int] = {}
         self._health: tuple[str, str | None] | None = None
-        self._note = ""
-        self._next_note_s = 0.0
+        #: The last notes without their numbers, each with its text and when it was written.
+        self._notes: dict[str, tuple[str, float]] = {}
         self._problems: set[str] = set()
 
     def open(self) -> None:
@@ -87,16 +89,21 @@ class LogView:
 
     def refresh(self, *, note: str = "") -> None:
         """Write what changed since the last call."""
-        now = time.monotonic()
-        is_other = _DIGITS.sub("", note) != _DIGITS.sub("", self._note)
-        if note and note != self._note and (is_other or now >= self._next_note_s):
-            self._note = note
-            self._next_note_s = now + NOTE_INTERVAL_S
+        if note and self._is_news(note):
             write_lines(self._stream, [_stamped(clean(note, 400))])
         version = self._tracker.version
         if version != self._version:
             self._version = version
             self._write_changes(is_last=False)
+
+    def _is_news(self, note: str) -> bool:
+        """Return whether to write a note: a note of the same words was not written lately."""
+        now_s, words = time.monotonic(), _DIGITS.sub("", note)
+        text, written_s = self._notes.get(words, ("", -math.inf))
+        is_news = now_s - written_s >= (NOTE_AGAIN_S if text == note else NOTE_INTERVAL_S)
+        if is_news:
+            self._notes[words] = note, now_s
+        return is_news
 
     def _write_changes(self, *, is_last: bool) -> None:
         snapshot = self._tracker.snapshot(self._keys_of())
@@ -119,7 +126,8 @@ class LogView:
 
     def close(self, note: str = "") -> None:
         """Write the last changes and a headline."""
-        self._next_note_s = 0.0
+        if note not in (text for text, _ in self._notes.values()):
+            self._notes.clear()
         self.refresh(note=note)
         self._write_changes(is_last=True)
         model = table_model(self._tracker.snapshot(self._keys_of()))

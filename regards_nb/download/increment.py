@@ -142,6 +142,12 @@ class Downloader:
         self._failed: set[int] = set()
         #: Failed files that REGARDS must prepare anew before another request can help.
         self._refused: set[int] = set()
+        #: Files that an earlier download could not get.
+        self._failed_before = {
+            file_id
+            for file_id, record in self.records.known.items()
+            if record.state is FileState.FAILED
+        }
 
     def retry_failed(self) -> bool:
         """Let the next increment try the failed files again; return whether there are any."""
@@ -305,7 +311,8 @@ class Downloader:
         from regards_nb.orders import GONE  # imported here: it imports msgspec (30 ms)
 
         n_refused = sum(record.file_id in self._refused for record in failed)
-        again = "" if n_refused == len(failed) else "Call download again to retry these files"
+        others = [record for record in failed if record.file_id not in self._refused]
+        again = _retry_advice(others, self._failed_before) if others else ""
         try:
             order = self._client.order(self.order_id)
         except ServiceError:
@@ -323,6 +330,15 @@ class Downloader:
         if order.expires_at is not None:
             advice.append(f"REGARDS keeps the order until {order.expires_at:%Y-%m-%d %H:%M} UTC")
         return "; ".join(advice)
+
+
+def _retry_advice(failed: Sequence[FileRecord], failed_before: Container[int]) -> str:
+    """Return the advice to download again, and whom to tell of what failed before, too."""
+    them, they = ("this file", "it") if len(failed) == 1 else ("these files", "they")
+    text = f"Call download again to retry {them}"
+    if all(record.file_id in failed_before for record in failed):
+        text += f"; {they} failed in an earlier download, too: tell the administrator"
+    return text
 
 
 def _fetch_rest(

@@ -1237,7 +1237,8 @@ class OrderTracker:
         pandas.DataFrame
             One row per file that is missing, cut or changed since it was verified: ``order_id``,
             ``correlation_id``, ``name``, ``path``, ``size_bytes``, ``found_bytes``, ``problem``.
-            `download` fetches these files again.
+            ``download(order_id)`` fetches these files again; `download` without an order does not
+            look at files that were downloaded before.
         """
         check_flags(checksum=checksum)
         states = (
