@@ -245,3 +245,31 @@ def test_the_password_in_the_query_is_not_in_the_location(postgresql: PrivatePos
     with Journal(url) as journal:
         assert "geheim" not in repr(journal)
         assert "password=" in journal.location
+
+
+def test_removed_rows_hide_no_later_message(admin: Admin, postgresql: PrivatePostgreSQL) -> None:
+    """TRUNCATE while it runs: it is said, the numbers begin anew, and later events are there."""
+    url = postgresql.new_database()
+    name = url.partition("@/")[2].partition("?")[0]
+    tracker = OrderTracker(admin.url, admin.queue, journal=url)
+    reader = OrderTracker.reader(url, queue=admin.queue)
+
+    def have(first: int) -> bool:
+        shown = (set(each.events["sub_order_id"]) for each in (tracker, reader))
+        return all(each >= set(range(first, first + 10)) for each in shown)
+
+    with tracker, reader:
+        publish(admin, 0, 10)
+        until(lambda: have(0))
+        for tables, first in (("batches", 10), ("batches, sessions, streams", 20)):
+            postgresql.execute(f"TRUNCATE {tables}", database=name)
+            publish(admin, first, first + 10)
+            until(lambda first=first: have(first))
+        assert "removed the newest messages" in "".join(tracker.snapshot().background_errors)
+        assert journal_of(url) == set(tracker.events["sub_order_id"])
+
+
+def journal_of(url: str) -> set[int | None]:
+    """Return the numbers of the messages that the next kernel finds."""
+    with Journal(url) as journal:
+        return set(numbers(journal))

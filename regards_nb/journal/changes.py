@@ -118,6 +118,8 @@ class ChangeDetector:
         #: of the schema; None before `open`
         self.version: int | None = None
         self._position = Position(0, 0)
+        #: another program has removed the newest rows
+        self.is_shrunk = False
         #: Whether threads ask for the position again and again.
         self.is_polled = False
         #: What hears of each commit; None while nothing does.
@@ -134,20 +136,28 @@ class ChangeDetector:
         *exact* reads it from a server in any case. The caller has the rows up to *after_id*.
         """
         with self._lock:
-            if not self._has_version:
-                position = self._of_server(exact=exact or not self.is_polled)
-                return position, [self._heard.popleft() for _ in range(len(self._heard))]
-            if self._connection is None:
-                self._connection = self._engine.raw_connection()
-            # This is on the way of each message to its row. The driver's own call takes a fifth
-            # of the time of SQLAlchemy's.
-            driver: Any = self._connection.driver_connection
-            (version,) = driver.execute("PRAGMA data_version").fetchone()
-            if version != self.version:
-                # Read first and keep the version after: a read that fails is then repeated.
-                self._position = _position(driver.execute(self._query).fetchone())
-                self.version = version
-            return self._position, ()
+            position = self._look(exact=exact or not self.is_polled)
+            return position, [self._heard.popleft() for _ in range(len(self._heard))]
+
+    def look(self) -> None:
+        """Read the position, so that `is_shrunk` is right."""
+        with self._lock:
+            self._look(exact=True)
+
+    def _look(self, *, exact: bool) -> Position:
+        if not self._has_version:
+            return self._of_server(exact=exact)
+        if self._connection is None:
+            self._connection = self._engine.raw_connection()
+        # This is on the way of each message to its row. The driver's own call takes a fifth of the
+        # time of SQLAlchemy's.
+        driver: Any = self._connection.driver_connection
+        (version,) = driver.execute("PRAGMA data_version").fetchone()
+        if version != self.version:
+            # Read first and keep the version after: a read that fails is then repeated.
+            self._store(_position(driver.execute(self._query).fetchone()))
+            self.version = version
+        return self._position
 
     def _of_server(self, *, exact: bool) -> Position:
         tellings, now_s = self._tellings, time.monotonic()
@@ -162,7 +172,8 @@ class ChangeDetector:
         self._next_look_s = now_s + (
             self.look_every_s if self.told_by is not None else self._pause_s
         )
-        self._position, self._seen_tellings = position, tellings
+        self._store(position)
+        self._seen_tellings = tellings
         return position
 
     def hear(self, connection: Any) -> None:
@@ -177,7 +188,8 @@ class ChangeDetector:
             values = constants | {"after_id": self._position.last_id}
             found = connection.execute(text, values, prepare=True).fetchall()
             width = len(_where.c)
-            self._position, self._seen_tellings = _position(found[0][:width]), tellings
+            self._store(_position(found[0][:width]))
+            self._seen_tellings = tellings
             self._next_look_s = time.monotonic() + self.look_every_s
             self._heard += [row[width:] for row in found if row[width] is not None]
 
@@ -186,12 +198,24 @@ class ChangeDetector:
         compiled = _POSITION_AND_ROWS.compile(self._engine)
         return str(compiled), dict(compiled.params)
 
+    def _store(self, position: Position) -> None:
+        # The positions are read one after the other, and no id is used twice.
+        self.is_shrunk |= position.last_id < self._position.last_id
+        self._position = position
+
+    def forget(self) -> None:
+        """Have the next call of `position` read it, and compare it with none before."""
+        with self._lock:
+            self._position, self.is_shrunk = Position(0, 0), False
+            self.version, self._seen_tellings = None, -1
+
     def tell(self) -> None:
         """Have the next call of `position` read it."""
         self._tellings += 1
 
     def close(self) -> None:
         """Close the connection. The next call of `position` opens another one."""
+        self.forget()
         with self._lock:
             if self._connection is not None:
                 self._connection.close()

@@ -381,7 +381,7 @@ class Database:
                 if self.generation == generation:
                     return result
                 if not again:
-                    raise self._replaced_error()
+                    raise self.replaced_error()
 
     def write_with_next(self, work: Callable[[sa.Connection], None]) -> None:
         """Have the next transaction that writes run *work* first."""
@@ -444,7 +444,7 @@ class Database:
         generation = self.generation
         self._heal()
         if self.generation != generation:
-            raise self._replaced_error()
+            raise self.replaced_error()
 
     def _heal(self) -> None:
         """Use the files at the path, if they are not those of the connections.
@@ -457,7 +457,8 @@ class Database:
     def _is_in_place(self) -> bool:
         return self._file is None or self._file.is_in_place()
 
-    def _replaced_error(self) -> JournalReplacedError:
+    def replaced_error(self) -> JournalReplacedError:
+        """Return the error of a call that began before the generation has grown."""
         return JournalReplacedError(
             f"{self.replaced} RabbitMQ delivers again what was not acknowledged"
         )
@@ -480,8 +481,32 @@ class Database:
         look = partial(self._changes.position, exact=exact)
         while True:
             self._heal()
-            with suppress(_ChangedMeanwhileError), self._using("read"):
-                return self._retry_while_restarting(look)
+            with suppress(_ChangedMeanwhileError):
+                with self._using("read"):
+                    found = self._retry_while_restarting(look)
+                if self._changes.is_shrunk:
+                    self.note_removed_rows()
+                return found
+
+    def look_for_removed_rows(self) -> None:
+        """Compare the newest row with that of the last look; a server that is away is not asked."""
+        with suppress(JournalError, _ChangedMeanwhileError), self._using("read"):
+            self._changes.look()
+        if self._changes.is_shrunk:
+            self.note_removed_rows()
+
+    def note_removed_rows(self) -> None:
+        """Have all read again, because ids of rows that are gone are given to new messages."""
+        text = (
+            f"another program has removed the newest messages from the journal {self.location} "
+            "while it was open. tracker.sync() asks REGARDS for the orders."
+        )
+        self._changes.forget()
+        self.replaced = text
+        self.generation += 1
+        _log.warning("%s", text)
+        if self.on_notice is not None:
+            self.on_notice(text)
 
     def watch(self, callback: Callable[[], object] | None) -> None:
         """Call *callback* after each commit of another process; None ends that.

@@ -65,6 +65,13 @@ _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bi
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
 
+#: A server was asked less long ago: it is not asked before an acknowledgement.
+_LOOK_EVERY_S = 0.2
+
+
+class _RowsRemovedError(Exception):
+    """A new message got the id of one that was there before."""
+
 
 class Journal:
     """The durable log of messages, and the file records.
@@ -94,6 +101,10 @@ class Journal:
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
         self._attempts: dict[int, list[Attempt]] = {}
+        #: the newest row that was appended here, with the generation in which its id is right
+        self._newest = (0, 0)
+        #: when a transaction last saw that no row was removed, by the clock of `time.monotonic`
+        self._looked_at_s = 0.0
         #: in which generation of the files each session was opened
         self._generation_of: dict[int, int] = {}
         # A cell that is run again drops its tracker. The connections must close with it.
@@ -205,12 +216,21 @@ class Journal:
                     new = choose(RowReader(connection), new)
                 # a copy: the caller may add messages to its list before it calls again
                 attempts.append(Attempt(len(deliveries), there, tuple(new)))
-            return there + insert(connection, session_id, new)
+            inserted = insert(connection, session_id, new)
+            if inserted and (generation, inserted[0].first_id) <= self._newest:
+                raise _RowsRemovedError
+            return there + inserted
 
-        written = self._database.write(insert_new, patience_s=0)
+        try:
+            written = self._database.write(insert_new, patience_s=0)
+        except _RowsRemovedError:
+            self._database.note_removed_rows()
+            raise self._database.replaced_error() from None
         del self._attempts[session_id]
         if written:
             self._newest_of[session_id] = written[-1].last_id
+            self._newest = max(self._newest, (generation, written[-1].last_id))
+            self._looked_at_s = time.monotonic()
         self._remembered += [
             (generation, each)
             for each in written
@@ -220,13 +240,17 @@ class Journal:
     def verify(self, session_id: int | None = None) -> None:
         """Check before an acknowledgement that a session's messages are in the files at the path.
 
-        Costs two calls of ``stat``. A database server needs no check.
+        Costs two calls of ``stat``. A database server is asked for its newest row, unless a message
+        was just written.
 
         JournalReplacedError: another program has deleted or replaced the files. The journal has
         opened those at the path. Do not acknowledge; close the connection, so that the broker
         delivers again what was not acknowledged. Another JournalError: the files must be put in
         order by a person. Do not acknowledge.
         """
+        if time.monotonic() - self._looked_at_s > _LOOK_EVERY_S:
+            self._database.look_for_removed_rows()
+            self._looked_at_s = time.monotonic()
         self._database.verify()
         self._check_session(session_id)
 
