@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from regards_nb.simulator.faults import Slow
 
 _LOG = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 1 << 20
 # Jetty's idle limit behind the gateway (protocol.md 1.1).
 _IDLE_S = 30
 # A slow body is sent in steps of this length.
@@ -203,8 +202,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         request = self._request()
-        if request is None:
-            return
         response = self.server.answer(request)
         try:
             self._send(request, response)
@@ -226,19 +223,14 @@ class _Handler(BaseHTTPRequestHandler):
     # BaseHTTPRequestHandler prescribes the names.
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
 
-    def _request(self) -> Request | None:
-        length = self.headers.get("Content-Length") or "0"
-        if not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
-            self.close_connection = True
-            self.send_error(413)
-            return None
+    def _request(self) -> Request:
         parts = urlsplit(self.path)
         return Request(
             self.command,
             parts.path,
             dict(parse_qsl(parts.query)),
             {name.lower(): value for name, value in self.headers.items()},
-            self.rfile.read(int(length)),
+            self.rfile.read(int(self.headers.get("Content-Length") or 0)),
         )
 
     def _send_head(self, response: Response) -> None:
