@@ -200,7 +200,9 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
                 piece = inflater.decompress(chunk, MAX_PIECE_BYTES)
             except _InflateError as exc:
                 raise ArchiveError(f"entry {header.name!r} is damaged: {exc}") from exc
-            stream.at += len(chunk) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+            # At the end zlib may give what it did not read a second time, as `unconsumed_tail`.
+            rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            stream.at += len(chunk) - len(rest)
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
             if held and piece and len(held) + len(piece) > _SMALL_BYTES:
