@@ -141,7 +141,9 @@ _ENVIRONMENT = {
 
 #: A run counts when other work took less of the machine; else it is made again, so often.
 _QUIET, _TRIES = 0.1, 3
-_QUIET_LIMIT_S = 30.0
+#: For so long the runs of one work wait for a quiet machine, or are made again. On a machine that
+#: is never quiet all works take some 20 minutes; without a limit they took more than three hours.
+_PATIENCE_S = 120.0
 
 
 def command(name: str, folder: Path, url: str) -> str:
@@ -207,17 +209,23 @@ def _write_lists(folder: Path, url: str) -> None:
     )
 
 
-def run_quietly(
-    name: str, folder: Path, server: tuple[str, int], scratch: Path, *, watch_disk: bool
-) -> Run:
-    """Run one competitor, again while other work disturbs it; return the quietest run."""
-    runs: list[Run] = []
-    for _ in range(_TRIES):
-        wait_until_quiet(_QUIET, _QUIET_LIMIT_S)
-        runs.append(run_once(name, folder, server, scratch, watch_disk=watch_disk))
-        if watch_disk or runs[-1].others <= _QUIET:
-            break
-    return min(runs, key=lambda run: run.others)
+class _Patience:
+    """Makes runs on a quiet machine, while the time for waiting lasts."""
+
+    def __init__(self) -> None:
+        self._left_s = _PATIENCE_S
+
+    def run(self, name: str, folder: Path, server: tuple[str, int], scratch: Path) -> Run:
+        """Run one competitor, again while other work disturbs it; return the quietest run."""
+        runs: list[Run] = []
+        while len(runs) < _TRIES and (not runs or (self._left_s > 0 and runs[-1].others > _QUIET)):
+            watch = Stopwatch()
+            wait_until_quiet(_QUIET, self._left_s)
+            waited_s = watch.passed_s
+            runs.append(run_once(name, folder, server, scratch, watch_disk=False))
+            # only the first run of each had to be made
+            self._left_s -= waited_s if len(runs) == 1 else watch.passed_s
+        return min(runs, key=lambda run: run.others)
 
 
 def run_once(
@@ -298,12 +306,14 @@ def measure(title: str, work: Work, cache: Path, runs: int) -> Result:
     maker = [sys.executable, str(HERE / "orders.py"), work.order, str(cache)]
     stored_bytes = int(subprocess.run(maker, check=True, stdout=subprocess.PIPE).stdout)
     found: dict[str, list[Run]] = {name: [] for name in work.competitors}
+    patience = _Patience()
     with serving(folder, work) as server, tempfile.TemporaryDirectory(dir=cache) as scratch:
-        for number in range(runs + 1):
+        for name in work.competitors:
+            # looking at the disk costs time: one run of each is for that alone
+            found[name].append(run_once(name, folder, server, Path(scratch), watch_disk=True))
+        for _ in range(runs):
             for name in work.competitors:
-                # looking at the disk costs time: one run of each is for that alone
-                run = run_quietly(name, folder, server, Path(scratch), watch_disk=number == 0)
-                found[name].append(run)
+                found[name].append(patience.run(name, folder, server, Path(scratch)))
     rate = work.bytes_per_s
     line_s = (folder / "zip.chunked").stat().st_size / rate if rate else None
     ours = [name for name in work.competitors if name.startswith(OURS)]
