@@ -192,16 +192,41 @@ class Chromium:
         self._browser = browser
         self.errors: list[str] = []
         self.refused: list[str] = []
+        #: a page without a notebook
+        self._page: Page | None = None
 
     @contextmanager
     def page(self, lab: Lab, notebook: str) -> Iterator[Page]:
-        """Open a notebook and wait until its kernel is idle."""
-        with self.bare_page() as page:
-            yield Page(page, lab, notebook)
+        """Open a notebook and wait until its kernel is idle.
+
+        The page of the notebook before is used again: to load JupyterLab takes 6 s of processor.
+        Not after an error, and not when a test has loaded the page anew: JupyterLab complains when
+        a notebook closes while its debugger still connects.
+        """
+        page, self._page = self._page, None
+        if page is None:
+            page = Page(self._new_page(), lab, notebook)
+        else:
+            page.turn_to(notebook)
+        try:
+            yield page
+            if page.loads == 1:
+                page.close()
+                self._page = page
+        finally:
+            if self._page is None:
+                page.page.context.close()
 
     @contextmanager
     def bare_page(self) -> Iterator[PlaywrightPage]:
         """Open an empty page that reaches this machine only."""
+        page = self._new_page()
+        try:
+            yield page
+        finally:
+            page.context.close()
+
+    def _new_page(self) -> PlaywrightPage:
         context = self._browser.new_context(viewport={"width": 1200, "height": 900})
         context.route(re.compile(r"^https?://(?!127\.0\.0\.1|localhost)"), self._refuse)
         page = context.new_page()
@@ -212,10 +237,7 @@ class Chromium:
         )
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", lambda dialog: dialog.accept())
-        try:
-            yield page
-        finally:
-            context.close()
+        return page
 
     def _refuse(self, route: Any) -> None:
         self.refused.append(route.request.url)
@@ -240,15 +262,38 @@ class Page:
 
     def __init__(self, page: PlaywrightPage, lab: Lab, notebook: str) -> None:
         self.page = page
-        self._url = f"{lab.url}/doc/tree/{notebook}?reset"
+        self._lab = lab
+        self._notebook = notebook
+        self.loads = 0
         self.open()
 
     def open(self) -> None:
         """Load the page, anew if it was, and wait until the kernel is idle."""
-        self.page.goto(self._url, wait_until="domcontentloaded")
+        self.loads += 1
+        url = f"{self._lab.url}/doc/tree/{self._notebook}?reset"
+        self.page.goto(url, wait_until="domcontentloaded")
+        self._until_idle()
+
+    def turn_to(self, notebook: str) -> None:
+        """Open another notebook after `close`, and wait until its kernel is idle."""
+        self._notebook = notebook
+        self.page.evaluate(
+            "async (path) => { await window.jupyterapp.commands.execute("
+            "'docmanager:open', {path, factory: 'Notebook'}) }",
+            notebook,
+        )
+        self._until_idle()
+
+    def close(self) -> None:
+        """Close the notebook without saving it; its kernel goes on."""
+        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget.dispose(); return 0 }")
+
+    def _until_idle(self) -> None:
         self.until(
-            "() => { const w = window.jupyterapp?.shell?.currentWidget;"
-            " return !!w?.content?.model && w.sessionContext?.session?.kernel?.status === 'idle' }"
+            "(path) => { const w = window.jupyterapp?.shell?.currentWidget;"
+            " return !!w?.content?.model && w.context.path === path"
+            " && w.sessionContext?.session?.kernel?.status === 'idle' }",
+            self._notebook,
         )
 
     def until(self, condition: str, arg: Any = None) -> None:
