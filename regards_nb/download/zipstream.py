@@ -201,7 +201,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             except _InflateError as exc:
                 raise ArchiveError(f"entry {header.name!r} is damaged: {exc}") from exc
             # At the end zlib may give what it did not read a second time, as `unconsumed_tail`.
-            rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            rest = inflater.unused_data or inflater.unconsumed_tail
             stream.at += len(chunk) - len(rest)
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
