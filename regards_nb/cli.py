@@ -55,7 +55,7 @@ _COMMANDS = [
         (r"tracker\.wait\(([\d, ]+), download=True\)", "{0}wait {1} --download"),
         (r"(?:tracker\.)?wait\(download=True\)", "{0}wait --download"),
         (r"tracker\.doctor\(\)", "{0}doctor"),
-        (r"tracker\.(download|resume|retry|cancel|delete)\(([\d, ]*)\)", "{0}{1} {2}"),
+        (r"tracker\.(download|resume|retry|cancel|delete)\(\[?([\d, ]*)\]?\)", "{0}{1} {2}"),
         (r"The orders are still tracked: call wait\(\) again, or look at tracker\.orders",
          "{0}wait waits again, and {0}orders lists all"),
         (r"; tracking continues(?: in the background)?", "; the orders stay at REGARDS"),

@@ -232,6 +232,9 @@ def test_a_selection_of_the_frame_can_be_steered(
     tracker.sync()
     rows = tracker.orders.query("order_id != @numbers[1]")
     paused = tracker.pause(rows)
+    resume = rf"tracker.resume\(\[{numbers[0]}, {numbers[2]}\]\)"
+    with pytest.raises(errors.WaitTimeoutError, match=f"are paused: {resume}"):
+        tracker.wait(timeout_s=0)
     assert {order.order_id for order in paused} == {numbers[0], numbers[2]}
     assert (tracker.orders["status"] == "PAUSED").sum() == 2
     with pytest.raises(errors.NotAllowedError, match="1 of 3 orders done.*ORDER_MUST_BE_PEND"):

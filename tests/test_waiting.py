@@ -20,6 +20,7 @@ from regards_nb.simulator import (
     Route,
     Simulator,
     Slow,
+    StagingError,
     StorageRefuses,
 )
 from regards_nb.tracker import SHOWN_S, BackgroundErrors, EventDispatcher
@@ -378,6 +379,20 @@ def test_errors_that_nobody_asks_for_leave_the_views_later() -> None:
     assert kept.shown == ()
     with pytest.raises(errors.TrackingError, match="my mistake"):
         kept.raise_new()
+
+
+def test_missing_files_are_told_once(simulator: Simulator, tmp_path: Path) -> None:
+    """Automatic attempts that find nothing new are no news for the next wait."""
+    lost = StagingError(name="file_00001.bin", times=None)
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        assert tracker._own_download is not None
+        tracker._own_download.first_retry_s = 0.05
+        number = simulator.order(OrderPlan(n_files=2, faults=[lost]))
+        with pytest.raises(errors.TrackingError, match="file_00001"):
+            tracker.wait(number, timeout_s=60)
+        until(lambda: sum("/orders/files/" in seen.path for seen in simulator.requests) >= 4)
+        until(lambda: not tracker._core.downloads)
+        tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
 
 
 def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from regards_nb.events import OrderStatus
 from regards_nb.orders import replaced
 from regards_nb.text import listed
 
@@ -82,6 +83,8 @@ class BlockingOrders:
             f"{', '.join(numbers[:_MOST_NAMED])}, "
             f"download=True) waits for {them} and downloads the rest"
         )
+        if paused := advice_for_paused(running):
+            text += f"; {paused}"
         blocking = [state for state in self.find(auto_download=False) if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
@@ -108,6 +111,16 @@ def advice_for(blocking: Sequence[OrderState], call: str) -> str:
         f"REGARDS prepares at most two sub-orders per user, and {wait.format(numbers)} for a "
         f"download: tracker.download({numbers}), or {call}"
     )
+
+
+def advice_for_paused(states: Iterable[OrderState]) -> str:
+    """Return which of some orders are paused, and what to do; empty if none is."""
+    paused = [str(state.order_id) for state in states if state.status == OrderStatus.PAUSED]
+    if not paused:
+        return ""
+    numbers, are = ", ".join(paused), "orders {} are" if len(paused) > 1 else "order {} is"
+    call = f"[{numbers}]" if len(paused) > 1 else numbers
+    return f"{are.format(numbers)} paused: tracker.resume({call})"
 
 
 def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:

@@ -51,7 +51,6 @@ GATHER_S = 0.05
 #: A caller who reads the frames at once goes first; a callback waits for nobody.
 YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
-FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
 #: An order that another process downloads is looked at again after so long.
@@ -327,6 +326,8 @@ class AutoDownload:
     orders are searched for files that wait for a download.
     """
 
+    first_retry_s = 5.0
+
     def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:
         self._core = parts
         self._downloads = downloads
@@ -374,7 +375,9 @@ class AutoDownload:
             elif self._downloads.is_held_elsewhere(state):
                 self._look_later(state.key)
             else:
-                future = self._downloads.begin_recording_errors(state, _IF_FREE)
+                future = self._downloads.begin_recording_errors(
+                    state, _IF_FREE, is_repeated=is_incomplete
+                )
                 future.add_done_callback(partial(self._ended, state.key))
 
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
@@ -394,7 +397,7 @@ class AutoDownload:
             self._incomplete[key] = self._incomplete.get(key, 0) + 1
         if error is not None:
             _, failures = self._due.get(key, (0.0, 0))
-            wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S)
+            wait_s = min(self.first_retry_s * 2**failures, LONGEST_RETRY_S)
             self._due[key] = (time.monotonic() + wait_s, failures + 1)
 
     def _look_later(self, key: OrderKey) -> None:

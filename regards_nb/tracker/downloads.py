@@ -218,18 +218,23 @@ class Downloads:
         return future
 
     def begin_recording_errors(
-        self, order: OrderState, request: DownloadRequest = _NEW_FILES
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES, *, is_repeated: bool = False
     ) -> Future[DownloadResult]:
-        """Download in the background; keep an error for the display and the next call."""
+        """Download in the background; keep an error for the display and the next call.
+
+        *is_repeated*: it tries again what was incomplete, which the user knows or will be told.
+        """
         future = self.begin(order, request)
         errors, what = self._core.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
             if done.cancelled():
                 return
-            # Of repeated downloads only the last counts.
-            errors.withdraw(what)
             error = done.exception()
+            if is_repeated and isinstance(error, IncompleteDownloadError):
+                return
+            # Of several downloads only the last counts.
+            errors.withdraw(what)
             if error is not None and not isinstance(error, OrderHeldError):
                 errors.record(what, error)
 

@@ -21,7 +21,12 @@ from regards_nb.errors import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE, OrderKey
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for, without_own
+from regards_nb.tracker.blocking import (
+    SUBORDERS_PER_USER,
+    advice_for,
+    advice_for_paused,
+    without_own,
+)
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.shared import LOOK_S, POLL_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
@@ -305,10 +310,8 @@ class TableOrders:
         waiting = self._waiting(states)
         if waiting and self._downloads is None:
             note += f"; {advice_for(waiting, _CALL)}"
-        paused = [state.order_id for state in states if state.status == OrderStatus.PAUSED]
-        if paused:
-            numbers = ", ".join(map(str, paused))
-            note += f"; order {numbers} is paused: tracker.resume({numbers})"
+        if paused := advice_for_paused(states):
+            note += f"; {paused}"
         return note
 
     def stopped(self) -> str:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
-from regards_nb.events import OrderStatus
 from regards_nb.text import counted
-from regards_nb.tracker.blocking import advice_for
+from regards_nb.tracker.blocking import advice_for, advice_for_paused
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
@@ -304,9 +303,8 @@ class Wait:
                 f"; downloading {orders} {', '.join(map(str, first))} first, because REGARDS "
                 f"waits for {them}"
             )
-        paused = [state for state in running if state.status == OrderStatus.PAUSED]
-        if paused:
-            note += f"; order {_numbers(paused)} is paused: tracker.resume({_numbers(paused)})"
+        if paused := advice_for_paused(running):
+            note += f"; {paused}"
         if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
