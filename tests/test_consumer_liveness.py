@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,3 +79,21 @@ def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
     assert numbers(journal) == list(range(200))
     assert "was lost" in caplog.text
     assert "unexpected" not in caplog.text
+
+
+def test_a_queue_that_is_not_ready_is_waited_for(
+    broker: PrivateBroker, quorum: Admin, journal: Journal
+) -> None:
+    """A start just after that of the broker tries until its time limit; health says what it met."""
+    name = f'rabbit_misc:r(<<"regards.multitenant.manager">>, queue, <<"{quorum.queue}">>)'
+    queue = f"{{ok, Q}} = rabbit_amqqueue:lookup({name}), Id = amqqueue:get_pid(Q)"
+    publish(quorum, 0, 20)
+    broker.rabbitmqctl("eval", f"{queue}, ra:stop_server(quorum_queues, Id).")
+    consumer = Consumer(parameters_from(quorum.url), quorum.queue, journal, nothing)
+    with ThreadPoolExecutor(1) as thread:
+        started = thread.submit(consumer.start, LIMIT_S)
+        until(lambda: "541" in (consumer.health.reason or ""))
+        broker.rabbitmqctl("eval", f"{queue}, ra:restart_server(quorum_queues, Id).")
+        started.result(LIMIT_S)
+    until(lambda: journal.last_id() == 20)
+    consumer.stop(LIMIT_S)

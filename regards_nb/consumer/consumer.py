@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, ConnectionLost
-from regards_nb.consumer.errors import combined_error
+from regards_nb.consumer.errors import QueueDownError, combined_error
 from regards_nb.consumer.redelivery import RedeliveryMatcher
 from regards_nb.consumer.stream import StreamMatcher
 from regards_nb.errors import (
@@ -179,8 +179,9 @@ class Consumer:
                 say(f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s")
             shared.started.result(max(timeout_s - SAID_AFTER_S, 0))
         except TimeoutError:
+            error = shared.unanswered(where, timeout_s)
             shared.request_stop(1.0)
-            raise shared.unanswered(where, timeout_s) from None
+            raise error from None
         except BaseException:
             shared.request_stop(1.0)
             raise
@@ -244,6 +245,8 @@ class _SharedState:
         self._connection: Connection | None = None
         #: the errors of the addresses that were tried before that connection
         self.errors: list[RegardsError] = []
+        #: the errors of the last round in which the queue was down
+        self.last_round: list[RegardsError] = []
         #: `request_stop` of another thread must not miss a connection that is being made
         self._lock = threading.Lock()
 
@@ -304,6 +307,8 @@ class _SharedState:
 
     def unanswered(self, where: str, within_s: float) -> RegardsError:
         """Return the error of a start that took too long: what RabbitMQ has answered so far."""
+        if self.last_round:
+            return combined_error(self.last_round)
         with self._lock:
             awaited = self._connection.awaited if self._connection else "the connection"
             where = self._connection.where if self._connection else where
@@ -553,7 +558,11 @@ def _run_connections(
         shared.errors = [*shared.errors, end.error]
         is_full_round = len(shared.errors) >= len(addresses)
         error = combined_error(shared.errors)
-        if not shared.started.done() and (is_full_round or isinstance(error, JournalError)):
+        # A script that starts together with the broker waits for the queue.
+        is_down = any(isinstance(each, QueueDownError) for each in shared.errors)
+        if is_full_round and is_down:
+            shared.last_round = shared.errors
+        elif not shared.started.done() and (is_full_round or isinstance(error, JournalError)):
             shared.report(HealthState.FAILED, str(error))
             shared.started.set_exception(error)
             return

@@ -26,6 +26,10 @@ class UnconfirmedRequestError(BrokerUnreachableError):
     """The connection broke before RabbitMQ confirmed a request for an order: it may have it."""
 
 
+class QueueDownError(BrokerUnreachableError):
+    """The queue exists, and does not serve at this moment: its node starts, or elects a leader."""
+
+
 def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
     """Translate the exception that ended a connection to the queue at *where*."""
     for error in _causes(cause):
@@ -54,9 +58,10 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
                     "certificate authority; amqps:// needs the TLS port, often 5671."
                 )
             case pika_errors.ConnectionClosed():
-                return BrokerUnreachableError(
-                    f"{where} closed the connection: {error.reply_code} {error.reply_text}"
-                )
+                reply = f"{error.reply_code} {error.reply_text}"
+                # of a queue that elects a leader
+                kind = QueueDownError if error.reply_code == 541 else BrokerUnreachableError
+                return kind(f"{where} closed the connection: {reply}")
             case pika_errors.StreamLostError() | pika_errors.AMQPHeartbeatTimeout():
                 return BrokerUnreachableError(f"the connection to {where} was lost: {error}")
     return BrokerUnreachableError(
@@ -104,12 +109,15 @@ def combined_error(errors: Sequence[RegardsError]) -> RegardsError:
 
 def _channel_error(error: pika_errors.ChannelClosed, where: str, queue: str) -> BrokerError:
     code, text = error.reply_code, error.reply_text
-    # RabbitMQ also sends 404 for a queue whose node is down ("home node ... is down or
-    # inaccessible"). The queue exists, so that text is shown as it is.
     if code == 404 and "no queue" in text:
         return QueueNotFoundError(
             f"there is no queue {queue!r} at {where}. Check its name; the REGARDS administrator "
             "makes a queue for each reader and binds it to the order response exchange."
+        )
+    if code == 404 and "down or inaccessible" in text:
+        return QueueDownError(
+            f"{where} cannot serve the queue {queue!r} at this moment: {text}. After a restart it "
+            "is not ready at once; if this stays, ask the REGARDS administrator."
         )
     if "exclusive" in text or code == 405:
         return QueueInUseError(
