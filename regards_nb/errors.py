@@ -34,14 +34,48 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+from regards_nb.text import user_frames, users_part
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
-def _in_one_line(error: BaseException) -> list[str]:
-    """Return what IPython prints instead of a traceback: the text says all that a user needs."""
-    return [f"{type(error).__name__}: {error}"]
+def _trim(error: BaseException | None) -> None:
+    """Leave the frames of the user alone in an error and its causes, as far as the text suffices.
+
+    IPython prints the whole traceback of each error of a group.
+    """
+    while error is not None:
+        own = users_part(error.__traceback__)
+        if own is not None or isinstance(error, RegardsError):
+            error.__traceback__ = own
+        error = error.__cause__
+
+
+def _in_notebook(error: BaseException) -> Iterator[str]:
+    """Yield the text of an error, and the lines of the user's code on the way to it.
+
+    The text says all that a user needs of this package. A function of the user that called it, a
+    callback, and a function given as process= are found by their lines.
+    """
+    text = str(getattr(error, "message", error))  # a group adds the number of its exceptions
+    yield f"{type(error).__name__}: {text}"
+    yield from getattr(error, "__notes__", ())
+    todo, seen = [error], set[int]()
+    while todo:
+        each = todo.pop()
+        seen.add(id(each))
+        # The notebook shows the cell itself above.
+        frames = [frame for frame in user_frames(each) if frame.name != "<module>"]
+        if frames and str(each) not in text:
+            yield f"  {type(each).__name__}: {each}"
+        for frame in frames:
+            place = "a cell" if "ipykernel" in frame.filename else frame.filename
+            yield f"  {place}, line {frame.lineno}, in {frame.name}: {frame.line}"
+        context = None if each.__suppress_context__ else each.__context__
+        later = (*getattr(each, "exceptions", ()), each.__cause__ or context)
+        todo += [other for other in reversed(later) if other is not None and id(other) not in seen]
 
 
 def _made_again(kind: type[BaseException], args: tuple[Any, ...], state: Any) -> BaseException:
@@ -57,6 +91,10 @@ class RegardsError(Exception):
     def put_first(self, words: str) -> None:
         """Begin the text with other words, for a caller who knows more."""
         self.args = (f"{words}: {self}", *self.args[1:])
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython prints instead of a traceback."""
+        return list(_in_notebook(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By default pickle calls the class with the text alone, and some classes need more. An
@@ -141,7 +179,6 @@ class OrderNotFoundError(ServiceError, KeyError):
 
     # KeyError shows the repr of its argument, which would put the sentence in quotes.
     __str__ = Exception.__str__
-    _render_traceback_ = _in_one_line
 
 
 class QuotaError(ServiceError):
@@ -203,6 +240,8 @@ class ProcessingErrorGroup(ProcessingError, ExceptionGroup[RegardsError]):  # no
         results: Mapping[int, Any] = MappingProxyType({}),
     ) -> Self:
         """Make the group."""
+        for error in errors:
+            _trim(error)
         group = super().__new__(cls, text, errors)
         group.results = dict(results)
         return group
@@ -219,8 +258,6 @@ class JournalError(RegardsError):
 class SettingsError(RegardsError):
     """A parameter, a profile or an environment variable is missing or wrong."""
 
-    _render_traceback_ = _in_one_line
-
 
 class TrackingError(RegardsError):
     """An error happened in a background thread. The next call of the user raises it."""
@@ -229,11 +266,15 @@ class TrackingError(RegardsError):
 class TrackingErrorGroup(TrackingError, ExceptionGroup[TrackingError]):  # noqa: N818 - a group
     """Several errors happened in background threads; each is in ``exceptions``, with its cause."""
 
+    def __new__(cls, text: str, errors: Sequence[TrackingError]) -> Self:
+        """Make the group."""
+        for error in errors:
+            _trim(error)
+        return super().__new__(cls, text, errors)
+
 
 class WaitTimeoutError(RegardsError, TimeoutError):
     """``wait()`` reached its time limit; tracking continues."""
-
-    _render_traceback_ = _in_one_line
 
 
 class StoppedWaiting(KeyboardInterrupt):

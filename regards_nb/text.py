@@ -10,6 +10,7 @@ import ipaddress
 import re
 import traceback
 from difflib import get_close_matches
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 #: The length of a remark in a table or an error.
 LIMIT_CHARS = 160
 
-_LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]")
+#: Where the code is that is not the user's: this package, Python's own library, installed ones.
+_LIBRARIES = (__file__.removesuffix("text.py"), traceback.__file__.removesuffix("traceback.py"))
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 _FOLDERS = re.compile(r"^.*[/\\]")
 _LAST_NUMBER = re.compile(r" of |/")
 _SPACES = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
@@ -87,15 +90,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an error that are in the user's own code, the outermost first."""
+    return list(traceback.extract_tb(users_part(error.__traceback__)))
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames that are not in the user's own code."""
+    own = []
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES) and not _INSTALLED.search(file):
+            own.append(trace)
+        trace = trace.tb_next
+    part = None
+    for each in reversed(own):
+        part = TracebackType(part, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return part
+
+
 def raised_at(error: BaseException) -> str:
     """Return file and line of an error in a function of the user, for the end of a sentence.
 
     The line is in the user's own code also where a library raised the error, as pandas does for a
     name of a column that it does not have.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if not _LIBRARY.search(each.filename)]
-    last = (own or frames)[-1]
+    last = (user_frames(error) or traceback.extract_tb(error.__traceback__))[-1]
     return f"({_FOLDERS.sub('', last.filename)}, line {last.lineno})"
 
 

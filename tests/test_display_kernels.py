@@ -150,6 +150,41 @@ def test_expected_errors_are_one_line(kernel: Waiting) -> None:
     assert cell.error == "WaitTimeoutError: after 3 s, 1 order is still running"
 
 
+def test_errors_show_the_lines_of_the_user_and_none_of_the_library(kernel: Waiting) -> None:
+    """Also of a callback, which another thread called."""
+    kernel.run(
+        "from tempfile import mkdtemp\nfrom regards_nb import OrderTracker, RegardsClient\n"
+        "client = RegardsClient('http://127.0.0.1:9', tenant='t', token='x', backoff_s=0.01)\n"
+        "real = OrderTracker(client=client, journal=mkdtemp() + '/journal.sqlite')\n"
+        "def fails(event): return 1 / 0\n"
+        "def record(name):\n"
+        "    try:\n"
+        "        fails(None)\n"
+        "    except ZeroDivisionError as exc:\n"
+        "        real.record_background_error(name, exc)\n"
+        "def mine():\n"
+        "    return real.export('/proc/x')"
+    )
+    seen = []
+    for code in (
+        "real.export('/proc/x')",
+        "real.sync()",
+        "mine()",
+        "record('one'); real.wait()",
+    ):
+        cell = kernel.start(code)
+        kernel.until(lambda cell=cell: cell.done)
+        first, *others = cell.error.splitlines()
+        seen.append((first.partition(":")[0], [line.partition("line ")[2] for line in others]))
+    fails = ["8, in record: fails(None)", "5, in fails: def fails(event): return 1 / 0"]
+    assert seen == [
+        ("WorkspaceError", []),
+        ("ServiceUnreachableError", []),
+        ("WorkspaceError", ["12, in mine: return real.export('/proc/x')"]),
+        ("TrackingError", fails),
+    ]
+
+
 def test_cells_queued_behind_a_wait_run(kernel: Waiting) -> None:
     """None of those sent during a wait is lost, nor during one in a nested loop."""
     wait = kernel.start("_ = wait()")

@@ -16,9 +16,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: From the bottom of the architecture to the top: a room may import what stands before it.
 ROOMS = [
+    "text",
     "errors",
     "arguments",
-    "text",
     "queries",
     "files",
     "events",

@@ -9,6 +9,7 @@ import pickle
 import re
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     BrokenExecutor,
@@ -188,11 +189,20 @@ def test_an_error_in_process_names_the_order_and_loses_no_other_result(
         (error,) = caught.value.exceptions
         assert f"order {numbers[1]}: process= raised ValueError: no such band" in str(error)
         assert isinstance(error.__cause__, ValueError)
+        frames = traceback.extract_tb(error.__cause__.__traceback__)
+        assert [frame.name for frame in frames] == ["fails_once"]
         split = caught.value.subgroup(errors.ProcessingError)
         assert isinstance(split, errors.ProcessingErrorGroup)
         assert split.results == caught.value.results
-        with pytest.raises(errors.ProcessingError, match="no such band"):
+        with pytest.raises(
+            errors.ProcessingError, match=r"no such band \(test_workers\.py, "
+        ) as one:
             tracker.download(numbers[1], process=fails_once)
+        shown = one.value._render_traceback_()
+        assert [line.partition(", in ")[2] for line in shown[1:]][-1] == (
+            'fails_once: raise ValueError("no such band")'
+        )
+        assert "regards_nb" not in "".join(shown[1:])
 
 
 def test_threads_of_the_user_download_and_process(

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.download import as_place, path_of
-from regards_nb.errors import JournalError, ProcessingError, SettingsError, WorkspaceError
+from regards_nb.errors import (
+    JournalError,
+    ProcessingError,
+    RegardsError,
+    SettingsError,
+    WorkspaceError,
+)
+from regards_nb.text import raised_at, user_frames
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order
 
 if TYPE_CHECKING:
@@ -100,7 +107,8 @@ def run_in_worker(task: WorkerTask) -> Outcome:
 def processing_error(order_id: int, cause: Exception) -> ProcessingError:
     """Return the error for a function of the user that failed."""
     error = ProcessingError(
-        f"order {order_id}: process= raised {type(cause).__name__}: {cause}. Its files are in place"
+        f"order {order_id}: process= raised {type(cause).__name__}: {cause} {raised_at(cause)}. "
+        "Its files are in place"
     )
     error.__cause__ = cause
     return error
@@ -108,9 +116,12 @@ def processing_error(order_id: int, cause: Exception) -> ProcessingError:
 
 def _packed_error(error: Exception) -> bytes:
     cause = error.__cause__ or error
-    lines = "".join(traceback.format_exception(cause))
+    if isinstance(error, RegardsError):
+        lines = "".join(traceback.format_list(user_frames(cause)))
+    else:
+        lines = "".join(traceback.format_exception(cause))
     # pickle keeps notes, and neither causes nor tracebacks
-    error.add_note(f"in a worker on {socket.gethostname()}:\n{lines}")
+    error.add_note(f"in a worker on {socket.gethostname()}\n{lines}".rstrip())
     try:
         packed = pickle.dumps(error)
         pickle.loads(packed)  # noqa: S301 - what was pickled here
