@@ -18,6 +18,7 @@ from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
     PrivateBroker,
+    Reply,
     Route,
     Simulator,
     Slow,
@@ -427,6 +428,27 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
         assert cause.__traceback__ is None
         assert not tracker.snapshot().background_errors, "what was told is not shown again"
         tracker.wait(number, timeout_s=60)
+
+
+def test_a_second_wait_says_why_files_are_not_downloaded(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of an automatic download is raised once, and its reason is said by each wait."""
+    refused = simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
+    told = r"finished; 1 to download: .*The automatic download of order 1 failed: .*your role"
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        simulator.order(ONE_FILE)
+        until(lambda: tracker.snapshot().background_errors)
+        with pytest.raises(errors.TrackingError, match="downloading order 1"):
+            tracker.wait(timeout_s=60)
+        for _ in range(2):
+            capsys.readouterr()
+            tracker.wait(timeout_s=60)
+            assert re.search(told, capsys.readouterr().out)
+        simulator.faults.remove(refused)
+        tracker.download()
+        tracker.wait()
+        assert "finished\n" in capsys.readouterr().out
 
 
 def test_a_wait_ends_when_the_files_are_there(simulator: Simulator, tmp_path: Path) -> None:

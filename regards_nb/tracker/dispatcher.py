@@ -337,6 +337,15 @@ class AutoDownload:
         self._due: dict[OrderKey, tuple[float, int]] = {}
         #: Incomplete downloads so far, of orders whose last download was incomplete.
         self._incomplete: dict[OrderKey, int] = {}
+        #: Why the last download of an order failed.
+        self._failures: dict[OrderKey, str] = {}
+
+    def failure(self, states: Iterable[OrderState]) -> str:
+        """Return a sentence on the first of some orders whose last download failed; else empty."""
+        for state in states:
+            if text := self._failures.get(state.key):
+                return f"The automatic download of order {state.order_id} failed: {text}"
+        return ""
 
     def will_try(self, order: OrderState) -> bool:
         """Return whether a download of the order runs or comes at once, as the first or for news.
@@ -387,6 +396,10 @@ class AutoDownload:
         if isinstance(error, OrderHeldError):
             self._look_later(key)
             return
+        if error is None:
+            self._failures.pop(key, None)
+        else:
+            self._failures[key] = str(error)
         if not isinstance(error, IncompleteDownloadError):
             self._incomplete.pop(key, None)
         elif self._incomplete.get(key, 0) == MOST_RETRIES:

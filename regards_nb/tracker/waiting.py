@@ -142,12 +142,13 @@ class Wait:
         states = self._core.holders.without_held(self._core.frames.states())
         if not states:
             return "nothing to wait for: no orders so far"
-        n_known, n_waiting = len(states), sum(state.waits_for_download for state in states)
+        n_known, waiting = len(states), [state for state in states if state.waits_for_download]
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
         text = f"nothing to wait for: {all_orders} finished"
-        if n_waiting:
-            text += f"; {n_waiting} to download: tracker.download()"
-        return text
+        if waiting:
+            text += f"; {len(waiting)} to download: tracker.download()"
+        failure = self._auto_download.failure(waiting) if self._auto_download else ""
+        return f"{text}. {failure}" if failure else text
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
