@@ -26,6 +26,8 @@ from regards_nb.text import clean, counted, size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from _typeshed import SupportsGetItem
+
     from regards_nb.events import OrderEvent
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -200,7 +202,7 @@ class FoldedOrders:
 
     keys: Sequence[OrderKey] = ()
     order_ids: Sequence[int | None] = ()
-    folds: Sequence[bytes] = ()
+    folds: SupportsGetItem[int, bytes] = ()
     owners: dict[int, list[OrderKey]] = field(default_factory=dict)
     claims: dict[int, list[OrderKey]] = field(default_factory=dict)
     tenants: list[str | None] = field(default_factory=list)
@@ -500,13 +502,9 @@ def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
 
 
 def _is_empty(event: OrderEvent) -> bool:
-    """Return whether an order ends without any file, because its filters matched none.
-
-    It is FAILED with a link, no errors and a total of 0 sub-orders.
-    """
-    return (
-        event.status == OrderStatus.FAILED and event.total_sub_orders == 0 and event.errors is None
-    )
+    """Return whether the filters of an order matched no file: FAILED, no error, 0 sub-orders."""
+    is_failed = event.status == OrderStatus.FAILED
+    return is_failed and event.total_sub_orders == 0 and event.errors is None
 
 
 class OrderAccumulator:

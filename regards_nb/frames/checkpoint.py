@@ -14,13 +14,12 @@ import time
 import uuid
 import weakref
 import zlib
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,7 +33,7 @@ from regards_nb.journal import CHECKPOINT_HEAD
 from regards_nb.orders import GONE, FoldedOrders, OrderKey, OrderReducer, OrderState, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
 
@@ -103,26 +102,14 @@ _head_from = msgspec.msgpack.Decoder(_Head).decode
 _folds_from = msgspec.msgpack.Decoder(_Folds).decode
 
 
-class _Pieces(Sequence[bytes]):
+class _Pieces:
     """Bytes that were stored one after the other."""
 
     def __init__(self, sizes: bytes, joined: bytes) -> None:
         self._ends = np.cumsum(np.frombuffer(sizes, "<u4"), dtype=np.int64)
         self._joined = joined
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, place: int) -> bytes: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[bytes]: ...
-
-    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
-        """Return one of them, or several."""
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
+    def __getitem__(self, place: int) -> bytes:
         begin = 0 if place == 0 else self._ends[place - 1]
         return self._joined[begin : self._ends[place]]
 
