@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -370,3 +371,36 @@ def test_an_incomplete_copy_is_not_opened(path: Path, journal: Journal) -> None:
     path.write_bytes(content)
     queue.drain()
     assert in_the_file(path) == list(range(100))
+
+
+@pytest.mark.parametrize("looks", [1, 0])
+def test_an_earlier_copy_with_as_many_pages_is_noticed(
+    path: Path, journal: Journal, looks: int
+) -> None:
+    """It is copied over the same file, before or after a look at the later content."""
+    told: list[str] = []
+    journal.on_notice(told.append)
+
+    def with_the_wal() -> bytes:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+    queue = Queue(journal, 8)
+    for _ in range(2):
+        queue.step()
+    early = with_the_wal()
+    for _ in range(2):
+        queue.step()
+    late = with_the_wal()
+    assert len(early) == len(late)
+    for _ in range(looks):
+        assert journal.last_id() == 4
+    path.write_bytes(early)
+    queue.drain()
+    assert ("has copied a file over" if looks else "has removed the newest") in "".join(told)
+    there = numbers(journal)
+    assert there[-4:] == list(range(4, 8))
+    assert set(there) == set(range(8)) or "tracker.sync()" in "".join(told)
+    journal.close()
+    assert in_the_file(path) == there

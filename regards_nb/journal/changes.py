@@ -203,6 +203,11 @@ class ChangeDetector:
         self.is_shrunk |= position.last_id < self._position.last_id
         self._position = position
 
+    @property
+    def newest_id(self) -> int:
+        """The id of the newest row at the last look."""
+        return self._position.last_id
+
     def forget(self) -> None:
         """Have the next call of `position` read it, and compare it with none before."""
         with self._lock:

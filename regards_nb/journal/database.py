@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
-from regards_nb.journal.batches import DamagedBatchError
+from regards_nb.journal.batches import DamagedBatchError, RowReader
 from regards_nb.journal.changes import ChangeDetector, begun, for_one_statement
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
 from regards_nb.journal.location import make_folder, sqlite_path, url_of, without_secrets, wrong_url
@@ -417,6 +417,9 @@ class Database:
             assert transaction is not None  # noqa: S101 - the statement has begun it
             try:
                 with transaction:  # rolls back also when the commit fails
+                    if self._file is not None:
+                        driver: Any = connection.connection.driver_connection
+                        self._file.number_content(driver)
                     yield connection
             except BaseException:
                 connection.close()
@@ -598,13 +601,14 @@ class Database:
                 "acknowledged any more; RabbitMQ keeps the new messages. Move the file and its "
                 "-wal and -shm away: the journal then begins anew. Or put a backup there"
             )
+        newest_id = self._changes.newest_id
         # Their connections are used below: the pool could not open another one to these files.
         for each in databases:
             each._changes.close()  # noqa: SLF001
             each._release_writer()  # noqa: SLF001
         is_saved = self._save_from_open_files(change)
         if not is_saved:
-            self._rescued.append(self._rescue())
+            self._rescued.append(self._rescue(newest_id))
         for each in databases:
             each._dispose(keep_files=True)  # noqa: SLF001
         left_open = file.left_open()
@@ -637,10 +641,14 @@ class Database:
             ) from exc
         return False
 
-    def _rescue(self) -> Rescued:
+    def _rescue(self, newest_id: int) -> Rescued:
+        """Read from the open files; *newest_id* is the newest row of the last look."""
         try:
             with self.engine.connect() as reader:
-                return rescue(reader)
+                found = rescue(reader)
+                # A file that was copied over the main one can have replaced the rows.
+                found.is_complete &= RowReader(reader).last_id() >= newest_id
+                return found
         except (sa.exc.DBAPIError, sqlite3.Error):
             return Rescued(is_complete=False)
 

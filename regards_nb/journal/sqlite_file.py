@@ -55,9 +55,10 @@ _MAGIC = b"SQLite format 3\0"
 #: offset in the header; 1: rollback journal, 2: WAL
 _FORMAT_OFFSET = 18
 _ROLLBACK_FORMAT, _WAL_FORMAT = 1, 2
-#: Where the header has the size of a page (1 stands for 65,536), the number of pages, and the
-#: version of the schema.
+#: Where the header has the size of a page (1 stands for 65,536), the number of pages, the version
+#: of the schema, and the number that `SqliteFile.number_content` writes.
 _PAGE_BYTES, _PAGES, _SCHEMA_VERSION = slice(16, 18), slice(28, 32), slice(40, 44)
+_USER_VERSION = slice(60, 64)
 #: The number of pages is right if these two counters are equal.
 _COUNTER, _COUNTER_OF_PAGES = slice(24, 28), slice(92, 96)
 
@@ -134,6 +135,19 @@ class SqliteFile:
         #: of the main file at the last look: size and time, and what its header says
         self._seen = _size_and_time(os.stat(self.path))  # noqa: PTH116
         self._state = _header_state(self._descriptor)
+        #: the main file with the number of the last transaction that wrote one
+        self._numbered: tuple[int, int] | None = None
+
+    def number_content(self, connection: sqlite3.Connection) -> None:
+        """Write a number for the next content of the main file, in a transaction that writes.
+
+        The main file changes when SQLite moves the -wal into it. The first transaction after that
+        writes the next number, so that an earlier copy of the file can be told from a later one.
+        """
+        if self._numbered != self._seen:
+            (number,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            self._numbered = self._seen
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the files that the connections use."""
@@ -153,7 +167,8 @@ class SqliteFile:
 
         SQLite itself writes to it when it moves the -wal into it. The header then says that a -wal
         belongs to the file; that of a backup says that none does. The number of pages grows, until
-        VACUUM increments the version of the schema; an earlier copy has fewer.
+        VACUUM increments the version of the schema; an earlier copy has fewer, or a lower number of
+        `number_content`.
         """
         state = _header_state(self._descriptor)
         if self._is_overwritten or state < self._state:
@@ -268,12 +283,13 @@ def _size_and_time(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _header_state(descriptor: int) -> tuple[int, int]:
-    """Return version of the schema and number of pages; less than any if there is no -wal."""
+def _header_state(descriptor: int) -> tuple[int, ...]:
+    """Return what grows with each state of the content; less than any if there is no -wal."""
     header = os.pread(descriptor, _HEADER_BYTES, 0)
     if not header.startswith(_MAGIC) or header[_FORMAT_OFFSET] != _WAL_FORMAT:
-        return (-1, 0)
-    return int.from_bytes(header[_SCHEMA_VERSION]), int.from_bytes(header[_PAGES])
+        return (-1,)
+    fields = (_SCHEMA_VERSION, _PAGES, _USER_VERSION)
+    return tuple(int.from_bytes(header[field]) for field in fields)
 
 
 def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool) -> None:
