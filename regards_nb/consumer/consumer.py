@@ -469,12 +469,7 @@ class _JournalWriter:
         self._shared.report_event()
 
     def _choose(
-        self,
-        rows: RowReader,
-        deliveries: Sequence[Delivery],
-        *,
-        delivered: int,
-        acknowledged: int,
+        self, rows: RowReader, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
     ) -> Sequence[Delivery]:
         """Return the messages that are not in the journal. No other session can write meanwhile."""
         self._matcher.begin(deliveries)

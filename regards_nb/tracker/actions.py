@@ -141,11 +141,7 @@ class _Action:
         return self._delete()
 
     def _change(
-        self,
-        action: str,
-        act: Callable[[int], None],
-        *,
-        wait_while: frozenset[str] = frozenset(),
+        self, action: str, act: Callable[[int], None], *, wait_while: frozenset[str] = frozenset()
     ) -> int:
         self._send(action, act, wait_while=wait_while)
         # Without an answer: the server did it, and the next round of REST sync asks for the order.
@@ -177,11 +173,7 @@ class _Action:
         )
 
     def _send(
-        self,
-        action: str,
-        act: Callable[[int], Any],
-        *,
-        wait_while: frozenset[str] = frozenset(),
+        self, action: str, act: Callable[[int], Any], *, wait_while: frozenset[str] = frozenset()
     ) -> Any:
         """Send the action; while the order is in a status of *wait_while*, repeat a refused one.
 
@@ -209,11 +201,7 @@ class _Action:
             text += ": it has deleted its files. A new order brings them: submit()"
         else:
             text += f". {refusal}" + (f". It allows: {offered}" if offered else "")
-        return NotAllowedError(
-            text,
-            status_code=refusal.status_code,
-            messages=refusal.messages,
-        )
+        return NotAllowedError(text, status_code=refusal.status_code, messages=refusal.messages)
 
 
 def _pauses(limit_s: float) -> Iterator[float]:

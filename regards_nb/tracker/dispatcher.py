@@ -94,13 +94,7 @@ class EventDispatcher:
         self.auto_download = None if downloads is None else AutoDownload(parts, downloads, sync)
         self._thread = threading.Thread(
             target=_follow,
-            args=(
-                parts,
-                self._queue,
-                self._stop,
-                self._calls,
-                self.auto_download,
-            ),
+            args=(parts, self._queue, self._stop, self._calls, self.auto_download),
             name="regards-nb-dispatch",
             daemon=True,
         )
@@ -203,10 +197,7 @@ def _follow(
 
 
 def _step(
-    parts: TrackerParts,
-    queue: EventQueue,
-    callbacks: _Callbacks,
-    downloads: AutoDownload | None,
+    parts: TrackerParts, queue: EventQueue, callbacks: _Callbacks, downloads: AutoDownload | None
 ) -> bool:
     """Handle the new events; return whether there were any."""
     try:

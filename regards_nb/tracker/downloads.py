@@ -162,11 +162,7 @@ class Downloads:
     """
 
     def __init__(
-        self,
-        parts: TrackerParts,
-        sync: RestSync | None,
-        tenant: str | None,
-        workspace: Place,
+        self, parts: TrackerParts, sync: RestSync | None, tenant: str | None, workspace: Place
     ) -> None:
         self._core = parts
         self._sync = sync
@@ -180,10 +176,7 @@ class Downloads:
         self._lock = threading.Lock()
 
     def begin(
-        self,
-        order: OrderState,
-        request: DownloadRequest = _NEW_FILES,
-        submit: Submit | None = None,
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES, submit: Submit | None = None
     ) -> Future[DownloadResult]:
         """Download the ready files of *order*; return the running download if it does the same.
 

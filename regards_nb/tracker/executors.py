@@ -21,12 +21,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.errors import DownloadError, JournalError, RegardsError, SettingsError
 from regards_nb.orders import GONE
 from regards_nb.tracker.fetch import OrderToFetch
-from regards_nb.tracker.worker import (
-    WorkerTask,
-    packed_function,
-    processing_error,
-    run_in_worker,
-)
+from regards_nb.tracker.worker import WorkerTask, packed_function, processing_error, run_in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,12 +168,7 @@ class WorkerCall:
         inner.add_done_callback(partial(self._ended, task, outer, is_second=is_second))
 
     def _ended(
-        self,
-        task: WorkerTask,
-        outer: Future[Any],
-        inner: Future[Any],
-        *,
-        is_second: bool,
+        self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
     ) -> None:
         """Pass on what a worker answered; called in a thread of the executor."""
         order_id = task.order.order_id

@@ -494,11 +494,7 @@ class Submission:
     # -- over AMQP --
 
     def _send_over_amqp(
-        self,
-        publish: Callable[..., None],
-        request: Request,
-        *,
-        sent_before: bool,
+        self, publish: Callable[..., None], request: Request, *, sent_before: bool
     ) -> None:
         self._require_running()
         if not sent_before:
