@@ -194,6 +194,11 @@ def test_an_outage_before_the_request_orders_nothing(
         tracker.submit("dataset:SWOT_PASS_012", label="away")
     assert "correlation id" not in str(caught.value)
     assert applied(simulator) == 0
+    simulator.faults.clear()
+    order = tracker.submit("dataset:SWOT_PASS_012", label="away")
+    simulator.faults.add(Reply(route=Route.ACTION, status=503, times=None))
+    with pytest.raises(errors.ServiceUnreachableError, match=r"^order 1: PUT .*HTTP 503"):
+        order.pause()
 
 
 # -- the limit

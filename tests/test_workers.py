@@ -351,6 +351,8 @@ def test_dask_downloads_and_processes(
     postgresql: PrivatePostgreSQL,
 ) -> None:
     """On workers of a real cluster, with a function of this file; no ended order stays there."""
+    import distributed
+
     with profile(journal=postgresql.new_database()) as tracker:
         numbers = ended_orders(simulator, tracker)
 

@@ -55,12 +55,11 @@ def connect(
         login.result(_LOGIN_S)
     except TimeoutError:
         login.add_done_callback(lambda done: _tell(done.exception(), errors))
-    except BaseException as exc:
-        if isinstance(exc, RegardsError) and not isinstance(exc, ServiceLoginError):
-            _tell(exc, errors)
-            return
+    except (ServiceLoginError, KeyboardInterrupt):
         source.stop(timeout_s)
         raise
+    except RegardsError as exc:
+        _tell(exc, errors)
 
 
 def _log_in(client: RegardsClient) -> None:
@@ -75,7 +74,7 @@ def _tell(error: BaseException | None, errors: BackgroundErrors) -> None:
     if isinstance(error, ServiceLoginError):
         errors.record("logging in to REGARDS", error)
     elif error is not None:
-        errors.note(f"REGARDS does not answer, only RabbitMQ does: {error}")
+        errors.note(f"the login to REGARDS could not be checked, and messages arrive: {error}")
 
 
 def in_thread(job: Callable[[], Any]) -> Future[Any]:
