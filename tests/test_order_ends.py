@@ -299,6 +299,7 @@ def test_an_expired_order_counts_the_files_that_were_never_ready_here(
         tracker.download(number)
     assert len(said.value.paths) == 4
     assert tracker[number].status == "EXPIRED"
+    assert "1 incomplete" in tracker._repr_html_()
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])

@@ -397,6 +397,22 @@ def test_missing_files_are_told_once(simulator: Simulator, tmp_path: Path) -> No
         tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
 
 
+def test_an_automatic_download_that_failed_does_not_look_done(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Also after its error was raised the view says that the order waits, until it is here."""
+    away = simulator.faults.add(Reply(route=Route.AVAILABLE, status=503, times=None))
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        number = simulator.order(ONE_FILE)
+        with pytest.raises(errors.TrackingError, match="HTTP 503"):
+            tracker.wait(number, timeout_s=60)
+        tracker.wait(number, timeout_s=60)
+        assert "REGARDS waits for you: 1 to download" in tracker._repr_html_()
+        simulator.faults.remove(away)
+        assert len(tracker.download(number)) == 1
+        assert "waits for you:" not in tracker._repr_html_()
+
+
 def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path: Path) -> None:
     """A missing file and a broken callback are told once, when the wait is over."""
     lost = MissingEntry(name="file_00000.bin"), StorageRefuses(name="file_00000.bin", times=None)

@@ -270,7 +270,9 @@ def severity_of(order: OrderState) -> Severity:
     if not order.finished:
         return Severity.RUNNING
     if order.status in GONE:
-        return Severity.GONE
+        lacks_files = 0 < order.downloaded_files < (order.files_total or 0)
+        is_lost = order.status == OrderStatus.EXPIRED and lacks_files
+        return Severity.INCOMPLETE if is_lost else Severity.GONE
     if order.status == OrderStatus.DONE:
         return Severity.DONE
     has_files = _had_files(order) or order.elsewhere_files

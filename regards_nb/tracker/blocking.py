@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
@@ -36,8 +37,8 @@ class BlockingOrders:
         self._found: list[OrderState] = []
         self._valid_until_s = 0.0
 
-    def find(self, *, auto_download: bool) -> list[OrderState]:
-        """Return these orders by number; with *auto_download*, only those whose download failed."""
+    def find(self, own: AutoDownload | None = None) -> list[OrderState]:
+        """Return these orders by number; not those that *own* downloads in a moment."""
         began_s = time.monotonic()
         if began_s >= self._valid_until_s:
             self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
@@ -48,7 +49,7 @@ class BlockingOrders:
             state
             for state in self._found
             if state.order_id not in self._core.downloads
-            and (not auto_download or _has_failed(self._core, state))
+            and (own is None or not own.will_try(state))
         ]
 
     def _search(self) -> list[OrderState]:
@@ -85,7 +86,7 @@ class BlockingOrders:
         )
         if paused := advice_for_paused(running):
             text += f"; {paused}"
-        blocking = [state for state in self.find(auto_download=False) if state not in running]
+        blocking = [state for state in self.find() if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
     def before_third(self) -> str:
@@ -93,7 +94,7 @@ class BlockingOrders:
         unfinished = [state for state in self._states_of_user() if not state.finished]
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
-        named = self.find(auto_download=False) or unfinished[:SUBORDERS_PER_USER]
+        named = self.find() or unfinished[:SUBORDERS_PER_USER]
         numbers = ", ".join(str(state.order_id) for state in named)
         orders = "order" if len(named) == 1 else "orders"
         return (
@@ -123,16 +124,11 @@ def advice_for_paused(states: Iterable[OrderState]) -> str:
     return f"{are.format(numbers)} paused: tracker.resume({call})"
 
 
-def without_own(parts: TrackerParts, states: list[OrderState]) -> list[OrderState]:
-    """Return the states without the downloads that the dispatcher begins in a moment."""
+def without_own(states: Iterable[OrderState], own: AutoDownload | None) -> list[OrderState]:
+    """Return the states without the downloads that *own* begins in a moment."""
     return [
         replaced(state, waits_for_download=False, lacks_names=False)
-        if state.to_download and not _has_failed(parts, state)
+        if own is not None and state.to_download and own.will_try(state)
         else state
         for state in states
     ]
-
-
-def _has_failed(parts: TrackerParts, state: OrderState) -> bool:
-    """Return whether the automatic download of an order has failed."""
-    return parts.errors.has(f"downloading order {state.order_id}")

@@ -171,11 +171,6 @@ class BackgroundErrors:
         for oldest in list(self._shown)[:-_MOST_ERRORS]:
             del self._shown[oldest]
 
-    def has(self, what: str) -> bool:
-        """Return whether an error of *what* is kept."""
-        with self._lock:
-            return any(each == what for each, _ in self._errors.values())
-
     def withdraw(self, what: str) -> None:
         """Forget the errors of *what*, which has succeeded meanwhile or is not wanted any more."""
         with self._lock:

@@ -292,12 +292,10 @@ class TableOrders:
         """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._policy.sees_downloads:
             return []
-        auto_download = self._policy.auto_download is not None
-        shown = self._core.holders.without_held(states)
-        if auto_download:
-            shown = without_own(self._core, shown)
+        own = self._policy.auto_download
+        shown = without_own(self._core.holders.without_held(states), own)
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
-        others = self._blocking.find(auto_download=auto_download)
+        others = self._blocking.find(own)
         return list((mine | {state.order_id: state for state in others}).values())
 
     def _note(self, states: Sequence[OrderState]) -> str:

@@ -634,13 +634,13 @@ class OrderTracker:
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
-        auto_download = self._own_download is not None
+        own = self._own_download
         if keys is not None:
             check_keys(keys := list(keys))
         states = self._core.holders.without_held(self._core.states(keys))
         return Snapshot(
-            orders=tuple(without_own(self._core, states) if auto_download else states),
-            blocking=tuple(self._blocking.find(auto_download=auto_download)),
+            orders=tuple(without_own(states, own)),
+            blocking=tuple(self._blocking.find(own)),
             health=self._life.health,
             background_errors=self._warnings() + self._core.errors.shown,
             rejected=self._core.frames.rejections,

@@ -201,7 +201,7 @@ class Wait:
                 note += f". {_REST_MISSING}"
             health = self._life.health
             away = [health.reason] if health.state not in RUNNING and health.reason else []
-            warned = "".join(f". {text}" for text in (*self._warnings(), *away))
+            warned = "".join(f". {text.rstrip('.')}" for text in (*self._warnings(), *away))
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
                 "wait() again, or look at tracker.orders"
@@ -259,7 +259,7 @@ class Wait:
         return state.finished and not awaits_files(state, self._downloads, self._auto_download)
 
     def _blocking(self) -> list[OrderState]:
-        return self._blocking_orders.find(auto_download=self._auto_download is not None)
+        return self._blocking_orders.find(self._auto_download)
 
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""
