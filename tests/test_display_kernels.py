@@ -139,7 +139,8 @@ def test_expected_errors_are_one_line(kernel: Waiting) -> None:
         "from regards_nb import OrderTracker, RegardsClient\n"
         "from regards_nb.errors import WaitTimeoutError\n"
         "client = RegardsClient('http://127.0.0.1:9', tenant='t', token='x')\n"
-        "real = OrderTracker(client=client, journal='sqlite://')\n"
+        "import tempfile\n"
+        "real = OrderTracker(client=client, journal=tempfile.mkdtemp() + '/journal.sqlite')\n"
     )
     cell = kernel.start(start + "real['nope']")
     kernel.until(lambda: cell.done)

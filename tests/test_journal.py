@@ -617,6 +617,13 @@ def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    """Each thread would write to a database of its own."""
+    with pytest.raises(JournalError, match="several threads cannot share"):
+        Journal(url)
+
+
 def test_the_password_of_a_database_is_not_in_the_location(tmp_path: Path) -> None:
     """repr and errors name the database without the password."""
     journal = Journal(f"sqlite:///{tmp_path}/j.sqlite")

@@ -58,8 +58,6 @@ class CheckpointStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._path = None if database.path is None else Path(f"{database.path}.checkpoint")
-        #: A journal in memory has no checkpoint.
-        self.exists = self._path is not None or database.engine.dialect.name != "sqlite"
 
     def read(self, owner: str, *names: str) -> dict[str, bytes]:
         """Return the first value of each name, all of one moment; those that are damaged not."""

@@ -113,7 +113,7 @@ class Database:
     def __init__(self, location: str | Path) -> None:
         url = url_of(location)
         self.location = without_secrets(url)
-        #: of the SQLite file; None for a server or a database in memory
+        #: of the SQLite file; None for a server
         self.path = sqlite_path(url)
         #: grows when other rows can stand under the ids that a reader has seen
         self.generation = 0
@@ -240,11 +240,9 @@ class Database:
         connection.execute("PRAGMA schema_version").fetchone()
 
     @property
-    def kind(self) -> Literal["memory", "file", "server"]:
+    def kind(self) -> Literal["file", "server"]:
         """Where the database is."""
-        if self.engine.dialect.name != "sqlite":
-            return "server"
-        return "memory" if self.path is None else "file"
+        return "server" if self.path is None else "file"
 
     def open(self) -> None:
         """Check the tables, or create them in an empty database.

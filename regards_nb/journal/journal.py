@@ -273,8 +273,8 @@ class Journal:
         return self._database.read_only
 
     @property
-    def kind(self) -> Literal["memory", "file", "server"]:
-        """Where the journal is: in this process, in a file, or on a database server."""
+    def kind(self) -> Literal["file", "server"]:
+        """Where the journal is: in a file, or on a database server."""
         return self._database.kind
 
     def on_notice(self, callback: Callable[[str], None]) -> None:

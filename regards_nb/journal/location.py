@@ -15,9 +15,16 @@ def url_of(location: str | Path) -> sa.URL:
     """Return the URL of a journal."""
     if isinstance(location, str) and "://" in location:
         try:
-            return sa.make_url(location)
+            url = sa.make_url(location)
         except (sa.exc.ArgumentError, ValueError) as exc:
             raise wrong_url(exc) from None
+        if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+            # Each thread would have a database of its own.
+            raise JournalError(
+                f"{location} is a database in memory, which several threads cannot share. Choose "
+                "another place with journal=...: a path"
+            )
+        return url
     return sa.URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
 
 
@@ -43,8 +50,8 @@ def without_secrets(url: sa.URL) -> str:
 
 
 def sqlite_path(url: sa.URL) -> Path | None:
-    """Return the file of a journal; None for a server or a database in memory."""
-    is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+    """Return the file of a journal; None for a server."""
+    is_file = url.get_backend_name() == "sqlite"
     return Path(url.database or "").absolute() if is_file else None
 
 

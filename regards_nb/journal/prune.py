@@ -381,8 +381,6 @@ def _size(database: Database) -> int:
         return database.path.stat().st_size
     names = (_batches.name, _kept.name)
     query = sa.select(*(sa.func.pg_total_relation_size(name) for name in names))
-    if database.kind == "memory":
-        return 0
     return sum(database.read(lambda connection: tuple(connection.execute(query).one())))
 
 

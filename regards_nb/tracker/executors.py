@@ -272,7 +272,7 @@ def settings_for_workers(
             'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
         )
     journal = parts.journal
-    if journal.kind == "memory" or (journal.kind == "file" and not is_local):
+    if journal.kind == "file" and not is_local:
         raise SettingsError(
             f"the workers of {kind} may be on other machines and cannot write to the journal "
             f"{journal.location}: keep it in PostgreSQL (journal=), or use a ProcessPoolExecutor, "
