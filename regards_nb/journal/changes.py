@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -40,8 +39,8 @@ _POSITION = sa.select(
 
 
 #: The listening thread reads the position and the newest rows in one round trip. At first there are
-#: no newest. So many rows it reads at once, and keeps at most.
-_FEW_ROWS, _MOST_HEARD = 4, 16
+#: no newest.
+_FEW_ROWS = 4
 _after_id = sa.bindparam("after_id", type_=sa.BigInteger)
 _where = _POSITION.subquery()
 _new = (
@@ -111,8 +110,8 @@ class ChangeDetector:
         self._has_version = engine.dialect.name == "sqlite"
         self._query = str(_POSITION.compile(engine))
         self._lock = threading.Lock()
-        #: what `hear` has read and no caller of `position` has
-        self._heard: deque[Sequence[Any]] = deque(maxlen=_MOST_HEARD)
+        #: the rows that `hear` has read; None once a caller of `position` has taken them
+        self._heard: Sequence[Sequence[Any]] | None = None
         #: stays open: each connection has its own data_version
         self._connection: PoolProxiedConnection | None = None
         #: of the schema; None before `open`
@@ -131,13 +130,14 @@ class ChangeDetector:
         self._pause_s = self.first_pause_s
 
     def position(self, *, exact: bool) -> Look:
-        """Return the position of the journal, and the newest rows that a server has told with it.
+        """Return the position of the journal, and the rows that `hear` has read meanwhile.
 
-        *exact* reads it from a server in any case. The caller has the rows up to *after_id*.
+        *exact* reads it from a server in any case.
         """
         with self._lock:
             position = self._look(exact=exact or not self.is_polled)
-            return position, [self._heard.popleft() for _ in range(len(self._heard))]
+            rows, self._heard = self._heard or (), None
+            return position, rows
 
     def look(self) -> None:
         """Read the position, so that `is_shrunk` is right."""
@@ -180,10 +180,15 @@ class ChangeDetector:
         """Read the position and the newest rows with the connection of the driver that listens.
 
         It belongs to one session of the server, because LISTEN works on it. So the statement can be
-        prepared there, which takes a tenth of the time of the same one through the pool.
+        prepared there, which takes a tenth of the time of the same one through the pool. While
+        commits follow each other faster than the threads look, nothing is read here: they read
+        many rows at once.
         """
         text, constants = self._statement
         with self._lock:
+            if self._heard is not None:
+                self.tell()
+                return
             tellings = self._tellings
             values = constants | {"after_id": self._position.last_id}
             found = connection.execute(text, values, prepare=True).fetchall()
@@ -191,7 +196,7 @@ class ChangeDetector:
             self._store(_position(found[0][:width]))
             self._seen_tellings = tellings
             self._next_look_s = time.monotonic() + self.look_every_s
-            self._heard += [row[width:] for row in found if row[width] is not None]
+            self._heard = [row[width:] for row in found if row[width] is not None]
 
     @cached_property
     def _statement(self) -> tuple[str, dict[str, Any]]:
@@ -212,7 +217,7 @@ class ChangeDetector:
         """Have the next call of `position` read it, and compare it with none before."""
         with self._lock:
             self._position, self.is_shrunk = Position(0, 0), False
-            self.version, self._seen_tellings = None, -1
+            self.version, self._seen_tellings, self._heard = None, -1, None
 
     def tell(self) -> None:
         """Have the next call of `position` read it."""
