@@ -10,6 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -512,10 +513,9 @@ def _overall(
     if rate := rates.total():
         words.append(f"{size(int(rate))}/s")
     downloads = [order for order in is_open if order.downloading]
-    runs = any(
-        each.severity is Severity.RUNNING and each.order.status != OrderStatus.PAUSED
-        for each in current
-    )
+    # Python 3.11 calls a function each time that a member is looked up in its enum.
+    running, paused = Severity.RUNNING, OrderStatus.PAUSED
+    runs = any(each.severity is running and each.order.status != paused for each in current)
     if downloads and len(downloads) == len(is_open):
         remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
         remaining_s = None if None in remaining else max(filter(None, remaining), default=None)
@@ -564,16 +564,18 @@ def _named(orders: Sequence[OrderState]) -> str:
     return f"order{'' if len(orders) == 1 else 's'} {', '.join(names)}{more}"
 
 
-def _counts(facts: Sequence[_Facts]) -> Iterator[tuple[Severity, str]]:
-    severities = Counter(map(attrgetter("severity"), facts))
-    n_downloading = sum(map(attrgetter("order.downloading"), facts))
+def _counts(ranked: Sequence[_Facts]) -> Iterator[tuple[Severity, str]]:
+    # Not a Counter: each member of an enum computes its hash in Python.
+    groups = groupby(ranked, attrgetter("severity"))
+    severities = {severity: len(list(group)) for severity, group in groups}
+    n_downloading = sum(map(attrgetter("order.downloading"), ranked))
     for severity, words in (
         (Severity.WAITS, "REGARDS waits for you: {} to download"),
         (Severity.FAILED, "{} failed"),
         (Severity.INCOMPLETE, "{} incomplete"),
         (Severity.RUNNING, "{} running"),
     ):
-        if severities[severity]:
+        if severity in severities:
             yield severity, words.format(severities[severity])
     if n_downloading:
         yield Severity.RUNNING, f"{n_downloading} downloading"

@@ -27,7 +27,7 @@ from regards_nb.orders import replaced
 from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from regards_nb.client import RegardsClient
@@ -224,19 +224,27 @@ class OrderHolders:
         #: By the name of the lease, and when it was seen last.
         self._seen: dict[str, tuple[Holder, float]] = {}
 
-    def of(self, order: OrderState) -> Holder | None:
-        """Return the process that downloads an order, also between two of its parts."""
+    def _look(self) -> bool:
+        """Look at the journal, if it is time; return whether another process downloads."""
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + LOOK_S
             found = self._journal.leases.downloads_elsewhere()
             kept = {name: s for name, s in self._seen.items() if now_s - s[1] < _BETWEEN_PARTS_S}
             self._seen = kept | {name: (holder, now_s) for name, holder in found.items()}
+        return bool(self._seen)
+
+    def of(self, order: OrderState) -> Holder | None:
+        """Return the process that downloads an order, also between two of its parts."""
+        if not self._look():
+            return None
         seen = self._seen.get(order_lease(order.tenant or self._tenant, order.order_id or 0))
         return None if seen is None else seen[0]
 
-    def without_held(self, orders: Iterable[OrderState]) -> list[OrderState]:
+    def without_held(self, orders: Sequence[OrderState]) -> Sequence[OrderState]:
         """Return the orders; those that another process downloads do not wait for the user."""
+        if not self._look():
+            return orders
         return [
             replaced(order, waits_for_download=False, held_by=str(holder))
             if order.waits_for_download and (holder := self.of(order))
