@@ -366,6 +366,14 @@ def test_many_small_entries_in_one_block_are_not_copied_again_and_again() -> Non
     assert peak_bytes < 2 * len(raw) + (4 << 20)
 
 
+def test_what_the_inflater_read_ahead_may_be_of_an_earlier_block() -> None:
+    """An entry that fills a piece just before a block ends is read, wherever that block ends."""
+    files = [("a.nc", bytes(MAX_PIECE_BYTES + 100)), ("b.nc", CONTENT)]
+    raw = regards_zip(files)
+    for step in range(290, 330):
+        assert names_and_content(in_steps(raw, step)) == files, step
+
+
 def test_blocks_may_be_empty() -> None:
     """A block without bytes is not the end."""
     raw = regards_zip([("a", CONTENT)])

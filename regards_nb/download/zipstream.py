@@ -203,6 +203,8 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             # At the end zlib may give what it did not read a second time, as `unconsumed_tail`.
             rest = inflater.unused_data or inflater.unconsumed_tail
             stream.at += len(chunk) - len(rest)
+            if stream.at < 0:
+                stream.go_back(rest)
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
             if held and piece and len(held) + len(piece) > _SMALL_BYTES:
@@ -274,6 +276,15 @@ class _ByteStream:
         if limit == _FIRST_CHUNK_BYTES:  # copying it takes less time than making a view
             return self.data[self.at : self.at + limit]
         return memoryview(self.data)[self.at : self.at + limit]
+
+    def go_back(self, rest: Bytes) -> None:
+        """Put the first bytes of *rest*, which are before ``data``, in front of it again.
+
+        isal reads a few bytes ahead, and gives them back when the stream ends in the next block.
+        """
+        self.data = bytes(rest[: -self.at]) + self.data
+        self._passed_bytes += self.at
+        self.at = 0
 
     def mark(self) -> bytes:
         """Return the next four bytes without moving."""
