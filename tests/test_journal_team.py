@@ -195,9 +195,12 @@ def test_an_idle_journal_on_a_server_is_left_alone(
 def test_the_thread_that_listens_reads_the_rows_of_other_kernels(
     postgresql: PrivatePostgreSQL,
 ) -> None:
-    """The next look at the position and the row needs no statement; a long row is fetched."""
+    """The next look at the position and the row needs no statement; a long row is fetched.
+
+    An option of the driver in the URL, which is text there, changes nothing.
+    """
     url = postgresql.new_database()
-    with Journal(url) as one, Journal(url) as two:
+    with Journal(url) as one, Journal(f"{url}&prepare_threshold=0") as two:
         session_id = one.open_session("queue")
         one.append(session_id, [delivery(b"{}")])
         told = threading.Semaphore(0)

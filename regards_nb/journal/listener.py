@@ -122,6 +122,8 @@ def _run(
 
 def _connect(engine: sa.Engine) -> Any:
     arguments, options = engine.dialect.create_connect_args(engine.url)
+    # Options of a URL are text; psycopg compares this one with numbers.
+    options.pop("prepare_threshold", None)
     return engine.dialect.loaded_dbapi.connect(
         *arguments, **{**_KEEPALIVE, **options}, autocommit=True
     )
