@@ -142,7 +142,7 @@ _ENVIRONMENT = {
 #: A run counts when other work took less of the machine; else it is made again, so often.
 _QUIET, _TRIES = 0.1, 3
 #: For so long the runs of one work wait for a quiet machine, or are made again. On a machine that
-#: is never quiet all works take some 20 minutes; without a limit they took more than three hours.
+#: is never quiet all works of 3 runs took 35 minutes; without a limit it would be hours.
 _PATIENCE_S = 120.0
 
 
