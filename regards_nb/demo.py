@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RegardsClient
+from regards_nb.display import say
 from regards_nb.errors import SettingsError
 from regards_nb.settings import check_options
 from regards_nb.simulator import BrokerMissingError, Simulator
@@ -36,6 +37,8 @@ def demo_tracker(**options: Any) -> OrderTracker:
     """Start a simulated REGARDS and a tracker of its orders; see `OrderTracker.demo`."""
     check_options(options, _TRACKER_OPTIONS | signature(Simulator).parameters.keys(), "demo()")
     tracker_options = {name: options.pop(name) for name in _TRACKER_OPTIONS & options.keys()}
+    if options.get("broker") is None:
+        say("starting a private RabbitMQ for the demo, which takes some seconds")
     try:
         simulator = Simulator(**options).start()
     except BrokerMissingError as exc:

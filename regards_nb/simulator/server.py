@@ -132,6 +132,8 @@ class Server(ThreadingHTTPServer):
         self._open: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
+        # A client can be gone between select() and accept(), which would wait for the next one.
+        self.socket.settimeout(0)
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.05,), name="simulator-http", daemon=True
         )
