@@ -451,7 +451,7 @@ def test_a_second_wait_says_why_files_are_not_downloaded(
 ) -> None:
     """The error of an automatic download is raised once, and its reason is said by each wait."""
     refused = simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
-    told = r"finished; 1 to download: .*The automatic download of order 1 failed: .*your role"
+    told = r"finished; 1 to download: .*The download of order 1 failed: .*your role"
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
         simulator.order(ONE_FILE)
         until(lambda: tracker.snapshot().background_errors)
@@ -536,3 +536,38 @@ def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_
                 one.wait(number, timeout_s=0.5)
     with tracker_of(simulator, tmp_path), tracker_of(simulator, tmp_path):
         pass  # one journal: no warning
+
+
+def test_the_time_limit_names_why_the_files_are_not_there(
+    tracker: OrderTracker, simulator: Simulator
+) -> None:
+    """The reason of the last attempt, and that there will be another one."""
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
+    simulator.order(ONE_FILE)
+    with pytest.raises(
+        errors.WaitTimeoutError, match=r"download of order 1 failed: .*; the next try comes after"
+    ):
+        tracker.wait(1, download=True, timeout_s=2)
+
+
+def test_a_callback_that_was_removed_is_not_called_for_events_that_wait(
+    tracker: OrderTracker, simulator: Simulator
+) -> None:
+    """The first call holds up the others; off() drops them."""
+    calls: list[str] = []
+    may_end = threading.Event()
+
+    def slow(event: OrderEvent) -> None:
+        calls.append(event.status)
+        may_end.wait(60)
+
+    tracker.on(None, slow)
+    simulator.order(ONE_FILE)
+    until(lambda: calls and len(tracker.events) >= 3)
+    tracker.off(slow)
+    ended: list[str] = []
+    tracker.on("DONE", lambda event: ended.append(event.status))
+    simulator.order(ONE_FILE)
+    may_end.set()
+    until(lambda: ended)
+    assert len(calls) == 1

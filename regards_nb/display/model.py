@@ -462,6 +462,8 @@ def _health(health: Health) -> tuple[Severity, str]:
     since = health.since.astimezone(UTC)
     if state == "POLLING" and health.reason:
         words = clean(health.reason)  # it says how often
+    if state == "RECONNECTING" and health.address is None:
+        words = "REGARDS does not answer, and is asked again,"  # there is no RabbitMQ
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
     if health.reason and state not in {"CONSUMING", "POLLING"}:
         parts = [f"{parts[0]}: {clean(health.reason)}"]
@@ -535,6 +537,8 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
     unfinished = [order for order in orders if not order.finished]
     if not unfinished or any(map(attrgetter("downloading"), orders)):
         return ""
+    if all(order.status == OrderStatus.PAUSED for order in unfinished):
+        return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
     blocking = list(snapshot.blocking)
     if blocking:
         return (
@@ -545,8 +549,6 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason)}"
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
-    if all(order.status == OrderStatus.PAUSED for order in unfinished):
-        return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
     quiet = now - max(map(attrgetter("last_event"), unfinished))
     is_quiet = quiet >= QUIET
     return f"No event from REGARDS for {duration(quiet.total_seconds())}" if is_quiet else ""

@@ -346,7 +346,10 @@ class Workspace(ABC):
     def _explained(self, exc: OSError) -> WorkspaceError:
         reason = exc.strerror or str(exc)
         if exc.errno not in _FULL:
-            return WorkspaceError(f"cannot write to {self._staging_in}: {reason}")
+            return WorkspaceError(
+                f"cannot write to {self._staging_in}: {reason}. Choose another place with "
+                "workspace=... or directory=..."
+            )
         free = "unknown"
         with suppress(OSError):
             free = f"{shutil.disk_usage(self._staging_in).free:,} bytes"

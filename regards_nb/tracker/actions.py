@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RemoteOrder
 from regards_nb.errors import NotAllowedError, RegardsError, ServiceError, SettingsError
+from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import counted
 from regards_nb.tracker.downloads import Workers
-from regards_nb.tracker.shared import CLIENT_MISSING
+from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ class OrderActions:
         if state.order_id is None:
             raise SettingsError(
                 f"{state.name} has no number, so there is nothing to {action}: "
-                f"{state.status}{state.reason}"
+                f"{state.status}{state.reason}. {NEW_ORDER}"
             )
         step = _Action(self._sync, state, state.order_id, self._stop, self._jobs_stop_timeout_s)
         try:
@@ -196,7 +197,9 @@ class _Action:
     ) -> NotAllowedError:
         offered = ", ".join(sorted(remote.actions - {"remove"}))
         text = f"REGARDS does not let you {action} order {self.order_id}, which is {remote.status}"
-        if remote.status in GONE and action != "delete":
+        if remote.status == OrderStatus.DELETED and action in {"cancel", "delete"}:
+            text = f"order {self.order_id} is deleted already: there is nothing to {action}"
+        elif remote.status in GONE and action != "delete":
             # The advice for the server's code is meant for orders that still have files.
             text += ": it has deleted its files. A new order brings them: submit()"
         else:

@@ -286,6 +286,8 @@ class _Callbacks:
         name = getattr(callback, "__name__", repr(callback))
         self.running = f"callback {name} on {event.status} of order {event.order_id}"
         self._begun += 1
+        if not any(each == callback for _, each in self.registered):
+            return  # off() was called meanwhile
         self._began_s = time.monotonic()
         try:
             callback(event)
@@ -335,7 +337,7 @@ class AutoDownload:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         for state in states:
             if text := self._failures.get(state.key):
-                return f"The automatic download of order {state.order_id} failed: {text}"
+                return f"The download of order {state.order_id} failed: {text}"
         return ""
 
     def will_try(self, order: OrderState) -> bool:
@@ -402,6 +404,7 @@ class AutoDownload:
         if error is not None:
             _, failures = self._due.get(key, (0.0, 0))
             wait_s = min(self.first_retry_s * 2**failures, LONGEST_RETRY_S)
+            self._failures[key] += f"; the next try comes after {wait_s:g} s"
             self._due[key] = (time.monotonic() + wait_s, failures + 1)
 
     def _look_later(self, key: OrderKey) -> None:

@@ -34,7 +34,7 @@ from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
-from regards_nb.tracker.shared import CLIENT_MISSING, POLL_S, OrderHeldError
+from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, OrderHeldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -358,7 +358,10 @@ class Downloads:
             )
         if order.download_link:
             return None  # it had files, and nothing new to give is no error (protocol.md 0.3)
-        return DownloadError(f"order {number} is {order.status} and has no file{message}")
+        return DownloadError(
+            f"order {number} is {order.status} and has no file{message}. tracker.retry({number}) "
+            "has REGARDS try again; if that fails, too, send the number to the administrator"
+        )
 
     def _missing_forever(
         self, order: OrderState, number: int, request: DownloadRequest
@@ -506,7 +509,7 @@ class Downloads:
 
 def _no_number(order: OrderState) -> SettingsError:
     return SettingsError(
-        f"{order.name} has no number, so it has no files: {order.status}{order.reason}"
+        f"{order.name} has no number, so it has no files: {order.status}{order.reason}. {NEW_ORDER}"
     )
 
 

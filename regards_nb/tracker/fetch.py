@@ -12,7 +12,7 @@ from regards_nb.download import (
     archive_of,
     order_folder,
 )
-from regards_nb.errors import IncompleteDownloadError
+from regards_nb.errors import IncompleteDownloadError, ServiceError
 from regards_nb.tracker.shared import held_order
 
 if TYPE_CHECKING:
@@ -142,6 +142,10 @@ def fetch_order(
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
+            raise
+        except ServiceError as exc:
+            if f"order {order.order_id}" not in str(exc):
+                exc.put_first(f"order {order.order_id}")
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
         return result

@@ -48,6 +48,7 @@ _BETWEEN_PARTS_S = 2.0
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
 
+NEW_ORDER = "Correct the request, or ask the administrator for the right, and order again: submit()"
 CLIENT_MISSING = "needs the REST side: make the tracker with client=RegardsClient(...)"
 
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.

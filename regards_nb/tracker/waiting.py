@@ -304,6 +304,9 @@ class Wait:
                 f"; downloading {orders} {', '.join(map(str, first))} first, because REGARDS "
                 f"waits for {them}"
             )
+        downloads = self._downloads or self._auto_download
+        if downloads is not None and (failure := downloads.failure(needed)):
+            note += f". {failure}"
         if paused := advice_for_paused(running):
             note += f"; {paused}"
         if self._lacks_rest and self._is_silent(running):
