@@ -85,6 +85,7 @@ def test_an_idle_reader_costs_no_statement(
         waiting = pool.submit(reader.wait, "a", timeout_s=60)
         also = pool.submit(lambda: asyncio.run(reader.wait_async("a", timeout_s=60)))
         until(lambda: len(reader.events) == 1)
+        reader.snapshot()
         with counted_statements() as statements:
             turns = 0
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Progress
     from regards_nb.frames import Frames
-    from regards_nb.journal import Holder, Journal
+    from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.selection import Name
 
@@ -222,14 +222,21 @@ class OrderHolders:
         self._journal = journal
         self._tenant = tenant
         self._next_s = 0.0
+        #: How far the journal had grown at the last look.
+        self._position: Position | None = None
         #: By the name of the lease, and when it was seen last.
         self._seen: dict[str, tuple[Holder, float]] = {}
 
     def _look(self) -> bool:
         """Look at the journal, if it is time; return whether another process downloads."""
         now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + LOOK_S
+        if now_s < self._next_s:
+            return bool(self._seen)
+        self._next_s = now_s + LOOK_S
+        # A download writes to the journal soon after it has begun.
+        position = self._journal.position(exact=False)
+        if self._seen or position != self._position:
+            self._position = position
             found = self._journal.leases.downloads_elsewhere()
             kept = {name: s for name, s in self._seen.items() if now_s - s[1] < _BETWEEN_PARTS_S}
             self._seen = kept | {name: (holder, now_s) for name, holder in found.items()}
