@@ -309,6 +309,8 @@ def _watch(arguments: argparse.Namespace) -> int:
     # Messages that waited in the queue are new, too.
     n_written = len(tracker.events)
     with _started(tracker):
+        source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"
+        _complain(f"listening to {source}; each event is a line, and Ctrl-C ends it")
         while True:
             events = tracker.events
             for event in _records(events.iloc[n_written:]):

@@ -125,7 +125,8 @@ def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
         guard.cancel()
-        assert re.fullmatch("(waiting for RabbitMQ.*\n)?", process.stderr.read())
+        told = process.stderr.read()
+        assert re.fullmatch("(waiting for .*\n)?regards-nb: listening to queue .*\n", told)
     assert code == 143
 
 

@@ -114,6 +114,14 @@ def test_no_string_of_others_becomes_markup(
     assert page.tags.count("tr") == 3
 
 
+@pytest.mark.parametrize("address", [None, "amqp://host"])
+def test_an_outage_names_the_one_that_is_away(address: str | None) -> None:
+    """A tracker without a broker asks REGARDS alone."""
+    health = Health(state=HealthState.RECONNECTING, since=NOON, reason="away", address=address)
+    text = table_model(ScriptedSnapshot(orders=(), health=health)).health
+    assert ("RabbitMQ" in text) == (address is not None)
+
+
 @given(st.text(), st.integers(1, 200))
 @example(HOSTILE, 160)
 @example("\ud800 lone", 160)

@@ -174,7 +174,9 @@ def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
     """Changes of the connection are lines too."""
     tracker, stream = ScriptedTracker(order()), _Stream()
     watch = opened(LogView(tracker, _all, stream))
-    lost = Health(state=HealthState.RECONNECTING, since=NOON, reason="connection reset")
+    lost = Health(
+        state=HealthState.RECONNECTING, since=NOON, reason="connection reset", address="amqp://host"
+    )
     tracker.tell(health=lost)
     watch.refresh()
     tracker.tell(health=Health(state=HealthState.CONSUMING, since=NOON))

@@ -225,7 +225,8 @@ def test_a_bucket_that_takes_no_more_is_named_and_gets_the_rest_later(
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)
         here.fetch()
         assert bucket.objects() == wanted(here)
-        assert (here.zips, here.singles) == (1, 5)
+        # REGARDS lists the files again unless it had sent all of the zip by then
+        assert (here.zips, here.singles) in {(1, 5), (2, 0)}
 
 
 def test_stop_does_not_wait_for_an_upload_that_hangs(

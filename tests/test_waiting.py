@@ -407,7 +407,8 @@ def test_an_automatic_download_that_failed_does_not_look_done(
         with pytest.raises(errors.TrackingError, match="HTTP 503"):
             tracker.wait(number, timeout_s=60)
         tracker.wait(number, timeout_s=60)
-        assert "REGARDS waits for you: 1 to download" in tracker._repr_html_()
+        # between two attempts
+        until(lambda: "REGARDS waits for you: 1 to download" in tracker._repr_html_())
         simulator.faults.remove(away)
         assert len(tracker.download(number)) == 1
         assert "waits for you:" not in tracker._repr_html_()
@@ -517,6 +518,25 @@ def test_a_time_limit_tells_that_the_broker_is_away(simulator: Simulator, tmp_pa
         port = proxy.port
     with pytest.raises(errors.WaitTimeoutError, match=f"amqp://.*:{port}/"):
         tracker.wait("c", timeout_s=1)
+    tracker.stop()
+
+
+def test_a_download_while_the_broker_is_away_asks_regards(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """No message tells what is ready, but REGARDS does."""
+    port = urlsplit(simulator.amqp_url).port
+    assert port is not None
+    with TcpProxy(("127.0.0.1", port)) as proxy:
+        tracker = tracker_of(simulator, tmp_path, amqp=proxy.url(simulator.amqp_url)).start()
+        number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
+        until(lambda: tracker.orders["suborders_done"].eq(2).any())
+    until(lambda: tracker.health.state == "RECONNECTING")
+    assert len(tracker.download()) == 2
+    assert tracker.client is not None
+    client = tracker.client
+    until(lambda: client.order(number).status == "DONE")
+    assert len(tracker.download()) == 3
     tracker.stop()
 
 

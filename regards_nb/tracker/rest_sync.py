@@ -166,7 +166,7 @@ class _Difference:
         if self._known is None:
             return at_s
         decided_at_s = self._known.decided_at_s
-        if at_s is None or at_s <= decided_at_s:
+        if decided_at_s and (at_s is None or at_s <= decided_at_s):
             return decided_at_s + 1
         return at_s
 
@@ -291,6 +291,11 @@ class RestSync:
             and state.order_id not in self.not_ours
             and state.tenant in (None, self.tenant)
         }
+
+    def ask_if_possible(self) -> None:
+        """Ask for all unfinished orders, unless REGARDS does not answer."""
+        with suppress(ServiceError):
+            self.ask_unfinished()
 
     def ask_unfinished(self) -> bool:
         """Ask for all unfinished orders together; return whether anything was new."""

@@ -1153,6 +1153,8 @@ class OrderTracker:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         if process is not None and not callable(process):
             raise SettingsError(f"process must be a function of the paths, not {process!r}")
+        if self._sync is not None and self._life.health.state is HealthState.RECONNECTING:
+            self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
             states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
