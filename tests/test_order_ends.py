@@ -378,3 +378,15 @@ def test_a_stopped_download_says_what_is_saved(simulator: Simulator, tracker: Or
     with pytest.raises(errors.SettingsError, match="process must be a function.*'total'"):
         tracker.download(1, process="total")  # type: ignore[call-overload]
     assert len(order.download()) == 30
+
+
+def test_an_order_of_which_no_message_told_has_the_time_of_its_answers(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Made and cancelled by a tracker that does not listen, it did not begin in 1970."""
+    tracker = tracker_of(simulator, tmp_path)
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    order.cancel()
+    (row,) = tracker.orders.itertuples()
+    assert row.status == "DELETED"
+    assert row.first_event.year == row.last_event.year > 2020
