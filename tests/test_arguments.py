@@ -81,8 +81,11 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> OrderTracker:
 
 
 @pytest.mark.parametrize("case", _cases(), ids=lambda case: f"{case.method}({case.parameter})")
-def test_the_error_names_the_argument(case: Case, tracker: OrderTracker) -> None:
+def test_the_error_names_the_argument(
+    case: Case, tracker: OrderTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each parameter of the tracker with a plain type refuses another one."""
+    monkeypatch.chdir(tmp_path)  # no journal is here
     arguments: dict[str, Any] = _NEEDED.get(case.method, {}) | {case.parameter: case.value}
     method = OrderTracker if case.method == "__init__" else getattr(tracker, case.method)
     with pytest.raises(errors.SettingsError, match=rf"\b{case.parameter} must be .*{case.value!r}"):

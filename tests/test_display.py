@@ -539,7 +539,7 @@ def test_the_header_says_why_nothing_moves(
     """Blocked by orders that are waited for or not, paused, stopped, quiet: in words, above all."""
     shown = ScriptedSnapshot(orders=tuple(order(**each) for each in orders), **rest)
     standstill = table_model(shown, now=after(5)).standstill
-    assert standstill.partition(": tracker.download()")[0] == said
+    assert standstill.partition(": tracker.download(")[0] == said
     assert said.partition(" for ")[0] in text(shown)
 
 

@@ -82,7 +82,10 @@ def test_a_wait_downloads_orders_that_ended_before(
 
 
 def test_an_order_that_only_rest_knows_can_block(
-    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
+    simulator: Simulator,
+    broker: PrivateBroker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Their messages went elsewhere: after the first round of REST sync they are named, too."""
     others = [simulator.order(ONE_FILE) for _ in range(2)]
@@ -96,6 +99,9 @@ def test_an_order_that_only_rest_knows_can_block(
         with pytest.raises(errors.WaitTimeoutError, match="orders 1, 2 wait for a download"):
             mine.wait(timeout_s=0.1)
         assert len(tracker.orders) == 1, "they are shown, and not taken in without being asked"
+        assert tracker.download() == []
+        assert "orders 1, 2 wait for a download: tracker.download(1, 2)" in capsys.readouterr().out
+        assert len(tracker.download(1)) == 1
         tracker.wait(mine, download=True, timeout_s=60)
         assert mine.status == "DONE"
 

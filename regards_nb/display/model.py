@@ -541,9 +541,10 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
         return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
     blocking = list(snapshot.blocking)
     if blocking:
+        numbers = ", ".join(str(order.order_id) for order in blocking[:3])
         return (
             f"REGARDS prepares at most two sub-orders until you download {_named(blocking)}: "
-            "tracker.download(), the button, or auto_download=True"
+            f"tracker.download({numbers}), the button, or auto_download=True"
         )
     if snapshot.health.state.value == "STOPPED":
         if snapshot.health.reason:

@@ -89,6 +89,20 @@ class BlockingOrders:
         blocking = [state for state in self.find() if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
+    def take_in(self, keys: Iterable[object]) -> None:
+        """Have these orders known here that only REST knows, of those that are named by number."""
+        each = [n for key in keys for n in (key if isinstance(key, (list, tuple)) else [key])]
+        named = {number for number in each if isinstance(number, int)}
+        for state in self.find():
+            number = state.order_id
+            if number in named and self._sync and self._core.frames.key_of(number or 0) is None:
+                self._sync.look_up(number or 0)
+
+    def advice(self) -> str:
+        """Return what to do about these orders, for the end of a sentence; empty without any."""
+        blocking = self.find()
+        return f"; {advice_for(blocking, 'wait(download=True)')}" if blocking else ""
+
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
         unfinished = [state for state in self._states_of_user() if not state.finished]

@@ -270,7 +270,8 @@ class OrderTracker:
         JournalError
             The journal cannot be opened, or there is no such file.
         """
-        check_paths(journal=journal)
+        check_texts(queue=queue, tenant=tenant)
+        check_paths(journal=journal, workspace=workspace)
         require_file(journal)
         return cls(
             JOURNAL_ONLY,
@@ -1156,11 +1157,13 @@ class OrderTracker:
         if self._sync is not None and self._life.health.state is HealthState.RECONNECTING:
             self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
+            self._blocking.take_in(keys)
             states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
         else:
             states = [state for state in self._core.states() if state.to_download]
         if not states:
-            say("nothing to download: no order has files that wait for it")
+            advice = self._blocking.advice()
+            say(f"nothing to download: no order has files that wait for it{advice}")
             return [] if process is None else {}
         found = [state.key for state in states]
         with (
