@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__
+from regards_nb.consumer import HealthState
 from regards_nb.display import rewording, text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from regards_nb.consumer import Health
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
@@ -309,14 +311,27 @@ def _watch(arguments: argparse.Namespace) -> int:
     # Messages that waited in the queue are new, too.
     n_written = len(tracker.events)
     with _started(tracker):
-        source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"
-        _complain(f"listening to {source}; each event is a line, and Ctrl-C ends it")
+        told = None
         while True:
+            health = tracker.health
+            if health.state is not told:
+                told = health.state
+                _complain(_watched(tracker, health))
             events = tracker.events
             for event in _records(events.iloc[n_written:]):
                 _write(json.dumps(event) if arguments.json else _event_line(event))
             n_written = len(events)
             pause.wait(_WATCH_INTERVAL_S)
+
+
+def _watched(tracker: OrderTracker, health: Health) -> str:
+    """Return where events come from, or why none comes."""
+    if health.state is HealthState.READING:
+        return "reading the journal; an event is a line once the kernel that writes it gets it"
+    if health.state in {HealthState.CONSUMING, HealthState.POLLING}:
+        source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"
+        return f"listening to {source}; each event is a line, and Ctrl-C ends it"
+    return f"no event comes now: {health.reason or health.state}"
 
 
 def _event_line(event: dict[str, Any]) -> str:

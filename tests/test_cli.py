@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import environment_of
+from tcp_proxy import TcpProxy
 
 import regards_nb
 from regards_nb import cli
@@ -109,6 +112,37 @@ def test_watch_writes_each_event(simulator: Simulator) -> None:
     assert code == 130
     assert [event["status"] for event in seen] == ["GRANTED", "SUBORDER_DONE", "DONE"]
     assert seen[0]["correlation_id"] == "c"
+
+
+def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path) -> None:
+    """Of a queue, of no broker any more, of a journal."""
+    port = urlsplit(simulator.amqp_url).port
+    assert port is not None
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        proxy = stack.enter_context(TcpProxy(("127.0.0.1", port)))
+        patch.setenv("REGARDS_AMQP", proxy.url(simulator.amqp_url))
+        with _watching() as lines:
+            assert "listening to queue" in next(lines)
+            stack.close()
+            assert "no event comes now:" in next(lines)
+    with _watching("--journal", str(tmp_path / "journal.sqlite")) as lines:
+        assert "reading the journal" in next(lines)
+
+
+@contextmanager
+def _watching(*arguments: str) -> Iterator[Iterator[str]]:
+    """Run it, and give the lines of its errors."""
+    command = [sys.executable, "-m", "regards_nb.cli", "watch", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        assert process.stderr is not None
+        try:
+            yield (line for line in process.stderr if line.startswith("regards-nb:"))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            guard.cancel()
 
 
 def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
