@@ -176,12 +176,18 @@ class Downloads:
         self._lock = threading.Lock()
 
     def begin(
-        self, order: OrderState, request: DownloadRequest = _NEW_FILES, submit: Submit | None = None
+        self,
+        order: OrderState,
+        request: DownloadRequest = _NEW_FILES,
+        submit: Submit | None = None,
+        *,
+        on_end: Callable[[Future[DownloadResult]], None] | None = None,
     ) -> Future[DownloadResult]:
         """Download the ready files of *order*; return the running download if it does the same.
 
         A download with another request begins when the running one has ended, and so does one after
-        Ctrl-C. *submit* runs it in a thread that is not one of the tracker.
+        Ctrl-C. *submit* runs it in a thread that is not one of the tracker. *on_end* is called
+        before the order counts as not downloading.
         """
         sync, order_id = self._sync, order.order_id
         if sync is None:
@@ -206,6 +212,8 @@ class Downloads:
             )
             self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
+        if on_end is not None:
+            future.add_done_callback(on_end)
         future.add_done_callback(lambda done: self._ended(order_id, done))
         self._core.signal.send()
         return future
@@ -217,7 +225,6 @@ class Downloads:
 
         *is_repeated*: it tries again what was incomplete, which the user knows or will be told.
         """
-        future = self.begin(order, request)
         errors, what = self._core.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
@@ -231,8 +238,7 @@ class Downloads:
             if error is not None and not isinstance(error, OrderHeldError):
                 errors.record(what, error)
 
-        future.add_done_callback(ended)
-        return future
+        return self.begin(order, request, on_end=ended)
 
     def is_held_elsewhere(self, order: OrderState) -> bool:
         """Return whether another process downloads the order now."""
