@@ -89,8 +89,9 @@ class RegardsError(Exception):
     """The root of every exception that regards_nb raises on purpose."""
 
     def put_first(self, words: str) -> None:
-        """Begin the text with other words, for a caller who knows more."""
-        self.args = (f"{words}: {self}", *self.args[1:])
+        """Begin the text with other words, unless it has them: the caller knows the order."""
+        if words not in str(self):
+            self.args = (f"{words}: {self}", *self.args[1:])
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

@@ -285,16 +285,22 @@ def test_a_download_tells_and_keeps_that_an_order_expired(
         assert restarted[1].status == "EXPIRED"
 
 
-def test_an_expired_order_counts_the_files_that_were_never_ready_here(
-    simulator: Simulator, tracker: OrderTracker
-) -> None:
-    """Four of six files are in place; the order expires before the others are fetched."""
+def with_four_of_six_files(simulator: Simulator, tracker: OrderTracker) -> int:
+    """Return an order that expired when four of its six files had been fetched."""
     number = simulator.order(OrderPlan(n_files=6, files_per_suborder=2))
     tracker.wait(number, until="part", timeout_s=60)
     simulator.wait_available(number, files=4)
     assert len(tracker.download(number)) == 4
     simulator.wait_available(number, files=2)
     simulator.expire(number)
+    return number
+
+
+def test_an_expired_order_counts_the_files_that_were_never_ready_here(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Four of six files are in place; the order expires before the others are fetched."""
+    number = with_four_of_six_files(simulator, tracker)
     with pytest.raises(errors.IncompleteDownloadError, match=r"EXPIRED.*file_00005") as said:
         tracker.download(number)
     assert len(said.value.paths) == 4
@@ -307,12 +313,7 @@ def test_a_new_process_names_what_an_expired_order_lacks(
     status: int, simulator: Simulator, tracker: OrderTracker, tmp_path: Path
 ) -> None:
     """REGARDS may still list the files. Where it does not, the error says that some are missing."""
-    number = simulator.order(OrderPlan(n_files=6, files_per_suborder=2))
-    tracker.wait(number, until="part", timeout_s=60)
-    simulator.wait_available(number, files=4)
-    assert len(tracker.download(number)) == 4
-    simulator.wait_available(number, files=2)
-    simulator.expire(number)
+    number = with_four_of_six_files(simulator, tracker)
     tracker.sync()
     tracker.stop()
     if status != 200:

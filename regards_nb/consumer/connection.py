@@ -304,9 +304,8 @@ class Connection:
             # a stream counts all that it keeps, read or not
             depth = None
         self._is_drained = not depth
-        is_silent = self._newest_tag_seen == self._newest_tag
+        is_silent = self._is_silent()
         self._receiver.on_depth(depth, is_silent=is_silent)
-        self._newest_tag_seen = self._newest_tag
         if self._is_consuming and is_silent and depth == 0 and not self._is_classic:
             self._store_if_all_acknowledged(answer)
             self._probe.tick(self._connection)
@@ -324,6 +323,11 @@ class Connection:
         if self._is_consuming and not self._growing:
             self._consumer_count -= 1
             self._report_other_consumers()
+
+    def _is_silent(self) -> bool:
+        """Return whether no message has come since the last call."""
+        before, self._newest_tag_seen = self._newest_tag_seen, self._newest_tag
+        return before == self._newest_tag
 
     def _store_if_all_acknowledged(self, answer: Any) -> None:
         if self._batcher.is_acknowledged and answer.method.consumer_count <= 1:
@@ -604,9 +608,7 @@ class Connection:
             self._channel.queue_declare(self._queue, passive=True, callback=self._on_rest)
 
     def _on_rest(self, answer: Any) -> None:
-        is_silent = self._newest_tag_seen == self._newest_tag
-        self._newest_tag_seen = self._newest_tag
-        self._silent_rests = self._silent_rests + 1 if is_silent else 0
+        self._silent_rests = self._silent_rests + 1 if self._is_silent() else 0
         self._is_complete = self._batcher.is_full
         has_rest = answer.method.message_count and self._silent_rests < SILENT_RESTS
         if self._growing or (has_rest and not self._is_complete):

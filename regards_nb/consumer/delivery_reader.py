@@ -191,7 +191,7 @@ class IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
     def close(self) -> None:
         """Close the loop, and the socket if an exception has ended the loop before.
 
-        RabbitMQ would go on to deliver messages to an open socket that nobody reads.
+        RabbitMQ would go on to deliver messages to a socket that no loop reads.
         """
         # abort() of the transport needs a loop that runs
         sock = getattr(self.transport, "_sock", None)

@@ -23,7 +23,7 @@ cluster breaks, a quorum queue delivers its unacknowledged messages again on the
 all of them, in their order, from the first one that it does not know as acknowledged. Each return
 increments their ``x-delivery-count``. A message with a higher count than an equal message of this
 session is that message again, if it can be the first of them or follows one of them. Otherwise it
-is another message, which somebody has looked at and put back.
+is another message, which another program has taken and put back.
 
 **A message without the flag** is new, unless another session has journalled an equal message with
 the flag since this session began: then this process was suspended, RabbitMQ gave its messages to

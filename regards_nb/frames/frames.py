@@ -137,7 +137,7 @@ class Frames:
             self._queues = [each for each in self._queues if each[1] is not queue]
 
     def refresh(self, *, exact: bool = True) -> None:
-        """Read what was journalled since the last call; *exact* as in `Journal.position`."""
+        """Read the rows and file records since the last call; *exact* as in `Journal.position`."""
         with self._lock:
             while True:
                 generation = self._journal.generation

@@ -73,8 +73,7 @@ class OrderActions:
         try:
             order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
         except ServiceError as exc:
-            if f"order {state.order_id}" not in str(exc):
-                exc.put_first(f"order {state.order_id}")
+            exc.put_first(f"order {state.order_id}")
             raise
         return self._core.frames.key_of(order_id) or key
 

@@ -90,13 +90,16 @@ class BlockingOrders:
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
     def take_in(self, keys: Iterable[object]) -> None:
-        """Have these orders known here that only REST knows, of those that are named by number."""
+        """Journal those of these orders that only REST knows and *keys* name by number."""
         each = [n for key in keys for n in (key if isinstance(key, (list, tuple)) else [key])]
         named = {number for number in each if isinstance(number, int)}
-        for state in self.find():
-            number = state.order_id
-            if number in named and self._sync and self._core.frames.key_of(number or 0) is None:
-                self._sync.look_up(number or 0)
+        self.journal_unknown(state for state in self.find() if state.order_id in named)
+
+    def journal_unknown(self, states: Iterable[OrderState]) -> None:
+        """Journal those of some orders that only REST knows, so that they have a key here."""
+        for state in states:
+            if self._sync is not None and self._core.key_of(state.order_id or 0) is None:
+                self._sync.look_up(state.order_id or 0)
 
     def advice(self) -> str:
         """Return what to do about these orders, for the end of a sentence; empty without any."""

@@ -144,8 +144,7 @@ def fetch_order(
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
             raise
         except ServiceError as exc:
-            if f"order {order.order_id}" not in str(exc):
-                exc.put_first(f"order {order.order_id}")
+            exc.put_first(f"order {order.order_id}")
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
         return result

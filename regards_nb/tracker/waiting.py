@@ -264,9 +264,7 @@ class Wait:
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""
         blocking = self._blocking()
-        for state in blocking:
-            if self._sync is not None and self._core.key_of(state.order_id or 0) is None:
-                self._sync.look_up(state.order_id or 0)
+        self._blocking_orders.journal_unknown(blocking)
         waiting = [*self._states, *blocking]
         keys = (self._core.key_of(state.order_id or 0) for state in waiting)
         return [key for key in keys if key is not None]
