@@ -58,6 +58,18 @@ def test_a_wait_names_the_orders_that_block_it(
     assert list(tracker.snapshot(keys=[]).blocking) == list(tracker.snapshot().blocking)
 
 
+def test_an_order_that_was_downloaded_blocks_no_more(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the next search, which may come late where there are many orders."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(3)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    monkeypatch.setattr("regards_nb.tracker.blocking._PAUSE_FACTOR", 1e9)
+    until(lambda: [state.order_id for state in tracker.snapshot().blocking] == numbers[:2])
+    tracker.download(*numbers[:2])
+    assert not {state.order_id for state in tracker.snapshot().blocking} & set(numbers[:2])
+
+
 def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
     """wait(download=True) downloads the orders waited for, and the others that block them."""
     numbers = [simulator.order(ONE_FILE) for _ in range(6)]

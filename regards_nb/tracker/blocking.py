@@ -44,13 +44,18 @@ class BlockingOrders:
             self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
             ended_s = time.monotonic()
             self._valid_until_s = ended_s + _PAUSE_FACTOR * (ended_s - began_s)
-        # A download may have begun since the search.
+        # A download may have begun or ended since the search.
         return [
             state
-            for state in self._found
-            if state.order_id not in self._core.downloads
+            for state in map(self._present, self._found)
+            if state.waits_for_download
+            and state.order_id not in self._core.downloads
             and (own is None or not own.will_try(state))
         ]
+
+    def _present(self, state: OrderState) -> OrderState:
+        key = self._core.frames.key_of(state.order_id or 0)
+        return state if key is None else self._core.state(key)
 
     def _search(self) -> list[OrderState]:
         parts = self._core
