@@ -263,15 +263,11 @@ def download_products(
 
     Parameters
     ----------
-    client : RegardsClient
-        The REST side.
     products : sequence of Product
         The products.
-    directory : str, pathlib.Path or upath.UPath
-        Where the files go: a folder, made if it is missing, or ``s3://bucket/prefix``.
     accept_licence : bool
         Accept the licence of the data sets that have one.
-    on_progress, show, stop, durable, backoff_s
+    client, directory, on_progress, show, stop, durable, backoff_s
         As in :func:`download_order`.
 
     Returns
