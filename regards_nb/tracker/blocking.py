@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
-#: A search through very many orders is repeated only after so many times its duration.
-_PAUSE_FACTOR = 10
 _MOST_NAMED = 5
 
 
@@ -30,6 +28,9 @@ class BlockingOrders:
     Each of them may keep REGARDS from preparing others (protocol.md 0.2). *sync* knows which orders
     are not the user's, and orders that no message has named.
     """
+
+    #: A search through very many orders is repeated only after so many times its duration.
+    pause_factor = 10.0
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
@@ -43,7 +44,7 @@ class BlockingOrders:
         if began_s >= self._valid_until_s:
             self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
             ended_s = time.monotonic()
-            self._valid_until_s = ended_s + _PAUSE_FACTOR * (ended_s - began_s)
+            self._valid_until_s = ended_s + self.pause_factor * (ended_s - began_s)
         # A download may have begun or ended since the search.
         return [
             state
