@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__
 from regards_nb.consumer import HealthState
-from regards_nb.display import rewording, text
+from regards_nb.display import text
 from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.journal import DEFAULT_PATH, Journal, repair
+from regards_nb.output import SAID_AFTER_S, rewording
 from regards_nb.settings import PROFILE_VARIABLE, profiles_path, variable
 from regards_nb.text import clean
 from regards_nb.tracker import OrderTracker
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
-#: A command that waits for longer before it writes anything says what it waits for.
-_SAID_AFTER_S = 1.0
 
 #: What texts advise in a notebook, and what to type in a terminal.
 _COMMANDS = [
@@ -479,7 +478,7 @@ def _waiting_for_regards(tracker: OrderTracker) -> contextlib.AbstractContextMan
 def _told(what: str) -> Iterator[None]:
     """Write to stderr, after a second, that the command waits for *what*."""
     # The block waits in the network, so another thread writes; here no cell could get its output.
-    timer = threading.Timer(_SAID_AFTER_S, _complain, [f"waiting for {what}"])
+    timer = threading.Timer(SAID_AFTER_S, _complain, [f"waiting for {what}"])
     timer.daemon = True
     timer.start()
     try:

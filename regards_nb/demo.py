@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RegardsClient
-from regards_nb.display import say
 from regards_nb.errors import SettingsError
+from regards_nb.output import say
 from regards_nb.settings import check_options
 from regards_nb.simulator import BrokerMissingError, Simulator
 from regards_nb.text import counted
@@ -96,9 +96,9 @@ def main() -> int:
 
     def print_title(cell_index: int, **_: object) -> None:
         if cell_index in titles:
-            _write_line(f"  {titles[cell_index]}")
+            say(f"  {titles[cell_index]}")
 
-    _write_line(f"Running {QUICKSTART} on a simulated REGARDS:")
+    say(f"Running {QUICKSTART} on a simulated REGARDS:")
     runner = NotebookClient(
         notebook,
         # With widget state, the page would load JavaScript from the network.
@@ -112,7 +112,7 @@ def main() -> int:
     try:
         runner.execute()
     except CellExecutionError as exc:
-        _write_line(f"The notebook stopped:\n{exc}")
+        say(f"The notebook stopped:\n{exc}")
         return 1
     finally:
         nbformat.write(notebook, OUTPUT / QUICKSTART.name)
@@ -136,18 +136,13 @@ def report(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         if "orders-table" in cell.metadata.get("tags", ()):
             values = (output.data["text/plain"] for output in cell.outputs if "data" in output)
-            _write_line("\n".join(["", *values, ""]))
+            say("\n".join(["", *values, ""]))
     folder = max((OUTPUT / WORKSPACE).iterdir(), key=lambda path: path.stat().st_mtime)
     # the workspace keeps its own records in folders whose names begin with a dot
     files = sorted(folder.glob("[!.]*/[!.]*"))
-    _write_line(f"{counted(len(files), 'file')} in {folder}, for example {files[0]}")
-    _write_line(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
-    _write_line("Open it in JupyterLab with:  make lab")
-
-
-def _write_line(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say(f"{counted(len(files), 'file')} in {folder}, for example {files[0]}")
+    say(f"The executed notebook: {OUTPUT / QUICKSTART.name}, as a page: .html beside it")
+    say("Open it in JupyterLab with:  make lab")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: From the bottom of the architecture to the top: a room may import what stands before it.
 ROOMS = [
     "text",
+    "output",
     "errors",
     "arguments",
     "queries",
@@ -82,7 +83,6 @@ UPWARD = {
     ("tracker", "display.mimebundle"),
     ("tracker", "display.plot_throughput"),
     ("tracker", "display.plot_timeline"),
-    ("tracker", "display.say"),
     ("tracker", "display.show"),
     ("tracker", "display.watching"),
     ("tracker", "display.widget"),

@@ -7,7 +7,6 @@ below ``rs-access-project``, with the same responses (protocol.md 1.8).
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -30,6 +29,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
     WaitTimeoutError,
 )
+from regards_nb.output import say
 from regards_nb.text import counted, similar
 
 if TYPE_CHECKING:
@@ -304,8 +304,7 @@ class SearchProgress:
             return
         if time.monotonic() >= self._next_line_s:
             self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
-            sys.stdout.write(f"{counted(f'{found} of {total}', 'product')}\n")
-            sys.stdout.flush()
+            say(counted(f"{found} of {total}", "product"))
 
 
 def check_online(products: Iterable[Product]) -> list[str]:

@@ -25,7 +25,6 @@ from regards_nb.consumer.addresses import addresses_of as addresses_of
 from regards_nb.consumer.addresses import describe as describe
 from regards_nb.consumer.addresses import parameters_from as parameters_from
 from regards_nb.consumer.connection import Connection as Connection
-from regards_nb.consumer.consumer import SAID_AFTER_S as SAID_AFTER_S
 from regards_nb.consumer.consumer import Consumer as Consumer
 from regards_nb.consumer.consumer import Health as Health
 from regards_nb.consumer.consumer import HealthState as HealthState

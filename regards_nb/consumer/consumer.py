@@ -28,6 +28,7 @@ from regards_nb.errors import (
     RegardsError,
     TrackingError,
 )
+from regards_nb.output import SAID_AFTER_S, say
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal, RowReader
 
 _log = logging.getLogger(__name__)
-
-#: A start that takes longer says what it waits for.
-SAID_AFTER_S = 1.0
 
 #: The thread of a start that was given up has ended after so long.
 _GIVEN_UP_S = 5.0
@@ -162,8 +160,8 @@ class Consumer:
         thread = self._shared.thread
         return thread is not None and thread.is_alive()
 
-    def start(self, timeout_s: float, say: Callable[[str], object] | None = None) -> None:
-        """Start the thread and return once it is consuming."""
+    def start(self, timeout_s: float) -> None:
+        """Start the thread; return once it is consuming. After a second, say what it waits for."""
         with self._starting:
             if self._shared.stop.is_set():
                 self._join(_GIVEN_UP_S)
@@ -175,7 +173,7 @@ class Consumer:
             with suppress(TimeoutError):
                 shared.started.result(min(SAID_AFTER_S, timeout_s))
                 return
-            if say is not None and timeout_s > SAID_AFTER_S:
+            if timeout_s > SAID_AFTER_S:
                 say(f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s")
             shared.started.result(max(timeout_s - SAID_AFTER_S, 0))
         except TimeoutError:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.display.console import MAX_LINES as MAX_LINES
 from regards_nb.display.console import LogView as LogView
 from regards_nb.display.console import ScreenView as ScreenView
-from regards_nb.display.console import rewording as rewording
 from regards_nb.display.html import html as html
 from regards_nb.display.live import LiveView as LiveView
 from regards_nb.display.model import MAX_ROWS as MAX_ROWS
@@ -33,7 +32,6 @@ from regards_nb.display.show import STILL_TRACKED as STILL_TRACKED
 from regards_nb.display.show import Watch as Watch
 from regards_nb.display.show import marimo_value as marimo_value
 from regards_nb.display.show import mimebundle as mimebundle
-from regards_nb.display.show import say as say
 from regards_nb.display.show import show as show
 from regards_nb.display.show import use as use
 from regards_nb.display.show import watching as watching

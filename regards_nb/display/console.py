@@ -11,8 +11,6 @@ import os
 import re
 import sys
 import time
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,10 +24,11 @@ from regards_nb.display.model import (
     table_model,
 )
 from regards_nb.display.text import above, aligned, below, line, lines
+from regards_nb.output import encodable, reworded, write_lines
 from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from rich.console import Console
     from rich.text import Text
@@ -56,7 +55,6 @@ _STYLE = {
     Severity.DONE: "green",
     Severity.GONE: "bright_black",
 }
-_ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
 
 
 class LogView:
@@ -228,7 +226,7 @@ def _screen(model: TableModel, note: str, console: Console) -> Any:
         rows = rows[: max(n_rows - 1, 0)]
         last = [f"… and {counted(len(model.rows) - len(rows), 'more row')}", *last]
     shown = [*first, *aligned(rows), *last]
-    return Group(*(_styled(_reword.get()(words), console.encoding) for words in shown))
+    return Group(*(_styled(reworded(words), console.encoding) for words in shown))
 
 
 def _styled(words: str, encoding: str) -> Text:
@@ -241,42 +239,6 @@ def _styled(words: str, encoding: str) -> Text:
         if (position := words.find(sign)) >= 0:
             styled.stylize(_STYLE[severity], position, position + 1)
     return styled
-
-
-#: Rewords each line that is written: the command line says what to type in a terminal.
-_reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
-
-
-@contextmanager
-def rewording(reword: Callable[[str], str]) -> Iterator[None]:
-    """Pass each line that views write in this thread through *reword*."""
-    token = _reword.set(reword)
-    try:
-        yield
-    finally:
-        _reword.reset(token)
-
-
-def write_lines(stream: TextIO, written: Iterable[str]) -> None:
-    """Write whole lines at once, in characters that the stream can encode."""
-    words = "".join(f"{_reword.get()(each)}\n" for each in written)
-    if words:
-        # A replacement of stdout may have no encoding: a Tee, or the stream of some kernels.
-        stream.write(encodable(words, getattr(stream, "encoding", None) or "utf-8"))
-        stream.flush()
-
-
-def encodable(words: str, encoding: str) -> str:
-    """Replace what an encoding does not have, signs and bars by ASCII characters.
-
-    >>> encodable("✓ DONE ██░░ 中", "ascii")
-    '+ DONE ##-- ?'
-    """
-    try:
-        words.encode(encoding)
-    except UnicodeEncodeError:
-        return words.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-    return words
 
 
 def is_screen(stream: TextIO) -> bool:

@@ -10,12 +10,13 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from regards_nb.display.console import LogView, ScreenView, is_screen, write_lines
+from regards_nb.display.console import LogView, ScreenView, is_screen
 from regards_nb.display.html import html, in_marimo, publish
 from regards_nb.display.live import HtmlView
 from regards_nb.display.refresh import refresh_thread_of
 from regards_nb.display.text import last_line, text
 from regards_nb.errors import SettingsError
+from regards_nb.output import write_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -149,11 +150,6 @@ def _page() -> object:
 
 
 # -- without waiting
-
-
-def say(words: str) -> None:
-    """Write a sentence below the running cell, or to the standard output of a script."""
-    write_lines(sys.stdout, [words])
 
 
 def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None = None) -> None:

@@ -90,13 +90,13 @@ class OrderActions:
 
         future.add_done_callback(ended)
 
-    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+    def stop(self, timeout_s: float) -> str:
         """End the waits for the server's jobs; requests that were sent stay sent.
 
         See `Workers.finish`.
         """
         self._stop.set()
-        unended = self._workers.stop(timeout_s, lambda: "a request to REGARDS", say)
+        unended = self._workers.stop(timeout_s, lambda: "a request to REGARDS")
         self._stop = threading.Event()
         return unended
 

@@ -115,7 +115,7 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._thread.start()
 
-    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+    def stop(self, timeout_s: float) -> str:
         """Call the callbacks of all events journalled so far, and end the thread.
 
         See `Workers.finish`.
@@ -126,7 +126,7 @@ class EventDispatcher:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-        unended = self._workers.finish(timeout_s, lambda: self._calls.running, say)
+        unended = self._workers.finish(timeout_s, lambda: self._calls.running)
         self._cursor.save(at_once=True)
         return f"{unended}; the next start() makes the calls left out" if unended else ""
 

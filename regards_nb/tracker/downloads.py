@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.consumer import SAID_AFTER_S
 from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
@@ -31,6 +30,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
+from regards_nb.output import SAID_AFTER_S, say
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
@@ -87,16 +87,16 @@ class Workers:
                 thread.start()
         return future
 
-    def stop(self, timeout_s: float, job: Callable[[], str], say: Callable[[str], object]) -> str:
+    def stop(self, timeout_s: float, job: Callable[[], str]) -> str:
         """Drop the jobs that wait, and `finish` the running ones."""
         with self._lock:
             self._drop_waiting()
-        return self.finish(timeout_s, job, say)
+        return self.finish(timeout_s, job)
 
-    def finish(self, timeout_s: float, job: Callable[[], str], say: Callable[[str], object]) -> str:
+    def finish(self, timeout_s: float, job: Callable[[], str]) -> str:
         """Return when all jobs have ended; drop those that still wait after *timeout_s*.
 
-        *job* returns what runs now; after a second *say* is called with a sentence that names it.
+        *job* returns what runs now; after a second it is said that this is waited for.
         The result is empty, or says which job has not ended.
         """
         with self._lock:
@@ -441,7 +441,7 @@ class Downloads:
             running.stop.set()
             running.future.cancel()
 
-    def stop(self, timeout_s: float, say: Callable[[str], object]) -> str:
+    def stop(self, timeout_s: float) -> str:
         """End all downloads. Verified files stay, and the next download fetches only the rest.
 
         See `Workers.finish`.
@@ -450,7 +450,7 @@ class Downloads:
             self._cancel(order_id)
         running = self._running
         return self._workers.stop(
-            timeout_s, lambda: f"the download of order {', '.join(map(str, list(running)))}", say
+            timeout_s, lambda: f"the download of order {', '.join(map(str, list(running)))}"
         )
 
     def _fetch(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
 from regards_nb.events import DATA_TYPES
+from regards_nb.output import say
 from regards_nb.queries import named_products
 from regards_nb.text import counted, did_you_mean, size
 
@@ -168,5 +168,4 @@ def show(estimate: Estimate, queries: Sequence[str]) -> None:
     named = sum(len(each[1]) for each in lists if each)
     if all(lists) and estimate.products < named:
         text += f"; the catalogue does not have {named - estimate.products} of the {named} products"
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say(text)

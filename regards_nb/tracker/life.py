@@ -109,7 +109,7 @@ class JournalReader:
         self.health = Health()
         self._changed = changed
 
-    def start(self, timeout_s: float, say: Callable[[str], object]) -> None:  # noqa: ARG002 - there is nothing to wait for
+    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
         """Say that the journal is read."""
         if self.health.state is not HealthState.READING:
             self._report(HealthState.READING)

@@ -563,7 +563,7 @@ class Poller:
         """Whether REGARDS answers."""
         return self._health.health
 
-    def start(self, timeout_s: float, say: Callable[[str], object]) -> None:  # noqa: ARG002 - the client has its own limits
+    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
         if self._thread is not None and self._thread.is_alive():
             return
@@ -571,7 +571,7 @@ class Poller:
         client = self._sync.client
         try:
             asked = in_thread(self._ask_first)
-            problem = awaited(asked, say, f"waiting for REGARDS at {client.base_url}")
+            problem = awaited(asked, f"waiting for REGARDS at {client.base_url}")
         except RegardsError as exc:
             self._health.report(HealthState.FAILED, str(exc))
             raise

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from regards_nb.consumer import SAID_AFTER_S
 from regards_nb.errors import RegardsError, ServiceLoginError
+from regards_nb.output import SAID_AFTER_S, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ STOPPED = "start() was stopped, and no event arrives: call start() again"
 class Source(Protocol):
     """Where the events of a tracker come from: RabbitMQ, REST or a journal."""
 
-    def start(self, timeout_s: float, say: Callable[[str], object]) -> None:
-        """Return once events can arrive; *say* is called once with what it waits for."""
+    def start(self, timeout_s: float) -> None:
+        """Return once events can arrive; after a second, say what it waits for."""
 
     def stop(self, timeout_s: float) -> None:
         """End it."""
@@ -40,7 +40,6 @@ def connect(
     client: RegardsClient | None,
     errors: BackgroundErrors,
     timeout_s: float,
-    say: Callable[[str], object],
 ) -> None:
     """Start a source of events, and log in to REGARDS meanwhile if there is a *client*.
 
@@ -48,7 +47,7 @@ def connect(
     user, and an outage is only shown.
     """
     login = None if client is None else in_thread(lambda: _log_in(client))
-    source.start(timeout_s, say)
+    source.start(timeout_s)
     if login is None:
         return
     try:
@@ -91,7 +90,7 @@ def in_thread(job: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def awaited(future: Future[Any], say: Callable[[str], object], text: str) -> Any:
+def awaited(future: Future[Any], text: str) -> Any:
     """Return the result of a job; after a second, say what it waits for."""
     with suppress(TimeoutError):
         return future.result(SAID_AFTER_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections import deque
@@ -20,6 +19,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE, OrderKey
+from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import (
     SUBORDERS_PER_USER,
@@ -197,8 +197,7 @@ class TableOrders:
         queries = [query for request in requests for query in request.queries]
         text = self._submission.estimate(queries, requests[0].data_types)
         if text is not None:
-            sys.stdout.write(f"ordering {text}, in {counted(len(requests), 'order')}\n")
-            sys.stdout.flush()
+            say(f"ordering {text}, in {counted(len(requests), 'order')}")
 
     # -- making them
 

@@ -31,6 +31,7 @@ from regards_nb.errors import SettingsError, TrackingError
 from regards_nb.frames import Frames, problems_frame, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
+from regards_nb.output import say
 from regards_nb.queries import selection
 from regards_nb.tracker.actions import OrderActions, act_on_each
 from regards_nb.tracker.blocking import BlockingOrders, without_own
@@ -380,8 +381,6 @@ class OrderTracker:
         JournalError
             The journal cannot be written.
         """
-        from regards_nb.display import say
-
         self._life.require_no_end()
         check_numbers(timeout_s=timeout_s)
         with self._life.changing:
@@ -399,7 +398,7 @@ class OrderTracker:
             is_new = not was_running and isinstance(self._consumer, Consumer)
             client = self.client if is_new else None
             with stopped_by_user(lambda: STOPPED):
-                connect(self._consumer, client, self._core.errors, timeout_s, say)
+                connect(self._consumer, client, self._core.errors, timeout_s)
             self._core.errors.withdraw(RECEIVING)
             self._dispatcher.start()
             if not was_running:
@@ -423,7 +422,7 @@ class OrderTracker:
         TrackingError
             A thread did not end within *timeout_s*; the text says which callback or download.
         """
-        from regards_nb.display import close_views, say
+        from regards_nb.display import close_views
 
         check_numbers(timeout_s=timeout_s)
         if isinstance(self._consumer, Consumer):
@@ -440,7 +439,7 @@ class OrderTracker:
                 if catch_up is not None:
                     catch_up.stop(timeout_s)
                 parts = (dispatcher, self._downloads, self._actions)
-                unended = [part.stop(timeout_s, say) for part in parts if part is not None]
+                unended = [part.stop(timeout_s) for part in parts if part is not None]
                 self._core.frames.save_checkpoint(timeout_s)
                 self._core.journal.watch(None)
                 self._life.was_stopped = True
@@ -719,7 +718,7 @@ class OrderTracker:
             The tracker is not started; a label belongs to several orders; or ``run_loop=True`` is
             not possible here, and the text says what to do instead.
         """
-        from regards_nb.display import say, watching
+        from regards_nb.display import watching
 
         check_flags(run_loop=run_loop)
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
@@ -742,7 +741,7 @@ class OrderTracker:
         download: bool = False,
     ) -> pd.DataFrame:
         """Wait like `wait`, and leave the kernel free for clicks and other tasks."""
-        from regards_nb.display import say, watching
+        from regards_nb.display import watching
 
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.nothing:
@@ -967,7 +966,7 @@ class OrderTracker:
         ServiceError, BrokerError
             REGARDS refuses. While it does not answer, the call tries again.
         """
-        from regards_nb.display import say, watching
+        from regards_nb.display import watching
 
         check_flags(estimate=estimate, download=download, retry=retry)
         check_texts(label=label)
@@ -1146,7 +1145,7 @@ class OrderTracker:
         ServiceError, WorkspaceError, ArchiveError
             Nothing could be downloaded; the text says why.
         """
-        from regards_nb.display import say, watching
+        from regards_nb.display import watching
 
         check_paths(directory=directory)
         check_flags(extract=extract, again=again, checksum=checksum)

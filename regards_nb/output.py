@@ -1,0 +1,64 @@
+"""Write lines of text: below the running cell, to a terminal, or to a log file.
+
+Only the thread of the user writes: what another thread prints lands in whatever cell runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+#: A call that takes longer says what it waits for.
+SAID_AFTER_S = 1.0
+
+_ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
+
+#: Rewords each line that is written: the command line says what to type in a terminal.
+_reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
+
+
+@contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Pass each line that is written in this thread through *reword*."""
+    token = _reword.set(reword)
+    try:
+        yield
+    finally:
+        _reword.reset(token)
+
+
+def reworded(words: str) -> str:
+    """Return a line as it is written in this thread."""
+    return _reword.get()(words)
+
+
+def say(words: str) -> None:
+    """Write a sentence below the running cell, or to the standard output of a script."""
+    write_lines(sys.stdout, [words])
+
+
+def write_lines(stream: TextIO, written: Iterable[str]) -> None:
+    """Write whole lines at once, in characters that the stream can encode."""
+    words = "".join(f"{reworded(each)}\n" for each in written)
+    if words:
+        # A replacement of stdout may have no encoding: a Tee, or the stream of some kernels.
+        stream.write(encodable(words, getattr(stream, "encoding", None) or "utf-8"))
+        stream.flush()
+
+
+def encodable(words: str, encoding: str) -> str:
+    """Replace what an encoding does not have, signs and bars by ASCII characters.
+
+    >>> encodable("✓ DONE ██░░ 中", "ascii")
+    '+ DONE ##-- ?'
+    """
+    try:
+        words.encode(encoding)
+    except UnicodeEncodeError:
+        return words.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return words
