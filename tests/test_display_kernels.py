@@ -13,6 +13,9 @@ import pytest
 from kernels import NEWEST, Kernel
 from scripted_cells import SETUP
 
+from regards_nb.events import Delivery
+from regards_nb.journal import Journal
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -23,6 +26,16 @@ SOUND = ("6.31.0", "7.1.0", NEWEST)
 #: In the others a click is handled when the cell has ended.
 LIVE_WHILE_AWAITING = ("7.1.0", NEWEST)
 
+GRANTED = Delivery(
+    body=b'{"status":"GRANTED","orderId":1,"correlationId":"order-one"}',
+    received_at_us=1_700_000_000_000_000,
+    redelivered=False,
+    timestamp_s=None,
+    correlation_id=None,
+    tenant=None,
+    app_id=None,
+    properties="{}",
+)
 NESTED = """
 from regards_nb.tracker import run_nested
 ticks = []
@@ -118,6 +131,26 @@ def test_stop_ends_the_wait_in_one_line(kernel: Waiting) -> None:
     kernel.finish()
     kernel.until(lambda: again.done)
     assert again.error == ""
+
+
+def test_stop_ends_an_awaited_wait_in_one_line(kernel: Waiting, tmp_path: Path) -> None:
+    """Also where nothing else wakes the event loop, and in tasks of the user; the kernel lives."""
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.append(journal.open_session("q"), [GRANTED])
+    kernel.run(
+        "from regards_nb import OrderTracker\n"
+        f"reader = OrderTracker.reader({str(tmp_path / 'journal.sqlite')!r}).start()"
+    )
+    waits = ("await reader[1]", "await asyncio.gather(reader.wait_async(1), reader.wait_async())")
+    for code in waits:
+        kernel.displays.clear()
+        cell = kernel.start(code)
+        kernel.until(lambda: "order-one" in kernel.shown())
+        kernel.interrupt()
+        kernel.until(lambda cell=cell: cell.done)
+        assert cell.error == "stopped waiting; tracking continues"
+        assert "You stopped waiting; tracking continues in the background." in kernel.shown()
+    assert kernel.run("reader.stop(); print(reader[1].status)").printed == "GRANTED\n"
 
 
 def test_stop_ends_a_wait_although_the_handler_of_sigint_was_replaced(kernel: Waiting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import traceback
@@ -25,7 +26,7 @@ from regards_nb.simulator import (
     StagingError,
     StorageRefuses,
 )
-from regards_nb.tracker import SHOWN_S, BackgroundErrors, EventDispatcher
+from regards_nb.tracker import SHOWN_S, BackgroundErrors, ChangeSignal, EventDispatcher
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -36,6 +37,22 @@ ONE_FILE = OrderPlan(n_files=1)
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
     with tracker_of(simulator, tmp_path) as tracker:
         yield tracker
+
+
+def test_a_change_hides_no_cancellation() -> None:
+    """The stop button cancels a wait also in the step of the event loop in which a change comes."""
+
+    async def cell() -> bool:
+        signal = ChangeSignal()
+        waiting = asyncio.create_task(signal.wait_async(0, 60))
+        await asyncio.sleep(0)
+        signal.send()
+        await asyncio.sleep(0)  # the change is on its way through the loop
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return waiting.cancelled()
+
+    assert asyncio.run(cell())
 
 
 # -- orders that block others

@@ -27,6 +27,7 @@ from regards_nb.tracker.order import Order as Order
 from regards_nb.tracker.selection import names_in as names_in
 from regards_nb.tracker.shared import SHOWN_S as SHOWN_S
 from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
+from regards_nb.tracker.shared import ChangeSignal as ChangeSignal
 from regards_nb.tracker.shared import Snapshot as Snapshot
 from regards_nb.tracker.tracker import OrderTracker as OrderTracker
 from regards_nb.tracker.waiting import stopped_by_user as stopped_by_user

@@ -97,19 +97,29 @@ class ChangeSignal:
 
     async def wait_async(self, seen: int, timeout_s: float) -> int:
         """Do the same without blocking the event loop."""
-        changed = asyncio.Event()
-        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
+        loop = asyncio.get_running_loop()
+        # Not asyncio.wait_for(): that of Python 3.11 drops a cancellation, and so the stop button,
+        # when a change comes in the same step of the loop.
+        changed = loop.create_future()
+        timer = loop.call_later(timeout_s, _wake, changed)
+        wake = partial(loop.call_soon_threadsafe, _wake, changed)
         with self._condition:
-            if self._count != seen:
-                return self._count
-            self._wakers.append(wake)
+            if self._count == seen:
+                self._wakers.append(wake)
+            else:
+                _wake(changed)
         try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), timeout_s)
+            await changed
         finally:
+            timer.cancel()
             with self._condition, suppress(ValueError):
                 self._wakers.remove(wake)
         return self._count
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class BackgroundErrors:

@@ -79,7 +79,12 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.starting import STOPPED, connect
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
-from regards_nb.tracker.waiting import RUNNING, Wait, stopped_by_user
+from regards_nb.tracker.waiting import (
+    RUNNING,
+    Wait,
+    awaiting_stopped_by_user,
+    stopped_by_user,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -747,9 +752,10 @@ class OrderTracker:
         if wait.nothing:
             say(wait.nothing)
             return wait.result()
-        await asyncio.to_thread(wait.begin)  # it may ask over REST
-        with watching(self, wait.keys, blocking=False) as view:
-            await wait.run_async(view)
+        with awaiting_stopped_by_user():
+            await asyncio.to_thread(wait.begin)  # it may ask over REST
+            with watching(self, wait.keys, blocking=False) as view:
+                await wait.run_async(view)
         return wait.result()
 
     def _new_wait(

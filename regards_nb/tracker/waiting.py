@@ -71,6 +71,47 @@ def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
             signal.signal(signal.SIGINT, replaced)
 
 
+class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
+    """`StoppedWaiting` in a task.
+
+    As a cancellation it ends the task alone: asyncio passes any other KeyboardInterrupt on to the
+    code that runs the loop, and a kernel would end.
+    """
+
+
+@contextmanager
+def awaiting_stopped_by_user() -> Iterator[None]:
+    """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
+
+    The handler of ipykernel cancels the cell with a CancelledError without text, and only when
+    something else wakes the loop. It is called as before, and the loop is woken at once.
+    """
+    kernels: Any = signal.getsignal(signal.SIGINT)
+    loop = asyncio.get_running_loop()
+    is_stopped = False
+
+    def stop(*signal_and_frame: Any) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        kernels(*signal_and_frame)
+        loop.call_soon_threadsafe(bool)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    is_replaced = callable(kernels) and is_main and _in_kernel()
+    if is_replaced:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_stopped:
+            raise _StoppedAwaiting from None
+        raise
+    finally:
+        # The kernel has its own handler back already if the cell has ended, or another one runs.
+        if is_replaced and signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, kernels)
+
+
 def _in_kernel() -> bool:
     """Return whether a Jupyter kernel runs this code."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
