@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,30 +27,21 @@ if TYPE_CHECKING:
     from regards_nb.tracker.shared import TrackerParts
 
 #: The jobs of an order take time to stop after a pause; REGARDS itself waits up to 100 s.
-JOBS_STOP_TIMEOUT_S = 100.0
+_JOBS_STOP_TIMEOUT_S = 100.0
 
-#: Until all jobs have stopped, a paused order is refused a resume and a delete (protocol.md 1.2).
-_JOBS_STOPPING = frozenset({"PENDING", "RUNNING", "PAUSED"})
+#: While an order is in one of these statuses, its jobs stop, and a refused action is repeated
+#: (protocol.md 1.2).
+_JOBS_STOPPING = {"resume": {"PAUSED"}, "cancel": {"PENDING", "RUNNING", "PAUSED"}}
 #: The status after an action, used when the order cannot be asked for afterwards.
 _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 
 
 class OrderActions:
-    """Acts on orders over REST; without *sync* every action is a SettingsError.
+    """Acts on orders over REST; without *sync* every action is a SettingsError."""
 
-    *jobs_stop_timeout_s* is the time limit for the server's jobs to stop.
-    """
-
-    def __init__(
-        self,
-        parts: TrackerParts,
-        sync: RestSync | None,
-        *,
-        jobs_stop_timeout_s: float = JOBS_STOP_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
         self._sync = sync
-        self._jobs_stop_timeout_s = jobs_stop_timeout_s
         self._workers = Workers("regards-nb-actions", 1)
         self._stop = threading.Event()
 
@@ -69,9 +59,8 @@ class OrderActions:
                 f"{state.name} has no number, so there is nothing to {action}: "
                 f"{state.status}{state.reason}. {NEW_ORDER}"
             )
-        step = _Action(self._sync, state, state.order_id, self._stop, self._jobs_stop_timeout_s)
         try:
-            order_id = step.restart(**details) if action == "restart" else getattr(step, action)()
+            order_id = _act(self._sync, action, state, state.order_id, self._stop, **details)
         except ServiceError as exc:
             exc.put_first(f"order {state.order_id}")
             raise
@@ -101,109 +90,75 @@ class OrderActions:
         return unended
 
 
-@dataclass(slots=True, eq=False)
-class _Action:
-    """One action on one order."""
-
-    sync: RestSync
-    state: OrderState
-    order_id: int
-    stop: threading.Event
-    jobs_stop_timeout_s: float
-
-    def pause(self) -> int:
-        """Pause."""
-        return self._change("pause", self.sync.client.pause)
-
-    def resume(self) -> int:
-        """Resume, once the jobs of the order have stopped."""
-        return self._change("resume", self.sync.client.resume, wait_while=frozenset({"PAUSED"}))
-
-    def retry(self) -> int:
-        """Have REGARDS prepare the failed files again."""
-        return self._change("retry", self.sync.client.retry)
-
-    def restart(self, label: str | None = None) -> int:
-        """Order the same again; return the number of the new order."""
-        remote: RemoteOrder = self._send("restart", partial(self.sync.client.restart, label=label))
-        self.sync.keep_outcome(None, remote)
-        return remote.order_id
-
-    def cancel(self) -> int:
-        """Pause, wait for the jobs to stop, delete."""
+def _act(
+    sync: RestSync,
+    action: str,
+    state: OrderState,
+    order_id: int,
+    stop: threading.Event,
+    **details: Any,
+) -> int:
+    """Do one action on one order, and journal the outcome; return the number of the order."""
+    if action == "cancel":
         # An order that has ended, also at this very moment, can be deleted without a pause.
         with suppress(NotAllowedError):
-            self.sync.client.pause(self.order_id)
-        return self._delete(wait_while=_JOBS_STOPPING)
-
-    def delete(self) -> int:
-        """Delete on the server; downloaded files stay."""
-        return self._delete()
-
-    def _change(
-        self, action: str, act: Callable[[int], None], *, wait_while: frozenset[str] = frozenset()
-    ) -> int:
-        self._send(action, act, wait_while=wait_while)
-        # Without an answer: the server did it, and the next round of REST sync asks for the order.
-        outcome = self._asked_for() or self._expected(_EXPECTED[action])
-        self.sync.keep_outcome(self.state, outcome)
-        return self.order_id
-
-    def _delete(self, *, wait_while: frozenset[str] = frozenset()) -> int:
-        self._send("delete", self.sync.client.delete, wait_while=wait_while)
-        # No message tells of it (protocol.md 1.6), and the list leaves the order out from now on.
-        self.sync.keep_outcome(self.state, self._expected("DELETED"))
-        return self.order_id
-
-    def _asked_for(self) -> RemoteOrder | None:
+            sync.client.pause(order_id)
+    send = getattr(sync.client, "delete" if action == "cancel" else action)
+    for pause_s in _pauses(_JOBS_STOP_TIMEOUT_S):
         try:
-            return self.sync.client.order(self.order_id)
-        except ServiceError:
-            return None
+            answer = send(order_id, **details)
+            break
+        except NotAllowedError as exc:
+            remote = _asked_for(sync, order_id)
+            if remote is None:
+                raise
+            is_stopping = remote.status in _JOBS_STOPPING.get(action, ())
+            if not (is_stopping and pause_s) or stop.wait(pause_s):
+                sync.keep_outcome(state, remote)  # what it says of a refused order is new
+                raise _refused(action, order_id, exc, remote) from exc
+    if isinstance(answer, RemoteOrder):  # a restart
+        sync.keep_outcome(None, answer)
+        return answer.order_id
+    # No message tells of a deletion (protocol.md 1.6), and the list leaves the order out from now
+    # on. Of another action without an answer the next round of REST sync tells.
+    expected = _expected(state, order_id, _EXPECTED.get(action, "DELETED"))
+    outcome = _asked_for(sync, order_id) if action in _EXPECTED else None
+    sync.keep_outcome(state, outcome or expected)
+    return order_id
 
-    def _expected(self, status: str) -> RemoteOrder:
-        """Return the order as it was known, in a new status."""
-        progress = self.state.progress
-        return RemoteOrder(
-            order_id=self.order_id,
-            status=status,
-            label=self.state.label,
-            expires_at=self.state.expires_at,
-            percent_completed=None if progress is None else round(100 * progress),
-        )
 
-    def _send(
-        self, action: str, act: Callable[[int], Any], *, wait_while: frozenset[str] = frozenset()
-    ) -> Any:
-        """Send the action; while the order is in a status of *wait_while*, repeat a refused one.
+def _asked_for(sync: RestSync, order_id: int) -> RemoteOrder | None:
+    try:
+        return sync.client.order(order_id)
+    except ServiceError:
+        return None
 
-        The server's answer about an order that it refused is journalled: it is new.
-        """
-        for pause_s in _pauses(self.jobs_stop_timeout_s):
-            try:
-                return act(self.order_id)
-            except NotAllowedError as exc:
-                remote = self._asked_for()
-                if remote is None:
-                    raise
-                if remote.status not in wait_while or not pause_s or self.stop.wait(pause_s):
-                    self.sync.keep_outcome(self.state, remote)
-                    raise self._refused(action, exc, remote) from exc
-        raise AssertionError  # the last pause is 0
 
-    def _refused(
-        self, action: str, refusal: NotAllowedError, remote: RemoteOrder
-    ) -> NotAllowedError:
-        offered = ", ".join(sorted(remote.actions - {"remove"}))
-        text = f"REGARDS does not let you {action} order {self.order_id}, which is {remote.status}"
-        if remote.status == OrderStatus.DELETED and action in {"cancel", "delete"}:
-            text = f"order {self.order_id} is deleted already: there is nothing to {action}"
-        elif remote.status in GONE and action != "delete":
-            # The advice for the server's code is meant for orders that still have files.
-            text += ": it has deleted its files. A new order brings them: submit()"
-        else:
-            text += f". {refusal}" + (f". It allows: {offered}" if offered else "")
-        return NotAllowedError(text, status_code=refusal.status_code, messages=refusal.messages)
+def _expected(state: OrderState, order_id: int, status: str) -> RemoteOrder:
+    """Return the order as it was known, in a new status."""
+    return RemoteOrder(
+        order_id=order_id,
+        status=status,
+        label=state.label,
+        expires_at=state.expires_at,
+        percent_completed=None if state.progress is None else round(100 * state.progress),
+    )
+
+
+def _refused(
+    action: str, order_id: int, refusal: NotAllowedError, remote: RemoteOrder
+) -> NotAllowedError:
+    offered = ", ".join(sorted(remote.actions - {"remove"}))
+    action = "delete" if action == "cancel" else action
+    text = f"REGARDS does not let you {action} order {order_id}, which is {remote.status}"
+    if remote.status == OrderStatus.DELETED and action == "delete":
+        text = f"order {order_id} is deleted already: there is nothing to {action}"
+    elif remote.status in GONE and action != "delete":
+        # The advice for the server's code is meant for orders that still have files.
+        text += ": it has deleted its files. A new order brings them: submit()"
+    else:
+        text += f". {refusal}" + (f". It allows: {offered}" if offered else "")
+    return NotAllowedError(text, status_code=refusal.status_code, messages=refusal.messages)
 
 
 def _pauses(limit_s: float) -> Iterator[float]:
