@@ -11,8 +11,9 @@
 - ``liveness``: notices that RabbitMQ answers no more on an open connection;
 - ``connection``: a single connection: connect, consume, close;
 - ``one_shot``: connections for one purpose: check a queue, publish an order request;
-- ``consumer``: :class:`Consumer`, the thread that opens one connection after the other, and its
-  health.
+- ``journal_writer``: journals what a connection receives, and reports what it tells;
+- ``consumer``: :class:`Consumer`, the thread that opens one connection after the other;
+- ``health``: the state of a source of events.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from regards_nb.consumer.addresses import describe as describe
 from regards_nb.consumer.addresses import parameters_from as parameters_from
 from regards_nb.consumer.connection import Connection as Connection
 from regards_nb.consumer.consumer import Consumer as Consumer
-from regards_nb.consumer.consumer import Health as Health
-from regards_nb.consumer.consumer import HealthState as HealthState
 from regards_nb.consumer.delivery_reader import DeliveryReader as DeliveryReader
 from regards_nb.consumer.delivery_reader import properties_from as properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError as UnconfirmedRequestError
 from regards_nb.consumer.errors import broker_error as broker_error
+from regards_nb.consumer.health import Health as Health
+from regards_nb.consumer.health import HealthReport as HealthReport
+from regards_nb.consumer.health import HealthState as HealthState
 from regards_nb.consumer.message import delivery_from as delivery_from
 from regards_nb.consumer.one_shot import QueueCheck as QueueCheck
 from regards_nb.consumer.one_shot import QueueKind as QueueKind

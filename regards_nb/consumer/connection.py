@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pika
 
@@ -26,10 +26,10 @@ from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.journal import JournalReplacedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from regards_nb.consumer.addresses import AmqpParameters
-    from regards_nb.events import Delivery
+    from regards_nb.consumer.journal_writer import JournalWriter
 
 # pika logs each lost connection as an ERROR. Without any handler Python would write the record to
 # stderr, and Jupyter shows the stderr of a thread in the output of the cell that happens to run.
@@ -50,59 +50,6 @@ SILENT_RESTS = 25
 CLOSE_TIMEOUT_S = 2.0
 
 
-class Receiver(Protocol):
-    """The object that a connection reports to."""
-
-    def open_session(self) -> None:
-        """Prove that the journal can be written, or raise JournalError."""
-
-    def stream_start(self) -> int | None:
-        """Return the first offset to read if the queue is a stream; None for its first message."""
-
-    def on_silent_stream(self) -> None:
-        """Raise StreamInDoubtError if a stream should have delivered something."""
-
-    def on_consuming(self) -> None:
-        """Store that RabbitMQ delivers messages from now on."""
-
-    def on_depth(self, messages: int | None, *, is_silent: bool) -> None:
-        """Store how many messages of the queue are ready to be delivered; None for a stream.
-
-        *is_silent* says that none was delivered since the last call.
-        """
-
-    def on_waiting(self) -> None:
-        """Store that RabbitMQ delivers to another consumer of the queue alone."""
-
-    def on_other_consumers(self, count: int) -> None:
-        """Store how many other consumers take messages from the queue."""
-
-    def on_redelivery(self, delivery: Delivery, count: int) -> None:
-        """Store how often RabbitMQ has returned a message to its queue."""
-
-    def journal_batch(
-        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
-    ) -> None:
-        """Write messages to the journal; they are acknowledged later.
-
-        Before these, the channel has *delivered* so many messages, and so many were *acknowledged*.
-        After a JournalError they are given again; after a StreamInDoubtError the connection must
-        end.
-        """
-
-    def on_all_acknowledged(self) -> None:
-        """Store that all journalled messages are acknowledged, and no other consumer has any."""
-
-    def on_acknowledgements_confirmed(self) -> None:
-        """Store that RabbitMQ has written the acknowledgements of the last such moment."""
-
-    def verify_journal(self) -> None:
-        """Raise JournalError if messages must not be acknowledged."""
-
-    def on_journal_error(self, error: JournalError) -> bool:
-        """Store why the journal cannot be written; return whether to try again."""
-
-
 class Connection:
     """One AMQP connection with one consumer on one queue."""
 
@@ -112,9 +59,9 @@ class Connection:
     #: answers after 65 s; another node may answer at once.
     consume_timeout_s = 10.0
 
-    def __init__(self, parameters: AmqpParameters, queue: str, receiver: Receiver) -> None:
+    def __init__(self, parameters: AmqpParameters, queue: str, writer: JournalWriter) -> None:
         self._queue = queue
-        self._receiver = receiver
+        self._writer = writer
         self.where = describe(parameters)
         self._parameters = parameters
         self._io = IOServices(self._on_message)
@@ -153,13 +100,13 @@ class Connection:
         self.awaited = "the connection"
         self._answers = PendingAnswers()
         self._probe = MajorityProbe(
-            queue, self._answers, self._finish, receiver.on_acknowledgements_confirmed
+            queue, self._answers, self._finish, writer.on_acknowledgements_confirmed
         )
         #: `request_close` of another thread must not meet I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
         self._flush_scheduled = False
-        self._batcher = AckBatcher(receiver.journal_batch, self._acknowledge)
+        self._batcher = AckBatcher(writer.journal_batch, self._acknowledge)
 
     def run(self, stop: threading.Event) -> None:
         """Run until the connection ends; raise why, unless `request_close` was called."""
@@ -202,7 +149,7 @@ class Connection:
         except (JournalReplacedError, StreamInDoubtError):
             self._batcher.drop_pending()
         except JournalError as exc:
-            self._receiver.on_journal_error(exc)
+            self._writer.on_journal_error(exc)
         return not self._batcher.has_pending
 
     def drop_pending(self) -> None:
@@ -246,15 +193,15 @@ class Connection:
     def _open_session_now(self) -> None:
         error: BaseException | None = None
         try:
-            self._receiver.open_session()
-            self._stream_start = self._receiver.stream_start()
+            self._writer.open_session()
+            self._stream_start = self._writer.stream_start()
         except BaseException as exc:  # noqa: BLE001 - raised in the thread of the connection
             error = exc
         self._call_in_loop(lambda: self._on_session(error))
 
     def _on_session(self, error: BaseException | None) -> None:
         if isinstance(error, JournalError):
-            if self._receiver.on_journal_error(error):
+            if self._writer.on_journal_error(error):
                 self._io.call_later(JOURNAL_RETRY_S, self._open_session)
             else:
                 self._finish(error)
@@ -305,7 +252,7 @@ class Connection:
             depth = None
         self._is_drained = not depth
         is_silent = self._is_silent()
-        self._receiver.on_depth(depth, is_silent=is_silent)
+        self._writer.on_depth(depth, is_silent=is_silent)
         if self._is_consuming and is_silent and depth == 0 and not self._is_classic:
             self._store_if_all_acknowledged(answer)
             self._probe.tick(self._connection)
@@ -316,7 +263,7 @@ class Connection:
             # RabbitMQ counts only the active consumer of a queue with a single active consumer
             self._consumers_before = 0
             if consumers:
-                self._receiver.on_waiting()
+                self._writer.on_waiting()
         else:
             self._consumers_before = 0
         self._consumer_count = consumers
@@ -331,12 +278,12 @@ class Connection:
 
     def _store_if_all_acknowledged(self, answer: Any) -> None:
         if self._batcher.is_acknowledged and answer.method.consumer_count <= 1:
-            self._receiver.on_all_acknowledged()
+            self._writer.on_all_acknowledged()
 
     def _report_other_consumers(self) -> None:
         # A stream gives each message to every consumer; all other queues give it to one.
         count = 0 if self._may_be_stream else max(self._consumer_count, 0)
-        self._receiver.on_other_consumers(count)
+        self._writer.on_other_consumers(count)
 
     def _on_limited(self, channel: Any) -> None:
         if channel is self._spare:
@@ -368,9 +315,9 @@ class Connection:
         self._report_other_consumers()
         if self._may_be_stream:
             # the depth came before the type of the queue was known
-            self._receiver.on_depth(None, is_silent=False)
+            self._writer.on_depth(None, is_silent=False)
             self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
-        self._receiver.on_consuming()
+        self._writer.on_consuming()
         self._request_depth()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(self.depth_period_s, self._end_or_request_depth)
@@ -379,7 +326,7 @@ class Connection:
         if self._newest_tag or self._closing or not self._channel.is_open:
             return
         try:
-            self._receiver.on_silent_stream()
+            self._writer.on_silent_stream()
         except StreamInDoubtError as exc:
             self._start_over(exc)
 
@@ -451,7 +398,7 @@ class Connection:
         def on_limited(_answer: Any) -> None:
             if self._channel.is_open:
                 if self._may_be_stream:
-                    self._stream_start = self._receiver.stream_start()
+                    self._stream_start = self._writer.stream_start()
                 self._consumer_tag = self._start_consumer(on_consuming)
 
         def on_consuming(answer: Any) -> None:
@@ -491,7 +438,7 @@ class Connection:
         if redelivered and isinstance(
             count := (properties.headers or {}).get("x-delivery-count"), int
         ):
-            self._receiver.on_redelivery(delivery, count)
+            self._writer.on_redelivery(delivery, count)
         self._newest_tag = delivery_tag
         self._batcher.add(delivery_tag, delivery)
         if not self._flush_scheduled:
@@ -522,7 +469,7 @@ class Connection:
             return
         except JournalError as exc:
             # RabbitMQ pauses at the prefetch limit, so memory stays bounded.
-            self._receiver.on_journal_error(exc)
+            self._writer.on_journal_error(exc)
             self._schedule_flush(JOURNAL_RETRY_S)
             return
         if self._cancelled_to_grow and not self._closing:
@@ -574,7 +521,7 @@ class Connection:
         if not self._channel.is_open:
             return
         try:
-            self._receiver.verify_journal()
+            self._writer.verify_journal()
         except JournalError as exc:
             self._start_over(exc)
         else:
@@ -637,7 +584,7 @@ class Connection:
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
         if not (self._is_classic or self._may_be_stream):
-            self._receiver.on_acknowledgements_confirmed()
+            self._writer.on_acknowledgements_confirmed()
         self._flush()
         if not self._may_be_stream and not self._is_complete and self._channel.is_open:
             # Messages that arrived last may be on their way to the consumer that is gone.

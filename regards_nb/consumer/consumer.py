@@ -5,21 +5,17 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 import weakref
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from functools import partial
-from hashlib import blake2b
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, ConnectionLost
 from regards_nb.consumer.errors import QueueDownError, combined_error
-from regards_nb.consumer.redelivery import RedeliveryMatcher
+from regards_nb.consumer.health import ENDED, HealthReport, HealthState
+from regards_nb.consumer.journal_writer import STABLE_S, JournalWriter
 from regards_nb.consumer.stream import StreamMatcher
 from regards_nb.errors import (
     BrokerError,
@@ -29,13 +25,12 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.output import SAID_AFTER_S, say
-from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from regards_nb.events import Delivery
-    from regards_nb.journal import Journal, RowReader
+    from regards_nb.consumer.health import Health
+    from regards_nb.journal import Journal
 
 _log = logging.getLogger(__name__)
 
@@ -46,75 +41,8 @@ _GIVEN_UP_S = 5.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 4.0
 
-#: How many of the newest rows are compared with redelivered messages. A broker that crashed can
-#: lose acknowledgements of its last moments, so this is more than the unacknowledged rows.
-MAX_COMPARED_ROWS = 100_000
-
-#: How long after its arrival a message may be delivered again on the same connection. The nodes of
-#: a RabbitMQ cluster notice a broken link after up to 75 s (net_ticktime).
-REDELIVERABLE_OWN_S = 300.0
-
-#: A user is told from this number of returns on: RabbitMQ 4 drops a message at the 21st.
-MANY_RETURNS = 10
-
-#: After so many answers in a row (every 5 s) a queue that delivers nothing is reported.
-SILENT_ANSWERS = 3
-
-#: A connection that lasted longer is not cut soon after each connect.
-STABLE_S = 60.0
+#: So many connections that were cut soon after each connect are reported.
 MANY_CUTS = 3
-
-
-class HealthState(StrEnum):
-    """The states of a consumer."""
-
-    #: Connecting for the first time.
-    CONNECTING = "CONNECTING"
-    #: Connected; messages are journalled as they arrive.
-    CONSUMING = "CONSUMING"
-    #: The connection was lost or the journal cannot be written; the consumer tries without end.
-    RECONNECTING = "RECONNECTING"
-    #: No broker: REGARDS is polled over REST.
-    POLLING = "POLLING"
-    #: `OrderTracker.reader`: another kernel writes the journal, this one reads it.
-    READING = "READING"
-    #: Not started, or stopped by the user.
-    STOPPED = "STOPPED"
-    #: ``start()`` failed, or the thread has ended by itself; ``reason`` says why.
-    FAILED = "FAILED"
-
-
-_ENDED = frozenset({HealthState.STOPPED, HealthState.FAILED})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """The state of the connection to RabbitMQ.
-
-    Attributes
-    ----------
-    state : HealthState
-    since : datetime.datetime
-        When this state began (UTC).
-    reason : str or None
-        Why the consumer is in this state, if that needs an explanation.
-    last_event : datetime.datetime or None
-        When this process last journalled a message (UTC).
-    queue_depth : int or None
-        Messages in the queue when RabbitMQ was last asked; None for a stream.
-    other_consumers : int
-        Other consumers of the queue, each of which takes a part of its messages.
-    address : str or None
-        The address that is connected, without the password.
-    """
-
-    state: HealthState = HealthState.STOPPED
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    reason: str | None = None
-    last_event: datetime | None = None
-    queue_depth: int | None = None
-    other_consumers: int = 0
-    address: str | None = None
 
 
 class Consumer:
@@ -147,8 +75,8 @@ class Consumer:
     def health(self) -> Health:
         """The current state of the thread."""
         shared = self._shared
-        health = replace(shared.health, last_event=shared.last_event)
-        if shared.has_thread_ended() and health.state not in _ENDED:
+        health = shared.health
+        if shared.has_thread_ended() and health.state not in ENDED:
             # It could not say so itself. After a fork, the child process has no such thread.
             reason = str(_thread_ended(self._queue, None))
             return replace(health, state=HealthState.FAILED, reason=reason)
@@ -224,22 +152,18 @@ class Consumer:
             )
 
 
-class _SharedState:
+class _SharedState(HealthReport):
     """The state that the thread shares with its owner. Values are replaced as a whole."""
 
     def __init__(
         self, changed: Callable[[], None], died: Callable[[TrackingError], object] | None
     ) -> None:
+        super().__init__(changed)
         self.thread: threading.Thread | None = None
         self.stop = threading.Event()
+        #: of the start that waits for the first consumer
         self.started: Future[None] = Future()
-        self.health = Health()
-        #: of `Consumer.health`: it changes with each commit, and is read less often
-        self.last_event: datetime | None = None
-        self._changed = changed
         self._died = died
-        #: what a user should know while messages are consumed, by kind
-        self._notes: dict[str, str] = {}
         self._connection: Connection | None = None
         #: the errors of the addresses that were tried before that connection
         self.errors: list[RegardsError] = []
@@ -260,43 +184,6 @@ class _SharedState:
             self.started.set_exception(error)
         elif self._died is not None:
             self._died(error)
-
-    def report(self, state: HealthState, reason: str | None = None) -> None:
-        """Change the state; ``since`` changes only with it."""
-        if state is HealthState.CONSUMING:
-            reason = " ".join(self._notes.values()) or None
-        since = self.health.since if state is self.health.state else datetime.now(UTC)
-        self._replace(replace(self.health, state=state, reason=reason, since=since))
-
-    def note(self, kind: str, text: str | None) -> None:
-        """Set or remove what a user should know while messages are consumed."""
-        if self._notes.get(kind) == text:
-            return
-        if text is None:
-            del self._notes[kind]
-        else:
-            self._notes[kind] = text
-            _log.warning("%s", text)
-        if self.health.state is HealthState.CONSUMING:
-            self.report(HealthState.CONSUMING)
-
-    def report_address(self, address: str) -> None:
-        self._replace(replace(self.health, address=address))
-
-    def report_depth(self, messages: int | None) -> None:
-        self._replace(replace(self.health, queue_depth=messages))
-
-    def report_other_consumers(self, count: int) -> None:
-        if count != self.health.other_consumers:
-            self._replace(replace(self.health, other_consumers=count))
-
-    def report_event(self) -> None:
-        self.last_event = datetime.now(UTC)
-        self._changed()
-
-    def _replace(self, health: Health) -> None:
-        self.health = health
-        self._changed()
 
     def set_connection(self, connection: Connection | None) -> None:
         """Set the connection that `request_stop` closes."""
@@ -323,184 +210,6 @@ class _SharedState:
         with self._lock:
             if self._connection is not None:
                 self._connection.request_close(within_s)
-
-
-class _JournalWriter:
-    """Journals the messages of one connection, without those that are in the journal already."""
-
-    def __init__(
-        self,
-        address: str,
-        queue: str,
-        journal: Journal,
-        shared: _SharedState,
-        stream: StreamMatcher,
-    ) -> None:
-        self._address = address
-        self._queue = queue
-        self._journal = journal
-        self._shared = shared
-        #: Messages of a quorum queue up to this row are acknowledged, and do not come again.
-        self._cursor = f"acknowledged {blake2b(queue.encode(), digest_size=8).hexdigest()}"
-        self._session_id = 0
-        self._matcher = RedeliveryMatcher()
-        self._consuming_since_s: float | None = None
-        #: how often in a row RabbitMQ said that messages wait, and delivered none
-        self._silent_answers = 0
-        #: by id of a delivery that is not journalled yet
-        self._delivery_counts: dict[int, int] = {}
-        #: the newest rows that the matcher knows, of all sessions and of other sessions
-        self._compared_up_to_id = 0
-        self._taken_over_up_to_id = 0
-        #: the newest row, unless another session writes
-        self._expected_id = 0
-        #: up to which row RabbitMQ was told that all are acknowledged, and has confirmed it
-        self._acknowledged_up_to_id = self._confirmed_up_to_id = 0
-        #: the generation of the files that these ids belong to
-        self._generation = 0
-        self._stream = stream
-
-    @property
-    def consumed_s(self) -> float | None:
-        """The time since the first delivery in seconds; None before."""
-        since_s = self._consuming_since_s
-        return None if since_s is None else time.monotonic() - since_s
-
-    def open_session(self) -> None:
-        self._generation = self._journal.generation
-        self._session_id = self._journal.open_session(self._queue)
-        self._taken_over_up_to_id = self._expected_id = self._journal.last_id()
-        self._confirmed_up_to_id = self._journal.cursors.read(self._cursor) or 0
-        self._compared_up_to_id = self._confirmed_up_to_id
-
-    def stream_start(self) -> int | None:
-        return self._stream.start()
-
-    def on_silent_stream(self) -> None:
-        self._stream.check_silence()
-
-    def on_consuming(self) -> None:
-        self._consuming_since_s = time.monotonic()
-        self._shared.note("waiting", None)
-        self._shared.note("silent", None)
-        self._shared.note("returned", None)
-        self._shared.note("anew", None)
-        self._shared.report_address(self._address)
-        self._shared.report(HealthState.CONSUMING)
-        if not self._shared.started.done():
-            self._shared.started.set_result(None)
-
-    def on_depth(self, messages: int | None, *, is_silent: bool) -> None:
-        self._shared.report_depth(messages)
-        self._silent_answers = self._silent_answers + 1 if messages and is_silent else 0
-        if self._silent_answers >= SILENT_ANSWERS:
-            self._shared.note(
-                "silent",
-                f"the queue {self._queue!r} holds {counted(messages or 0, 'message')}, but "
-                "RabbitMQ delivers none: another program is the active consumer of the queue, or a "
-                "majority of the queue's nodes is down.",
-            )
-        elif not is_silent:
-            self._shared.note("silent", None)
-        if (self.consumed_s or 0) > STABLE_S:
-            self._shared.note("cut", None)
-
-    def on_waiting(self) -> None:
-        self._shared.note(
-            "waiting",
-            f"another program reads the queue {self._queue!r}, which has a single active consumer: "
-            "messages come here only after that program has stopped.",
-        )
-
-    def on_other_consumers(self, count: int) -> None:
-        self._shared.report_other_consumers(count)
-
-    def on_journal_error(self, error: JournalError) -> bool:
-        text = f"{error} No message is acknowledged until then"
-        self._shared.report(HealthState.RECONNECTING, text)
-        return self._shared.started.done()
-
-    def on_redelivery(self, delivery: Delivery, count: int) -> None:
-        self._delivery_counts[id(delivery)] = count
-        if count >= MANY_RETURNS:
-            self._shared.note(
-                "returned",
-                f"RabbitMQ has delivered a message of the queue {self._queue!r} {count + 1} times, "
-                "and drops it at the queue's delivery limit (20 returns unless the administrator "
-                "sets delivery-limit to -1).",
-            )
-
-    def on_all_acknowledged(self) -> None:
-        self._acknowledged_up_to_id = self._expected_id
-
-    def on_acknowledgements_confirmed(self) -> None:
-        row_id = self._acknowledged_up_to_id
-        if row_id > self._confirmed_up_to_id:
-            self._confirmed_up_to_id = row_id
-            # Without it more rows are compared, and a later confirmation writes it.
-            with suppress(JournalError):
-                self._journal.cursors.advance(self._cursor, row_id, generation=self._generation)
-
-    def verify_journal(self) -> None:
-        self._journal.verify(self._session_id)
-
-    def journal_batch(
-        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
-    ) -> None:
-        if deliveries[0].stream_offset is not None:
-            deliveries = self._stream.new(deliveries)
-            if not deliveries:
-                return
-            self._journal.append(self._session_id, deliveries, stream=self._queue)
-            self._stream.confirm(deliveries)
-        else:
-            choose = partial(self._choose, delivered=delivered, acknowledged=acknowledged)
-            self._journal.append(self._session_id, deliveries, choose=choose)
-            self._matcher.confirm()
-            if any(delivery.redelivered for delivery in deliveries):
-                # the matcher knows the own rows of such a batch already
-                self._compared_up_to_id = self._expected_id
-        self._delivery_counts.clear()
-        self._shared.note("waiting", None)
-        if self._shared.health.state is not HealthState.CONSUMING:
-            self._shared.report(HealthState.CONSUMING)
-        self._shared.report_event()
-
-    def _choose(
-        self, rows: RowReader, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
-    ) -> Sequence[Delivery]:
-        """Return the messages that are not in the journal. No other session can write meanwhile."""
-        self._matcher.begin(deliveries)
-        newest_id = rows.last_id()
-        is_redelivery = any(delivery.redelivered for delivery in deliveries)
-        if is_redelivery:
-            # Include new rows of other kernels: when one of them dies, we receive its messages.
-            recent = rows.recent(
-                self._queue, after_id=self._compared_up_to_id, limit=MAX_COMPARED_ROWS
-            )
-            since_us = (time.time() - REDELIVERABLE_OWN_S) * 1e6
-            own = [row for row in recent if row.session_id == self._session_id]
-            self._matcher.add(row for row in recent if row.session_id != self._session_id)
-            self._matcher.add_own(row for row in own if row.delivery.received_at_us > since_us)
-            self._compared_up_to_id = newest_id
-        if newest_id != self._expected_id:
-            self._matcher.add_taken_over(
-                rows.recent(
-                    self._queue,
-                    after_id=self._taken_over_up_to_id,
-                    not_of=self._session_id,
-                    limit=MAX_COMPARED_ROWS,
-                )
-            )
-            self._taken_over_up_to_id = newest_id
-        elif not is_redelivery and not self._matcher.may_be_taken_over:
-            self._expected_id = newest_id + len(deliveries)
-            return deliveries
-        new = self._matcher.new(
-            deliveries, self._delivery_counts, delivered=delivered, acknowledged=acknowledged
-        )
-        self._expected_id = newest_id + len(new)
-        return new
 
 
 def _run(
@@ -596,7 +305,14 @@ def _run_connection(
     stream: StreamMatcher,
 ) -> _ConnectionEnd:
     """Run one connection until it ends."""
-    writer = _JournalWriter(describe(parameters), queue, journal, shared, stream)
+    writer = JournalWriter(
+        describe(parameters),
+        queue,
+        journal,
+        report=shared,
+        started=shared.started,
+        stream=stream,
+    )
     connection = Connection(parameters, queue, writer)
     shared.set_connection(connection)
     error: RegardsError = BrokerError("the connection was closed")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.consumer import Health, HealthState
+from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.download import is_alive
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.journal import DEFAULT_PATH
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regards_nb.client import RegardsClient
+    from regards_nb.consumer import Health
     from regards_nb.journal import Journal
     from regards_nb.tracker.shared import BackgroundErrors
 
@@ -102,25 +103,16 @@ def is_own_thread() -> bool:
     return threading.current_thread().name.startswith("regards-nb")
 
 
-class JournalReader:
+class JournalReader(HealthReport):
     """Takes the place of the consumer in a tracker that only reads its journal."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.health = Health()
-        self._changed = changed
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
         """Say that the journal is read."""
-        if self.health.state is not HealthState.READING:
-            self._report(HealthState.READING)
+        self.report(HealthState.READING)
 
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""
-        self._report(HealthState.STOPPED)
-
-    def _report(self, state: HealthState) -> None:
-        self.health = replace(self.health, state=state, since=datetime.now(UTC))
-        self._changed()
+        self.report(HealthState.STOPPED)
 
 
 def require_file(journal: str | Path | None) -> None:

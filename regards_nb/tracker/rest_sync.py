@@ -13,12 +13,11 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.consumer import Health, HealthState
+from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from regards_nb.client import RegardsClient, RemoteOrder
-    from regards_nb.consumer import Consumer
+    from regards_nb.consumer import Consumer, Health
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
@@ -554,7 +553,7 @@ class Poller:
         self._sync = sync
         self._errors = errors
         self._poll_s = poll_s
-        self._health = _HealthBox(changed)
+        self._health = HealthReport(changed)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -622,26 +621,7 @@ class Poller:
             )
 
 
-class _HealthBox:
-    """The health of the poller: its thread replaces it, every thread reads it."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.health = Health()
-        self._changed = changed
-
-    def report(self, state: HealthState, reason: str | None = None) -> None:
-        """Change the state; ``since`` changes only with the state."""
-        since = self.health.since if state is self.health.state else datetime.now(UTC)
-        self.health = replace(self.health, state=state, reason=reason, since=since)
-        self._changed()
-
-    def report_event(self) -> None:
-        """Note that an answer said something new."""
-        self.health = replace(self.health, last_event=datetime.now(UTC))
-        self._changed()
-
-
-def _poll(rounds: _Rounds, health: _HealthBox, stop: threading.Event, poll_s: float) -> None:
+def _poll(rounds: _Rounds, health: HealthReport, stop: threading.Event, poll_s: float) -> None:
     pause_s = poll_s
     known: set[int] = set()
     next_s = time.monotonic() + pause_s

@@ -1,0 +1,116 @@
+"""The health of a source of events: RabbitMQ, REST, or a journal that another kernel writes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+
+class HealthState(StrEnum):
+    """The states of a consumer."""
+
+    #: Connecting for the first time.
+    CONNECTING = "CONNECTING"
+    #: Connected; messages are journalled as they arrive.
+    CONSUMING = "CONSUMING"
+    #: The connection was lost or the journal cannot be written; the consumer tries without end.
+    RECONNECTING = "RECONNECTING"
+    #: No broker: REGARDS is polled over REST.
+    POLLING = "POLLING"
+    #: `OrderTracker.reader`: another kernel writes the journal, this one reads it.
+    READING = "READING"
+    #: Not started, or stopped by the user.
+    STOPPED = "STOPPED"
+    #: ``start()`` failed, or the thread has ended by itself; ``reason`` says why.
+    FAILED = "FAILED"
+
+
+#: In these states no event arrives.
+ENDED = frozenset({HealthState.STOPPED, HealthState.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The state of the connection to RabbitMQ.
+
+    Attributes
+    ----------
+    state : HealthState
+    since : datetime.datetime
+        When this state began (UTC).
+    reason : str or None
+        Why the consumer is in this state, if that needs an explanation.
+    last_event : datetime.datetime or None
+        When this process last journalled a message (UTC).
+    queue_depth : int or None
+        Messages in the queue when RabbitMQ was last asked; None for a stream.
+    other_consumers : int
+        Other consumers of the queue, each of which takes a part of its messages.
+    address : str or None
+        The address that is connected, without the password.
+    """
+
+    state: HealthState = HealthState.STOPPED
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    reason: str | None = None
+    last_event: datetime | None = None
+    queue_depth: int | None = None
+    other_consumers: int = 0
+    address: str | None = None
+
+
+class HealthReport:
+    """The present health: the thread of the source replaces it, every thread reads it.
+
+    *changed* is called after each change.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._health = Health()
+        self._changed = changed
+        #: apart, because it changes with each commit
+        self._last_event: datetime | None = None
+        #: what a user should know while messages are consumed, by kind
+        self._notes: dict[str, str] = {}
+
+    @property
+    def health(self) -> Health:
+        """The health at this moment."""
+        return replace(self._health, last_event=self._last_event)
+
+    def report(self, state: HealthState, reason: str | None = None) -> None:
+        """Change the state; ``since`` changes only with it."""
+        if state is HealthState.CONSUMING:
+            reason = " ".join(self._notes.values()) or None
+        since = self._health.since if state is self._health.state else datetime.now(UTC)
+        self.update(state=state, reason=reason, since=since)
+
+    def note(self, kind: str, text: str | None) -> None:
+        """Set or remove what a user should know while messages are consumed."""
+        if self._notes.get(kind) == text:
+            return
+        if text is None:
+            del self._notes[kind]
+        else:
+            self._notes[kind] = text
+            _log.warning("%s", text)
+        if self._health.state is HealthState.CONSUMING:
+            self.report(HealthState.CONSUMING)
+
+    def update(self, **values: Any) -> None:
+        """Replace some values."""
+        self._health = replace(self._health, **values)
+        self._changed()
+
+    def report_event(self) -> None:
+        """Store that something new was journalled."""
+        self._last_event = datetime.now(UTC)
+        self._changed()
