@@ -122,9 +122,8 @@ def test_data_sets_and_attributes_are_listed(user: Session) -> None:
     datasets = {each["content"]["label"]: each["content"] for each in page["content"]}
     assert {"SWOT_PASS_012", "SWOT_CYCLE_008", "TAPE_ARCHIVE", "EMPTY"} < set(datasets)
     urn = datasets["SWOT_CYCLE_008"]["id"]
-    inside = found(user, "", f"{CATALOGUE}/engines/legacy/datasets/{urn}/dataobjects/search")
+    inside = found(user, f'tags:"{urn}"')
     assert len(inside) == 30
-    assert inside == found(user, f'tags:"{urn}"')
     models = user.get(f"{SEARCH}/attributes").json()
     types = {each["content"]["name"]: each["content"]["type"] for each in models}
     assert types["pass"] == "INTEGER"
@@ -141,7 +140,7 @@ def test_searching_needs_no_login_but_the_project(simulator: Simulator) -> None:
 
 
 def test_a_summary_counts_before_an_order(user: Session) -> None:
-    """Files and bytes by data set and type; single products can be included and excluded."""
+    """Files and bytes by data set and type, of all types or of some."""
     rows = found(user, "dataset:SWOT_PASS_012")
     request = {"engineType": "legacy", "searchParameters": {"q": ["dataset:SWOT_PASS_012"]}}
     path = f"{CATALOGUE}/complex/search/summary"
@@ -151,9 +150,8 @@ def test_a_summary_counts_before_an_order(user: Session) -> None:
     assert counted["filesSize"] == sum(file["filesize"] for file in files)
     assert set(counted["fileTypesSummaryMap"]) == {"RAWDATA", "QUICKLOOK_SD"}
     assert set(counted["subSummariesMap"]) == set(rows[0]["tags"])
-    one = request | {"entityIdsToInclude": [rows[1]["id"]]}
-    asked = {"requests": [one], "dataTypes": ["RAWDATA"]}
-    assert user.send("POST", path, json=asked).json()["filesCount"] == 1
+    asked = {"requests": [request], "dataTypes": ["RAWDATA"]}
+    assert user.send("POST", path, json=asked).json()["filesCount"] == 2
     wrong = {"engineType": "legacy", "searchParameters": {"q": ["productId:x"]}}
     assert user.send("POST", path, json={"requests": [wrong]}).status_code == 400
 
@@ -188,9 +186,6 @@ def test_the_web_basket_is_ordered_along(user: Session, simulator: Simulator) ->
     user.apply("dataset:SWOT_PASS_012")
     names = {file.spec.name for file in simulator.service.known(1).files}
     assert {"SWOT_SSH_007_012.csv", "SWOT_SSH_008_003.csv"} < names
-    assert user.get(path).status_code == 204
-    simulator.fill_basket("cycle:8")
-    assert user.send("DELETE", path).status_code == 200
     assert user.get(path).status_code == 204
 
 

@@ -184,14 +184,10 @@ class Catalogue:
         matches = criterion(query, FIXED_FIELDS, tenant=self._tenant)
         return [each for each in self.datasets.values() if matches(each.values)]
 
-    def search(self, query: str, *, dataset_urn: str | None = None) -> list[Product]:
+    def search(self, query: str) -> list[Product]:
         """Return the products that match a query, in the order of the catalogue."""
         matches = criterion(query, _FIELDS, tenant=self._tenant)
-        return [
-            product
-            for product in self._products.values()
-            if dataset_urn in (None, product.dataset.urn) and matches(product.values)
-        ]
+        return [each for each in self._products.values() if matches(each.values)]
 
     def plan(
         self,

@@ -259,9 +259,9 @@ class Rest:
 
     def _found(self, call: _Call) -> list[Product]:
         with _query_errors(call.query):
-            return self.service.catalogue.search(call.query, dataset_urn=call.urn or None)
+            return self.service.catalogue.search(call.query)
 
-    @_serves(f"{_SEARCH}(?:/datasets/{_URN})?/dataobjects/search", Route.CATALOGUE, is_public=True)
+    @_serves(f"{_SEARCH}/dataobjects/search", Route.CATALOGUE, is_public=True)
     def search(self, call: _Call) -> Response:
         """Search products."""
         host = self.host()
@@ -279,11 +279,7 @@ class Rest:
             datasets = self.service.catalogue.search_datasets(call.query)
         return _page(call, datasets, default_size=20, show=lambda each: _resource(each.feature()))
 
-    @_serves(
-        f"{_LEGACY}(?:/datasets/{_URN})?/dataobjects/search/attributes",
-        Route.CATALOGUE,
-        is_public=True,
-    )
+    @_serves(f"{_LEGACY}/dataobjects/search/attributes", Route.CATALOGUE, is_public=True)
     def attributes(self, call: _Call) -> Response:
         """List the attributes of the products that match a query."""
         models = attribute_models() if self._found(call) else []
@@ -300,14 +296,8 @@ class Rest:
             terms = (part.get("searchParameters") or {}).get("q") or ()
             query = " AND ".join(f"({each})" for each in terms if each)
             with _query_errors(query):
-                found = self.service.catalogue.search(query, dataset_urn=part.get("datasetUrn"))
-            included = set(part.get("entityIdsToInclude") or ())
-            excluded = set(part.get("entityIdsToExclude") or ())
-            products.update(
-                (each.urn, each)
-                for each in found
-                if each.urn not in excluded and (not included or each.urn in included)
-            )
+                found = self.service.catalogue.search(query)
+            products.update((each.urn, each) for each in found)
         types = fields.get("dataTypes") or ()
         return json_response(200, self.service.catalogue.summary(products.values(), types))
 
@@ -350,14 +340,6 @@ class Rest:
         self.restored.update(call.request.json().get("product_ids", ()))
         return Response(status=200)
 
-    @_serves(f"{_CATALOGUE}/restore/{_URN}", Route.CATALOGUE)
-    def restore_one(self, call: _Call) -> Response:
-        """Restore the files of one product."""
-        if self.service.catalogue.product(call.urn) is None:
-            return error(404)
-        self.restored.add(call.urn)
-        return Response(status=200)
-
     @_serves("/api/v1/rs-storage/quota/current", Route.QUOTA)
     def quota(self, call: _Call) -> Response:
         """Return the download quota of the user; -1 is no limit."""
@@ -397,13 +379,6 @@ class Rest:
             "quota": counted["filesCount"],
             "itemsSelections": [],
         }
-
-    @_serves(_BASKET, Route.BASKET, methods=("DELETE",))
-    def empty_basket(self, call: _Call) -> Response:
-        """Empty the web basket of the user."""
-        with self.service.changing():
-            self.service.baskets.pop(call.user, None)
-        return Response(status=200)
 
     # -- JSON, field by field as in REGARDS
 
