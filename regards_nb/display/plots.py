@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib import import_module
@@ -14,7 +13,7 @@ from regards_nb.orders import FINISHED
 from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 #: More lanes are thinner than a pixel each; the latest orders are shown.
 MAX_LANES = 400
@@ -39,8 +38,7 @@ _UNITS = ((10**9, "GB/s"), (10**6, "MB/s"), (10**3, "kB/s"), (1, "B/s"))
 # -- timeline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(NamedTuple):
     """The marker of one kind of event."""
 
     label: str
@@ -50,21 +48,19 @@ class Mark:
 
 
 _MARKS: dict[str, Mark] = {
-    OrderStatus.GRANTED: Mark(label="granted", marker="|", colour=_RUNNING, area=90),
-    OrderStatus.SUBORDER_DONE: Mark(label="part ready", marker="o", colour=_RUNNING, area=26),
-    OrderStatus.DONE: Mark(label="done", marker="s", colour=_GOOD, area=48),
-    OrderStatus.DONE_WITH_WARNING: Mark(
-        label="incomplete", marker="^", colour=_INCOMPLETE, area=56
-    ),
-    OrderStatus.FAILED: Mark(label="failed", marker="X", colour=_BAD, area=60),
-    OrderStatus.DENIED: Mark(label="denied", marker="x", colour=_BAD, area=48),
-    OrderStatus.RUNNING: Mark(label="running", marker=".", colour=_RUNNING, area=26),
-    OrderStatus.PAUSED: Mark(label="paused", marker="s", colour=_GREY, area=30),
-    OrderStatus.EXPIRED: Mark(label="expired", marker="1", colour=_GREY, area=60),
-    OrderStatus.DELETED: Mark(label="deleted", marker="x", colour=_GREY, area=48),
+    OrderStatus.GRANTED: Mark("granted", "|", _RUNNING, 90),
+    OrderStatus.SUBORDER_DONE: Mark("part ready", "o", _RUNNING, 26),
+    OrderStatus.DONE: Mark("done", "s", _GOOD, 48),
+    OrderStatus.DONE_WITH_WARNING: Mark("incomplete", "^", _INCOMPLETE, 56),
+    OrderStatus.FAILED: Mark("failed", "X", _BAD, 60),
+    OrderStatus.DENIED: Mark("denied", "x", _BAD, 48),
+    OrderStatus.RUNNING: Mark("running", ".", _RUNNING, 26),
+    OrderStatus.PAUSED: Mark("paused", "s", _GREY, 30),
+    OrderStatus.EXPIRED: Mark("expired", "1", _GREY, 60),
+    OrderStatus.DELETED: Mark("deleted", "x", _GREY, 48),
 }
-_OTHER_MARK = Mark(label="other status", marker="D", colour=_GREY, area=26)
-_DOWNLOAD_MARK = Mark(label="files fetched", marker="2", colour=_FETCHED, area=60)
+_OTHER_MARK = Mark("other status", "D", _GREY, 26)
+_DOWNLOAD_MARK = Mark("files fetched", "2", _FETCHED, 60)
 
 
 @dataclass(slots=True)
@@ -167,7 +163,8 @@ def _events(frame: Any) -> Iterator[tuple[str | None, str | None, int | None, st
 def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
     """Add the times of the files; those of one second are one mark."""
     by_number = {lane.number: lane for lane in lanes if lane.number is not None}
-    seconds = {(file.order_id, file.when.replace(microsecond=0)) for file in file_times(files)}
+    fetched = _fetched(files)
+    seconds = set(zip(fetched["order_id"], fetched["fetched_at"].dt.floor("s"), strict=True))
     for number, when in sorted(seconds):
         lane = by_number.get(number)
         # An older file belongs to another order: archives count from 1, and journals are reused.
@@ -227,39 +224,9 @@ def _lane_colour(statuses: set[str]) -> str:
 # -- throughput
 
 
-class FileTime(NamedTuple):
-    """The time at which one file of the workspace was completed."""
-
-    when: datetime
-    order_id: int
-    size_bytes: int
-
-
-def file_times(files: Any) -> list[FileTime]:
-    """Return when each of some rows of ``tracker.files`` was fetched, the earliest first.
-
-    A file that a download found in the workspace has no ``fetched_at`` and is left out.
-    """
-    fetched = files[files["fetched_at"].notna() & files["size_bytes"].notna()]
-    columns = (fetched["fetched_at"], fetched["order_id"], fetched["size_bytes"])
-    return sorted(
-        FileTime(when.to_pydatetime(), int(order_id), int(size_bytes))
-        for when, order_id, size_bytes in zip(*columns, strict=True)
-    )
-
-
-class Bars(NamedTuple):
-    """The bytes of each order in each of several time spans of the same width."""
-
-    start: datetime
-    width_s: int
-    bytes_of: dict[int, list[int]]
-
-    @property
-    def lefts(self) -> list[datetime]:
-        """The start of each span."""
-        count = len(next(iter(self.bytes_of.values())))
-        return [self.start + timedelta(seconds=n * self.width_s) for n in range(count)]
+def _fetched(files: Any) -> Any:
+    """Return the rows of the files that were fetched; one that was there has no ``fetched_at``."""
+    return files[files["fetched_at"].notna() & files["size_bytes"].notna()]
 
 
 def plot_throughput(source: Any, *, ax: Any = None) -> Any:
@@ -285,34 +252,17 @@ def plot_throughput(source: Any, *, ax: Any = None) -> Any:
     """
     _pyplot()
     is_tracker = hasattr(source, "snapshot")
-    times = file_times(source.files if is_tracker else source)
+    files = _fetched(source.files if is_tracker else source)
     if ax is None:
         ax = _new_axes(3)
-    if times:
-        _draw_bars(ax, bars(times), _labels(source) if is_tracker else {})
-    else:
+    if files.empty:
         _draw_sentence(ax, "no files yet")
-    total = size(sum(file.size_bytes for file in times))
-    remark = f"{counted(len(times), 'file')}, {total}" if times else ""
-    _finish_axes(ax, remark=remark, has_times=bool(times))
+        remark = ""
+    else:
+        _draw_bars(ax, files, _labels(source) if is_tracker else {})
+        remark = f"{counted(len(files), 'file')}, {size(int(files['size_bytes'].sum()))}"
+    _finish_axes(ax, remark=remark, has_times=not files.empty)
     return ax
-
-
-def bars(times: Sequence[FileTime]) -> Bars:
-    """Sum the files, the earliest first, in at most ``MAX_BARS`` spans of a round width."""
-    first, last = times[0].when, times[-1].when
-    duration_s = (last - first).total_seconds()
-    fitting = (width_s for width_s in _WIDTHS_S if duration_s / width_s < MAX_BARS - 1)
-    days = int(duration_s / _WIDTHS_S[-1] / (MAX_BARS - 1)) + 1
-    width_s = next(fitting, days * _WIDTHS_S[-1])
-    # Bars of ten minutes begin at 12:10 and not at 12:07.
-    start_s = int(first.timestamp()) // width_s * width_s
-    count = int((last.timestamp() - start_s) // width_s) + 1
-    bytes_of: dict[int, list[int]] = defaultdict(lambda: [0] * count)
-    for file in times:
-        index = int((file.when.timestamp() - start_s) // width_s)
-        bytes_of[file.order_id][index] += file.size_bytes
-    return Bars(first + timedelta(seconds=start_s - first.timestamp()), width_s, dict(bytes_of))
 
 
 def _labels(tracker: Any) -> dict[int, str]:
@@ -324,31 +274,41 @@ def _labels(tracker: Any) -> dict[int, str]:
     }
 
 
-def _draw_bars(ax: Any, shown: Bars, labels: dict[int, str]) -> None:
-    total = [sum(each) for each in zip(*shown.bytes_of.values(), strict=True)]
-    fastest = max(total) / shown.width_s
-    factor, unit = next((each for each in _UNITS if fastest >= each[0]), _UNITS[-1])
-    by_order = len(shown.bytes_of) <= MAX_COLOURS
-    layers = shown.bytes_of if by_order else {None: total}
-    bottom = [0.0] * len(total)
-    for order_id, n_bytes in layers.items():
-        rates = [each / shown.width_s / factor for each in n_bytes]
-        name = counted(len(shown.bytes_of), "order") if order_id is None else f"#{order_id}"
+def _draw_bars(ax: Any, files: Any, labels: dict[int, str]) -> None:
+    width_s = _width_s((files["fetched_at"].max() - files["fetched_at"].min()).total_seconds())
+    # Bars of ten minutes begin at 12:10 and not at 12:07.
+    begins = files["fetched_at"].dt.floor(f"{width_s}s")
+    sizes = files["size_bytes"].astype("int64")
+    rates = sizes.groupby([begins, files["order_id"]]).sum().unstack(fill_value=0) / width_s
+    total, n_orders = rates.sum(axis=1), len(rates.columns)
+    factor, unit = next((each for each in _UNITS if total.max() >= each[0]), _UNITS[-1])
+    by_order = n_orders <= MAX_COLOURS
+    layers = rates.items() if by_order else [(None, total)]
+    bottom = 0 * total
+    for order_id, rate in layers:
+        name = counted(n_orders, "order") if order_id is None else f"#{order_id}"
         ax.bar(
-            shown.lefts,
-            rates,
+            rates.index,
+            rate / factor,
             # matplotlib measures the width of a bar in days.
-            width=0.92 * shown.width_s / 86_400,
+            width=0.92 * width_s / 86_400,
             align="edge",
             bottom=bottom,
             # A leading underscore would hide a name from the legend, a dollar make it a formula.
             label=_drawable(labels.get(order_id or 0, name)).replace("$", r"\$"),
             **({} if by_order else {"color": _RUNNING}),
         )
-        bottom = [below + rate for below, rate in zip(bottom, rates, strict=True)]
-    ax.set_ylabel(f"{unit}, mean of {_span(shown.width_s)}")
+        bottom += rate / factor
+    ax.set_ylabel(f"{unit}, mean of {_span(width_s)}")
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
+
+
+def _width_s(duration_s: float) -> int:
+    """Return a round width, with which there are at most ``MAX_BARS`` bars."""
+    fitting = (width_s for width_s in _WIDTHS_S if duration_s / width_s < MAX_BARS - 1)
+    days = int(duration_s / _WIDTHS_S[-1] / (MAX_BARS - 1)) + 1
+    return next(fitting, days * _WIDTHS_S[-1])
 
 
 def _span(width_s: int) -> str:
