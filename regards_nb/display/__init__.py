@@ -9,9 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.console import MAX_LINES as MAX_LINES
-from regards_nb.display.console import LogView as LogView
-from regards_nb.display.console import ScreenView as ScreenView
 from regards_nb.display.html import html as html
 from regards_nb.display.live import LiveView as LiveView
 from regards_nb.display.model import MAX_ROWS as MAX_ROWS
@@ -36,6 +33,9 @@ from regards_nb.display.show import show as show
 from regards_nb.display.show import use as use
 from regards_nb.display.show import watching as watching
 from regards_nb.display.show import widget as widget
+from regards_nb.display.text import MAX_LINES as MAX_LINES
+from regards_nb.display.text import LogView as LogView
+from regards_nb.display.text import ScreenView as ScreenView
 from regards_nb.display.text import text as text
 
 if TYPE_CHECKING:

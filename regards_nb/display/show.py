@@ -10,11 +10,10 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from regards_nb.display.console import LogView, ScreenView, is_screen
 from regards_nb.display.html import html, in_marimo, publish
 from regards_nb.display.live import HtmlView
 from regards_nb.display.refresh import refresh_thread_of
-from regards_nb.display.text import last_line, text
+from regards_nb.display.text import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
 

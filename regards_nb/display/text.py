@@ -1,23 +1,68 @@
-"""The table as text: for terminals, log files, and front ends that cannot show HTML."""
+"""The table as text, and a wait in a terminal or a log file.
+
+In a terminal `rich` repaints the table in place. Elsewhere each change of an order is one line, so
+that a log file stays readable. The waiting thread itself writes.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from regards_nb.display.model import SIGN, table_model
+from regards_nb.display.model import (
+    SIGN,
+    TICK_S,
+    DownloadRates,
+    Severity,
+    clock,
+    row_of,
+    table_model,
+)
+from regards_nb.output import encodable, reworded, write_lines
 from regards_nb.text import clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from regards_nb.display.model import Row, TableModel
-    from regards_nb.tracker import Snapshot
+    from rich.console import Console
+    from rich.text import Text
+
+    from regards_nb.consumer import Health
+    from regards_nb.display.model import KeysOf, Row, TableModel
+    from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker import OrderTracker, Snapshot
 
 BAR_CELLS = 16
 #: Longest of each column, so that one long name does not push the others off the screen.
 _MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
+
+REPAINT_INTERVAL_S = 0.2
+#: A note that counts something changes often. A log gets one at most this often, if only its
+#: numbers have changed; and the same note once a minute, however often others come between.
+NOTE_INTERVAL_S = 10.0
+NOTE_AGAIN_S = 60.0
+_DIGITS = re.compile(r"\d+(, \d+)*")
+#: More changes than this at once are counted and not listed.
+MAX_LINES = 50
+
+_STYLE = {
+    Severity.WAITS: "yellow",
+    Severity.FAILED: "red",
+    Severity.INCOMPLETE: "yellow",
+    Severity.RUNNING: "blue",
+    Severity.DONE: "green",
+    Severity.GONE: "bright_black",
+}
+
+
+# -- the table
 
 
 def text(snapshot: Snapshot, *, note: str = "") -> str:
@@ -123,3 +168,229 @@ def aligned(rows: Iterable[Row]) -> Iterator[str]:
             if width
         )
         yield "  ".join(padded).rstrip()
+
+
+# -- a wait
+
+
+class LogView:
+    """One line per change."""
+
+    def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
+        self._tracker = tracker
+        self._keys_of = keys_of
+        self._stream = stream
+        self._version = -1
+        self._states: dict[OrderKey, tuple[object, ...]] = {}
+        #: How many files the last line of each order told.
+        self._files: dict[OrderKey, int] = {}
+        self._health: tuple[str, str | None] | None = None
+        #: The last notes without their numbers, each with its text and when it was written.
+        self._notes: dict[str, tuple[str, float]] = {}
+        self._problems: set[str] = set()
+
+    def open(self) -> None:
+        """Write the state at the beginning."""
+        # Read before the snapshot: at worst the same state is compared twice.
+        self._version = self._tracker.version
+        snapshot = self._tracker.snapshot(self._keys_of())
+        self._states = {order.key: _state(order) for order in snapshot.orders}
+        self._files = {order.key: order.downloaded_files for order in snapshot.orders}
+        self._health = _health_state(snapshot.health)
+        model = table_model(snapshot)
+        self._problems = {*model.problems}
+        write_lines(self._stream, lines(model))
+
+    def refresh(self, *, note: str = "") -> None:
+        """Write what changed since the last call."""
+        if note and self._is_news(note):
+            write_lines(self._stream, [_stamped(clean(note, 400))])
+        version = self._tracker.version
+        if version != self._version:
+            self._version = version
+            self._write_changes(is_last=False)
+
+    def _is_news(self, note: str) -> bool:
+        """Return whether to write a note: a note of the same words was not written lately."""
+        now_s, words = time.monotonic(), _DIGITS.sub("", note)
+        text, written_s = self._notes.get(words, ("", -math.inf))
+        is_news = now_s - written_s >= (NOTE_AGAIN_S if text == note else NOTE_INTERVAL_S)
+        if is_news:
+            self._notes[words] = note, now_s
+        return is_news
+
+    def _write_changes(self, *, is_last: bool) -> None:
+        snapshot = self._tracker.snapshot(self._keys_of())
+        changed = self._changed(snapshot.orders, is_last=is_last)
+        written = [line(row_of(order)) for order in changed[:MAX_LINES]]
+        if len(changed) > MAX_LINES:
+            written.append(f"… and {counted(len(changed) - MAX_LINES, 'more order')} changed")
+        if self._health != (state := _health_state(snapshot.health)):
+            self._health = state
+            written.append(table_model(snapshot).health)
+        write_lines(self._stream, map(_stamped, written))
+        self._write_problems(table_model(snapshot) if snapshot.background_errors else None)
+
+    def _write_problems(self, model: TableModel | None) -> None:
+        """Write the problems that were not written before."""
+        problems = () if model is None else model.problems
+        new = [each for each in problems if each not in self._problems]
+        self._problems = {*problems}
+        write_lines(self._stream, (f"! {each}" for each in new))
+
+    def close(self, note: str = "") -> None:
+        """Write the last changes and a headline."""
+        if note not in (text for text, _ in self._notes.values()):
+            self._notes.clear()
+        self.refresh(note=note)
+        self._write_changes(is_last=True)
+        model = table_model(self._tracker.snapshot(self._keys_of()))
+        write_lines(self._stream, [_stamped(model.headline)])
+        self._write_problems(model)
+
+    def _changed(self, orders: Iterable[OrderState], *, is_last: bool) -> list[OrderState]:
+        changed = []
+        for order in orders:
+            state = _state(order)
+            # The line of an order that has ended tells all its files, at the end of its download.
+            is_early = order.finished and order.downloading and not is_last
+            has_files = is_last and self._files.get(order.key, 0) != order.downloaded_files
+            if (self._states.get(order.key) != state and not is_early) or has_files:
+                self._states[order.key] = state
+                self._files[order.key] = order.downloaded_files
+                changed.append(order)
+        return changed
+
+
+class ScreenView:
+    """The table, repainted in place by `rich`."""
+
+    def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
+        from rich.live import Live
+
+        self._tracker = tracker
+        self._keys_of = keys_of
+        self._stream = stream
+        self._console = _console(stream)
+        # What callbacks print goes above the table.
+        is_stdout = stream is sys.stdout
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=is_stdout,
+            redirect_stderr=is_stdout,
+            vertical_overflow="crop",
+        )
+        self._rates = DownloadRates()
+        self._seen: tuple[int, str] | None = None
+        self._next_s = self._next_tick_s = 0.0
+
+    def open(self) -> None:
+        """Paint the state at the beginning."""
+        self._live.start()
+        self.refresh()
+
+    def refresh(self, *, note: str = "") -> None:
+        """Repaint if something changed, at most five times a second."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        self._next_s = now + REPAINT_INTERVAL_S
+        seen = (self._tracker.version, note)
+        if seen != self._seen or now >= self._next_tick_s:
+            self._seen = seen
+            self._next_tick_s = now + TICK_S
+            self._paint(note)
+
+    def close(self, note: str = "") -> None:
+        """Paint the last state, and leave the cursor below it."""
+        try:
+            self._paint(note)
+        finally:
+            self._live.stop()
+
+    def _paint(self, note: str) -> None:
+        self._console.size = _terminal_size(self._stream)
+        snapshot = self._tracker.snapshot(self._keys_of())
+        self._rates.update(snapshot.orders, time.monotonic())
+        model = table_model(snapshot, rates=self._rates)
+        self._live.update(_screen(model, note, self._console), refresh=True)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        force_jupyter=False,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+    )
+
+
+def _screen(model: TableModel, note: str, console: Console) -> Any:
+    """Return the table for rich, with as many rows as the terminal has lines."""
+    from rich.console import Group
+
+    first, last = above(model, note), below(model)
+    # One line stays free for the cursor.
+    n_rows = max(console.height - 1 - len(first) - len(last), 1)
+    rows = model.rows
+    if len(rows) > n_rows:
+        rows = rows[: max(n_rows - 1, 0)]
+        last = [f"… and {counted(len(model.rows) - len(rows), 'more row')}", *last]
+    shown = [*first, *aligned(rows), *last]
+    return Group(*(_styled(reworded(words), console.encoding) for words in shown))
+
+
+def _styled(words: str, encoding: str) -> Text:
+    """Return a line with coloured signs, in characters that the stream can encode."""
+    from rich.text import Text
+
+    words = encodable(words, encoding)
+    styled = Text(words, no_wrap=True, overflow="ellipsis")
+    for severity, sign in SIGN.items():
+        if (position := words.find(sign)) >= 0:
+            styled.stylize(_STYLE[severity], position, position + 1)
+    return styled
+
+
+def is_screen(stream: TextIO) -> bool:
+    """Return whether the stream is a terminal that can be repainted."""
+    isatty = getattr(stream, "isatty", None)
+    if isatty is None or not isatty():
+        return False
+    # rich is imported only for a terminal.
+    console = _console(stream)
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def _terminal_size(stream: TextIO) -> tuple[int, int]:
+    """Return columns and lines; some terminals report 0 when they do not know."""
+    try:
+        columns, height = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        columns = height = 0
+    return columns or 80, max(height or 24, 4)
+
+
+def _stamped(words: str) -> str:
+    return f"{clock(datetime.now(UTC))}  {words}"
+
+
+def _state(order: OrderState) -> tuple[object, ...]:
+    """Return what makes a line worth writing: not every new file or download does."""
+    return (
+        order.status,
+        order.finished,
+        order.suborders_done,
+        order.error_type,
+        order.waits_for_download,
+        order.downloaded_files if order.finished and not order.downloading else 0,
+    )
+
+
+def _health_state(health: Health) -> tuple[str, str | None]:
+    return health.state.value, health.reason
