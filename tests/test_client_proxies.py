@@ -19,6 +19,7 @@ from regards_nb.client import RegardsClient
 from regards_nb.errors import (
     RegardsError,
     ServiceUnreachableError,
+    SettingsError,
     UnexpectedAnswerError,
 )
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
@@ -235,4 +236,39 @@ def test_an_ended_token_that_was_given_is_said() -> None:
         RegardsClient(simulator.base_url, tenant="t", token="old") as client,
         pytest.raises(RegardsError, match="token= .*has ended or is not valid"),
     ):
+        client.order(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("http://u:hidden@127.0.0.1:9", r"proxy 127.0.0.1:9 \(of HTTPS_PROXY\): .*refused"),
+        ("htp://127.0.0.1:9", r"of HTTPS_PROXY\): its address must look like http://"),
+    ],
+)
+def test_a_proxy_that_is_wrong_is_named(
+    value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the variable that it comes from, and without its password."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    client = RegardsClient("https://regards.invalid", tenant="t", token="a.token", backoff_s=0)
+    with client, pytest.raises(ServiceUnreachableError, match=says) as caught:
+        client.order(1)
+    assert "hidden" not in str(caught.value)
+
+
+def test_certificates_that_cannot_be_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first request; those of the environment, when they are read."""
+    wrong = tmp_path / "wrong.pem"
+    for says in ("cannot be read: No such file", "holds no certificate"):
+        with pytest.raises(SettingsError, match=f"ca_bundle='{wrong}' {says}"):
+            RegardsClient("https://regards.invalid", tenant="t", token="a", ca_bundle=wrong)
+        wrong.write_text("no certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    client = RegardsClient("https://regards.invalid", tenant="t", token="a", backoff_s=0)
+    with client, pytest.raises(SettingsError, match="gone.pem.*REQUESTS_CA_BUNDLE"):
         client.order(1)

@@ -14,6 +14,7 @@ import weakref
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,6 +190,17 @@ def test_nobody_there_is_an_error_at_once(journal: Journal) -> None:
     consumer = Consumer(parameters_from("amqp://u:p@127.0.0.1:1/v"), "q", journal, nothing)
     with pytest.raises(errors.BrokerUnreachableError, match="nobody answers at amqp://u@127"):
         consumer.start(LIMIT_S)
+
+
+def test_a_server_of_another_protocol_is_said_to_be_one(journal: Journal) -> None:
+    """It answers HTTP and closes the connection."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"amqp://u:p@127.0.0.1:{server.server_address[1]}/v"
+        consumer = Consumer(parameters_from(url), "q", journal, nothing)
+        with pytest.raises(errors.BrokerUnreachableError, match="not answer as RabbitMQ.*port"):
+            consumer.start(LIMIT_S)
+        server.shutdown()
 
 
 def test_something_that_does_not_speak_amqp_is_an_error(journal: Journal) -> None:

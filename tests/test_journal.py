@@ -502,6 +502,12 @@ except JournalError as error:
 assert journal.last_id() == kept > 100
 assert sum(len(batch.deliveries) for batch in journal.read()) == kept
 assert journal.check() == []
+try:
+    journal.backup(sys.argv[1] + "/backup.sqlite")
+except JournalError as error:
+    assert "cannot write the backup" in str(error) and "No space left" in str(error), error
+else:
+    raise AssertionError("a backup on a full disk")
 import os
 os.remove(sys.argv[1] + "/ballast")
 journal.append(session_id, [delivery(b"after")])
@@ -597,6 +603,8 @@ def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot make the folder .*file"):
         Journal(tmp_path / "file" / "sub" / "journal.sqlite")
+    with pytest.raises(JournalError, match=f"{tmp_path} is a folder: name a file"):
+        Journal(tmp_path)
 
 
 def test_the_default_place_is_beside_the_notebook_and_out_of_git(

@@ -170,6 +170,26 @@ def test_what_is_missing_is_named(profiles: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("REGARDS_POLL_S", "often")
     with pytest.raises(errors.SettingsError, match="REGARDS_POLL_S must be a number"):
         made()
+    profiles.write_text(GOOD.replace("queue = ", "# "))
+    monkeypatch.delenv("REGARDS_POLL_S")
+    monkeypatch.setenv("REGARDS_PASSWORD", "p")
+    with pytest.raises(errors.SettingsError, match="no queue .REGARDS_QUEUE"):
+        made()
+
+
+@pytest.mark.parametrize("name", ["AUTODOWNLOAD", "PASWORD", "PROFIL"])
+def test_a_misspelt_variable_is_named(
+    profiles: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As a misspelt key of the file is; variables of other programs are no matter of ours."""
+    meant = {"AUTODOWNLOAD": "AUTO_DOWNLOAD", "PASWORD": "PASSWORD", "PROFIL": "PROFILE"}[name]
+    monkeypatch.setenv("REGARDS_PASSWORD", "p")
+    monkeypatch.setenv("REGARDS_AMQP_PASSWORD", "q")
+    monkeypatch.setenv("REGARDS_HOME", "/opt/regards")
+    monkeypatch.setenv(f"REGARDS_{name}", "true")
+    with pytest.warns(UserWarning, match=f"REGARDS_{name} is not used.*REGARDS_{meant}") as told:
+        made()
+    assert len(told) == 1
 
 
 def test_the_default_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,11 +41,14 @@ def test_a_refused_login_ends_the_start(
         assert not right.snapshot().background_errors
 
 
-def test_an_outage_of_rest_is_a_note(simulator: Simulator, tmp_path: Path) -> None:
-    """Messages arrive without REGARDS, so start() returns, and the view says what is missing."""
+def test_an_outage_of_rest_is_a_note(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Messages arrive without REGARDS, so start() returns, and says what is missing."""
     away = client_of(simulator, base_url="http://127.0.0.1:1")
     with tracker_of(simulator, tmp_path, client=away) as tracker:
-        until(lambda: "could not be checked" in str(tracker.snapshot().background_errors))
+        assert "could not be checked, and messages arrive: " in capsys.readouterr().out
+        assert "could not be checked" in str(tracker.snapshot().background_errors)
         number = simulator.order(OrderPlan(n_files=1))
         assert list(tracker.wait(number, timeout_s=60)["status"]) == ["DONE"]
 

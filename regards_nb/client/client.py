@@ -6,10 +6,12 @@ The requests are those of protocol.md 1.1 to 1.5.
 from __future__ import annotations
 
 import re
+import ssl
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from regards_nb.arguments import check_counts
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import pandas as pd
 
@@ -127,7 +128,7 @@ class RegardsClient:
     ) -> None:
         # Before anything can fail: tracebacks may show the variables of this frame.
         password = None if password is None else Secret.of(password)
-        token = Secret(token) if isinstance(token, str) else token
+        token = Secret(token, source="given as token=") if isinstance(token, str) else token
         hidden = {name: Secret.of(value) for name, value in (headers or {}).items()}
         headers = None
         client_secret = Secret.of(client_secret)
@@ -140,6 +141,8 @@ class RegardsClient:
         if token is None and bool(username) != (password is not None):
             raise SettingsError("RegardsClient needs username=... and password=..., or token=...")
         _check_headers(hidden)
+        if ca_bundle is not None:
+            _check_certificates(Path(ca_bundle))
         self.tenant = tenant
         self.username = username
         self._origin = Origin.parse(base_url)
@@ -661,6 +664,20 @@ def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
         status = body.status_code
         raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
     return body
+
+
+def _check_certificates(path: Path) -> None:
+    """Refuse a file or a folder of certificates that OpenSSL cannot read."""
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if path.is_dir():
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise SettingsError(f"ca_bundle={str(path)!r} holds no certificate in PEM format") from None
+    except OSError as exc:
+        raise SettingsError(f"ca_bundle={str(path)!r} cannot be read: {exc.strerror}") from None
 
 
 def _check_headers(headers: Mapping[str, Secret]) -> None:

@@ -47,6 +47,11 @@ _HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 LOGIN_ADVICE = (
     ". Check user name, password and tenant: tracker.doctor() says where the password comes from"
 )
+#: The same for 401: REGARDS answers 400 to a wrong password (protocol.md 1.1).
+APPLICATION_ADVICE = (
+    ". Check client_id and client_secret (REGARDS_CLIENT_SECRET), which name the application, then "
+    "user name, password and tenant"
+)
 PORTAL_ADVICE = 'If a portal wants a key, give it: headers={"X-API-Key": ...}'
 
 #: Exception and advice for a status.
@@ -151,7 +156,7 @@ def token_advice(response: Response | None, token: Token) -> str:
         )
     is_refused = response is not None and response.status == 401 and not response.is_page
     if token.is_given and is_refused:
-        return "The token given as token= has ended or is not valid: give a new one"
+        return f"The token {token.secret.source} has ended or is not valid: give a new one"
     return ""
 
 

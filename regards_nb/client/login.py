@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from requests.auth import HTTPBasicAuth
 
 from regards_nb.client.auth import Token, needs_form
-from regards_nb.client.errors import LOGIN_ADVICE, PORTAL_ADVICE, error_for
+from regards_nb.client.errors import APPLICATION_ADVICE, LOGIN_ADVICE, PORTAL_ADVICE, error_for
 from regards_nb.client.transport import RequestSpec
 from regards_nb.errors import ServiceLoginError, UnexpectedAnswerError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from regards_nb.client.transport import Transport
 
 _PATH = "/api/v1/rs-authentication/oauth/token"
+#: What to do about a refused login, by the status.
+_ADVICE = {401: APPLICATION_ADVICE, 403: f". {PORTAL_ADVICE}"}
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
@@ -62,7 +64,7 @@ class PasswordLogin:
                 f"{self.address} refused the login of {self.username!r} to tenant "
                 f"{self.tenant!r}: {response.describe()}"
             )
-            text += f". {PORTAL_ADVICE}" if response.status == 403 else LOGIN_ADVICE
+            text += _ADVICE.get(response.status, LOGIN_ADVICE)
             raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
         return Token.from_login(response)
 

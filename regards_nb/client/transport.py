@@ -7,6 +7,7 @@ holds (protocol.md 1.0, 4 and 6). Lists come in pages and change while they are 
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
@@ -130,6 +131,11 @@ class NoResponse(NamedTuple):
                 "the port speaks http without TLS; base_url needs the port of https",
                 in_work=False,
                 is_final=True,
+            )
+        if isinstance(error, requests.exceptions.InvalidURL):
+            # base_url was checked: it is the address of the proxy
+            return cls(
+                "its address must look like http://proxy.example:3128", in_work=False, is_final=True
             )
         reason = type(error).__name__
         if isinstance(chain[-1], OSError) and len(chain) > 1:
@@ -361,6 +367,9 @@ class Transport:
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
             return NoResponse.because_of(exc, self._timeout_s)
+        except OSError as exc:
+            text = f"{exc}. Correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
+        raise SettingsError(text)
 
     def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
         """Return the target of a redirect; raise if it is another origin."""
@@ -389,10 +398,22 @@ class Transport:
         if isinstance(outcome, Response):
             return error_for(outcome)
         return ServiceUnreachableError(
-            f"{request}: no response from {self._origin}: {outcome.reason}. Check the address and "
-            "the network (VPN, proxy)",
+            f"{request}: no response from {self._origin}{self._through_proxy()}: {outcome.reason}. "
+            "Check the address and the network (VPN, proxy)",
             in_work=outcome.in_work,
         )
+
+    def _through_proxy(self) -> str:
+        """Name the proxy that the environment wants, and the variable; "" if there is none."""
+        url = str(self._origin)
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        if self._proxies is not None or not proxy:
+            return ""
+        names = (f"{self._origin.scheme}_proxy", "all_proxy")
+        variables = [each for name in names for each in (name, name.upper()) if each in os.environ]
+        source = variables[0] if variables else "the settings of the system"
+        # It may hold a password.
+        return f" through the proxy {clean(proxy.rpartition('@')[2])} (of {source})"
 
     def _wait_before_repetition(
         self, request: RequestSpec, outcome: Response | NoResponse, attempt: int

@@ -30,7 +30,7 @@ class QueueDownError(BrokerUnreachableError):
     """The queue exists, and does not serve at this moment: its node starts, or elects a leader."""
 
 
-def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: PLR0911 - a table
+def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  # noqa: C901, PLR0911 - a table
     """Translate the exception that ended a connection to the queue at *where*."""
     for error in _causes(cause):
         match error:
@@ -62,6 +62,11 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
                 # of a queue that elects a leader
                 kind = QueueDownError if error.reply_code == 541 else BrokerUnreachableError
                 return kind(f"{where} closed the connection: {reply}")
+            case pika_errors.ConnectionOpenAborted() | pika_errors.IncompatibleProtocolError():
+                return BrokerUnreachableError(
+                    f"{where} accepts the connection and does not answer as RabbitMQ does. Check "
+                    "the port (5672, with TLS 5671), and whether the broker is overloaded."
+                )
             case pika_errors.StreamLostError() | pika_errors.AMQPHeartbeatTimeout():
                 return BrokerUnreachableError(f"the connection to {where} was lost: {error}")
     return BrokerUnreachableError(

@@ -328,7 +328,8 @@ class Bucket:
             reason = f"{place} at {endpoint} cannot be used: {told or clean(text, 200)}"
             if status is not None and status >= 500:
                 reason += ". Perhaps its disk is full: try later, or ask its administrator"
-        return WorkspaceError(f"{self._what}{reason}. {_REST_STAYS}")
+        stays = "" if _NO_ACCOUNT in text else f". {_REST_STAYS}"
+        return WorkspaceError(f"{self._what}{reason}{stays}")
 
 
 def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:

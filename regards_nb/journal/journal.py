@@ -109,7 +109,12 @@ class Journal:
         self._generation_of: dict[int, int] = {}
         # A cell that is run again drops its tracker. The connections must close with it.
         weakref.finalize(self, self._database.close).atexit = False
-        self._database.open()
+        try:
+            self._database.open()
+        except BaseException:
+            # An open connection keeps a -wal beside the file, which would look complete.
+            self._database.close()
+            raise
 
     def __repr__(self) -> str:
         return f"Journal({self.location!r})"

@@ -32,9 +32,9 @@ def wrong_url(cause: Exception) -> JournalError:
     """Return the error for a URL that cannot be used."""
     # The text of the cause can repeat the URL, which holds the password.
     return JournalError(
-        "the journal must be a path, or a database URL of SQLAlchemy with a number as its port, "
-        f"whose driver is installed ({type(cause).__name__}). Install the driver of PostgreSQL "
-        'with: pip install "regards_nb[postgresql]"'
+        "the journal must be a path, or a URL such as "
+        "postgresql+psycopg://user@host.example:5432/database, whose driver is installed "
+        f'({type(cause).__name__}). Install it with: pip install "regards_nb[postgresql]"'
     )
 
 
@@ -51,8 +51,12 @@ def without_secrets(url: sa.URL) -> str:
 
 def sqlite_path(url: sa.URL) -> Path | None:
     """Return the file of a journal; None for a server."""
-    is_file = url.get_backend_name() == "sqlite"
-    return Path(url.database or "").absolute() if is_file else None
+    if url.get_backend_name() != "sqlite":
+        return None
+    path = Path(url.database or "").absolute()
+    if path.is_dir():
+        raise JournalError(f"{path} is a folder: name a file in it with journal=...")
+    return path
 
 
 def make_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ differs.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import struct
@@ -429,7 +430,12 @@ def copy_database(connection: sqlite3.Connection, path: Path) -> None:
         # SQLite would not say why it cannot make the file.
         unfinished.touch(mode=0o600)
         with closing(sqlite3.connect(unfinished)) as target:
-            connection.backup(target)
+            try:
+                connection.backup(target)
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from exc
+                raise
             target.execute("PRAGMA journal_mode = DELETE")
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tomllib
+import warnings
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -18,7 +19,7 @@ import platformdirs
 
 from regards_nb.client import RegardsClient, Secret
 from regards_nb.errors import SettingsError
-from regards_nb.text import did_you_mean
+from regards_nb.text import did_you_mean, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -233,6 +234,10 @@ def _tracker(
             f"address (amqp, {variable('amqp')}): at least one is needed"
         )
     kept = {name: settings[name] for name in _TRACKER_OPTIONS if settings.get(name) is not None}
+    if amqp is not None and not settings.get("queue"):
+        raise SettingsError(
+            f"{source} has no queue ({variable('queue')}): {FIELDS['queue'].meaning}"
+        )
     if isinstance(amqp, str):
         amqp = _with_password(amqp, options.pop("amqp_password", None))
     check_options(options, signature(make).parameters, f"a tracker of {source}")
@@ -249,7 +254,16 @@ def check_options(options: Iterable[str], known: Iterable[str], what: str) -> No
 
 
 def from_environment_variables() -> dict[str, Any]:
-    """Return the settings of the environment."""
+    """Return the settings of the environment; warn of a variable that looks like a misspelt one."""
+    known = ("settings", "profile", *FIELDS, *SECRETS)
+    for name in os.environ.keys() - set(map(variable, known)):
+        # Other programs may have variables that begin with REGARDS, too.
+        near = similar(name.removeprefix("REGARDS_").lower(), known)
+        if name.startswith("REGARDS_") and near:
+            meant = " or ".join(map(variable, near))
+            warnings.warn(
+                f"the environment variable {name} is not used. Did you mean {meant}?", stacklevel=5
+            )
     texts = {name: os.environ.get(variable(name)) for name in FIELDS}
     return {name: from_text(name, text) for name, text in texts.items() if text}
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _LOGIN_S = 2.0
 
 
+_UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
+
 #: What the user is told who stops a start.
 STOPPED = "start() was stopped, and no event arrives: call start() again"
 
@@ -58,6 +60,8 @@ def connect(
         source.stop(timeout_s)
         raise
     except RegardsError as exc:
+        # A wrong address is seen nowhere else while nothing is ordered.
+        say(_UNCHECKED.format(exc))
         _tell(exc, errors)
 
 
@@ -73,7 +77,7 @@ def _tell(error: BaseException | None, errors: BackgroundErrors) -> None:
     if isinstance(error, ServiceLoginError):
         errors.record("logging in to REGARDS", error)
     elif error is not None:
-        errors.note(f"the login to REGARDS could not be checked, and messages arrive: {error}")
+        errors.note(_UNCHECKED.format(error))
 
 
 def in_thread(job: Callable[[], Any]) -> Future[Any]:
