@@ -207,7 +207,7 @@ def selection(wanted: Any) -> list[str]:
     --------
     >>> selection(["SWOT_1", "SWOT_2"]), selection("cycle:7"), selection("URN:AIP:DATA:a:1:V1")
     (['providerId:("SWOT_1" OR "SWOT_2")'], ['cycle:7'], ['id:("URN:AIP:DATA:a:1:V1")'])
-    >>> selection("SWOT_1")  # as a query it would find every product with these words in it
+    >>> selection(" SWOT_1 ")  # as a query it would find every product with these words in it
     ['providerId:("SWOT_1")']
     """
     name = None if isinstance(wanted, str) else getattr(wanted, "name", None)
@@ -227,6 +227,8 @@ def selection(wanted: Any) -> list[str]:
         )
     if not texts:
         raise SettingsError("no products: the selection is empty")
+    # Cells of a spreadsheet often have blanks around their text.
+    texts = [each.strip() if isinstance(each, str) else each for each in texts]
     if name == "provider_id":
         return provider_ids(texts)
     of_urn = [isinstance(each, str) and each.startswith(_URN) for each in texts]

@@ -239,6 +239,16 @@ def test_a_url_that_does_not_work_is_refused_without_its_password(url: str) -> N
     assert "geheim" not in str(caught.value)
 
 
+def test_a_database_without_an_encoding_keeps_text(postgresql: PrivatePostgreSQL) -> None:
+    """SQL_ASCII, which a server without a locale has, keeps bytes as they are."""
+    postgresql.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    url = postgresql.new_database()
+    with Journal(url.replace(url.partition("@/")[2].partition("?")[0], "ascii")) as journal:
+        journal.append(journal.open_session("données"), [delivery("é".encode())])
+        assert journal.queues() == {"données"}
+        assert [each.body for batch in journal.read() for each in batch.deliveries] == [b"\xc3\xa9"]
+
+
 def test_the_password_in_the_query_is_not_in_the_location(postgresql: PrivatePostgreSQL) -> None:
     """repr, errors and the display name the database without it."""
     url = f"{postgresql.new_database()}&password=geheim"

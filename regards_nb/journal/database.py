@@ -163,7 +163,8 @@ class Database:
         elif url.drivername == "postgresql+psycopg":
             # pgbouncer in transaction mode gives each transaction another connection of the
             # server, where the name of a prepared statement means something else.
-            options["connect_args"] = {"prepare_threshold": None}
+            # A database in SQL_ASCII, which initdb makes without a locale, would return bytes.
+            options["connect_args"] = {"prepare_threshold": None, "client_encoding": "utf8"}
         try:
             engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ImportError, ValueError) as exc:
