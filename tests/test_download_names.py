@@ -245,11 +245,11 @@ def bomb_zip(name: bytes, size_bytes: int) -> bytes:
 
 
 HOSTILE = {
-    "a symbolic link": symlink_zip("a.nc", b"/etc/passwd"),
-    "an entry in an entry": quoted_zip(),
-    "a bomb": bomb_zip(b"a.nc", 200 << 20),
-    "a million entries": regards_zip((f"f{number}", b"") for number in range(3000)),
-    "no zip at all": os.urandom(5000),
+    "a symbolic link": lambda: symlink_zip("a.nc", b"/etc/passwd"),
+    "an entry in an entry": quoted_zip,
+    "a bomb": lambda: bomb_zip(b"a.nc", 200 << 20),
+    "a million entries": lambda: regards_zip((f"f{number}", b"") for number in range(3000)),
+    "no zip at all": lambda: os.urandom(5000),
 }
 
 
@@ -259,7 +259,7 @@ def test_a_hostile_zip_brings_nothing_in(
 ) -> None:
     """The file comes one by one instead, verified; from the zip there is nothing."""
     files = [FileSpec(name="a.nc", content=b"the right content")]
-    with world(tmp_path, OrderPlan(files=files), RawZip(source=HOSTILE[case])) as here:
+    with world(tmp_path, OrderPlan(files=files), RawZip(source=HOSTILE[case]())) as here:
         here.fetch()
         assert here.found == {"a.nc": b"the right content"}
         assert not any(path.is_symlink() for path in here.folder.iterdir())

@@ -266,6 +266,20 @@ def _user(user: BrokerUser) -> dict[str, Any]:
     }
 
 
+def _plugins(folder: Path, installation: Installation) -> dict[str, str]:
+    """Make a folder of plugins that holds the server alone; return the variable that names it.
+
+    At its start RabbitMQ reads all plugins that it finds, also those that are not enabled, which
+    takes up to half of the time of a start. The server itself lies among them.
+    """
+    hidden = folder / "plugins"
+    hidden.mkdir()
+    found = list(installation.server.resolve().parents[1].glob("plugins/rabbit-*"))
+    for server in found:
+        (hidden / server.name).symlink_to(server)
+    return {"RABBITMQ_PLUGINS_DIR": str(hidden)} if found else {}
+
+
 def _environment(
     folder: Path, ports: NodePorts, installation: Installation, *, name: str
 ) -> dict[str, str]:
@@ -278,6 +292,7 @@ def _environment(
     return {
         "LC_ALL": "C.UTF-8",
         **kept,
+        **_plugins(folder, installation),
         "PATH": installation.path,
         "HOME": str(folder / "home"),
         "ERL_EPMD_PORT": str(ports.epmd),

@@ -135,7 +135,7 @@ class Server(ThreadingHTTPServer):
         # A client can be gone between select() and accept(), which would wait for the next one.
         self.socket.settimeout(0)
         self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.05,), name="simulator-http", daemon=True
+            target=self.serve_forever, args=(0.02,), name="simulator-http", daemon=True
         )
 
     @property
