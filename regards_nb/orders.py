@@ -111,6 +111,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         It has ended with files in error, which only the next download names.
     downloading : bool
         A download of this order runs in this process.
+    silence : str
+        Says that no byte of that download came for a while; empty while bytes come.
     held_by : str
         The other process that downloads it, in what a view shows; empty without one.
     decided_at_s : int
@@ -144,6 +146,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     waits_for_download: bool = False
     lacks_names: bool = False
     downloading: bool = False
+    silence: str = ""
     held_by: str = ""
     expires_at: datetime | None = None
     decided_at_s: int = 0

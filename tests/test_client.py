@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import pytest
 from conftest import client_of, until
 from download_kit import files_named, world
 
-from regards_nb.client import RegardsClient
+from regards_nb.client import RegardsClient, Silence, watched
 from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
@@ -516,3 +518,36 @@ def test_nobody_there_is_said_with_the_address(simulator: Simulator) -> None:
         pytest.raises(ServiceUnreachableError, match=f"no response from {address}: .*refused"),
     ):
         client.login()
+
+
+def test_each_byte_ends_a_silence() -> None:
+    """A body of which a byte comes now and then is slow and not silent, before a block is full."""
+    silence = Silence()
+
+    def heard_at_s() -> float:
+        return time.monotonic() - silence.duration_s
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        client = RegardsClient(url, tenant="t", token="x")
+        blocks: list[bytes] = []
+
+        def read() -> None:
+            with watched(silence), client.open_file(1) as body:
+                blocks.extend(body.blocks())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        connection, _ = server.accept()
+        until(lambda: silence.duration_s > 0)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n")
+        for _ in range(2):
+            last_s = heard_at_s()
+            until(lambda last_s=last_s: time.monotonic() > last_s + 0.1)
+            connection.sendall(b"x")
+            until(lambda last_s=last_s: heard_at_s() > last_s + 0.05)
+        assert not blocks
+        connection.sendall(bytes(19_998))
+        reader.join()
+        connection.close()
+    assert (sum(map(len, blocks)), silence.duration_s) == (20_000, 0)

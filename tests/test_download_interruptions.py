@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
 
-from regards_nb.download import Downloader, FolderWorkspace
+from regards_nb.client import Silence
+from regards_nb.download import Downloader, FolderWorkspace, Progress
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 
@@ -84,14 +85,21 @@ def test_a_killed_download_leaves_whole_files_and_a_rerun_completes(
 
 
 @pytest.mark.parametrize("way", ["zip", "files"])
-def test_a_stopped_download_says_so_and_goes_on_later(way: str, tmp_path: Path) -> None:
-    """``stop`` ends it within a moment, even while nothing arrives; nothing is lost."""
+def test_a_stopped_download_says_so_and_goes_on_later(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stop`` ends it within a moment, even while nothing arrives, as is said; nothing is lost."""
+    monkeypatch.setattr(Silence, "told_after_s", 0.1)
     stall = Slow(route=Route.ZIP if way == "zip" else Route.FILE, stall_after_bytes=900, times=None)
     with world(tmp_path, None, stall) as here:
         stop = threading.Event()
-        threading.Timer(0.3, stop.set).start()
+
+        def stop_in_silence(progress: Progress) -> None:
+            if f", no byte of order {here.order_id} from http://" in str(progress):
+                stop.set()
+
         with pytest.raises(DownloadError, match="stopped"):
-            here.fetch(way=way, stop=stop)
+            here.fetch(way=way, stop=stop, on_progress=stop_in_silence)
         assert not here.leftovers
         here.simulator.faults.clear()
         here.fetch(way=way)

@@ -15,6 +15,7 @@ from conftest import tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
+from regards_nb.client import Silence
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
@@ -177,6 +178,28 @@ def test_a_wait_asks_at_once_what_blocks_it(simulator: Simulator, tracker: Order
     until(lambda: lists() > before)
     mine.cancel()
     waiting.join()
+
+
+def test_a_download_of_which_no_byte_comes_is_named(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first byte and after some: view, wait and time limit say for how long."""
+    monkeypatch.setattr(Silence, "told_after_s", 0.2)
+    told = re.escape(f"no byte of order 1 from {simulator.base_url} for ") + r"\d\.\d s; .*120 s"
+    number = simulator.order(OrderPlan(n_files=1, file_bytes=200_000))
+    for slow in (Slow(route=Route.ZIP, delay_s=2), Slow(route=Route.ZIP, stall_after_bytes=90_000)):
+        simulator.faults.add(slow)
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            tracker.wait(number, download=True, timeout_s=1)
+        assert re.search(told, capsys.readouterr().out)
+        assert re.search(told, tracker._repr_html_())
+        tracker.stop()
+        assert "no byte" not in tracker._repr_html_()
+        tracker.start()
+    assert len(tracker.download(number)) == 1
 
 
 # -- names that mean no order

@@ -24,6 +24,8 @@ from regards_nb.client.models import RemoteOrder as RemoteOrder
 from regards_nb.client.models import SummaryRow as SummaryRow
 from regards_nb.client.origin import DownloadLink as DownloadLink
 from regards_nb.client.origin import Origin as Origin
+from regards_nb.client.silence import Silence as Silence
+from regards_nb.client.silence import watched as watched
 
 if TYPE_CHECKING:
     from regards_nb.client.catalogue import Quota as Quota

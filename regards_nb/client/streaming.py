@@ -6,13 +6,15 @@ import time
 import zlib
 from contextlib import suppress
 from http.client import HTTPResponse, IncompleteRead
+from io import BufferedReader, RawIOBase
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from regards_nb.client.models import NOT_REGARDS, Response
+from regards_nb.client.silence import byte_came, waiting
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
 from regards_nb.text import clean
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import requests
+    from _typeshed import WriteableBuffer
 
 #: The largest block. Large blocks mean few switches between the threads of a download.
 BLOCK_BYTES = 1 << 18
@@ -33,6 +36,25 @@ class _GzipError(urllib3.exceptions.HTTPError):
     """A compressed body ended too early, or is damaged."""
 
 
+class _NotedReads(RawIOBase):
+    """The bytes of a socket; a block may take long to fill, and each of its bytes counts."""
+
+    def __init__(self, raw: socket.SocketIO) -> None:
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        count = self._raw.readinto(buffer)
+        byte_came()
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _LargeReads:
     """A socket whose reader has a large buffer.
 
@@ -43,8 +65,8 @@ class _LargeReads:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
-    def makefile(self, mode: str) -> BinaryIO:
-        return self._sock.makefile(mode, buffering=BLOCK_BYTES)  # type: ignore[call-overload, no-any-return]
+    def makefile(self, _mode: str) -> BufferedReader:
+        return BufferedReader(_NotedReads(self._sock.makefile("rb", buffering=0)), BLOCK_BYTES)
 
 
 class _Response(HTTPResponse):
@@ -129,7 +151,8 @@ class Body:
         read, size_bytes = self._response.raw.read, _FIRST_BYTES
         while True:
             started_s = time.monotonic()
-            block: bytes = read(size_bytes, decode_content=False)
+            with waiting():
+                block: bytes = read(size_bytes, decode_content=False)
             if not block:
                 return
             took_s = time.monotonic() - started_s

@@ -24,6 +24,7 @@ from requests.auth import AuthBase
 
 from regards_nb.client.errors import TokenState, error_for, is_temporary, token_advice, token_state
 from regards_nb.client.models import Response, file_record, read_page
+from regards_nb.client.silence import waiting
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
 from regards_nb.text import clean
@@ -350,20 +351,21 @@ class Transport:
         if self._closed.is_set():
             raise SettingsError(self._closed_because)
         try:
-            return self._session.request(
-                request.method,
-                url,
-                # The target of a redirect has its own query.
-                params=request.params if url == self._origin.url(request.path) else None,
-                json=request.json,
-                data=request.form,
-                auth=auth,
-                timeout=self._timeout_s,
-                allow_redirects=False,
-                stream=True,
-                proxies=self._proxies,
-                verify=self._verify,
-            )
+            with waiting(str(self._origin), self._timeout_s[1]):
+                return self._session.request(
+                    request.method,
+                    url,
+                    # The target of a redirect has its own query.
+                    params=request.params if url == self._origin.url(request.path) else None,
+                    json=request.json,
+                    data=request.form,
+                    auth=auth,
+                    timeout=self._timeout_s,
+                    allow_redirects=False,
+                    stream=True,
+                    proxies=self._proxies,
+                    verify=self._verify,
+                )
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
             return NoResponse.because_of(exc, self._timeout_s)

@@ -423,7 +423,7 @@ def _remarks(order: OrderState) -> Iterator[str]:
     if order.lacks_names:
         yield f"tracker.download({order.order_id}) names the missing files"
     if order.downloading:
-        yield "downloading"
+        yield order.silence or "downloading"
     if order.held_by:
         yield f"{order.held_by} is downloading it"
     if order.elsewhere:

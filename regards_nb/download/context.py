@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from regards_nb.client import Silence
 from regards_nb.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class DownloadOptions:
     #: Files that are verified in another folder are linked or copied into the directory.
     gather: bool = False
     durable: bool = True
+    #: How long no byte has come.
+    silence: Silence = field(default_factory=Silence)
     #: Unit of the random waits before something is tried again.
     backoff_s: float = 1.0
 

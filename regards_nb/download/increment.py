@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from regards_nb.client import watched
 from regards_nb.download.bounded_queue import QueueClosed
 from regards_nb.download.context import DownloadContext, DownloadOptions, StoppedError
 from regards_nb.download.manifest import Manifest
@@ -160,7 +161,12 @@ class Downloader:
 
         Raises as `download_order` does.
         """
-        counter = ProgressCounter(self.order_id, self._options.on_progress)
+        with watched(self._options.silence):
+            return self._fetch()
+
+    def _fetch(self) -> DownloadResult:
+        options = self._options
+        counter = ProgressCounter(self.order_id, options.on_progress, options.silence)
         counter.enter("manifest")
         plan = self._plan()
         if not plan:

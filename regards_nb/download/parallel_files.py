@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import is_too_parallel
+from regards_nb.client import is_too_parallel, watched
 from regards_nb.download.bounded_queue import QueueClosed
 from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
@@ -145,7 +145,8 @@ class _Pool:
         try:
             while (record := self._begin()) is not None:
                 try:
-                    self._fetch(record)
+                    with watched(self._context.options.silence):
+                        self._fetch(record)
                 except _FailedError as exc:
                     self._failed[record.file_id] = exc.failure
                 finally:

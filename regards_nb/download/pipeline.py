@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from regards_nb.client import watched
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.disk import blocks_of, write_all
 from regards_nb.download.extract import Extractor
@@ -169,8 +170,9 @@ class _Pipeline:
     def _read(self) -> None:
         """Take blocks from the network; runs in the reader."""
         try:
-            for block in self._source:
-                self._blocks.put(block, len(block))
+            with watched(self._context.options.silence):
+                for block in self._source:
+                    self._blocks.put(block, len(block))
         except QueueClosed:
             pass  # the zip is not read further
         except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it

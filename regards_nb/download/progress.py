@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from rich.live import Live
 
+    from regards_nb.client import Silence
+
 _log = logging.getLogger(__name__)
 
 #: No more than five snapshots per second.
@@ -41,6 +43,8 @@ class Progress:
     #: ``manifest``, ``zip``, ``files`` or ``done``.
     phase: str
     elapsed_s: float
+    #: Says that no byte came for a while; empty while bytes come.
+    silence: str = ""
 
     @property
     def bytes_per_s(self) -> float:
@@ -62,6 +66,7 @@ class Progress:
         return (
             f"order {self.order_id}: verified {self.verified}/{self.files_total}, "
             f"{_megabytes(self.bytes_done)}{total}{rate}{eta}"
+            f"{', ' * bool(self.silence)}{self.silence}"
         )
 
 
@@ -76,8 +81,11 @@ class ProgressCounter:
     runs in the thread that its author expects.
     """
 
-    def __init__(self, order_id: int, on_progress: Callable[[Progress], object] | None) -> None:
+    def __init__(
+        self, order_id: int, on_progress: Callable[[Progress], object] | None, silence: Silence
+    ) -> None:
         self._order_id = order_id
+        self._silence = silence
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
@@ -136,6 +144,7 @@ class ProgressCounter:
                 verified=self._verified,
                 phase=self._phase,
                 elapsed_s=time.monotonic() - self._started_s,
+                silence=self._silence.text(f"order {self._order_id}"),
             )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.client import Silence
 from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
@@ -345,7 +346,7 @@ class Downloads:
             f"{holder} is downloading order {order_id}, which is waited for"
             for order_id, holder in list(self._held.items())
         ]
-        return "; ".join(["downloading", *held])
+        return "; ".join(["downloading", *held, *self._core.silent()])
 
     def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
@@ -475,6 +476,7 @@ class Downloads:
             self._held[order.order_id] = holder
             self._core.signal.send()
 
+        silence = self._core.silences[order.order_id] = Silence()
         try:
             result = fetch_order(
                 sync.client,
@@ -486,12 +488,14 @@ class Downloads:
                 stop=stop,
                 report=report,
                 waiting=waiting,
+                silence=silence,
             )
         except IncompleteDownloadError:
             self._ask_again(sync, order.order_id)
             raise
         finally:
             self._held.pop(order.order_id, None)
+            self._core.silences.pop(order.order_id, None)
         for text in result.kept:
             self._core.errors.note(text)
         if result.nothing_new:

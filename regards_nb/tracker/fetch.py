@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from regards_nb.client import RegardsClient
+    from regards_nb.client import RegardsClient, Silence
     from regards_nb.download import Check, FileLog, Place, Progress
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
@@ -98,6 +98,7 @@ def fetch_order(
     stop: threading.Event,
     report: Callable[[Progress], object],
     waiting: Callable[[Holder], object],
+    silence: Silence,
 ) -> DownloadResult:
     """Download the ready files of an order, and record them in the journal.
 
@@ -106,7 +107,8 @@ def fetch_order(
     meanwhile. With ``request.if_free``, OrderHeldError is raised instead.
 
     *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
-    *stop* ends the download, and verified files stay. *report* is called a few times per second.
+    *stop* ends the download, and verified files stay. *report* is called a few times per second,
+    but not while a request waits for its answer: then *silence* tells for how long.
     """
     with held_order(
         journal,
@@ -132,6 +134,7 @@ def fetch_order(
                 DownloadOptions(
                     on_progress=report,
                     stop=stop,
+                    silence=silence,
                     extract=request.extract,
                     check=request.check,
                     again=request.again,

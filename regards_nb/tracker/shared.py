@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from regards_nb.client import RegardsClient
+    from regards_nb.client import RegardsClient, Silence
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Progress
     from regards_nb.frames import Frames
@@ -284,6 +284,8 @@ class TrackerParts:
     errors: BackgroundErrors
     holders: OrderHolders
     downloads: dict[int, Progress | None] = field(default_factory=dict)
+    #: How long no byte of these has come.
+    silences: dict[int, Silence] = field(default_factory=dict)
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
@@ -312,6 +314,11 @@ class TrackerParts:
         states = self.frames.states(keys)
         return list(map(self._with_download, states)) if self.downloads else states
 
+    def silent(self) -> list[str]:
+        """Return a sentence on each running download of which no byte came for a while."""
+        texts = [each.text(f"order {number}") for number, each in list(self.silences.items())]
+        return list(filter(None, texts))
+
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
         (state,) = self.states([key])
@@ -327,8 +334,14 @@ class TrackerParts:
     def _with_download(self, state: OrderState) -> OrderState:
         if state.order_id is None or state.order_id not in self.downloads:
             return state
-        progress = self.downloads.get(state.order_id)
-        state = replaced(state, downloading=True, waits_for_download=False, lacks_names=False)
+        progress, silence = self.downloads.get(state.order_id), self.silences.get(state.order_id)
+        state = replaced(
+            state,
+            downloading=True,
+            waits_for_download=False,
+            lacks_names=False,
+            silence="" if silence is None else silence.text(state.name),
+        )
         if progress is None:
             return state
         return replaced(

@@ -333,6 +333,7 @@ class Wait:
             for state in needed
             if state.to_download and (holder := self._core.holders.of(state))
         ]
+        words += self._core.silent()
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         blocking = self._blocking()
         if blocking and self._downloads is None:

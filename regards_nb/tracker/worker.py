@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.client import Silence
 from regards_nb.download import as_place, path_of
 from regards_nb.errors import (
     JournalError,
@@ -155,6 +156,7 @@ def _fetch(task: WorkerTask) -> list[Place]:
                     # The journal tells the notebook which files are there.
                     report=_nothing,
                     waiting=_nothing,
+                    silence=Silence(),
                 )
         records = journal.file_log(order.tenant or settings.tenant, workspace)
         found = dict.fromkeys(record.path for record in records.files(order.order_id))

@@ -1,0 +1,99 @@
+"""How long the threads of a download have waited for a byte of REGARDS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Silence:
+    """How long no byte has come, for all threads that run in `watched` with this object."""
+
+    #: A shorter silence is not told.
+    told_after_s = 5.0
+
+    def __init__(self) -> None:
+        #: When each thread that waits now began to, or got its last byte.
+        self._since_s: dict[int, float] = {}
+        #: Who is waited for, and after how long a request is given up.
+        self._origin = ""
+        self._limit_s = 0.0
+
+    @property
+    def duration_s(self) -> float:
+        """Time since the last byte; 0 while no thread waits for one."""
+        since_s = max(list(self._since_s.values()), default=None)
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def text(self, what: str) -> str:
+        """Say that no byte of *what* came for long; empty before.
+
+        The time doubles from one text to the next, because a log gets a line for each.
+        """
+        duration_s, told_s = self.duration_s, self.told_after_s
+        if duration_s < told_s:
+            return ""
+        while 2 * told_s <= duration_s:
+            told_s *= 2
+        return (
+            f"no byte of {what} from {self._origin} for {told_s:g} s; the request is given up "
+            f"after {self._limit_s:g} s, and tried again"
+        )
+
+    def begin(self) -> None:
+        """Note that this thread waits from now on for the next byte."""
+        self._since_s[threading.get_ident()] = time.monotonic()
+
+    def end(self) -> None:
+        """Note that this thread does not wait."""
+        self._since_s.pop(threading.get_ident(), None)
+
+    def ask(self, origin: str, limit_s: float) -> None:
+        """Note whom this thread asks, and `begin`."""
+        self._origin, self._limit_s = origin, limit_s
+        self.begin()
+
+
+class _Watch(threading.local):
+    silence: Silence | None = None
+
+
+_watch = _Watch()
+
+
+@contextmanager
+def watched(silence: Silence) -> Iterator[None]:
+    """Note in *silence* how long this thread waits for bytes during the block."""
+    before, _watch.silence = _watch.silence, silence
+    try:
+        yield
+    finally:
+        _watch.silence = before
+
+
+@contextmanager
+def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
+    """Wait for bytes in the block; *origin* is given where a request is sent."""
+    silence = _watch.silence
+    if silence is None:
+        yield
+        return
+    if origin:
+        silence.ask(origin, limit_s)
+    else:
+        silence.begin()
+    try:
+        yield
+    finally:
+        silence.end()
+
+
+def byte_came() -> None:
+    """Note that bytes came for this thread, which may wait for more."""
+    if _watch.silence is not None:
+        _watch.silence.begin()
