@@ -28,7 +28,7 @@ from regards_nb.doctor import as_failure
 from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
 from regards_nb.events import OrderStatus
 from regards_nb.journal import DEFAULT_PATH, Journal, repair
-from regards_nb.output import SAID_AFTER_S, rewording
+from regards_nb.output import rewording
 from regards_nb.settings import PROFILE_VARIABLE, profiles_path, variable
 from regards_nb.text import clean
 from regards_nb.tracker import OrderTracker
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        with _sigterm_raises(), rewording(in_commands), warnings.catch_warnings():
+        with _sigterm_raises(), rewording(in_commands, _complain), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: _complain(message)
             return command(arguments)
@@ -235,8 +235,7 @@ def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
 def _orders(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     if tracker.client is not None and not arguments.offline:
-        with _waiting_for_regards(tracker):
-            tracker.sync()
+        tracker.sync()
     if arguments.json:
         _write(_as_json(tracker.orders))
     else:
@@ -387,7 +386,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         _write(json.dumps(tracker.submit(arguments.queries, **options, dry_run=True).body()))
         return 0
     # Without a client, the order is sent over AMQP, and its answer is a message.
-    started = _started if tracker.client is None else _waiting_for_regards
+    started = _started if tracker.client is None else contextlib.nullcontext
     with started(tracker), _progress_to(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
@@ -398,8 +397,7 @@ def _act(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     act: Callable[[list[str | int]], list[Order]] = getattr(tracker, arguments.action)
     keys = _keys(arguments, tracker)
-    with _waiting_for_regards(tracker):
-        described = [_described(order) for order in act(keys)]
+    described = [_described(order) for order in act(keys)]
     return _answer(arguments, described, "\n\n".join(map(_as_lines, described)))
 
 
@@ -453,38 +451,18 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
     if tracker.client is not None and any(
         isinstance(key, int) and key not in numbers for key in keys
     ):
-        with _waiting_for_regards(tracker):
-            tracker.sync()
+        tracker.sync()
     return keys
 
 
 @contextlib.contextmanager
 def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
     """Start a tracker, and stop it at the end of the block."""
-    with _progress_to(sys.stderr):
-        tracker.start()
+    tracker.start()
     try:
         yield tracker
     finally:
         tracker.stop()
-
-
-def _waiting_for_regards(tracker: OrderTracker) -> contextlib.AbstractContextManager[None]:
-    """Say that the command waits for REGARDS, if it takes long."""
-    return _told("REGARDS" if tracker.client is None else f"REGARDS at {tracker.client.base_url}")
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Write to stderr, after a second, that the command waits for *what*."""
-    # The block waits in the network, so another thread writes; here no cell could get its output.
-    timer = threading.Timer(SAID_AFTER_S, _complain, [f"waiting for {what}"])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _progress_to(stream: Any) -> contextlib.AbstractContextManager[object]:

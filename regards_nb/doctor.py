@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from regards_nb.errors import (
 )
 from regards_nb.settings import source_of
 from regards_nb.text import clean, counted, is_loopback
+from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,7 +242,8 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
 
 def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
     """Log in, look at the queue and begin to read it; yield a finding for each step."""
-    seen = check_queue(parameters, queue)
+    waits = _waits(parameters.host, parameters.port)
+    seen = awaited(partial(check_queue, parameters, queue), waits)
     steps = ["broker login", "virtual host", "queue", "right to read"]
     n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
     if isinstance(seen.error, BrokerAccessError) and not n_passed:
@@ -394,10 +397,15 @@ def _has_proxy(scheme: str, host: str) -> bool:
     return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
 
 
+def _waits(host: str, port: int) -> str:
+    return f"waiting for {host}:{port}"
+
+
 def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
     """Resolve a host name and connect to a port."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        addresses = awaited(look_up, f"waiting for the address of {host}")
     except (OSError, UnicodeError) as exc:
         yield Finding(
             f"{side} DNS",
@@ -407,7 +415,8 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
         return
     yield Finding(f"{side} DNS", CheckResult.OK, f"{host} is {addresses[0][4][0]}")
     try:
-        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+        connect = partial(socket.create_connection, (host, port), timeout=_CONNECT_TIMEOUT_S)
+        awaited(connect, _waits(host, port), unwanted=socket.socket.close).close()
     except OSError as exc:
         yield Finding(
             f"{side} port",

@@ -283,10 +283,18 @@ class StoppedWaiting(KeyboardInterrupt):
 
     It is a KeyboardInterrupt, so that "Run all" and scripts stop as usual. A notebook shows one
     line instead of a traceback.
+
+    Attributes
+    ----------
+    in_work : bool
+        Whether REGARDS may have received an action, and may carry it out.
     """
 
-    def __init__(self, text: str = "stopped waiting; tracking continues") -> None:
+    def __init__(
+        self, text: str = "stopped waiting; tracking continues", *, in_work: bool = False
+    ) -> None:
         super().__init__(text)
+        self.in_work = in_work
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-#: A call that takes longer says what it waits for.
-SAID_AFTER_S = 1.0
-
 _ASCII = str.maketrans("█░▼✕▲●✓○…·■", "#-!x!*+o.|#")
 
 #: Rewords each line that is written: the command line says what to type in a terminal.
 _reword: ContextVar[Callable[[str], str]] = ContextVar("_reword", default=str)
+#: Writes what `say` says, in the command line.
+_speaker: ContextVar[Callable[[str], object] | None] = ContextVar("_speaker", default=None)
 
 
 @contextmanager
-def rewording(reword: Callable[[str], str]) -> Iterator[None]:
-    """Pass each line that is written in this thread through *reword*."""
-    token = _reword.set(reword)
+def rewording(reword: Callable[[str], str], speaker: Callable[[str], object]) -> Iterator[None]:
+    """Pass each line of this thread through *reword*, and what `say` says to *speaker*."""
+    tokens = _reword.set(reword), _speaker.set(speaker)
     try:
         yield
     finally:
-        _reword.reset(token)
+        _reword.reset(tokens[0])
+        _speaker.reset(tokens[1])
 
 
 def reworded(words: str) -> str:
@@ -39,7 +39,10 @@ def reworded(words: str) -> str:
 
 def say(words: str) -> None:
     """Write a sentence below the running cell, or to the standard output of a script."""
-    write_lines(sys.stdout, [words])
+    if (speaker := _speaker.get()) is not None:
+        speaker(words)
+    else:
+        write_lines(sys.stdout, [words])
 
 
 def write_lines(stream: TextIO, written: Iterable[str]) -> None:

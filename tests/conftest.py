@@ -24,7 +24,7 @@ import pytest
 from postgresql import PrivatePostgreSQL
 from simulator_session import Session
 
-from regards_nb import OrderTracker
+from regards_nb import OrderTracker, waits
 from regards_nb.client import RegardsClient
 from regards_nb.journal import Journal
 from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
@@ -54,6 +54,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # RabbitMQ runs a queue for each priority: to declare one with the 255 of REGARDS takes it 0.4 s of
 # processor and up to two seconds. Tests of kinds of queues and of the documentation have all 255.
 QUEUE_ARGUMENTS["x-max-priority"] = 10
+
+# A call says what it waits for after a second, which any request may take on a busy machine: tests
+# that read the output would fail. Those of what is said have the fixture `_says_at_once`.
+waits.SAID_AFTER_S = 20.0
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("regards_nb", deadline=None)
@@ -89,6 +93,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         own = slow[number::first] if number < first else []
         items += [*own, *itertools.islice(others, max(0, part - len(own)))]
     items += others
+
+
+@pytest.fixture
+def _says_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let calls say after a moment what they wait for."""
+    monkeypatch.setattr(waits, "SAID_AFTER_S", 0.1)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import asyncio, threading
 from pathlib import Path
 from scripted_tracker import NOON, ScriptedTracker, order
 from regards_nb.display import close_views, show, watching
-from regards_nb.tracker import stopped_by_user
+from regards_nb.waits import stopped_by_user
 
 HOSTILE = '<img src=x onerror="window.__xss=1"></script><script>window.__xss=1</script>'
 tracker = ScriptedTracker(

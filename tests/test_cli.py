@@ -195,7 +195,8 @@ def test_a_command_says_what_it_waits_for(
         timeout=100,
         check=True,
     )
-    assert f"waiting for REGARDS at {simulator.base_url}\n" in said.stderr
+    line = f"regards-nb: waiting for REGARDS at {simulator.base_url}, at most 130 s\n"
+    assert said.stderr.count(line) == 1
     simulator.faults.remove(slow)
     monkeypatch.setenv("REGARDS_PASSWORD", "wrong")
     assert "Check user name, password and tenant: regards-nb doctor" in run("orders", code=1)

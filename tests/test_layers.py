@@ -19,6 +19,7 @@ ROOMS = [
     "text",
     "output",
     "errors",
+    "waits",
     "arguments",
     "queries",
     "files",

@@ -66,6 +66,7 @@ def test_a_login_that_is_refused_later_is_raised_by_the_next_call(
             tracker.wait()
 
 
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_start_says_what_it_waits_for(
     tmp_path: Path, silent_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_ctrl_c_ends_a_start_in_one_line(tmp_path: Path, silent_port: int) -> No
     until(lambda: tracker.health.state is HealthState.STOPPED)
 
 
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_start_without_a_broker_says_that_it_waits_for_regards(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,4 +109,5 @@ def test_a_start_without_a_broker_says_that_it_waits_for_regards(
     simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
     with OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite") as tracker:
         assert tracker.health.state is HealthState.POLLING
-    assert capsys.readouterr().out == f"waiting for REGARDS at {simulator.base_url}\n"
+    line = f"waiting for REGARDS at {simulator.base_url}, at most 130 s\n"
+    assert capsys.readouterr().out == line

@@ -288,6 +288,7 @@ def test_a_stopped_tracker_says_so(
     assert in_notebook == ["SettingsError: x"], "no traceback"
 
 
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_stop_says_which_callback_it_waits_for(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,9 +305,9 @@ def test_a_stop_says_which_callback_it_waits_for(
     simulator.order(ONE_FILE)
     until(began.is_set)
     told = "callback slow on GRANTED of order 1"
-    with pytest.raises(errors.TrackingError, match=f"^{told} did not end within 1.2 s"):
-        tracker.stop(timeout_s=1.2)
-    assert f"stop() waits until {told} has ended, at most 1.2 s" in capsys.readouterr().out
+    with pytest.raises(errors.TrackingError, match=f"^{told} did not end within 0.3 s"):
+        tracker.stop(timeout_s=0.3)
+    assert f"stop() waits until {told} has ended, at most 0.3 s" in capsys.readouterr().out
     may_end.set()
     began.clear()
     with tracker:

@@ -11,9 +11,11 @@ import os
 import random
 import re
 import threading
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -26,8 +28,14 @@ from regards_nb.client.errors import TokenState, error_for, is_temporary, token_
 from regards_nb.client.models import Response, file_record, read_page
 from regards_nb.client.silence import waiting
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
-from regards_nb.errors import ServiceUnreachableError, SettingsError, UnexpectedAnswerError
+from regards_nb.errors import (
+    ServiceUnreachableError,
+    SettingsError,
+    StoppedWaiting,
+    UnexpectedAnswerError,
+)
 from regards_nb.text import clean
+from regards_nb.waits import awaited, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -231,6 +239,8 @@ class Transport:
         # The gateway accepts a foreign token, and a request without one, only with the project.
         self._session.headers["scope"] = tenant
         self._session.mount(f"{origin.scheme}://", _Adapter(headers))
+        limit_s = connect_timeout_s + read_timeout_s
+        self._waits = f"waiting for REGARDS at {origin}, at most {limit_s:g} s"
         # A request to this computer needs no proxy, and the proxy would see the password.
         self._proxies = {"http": "", "https": ""} if origin.is_loopback else None
 
@@ -241,14 +251,31 @@ class Transport:
         self._session.close()
 
     def exchange(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response:
-        """Send a request and return the whole response; ServiceError for an error or for none."""
-        response = self._read(request, auth)
-        # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
-        if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:
+        """Send a request and return the whole response; ServiceError for an error or for none.
+
+        StoppedWaiting says at Ctrl-C whether the server may have received an action.
+        """
+        with self._stopped_in_words(request):
             response = self._read(request, auth)
+            # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
+            if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:
+                response = self._read(request, auth)
         if isinstance(response, NoResponse):
             raise self._error(request, response)
         return response
+
+    @contextmanager
+    def _stopped_in_words(self, request: RequestSpec) -> Iterator[None]:
+        try:
+            yield
+        except StoppedWaiting:
+            raise  # the login before the request
+        except KeyboardInterrupt:
+            in_work = request.repeat is not Repeat.IF_TEMPORARY
+            outcome = f"it may carry out {request}" if in_work else f"{request} changes nothing"
+            raise StoppedWaiting(
+                f"stopped waiting for REGARDS at {self._origin}: {outcome}", in_work=in_work
+            ) from None
 
     @contextmanager
     def stream(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Iterator[Body]:
@@ -274,7 +301,12 @@ class Transport:
 
     def _read(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response | NoResponse:
         outcome = self._send_until_accepted(request, auth)
-        return outcome if isinstance(outcome, Response) else _read(outcome, str(request))
+        return outcome if isinstance(outcome, Response) else self._read_body(outcome, request)
+
+    def _read_body(
+        self, response: requests.Response, request: RequestSpec
+    ) -> Response | NoResponse:
+        return awaited(partial(_read, response, str(request)), self._waits)
 
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
@@ -283,6 +315,7 @@ class Transport:
         attempt = 0
         while True:
             attempt += 1
+            began_s = time.monotonic()
             outcome = self._send_authorised(request, auth)
             if isinstance(outcome, requests.Response):
                 return outcome
@@ -290,7 +323,7 @@ class Transport:
                 return outcome
             if attempt == _MAX_ATTEMPTS or not _may_repeat(request, outcome):
                 raise self._error(request, outcome)
-            self._wait_before_repetition(request, outcome, attempt)
+            self._wait_before_repetition(request, outcome, attempt, began_s)
 
     def _send_authorised(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
@@ -343,7 +376,7 @@ class Transport:
             return response
         if 200 <= response.status_code < 300:
             return response
-        return _read(response, str(request))
+        return self._read_body(response, request)
 
     def _send_to(
         self, url: str, request: RequestSpec, auth: AuthBase
@@ -351,21 +384,23 @@ class Transport:
         if self._closed.is_set():
             raise SettingsError(self._closed_because)
         try:
+            send = partial(
+                self._session.request,
+                request.method,
+                url,
+                # The target of a redirect has its own query.
+                params=request.params if url == self._origin.url(request.path) else None,
+                json=request.json,
+                data=request.form,
+                auth=auth,
+                timeout=self._timeout_s,
+                allow_redirects=False,
+                stream=True,
+                proxies=self._proxies,
+                verify=self._verify,
+            )
             with waiting(str(self._origin), self._timeout_s[1]):
-                return self._session.request(
-                    request.method,
-                    url,
-                    # The target of a redirect has its own query.
-                    params=request.params if url == self._origin.url(request.path) else None,
-                    json=request.json,
-                    data=request.form,
-                    auth=auth,
-                    timeout=self._timeout_s,
-                    allow_redirects=False,
-                    stream=True,
-                    proxies=self._proxies,
-                    verify=self._verify,
-                )
+                return awaited(send, self._waits, unwanted=requests.Response.close)
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
             return NoResponse.because_of(exc, self._timeout_s)
@@ -418,15 +453,21 @@ class Transport:
         return f" through the proxy {clean(proxy.rpartition('@')[2])} (of {source})"
 
     def _wait_before_repetition(
-        self, request: RequestSpec, outcome: Response | NoResponse, attempt: int
+        self, request: RequestSpec, outcome: Response | NoResponse, attempt: int, began_s: float
     ) -> None:
-        """Wait for a random time, or as long as the server asks."""
+        """Wait for a random time, or as long as the server asks; say so after a silence."""
         factor = min(2 ** (attempt - 1), _MAX_BACKOFF_FACTOR)
         pause_s = random.uniform(0, self._backoff_s * factor)
         if isinstance(outcome, Response) and outcome.retry_after_s is not None:
             if outcome.retry_after_s > _MAX_RETRY_AFTER_S:
                 raise self._error(request, outcome)
             pause_s = max(outcome.retry_after_s, pause_s)
+        reason = outcome.reason if isinstance(outcome, NoResponse) else f"HTTP {outcome.status}"
+        told(
+            f"REGARDS at {self._origin}: {reason}; asking again in {pause_s:.0f} s, attempt "
+            f"{attempt + 1} of {_MAX_ATTEMPTS}",
+            time.monotonic() - began_s + pause_s,
+        )
         if (request.stop or self._closed).wait(pause_s):
             raise self._error(request, outcome)
 

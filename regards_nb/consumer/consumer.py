@@ -7,8 +7,8 @@ import random
 import threading
 import weakref
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
@@ -24,7 +24,7 @@ from regards_nb.errors import (
     RegardsError,
     TrackingError,
 )
-from regards_nb.output import SAID_AFTER_S, say
+from regards_nb.waits import awaited, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,12 +98,10 @@ class Consumer:
             shared = self._shared
         where = describe(self._parameters)
         try:
-            with suppress(TimeoutError):
-                shared.started.result(min(SAID_AFTER_S, timeout_s))
-                return
-            if timeout_s > SAID_AFTER_S:
-                say(f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s")
-            shared.started.result(max(timeout_s - SAID_AFTER_S, 0))
+            awaited(
+                partial(shared.started.result, timeout_s),
+                f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s",
+            )
         except TimeoutError:
             error = shared.unanswered(where, timeout_s)
             shared.request_stop(1.0)
@@ -142,10 +140,8 @@ class Consumer:
 
     def _join(self, timeout_s: float) -> None:
         thread = self._shared.thread
-        if thread is None or not thread.is_alive():
-            return
-        thread.join(timeout_s)
-        if thread.is_alive():
+        what = f"stop() waits for the consumer of {self._queue!r}, at most {timeout_s:g} s"
+        if thread is not None and not joined([thread], timeout_s, lambda: what):
             raise TrackingError(
                 f"the consumer of {self._queue!r} did not end within {timeout_s:g} s; it ends "
                 "after its current step"

@@ -241,6 +241,11 @@ class Faults:
         with self._lock:
             self._armed = [armed for armed in self._armed if armed.fault != fault]
 
+    def is_armed(self, fault: Fault) -> bool:
+        """Return whether a fault will be applied, or is applied without limit."""
+        with self._lock:
+            return any(armed.fault == fault for armed in self._armed)
+
     def clear(self) -> None:
         """Disarm all faults."""
         with self._lock:

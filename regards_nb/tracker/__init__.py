@@ -30,4 +30,3 @@ from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
 from regards_nb.tracker.shared import ChangeSignal as ChangeSignal
 from regards_nb.tracker.shared import Snapshot as Snapshot
 from regards_nb.tracker.tracker import OrderTracker as OrderTracker
-from regards_nb.tracker.waiting import stopped_by_user as stopped_by_user

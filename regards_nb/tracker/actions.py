@@ -12,12 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RemoteOrder
-from regards_nb.errors import NotAllowedError, RegardsError, ServiceError, SettingsError
+from regards_nb.errors import (
+    NotAllowedError,
+    RegardsError,
+    ServiceError,
+    SettingsError,
+    StoppedWaiting,
+)
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import counted
+from regards_nb.text import counted, listed
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
+from regards_nb.waits import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +56,7 @@ class OrderActions:
         """Do one action on one order, and return its key once the server has done it.
 
         After a restart it is the key of the new order. NotAllowedError: the server refuses; the
-        text says why and what to do.
+        text says why and what to do. StoppedWaiting says whether the server may have acted.
         """
         if self._sync is None:
             raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
@@ -59,11 +66,17 @@ class OrderActions:
                 f"{state.name} has no number, so there is nothing to {action}: "
                 f"{state.status}{state.reason}. {NEW_ORDER}"
             )
+        done: list[str] = []
         try:
-            order_id = _act(self._sync, action, state, state.order_id, self._stop, **details)
+            order_id = _act(
+                self._sync, action, state, state.order_id, self._stop, done=done, **details
+            )
         except ServiceError as exc:
             exc.put_first(f"order {state.order_id}")
             raise
+        except KeyboardInterrupt as exc:
+            in_work = bool(done) or getattr(exc, "in_work", False)
+            raise StoppedWaiting(in_work=in_work) from None
         return self._core.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:
@@ -96,23 +109,36 @@ def _act(
     state: OrderState,
     order_id: int,
     stop: threading.Event,
+    *,
+    done: list[str],
     **details: Any,
 ) -> int:
-    """Do one action on one order, and journal the outcome; return the number of the order."""
+    """Do one action on one order, and journal the outcome; return the number of the order.
+
+    What REGARDS has carried out is added to *done*.
+    """
     if action == "cancel":
         # An order that has ended, also at this very moment, can be deleted without a pause.
         with suppress(NotAllowedError):
             sync.client.pause(order_id)
+            done.append("pause")
     send = getattr(sync.client, "delete" if action == "cancel" else action)
     for pause_s in _pauses(_JOBS_STOP_TIMEOUT_S):
         try:
             answer = send(order_id, **details)
+            done.append(action)
             break
         except NotAllowedError as exc:
             remote = _asked_for(sync, order_id)
             if remote is None:
                 raise
             is_stopping = remote.status in _JOBS_STOPPING.get(action, ())
+            if is_stopping:
+                limit = f"at most {_JOBS_STOP_TIMEOUT_S:g} s"
+                told(
+                    f"waiting until REGARDS has stopped the jobs of order {order_id}, {limit}",
+                    pause_s,
+                )
             if not (is_stopping and pause_s) or stop.wait(pause_s):
                 sync.keep_outcome(state, remote)  # what it says of a refused order is new
                 raise _refused(action, order_id, exc, remote) from exc
@@ -171,22 +197,54 @@ def _pauses(limit_s: float) -> Iterator[float]:
     yield 0.0
 
 
-def act_on_each(keys: list[OrderKey], act: Callable[[OrderKey], OrderKey]) -> list[OrderKey]:
-    """Act on all orders, also after a refusal; return their keys.
+class Acting:
+    """One action on several orders, also after a refusal."""
 
-    The first refusal is raised. Where several orders were meant, its text names all that failed.
-    """
-    done, errors = [], []
-    for key in keys:
-        try:
-            done.append(act(key))
-        except RegardsError as exc:
-            errors.append(exc)
-    if len(errors) > 1 or (errors and done):
-        told = "; ".join(map(str, errors))
-        raise NotAllowedError(
-            f"{len(done)} of {counted(len(keys), 'order')} done. {told}"
-        ) from errors[0]
-    for error in errors:
-        raise error
-    return done
+    def __init__(
+        self,
+        parts: TrackerParts,
+        action: str,
+        keys: list[OrderKey],
+        act: Callable[[OrderKey], OrderKey],
+    ) -> None:
+        self._core = parts
+        self._action = action
+        self._act = act
+        self._left = list(keys)
+        self._errors: list[RegardsError] = []
+        #: REGARDS may have received the request for the first order that is left.
+        self._is_open = False
+
+    def run(self) -> list[OrderKey]:
+        """Act on all orders; return their keys.
+
+        The first refusal is raised. Where several orders were meant, its text names all that
+        failed.
+        """
+        total, done, errors = counted(len(self._left), "order"), [], self._errors
+        while self._left:
+            try:
+                done.append(self._act(self._left[0]))
+            except RegardsError as exc:
+                errors.append(exc)
+            except StoppedWaiting as exc:
+                self._is_open = exc.in_work
+                raise
+            del self._left[0]
+        if len(errors) > 1 or (errors and done):
+            told = "; ".join(map(str, errors))
+            raise NotAllowedError(f"{len(done)} of {total} done. {told}") from errors[0]
+        for error in errors:
+            raise error
+        return done
+
+    def stopped(self) -> str:
+        """Return which orders were acted on when the user stopped the call."""
+        action, left = self._action, [self._core.state(key).name for key in self._left]
+        texts = [str(error) for error in self._errors]
+        if self._is_open:
+            first = left.pop(0)
+            texts.append(f"it is open whether REGARDS did {action} {first}, tracker.sync() asks it")
+        if left:
+            texts.append(f"no request was sent for {listed(left)}")
+        return f"{action}() was stopped: {'; '.join(texts)}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 import warnings
 import weakref
 from concurrent.futures import Future, wait
@@ -31,11 +30,11 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
-from regards_nb.output import SAID_AFTER_S, say
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, OrderHeldError
+from regards_nb.waits import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,21 +103,17 @@ class Workers:
             threads, self._threads = self._threads, []
             _end(self._jobs, len(threads))
         others = [thread for thread in threads if thread is not threading.current_thread()]
-        began_s = time.monotonic()
-        for limit_s in (min(SAID_AFTER_S, timeout_s), timeout_s):
-            for thread in others:
-                thread.join(max(began_s + limit_s - time.monotonic(), 0))
-            if not any(thread.is_alive() for thread in others):
-                break
-            if limit_s < timeout_s:
-                say(f"stop() waits until {job()} has ended, at most {timeout_s:g} s")
-        else:
-            running = job()
-            with self._lock:
-                self._drop_waiting()
-                _end(self._jobs, len(threads))
-            return f"{running} did not end within {timeout_s:g} s, and still runs"
-        return ""
+        if joined(
+            others,
+            timeout_s,
+            lambda: f"stop() waits until {job()} has ended, at most {timeout_s:g} s",
+        ):
+            return ""
+        running = job()
+        with self._lock:
+            self._drop_waiting()
+            _end(self._jobs, len(threads))
+        return f"{running} did not end within {timeout_s:g} s, and still runs"
 
     def _drop_waiting(self) -> None:
         while not self._jobs.empty():

@@ -31,7 +31,7 @@ from regards_nb.errors import (
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
 from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted
-from regards_nb.tracker.starting import awaited, in_thread
+from regards_nb.waits import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +71,8 @@ FIRST_RETRY_S = 30.0
 POLL_S = 10.0
 LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
+#: What the user is told who stops a sync().
+SYNC_STOPPED = "sync() was stopped, and some orders may not be up to date: call it again"
 #: No later round would go better.
 _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
@@ -482,6 +484,7 @@ class CatchUp:
         settle_s: float = SETTLE_S,
     ) -> None:
         self._stop = threading.Event()
+        self._client = sync.client
         # The thread holds what it needs and not the tracker, which can then be collected.
         self._thread = threading.Thread(
             target=_catch_up,
@@ -495,7 +498,7 @@ class CatchUp:
     def stop(self, timeout_s: float) -> None:
         """End the thread; while it waits for an answer, it ends after the answer."""
         self._stop.set()
-        self._thread.join(timeout_s)
+        joined([self._thread], timeout_s, lambda: _stopping(self._client, timeout_s))
 
 
 def _catch_up(
@@ -567,10 +570,8 @@ class Poller:
         if self._thread is not None and self._thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
-        client = self._sync.client
         try:
-            asked = in_thread(self._ask_first)
-            problem = awaited(asked, f"waiting for REGARDS at {client.base_url}")
+            problem = self._ask_first()
         except RegardsError as exc:
             self._health.report(HealthState.FAILED, str(exc))
             raise
@@ -612,9 +613,12 @@ class Poller:
         self._stop.set()
         if thread is None:
             return
-        thread.join(timeout_s)
-        self._health.report(HealthState.STOPPED)
-        if thread.is_alive():
+        client = self._sync.client
+        try:
+            has_ended = joined([thread], timeout_s, lambda: _stopping(client, timeout_s))
+        finally:
+            self._health.report(HealthState.STOPPED)
+        if not has_ended:
             raise TrackingError(
                 f"polling over REST did not end within {timeout_s:g} s; it ends when the server "
                 "has answered"
@@ -641,6 +645,10 @@ def _poll(rounds: _Rounds, health: HealthReport, stop: threading.Event, poll_s: 
             health.report_event()
         pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))
         next_s = time.monotonic() + rounds.retry_s(pause_s)
+
+
+def _stopping(client: RegardsClient, timeout_s: float) -> str:
+    return f"stop() waits for REGARDS at {client.base_url}, at most {timeout_s:g} s"
 
 
 def _polling(poll_s: float) -> str:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from regards_nb.errors import RegardsError, ServiceLoginError
-from regards_nb.output import SAID_AFTER_S, say
+from regards_nb.output import say
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from regards_nb.client import RegardsClient
     from regards_nb.tracker.shared import BackgroundErrors
 
@@ -25,6 +21,9 @@ _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}
 
 #: What the user is told who stops a start.
 STOPPED = "start() was stopped, and no event arrives: call start() again"
+#: The same of other calls.
+DOCTOR_STOPPED = "doctor() was stopped before its last check; it has changed nothing"
+END_STOPPED = "stop() was stopped: what still runs ends by itself, and stop() can be called again"
 
 
 class Source(Protocol):
@@ -78,25 +77,3 @@ def _tell(error: BaseException | None, errors: BackgroundErrors) -> None:
         errors.record("logging in to REGARDS", error)
     elif error is not None:
         errors.note(_UNCHECKED.format(error))
-
-
-def in_thread(job: Callable[[], Any]) -> Future[Any]:
-    """Run a job in a thread that delays no end of Python."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(job())
-        except BaseException as exc:  # noqa: BLE001 - the future hands it to its reader
-            future.set_exception(exc)
-
-    threading.Thread(target=run, name="regards-nb-login", daemon=True).start()
-    return future
-
-
-def awaited(future: Future[Any], text: str) -> Any:
-    """Return the result of a job; after a second, say what it waits for."""
-    with suppress(TimeoutError):
-        return future.result(SAID_AFTER_S)
-    say(text)
-    return future.result()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -30,6 +31,7 @@ from regards_nb.errors import (
     ServiceLoginError,
     ServiceUnreachableError,
     SettingsError,
+    StoppedWaiting,
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
@@ -37,6 +39,7 @@ from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
+from regards_nb.waits import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -295,8 +298,22 @@ class Submission:
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
+    def stopped(self, request: Request) -> str:
+        """Return whether there may be an order of a request when the user stopped its call."""
+        name, labelled = request.correlation_id, repr(request.label or request.correlation_id)
+        key = self._core.frames.key_of(name)
+        if key is not None:
+            return f"submit() was stopped: {self._core.state(key).name} was made for {labelled}"
+        row = self._core.journal.request(self._tenant, name)
+        if row is None or not json.loads(row[0]).get("sent", True):
+            return f"submit() was stopped: {_nothing(request)}"
+        return (
+            f"submit() was stopped: it is open whether REGARDS has made an order for {labelled}. "
+            f"submit({_name(request)}) asks it, and orders nothing twice"
+        )
+
     def _wait_for(self, holder: Holder) -> None:
-        _log.info("%s is submitting a request; waiting for it", holder)
+        told(f"waiting for {holder}, which is submitting a request", math.inf)
         self._core.signal.wait(self._core.signal.count, LOOK_S)
 
     def _submit_alone(self, request: Request, *, refuse_cart: bool, estimate: bool) -> None:
@@ -399,6 +416,10 @@ class Submission:
                 filename_regexp=request.filename_regexp,
                 correlation_id=request.correlation_id,
             )
+        except StoppedWaiting as exc:
+            if not exc.in_work:  # the login was stopped
+                self._save(request, sent=False)
+            raise
         except ServiceError as exc:
             if _surely_not_ordered(exc):
                 self._save(request, sent=False)
@@ -525,6 +546,11 @@ class Submission:
                     "wrong: check it, and ask the administrator. tracker.wait() with this "
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
+            told(
+                f"waiting for the answer of REGARDS to request {correlation_id!r}, at most "
+                f"{self._answer_s:g} s",
+                self._answer_s - left_s,
+            )
             seen = self._core.signal.wait(seen, min(left_s, 0.5))
 
 

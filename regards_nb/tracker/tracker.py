@@ -33,7 +33,7 @@ from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
 from regards_nb.output import say
 from regards_nb.queries import selection
-from regards_nb.tracker.actions import OrderActions, act_on_each
+from regards_nb.tracker.actions import Acting, OrderActions
 from regards_nb.tracker.blocking import BlockingOrders, without_own
 from regards_nb.tracker.dispatcher import (
     AutoDownload,
@@ -62,6 +62,7 @@ from regards_nb.tracker.rest_sync import (
     POLL_S,
     REST_ANSWERS,
     SILENCE_S,
+    SYNC_STOPPED,
     CatchUp,
     Poller,
     RestSync,
@@ -76,15 +77,11 @@ from regards_nb.tracker.shared import (
     TrackerParts,
     check_sources,
 )
-from regards_nb.tracker.starting import STOPPED, connect
+from regards_nb.tracker.starting import DOCTOR_STOPPED, END_STOPPED, STOPPED, connect
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
-from regards_nb.tracker.waiting import (
-    RUNNING,
-    Wait,
-    awaiting_stopped_by_user,
-    stopped_by_user,
-)
+from regards_nb.tracker.waiting import RUNNING, Wait
+from regards_nb.waits import awaiting_stopped_by_user, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -435,17 +432,19 @@ class OrderTracker:
         # A callback that calls stop() while another thread does would wait for itself.
         if self._dispatcher is None and is_own_thread():
             return
-        with self._life.changing:
+        with self._life.changing, stopped_by_user(lambda: END_STOPPED):
             catch_up, self._catch_up = self._catch_up, None
             dispatcher, self._dispatcher = self._dispatcher, None
             try:
-                self._consumer.stop(timeout_s)
+                try:
+                    self._consumer.stop(timeout_s)
+                finally:
+                    if catch_up is not None:
+                        catch_up.stop(timeout_s)
+                    parts = (dispatcher, self._downloads, self._actions)
+                    unended = [part.stop(timeout_s) for part in parts if part is not None]
+                    self._core.frames.save_checkpoint(timeout_s)
             finally:
-                if catch_up is not None:
-                    catch_up.stop(timeout_s)
-                parts = (dispatcher, self._downloads, self._actions)
-                unended = [part.stop(timeout_s) for part in parts if part is not None]
-                self._core.frames.save_checkpoint(timeout_s)
                 self._core.journal.watch(None)
                 self._life.was_stopped = True
                 # Views show the last state from now on, and say that it is the last.
@@ -482,15 +481,16 @@ class OrderTracker:
         """
         from regards_nb.doctor import examine
 
-        return examine(
-            parameters=self._amqp_parameters,
-            queue=self.queue,
-            is_read=self.health.state is HealthState.CONSUMING,
-            reads_only=isinstance(self._consumer, JournalReader),
-            client=self.client,
-            journal=self._core.journal,
-            workspace=self._downloads.workspace,
-        )
+        with stopped_by_user(lambda: DOCTOR_STOPPED):
+            return examine(
+                parameters=self._amqp_parameters,
+                queue=self.queue,
+                is_read=self.health.state is HealthState.CONSUMING,
+                reads_only=isinstance(self._consumer, JournalReader),
+                client=self.client,
+                journal=self._core.journal,
+                workspace=self._downloads.workspace,
+            )
 
     # -- the frames --
 
@@ -897,7 +897,8 @@ class OrderTracker:
             return request
         warning = "" if self.auto_download else self._blocking.before_third()
         refuse_cart = refuses_cart(cart)
-        key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
+        with stopped_by_user(partial(self._submission.stopped, request)):
+            key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
         if warning:
             warnings.warn(warning, stacklevel=2)
         return Order(self, key)
@@ -1033,7 +1034,8 @@ class OrderTracker:
         if self._sync is None:
             raise SettingsError(f"sync() {CLIENT_MISSING}")
         check_counts(limit=limit)
-        return self._as_orders(self._sync.take_in(limit=limit))
+        with stopped_by_user(lambda: SYNC_STOPPED):
+            return self._as_orders(self._sync.take_in(limit=limit))
 
     # -- actions --
 
@@ -1070,7 +1072,10 @@ class OrderTracker:
             self._actions.begin(action, orders)
             return self._as_orders([orders])
         keys = keys_in(orders, self._core.key_of, self._core.near)
-        return self._as_orders(act_on_each(keys, partial(self._actions.act, action, **details)))
+        act = partial(self._actions.act, action, **details)
+        acting = Acting(self._core, action, keys, act)
+        with stopped_by_user(acting.stopped):
+            return self._as_orders(acting.run())
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
         return [Order(self, key) for key in keys]

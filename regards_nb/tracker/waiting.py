@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
-import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
-from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
+from regards_nb.errors import OrderNotFoundError, WaitTimeoutError
 from regards_nb.text import counted
 from regards_nb.tracker.blocking import advice_for, advice_for_paused
 from regards_nb.tracker.dispatcher import awaits_files
@@ -21,7 +17,7 @@ from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import pandas as pd
 
@@ -48,74 +44,6 @@ _REST_MISSING = (
     "time limit of the server. Only REST tells of it: make the tracker with "
     "client=RegardsClient(...)"
 )
-
-
-@contextmanager
-def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
-    """End a wait at Ctrl-C or the stop button with one line instead of a traceback.
-
-    In a kernel, Python's own handler of SIGINT is installed meanwhile: kernels (xeus-python) and
-    libraries replace it, and then the stop button ends the kernel or does nothing. *outcome*
-    returns the line: what is done so far, and how it goes on. By default tracking continues.
-    """
-    replaced: Any = None
-    if _in_kernel() and threading.current_thread() is threading.main_thread():
-        replaced = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise (StoppedWaiting() if outcome is None else StoppedWaiting(outcome())) from None
-    finally:
-        # None: the handler was not installed from Python, and cannot be installed again.
-        if replaced is not None:
-            signal.signal(signal.SIGINT, replaced)
-
-
-class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
-    """`StoppedWaiting` in a task.
-
-    As a cancellation it ends the task alone: asyncio passes any other KeyboardInterrupt on to the
-    code that runs the loop, and a kernel would end.
-    """
-
-
-@contextmanager
-def awaiting_stopped_by_user() -> Iterator[None]:
-    """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
-
-    The handler of ipykernel cancels the cell with a CancelledError without text, and only when
-    something else wakes the loop. It is called as before, and the loop is woken at once.
-    """
-    kernels: Any = signal.getsignal(signal.SIGINT)
-    loop = asyncio.get_running_loop()
-    is_stopped = False
-
-    def stop(*signal_and_frame: Any) -> None:
-        nonlocal is_stopped
-        is_stopped = True
-        kernels(*signal_and_frame)
-        loop.call_soon_threadsafe(bool)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    is_replaced = callable(kernels) and is_main and _in_kernel()
-    if is_replaced:
-        signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_stopped:
-            raise _StoppedAwaiting from None
-        raise
-    finally:
-        # The kernel has its own handler back already if the cell has ended, or another one runs.
-        if is_replaced and signal.getsignal(signal.SIGINT) is stop:
-            signal.signal(signal.SIGINT, kernels)
-
-
-def _in_kernel() -> bool:
-    """Return whether a Jupyter kernel runs this code."""
-    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return getattr(get_ipython(), "kernel", None) is not None
 
 
 class Wait:

@@ -1,0 +1,198 @@
+"""What a call of the user waits for: said after a second, and ended by Ctrl-C with a sentence.
+
+`awaited` runs one step of a call that may take long. It alone knows when to speak and who may: the
+main thread, below whose cell the line appears. A line that another thread writes lands in the
+output of any cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from regards_nb.errors import StoppedWaiting
+from regards_nb.output import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_Result = TypeVar("_Result")
+
+#: A call that waits for longer says what it waits for.
+SAID_AFTER_S = 1.0
+#: Of a server that answers each of many requests late, it is said at most so often; of what is
+#: asked again and again, so often.
+_AGAIN_S, _TOLD_AGAIN_S = 5.0, 60.0
+#: What the main thread said last, and when.
+_last_said = ("", 0.0)
+
+
+def awaited(
+    job: Callable[[], _Result],
+    text: str,
+    *,
+    unwanted: Callable[[_Result], object] = lambda _: None,
+) -> _Result:
+    """Return what *job* returns; in the main thread, say *text* if that takes long.
+
+    The job then runs in another thread: Ctrl-C ends the wait at once, also where the system does
+    not end a look-up of a host, and *unwanted* gets the result that comes later.
+    """
+    if not _may_speak():
+        return job()
+    future = in_thread(job)
+    with interruptible():
+        try:
+            wait_for([future], max(SAID_AFTER_S, _AGAIN_S - _age_s(text)))
+            if not future.done():
+                _say_once(text)
+            return future.result()
+        except KeyboardInterrupt:
+            future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))
+            raise
+
+
+def told(text: str, silence_s: float) -> None:
+    """Say what the main thread begins to wait for, if it is silent for so long then."""
+    if _may_speak() and silence_s > SAID_AFTER_S and _age_s(text) > _TOLD_AGAIN_S:
+        _say_once(text)
+
+
+def _may_speak() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _age_s(text: str) -> float:
+    """Return how long ago *text* was said, if it was said last."""
+    words, at_s = _last_said
+    return time.monotonic() - at_s if words == text else math.inf
+
+
+def _say_once(text: str) -> None:
+    global _last_said  # noqa: PLW0603 - only the main thread speaks
+    _last_said = (text, time.monotonic())
+    say(text)
+
+
+def in_thread(job: Callable[[], _Result]) -> Future[_Result]:
+    """Run a job in a thread that delays no end of Python."""
+    future: Future[_Result] = Future()
+    run = copy_context().run
+    thread = threading.Thread(
+        target=run, args=(_work, future, job), name="regards-nb-request", daemon=True
+    )
+    thread.start()
+    return future
+
+
+def _work(future: Future[Any], job: Callable[[], Any]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as exc:  # noqa: BLE001 - the future hands it to its reader
+        future.set_exception(exc)
+    finally:
+        # The traceback of the exception has this frame: without this it would hold itself.
+        del future, job
+
+
+def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable[[], str]) -> bool:
+    """Wait for the ends of threads, at most *timeout_s*; return whether they have ended.
+
+    *text* returns what is said after a second.
+    """
+    began_s = time.monotonic()
+    for limit_s in (min(SAID_AFTER_S, timeout_s), timeout_s):
+        for thread in threads:
+            thread.join(max(began_s + limit_s - time.monotonic(), 0))
+        if not any(thread.is_alive() for thread in threads):
+            return True
+        if limit_s < timeout_s:
+            say(text())
+    return False
+
+
+@contextmanager
+def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
+    """End a call at Ctrl-C or the stop button with one line instead of a traceback.
+
+    *outcome* returns the line: what is done so far, and how it goes on. By default tracking
+    continues.
+    """
+    with interruptible():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise (StoppedWaiting() if outcome is None else StoppedWaiting(outcome())) from None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the stop button raise KeyboardInterrupt in this block.
+
+    In a kernel, Python's own handler of SIGINT is installed meanwhile: kernels (xeus-python) and
+    libraries replace it, and then the stop button ends the kernel or does nothing.
+    """
+    replaced: Any = None
+    if _in_kernel() and _may_speak():
+        replaced = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # None: the handler was not installed from Python, and cannot be installed again.
+        if replaced is not None:
+            signal.signal(signal.SIGINT, replaced)
+
+
+class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
+    """`StoppedWaiting` in a task.
+
+    As a cancellation it ends the task alone: asyncio passes any other KeyboardInterrupt on to the
+    code that runs the loop, and a kernel would end.
+    """
+
+
+@contextmanager
+def awaiting_stopped_by_user() -> Iterator[None]:
+    """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
+
+    The handler of ipykernel cancels the cell with a CancelledError without text, and only when
+    something else wakes the loop. It is called as before, and the loop is woken at once.
+    """
+    kernels: Any = signal.getsignal(signal.SIGINT)
+    loop = asyncio.get_running_loop()
+    is_stopped = False
+
+    def stop(*signal_and_frame: Any) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        kernels(*signal_and_frame)
+        loop.call_soon_threadsafe(bool)
+
+    is_replaced = callable(kernels) and _may_speak() and _in_kernel()
+    if is_replaced:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_stopped:
+            raise _StoppedAwaiting from None
+        raise
+    finally:
+        # The kernel has its own handler back already if the cell has ended, or another one runs.
+        if is_replaced and signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, kernels)
+
+
+def _in_kernel() -> bool:
+    """Return whether a Jupyter kernel runs this code."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return getattr(get_ipython(), "kernel", None) is not None

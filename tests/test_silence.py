@@ -1,0 +1,128 @@
+"""Each call says what it waits for while REGARDS does not answer, and what Ctrl-C has stopped."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import client_of, until
+
+from regards_nb import OrderTracker, errors
+from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
+
+pytestmark = pytest.mark.usefixtures("_says_at_once")
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    """Return a tracker over REST with one order that has not ended."""
+    alone = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+    with alone:
+        simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
+        alone.sync()
+        yield alone
+
+
+@contextmanager
+def interrupted_after(
+    condition: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
+    """Press Ctrl-C once *condition* is true of what the block has written; yield that."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+
+    def interrupt() -> None:
+        until(lambda: condition(written.getvalue()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield written
+    finally:
+        thread.join()
+        monkeypatch.undo()
+
+
+#: A call, what does not answer, and what Ctrl-C says.
+CASES: list[tuple[Callable[[Any], object], Route, str]] = [
+    (lambda t: t.submit("dataset:SWOT_PASS_012", label="x"), Route.BASKET,
+     "nothing was ordered for 'x'"),
+    (lambda t: t.submit("dataset:SWOT_PASS_012", label="x"), Route.APPLY,
+     "open whether REGARDS has made an order for 'x'.*correlation_id='nb-.*nothing twice"),
+    (lambda t: t.submit_each(pd.DataFrame({"provider_id": ["p"]}), estimate=False),
+     Route.APPLY, "0 of 1 order made.*Perhaps made: p"),
+    (lambda t: t.cancel(1), Route.ACTION, "open whether REGARDS did cancel order 1, .*sync"),
+    (lambda t: t.pause(1), Route.ORDER, "open whether REGARDS did pause order 1, .*sync"),
+    (lambda t: t.retry(1), Route.TOKEN, "retry.. was stopped: no request was sent for order 1"),
+    (lambda t: t.sync(), Route.ORDERS, r"sync\(\) was stopped.*call it again"),
+    (lambda t: t.client.search("p"), Route.CATALOGUE, "GET .*changes nothing"),
+    (lambda t: t.client.resume(1), Route.ACTION, "may carry out PUT .*resume/1"),
+    (lambda t: t.doctor(), Route.ORDERS, r"doctor\(\) was stopped.*changed nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case[1]}" for n, case in enumerate(CASES)])
+def test_a_call_that_gets_no_answer(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[Callable[[Any], object], Route, str],
+) -> None:
+    """It names REGARDS and the time limit, and Ctrl-C says whether something was done."""
+    call, route, outcome = case
+    if route is Route.TOKEN:
+        simulator.faults.add(ExpiredToken())
+    slow = simulator.faults.add(Slow(route=route, delay_s=60))
+    line = f"waiting for REGARDS at {simulator.base_url}, at most 130 s\n"
+    with (
+        interrupted_after(
+            lambda text: line in text and not simulator.faults.is_armed(slow), monkeypatch
+        ) as written,
+        pytest.raises(errors.StoppedWaiting, match=outcome) as stopped,
+    ):
+        call(tracker)
+    assert written.getvalue().count(line) == 1
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_stop_waits_for_regards_in_words(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names what it waits for; Ctrl-C ends it, and the tracker is stopped."""
+    tracker = OrderTracker(
+        client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
+    ).start()
+    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
+    tracker.sync()
+    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+    until(lambda: not simulator.faults.is_armed(slow))
+    line = f"stop() waits for REGARDS at {simulator.base_url}, at most 10 s\n"
+    with (
+        interrupted_after(lambda text: line in text, monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match=r"stop\(\) was stopped.*ends by itself"),
+    ):
+        tracker.stop()
+    with pytest.raises(errors.SettingsError, match="the tracker is stopped"):
+        tracker.wait(1)
+
+
+def test_a_request_that_is_repeated_says_why(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An overloaded REGARDS names a time: the line has it, and the attempt."""
+    busy = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", "1"),))
+    simulator.faults.add(busy)
+    assert client_of(simulator).orders().empty
+    assert capsys.readouterr().out == (
+        f"REGARDS at {simulator.base_url}: HTTP 503; asking again in 1 s, attempt 2 of 4\n"
+    )
