@@ -333,7 +333,7 @@ def _watched(tracker: OrderTracker, health: Health) -> str:
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    """Return one event on one line, without characters that a terminal would obey."""
+    """Return one event on one line, without control characters."""
     words = [
         event["received_at"],
         f"#{event.get('order_id', '-')}",

@@ -1,4 +1,4 @@
-"""Checks everything that a tracker depends on, and says for each failure what to ask of whom."""
+"""Checks everything that a tracker depends on, and says for each failure what to do."""
 
 from __future__ import annotations
 

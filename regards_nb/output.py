@@ -1,6 +1,6 @@
 """Write lines of text: below the running cell, to a terminal, or to a log file.
 
-Only the thread of the user writes: what another thread prints lands in whatever cell runs.
+Only the thread of the user writes: other lines would appear in the cell that runs at that time.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def test_a_useless_login_is_not_repeated_for_a_while(
     """After a 403 for the order of another user, the client logs in once more, and only once."""
     order_id = simulator.order(OrderPlan(n_files=1), owner="jane@cnes.fr")
     for _ in range(5):
-        with pytest.raises(NotAllowedError, match="somebody else"):
+        with pytest.raises(NotAllowedError, match="another user"):
             client.order(order_id)
     assert logins(simulator) == 2
 

@@ -188,7 +188,7 @@ def test_an_exclusive_reader_is_told_apart(
 def test_nobody_there_is_an_error_at_once(journal: Journal) -> None:
     """A closed port is said to be one."""
     consumer = Consumer(parameters_from("amqp://u:p@127.0.0.1:1/v"), "q", journal, nothing)
-    with pytest.raises(errors.BrokerUnreachableError, match="nobody answers at amqp://u@127"):
+    with pytest.raises(errors.BrokerUnreachableError, match="no broker answers at amqp://u@127"):
         consumer.start(LIMIT_S)
 
 

@@ -57,7 +57,7 @@ PORTAL_ADVICE = 'If a portal wants a key, give it: headers={"X-API-Key": ...}'
 #: Exception and advice for a status.
 _MEANINGS: dict[int, tuple[type[ServiceError], str]] = {
     401: (ServiceLoginError, "The token was refused: check user name, password and tenant"),
-    403: (NotAllowedError, "It belongs to somebody else, or your role does not allow it"),
+    403: (NotAllowedError, "It belongs to another user, or your role does not allow it"),
     404: (OrderNotFoundError, "Check the order id and the tenant"),
     429: (QuotaError, "Wait, or ask the administrator for a higher quota"),
     **dict.fromkeys(
@@ -108,7 +108,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "Wait for its next part: wait(until='part')",
     ),
     "USER_NOT_ALLOWED_TO_MANAGE_ORDER": (
-        "the order belongs to somebody else",
+        "the order belongs to another user",
         "Log in as its owner, or ask the project administrator",
     ),
 }

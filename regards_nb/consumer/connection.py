@@ -102,7 +102,7 @@ class Connection:
         self._probe = MajorityProbe(
             queue, self._answers, self._finish, writer.on_acknowledgements_confirmed
         )
-        #: `request_close` of another thread must not meet I/O services that are closed
+        #: `request_close`, in another thread, must not use I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
         self._flush_scheduled = False
@@ -548,7 +548,7 @@ class Connection:
         """Ask whether messages may be on their way to the consumer.
 
         RabbitMQ would deliver these again with the flag, and of two messages with the same bytes
-        one could be journalled and acknowledged, and the other be taken for it. A consumer that
+        one could be journalled and acknowledged, and the other be matched with it. A consumer that
         acknowledges nothing receives what the prefetch limit allows, and then no more.
         """
         if self._channel.is_open and not self._is_cancelling:

@@ -211,7 +211,7 @@ class _SharedState(HealthReport):
 def _run(
     addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
 ) -> None:
-    """Run the thread: nothing ends it without a word."""
+    """Run the thread; report whatever exception ends it."""
     try:
         _run_connections(addresses, queue, journal, shared)
     except BaseException as exc:  # noqa: BLE001 - other code can throw any exception into a thread
@@ -317,11 +317,11 @@ def _run_connection(
     except RegardsError as exc:
         error = exc
     except BaseException as exc:  # noqa: BLE001 - also what other code throws into this thread
-        _log.exception("the consumer met an unexpected error and reconnects")
+        _log.exception("an unexpected error ended the connection; the consumer reconnects")
         error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
         error.__cause__ = exc
-        # Nobody knows whether the journal has them. RabbitMQ delivers them again, and the next
-        # session compares them.
+        # The journal may have them or not. RabbitMQ delivers them again, and the next session
+        # compares them.
         connection.drop_pending()
     finally:
         shared.set_connection(None)

@@ -93,7 +93,7 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         while position <= last_start:
             kind, channel, size = _FRAME_START.unpack_from(data, position)
             if kind not in _IS_FRAME:
-                # the broker speaks another version of AMQP, and pika reports that
+                # the broker uses another version of AMQP, and pika reports that
                 position = len(data)
                 break
             start = position + _START_BYTES

@@ -70,7 +70,7 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
             case pika_errors.StreamLostError() | pika_errors.AMQPHeartbeatTimeout():
                 return BrokerUnreachableError(f"the connection to {where} was lost: {error}")
     return BrokerUnreachableError(
-        f"nobody answers at {where} ({_innermost(cause)}). Check host and port, the network or "
+        f"no broker answers at {where} ({_innermost(cause)}). Check host and port, the network or "
         "VPN, and whether the broker is running."
     )
 

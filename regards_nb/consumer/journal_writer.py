@@ -217,7 +217,7 @@ class JournalWriter:
         newest_id = rows.last_id()
         is_redelivery = any(delivery.redelivered for delivery in deliveries)
         if is_redelivery:
-            # Include new rows of other kernels: when one of them dies, we receive its messages.
+            # Include new rows of other kernels: when one of them ends, its messages come here.
             recent = rows.recent(
                 self._queue, after_id=self._compared_up_to_id, limit=MAX_COMPARED_ROWS
             )

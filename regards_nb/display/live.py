@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 REPEATED_CLICK_S = 2.0
 
 
-class NotebookView(ABC):
+class NotebookView:
     """Outputs of a notebook that show the same table, and are replaced together."""
 
     def __init__(self, keys_of: KeysOf, note: str = "") -> None:
@@ -56,33 +56,6 @@ class NotebookView(ABC):
         self._rates = DownloadRates()
         self._facts = OrderFacts()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-
-    @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-        return self._changed
-
-    @property
-    @abstractmethod
-    def interval_s(self) -> float:
-        """The least time between two repaints."""
-
-    @property
-    @abstractmethod
-    def is_alive(self) -> bool:
-        """Whether the page of the view still exists."""
-
-    @abstractmethod
-    def paint(self, snapshot: Snapshot) -> None:
-        """Show a snapshot."""
-
-    @abstractmethod
-    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
-        """Show the last state; nothing updates it afterwards."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what the view holds."""
 
     def begin(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
@@ -109,7 +82,7 @@ class HtmlView(NotebookView):
     widgets are preferred where there are any. The first *note* stays while `say` gives no other.
     """
 
-    #: Each update is a whole new output, so two updates a second are enough.
+    #: The least time between two repaints: each is a whole new output.
     interval_s = 0.5
     #: It holds no widgets that a page could close.
     is_alive = True
@@ -118,6 +91,11 @@ class HtmlView(NotebookView):
         super().__init__(keys_of, note)
         self._default_note = note
         self._shown: dict[str, Any] = {}
+
+    @property
+    def changed(self) -> bool:
+        """Whether to paint although the tracker did not change."""
+        return self._changed
 
     def show(self, snapshot: Snapshot, **_: object) -> None:
         """Put the table below the running cell."""
@@ -154,7 +132,7 @@ class HtmlView(NotebookView):
             self._shown = bundle
 
 
-class LiveView(NotebookView):
+class LiveView(NotebookView, ABC):
     """One set of widgets; any number of outputs may show it."""
 
     #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
@@ -307,6 +285,10 @@ class LiveView(NotebookView):
             handle.update(bundle, raw=True)
         self._fallback = self.last
         self._next_fallback_s = time.monotonic() + self.fallback_interval_s
+
+
+#: A view that the refresh thread repaints.
+View = HtmlView | LiveView
 
 
 class Clicks:

@@ -24,7 +24,7 @@ from regards_nb.display.model import TICK_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from regards_nb.display.live import NotebookView
+    from regards_nb.display.live import View
     from regards_nb.tracker import OrderTracker, Snapshot
 
 INTERVAL_S = 0.2
@@ -60,11 +60,11 @@ class RefreshThread:
         self._last_error = ""
         # Guards _views and _thread; not held while painting.
         self._lock = threading.Lock()
-        self._views: dict[Hashable, NotebookView] = {}
+        self._views: dict[Hashable, View] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         #: Of each view the version that it shows, and when it may and when it must be repainted.
-        self._painted: weakref.WeakKeyDictionary[NotebookView, tuple[int, float, float]] = (
+        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
         self._was_running = self._has_stopped = False
@@ -80,7 +80,7 @@ class RefreshThread:
             view = self._views.get(name)
         return view is not None and view.visible
 
-    def view(self, name: Hashable, make: Callable[[], NotebookView]) -> NotebookView:
+    def view(self, name: Hashable, make: Callable[[], View]) -> View:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
             found = self._views.pop(name, None)
@@ -98,7 +98,7 @@ class RefreshThread:
                 view.close()
         return found
 
-    def paint(self, view: NotebookView, tracker: OrderTracker) -> bool:
+    def paint(self, view: View, tracker: OrderTracker) -> bool:
         """Paint one view if something changed; return whether that succeeded."""
         try:
             # Read before the snapshot: at worst the same state is painted twice.

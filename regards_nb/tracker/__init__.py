@@ -3,8 +3,8 @@
 - ``shared``: journal, frames, change signal, background errors and leases, which all parts use;
 - ``selection``: which orders a user means;
 - ``downloads``: one download at a time for each order, several orders side by side;
-- ``fetch``: the download of one order, alike in threads and in workers;
-- ``executors``, ``worker``: a call of ``download`` on an executor, and what runs in its workers;
+- ``fetch``: the download of one order, in a thread or in a worker of another process;
+- ``executors``: a call of ``download`` on an executor;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
 - ``rest_sync``: asks REGARDS over REST for what no message told;

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 #: Events of so short a time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
-#: A caller who reads the frames at once goes first; a callback waits for nobody.
+#: Without callbacks the thread waits so long before it reads: a user who reads the frames at once
+#: then need not wait for it.
 YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
 LONGEST_RETRY_S = 900.0
@@ -179,7 +180,7 @@ def _follow(
             if not callbacks.registered:
                 stop.wait(YIELD_S)
             if _step(parts, queue, callbacks, downloads) and seen == before:
-                # Another kernel has written the events; threads that wait must see them.
+                # Another kernel has written the events; wake the threads that wait.
                 parts.signal.send()
             if callbacks.look():
                 parts.signal.send()
@@ -374,7 +375,7 @@ class AutoDownload:
             is_incomplete = state.key in self._incomplete and state.status not in GONE
             if state.order_id is None or not (state.to_download or is_incomplete):
                 self._due.pop(state.key, None)
-            elif self._downloads.is_held_elsewhere(state):
+            elif self._core.holders.of(state):
                 self._look_later(state.key)
             else:
                 future = self._downloads.begin_recording_errors(

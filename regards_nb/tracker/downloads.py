@@ -3,7 +3,7 @@
 These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
 `OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
 ``wait(download=True)`` and `submit_each` use. Of several processes, the one with the lease of the
-order downloads it (`tracker/shared.py`); workers of an executor take it, too (`tracker/worker.py`).
+order downloads it (`tracker/shared.py`); workers of an executor take it, too (`tracker/fetch.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
 )
-from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
@@ -235,11 +234,6 @@ class Downloads:
                 errors.record(what, error)
 
         return self.begin(order, request, on_end=ended)
-
-    def is_held_elsewhere(self, order: OrderState) -> bool:
-        """Return whether another process downloads the order now."""
-        name = order_lease(order.tenant or self._tenant, order.order_id or 0)
-        return self._core.journal.leases.holder(name) is not None
 
     def run(
         self,

@@ -154,7 +154,7 @@ def merged(queries: Sequence[str]) -> list[str]:
 
 
 def _raise_if_refused(error: ServiceError) -> None:
-    """Raise an error that the order would meet, too."""
+    """Raise an error that the request for the order would get, too."""
     # 403 and 404 come from a gateway that does not have the path, or not for this account.
     if isinstance(error, ServiceLoginError) or error.status_code in (400, 422):
         raise error

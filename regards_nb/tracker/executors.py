@@ -20,8 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import DownloadError, JournalError, RegardsError, SettingsError
 from regards_nb.orders import GONE
-from regards_nb.tracker.fetch import OrderToFetch
-from regards_nb.tracker.worker import WorkerTask, packed_function, processing_error, run_in_worker
+from regards_nb.tracker.fetch import (
+    OrderToFetch,
+    WorkerTask,
+    packed_function,
+    processing_error,
+    run_in_worker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +114,7 @@ class ThreadCall:
 class WorkerCall:
     """A call whose orders are downloaded by workers of other processes.
 
-    *submit* runs a job in a thread: orders whose worker died together with its pool.
+    *submit* runs a job in a thread: orders whose worker ended together with its pool.
     """
 
     def __init__(
@@ -172,7 +177,7 @@ class WorkerCall:
     ) -> None:
         """Pass on what a worker answered; called in a thread of the executor."""
         order_id = task.order.order_id
-        # Dask keeps what somebody refers to, and runs it again when its worker dies.
+        # Dask keeps a result as long as its future exists, and makes it again when its worker ends.
         self._inner.pop(order_id, None)
         if inner.cancelled():
             outer.set_exception(DownloadError(f"order {order_id} was cancelled before it began"))

@@ -161,7 +161,7 @@ class BackgroundErrors:
         self._changed()
 
     def note(self, text: str) -> None:
-        """Show a text about something that was mended by itself: no call raises it."""
+        """Show a text about a problem that is over already: no call raises it."""
         with self._lock:
             self._show(text)
         self._changed()

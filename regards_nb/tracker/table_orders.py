@@ -10,7 +10,6 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.arguments import check_numbers
-from regards_nb.consumer import HealthState
 from regards_nb.errors import (
     BrokerUnreachableError,
     ServiceUnreachableError,
@@ -34,7 +33,6 @@ from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from regards_nb.consumer import Health
     from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
@@ -77,14 +75,14 @@ class TableOrders:
         submission: Submission,
         blocking: BlockingOrders,
         *,
-        health: Callable[[], Health],
+        require_running: Callable[[], None],
         downloads: AutoDownload | None,
         policy: TablePolicy,
     ) -> None:
         self._core = parts
         self._submission = submission
         self._blocking = blocking
-        self._health = health
+        self._require_running = require_running
         self._downloads = downloads
         self._policy = policy
         timeout_s = policy.timeout_s
@@ -130,7 +128,7 @@ class TableOrders:
         self._wanted = list(wanted)
         for request in self._wanted:
             request.check()
-        self._refuse_stopped()
+        self._require_running()
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(_Attempts(self._bases))
         changed: list[str] = []
@@ -218,7 +216,7 @@ class TableOrders:
                 raise WaitTimeoutError(
                     f"after {self._policy.timeout_s:g} s, {self._note(states)}. {_GO_ON}"
                 )
-            self._refuse_stopped()
+            self._require_running()
             view.refresh(note=self._note(states))
             if not (self._pending and self._has_room(states)):
                 seen = self._core.signal.wait(seen, POLL_S)
@@ -275,15 +273,6 @@ class TableOrders:
 
     def _states(self) -> list[OrderState]:
         return self._core.states(self.keys())
-
-    def _refuse_stopped(self) -> None:
-        health = self._health()
-        if health.state in {HealthState.STOPPED, HealthState.FAILED}:
-            self._core.errors.raise_new()
-            raise SettingsError(
-                "this tracker is not started, so it would not learn how the orders go on: call "
-                "tracker.start(), or use `with tracker:`"
-            )
 
     # -- what is said
 

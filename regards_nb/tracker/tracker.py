@@ -477,7 +477,7 @@ class OrderTracker:
     def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
 
-        The report prints one line for each check: ok, or what to ask of whom.
+        The report prints one line for each check: ok, or what is wrong and what to do.
         """
         from regards_nb.doctor import examine
 
@@ -791,7 +791,7 @@ class OrderTracker:
 
         None means every status; `off` ends it. An error in it is logged and shown, raised at the
         end of the next wait, and stops nothing. There is a warning for a status that REGARDS has
-        not named so far: it is a slip, or comes from a newer server.
+        not named so far: it is misspelt, or a newer server sends it.
 
         Raises
         ------
@@ -982,7 +982,7 @@ class OrderTracker:
             self._core,
             self._submission,
             self._blocking,
-            health=lambda: self.health,
+            require_running=self._life.require_running,
             downloads=self._new_auto_download() if download else None,
             policy=TablePolicy(
                 refuse_cart=refuses_cart(cart),
