@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: The start of a URL, also as `pathlib.Path` writes it; one letter is a drive of Windows.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_flags(**values: object) -> None:
@@ -40,6 +44,17 @@ def check_texts(**values: object) -> None:
 def check_paths(**values: object) -> None:
     """Refuse a value that is not a path, such as 5 for a folder; None is the default path."""
     _check("a path", _is_path, values)
+
+
+def check_local_paths(**values: object) -> None:
+    """Refuse a value that is no path of this computer, such as the URL of a bucket."""
+    check_paths(**values)
+    for name, value in values.items():
+        if _URL.match(str(value)):
+            raise SettingsError(
+                f"{name} must be a path on this computer, not {value!r:.100}: write there, then "
+                "copy it to the bucket"
+            )
 
 
 def check_counts(**values: object) -> None:

@@ -112,6 +112,18 @@ def test_what_names_no_order_is_refused(tracker: OrderTracker) -> None:
         tracker.download_soon("nope")
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/out", Path("s3://bucket/out")])
+def test_an_export_goes_to_this_computer(
+    tracker: OrderTracker, url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is called "s3:" helps nobody; so with a backup."""
+    monkeypatch.chdir(tmp_path)
+    for write in (tracker.export, tracker.backup):
+        with pytest.raises(errors.SettingsError, match="must be a path on this computer"):
+            write(url)
+    assert not Path("s3:").exists()
+
+
 def test_a_callback_takes_an_event(tracker: OrderTracker) -> None:
     """A function without an argument, and what is no function, are refused by on()."""
     with pytest.raises(errors.SettingsError, match=r"one argument, the OrderEvent.*too many"):

@@ -316,6 +316,8 @@ def test_large_files_go_in_parts_and_unfinished_uploads_are_aborted(
         ("file:///data", "file: files go to a folder"),
         (Path("s3://bucket/orders"), "given as text"),
         ("s3:///orders", "names no bucket"),
+        ("s3://", "names no bucket"),
+        ("S3://bucket/../orders", "no '..'"),
         ("s3://bucket/../orders", "no '..'"),
         ("s3://key:hidden@bucket/orders", "holds no account"),
     ],

@@ -204,10 +204,11 @@ def test_a_busy_store_is_asked_again_and_an_ended_session_is_named(
             refusal("500 Internal Server Error", "InternalError"),
             "500 InternalError.*Perhaps .* full",
         ),
+        (refusal("403 Forbidden", "SignatureDoesNotMatch"), "AWS_SECRET_ACCESS_KEY is wrong"),
         (refusal("403 Forbidden", "AccessDenied"), "refuses access .*403 AccessDenied.* the right"),
         (BUSY, "fewer requests .503 SlowDown.*try later"),
     ],
-    ids=["quota", "minio-quota", "minio-disk", "rclone-disk", "rights", "busy"],
+    ids=["quota", "minio-quota", "minio-disk", "rclone-disk", "key", "rights", "busy"],
 )
 def test_a_bucket_that_takes_no_more_is_named_and_gets_the_rest_later(
     answer: bytes, words: str, bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,15 @@ _STATUS = re.compile(r"status code: (\d{3})")
 #: S3 has no code for a full store. Ceph sends QuotaExceeded (403), MinIO
 #: XMinioAdminBucketQuotaExceeded (400) and XMinioStorageFull (507).
 _FULL_CODE, _FULL_STATUS = re.compile(r"Quota|StorageFull"), 507
+#: What to do about a refused access: by the code of S3, and in general.
+_WRONG_KEY = {
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is wrong",
+    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID is wrong",
+}
+_RIGHTS = (
+    "The account of AWS_ACCESS_KEY_ID or AWS_PROFILE needs the right to list, read and create "
+    "objects there"
+)
 _NO_ACCOUNT = "169.254.169.254"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _REST_STAYS = "Uploaded files stay: download again, and only the missing files are fetched"
@@ -311,10 +320,8 @@ class Bucket:
         elif status == _FULL_STATUS or _FULL_CODE.search(code or ""):
             reason = f"{place} at {endpoint} is full ({told}): make room, or ask for a higher quota"
         elif status in {401, 403}:
-            reason = (
-                f"{endpoint} refuses access to {place} ({told}). The account of AWS_ACCESS_KEY_ID "
-                "or AWS_PROFILE needs the right to list, read and create objects there"
-            )
+            advice = _WRONG_KEY.get(code or "", _RIGHTS)
+            reason = f"{endpoint} refuses access to {place} ({told}). {advice}"
         elif status in {429, 503}:
             reason = f"{endpoint} asks for fewer requests ({told}) for {place}: try later"
         elif "builder error" in text and endpoint.startswith("http:"):

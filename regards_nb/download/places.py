@@ -52,13 +52,15 @@ def as_place(given: str | Path | UPath) -> Place:
     scheme = _URL.match(text)
     if scheme is None:
         return Path(text).expanduser().absolute()
+    text = scheme[1].lower() + text[scheme.end(1) :]
     if not is_url(text):
         raise SettingsError(
             f"{scheme[1]}: files go to a folder or to s3://bucket/prefix, given as text; other "
             "addresses cannot be written to. For another store, mount it as a folder, or use its "
             "S3 interface with AWS_ENDPOINT_URL"
         )
-    bucket, prefix = split_url(text.rstrip("/"))
+    bucket, prefix = split_url(text)
+    prefix = prefix.rstrip("/")
     if "@" in bucket or ":" in bucket:
         # The text is not repeated: it may hold a key.
         raise SettingsError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
 
-from regards_nb.arguments import check_paths
+from regards_nb.arguments import check_local_paths
 from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import schema
@@ -291,7 +291,7 @@ class Journal:
 
         It is a journal, too, and needs no other file beside it. A journal on a server is refused.
         """
-        check_paths(path=path)
+        check_local_paths(path=path)
         target = Path(path).expanduser().absolute()
         if self._database.path is None:
             raise JournalError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
 from regards_nb.arguments import (
     check_counts,
     check_flags,
+    check_local_paths,
     check_numbers,
     check_paths,
     check_texts,
@@ -535,7 +536,7 @@ class OrderTracker:
         SettingsError
             *kind* is another one, or pyarrow is missing.
         """
-        check_paths(folder=folder)
+        check_local_paths(folder=folder)
         return self._core.frames.export(Path(folder), kind)
 
     def check_journal(self) -> list[str]:
