@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.consumer import Health, HealthState
 from regards_nb.errors import NotAllowedError
+from regards_nb.frames import States
 from regards_nb.orders import FINISHED, OrderKey, OrderState
+from regards_nb.tracker import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -44,7 +46,7 @@ def order(name: str = "swath-a", order_id: int | None = 1, **known: Any) -> Orde
 class ScriptedSnapshot:
     """What the tracker says at one moment."""
 
-    orders: tuple[OrderState, ...] = ()
+    orders: Sequence[OrderState] = ()
     health: Health = field(
         default_factory=lambda: Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
     )
@@ -53,6 +55,11 @@ class ScriptedSnapshot:
     n_known: int = 0
     n_wanted: int = 0
     blocking: tuple[OrderState, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "orders", States(self.orders))
+
+    is_moving = Snapshot.is_moving
 
 
 class ScriptedTracker:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from test_frames import by_file, same, written
 
 from regards_nb import OrderTracker
 from regards_nb.client import RemoteOrder
+from regards_nb.display import MAX_ROWS, OrderFacts, table_model
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import CheckpointWriter, Frames
 from regards_nb.journal import Journal
@@ -83,7 +85,7 @@ def save(frames: Frames) -> None:
 def assert_equal(some: Frames, others: Frames) -> None:
     """Compare all that two objects show."""
     same(some.orders, others.orders)
-    assert some.states() == others.states()
+    assert list(some.states()) == list(others.states())
     same(some.events, others.events)
     same(by_file(some.files), by_file(others.files))
     same(some.rejected, others.rejected)
@@ -148,7 +150,13 @@ def test_frames_with_and_without_a_checkpoint_are_equal(
         for name in (state.key, state.correlation_id, state.order_id):
             if name is not None:
                 assert again.key_of(name) == fresh.key_of(name)
-        assert again.states([state.key]) == [state]
+        assert list(again.states([state.key])) == [state]
+    states = again.states()
+    for flag in ("finished", "to_download", "waits_for_download", "lacks_names"):
+        assert list(states.where(flag)) == [each for each in states if getattr(each, flag)]
+        assert list(states.without(flag)) == [each for each in states if not getattr(each, flag)]
+    assert [*states.where("order_id", [2])] == [each for each in states if each.order_id == 2]
+    assert [*states[1:]] == [*states][1:]
     journal.close()
 
 
@@ -184,6 +192,26 @@ def test_the_columns_of_the_events_are_read_when_they_are_asked_for(tmp_path: Pa
             assert len(frames.orders) == len(frames.states()) == 75
             save(frames)
         assert_equal(frames, without_checkpoint(journal))
+
+
+def test_a_view_keeps_no_state_of_an_order_that_it_does_not_draw(tmp_path: Path) -> None:
+    """A long history takes some bytes an order, and not all that is known of each order."""
+    path, n_orders = tmp_path / "journal.sqlite", 3000
+    with Journal(path) as journal:
+        write_orders(journal, 0, n_orders)
+        save(Frames(journal, None))
+    tracker = OrderTracker("amqp://nowhere.invalid", "q", journal=path)
+    facts = OrderFacts()
+    table_model(tracker.snapshot([]), facts=facts)  # the checkpoint is read
+    tracemalloc.start()
+    try:
+        kept = (tracker.snapshot(), facts)
+        assert len(table_model(kept[0], facts=facts).rows) == MAX_ROWS
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes / n_orders < 150
+    tracker.stop()
 
 
 def test_events_that_are_stored_no_more_come_from_the_journal(tmp_path: Path) -> None:

@@ -426,7 +426,7 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
     same(by_file(grown.files), by_file(fresh.files))
     same(grown.rejected, fresh.rejected)
     assert grown.rejections == fresh.rejections == len(pieces)
-    assert grown.states() == fresh.states()
+    assert list(grown.states()) == list(fresh.states())
     book = OrderReducer()
     for row in (row for batch in journal.read() for row in batch.rows()):
         event = decode(row.delivery)

@@ -46,7 +46,7 @@ HOME_OF = {
     "requests": {"client"},
     "sqlalchemy": {"journal"},
     "pandas": {"frames"},
-    "numpy": {"frames"},
+    "numpy": {"frames", "display"},
     "pyarrow": {"frames"},
     "msgspec": {"events", "orders", "journal", "download", "frames"},
     "ipywidgets": {"display"},

@@ -77,12 +77,11 @@ def test_a_wait_names_the_orders_that_block_it(
 
 
 def test_an_order_that_was_downloaded_blocks_no_more(
-    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+    simulator: Simulator, tracker: OrderTracker
 ) -> None:
-    """Also before the next search, which may come late where there are many orders."""
+    """The next snapshot knows it."""
     numbers = [simulator.order(ONE_FILE) for _ in range(3)]
     until(lambda: tracker.orders["waits_for_download"].sum() == 2)
-    monkeypatch.setattr(tracker._blocking, "pause_factor", 1e9)
     until(lambda: [state.order_id for state in tracker.snapshot().blocking] == numbers[:2])
     tracker.download(*numbers[:2])
     assert not {state.order_id for state in tracker.snapshot().blocking} & set(numbers[:2])

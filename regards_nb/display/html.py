@@ -296,9 +296,10 @@ _FALLBACK_CSS = f"""<style>
 </style>"""
 
 
-def fallback_bundle(snapshot: Snapshot) -> dict[str, Any]:
+def fallback_bundle(model: TableModel) -> dict[str, Any]:
     """Return a picture that is visible only where the widget beside it cannot be shown."""
-    picture = f'<div class="regards-nb-fallback" style="display:none">{html(snapshot)}</div>'
+    page = _page(model, as_of())
+    picture = f'<div class="regards-nb-fallback" style="display:none">{page}</div>'
     return {"text/html": f"{_FALLBACK_CSS}{picture}", "text/plain": ""}
 
 

@@ -67,11 +67,15 @@ class NotebookView:
         self._changed |= note != self._note
         self._note = note
 
+    def _still(self, snapshot: Snapshot) -> TableModel:
+        """Return the texts of a picture that does not move."""
+        return table_model(snapshot, facts=self._facts)
+
     def _moving(self, snapshot: Snapshot, only: str = "") -> TableModel:
         """Return the texts of the present, with the rates of the downloads."""
         self._changed = False
         self.last = snapshot
-        self._rates.update(snapshot.orders, time.monotonic())
+        self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
         return table_model(snapshot, only=only, rates=self._rates, facts=self._facts)
 
 
@@ -101,7 +105,7 @@ class HtmlView(NotebookView):
         """Put the table below the running cell."""
         with self._lock:
             self.last = snapshot
-            bundle = static_bundle(table_model(snapshot), self._note)
+            bundle = static_bundle(self._still(snapshot), self._note)
             self._replace(bundle)
             self.visible = True
             publish(bundle, self._handles)
@@ -120,7 +124,7 @@ class HtmlView(NotebookView):
         with self._lock:
             self.visible = False
             words = " · ".join(filter(None, (note or self._default_note, as_of())))
-            self._replace(static_bundle(table_model(snapshot), words))
+            self._replace(static_bundle(self._still(snapshot), words))
 
     def close(self) -> None:
         """Do nothing: there are no widgets to close."""
@@ -238,7 +242,7 @@ class LiveView(NotebookView, ABC):
             model = self._moving(snapshot, self.filter)
             self.update(model, self._note, self._answer_text)
             if self._is_fallback_due:
-                self._replace_fallback(fallback_bundle(snapshot))
+                self._replace_fallback(fallback_bundle(self._still(snapshot)))
 
     def freeze(self, snapshot: Snapshot, note: str = "") -> None:
         """Replace the outputs by the last state as plain HTML, which the notebook stores."""
@@ -247,13 +251,15 @@ class LiveView(NotebookView, ABC):
             self.last = snapshot
             self._note = note
             words = " · ".join(filter(None, (note, self._answer_text, as_of())))
-            bundle = static_bundle(table_model(snapshot), words)
+            bundle = static_bundle(self._still(snapshot), words)
             for handle in self._handles:
                 handle.update(bundle, raw=True)
             # The value of a cell cannot be replaced: its widgets show the last state, and its
             # fallback stays for the time when the kernel has ended.
             is_permanent = self._is_permanent
-            self._replace_fallback(fallback_bundle(snapshot) if is_permanent else EMPTY_BUNDLE)
+            self._replace_fallback(
+                fallback_bundle(self._still(snapshot)) if is_permanent else EMPTY_BUNDLE
+            )
             if is_permanent:
                 self._note = " · ".join(filter(None, (note, as_of())))
                 self.paint(snapshot)
@@ -274,10 +280,10 @@ class LiveView(NotebookView, ABC):
         live = self.root._repr_mimebundle_()
         # anywidget returns the metadata beside the values
         values = live[0] if isinstance(live, tuple) else live
-        return {**values, **static_bundle(table_model(snapshot), as_of())}
+        return {**values, **static_bundle(self._still(snapshot), as_of())}
 
     def _publish_fallback(self, snapshot: Snapshot) -> None:
-        publish(fallback_bundle(snapshot), self._fallback_handles)
+        publish(fallback_bundle(self._still(snapshot)), self._fallback_handles)
         self._fallback = snapshot
 
     def _replace_fallback(self, bundle: dict[str, Any]) -> None:

@@ -6,15 +6,17 @@ the network is cleaned here once; HTML escapes it after that.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from regards_nb.events import OrderStatus
+from regards_nb.frames import States
 from regards_nb.orders import GONE
 from regards_nb.text import LIMIT_CHARS, clean, counted, size
 
@@ -141,46 +143,93 @@ class TableModel:
         return self.total >= MIN_TO_FILTER
 
 
-class _Facts:
-    """What a table needs of each order, shown or not."""
-
-    __slots__ = ("_text", "fraction_over", "is_open", "order", "rank", "severity")
-
-    def __init__(self, order: OrderState) -> None:
-        self.order = order
-        self.severity = severity_of(order)
-        self.rank = _rank(order, self.severity)
-        #: Whether the order goes on, at REGARDS or with its download.
-        self.is_open = not order.finished or order.downloading
-        #: All of an order that has ended in any way is over.
-        self.fraction_over = _fraction(order) if self.is_open else 1.0
-        self._text = ""
-
-    def match(self, words: Sequence[str]) -> bool:
-        """Return whether the order has all words of a filter."""
-        # A correlation id behind a label must match as a whole: generated ids match by chance.
-        name = self.order.correlation_id.casefold()
-        self._text = self._text or _searched_text(self.order, self.severity)
-        return all(word in self._text or word == name for word in words)
+#: What a table needs of each order, shown or not.
+_FACTS = np.dtype([
+    # the place in `Severity`
+    ("severity", "i1"),
+    # the negative end of an ended order
+    ("ended", "f8"),
+    ("number", "i8"),
+    ("is_finished", "?"),
+    ("is_paused", "?"),
+    ("is_downloading", "?"),
+    # how much is over, at most 1; NaN: unknown
+    ("fraction", "f8"),
+    # in seconds since 1970
+    ("first_event", "f8"),
+    ("last_event", "f8"),
+    # sub-orders; both 0 where their number is not known
+    ("done", "i8"),
+    ("total", "i8"),
+    # places in the texts of `OrderFacts`
+    ("status", "i4"),
+    ("tenant", "i4"),
+])  # fmt: skip
+_LAST = np.iinfo("i8").max
 
 
 class OrderFacts:
     """Keeps what a view needs of each order, and computes it again only for changed orders.
 
-    There may be ten thousand orders, of which a few change between two repaints.
+    There may be a hundred thousand orders, of which a few change between two repaints.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, _Facts] = {}
+        self._orders = States()
+        self._facts = np.empty(0, _FACTS)
+        #: Statuses and tenants by their places.
+        self._places: dict[str | None, int] = {}
+        #: What a filter searches in an order, and its correlation id; made by the first filter.
+        self._searched: dict[int, tuple[str, str]] = {}
 
-    def of(self, orders: Sequence[OrderState]) -> list[_Facts]:
+    def of(self, orders: States) -> np.ndarray[Any, Any]:
         """Return the facts of these orders, and forget those of others."""
-        # A state never changes, and the facts hold it: no other state has its id.
-        ids = list(map(id, orders))
-        known = map(self._known.get, ids)
-        facts = [each or _Facts(order) for order, each in zip(orders, known, strict=True)]
-        self._known = dict(zip(ids, facts, strict=True))
-        return facts
+        new = orders.new_since(self._orders)
+        before, n = self._facts, len(orders)
+        self._orders, self._facts = orders, np.empty(n, _FACTS)
+        self._facts[: len(before)] = before[:n]
+        self._facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS)
+        for place in new:
+            self._searched.pop(place, None)
+        return self._facts
+
+    def _facts_of(self, order: OrderState) -> tuple[object, ...]:
+        is_over = order.finished and not order.downloading
+        # All of an order that has ended in any way is over.
+        fraction = 1.0 if is_over else _fraction(order)
+        last_s = order.last_event.timestamp()
+        return (
+            _RANK[severity_of(order)],
+            # Running orders are not sorted by their last event: rows must not move while a user
+            # reads them.
+            -last_s if order.finished else 0.0,
+            _LAST if order.order_id is None else order.order_id,
+            order.finished,
+            order.status == OrderStatus.PAUSED,
+            order.downloading,
+            math.nan if fraction is None else fraction,
+            order.first_event.timestamp(),
+            last_s,
+            order.suborders_done if order.suborders_total else 0,
+            order.suborders_total or 0,
+            self._places.setdefault(order.status, len(self._places)),
+            self._places.setdefault(order.tenant, len(self._places)),
+        )
+
+    def match(self, words: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return for each order whether it has all words of a filter."""
+        places = range(len(self._orders))
+        missing = [place for place in places if place not in self._searched]
+        for place, order in zip(missing, self._orders.take(missing), strict=True):
+            self._searched[place] = _searched_text(order), order.correlation_id.casefold()
+        # A correlation id behind a label must match as a whole: generated ids match by chance.
+        searched = map(self._searched.__getitem__, places)
+        return np.fromiter((all(w in text or w == n for w in words) for text, n in searched), bool)
+
+    def statuses(self, facts: np.ndarray[Any, Any]) -> Counter[str]:
+        """Count the statuses of some orders."""
+        texts = list(self._places)
+        return Counter(str(texts[place]) for place in facts["status"].tolist())
 
 
 def table_model(
@@ -199,21 +248,26 @@ def table_model(
     """
     now = now or datetime.now(UTC)
     rates = rates or DownloadRates()
-    ranked = sorted((facts or OrderFacts()).of(snapshot.orders), key=attrgetter("rank"))
-    orders = [each.order for each in ranked]
+    facts = facts or OrderFacts()
+    orders = snapshot.orders
+    known = facts.of(orders)
+    # By severity; then ended orders by their end, latest first, and others by number.
+    ranked = np.lexsort([known["number"], known["ended"], known["severity"]])
     words = only.casefold().split()
-    shown = [each.order for each in ranked if each.match(words)] if words else orders
-    has_several_tenants = len(set(map(attrgetter("key.tenant"), orders))) > 1
-    n_finished = sum(map(attrgetter("finished"), orders))
+    shown = ranked[facts.match(words)[ranked]] if words else ranked
+    has_several_tenants = bool(np.ptp(known["tenant"])) if orders else False
+    n_finished = known["is_finished"].sum()
     n_wanted = max(len(orders), snapshot.n_wanted)
     health_severity, health = _health(snapshot.health)
-    current = _current_orders(ranked)
-    fraction = _mean([each.fraction_over for each in current])
-    standstill = _standstill(orders, snapshot, now)
+    current = _current_orders(known)
+    fraction = _mean(current["fraction"])
+    standstill = _standstill(known, snapshot, now)
+    over = None if standstill else fraction
+    hidden = facts.statuses(known[shown[MAX_ROWS:]])
     return TableModel(
         rows=tuple(
             row_of(order, with_tenant=has_several_tenants, rate=rates.of(order.key), now=now)
-            for order in shown[:MAX_ROWS]
+            for order in orders.take(shown[:MAX_ROWS])
         ),
         total=len(orders),
         headline=(
@@ -224,12 +278,12 @@ def table_model(
             else "No orders"
         ),
         fraction=fraction,
-        overall=_overall(current, None if standstill else fraction, rates, now),
+        overall=_overall(current, orders.where("downloading"), over, rates, now),
         standstill=standstill,
-        counts=tuple(_counts(ranked)),
+        counts=tuple(_counts(known)),
         health=health,
         health_severity=health_severity,
-        more=" · ".join(filter(None, (_found(shown, orders, only), _hidden(shown[MAX_ROWS:])))),
+        more=" · ".join(filter(None, (_found(len(shown), len(orders), only), _hidden(hidden)))),
         problems=tuple(_problems(snapshot)),
     )
 
@@ -337,16 +391,6 @@ def clock(moment: datetime, *, after: datetime | None = None) -> str:
 
 
 # -- one order
-
-
-def _rank(order: OrderState, severity: Severity) -> tuple[int, float, bool, int, str]:
-    """Sort by severity; then ended orders by their end, latest first, and others by number.
-
-    Running orders are not sorted by their last event: rows must not move while a user reads them.
-    """
-    number = order.order_id
-    ended = -order.last_event.timestamp() if order.finished else 0.0
-    return _RANK[severity], ended, number is None, number or 0, order.correlation_id
 
 
 def _fraction(order: OrderState) -> float | None:
@@ -474,54 +518,61 @@ def _health(health: Health) -> tuple[Severity, str]:
     return severity, " · ".join(parts)
 
 
-def _current_orders(facts: list[_Facts]) -> list[_Facts]:
+def _current_orders(facts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the unfinished orders, and those that ended after the first of them began.
 
     Orders of earlier weeks would fill the bar. When all have ended, all are current.
     """
-    begin = min((each.order.first_event for each in facts if each.is_open), default=None)
-    if begin is None:
+    is_open = _is_open(facts)
+    if not is_open.any():
         return facts
-    return [each for each in facts if each.is_open or each.order.last_event > begin]
+    began_s = facts["first_event"][is_open].min()
+    current: np.ndarray[Any, Any] = facts[is_open | (facts["last_event"] > began_s)]
+    return current
 
 
-def _mean(fractions: Sequence[float | None]) -> float | None:
+def _is_open(facts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return whether the orders go on, at REGARDS or with their download."""
+    is_open: np.ndarray[Any, Any] = ~facts["is_finished"] | facts["is_downloading"]
+    return is_open
+
+
+def _mean(fractions: np.ndarray[Any, Any]) -> float | None:
     """Return the mean, with 0 for an unknown fraction; None if all are unknown."""
-    if all(fraction is None for fraction in fractions):
+    if np.isnan(fractions).all():
         return None
-    return sum(filter(None, fractions)) / len(fractions)
+    return float(np.nansum(fractions) / len(fractions))
 
 
 def _overall(
-    current: Sequence[_Facts], fraction: float | None, rates: DownloadRates, now: datetime
+    current: np.ndarray[Any, Any],
+    downloads: States,
+    fraction: float | None,
+    rates: DownloadRates,
+    now: datetime,
 ) -> str:
     """Return parts, elapsed time, rate and remaining time of the current orders.
 
     Without the *fraction* that is over, no remaining time is given.
     """
-    if not current:
+    if not len(current):
         return ""
-    is_open = [each.order for each in current if each.is_open]
-    with_total = [o for each in current if (o := each.order).suborders_total]
-    n_total = sum(filter(None, map(attrgetter("suborders_total"), with_total)))
-    n_done = sum(map(attrgetter("suborders_done"), with_total))
-    began = min(map(attrgetter("order.first_event"), current))
-    ended = now if is_open else max(map(attrgetter("order.last_event"), current))
-    elapsed_s = (ended - began).total_seconds()
+    n_open = int(_is_open(current).sum())
+    n_total = current["total"].sum()
+    ended_s = now.timestamp() if n_open else current["last_event"].max()
+    elapsed_s = float(ended_s - current["first_event"].min())
     words = [
-        counted(f"{n_done}/{n_total}", "part") if n_total else "",
+        counted(f"{current['done'].sum()}/{n_total}", "part") if n_total else "",
         duration(elapsed_s) if elapsed_s >= 1 else "",
     ]
     if rate := rates.total():
         words.append(f"{size(int(rate))}/s")
-    downloads = [order for order in is_open if order.downloading]
-    # Python 3.11 calls a function each time that a member is looked up in its enum.
-    running, paused = Severity.RUNNING, OrderStatus.PAUSED
-    runs = any(each.severity is running and each.order.status != paused for each in current)
-    if downloads and len(downloads) == len(is_open):
+    if downloads and len(downloads) == n_open:
         remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
         remaining_s = None if None in remaining else max(filter(None, remaining), default=None)
     else:
+        is_running = current["severity"] == _RANK[Severity.RUNNING]
+        runs = (is_running & ~current["is_paused"]).any()
         remaining_s = _extrapolated_s(elapsed_s, fraction) if runs else None
     if remaining_s is not None:
         words.append(f"about {duration(remaining_s)} left")
@@ -529,18 +580,18 @@ def _overall(
 
 
 #: After this time without an event, the view says so.
-QUIET = timedelta(minutes=10)
+QUIET_S = 600.0
 
 
-def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime) -> str:
+def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) -> str:
     """Say why nothing moves, and what to do; nothing while something moves."""
-    unfinished = [order for order in orders if not order.finished]
-    if not unfinished or any(map(attrgetter("downloading"), orders)):
+    unfinished = facts[~facts["is_finished"]]
+    if not len(unfinished) or facts["is_downloading"].any():
         return ""
-    if all(order.status == OrderStatus.PAUSED for order in unfinished):
-        return f"Nothing moves: paused {_named(unfinished)}; tracker.resume() continues"
-    blocking = list(snapshot.blocking)
-    if blocking:
+    if unfinished["is_paused"].all():
+        paused = _named(snapshot.orders.without("finished"))
+        return f"Nothing moves: paused {paused}; tracker.resume() continues"
+    if blocking := snapshot.blocking:
         numbers = ", ".join(str(order.order_id) for order in blocking[:3])
         return (
             f"REGARDS prepares at most two sub-orders until you download {_named(blocking)}: "
@@ -550,9 +601,8 @@ def _standstill(orders: Sequence[OrderState], snapshot: Snapshot, now: datetime)
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason)}"
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
-    quiet = now - max(map(attrgetter("last_event"), unfinished))
-    is_quiet = quiet >= QUIET
-    return f"No event from REGARDS for {duration(quiet.total_seconds())}" if is_quiet else ""
+    quiet_s = now.timestamp() - unfinished["last_event"].max()
+    return f"No event from REGARDS for {duration(quiet_s)}" if quiet_s >= QUIET_S else ""
 
 
 def _named(orders: Sequence[OrderState]) -> str:
@@ -567,49 +617,46 @@ def _named(orders: Sequence[OrderState]) -> str:
     return f"order{'' if len(orders) == 1 else 's'} {', '.join(names)}{more}"
 
 
-def _counts(ranked: Sequence[_Facts]) -> Iterator[tuple[Severity, str]]:
-    # Not a Counter: each member of an enum computes its hash in Python.
-    groups = groupby(ranked, attrgetter("severity"))
-    severities = {severity: len(list(group)) for severity, group in groups}
-    n_downloading = sum(map(attrgetter("order.downloading"), ranked))
+def _counts(facts: np.ndarray[Any, Any]) -> Iterator[tuple[Severity, str]]:
+    counts = np.bincount(facts["severity"], minlength=len(_RANK))
+    n_downloading = facts["is_downloading"].sum()
     for severity, words in (
         (Severity.WAITS, "REGARDS waits for you: {} to download"),
         (Severity.FAILED, "{} failed"),
         (Severity.INCOMPLETE, "{} incomplete"),
         (Severity.RUNNING, "{} running"),
     ):
-        if severity in severities:
-            yield severity, words.format(severities[severity])
+        if n := counts[_RANK[severity]]:
+            yield severity, words.format(n)
     if n_downloading:
         yield Severity.RUNNING, f"{n_downloading} downloading"
 
 
-def _searched_text(order: OrderState, severity: Severity) -> str:
+def _searched_text(order: OrderState) -> str:
     searched = (
         order.label or order.correlation_id,
         f"#{order.order_id}",
         order.tenant,
         order.status,
-        severity,
+        severity_of(order),
         order.error_type,
         order.message,
     )
     return " ".join(filter(None, searched)).casefold()
 
 
-def _found(shown: Sequence[OrderState], orders: Sequence[OrderState], only: str) -> str:
+def _found(n_shown: int, n_orders: int, only: str) -> str:
     if not only.strip():
         return ""
-    found = f"{len(shown)} of {len(orders)}" if shown else f"none of {len(orders)}"
+    found = f"{n_shown} of {n_orders}" if n_shown else f"none of {n_orders}"
     return f"{counted(found, 'order')} match \u201c{clean(only, NAME_CHARS)}\u201d"
 
 
-def _hidden(hidden: Sequence[OrderState]) -> str:
-    if not hidden:
+def _hidden(statuses: Counter[str]) -> str:
+    if not statuses:
         return ""
-    by_status = Counter(map(attrgetter("status"), hidden)).most_common(6)
-    statuses = ", ".join(f"{count} {clean(status, NAME_CHARS)}" for status, count in by_status)
-    return f"… and {counted(len(hidden), 'more order')} ({statuses})"
+    of_each = (f"{n} {clean(status, NAME_CHARS)}" for status, n in statuses.most_common(6))
+    return f"… and {counted(statuses.total(), 'more order')} ({', '.join(of_each)})"
 
 
 def _problems(snapshot: Snapshot) -> Iterator[str]:

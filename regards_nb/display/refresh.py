@@ -106,8 +106,7 @@ class RefreshThread:
             painted, not_before, tick = self._painted.get(view, (-1, 0.0, 0.0))
             now, began = time.monotonic(), time.thread_time()
             # times of running orders change by themselves
-            running = () if view.last is None else view.last.orders
-            is_due = now >= tick and any(not o.finished or o.downloading for o in running)
+            is_due = now >= tick and view.last is not None and view.last.is_moving
             if (version == painted and not view.changed and not is_due) or now < not_before:
                 return True
             snapshot = tracker.snapshot(view.keys_of())

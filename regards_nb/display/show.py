@@ -10,8 +10,9 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from regards_nb.display.html import html, in_marimo, publish
+from regards_nb.display.html import as_of, html, in_marimo, publish, static_bundle
 from regards_nb.display.live import HtmlView
+from regards_nb.display.model import table_model
 from regards_nb.display.refresh import refresh_thread_of
 from regards_nb.display.text import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
@@ -190,12 +191,13 @@ def mimebundle(
     """
     chosen = None if keys is None else tuple(keys)
     snapshot = tracker.snapshot(chosen)
-    bundle: dict[str, Any] = {"text/html": html(snapshot), "text/plain": text(snapshot)}
+    bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
     with refresh.recording():
         if (place := environment()) in {Environment.WIDGETS, Environment.ANYWIDGET}:
             bundle = view_of(refresh, "show", lambda: chosen, place).bundle(snapshot)
             refresh.run()
+    bundle = bundle or static_bundle(table_model(snapshot), as_of())
     return {
         mime: value
         for mime, value in bundle.items()

@@ -312,7 +312,7 @@ class ScreenView:
     def _paint(self, note: str) -> None:
         self._console.size = _terminal_size(self._stream)
         snapshot = self._tracker.snapshot(self._keys_of())
-        self._rates.update(snapshot.orders, time.monotonic())
+        self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
         model = table_model(snapshot, rates=self._rates)
         self._live.update(_screen(model, note, self._console), refresh=True)
 

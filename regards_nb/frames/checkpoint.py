@@ -33,7 +33,7 @@ from regards_nb.journal import CHECKPOINT_HEAD
 from regards_nb.orders import GONE, FoldedOrders, OrderKey, OrderReducer, OrderState, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
 
@@ -60,9 +60,9 @@ _ORDER_DTYPES = {
 _row = attrgetter(*_ORDER_DTYPES)
 #: The columns that make an `OrderState`, as `_state` takes them.
 _STATE_COLUMNS = (
-    "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
-    "error_type", "message", "download_link", "ready_row", "errors_row", "first_event",
-    "last_event", "waits_for_download", "decided_at_s",
+    "tenant", "correlation_id", "order_id", "status", "finished", "progress", "suborders_done",
+    "suborders_total", "errors", "error_type", "message", "download_link", "ready_row",
+    "errors_row", "first_event", "last_event", "waits_for_download", "decided_at_s",
 )  # fmt: skip
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -119,6 +119,8 @@ class StoredOrders:
 
     def __init__(self, columns: dict[str, PackedColumn], folds: bytes) -> None:
         self.columns = {name: columns[name] for name in _ORDER_DTYPES}
+        # Events list no files, so no order lacks their names.
+        self.columns["to_download"] = columns["waits_for_download"]
         self.n_orders = len(columns["order_id"].data)
         self._folds = folds
 
@@ -143,29 +145,23 @@ class StoredOrders:
             tenants=stored.tenants,
         )
 
-    def states(self, places: Sequence[int]) -> list[OrderState]:
-        """Return the states of some rows."""
-        rows = np.array(places, dtype=np.int64)
-        column = {
-            name: (each if len(rows) == self.n_orders else each.take(rows)).to_list()
-            for name, each in self.columns.items()
-            if name in _STATE_COLUMNS
-        }
+    def states(self, rows: np.ndarray[Any, Any]) -> list[OrderState]:
+        """Make the states of some rows."""
+        column = {name: self.columns[name].take(rows).to_list() for name in _STATE_COLUMNS}
         for name in ("first_event", "last_event"):
             column[name] = [_EPOCH + timedelta(microseconds=us) for us in column[name]]
-        keys = [self.keys[place] for place in places]
-        return list(map(_state, keys, *(column[name] for name in _STATE_COLUMNS)))
+        return list(map(_state, *column.values()))
 
 
-def _state(key: OrderKey, *row: Any) -> OrderState:
+def _state(*row: Any) -> OrderState:
     # Written out, because a dictionary for each of a million orders takes five times as long.
     (
-        order_id, status, finished, progress, suborders_done, suborders_total, errors, error_type,
-        message, download_link, ready_row, errors_row, first_event, last_event, waits,
-        decided_at_s,
+        tenant, correlation_id, order_id, status, finished, progress, suborders_done,
+        suborders_total, errors, error_type, message, download_link, ready_row, errors_row,
+        first_event, last_event, waits, decided_at_s,
     ) = row  # fmt: skip
     return OrderState(
-        key=key,
+        key=OrderKey(tenant, correlation_id),
         order_id=order_id,
         status=status,
         finished=finished,

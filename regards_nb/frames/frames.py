@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regards_nb.events import OrderEvent
     from regards_nb.files import FileRecord
     from regards_nb.frames.checkpoint import Checkpoint
+    from regards_nb.frames.state import States
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
 
@@ -377,11 +378,17 @@ class Frames:
         with self._lock:
             return len(self._rejections)
 
-    def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+    def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the state of some orders, or of all, in the order of their first events."""
         with self._lock:
             self.refresh(exact=False)
             return self._states.states(keys)
+
+    def labelled(self, label: str) -> list[OrderState]:
+        """Return the orders with this label."""
+        with self._lock:
+            self.refresh(exact=False)
+            return self._states.labelled(label)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""

@@ -7,6 +7,7 @@ as few bytes as their values allow, and each text of a column is stored once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedTexts:
     """Texts as UTF-8, one after the other; *sizes* are their bytes, as uint32."""
 
@@ -31,7 +32,7 @@ class PackedTexts:
         encoded = [text.encode() for text in texts]
         return cls(np.array(list(map(len, encoded)), "<u4"), b"".join(encoded))
 
-    @property
+    @cached_property
     def ends(self) -> np.ndarray[Any, Any]:
         """The place behind the last byte of each text."""
         return np.cumsum(self.sizes, dtype=np.int64)
@@ -43,6 +44,12 @@ class PackedTexts:
         if len(whole) == len(self.joined):  # one byte for each character
             return [whole[begin:end] for begin, end in pairwise([0, *ends])]
         return [str(self.joined[begin:end], "utf-8") for begin, end in pairwise([0, *ends])]
+
+    def at(self, places: np.ndarray[Any, Any]) -> list[str]:
+        """Return the texts at some places."""
+        ends = self.ends[places]
+        limits = zip((ends - self.sizes[places]).tolist(), ends.tolist(), strict=True)
+        return [str(self.joined[begin:end], "utf-8") for begin, end in limits]
 
 
 class PackedColumn(NamedTuple):
@@ -64,7 +71,11 @@ class PackedColumn(NamedTuple):
     def to_list(self) -> list[Any]:
         """Return the values as Python objects, None where they are missing."""
         if self.texts is not None:
-            values = np.array([*self.texts.to_list(), None], dtype=object)[self.data]
+            # Some rows need few of the texts, and each of them once.
+            places, rows = np.unique(self.data, return_inverse=True)
+            n_missing = int((places < 0).sum())
+            texts = [*[None] * n_missing, *self.texts.at(places[n_missing:])]
+            values = np.array(texts, dtype=object)[rows]
         elif self.missing is None:
             values = self.data
         else:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
+
+import numpy as np
 
 from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState, replaced
 from regards_nb.pruned_orders import restore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from regards_nb.client import RemoteOrder
     from regards_nb.events import OrderEvent
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from regards_nb.pruned_orders import KeptOrder
 
 _T = TypeVar("_T")
+#: So many states of a checkpoint are made at once where all are looked at.
+_AT_ONCE = 4096
+_TRUE = (1,)
 #: Tenant and order id.
 _Id: TypeAlias = tuple[str | None, int]
 
@@ -29,6 +36,110 @@ class OrderFile(NamedTuple):
 
     record: FileRecord
     correlation_id: str | None
+
+
+class States(Sequence[OrderState]):
+    """The states of some orders; later changes do not alter it.
+
+    *made* has None for a state that is a row of the checkpoint *stored*, by default the row of the
+    same place. It is made each time that it is asked for, and not kept: a journal may have a
+    hundred thousand orders of which a table draws fifty.
+    """
+
+    def __init__(
+        self,
+        made: Sequence[OrderState | None] = (),
+        stored: StoredOrders | None = None,
+        rows: np.ndarray[Any, Any] | None = None,
+    ) -> None:
+        self._made = made
+        self._stored = stored
+        self._rows = np.arange(len(made)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, index: int) -> OrderState: ...
+    @overload
+    def __getitem__(self, index: slice) -> States: ...
+    def __getitem__(self, index: int | slice) -> OrderState | States:
+        if isinstance(index, slice):
+            return States(self._made[index], self._stored, self._rows[index])
+        return self._made[index] or self._all_made([None], self._rows[[index]])[0]
+
+    def __iter__(self) -> Iterator[OrderState]:
+        for first in range(0, len(self), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            yield from self._all_made(self._made[part], self._rows[part])
+
+    def _all_made(
+        self, made: Sequence[OrderState | None], rows: np.ndarray[Any, Any]
+    ) -> list[OrderState]:
+        missing = [n for n, state in enumerate(made) if state is None]
+        made = list(made)
+        if missing and self._stored is not None:
+            for n, state in zip(missing, self._stored.states(rows[missing]), strict=True):
+                made[n] = state
+        return [state for state in made if state is not None]
+
+    def __add__(self, more: Sequence[OrderState]) -> States:
+        rows = np.zeros(len(more), dtype=np.int64)
+        return States([*self._made, *more], self._stored, np.append(self._rows, rows))
+
+    def take(self, places: Iterable[int]) -> States:
+        """Return the states at some places."""
+        where = np.fromiter(places, dtype=np.int64)
+        return States([self._made[place] for place in where], self._stored, self._rows[where])
+
+    def where(self, name: str, values: Collection[int] = _TRUE) -> States:
+        """Return the states with one of these numbers in an attribute; a flag is a number."""
+        return self.take(self._places(name, values))
+
+    def without(self, name: str, values: Collection[int] = _TRUE) -> States:
+        """Return the states that `where` would not return."""
+        return self.take(self._places(name, values, invert=True)) if values else self
+
+    def changed(
+        self,
+        change: Callable[[OrderState], OrderState],
+        name: str,
+        values: Collection[int] = _TRUE,
+    ) -> States:
+        """Return all states, with a *change* of those that `where` would return."""
+        if not values:
+            return self
+        made = list(self._made)
+        for place in self._places(name, values):
+            made[place] = change(self[place])
+        return States(made, self._stored, self._rows)
+
+    def sorted(self, name: str) -> States:
+        """Return the states, sorted by a number."""
+        return self.take(np.argsort(self._numbers(name), kind="stable"))
+
+    def new_since(self, before: States) -> Sequence[int]:
+        """Return the places at which *before* may have had another state, or none."""
+        n = min(len(self), len(before))
+        is_same = self._stored is before._stored
+        if not is_same or not np.array_equal(self._rows[:n], before._rows[:n]):
+            return range(len(self))
+        pairs = zip(self._made, before._made, strict=False)
+        return [*(p for p, (new, old) in enumerate(pairs) if new is not old), *range(n, len(self))]
+
+    def _places(self, name: str, values: Collection[int], *, invert: bool = False) -> Any:
+        is_in = np.isin(self._numbers(name), list(values), invert=invert)
+        return np.flatnonzero(is_in).tolist()
+
+    def _numbers(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a number or flag of each state; 0 where it is missing."""
+        of = attrgetter(name)
+        made = [0 if state is None else of(state) or 0 for state in self._made]
+        numbers = np.array(made, dtype=np.int64)
+        if self._stored is not None and name in self._stored.columns:
+            is_stored = np.array([state is None for state in self._made], dtype=bool)
+            numbers[is_stored] = self._stored.columns[name].data[self._rows[is_stored]]
+        return numbers
 
 
 class ChangeTracker(Generic[_T]):
@@ -207,23 +318,23 @@ class OrderStates:
 
     # -- output --
 
-    def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+    def labelled(self, label: str) -> list[OrderState]:
+        """Return the orders with this label."""
+        keys = [key for key, each in self._labels.items() if each == label]
+        keys += [key for key, remote in self._remote.items() if remote.label == label]
+        found = {state.key: state for state in self.states(keys)}
+        return [state for state in found.values() if state.label == label]
+
+    def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the state of some orders, or of all, in the order of their first events."""
         self._compute()
-        if keys is None:
-            places: Iterable[int] = range(len(self._states.values))
-        else:
-            found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
-            places = [place for place in found if place is not None]
-        return self._at(places)
-
-    def _at(self, places: Iterable[int]) -> list[OrderState]:
-        """Return the states at some places; make those that the checkpoint holds."""
         values = self._states.values
-        if self._stored is not None and (new := [n for n in places if values[n] is None]):
-            for place, state in zip(new, self._stored.states(new), strict=True):
-                values[place] = state
-        return [found for place in places if (found := values[place]) is not None]
+        if keys is None:
+            return States(list(values), self._stored)
+        found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
+        places = [place for place in found if place is not None]
+        rows = np.array(places, dtype=np.int64)
+        return States([values[place] for place in places], self._stored, rows)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
@@ -282,8 +393,9 @@ class OrderStates:
     def take_changed(self) -> tuple[list[int], list[OrderState]]:
         """Return the places and states that changed since the last call."""
         self._compute()
-        places, _ = self._states.take_changed()
-        return places, self._at(places)
+        # All of them were computed: only those of the checkpoint are None.
+        places, states = self._states.take_changed()
+        return places, [state for state in states if state is not None]
 
     def folded(self) -> tuple[list[OrderKey], FoldedOrders, list[OrderKey]]:
         """Return the content of a checkpoint.

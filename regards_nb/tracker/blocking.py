@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from regards_nb.events import OrderStatus
+from regards_nb.frames import States
 from regards_nb.orders import replaced
 from regards_nb.text import listed
 
@@ -29,53 +29,28 @@ class BlockingOrders:
     are not the user's, and orders that no message has named.
     """
 
-    #: A search through very many orders is repeated only after so many times its duration.
-    pause_factor = 10.0
-
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
         self._sync = sync
-        self._found: list[OrderState] = []
-        self._valid_until_s = 0.0
 
-    def find(self, own: AutoDownload | None = None) -> list[OrderState]:
+    def find(self, own: AutoDownload | None = None) -> States:
         """Return these orders by number; not those that *own* downloads in a moment."""
-        began_s = time.monotonic()
-        if began_s >= self._valid_until_s:
-            self._found = sorted(self._search(), key=lambda state: state.order_id or 0)
-            ended_s = time.monotonic()
-            self._valid_until_s = ended_s + self.pause_factor * (ended_s - began_s)
-        # A download may have begun or ended since the search.
-        return [
-            state
-            for state in map(self._present, self._found)
-            if state.waits_for_download
-            and state.order_id not in self._core.downloads
-            and (own is None or not own.will_try(state))
-        ]
-
-    def _present(self, state: OrderState) -> OrderState:
-        key = self._core.frames.key_of(state.order_id or 0)
-        return state if key is None else self._core.state(key)
-
-    def _search(self) -> list[OrderState]:
-        parts = self._core
-        states = self._states_of_user()
-        if all(state.finished for state in states):
-            return []
-        waiting = [
-            state for state in states if state.waits_for_download and not parts.holders.of(state)
-        ]
+        parts, states = self._core, self._states_of_user()
+        if not states.without("finished"):
+            return States()
         without_message = () if self._sync is None else self._sync.without_message
-        waiting += [
-            each for each in without_message if parts.frames.key_of(each.order_id or 0) is None
+        waiting = states.where("waits_for_download") + [
+            state
+            for state in without_message
+            if parts.frames.key_of(state.order_id or 0) is None
+            and state.order_id not in parts.downloads
         ]
-        return waiting
+        waiting = without_own(parts.holders.without_held(waiting), own)
+        return waiting.where("waits_for_download").sorted("order_id")
 
-    def _states_of_user(self) -> list[OrderState]:
-        states = self._core.frames.states()
-        not_ours = None if self._sync is None else self._sync.not_ours
-        return [s for s in states if s.order_id not in not_ours] if not_ours else states
+    def _states_of_user(self) -> States:
+        not_ours = () if self._sync is None else self._sync.not_ours
+        return self._core.states().without("order_id", not_ours)
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
@@ -114,7 +89,7 @@ class BlockingOrders:
 
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
-        unfinished = [state for state in self._states_of_user() if not state.finished]
+        unfinished = self._states_of_user().without("finished")
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
         named = self.find() or unfinished[:SUBORDERS_PER_USER]
@@ -147,11 +122,13 @@ def advice_for_paused(states: Iterable[OrderState]) -> str:
     return f"{are.format(numbers)} paused: tracker.resume({call})"
 
 
-def without_own(states: Iterable[OrderState], own: AutoDownload | None) -> list[OrderState]:
+def without_own(states: States, own: AutoDownload | None) -> States:
     """Return the states without the downloads that *own* begins in a moment."""
-    return [
-        replaced(state, waits_for_download=False, lacks_names=False)
-        if own is not None and state.to_download and own.will_try(state)
-        else state
-        for state in states
-    ]
+    if own is None:
+        return states
+
+    def without(state: OrderState) -> OrderState:
+        is_own = own.will_try(state)
+        return replaced(state, waits_for_download=False, lacks_names=False) if is_own else state
+
+    return states.changed(without, "to_download")

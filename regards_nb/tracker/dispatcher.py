@@ -355,7 +355,7 @@ class AutoDownload:
         rounds = 0 if self._sync is None else self._sync.rounds
         if rounds != self._seen_rounds:
             self._seen_rounds = rounds
-            changed = [s.key for s in self._core.frames.states() if s.to_download]
+            changed = [s.key for s in self._core.frames.states().where("to_download")]
         self.begin(changed)
 
     def begin(self, keys: Iterable[OrderKey]) -> None:

@@ -286,9 +286,8 @@ class RestSync:
         """Return the orders that may still change, by number."""
         return {
             state.order_id: state
-            for state in self._core.states()
+            for state in self._core.states().without("finished")
             if state.order_id is not None
-            and not state.finished
             and state.order_id not in self.not_ours
             and state.tenant in (None, self.tenant)
         }
@@ -304,8 +303,9 @@ class RestSync:
             unfinished = self.unfinished()
             if not unfinished:
                 return False
-            before = {state.order_id: state for state in self._core.states()}
+            before = self._core.states()
             remotes = self._listed(unfinished)
+            known_of = {state.order_id: state for state in before.where("order_id", remotes)}
             self.without_message = tuple(
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
@@ -314,12 +314,10 @@ class RestSync:
                 and self._core.frames.key_of(remote.order_id) is None
             )
             changed = False
-            for state in self._core.states():
-                remote = remotes.get(state.order_id or -1)
-                if remote is None:
-                    continue
+            for state in self._core.states().where("order_id", remotes):
+                remote = remotes[state.order_id or 0]
                 self._core.frames.set_remote(state.key, remote)
-                known = before.get(remote.order_id)
+                known = known_of.get(remote.order_id)
                 # A message that came meanwhile is newer than the answer.
                 if known is None or _fingerprint(known) != _fingerprint(state):
                     continue
@@ -333,11 +331,13 @@ class RestSync:
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
         with self._lock:
-            before = {state.order_id: state for state in self._core.states()}
+            before = self._core.states()
+            remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
+            known_of = {state.order_id: state for state in before.where("order_id", remotes)}
             new = []
             # Oldest first, as their messages would have come.
-            for remote in reversed(list(islice(self.client.iter_orders(), limit))):
-                known = before.get(remote.order_id)
+            for remote in reversed(remotes.values()):
+                known = known_of.get(remote.order_id)
                 if known is None and self._core.frames.key_of(remote.order_id) is not None:
                     continue  # submitted by this tracker while the list was read
                 self._keep(known, remote)

@@ -27,13 +27,13 @@ from regards_nb.orders import replaced
 from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from regards_nb.client import RegardsClient, Silence
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Progress
-    from regards_nb.frames import Frames
+    from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.selection import Name
@@ -259,16 +259,18 @@ class OrderHolders:
         seen = self._seen.get(order_lease(order.tenant or self._tenant, order.order_id or 0))
         return None if seen is None else seen[0]
 
-    def without_held(self, orders: Sequence[OrderState]) -> Sequence[OrderState]:
+    def without_held(self, orders: States) -> States:
         """Return the orders; those that another process downloads do not wait for the user."""
         if not self._look():
             return orders
-        return [
-            replaced(order, waits_for_download=False, held_by=str(holder))
-            if order.waits_for_download and (holder := self.of(order))
-            else order
-            for order in orders
-        ]
+
+        def without(order: OrderState) -> OrderState:
+            holder = self.of(order)
+            if holder is None:
+                return order
+            return replaced(order, waits_for_download=False, held_by=str(holder))
+
+        return orders.changed(without, "waits_for_download")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +296,7 @@ class TrackerParts:
             return key
         if name.isdecimal() and (numbered := self.frames.key_of(int(name))) is not None:
             return numbered
-        labelled = [state for state in self.frames.states() if state.label == name]
+        labelled = self.frames.labelled(name)
         if len(labelled) > 1:
             named = ", ".join(f"{s.correlation_id!r} ({s.order_id})" for s in labelled)
             raise SettingsError(
@@ -309,10 +311,11 @@ class TrackerParts:
         names = [text for state in known for text in (state.correlation_id, state.label) if text]
         return did_you_mean(name, names) or "tracker.orders lists all"
 
-    def states(self, keys: Iterable[OrderKey] | None = None) -> list[OrderState]:
+    def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the states of some orders, or of all, with their running downloads."""
-        states = self.frames.states(keys)
-        return list(map(self._with_download, states)) if self.downloads else states
+        return self.frames.states(keys).changed(
+            self._with_download, "order_id", list(self.downloads)
+        )
 
     def silent(self) -> list[str]:
         """Return a sentence on each running download of which no byte came for a while."""
@@ -356,10 +359,10 @@ class TrackerParts:
 class Snapshot:
     """An immutable copy of the state that a view draws."""
 
-    orders: tuple[OrderState, ...]
+    orders: States
     #: All orders of the user that wait for a download, while an order is unfinished: REGARDS
     #: prepares at most two sub-orders per user (protocol.md 0.2).
-    blocking: tuple[OrderState, ...]
+    blocking: States
     health: Health
     background_errors: tuple[str, ...]
     rejected: int
@@ -367,6 +370,12 @@ class Snapshot:
     n_known: int
     #: The number of orders that the view is about, also those that are not made yet.
     n_wanted: int
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether an order goes on, at REGARDS or with its download."""
+        unfinished = self.orders.without("finished")
+        return bool(unfinished or self.orders.where("downloading"))
 
 
 def check_sources(

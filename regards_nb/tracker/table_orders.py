@@ -33,6 +33,7 @@ from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from regards_nb.frames import States
     from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
@@ -271,12 +272,12 @@ class TableOrders:
         own = self._policy.auto_download
         return state.finished and not awaits_files(state, self._downloads, own)
 
-    def _states(self) -> list[OrderState]:
+    def _states(self) -> States:
         return self._core.states(self.keys())
 
     # -- what is said
 
-    def _waiting(self, states: Sequence[OrderState]) -> list[OrderState]:
+    def _waiting(self, states: States) -> list[OrderState]:
         """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._policy.sees_downloads:
             return []
@@ -286,7 +287,7 @@ class TableOrders:
         others = self._blocking.find(own)
         return list((mine | {state.order_id: state for state in others}).values())
 
-    def _note(self, states: Sequence[OrderState]) -> str:
+    def _note(self, states: States) -> str:
         total = len(self._requests)
         running = sum(not self._suffices(state) for state in states)
         made = total - len(self._pending)

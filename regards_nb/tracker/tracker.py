@@ -645,8 +645,8 @@ class OrderTracker:
             check_keys(keys := list(keys))
         states = self._core.holders.without_held(self._core.states(keys))
         return Snapshot(
-            orders=tuple(without_own(states, own)),
-            blocking=tuple(self._blocking.find(own)),
+            orders=without_own(states, own),
+            blocking=self._blocking.find(own),
             health=self._life.health,
             background_errors=self._warnings() + self._core.errors.shown,
             rejected=self._core.frames.rejections,
@@ -1169,9 +1169,9 @@ class OrderTracker:
             self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
             self._blocking.take_in(keys)
-            states = self._core.states(keys_in(keys, self._core.key_of, self._core.near))
+            states = list(self._core.states(keys_in(keys, self._core.key_of, self._core.near)))
         else:
-            states = [state for state in self._core.states() if state.to_download]
+            states = list(self._core.states().where("to_download"))
         if not states:
             advice = self._blocking.advice()
             say(f"nothing to download: no order has files that wait for it{advice}")

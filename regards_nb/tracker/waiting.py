@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
@@ -88,7 +89,7 @@ class Wait:
         self._names: list[Name] = (
             list(dict.fromkeys(names_in(selections)))
             if selections
-            else [state.key for state in parts.states() if not self._suffices(state)]
+            else [state.key for state in self._states_to_end() if not self._suffices(state)]
         )
         self._is_of_all = not selections
         self._states: list[OrderState] = []
@@ -101,6 +102,12 @@ class Wait:
         self._moves: object = None
         self._next_look_s = self._pause_s = 0.0
 
+    def _states_to_end(self) -> States:
+        """Return the orders that may not suffice; without a download, an ended one does."""
+        states = self._core.states()
+        loads = self._downloads is not None or self._auto_download is not None
+        return states if loads else states.without("finished")
+
     @property
     def nothing(self) -> str:
         """Say that there is no order to wait for; empty where there is one."""
@@ -111,7 +118,7 @@ class Wait:
         states = self._core.holders.without_held(self._core.frames.states())
         if not states:
             return "nothing to wait for: no orders so far"
-        n_known, waiting = len(states), [state for state in states if state.waits_for_download]
+        n_known, waiting = len(states), states.where("waits_for_download")
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
         text = f"nothing to wait for: {all_orders} finished"
         if waiting:
@@ -129,7 +136,7 @@ class Wait:
 
     def begin(self) -> None:
         """Begin the downloads that are asked for, so that no view asks the user for them."""
-        self._states = self._core.states(self.keys())
+        self._states = list(self._core.states(self.keys()))
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
 
@@ -159,7 +166,7 @@ class Wait:
         WaitTimeoutError: the time limit is reached. OrderNotFoundError: an order was not submitted
         here, and no message and no answer over REST names it.
         """
-        self._states = self._core.states(self.keys())
+        self._states = list(self._core.states(self.keys()))
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
         if self._downloads is not None and not self._life.refusal():
@@ -227,7 +234,7 @@ class Wait:
             return True
         return state.finished and not awaits_files(state, self._downloads, self._auto_download)
 
-    def _blocking(self) -> list[OrderState]:
+    def _blocking(self) -> States:
         return self._blocking_orders.find(self._auto_download)
 
     def _to_download(self) -> list[OrderKey]:
