@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -239,6 +240,25 @@ def test_messages_are_kept_until_the_file_at_the_path_takes_them(
 
 
 # -- what comes from no queue
+
+
+def test_an_empty_file_that_is_deleted_makes_way_for_a_new_journal(
+    path: Path, journal: Journal
+) -> None:
+    """An emptied journal that was moved away begins anew, also after an empty file in its place."""
+    queue = Queue(journal, 2)
+    queue.step()
+    os.truncate(path, 0)
+    with pytest.raises(JournalError, match="emptied"):
+        numbers(journal)
+    path.rename(path.with_name("aside.sqlite"))
+    path.touch()
+    with pytest.raises(JournalError, match="0 bytes"):
+        numbers(journal)
+    path.unlink()
+    numbers(journal)
+    queue.drain()
+    assert numbers(journal) == in_the_file(path) == [0, 1]
 
 
 def record(number: int, state: FileState = FileState.VERIFIED) -> FileRecord:

@@ -127,7 +127,6 @@ class Database:
             make_folder(self.path.parent)
             warn_of_network(self.path, self.mounts)
             self.read_only = is_read_only(self.path)
-            self._is_new = not self.path.exists()
             self._was_copied = is_copy_without_wal(self.path)
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
@@ -257,6 +256,8 @@ class Database:
                 return
 
     def _open(self) -> None:
+        # A file that is deleted while it is open is restored, and not made anew.
+        self._is_new = self._file is None and self.path is not None and not self.path.exists()
         self.version = self._read(lambda c: schema.check(c, self.location), "open")
         if self.version is None:
             self._create_tables()
@@ -614,7 +615,6 @@ class Database:
         for each in databases:
             each._left_open = left_open  # noqa: SLF001
         file.remove_old_wal(rename=not is_saved and not self._rescued[-1].is_complete)
-        self._is_new = inode(file.path) is None
         self._left = (_SAVED if is_saved else _REPLACED)[change].format(self.path)
         return self._left
 
