@@ -293,6 +293,8 @@ def test_files_of_an_expired_order_that_are_in_place_are_returned(
         tracker.sync()
         until(lambda: tracker[number].status == "EXPIRED")
         assert tracker.download(number) == paths
+        with pytest.raises(DownloadError, match=f"nothing was written to .*{paths[0].parent}"):
+            tracker.download(number, directory=tmp_path / "elsewhere")
         paths[0].unlink()
         with pytest.raises(IncompleteDownloadError, match="REGARDS has deleted") as caught:
             tracker.download(number)

@@ -59,12 +59,13 @@ class Progress:
         return max(self.bytes_total - self.bytes_done, 0) / self.bytes_per_s
 
     def __str__(self) -> str:
+        name = f"order {self.order_id}" if self.order_id else "products"
         rate = f", {_megabytes(self.bytes_per_s)}/s" if self.bytes_done else ""
         left = self.remaining_s
         eta = f", {left:.0f} s left" if left else ""
         total = f" of {_megabytes(self.bytes_total)}" if self.bytes_total is not None else ""
         return (
-            f"order {self.order_id}: verified {self.verified}/{self.files_total}, "
+            f"{name}: verified {self.verified}/{self.files_total}, "
             f"{_megabytes(self.bytes_done)}{total}{rate}{eta}"
             f"{', ' * bool(self.silence)}{self.silence}"
         )

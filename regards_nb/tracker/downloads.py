@@ -344,7 +344,8 @@ class Downloads:
         order = self._core.state(order.key)  # the download may have asked for it
         number, message = order.order_id or 0, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
-            return self._missing_forever(order, number, request)
+            missing = self._missing_forever(order, number, request)
+            return missing or self._not_gathered(order, number, request)
         if not order.finished or order.elsewhere or self._core.paths(number):
             return None
         if order.download_link and not order.ready_row:
@@ -392,6 +393,18 @@ class Downloads:
             f"in place; these cannot be fetched any more: {', '.join(names)}. {new_order}",
             paths=paths,
             missing=lost,
+        )
+
+    def _not_gathered(
+        self, order: OrderState, number: int, request: DownloadRequest
+    ) -> DownloadError | None:
+        """Return an error for a folder of the user that got no files: REGARDS lists none."""
+        paths = self._core.paths(number)
+        if request.directory is None or all(request.directory in path.parents for path in paths):
+            return None
+        return DownloadError(
+            f"order {number} is {order.status}, and REGARDS lists its files no more: nothing was "
+            f"written to {request.directory}. Copy them from {paths[0].parent}"
         )
 
     def _lacks_suborders(self, order: OrderState, number: int) -> bool:

@@ -233,8 +233,8 @@ def _refuse_cart(client: RegardsClient) -> None:
         products = counted(int(cart["products"].sum()), "product")
         raise SettingsError(
             f"your cart on the web page of REGARDS holds {products} of "
-            f"{names}, and REGARDS would order them, too. Empty the cart there, or call "
-            'submit(..., cart="include")'
+            f"{names}, and REGARDS would order them, too. Nothing was ordered: empty the cart "
+            'there, or add cart="include" to this call'
         )
 
 
