@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import itertools
@@ -190,6 +191,15 @@ def _no_thread_stays() -> Iterator[None]:
     for thread in still_alive():
         thread.join(15.0)
         assert not thread.is_alive(), f"{thread.name} outlives the test"
+
+
+def throw(error: type[BaseException], thread_name: str) -> None:
+    """Raise an exception in a thread, as debuggers and time limits of packages do."""
+    for thread in threading.enumerate():
+        if thread.name == thread_name and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(error)
+            )
 
 
 def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Admin, until
+from conftest import Admin, throw, until
 from test_consumer import LIMIT_S, consuming, numbers, publish
 
 from regards_nb import OrderTracker, errors
@@ -83,28 +82,19 @@ def test_memory_stays_bounded_in_a_flood_of_poison(admin: Admin, tmp_path: Path)
         assert grown < 80_000_000, f"{grown} bytes for 100 messages of 1 MB"
 
 
-def throw(error: type[BaseException]) -> None:
-    """Raise an exception in the consumer thread, as debuggers and time limits of packages do."""
-    for thread in threading.enumerate():
-        if thread.name == "regards-nb-consumer" and thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(error)
-            )
-
-
 def test_an_exception_thrown_into_the_thread_is_told(admin: Admin, tmp_path: Path) -> None:
     """One: it connects again. Many: health says why it ended, the next call raises it."""
     tracker = OrderTracker(admin.url, admin.queue, journal=tmp_path / "journal.sqlite")
     with tracker:
         began = tracker.health.since
-        throw(KeyboardInterrupt)
+        throw(KeyboardInterrupt, "regards-nb-consumer")
         until(lambda: tracker.health.since > began)
         publish(admin, 0, 20)
         until(lambda: len(tracker.events) == 20)
         while tracker.health.state is not HealthState.FAILED:
             for state in (HealthState.CONSUMING, HealthState.RECONNECTING):
                 if tracker.health.state is state:
-                    throw(KeyboardInterrupt)
+                    throw(KeyboardInterrupt, "regards-nb-consumer")
                 until(lambda state=state: tracker.health.state is not state)
         assert "has ended (KeyboardInterrupt)" in str(tracker.health.reason)
         with pytest.raises(errors.TrackingError, match="receiving messages: the thread .*ended"):

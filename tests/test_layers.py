@@ -21,6 +21,7 @@ ROOMS = [
     "errors",
     "waits",
     "arguments",
+    "threads",
     "queries",
     "files",
     "events",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import client_of, until
+from conftest import client_of, throw, until
 
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
@@ -179,6 +180,26 @@ def test_an_outage_is_seen_and_survived(simulator: Simulator, tracker: OrderTrac
     assert tracker._sync is not None
     tracker._sync.ask_unfinished()
     tracker.wait(number, timeout_s=30)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("tracker", "poll"), ("with_broker", "catchup"), ("with_broker", "dispatch")],
+)
+def test_a_thread_that_other_code_ends_is_told(
+    request: pytest.FixtureRequest, source: str, name: str
+) -> None:
+    """Health says so, the next call raises it, and start() works again."""
+    tracker: OrderTracker = request.getfixturevalue(source)
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    throw(KeyboardInterrupt, f"regards-nb-{name}")
+    until(lambda: "has ended (KeyboardInterrupt)" in (tracker.health.reason or ""))
+    with pytest.raises(errors.TrackingError, match=r"the thread that .* has ended"):
+        order.wait(timeout_s=60)
+    tracker.start()
+    assert "has ended" not in (tracker.health.reason or "")
+    order.wait(timeout_s=60)
+    assert f"regards-nb-{name}" in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_tracker_needs_a_source(tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ import random
 import threading
 import weakref
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, ConnectionLost
 from regards_nb.consumer.errors import QueueDownError, combined_error
-from regards_nb.consumer.health import ENDED, HealthReport, HealthState
+from regards_nb.consumer.health import HealthReport, HealthState
 from regards_nb.consumer.journal_writer import STABLE_S, JournalWriter
 from regards_nb.consumer.stream import StreamMatcher
 from regards_nb.errors import (
@@ -24,6 +23,7 @@ from regards_nb.errors import (
     RegardsError,
     TrackingError,
 )
+from regards_nb.threads import OwnThread
 from regards_nb.waits import awaited, joined
 
 if TYPE_CHECKING:
@@ -74,13 +74,7 @@ class Consumer:
     @property
     def health(self) -> Health:
         """The current state of the thread."""
-        shared = self._shared
-        health = shared.health
-        if shared.has_thread_ended() and health.state not in ENDED:
-            # It could not say so itself. After a fork, the child process has no such thread.
-            reason = str(_thread_ended(self._queue, None))
-            return replace(health, state=HealthState.FAILED, reason=reason)
-        return health
+        return self._shared.health
 
     @property
     def is_running(self) -> bool:
@@ -113,13 +107,14 @@ class Consumer:
     def _start_thread(self) -> None:
         shared = _SharedState(self._changed, self._died)
         # The thread does not hold the consumer: a tracker that a notebook dropped can be
-        # collected, and then its thread ends. The thread is a daemon, because a kernel restart must
-        # not wait for a broker.
-        shared.thread = threading.Thread(
-            target=_run,
-            args=(addresses_of(self._parameters), self._queue, self._journal, shared),
-            name="regards-nb-consumer",
-            daemon=True,
+        # collected, and then its thread ends.
+        addresses = addresses_of(self._parameters)
+        shared.thread = OwnThread(
+            "consumer",
+            partial(_run_connections, addresses, self._queue, self._journal, shared),
+            does=f"reads the queue {self._queue!r}",
+            then="RabbitMQ keeps the new messages: call tracker.start()",
+            died=shared.report_death,
         )
         weakref.finalize(self, shared.request_stop, 1.0).atexit = False
         self._shared = shared
@@ -155,7 +150,6 @@ class _SharedState(HealthReport):
         self, changed: Callable[[], None], died: Callable[[TrackingError], object] | None
     ) -> None:
         super().__init__(changed)
-        self.thread: threading.Thread | None = None
         self.stop = threading.Event()
         #: of the start that waits for the first consumer
         self.started: Future[None] = Future()
@@ -167,11 +161,6 @@ class _SharedState(HealthReport):
         self.last_round: list[RegardsError] = []
         #: `request_stop` of another thread must not miss a connection that is being made
         self._lock = threading.Lock()
-
-    def has_thread_ended(self) -> bool:
-        """Return whether the thread was started, and does not run any more."""
-        thread = self.thread
-        return thread is not None and thread.ident is not None and not thread.is_alive()
 
     def report_death(self, error: TrackingError) -> None:
         """Store the error that ends the thread."""
@@ -206,26 +195,6 @@ class _SharedState(HealthReport):
         with self._lock:
             if self._connection is not None:
                 self._connection.request_close(within_s)
-
-
-def _run(
-    addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
-) -> None:
-    """Run the thread; report whatever exception ends it."""
-    try:
-        _run_connections(addresses, queue, journal, shared)
-    except BaseException as exc:  # noqa: BLE001 - other code can throw any exception into a thread
-        error = _thread_ended(queue, exc)
-        error.__cause__ = exc
-        shared.report_death(error)
-
-
-def _thread_ended(queue: str, cause: BaseException | None) -> TrackingError:
-    said = "" if cause is None else f" ({type(cause).__name__}: {cause})".replace(": )", ")")
-    return TrackingError(
-        f"the thread that reads the queue {queue!r} has ended{said}. RabbitMQ keeps the new "
-        "messages: call tracker.start()"
-    )
 
 
 def _run_connections(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from regards_nb.threads import OwnThread
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,13 +70,14 @@ class Health:
 
 
 class HealthReport:
-    """The present health: the thread of the source replaces it, every thread reads it.
+    """The present health: the *thread* of the source replaces it, every thread reads it.
 
     *changed* is called after each change.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._health = Health()
+        self.thread: OwnThread | None = None
         self._changed = changed
         #: apart, because it changes with each commit
         self._last_event: datetime | None = None
@@ -84,7 +87,11 @@ class HealthReport:
     @property
     def health(self) -> Health:
         """The health at this moment."""
-        return replace(self._health, last_event=self._last_event)
+        health = replace(self._health, last_event=self._last_event)
+        death = None if self.thread is None else self.thread.death
+        if death is None or health.state in ENDED:
+            return health
+        return replace(health, state=HealthState.FAILED, reason=str(death))
 
     def report(self, state: HealthState, reason: str | None = None) -> None:
         """Change the state; ``since`` changes only with it."""

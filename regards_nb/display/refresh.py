@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from regards_nb.display.model import TICK_S
+from regards_nb.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -125,9 +126,12 @@ class RefreshThread:
         """Start the thread unless it runs."""
         with self._lock:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed.is_set():
-                # A daemon: a kernel that restarts must not wait for a repaint.
-                self._thread = threading.Thread(
-                    target=self._run, name="regards-nb-display", daemon=True
+                self._thread = OwnThread(
+                    "display",
+                    self._run,
+                    does="repaints the views",
+                    then="Call tracker.show()",
+                    died=self._record_error,
                 )
                 self._thread.start()
 

@@ -25,9 +25,10 @@ from regards_nb.errors import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import counted, raised_at
+from regards_nb.threads import OwnThread
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
-from regards_nb.tracker.shared import POLL_S, OrderHeldError
+from regards_nb.tracker.shared import POLL_S, RECEIVING, OrderHeldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -93,18 +94,18 @@ class EventDispatcher:
         self._workers = Workers("regards-nb-callback", 1)
         self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor, self.slow_s)
         self.auto_download = None if downloads is None else AutoDownload(parts, downloads, sync)
-        self._thread = threading.Thread(
-            target=_follow,
-            args=(parts, self._queue, self._stop, self._calls, self.auto_download),
-            name="regards-nb-dispatch",
-            daemon=True,
+        self._thread = OwnThread(
+            "dispatch",
+            partial(_follow, parts, self._queue, self._stop, self._calls, self.auto_download),
+            does="hands events to callbacks and downloads",
+            died=partial(parts.errors.record, RECEIVING),
         )
         weakref.finalize(self, self._stop.set).atexit = False
 
     @property
-    def has_died(self) -> bool:
-        """Whether the thread was ended by an exception, which is recorded."""
-        return self._thread.ident is not None and not self._thread.is_alive()
+    def death(self) -> TrackingError | None:
+        """The error that has ended the thread."""
+        return self._thread.death
 
     @property
     def slow_callback(self) -> str:
@@ -188,10 +189,6 @@ def _follow(
             stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
         _step(parts, queue, callbacks, None)
-    except BaseException as exc:  # noqa: BLE001 - other code can throw any exception into a thread
-        error = TrackingError("the thread has ended. Call tracker.start()")
-        error.__cause__ = exc
-        parts.errors.record("handing events to callbacks and downloads", error)
     finally:
         # The tracker may have been collected without a stop().
         parts.frames.unfollow(queue)

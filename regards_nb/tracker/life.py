@@ -31,9 +31,6 @@ _NOT_STARTED = (
 )
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
-#: The work that has failed if the thread of the consumer has ended by itself.
-RECEIVING = "receiving messages"
-
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()
 

@@ -14,6 +14,7 @@ import time
 import weakref
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from regards_nb.errors import (
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
 from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted
+from regards_nb.threads import OwnThread
+from regards_nb.tracker.shared import RECEIVING
 from regards_nb.waits import joined
 
 if TYPE_CHECKING:
@@ -486,14 +489,20 @@ class CatchUp:
         self._stop = threading.Event()
         self._client = sync.client
         # The thread holds what it needs and not the tracker, which can then be collected.
-        self._thread = threading.Thread(
-            target=_catch_up,
-            args=(_Rounds(sync, errors), weakref.ref(consumer), self._stop, silence_s, settle_s),
-            name="regards-nb-catchup",
-            daemon=True,
+        rounds, source = _Rounds(sync, errors), weakref.ref(consumer)
+        self._thread = OwnThread(
+            "catchup",
+            partial(_catch_up, rounds, source, self._stop, silence_s, settle_s),
+            does="asks REGARDS after a connect and a silence",
+            died=partial(errors.record, RECEIVING),
         )
         weakref.finalize(self, self._stop.set).atexit = False
         self._thread.start()
+
+    @property
+    def death(self) -> TrackingError | None:
+        """The error that has ended the thread."""
+        return self._thread.death
 
     def stop(self, timeout_s: float) -> None:
         """End the thread; while it waits for an answer, it ends after the answer."""
@@ -558,7 +567,6 @@ class Poller:
         self._poll_s = poll_s
         self._health = HealthReport(changed)
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def health(self) -> Health:
@@ -567,7 +575,7 @@ class Poller:
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
-        if self._thread is not None and self._thread.is_alive():
+        if (thread := self._health.thread) is not None and thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
         try:
@@ -579,14 +587,14 @@ class Poller:
             rounds.failed(problem)
         self._stop = threading.Event()
         self._health.report(HealthState.POLLING, _polling(self._poll_s))
-        self._thread = threading.Thread(
-            target=_poll,
-            args=(rounds, self._health, self._stop, self._poll_s),
-            name="regards-nb-poll",
-            daemon=True,
+        self._health.thread = OwnThread(
+            "poll",
+            partial(_poll, rounds, self._health, self._stop, self._poll_s),
+            does="asks REGARDS for the orders",
+            died=partial(self._errors.record, RECEIVING),
         )
         weakref.finalize(self, self._stop.set).atexit = False
-        self._thread.start()
+        self._health.thread.start()
 
     def _ask_first(self) -> RegardsError | None:
         """Ask for the orders; return why they cannot be read, if it is REGARDS that answers."""
@@ -609,7 +617,7 @@ class Poller:
 
     def stop(self, timeout_s: float) -> None:
         """End the thread; TrackingError if it waits for an answer and did not end in time."""
-        thread, self._thread = self._thread, None
+        thread = self._health.thread
         self._stop.set()
         if thread is None:
             return

@@ -51,6 +51,9 @@ _log.addHandler(logging.NullHandler())
 NEW_ORDER = "Correct the request, or ask the administrator for the right, and order again: submit()"
 CLIENT_MISSING = "needs the REST side: make the tracker with client=RegardsClient(...)"
 
+#: The work that has failed if a thread of the tracker has ended by itself.
+RECEIVING = "receiving messages"
+
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.
 POLL_S = 0.5
 _MOST_ERRORS = 20

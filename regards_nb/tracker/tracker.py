@@ -48,7 +48,6 @@ from regards_nb.tracker.executors import settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
-    RECEIVING,
     JournalReader,
     Life,
     OtherConsumers,
@@ -71,6 +70,7 @@ from regards_nb.tracker.rest_sync import (
 from regards_nb.tracker.selection import check_keys, keys_in
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
+    RECEIVING,
     BackgroundErrors,
     ChangeSignal,
     OrderHolders,
@@ -387,7 +387,7 @@ class OrderTracker:
         self._life.require_no_end()
         check_numbers(timeout_s=timeout_s)
         with self._life.changing:
-            if self._dispatcher is None or self._dispatcher.has_died:
+            if self._dispatcher is None or self._dispatcher.death:
                 # Before the consumer: what waited in the queue is new, too.
                 is_kept = not isinstance(self._consumer, JournalReader)
                 cursor = DispatchCursor(
@@ -409,7 +409,8 @@ class OrderTracker:
             for text in () if was_running else self._warnings_at_start():
                 warnings.warn(text, stacklevel=2)
             source = self._consumer
-            if self._catch_up is None and self._sync is not None and isinstance(source, Consumer):
+            asks = self._catch_up is not None and self._catch_up.death is None
+            if not asks and self._sync is not None and isinstance(source, Consumer):
                 errors = self._core.errors
                 self._catch_up = CatchUp(self._sync, errors, source, silence_s=self._silence_s)
         return self
@@ -467,7 +468,9 @@ class OrderTracker:
     def health(self) -> Health:
         """State of the connection to RabbitMQ, or of the polling without one."""
         health = self._life.health
-        reasons = filter(None, (health.reason, self._slow_callback))
+        parts = (self._dispatcher, self._catch_up)
+        ended = [str(death) for part in parts if part is not None and (death := part.death)]
+        reasons = filter(None, (health.reason, self._slow_callback, *ended))
         return replace(health, reason=" ".join(reasons) or None)
 
     @property
