@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -475,3 +477,27 @@ def test_every_error_can_be_pickled() -> None:
     group = errors.ProcessingErrorGroup("text", [error], {1: 2})
     again = pickle.loads(pickle.dumps(group))  # noqa: S301 - our own
     assert (again.results, str(again.exceptions[0])) == ({1: 2}, "text")
+
+
+UNGUARDED = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from regards_nb import OrderTracker
+
+tracker = OrderTracker.from_profile("archive", journal="journal.sqlite")
+tracker.submit("dataset:SWOT_PASS_012", label="once")
+with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    pool.submit(len, ()).result()
+"""
+
+
+def test_a_script_that_a_worker_imports_orders_once(simulator: Simulator, tmp_path: Path) -> None:
+    """Its worker ends with a text that says where the lines of the script belong."""
+    before = len(simulator.service.orders_of(simulator.username))
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "BrokenProcessPool" in done.stderr
+    assert 'below a line  if __name__ == "__main__":' in done.stderr
+    assert len(simulator.service.orders_of(simulator.username)) == before + 1

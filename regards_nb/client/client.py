@@ -447,7 +447,7 @@ class RegardsClient:
             Return at most so many products.
         **fields
             Values of fields, as :func:`regards_nb.queries.fields` takes them: ``cycle=7``,
-            ``instrument=["KaRIn", "Poseidon"]``, ``time=(date(2026, 1, 1), None)``.
+            ``instrument=["KaRIn", "Poseidon"]``, ``date_obs=(date(2026, 1, 1), None)``.
 
         Returns
         -------

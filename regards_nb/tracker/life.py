@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -93,6 +94,21 @@ class Life:
         """Refuse to start a tracker that has ended for good; the text says what to do instead."""
         if self.end:
             raise SettingsError(self.end)
+        refuse_imported_script()
+
+
+def refuse_imported_script() -> None:
+    """Refuse what a script does while a worker process imports it: it would order once more.
+
+    `multiprocessing` runs the script of the user again in each process that it spawns, under
+    another name.
+    """
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_globals.get("__name__") == "__mp_main__" and frame.f_code.co_name == "<module>":
+            raise SettingsError(
+                "a worker process imports this script, and would order and follow the same again. "
+                'Put what the script does below a line  if __name__ == "__main__":'
+            )
 
 
 def is_own_thread() -> bool:

@@ -37,6 +37,7 @@ from regards_nb.errors import (
 from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
+from regards_nb.tracker.life import refuse_imported_script
 from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 from regards_nb.waits import told
@@ -286,6 +287,7 @@ class Submission:
         ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()
+        refuse_imported_script()
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else _refuse_to_wait
