@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,7 @@ class Import:
         return self.name.split(".")[0]
 
 
+@functools.cache
 def imports_of(module: Path) -> list[Import]:
     """Return everything that a file imports, wherever in it the import stands."""
     found: list[Import] = []

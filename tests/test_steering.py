@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import client_of, throw, until
+from conftest import client_of, purge_queue, throw, until
 
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
@@ -442,7 +442,7 @@ def test_messages_that_were_missed_are_made_up_for(broker: PrivateBroker, tmp_pa
         client_of(simulator).download_order(number, tmp_path / "elsewhere")
         simulator.wait_for(number, "DONE")
         simulator.flush()
-        broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+        purge_queue(simulator)
         with new_tracker() as again:
             again.wait("c", timeout_s=30)
             assert again["c"].status == "DONE"
@@ -455,7 +455,7 @@ def test_after_a_silence_the_server_is_asked(broker: PrivateBroker, tmp_path: Pa
         number = simulator.order(OrderPlan(n_files=1), correlation_id="c")
         simulator.wait_for(number, "DONE")
         simulator.flush()
-        broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+        purge_queue(simulator)
         with OrderTracker(
             simulator.amqp_url,
             simulator.queue,

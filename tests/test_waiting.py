@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import tracker_of, until
+from conftest import purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
@@ -19,7 +19,6 @@ from regards_nb.client import Silence
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
-    PrivateBroker,
     Reply,
     Route,
     Simulator,
@@ -112,7 +111,6 @@ def test_a_wait_downloads_orders_that_ended_before(
 
 def test_an_order_that_only_rest_knows_can_block(
     simulator: Simulator,
-    broker: PrivateBroker,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -121,7 +119,7 @@ def test_an_order_that_only_rest_knows_can_block(
     for number in others:
         simulator.wait_for(number, "DONE")
     simulator.flush()
-    broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+    purge_queue(simulator)
     with tracker_of(simulator, tmp_path) as tracker:
         mine = tracker.submit("dataset:SWOT_PASS_012")
         until(lambda: [state.order_id for state in tracker.snapshot().blocking] == others)
@@ -230,14 +228,12 @@ def test_a_wait_for_an_unknown_order_is_an_error(
             tracker.wait(name, timeout_s=30)
 
 
-def test_a_wait_for_a_number_that_rest_knows_is_none(
-    simulator: Simulator, broker: PrivateBroker, tmp_path: Path
-) -> None:
+def test_a_wait_for_a_number_that_rest_knows_is_none(simulator: Simulator, tmp_path: Path) -> None:
     """An order whose messages went elsewhere is looked up, and waited for."""
     number = simulator.order(ONE_FILE)
     simulator.wait_for(number, "DONE")
     simulator.flush()
-    broker.rabbitmqctl("purge_queue", "-p", "regards.multitenant.manager", simulator.queue)
+    purge_queue(simulator)
     with tracker_of(simulator, tmp_path) as tracker:
         assert list(tracker.wait(number, timeout_s=30)["status"]) == ["DONE"]
 

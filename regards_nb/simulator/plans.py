@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,8 +91,12 @@ def noise(*, seed: str, size_bytes: int) -> Content:
     return Content(make, size_bytes=size_bytes)
 
 
+@lru_cache(1024)
 def sea_level(*, seed: str, rows: int) -> Content:
-    """Return a CSV table: sea level along one pass of an altimetry satellite."""
+    """Return a CSV table: sea level along one pass of an altimetry satellite.
+
+    The archives of one process share it, and with it its size and MD5.
+    """
     return Content(lambda: _sea_level_blocks(seed, rows))
 
 
@@ -115,8 +119,9 @@ def _sea_level_blocks(seed: str, rows: int) -> Iterator[bytes]:
         yield "".join(lines).encode()
 
 
+@lru_cache(1024)
 def quicklook(*, seed: str) -> Content:
-    """Return a small grey PNG picture."""
+    """Return a small grey PNG picture, which archives share as they do tables."""
     return Content(lambda: iter([_quicklook_png(seed)]))
 
 
