@@ -438,7 +438,10 @@ def _journal(journal: Journal) -> Iterator[Finding]:
         yield Finding("journal", CheckResult.FAILED, str(exc))
         return
     if damage:
-        text = f"damaged: {damage[0]}. Move the file away; tracking then starts a new journal"
+        text = (
+            f"damaged: {clean(damage[0], 200)}. Close the kernels that use it, then save what can "
+            "be read with: regards-nb repair PATH"
+        )
         yield Finding("journal", CheckResult.FAILED, text)
     else:
         yield Finding("journal", CheckResult.OK, "readable, no damage")

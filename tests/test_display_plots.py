@@ -15,6 +15,7 @@ import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb.display import plot_throughput, plot_timeline
+from regards_nb.errors import SettingsError
 from regards_nb.frames import EVENT_DTYPES, FILE_DTYPES
 
 TESTS = Path(__file__).parent
@@ -248,6 +249,15 @@ def test_it_draws_into_axes_that_are_given(plt: Any) -> None:
     _, ax = plt.subplots()
     assert plot_timeline(frame(event("a", "DONE", 1)), ax=ax) is ax
     picture(ax)
+
+
+@pytest.mark.parametrize("rows", [pd.DataFrame({"status": []}), 5])
+def test_rows_of_another_frame_are_refused(rows: object) -> None:
+    """The error names the frame that is needed."""
+    with pytest.raises(SettingsError, match="rows of tracker.events"):
+        plot_timeline(rows)
+    with pytest.raises(SettingsError, match="rows of tracker.files"):
+        plot_throughput(rows)
 
 
 def test_without_matplotlib_the_error_says_what_to_install() -> None:

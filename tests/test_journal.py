@@ -469,6 +469,10 @@ def test_damage_is_found_and_told(tmp_path: Path, journal: Journal) -> None:
     with pytest.raises(JournalError, match="damaged"):
         list(damaged.read())
     assert damaged.check()
+    with pytest.raises(
+        JournalError, match="is damaged, and was not backed up: .* regards-nb repair"
+    ):
+        damaged.backup(tmp_path / "backup.sqlite")
 
 
 def test_a_network_file_system_is_warned_about(

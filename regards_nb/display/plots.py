@@ -102,10 +102,12 @@ def plot_timeline(source: Any, *, ax: Any = None) -> Any:
     Raises
     ------
     SettingsError
-        If matplotlib is not installed.
+        matplotlib is not installed, or the rows are of another frame.
     """
     _pyplot()
-    every_lane = sorted(_lanes(source), key=lambda lane: lane.first)
+    every_lane = sorted(
+        _lanes(source, _rows(source, "events", "received_at")), key=lambda lane: lane.first
+    )
     lanes = every_lane[-MAX_LANES:]
     if ax is None:
         height_inches = min(max(0.34 * len(lanes) + 1.4, 2.2), 12)
@@ -123,18 +125,23 @@ def plot_timeline(source: Any, *, ax: Any = None) -> Any:
     return ax
 
 
-def _lanes(source: Any) -> Iterable[Lane]:
+def _rows(source: Any, kind: str, needed: str) -> Any:
+    """Return the frame of a tracker, or the user's own rows if they have the column *needed*."""
+    rows = getattr(source, kind) if hasattr(source, "snapshot") else source
+    if needed not in getattr(rows, "columns", ()):
+        raise SettingsError(f"this plot needs a tracker or rows of tracker.{kind}")
+    return rows
+
+
+def _lanes(source: Any, events: Any) -> Iterable[Lane]:
     """Return a lane for each order of a tracker or of a frame of events."""
-    is_tracker = hasattr(source, "snapshot")
     lanes: dict[tuple[str | None, str], Lane] = {}
-    for tenant, correlation_id, number, status, when in _events(
-        source.events if is_tracker else source
-    ):
+    for tenant, correlation_id, number, status, when in _events(events):
         name = correlation_id or f"order {number}"
         lane = lanes.setdefault((tenant, name), Lane(name))
         lane.number = lane.number if number is None else number
         lane.events.append((when, status))
-    if is_tracker:
+    if hasattr(source, "snapshot"):
         for order in source.snapshot().orders:
             if order.label and order.key in lanes:
                 lanes[order.key].name = order.label
@@ -248,11 +255,11 @@ def plot_throughput(source: Any, *, ax: Any = None) -> Any:
     Raises
     ------
     SettingsError
-        If matplotlib is not installed.
+        matplotlib is not installed, or the rows are of another frame.
     """
     _pyplot()
     is_tracker = hasattr(source, "snapshot")
-    files = _fetched(source.files if is_tracker else source)
+    files = _fetched(_rows(source, "files", "fetched_at"))
     if ax is None:
         ax = _new_axes(3)
     if files.empty:

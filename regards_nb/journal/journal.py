@@ -38,7 +38,9 @@ from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.properties import Cursors, Stops
 from regards_nb.journal.prune import Pruning
+from regards_nb.journal.remedies import remedy
 from regards_nb.journal.sqlite_file import copy_database
+from regards_nb.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -296,6 +298,11 @@ class Journal:
         if self._database.path is None:
             raise JournalError(
                 f"the journal {self.location} is on a database server: back it up with pg_dump"
+            )
+        if damage := self.check():
+            raise JournalError(
+                f"the journal {self.location} is damaged, and was not backed up: "
+                f"{clean(damage[0], 200)}. {remedy('damaged')}"
             )
         try:
             with self._database.driver_connection("back up") as connection:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 #: How many rows are looked up one by one behind the last one that a scan has found.
 _MAX_LOOKUPS = 10_000
 
+#: What is lost with rows of a table, where a user notices it.
+_TABLES = {
+    "requests": "labels of orders, and what was asked for: use the numbers of these orders",
+    "files": "records of files: download() with the number of an order finds those in place",
+}
+
 
 @dataclass
 class Repair:
@@ -58,7 +64,9 @@ class Repair:
             "may be wrong"
             for first, last in self.doubtful
         ]
-        lines += [f"lost: rows of the table {name}" for name in self.lost_rows]
+        lines += [
+            f"lost: {_TABLES.get(name, f'rows of the table {name}')}" for name in self.lost_rows
+        ]
         lines.append(f"The damaged files are kept: {', '.join(map(str, self.kept))}")
         if self.lost:
             lines.append("Orders whose messages are lost: tracker.sync() asks REGARDS for them.")
