@@ -31,7 +31,7 @@ from regards_nb.journal import DEFAULT_PATH, Journal, repair
 from regards_nb.output import rewording
 from regards_nb.settings import PROFILE_VARIABLE, profiles_path, variable
 from regards_nb.text import clean
-from regards_nb.tracker import OrderTracker
+from regards_nb.tracker import NEW_ORDER, OrderTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +65,12 @@ _COMMANDS = [
         (r"start\(\) was stopped, and no event arrives: call start\(\) again", "stopped"),
         (r"(?<![.\w])submit\(\)", "{0}submit"),
         (r"(?:call )?(?:tracker\.)?sync\(\)", "{0}orders"),
+        (r"(?:Use )?(?<![.\w])(restart|cancel|retry|resume)\((\d*)\)", "{0}{1} {2}"),
+        (r"(?<![.\w])wait\(until='part'\)", "{0}wait --until part"),
+        (r"(pause|resume|retry|restart|cancel|delete|submit)\(\) was stopped", "stopped {1}"),
+        (r"submit\(\.\.\., correlation_id='([^']*)'\)", "{0}submit ... --correlation-id {1}"),
+        # These commands never listen: they show what REGARDS or the journal has told.
+        (r"not listening since", "as of"),
     )
 ]  # fmt: skip
 
@@ -72,8 +78,16 @@ _ACTIONS = {
     "pause": "have REGARDS prepare no more files of orders",
     "resume": "have REGARDS continue paused orders",
     "retry": "have REGARDS prepare the failed files of ended orders again",
+    "restart": "order the same again",
     "cancel": "stop orders and delete them on the server; files stay",
     "delete": "delete orders on the server that have ended or are paused; files stay",
+}
+
+
+#: What to do about an order that ended in another status than DONE; {} is its number.
+_NEXT_STEPS = {
+    OrderStatus.DENIED: NEW_ORDER,
+    OrderStatus.FAILED: "tracker.retry({}) has REGARDS prepare what is missing",
 }
 
 
@@ -390,6 +404,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     with started(tracker), _progress_to(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
+    if order.order_id is None:
+        _complain(f"there is no order: {order.status}. {NEW_ORDER}")
     return _answer(arguments, described, _as_lines(described), ok=order.order_id is not None)
 
 
@@ -413,6 +429,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         report = as_failure("journal", exc)
     except SettingsError as exc:
         report = as_failure("settings", exc)
+    if arguments.json and not report.ok:
+        _complain(report.summary)
     return _answer(arguments, report.as_dicts(), repr(report), ok=report.ok)
 
 
@@ -473,8 +491,13 @@ def _progress_to(stream: Any) -> contextlib.AbstractContextManager[object]:
 def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
     if arguments.json:
         _write(_as_json(orders))
-    ended = orders[orders["finished"]]
-    return 0 if (ended["status"] == OrderStatus.DONE).all() else 1
+    bad = orders[orders["finished"] & (orders["status"] != OrderStatus.DONE)]
+    for order in _records(bad):
+        name = order.get("order_id", order["correlation_id"])
+        message = f" ({clean(order['message'])})" if "message" in order else ""
+        advice = _NEXT_STEPS.get(order["status"], "a new order brings its files: submit()")
+        _complain(f"order {name} is {order['status']}{message}: {advice.format(name)}")
+    return 1 if len(bad) else 0
 
 
 def _write_paths(arguments: argparse.Namespace, paths: Sequence[object]) -> int:

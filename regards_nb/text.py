@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: The length of a remark in a table or an error.
-LIMIT_CHARS = 160
+#: The length of a remark in a table or an error, and of a line of its own: a cause and an advice.
+LIMIT_CHARS, LINE_CHARS = 160, 1000
 
 #: Where the code is that is not the user's: this package, Python's own library, installed ones.
 _LIBRARIES = (__file__.removesuffix("text.py"), traceback.__file__.removesuffix("traceback.py"))

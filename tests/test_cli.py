@@ -21,6 +21,7 @@ from tcp_proxy import TcpProxy
 
 import regards_nb
 from regards_nb import cli
+from regards_nb.client import REFUSALS
 from regards_nb.simulator import OrderPlan, Outcome, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -277,8 +278,9 @@ def test_doctor(
     """ok on each line, and exit code 1 where something failed, settings included."""
     assert "ok       right to read" in command("doctor")
     monkeypatch.setenv("REGARDS_QUEUE", "orders.nobody")
-    findings = json.loads(command("doctor", "--json", code=1))
-    assert [f["check"] for f in findings if f["verdict"] == "FAILED"] == ["queue"]
+    findings, summary = command("doctor", "--json", code=1).splitlines()
+    assert summary == "regards-nb: 1 of 13 checks failed: queue. Fix that first."
+    assert [f["check"] for f in json.loads(findings) if f["verdict"] == "FAILED"] == ["queue"]
     monkeypatch.delenv("REGARDS_URL")
     monkeypatch.delenv("REGARDS_AMQP")
     assert f"there is no settings file {tmp_path}" in command("doctor", code=1)
@@ -345,7 +347,18 @@ def test_advice_names_commands(
     paused = said("wait", "large", "--timeout-s", "1", code=3)
     assert "regards-nb resume 4" in paused
     assert "status: " in said("resume", "large", code=0)
-    for text in (blocked, elsewhere, paused):
+    assert re.search(r"○ as of \d{4}-", said("orders", code=0)), "this command never listens"
+    said("cancel", "large", code=0)
+    deleted = said("wait", "large", code=1)
+    assert "regards-nb: order 4 is DELETED" in deleted
+    assert "a new order brings its files: regards-nb submit" in deleted
+    simulator.order(OrderPlan(outcome=Outcome.FAILED), correlation_id="bad")
+    failed = said("wait", "bad", code=1)
+    assert re.search(r"regards-nb: order 5 is FAILED \(.*\): regards-nb retry 5 has", failed)
+    assert said("restart", "3", "--json", code=0).count('"GRANTED"') == 1
+    refusals = cli.in_commands(" ".join(map(" ".join, REFUSALS.values())))
+    assert "regards-nb restart" in refusals
+    for text in (blocked, elsewhere, paused, failed, deleted, refusals):
         assert not re.search(r"\w\(|tracker\.|tracked|tracking", text), text
 
 
@@ -360,3 +373,20 @@ def test_the_journal_is_copied_and_repaired(tmp_path: Path, command: Callable[..
     second = tmp_path / "second.sqlite"
     said = command("backup", str(second), "--journal", str(copy), "--json")
     assert json.loads(said) == [str(second)]
+
+
+def test_ctrl_c_during_the_imports_is_silent() -> None:
+    """The modules of the command take seconds to load, and no traceback through them is written."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'regards_nb.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "runpy.run_module('regards_nb', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

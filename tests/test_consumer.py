@@ -410,7 +410,7 @@ def test_hostile_properties_do_not_stop_the_good_messages(
     """Values of any AMQP type where a text is expected count as missing, and are kept as JSON."""
     admin.publish(body(0), tenant={"nested": [1, {"deep": None}]})
     admin.publish(body(1), tenant=b"\xff\xfe", timestamp=2**63, message_id="x" * 250)
-    admin.publish(body(2), tenant=["list"], timestamp=None)
+    admin.publish(body(2), tenant=["list"], timestamp=0)
     admin.publish(body(3))
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() == 4)
@@ -418,6 +418,12 @@ def test_hostile_properties_do_not_stop_the_good_messages(
     assert tenants == [None, None, None, "tenant"]
     assert numbers(journal) == [0, 1, 2, 3]
     assert "nested" in rows(journal)[0].delivery.properties
+    assert [row.delivery.timestamp_s for row in rows(journal)] == [
+        1681461977,
+        None,
+        None,
+        1681461977,
+    ]
 
 
 # -- kinds of queues --

@@ -171,18 +171,18 @@ def test_a_log_tells_the_files_of_a_download_at_its_end() -> None:
 
 
 def test_a_log_says_when_the_connection_is_lost_and_found() -> None:
-    """Changes of the connection are lines too."""
+    """Changes of the connection are lines too, with the whole advice; so is a note."""
     tracker, stream = ScriptedTracker(order()), _Stream()
     watch = opened(LogView(tracker, _all, stream))
-    lost = Health(
-        state=HealthState.RECONNECTING, since=NOON, reason="connection reset", address="amqp://host"
-    )
+    reason = f"connection reset, {'for some reason, ' * 30}check the VPN"
+    lost = Health(state=HealthState.RECONNECTING, since=NOON, reason=reason, address="amqp://host")
     tracker.tell(health=lost)
-    watch.refresh()
+    watch.refresh(note=reason)
+    assert stream.lines()[-2] == reason
     tracker.tell(health=Health(state=HealthState.CONSUMING, since=NOON))
     watch.refresh()
     assert stream.lines()[-2:] == [
-        "reconnecting to RabbitMQ since 2026-11-23 12:00 UTC: connection reset",
+        f"reconnecting to RabbitMQ since 2026-11-23 12:00 UTC: {reason}",
         "listening since 2026-11-23 12:00 UTC",
     ]
 

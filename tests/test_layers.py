@@ -40,6 +40,7 @@ ROOMS = [
     "simulator",
     "demo",
     "cli",
+    "__main__",
 ]
 PURE = {"arguments", "errors", "events", "files", "orders", "pruned_orders", "queries", "text"}
 #: The rooms that may import a third-party library.

@@ -126,7 +126,7 @@ def test_an_order_that_gets_its_name_later_is_the_same_order(tmp_path: Path) -> 
 
 def test_a_callback_for_a_status_nobody_knows_is_asked_about(tracker: OrderTracker) -> None:
     """Most often it is a slip, and would never be called; a new server may still mean it."""
-    with pytest.warns(UserWarning, match="'SUBORDERDONE': GRANTED, SUBORDER_DONE"):
+    with pytest.warns(UserWarning, match="'SUBORDERDONE'. Did you mean 'SUBORDER_DONE'"):
         tracker.on("SUBORDERDONE", print)
     with pytest.raises(errors.SettingsError, match="must be a function of an OrderEvent, not None"):
         tracker.on("DONE", None)  # type: ignore[arg-type]

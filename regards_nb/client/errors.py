@@ -77,7 +77,7 @@ _FILE_MEANINGS = {
 REFUSALS: dict[str, tuple[str, str]] = {
     "ORDER_MUST_BE_PENDING_OR_RUNNING": (
         "only an order that is pending or running can be paused",
-        "It has ended or is paused already: look at its status",
+        "One that has ended or is paused already needs no pause",
     ),
     "ORDER_MUST_BE_PAUSED": (
         "only an order that is paused, and whose jobs have all stopped, can be resumed",
@@ -97,7 +97,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "ORDER_MUST_BE_DONE_WITH_WARNING_OR_FAILED": (
         "only an order that has ended with errors can be retried",
-        "An order that is done has all its files: download it, or restart() it",
+        "An order that is done has all its files: download it, or order it again with restart()",
     ),
     "ORDER_HAS_PROCESSING": (
         "an order whose files are processed on the server cannot be retried",

@@ -10,8 +10,9 @@ from typing import Any
 from regards_nb.events import TENANT_HEADER, Delivery
 from regards_nb.text import escape_unprintable
 
-#: The end of the year 9999: a DataFrame cannot hold a later time.
-_LAST_TIMESTAMP_S = 253_402_300_799
+#: The year 2000, before which no REGARDS ran: a clock that is not set gives 0. The end of the year
+#: 9999: a DataFrame cannot hold a later time.
+_FIRST_TIMESTAMP_S, _LAST_TIMESTAMP_S = 946_684_800, 253_402_300_799
 
 _OTHER_PROPERTIES = (
     "content_type",
@@ -43,7 +44,7 @@ def delivery_from(
     """
     headers: dict[Any, Any] = properties.headers or {}
     timestamp_s = properties.timestamp
-    if timestamp_s is not None and not 0 <= timestamp_s <= _LAST_TIMESTAMP_S:
+    if timestamp_s is not None and not _FIRST_TIMESTAMP_S <= timestamp_s <= _LAST_TIMESTAMP_S:
         timestamp_s = None
     tenant, app_id, others = _service_properties(properties, headers)
     return Delivery(

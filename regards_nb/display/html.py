@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.display.model import SIGN, Severity, clock, table_model
 from regards_nb.display.text import lines
-from regards_nb.text import clean
+from regards_nb.text import LINE_CHARS, clean
 
 if TYPE_CHECKING:
     from collections import deque
@@ -143,7 +143,7 @@ def head(model: TableModel, note: str = "") -> str:
     counts = "".join(
         f" <span>{_sign(severity)}{escape(words)}</span>" for severity, words in model.counts
     )
-    noted = f'<div class="rg-note">{escape(clean(note, 400))}</div>' if note else ""
+    noted = f'<div class="rg-note">{escape(clean(note, LINE_CHARS))}</div>' if note else ""
     if model.standstill:
         noted = f'<div class="rg-note rg-act">{escape(model.standstill)}</div>{noted}'
     return (

@@ -18,7 +18,7 @@ import numpy as np
 from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import GONE
-from regards_nb.text import LIMIT_CHARS, clean, counted, size
+from regards_nb.text import LINE_CHARS, clean, counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -505,12 +505,12 @@ def _health(health: Health) -> tuple[Severity, str]:
     severity, words = _HEALTH.get(state, (Severity.INCOMPLETE, clean(state, NAME_CHARS)))
     since = health.since.astimezone(UTC)
     if state == "POLLING" and health.reason:
-        words = clean(health.reason)  # it says how often
+        words = clean(health.reason, LINE_CHARS)  # it says how often
     if state == "RECONNECTING" and health.address is None:
         words = "REGARDS does not answer, and is asked again,"  # there is no RabbitMQ
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
     if health.reason and state not in {"CONSUMING", "POLLING"}:
-        parts = [f"{parts[0]}: {clean(health.reason)}"]
+        parts = [f"{parts[0]}: {clean(health.reason, LINE_CHARS)}"]
     if health.last_event:
         parts.append(f"last event {clock(health.last_event, after=since)}")
     if health.queue_depth:
@@ -599,7 +599,7 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
         )
     if snapshot.health.state.value == "STOPPED":
         if snapshot.health.reason:
-            return f"Nothing moves here: {clean(snapshot.health.reason)}"
+            return f"Nothing moves here: {clean(snapshot.health.reason, LINE_CHARS)}"
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
     quiet_s = now.timestamp() - unfinished["last_event"].max()
     return f"No event from REGARDS for {duration(quiet_s)}" if quiet_s >= QUIET_S else ""
@@ -665,7 +665,7 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
     counts = Counter(snapshot.background_errors)
     for problem in list(counts)[-MAX_PROBLEMS:]:
         times = f" ({counts[problem]} times)" if counts[problem] > 1 else ""
-        yield clean(problem, 2 * LIMIT_CHARS) + times
+        yield clean(problem, LINE_CHARS) + times
 
 
 class DownloadRates:

@@ -26,7 +26,7 @@ from regards_nb.display.model import (
     table_model,
 )
 from regards_nb.output import encodable, reworded, write_lines
-from regards_nb.text import clean, counted
+from regards_nb.text import LINE_CHARS, clean, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,7 +97,7 @@ def above(model: TableModel, note: str = "") -> list[str]:
         *([overall] if overall else []),
         *([f"! {model.standstill}"] if model.standstill else []),
         f"{SIGN[model.health_severity]} {model.health}",
-        *([clean(note, 400)] if note else []),
+        *([clean(note, LINE_CHARS)] if note else []),
     ]
 
 
@@ -204,7 +204,7 @@ class LogView:
     def refresh(self, *, note: str = "") -> None:
         """Write what changed since the last call."""
         if note and self._is_news(note):
-            write_lines(self._stream, [_stamped(clean(note, 400))])
+            write_lines(self._stream, [_stamped(clean(note, LINE_CHARS))])
         version = self._tracker.version
         if version != self._version:
             self._version = version

@@ -25,6 +25,7 @@ from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
 from regards_nb.tracker.nested_loop import run_nested as run_nested
 from regards_nb.tracker.order import Order as Order
 from regards_nb.tracker.selection import names_in as names_in
+from regards_nb.tracker.shared import NEW_ORDER as NEW_ORDER
 from regards_nb.tracker.shared import SHOWN_S as SHOWN_S
 from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
 from regards_nb.tracker.shared import ChangeSignal as ChangeSignal

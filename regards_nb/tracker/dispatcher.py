@@ -24,7 +24,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
-from regards_nb.text import counted, raised_at
+from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
@@ -147,8 +147,8 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
         return None, callback
     if status not in OrderStatus.__members__:
         # No error: a newer server may send other statuses, and their events are kept, too.
-        known = ", ".join(OrderStatus)
-        warnings.warn(f"no event is known to have the status {status!r}: {known}", stacklevel=3)
+        meant = did_you_mean(status, map(str, OrderStatus)) or f"Known are {', '.join(OrderStatus)}"
+        warnings.warn(f"no event is known to have the status {status!r}. {meant}", stacklevel=3)
     return str(status), callback
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import time
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, WaitTimeoutError
-from regards_nb.text import counted
+from regards_nb.text import clean, counted
 from regards_nb.tracker.blocking import advice_for, advice_for_paused
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
@@ -37,6 +40,8 @@ _UNKNOWN_AFTER_S = 2.0
 _UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 #: A note names so many orders of which no event came.
 _MOST_NAMED = 3
+#: A shorter silence of an order is not told.
+_SILENT_S = 60.0
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
@@ -172,7 +177,7 @@ class Wait:
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-            note = self.note()
+            note = self.note(is_last=True)
             if self._lacks_rest and self._states and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
             health = self._life.health
@@ -245,14 +250,18 @@ class Wait:
         keys = (self._core.key_of(state.order_id or 0) for state in waiting)
         return [key for key in keys if key is not None]
 
-    def note(self) -> str:
-        """Return a sentence on the orders that the wait still needs."""
+    def note(self, *, is_last: bool = False) -> str:
+        """Return a sentence on the orders that the wait still needs.
+
+        It names those of which no event came for long, and the last note any.
+        """
         needed = [state for state in self._states if not self._suffices(state)]
         running = [state for state in needed if not state.finished]
         unseen = self._unknown()
         are = "is" if len(running) == 1 else "are"
         total = counted(len(self._names), "order")
         words = [f"{len(running)} of {total} {are} still running"] if running else []
+        words += _silences(running, is_exact=is_last)
         if len(unseen) > _MOST_NAMED:
             words.append(f"no event of {counted(len(unseen), 'order')} so far")
         else:
@@ -323,6 +332,23 @@ class Wait:
         """Return the rows of the orders waited for; raise what failed in the background."""
         self._core.errors.raise_new()
         return self._core.frames.orders_of(self.keys())
+
+
+def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
+    """Return for how long no event of some orders came, for those with the longest silence.
+
+    The time is exact, or doubles from one text to the next: a log gets a line for each.
+    """
+    now, texts = datetime.now(UTC), []
+    for state in heapq.nsmallest(_MOST_NAMED, states, key=attrgetter("last_event")):
+        silent_s = (now - state.last_event).total_seconds()
+        if not is_exact:
+            if silent_s < _SILENT_S:
+                break
+            silent_s = _SILENT_S * 2 ** int(math.log2(silent_s / _SILENT_S))
+        label = f" ({clean(state.label)})" if state.label and state.order_id else ""
+        texts.append(f"no event of {state.name}{label} for {max(silent_s, 0):.0f} s")
+    return texts
 
 
 def _numbers(states: Iterable[OrderState]) -> str:
