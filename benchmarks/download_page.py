@@ -58,7 +58,7 @@ _RUNS = (
     "Peak RSS is that of the largest process. Peak disk is over what the files alone take on the "
     "disk, looked at ten times per second in one run that does not count for the time. The "
     "machine also did other work: a run during which that took more than a tenth of it was made "
-    "again, twice at most, and the quietest counts, for two minutes of each work; what it took is "
+    "again, twice at most, and the quietest counts, for a minute of all works; what it took is "
     "in the last column (writing back to the disk is in it)."
 )
 _HEAD = "| work | what | at most | found | found with flush | |\n|---|---|---:|---:|---:|---|"

@@ -91,7 +91,6 @@ def _noise(seed: int, size_bytes: int) -> bytes:
 ORDERS: dict[str, Callable[[], Iterator[File]]] = {
     "large": large_files,
     "typical": typical_files,
-    "small-5000": lambda: small_files(5_000),
     "small-10000": lambda: small_files(10_000),
     "separate": separate_files,
     "objects": object_files,

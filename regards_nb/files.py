@@ -50,4 +50,4 @@ class FileRecord(NamedTuple):
     @property
     def in_place(self) -> bool:
         """Whether the file is where its path says."""
-        return self.state.is_here and self.path is not None
+        return self.path is not None and self.state in _HERE

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import traceback
-from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -74,6 +73,8 @@ def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     >>> similar("Frist Pass", ["first pass", "FORBIDDEN"]), similar("NOPE", ["FORBIDDEN"])
     (['first pass'], [])
     """
+    from difflib import get_close_matches  # imported here: most names are right
+
     folded: dict[str, str] = {}
     for each in known:
         folded.setdefault(each.casefold(), each)

@@ -192,7 +192,7 @@ def test_zips_of_a_real_server_library_end_in_the_right_files(name: str, tmp_pat
     for piece in read_zip([raw]):
         data += piece.data
         if piece.last:
-            entries.append((piece.entry.name, data))
+            entries.append((piece.name, data))
             data = b""
     originals = {"a (1).nc": "a.nc", "a (2).nc": "a.nc", "README (1)": "README"}
     files = [

@@ -42,7 +42,7 @@ def entries_of(blocks: Iterable[bytes]) -> list[tuple[str, bytes, str | None]]:
     for piece in read_zip(blocks):
         data += piece.data
         if piece.last:
-            found.append((piece.entry.name, data, piece.damage))
+            found.append((piece.name, data, piece.damage))
             data = b""
     return found
 

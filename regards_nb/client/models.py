@@ -6,7 +6,6 @@ Both spellings of a field are read, the one of the code and the one of the docum
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import dataclass
@@ -125,9 +124,11 @@ class Response:
 
     def _page(self) -> str:
         """Return the title of a page, or its visible text, and the name of the program."""
+        from html import unescape  # imported here: most responses are no page
+
         text = self._text()[:_PAGE_CHARS]
         title = _TITLE.search(text)
-        shown = html.unescape(title[1] if title else _INVISIBLE.sub(" ", text))
+        shown = unescape(title[1] if title else _INVISIBLE.sub(" ", text))
         # Squid and Varnish add Via; nginx, Apache and Varnish name themselves in Server.
         program = self.headers.get("Server") or self.headers.get("Via") or ""
         said = f'page "{clean(shown, MAX_EXCERPT_CHARS // 2)}"'
@@ -278,8 +279,8 @@ def _list(value: Any) -> list[Any]:
 
 def _int(value: Any) -> int | None:
     """Return *value* if it is a whole number that a database can hold."""
-    is_int = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-    return value if is_int else None
+    # type(): true and false are instances of int
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
 def _text(value: Any) -> str | None:

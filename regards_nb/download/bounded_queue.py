@@ -80,11 +80,10 @@ class BoundedQueue(Generic[_T]):
             return None
 
     def done(self, size_bytes: int) -> None:
-        """Count bytes of items that were taken no longer, in a queue that counts them so far."""
-        if self._held_until_done:
-            with self._changed:
-                self._held_bytes -= size_bytes
-                self._changed.notify_all()
+        """Count bytes of items that were taken no longer; for *held_until_done*."""
+        with self._changed:
+            self._held_bytes -= size_bytes
+            self._changed.notify_all()
 
     def __iter__(self) -> Iterator[_T]:
         """Yield all items until the queue ends."""

@@ -19,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
-from xml.etree import ElementTree as ET
 
 from regards_nb.errors import WorkspaceError
 from regards_nb.text import clean
@@ -243,6 +242,8 @@ class Bucket:
         *is_ours*: a process of this computer was uploading it and has died. Otherwise only uploads
         that are old are aborted.
         """
+        from xml.etree import ElementTree as ET  # imported here: only this reads XML
+
         try:
             for found, upload_id, age_s in self._uploads(key):
                 if found == key and (is_ours or age_s > _OLD_UPLOAD_S):
@@ -254,6 +255,8 @@ class Bucket:
 
     def _uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
         """Yield key, id and age of each unfinished upload."""
+        from xml.etree import ElementTree as ET
+
         answer = self._ask("GET", "", uploads="", prefix=prefix)
         # the answer of the store that the user chose, which also has the user's files
         for upload in ET.fromstring(answer).iterfind("{*}Upload"):  # noqa: S314

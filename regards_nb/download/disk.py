@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -29,9 +28,6 @@ _BLOCK_BYTES = 1 << 20
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 #: The kernel or the file system does not have this call.
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
-
-_libc = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
-_syncfs = getattr(_libc, "syncfs", None)
 
 
 def make_state_folder(folder: Path) -> None:
@@ -68,22 +64,6 @@ def link_without_replacing(source: str, target: str) -> bool:
         os.rename(source, target)
         return True
     os.unlink(source)
-    return True
-
-
-def create_linked(folder: int, name: str, data: bytes) -> bool:
-    """Make a file that has all its bytes when it gets its name; return False where that is in use.
-
-    *folder* is an open folder. OSError where the system cannot make a file without a name.
-    """
-    descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o666, dir_fd=folder)
-    try:
-        write_all(descriptor, data)
-        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
-    except FileExistsError:
-        return False
-    finally:
-        os.close(descriptor)
     return True
 
 
@@ -169,11 +149,11 @@ def file_system_of(folder: Path, mounts: Path) -> str:
 
 
 def flush_filesystem(folder: str) -> bool:
-    """Flush the file system of a folder; return False where there is no such call."""
-    if _syncfs is None:
-        return False
+    """Flush the Linux file system of a folder; return False where it refuses."""
+    import ctypes  # imported here: only this calls a C library
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return bool(_syncfs(descriptor) == 0)
+        return bool(ctypes.CDLL(None).syncfs(descriptor) == 0)
     finally:
         os.close(descriptor)

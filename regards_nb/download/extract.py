@@ -35,7 +35,7 @@ class Extractor:
         self._counter = context.counter
         self._extracts = context.options.extract
         self._writer: ContentWriter | None = None
-        self._arrived_bytes = 0
+        self._n_entries = 0
         self._verified: list[VerifiedFile] = []
         self._size_only: list[tuple[Content, FileRecord]] = []
         self._notice: Content | None = None
@@ -49,11 +49,22 @@ class Extractor:
 
     def take(self, pieces: Iterable[Piece]) -> None:
         """Take pieces, in the order of the zip; raise ArchiveError where it is a bomb."""
-        self._arrived_bytes = 0
+        arrived_bytes = 0
         with self._workspace.errors():
             for piece in pieces:
-                self._take(piece)
-        self._counter.add_bytes(self._arrived_bytes)
+                arrived_bytes += len(piece.data)
+                content = self._completed(piece)
+                if self._notice is not None:
+                    # another entry follows: so it was a file of that name
+                    self._match(self._notice)
+                    self._notice = None
+                if content is None:
+                    continue
+                if content.name == NOTICE_NAME and content.path is None:
+                    self._notice = content
+                else:
+                    self._match(content)
+        self._counter.add_bytes(arrived_bytes)
         self._hand_over()
 
     def finish(self, *, proven: bool) -> dict[str, str]:
@@ -86,20 +97,6 @@ class Extractor:
             self._writer.discard()
             self._writer = None
 
-    def _take(self, piece: Piece) -> None:
-        self._arrived_bytes += len(piece.data)
-        content = self._completed(piece)
-        if self._notice is not None:
-            # another entry follows: so it was a file of that name
-            self._match(self._notice)
-            self._notice = None
-        if content is None:
-            return
-        if content.name == NOTICE_NAME and content.path is None:
-            self._notice = content
-        else:
-            self._match(content)
-
     def _hand_over(self) -> None:
         verified, self._verified = self._verified, []
         self._publisher.add(verified)
@@ -108,8 +105,9 @@ class Extractor:
         """Add a piece to its entry; return the entry when it is complete and undamaged."""
         writer = self._writer
         if writer is None:
-            name = piece.entry.name
-            if piece.entry.number >= self._max_entries:
+            name = piece.name
+            self._n_entries += 1
+            if self._n_entries > self._max_entries:
                 raise ArchiveError("the zip has many more entries than the order has files")
             if piece.last and piece.damage is None:
                 return Content.of(name, piece.data)

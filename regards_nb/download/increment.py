@@ -220,8 +220,12 @@ class Downloader:
         missing = plan.missing
         manifest = Manifest([*missing, *plan.unreleased])
         manifest.close(plan.unreleased)
-        moved = {record.file_id for record in (*plan.zipped, *self.records.elsewhere)}
-        stay = [record for record in self.records.in_place if record.file_id not in moved]
+        zipped = {record.file_id for record in plan.zipped}
+        stay = [
+            record
+            for record in self.records.in_place
+            if record.file_id not in zipped and not self.records.is_elsewhere(record)
+        ]
         names = FinalNames(
             ((record.file_id, record.name) for record in sorted([*missing, *plan.zipped], key=_id)),
             (path.name for path in paths_of(stay)),
@@ -389,7 +393,6 @@ def make_plan(
 ) -> Plan:
     """Compare the manifest with the records; files of *given_up* ids are not repaired."""
     plan = Plan([], [], [], [], [])
-    elsewhere = {record.file_id for record in records.elsewhere} if options.gather else set()
     for record in records.of(records.known):
         is_listed = record.file_id in records.listed
         if record.in_place:
@@ -397,7 +400,7 @@ def make_plan(
                 plan.unreleased.append(record)
             if options.extract and is_in_zip(record):
                 plan.zipped.append(record)
-            elif record.file_id in elsewhere:
+            elif options.gather and records.is_elsewhere(record):
                 plan.elsewhere.append(record)
         elif is_listed:
             plan.wanted.append(record)

@@ -103,15 +103,17 @@ class Manifest:
         same_name = self.named(entry)
         exact = [record for record in same_name if record.md5 == md5]
         if exact:
-            wanted = self._missing_of(exact)
+            wanted = [record for record in exact if record.file_id in self._missing]
             # of several rows with this name and content the server sends one entry
             same = [record for record in wanted if record.name == wanted[0].name]
             self.close(same)
             return Match(MatchKind.VERIFIED, same)
         possible = [
             record
-            for record in self._missing_of(same_name)
-            if record.md5 is None and record.size_bytes in (None, size_bytes)
+            for record in same_name
+            if record.file_id in self._missing
+            and record.md5 is None
+            and record.size_bytes in (None, size_bytes)
         ]
         if len(possible) > 1:
             # Of external files of one name the server sends one, and marks all of them as
@@ -131,15 +133,10 @@ class Manifest:
         self.close(record for record in matched if record is not None)
         return matched
 
-    def named(self, entry: str) -> list[FileRecord]:
+    def named(self, entry: str) -> Sequence[FileRecord]:
         """Return the files that the server may have put under this entry name."""
-        found, original = list(self._by_name.get(entry, ())), unnumbered(entry)
-        if original != entry:
-            found += self._by_name.get(original, ())
-        return found
-
-    def _missing_of(self, records: Iterable[FileRecord]) -> list[FileRecord]:
-        return [record for record in records if record.file_id in self._missing]
+        found, original = self._by_name.get(entry, []), unnumbered(entry)
+        return found if original == entry else [*found, *self._by_name.get(original, ())]
 
 
 def entry_form(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.files import FileState
@@ -117,7 +117,8 @@ class Publisher:
             for first in self._queue:
                 batch = self._gather(first)
                 self._publish_batch(batch)
-                self._queue.done(self._held_bytes(batch))
+                if self._uploads:
+                    self._queue.done(self._held_bytes(batch))
         except BaseException as exc:  # noqa: BLE001 - not swallowed: finish() raises it
             with self._lock:
                 self._failure = self._failure or exc
@@ -177,27 +178,32 @@ class Publisher:
     def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace
         wanted = name = file.name or self._names.choose(first.file_id, first.name)
-        fetched_at_us: int | None = None
+        is_created = True
         while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
             is_suspect = workspace.path_of(name) in self._records.suspect
             if workspace.has(name, content, is_suspect=is_suspect):
                 content.discard()
+                is_created = False
                 break
             # A cut file of ours has nothing that the verified one lacks.
             if is_suspect and workspace.replace_cut(name, content):
-                fetched_at_us = time.time_ns() // 1000
                 break
             with self._lock:
                 name = self._names.choose_another(name)
         else:
-            fetched_at_us = time.time_ns() // 1000
             if name != wanted:
                 with self._lock:
                     self.kept[wanted] = name
-        changes: dict[str, Any] = {"path": workspace.path_of(name), "error": None}
-        if file.is_fetched:
-            changes["fetched_at_us"] = fetched_at_us
-        if file.state is not None:
-            changes |= {"size_bytes": content.size_bytes, "state": file.state}
-        return [record._replace(**changes) for record in file.records]
+        path = workspace.path_of(name)
+        fetched_at_us = time.time_ns() // 1000 if is_created else None
+        return [
+            record._replace(
+                path=path,
+                error=None,
+                fetched_at_us=fetched_at_us if file.is_fetched else record.fetched_at_us,
+                size_bytes=record.size_bytes if file.state is None else content.size_bytes,
+                state=file.state or record.state,
+            )
+            for record in file.records
+        ]

@@ -61,6 +61,7 @@ class OrderRecords:
         self._log = log
         self._order_id = order_id
         self._folder = str(directory)
+        self._separator = _separator(self._folder)
         self._check = check
         #: All of them, by file id.
         self.known: dict[int, FileRecord] = {}
@@ -90,15 +91,9 @@ class OrderRecords:
         """The files that are under their final names, by file id."""
         return [record for record in self.of(self.known) if record.in_place]
 
-    @property
-    def elsewhere(self) -> list[FileRecord]:
-        """The files that are under their final names in another folder, by file id."""
-        separator = _separator(self._folder)
-        return [
-            record
-            for record in self.in_place
-            if (record.path or "").rpartition(separator)[0] != self._folder
-        ]
+    def is_elsewhere(self, record: FileRecord) -> bool:
+        """Return whether a file that is in place is in another folder."""
+        return (record.path or "").rpartition(self._separator)[0] != self._folder
 
     def expect(self, rows: Iterable[FileRecord]) -> int:
         """Record files that are not known yet; return how many there were."""
@@ -354,19 +349,21 @@ def _as_lines(files: Iterable[FileRecord], directory: str) -> bytes:
     folder = directory + _separator(directory)
     # Six times as fast as dumps() of a dict, which makes an encoder each time.
     encode = json.JSONEncoder().encode
-    parts = []
+    lines = []
     for record in files:
-        parts.append(f'{{"file_id": {record.file_id}, "name": {encode(record.name)}')
+        name = encode(record.name)
+        line = f'{{"file_id": {record.file_id}, "name": {name}, "state": "{record.state}"'
         if record.size_bytes is not None:
-            parts.append(f', "size_bytes": {record.size_bytes}')
+            line += f', "size_bytes": {record.size_bytes}'
         if record.md5 is not None:
-            parts.append(f', "md5": {encode(record.md5)}')
+            line += f', "md5": "{record.md5}"'
         if record.path is not None:
-            parts.append(f', "path": {encode(record.path.removeprefix(folder))}')
+            path = record.path.removeprefix(folder)
+            line += f', "path": {name if path == record.name else encode(path)}'
         if record.error is not None:
-            parts.append(f', "error": {encode(record.error)}')
-        parts.append(f', "state": "{record.state}"}}\n')
-    return "".join(parts).encode()
+            line += f', "error": {encode(record.error)}'
+        lines.append(line + "}\n")
+    return "".join(lines).encode()
 
 
 def _records_in(lines: Iterable[bytes], order_id: int, directory: str) -> list[FileRecord]:

@@ -3,8 +3,7 @@
 Content is in memory while it is small, else it is staged.
 
 A file gets its final name in a folder by a link that replaces nothing, after all of it was written
-and flushed in the staging folder; then the staged name is unlinked. Where nothing is to be flushed,
-a small file is written without a name, and the link gives it its first. The staging folder,
+and flushed in the staging folder; then the staged name is unlinked. The staging folder,
 ``.regards-<order>-<random>.part``, is beside the final names and so on the same file system. A
 later download removes it if the process that made it has died.
 """
@@ -35,7 +34,6 @@ from regards_nb.download.disk import (
     NEW_FILE,
     UNSUPPORTED,
     blocks_of,
-    create_linked,
     file_system_of,
     flush_filesystem,
     has_content,
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
     from regards_nb.files import FileRecord, FileState
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
-_OWNER = "owner.json"
+_OWNER, _HELD = "owner.json", "held"
 #: Content up to this size stays in memory until it is verified.
 MAX_HELD_BYTES = 1 << 16
 #: An entry may be so much longer than the manifest says before the zip counts as a bomb.
@@ -101,12 +99,7 @@ class Content(NamedTuple):
         """Return the content as a staged file, after writing it where it is in memory."""
         if self.path is not None:
             return self
-        descriptor, path = workspace.new_staged()
-        try:
-            write_all(descriptor, self.data)
-        finally:
-            os.close(descriptor)
-        return Content(self.name, self.size_bytes, self.md5, b"", path)
+        return self._replace(data=b"", path=workspace.stage(self.data))
 
     def begins_with(self, blocks: Iterable[bytes]) -> bool:
         """Return whether these blocks are the beginning of the content, and not all of it."""
@@ -304,10 +297,19 @@ class Workspace(ABC):
             if usage.free < usage.total // 100:
                 raise OSError(errno.ENOSPC, "a file of unknown size would fill the disk")
 
-    def new_staged(self) -> tuple[int, str]:
+    def new_staged(self, name: str = "") -> tuple[int, str]:
         """Make an empty file in the staging folder; return its descriptor and its path."""
-        path = f"{self._staged_prefix}{next(self._numbers)}"
+        path = f"{self._staged_prefix}{name or next(self._numbers)}"
         return os.open(path, NEW_FILE, 0o666), path
+
+    def stage(self, data: bytes, name: str = "") -> str:
+        """Write a file into the staging folder; return its path."""
+        descriptor, path = self.new_staged(name)
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+        return path
 
     def stage_existing(self, path: str) -> str:
         """Link a file of another place into the staging folder, or copy it; return its path."""
@@ -374,26 +376,16 @@ class FolderWorkspace(Workspace):
         self._folder = f"{self.directory}{os.sep}"
         self.durable = durable
         super().__init__(self.directory, order_id)
-        #: The folder, where small files are made in it without being staged; else None.
-        self._opened = None if durable else _opened_for_links(self.directory, self.staging.name)
         #: Whether one call flushes all files of the file system.
         self.flushes_together = file_system_of(self.directory, self.mounts) in _LOCAL
-
-    def __exit__(self, *_: object) -> None:
-        if self._opened is not None:
-            os.close(self._opened)
-        super().__exit__()
 
     def path_of(self, name: str) -> str:
         """Return the path of a file with this final name."""
         return self._folder + name
 
     def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Write contents that are in memory to staged files, and flush all of them.
-
-        Contents that need no flush stay in memory where a file can be made without a name.
-        """
-        if self._opened is not None:
+        """Flush contents; those that are in memory are written to staged files before."""
+        if not self.durable:
             return contents
         staged = [content.staged(self) for content in contents]
         self._flush([content.path for content in staged if content.path])
@@ -401,10 +393,12 @@ class FolderWorkspace(Workspace):
 
     def create(self, name: str, content: Content) -> bool:
         """Give content its final name; return False where the name is in use."""
-        if content.path is None:
-            assert self._opened is not None  # noqa: S101 - else prepare() has staged it
-            return create_linked(self._opened, name, content.data)
-        return link_without_replacing(content.path, self._folder + name)
+        # One name for one file after the other: Linux finds it in its cache.
+        staged = content.path or self.stage(content.data, _HELD)
+        is_done = link_without_replacing(staged, self._folder + name)
+        if not is_done and content.path is None:
+            os.unlink(staged)
+        return is_done
 
     def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
         """Return whether the file with this final name has this content."""
@@ -437,8 +431,6 @@ class FolderWorkspace(Workspace):
 
         After a power cut a final name must not belong to an incomplete file.
         """
-        if not self.durable:
-            return
         if (
             self.flushes_together
             and len(paths) >= _MANY_FILES
@@ -452,19 +444,6 @@ class FolderWorkspace(Workspace):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def _opened_for_links(directory: Path, staging: str) -> int | None:
-    """Open a folder; return None where no file can be made in it without a name first."""
-    if not hasattr(os, "O_TMPFILE"):  # only Linux has it, and there not every file system
-        return None
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        create_linked(descriptor, f"{staging}/probe", b"")
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _orphans(directory: Path) -> Iterator[Path]:

@@ -60,6 +60,7 @@ _LIMIT_16: Final = 0xFFFF
 _LIMIT_32: Final = 0xFFFFFFFF
 _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
 _UNIX = 3
+_PLAIN_MODES: Final = frozenset({0, stat.S_IFREG, stat.S_IFDIR})
 
 
 class Inflater(Protocol):
@@ -125,19 +126,11 @@ class _Copier:
         return piece
 
 
-class Entry(NamedTuple):
-    """One entry of the zip, as its local header announces it."""
-
-    #: Its place in the zip, from 0.
-    number: int
-    #: Its name as the server meant it. It is data and not a path.
-    name: str
-
-
 class Piece(NamedTuple):
     """Some bytes of an entry."""
 
-    entry: Entry
+    #: The name of the entry as the server meant it. It is data and not a path.
+    name: str
     data: bytes
     #: This is the last piece of the entry, and its sizes agreed.
     last: bool
@@ -184,7 +177,6 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
     while stream.data.startswith(_LOCAL_MARK, stream.at):
         offset = stream.position
         header = _read_header(stream)
-        entry = Entry(len(entries), header.name)
         inflater: Inflater
         if header.method == _DEFLATED:
             inflater, chunk_bytes = _inflater(), _FIRST_CHUNK_BYTES
@@ -208,7 +200,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
             if held and piece and len(held) + len(piece) > _SMALL_BYTES:
-                yield Piece(entry, held, last=False, damage=None)
+                yield Piece(header.name, held, last=False, damage=None)
                 held = b""
             held = held + piece if held else piece
             crc = crc32(piece, crc)
@@ -219,8 +211,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
         damage = None
         if stated_crc != crc:
             damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-        yield Piece(entry, held, True, damage)  # noqa: FBT003 - faster by place
-        stream.need(4)
+        yield Piece(header.name, held, True, damage)  # noqa: FBT003 - faster by place
     _check_directory(stream, entries)
 
 
@@ -298,12 +289,13 @@ def _read_header(stream: _ByteStream) -> _Header:
     fields = _LOCAL.unpack_from(stream.data, stream.at)
     _, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = fields
     stream.need(_LOCAL.size + name_length + extra_length)
-    name_at = stream.at + _LOCAL.size
-    stream.at = name_at + name_length + extra_length
-    raw_name = stream.data[name_at : name_at + name_length]
+    data, name_at = stream.data, stream.at + _LOCAL.size
+    extra_at = name_at + name_length
+    stream.at = extra_at + extra_length
+    raw_name = data[name_at:extra_at]
     path = b""
     if extra_length:
-        extra = stream.data[name_at + name_length : stream.at]
+        extra = data[extra_at : stream.at]
         path = _extra_field(extra, _UNICODE_PATH_EXTRA)
         size, compressed = _with_zip64(extra, size, compressed)
     name = _entry_name(raw_name, path, flags)
@@ -327,6 +319,7 @@ def _stated_crc(
     exact = (compressed_bytes, size_bytes)
     if not header.flags & _HAS_DESCRIPTOR:
         if (header.compressed_bytes, header.size_bytes) == exact:
+            stream.need(4)
             return header.crc
         raise ArchiveError(f"entry {header.name!r} does not have the size that its header states")
     stream.need(_LONGEST_DESCRIPTOR_BYTES)
@@ -349,7 +342,7 @@ def _check_directory(stream: _ByteStream, entries: _LocalEntries) -> None:
     """Read the rest of a zip, from its directory on, and compare it with the entries."""
     start = stream.position
     count = 0
-    while stream.mark() == _CENTRAL_MARK:
+    while stream.data.startswith(_CENTRAL_MARK, stream.at):
         _check_directory_line(stream, entries)
         count += 1
     if count != len(entries):
@@ -364,7 +357,8 @@ def _check_directory_line(stream: _ByteStream, entries: _LocalEntries) -> None:
     fields = _CENTRAL.unpack_from(stream.data, stream.at)
     _, made_by, _, flags, method, _, _, crc, compressed, size = fields[:10]
     name_length, extra_length, comment_length, _, _, attributes, offset = fields[10:]
-    stream.need(_CENTRAL.size + name_length + extra_length + comment_length)
+    # with the mark of what follows
+    stream.need(_CENTRAL.size + name_length + extra_length + comment_length + 4)
     name_at = stream.at + _CENTRAL.size
     extra_at = name_at + name_length
     raw_name = stream.data[name_at:extra_at]
@@ -375,7 +369,11 @@ def _check_directory_line(stream: _ByteStream, entries: _LocalEntries) -> None:
         size, compressed, offset = _with_zip64(extra, size, compressed, offset)
     stream.at = extra_at + extra_length + comment_length
     listed = (raw_name, path, method, crc, compressed, size)
-    problem = _not_a_plain_file(made_by, attributes) or _difference(entries, offset, listed)
+    problem = None
+    if made_by >> 8 == _UNIX and stat.S_IFMT(attributes >> 16) not in _PLAIN_MODES:
+        problem = f"it is no plain file ({stat.filemode(attributes >> 16)})"
+    elif entries.get(offset) != listed:
+        problem = _difference(entries, offset, listed)
     if problem:
         name = _entry_name(raw_name, path, flags)
         raise ArchiveError(f"the directory of the zip and its entries differ: {name!r}: {problem}")
@@ -389,22 +387,12 @@ def _difference(entries: _LocalEntries, offset: int, listed: _Facts) -> str | No
     local = entries[offset]
     if local is None:
         return "its entry is listed twice"
-    if local == listed:
-        return None
     *identity, crc, compressed, size = local
     if listed[:3] != tuple(identity):
         return "its entry has another name or method"
     # Of a file above 4 GiB whose size it did not know, the server writes the low 32 bits.
     if listed[3:] != (crc, compressed & _LIMIT_32, size & _LIMIT_32):
         return "its entry has another CRC-32 or size"
-    return None
-
-
-def _not_a_plain_file(made_by: int, attributes: int) -> str | None:
-    """Say what an entry is where it is a link, a device or the like."""
-    mode = attributes >> 16
-    if made_by >> 8 == _UNIX and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return f"it is no plain file ({stat.filemode(mode)})"
     return None
 
 
