@@ -551,36 +551,28 @@ class OrderAccumulator:
         self.first_us = _MOST_US
         self.last_us = -_MOST_US
 
+    def values(self) -> list[Any]:
+        """Return all but the key and `by_name`, in the order of `_STORED`."""
+        return [list(v) if isinstance(v, array) else v for v in _stored_values(self)]
+
+    @classmethod
+    def of_values(cls, key: OrderKey, values: Sequence[Any]) -> Self:
+        """Return what `values` was made of."""
+        new = cls(key, None)
+        for name, value in zip(_STORED, values, strict=True):
+            setattr(new, name, _of_value(value))
+        return new
+
     def packed(self) -> bytes:
         """Return all but the key as one msgpack value."""
-        return _pack(self._values())
-
-    def _values(self) -> tuple[Any, ...]:
-        by_name = None if self.by_name is None else self.by_name._values()  # noqa: SLF001 - one class
-        ids = (list(self.numbered), list(self.unnumbered), list(self.over_rest))
-        return (*_plain_values(self), *ids, by_name)
+        return _pack([self.values(), self.by_name and self.by_name.values()])
 
     @classmethod
     def unpacked(cls, key: OrderKey, packed: bytes) -> Self:
         """Return what `packed` was made of."""
-        return cls._of_values(key, _unpack(packed))
-
-    @classmethod
-    def _of_values(cls, key: OrderKey, values: Sequence[Any]) -> Self:
-        *plain, numbered, unnumbered, over_rest, by_name = values
-        new = cls(key, None)
-        for name, value in zip(_PLAIN, plain, strict=True):
-            setattr(new, name, value)
-        new.status, new.error_type = intern(new.status), intern(new.error_type)
-        new.message = intern(new.message)
-        if numbered:
-            new.numbered = array("q", numbered)
-        if unnumbered:
-            new.unnumbered = array("q", unnumbered)
-        if over_rest:
-            new.over_rest = array("q", over_rest)
-        if by_name is not None:
-            new.by_name = cls._of_values(key, by_name)
+        values, by_name = _unpack(packed)
+        new = cls.of_values(key, values)
+        new.by_name = by_name and cls.of_values(key, by_name)
         return new
 
     def without_number(self) -> OrderAccumulator:
@@ -685,15 +677,23 @@ class OrderAccumulator:
         )
 
 
-#: The fields that msgpack writes as they are.
-_PLAIN = (
-    "order_id", "is_nameless", "precedence", "when", "status", "error_type", "message",
-    "errors_when", "errors", "link_when", "link", "total", "ready_suborder", "ready_at_end",
-    "first_us", "last_us",
+#: Journals keep these values of orders whose events were removed, and nothing else can tell them
+#: again: their sequence and the numbers in ``when`` are part of the schema.
+_STORED = (
+    "order_id", "precedence", "when", "status", "error_type", "message", "errors_when", "errors",
+    "link_when", "link", "numbered", "unnumbered", "over_rest", "total", "ready_suborder",
+    "ready_at_end", "first_us", "last_us", "is_nameless",
 )  # fmt: skip
-_plain_values = attrgetter(*_PLAIN)
+_stored_values = attrgetter(*_STORED)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def _of_value(value: Any) -> Any:
+    """Return a stored value as accumulators have it: ids in an array, equal texts as one object."""
+    if isinstance(value, list):
+        return array("q", value) if value else _NO_IDS
+    return intern(value) if isinstance(value, str) else value
 
 
 def _utc(us: int) -> datetime:

@@ -211,6 +211,8 @@ def test_a_view_keeps_no_state_of_an_order_that_it_does_not_draw(tmp_path: Path)
     finally:
         tracemalloc.stop()
     assert kept_bytes / n_orders < 150
+    advice = "orders 0, 1, 2, 3, 4 and 2,995 more wait for a download: tracker.download(), or"
+    assert advice in tracker._blocking.advice()
     tracker.stop()
 
 
@@ -344,17 +346,20 @@ def test_a_reader_without_the_right_to_write_uses_the_checkpoint(tmp_path: Path)
         assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
 
 
-def test_a_journal_of_an_earlier_version_gets_an_id_with_its_first_checkpoint(
+def test_a_journal_of_an_earlier_version_has_a_checkpoint_once_it_was_written(
     tmp_path: Path,
 ) -> None:
-    """The id is written with the checkpoint, and a checkpoint made before is not used."""
+    """The first write gives it an id; before that, nothing is stored."""
     path = tmp_path / "journal.sqlite"
     with Journal(path) as journal:
         write_orders(journal, 0)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM regards_nb_meta WHERE key = 'id'")
+        connection.execute("UPDATE regards_nb_meta SET value = '4' WHERE key = 'schema'")
     with Journal(path) as journal:
+        save(Frames(journal, None))
         assert not began_with_checkpoint(journal)
+        write_orders(journal, 50)
         save(Frames(journal, None))
         assert began_with_checkpoint(journal)
 

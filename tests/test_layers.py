@@ -27,7 +27,6 @@ ROOMS = [
     "files",
     "events",
     "orders",
-    "pruned_orders",
     "journal",
     "consumer",
     "client",
@@ -42,7 +41,7 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-PURE = {"arguments", "errors", "events", "files", "orders", "pruned_orders", "queries", "text"}
+PURE = {"arguments", "errors", "events", "files", "orders", "queries", "text"}
 #: The rooms that may import a third-party library.
 HOME_OF = {
     "pika": {"consumer", "simulator"},

@@ -20,10 +20,9 @@ from regards_nb.client import RegardsClient
 from regards_nb.consumer import RedeliveryMatcher
 from regards_nb.events import Delivery, OrderEvent
 from regards_nb.frames import CheckpointWriter, Frames
-from regards_nb.journal import Journal, time_us
+from regards_nb.journal import Journal, name_of, restore, time_us
+from regards_nb.journal import kept as kept_of
 from regards_nb.orders import OrderReducer
-from regards_nb.pruned_orders import kept as kept_of
-from regards_nb.pruned_orders import name_of, restore
 
 OLD_US, NEW_US = time_us("2026-05-01"), time_us("2026-07-01")
 BEFORE = "2026-06-01"

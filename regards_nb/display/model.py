@@ -147,8 +147,6 @@ class TableModel:
 _FACTS = np.dtype([
     # the place in `Severity`
     ("severity", "i1"),
-    # the negative end of an ended order
-    ("ended", "f8"),
     ("number", "i8"),
     ("is_finished", "?"),
     ("is_paused", "?"),
@@ -188,7 +186,7 @@ class OrderFacts:
         before, n = self._facts, len(orders)
         self._orders, self._facts = orders, np.empty(n, _FACTS)
         self._facts[: len(before)] = before[:n]
-        self._facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS)
+        self._facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS, len(new))
         for place in new:
             self._searched.pop(place, None)
         return self._facts
@@ -197,19 +195,15 @@ class OrderFacts:
         is_over = order.finished and not order.downloading
         # All of an order that has ended in any way is over.
         fraction = 1.0 if is_over else _fraction(order)
-        last_s = order.last_event.timestamp()
         return (
             _RANK[severity_of(order)],
-            # Running orders are not sorted by their last event: rows must not move while a user
-            # reads them.
-            -last_s if order.finished else 0.0,
             _LAST if order.order_id is None else order.order_id,
             order.finished,
             order.status == OrderStatus.PAUSED,
             order.downloading,
             math.nan if fraction is None else fraction,
             order.first_event.timestamp(),
-            last_s,
+            order.last_event.timestamp(),
             order.suborders_done if order.suborders_total else 0,
             order.suborders_total or 0,
             self._places.setdefault(order.status, len(self._places)),
@@ -251,8 +245,10 @@ def table_model(
     facts = facts or OrderFacts()
     orders = snapshot.orders
     known = facts.of(orders)
-    # By severity; then ended orders by their end, latest first, and others by number.
-    ranked = np.lexsort([known["number"], known["ended"], known["severity"]])
+    # By severity; then ended orders by their end, latest first, and others by number: rows must not
+    # move while a user reads them.
+    ended = np.where(known["is_finished"], -known["last_event"], 0.0)
+    ranked = np.lexsort([known["number"], ended, known["severity"]])
     words = only.casefold().split()
     shown = ranked[facts.match(words)[ranked]] if words else ranked
     has_several_tenants = bool(np.ptp(known["tenant"])) if orders else False

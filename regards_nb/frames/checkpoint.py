@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
 
 #: Change it when the same messages give other events, states, columns or bytes than before.
-_FORMAT = 2
+_FORMAT = 3
 
 #: See `CheckpointWriter.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
@@ -185,7 +185,7 @@ class StoredEvents(NamedTuple):
     """The events of a checkpoint, which are read when they are asked for."""
 
     n_events: int
-    #: Yields their columns in several pieces; raises an error or ends early if they are damaged.
+    #: Yields their columns in several pieces; ends early if they are damaged.
     read: Callable[[], Iterator[dict[str, PackedColumn]]]
 
 
@@ -242,15 +242,11 @@ class Checkpoints:
         head = self._valid_head(values.get(CHECKPOINT_HEAD))
         if head is None or not {"orders", "folds"} <= values.keys():
             return None
-        try:
-            orders = StoredOrders(unpack(values["orders"]), values["folds"])
-        except (msgspec.MsgspecError, ValueError, KeyError):
-            return None
         return Checkpoint(
             head.last_id,
             head.newest_us,
             head.rejections,
-            orders,
+            StoredOrders(unpack(values["orders"]), values["folds"]),
             StoredEvents(head.n_events, lambda: self._events(head)),
         )
 
@@ -278,8 +274,6 @@ class Checkpoints:
 
     def write(self, capture: Capture) -> None:
         """Store a checkpoint, unless there is one of a later row."""
-        if not self._journal.identify():
-            return
         journal_id = self._journal.id()
         self._journal_id = self._journal_id or journal_id
         if self._journal_id != journal_id:

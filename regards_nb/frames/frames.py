@@ -20,9 +20,9 @@ from regards_nb.frames.columns import (
     GrowingFrame,
 )
 from regards_nb.frames.export import write_frames
-from regards_nb.frames.rows import EventsFrame, OrdersFrame, events_of, named_by
+from regards_nb.frames.rows import EventsFrame, OrdersFrame, events_of
 from regards_nb.frames.state import OrderFile, OrderStates
-from regards_nb.journal import with_full_path
+from regards_nb.journal import name_of, with_full_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -122,7 +122,7 @@ class Frames:
                 newest_id = max(newest_id, batch.last_id)
                 if self._is_shown(batch.session_id):
                     _, events = events_of(batch, self._tenant, [])
-                    queue.append((list(filter(None, map(named_by, events))), events))
+                    queue.append((list(map(name_of, events)), events))
             self._queues.append((newest_id, queue))
         return queue
 
@@ -153,10 +153,7 @@ class Frames:
         checkpoint = self._checkpoints.read()
         limit = min((after_id for after_id, _ in self._queues), default=last_id)
         if checkpoint is not None and checkpoint.last_id <= min(limit, last_id):
-            try:
-                self._clear(checkpoint)
-            except Exception:  # noqa: BLE001 - it is damaged: the journal has all its rows
-                self._clear()
+            self._clear(checkpoint)
 
     def _capture(self) -> Capture:
         """Return the content of a checkpoint."""

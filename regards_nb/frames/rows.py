@@ -12,7 +12,6 @@ import pandas as pd
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.frames.columns import EVENT_DTYPES, ORDER_DTYPES, GrowingFrame
 from regards_nb.frames.packed import PackedColumn, columns_of
-from regards_nb.orders import OrderKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from regards_nb.frames.checkpoint import StoredEvents, StoredOrders
     from regards_nb.frames.state import OrderStates
     from regards_nb.journal import Batch
+    from regards_nb.orders import OrderKey
 
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
 
@@ -100,11 +100,8 @@ class EventsFrame:
 def _stored_rows(stored: StoredEvents) -> GrowingFrame | None:
     """Return the events of a checkpoint; None if they cannot be read."""
     rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
-    try:
-        for columns in stored.read():
-            rows.load(columns, len(columns["redelivered"].data))
-    except Exception:  # noqa: BLE001 - it is damaged: the journal has all its rows
-        return None
+    for columns in stored.read():
+        rows.load(columns, len(columns["redelivered"].data))
     return rows if len(rows) == stored.n_events else None
 
 
@@ -115,18 +112,11 @@ def _columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:
     return [received_at_us, timestamp_us, *(list(map(field, events)) for field in _FIELDS)]
 
 
-def named_by(event: OrderEvent) -> OrderKey | None:
-    """Return a key of the order that an event names; None if it names none."""
-    if event.correlation_id is not None:
-        return OrderKey(event.tenant, event.correlation_id)
-    return None if event.order_id is None else OrderKey(event.tenant, f"#{event.order_id}")
-
-
 class OrdersFrame:
     """Keeps `OrderTracker.orders` up to date.
 
     Only this object may call `OrderStates.take_changed` of *states*. *stored* are the orders of the
-    checkpoint that *states* began with.
+    checkpoint that *states* began with; their rows are made when the frame is asked for.
     """
 
     def __init__(self, states: OrderStates, stored: StoredOrders | None = None) -> None:
@@ -135,17 +125,16 @@ class OrdersFrame:
         self._begin(stored)
 
     def _begin(self, stored: StoredOrders | None = None) -> None:
+        self._stored = stored
         self._rows = GrowingFrame(ORDER_DTYPES, map(str, OrderStatus))
         self._index = _Index()
-        if stored is not None:
-            self._rows.load(stored.columns, stored.n_orders)
-            self._index.load(stored.columns, stored.n_orders)
-        self._frame = self._with_index()
+        self._frame: pd.DataFrame | None = None
 
     def frame(self) -> pd.DataFrame:
         """Return one row per order; index (tenant, correlation_id)."""
-        if self._write_changed():
-            self._frame = self._with_index()
+        is_changed = self._write_changed()
+        if is_changed or self._frame is None:
+            self._frame = self._rows.frame().set_axis(self._index.index(), axis="index")
         return self._frame.copy(deep=False)
 
     def _write_changed(self) -> bool:
@@ -154,14 +143,15 @@ class OrdersFrame:
         if self._states.regrouped != self._regrouped:
             self._regrouped = self._states.regrouped
             self._begin()
+        if self._stored is not None:
+            self._rows.load(self._stored.columns, self._stored.n_orders)
+            self._index.load(self._stored.columns, self._stored.n_orders)
+            self._stored = None
         known = len(self._rows)
         self._rows.update(places, list(map(_row, states)))
         new = (state.key for place, state in zip(places, states, strict=True) if place >= known)
         self._index.append(list(new))
         return bool(states)
-
-    def _with_index(self) -> pd.DataFrame:
-        return self._rows.frame().set_axis(self._index.index(), axis="index")
 
 
 class _Index:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, 
 
 import numpy as np
 
+from regards_nb.journal import restore
 from regards_nb.orders import GONE, OrderKey, OrderReducer, OrderState, replaced
-from regards_nb.pruned_orders import restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from regards_nb.events import OrderEvent
     from regards_nb.files import FileRecord
     from regards_nb.frames.checkpoint import StoredOrders
+    from regards_nb.journal import KeptOrder
     from regards_nb.orders import FoldedOrders
-    from regards_nb.pruned_orders import KeptOrder
 
 _T = TypeVar("_T")
 #: So many states of a checkpoint are made at once where all are looked at.

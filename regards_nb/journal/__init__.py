@@ -8,12 +8,11 @@ understand more of an old journal, and no second table can disagree with the fir
 - ``batches``: how messages are stored and read: many in a row;
 - ``database``: opening, locking, what a database error means, using other files after a change of
   the path;
-- ``properties``: what processes leave for each other: cursors, and downloads that were stopped;
 - ``location``: where a journal is: a path or a URL;
 - ``use_lock``: threads use the connections, or one closes them;
 - ``changes``: how far the journal has grown, and when to look;
 - ``listener``: hear of the commits of other processes;
-- ``lease``: one process at a time does a piece of work;
+- ``processes``: what processes leave for each other: leases, cursors, stopped downloads;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
 - ``rescue``: write missing messages and records to files that replaced ours;
 - ``journal``: `Journal`: append messages, read on from a position, keep the file records;
@@ -36,13 +35,17 @@ from regards_nb.journal.database import JournalReplacedError as JournalReplacedE
 from regards_nb.journal.journal import Journal as Journal
 from regards_nb.journal.journal import TenantFiles as TenantFiles
 from regards_nb.journal.journal import with_full_path as with_full_path
-from regards_nb.journal.lease import Holder as Holder
-from regards_nb.journal.lease import Leases as Leases
-from regards_nb.journal.lease import order_lease as order_lease
 from regards_nb.journal.listener import Listener as Listener
 from regards_nb.journal.location import DEFAULT_PATH as DEFAULT_PATH
 from regards_nb.journal.location import location_of as location_of
+from regards_nb.journal.processes import Holder as Holder
+from regards_nb.journal.processes import Leases as Leases
+from regards_nb.journal.processes import order_lease as order_lease
+from regards_nb.journal.prune import KeptOrder as KeptOrder
 from regards_nb.journal.prune import Pruned as Pruned
+from regards_nb.journal.prune import kept as kept
+from regards_nb.journal.prune import name_of as name_of
+from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us
 from regards_nb.journal.salvage import Repair as Repair
 from regards_nb.journal.salvage import repair as repair

@@ -100,25 +100,26 @@ def pack(session_id: int, deliveries: Sequence[Delivery]) -> bytes:
 
 def is_sound(session_id: int, packed: bytes) -> bool:
     """Return whether a value has its checksum; a value of schema 3 has none and is sound."""
-    if not packed or packed[0] != _CHECKED:
-        return True
-    view = memoryview(packed)[_CHECKED_PREFIX.size :]
-    return packed[: _CHECKED_PREFIX.size] == _CHECKED_PREFIX.pack(
-        _CHECKED, zlib.crc32(view, session_id)
-    )
+    content = _content(packed)
+    prefix = packed[: len(packed) - len(content)]
+    return not prefix or prefix == _CHECKED_PREFIX.pack(_CHECKED, zlib.crc32(content, session_id))
+
+
+def _content(packed: bytes) -> memoryview:
+    """Return the messages of a value, which stand behind the checksum if there is one."""
+    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
+    return memoryview(packed)[start:]
 
 
 def content_digest(packed: bytes) -> bytes:
     """Return a digest of the messages of a value; the session does not count."""
-    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
-    return hashlib.blake2b(memoryview(packed)[start:], digest_size=16).digest()
+    return hashlib.blake2b(_content(packed), digest_size=16).digest()
 
 
 def _unpack(first_id: int, last_id: int, session_id: int, packed: bytes) -> list[Delivery]:
     if is_sound(session_id, packed):
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
-            deliveries = _decode(memoryview(packed)[start:])
+            deliveries = _decode(_content(packed))
             if len(deliveries) == last_id - first_id + 1:
                 return deliveries
     raise DamagedBatchError(f"the messages {first_id} to {last_id} are damaged")
@@ -131,9 +132,8 @@ def readable_messages(
     with suppress(DamagedBatchError):
         return list(_unpack(first_id, last_id, session_id, packed)), True
     missing: list[Delivery | None] = [None] * (last_id - first_id + 1)
-    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
     try:
-        single = msgspec.msgpack.decode(packed[start:], type=list[msgspec.Raw])
+        single = msgspec.msgpack.decode(_content(packed), type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return missing, False
     return ([_readable(each) for each in single] + missing)[: len(missing)], False

@@ -91,8 +91,8 @@ class CheckpointStore:
         *,
         before: bytes | None,
         keeps_others: bool,
-    ) -> bool:
-        """Replace values in one transaction; return whether they were written.
+    ) -> None:
+        """Replace values in one transaction.
 
         *values* are by name and number, among them (`CHECKPOINT_HEAD`, 0). If the head is not
         *before*, another process was faster and nothing is written. *keeps_others*: the owner's
@@ -111,37 +111,40 @@ class CheckpointStore:
             _metadata.create_all(connection)
             found = connection.execute(head.with_for_update()).scalar()
             if found != before:
-                return False
+                return
             if not keeps_others:
                 connection.execute(mine)
             for name, number in values if keeps_others else ():
                 connection.execute(mine.where(_columns.name == name, _columns.number == number))
             connection.execute(sa.insert(_checkpoints), rows)
             connection.commit()
-            return True
-        return False
+
+    @contextmanager
+    def _connected(self, path: Path, mode: str) -> Iterator[sa.Connection]:
+        """Connect to the file; delete one that is no database, so that another can be written."""
+        url = f"file:{quote(str(path))}?mode={mode}"
+        engine = sa.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(url, uri=True), poolclass=sa.pool.NullPool
+        )
+        try:
+            with engine.connect() as connection:
+                yield connection
+        except sa.exc.OperationalError:
+            raise  # a lock, the disk, the rights
+        except sa.exc.DatabaseError:
+            for each in (path, Path(f"{path}-journal")):
+                with suppress(OSError):
+                    each.unlink()
+            raise
+        finally:
+            engine.dispose()
 
     def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         if self._path is None:
             return self._database.read(work)
         # "ro" creates no file. A reader of the journal may have no right to write here.
-        engine = self._engine("ro")
-        try:
-            with engine.connect() as connection:
-                return work(connection)
-        except sa.exc.DatabaseError as exc:
-            self._discard_after(exc)
-            raise
-        finally:
-            engine.dispose()
-
-    def _discard_after(self, error: sa.exc.DatabaseError) -> None:
-        """Delete a file that is no database, so that the next checkpoint can be written."""
-        if isinstance(error, sa.exc.OperationalError) or self._path is None:
-            return  # a lock, the disk, the rights
-        for each in (self._path, Path(f"{self._path}-journal")):
-            with suppress(OSError):
-                each.unlink()
+        with self._connected(self._path, "ro") as connection:
+            return work(connection)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -151,20 +154,7 @@ class CheckpointStore:
             return
         # The messages may be those of other users, too: see docs/security.md.
         os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
-        engine = self._engine("rw")
-        try:
-            with engine.connect() as connection:
-                # Two kernels that write must not read the head at the same time.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                yield connection
-        except sa.exc.DatabaseError as exc:
-            self._discard_after(exc)
-            raise
-        finally:
-            engine.dispose()
-
-    def _engine(self, mode: str) -> sa.Engine:
-        url = f"file:{quote(str(self._path))}?mode={mode}"
-        return sa.create_engine(
-            "sqlite://", creator=lambda: sqlite3.connect(url, uri=True), poolclass=sa.pool.NullPool
-        )
+        with self._connected(self._path, "rw") as connection:
+            # Two kernels that write must not read the head at the same time.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection

@@ -11,7 +11,7 @@ import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -238,11 +238,6 @@ class Database:
             raise sqlite3.OperationalError(f"this file system allows no -wal (only {mode})")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA schema_version").fetchone()
-
-    @property
-    def kind(self) -> Literal["file", "server"]:
-        """Where the database is."""
-        return "server" if self.path is None else "file"
 
     def open(self) -> None:
         """Check the tables, or create them in an empty database.
@@ -622,7 +617,7 @@ class Database:
         """Write the content of the open files to those at the path; return whether that is done."""
         assert self.path is not None  # noqa: S101 - it has files
         try:
-            with contextmanager(self._driver_connection)() as connection:
+            with self._driver_connection() as connection:
                 if change is Change.DELETED:
                     make_folder(self.path.parent)
                     copy_database(connection, self.path)
@@ -655,9 +650,10 @@ class Database:
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
         """Use a connection of the sqlite3 module."""
         self._heal()
-        with self._using(verb):
-            yield from self._driver_connection()
+        with self._using(verb), self._driver_connection() as connection:
+            yield connection
 
+    @contextmanager
     def _driver_connection(self) -> Iterator[sqlite3.Connection]:
         raw = self.engine.raw_connection()
         try:

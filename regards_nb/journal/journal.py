@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
@@ -34,9 +34,8 @@ from regards_nb.journal.batches import (
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import Database, JournalReplacedError
-from regards_nb.journal.lease import Leases
 from regards_nb.journal.location import DEFAULT_PATH
-from regards_nb.journal.properties import Cursors, Stops
+from regards_nb.journal.processes import Cursors, Leases, Stops
 from regards_nb.journal.prune import Pruning
 from regards_nb.journal.remedies import remedy
 from regards_nb.journal.sqlite_file import copy_database
@@ -279,11 +278,6 @@ class Journal:
         """Whether this user can only read the file."""
         return self._database.read_only
 
-    @property
-    def kind(self) -> Literal["file", "server"]:
-        """Where the journal is: in a file, or on a database server."""
-        return self._database.kind
-
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call *callback* with a text when the files were changed while the journal was open."""
         self._database.on_notice = callback
@@ -416,22 +410,11 @@ class Journal:
         return self.position().last_id
 
     def id(self) -> str | None:
-        """Return the random id of the journal; None if it has none. Removed rows change it."""
+        """Return the random id of the journal, which removed rows change.
+
+        None if an earlier version made the journal, and no later one has written to it.
+        """
         return self._database.read(schema.read_id)
-
-    def identify(self) -> bool:
-        """Give the journal a random id if it has none; return whether it has one."""
-        if self._database.read(schema.read_id) is not None:
-            return True
-        if self._database.read_only:
-            return False
-
-        def add_id(connection: sa.Connection) -> None:
-            if schema.read_id(connection) is None:
-                schema.renew_id(connection)
-
-        self._database.write(add_id, again=True)
-        return True
 
     def stamp(self, last_id: int) -> bytes | None:
         """Return a digest that stands for this journal up to a row.

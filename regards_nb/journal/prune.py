@@ -22,15 +22,14 @@ from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.journal import schema
 from regards_nb.journal.batches import SELECT_BATCHES, Batch, DamagedBatchError, pack, read_batch
-from regards_nb.orders import OrderKey, OrderReducer
-from regards_nb.pruned_orders import KeptOrder, kept, name_of, restore
+from regards_nb.orders import OrderAccumulator, OrderKey, OrderReducer
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from regards_nb.journal.database import Database
-    from regards_nb.journal.lease import Leases
+    from regards_nb.journal.processes import Leases
 
 _batches, _sessions, _kept = schema.batches, schema.sessions, schema.pruned_orders
 
@@ -44,11 +43,52 @@ _UNKNOWN_QUEUE = ""
 _ORDERS_IN_ROW = 1000
 
 _newest_rows = SELECT_BATCHES.order_by(_batches.c.last_id.desc())
+_CHECKSUM_BYTES = 4
+_LEASE = "prune"
+
+
+class KeptOrder(NamedTuple):
+    """All that the events of one name say.
+
+    *first_id* is the journal row of the first event, *claims* are all numbers that the events name.
+    *states* are `OrderAccumulator.values` of the newest number, and of no number, as far as there
+    are any.
+    """
+
+    tenant: str | None
+    correlation_id: str
+    first_id: int
+    claims: list[int]
+    states: list[list[Any]]
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[KeptOrder]).decode
-_CHECKSUM_BYTES = 4
-_LEASE = "prune"
+
+
+def name_of(event: OrderEvent) -> OrderKey:
+    """Return the name by which an event calls its order."""
+    if event.correlation_id is not None:
+        return OrderKey(event.tenant, event.correlation_id)
+    return OrderKey(event.tenant, f"#{event.order_id}")
+
+
+def kept(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
+    """Yield all that a reducer has folded; *first_ids* as in `KeptOrder`, by `name_of`."""
+    for key, parts, claims in reducer.parts():
+        yield KeptOrder(*key, first_ids[key], claims, [part.values() for part in parts])
+
+
+def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
+    """Fold in what `kept` yielded, in the order of first events.
+
+    The result is that of folding the same events; some of them may be folded as well.
+    """
+    for order in orders:
+        key = OrderKey(order.tenant, order.correlation_id)
+        parts = [OrderAccumulator.of_values(key, values) for values in order.states]
+        reducer.join(key, parts, order.claims)
+    reducer.regroup()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +238,6 @@ class _Fold:
 
     def store(self, connection: sa.Connection) -> None:
         """Replace the stored states by those of this fold."""
-        _kept.create(connection, checkfirst=True)
         connection.execute(sa.delete(_kept))
         rows = []
         for queue, reducer in self._of_queue.items():
@@ -386,7 +425,7 @@ def _size(database: Database) -> int:
 
 def _shrink(database: Database) -> str:
     """Give the space back; return why that was not possible, else an empty text."""
-    if database.kind == "server":
+    if database.is_server:
         return _shrink_server(database)
     try:
         with database.driver_connection("prune") as connection:

@@ -129,7 +129,7 @@ streams = sa.Table(
     sa.Column("next_offset", sa.BigInteger, nullable=False),
 )
 
-#: Which process does a piece of work, such as the download of an order; see `lease.py`.
+#: Which process does a piece of work, such as the download of an order; see `processes.py`.
 leases = sa.Table(
     "leases",
     metadata,
@@ -196,7 +196,7 @@ def create(connection: sa.Connection) -> None:
 
 
 def renew_id(connection: sa.Connection) -> None:
-    """Give the journal another random id: its rows are not those of before, or it had no id.
+    """Give the journal a random id, or another one: its rows are not those of before.
 
     Results computed from the rows before, such as checkpoints, are not used any more.
     """
@@ -228,6 +228,7 @@ def upgrade(connection: sa.Connection) -> None:
     if found == str(SCHEMA_VERSION):
         return
     metadata.create_all(connection)  # the tables that are missing
+    renew_id(connection)
     if found == "3":
         connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
     connection.execute(

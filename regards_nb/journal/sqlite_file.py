@@ -191,9 +191,8 @@ class SqliteFile:
             return Change.EMPTIED
         if self._is_overwritten:
             return Change.OVERWRITTEN
-        same_shm = os.path.exists(self._shm) and _inode(self._shm) == self._shm_inode  # noqa: PTH110
-        wal_is_gone = not os.path.exists(self._wal)  # noqa: PTH110
-        return Change.WAL_DELETED if wal_is_gone and same_shm else Change.REPLACED
+        is_ours = inode(self._wal) is None and inode(self._shm) == self._shm_inode
+        return Change.WAL_DELETED if is_ours else Change.REPLACED
 
     @contextmanager
     def released(self, *, keep_files: bool) -> Iterator[None]:
@@ -445,24 +444,28 @@ def copy_database(connection: sqlite3.Connection, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _is_rollback_format(path: Path) -> bool:
-    """Return whether the header says that no -wal belongs to the file, as in backups."""
+def _header(path: Path) -> bytes:
+    """Return the header of a file of SQLite; empty if it is none, or cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
-        return header.startswith(_MAGIC) and header[_FORMAT_OFFSET] == _ROLLBACK_FORMAT
-    return False
+        return header if len(header) == _HEADER_BYTES and header.startswith(_MAGIC) else b""
+    return b""
+
+
+def _is_rollback_format(path: Path) -> bool:
+    """Return whether the header says that no -wal belongs to the file, as in backups."""
+    header = _header(path)
+    return bool(header) and header[_FORMAT_OFFSET] == _ROLLBACK_FORMAT
 
 
 def _is_incomplete(path: Path) -> bool:
     """Return whether the file has fewer bytes than its header says."""
-    with suppress(OSError), path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-        if not header.startswith(_MAGIC) or header[_COUNTER] != header[_COUNTER_OF_PAGES]:
-            return False
-        page_bytes = int.from_bytes(header[_PAGE_BYTES])
-        page_bytes = 65536 if page_bytes == 1 else page_bytes
-        return file.seek(0, os.SEEK_END) < page_bytes * int.from_bytes(header[_PAGES])
-    return False
+    header = _header(path)
+    if not header or header[_COUNTER] != header[_COUNTER_OF_PAGES]:
+        return False
+    page_bytes = int.from_bytes(header[_PAGE_BYTES])
+    page_bytes = 65536 if page_bytes == 1 else page_bytes
+    return _size_bytes(path) < page_bytes * int.from_bytes(header[_PAGES])
 
 
 def warn_of_network(path: Path, mounts: Path) -> None:

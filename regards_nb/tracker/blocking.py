@@ -92,7 +92,7 @@ class BlockingOrders:
         unfinished = self._states_of_user().without("finished")
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
-        named = self.find() or unfinished[:SUBORDERS_PER_USER]
+        named = self.find()[:_MOST_NAMED] or unfinished[:SUBORDERS_PER_USER]
         numbers = ", ".join(str(state.order_id) for state in named)
         orders = "order" if len(named) == 1 else "orders"
         return (
@@ -104,8 +104,11 @@ class BlockingOrders:
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
     """Return which orders wait for a download, and what to do; *call* is the other way."""
-    numbers = ", ".join(str(state.order_id) for state in blocking)
+    numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
     wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
+    if len(blocking) > _MOST_NAMED:
+        wait = wait.format(f"{numbers} and {len(blocking) - _MOST_NAMED:,} more")
+        numbers = ""  # all
     return (
         f"REGARDS prepares at most two sub-orders per user, and {wait.format(numbers)} for a "
         f"download: tracker.download({numbers}), or {call}"

@@ -277,7 +277,7 @@ def settings_for_workers(
             'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
         )
     journal = parts.journal
-    if journal.kind == "file" and not is_local:
+    if not (journal.is_on_server or is_local):
         raise SettingsError(
             f"the workers of {kind} may be on other machines and cannot write to the journal "
             f"{journal.location}: keep it in PostgreSQL (journal=), or use a ProcessPoolExecutor, "

@@ -1,4 +1,4 @@
-"""The rows that say which process does a piece of work, such as the download of an order.
+"""What processes leave in a journal for each other: leases, cursors, downloads that were stopped.
 
 A lease is a row in the journal. It ends when its owner releases it, when its owner has not renewed
 it in time, by the clock of the database, or when its owner is a process of this machine that has
@@ -13,11 +13,12 @@ import os
 import secrets
 import socket
 import threading
+import time
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from regards_nb.journal.database import Database
 
 _log = logging.getLogger(__name__)
-_leases = schema.leases
+_leases, _meta = schema.leases, schema.meta
 
 #: The time of the database in ms. In PostgreSQL, now() is the begin of the transaction, which may
 #: have waited for other writers.
@@ -36,6 +37,10 @@ _NOW_MS: dict[str, sa.ColumnElement[int]] = {
     "sqlite": sa.literal_column("CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
     "postgresql": sa.literal_column("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"),
 }
+#: Before the id of a call, as a key of the table of the journal's properties.
+_PREFIX = "stop-"
+#: Longer than any worker needs to notice it, in µs.
+_KEPT_US = 7 * 24 * 3600 * 1_000_000
 
 
 class Holder(NamedTuple):
@@ -101,16 +106,10 @@ class Leases:
         return holder
 
     def _take(self, connection: sa.Connection, name: str) -> Holder | None:
+        is_other = (_leases.c.name == name) & (_leases.c.owner != self._owner)
+        if others := _held(connection, is_other):
+            return others[name]
         now = _NOW_MS[connection.dialect.name]
-        other = connection.execute(
-            sa.select(_leases).where(
-                _leases.c.name == name,
-                _leases.c.owner != self._owner,
-                _leases.c.expires_at_ms > now,
-            )
-        ).one_or_none()
-        if other is not None and not _has_ended(other.pid, other.process):
-            return Holder(other.host, other.pid)
         row = {
             "name": name,
             "owner": self._owner,
@@ -140,36 +139,16 @@ class Leases:
 
     def holder(self, name: str) -> Holder | None:
         """Return who holds a lease; None if it can be taken. Nothing is written."""
-        if self._database.version != schema.SCHEMA_VERSION:
-            return None  # no kernel of this version has written to the journal so far
-
-        def find(connection: sa.Connection) -> Any:
-            now = _NOW_MS[connection.dialect.name]
-            query = sa.select(_leases).where(_leases.c.name == name, _leases.c.expires_at_ms > now)
-            return connection.execute(query).one_or_none()
-
-        row = self._database.read(find)
-        if row is None or _has_ended(row.pid, row.process):
-            return None
-        return Holder(row.host, row.pid)
+        return self._read(_leases.c.name == name).get(name)
 
     def downloads_elsewhere(self) -> dict[str, Holder]:
         """Return who else downloads orders, by the name of the lease. Nothing is written."""
+        return self._read(_leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner))
+
+    def _read(self, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
         if self._database.version != schema.SCHEMA_VERSION:
-            return {}
-
-        def find(connection: sa.Connection) -> Any:
-            now = _NOW_MS[connection.dialect.name]
-            named = _leases.c.name.startswith(_DOWNLOADS)
-            others = named & (_leases.c.owner != self._owner) & (_leases.c.expires_at_ms > now)
-            return connection.execute(sa.select(_leases).where(others)).all()
-
-        rows = self._database.read(find)
-        return {
-            row.name: Holder(row.host, row.pid)
-            for row in rows
-            if not _has_ended(row.pid, row.process)
-        }
+            return {}  # no kernel of this version has written to the journal so far
+        return self._database.read(lambda connection: _held(connection, condition))
 
     def _renew_in_background(self) -> None:
         if self._held.stop is not None:
@@ -183,6 +162,16 @@ class Leases:
             name="regards-nb-lease",
             daemon=True,
         ).start()
+
+
+def _held(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
+    """Return who holds leases that have not ended, by their names."""
+    is_valid = _leases.c.expires_at_ms > _NOW_MS[connection.dialect.name]
+    return {
+        row.name: Holder(row.host, row.pid)
+        for row in connection.execute(sa.select(_leases).where(condition, is_valid))
+        if not _has_ended(row.pid, row.process)
+    }
 
 
 def _stop(held: _Held) -> None:
@@ -251,3 +240,63 @@ def _process(pid: int) -> str:
         return machine
     # state, then the time of the start; Z and X have ended
     return machine if fields[0] in "ZX" else f"{machine}{fields[19]}"
+
+
+class Cursors:
+    """The cursors of a journal. A name has at most 32 characters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, name: str) -> int | None:
+        """Return the row id under a name; None if there is none."""
+        return self._database.read(schema.read_cursors).get(name)
+
+    def begin(self, name: str, row_id: int, *, generation: int) -> None:
+        """Have the next transaction that writes to the journal write a first cursor.
+
+        No row comes into the journal before it, and it costs no commit.
+        """
+        self._database.write_with_next(partial(self._write, name, row_id, generation))
+
+    def advance(self, name: str, row_id: int, *, generation: int) -> None:
+        """Write a row id, unless a later one is there.
+
+        Nothing is written if the ids of *generation* are not those of the present file.
+        """
+        write = partial(self._write, name, row_id, generation)
+        self._database.write(write, again=True, silent=True)
+
+    def _write(self, name: str, row_id: int, generation: int, connection: sa.Connection) -> None:
+        is_later = row_id > schema.read_cursors(connection).get(name, -1)
+        if is_later and generation == self._database.generation:
+            schema.write_cursor(connection, name, row_id)
+
+
+class Stops:
+    """The calls of ``download`` that the user stopped, each by an id of 32 characters.
+
+    Their workers, wherever they are, read it here.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def stop(self, call: str) -> None:
+        """Record that a call was stopped; forget those that were stopped long ago."""
+        now_us = time.time_ns() // 1000
+
+        def stop(connection: sa.Connection) -> None:
+            stopped = sa.select(_meta.c.key, _meta.c.value).where(_meta.c.key.startswith(_PREFIX))
+            for key, since_us in connection.execute(stopped).all():
+                if now_us - int(since_us) > _KEPT_US:
+                    connection.execute(sa.delete(_meta).where(_meta.c.key == key))
+            row = {"key": f"{_PREFIX}{call}", "value": str(now_us)}
+            connection.execute(schema.upsert(_meta, connection.dialect.name), row)
+
+        self._database.write(stop, again=True)
+
+    def is_stopped(self, call: str) -> bool:
+        """Return whether a call was stopped."""
+        query = sa.select(_meta.c.value).where(_meta.c.key == f"{_PREFIX}{call}")
+        return self._database.read(lambda connection: connection.scalar(query)) is not None
