@@ -482,6 +482,22 @@ def test_a_frame_costs_no_copy_of_what_was_there(journal: Journal) -> None:
         assert np.shares_memory(look(before), look(after))
 
 
+def test_a_new_event_copies_no_text_and_changes_no_earlier_frame(journal: Journal) -> None:
+    """Frames of all lengths share their texts, and each counts the missing ones of its own rows."""
+    frames, session_id = Frames(journal, None), journal.open_session("q")
+    texts = [None, "", None, "\u00e4"] * 70
+    taken = []
+    for text in texts:
+        journal.append(session_id, [delivery(PART | {"message": text})])
+        taken.append(frames.events["message"])
+    arrays = [frame.array.__arrow_array__() for frame in taken]
+    for n, (frame, array) in enumerate(zip(taken, arrays, strict=True), start=1):
+        assert frame.astype(object).where(frame.notna(), None).tolist() == texts[:n]
+        assert array.null_count == n // 2 + n % 2
+    chunks = (chunk for array in arrays for chunk in array.chunks)
+    assert len({joined.address for c in chunks if (joined := c.buffers()[2]) is not None}) < 20
+
+
 def test_a_file_carries_the_names_of_its_order_and_the_time_of_its_download(
     journal: Journal,
 ) -> None:
