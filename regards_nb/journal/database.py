@@ -408,16 +408,19 @@ class Database:
             connection = self._retry_while_restarting(
                 lambda: begun(self._take_writer(), statement), patience_s
             )
-            transaction = connection.get_transaction()
-            assert transaction is not None  # noqa: S101 - the statement has begun it
+            driver: Any = connection.connection.driver_connection
             try:
-                with transaction:  # rolls back also when the commit fails
-                    if self._file is not None:
-                        driver: Any = connection.connection.driver_connection
-                        self._file.number_content(driver)
-                    yield connection
+                if self._file is not None:
+                    self._file.number_content(driver)
+                yield connection
+                transaction = connection.get_transaction()
+                if transaction is None:  # SQLAlchemy has run no statement
+                    self.engine.dialect.do_commit(driver)
+                else:
+                    with transaction:  # commits, or rolls back if that fails
+                        pass
             except BaseException:
-                connection.close()
+                connection.close()  # rolls back
                 raise
             if self.path is not None and pool is self.engine.pool:
                 self._writer = connection

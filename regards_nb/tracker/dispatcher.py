@@ -177,8 +177,12 @@ def _follow(
     try:
         seen = -1
         while not stop.is_set():
-            before, seen = seen, parts.signal.wait(seen, POLL_S)
-            if not callbacks.registered:
+            is_needed = bool(callbacks.registered) or downloads is not None
+            if not is_needed:
+                # Nobody is handed an event: only look whether another kernel has written some.
+                stop.wait(POLL_S)
+            before, seen = seen, parts.signal.wait(seen, POLL_S if is_needed else 0)
+            if is_needed and not callbacks.registered:
                 stop.wait(YIELD_S)
             if _step(parts, queue, callbacks, downloads) and seen == before:
                 # Another kernel has written the events; wake the threads that wait.
@@ -186,7 +190,8 @@ def _follow(
             if callbacks.look():
                 parts.signal.send()
             callbacks.save_cursor()
-            stop.wait(GATHER_S)
+            if is_needed:
+                stop.wait(GATHER_S)
         # The journal holds these events from now on, so the next process does not call for them.
         _step(parts, queue, callbacks, None)
     finally:
