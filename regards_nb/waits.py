@@ -7,7 +7,6 @@ output of any cell.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import signal
 import sys
@@ -142,7 +141,7 @@ def interruptible() -> Iterator[None]:
     libraries replace it, and then the stop button ends the kernel or does nothing.
     """
     replaced: Any = None
-    if _in_kernel() and _may_speak():
+    if in_cell():
         replaced = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -152,47 +151,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, replaced)
 
 
-class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
-    """`StoppedWaiting` in a task.
-
-    As a cancellation it ends the task alone: asyncio passes any other KeyboardInterrupt on to the
-    code that runs the loop, and a kernel would end.
-    """
-
-
-@contextmanager
-def awaiting_stopped_by_user() -> Iterator[None]:
-    """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
-
-    The handler of ipykernel cancels the cell with a CancelledError without text, and only when
-    something else wakes the loop. It is called as before, and the loop is woken at once.
-    """
-    kernels: Any = signal.getsignal(signal.SIGINT)
-    loop = asyncio.get_running_loop()
-    is_stopped = False
-
-    def stop(*signal_and_frame: Any) -> None:
-        nonlocal is_stopped
-        is_stopped = True
-        kernels(*signal_and_frame)
-        loop.call_soon_threadsafe(bool)
-
-    is_replaced = callable(kernels) and _may_speak() and _in_kernel()
-    if is_replaced:
-        signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_stopped:
-            raise _StoppedAwaiting from None
-        raise
-    finally:
-        # The kernel has its own handler back already if the cell has ended, or another one runs.
-        if is_replaced and signal.getsignal(signal.SIGINT) is stop:
-            signal.signal(signal.SIGINT, kernels)
-
-
-def _in_kernel() -> bool:
-    """Return whether a Jupyter kernel runs this code."""
+def in_cell() -> bool:
+    """Return whether a cell of a Jupyter kernel calls this."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return getattr(get_ipython(), "kernel", None) is not None
+    return getattr(get_ipython(), "kernel", None) is not None and _may_speak()

@@ -272,6 +272,18 @@ def test_without_isal_the_same_zips_are_read(tmp_path: Path) -> None:
     assert done.stdout == "8\n3\n"
 
 
+def test_a_client_imports_only_what_a_download_needs() -> None:
+    """An event loop, XML and C libraries take as long as hundreds of small files."""
+    script = (
+        "import sys; from regards_nb import RegardsClient; import regards_nb.download\n"
+        "print({'asyncio', 'ctypes', 'xml.etree.ElementTree', 'msgspec'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
     """A link to the right content is not the right file."""
     content = b"content"

@@ -81,8 +81,8 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.starting import DOCTOR_STOPPED, END_STOPPED, STOPPED, connect
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
-from regards_nb.tracker.waiting import RUNNING, Wait
-from regards_nb.waits import awaiting_stopped_by_user, stopped_by_user
+from regards_nb.tracker.waiting import RUNNING, Wait, awaiting_stopped_by_user
+from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import signal
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
-from regards_nb.errors import OrderNotFoundError, WaitTimeoutError
+from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
 from regards_nb.text import clean, counted
 from regards_nb.tracker.blocking import advice_for, advice_for_paused
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
+from regards_nb.waits import in_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
 
@@ -353,3 +356,43 @@ def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
 
 def _numbers(states: Iterable[OrderState]) -> str:
     return ", ".join(str(state.order_id) for state in states)
+
+
+class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
+    """`StoppedWaiting` in a task.
+
+    As a cancellation it ends the task alone: asyncio passes any other KeyboardInterrupt on to the
+    code that runs the loop, and a kernel would end.
+    """
+
+
+@contextmanager
+def awaiting_stopped_by_user() -> Iterator[None]:
+    """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
+
+    The handler of ipykernel cancels the cell with a CancelledError without text, and only when
+    something else wakes the loop. It is called as before, and the loop is woken at once.
+    """
+    kernels: Any = signal.getsignal(signal.SIGINT)
+    loop = asyncio.get_running_loop()
+    is_stopped = False
+
+    def stop(*signal_and_frame: Any) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        kernels(*signal_and_frame)
+        loop.call_soon_threadsafe(bool)
+
+    is_replaced = callable(kernels) and in_cell()
+    if is_replaced:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_stopped:
+            raise _StoppedAwaiting from None
+        raise
+    finally:
+        # The kernel has its own handler back already if the cell has ended, or another one runs.
+        if is_replaced and signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, kernels)
