@@ -55,6 +55,7 @@ class ScriptedSnapshot:
     n_known: int = 0
     n_wanted: int = 0
     blocking: tuple[OrderState, ...] = ()
+    line: tuple[OrderState, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orders", States(self.orders))

@@ -529,7 +529,7 @@ def test_one_bar_stands_over_all_orders_of_now() -> None:
         (
             [{}],
             {"blocking": (order("x", 7, label="June"), order("y", 8))},
-            "REGARDS prepares at most two sub-orders until you download orders #7 June, #8",
+            "REGARDS prepares at most two sub-orders per user, and orders 7, 8 wait for a download",
         ),
     ],
 )

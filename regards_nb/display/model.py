@@ -19,6 +19,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import GONE
 from regards_nb.text import LINE_CHARS, clean, counted, size
+from regards_nb.tracker import advice_for, behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,7 +252,7 @@ def table_model(
     ranked = np.lexsort([known["number"], ended, known["severity"]])
     words = only.casefold().split()
     shown = ranked[facts.match(words)[ranked]] if words else ranked
-    has_several_tenants = bool(np.ptp(known["tenant"])) if orders else False
+    is_mixed = bool(np.ptp(known["tenant"])) if orders else False
     n_finished = known["is_finished"].sum()
     n_wanted = max(len(orders), snapshot.n_wanted)
     health_severity, health = _health(snapshot.health)
@@ -262,7 +263,9 @@ def table_model(
     hidden = facts.statuses(known[shown[MAX_ROWS:]])
     return TableModel(
         rows=tuple(
-            row_of(order, with_tenant=has_several_tenants, rate=rates.of(order.key), now=now)
+            row_of(
+                order, with_tenant=is_mixed, rate=rates.of(order.key), now=now, line=snapshot.line
+            )
             for order in orders.take(shown[:MAX_ROWS])
         ),
         total=len(orders),
@@ -290,6 +293,7 @@ def row_of(
     with_tenant: bool = False,
     rate: float | None = None,
     now: datetime | None = None,
+    line: Sequence[OrderState] = (),
 ) -> Row:
     """Return the texts of one order; *rate* is that of its download, in bytes per second."""
     name = order.label or order.correlation_id
@@ -308,7 +312,7 @@ def row_of(
         files=_files(order, rate),
         timing=_timing(order, rate, now or datetime.now(UTC)),
         fetched=_fetched(order),
-        remarks=tuple(_remarks(order)),
+        remarks=tuple(filter(None, (behind([order], line), *_remarks(order)))),
         tooltip=clean(order.message or "", TOOLTIP_CHARS),
         actions=allowed_actions(order),
     )
@@ -587,12 +591,8 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
     if unfinished["is_paused"].all():
         paused = _named(snapshot.orders.without("finished"))
         return f"Nothing moves: paused {paused}; tracker.resume() continues"
-    if blocking := snapshot.blocking:
-        numbers = ", ".join(str(order.order_id) for order in blocking[:3])
-        return (
-            f"REGARDS prepares at most two sub-orders until you download {_named(blocking)}: "
-            f"tracker.download({numbers}), the button, or auto_download=True"
-        )
+    if snapshot.blocking:
+        return advice_for(snapshot.blocking, "the button, or auto_download=True")
     if snapshot.health.state.value == "STOPPED":
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason, LINE_CHARS)}"

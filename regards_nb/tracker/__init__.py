@@ -11,7 +11,7 @@
 - ``submission``: submits a request once;
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;
 - ``actions``: pause, resume, retry, restart, cancel, delete;
-- ``blocking``: orders that keep REGARDS from preparing others;
+- ``blocking``: why REGARDS does not prepare an order;
 - ``starting``: what ``start()`` waits for; ``life``: whether the tracker runs, only reads a
   journal, or shares its queue with other consumers;
 - ``waiting``, ``nested_loop``: what ``wait()`` does while it blocks the cell, and with the user's
@@ -21,6 +21,8 @@
 
 from __future__ import annotations
 
+from regards_nb.tracker.blocking import advice_for as advice_for
+from regards_nb.tracker.blocking import behind as behind
 from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
 from regards_nb.tracker.nested_loop import run_nested as run_nested
 from regards_nb.tracker.order import Order as Order

@@ -1,7 +1,9 @@
-"""Finds the orders with files to download that keep REGARDS from preparing others."""
+"""Why REGARDS does not prepare an order: what is not downloaded, paused, or ordered before it."""
 
 from __future__ import annotations
 
+import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from regards_nb.events import OrderStatus
@@ -14,43 +16,149 @@ if TYPE_CHECKING:
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.dispatcher import AutoDownload
+    from regards_nb.tracker.life import Life
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
 _MOST_NAMED = 5
+#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
+#: between two questions double up to the second time.
+_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
+
+
+class Looks:
+    """Has REST asked while nothing moves: no message tells of the orders of another notebook."""
+
+    def __init__(self, parts: TrackerParts, sync: RestSync | None, life: Life) -> None:
+        self._core = parts
+        self._sync = sync
+        self._life = life
+        #: What is compared to see whether something moves; when REST is asked next, and how long
+        #: after that.
+        self._moves: object = None
+        self._next_s = self._pause_s = 0.0
+
+    def look(self) -> None:
+        """Have REST asked, if it is time."""
+        if self._sync is None:
+            return
+        moves = (self._life.health.last_event, frozenset(self._core.downloads))
+        now_s = time.monotonic()
+        if moves != self._moves:
+            # The first look comes at once, later ones when nothing has moved for a while.
+            is_first = self._moves is None
+            self._moves, self._pause_s = moves, _UNMOVED_S
+            self._next_s = now_s + (0.0 if is_first else _UNMOVED_S)
+        if now_s >= self._next_s:
+            self._sync.ask_soon(0.0)
+            self._next_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
 
 
 class BlockingOrders:
     """Finds all orders of the user that wait for a download, while an order is unfinished.
 
-    Each of them may keep REGARDS from preparing others (protocol.md 0.2). *sync* knows which orders
-    are not the user's, and orders that no message has named.
+    They may keep REGARDS from preparing others (protocol.md 0.2). *sync* knows which orders are not
+    the user's, and orders that no message has named.
     """
+
+    #: The two places of a user are a setting of REGARDS: where nothing has changed for so long,
+    #: also fewer sub-orders that wait are said to be the reason.
+    quiet_s = 30.0
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
         self._sync = sync
+        #: What waits for a download, and since when it has not changed.
+        self._waiting: list[tuple[int | None, int]] = []
+        self._waiting_since_s = 0.0
 
     def find(self, own: AutoDownload | None = None) -> States:
         """Return these orders by number; not those that *own* downloads in a moment."""
-        parts, states = self._core, self._states_of_user()
+        states, elsewhere = self._states_of_user(), self._elsewhere()
         if not states.without("finished"):
             return States()
-        without_message = () if self._sync is None else self._sync.without_message
-        waiting = states.where("waits_for_download") + [
-            state
-            for state in without_message
-            if parts.frames.key_of(state.order_id or 0) is None
-            and state.order_id not in parts.downloads
+        waiting = without_own(states.where("waits_for_download"), own) + [
+            state for state in elsewhere if state.order_id not in self._core.downloads
         ]
-        waiting = without_own(parts.holders.without_held(waiting), own)
+        waiting = self._core.holders.without_held(waiting)
         return waiting.where("waits_for_download").sorted("order_id")
+
+    def looks(self, life: Life) -> Looks:
+        """Return what a call that waits asks over REST."""
+        return Looks(self._core, self._sync, life)
 
     def _states_of_user(self) -> States:
         not_ours = () if self._sync is None else self._sync.not_ours
         return self._core.states().without("order_id", not_ours)
+
+    def _elsewhere(self) -> list[OrderState]:
+        """Return the orders of the user that only REST knows."""
+        orders = () if self._sync is None else self._sync.without_message
+        return [each for each in orders if self._core.frames.key_of(each.order_id or 0) is None]
+
+    def line(self) -> list[OrderState]:
+        """Return the first two orders that REGARDS has not finished, as far as REST told."""
+        if self._sync is None or not self._sync.rounds:
+            return []  # it is not known whose the orders are
+        unfinished = (self._states_of_user() + self._elsewhere()).without("finished")
+        going_on = (
+            state
+            for state in unfinished.sorted("order_id")
+            if state.order_id and state.status != OrderStatus.PAUSED
+        )
+        return list(islice(going_on, SUBORDERS_PER_USER))
+
+    def standing_still(self, own: AutoDownload | None) -> list[OrderState]:
+        """Return the orders to download before REGARDS prepares others, if it has stopped.
+
+        Not those that *own* tries again: it says why they are not downloaded.
+        """
+        found = self.find(own)
+        waiting = [(state.order_id, state.suborders_done) for state in found]
+        now_s = time.monotonic()
+        if waiting != self._waiting:
+            self._waiting, self._waiting_since_s = waiting, now_s
+        # Of an order that was downloaded in part nothing tells how many of its sub-orders wait.
+        count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in found)
+        is_quiet = now_s - self._waiting_since_s >= self.quiet_s
+        if count < SUBORDERS_PER_USER and not is_quiet:
+            return []
+        return [state for state in found if own is None or not own.failure([state])]
+
+    def reasons(
+        self,
+        needed: Sequence[OrderState],
+        call: str,
+        *,
+        asked: AutoDownload | None,
+        own: AutoDownload | None,
+    ) -> list[str]:
+        """Return why the orders that a call waits for do not go on, the first cause first.
+
+        *asked* downloads them for the call, *own* for the tracker. *call* downloads what blocks.
+        """
+        going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
+        downloads = asked or own
+        reasons = [advice_for_paused(needed)]
+        if downloads is not None:
+            reasons.append(downloads.failure([*needed, *self.find(own)]))
+        numbers = {state.order_id for state in needed}
+        first = sorted(number for number in list(self._core.downloads) if number not in numbers)
+        if asked is not None and first:
+            orders, them = ("orders", "them") if len(first) > 1 else ("order", "it")
+            reasons.append(
+                f"downloading {orders} {', '.join(map(str, first))} first, because REGARDS waits "
+                f"for {them}"
+            )
+        elif going_on:
+            blocking = [] if asked is not None else self.standing_still(own)
+            reasons.append(
+                advice_for(blocking, call) if blocking else behind(going_on, self.line())
+            )
+        return list(filter(None, reasons))
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
@@ -67,7 +175,7 @@ class BlockingOrders:
         )
         if paused := advice_for_paused(running):
             text += f"; {paused}"
-        blocking = [state for state in self.find() if state not in running]
+        blocking = [state for state in self.standing_still(None) if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
     def take_in(self, keys: Iterable[object]) -> None:
@@ -75,6 +183,12 @@ class BlockingOrders:
         each = [n for key in keys for n in (key if isinstance(key, (list, tuple)) else [key])]
         named = {number for number in each if isinstance(number, int)}
         self.journal_unknown(state for state in self.find() if state.order_id in named)
+
+    def keys_of(self, states: Sequence[OrderState]) -> list[OrderKey]:
+        """Return the keys of some orders; those that only REST knows are journalled."""
+        self.journal_unknown(states)
+        keys = (self._core.key_of(state.order_id or 0) for state in states)
+        return [key for key in keys if key is not None]
 
     def journal_unknown(self, states: Iterable[OrderState]) -> None:
         """Journal those of some orders that only REST knows, so that they have a key here."""
@@ -84,7 +198,7 @@ class BlockingOrders:
 
     def advice(self) -> str:
         """Return what to do about these orders, for the end of a sentence; empty without any."""
-        blocking = self.find()
+        blocking = self.standing_still(None)
         return f"; {advice_for(blocking, 'wait(download=True)')}" if blocking else ""
 
     def before_third(self) -> str:
@@ -104,15 +218,40 @@ class BlockingOrders:
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
     """Return which orders wait for a download, and what to do; *call* is the other way."""
-    numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
-    wait = "orders {} wait" if len(blocking) > 1 else "order {} waits"
-    if len(blocking) > _MOST_NAMED:
-        wait = wait.format(f"{numbers} and {len(blocking) - _MOST_NAMED:,} more")
-        numbers = ""  # all
+    numbers = _listed(state.order_id for state in blocking)
+    wait = f"orders {numbers} wait" if len(blocking) > 1 else f"order {numbers} waits"
     return (
-        f"REGARDS prepares at most two sub-orders per user, and {wait.format(numbers)} for a "
-        f"download: tracker.download({numbers}), or {call}"
+        f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: "
+        f"tracker.download({numbers if len(blocking) <= _MOST_NAMED else ''}), or {call}"
     )
+
+
+def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
+    """Return which of some orders may have to wait for others; empty if none has to.
+
+    *line* are the first orders of the user that are not finished. Two places are shared by all his
+    orders (protocol.md 0.2), and nothing tells which sub-orders have them.
+    """
+    first = min((each.order_id or 0 for each in line), default=0)
+    numbers = [
+        state.order_id
+        for state in states
+        if first < (state.order_id or 0) and not (state.finished or state.suborders_done)
+        if state.status != OrderStatus.PAUSED and not state.ready_row
+    ]
+    ahead = [number for each in line if (number := each.order_id) and number not in numbers]
+    ahead = [number for number in ahead if number < max(filter(None, numbers), default=0)]
+    if not ahead:
+        return ""
+    orders, others = (f"order{'s' * (len(each) > 1)} {_listed(each)}" for each in (numbers, ahead))
+    return (
+        f"REGARDS prepares at most two sub-orders per user at a time, and {orders} may have to "
+        f"wait for {others}"
+    )
+
+
+def _listed(numbers: Iterable[int | None]) -> str:
+    return listed([str(number) for number in numbers], most=_MOST_NAMED)
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:

@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -340,7 +341,7 @@ class AutoDownload:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         for state in states:
             if text := self._failures.get(state.key):
-                return f"The download of order {state.order_id} failed: {text}"
+                return f"the download of order {state.order_id} failed: {text}"
         return ""
 
     def will_try(self, order: OrderState) -> bool:
@@ -407,7 +408,8 @@ class AutoDownload:
         if error is not None:
             _, failures = self._due.get(key, (0.0, 0))
             wait_s = min(self.first_retry_s * 2**failures, LONGEST_RETRY_S)
-            self._failures[key] += f"; the next try comes after {wait_s:g} s"
+            next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
             self._due[key] = (time.monotonic() + wait_s, failures + 1)
 
     def _look_later(self, key: OrderKey) -> None:

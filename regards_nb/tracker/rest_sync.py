@@ -264,7 +264,7 @@ class RestSync:
         self._core = parts
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
-        #: The user's orders that have files to download, and that no message has named.
+        #: The user's orders that no message has named, which have files to download or go on.
         self.without_message: tuple[OrderState, ...] = ()
         # One round at a time: two at once would journal the same news twice.
         self._lock = threading.Lock()
@@ -312,7 +312,7 @@ class RestSync:
             self.without_message = tuple(
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
-                if remote.available_files
+                if (remote.available_files or not remote.finished)
                 and _STATUS.get(remote.status) not in GONE
                 and self._core.frames.key_of(remote.order_id) is None
             )

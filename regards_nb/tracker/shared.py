@@ -27,7 +27,7 @@ from regards_nb.orders import replaced
 from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from regards_nb.client import RegardsClient, Silence
@@ -363,9 +363,11 @@ class Snapshot:
     """An immutable copy of the state that a view draws."""
 
     orders: States
-    #: All orders of the user that wait for a download, while an order is unfinished: REGARDS
-    #: prepares at most two sub-orders per user (protocol.md 0.2).
-    blocking: States
+    #: The orders to download before REGARDS prepares others, where it has stopped: it prepares at
+    #: most two sub-orders per user (protocol.md 0.2).
+    blocking: Sequence[OrderState]
+    #: The first two orders of the user that REGARDS has not finished, as far as REST told.
+    line: Sequence[OrderState]
     health: Health
     background_errors: tuple[str, ...]
     rejected: int

@@ -23,7 +23,6 @@ from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import (
     SUBORDERS_PER_USER,
     advice_for,
-    advice_for_paused,
     without_own,
 )
 from regards_nb.tracker.dispatcher import awaits_files
@@ -31,12 +30,13 @@ from regards_nb.tracker.shared import LOOK_S, POLL_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from regards_nb.frames import States
     from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
+    from regards_nb.tracker.life import Life
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
     from regards_nb.tracker.submission import EarlierRequest, Request, Submission
 
@@ -76,14 +76,14 @@ class TableOrders:
         submission: Submission,
         blocking: BlockingOrders,
         *,
-        require_running: Callable[[], None],
+        life: Life,
         downloads: AutoDownload | None,
         policy: TablePolicy,
     ) -> None:
         self._core = parts
         self._submission = submission
         self._blocking = blocking
-        self._require_running = require_running
+        self._life = life
         self._downloads = downloads
         self._policy = policy
         timeout_s = policy.timeout_s
@@ -102,6 +102,7 @@ class TableOrders:
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
         self._is_sending = False
+        self._looks = blocking.looks(life)
 
     @property
     def correlation_ids(self) -> list[str]:
@@ -129,7 +130,7 @@ class TableOrders:
         self._wanted = list(wanted)
         for request in self._wanted:
             request.check()
-        self._require_running()
+        self._life.require_running()
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(_Attempts(self._bases))
         changed: list[str] = []
@@ -212,12 +213,13 @@ class TableOrders:
             if not self._pending and all(map(self._suffices, states)):
                 return
             if self._downloads is not None:
-                self._downloads.begin([s.key for s in self._waiting(states)])
+                self._downloads.begin(self._blocking.keys_of(self._waiting(states)))
             if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
                 raise WaitTimeoutError(
                     f"after {self._policy.timeout_s:g} s, {self._note(states)}. {_GO_ON}"
                 )
-            self._require_running()
+            self._life.require_running()
+            self._looks.look()
             view.refresh(note=self._note(states))
             if not (self._pending and self._has_room(states)):
                 seen = self._core.signal.wait(seen, POLL_S)
@@ -289,17 +291,17 @@ class TableOrders:
 
     def _note(self, states: States) -> str:
         total = len(self._requests)
-        running = sum(not self._suffices(state) for state in states)
+        needed = [state for state in states if not self._suffices(state)]
         made = total - len(self._pending)
-        note = f"{made} of {counted(total, 'order')} made, {running} running"
+        note = f"{made} of {counted(total, 'order')} made, {len(needed)} running"
         if self._obstacle:
             note += f"; trying again: {self._obstacle}"
-        waiting = self._waiting(states)
-        if waiting and self._downloads is None:
-            note += f"; {advice_for(waiting, _CALL)}"
-        if paused := advice_for_paused(states):
-            note += f"; {paused}"
-        return note
+        own = self._policy.auto_download
+        reasons = self._blocking.reasons(needed, _CALL, asked=self._downloads, own=own)
+        if not reasons and self._pending and self._downloads is None:
+            # The next order is not made before files of these were downloaded.
+            reasons = [advice_for(waiting, _CALL)] if (waiting := self._waiting(states)) else []
+        return "; ".join([note, *self._core.silent(), *reasons])
 
     def stopped(self) -> str:
         """Return which orders were made when the user stopped the call."""

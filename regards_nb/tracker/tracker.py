@@ -649,7 +649,8 @@ class OrderTracker:
         states = self._core.holders.without_held(self._core.states(keys))
         return Snapshot(
             orders=without_own(states, own),
-            blocking=self._blocking.find(own),
+            blocking=self._blocking.standing_still(own),
+            line=self._blocking.line(),
             health=self._life.health,
             background_errors=self._warnings() + self._core.errors.shown,
             rejected=self._core.frames.rejections,
@@ -986,7 +987,7 @@ class OrderTracker:
             self._core,
             self._submission,
             self._blocking,
-            require_running=self._life.require_running,
+            life=self._life,
             downloads=self._new_auto_download() if download else None,
             policy=TablePolicy(
                 refuse_cart=refuses_cart(cart),

@@ -16,7 +16,6 @@ from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
 from regards_nb.text import clean, counted
-from regards_nb.tracker.blocking import advice_for, advice_for_paused
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 #: A message that was sent before the wait arrives so soon; an order without one is unknown.
 _UNKNOWN_AFTER_S = 2.0
-#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
-#: between two questions double up to the second time.
-_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 #: A note names so many orders of which no event came.
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
@@ -84,7 +80,7 @@ class Wait:
         check_numbers(timeout_s=timeout_s)
         self._core = parts
         self._sync = sync
-        self._blocking_orders = blocking
+        self._blocking = blocking
         self._life = life
         self._warnings = warnings
         self._auto_download = auto_download
@@ -105,10 +101,7 @@ class Wait:
         self._submitted: set[Name] = set()
         #: What is said of names without any event, by name.
         self._unseen: dict[Name, str] = {}
-        #: What is compared to see whether something moves; when REST is asked next, and how long
-        #: after that.
-        self._moves: object = None
-        self._next_look_s = self._pause_s = 0.0
+        self._looks = blocking.looks(life)
 
     def _states_to_end(self) -> States:
         """Return the orders that may not suffice; without a download, an ended one does."""
@@ -132,7 +125,7 @@ class Wait:
         if waiting:
             text += f"; {len(waiting)} to download: tracker.download()"
         failure = self._auto_download.failure(waiting) if self._auto_download else ""
-        return f"{text}. {failure}" if failure else text
+        return f"{text}; {failure}" if failure else text
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
@@ -152,7 +145,7 @@ class Wait:
         """Block until the wait is over, and keep the view up to date; return the orders."""
         seen = -1
         while not self.is_over():
-            self._ask_if_nothing_moves()
+            self._looks.look()
             view.refresh(note=self.note())
             seen = self._core.signal.wait(seen, POLL_S)
         return self._states
@@ -162,7 +155,7 @@ class Wait:
         seen = -1
         # Unknown orders are looked up over REST, which would block the loop.
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
-            self._ask_if_nothing_moves()
+            self._looks.look()
             view.refresh(note=self.note())
             seen = await self._core.signal.wait_async(seen, POLL_S)
             # While many events arrive, the other tasks of the loop have their turn.
@@ -242,16 +235,10 @@ class Wait:
             return True
         return state.finished and not awaits_files(state, self._downloads, self._auto_download)
 
-    def _blocking(self) -> States:
-        return self._blocking_orders.find(self._auto_download)
-
     def _to_download(self) -> list[OrderKey]:
         """Return the orders with files that wait: those waited for, and those that block them."""
-        blocking = self._blocking()
-        self._blocking_orders.journal_unknown(blocking)
-        waiting = [*self._states, *blocking]
-        keys = (self._core.key_of(state.order_id or 0) for state in waiting)
-        return [key for key in keys if key is not None]
+        blocking = self._blocking.find(self._auto_download)
+        return self._blocking.keys_of([*self._states, *blocking])
 
     def note(self, *, is_last: bool = False) -> str:
         """Return a sentence on the orders that the wait still needs.
@@ -282,44 +269,12 @@ class Wait:
         ]
         words += self._core.silent()
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
-        blocking = self._blocking()
-        if blocking and self._downloads is None:
-            note += f"; {advice_for(blocking, _ADVICE)}"
-        if (first := self._downloading_first()) and self._downloads is not None:
-            orders, them = ("orders", "them") if len(first) > 1 else ("order", "it")
-            note += (
-                f"; downloading {orders} {', '.join(map(str, first))} first, because REGARDS "
-                f"waits for {them}"
-            )
-        downloads = self._downloads or self._auto_download
-        if downloads is not None and (failure := downloads.failure(needed)):
-            note += f". {failure}"
-        if paused := advice_for_paused(running):
-            note += f"; {paused}"
+        own = self._auto_download
+        reasons = self._blocking.reasons(needed, _ADVICE, asked=self._downloads, own=own)
+        note = "; ".join([note, *reasons])
         if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
-
-    def _downloading_first(self) -> list[int]:
-        """Return the numbers of the orders that are downloaded and not waited for."""
-        mine = {state.order_id for state in self._states}
-        return sorted(number for number in list(self._core.downloads) if number not in mine)
-
-    def _ask_if_nothing_moves(self) -> None:
-        """Have REST asked for what no message tells, such as the orders of another notebook."""
-        if self._sync is None:
-            return
-        moves = (self._life.health.last_event, frozenset(self._core.downloads))
-        now_s = time.monotonic()
-        if moves != self._moves:
-            # The first look comes at once, later ones when nothing has moved for a while.
-            is_first = self._moves is None
-            self._moves, self._pause_s = moves, _UNMOVED_S
-            self._next_look_s = now_s + (0.0 if is_first else _UNMOVED_S)
-        if now_s >= self._next_look_s:
-            self._sync.ask_soon(0.0)
-            self._next_look_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
 
     @property
     def _lacks_rest(self) -> bool:

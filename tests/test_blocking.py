@@ -1,0 +1,225 @@
+"""Why REGARDS does not prepare an order: each wait says it, and says nothing that is not so."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import purge_queue, tracker_of, until
+
+from regards_nb import OrderTracker, errors
+from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+
+pytestmark = pytest.mark.simulator(with_broker=True)
+
+ONE_FILE = OrderPlan(n_files=1)
+#: It takes both places of the user.
+LONG = OrderPlan(n_files=4, files_per_suborder=1, suborder_pause_s=3600)
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
+    with tracker_of(simulator, tmp_path) as tracker:
+        yield tracker
+
+
+def test_a_wait_names_the_orders_that_block_it(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two finished orders that nobody downloaded stop the other four; all texts say which."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(6)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    blocking = [state.order_id for state in tracker.snapshot().blocking]
+    assert blocking == numbers[:2]
+    with pytest.raises(errors.WaitTimeoutError) as caught:
+        tracker.wait(*numbers[2:], timeout_s=0.5)
+    advice = "tracker.download(1, 2), or wait(download=True)"
+    assert f"orders 1, 2 wait for a download: {advice}" in str(caught.value)
+    assert "go on" not in str(caught.value)
+    assert advice in capsys.readouterr().out
+    assert list(tracker.snapshot(keys=[]).blocking) == list(tracker.snapshot().blocking)
+
+
+def test_an_order_that_was_downloaded_blocks_no_more(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """The next snapshot knows it."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(3)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    until(lambda: [state.order_id for state in tracker.snapshot().blocking] == numbers[:2])
+    tracker.download(*numbers[:2])
+    assert not {state.order_id for state in tracker.snapshot().blocking} & set(numbers[:2])
+
+
+def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
+    """wait(download=True) downloads the orders waited for, and the others that block them."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(6)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    orders = tracker.wait(*numbers[2:], download=True, timeout_s=60)
+    assert list(orders["status"]) == ["DONE"] * 4
+    assert (tracker.orders["downloaded_files"] == 1).all()
+    assert not tracker.snapshot().blocking
+
+
+def test_a_wait_downloads_orders_that_ended_before(
+    tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a wait without it, wait() names them, and wait(download=True) fetches their files."""
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    order.wait(timeout_s=60)
+    tracker.wait()
+    assert "finished; 1 to download: tracker.download()" in capsys.readouterr().out
+    tracker.wait(download=True, timeout_s=60)
+    assert order.state.downloaded_files == 3
+    tracker.wait(download=True, timeout_s=60)
+
+
+def test_an_order_that_only_rest_knows_can_block(
+    simulator: Simulator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their messages went elsewhere: after the first round of REST sync they are named, too."""
+    others = [simulator.order(ONE_FILE) for _ in range(2)]
+    for number in others:
+        simulator.wait_for(number, "DONE")
+    simulator.flush()
+    purge_queue(simulator)
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        # Nor does auto_download take them in.
+        other = tracker.submit("dataset:SWOT_PASS_012")
+        until(lambda: tracker.snapshot().blocking)
+        with pytest.raises(errors.WaitTimeoutError, match="orders 1, 2 wait for a download"):
+            other.wait(timeout_s=0.1)
+        other.cancel()
+    with tracker_of(simulator, tmp_path) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        until(lambda: [state.order_id for state in tracker.snapshot().blocking] == others)
+        with pytest.raises(errors.WaitTimeoutError, match="orders 1, 2 wait for a download"):
+            mine.wait(timeout_s=0.1)
+        assert len(tracker.orders) == 2, "they are shown, and not taken in without being asked"
+        assert tracker.download() == []
+        assert "orders 1, 2 wait for a download: tracker.download(1, 2)" in capsys.readouterr().out
+        assert len(tracker.download(1)) == 1
+        tracker.wait(mine, download=True, timeout_s=60)
+        assert mine.status == "DONE"
+
+
+def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
+    """Without auto_download REGARDS stops after two sub-orders: submit() says so in time."""
+    for name in "ab":
+        tracker.submit("dataset:SWOT_CYCLE_007", correlation_id=name)
+    with pytest.raises(errors.SettingsError, match="^cart must be"):  # and no warning
+        tracker.submit("dataset:SWOT_CYCLE_007", cart="yes")  # type: ignore[call-overload]
+    with pytest.warns(
+        # Sub-orders may be ready by then, or not yet.
+        UserWarning,
+        match=r"came (order 1|orders 1, 2)\. Use wait\(download=True\) or auto_download",
+    ):
+        tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
+
+
+def test_a_wait_says_what_else_it_downloads(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """wait(download=True) names the orders that it fetches first, and why."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(3)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=1.0))
+    tracker.wait(numbers[2], download=True, timeout_s=60)
+    told = capsys.readouterr().out
+    assert re.search("downloading orders? 1(, 2)? first, because REGARDS waits for", told)
+    assert "tracker.download(" not in told
+
+
+def test_a_wait_asks_at_once_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
+    """No message tells of the orders of another notebook: REST is asked when a wait begins."""
+
+    def lists() -> int:
+        return sum(seen.path.endswith("/user/orders") for seen in simulator.requests)
+
+    mine = tracker.submit("dataset:SWOT_CYCLE_007")
+    until(lambda: mine.state.waits_for_download)
+    until(lambda: tracker.orders["expires_at"].notna().all())
+    before = lists()
+    waiting = threading.Thread(target=mine.wait)
+    waiting.start()
+    until(lambda: lists() > before)
+    mine.cancel()
+    waiting.join()
+
+
+def test_one_suborder_that_waits_blocks_nothing(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGARDS goes on with the other place; from the second one on, the advice is given."""
+    tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
+    long = simulator.order(LONG)
+    with pytest.raises(errors.WaitTimeoutError) as caught:
+        tracker.wait(long, timeout_s=0.5)
+    assert "for a download" not in str(caught.value) + capsys.readouterr().out
+    assert not tracker.snapshot().blocking
+    tracker._blocking.quiet_s = 0.0  # the number of places is a setting of REGARDS
+    with pytest.raises(errors.WaitTimeoutError, match=r"order 1 waits for a download"):
+        tracker.wait(long, timeout_s=0.5)
+
+
+def test_what_blocks_others_is_not_said_of_a_typing_error_or_a_paused_order(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first cause is said, and no other."""
+    mine = tracker.submit("dataset:SWOT_CYCLE_007")
+    until(lambda: tracker.snapshot().blocking)
+    with pytest.raises(errors.OrderNotFoundError):
+        tracker.wait("L9x", timeout_s=30)
+    told = capsys.readouterr().out
+    assert "no order is called 'L9x'" in told
+    assert "L9x' so far (tracker.orders lists all)\n" in told
+    mine.pause()
+    with pytest.raises(errors.WaitTimeoutError, match=r"; order 1 is paused: ") as caught:
+        mine.wait(timeout_s=0.2)
+    assert "for a download" not in str(caught.value)
+
+
+def test_an_order_that_waits_for_others_says_so(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also for one that only REST knows: in the row, the wait, its time limit and submit_each."""
+    long = simulator.order(LONG)
+    with tracker_of(simulator, tmp_path, amqp=None, queue=None, poll_s=0.05) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = (
+            "REGARDS prepares at most two sub-orders per user at a time, and order "
+            f"{mine.order_id} may have to wait for order {long}"
+        )
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            mine.wait(timeout_s=1)
+        assert told in capsys.readouterr().out
+        assert f"{told} " in re.sub("<[^>]*>", " ", tracker._repr_html_())
+        assert tracker.client is not None
+        table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=2)
+        with pytest.raises(
+            errors.WaitTimeoutError, match="orders 3, 4 may have to wait for orders 1, 2"
+        ):
+            tracker.submit_each(table, timeout_s=1)
+
+
+def test_submit_each_downloads_what_blocks_it(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Orders of another journal are asked for, named, downloaded; without download=True named."""
+    for number in (simulator.order(ONE_FILE), simulator.order(ONE_FILE)):
+        simulator.wait_for(number, "DONE")
+    with tracker_of(simulator, tmp_path, amqp=None, queue=None, poll_s=0.05) as tracker:
+        assert tracker.client is not None
+        table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=3)
+        advice = r"orders 1, 2 wait for a download: tracker.download\(1, 2\), or submit_each\("
+        with pytest.raises(errors.WaitTimeoutError, match=advice):
+            tracker.submit_each(table, timeout_s=1.5)
+        simulator.faults.add(Slow(route=Route.ZIP, delay_s=1.0))
+        orders = tracker.submit_each(table, download=True, timeout_s=60)
+        assert set(tracker.orders.join(orders, on="label")["status"]) == {"DONE"}
+        assert re.search("downloading orders? 1(, 2)? first", capsys.readouterr().out)
