@@ -127,7 +127,7 @@ WHY: dict[tuple[str, str], str] = {
 
 #: Python keeps what it compiled, as it does for users: the first run of each, which does not count,
 #: compiles it. Some containers forbid that, and then each run would compile all of its imports.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
 }
 
@@ -234,7 +234,7 @@ def run_once(
     process = subprocess.Popen(
         ["/bin/sh", "-c", command(name, folder, url)],
         cwd=target,
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,10 +1,12 @@
-"""The benchmark of the pipeline, small: it measures every client and writes its page."""
+"""The benchmarks of the pipeline and of two trees, small: they measure, and write their tables."""
 
 from __future__ import annotations
 
 import gc
 import math
+from pathlib import Path
 
+import against
 import pipeline
 import pytest
 
@@ -27,3 +29,13 @@ def test_the_pipeline_is_measured(broker: PrivateBroker) -> None:
     gc.collect()
     page = report.text()
     assert all(goal.line() in page for goal in report.goals)
+
+
+def test_two_trees_are_compared(tmp_path: Path, broker: PrivateBroker) -> None:
+    """A duration is measured for both trees, and the table has its ratio."""
+    tree = Path(against.__file__).parent.parent
+    comparison = against.Comparison((tree, tree), tmp_path, broker.admin_url, scale=0.01)
+    comparison.measure(["start"], runs=1)
+    ((what, (before, now)),) = comparison.found.items()
+    assert before[0] > 0 < now[0]
+    assert f"| {what} |" in comparison.table()
