@@ -153,5 +153,10 @@ def interruptible() -> Iterator[None]:
 
 def in_cell() -> bool:
     """Return whether a cell of a Jupyter kernel calls this."""
+    return in_kernel() and _may_speak()
+
+
+def in_kernel() -> bool:
+    """Return whether a Jupyter kernel runs this code; IPython in a terminal has none."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return getattr(get_ipython(), "kernel", None) is not None and _may_speak()
+    return getattr(get_ipython(), "kernel", None) is not None

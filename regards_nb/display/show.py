@@ -17,6 +17,7 @@ from regards_nb.display.refresh import refresh_thread_of
 from regards_nb.display.text import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
+from regards_nb.waits import in_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -108,18 +109,12 @@ def environment() -> Environment:
     """Return what can be shown here. Nothing is imported to find out."""
     if in_marimo():
         return Environment.MARIMO
-    if not in_notebook():
+    if not in_kernel():
         return Environment.TEXT
     choice = _choice()
     if broken_kernel() or not _is_installed(choice):
         return Environment.HTML
     return Environment(choice)
-
-
-def in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this code (IPython in a terminal has no kernel)."""
-    ipython: Any = sys.modules.get("IPython")
-    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 def _is_installed(library: str) -> bool:

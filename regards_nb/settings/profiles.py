@@ -20,6 +20,7 @@ import platformdirs
 from regards_nb.client import RegardsClient, Secret
 from regards_nb.errors import SettingsError
 from regards_nb.text import did_you_mean, similar
+from regards_nb.waits import in_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -374,11 +375,7 @@ def source_of(name: str, text: str, *, service: str, user: str) -> str:
 
 def can_ask() -> bool:
     """Tell whether a user can answer a prompt: in a terminal or in a notebook."""
-    kernel: Any = sys.modules.get("ipykernel")
-    if kernel is not None:
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        return getattr(shell, "kernel", None) is not None
-    return sys.stdin is not None and sys.stdin.isatty()
+    return in_kernel() or (sys.stdin is not None and sys.stdin.isatty())
 
 
 def has_password(url: str) -> bool:

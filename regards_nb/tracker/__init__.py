@@ -12,8 +12,7 @@
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;
 - ``actions``: pause, resume, retry, restart, cancel, delete;
 - ``blocking``: why REGARDS does not prepare an order;
-- ``starting``: what ``start()`` waits for; ``life``: whether the tracker runs, only reads a
-  journal, or shares its queue with other consumers;
+- ``life``: starts a tracker; whether it runs, only reads a journal, or shares its queue;
 - ``waiting``, ``nested_loop``: what ``wait()`` does while it blocks the cell, and with the user's
   event loop;
 - ``order``, ``tracker``: the two public classes, the only modules that know each other.

@@ -1,4 +1,4 @@
-"""Whether a tracker runs, only reads a journal, or shares its queue with other consumers."""
+"""Start a tracker; whether it runs, only reads a journal, or shares its queue with others."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.download import is_alive
-from regards_nb.errors import JournalError, SettingsError
+from regards_nb.errors import JournalError, RegardsError, ServiceLoginError, SettingsError
 from regards_nb.journal import DEFAULT_PATH
+from regards_nb.output import say
 from regards_nb.tracker.rest_sync import REST_ANSWERS
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import Health
+    from regards_nb.consumer import Consumer, Health
     from regards_nb.journal import Journal
+    from regards_nb.tracker.rest_sync import Poller
     from regards_nb.tracker.shared import BackgroundErrors
 
 _NOT_STARTED = (
@@ -37,6 +40,17 @@ JOURNAL_ONLY: Any = object()
 
 #: After a lost connection RabbitMQ counts its consumer until the heartbeat ends: at most so long.
 _STALE_S = 90.0
+
+#: A start waits so long for the answer to the login after RabbitMQ has answered. Messages arrive
+#: without REGARDS, so its outage must not delay a start.
+_LOGIN_S = 2.0
+_UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
+
+#: What the user is told who stops a start.
+STOPPED = "start() was stopped, and no event arrives: call start() again"
+#: The same of other calls.
+DOCTOR_STOPPED = "doctor() was stopped before its last check; it has changed nothing"
+END_STOPPED = "stop() was stopped: what still runs ends by itself, and stop() can be called again"
 
 #: Those of this process, which all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
@@ -111,6 +125,49 @@ def refuse_imported_script() -> None:
             )
 
 
+def connect(
+    source: Consumer | Poller | JournalReader,
+    client: RegardsClient | None,
+    errors: BackgroundErrors,
+    timeout_s: float,
+) -> None:
+    """Start a source of events, and log in to REGARDS meanwhile if there is a *client*.
+
+    A refused login ends the start. One that is refused later is raised by the next call of the
+    user, and an outage is only shown.
+    """
+    login = None if client is None else in_thread(lambda: _log_in(client))
+    source.start(timeout_s)
+    if login is None:
+        return
+    try:
+        login.result(_LOGIN_S)
+    except TimeoutError:
+        login.add_done_callback(lambda done: _tell(done.exception(), errors))
+    except (ServiceLoginError, KeyboardInterrupt):
+        source.stop(timeout_s)
+        raise
+    except RegardsError as exc:
+        # A wrong address is seen nowhere else while nothing is ordered.
+        say(_UNCHECKED.format(exc))
+        _tell(exc, errors)
+
+
+def _log_in(client: RegardsClient) -> None:
+    if client.uses_token:
+        # Only a request tells whether the token is accepted; one order is enough.
+        next(client.iter_orders(page_size=1), None)
+    else:
+        client.login()
+
+
+def _tell(error: BaseException | None, errors: BackgroundErrors) -> None:
+    if isinstance(error, ServiceLoginError):
+        errors.record("logging in to REGARDS", error)
+    elif error is not None:
+        errors.note(_UNCHECKED.format(error))
+
+
 def is_own_thread() -> bool:
     """Return whether a tracker has started this thread, such as that of the callbacks."""
     return threading.current_thread().name.startswith("regards-nb")
@@ -137,18 +194,6 @@ def require_file(journal: str | Path | None) -> None:
         raise JournalError(
             f"there is no journal {path}: give the file or the URL that the other kernel writes"
         )
-
-
-def other_queues(journal: Journal, queue: str) -> str | None:
-    """Return a text on the messages of other queues in the journal; None if there are none."""
-    others = journal.having_messages(sorted(journal.queues() - {queue, REST_ANSWERS}))
-    if not others:
-        return None
-    return (
-        f"the journal {journal.location} also holds messages of {_named(others)}. They are kept "
-        f"apart: this tracker shows those of queue {queue!r} only. To see the others: "
-        f"OrderTracker.reader(journal=..., queue={others[0]!r})"
-    )
 
 
 def check_queue(journal: Journal, queue: str | None) -> None:
@@ -190,21 +235,33 @@ class OtherConsumers:
         self._foreign = 0
         _in_this_process.add(self)
 
-    def warning(self) -> str | None:
-        """Return a text if consumers of the queue write to another journal, else None."""
+    def queues(self) -> str:
+        """Return a text on the messages of other queues in the journal; empty without any."""
+        kept = self._journal.queues() - {self._queue, REST_ANSWERS}
+        others = self._journal.having_messages(sorted(kept))
+        if not others:
+            return ""
+        return (
+            f"the journal {self._journal.location} also holds messages of {_named(others)}. They "
+            f"are kept apart: this tracker shows those of queue {self._queue!r} only. To see the "
+            f"others: OrderTracker.reader(journal=..., queue={others[0]!r})"
+        )
+
+    def warning(self) -> str:
+        """Return a text if consumers of the queue write to another journal; else empty."""
         health = self.health()
         if health.state is not HealthState.CONSUMING or not health.other_consumers:
             self._compared = self._foreign = 0
-            return None
+            return ""
         self._connected_at = self._connected_at or health.since
         is_reconnected = health.since > self._connected_at
         if is_reconnected and (datetime.now(UTC) - health.since).total_seconds() < _STALE_S:
-            return None
+            return ""
         if health.other_consumers != self._compared:
             self._compared = health.other_consumers
             self._foreign = health.other_consumers - self._sharing()
         if self._foreign <= 0:
-            return None
+            return ""
         read = "consumer reads" if self._foreign == 1 else "consumers read"
         return (
             f"{self._foreign} other {read} queue {self._queue!r} with another journal. RabbitMQ "

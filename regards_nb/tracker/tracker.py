@@ -47,13 +47,16 @@ from regards_nb.tracker.downloads import Downloads
 from regards_nb.tracker.executors import settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
+    DOCTOR_STOPPED,
+    END_STOPPED,
     JOURNAL_ONLY,
+    STOPPED,
     JournalReader,
     Life,
     OtherConsumers,
     check_queue,
+    connect,
     is_own_thread,
-    other_queues,
     require_file,
 )
 from regards_nb.tracker.nested_loop import run_nested
@@ -78,7 +81,6 @@ from regards_nb.tracker.shared import (
     TrackerParts,
     check_sources,
 )
-from regards_nb.tracker.starting import DOCTOR_STOPPED, END_STOPPED, STOPPED, connect
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
 from regards_nb.tracker.waiting import RUNNING, Wait, awaiting_stopped_by_user
@@ -97,7 +99,7 @@ if TYPE_CHECKING:
     from regards_nb.events import OrderEvent
     from regards_nb.journal import Pruned
     from regards_nb.orders import OrderState
-    from regards_nb.settings import SettingsSource, WorkerSettings
+    from regards_nb.settings import SettingsSource
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
 
@@ -390,9 +392,8 @@ class OrderTracker:
             if self._dispatcher is None or self._dispatcher.death:
                 # Before the consumer: what waited in the queue is new, too.
                 is_kept = not isinstance(self._consumer, JournalReader)
-                cursor = DispatchCursor(
-                    self._core.journal, self.queue, self.tenant, is_kept=is_kept
-                )
+                journal = self._core.journal
+                cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
                 downloads = self._downloads if self.auto_download else None
                 self._dispatcher = EventDispatcher(
                     self._core, cursor, downloads, self._sync, self._callbacks
@@ -669,15 +670,13 @@ class OrderTracker:
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
         health = self._life.health
-        others = None if self._others is None else self._others.warning()
+        others = "" if self._others is None else self._others.warning()
         reason = health.reason if health.state is HealthState.CONSUMING else None
         return tuple(text for text in (others, reason, self._slow_callback) if text)
 
     def _warnings_at_start(self) -> tuple[str, ...]:
-        others = None
-        if self._amqp_parameters is not None and self.queue is not None:
-            others = other_queues(self._core.journal, self.queue)
-        return self._warnings() + (() if others is None else (others,))
+        queues = "" if self._others is None else self._others.queues()
+        return self._warnings() + ((queues,) if queues else ())
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
@@ -732,8 +731,7 @@ class OrderTracker:
 
         check_flags(run_loop=run_loop)
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
-        if wait.nothing:
-            say(wait.nothing)
+        if wait.is_needless():
             return wait.result()
         wait.begin()
         with stopped_by_user(), watching(self, wait.keys) as view:
@@ -754,8 +752,7 @@ class OrderTracker:
         from regards_nb.display import watching
 
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
-        if wait.nothing:
-            say(wait.nothing)
+        if wait.is_needless():
             return wait.result()
         with awaiting_stopped_by_user():
             await asyncio.to_thread(wait.begin)  # it may ask over REST
@@ -1197,7 +1194,15 @@ class OrderTracker:
                 request,
                 executor=executor,
                 process=process,
-                for_workers=partial(self._for_workers, directory),
+                for_workers=partial(
+                    settings_for_workers,
+                    self._source,
+                    self._core,
+                    url=self.client.base_url,
+                    tenant=self.tenant,
+                    workspace=self._downloads.workspace,
+                    directory=directory,
+                ),
             )
         self._core.errors.told()
         if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):
@@ -1205,18 +1210,6 @@ class OrderTracker:
         if process is not None:
             return results
         return [path for state in states for path in self._core.paths(state.order_id)]
-
-    def _for_workers(self, directory: str | Path | None, executor: Executor) -> WorkerSettings:
-        assert self.client is not None  # noqa: S101 - download() refuses the rest
-        return settings_for_workers(
-            self._source,
-            self._core,
-            executor,
-            url=self.client.base_url,
-            tenant=self.tenant,
-            workspace=self._downloads.workspace,
-            directory=directory,
-        )
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""

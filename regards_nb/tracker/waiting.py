@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
+from regards_nb.output import say
 from regards_nb.text import clean, counted
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
@@ -109,11 +110,13 @@ class Wait:
         loads = self._downloads is not None or self._auto_download is not None
         return states if loads else states.without("finished")
 
-    @property
-    def nothing(self) -> str:
-        """Say that there is no order to wait for; empty where there is one."""
-        if self._names:
-            return ""
+    def is_needless(self) -> bool:
+        """Return whether there is no order to wait for; say so."""
+        if not self._names:
+            say(self._why_nothing())
+        return not self._names
+
+    def _why_nothing(self) -> str:
         if not self._is_of_all:
             return "nothing to wait for: no order is selected"
         states = self._core.holders.without_held(self._core.frames.states())
