@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import client_of, purge_queue, throw, until
+from conftest import Admin, client_of, purge_queue, throw, until
 
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
@@ -471,6 +471,38 @@ def test_after_a_silence_the_server_is_asked(broker: PrivateBroker, tmp_path: Pa
             assert tracker["c"].state.waits_for_download
             asked = [seen for seen in simulator.requests if "orders" in seen.path]
             assert len(asked) <= 2
+
+
+def test_a_queue_that_gets_no_message_is_told(
+    admin: Admin, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    """Nobody bound it: REST tells how the order goes on, the files come, and a note says why."""
+    with Simulator(broker=broker, suborder_pause_s=0.01) as simulator:
+        tracker = OrderTracker(
+            admin.url,
+            admin.queue,
+            client=client_of(simulator),
+            journal=tmp_path / "journal.sqlite",
+            workspace=tmp_path / "orders",
+            auto_download=True,
+            silence_s=0.5,
+        )
+        with tracker:
+            tracker.submit("dataset:SWOT_PASS_012", label="unheard")
+            until(lambda: tracker["unheard"].finished and len(tracker.files) == 3)
+            notes = " ".join(tracker.snapshot().background_errors)
+            assert "no message since start()" in notes
+            assert "whether the queue is bound" in notes
+
+
+def test_a_tracker_of_another_tenant_than_its_client_is_refused(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Its events and its files would be those of two projects."""
+    with pytest.raises(errors.SettingsError, match="tenant='dem0'.*'demo'"):
+        OrderTracker(
+            client=client_of(simulator), tenant="dem0", journal=tmp_path / "journal.sqlite"
+        )
 
 
 def test_other_peoples_orders_are_asked_for_once(with_broker: OrderTracker) -> None:

@@ -64,6 +64,14 @@ _AFTER_ACTION_S = 5.0
 #: message the server itself is asked.
 SILENCE_S = 900.0
 LONGEST_SILENCE_S = 3600.0
+#: The same as long as no message has come at all: perhaps none can.
+_UNHEARD_S = 30.0
+#: What messages tell, and REST only where they did not come.
+_ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
+_NOT_BOUND = (
+    "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how {} went on: "
+    "ask the administrator whether the queue is bound to the exchange of order responses"
+)
 #: After a connect, messages that waited in the queue arrive in the first moments.
 SETTLE_S = 2.0
 #: A queue that holds messages but delivers none is waited for so long, then REST is asked.
@@ -264,6 +272,8 @@ class RestSync:
         self._core = parts
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
+        #: Numbers of orders of which REST told what a message should have told.
+        self.unannounced: set[int] = set()
         #: The user's orders that no message has named, which have files to download or go on.
         self.without_message: tuple[OrderState, ...] = ()
         # One round at a time: two at once would journal the same news twice.
@@ -379,6 +389,8 @@ class RestSync:
         deliveries = new_deliveries(
             known, remote, tenant=self.tenant, downloading=downloading, acted=acted
         )
+        if any(getattr(decode(each), "status", None) in _ANNOUNCED for each in deliveries):
+            self.unannounced.add(remote.order_id)
         is_new = journal_answers(self._core.journal, deliveries)
         key = known.key if known is not None else self._core.frames.key_of(remote.order_id)
         if key is not None:
@@ -439,6 +451,7 @@ class _Rounds:
         self.sync = sync
         self._errors = errors
         self.failures = 0
+        self._is_unheard = False
         #: Text of the last error; empty after a round that went well.
         self.error = ""
 
@@ -462,6 +475,13 @@ class _Rounds:
             self._errors.record("asking for unfinished orders", error)
         self.failures += 1
         self.error = str(error)
+
+    def tell_if_unheard(self, last_event: datetime | None) -> None:
+        """Note, once, that REST tells of orders and RabbitMQ of none."""
+        if self.sync.unannounced and last_event is None and not self._is_unheard:
+            self._is_unheard = True
+            orders = ", ".join(map(str, sorted(self.sync.unannounced)))
+            self._errors.note(_NOT_BOUND.format(f"order {orders}"))
 
     def retry_s(self, usual_s: float) -> float:
         """Return the pause before the next round."""
@@ -518,7 +538,8 @@ def _catch_up(
     settle_s: float,
 ) -> None:
     asked_at: datetime | None = None
-    pause_s = silence_s
+    #: The number of rounds in turn that brought nothing new.
+    unmoved = 0
     not_before_s = 0.0
     while not stop.wait(min(_TICK_S, settle_s)):
         consumer = consumer_of()
@@ -535,11 +556,14 @@ def _catch_up(
             continue
         missed = asked_at is None or asked_at < health.since
         silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()
+        usual_s = silence_s if health.last_event else min(silence_s, _UNHEARD_S)
+        pause_s = min(usual_s * 2.0 ** min(unmoved, 10), max(LONGEST_SILENCE_S, silence_s))
         if not (missed or silent_s >= pause_s or rounds.sync.take_due()):
             continue
         asked_at = now
-        changed = rounds.ask()
-        pause_s = silence_s if changed else min(2 * pause_s, max(LONGEST_SILENCE_S, silence_s))
+        is_idle = rounds.ask() or not rounds.sync.unfinished()
+        unmoved = 0 if is_idle else unmoved + 1
+        rounds.tell_if_unheard(health.last_event)
         if rounds.failures:
             asked_at = None
             not_before_s = time.monotonic() + rounds.retry_s(silence_s)

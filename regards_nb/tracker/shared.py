@@ -388,6 +388,7 @@ def check_sources(
     queue: str | None,
     client: RegardsClient | None,
     *,
+    tenant: str | None,
     auto_download: bool,
 ) -> None:
     """Refuse a tracker that has no source of events, or nothing to download with."""
@@ -397,6 +398,11 @@ def check_sources(
         raise SettingsError(
             "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
             "both. Without an account for RabbitMQ, the client alone is enough"
+        )
+    if client is not None and tenant not in (None, client.tenant):
+        raise SettingsError(
+            f"tenant={tenant!r}, and the client is of the tenant {client.tenant!r}: a tracker and "
+            "its client are of one project"
         )
     if (amqp is None) != (not queue):
         missing = "amqp=..., its broker" if amqp is None else "queue=..."

@@ -181,7 +181,7 @@ class OrderTracker:
         check_flags(auto_download=auto_download)
         check_numbers(silence_s=silence_s, poll_s=poll_s)
         if amqp is not JOURNAL_ONLY:
-            check_sources(amqp, queue, client, auto_download=auto_download)
+            check_sources(amqp, queue, client, tenant=tenant, auto_download=auto_download)
         place = as_place(workspace)
         self.queue = queue
         self.tenant = tenant
