@@ -111,8 +111,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         It has ended with files in error, which only the next download names.
     downloading : bool
         A download of this order runs in this process.
-    silence : str
-        Says that no byte of that download came for a while; empty while bytes come.
+    download_note : str
+        Why its files do not come: no byte for a while, or a failed download and its next try.
     held_by : str
         The other process that downloads it, in what a view shows; empty without one.
     decided_at_s : int
@@ -146,7 +146,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     waits_for_download: bool = False
     lacks_names: bool = False
     downloading: bool = False
-    silence: str = ""
+    download_note: str = ""
     held_by: str = ""
     expires_at: datetime | None = None
     decided_at_s: int = 0

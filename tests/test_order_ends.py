@@ -115,7 +115,9 @@ def test_a_download_of_several_orders_does_what_it_can(
     for order in (failed, empty):
         with pytest.raises(errors.DownloadError, match="is FAILED.* no file"):
             order.download()
-    assert "3 failed" in tracker._repr_html_()
+    shown = tracker._repr_html_()
+    assert "3 failed" in shown
+    assert "no file matches its filters (data_types, filename_regexp)" in shown
     simulator.expire(one.order_id or 0)
     tracker.sync()
     assert len(one.download()) == 1, "what was downloaded before is there"
@@ -359,7 +361,9 @@ def test_a_file_that_fails_again_is_one_for_the_administrator(
         order.download()
 
 
-def test_a_stopped_download_says_what_is_saved(simulator: Simulator, tracker: OrderTracker) -> None:
+def test_a_stopped_download_says_what_is_saved(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And that the same call goes on, which it does."""
     order = ended(
         simulator, tracker, OrderPlan(n_files=30, file_bytes=100_000, files_per_suborder=30)
@@ -378,7 +382,42 @@ def test_a_stopped_download_says_what_is_saved(simulator: Simulator, tracker: Or
     simulator.faults.remove(slow)
     with pytest.raises(errors.SettingsError, match="process must be a function.*'total'"):
         tracker.download(1, process="total")  # type: ignore[call-overload]
-    assert len(order.download()) == 30
+    # Also without a name, while a download of it runs, which may be the stopped one.
+    tracker.download_soon(order.key)
+    assert len(tracker.download()) == 30
+    assert tracker.download(again=True) == []
+    assert "name their orders: tracker.download(12, again=True)" in capsys.readouterr().out
+
+
+def test_files_that_expired_are_told_by_each_call_that_downloads(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop over the parts ends as if all were processed; a wait returns a frame."""
+    order = ended(simulator, tracker, OrderPlan(n_files=1))
+    simulator.expire(order.order_id or 0)
+    order.wait()
+    assert order.status == "EXPIRED"
+    told = "order 1 is EXPIRED: REGARDS has deleted its files, and none of them was downloaded here"
+    for call in (lambda: order.wait(download=True), lambda: list(order.iter_parts())):
+        call()
+        tracker.sync()
+        call()
+        assert told in capsys.readouterr().out
+
+
+def test_missing_files_are_an_error_in_each_kernel(simulator: Simulator, tmp_path: Path) -> None:
+    """Of two kernels with auto_download one downloads, and both waits name what is missing."""
+    name = "file_00000.bin"
+    faults = [MissingEntry(name=name), Refused(name=name, times=None)]
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=1))
+    with (
+        tracker_of(simulator, tmp_path, auto_download=True) as one,
+        tracker_of(simulator, tmp_path, auto_download=True) as two,
+    ):
+        number = simulator.order(OrderPlan(n_files=2, faults=faults))
+        for tracker in (one, two):
+            with pytest.raises(errors.TrackingError, match=f"order {number}.*{name}"):
+                tracker.wait(number, timeout_s=60)
 
 
 def test_an_order_of_which_no_message_told_has_the_time_of_its_answers(

@@ -157,9 +157,11 @@ def test_an_order_without_a_product_is_not_made(
 def test_the_estimate_counts_the_ordered_types(
     tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Products with other files are products of the order."""
-    tracker.submit("dataset:SWOT_CYCLE_007", data_types="QUICKLOOK")
-    assert capsys.readouterr().out.startswith("ordering 10 products, 10 files, ")
+    """Products with other files are products of the order; a filter of names is only named."""
+    tracker.submit("dataset:SWOT_CYCLE_007", data_types="QUICKLOOK", filename_regexp="zzz.*")
+    told = capsys.readouterr().out
+    assert told.startswith("ordering 10 products, 10 files, ")
+    assert told.endswith(", of which only those that match filename_regexp='zzz.*'\n")
 
 
 def test_a_refused_query_orders_nothing(simulator: Simulator, tracker: OrderTracker) -> None:

@@ -394,6 +394,11 @@ def test_a_second_wait_says_why_files_are_not_downloaded(
             capsys.readouterr()
             tracker.wait(timeout_s=60)
             assert re.search(told, capsys.readouterr().out)
+        tracker.wait(1, timeout_s=60)
+        assert "the download of order 1 failed: " in capsys.readouterr().out
+        shown = tracker._repr_html_()
+        assert "the download of order 1 failed: " in shown
+        assert "auto_download=True" not in shown
         simulator.faults.remove(refused)
         tracker.download()
         tracker.wait()
@@ -455,7 +460,7 @@ def test_a_time_limit_tells_that_the_broker_is_away(simulator: Simulator, tmp_pa
 
 
 def test_a_download_while_the_broker_is_away_asks_regards(
-    simulator: Simulator, tmp_path: Path
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No message tells what is ready, but REGARDS does."""
     port = urlsplit(simulator.amqp_url).port
@@ -470,6 +475,8 @@ def test_a_download_while_the_broker_is_away_asks_regards(
     client = tracker.client
     until(lambda: client.order(number).status == "DONE")
     assert len(tracker.download()) == 3
+    tracker.wait()
+    assert "the only order is finished; no event arrives since" in capsys.readouterr().out
     tracker.stop()
 
 

@@ -42,6 +42,7 @@ TOOLTIP_CHARS = 1000
 #: Elapsed times are repainted this often when nothing else changes.
 TICK_S = 5.0
 WAITS = "REGARDS waits for you to download"
+NO_MATCH = "no file matches its filters (data_types, filename_regexp)"
 
 
 # -- the texts of the display
@@ -463,17 +464,18 @@ def _fetched(order: OrderState) -> float | None:
 
 def _remarks(order: OrderState) -> Iterator[str]:
     if order.waits_for_download:
-        yield WAITS
+        yield clean(order.download_note, LINE_CHARS) or WAITS
     if order.lacks_names:
         yield f"tracker.download({order.order_id}) names the missing files"
     if order.downloading:
-        yield order.silence or "downloading"
+        yield clean(order.download_note) or "downloading"
     if order.held_by:
         yield f"{order.held_by} is downloading it"
     if order.elsewhere:
         yield f"{order.elsewhere}; download(again=True) fetches them"
     if order.error_type:
-        yield clean(order.error_type, NAME_CHARS)
+        is_empty = order.download_link and not _had_files(order)
+        yield NO_MATCH if is_empty else clean(order.error_type, NAME_CHARS)
     if order.errors:
         yield counted(order.errors, "error")
     if order.message and (message := clean(order.message)):

@@ -196,10 +196,12 @@ class BlockingOrders:
             if self._sync is not None and self._core.key_of(state.order_id or 0) is None:
                 self._sync.look_up(state.order_id or 0)
 
-    def advice(self) -> str:
-        """Return what to do about these orders, for the end of a sentence; empty without any."""
-        blocking = self.standing_still(None)
-        return f"; {advice_for(blocking, 'wait(download=True)')}" if blocking else ""
+    def nothing_to_download(self, *, again: bool) -> str:
+        """Return what to do instead of a download of all orders that wait for one."""
+        if again:
+            return "to fetch files once more, name their orders: tracker.download(12, again=True)"
+        text, blocking = "no order has files that wait for it", self.standing_still(None)
+        return f"{text}; {advice_for(blocking, 'wait(download=True)')}" if blocking else text
 
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
@@ -265,12 +267,13 @@ def advice_for_paused(states: Iterable[OrderState]) -> str:
 
 
 def without_own(states: States, own: AutoDownload | None) -> States:
-    """Return the states without the downloads that *own* begins in a moment."""
+    """Return the states without the downloads that *own* begins in a moment, and why one failed."""
     if own is None:
         return states
 
     def without(state: OrderState) -> OrderState:
-        is_own = own.will_try(state)
-        return replaced(state, waits_for_download=False, lacks_names=False) if is_own else state
+        if own.will_try(state):
+            return replaced(state, waits_for_download=False, lacks_names=False)
+        return replaced(state, download_note=own.failure([state]))
 
     return states.changed(without, "to_download")

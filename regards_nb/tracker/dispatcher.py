@@ -13,6 +13,7 @@ import weakref
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_texts
@@ -25,6 +26,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
+from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.downloads import Workers
@@ -56,6 +58,8 @@ YIELD_S = 0.001
 #: A failed download is repeated after growing pauses, an incomplete one so many times.
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
+#: So many orders are named whose files are not here.
+_MOST_TOLD = 3
 #: An order that another process downloads is looked at again after so long.
 HELD_LOOK_S = 2.0
 
@@ -312,8 +316,10 @@ def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownloa
     *asked* downloads them for the call that waits. *own* is the tracker's automatic download, of
     which the first attempt counts: a failed one may be repeated for long.
     """
-    is_expected = asked is not None or (own is not None and own.will_try(state))
-    return is_expected and (state.downloading or state.to_download)
+    downloads = asked or own
+    if downloads is None or (asked is None and not downloads.will_try(state)):
+        return False
+    return state.downloading or state.to_download or downloads.is_held(state)
 
 
 class AutoDownload:
@@ -336,13 +342,31 @@ class AutoDownload:
         self._incomplete: dict[OrderKey, int] = {}
         #: Why the last download of an order failed.
         self._failures: dict[OrderKey, str] = {}
+        #: Orders that another process downloads.
+        self._held: set[OrderKey] = set()
 
     def failure(self, states: Iterable[OrderState]) -> str:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
-        for state in states:
+        for state in states if self._failures else ():
             if text := self._failures.get(state.key):
                 return f"the download of order {state.order_id} failed: {text}"
         return ""
+
+    def is_held(self, state: OrderState) -> bool:
+        """Return whether another process downloaded the order when this one looked last."""
+        return state.key in self._held
+
+    def tell_missing(self, states: Iterable[OrderState]) -> None:
+        """Say why files of some orders are not here, of the first few."""
+        texts = filter(None, map(self._missing, states))
+        if told := "; ".join(islice(texts, _MOST_TOLD)):
+            say(told)
+
+    def _missing(self, state: OrderState) -> str:
+        if state.status in GONE:
+            error = self._downloads.missing_forever(state)
+            return "" if error is None else str(error)
+        return self.failure([state]) if state.to_download else ""
 
     def will_try(self, order: OrderState) -> bool:
         """Return whether a download of the order runs or comes at once, as the first or for news.
@@ -378,9 +402,14 @@ class AutoDownload:
             is_incomplete = state.key in self._incomplete and state.status not in GONE
             if state.order_id is None or not (state.to_download or is_incomplete):
                 self._due.pop(state.key, None)
+                if state.key in self._held:
+                    self._downloads.record_missing(state)  # the other process tells its own user
+                    self._held.discard(state.key)
+                self._failures.pop(state.key, None)
             elif self._core.holders.of(state):
                 self._look_later(state.key)
             else:
+                self._held.discard(state.key)
                 future = self._downloads.begin_recording_errors(
                     state, _IF_FREE, is_repeated=is_incomplete
                 )
@@ -413,6 +442,7 @@ class AutoDownload:
             self._due[key] = (time.monotonic() + wait_s, failures + 1)
 
     def _look_later(self, key: OrderKey) -> None:
+        self._held.add(key)
         _, failures = self._due.get(key, (0.0, 0))
         self._due[key] = (time.monotonic() + HELD_LOOK_S, failures)
 

@@ -28,8 +28,9 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
 )
+from regards_nb.files import FileState
 from regards_nb.orders import GONE
-from regards_nb.text import clean, counted
+from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, OrderHeldError
@@ -344,7 +345,7 @@ class Downloads:
         order = self._core.state(order.key)  # the download may have asked for it
         number, message = order.order_id or 0, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
-            missing = self._missing_forever(order, number, request)
+            missing = self.missing_forever(order, request)
             return missing or self._not_gathered(order, number, request)
         if not order.finished or order.elsewhere or self._core.paths(number):
             return None
@@ -360,10 +361,11 @@ class Downloads:
             "has REGARDS try again; if that fails, too, send the number to the administrator"
         )
 
-    def _missing_forever(
-        self, order: OrderState, number: int, request: DownloadRequest
+    def missing_forever(
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES
     ) -> RegardsError | None:
         """Return an error for the files of a deleted order that are not in place."""
+        number = order.order_id or 0
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
         new_order = "A new order brings them: submit()"
         if not any(record.in_place for record in self._core.frames.files_of(number)):
@@ -411,6 +413,25 @@ class Downloads:
         """Return whether a sub-order was not prepared, or not downloaded after that."""
         fetched_row = self._core.journal.fetched_row(order.tenant, number)
         return order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
+
+    def record_missing(self, order: OrderState) -> None:
+        """Record as an error which files of an order another process could not download."""
+        records = self._core.frames.files_of(order.order_id or 0)
+        missing = {r.name: r.error or "unknown" for r in records if r.state is FileState.FAILED}
+        if not missing:
+            return
+        named = listed([f"{clean(name)}: {clean(why)}" for name, why in missing.items()])
+        text = (
+            f"{order.name}: another process could not download {counted(len(missing), 'file')}. "
+            f"{named}. tracker.download({order.order_id}) tries again"
+        )
+        error = IncompleteDownloadError(text, paths=[], missing=missing)
+        self._core.errors.record(f"downloading {order.name}", error)
+
+    def open_orders(self) -> list[OrderState]:
+        """Return the orders whose files wait or are on their way, such as one just stopped."""
+        states = self._core.states()
+        return [*states.where("to_download"), *states.where("downloading")]
 
     def stopped(self, keys: Iterable[OrderKey]) -> str:
         """Return how far the downloads of some orders had come when the user stopped the call."""

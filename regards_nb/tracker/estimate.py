@@ -160,9 +160,11 @@ def _raise_if_refused(error: ServiceError) -> None:
         raise error
 
 
-def show(estimate: Estimate, queries: Sequence[str]) -> None:
+def show(estimate: Estimate, queries: Sequence[str], filename_regexp: str | None) -> None:
     """Write the estimate below the cell, in the thread of the user."""
     text = f"ordering {estimate}"
+    if filename_regexp:
+        text += f", of which only those that match filename_regexp={filename_regexp!r}"
     # None for queries that name no products by URN or provider id
     lists = [named_products(query) for query in queries]
     named = sum(len(each[1]) for each in lists if each)

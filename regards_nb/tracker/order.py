@@ -142,9 +142,11 @@ class Order:
         files, order_id = self._tracker.files, self.order_id
         return files[(files["order_id"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
 
-    def wait(self, *, until: str = "finished", timeout_s: float | None = None) -> Order:
+    def wait(
+        self, *, until: str = "finished", timeout_s: float | None = None, download: bool = False
+    ) -> Order:
         """Wait for this order, with a progress display. See `OrderTracker.wait`."""
-        self._tracker.wait(self, until=until, timeout_s=timeout_s)
+        self._tracker.wait(self, until=until, timeout_s=timeout_s, download=download)
         return self
 
     def download(

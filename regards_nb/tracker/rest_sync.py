@@ -334,7 +334,7 @@ class RestSync:
                 # A message that came meanwhile is newer than the answer.
                 if known is None or _fingerprint(known) != _fingerprint(state):
                     continue
-                if remote.order_id in unfinished:
+                if remote.order_id in unfinished or _STATUS.get(remote.status) in GONE:
                     changed |= self._keep(state, remote)
                 self._keep_fetched(state, remote)
             self.rounds += 1

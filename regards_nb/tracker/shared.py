@@ -346,7 +346,7 @@ class TrackerParts:
             downloading=True,
             waits_for_download=False,
             lacks_names=False,
-            silence="" if silence is None else silence.text(state.name),
+            download_note="" if silence is None else silence.text(state.name),
         )
         if progress is None:
             return state

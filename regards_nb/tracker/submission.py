@@ -356,7 +356,7 @@ class Submission:
         if found is not None and limit_bytes is not None:
             estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
         if found is not None and show:
-            estimates.show(found, request.queries)
+            estimates.show(found, request.queries, request.filename_regexp)
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
         """Return the earlier request under this name, if one was sent."""

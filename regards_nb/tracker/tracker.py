@@ -1172,10 +1172,9 @@ class OrderTracker:
             self._blocking.take_in(keys)
             states = list(self._core.states(keys_in(keys, self._core.key_of, self._core.near)))
         else:
-            states = list(self._core.states().where("to_download"))
+            states = self._downloads.open_orders()
         if not states:
-            advice = self._blocking.advice()
-            say(f"nothing to download: no order has files that wait for it{advice}")
+            say(f"nothing to download: {self._blocking.nothing_to_download(again=again)}")
             return [] if process is None else {}
         found = [state.key for state in states]
         with (
@@ -1233,6 +1232,7 @@ class OrderTracker:
                 seen.update(new)
                 if new:
                     yield new
+        self._new_auto_download().tell_missing([state])
         self._core.errors.raise_new()
 
     def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:

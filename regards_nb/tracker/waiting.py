@@ -7,14 +7,19 @@ import heapq
 import math
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
-from regards_nb.errors import OrderNotFoundError, StoppedWaiting, WaitTimeoutError
+from regards_nb.errors import (
+    OrderNotFoundError,
+    ServiceError,
+    StoppedWaiting,
+    WaitTimeoutError,
+)
 from regards_nb.output import say
 from regards_nb.text import clean, counted
 from regards_nb.tracker.dispatcher import awaits_files
@@ -128,7 +133,10 @@ class Wait:
         if waiting:
             text += f"; {len(waiting)} to download: tracker.download()"
         failure = self._auto_download.failure(waiting) if self._auto_download else ""
-        return f"{text}; {failure}" if failure else text
+        health = self._life.health
+        away = "" if health.state in RUNNING or not health.reason else health.reason
+        since = f"no event arrives since {health.since:%H:%M} UTC: {away}" if away else ""
+        return "; ".join(filter(None, (text, failure, since)))
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
@@ -141,6 +149,12 @@ class Wait:
     def begin(self) -> None:
         """Begin the downloads that are asked for, so that no view asks the user for them."""
         self._states = list(self._core.states(self.keys()))
+        if self._sync is not None and self._downloads is None and self._auto_download is None:
+            # No message tells that files have expired.
+            waiting = [s for s in self._states if s.finished and s.waits_for_download]
+            with suppress(ServiceError):
+                for state in waiting[:_MOST_NAMED]:
+                    self._sync.look_up(state.order_id or 0)
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
 
@@ -290,8 +304,13 @@ class Wait:
         return bool(states) and silent_s >= self._silence_s
 
     def result(self) -> pd.DataFrame:
-        """Return the rows of the orders waited for; raise what failed in the background."""
+        """Return the rows of the orders waited for; raise what failed in the background.
+
+        Say which of their files are not here.
+        """
         self._core.errors.raise_new()
+        if (downloads := self._downloads or self._auto_download) is not None:
+            downloads.tell_missing(self._core.states(self.keys()))
         return self._core.frames.orders_of(self.keys())
 
 
