@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
+import ssl
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import trustme
 from conftest import Admin, until
 
-from regards_nb import OrderTracker, errors
+from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.simulator import PrivateBroker, Tls
 
 
@@ -50,6 +53,7 @@ class Place:
         self._broker = broker
         self._certificates = certificates
         self._folder = folder
+        self.client: RegardsClient | None = None
         self.password = self.admin.url.split(":")[2].split("@")[0]
 
     def tracker(self, *, host: str = "localhost", **files: str) -> OrderTracker:
@@ -59,7 +63,9 @@ class Place:
         url = url.replace(plain, f"{host}:{self._broker.amqps_port}")
         if options:
             url += f"?ssl_options={quote(str(options))}"
-        return OrderTracker(url, self.admin.queue, journal=self._folder / "journal.sqlite")
+        return OrderTracker(
+            url, self.admin.queue, client=self.client, journal=self._folder / "journal.sqlite"
+        )
 
 
 @pytest.fixture
@@ -90,6 +96,53 @@ def test_the_systems_authorities_are_used_by_default(
     with pytest.raises(errors.BrokerError) as caught:
         place.tracker().start()
     assert "verify failed" not in str(caught.value)
+
+
+def test_the_certificates_of_the_client_are_trusted_for_the_broker(
+    place: Place, certificates: Path
+) -> None:
+    """One file for both; without it the text says where to put one."""
+    with pytest.raises(errors.BrokerUnreachableError, match="ca_bundle=.*SSL_CERT_FILE"):
+        place.tracker().start()
+    authority = certificates / "authority.pem"
+    place.client = RegardsClient(
+        "http://127.0.0.1:1", tenant="t", token="a.token", ca_bundle=authority
+    )
+    # trusted now; the broker in turn refuses a client without a certificate
+    with pytest.raises(errors.BrokerError) as caught:
+        place.tracker().start()
+    assert "verify failed" not in str(caught.value)
+
+
+def test_a_server_of_an_authority_of_ones_own_is_asked_once(certificates: Path) -> None:
+    """No repetition helps; the text says where to give the file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "localhost.pem", certificates / "localhost.key")
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    accepted.append(server.accept())
+                    context.wrap_socket(accepted[-1][0], server_side=True)
+                except ssl.SSLError:
+                    pass
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"https://localhost:{server.getsockname()[1]}"
+        with (
+            RegardsClient(url, tenant="t", token="a.token", backoff_s=0) as client,
+            pytest.raises(errors.ServiceUnreachableError, match="not trusted .*ca_bundle="),
+        ):
+            client.order(1)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(accepted) == 1
+    accepted[0][0].close()
 
 
 def test_a_wrong_host_name_is_refused(place: Place) -> None:

@@ -88,7 +88,8 @@ class RegardsClient:
     client_id, client_secret : str
         The application that REGARDS knows; the defaults are those of REGARDS.
     ca_bundle : str, optional
-        File of certificates to trust, instead of those of REQUESTS_CA_BUNDLE or certifi.
+        File of certificates to trust, instead of those of REQUESTS_CA_BUNDLE or certifi. A tracker
+        with this client trusts them for RabbitMQ, too, besides those of the system.
     connect_timeout_s, read_timeout_s : float
         How long to wait for a connection, and for the next bytes of a response.
     backoff_s : float
@@ -146,6 +147,8 @@ class RegardsClient:
         self.tenant = tenant
         self.username = username
         self._origin = Origin.parse(base_url)
+        #: The file of certificates to trust.
+        self.ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self.uses_token = password is None
         #: Where the password or the token came from, for error texts.
         used = password or token
@@ -156,7 +159,7 @@ class RegardsClient:
             self._origin,
             tenant=tenant,
             headers=hidden,
-            ca_bundle=None if ca_bundle is None else str(ca_bundle),
+            ca_bundle=self.ca_bundle,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             backoff_s=backoff_s,

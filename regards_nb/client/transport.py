@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import ssl
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -130,22 +131,8 @@ class NoResponse(NamedTuple):
         chain: list[BaseException] = [error]
         while (cause := chain[-1].__context__) is not None:
             chain.append(cause)
-        refusal = _TUNNEL.search(str(chain[-1]))
-        if refusal and (status := int(refusal[1])) < 500:
-            # Repeated wrong passwords lock the account of the proxy.
-            advice = _PROXY_ADVICE.get(status, f"the proxy refuses to connect ({status})")
-            return cls(advice, in_work=False, is_final=True)
-        if "WRONG_VERSION_NUMBER" in str(chain[-1]):
-            return cls(
-                "the port speaks http without TLS; base_url needs the port of https",
-                in_work=False,
-                is_final=True,
-            )
-        if isinstance(error, requests.exceptions.InvalidURL):
-            # base_url was checked: it is the address of the proxy
-            return cls(
-                "its address must look like http://proxy.example:3128", in_work=False, is_final=True
-            )
+        if final := _final_reason(error, chain[-1]):
+            return cls(final, in_work=False, is_final=True)
         reason = type(error).__name__
         if isinstance(chain[-1], OSError) and len(chain) > 1:
             reason = f"{reason}: {chain[-1].strerror or chain[-1]}"
@@ -153,6 +140,25 @@ class NoResponse(NamedTuple):
         names = {type(link).__name__ for link in chain}
         connected = not names & {"NewConnectionError", "NameResolutionError", "SSLError"}
         return cls(clean(reason), in_work=connected)
+
+
+def _final_reason(error: BaseException, innermost: BaseException) -> str:
+    """Return why no other attempt can go better; "" where one may."""
+    refusal = _TUNNEL.search(str(innermost))
+    if refusal and (status := int(refusal[1])) < 500:
+        # Repeated wrong passwords lock the account of the proxy.
+        return _PROXY_ADVICE.get(status, f"the proxy refuses to connect ({status})")
+    if isinstance(innermost, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({innermost.verify_message}); if it is of an "
+            "authority of your own, give its file: ca_bundle=..., or REGARDS_CA_BUNDLE"
+        )
+    if "WRONG_VERSION_NUMBER" in str(innermost):
+        return "the port speaks http without TLS; base_url needs the port of https"
+    if isinstance(error, requests.exceptions.InvalidURL):
+        # base_url was checked: it is the address of the proxy
+        return "its address must look like http://proxy.example:3128"
+    return ""
 
 
 class BearerAuth(AuthBase):

@@ -20,16 +20,19 @@ HEARTBEAT_S = 30
 CONNECT_TIMEOUT_S = 10.0
 
 
-def parameters_from(amqp: str | AmqpParameters | Sequence[Any]) -> AmqpParameters:
+def parameters_from(
+    amqp: str | AmqpParameters | Sequence[Any], *, ca_bundle: str | None = None
+) -> AmqpParameters:
     """Return pika's parameters for a URL, or a tuple of them for the addresses of a cluster.
 
-    pika's own parameters are returned unchanged. The SettingsError for a URL without TLS, which
+    The certificates of the file *ca_bundle* are trusted besides those of the system. pika's own
+    parameters are returned unchanged. The SettingsError for a URL without TLS, which
     sends its password over the network, does not repeat the URL.
     """
     if isinstance(amqp, (list, tuple)):
         if not amqp:
             raise SettingsError("the list of AMQP addresses is empty")
-        return tuple(parameters_from(each) for each in amqp)
+        return tuple(parameters_from(each, ca_bundle=ca_bundle) for each in amqp)
     if not isinstance(amqp, str):
         if not isinstance(amqp, pika.connection.Parameters):
             raise SettingsError(
@@ -56,6 +59,8 @@ def parameters_from(amqp: str | AmqpParameters | Sequence[Any]) -> AmqpParameter
             "amqps:// (TLS, often port 5671). Where the network is trusted, add ?insecure=true to "
             "the URL."
         )
+    if ca_bundle is not None and parameters.ssl_options:
+        parameters.ssl_options.context.load_verify_locations(ca_bundle)
     if "heartbeat=" not in amqp:
         parameters.heartbeat = HEARTBEAT_S
     parameters.socket_timeout = CONNECT_TIMEOUT_S

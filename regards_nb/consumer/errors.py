@@ -55,7 +55,8 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
             case ssl.SSLError():
                 return BrokerUnreachableError(
                     f"{where}: the TLS handshake failed ({error}). Check the host name and the "
-                    "certificate authority; amqps:// needs the TLS port, often 5671."
+                    "port, often 5671. If the certificate is of an authority of your own, give its "
+                    "file: RegardsClient(ca_bundle=...), REGARDS_CA_BUNDLE or SSL_CERT_FILE."
                 )
             case pika_errors.ConnectionClosed():
                 reply = f"{error.reply_code} {error.reply_text}"
@@ -65,7 +66,7 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
             case pika_errors.ConnectionOpenAborted() | pika_errors.IncompatibleProtocolError():
                 return BrokerUnreachableError(
                     f"{where} accepts the connection and does not answer as RabbitMQ does. Check "
-                    "the port (5672, with TLS 5671), and whether the broker is overloaded."
+                    "the port (5672, for amqps:// 5671), and whether the broker is overloaded."
                 )
             case pika_errors.StreamLostError() | pika_errors.AMQPHeartbeatTimeout():
                 return BrokerUnreachableError(f"the connection to {where} was lost: {error}")

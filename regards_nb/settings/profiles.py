@@ -52,7 +52,7 @@ FIELDS: dict[str, Field] = {
     "tenant": Field(str, "client", "the project"),
     "username": Field(str, "client", "your REGARDS account"),
     "client_id": Field(str, "client", "the name of the application in REGARDS"),
-    "ca_bundle": Field(str, "client", "file of certificates to trust"),
+    "ca_bundle": Field(str, "client", "file of certificates to trust, also for RabbitMQ"),
     "workspace": Field(str, "tracker", "folder for downloaded files, or s3://bucket/prefix"),
     "journal": Field(str, "tracker", "the journal: path or database URL"),
     "auto_download": Field(bool, "tracker", "fetch each sub-order when REGARDS announces it"),

@@ -222,7 +222,9 @@ class OrderTracker:
         if amqp is JOURNAL_ONLY:
             self._consumer = JournalReader(signal.send)
         elif amqp is not None and queue:
-            parameters = self._amqp_parameters = parameters_from(amqp)
+            parameters = self._amqp_parameters = parameters_from(
+                amqp, ca_bundle=None if client is None else client.ca_bundle
+            )
             died = partial(errors.record, RECEIVING)
             self._consumer = Consumer(parameters, queue, kept, signal.send, died)
             publish = partial(publish_request, parameters)
