@@ -1,7 +1,8 @@
 """The views of a tracker: live in notebooks, saved as HTML, as text in terminals, as plots.
 
-All views pull snapshots of the tracker; `model` makes the texts that they show. Heavy libraries
-(ipywidgets, anywidget, IPython, matplotlib) are imported when a view needs them.
+All views pull snapshots of the tracker; `facts` says how urgent each order is, `model` makes the
+texts that they show. Heavy libraries (ipywidgets, anywidget, IPython, matplotlib) are imported when
+a view needs them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.display.facts import OrderFacts as OrderFacts
+from regards_nb.display.facts import Severity as Severity
 from regards_nb.display.html import html as html
 from regards_nb.display.live import LiveView as LiveView
 from regards_nb.display.model import MAX_ROWS as MAX_ROWS
 from regards_nb.display.model import NAME_CHARS as NAME_CHARS
 from regards_nb.display.model import WAITS as WAITS
 from regards_nb.display.model import DownloadRates as DownloadRates
-from regards_nb.display.model import OrderFacts as OrderFacts
-from regards_nb.display.model import Severity as Severity
 from regards_nb.display.model import TableModel as TableModel
 from regards_nb.display.model import table_model as table_model
 from regards_nb.display.plots import plot_throughput as plot_throughput

@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.display.model import SIGN, Severity, clock, table_model
+from regards_nb.display.facts import Severity
+from regards_nb.display.model import SIGN, clock, table_model
 from regards_nb.display.text import lines
 from regards_nb.text import LINE_CHARS, clean
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.display.facts import OrderFacts, Severity
 from regards_nb.display.html import (
     EMPTY_BUNDLE,
     MAX_HANDLES,
@@ -22,8 +23,6 @@ from regards_nb.display.model import (
     MAX_ROWS,
     Action,
     DownloadRates,
-    OrderFacts,
-    Severity,
     table_model,
 )
 from regards_nb.errors import RegardsError

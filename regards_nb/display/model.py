@@ -6,7 +6,6 @@ the network is cleaned here once; HTML escapes it after that.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regards_nb.display.facts import (
+    RANK,
+    OrderFacts,
+    Severity,
+    fraction_of,
+    had_files,
+    severity_of,
+)
 from regards_nb.events import OrderStatus
-from regards_nb.frames import States
 from regards_nb.orders import GONE
 from regards_nb.text import LINE_CHARS, clean, counted, size
 from regards_nb.tracker import advice_for, behind
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.consumer import Health
+    from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker import Snapshot
 
@@ -48,21 +55,6 @@ NO_MATCH = "no file matches its filters (data_types, filename_regexp)"
 # -- the texts of the display
 
 
-class Severity(StrEnum):
-    """The urgency of an order for its user, the most urgent first."""
-
-    #: REGARDS prepares no further part until the user downloads.
-    WAITS = "waits"
-    #: Ended without files.
-    FAILED = "failed"
-    #: Ended with some of the files.
-    INCOMPLETE = "incomplete"
-    RUNNING = "running"
-    DONE = "done"
-    #: Deleted or expired on the server.
-    GONE = "gone"
-
-
 SIGN = {
     Severity.WAITS: "▼",
     Severity.FAILED: "✕",
@@ -71,7 +63,6 @@ SIGN = {
     Severity.DONE: "✓",
     Severity.GONE: "○",
 }
-_RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 class Action(StrEnum):
@@ -143,89 +134,6 @@ class TableModel:
     def has_filter(self) -> bool:
         """Whether there are enough orders for a filter."""
         return self.total >= MIN_TO_FILTER
-
-
-#: What a table needs of each order, shown or not.
-_FACTS = np.dtype([
-    # the place in `Severity`
-    ("severity", "i1"),
-    ("number", "i8"),
-    ("is_finished", "?"),
-    ("is_paused", "?"),
-    ("is_downloading", "?"),
-    # how much is over, at most 1; NaN: unknown
-    ("fraction", "f8"),
-    # in seconds since 1970
-    ("first_event", "f8"),
-    ("last_event", "f8"),
-    # sub-orders; both 0 where their number is not known
-    ("done", "i8"),
-    ("total", "i8"),
-    # places in the texts of `OrderFacts`
-    ("status", "i4"),
-    ("tenant", "i4"),
-])  # fmt: skip
-_LAST = np.iinfo("i8").max
-
-
-class OrderFacts:
-    """Keeps what a view needs of each order, and computes it again only for changed orders.
-
-    There may be a hundred thousand orders, of which a few change between two repaints.
-    """
-
-    def __init__(self) -> None:
-        self._orders = States()
-        self._facts = np.empty(0, _FACTS)
-        #: Statuses and tenants by their places.
-        self._places: dict[str | None, int] = {}
-        #: What a filter searches in an order, and its correlation id; made by the first filter.
-        self._searched: dict[int, tuple[str, str]] = {}
-
-    def of(self, orders: States) -> np.ndarray[Any, Any]:
-        """Return the facts of these orders, and forget those of others."""
-        new = orders.new_since(self._orders)
-        before, n = self._facts, len(orders)
-        self._orders, self._facts = orders, np.empty(n, _FACTS)
-        self._facts[: len(before)] = before[:n]
-        self._facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS, len(new))
-        for place in new:
-            self._searched.pop(place, None)
-        return self._facts
-
-    def _facts_of(self, order: OrderState) -> tuple[object, ...]:
-        is_over = order.finished and not order.downloading
-        # All of an order that has ended in any way is over.
-        fraction = 1.0 if is_over else _fraction(order)
-        return (
-            _RANK[severity_of(order)],
-            _LAST if order.order_id is None else order.order_id,
-            order.finished,
-            order.status == OrderStatus.PAUSED,
-            order.downloading,
-            math.nan if fraction is None else fraction,
-            order.first_event.timestamp(),
-            order.last_event.timestamp(),
-            order.suborders_done if order.suborders_total else 0,
-            order.suborders_total or 0,
-            self._places.setdefault(order.status, len(self._places)),
-            self._places.setdefault(order.tenant, len(self._places)),
-        )
-
-    def match(self, words: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Return for each order whether it has all words of a filter."""
-        places = range(len(self._orders))
-        missing = [place for place in places if place not in self._searched]
-        for place, order in zip(missing, self._orders.take(missing), strict=True):
-            self._searched[place] = _searched_text(order), order.correlation_id.casefold()
-        # A correlation id behind a label must match as a whole: generated ids match by chance.
-        searched = map(self._searched.__getitem__, places)
-        return np.fromiter((all(w in text or w == n for w in words) for text, n in searched), bool)
-
-    def statuses(self, facts: np.ndarray[Any, Any]) -> Counter[str]:
-        """Count the statuses of some orders."""
-        texts = list(self._places)
-        return Counter(str(texts[place]) for place in facts["status"].tolist())
 
 
 def table_model(
@@ -308,7 +216,7 @@ def row_of(
         number=number,
         severity=severity_of(order),
         status=clean(order.status, NAME_CHARS),
-        fraction=_fraction(order),
+        fraction=fraction_of(order),
         parts=_parts(order),
         files=_files(order, rate),
         timing=_timing(order, rate, now or datetime.now(UTC)),
@@ -317,31 +225,6 @@ def row_of(
         tooltip=clean(order.message or "", TOOLTIP_CHARS),
         actions=allowed_actions(order),
     )
-
-
-def severity_of(order: OrderState) -> Severity:
-    """Return how much the order needs its user."""
-    if order.waits_for_download:
-        return Severity.WAITS
-    if not order.finished:
-        return Severity.RUNNING
-    if order.status in GONE:
-        lacks_files = 0 < order.downloaded_files < (order.files_total or 0)
-        is_lost = order.status == OrderStatus.EXPIRED and lacks_files
-        return Severity.INCOMPLETE if is_lost else Severity.GONE
-    if order.status == OrderStatus.DONE:
-        return Severity.DONE
-    has_files = _had_files(order) or order.elsewhere_files
-    return Severity.INCOMPLETE if has_files else Severity.FAILED
-
-
-def _had_files(order: OrderState) -> bool:
-    """Return whether REGARDS prepared files of the order.
-
-    FAILED with a link is a partial success (protocol.md 0.4), but not with a total of 0 sub-orders:
-    the filters have then left no file.
-    """
-    return bool(order.download_link) and order.suborders_total != 0
 
 
 def allowed_actions(order: OrderState) -> frozenset[Action]:
@@ -353,7 +236,7 @@ def allowed_actions(order: OrderState) -> frozenset[Action]:
         # A denied order has no number, and the server addresses orders by number.
         return frozenset()
     is_paused = order.status == OrderStatus.PAUSED
-    has_files = order.waits_for_download or _had_files(order)
+    has_files = order.waits_for_download or had_files(order)
     allowed = {
         Action.DOWNLOAD: has_files and not order.downloading and order.status not in GONE,
         Action.PAUSE: not order.finished and not is_paused,
@@ -392,20 +275,6 @@ def clock(moment: datetime, *, after: datetime | None = None) -> str:
 
 
 # -- one order
-
-
-def _fraction(order: OrderState) -> float | None:
-    """Return the length of the bar; it follows the counts beside it where there are any."""
-    if order.suborders_total:
-        value = order.suborders_done / order.suborders_total
-    elif order.status == OrderStatus.DONE:
-        value = 1.0
-    elif order.progress is not None:
-        value = order.progress
-    else:
-        return None
-    # Written so that NaN becomes 0.
-    return min(1.0, value) if value > 0 else 0.0
 
 
 def _parts(order: OrderState) -> str:
@@ -447,7 +316,7 @@ def _remaining_s(order: OrderState, rate: float | None, now: datetime) -> float 
         return max(order.bytes_total - order.downloaded_bytes, 0) / rate
     if order.waits_for_download or order.finished or order.status == OrderStatus.PAUSED:
         return None
-    return _extrapolated_s((now - order.first_event).total_seconds(), _fraction(order))
+    return _extrapolated_s((now - order.first_event).total_seconds(), fraction_of(order))
 
 
 def _extrapolated_s(elapsed_s: float, fraction: float | None) -> float | None:
@@ -573,7 +442,7 @@ def _overall(
         remaining = [_remaining_s(order, rates.of(order.key), now) for order in downloads]
         remaining_s = None if None in remaining else max(filter(None, remaining), default=None)
     else:
-        is_running = current["severity"] == _RANK[Severity.RUNNING]
+        is_running = current["severity"] == RANK[Severity.RUNNING]
         runs = (is_running & ~current["is_paused"]).any()
         remaining_s = _extrapolated_s(elapsed_s, fraction) if runs else None
     if remaining_s is not None:
@@ -616,7 +485,7 @@ def _named(orders: Sequence[OrderState]) -> str:
 
 
 def _counts(facts: np.ndarray[Any, Any]) -> Iterator[tuple[Severity, str]]:
-    counts = np.bincount(facts["severity"], minlength=len(_RANK))
+    counts = np.bincount(facts["severity"], minlength=len(RANK))
     n_downloading = facts["is_downloading"].sum()
     for severity, words in (
         (Severity.WAITS, "REGARDS waits for you: {} to download"),
@@ -624,23 +493,10 @@ def _counts(facts: np.ndarray[Any, Any]) -> Iterator[tuple[Severity, str]]:
         (Severity.INCOMPLETE, "{} incomplete"),
         (Severity.RUNNING, "{} running"),
     ):
-        if n := counts[_RANK[severity]]:
+        if n := counts[RANK[severity]]:
             yield severity, words.format(n)
     if n_downloading:
         yield Severity.RUNNING, f"{n_downloading} downloading"
-
-
-def _searched_text(order: OrderState) -> str:
-    searched = (
-        order.label or order.correlation_id,
-        f"#{order.order_id}",
-        order.tenant,
-        order.status,
-        severity_of(order),
-        order.error_type,
-        order.message,
-    )
-    return " ".join(filter(None, searched)).casefold()
 
 
 def _found(n_shown: int, n_orders: int, only: str) -> str:

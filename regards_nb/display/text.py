@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
+from regards_nb.display.facts import Severity
 from regards_nb.display.model import (
     SIGN,
     TICK_S,
     DownloadRates,
-    Severity,
     clock,
     row_of,
     table_model,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from regards_nb.display.facts import Severity
 from regards_nb.display.html import COLOUR, CSS, MAX_HEIGHT, answer_html, foot, head, table
 from regards_nb.display.live import Clicks, LiveView
-from regards_nb.display.model import Action, Severity
+from regards_nb.display.model import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -140,7 +140,6 @@ class Database:
         self._writer: sa.Connection | None = None
         #: of the schema; None before `open`
         self.version: int | None = None
-        self._was_connected = False
         #: what the next transaction writes first
         self._first_writes: list[Callable[[sa.Connection], None]] = []
         self._file: SqliteFile | None = None
@@ -257,7 +256,6 @@ class Database:
         if self.version is None:
             self._create_tables()
         self._is_new = False
-        self._was_connected = True
 
     def _create_tables(self) -> None:
         with self._using("open"), self._locked(0) as connection:
@@ -317,7 +315,7 @@ class Database:
         if patience_s is None:
             patience_s = self.restart_patience_s
         deadline = time.monotonic() + patience_s
-        again = self._was_connected
+        again = self.version is not None
         while True:
             try:
                 return attempt()
