@@ -116,7 +116,7 @@ class States(Sequence[OrderState]):
 
     def sorted(self, name: str) -> States:
         """Return the states, sorted by a number."""
-        return self.take(np.argsort(self._numbers(name), kind="stable"))
+        return self.take(np.argsort(self.numbers(name), kind="stable"))
 
     def new_since(self, before: States) -> Sequence[int]:
         """Return the places at which *before* may have had another state, or none."""
@@ -128,11 +128,11 @@ class States(Sequence[OrderState]):
         return [*(p for p, (new, old) in enumerate(pairs) if new is not old), *range(n, len(self))]
 
     def _places(self, name: str, values: Collection[int], *, invert: bool = False) -> Any:
-        is_in = np.isin(self._numbers(name), list(values), invert=invert)
+        is_in = np.isin(self.numbers(name), list(values), invert=invert)
         return np.flatnonzero(is_in).tolist()
 
-    def _numbers(self, name: str) -> np.ndarray[Any, Any]:
-        """Return a number or flag of each state; 0 where it is missing."""
+    def numbers(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a number or flag of each state; 0 where it is missing. No state is made."""
         of = attrgetter(name)
         made = [0 if state is None else of(state) or 0 for state in self._made]
         numbers = np.array(made, dtype=np.int64)

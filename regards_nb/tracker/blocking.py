@@ -72,7 +72,7 @@ class BlockingOrders:
         self._core = parts
         self._sync = sync
         #: What waits for a download, and since when it has not changed.
-        self._waiting: list[tuple[int | None, int]] = []
+        self._waiting: list[bytes] = []
         self._waiting_since_s = 0.0
 
     def find(self, own: AutoDownload | None = None) -> States:
@@ -111,22 +111,24 @@ class BlockingOrders:
         )
         return list(islice(going_on, SUBORDERS_PER_USER))
 
-    def standing_still(self, own: AutoDownload | None) -> list[OrderState]:
+    def standing_still(self, own: AutoDownload | None) -> Sequence[OrderState]:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
         Not those that *own* tries again: it says why they are not downloaded.
         """
         found = self.find(own)
-        waiting = [(state.order_id, state.suborders_done) for state in found]
+        # Very many orders may wait: only a few of them are made.
+        waiting = [found.numbers(name).tobytes() for name in ("order_id", "suborders_done")]
         now_s = time.monotonic()
         if waiting != self._waiting:
             self._waiting, self._waiting_since_s = waiting, now_s
         # Of an order that was downloaded in part nothing tells how many of its sub-orders wait.
-        count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in found)
+        some = found[:SUBORDERS_PER_USER]
+        count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in some)
         is_quiet = now_s - self._waiting_since_s >= self.quiet_s
         if count < SUBORDERS_PER_USER and not is_quiet:
             return []
-        return [state for state in found if own is None or not own.failure([state])]
+        return found if own is None else [s for s in found if not own.failure([s])]
 
     def reasons(
         self,
@@ -220,8 +222,10 @@ class BlockingOrders:
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
     """Return which orders wait for a download, and what to do; *call* is the other way."""
-    numbers = _listed(state.order_id for state in blocking)
-    wait = f"orders {numbers} wait" if len(blocking) > 1 else f"order {numbers} waits"
+    # Very many may wait: only those that are named are made.
+    numbers = _listed(state.order_id for state in blocking[:_MOST_NAMED])
+    more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""
+    wait = f"orders {numbers}{more} wait" if len(blocking) > 1 else f"order {numbers} waits"
     return (
         f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: "
         f"tracker.download({numbers if len(blocking) <= _MOST_NAMED else ''}), or {call}"
