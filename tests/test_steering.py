@@ -192,8 +192,8 @@ def test_a_thread_that_other_code_ends_is_told(
     """Health says so, the next call raises it, and start() works again."""
     tracker: OrderTracker = request.getfixturevalue(source)
     order = tracker.submit("dataset:SWOT_PASS_012")
-    throw(KeyboardInterrupt, f"regards-nb-{name}")
-    until(lambda: "has ended (KeyboardInterrupt)" in (tracker.health.reason or ""))
+    throw(SystemExit, f"regards-nb-{name}")
+    until(lambda: "has ended (SystemExit)" in (tracker.health.reason or ""))
     assert (tracker.health.state is HealthState.FAILED) is (name == "poll")
     with pytest.raises(errors.TrackingError, match=r"the thread that .* has ended"):
         order.wait(timeout_s=60)
