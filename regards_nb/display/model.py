@@ -343,7 +343,7 @@ def _remarks(order: OrderState) -> Iterator[str]:
     if order.elsewhere:
         yield f"{order.elsewhere}; download(again=True) fetches them"
     if order.error_type:
-        is_empty = order.download_link and not _had_files(order)
+        is_empty = order.download_link and not had_files(order)
         yield NO_MATCH if is_empty else clean(order.error_type, NAME_CHARS)
     if order.errors:
         yield counted(order.errors, "error")
