@@ -148,6 +148,15 @@ def file_system_of(folder: Path, mounts: Path) -> str:
     return max(above)[2] if above else ""
 
 
+def flush(path: str, flags: int) -> None:
+    """Return when a file or a folder, opened with these flags, is on the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def flush_filesystem(folder: str) -> bool:
     """Flush the Linux file system of a folder; return False where it refuses."""
     import ctypes  # imported here: only this calls a C library

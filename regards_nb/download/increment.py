@@ -161,37 +161,34 @@ class Downloader:
 
         Raises as `download_order` does.
         """
-        with watched(self._options.silence):
-            return self._fetch()
-
-    def _fetch(self) -> DownloadResult:
         options = self._options
-        counter = ProgressCounter(self.order_id, options.on_progress, options.silence)
-        counter.enter("manifest")
-        plan = self._plan()
-        if not plan:
-            return DownloadResult(order_id=self.order_id)
-        placed_here = len(plan.zipped) + len(plan.elsewhere)
-        counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
-        with open_workspace(
-            self._directory, self.order_id, durable=self._options.durable, stop=self._options.stop
-        ) as workspace:
-            workspace.require_space(
-                [record.size_bytes or 0 for record in plan.missing],
-                keeps_zip=not self._options.extract,
-            )
-            context = self._context(plan, workspace, counter)
-            zip_outcome: ZipOutcome | None = None
-            problems: dict[int, Failure] = {}
-            with self._publishing(context.publisher):
-                if takes_zip(plan.wanted, self._options.way if self._options.extract else "zip"):
-                    counter.enter("zip")
-                    zip_outcome = fetch_zip(context)
-                problems, unreleased = _fetch_rest(plan, context, zip_outcome)
-                self._never_released |= unreleased
-        counter.enter("done")
-        self._note_kept(context.publisher.kept)
-        return self._result(plan, problems)
+        with watched(options.silence):
+            counter = ProgressCounter(self.order_id, options.on_progress, options.silence)
+            counter.enter("manifest")
+            plan = self._plan()
+            if not plan:
+                return DownloadResult(order_id=self.order_id)
+            placed_here = len(plan.zipped) + len(plan.elsewhere)
+            counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
+            with open_workspace(
+                self._directory, self.order_id, durable=options.durable, stop=options.stop
+            ) as workspace:
+                workspace.require_space(
+                    [record.size_bytes or 0 for record in plan.missing],
+                    keeps_zip=not options.extract,
+                )
+                context = self._context(plan, workspace, counter)
+                outcome: ZipOutcome | None = None
+                problems: dict[int, Failure] = {}
+                with self._publishing(context.publisher):
+                    if takes_zip(plan.wanted, options.way if options.extract else "zip"):
+                        counter.enter("zip")
+                        outcome = fetch_zip(context)
+                    problems, unreleased = _fetch_rest(plan, context, outcome)
+                    self._never_released |= unreleased
+            counter.enter("done")
+            self._note_kept(context.publisher.kept)
+            return self._result(plan, problems)
 
     def _note_kept(self, kept: Mapping[str, str]) -> None:
         """Keep a text for each file that was in the way and is not touched."""
@@ -425,4 +422,4 @@ def takes_zip(records: Sequence[FileRecord], way: Way) -> bool:
 
 def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
     """Return the path of each file once, in the order of the records."""
-    return tuple(map(path_of, filter(None, dict.fromkeys(record.path for record in records))))
+    return tuple(map(path_of, dict.fromkeys(record.path for record in records if record.path)))

@@ -113,14 +113,44 @@ class _Pipeline:
 
     def run(self) -> ZipOutcome:
         """Return when everything that arrived was extracted."""
-        extractor, copy = self._extractor, self._copy
+        reader = _start("reader", self._read)
+        writer = _start("writer", self._write)
+        failure: BaseException | None = None
+        blocks = self._arriving()
         try:
-            failure = self._run_threads()
-            notice = extractor.finish(proven=failure is None)
+            try:
+                for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
+                    self._batch.append(piece)
+                    self._batch_bytes += len(piece.data)
+                    if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
+                        self._hand_over()
+                self._hand_over()
+            except ArchiveError as exc:
+                # the zip may be cut because the connection broke
+                failure = self._read_failure or exc
+            except QueueClosed:
+                pass  # the writer has failed
+            finally:
+                self._blocks.close()
+                if reader.is_alive():
+                    self._abort()
+                reader.join(_JOIN_S)
+                # also after Ctrl-C: entries that are inflated are still verified and kept
+                self._pieces.end()
+                writer.join()
+            failure = self._write_failure or failure
+            if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
+                raise failure
+            return self._finished(failure)
         finally:
-            extractor.close()
-            if copy is not None:
-                copy.close()
+            self._extractor.close()
+            if self._copy is not None:
+                self._copy.close()
+
+    def _finished(self, failure: ArchiveError | ServiceError | None) -> ZipOutcome:
+        """Return what came of the zip. With a *failure* it is not proven to be complete."""
+        extractor, copy = self._extractor, self._copy
+        notice = extractor.finish(proven=failure is None)
         if copy is not None and extractor.zipped:
             if failure is None:
                 verified = copy.verified(self._context.order_id, extractor.zipped)
@@ -130,42 +160,6 @@ class _Pipeline:
         return ZipOutcome(
             failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
         )
-
-    def _run_threads(self) -> ArchiveError | ServiceError | None:
-        """Return why the zip is not proven to be complete; None if it is."""
-        reader = _start("reader", self._read)
-        writer = _start("writer", self._write)
-        failure: ArchiveError | None = None
-        blocks = self._arriving()
-        try:
-            for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
-                self._batch.append(piece)
-                self._batch_bytes += len(piece.data)
-                if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
-                    self._hand_over()
-            self._hand_over()
-        except ArchiveError as exc:
-            failure = exc
-        except QueueClosed:
-            pass  # the writer has failed, and its failure is handled below
-        finally:
-            self._blocks.close()
-            if reader.is_alive():
-                self._abort()
-            reader.join(_JOIN_S)
-            # also after Ctrl-C: entries that are inflated are still verified and kept
-            self._pieces.end()
-            writer.join()
-        if self._write_failure is not None:
-            if isinstance(self._write_failure, ArchiveError):
-                return self._write_failure
-            raise self._write_failure
-        if failure is None or self._read_failure is None:
-            return failure
-        # the zip is cut because the connection broke
-        if isinstance(self._read_failure, ServiceError | ArchiveError):
-            return self._read_failure
-        raise self._read_failure
 
     def _read(self) -> None:
         """Take blocks from the network; runs in the reader."""

@@ -64,11 +64,8 @@ def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
 
     A file that differs from the verified one counts as missing, and is fetched.
     """
-    files: dict[str, list[FileRecord]] = {}
-    for record in elsewhere:
-        files.setdefault(record.path or "", []).append(record)
     look = FileLook(checksum=True)
-    for path, records in files.items():
+    for path, records in _by_path(elsewhere):
         first = records[0]
         if look.problem(first) is not None:
             context.manifest.add(context.records.mark_missing(records))
@@ -82,15 +79,20 @@ def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
         context.publisher.add([VerifiedFile(content, records, None, name, is_fetched=False)])
 
 
+def _by_path(records: Iterable[FileRecord]) -> Iterable[tuple[str, list[FileRecord]]]:
+    """Return the records of each file: one file may be several of the order, or a kept zip."""
+    files: dict[str, list[FileRecord]] = {}
+    for record in records:
+        files.setdefault(record.path or "", []).append(record)
+    return files.items()
+
+
 def extract_kept_zips(context: DownloadContext, records: Iterable[FileRecord]) -> None:
     """Extract files from zips that an earlier download kept; the zips stay.
 
     A file that its zip does not hold any more counts as missing, and is fetched.
     """
-    files: dict[str, list[FileRecord]] = {}
-    for record in records:
-        files.setdefault(record.path or "", []).append(record)
-    for path, zipped in files.items():
+    for path, zipped in _by_path(records):
         manifest = Manifest(zipped)
         here = path
         if is_url(path):

@@ -35,6 +35,7 @@ from regards_nb.download.disk import (
     UNSUPPORTED,
     blocks_of,
     file_system_of,
+    flush,
     flush_filesystem,
     has_content,
     is_alive,
@@ -384,11 +385,18 @@ class FolderWorkspace(Workspace):
         return self._folder + name
 
     def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Flush contents; those that are in memory are written to staged files before."""
+        """Flush contents; those that are in memory are written to staged files before.
+
+        After a power cut a final name must not belong to an incomplete file.
+        """
         if not self.durable:
             return contents
         staged = [content.staged(self) for content in contents]
-        self._flush([content.path for content in staged if content.path])
+        together = self.flushes_together and len(staged) >= _MANY_FILES
+        if not (together and flush_filesystem(str(self.staging))):
+            for content in staged:
+                # opened for writing because Windows flushes nothing else
+                flush(content.path or "", os.O_RDWR)
         return staged
 
     def create(self, name: str, content: Content) -> bool:
@@ -417,33 +425,11 @@ class FolderWorkspace(Workspace):
         """Return when the final names are on the disk, where a folder can be opened for that."""
         if not self.durable or sys.platform == "win32":
             return
-        descriptor = os.open(self.directory, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            flush(str(self.directory), os.O_RDONLY)
         except OSError as exc:
             if exc.errno not in UNSUPPORTED:
                 raise
-        finally:
-            os.close(descriptor)
-
-    def _flush(self, paths: Sequence[str]) -> None:
-        """Return when these staged files are on the disk.
-
-        After a power cut a final name must not belong to an incomplete file.
-        """
-        if (
-            self.flushes_together
-            and len(paths) >= _MANY_FILES
-            and flush_filesystem(str(self.staging))
-        ):
-            return
-        for path in paths:
-            # opened for writing because Windows flushes nothing else
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _orphans(directory: Path) -> Iterator[Path]:

@@ -264,9 +264,9 @@ class _ByteStream:
     def some(self, limit: int) -> Bytes:
         """Return what lies ahead, 1 to *limit* bytes, without moving."""
         self.need(1)
-        if limit == _FIRST_CHUNK_BYTES:  # copying it takes less time than making a view
-            return self.data[self.at : self.at + limit]
-        return memoryview(self.data)[self.at : self.at + limit]
+        # copying a small chunk takes less time than making a view
+        data = self.data if limit == _FIRST_CHUNK_BYTES else memoryview(self.data)
+        return data[self.at : self.at + limit]
 
     def go_back(self, rest: Bytes) -> None:
         """Put the first bytes of *rest*, which are before ``data``, in front of it again.
@@ -276,11 +276,6 @@ class _ByteStream:
         self.data = bytes(rest[: -self.at]) + self.data
         self._passed_bytes += self.at
         self.at = 0
-
-    def mark(self) -> bytes:
-        """Return the next four bytes without moving."""
-        self.need(4)
-        return self.data[self.at : self.at + 4]
 
 
 def _read_header(stream: _ByteStream) -> _Header:
@@ -397,7 +392,8 @@ def _difference(entries: _LocalEntries, offset: int, listed: _Facts) -> str | No
 
 
 def _check_end(stream: _ByteStream, *, count: int, start: int, size: int) -> None:
-    stated_64 = _read_end64(stream) if stream.mark() == _END64_MARK else None
+    has_64 = stream.data.startswith(_END64_MARK, stream.at)
+    stated_64 = _read_end64(stream) if has_64 else None
     end = _END.unpack(stream.take(_END.size))
     mark, _, _, _, stated_count, stated_size, stated_start, comment_length = end
     stream.take(comment_length)
@@ -452,7 +448,7 @@ def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:
     >>> _with_zip64(struct.pack("<2HQ", 1, 8, 1 << 40), 0xFFFFFFFF, 2)
     (1099511627776, 2)
     """
-    if not extra or _LIMIT_32 not in values:
+    if _LIMIT_32 not in values:
         return values
     field = _extra_field(extra, _ZIP64_EXTRA)
     wide = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
