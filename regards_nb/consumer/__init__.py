@@ -2,12 +2,12 @@
 
 - ``addresses``: AMQP URLs as parameters of pika, and as text without the password;
 - ``errors``: pika's exceptions as errors of regards_nb;
-- ``message``: a message of pika as a `Delivery`;
 - ``redelivery``: which of the messages that RabbitMQ marks as redelivered are in the journal
   already;
 - ``stream``: whether a stream queue continues where the journal ends;
 - ``ack_batching``: when received messages are journalled, and when they are acknowledged;
-- ``delivery_reader``: reads delivered messages from the bytes of a connection, before pika does;
+- ``delivery_reader``: reads delivered messages from the bytes of a connection, before pika does,
+  as `Delivery`;
 - ``liveness``: notices that RabbitMQ answers no more on an open connection;
 - ``connection``: a single connection: connect, consume, close;
 - ``one_shot``: connections for one purpose: check a queue, publish an order request;
@@ -28,13 +28,13 @@ from regards_nb.consumer.addresses import parameters_from as parameters_from
 from regards_nb.consumer.connection import Connection as Connection
 from regards_nb.consumer.consumer import Consumer as Consumer
 from regards_nb.consumer.delivery_reader import DeliveryReader as DeliveryReader
+from regards_nb.consumer.delivery_reader import delivery_from as delivery_from
 from regards_nb.consumer.delivery_reader import properties_from as properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError as UnconfirmedRequestError
 from regards_nb.consumer.errors import broker_error as broker_error
 from regards_nb.consumer.health import Health as Health
 from regards_nb.consumer.health import HealthReport as HealthReport
 from regards_nb.consumer.health import HealthState as HealthState
-from regards_nb.consumer.message import delivery_from as delivery_from
 from regards_nb.consumer.one_shot import QueueCheck as QueueCheck
 from regards_nb.consumer.one_shot import QueueKind as QueueKind
 from regards_nb.consumer.one_shot import check_queue as check_queue

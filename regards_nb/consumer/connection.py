@@ -17,10 +17,9 @@ import pika
 
 from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.addresses import HEARTBEAT_S, describe
-from regards_nb.consumer.delivery_reader import IOServices, properties_from
+from regards_nb.consumer.delivery_reader import IOServices, delivery_from, properties_from
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
-from regards_nb.consumer.message import delivery_from
 from regards_nb.consumer.stream import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.journal import JournalReplacedError

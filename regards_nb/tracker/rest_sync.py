@@ -493,8 +493,7 @@ class _Rounds:
 class CatchUp:
     """Asks after a connect, an action and a long silence, in a thread of its own.
 
-    After *silence_s* without a message the unfinished orders are asked for; after a connect,
-    *settle_s* without one lets the queue count as read.
+    After *silence_s* without a message the unfinished orders are asked for.
     """
 
     def __init__(
@@ -504,7 +503,6 @@ class CatchUp:
         consumer: Consumer,
         *,
         silence_s: float,
-        settle_s: float = SETTLE_S,
     ) -> None:
         self._stop = threading.Event()
         self._client = sync.client
@@ -512,7 +510,7 @@ class CatchUp:
         rounds, source = _Rounds(sync, errors), weakref.ref(consumer)
         self._thread = OwnThread(
             "catchup",
-            partial(_catch_up, rounds, source, self._stop, silence_s, settle_s),
+            partial(_catch_up, rounds, source, self._stop, silence_s),
             does="asks REGARDS after a connect and a silence",
             died=partial(errors.record, RECEIVING),
         )
@@ -535,13 +533,12 @@ def _catch_up(
     consumer_of: weakref.ref[Consumer],
     stop: threading.Event,
     silence_s: float,
-    settle_s: float,
 ) -> None:
     asked_at: datetime | None = None
     #: The number of rounds in turn that brought nothing new.
     unmoved = 0
     not_before_s = 0.0
-    while not stop.wait(min(_TICK_S, settle_s)):
+    while not stop.wait(_TICK_S):
         consumer = consumer_of()
         if consumer is None:
             return
@@ -552,7 +549,7 @@ def _catch_up(
         now = datetime.now(UTC)
         last_sign = max(health.since, health.last_event or health.since)
         quiet_s = (now - last_sign).total_seconds()
-        if quiet_s < settle_s or (health.queue_depth and quiet_s < _STALLED_QUEUE_S):
+        if quiet_s < SETTLE_S or (health.queue_depth and quiet_s < _STALLED_QUEUE_S):
             continue
         missed = asked_at is None or asked_at < health.since
         silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()
