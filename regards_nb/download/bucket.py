@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import threading
-import urllib.request
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -285,6 +284,8 @@ class Bucket:
         )
         with self._errors():
             url = obstore.sign(signer, method, "uploads", _SIGNED_FOR)
+        import urllib.request
+
         request = urllib.request.Request(url, method=method)  # noqa: S310 - our own address
         with closing(urllib.request.urlopen(request, timeout=_CONNECT_TIMEOUT_S)) as answer:  # noqa: S310
             content: bytes = answer.read()

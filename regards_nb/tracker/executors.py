@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import multiprocessing
 import queue
 import uuid
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,7 +205,7 @@ class WorkerCall:
         """
         while not self._lost.empty():
             task, outer, error = self._lost.get()
-            if not isinstance(self._executor, ProcessPoolExecutor):
+            if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
                 outer.set_exception(_worker_lost(task.order.order_id, error))
                 continue
             _log.warning("order %d begins again: %s", task.order.order_id, error)
@@ -226,8 +225,10 @@ class WorkerCall:
 
 
 def _run_in_new_process(task: WorkerTask) -> Any:
+    import multiprocessing
+
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(run_in_worker, task).result()
 
 
@@ -258,7 +259,7 @@ def settings_for_workers(
     """
     from regards_nb.settings import WorkerSettings
 
-    is_local = isinstance(executor, ProcessPoolExecutor)
+    is_local = isinstance(executor, concurrent.futures.ProcessPoolExecutor)
     kind = type(executor).__name__
     if source is None or source.only_in_code:
         told = "all settings" if source is None else ", ".join(source.only_in_code)
