@@ -53,12 +53,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
-#: makes none later.
-IN_DOUBT_S = 60.0
-#: Time limit for the answer of REGARDS over AMQP.
-ANSWER_S = 60.0
-
 #: The gateway's answer when a service takes longer than it waits.
 _GATEWAY_TIMEOUT = 504
 
@@ -251,6 +245,12 @@ class Submission:
     one.
     """
 
+    #: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
+    #: makes none later.
+    _in_doubt_s = 60.0
+    #: Time limit for the answer of REGARDS over AMQP.
+    _answer_s = 60.0
+
     def __init__(
         self,
         parts: TrackerParts,
@@ -259,16 +259,12 @@ class Submission:
         tenant: str | None,
         *,
         require_running: Callable[[], None],
-        in_doubt_s: float = IN_DOUBT_S,
-        answer_s: float = ANSWER_S,
     ) -> None:
         self._core = parts
         self._sync = sync
         self._publish = publish
         self._tenant = tenant if sync is None else sync.tenant
         self._require_running = require_running
-        self._in_doubt_s = in_doubt_s
-        self._answer_s = answer_s
 
     def submit(
         self,
