@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from regards_nb.client import LOGIN_ADVICE
-from regards_nb.consumer import addresses_of, check_queue
+from regards_nb.consumer import HealthState, addresses_of, check_queue
 from regards_nb.download import list_place
 from regards_nb.errors import (
     BrokerAccessError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import AmqpParameters
+    from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Place
     from regards_nb.journal import Journal
 
@@ -145,7 +145,7 @@ def examine(
     *,
     parameters: AmqpParameters | None,
     queue: str | None,
-    is_read: bool,
+    health: Health,
     client: RegardsClient | None,
     journal: Journal,
     workspace: Place,
@@ -153,11 +153,14 @@ def examine(
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
-    Nothing is changed, ordered, downloaded or deleted. *is_read*: the tracker itself reads the
+    Nothing is changed, ordered, downloaded or deleted. *health*: of the tracker, which may read the
     queue now. *reads_only*: another kernel writes the journal.
     """
+    # While it connects again, RabbitMQ counts its former consumer for up to a minute.
+    is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
     return Report(
         (
+            *_tracker(health),
             *_broker(parameters, queue, is_read=is_read, reads_only=reads_only),
             *_service(client),
             *_journal(journal),
@@ -169,6 +172,13 @@ def examine(
 def as_failure(check: str, error: Any) -> Report:
     """Return the report about a tracker that could not be made."""
     return Report((Finding(check, CheckResult.FAILED, str(error)),))
+
+
+def _tracker(health: Health) -> Iterator[Finding]:
+    """Tell why no event arrives although the tracker was started."""
+    if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
+        text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
+        yield Finding("events", CheckResult.FAILED, text)
 
 
 # -- the broker
@@ -277,7 +287,7 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
             yield Finding("queue depth", CheckResult.OK, text)
         else:
             yield _depth(seen.messages)
-            yield _other_consumers(seen.consumers - is_read)
+            yield _other_consumers(max(seen.consumers - is_read, 0))
 
 
 def _depth(messages: int) -> Finding:

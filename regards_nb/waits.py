@@ -28,9 +28,8 @@ _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
 SAID_AFTER_S = 1.0
-#: Of a server that answers each of many requests late, it is said at most so often; of what is
-#: asked again and again, so often.
-_AGAIN_S, _TOLD_AGAIN_S = 5.0, 60.0
+#: Of a server that answers each of many requests late, it is said at most so often.
+_AGAIN_S = 5.0
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
 
@@ -39,31 +38,40 @@ def awaited(
     job: Callable[[], _Result],
     text: str,
     *,
+    timeout_s: float | None = None,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
     """Return what *job* returns; in the main thread, say *text* if that takes long.
 
     The job then runs in another thread: Ctrl-C ends the wait at once, also where the system does
-    not end a look-up of a host, and *unwanted* gets the result that comes later.
+    not end a look-up of a host, and *unwanted* gets the result that comes later. TimeoutError:
+    there was none within *timeout_s*.
     """
-    if not _may_speak():
+    if timeout_s is None and not _may_speak():
         return job()
-    future = in_thread(job)
+    future, began_s = in_thread(job), time.monotonic()
     with interruptible():
         try:
-            wait_for([future], max(SAID_AFTER_S, _AGAIN_S - _age_s(text)))
+            silence_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(text))
+            wait_for([future], silence_s if timeout_s is None else min(silence_s, timeout_s))
             if not future.done():
-                _say_once(text)
-            return future.result()
+                told(text, math.inf, again_s=0.0)
+            left_s = None if timeout_s is None else began_s + timeout_s - time.monotonic()
+            return future.result(left_s)
         except KeyboardInterrupt:
             future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))
             raise
 
 
-def told(text: str, silence_s: float) -> None:
-    """Say what the main thread begins to wait for, if it is silent for so long then."""
-    if _may_speak() and silence_s > SAID_AFTER_S and _age_s(text) > _TOLD_AGAIN_S:
-        _say_once(text)
+def told(text: str, silence_s: float, *, again_s: float = 60.0) -> None:
+    """Say what the main thread begins to wait for, if it is silent for so long then.
+
+    The same text is said once in *again_s*.
+    """
+    global _last_said  # noqa: PLW0603 - only the main thread speaks
+    if _may_speak() and silence_s > SAID_AFTER_S and _age_s(text) > again_s:
+        _last_said = (text, time.monotonic())
+        say(text)
 
 
 def _may_speak() -> bool:
@@ -74,12 +82,6 @@ def _age_s(text: str) -> float:
     """Return how long ago *text* was said, if it was said last."""
     words, at_s = _last_said
     return time.monotonic() - at_s if words == text else math.inf
-
-
-def _say_once(text: str) -> None:
-    global _last_said  # noqa: PLW0603 - only the main thread speaks
-    _last_said = (text, time.monotonic())
-    say(text)
 
 
 def in_thread(job: Callable[[], _Result]) -> Future[_Result]:
@@ -120,17 +122,18 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
 
 
 @contextmanager
-def stopped_by_user(outcome: Callable[[], str] | None = None) -> Iterator[None]:
+def stopped_by_user(
+    outcome: str | Callable[[], str] = "stopped waiting; tracking continues",
+) -> Iterator[None]:
     """End a call at Ctrl-C or the stop button with one line instead of a traceback.
 
-    *outcome* returns the line: what is done so far, and how it goes on. By default tracking
-    continues.
+    *outcome* is the line, or returns it: what is done so far, and how it goes on.
     """
     with interruptible():
         try:
             yield
         except KeyboardInterrupt:
-            raise (StoppedWaiting() if outcome is None else StoppedWaiting(outcome())) from None
+            raise StoppedWaiting(outcome if isinstance(outcome, str) else outcome()) from None
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pika
 import pytest
-from conftest import client_of, environment_of
+from conftest import client_of, environment_of, until
+from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker
+from regards_nb.consumer import HealthState
 from regards_nb.doctor import CheckResult, Report
 from regards_nb.simulator import PrivateBroker, Route, Simulator, html_page
 
@@ -77,6 +79,20 @@ def test_a_tracker_that_reads_is_no_other_consumer(simulator: Simulator, tmp_pat
         report = tracker.doctor()
     assert report["other consumers"].verdict is CheckResult.OK
     assert report["REST"].verdict is CheckResult.SKIPPED
+
+
+def test_a_tracker_that_gets_no_events_says_why(simulator: Simulator, tmp_path: Path) -> None:
+    """The checks may all pass by now; what keeps the tracker from receiving comes first."""
+    port = urlsplit(simulator.amqp_url).port
+    assert port is not None
+    with TcpProxy(("127.0.0.1", port)) as proxy:
+        url = proxy.url(simulator.amqp_url)
+        tracker = OrderTracker(url, simulator.queue, journal=tmp_path / "j.sqlite").start()
+    until(lambda: tracker.health.state is HealthState.RECONNECTING)
+    first = tracker.doctor().findings[0]
+    assert (first.check, first.verdict) == ("events", CheckResult.FAILED)
+    assert "no event arrives since" in first.text
+    tracker.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,20 @@ def test_an_outage_before_the_request_orders_nothing(
 
 
 # -- the limit
+
+
+def test_a_journal_that_cannot_be_written_orders_nothing(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path
+) -> None:
+    """A request is sent only after it is in the journal; the error says so."""
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON requests BEGIN "
+            "SELECT RAISE(FAIL, 'database or disk is full'); END"
+        )
+    with pytest.raises(errors.JournalError, match="nothing was ordered for 'x': .*disk is full"):
+        tracker.submit("dataset:SWOT_PASS_012", label="x")
+    assert not applied(simulator)
 
 
 def test_an_order_above_the_limit_is_not_made(simulator: Simulator, tracker: OrderTracker) -> None:

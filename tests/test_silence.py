@@ -64,7 +64,7 @@ CASES: list[tuple[Callable[[Any], object], Route, str]] = [
     (lambda t: t.cancel(1), Route.ACTION, "open whether REGARDS did cancel order 1, .*sync"),
     (lambda t: t.pause(1), Route.ORDER, "open whether REGARDS did pause order 1, .*sync"),
     (lambda t: t.retry(1), Route.TOKEN, "retry.. was stopped: no request was sent for order 1"),
-    (lambda t: t.sync(), Route.ORDERS, r"sync\(\) was stopped.*call it again"),
+    (lambda t: t.sync(), Route.ORDERS, r"sync\(\) was stopped: call it again"),
     (lambda t: t.client.search("p"), Route.CATALOGUE, "GET .*changes nothing"),
     (lambda t: t.client.resume(1), Route.ACTION, "may carry out PUT .*resume/1"),
     (lambda t: t.doctor(), Route.ORDERS, r"doctor\(\) was stopped.*changed nothing"),
@@ -114,6 +114,19 @@ def test_a_stop_waits_for_regards_in_words(
         tracker.stop()
     with pytest.raises(errors.SettingsError, match="the tracker is stopped"):
         tracker.wait(1)
+
+
+def test_a_start_keeps_its_time_limit(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGARDS that accepts a connection and does not answer: the client waits for longer."""
+    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
+    tracker = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+    with pytest.raises(errors.ServiceUnreachableError, match=r"within 0.3 s.*start\(timeout_s="):
+        tracker.start(timeout_s=0.3)
+    line = f"waiting for REGARDS at {simulator.base_url}, at most 0.3 s\n"
+    assert capsys.readouterr().out == line
+    simulator.stop()
 
 
 def test_a_request_that_is_repeated_says_why(

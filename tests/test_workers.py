@@ -218,6 +218,12 @@ def test_threads_of_the_user_download_and_process(
         )
         assert all(name.startswith("mine") for name in names.values())
         assert len(files_of(tracker, numbers)) == 18
+        threads.shutdown()
+        with pytest.raises(errors.SettingsError, match="the executor was shut down"):
+            tracker.download(numbers[0], again=True, executor=threads)
+        assert not tracker[numbers[0]].state.downloading
+        with pytest.raises(errors.SettingsError, match=r"executor must be .* not <class"):
+            tracker.download(executor=ThreadPoolExecutor)  # type: ignore[arg-type]
 
 
 # -- processes

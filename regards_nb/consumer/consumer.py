@@ -84,24 +84,24 @@ class Consumer:
 
     def start(self, timeout_s: float) -> None:
         """Start the thread; return once it is consuming. After a second, say what it waits for."""
-        with self._starting:
-            if self._shared.stop.is_set():
-                self._join(_GIVEN_UP_S)
-            if not self.is_running:
-                self._start_thread()
-            shared = self._shared
         where = describe(self._parameters)
+        # Ctrl-C may come as soon as the thread runs.
         try:
+            with self._starting:
+                if self._shared.stop.is_set():
+                    self._join(_GIVEN_UP_S)
+                if not self.is_running:
+                    self._start_thread()
             awaited(
-                partial(shared.started.result, timeout_s),
+                partial(self._shared.started.result, timeout_s),
                 f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s",
             )
         except TimeoutError:
-            error = shared.unanswered(where, timeout_s)
-            shared.request_stop(1.0)
+            error = self._shared.unanswered(where, timeout_s)
+            self._shared.request_stop(1.0)
             raise error from None
         except BaseException:
-            shared.request_stop(1.0)
+            self._shared.request_stop(1.0)
             raise
 
     def _start_thread(self) -> None:

@@ -66,8 +66,8 @@ _TELL = ", pg_notify('{}', '{}')"
 
 #: What happened to the files, where the open ones saved everything.
 _SAVED = {
-    Change.DELETED: "the journal {} was deleted while it was open. It was written again from the "
-    "open file; nothing is lost. To begin a new journal, stop the tracker before you delete it",
+    Change.DELETED: "the journal {} was deleted or moved while it was open. It was written again "
+    "from the open file; nothing is lost. Stop the tracker before you delete or move a journal",
     Change.WAL_DELETED: "the -wal file of the journal {} was deleted while it was open. Its "
     "content was saved in the journal; nothing is lost",
 }

@@ -31,7 +31,7 @@ from regards_nb.errors import (
 from regards_nb.files import FileState
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads
+from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads, submitted
 from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, OrderHeldError
 from regards_nb.waits import joined
@@ -195,17 +195,21 @@ class Downloads:
             if running and running.request == request and not running.stop.is_set():
                 return running.future
             stop = threading.Event()
-            self._core.downloads[order_id] = None
-            future = (submit or self._workers.submit)(
-                partial(
-                    self._fetch,
-                    sync,
-                    OrderToFetch.of(order, order_id),
-                    request,
-                    stop,
-                    before=running,
-                )
+            job = partial(
+                self._fetch,
+                sync,
+                OrderToFetch.of(order, order_id),
+                request,
+                stop,
+                before=running,
             )
+            self._core.downloads.setdefault(order_id)
+            try:
+                future = (submit or self._workers.submit)(job)
+            except SettingsError:
+                if running is None:
+                    del self._core.downloads[order_id]
+                raise
             self._running[order_id] = _Running(future, stop, request)
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         if on_end is not None:
@@ -291,7 +295,7 @@ class Downloads:
     ) -> ThreadCall | WorkerCall:
         """Return how the orders of a call are begun and cancelled."""
         if executor is None or is_of_threads(executor):
-            submit = None if executor is None else executor.submit
+            submit = None if executor is None else partial(submitted, executor)
             begin = partial(self.begin, request=request, submit=submit)
             return ThreadCall(self._core, begin, self._cancel, executor, process)
         assert for_workers is not None  # noqa: S101 - download() gives it with each executor

@@ -44,13 +44,31 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def is_of_threads(executor: Executor) -> bool:
-    """Return whether the jobs of an executor run in threads of this process."""
-    if not isinstance(executor, Executor):
+def check_call(executor: object, process: object) -> None:
+    """Refuse what cannot run a job, or cannot be called with the paths of an order."""
+    if process is not None and not callable(process):
+        raise SettingsError(f"process must be a function of the paths, not {process!r}")
+    if executor is not None and not isinstance(executor, Executor):
         raise SettingsError(
-            f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}; a "
+            f"executor must be a concurrent.futures.Executor, not {executor!r:.100}; a "
             "Dask client has one: client.get_executor()"
         )
+
+
+def submitted(executor: Executor, *job: Any) -> Future[Any]:
+    """Give a job to an executor; SettingsError: it was shut down and takes none."""
+    try:
+        return executor.submit(*job)
+    except BrokenExecutor:
+        raise
+    except RuntimeError as exc:  # of concurrent.futures and of Dask
+        raise SettingsError(
+            "the executor was shut down: call download() with a new one, inside of its with block"
+        ) from exc
+
+
+def is_of_threads(executor: Executor) -> bool:
+    """Return whether the jobs of an executor run in threads of this process."""
     # Since Python 3.14; each of its threads has its own modules, as a process has.
     interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(
@@ -97,7 +115,7 @@ class ThreadCall:
             elif self.executor is None:
                 self._run(order_id, processed)
             else:
-                self.executor.submit(self._run, order_id, processed)
+                submitted(self.executor, self._run, order_id, processed)
 
     def _run(self, order_id: int, processed: Future[Any]) -> None:
         assert self.process is not None  # noqa: S101 - else nothing waits for it
@@ -154,7 +172,10 @@ class WorkerCall:
         self._core.downloads[order_id] = None
         outer.add_done_callback(lambda _: self._forget(order_id))
         try:
-            inner = self._executor.submit(run_in_worker, task)
+            inner = submitted(self._executor, run_in_worker, task)
+        except SettingsError:
+            self._forget(order_id)
+            raise
         except BrokenExecutor as exc:
             self._lost.put((task, outer, exc))
         else:

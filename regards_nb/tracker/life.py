@@ -46,12 +46,6 @@ _STALE_S = 90.0
 _LOGIN_S = 2.0
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
 
-#: What the user is told who stops a start.
-STOPPED = "start() was stopped, and no event arrives: call start() again"
-#: The same of other calls.
-DOCTOR_STOPPED = "doctor() was stopped before its last check; it has changed nothing"
-END_STOPPED = "stop() was stopped: what still runs ends by itself, and stop() can be called again"
-
 #: Those of this process, which all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
 

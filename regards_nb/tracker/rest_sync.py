@@ -34,7 +34,7 @@ from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, pr
 from regards_nb.text import counted
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import joined
+from regards_nb.waits import awaited, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -82,8 +82,6 @@ FIRST_RETRY_S = 30.0
 POLL_S = 10.0
 LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
-#: What the user is told who stops a sync().
-SYNC_STOPPED = "sync() was stopped, and some orders may not be up to date: call it again"
 #: No later round would go better.
 _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
@@ -594,13 +592,25 @@ class Poller:
         """Whether REGARDS answers."""
         return self._health.health
 
-    def start(self, timeout_s: float) -> None:  # noqa: ARG002 - the client has its own limits
+    def start(self, timeout_s: float) -> None:
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
         if (thread := self._health.thread) is not None and thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
+        where = f"REGARDS at {self._sync.client.base_url}"
         try:
-            problem = self._ask_first()
+            problem = awaited(
+                self._ask_first,
+                f"waiting for {where}, at most {timeout_s:g} s",
+                timeout_s=timeout_s,
+            )
+        except TimeoutError:
+            text = (
+                f"no answer of {where} within {timeout_s:g} s. Check the address and the network "
+                "(VPN, proxy), or give it more time: start(timeout_s=...)"
+            )
+            self._health.report(HealthState.FAILED, text)
+            raise ServiceUnreachableError(text) from None
         except RegardsError as exc:
             self._health.report(HealthState.FAILED, str(exc))
             raise

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
@@ -26,6 +26,7 @@ from regards_nb.arguments import check_choice, check_numbers, check_texts
 from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
     BrokerError,
+    JournalError,
     RegardsError,
     ServiceError,
     ServiceLoginError,
@@ -287,26 +288,35 @@ class Submission:
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else _refuse_to_wait
-        with held(self._core.journal, f"submit {self._tenant or ''}", waiting):
-            if rename is not None:
-                request = rename(request)
-            self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
+        try:
+            with held(self._core.journal, f"submit {self._tenant or ''}", waiting):
+                if rename is not None:
+                    request = rename(request)
+                self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
+        except JournalError as exc:
+            with suppress(JournalError):  # it cannot be read either
+                exc.put_first(self._fate(request))
+            raise
         self._core.signal.send()
         found = self._core.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
     def stopped(self, request: Request) -> str:
-        """Return whether there may be an order of a request when the user stopped its call."""
+        """Return what the user is told who stops the call of a request."""
+        return f"submit() was stopped: {self._fate(request)}"
+
+    def _fate(self, request: Request) -> str:
+        """Return whether there may be an order of a request that was not answered."""
         name, labelled = request.correlation_id, repr(request.label or request.correlation_id)
         key = self._core.frames.key_of(name)
         if key is not None:
-            return f"submit() was stopped: {self._core.state(key).name} was made for {labelled}"
+            return f"{self._core.state(key).name} was made for {labelled}"
         row = self._core.journal.request(self._tenant, name)
         if row is None or not json.loads(row[0]).get("sent", True):
-            return f"submit() was stopped: {_nothing(request)}"
+            return _nothing(request)
         return (
-            f"submit() was stopped: it is open whether REGARDS has made an order for {labelled}. "
+            f"it is open whether REGARDS has made an order for {labelled}. "
             f"submit({_name(request)}) asks it, and orders nothing twice"
         )
 

@@ -44,13 +44,10 @@ from regards_nb.tracker.dispatcher import (
     source_of,
 )
 from regards_nb.tracker.downloads import Downloads
-from regards_nb.tracker.executors import settings_for_workers
+from regards_nb.tracker.executors import check_call, settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
-    DOCTOR_STOPPED,
-    END_STOPPED,
     JOURNAL_ONLY,
-    STOPPED,
     JournalReader,
     Life,
     OtherConsumers,
@@ -65,7 +62,6 @@ from regards_nb.tracker.rest_sync import (
     POLL_S,
     REST_ANSWERS,
     SILENCE_S,
-    SYNC_STOPPED,
     CatchUp,
     Poller,
     RestSync,
@@ -403,7 +399,7 @@ class OrderTracker:
             was_running = self.health.state in RUNNING
             is_new = not was_running and isinstance(self._consumer, Consumer)
             client = self.client if is_new else None
-            with stopped_by_user(lambda: STOPPED):
+            with stopped_by_user("start() was stopped, and no event arrives: call start() again"):
                 connect(self._consumer, client, self._core.errors, timeout_s)
             self._core.errors.withdraw(RECEIVING)
             self._dispatcher.start()
@@ -437,7 +433,10 @@ class OrderTracker:
         # A callback that calls stop() while another thread does would wait for itself.
         if self._dispatcher is None and is_own_thread():
             return
-        with self._life.changing, stopped_by_user(lambda: END_STOPPED):
+        with (
+            self._life.changing,
+            stopped_by_user("stop() was stopped: what still runs ends by itself"),
+        ):
             catch_up, self._catch_up = self._catch_up, None
             dispatcher, self._dispatcher = self._dispatcher, None
             try:
@@ -481,6 +480,7 @@ class OrderTracker:
         """Number of changes so far; cheap to read."""
         return self._core.signal.count
 
+    @stopped_by_user("doctor() was stopped, and has changed nothing")
     def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
 
@@ -488,16 +488,15 @@ class OrderTracker:
         """
         from regards_nb.doctor import examine
 
-        with stopped_by_user(lambda: DOCTOR_STOPPED):
-            return examine(
-                parameters=self._amqp_parameters,
-                queue=self.queue,
-                is_read=self.health.state is HealthState.CONSUMING,
-                reads_only=isinstance(self._consumer, JournalReader),
-                client=self.client,
-                journal=self._core.journal,
-                workspace=self._downloads.workspace,
-            )
+        return examine(
+            parameters=self._amqp_parameters,
+            queue=self.queue,
+            health=self.health,
+            reads_only=isinstance(self._consumer, JournalReader),
+            client=self.client,
+            journal=self._core.journal,
+            workspace=self._downloads.workspace,
+        )
 
     # -- the frames --
 
@@ -1017,6 +1016,7 @@ class OrderTracker:
         self._core.errors.raise_new()
         return with_orders(own, each.labels, each.correlation_ids)
 
+    @stopped_by_user("sync() was stopped: call it again to bring all orders up to date")
     def sync(self, *, limit: int = 200) -> list[Order]:
         """Bring all orders up to date over REST, and take in those that were made elsewhere.
 
@@ -1038,8 +1038,7 @@ class OrderTracker:
         if self._sync is None:
             raise SettingsError(f"sync() {CLIENT_MISSING}")
         check_counts(limit=limit)
-        with stopped_by_user(lambda: SYNC_STOPPED):
-            return self._as_orders(self._sync.take_in(limit=limit))
+        return self._as_orders(self._sync.take_in(limit=limit))
 
     # -- actions --
 
@@ -1166,8 +1165,7 @@ class OrderTracker:
         check_flags(extract=extract, again=again, checksum=checksum)
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
-        if process is not None and not callable(process):
-            raise SettingsError(f"process must be a function of the paths, not {process!r}")
+        check_call(executor, process)
         if self._sync is not None and self._life.health.state is HealthState.RECONNECTING:
             self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
@@ -1237,6 +1235,7 @@ class OrderTracker:
         self._new_auto_download().tell_missing([state])
         self._core.errors.raise_new()
 
+    @stopped_by_user("verify() was stopped, and has changed nothing")
     def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:
         """Look at the downloaded files of some orders; nothing is fetched.
 
