@@ -66,6 +66,10 @@ def test_each_row_is_an_order_with_its_own_columns(
     assert len(tracker.wait(result.index, timeout_s=10)) == 5
     assert capsys.readouterr().out.startswith("ordering 5 products, 5 files, ")
     assert applied(simulator) == 5
+    typing_error = pd.DataFrame({"provider_id": ["SWOT_SSH_008_006", "SWOT_NOPE"]})
+    with pytest.warns(UserWarning, match="1 of 2 orders brought no file"):
+        tracker.submit_each(typing_error, download=True, timeout_s=60)
+    assert "; the catalogue does not have 1 of the 2 products (2 orders)" in capsys.readouterr().out
 
 
 def test_each_group_is_an_order(simulator: Simulator, tracker: OrderTracker) -> None:

@@ -425,6 +425,14 @@ def test_an_error_that_was_mended_is_not_told(simulator: Simulator, tmp_path: Pa
         until(lambda: tracker.orders["downloaded_files"].item() == 1)
         until(lambda: not tracker.snapshot().background_errors)
         tracker.wait(number, timeout_s=60)
+    with tracker_of(simulator, tmp_path, workspace=tmp_path / "others") as tracker:
+        (tmp_path / "others").write_text("a file where the folder should be")
+        number = simulator.order(ONE_FILE)
+        with pytest.raises(errors.WaitTimeoutError):
+            tracker.wait(number, download=True, timeout_s=1)
+        (tmp_path / "others").unlink()
+        assert len(tracker.download(number)) == 1
+        tracker.wait(number, timeout_s=60)
 
 
 # -- ends without a message

@@ -153,9 +153,11 @@ def token_of(tracker: OrderTracker) -> str:
 
 
 def test_process_runs_in_the_calling_thread_and_gives_results_by_order(
-    simulator: Simulator, profile: Callable[..., OrderTracker]
+    simulator: Simulator,
+    profile: Callable[..., OrderTracker],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Without an executor users can try their function: same thread, same dict."""
+    """Without an executor users can try their function: same thread, same dict, and it is said."""
     threads: list[threading.Thread] = []
 
     def total_bytes(paths: list[Path]) -> int:
@@ -169,6 +171,7 @@ def test_process_runs_in_the_calling_thread_and_gives_results_by_order(
         sizes = tracker.orders.set_index("order_id")["downloaded_bytes"]
         assert results == {number: sizes[number] for number in numbers}
         assert set(threads) == {threading.current_thread()}
+        assert "process= runs for order " in capsys.readouterr().out
         # also for files that are there already
         assert tracker.download(*numbers, process=total_bytes) == results
 

@@ -267,8 +267,8 @@ class Downloads:
                     begun.append((number, call.begin(order, number)))
             seen = -1
             while not all(future.done() for _, future in begun):
+                view.refresh(note=self._note(begun))
                 call.step()
-                view.refresh(note=self._note())
                 seen = self._core.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
@@ -335,12 +335,18 @@ class Downloads:
             if self._sync is not None and order.order_id and is_same:
                 self._ask_again(self._sync, order.order_id)
 
-    def _note(self) -> str:
+    def _note(self, begun: Iterable[tuple[int, Future[Any]]]) -> str:
+        """Return what a call waits for; it calls *process* for an order after its download."""
+        running = [number for number, future in begun if not future.done()]
+        processing = [str(number) for number in running if number not in self._core.downloads]
+        words = [f"process= runs for order {listed(processing)}"] if processing else []
+        if len(processing) < len(running):
+            words.insert(0, "downloading")
         held = [
             f"{holder} is downloading order {order_id}, which is waited for"
             for order_id, holder in list(self._held.items())
         ]
-        return "; ".join(["downloading", *held, *self._core.silent()])
+        return "; ".join([*words, *held, *self._core.silent()])
 
     def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
@@ -541,6 +547,8 @@ class Downloads:
             if running is not None and running.future is future:
                 del self._running[order_id]
                 self._core.downloads.pop(order_id, None)
+        if not future.cancelled() and future.exception() is None:
+            self._core.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
         self._core.signal.send()
 
 

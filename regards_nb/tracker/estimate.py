@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from regards_nb.errors import ServiceError, ServiceLoginError, SettingsError
 from regards_nb.events import DATA_TYPES
-from regards_nb.output import say
 from regards_nb.queries import named_products
 from regards_nb.text import counted, did_you_mean, size
 
@@ -160,9 +159,9 @@ def _raise_if_refused(error: ServiceError) -> None:
         raise error
 
 
-def show(estimate: Estimate, queries: Sequence[str], filename_regexp: str | None) -> None:
-    """Write the estimate below the cell, in the thread of the user."""
-    text = f"ordering {estimate}"
+def described(estimate: Estimate, queries: Sequence[str], filename_regexp: str | None) -> str:
+    """Return the estimate in words, with what it does not know."""
+    text = str(estimate)
     if filename_regexp:
         text += f", of which only those that match filename_regexp={filename_regexp!r}"
     # None for queries that name no products by URN or provider id
@@ -170,4 +169,4 @@ def show(estimate: Estimate, queries: Sequence[str], filename_regexp: str | None
     named = sum(len(each[1]) for each in lists if each)
     if all(lists) and estimate.products < named:
         text += f"; the catalogue does not have {named - estimate.products} of the {named} products"
-    say(text)
+    return text

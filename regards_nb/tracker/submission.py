@@ -36,6 +36,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
+from regards_nb.output import say
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
@@ -362,7 +363,8 @@ class Submission:
         if found is not None and limit_bytes is not None:
             estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
         if found is not None and show:
-            estimates.show(found, request.queries, request.filename_regexp)
+            text = estimates.described(found, request.queries, request.filename_regexp)
+            say(f"ordering {text}")
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
         """Return the earlier request under this name, if one was sent."""
@@ -394,14 +396,16 @@ class Submission:
             for label, requests in found.items()
         }
 
-    def estimate(self, queries: Sequence[str], data_types: Sequence[str] | None) -> str | None:
+    def estimate(self, requests: Sequence[Request]) -> str | None:
         """Return what several orders will contain together; None if it cannot be known."""
         if self._sync is None:
             return None
-        found = estimates.ask(
-            self._sync.client, estimates.merged(queries), data_types, is_needed=False
-        )
-        return None if found is None else str(found)
+        queries = estimates.merged([query for each in requests for query in each.queries])
+        first = requests[0]
+        found = estimates.ask(self._sync.client, queries, first.data_types, is_needed=False)
+        if found is None:
+            return None
+        return estimates.described(found, queries, first.filename_regexp)
 
     def _save(self, request: Request, *, sent: bool, newest_before: int | None = 0) -> None:
         self._core.journal.save_request(

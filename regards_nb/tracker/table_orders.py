@@ -194,10 +194,9 @@ class TableOrders:
     def _show_estimate(self, requests: Sequence[Request]) -> None:
         if not requests or not self._policy.estimate:
             return
-        queries = [query for request in requests for query in request.queries]
-        text = self._submission.estimate(queries, requests[0].data_types)
+        text = self._submission.estimate(requests)
         if text is not None:
-            say(f"ordering {text}, in {counted(len(requests), 'order')}")
+            say(f"ordering {text} ({counted(len(requests), 'order')})")
 
     # -- making them
 
