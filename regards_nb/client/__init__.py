@@ -2,7 +2,8 @@
 
 - ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
 - ``origin``: the one address that is contacted; ``auth``, ``login``: secrets, token;
-- ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files;
+- ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files,
+  ``silence``: how long no byte of them comes;
 - ``catalogue``: data sets, products, estimates; ``client``: `RegardsClient`.
 """
 
