@@ -83,12 +83,12 @@ class PrivatePostgreSQL:
         with (sockets / "log").open("ab") as log:
             process = subprocess.Popen(command, cwd=sockets, stdout=log, stderr=log, **self._as)
         pause = threading.Event()
-        for _ in range(int(_DEADLINE_S / 0.02)):
+        for _ in range(int(_DEADLINE_S / 0.05)):
             try:
                 self.execute("SELECT 1", sockets=sockets)
             except psycopg.OperationalError:
                 assert process.poll() is None, (sockets / "log").read_text()
-                pause.wait(0.02)
+                pause.wait(0.05)
             else:
                 return process
         raise TimeoutError((sockets / "log").read_text())

@@ -275,7 +275,7 @@ def administer(node: PrivateBroker, command: str, folder: Path) -> str:
         input=f"{PASSWORD}\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"

@@ -168,7 +168,7 @@ def test_kernels_that_are_killed_lose_nothing(
     with quorum_queue(broker, **{"x-delivery-limit": 4}) as admin:
         publish(admin, 0, 500)
         command = [sys.executable, "-c", KILLED, admin.url, admin.queue, path, "8"]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=180)
         assert journal.last_id() < 500
         with consuming(admin, journal):
             until(lambda: journal.last_id() >= 500)
