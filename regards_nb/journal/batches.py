@@ -64,6 +64,7 @@ _INSERT = (
 
 
 _NEWEST = sa.select(_last_id)
+_INSERT_SESSION = sa.insert(sessions)
 
 
 def _scalar(connection: sa.Connection, statement: Any, values: dict[str, Any]) -> int:
@@ -297,6 +298,6 @@ def open_session(connection: sa.Connection, queue: str) -> int:
 
 def insert_session(connection: sa.Connection, values: Mapping[str, Any]) -> int:
     """Write a session; return its id."""
-    key = connection.execute(sa.insert(sessions).values(values)).inserted_primary_key
+    key = connection.execute(_INSERT_SESSION, values).inserted_primary_key
     assert key is not None  # noqa: S101 - one row inserted has one key
     return int(key[0])

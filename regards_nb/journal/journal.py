@@ -59,8 +59,20 @@ _streams = schema.streams
 
 _FILE_COLUMNS: list[sa.ColumnElement[Any]] = [_files.c[name] for name in FileRecord._fields]
 
-#: Made once: it is needed between connecting and consuming, and making it took longer than asking.
+#: Made once: `start` needs them, and making one takes longer than asking.
 _NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
+_QUEUES = sa.select(_sessions.c.queue).distinct()
+_HAS_MESSAGES = [
+    sa.select(found.limit(1).exists())
+    for found in (
+        sa.select(_batches.c.last_id).where(
+            _batches.c.session_id.in_(
+                sa.select(_sessions.c.id).where(_sessions.c.queue == sa.bindparam("queue"))
+            )
+        ),
+        sa.select(_pruned.c.id).where(_pruned.c.queue == sa.bindparam("queue")),
+    )
+]
 
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
@@ -158,18 +170,15 @@ class Journal:
 
         A kernel opens a session before RabbitMQ says whether there is such a queue.
         """
-        query = sa.select(_sessions.c.queue).distinct()
-        return {queue for (queue,) in self._all(query)}
+        return {queue for (queue,) in self._all(_QUEUES)}
 
     def having_messages(self, queues: Iterable[str]) -> list[str]:
         """Return those of some queues whose messages the journal holds, or held before a prune."""
-        of_session = sa.select(_sessions.c.id).where(_sessions.c.queue == sa.bindparam("queue"))
-        messages = sa.select(_batches.c.last_id).where(_batches.c.session_id.in_(of_session))
-        removed = sa.select(_pruned.c.id).where(_pruned.c.queue == sa.bindparam("queue"))
-        found = [sa.select(each.limit(1).exists()) for each in (messages, removed)]
         return self._database.read(
             lambda c: [
-                name for name in queues if any(c.scalar(each, {"queue": name}) for each in found)
+                name
+                for name in queues
+                if any(c.scalar(found, {"queue": name}) for found in _HAS_MESSAGES)
             ]
         )
 

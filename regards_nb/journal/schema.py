@@ -210,9 +210,12 @@ def read_id(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.select(meta.c.value).where(meta.c.key == _ID))
 
 
+_SELECT_CURSORS = sa.select(meta).where(meta.c.key.startswith(_CURSOR))
+
+
 def read_cursors(connection: sa.Connection) -> dict[str, int]:
     """Return the row ids that processes keep for others, by name."""
-    rows = connection.execute(sa.select(meta).where(meta.c.key.startswith(_CURSOR)))
+    rows = connection.execute(_SELECT_CURSORS)
     return {key.removeprefix(_CURSOR): int(value) for key, value in rows}
 
 
