@@ -45,8 +45,8 @@ WHY = {
     "each message: properties as text, journal, parsing of the body, fold, and columns.",
     "processor time a message": "as above.",
     "median latency": "a bare callback has the message as soon as pika has it. A row must first "
-    "be journalled (1.1 ms here, half of it for the commit to the disk), read and folded "
-    "(0.5 ms), and added to the frame (0.9 ms). These are times at 10/s, with cold processor "
+    "be journalled (0.9 ms here, half of it for the commit to the disk), read and folded "
+    "(0.3 ms), and added to the frame (0.6 ms). These are times at 10/s, with cold processor "
     "caches. At 1,000/s each step takes a third to a half of that, and competes with the "
     "receiving thread.",
     "`start()`": "RabbitMQ closes a channel to answer that a queue is no stream.",
