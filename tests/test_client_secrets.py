@@ -353,7 +353,7 @@ def test_certificates_are_checked_and_a_bundle_can_be_given(
         login = {**login_of(simulator), "backoff_s": 0.0}
         with (
             RegardsClient(url, **login) as client,
-            pytest.raises(ServiceUnreachableError, match="certificate verify failed"),
+            pytest.raises(ServiceUnreachableError, match="its certificate is not trusted"),
         ):
             client.login()
         with RegardsClient(url, ca_bundle=bundle, **login) as client:
