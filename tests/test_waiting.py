@@ -470,7 +470,7 @@ def test_a_time_limit_tells_that_the_broker_is_away(simulator: Simulator, tmp_pa
 def test_a_download_while_the_broker_is_away_asks_regards(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No message tells what is ready, but REGARDS does."""
+    """No message tells what is ready and what has ended, but REGARDS does."""
     port = urlsplit(simulator.amqp_url).port
     assert port is not None
     with TcpProxy(("127.0.0.1", port)) as proxy:
@@ -479,13 +479,15 @@ def test_a_download_while_the_broker_is_away_asks_regards(
         until(lambda: tracker.orders["suborders_done"].eq(2).any())
     until(lambda: tracker.health.state == "RECONNECTING")
     assert len(tracker.download()) == 2
-    assert tracker.client is not None
-    client = tracker.client
-    until(lambda: client.order(number).status == "DONE")
+    tracker.wait(number, timeout_s=60)
     assert len(tracker.download()) == 3
     tracker.wait()
     assert "the only order is finished; no event arrives since" in capsys.readouterr().out
     tracker.stop()
+    with tracker_of(simulator, tmp_path) as back:
+        # The messages come now, and their files are here.
+        until(lambda: back.orders["suborders_done"].eq(3).all() and back.health.queue_depth == 0)
+        until(lambda: not back.orders["waits_for_download"].any())
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

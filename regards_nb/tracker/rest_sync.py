@@ -56,6 +56,8 @@ _PAGE = 100
 #: The list leaves out deleted orders and those of other users. So many of them are asked for
 #: one by one in one round.
 _MOST_SINGLE = 10
+#: So many orders with files to download are asked for, too.
+_MOST_WAITING = 20
 #: So soon after an action of this tracker its outcome is asked for.
 _AFTER_ACTION_S = 5.0
 
@@ -295,9 +297,16 @@ class RestSync:
 
     def unfinished(self) -> dict[int, OrderState]:
         """Return the orders that may still change, by number."""
+        return self._ours(self._core.states().without("finished"))
+
+    def _waiting(self) -> dict[int, OrderState]:
+        """Return the newest orders with files to download: these may be here, or expire."""
+        return self._ours(self._core.states().where("waits_for_download")[-_MOST_WAITING:])
+
+    def _ours(self, states: Iterable[OrderState]) -> dict[int, OrderState]:
         return {
             state.order_id: state
-            for state in self._core.states().without("finished")
+            for state in states
             if state.order_id is not None
             and state.order_id not in self.not_ours
             and state.tenant in (None, self.tenant)
@@ -309,13 +318,14 @@ class RestSync:
             self.ask_unfinished()
 
     def ask_unfinished(self) -> bool:
-        """Ask for all unfinished orders together; return whether anything was new."""
+        """Ask for all orders that may change together; return whether anything was new."""
         with self._lock:
             unfinished = self.unfinished()
-            if not unfinished:
+            wanted = unfinished | self._waiting()
+            if not wanted:
                 return False
             before = self._core.states()
-            remotes = self._listed(unfinished)
+            remotes = self._listed(wanted)
             known_of = {state.order_id: state for state in before.where("order_id", remotes)}
             self.without_message = tuple(
                 state_of(remote, self.tenant)
@@ -542,7 +552,13 @@ def _catch_up(
             return
         health = consumer.health
         del consumer
-        if health.state is not HealthState.CONSUMING or time.monotonic() < not_before_s:
+        if time.monotonic() < not_before_s:
+            continue
+        if health.state is HealthState.RECONNECTING and rounds.sync.take_due():
+            # A call of the user waits for what no message can tell now.
+            rounds.ask()
+            not_before_s = time.monotonic() + rounds.retry_s(0.0)
+        if health.state is not HealthState.CONSUMING:
             continue
         now = datetime.now(UTC)
         last_sign = max(health.since, health.last_event or health.since)
