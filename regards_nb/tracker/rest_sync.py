@@ -7,7 +7,6 @@ and journals, `CatchUp` decides when to ask beside a broker, `Poller` asks witho
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
@@ -29,26 +28,28 @@ from regards_nb.errors import (
     SettingsError,
     TrackingError,
 )
-from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
-from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
-from regards_nb.text import counted
+from regards_nb.events import OrderStatus, decode
+from regards_nb.orders import GONE
 from regards_nb.threads import OwnThread
+from regards_nb.tracker.rest_answers import (
+    STATUS_OF_MESSAGE,
+    journal_answers,
+    new_deliveries,
+    state_of,
+)
 from regards_nb.tracker.shared import RECEIVING
 from regards_nb.waits import awaited, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
-    from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
 
 _log = logging.getLogger("regards_nb")
 
-#: Name of the queue in the journal for what REST told.
-REST_ANSWERS = "REST answers"
 
 #: The list is read as far as the oldest unfinished order, and no further than this.
 _MOST_LISTED = 1000
@@ -86,174 +87,6 @@ LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
 #: No later round would go better.
 _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
-
-#: The server's statuses (protocol.md 1.2) as the statuses of messages (1.6). A status that is not
-#: here has no known meaning and is ignored.
-_STATUS = {
-    "PENDING": OrderStatus.RUNNING,
-    "RUNNING": OrderStatus.RUNNING,
-    "PAUSED": OrderStatus.PAUSED,
-    "DONE": OrderStatus.DONE,
-    "DONE_WITH_WARNING": OrderStatus.FAILED,
-    "FAILED": OrderStatus.FAILED,
-    "ERROR": OrderStatus.FAILED,
-    "EXPIRED": OrderStatus.EXPIRED,
-    "DELETED": OrderStatus.DELETED,
-}
-_DOWNLOAD_PATH = "/api/v1/rs-order/user/orders/{}/download"
-
-
-# -- the new facts in an answer
-
-
-def new_deliveries(
-    known: OrderState | None,
-    remote: RemoteOrder,
-    *,
-    tenant: str | None,
-    downloading: bool = False,
-    acted: bool = False,
-) -> list[Delivery]:
-    """Compare the server's answer with the known state; return the difference as messages.
-
-    *known* is None for an order of which no message came, because it was made elsewhere; it gets
-    *tenant*. *downloading*: a download of the order runs, which changes the list of available
-    files. *acted*: the answer follows an action of this tracker. It is then newer than all messages
-    so far, with any timestamps.
-    """
-    return list(_Difference(known, remote, tenant, acted=acted).deliveries(downloading=downloading))
-
-
-class _Difference:
-    """The facts on one order that REST tells and the journal does not hold."""
-
-    def __init__(
-        self, known: OrderState | None, remote: RemoteOrder, tenant: str | None, *, acted: bool
-    ) -> None:
-        self._known = known
-        self._remote = remote
-        self._tenant = tenant if known is None else known.tenant
-        self._acted = acted
-
-    def deliveries(self, *, downloading: bool) -> Iterator[Delivery]:
-        remote, status = self._remote, _STATUS.get(self._remote.status)
-        if self._known is None:
-            yield self._delivery(OrderStatus.GRANTED, _seconds(remote.created_at))
-        if status is None:
-            return
-        if not downloading and self._is_ready(status):
-            # Without a timestamp: REST does not tell when the files became ready.
-            yield self._delivery(OrderStatus.SUBORDER_DONE, None, downloadLink=self._link)
-        if self._is_new(status):
-            yield self._delivery(status, self._timestamp_s(), **self._details(status))
-
-    def _is_ready(self, status: str) -> bool:
-        if not self._remote.available_files or status in GONE:
-            return False
-        return self._known is None or not self._known.waits_for_download
-
-    def _is_new(self, status: str) -> bool:
-        known = self._known
-        if known is None:
-            return status != OrderStatus.RUNNING
-        if known.status == status or precedence(known.status) > precedence(status):
-            return False
-        if known.finished and status not in FINISHED:
-            return known.status in ENDS_WITH_ERRORS and (self._acted or self._is_later(known))
-        if status == OrderStatus.RUNNING:
-            return known.status == OrderStatus.PAUSED
-        return not (status == OrderStatus.FAILED and known.status in ENDS_WITH_ERRORS)
-
-    def _is_later(self, known: OrderState) -> bool:
-        at_s = _seconds(self._remote.status_at)
-        return at_s is not None and at_s > known.decided_at_s
-
-    def _timestamp_s(self) -> int | None:
-        """Return a timestamp later than that of the event that decided so far.
-
-        The answer is newer than the messages. They carry whole seconds, and two changes may
-        happen within one.
-        """
-        at_s = _seconds(self._remote.status_at)
-        if self._known is None:
-            return at_s
-        decided_at_s = self._known.decided_at_s
-        if decided_at_s and (at_s is None or at_s <= decided_at_s):
-            return decided_at_s + 1
-        return at_s
-
-    def _details(self, status: str) -> dict[str, Any]:
-        remote = self._remote
-        details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
-        if remote.files_in_error and status in FINISHED:
-            details["errors"] = remote.files_in_error
-            files = counted(remote.files_in_error, "file")
-            details["message"] = f"{remote.status}: {files} in error, asked over REST"
-        if status in FINISHED and remote.available_files:
-            # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
-            details["downloadLink"] = self._link
-        return details
-
-    @property
-    def _link(self) -> str:
-        return _DOWNLOAD_PATH.format(self._remote.order_id)
-
-    def _delivery(self, status: str, timestamp_s: int | None, **details: Any) -> Delivery:
-        correlation_id = None if self._known is None else self._known.correlation_id
-        if correlation_id is not None and correlation_id.startswith("#"):
-            correlation_id = None  # only the number of the order is known
-        return answer_delivery(
-            {
-                "status": status,
-                "orderId": self._remote.order_id,
-                "correlationId": correlation_id,
-                **details,
-            },
-            tenant=self._tenant,
-            timestamp_s=timestamp_s,
-        )
-
-
-def answer_delivery(
-    fields: dict[str, Any], *, tenant: str | None, timestamp_s: int | None = None
-) -> Delivery:
-    """Return an answer over REST as the message that would have said the same."""
-    return Delivery(
-        body=json.dumps({k: v for k, v in fields.items() if v is not None}).encode(),
-        received_at_us=time.time_ns() // 1000,
-        redelivered=False,
-        timestamp_s=timestamp_s,
-        correlation_id=fields.get("correlationId"),
-        tenant=tenant,
-        app_id=REST_APP_ID,
-        properties="{}",
-    )
-
-
-def journal_answers(journal: Journal, deliveries: list[Delivery]) -> bool:
-    """Journal what REST told; return whether there was anything."""
-    if deliveries:
-        journal.append(journal.open_session(REST_ANSWERS), deliveries)
-    return bool(deliveries)
-
-
-def state_of(remote: RemoteOrder, tenant: str | None) -> OrderState:
-    """Return the state of an order of which only REST has told."""
-    reducer = OrderReducer()
-    for delivery in new_deliveries(None, remote, tenant=tenant):
-        event = decode(delivery)
-        assert isinstance(event, OrderEvent)  # noqa: S101 - made above, from valid fields
-        key = reducer.add(0, event)
-    return replaced(
-        reducer.state(key),
-        label=remote.label,
-        expires_at=remote.expires_at,
-        waits_for_download=bool(remote.available_files),
-    )
-
-
-def _seconds(at: datetime | None) -> int | None:
-    return None if at is None else max(int(at.timestamp()), 0)
 
 
 # -- the requests
@@ -331,7 +164,7 @@ class RestSync:
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
                 if (remote.available_files or not remote.finished)
-                and _STATUS.get(remote.status) not in GONE
+                and STATUS_OF_MESSAGE.get(remote.status) not in GONE
                 and self._core.frames.key_of(remote.order_id) is None
             )
             changed = False
@@ -342,7 +175,7 @@ class RestSync:
                 # A message that came meanwhile is newer than the answer.
                 if known is None or _fingerprint(known) != _fingerprint(state):
                     continue
-                if remote.order_id in unfinished or _STATUS.get(remote.status) in GONE:
+                if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
                     changed |= self._keep(state, remote)
                 self._keep_fetched(state, remote)
             self.rounds += 1
@@ -413,7 +246,7 @@ class RestSync:
         if (
             not known.waits_for_download
             or remote.available_files != 0
-            or _STATUS.get(remote.status) in GONE
+            or STATUS_OF_MESSAGE.get(remote.status) in GONE
             or remote.order_id in self._core.downloads
         ):
             return

@@ -58,14 +58,8 @@ from regards_nb.tracker.life import (
 )
 from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
-from regards_nb.tracker.rest_sync import (
-    POLL_S,
-    REST_ANSWERS,
-    SILENCE_S,
-    CatchUp,
-    Poller,
-    RestSync,
-)
+from regards_nb.tracker.rest_answers import REST_ANSWERS
+from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, CatchUp, Poller, RestSync
 from regards_nb.tracker.selection import check_keys, keys_in
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
