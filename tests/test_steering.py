@@ -494,6 +494,17 @@ def test_a_queue_that_gets_no_message_is_told(
             notes = " ".join(tracker.snapshot().background_errors)
             assert "no message since start()" in notes
             assert "whether the queue is bound" in notes
+        new = OrderTracker(
+            admin.url, admin.queue, client=client_of(simulator), journal=tmp_path / "new.sqlite"
+        )
+        with new:
+            # Their messages were those of the other journal.
+            new.sync()
+            assert new.orders["finished"].all()
+            assert new._sync is not None
+            sync = new._sync
+            until(lambda: sync.rounds >= 2)
+            assert not new.snapshot().background_errors
 
 
 def test_a_tracker_of_another_tenant_than_its_client_is_refused(

@@ -230,7 +230,9 @@ class RestSync:
         deliveries = new_deliveries(
             known, remote, tenant=self.tenant, downloading=downloading, acted=acted
         )
-        if any(getattr(decode(each), "status", None) in _ANNOUNCED for each in deliveries):
+        # Of orders that are not known here, the messages may be in another journal.
+        told = {getattr(decode(each), "status", None) for each in deliveries}
+        if known is not None and told & _ANNOUNCED:
             self.unannounced.add(remote.order_id)
         is_new = journal_answers(self._core.journal, deliveries)
         key = known.key if known is not None else self._core.frames.key_of(remote.order_id)
