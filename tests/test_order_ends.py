@@ -73,6 +73,8 @@ def test_missing_files_of_both_kinds_end_alike(simulator: Simulator, tracker: Or
         assert "2 of 6 files could not be downloaded; the other 4 are saved" in str(caught.value)
         with pytest.raises(errors.IncompleteDownloadError, match="2 of 6 files .* other 4 are"):
             order.download()  # what an earlier call has saved counts, too
+        with pytest.raises(errors.IncompleteDownloadError, match="2 of 6 files .* other 4 are"):
+            list(order.iter_parts())
         assert set(caught.value.missing) == {"file_00004.bin", "file_00005.bin"}
         assert len(caught.value.paths) == 4
         assert (order.state.downloaded_files, order.state.files_total) == (4, 6)
@@ -98,7 +100,7 @@ def test_a_file_that_fails_in_the_last_suborder_is_told_at_the_end(
 
 
 def test_a_download_of_several_orders_does_what_it_can(
-    simulator: Simulator, tracker: OrderTracker
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A denied order and one without files are told after the others are done."""
     one = ended(simulator, tracker, OrderPlan(n_files=1))
@@ -113,8 +115,11 @@ def test_a_download_of_several_orders_does_what_it_can(
         assert f"order {name!r}" in str(caught.value)
     assert one.state.downloaded_files == 1
     for order in (failed, empty):
-        with pytest.raises(errors.DownloadError, match="is FAILED.* no file"):
-            order.download()
+        for call in (order.download, lambda order=order: list(order.iter_parts())):
+            with pytest.raises(errors.DownloadError, match="is FAILED.* no file"):
+                call()
+        order.wait(download=True)
+        assert re.search("is FAILED.* no file", capsys.readouterr().out)
     shown = tracker._repr_html_()
     assert "3 failed" in shown
     assert "no file matches its filters (data_types, filename_regexp)" in shown
@@ -398,11 +403,28 @@ def test_files_that_expired_are_told_by_each_call_that_downloads(
     order.wait()
     assert order.status == "EXPIRED"
     told = "order 1 is EXPIRED: REGARDS has deleted its files, and none of them was downloaded here"
-    for call in (lambda: order.wait(download=True), lambda: list(order.iter_parts())):
-        call()
-        tracker.sync()
-        call()
+    for _ in range(2):
+        order.wait(download=True)
         assert told in capsys.readouterr().out
+        with pytest.raises(errors.DownloadError, match=told):
+            list(order.iter_parts())
+        tracker.sync()
+
+
+def test_a_loop_over_parts_waits_for_the_download_that_runs(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Within its time limit, and then gets the files; so does a loop over what is here already."""
+    order = ended(simulator, tracker, OrderPlan(n_files=1))
+    slow = simulator.faults.add(Slow(route=Route.ZIP, delay_s=1.5))
+    tracker.download_soon(order.key)
+    until(lambda: order.state.downloading and not simulator.faults.is_armed(slow))
+    with pytest.raises(
+        errors.WaitTimeoutError, match="the files of order 1 are not all downloaded"
+    ):
+        list(order.iter_parts(timeout_s=0.1))
+    for _ in range(2):
+        assert [len(part) for part in order.iter_parts(timeout_s=30)] == [1]
 
 
 def test_missing_files_are_an_error_in_each_kernel(simulator: Simulator, tmp_path: Path) -> None:

@@ -363,10 +363,10 @@ class AutoDownload:
             say(told)
 
     def _missing(self, state: OrderState) -> str:
-        if state.status in GONE:
-            error = self._downloads.missing_forever(state)
-            return "" if error is None else str(error)
-        return self.failure([state]) if state.to_download else ""
+        if state.ready_row and state.status not in GONE:
+            return self.failure([state]) if state.to_download else ""
+        error = self._downloads.nothing_for(state)
+        return "" if error is None else str(error)
 
     def will_try(self, order: OrderState) -> bool:
         """Return whether a download of the order runs or comes at once, as the first or for news.

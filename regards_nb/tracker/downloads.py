@@ -262,7 +262,7 @@ class Downloads:
                 number = order.order_id
                 is_gone = order.status in GONE
                 if number and not (
-                    is_gone and (process is None or self._nothing_for(order, request))
+                    is_gone and (process is None or self.nothing_for(order, request))
                 ):
                     begun.append((number, call.begin(order, number)))
             seen = -1
@@ -322,7 +322,7 @@ class Downloads:
             error = None if future is None else future.exception()
             # The error of a file of a deleted order advises what cannot help any more.
             if error is None or self._core.state(order.key).status in GONE:
-                error = self._nothing_for(order, request) or error
+                error = self.nothing_for(order, request) or error
             if error is not None:
                 errors.append((order.order_id, error))
         return errors
@@ -348,14 +348,16 @@ class Downloads:
         ]
         return "; ".join([*words, *held, *self._core.silent()])
 
-    def _nothing_for(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
+    def nothing_for(
+        self, order: OrderState, request: DownloadRequest = _NEW_FILES
+    ) -> RegardsError | None:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
         if order.order_id is None:
             return _no_number(order)
         order = self._core.state(order.key)  # the download may have asked for it
         number, message = order.order_id or 0, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
-            missing = self.missing_forever(order, request)
+            missing = self._missing_forever(order, request)
             return missing or self._not_gathered(order, number, request)
         if not order.finished or order.elsewhere or self._core.paths(number):
             return None
@@ -371,9 +373,7 @@ class Downloads:
             "has REGARDS try again; if that fails, too, send the number to the administrator"
         )
 
-    def missing_forever(
-        self, order: OrderState, request: DownloadRequest = _NEW_FILES
-    ) -> RegardsError | None:
+    def _missing_forever(self, order: OrderState, request: DownloadRequest) -> RegardsError | None:
         """Return an error for the files of a deleted order that are not in place."""
         number = order.order_id or 0
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"

@@ -215,6 +215,14 @@ class Order:
         Yields
         ------
         list of pathlib.Path
-            The new files.
+            The new files. Those that were downloaded before come with the first ones.
+
+        Raises
+        ------
+        WaitTimeoutError
+            Within the time limit no sub-order was ready, or the download that runs already did not
+            end.
+        DownloadError
+            As `OrderTracker.download`, also where the order has ended without any file.
         """
         return self._tracker.parts(self.key, timeout_s)

@@ -1211,22 +1211,22 @@ class OrderTracker:
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         seen: set[Path] = set()
+        is_last = False
         wait = self._new_wait([key], until="part", timeout_s=timeout_s)
         with (
             stopped_by_user(partial(self._downloads.stopped, [key])),
             watching(self, wait.keys) as view,
         ):
-            while True:
+            while not is_last:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 (state,) = wait.run(view)
-                if not state.to_download:
-                    break
+                is_last = not state.to_download
+                # The last time, it raises what is missing.
                 self._downloads.run(view, [state])
                 new = [path for path in self._core.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
                     yield new
-        self._new_auto_download().tell_missing([state])
         self._core.errors.raise_new()
 
     @stopped_by_user("verify() was stopped, and has changed nothing")

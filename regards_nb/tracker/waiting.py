@@ -248,8 +248,8 @@ class Wait:
         return f"no order is called {text!r} so far ({self._core.near(text)})"
 
     def _suffices(self, state: OrderState) -> bool:
-        if self._until == "part" and state.waits_for_download:
-            return True
+        if self._until == "part" and (state.waits_for_download or state.downloading):
+            return state.waits_for_download
         return state.finished and not awaits_files(state, self._downloads, self._auto_download)
 
     def _to_download(self) -> list[OrderKey]:
