@@ -167,6 +167,19 @@ def test_one_suborder_that_waits_blocks_nothing(
         tracker.wait(long, timeout_s=0.5)
 
 
+def test_an_order_waited_for_that_waits_for_a_download_is_named_at_once(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without RabbitMQ nothing tells how many of its sub-orders are ready: one is enough."""
+    advice = "order 1 waits for a download: tracker.download(1), or wait(download=True)"
+    with tracker_of(simulator, tmp_path, amqp=None, queue=None, poll_s=0.05) as tracker:
+        mine = tracker.submit("dataset:SWOT_CYCLE_007")
+        until(lambda: mine.state.waits_for_download)
+        with pytest.raises(errors.WaitTimeoutError, match=re.escape(advice)):
+            mine.wait(timeout_s=0.5)
+        assert advice in capsys.readouterr().out
+
+
 def test_what_blocks_others_is_not_said_of_a_typing_error_or_a_paused_order(
     simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:

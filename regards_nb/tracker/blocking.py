@@ -111,10 +111,13 @@ class BlockingOrders:
         )
         return list(islice(going_on, SUBORDERS_PER_USER))
 
-    def standing_still(self, own: AutoDownload | None) -> Sequence[OrderState]:
+    def standing_still(
+        self, own: AutoDownload | None, waited_for: Iterable[OrderState] = ()
+    ) -> Sequence[OrderState]:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
-        Not those that *own* tries again: it says why they are not downloaded.
+        If it has not, those that a call waits for and that cannot end without a download. Not those
+        that *own* tries again: it says why they are not downloaded.
         """
         found = self.find(own)
         # Very many orders may wait: only a few of them are made.
@@ -127,7 +130,9 @@ class BlockingOrders:
         count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in some)
         is_quiet = now_s - self._waiting_since_s >= self.quiet_s
         if count < SUBORDERS_PER_USER and not is_quiet:
-            return []
+            many = SUBORDERS_PER_USER + 1  # the number may be unknown, above all without messages
+            named = [s.order_id or 0 for s in waited_for if (s.suborders_total or many) >= many]
+            found = found.where("order_id", named)
         return found if own is None else [s for s in found if not own.failure([s])]
 
     def reasons(
@@ -156,7 +161,7 @@ class BlockingOrders:
                 f"for {them}"
             )
         elif going_on:
-            blocking = [] if asked is not None else self.standing_still(own)
+            blocking = [] if asked is not None else self.standing_still(own, going_on)
             reasons.append(
                 advice_for(blocking, call) if blocking else behind(going_on, self.line())
             )
