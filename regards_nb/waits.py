@@ -15,7 +15,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from regards_nb.errors import StoppedWaiting
@@ -32,6 +32,8 @@ SAID_AFTER_S = 1.0
 _AGAIN_S = 5.0
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
+#: The end of what is awaited, on the monotonic clock; see `limited`.
+_deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 
 
 def awaited(
@@ -45,22 +47,40 @@ def awaited(
 
     The job then runs in another thread: Ctrl-C ends the wait at once, also where the system does
     not end a look-up of a host, and *unwanted* gets the result that comes later. TimeoutError:
-    there was none within *timeout_s*.
+    there was none within *timeout_s*, or before the end of a `limited` block; where that has
+    passed, the job is not begun.
     """
-    if timeout_s is None and not _may_speak():
+    limit_s = min(time_left_s(), math.inf if timeout_s is None else timeout_s)
+    if limit_s == math.inf and not _may_speak():
         return job()
-    future, began_s = in_thread(job), time.monotonic()
+    if limit_s <= 0:
+        raise TimeoutError
+    future, end_s = in_thread(job), time.monotonic() + limit_s
     with interruptible():
         try:
             silence_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(text))
-            wait_for([future], silence_s if timeout_s is None else min(silence_s, timeout_s))
+            wait_for([future], min(silence_s, limit_s))
             if not future.done():
                 told(text, math.inf, again_s=0.0)
-            left_s = None if timeout_s is None else began_s + timeout_s - time.monotonic()
-            return future.result(left_s)
-        except KeyboardInterrupt:
+            return future.result(None if end_s == math.inf else end_s - time.monotonic())
+        except (KeyboardInterrupt, TimeoutError):
             future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))
             raise
+
+
+@contextmanager
+def limited(deadline_s: float | None) -> Iterator[None]:
+    """End at *deadline_s*, on the monotonic clock, what the block awaits; None: no limit."""
+    token = _deadline_s.set(math.inf if deadline_s is None else deadline_s)
+    try:
+        yield
+    finally:
+        _deadline_s.reset(token)
+
+
+def time_left_s() -> float:
+    """Return how long the block may still wait; infinite where it is not `limited`."""
+    return _deadline_s.get() - time.monotonic()
 
 
 def told(text: str, silence_s: float, *, again_s: float = 60.0) -> None:

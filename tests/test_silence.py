@@ -21,6 +21,8 @@ from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulato
 
 pytestmark = pytest.mark.usefixtures("_says_at_once")
 
+TABLE = pd.DataFrame({"provider_id": ["SWOT_SSH_007_012"]})
+
 
 @pytest.fixture
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
@@ -93,6 +95,49 @@ def test_a_call_that_gets_no_answer(
         call(tracker)
     assert written.getvalue().count(line) == 1
     assert "\n" not in str(stopped.value)
+
+
+#: A call with a time limit, what does not answer, and what the error says.
+LIMITED: list[tuple[Callable[[Any], object], Route, str]] = [
+    (lambda t: t.wait(4444, timeout_s=2.9), Route.ORDER, "no event of order 4444"),
+    (lambda t: t.submit_each(TABLE, timeout_s=0.5), Route.CATALOGUE, "0 of 1 order made"),
+    (lambda t: t.submit_each(TABLE, estimate=False, timeout_s=0.5), Route.APPLY, "had no answer"),
+]
+
+
+@pytest.mark.parametrize("case", LIMITED, ids=[case[2] for case in LIMITED])
+def test_a_call_keeps_its_time_limit(
+    simulator: Simulator,
+    tmp_path: Path,
+    case: tuple[Callable[[Any], object], Route, str],
+) -> None:
+    """Also where REGARDS accepts the connection and does not answer: the error says so."""
+    call, route, told = case
+    told = f"after .* s, .*{told}.*REGARDS at {simulator.base_url} does not answer"
+    with OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite") as tracker:
+        simulator.faults.add(Slow(route=route, delay_s=60, times=None))
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            call(tracker)
+        simulator.stop()
+
+
+def test_a_call_names_the_login_of_another_thread(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread logs in for all; Ctrl-C ends the call, and leaves the login to the others."""
+    slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
+    client = client_of(simulator)
+    first = threading.Thread(target=client.orders)
+    first.start()
+    until(lambda: not simulator.faults.is_armed(slow))
+    line = f"waiting for the login to REGARDS at {simulator.base_url}\n"
+    with (
+        interrupted_after(lambda text: line in text, monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match="GET .*changes nothing"),
+    ):
+        client.orders()
+    first.join()
+    assert client.orders().empty
 
 
 def test_a_stop_waits_for_regards_in_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ import pytest
 from conftest import client_of, tracker_of, until
 
 from regards_nb import OrderTracker, errors
+from regards_nb.client import Silence
 from regards_nb.consumer import HealthState
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
 
@@ -51,6 +53,27 @@ def test_an_outage_of_rest_is_a_note(
         assert "could not be checked" in str(tracker.snapshot().background_errors)
         number = simulator.order(OrderPlan(n_files=1))
         assert list(tracker.wait(number, timeout_s=60)["status"]) == ["DONE"]
+
+
+def test_a_login_that_is_not_answered_is_named(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By start(), and by a wait for a download that needs the login."""
+    monkeypatch.setattr(Silence, "told_after_s", 0.2)
+    where = f"REGARDS at {simulator.base_url}"
+    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        told = f"{where} has not answered yet: orders made elsewhere are not known\n"
+        assert told in capsys.readouterr().out
+        number = simulator.order(OrderPlan(n_files=1))
+        told = rf"no byte of order {number} for \d\.\d s: it waits for the login to {where}"
+        until(lambda: re.search(told, tracker._repr_html_()))
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            tracker.wait(number, timeout_s=0.01)
+        simulator.stop()
 
 
 def test_a_login_that_is_refused_later_is_raised_by_the_next_call(

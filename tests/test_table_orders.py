@@ -223,7 +223,7 @@ def test_while_regards_is_away_it_tries_again(simulator: Simulator, tracker: Ord
     table = products(tracker, 1, 2)
     told = "0 of 2 orders made, 0 running; trying again: .*503"
     with pytest.raises(errors.WaitTimeoutError, match=told):
-        tracker.submit_each(table, timeout_s=0.1)
+        tracker.submit_each(table, timeout_s=1)
     timer = threading.Timer(1.0, simulator.faults.remove, [away])
     timer.start()
     tracker.submit_each(table, download=True, timeout_s=60)

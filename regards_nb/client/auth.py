@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from regards_nb.client.silence import waiting
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
+from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,10 +161,13 @@ class TokenProvider:
     """Holds the current token. Thread-safe: one thread logs in, the others wait for it.
 
     *log_in* gets a new token from the server or from the user; without it the *given* token cannot
-    be renewed.
+    be renewed. *address* is that of REGARDS, for texts.
     """
 
-    def __init__(self, log_in: Callable[[], Token] | None, given: Token | None = None) -> None:
+    def __init__(
+        self, address: str, log_in: Callable[[], Token] | None, given: Token | None = None
+    ) -> None:
+        self._address = address
         self._log_in = log_in
         self._token = given
         self._lock = threading.Lock()
@@ -205,11 +210,33 @@ class TokenProvider:
 
     def _replace(self, old: Token | None) -> Token:
         # The lock makes other threads wait for the login; they then find the new token here.
-        with self._lock:
+        with self._locked():
             if self._token is old or self._token is None:
                 assert self._log_in is not None  # noqa: S101 - a given token is never replaced
                 self._token = self._log_in()
             return self._token
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            login = f"the login to REGARDS at {self._address}"
+            try:
+                with waiting(login):
+                    # Another thread may get the lock: this one releases it.
+                    awaited(
+                        self._lock.acquire,
+                        f"waiting for {login}",
+                        unwanted=lambda _: self._lock.release(),
+                    )
+            except TimeoutError:
+                raise ServiceUnreachableError(
+                    f"REGARDS at {self._address} does not answer within the time limit",
+                    in_work=False,
+                ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 @contextmanager

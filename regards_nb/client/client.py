@@ -167,7 +167,7 @@ class RegardsClient:
         self._password_login: PasswordLogin | None = None
         self._tokens: TokenProvider | None = None
         if callable(token):
-            self._tokens = TokenProvider(partial(Token.from_function, token))
+            self._tokens = TokenProvider(self.base_url, partial(Token.from_function, token))
         elif username and password is not None:
             self._password_login = PasswordLogin(
                 transport=self._transport,
@@ -179,9 +179,9 @@ class RegardsClient:
                 client_secret=client_secret,
             )
             given = None if token is None else Token.given(token)
-            self._tokens = TokenProvider(self._password_login.token, given)
+            self._tokens = TokenProvider(self.base_url, self._password_login.token, given)
         elif token is not None:
-            self._tokens = TokenProvider(None, Token.given(token))
+            self._tokens = TokenProvider(self.base_url, None, Token.given(token))
         self._catalogue = Catalogue(self._exchange_public)
 
     def __repr__(self) -> str:

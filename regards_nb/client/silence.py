@@ -20,7 +20,7 @@ class Silence:
     def __init__(self) -> None:
         #: When each thread that waits now began to, or got its last byte.
         self._since_s: dict[int, float] = {}
-        #: Who is waited for, and after how long a request is given up.
+        #: Who is waited for, and after how long a request is given up; 0: another thread knows.
         self._origin = ""
         self._limit_s = 0.0
 
@@ -40,6 +40,8 @@ class Silence:
             return ""
         while 2 * told_s <= duration_s:
             told_s *= 2
+        if not self._limit_s:
+            return f"no byte of {what} for {told_s:g} s: it waits for {self._origin}"
         return (
             f"no byte of {what} from {self._origin} for {told_s:g} s; the request is given up "
             f"after {self._limit_s:g} s, and tried again"
@@ -78,7 +80,7 @@ def watched(silence: Silence) -> Iterator[None]:
 
 @contextmanager
 def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
-    """Wait for bytes in the block; *origin* is given where a request is sent."""
+    """Wait for bytes in the block; *origin* is given where what is waited for begins."""
     silence = _watch.silence
     if silence is None:
         yield

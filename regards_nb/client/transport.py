@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -36,7 +36,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
 )
 from regards_nb.text import clean
-from regards_nb.waits import awaited, told
+from regards_nb.waits import awaited, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     #: Sends a request and returns the response.
     Exchange: TypeAlias = "Callable[[RequestSpec], Response]"
+
+_Result = TypeVar("_Result")
 
 #: No response of REGARDS but files is larger; a page of 2000 files has less than 2 MB.
 MAX_JSON_BYTES = 16 << 20
@@ -312,7 +314,7 @@ class Transport:
     def _read_body(
         self, response: requests.Response, request: RequestSpec
     ) -> Response | NoResponse:
-        return awaited(partial(_read, response, str(request)), self._waits)
+        return self._awaited(partial(_read, response, str(request)), request)
 
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
@@ -406,13 +408,29 @@ class Transport:
                 verify=self._verify,
             )
             with waiting(str(self._origin), self._timeout_s[1]):
-                return awaited(send, self._waits, unwanted=requests.Response.close)
+                return self._awaited(send, request, unwanted=requests.Response.close)
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
             return NoResponse.because_of(exc, self._timeout_s)
         except OSError as exc:
             text = f"{exc}. Correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
         raise SettingsError(text)
+
+    def _awaited(
+        self,
+        job: Callable[[], _Result],
+        request: RequestSpec,
+        unwanted: Callable[[_Result], object] = lambda _: None,
+    ) -> _Result:
+        """Return what a job of a request returns, unless the time limit of the call comes first."""
+        is_sent = time_left_s() > 0
+        try:
+            return awaited(job, self._waits, unwanted=unwanted)
+        except TimeoutError:
+            raise ServiceUnreachableError(
+                f"REGARDS at {self._origin} does not answer within the time limit",
+                in_work=is_sent and request.repeat is not Repeat.IF_TEMPORARY,
+            ) from None
 
     def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
         """Return the target of a redirect; raise if it is another origin."""
@@ -474,7 +492,8 @@ class Transport:
             f"{attempt + 1} of {_MAX_ATTEMPTS}",
             time.monotonic() - began_s + pause_s,
         )
-        if (request.stop or self._closed).wait(pause_s):
+        stop = request.stop or self._closed
+        if stop.wait(max(min(pause_s, time_left_s()), 0)) or time_left_s() <= 0:
             raise self._error(request, outcome)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from regards_nb.client import Silence
+from regards_nb.client import Silence, watched
 from regards_nb.download import (
     Downloader,
     DownloadOptions,
@@ -148,7 +148,8 @@ def fetch_order(
         log = journal.file_log(order.tenant or tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            list_others(client, order.order_id, log)
+            with watched(silence):
+                list_others(client, order.order_id, log)
         try:
             result = Downloader(
                 client,

@@ -44,6 +44,7 @@ _STALE_S = 90.0
 #: A start waits so long for the answer to the login after RabbitMQ has answered. Messages arrive
 #: without REGARDS, so its outage must not delay a start.
 _LOGIN_S = 2.0
+_UNANSWERED = "REGARDS at {} has not answered yet: orders made elsewhere are not known"
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
 
 #: Those of this process, which all have its process id.
@@ -130,13 +131,15 @@ def connect(
     A refused login ends the start. One that is refused later is raised by the next call of the
     user, and an outage is only shown.
     """
-    login = None if client is None else in_thread(lambda: _log_in(client))
-    source.start(timeout_s)
-    if login is None:
+    if client is None:
+        source.start(timeout_s)
         return
+    login = in_thread(lambda: _log_in(client))
+    source.start(timeout_s)
     try:
         login.result(_LOGIN_S)
     except TimeoutError:
+        say(_UNANSWERED.format(client.base_url))
         login.add_done_callback(lambda done: _tell(done.exception(), errors))
     except (ServiceLoginError, KeyboardInterrupt):
         source.stop(timeout_s)

@@ -28,6 +28,7 @@ from regards_nb.tracker.blocking import (
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.shared import LOOK_S, POLL_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
+from regards_nb.waits import limited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -194,7 +195,8 @@ class TableOrders:
     def _show_estimate(self, requests: Sequence[Request]) -> None:
         if not requests or not self._policy.estimate:
             return
-        text = self._submission.estimate(requests)
+        with limited(self._deadline_s):
+            text = self._submission.estimate(requests)
         if text is not None:
             say(f"ordering {text} ({counted(len(requests), 'order')})")
 
@@ -230,12 +232,13 @@ class TableOrders:
         request = self._wanted[self._pending[0]]
         self._is_sending = True
         try:
-            self._submission.submit(
-                request,
-                refuse_cart=self._policy.refuse_cart,
-                estimate=False,
-                rename=self._renamed_next,
-            )
+            with limited(self._deadline_s):
+                self._submission.submit(
+                    request,
+                    refuse_cart=self._policy.refuse_cart,
+                    estimate=False,
+                    rename=self._renamed_next,
+                )
         except SubmitsElsewhereError as exc:
             self._is_sending = False
             self._obstacle = str(exc)

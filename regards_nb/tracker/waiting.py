@@ -17,6 +17,7 @@ from regards_nb.consumer import HealthState
 from regards_nb.errors import (
     OrderNotFoundError,
     ServiceError,
+    ServiceUnreachableError,
     StoppedWaiting,
     WaitTimeoutError,
 )
@@ -25,7 +26,7 @@ from regards_nb.text import clean, counted
 from regards_nb.tracker.dispatcher import awaits_files
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
-from regards_nb.waits import in_cell
+from regards_nb.waits import in_cell, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,6 +108,8 @@ class Wait:
         self._submitted: set[Name] = set()
         #: What is said of names without any event, by name.
         self._unseen: dict[Name, str] = {}
+        #: That REGARDS did not answer when it was asked last.
+        self._unanswered = ""
         self._looks = blocking.looks(life)
 
     def _states_to_end(self) -> States:
@@ -154,7 +157,7 @@ class Wait:
             waiting = [s for s in self._states if s.finished and s.waits_for_download]
             with suppress(ServiceError):
                 for state in waiting[:_MOST_NAMED]:
-                    self._sync.look_up(state.order_id or 0)
+                    self._is_known(self._sync, state.order_id or 0)
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
 
@@ -189,20 +192,39 @@ class Wait:
             return True
         if self._downloads is not None and not self._life.refusal():
             self._downloads.begin(self._to_download())
+        self._keep_time_limit()
+        self._life.require_running()
+        try:
+            self._refuse_unknown_orders()
+        except ServiceUnreachableError:
+            self._keep_time_limit()
+            raise
+        return False
+
+    def _keep_time_limit(self) -> None:
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             note = self.note(is_last=True)
             if self._lacks_rest and self._states and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
             health = self._life.health
             away = [health.reason] if health.state not in RUNNING and health.reason else []
+            away += [self._unanswered] if self._unanswered else []
             warned = "".join(f". {text.rstrip('.')}" for text in (*self._warnings(), *away))
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
                 "wait() again, or look at tracker.orders"
             )
-        self._life.require_running()
-        self._refuse_unknown_orders()
-        return False
+
+    def _is_known(self, sync: RestSync, order_id: int) -> bool:
+        """Ask REGARDS for an order, at most until the time limit; return whether it has it."""
+        try:
+            with limited(self._deadline_s):
+                is_known = sync.look_up(order_id)
+        except ServiceUnreachableError:
+            self._unanswered = f"REGARDS at {sync.client.base_url} does not answer"
+            raise
+        self._unanswered = ""
+        return is_known
 
     def _refuse_unknown_orders(self) -> None:
         health = self._life.health
@@ -215,7 +237,7 @@ class Wait:
             return
         for name in self._unknown():
             if isinstance(name, int):
-                if self._sync is None or not self._sync.look_up(name):
+                if self._sync is None or not self._is_known(self._sync, name):
                     raise OrderNotFoundError(
                         f"no order with the number {name}; tracker.orders lists all. If seconds "
                         f"are meant: wait(timeout_s={name})"
