@@ -590,16 +590,22 @@ def test_a_journal_in_a_read_only_place_can_be_read(tmp_path: Path) -> None:
 
 @SQLITE
 def test_a_locked_journal_says_so(
-    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Another program that holds the file is named as the cause."""
+    """Another program that holds the file is named after a second, and as the cause."""
     session_id = journal.open_session("q")
     journal.close()
-    monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
+    monkeypatch.setattr(Database, "busy_timeout_s", 1.5)
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(JournalError, match="locked.*close that program"):
             journal.append(session_id, [delivery(b"x")])
+    told = capsys.readouterr().out
+    assert "journal.sqlite: writing waits for it, at most 1.5 s" in told
+    assert told.count("another program holds the journal") == 1
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -121,9 +123,12 @@ def test_a_wait_for_a_number_that_rest_knows_is_none(simulator: Simulator, tmp_p
 def test_a_tracker_that_is_not_started_does_not_wait(simulator: Simulator, tmp_path: Path) -> None:
     """No event can arrive, so a wait would have no end."""
     tracker = tracker_of(simulator, tmp_path)
+    refused = r"not started.*tracker\.start\(\)"
+    with pytest.raises(errors.SettingsError, match=refused):
+        tracker.wait()
     tracker.submit("dataset:SWOT_CYCLE_007", correlation_id="c")
     for names in (("c",), ()):
-        with pytest.raises(errors.SettingsError, match=r"not started.*tracker\.start\(\)"):
+        with pytest.raises(errors.SettingsError, match=refused):
             tracker.wait(*names, timeout_s=30)
 
 
@@ -490,6 +495,43 @@ def test_a_download_while_the_broker_is_away_asks_regards(
         # The messages come now, and their files are here.
         until(lambda: back.orders["suborders_done"].eq(3).all() and back.health.queue_depth == 0)
         until(lambda: not back.orders["waits_for_download"].any())
+
+
+def test_the_time_limit_of_a_table_tells_that_the_broker_is_away(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """REGARDS is asked meanwhile, and the orders go on more slowly."""
+    port = urlsplit(simulator.amqp_url).port
+    assert port is not None
+    with TcpProxy(("127.0.0.1", port)) as proxy:
+        tracker = tracker_of(simulator, tmp_path, amqp=proxy.url(simulator.amqp_url)).start()
+    until(lambda: tracker.health.state == "RECONNECTING" and tracker.health.reason)
+    assert tracker.client is not None
+    table = tracker.client.search(dataset="SWOT_CYCLE_007", limit=2)
+    with pytest.raises(errors.WaitTimeoutError, match=r"no event arrives since \d.*amqp://"):
+        tracker.submit_each(table, timeout_s=0)
+    tracker.stop()
+
+
+def test_a_journal_that_another_program_holds_is_named(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By each call that waits for a message, and by one that has nothing to wait for."""
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        number = simulator.order(ONE_FILE)
+        until(tracker._core.journal.obstacle)
+        told = "another program holds the journal sqlite:"
+        for call in (tracker.wait, tracker.download):
+            assert len(call()) == 0
+            assert told in capsys.readouterr().out
+        with pytest.raises(errors.WaitTimeoutError, match=told):
+            tracker.wait(number, timeout_s=0.2)
+        other.rollback()
+    assert len(tracker.wait(number, timeout_s=30)) == 1
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import sqlite3
 import threading
@@ -38,6 +39,7 @@ from regards_nb.journal.sqlite_file import (
 )
 from regards_nb.journal.use_lock import ConnectionUseLock, uninterrupted
 from regards_nb.text import counted
+from regards_nb.waits import SAID_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -138,6 +140,8 @@ class Database:
         # stays open: taking one from the pool costs as much as writing a message.
         self._writing = threading.Lock()
         self._writer: sa.Connection | None = None
+        #: Since when it waits for other programs.
+        self._asked_s = math.inf
         #: of the schema; None before `open`
         self.version: int | None = None
         #: what the next transaction writes first
@@ -369,7 +373,9 @@ class Database:
             self._heal()
             generation = self.generation
             with suppress(_ChangedMeanwhileError):
-                result = uninterrupted(lambda: self._write(work, patience_s, silent=silent))
+                result = uninterrupted(
+                    lambda: self._write(work, patience_s, silent=silent), self.obstacle
+                )
                 self._heal()
                 if self.generation == generation:
                     return result
@@ -402,10 +408,13 @@ class Database:
         if self.is_server and not silent:
             statement += _TELL.format(CHANNEL, self._token)
         with self._writing if self.path is not None else nullcontext():
-            pool = self.engine.pool
-            connection = self._retry_while_restarting(
-                lambda: begun(self._take_writer(), statement), patience_s
-            )
+            pool, self._asked_s = self.engine.pool, time.monotonic()
+            try:
+                connection = self._retry_while_restarting(
+                    lambda: begun(self._take_writer(), statement), patience_s
+                )
+            finally:
+                self._asked_s = math.inf
             driver: Any = connection.connection.driver_connection
             try:
                 if self._file is not None:
@@ -424,6 +433,13 @@ class Database:
                 self._writer = connection
             else:
                 connection.close()
+
+    def obstacle(self) -> str:
+        """Return which program a write to the file has waited for; empty within a second."""
+        if self.path is None or time.monotonic() - self._asked_s < SAID_AFTER_S:
+            return ""
+        limit = f"at most {self.busy_timeout_s:g} s"
+        return f"another program holds the journal {self.location}: writing waits for it, {limit}"
 
     def _release_writer(self) -> None:
         writer, self._writer = self._writer, None

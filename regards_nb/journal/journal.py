@@ -99,6 +99,8 @@ class Journal:
     def __init__(self, location: str | Path | None = None) -> None:
         self._database = Database(DEFAULT_PATH if location is None else location)
         self.location = self._database.location
+        #: returns which program a write waits for
+        self.obstacle = self._database.obstacle
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
         #: row ids that processes keep for others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from regards_nb.errors import JournalError
+from regards_nb.waits import SAID_AFTER_S, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,8 +21,10 @@ _T = TypeVar("_T")
 _LOOK_EVERY_S = 0.1
 
 
-def uninterrupted(work: Callable[[], _T]) -> _T:
+def uninterrupted(work: Callable[[], _T], obstacle: Callable[[], str] = str) -> _T:
     """Return the result of *work*, which ends also if Ctrl-C or a signal ends this call.
+
+    *obstacle* returns what is said after a second; the main thread alone speaks.
 
     Python raises the exceptions of signal handlers in the main thread, between any two steps of
     it: also after a transaction was opened, and before a variable holds it. A thread does the work
@@ -28,7 +32,7 @@ def uninterrupted(work: Callable[[], _T]) -> _T:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    job = _Job(work)
+    job = _Job(work, obstacle)
     try:
         threading.Thread(target=job.run, name="regards-nb-transaction", daemon=True).start()
     except RuntimeError:  # Python ends, and starts no thread any more
@@ -39,8 +43,9 @@ def uninterrupted(work: Callable[[], _T]) -> _T:
 class _Job(Generic[_T]):
     """A piece of work that is done once."""
 
-    def __init__(self, work: Callable[[], _T]) -> None:
+    def __init__(self, work: Callable[[], _T], obstacle: Callable[[], str]) -> None:
         self._work = work
+        self._obstacle = obstacle
         self._outcome: Future[_T] = Future()
         self._first = threading.Lock()
         # Not the condition of the future: an exception of a signal handler can break its wait.
@@ -60,8 +65,11 @@ class _Job(Generic[_T]):
 
     def result(self) -> _T:
         """Wait for the end of the work; return its result, or raise its exception."""
-        with self._unfinished:
-            return self._outcome.result()
+        while not self._unfinished.acquire(timeout=SAID_AFTER_S):
+            if text := self._obstacle():
+                told(text, math.inf)
+        self._unfinished.release()
+        return self._outcome.result()
 
 
 class _Use:

@@ -35,6 +35,8 @@ _NOT_STARTED = (
 )
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
+RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
+
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()
 
@@ -72,6 +74,14 @@ class Life:
         if self.end and health.state is HealthState.STOPPED:
             return replace(health, reason=self.end)
         return health
+
+    @property
+    def outage(self) -> str:
+        """Since when and why no event arrives; empty while events arrive."""
+        health = self.health
+        if health.state in RUNNING or not health.reason:
+            return ""
+        return f"no event arrives since {health.since:%H:%M} UTC: {health.reason}"
 
     def refusal(self) -> str:
         """Return why no event can arrive; empty while the tracker runs."""

@@ -321,9 +321,9 @@ class TrackerParts:
         )
 
     def silent(self) -> list[str]:
-        """Return a sentence on each running download of which no byte came for a while."""
+        """Return which program holds the journal, and of which downloads no byte came for long."""
         texts = [each.text(f"order {number}") for number, each in list(self.silences.items())]
-        return list(filter(None, texts))
+        return list(filter(None, [self.journal.obstacle(), *texts]))
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""

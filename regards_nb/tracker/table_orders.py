@@ -216,9 +216,8 @@ class TableOrders:
             if self._downloads is not None:
                 self._downloads.begin(self._blocking.keys_of(self._waiting(states)))
             if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-                raise WaitTimeoutError(
-                    f"after {self._policy.timeout_s:g} s, {self._note(states)}. {_GO_ON}"
-                )
+                note = "; ".join(filter(None, (self._note(states), self._life.outage.rstrip("."))))
+                raise WaitTimeoutError(f"after {self._policy.timeout_s:g} s, {note}. {_GO_ON}")
             self._life.require_running()
             self._looks.look()
             view.refresh(note=self._note(states))

@@ -48,6 +48,7 @@ from regards_nb.tracker.executors import check_call, settings_for_workers
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
+    RUNNING,
     JournalReader,
     Life,
     OtherConsumers,
@@ -73,7 +74,7 @@ from regards_nb.tracker.shared import (
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
-from regards_nb.tracker.waiting import RUNNING, Wait, awaiting_stopped_by_user
+from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user
 from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
@@ -1168,7 +1169,9 @@ class OrderTracker:
         else:
             states = self._downloads.open_orders()
         if not states:
-            say(f"nothing to download: {self._blocking.nothing_to_download(again=again)}")
+            why = self._blocking.nothing_to_download(again=again)
+            unheard = filter(None, (*self._core.silent(), self._life.outage))
+            say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]
         with (

@@ -24,6 +24,7 @@ from regards_nb.errors import (
 from regards_nb.output import say
 from regards_nb.text import clean, counted
 from regards_nb.tracker.dispatcher import awaits_files
+from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
 from regards_nb.waits import in_cell, limited
@@ -48,7 +49,6 @@ _UNKNOWN_AFTER_S = 2.0
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
 _SILENT_S = 60.0
-RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
 _REST_MISSING = (
@@ -129,17 +129,19 @@ class Wait:
             return "nothing to wait for: no order is selected"
         states = self._core.holders.without_held(self._core.frames.states())
         if not states:
-            return "nothing to wait for: no orders so far"
+            self._life.require_running()
+            return "; ".join(["nothing to wait for: no orders so far", *self._unheard()])
         n_known, waiting = len(states), states.where("waits_for_download")
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
         text = f"nothing to wait for: {all_orders} finished"
         if waiting:
             text += f"; {len(waiting)} to download: tracker.download()"
         failure = self._auto_download.failure(waiting) if self._auto_download else ""
-        health = self._life.health
-        away = "" if health.state in RUNNING or not health.reason else health.reason
-        since = f"no event arrives since {health.since:%H:%M} UTC: {away}" if away else ""
-        return "; ".join(filter(None, (text, failure, since)))
+        return "; ".join(filter(None, (text, failure, *self._unheard())))
+
+    def _unheard(self) -> list[str]:
+        """Return why an event may not have come."""
+        return list(filter(None, (*self._core.silent(), self._life.outage)))
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
@@ -206,10 +208,9 @@ class Wait:
             note = self.note(is_last=True)
             if self._lacks_rest and self._states and _REST_MISSING not in note:
                 note += f". {_REST_MISSING}"
-            health = self._life.health
-            away = [health.reason] if health.state not in RUNNING and health.reason else []
-            away += [self._unanswered] if self._unanswered else []
-            warned = "".join(f". {text.rstrip('.')}" for text in (*self._warnings(), *away))
+            away = self._life.outage
+            told = (*self._warnings(), away[:1].upper() + away[1:], self._unanswered)
+            warned = "".join(f". {text.rstrip('.')}" for text in told if text)
             raise WaitTimeoutError(
                 f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
                 "wait() again, or look at tracker.orders"
