@@ -47,7 +47,8 @@ _WATCH_INTERVAL_S = 0.5
 _COMMANDS = [
     (re.compile(pattern), command)
     for pattern, command in (
-        (r"tracker\.download\(\), the button, or auto_download=True", "{0}download"),
+        (r", or the button, or auto_download=True", ", or {0}wait --download"),
+        (r"journal=\.\.\.", "--journal PATH"),
         (r"Use wait\(download=True\) or auto_download=True, or call", "Use {0}wait --download, or"),
         (r"tracker\.download\(([\d, ]+), again=True\)", "{0}download {1} --again"),
         (r"(?:(?:tracker|order)\.)?download\(again=True\)", "{0}download --again"),

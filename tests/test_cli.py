@@ -358,8 +358,10 @@ def test_advice_names_commands(
     assert said("restart", "3", "--json", code=0).count('"GRANTED"') == 1
     refusals = cli.in_commands(" ".join(map(" ".join, REFUSALS.values())))
     assert "regards-nb restart" in refusals
-    for text in (blocked, elsewhere, paused, failed, deleted, refusals):
-        assert not re.search(r"\w\(|tracker\.|tracked|tracking", text), text
+    place = cli.in_commands("choose another place with journal=...")
+    assert place == "choose another place with --journal PATH"
+    for text in (blocked, elsewhere, paused, failed, deleted, refusals, place):
+        assert not re.search(r"\w\(|tracker\.|tracked|tracking|auto_|button|=\.\.\.", text), text
 
 
 def test_the_journal_is_copied_and_repaired(tmp_path: Path, command: Callable[..., str]) -> None:
