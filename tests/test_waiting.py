@@ -534,17 +534,22 @@ def test_a_journal_that_another_program_holds_is_named(
     assert len(tracker.wait(number, timeout_s=30)) == 1
 
 
-def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:
+def test_two_trackers_with_two_journals_are_warned_of(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RabbitMQ shares the messages of one queue out, so each journal would miss some."""
+    monkeypatch.setattr("regards_nb.tracker.waiting._UNKNOWN_AFTER_S", 0.0)
     (tmp_path / "two").mkdir()
     with tracker_of(simulator, tmp_path) as one:
         assert not one.snapshot().background_errors
-        two = tracker_of(simulator, tmp_path / "two")
+        two = tracker_of(simulator, tmp_path / "two", client=None)
         with pytest.warns(UserWarning, match="1 other consumer reads queue.*another journal"):
             two.start()
         with two:
             until(lambda: "other consumer" in str(one.snapshot().background_errors))
             until(lambda: "other consumer" in str(two.snapshot().background_errors))
+            with pytest.raises(errors.WaitTimeoutError, match=r"order 1 .*1 other consumer reads"):
+                two.wait(1, timeout_s=0.5)  # without REST it cannot know whether there is one
             number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
             with pytest.raises(errors.WaitTimeoutError, match="1 other consumer reads queue"):
                 one.wait(number, timeout_s=0.5)
