@@ -227,7 +227,7 @@ def test_a_view_keeps_no_state_of_an_order_that_it_does_not_draw(
     table_model(tracker.snapshot(), facts=facts)
     assert n_made < 2 * MAX_ROWS
     advice = "orders 0, 1, 2, 3, 4 and 1,495 more wait for a download: tracker.download(), or"
-    assert advice in tracker._blocking.advice()
+    assert advice in tracker._blocking.nothing_to_download(again=False)
 
 
 def test_events_that_are_stored_no_more_come_from_the_journal(tmp_path: Path) -> None:

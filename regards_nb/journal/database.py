@@ -24,7 +24,7 @@ from regards_nb.journal.changes import ChangeDetector, begun, for_one_statement
 from regards_nb.journal.listener import CHANNEL, Listener, why_not
 from regards_nb.journal.location import make_folder, sqlite_path, url_of, without_secrets, wrong_url
 from regards_nb.journal.remedies import remedy
-from regards_nb.journal.rescue import Rescued, rescue
+from regards_nb.journal.rescue import Rescued, rescue, written_text
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
@@ -38,8 +38,7 @@ from regards_nb.journal.sqlite_file import (
     warn_of_network,
 )
 from regards_nb.journal.use_lock import ConnectionUseLock, uninterrupted
-from regards_nb.text import counted
-from regards_nb.waits import SAID_AFTER_S
+from regards_nb.waits import SAID_AFTER_S, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,6 +50,9 @@ _pause = threading.Event()
 _T = TypeVar("_T")
 
 _RESTART_RETRY_S = 0.1
+#: The patience of a call after others have waited for the server.
+_LATER_S = 1.0
+_WAITING = "waiting for the server of the journal {}, at most {:g} s"
 
 #: The first statement of a transaction that writes: it waits for all others that write.
 LOCK_WRITERS = {
@@ -124,6 +126,8 @@ class Database:
         #: called with each text about files that were changed while the journal was open
         self.on_notice: Callable[[str], None] | None = None
         self.read_only = False
+        #: since when a server does not answer
+        self._lost_since_s = math.inf
         self._is_new = self._was_copied = False
         if self.path is not None:
             make_folder(self.path.parent)
@@ -318,15 +322,24 @@ class Database:
             return attempt()  # no server
         if patience_s is None:
             patience_s = self.restart_patience_s
-        deadline = time.monotonic() + patience_s
+        began_s = time.monotonic()
         again = self.version is not None
         while True:
             try:
-                return attempt()
+                result = attempt()
             except sa.exc.OperationalError as exc:
                 if not again or not _is_lost(exc):
                     raise
-            again = time.monotonic() < deadline
+            else:
+                self._lost_since_s = math.inf
+                return result
+            now_s = time.monotonic()
+            # The calls of one cell share the patience, so that it does not last for each of them.
+            self._lost_since_s = min(self._lost_since_s, now_s)
+            later_s = began_s + min(patience_s, _LATER_S)
+            again = now_s < max(self._lost_since_s + patience_s, later_s)
+            if now_s - began_s > patience_s / 5:
+                told(_WAITING.format(self.location, patience_s), patience_s)
             if patience_s:
                 _pause.wait(_RESTART_RETRY_S)
 
@@ -586,7 +599,7 @@ class Database:
                     written = self._write(self._write_rescued, None) if self._rescued else 0
                     is_done = self._is_in_place()
             if self._rescued:
-                text = self._left + _written_text(self._rescued, written)
+                text = self._left + written_text(self._rescued, written)
                 texts = [*texts[:-1], text]
                 self._rescued.clear()
                 for each in databases:
@@ -677,19 +690,6 @@ class Database:
             yield cast("sqlite3.Connection", raw.driver_connection)
         finally:
             raw.close()
-
-
-def _written_text(rescued: list[Rescued], written: int) -> str:
-    text = (
-        f" It was opened again; {counted(written, 'message')} of this kernel that it lacked "
-        "were written again."
-    )
-    if not all(each.is_complete for each in rescued):
-        text += (
-            " Other messages of the former files could not be read any more; tracker.sync() asks "
-            "REGARDS for the orders."
-        )
-    return text
 
 
 def _is_lost(error: sa.exc.OperationalError) -> bool:

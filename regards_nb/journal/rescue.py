@@ -30,6 +30,7 @@ from regards_nb.journal.batches import (
     unseen_offsets,
 )
 from regards_nb.journal.changes import read_position
+from regards_nb.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -187,3 +188,17 @@ def _write_records(
     ]
     if newer:
         connection.execute(schema.upsert(table, connection.dialect.name), newer)
+
+
+def written_text(rescued: Sequence[Rescued], written: int) -> str:
+    """Say that files that were replaced are open again, and what was written to them."""
+    text = (
+        f" It was opened again; {counted(written, 'message')} of this kernel that it lacked "
+        "were written again."
+    )
+    if not all(each.is_complete for each in rescued):
+        text += (
+            " Other messages of the former files could not be read any more; tracker.sync() asks "
+            "REGARDS for the orders."
+        )
+    return text
