@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regards_nb.errors import StoppedWaiting
+from regards_nb.errors import ServiceUnreachableError, StoppedWaiting
 from regards_nb.output import say
 
 if TYPE_CHECKING:
@@ -76,6 +76,26 @@ def limited(deadline_s: float | None) -> Iterator[None]:
         yield
     finally:
         _deadline_s.reset(token)
+
+
+@contextmanager
+def holding(lock: threading.Lock, text: str, *, of: str) -> Iterator[None]:
+    """Hold a lock that another thread may hold while REGARDS, at the address *of*, is silent.
+
+    *text* is said as by `awaited`. ServiceUnreachableError: the lock was not free in time.
+    """
+    if not lock.acquire(blocking=False):
+        try:
+            # Another thread gets the lock, and this one releases it.
+            awaited(lock.acquire, text, unwanted=lambda _: lock.release())
+        except TimeoutError:
+            raise ServiceUnreachableError(
+                f"REGARDS at {of} does not answer within the time limit", in_work=False
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def time_left_s() -> float:

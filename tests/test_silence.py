@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from conftest import client_of, until
 
 from regards_nb import OrderTracker, errors
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
+from regards_nb.waits import limited
 
 pytestmark = pytest.mark.usefixtures("_says_at_once")
 
@@ -138,6 +140,31 @@ def test_a_call_names_the_login_of_another_thread(
         client.orders()
     first.join()
     assert client.orders().empty
+
+
+def test_a_call_names_the_request_of_another_thread(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What REGARDS tells is journalled by one thread at a time; a time limit holds here, too."""
+    with OrderTracker(
+        client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
+    ) as tracker:
+        simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
+        tracker.sync()
+        slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+        until(lambda: not simulator.faults.is_armed(slow))
+        line = f"REGARDS at {simulator.base_url} to another request\n"
+        with (
+            interrupted_after(lambda text: line in text, monkeypatch),
+            pytest.raises(errors.StoppedWaiting, match=r"sync\(\) was stopped"),
+        ):
+            tracker.sync()
+        with (
+            limited(time.monotonic() + 0.1),
+            pytest.raises(errors.ServiceUnreachableError, match="within the time limit"),
+        ):
+            tracker.sync()
+        simulator.stop()
 
 
 def test_a_stop_waits_for_regards_in_words(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from regards_nb.client.silence import waiting
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
-from regards_nb.waits import awaited
+from regards_nb.waits import holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,34 +209,13 @@ class TokenProvider:
         self._final_until_s = time.monotonic() + _FINAL_FOR_S
 
     def _replace(self, old: Token | None) -> Token:
+        login = f"the login to REGARDS at {self._address}"
         # The lock makes other threads wait for the login; they then find the new token here.
-        with self._locked():
+        with waiting(login), holding(self._lock, f"waiting for {login}", of=self._address):
             if self._token is old or self._token is None:
                 assert self._log_in is not None  # noqa: S101 - a given token is never replaced
                 self._token = self._log_in()
             return self._token
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            login = f"the login to REGARDS at {self._address}"
-            try:
-                with waiting(login):
-                    # Another thread may get the lock: this one releases it.
-                    awaited(
-                        self._lock.acquire,
-                        f"waiting for {login}",
-                        unwanted=lambda _: self._lock.release(),
-                    )
-            except TimeoutError:
-                raise ServiceUnreachableError(
-                    f"REGARDS at {self._address} does not answer within the time limit",
-                    in_work=False,
-                ) from None
-        try:
-            yield
-        finally:
-            self._lock.release()
 
 
 @contextmanager

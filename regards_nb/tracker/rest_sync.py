@@ -38,10 +38,11 @@ from regards_nb.tracker.rest_answers import (
     state_of,
 )
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import awaited, joined
+from regards_nb.waits import awaited, holding, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
@@ -116,6 +117,11 @@ class RestSync:
         #: Number of rounds that REGARDS answered.
         self.rounds = 0
 
+    def _alone(self) -> AbstractContextManager[None]:
+        address = self.client.base_url
+        text = f"waiting for the answer of REGARDS at {address} to another request"
+        return holding(self._lock, text, of=address)
+
     def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
         """Have a round take place soon: by default so late that it sees what an action changed."""
         self._due_s.append(time.monotonic() + delay_s)
@@ -152,7 +158,7 @@ class RestSync:
 
     def ask_unfinished(self) -> bool:
         """Ask for all orders that may change together; return whether anything was new."""
-        with self._lock:
+        with self._alone():
             unfinished = self.unfinished()
             wanted = unfinished | self._waiting()
             if not wanted:
@@ -184,7 +190,7 @@ class RestSync:
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
-        with self._lock:
+        with self._alone():
             before = self._core.states()
             remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
             known_of = {state.order_id: state for state in before.where("order_id", remotes)}
@@ -210,7 +216,7 @@ class RestSync:
             remote = self.client.order(order_id)
         except (OrderNotFoundError, NotAllowedError):
             return False
-        with self._lock:
+        with self._alone():
             key = self._core.frames.key_of(order_id)
             self._keep(None if key is None else self._core.state(key), remote)
         self._core.signal.send()
@@ -218,7 +224,7 @@ class RestSync:
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
         """Journal the server's answer after an action of this tracker."""
-        with self._lock:
+        with self._alone():
             self._keep(known, remote, acted=True)
         self.ask_soon()
         self._core.signal.send()
