@@ -14,7 +14,7 @@ import pytest
 from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
 
 from regards_nb.client import Silence
-from regards_nb.download import Downloader, FolderWorkspace, Progress
+from regards_nb.download import Downloader, FolderWorkspace, Progress, order_folder
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 
@@ -167,6 +167,11 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_fetched(
         with pytest.raises(WorkspaceError, match="cannot write"):
             here.fetch()
         assert here.folder.read_text() == "I am a file"
+        folder = order_folder(here.folder, 5, "here tenant")
+        assert isinstance(folder, Path)
+        here.folder = folder
+        with pytest.raises(WorkspaceError, match="cannot write .*Choose another place"):
+            here.fetch()
         here.folder = Path("/proc/regards")
         with pytest.raises(WorkspaceError, match="cannot write to /proc"):
             here.fetch()

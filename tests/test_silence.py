@@ -188,6 +188,21 @@ def test_a_stop_waits_for_regards_in_words(
         tracker.wait(1)
 
 
+def test_an_export_is_stopped_in_one_line(
+    tracker: OrderTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that it has written by then are complete."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    os.mkfifo(folder / ".orders.csv.part")  # nobody reads it
+    with (
+        interrupted_after(lambda _: (folder / "events.csv").exists(), monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match=r"export\(\) was stopped: each file .* call it"),
+    ):
+        tracker.export(folder, kind="csv")
+    assert len(pd.read_csv(folder / "events.csv")) == len(tracker.events)
+
+
 def test_a_start_keeps_its_time_limit(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,7 @@ def order_folder(workspace: Place, order_id: int, archive: str) -> Place:
 def _claim(workspace: Path, name: str, archive: str) -> bool:
     """Return whether a folder is this archive's, after claiming it if it has no owner."""
     marker = workspace / STATE_FOLDER / name
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return marker.read_text(encoding="utf-8") == archive
     with suppress(OSError):  # the download itself will say what is wrong with the folder
         make_state_folder(workspace)

@@ -519,6 +519,7 @@ class OrderTracker:
         """One row per message that could not be decoded."""
         return self._core.frames.rejected
 
+    @stopped_by_user("export() was stopped: each file in its place is complete; call it again")
     def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
         """Write events, orders, files and rejected messages to a folder; return the four files.
 
