@@ -531,7 +531,10 @@ def test_a_journal_that_another_program_holds_is_named(
             assert told in capsys.readouterr().out
         with pytest.raises(errors.WaitTimeoutError, match=told):
             tracker.wait(number, timeout_s=0.2)
+        with pytest.raises(errors.TrackingError, match=f"within 0.2 s; {told}.*RabbitMQ keeps"):
+            tracker.stop(timeout_s=0.2)
         other.rollback()
+    tracker.start()
     assert len(tracker.wait(number, timeout_s=30)) == 1
 
 

@@ -137,9 +137,11 @@ class Consumer:
         thread = self._shared.thread
         what = f"stop() waits for the consumer of {self._queue!r}, at most {timeout_s:g} s"
         if thread is not None and not joined([thread], timeout_s, lambda: what):
+            obstacle = self._journal.obstacle()
+            kept = f"{obstacle}. RabbitMQ keeps what was not journalled" if obstacle else ""
             raise TrackingError(
-                f"the consumer of {self._queue!r} did not end within {timeout_s:g} s; it ends "
-                "after its current step"
+                f"the consumer of {self._queue!r} did not end within {timeout_s:g} s; "
+                f"{kept or 'it ends after its current step'}"
             )
 
 
