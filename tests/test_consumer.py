@@ -29,6 +29,7 @@ from regards_nb.consumer import (
     Consumer,
     HealthState,
     broker_error,
+    check_queue,
     describe,
     parameters_from,
 )
@@ -209,6 +210,9 @@ def test_something_that_does_not_speak_amqp_is_an_error(journal: Journal) -> Non
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"amqp://u:p@127.0.0.1:{server.getsockname()[1]}/v"
+        parameters = parameters_from(url)
+        parameters.stack_timeout = 0.2
+        assert "does not answer as RabbitMQ" in str(check_queue(parameters, "q").error)
         consumer = Consumer(parameters_from(url), "q", journal, nothing)
         with pytest.raises(errors.BrokerUnreachableError, match=r"did not answer within 0\.5 s"):
             consumer.start(0.5)

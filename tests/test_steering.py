@@ -493,7 +493,7 @@ def test_a_queue_that_gets_no_message_is_told(
             until(lambda: tracker["unheard"].finished and len(tracker.files) == 3)
             notes = " ".join(tracker.snapshot().background_errors)
             assert "no message since start()" in notes
-            assert "whether the queue is bound" in notes
+            assert "whether it is bound" in notes
         new = OrderTracker(
             admin.url, admin.queue, client=client_of(simulator), journal=tmp_path / "new.sqlite"
         )

@@ -7,6 +7,10 @@ import ssl
 from typing import TYPE_CHECKING
 
 from pika import exceptions as pika_errors
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectorException,
+    AMQPConnectorStackTimeout,
+)
 
 from regards_nb.errors import (
     BrokerAccessError,
@@ -20,6 +24,10 @@ from regards_nb.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+#: What a connection of pika raises; that of a time limit is no AMQPError.
+CONNECTION_ERRORS = (pika_errors.AMQPError, AMQPConnectorException, OSError)
 
 
 class UnconfirmedRequestError(BrokerUnreachableError):
@@ -63,7 +71,11 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
                 # of a queue that elects a leader
                 kind = QueueDownError if error.reply_code == 541 else BrokerUnreachableError
                 return kind(f"{where} closed the connection: {reply}")
-            case pika_errors.ConnectionOpenAborted() | pika_errors.IncompatibleProtocolError():
+            case (
+                pika_errors.ConnectionOpenAborted()
+                | pika_errors.IncompatibleProtocolError()
+                | AMQPConnectorStackTimeout()
+            ):
                 return BrokerUnreachableError(
                     f"{where} accepts the connection and does not answer as RabbitMQ does. Check "
                     "the port (5672, for amqps:// 5671), and whether the broker is overloaded."

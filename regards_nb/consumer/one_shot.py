@@ -12,7 +12,12 @@ from pika import exceptions as pika_errors
 
 from regards_nb.arguments import check_choice
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
-from regards_nb.consumer.errors import UnconfirmedRequestError, broker_error, combined_error
+from regards_nb.consumer.errors import (
+    CONNECTION_ERRORS,
+    UnconfirmedRequestError,
+    broker_error,
+    combined_error,
+)
 from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
 
@@ -65,7 +70,7 @@ def check_queue(parameters: AmqpParameters, queue: str) -> QueueCheck:
         finally:
             if connection.is_open:
                 connection.close()
-    except (pika_errors.AMQPError, OSError) as exc:
+    except CONNECTION_ERRORS as exc:
         return QueueCheck(reached, broker_error(exc, where, queue), messages, consumers)
     return QueueCheck(reached, None, messages, consumers, is_stream)
 
@@ -105,7 +110,7 @@ def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "q
                 connection.close()
     except pika_errors.ChannelClosed as exc:
         raise _creation_error(exc, where, queue) from exc
-    except (pika_errors.AMQPError, OSError) as exc:
+    except CONNECTION_ERRORS as exc:
         raise broker_error(exc, where, queue) from exc
 
 
@@ -219,7 +224,7 @@ def translated_publish_errors(parameters: AmqpParameters) -> Iterator[None]:
         ) from exc
     except pika_errors.ChannelClosed as exc:
         raise _publish_error(exc, where) from exc
-    except (pika_errors.AMQPError, OSError) as exc:
+    except CONNECTION_ERRORS as exc:
         raise broker_error(exc, where, "") from exc
 
 

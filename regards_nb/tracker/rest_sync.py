@@ -74,7 +74,8 @@ _UNHEARD_S = 30.0
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
 _NOT_BOUND = (
     "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how {} went on: "
-    "ask the administrator whether the queue is bound to the exchange of order responses"
+    "tracker.doctor() says whether another program reads the queue; if none does, ask the "
+    "administrator whether it is bound to the exchange of order responses"
 )
 #: After a connect, messages that waited in the queue arrive in the first moments.
 SETTLE_S = 2.0
