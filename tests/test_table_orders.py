@@ -115,7 +115,7 @@ def test_without_a_download_it_says_what_blocks(
     table = products(tracker, 1, 3)
     blocked = r"2 of 3 orders made.*orders 1, 2 wait for a download: tracker.download\(1, 2\)"
     with pytest.raises(errors.WaitTimeoutError, match=blocked) as caught:
-        tracker.submit_each(table, timeout_s=2)
+        tracker.submit_each(table, timeout_s=4)
     assert "submit_each() with the same table goes on" in str(caught.value)
     assert "submit_each(..., download=True)" in str(caught.value)
     assert re.findall(r"REGARDS: (.*) finished|UTC  (.*) finished", capsys.readouterr().out) == [
@@ -125,7 +125,8 @@ def test_without_a_download_it_says_what_blocks(
     n_requests = len(simulator.requests)
 
     def interrupt() -> None:
-        until(lambda: len(simulator.requests) > n_requests)
+        # The call alone asks the catalogue; its threads may ask for orders at any time.
+        until(lambda: any("rs-catalog" in each.path for each in simulator.requests[n_requests:]))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
