@@ -30,6 +30,8 @@ _Result = TypeVar("_Result")
 SAID_AFTER_S = 1.0
 #: Of a server that answers each of many requests late, it is said at most so often.
 _AGAIN_S = 5.0
+#: So late does Ctrl-C end a wait at most.
+_TURN_S = 1.0
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
@@ -62,7 +64,10 @@ def awaited(
             wait_for([future], min(silence_s, limit_s))
             if not future.done():
                 told(text, math.inf, again_s=0.0)
-            return future.result(None if end_s == math.inf else end_s - time.monotonic())
+            # In turns: a signal that comes just before this thread sleeps does not wake it.
+            while not future.done() and time.monotonic() < end_s:
+                wait_for([future], min(_TURN_S, end_s - time.monotonic()))
+            return future.result(0)
         except (KeyboardInterrupt, TimeoutError):
             future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))
             raise
