@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +194,22 @@ def test_an_export_is_stopped_in_one_line(
     """The files that it has written by then are complete."""
     folder = tmp_path / "export"
     folder.mkdir()
-    os.mkfifo(folder / ".orders.csv.part")  # nobody reads it
+    pipe = folder / ".orders.csv.part"  # nobody reads it
+    os.mkfifo(pipe)
+
+    def open_other_end() -> None:
+        # A signal that comes just before open() does not end it.
+        with suppress(FileNotFoundError):
+            os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+    unblock = threading.Timer(10, open_other_end)
+    unblock.start()
     with (
         interrupted_after(lambda _: (folder / "events.csv").exists(), monkeypatch),
         pytest.raises(errors.StoppedWaiting, match=r"export\(\) was stopped: each file .* call it"),
     ):
         tracker.export(folder, kind="csv")
+    unblock.cancel()
     assert len(pd.read_csv(folder / "events.csv")) == len(tracker.events)
 
 
