@@ -221,7 +221,8 @@ def test_a_bucket_that_takes_no_more_is_named_and_gets_the_rest_later(
             monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
             with pytest.raises(WorkspaceError, match=f"^order 1: .*{words}.*download again"):
                 here.fetch()
-        assert len(bucket.objects()) == 3
+        # The first refusal ends the uploads that run beside it.
+        assert 0 < len(bucket.objects()) <= 3
         assert bucket.objects().items() <= wanted(here).items()
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.url)
         here.fetch()
