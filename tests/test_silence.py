@@ -142,6 +142,14 @@ def test_a_call_names_the_login_of_another_thread(
     assert client.orders().empty
 
 
+def let_the_poll_wait(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Return once the thread that polls has sent a request that gets no answer."""
+    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
+    tracker.sync()
+    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+    until(lambda: not simulator.faults.is_armed(slow))
+
+
 def test_a_call_names_the_request_of_another_thread(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,10 +157,7 @@ def test_a_call_names_the_request_of_another_thread(
     with OrderTracker(
         client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
     ) as tracker:
-        simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
-        tracker.sync()
-        slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
-        until(lambda: not simulator.faults.is_armed(slow))
+        let_the_poll_wait(simulator, tracker)
         line = f"REGARDS at {simulator.base_url} to another request\n"
         with (
             interrupted_after(lambda text: line in text, monkeypatch),
@@ -174,10 +179,7 @@ def test_a_stop_waits_for_regards_in_words(
     tracker = OrderTracker(
         client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
     ).start()
-    simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
-    tracker.sync()
-    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
-    until(lambda: not simulator.faults.is_armed(slow))
+    let_the_poll_wait(simulator, tracker)
     line = f"stop() waits for REGARDS at {simulator.base_url}, at most 10 s\n"
     with (
         interrupted_after(lambda text: line in text, monkeypatch),

@@ -80,7 +80,7 @@ def watched(silence: Silence) -> Iterator[None]:
 
 @contextmanager
 def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
-    """Wait for bytes in the block; *origin* is given where what is waited for begins."""
+    """Wait for bytes in the block; *origin* names the server at the start of a request."""
     silence = _watch.silence
     if silence is None:
         yield
