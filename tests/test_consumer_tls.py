@@ -114,6 +114,12 @@ def test_the_certificates_of_the_client_are_trusted_for_the_broker(
     assert "verify failed" not in str(caught.value)
 
 
+def test_a_folder_of_certificates_is_taken_for_the_broker_too(tmp_path: Path) -> None:
+    """As it is for REGARDS."""
+    client = RegardsClient("http://127.0.0.1:1", tenant="t", token="a", ca_bundle=tmp_path)
+    OrderTracker("amqps://u:p@localhost/v", "q", client=client, journal=tmp_path / "j.sqlite")
+
+
 def test_a_server_of_an_authority_of_ones_own_is_asked_once(certificates: Path) -> None:
     """No repetition helps; the text says where to give the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

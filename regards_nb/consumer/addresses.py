@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -25,8 +26,8 @@ def parameters_from(
 ) -> AmqpParameters:
     """Return pika's parameters for a URL, or a tuple of them for the addresses of a cluster.
 
-    The certificates of the file *ca_bundle* are trusted besides those of the system. pika's own
-    parameters are returned unchanged. The SettingsError for a URL without TLS, which
+    The certificates of the file or folder *ca_bundle* are trusted besides those of the system.
+    pika's own parameters are returned unchanged. The SettingsError for a URL without TLS, which
     sends its password over the network, does not repeat the URL.
     """
     if isinstance(amqp, (list, tuple)):
@@ -60,7 +61,8 @@ def parameters_from(
             "the URL."
         )
     if ca_bundle is not None and parameters.ssl_options:
-        parameters.ssl_options.context.load_verify_locations(ca_bundle)
+        kind = "capath" if Path(ca_bundle).is_dir() else "cafile"  # as RegardsClient takes both
+        parameters.ssl_options.context.load_verify_locations(**{kind: ca_bundle})
     if "heartbeat=" not in amqp:
         parameters.heartbeat = HEARTBEAT_S
     parameters.socket_timeout = CONNECT_TIMEOUT_S
