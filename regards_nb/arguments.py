@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: The start of a URL, also as `pathlib.Path` writes it; one letter is a drive of Windows.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def url_scheme(text: str) -> str | None:
+    """Return the scheme of a URL; None for a path.
+
+    >>> url_scheme("S3://bucket/out"), url_scheme("C:/out")
+    ('S3', None)
+    """
+    found = _URL.match(text)
+    return found[1] if found else None
 
 
 def check_flags(**values: object) -> None:
@@ -50,7 +60,7 @@ def check_local_paths(**values: object) -> None:
     """Refuse a value that is no path of this computer, such as the URL of a bucket."""
     check_paths(**values)
     for name, value in values.items():
-        if _URL.match(str(value)):
+        if url_scheme(str(value)):
             raise SettingsError(
                 f"{name} must be a path on this computer, not {value!r:.100}: write there, then "
                 "copy it to the bucket"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 from urllib.parse import urlsplit
 
+from regards_nb.arguments import url_scheme
 from regards_nb.download.bucket import EXTRA, SCHEME, Bucket, is_url, split_url
 from regards_nb.download.disk import STATE_FOLDER, link_without_replacing, make_state_folder
 from regards_nb.download.names import safe_name
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 #: The folder of files on a disk or in a bucket.
 Place: TypeAlias = "Path | UPath"
 
-#: One letter is a drive of Windows.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 #: The keys of the objects that a process is uploading in parts, one a line.
@@ -49,13 +48,13 @@ def as_place(given: str | Path | UPath) -> Place:
     also in another process. SettingsError: another kind of URL, or the extra ``s3`` is missing.
     """
     text = str(given)
-    scheme = _URL.match(text)
+    scheme = url_scheme(text)
     if scheme is None:
         return Path(text).expanduser().absolute()
-    text = scheme[1].lower() + text[scheme.end(1) :]
+    text = scheme.lower() + text[len(scheme) :]
     if not is_url(text):
         raise SettingsError(
-            f"{scheme[1]}: files go to a folder or to s3://bucket/prefix, given as text; other "
+            f"{scheme}: files go to a folder or to s3://bucket/prefix, given as text; other "
             "addresses cannot be written to. For another store, mount it as a folder, or use its "
             "S3 interface with AWS_ENDPOINT_URL"
         )
