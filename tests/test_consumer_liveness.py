@@ -93,7 +93,9 @@ def test_a_queue_that_is_not_ready_is_waited_for(
     with ThreadPoolExecutor(1) as thread:
         started = thread.submit(consumer.start, LIMIT_S)
         until(lambda: "541" in (consumer.health.reason or ""))
-        broker.rabbitmqctl("eval", f"{queue}, ra:restart_server(quorum_queues, Id).")
+        restart = f"{queue}, ra:restart_server(quorum_queues, Id)."
+        # A server that was just stopped may refuse to start once more.
+        until(lambda: "ok" in broker.rabbitmqctl("eval", restart))
         started.result(LIMIT_S)
     until(lambda: journal.last_id() == 20)
     consumer.stop(LIMIT_S)
