@@ -111,14 +111,19 @@ def test_a_wait_for_an_unknown_order_is_an_error(
             tracker.wait(name, timeout_s=30)
 
 
-def test_a_wait_for_a_number_that_rest_knows_is_none(simulator: Simulator, tmp_path: Path) -> None:
-    """An order whose messages went elsewhere is looked up, and waited for."""
-    number = simulator.order(ONE_FILE)
+@pytest.mark.parametrize("has_messages", [False, True])
+@pytest.mark.parametrize("label", [None, "made elsewhere"])
+def test_a_wait_for_a_name_that_rest_knows_is_none(
+    label: str | None, simulator: Simulator, tmp_path: Path, *, has_messages: bool
+) -> None:
+    """An order that only REST knows, by its number or label, is looked up, and waited for."""
+    number = simulator.order(OrderPlan(n_files=1, label=label))
     simulator.wait_for(number, "DONE")
     simulator.flush()
-    purge_queue(simulator)
+    if not has_messages:
+        purge_queue(simulator)
     with tracker_of(simulator, tmp_path) as tracker:
-        assert list(tracker.wait(number, timeout_s=30)["status"]) == ["DONE"]
+        assert list(tracker.wait(label or number, timeout_s=30)["status"]) == ["DONE"]
 
 
 def test_a_tracker_that_is_not_started_does_not_wait(simulator: Simulator, tmp_path: Path) -> None:

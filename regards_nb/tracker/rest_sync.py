@@ -211,17 +211,25 @@ class RestSync:
             keys = (self._core.frames.key_of(order_id) for order_id in new)
             return [key for key in keys if key is not None]
 
-    def look_up(self, order_id: int) -> bool:
-        """Ask for one order; journal what no message told, and return whether there is one."""
+    def look_up(self, name: int | str) -> bool:
+        """Ask for one order, by number, or among the newest by label; return whether there is one.
+
+        What no message told is journalled.
+        """
         try:
-            remote = self.client.order(order_id)
+            if isinstance(name, int):
+                remotes = [self.client.order(name)]
+            else:
+                newest = islice(self.client.iter_orders(page_size=_PAGE), _PAGE)
+                remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
         with self._alone():
-            key = self._core.frames.key_of(order_id)
-            self._keep(None if key is None else self._core.state(key), remote)
+            for remote in remotes:
+                key = self._core.frames.key_of(remote.order_id)
+                self._keep(None if key is None else self._core.state(key), remote)
         self._core.signal.send()
-        return True
+        return bool(remotes)
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
         """Journal the server's answer after an action of this tracker."""

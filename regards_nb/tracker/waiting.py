@@ -216,11 +216,11 @@ class Wait:
                 "wait() again, or look at tracker.orders"
             )
 
-    def _is_known(self, sync: RestSync, order_id: int) -> bool:
+    def _is_known(self, sync: RestSync, name: int | str) -> bool:
         """Ask REGARDS for an order, at most until the time limit; return whether it has it."""
         try:
             with limited(self._deadline_s):
-                is_known = sync.look_up(order_id)
+                is_known = sync.look_up(name)
         except ServiceUnreachableError:
             self._unanswered = f"REGARDS at {sync.client.base_url} does not answer"
             raise
@@ -249,6 +249,8 @@ class Wait:
             if self._is_submitted(name):
                 continue
             text = called(name)
+            if self._sync is not None and self._is_known(self._sync, text):
+                continue
             raise OrderNotFoundError(
                 f"no order with the correlation id or label {text!r}: it was not submitted "
                 "here, and no message names it. " + self._core.near(text)
