@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regards_nb.errors import ServiceUnreachableError, StoppedWaiting
+from regards_nb.errors import StoppedWaiting
 from regards_nb.output import say
 
 if TYPE_CHECKING:
@@ -40,19 +40,20 @@ _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 
 def awaited(
     job: Callable[[], _Result],
-    text: str,
+    text: str | Callable[[], str],
     *,
-    timeout_s: float | None = None,
+    timeout_s: float = math.inf,
+    ends_after_s: float = math.inf,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
-    """Return what *job* returns; in the main thread, say *text* if that takes long.
+    """Return what *job* returns; in the main thread, say *text* and a limit if that takes long.
 
     The job then runs in another thread: Ctrl-C ends the wait at once, also where the system does
     not end a look-up of a host, and *unwanted* gets the result that comes later. TimeoutError:
     there was none within *timeout_s*, or before the end of a `limited` block; where that has
-    passed, the job is not begun.
+    passed, the job is not begun. The job ends by itself *ends_after_s*.
     """
-    limit_s = min(time_left_s(), math.inf if timeout_s is None else timeout_s)
+    limit_s = min(time_left_s(), timeout_s)
     if limit_s == math.inf and not _may_speak():
         return job()
     if limit_s <= 0:
@@ -60,10 +61,11 @@ def awaited(
     future, end_s = in_thread(job), time.monotonic() + limit_s
     with interruptible():
         try:
-            silence_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(text))
+            words = text if isinstance(text, str) else text()
+            silence_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(words))
             wait_for([future], min(silence_s, limit_s))
             if not future.done():
-                told(text, math.inf, again_s=0.0)
+                told(words, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
             # In turns: a signal that comes just before this thread sleeps does not wake it.
             while not future.done() and time.monotonic() < end_s:
                 wait_for([future], min(_TURN_S, end_s - time.monotonic()))
@@ -83,40 +85,21 @@ def limited(deadline_s: float | None) -> Iterator[None]:
         _deadline_s.reset(token)
 
 
-@contextmanager
-def holding(lock: threading.Lock, text: str, *, of: str) -> Iterator[None]:
-    """Hold a lock that another thread may hold while REGARDS, at the address *of*, is silent.
-
-    *text* is said as by `awaited`. ServiceUnreachableError: the lock was not free in time.
-    """
-    if not lock.acquire(blocking=False):
-        try:
-            # Another thread gets the lock, and this one releases it.
-            awaited(lock.acquire, text, unwanted=lambda _: lock.release())
-        except TimeoutError:
-            raise ServiceUnreachableError(
-                f"REGARDS at {of} does not answer within the time limit", in_work=False
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def time_left_s() -> float:
     """Return how long the block may still wait; infinite where it is not `limited`."""
     return _deadline_s.get() - time.monotonic()
 
 
-def told(text: str, silence_s: float, *, again_s: float = 60.0) -> None:
+def told(text: str, silence_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:
     """Say what the main thread begins to wait for, if it is silent for so long then.
 
-    The same text is said once in *again_s*.
+    The same text is said once in *again_s*; the line ends with the limit of the wait.
     """
     global _last_said  # noqa: PLW0603 - only the main thread speaks
     if _may_speak() and silence_s > SAID_AFTER_S and _age_s(text) > again_s:
         _last_said = (text, time.monotonic())
-        say(text)
+        limit = f"{limit_s:.0f}" if limit_s >= 10 else f"{limit_s:.2g}"
+        say(text if limit_s == math.inf else f"{text}, at most {limit} s")
 
 
 def _may_speak() -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,8 +20,9 @@ import pytest
 from conftest import client_of, until
 
 from regards_nb import OrderTracker, errors
+from regards_nb.client import RegardsClient
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
-from regards_nb.waits import limited
+from regards_nb.waits import in_thread, limited
 
 pytestmark = pytest.mark.usefixtures("_says_at_once")
 
@@ -115,7 +118,7 @@ def test_a_call_keeps_its_time_limit(
 ) -> None:
     """Also where REGARDS accepts the connection and does not answer: the error says so."""
     call, route, told = case
-    told = f"after .* s, .*{told}.*REGARDS at {simulator.base_url} does not answer"
+    told = f"after .* s, .*{told}.* {simulator.base_url}(:| does) no.? answer"
     with OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite") as tracker:
         simulator.faults.add(Slow(route=route, delay_s=60, times=None))
         with pytest.raises(errors.WaitTimeoutError, match=told):
@@ -123,23 +126,70 @@ def test_a_call_keeps_its_time_limit(
         simulator.stop()
 
 
-def test_a_call_names_the_login_of_another_thread(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One thread logs in for all; Ctrl-C ends the call, and leaves the login to the others."""
-    slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
+    """It says since when the other login lasts; a time limit, and Ctrl-C, end that wait as any."""
+    slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
     client = client_of(simulator)
-    first = threading.Thread(target=client.orders)
-    first.start()
+    in_thread(client.orders)
     until(lambda: not simulator.faults.is_armed(slow))
-    line = f"waiting for the login to REGARDS at {simulator.base_url}\n"
+    line = rf"waiting for the login to REGARDS at {simulator.base_url} that another thread began at"
     with (
         interrupted_after(lambda text: line in text, monkeypatch),
         pytest.raises(errors.StoppedWaiting, match="GET .*changes nothing"),
     ):
         client.orders()
-    first.join()
+    with (
+        limited(time.monotonic() + 0.1),
+        pytest.raises(errors.ServiceUnreachableError, match="within the time limit"),
+    ):
+        client.orders()
+    monkeypatch.setattr(client._tokens, "_hangs_after_s", 0.3)
     assert client.orders().empty
+    assert re.search(line + r" \d\d:\d\d:\d\d UTC, at most 0.\d s\n", capsys.readouterr().out)
+    simulator.stop()
+
+
+def test_all_attempts_of_a_request_have_one_time_limit(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names it, and a server that is mute for so long is not asked again."""
+    simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+    client = client_of(simulator, connect_timeout_s=0.3, read_timeout_s=0.5)
+    with pytest.raises(errors.ServiceUnreachableError, match=r"no byte for 0.\d+ s"):
+        client.orders()
+    line = rf"waiting for REGARDS at {simulator.base_url}, at most 0.\d+ s\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
+    simulator.stop()
+
+
+@pytest.mark.parametrize("call", ["login", "search", "doctor", "start"])
+def test_a_mute_proxy_is_named(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line and the error name the proxy, and the variable that it is from."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        proxy = f"127.0.0.1:{mute.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
+        client = RegardsClient(
+            "https://regards.example",
+            tenant="t",
+            username="john",
+            password="s",
+            connect_timeout_s=0.2,
+            read_timeout_s=0.4,
+        )
+        tracker = OrderTracker(client=client, journal=tmp_path / "journal.sqlite")
+        named = (
+            f"REGARDS at https://regards.example through the proxy http://{proxy} (of HTTPS_PROXY)"
+        )
+        if call == "doctor":
+            assert named.removeprefix("REGARDS at ") in str(tracker.doctor())
+        else:
+            with pytest.raises(errors.ServiceUnreachableError, match=re.escape(named[11:])):
+                getattr(client if call in ("login", "search") else tracker, call)()
+        assert f"waiting for {named}, at most 0." in capsys.readouterr().out
 
 
 def let_the_poll_wait(simulator: Simulator, tracker: OrderTracker) -> None:
@@ -150,25 +200,16 @@ def let_the_poll_wait(simulator: Simulator, tracker: OrderTracker) -> None:
     until(lambda: not simulator.faults.is_armed(slow))
 
 
-def test_a_call_names_the_request_of_another_thread(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_call_does_not_wait_for_the_request_of_another_thread(
+    simulator: Simulator, tmp_path: Path
 ) -> None:
-    """What REGARDS tells is journalled by one thread at a time; a time limit holds here, too."""
+    """While the poll waits for an answer, a call asks REGARDS itself; the news come once."""
     with OrderTracker(
         client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
     ) as tracker:
         let_the_poll_wait(simulator, tracker)
-        line = f"REGARDS at {simulator.base_url} to another request\n"
-        with (
-            interrupted_after(lambda text: line in text, monkeypatch),
-            pytest.raises(errors.StoppedWaiting, match=r"sync\(\) was stopped"),
-        ):
-            tracker.sync()
-        with (
-            limited(time.monotonic() + 0.1),
-            pytest.raises(errors.ServiceUnreachableError, match="within the time limit"),
-        ):
-            tracker.sync()
+        simulator.order(OrderPlan(n_files=1), over_amqp=False)
+        assert len(tracker.sync()) == 1
         simulator.stop()
 
 
@@ -221,7 +262,7 @@ def test_a_start_keeps_its_time_limit(
     """REGARDS that accepts a connection and does not answer: the client waits for longer."""
     simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
     tracker = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
-    with pytest.raises(errors.ServiceUnreachableError, match=r"within 0.3 s.*start\(timeout_s="):
+    with pytest.raises(errors.ServiceUnreachableError, match="no answer within the time limit"):
         tracker.start(timeout_s=0.3)
     line = f"waiting for REGARDS at {simulator.base_url}, at most 0.3 s\n"
     assert capsys.readouterr().out == line

@@ -12,11 +12,12 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from regards_nb.client.silence import waiting
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
-from regards_nb.waits import holding
+from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,11 +159,14 @@ def _end_of(token: Secret) -> datetime | None:
 
 
 class TokenProvider:
-    """Holds the current token. Thread-safe: one thread logs in, the others wait for it.
+    """Holds the current token. Thread-safe: one thread logs in, the others wait a while for it.
 
     *log_in* gets a new token from the server or from the user; without it the *given* token cannot
     be renewed. *address* is that of REGARDS, for texts.
     """
+
+    #: The connection of a login that takes longer may be dead: the next thread logs in by itself.
+    _hangs_after_s = 5.0
 
     def __init__(
         self, address: str, log_in: Callable[[], Token] | None, given: Token | None = None
@@ -170,7 +174,9 @@ class TokenProvider:
         self._address = address
         self._log_in = log_in
         self._token = given
+        #: The thread that logs in holds it, unless its login hangs.
         self._lock = threading.Lock()
+        self._began_at = datetime.now(UTC)
         self._final_until_s = 0.0
 
     @property
@@ -209,13 +215,39 @@ class TokenProvider:
         self._final_until_s = time.monotonic() + _FINAL_FOR_S
 
     def _replace(self, old: Token | None) -> Token:
-        login = f"the login to REGARDS at {self._address}"
-        # The lock makes other threads wait for the login; they then find the new token here.
-        with waiting(login), holding(self._lock, f"waiting for {login}", of=self._address):
-            if self._token is old or self._token is None:
-                assert self._log_in is not None  # noqa: S101 - a given token is never replaced
-                self._token = self._log_in()
-            return self._token
+        with waiting(f"the login to REGARDS at {self._address}"):
+            lock = self._turn()
+            try:
+                # Of those that waited, the first logs in, and the others find its token here.
+                if self._token is old or self._token is None:
+                    assert self._log_in is not None  # noqa: S101 - a given token is never replaced
+                    self._began_at = datetime.now(UTC)
+                    self._token = self._log_in()
+                return self._token
+            finally:
+                lock.release()
+
+    def _turn(self) -> threading.Lock:
+        """Wait until no other thread logs in, or its login hangs; return the lock, held."""
+        while not ((lock := self._lock).acquire(blocking=False) or self._gets(lock)):
+            if self._lock is lock:
+                self._lock = threading.Lock()
+        return lock
+
+    def _gets(self, lock: threading.Lock) -> bool:
+        """Wait for the login of the thread that holds the lock; return whether it has ended."""
+        try:
+            return awaited(
+                partial(lock.acquire, timeout=self._hangs_after_s),
+                f"waiting for the login to REGARDS at {self._address} that another thread began "
+                f"at {self._began_at:%H:%M:%S} UTC",
+                ends_after_s=self._hangs_after_s,
+                unwanted=lambda is_held: lock.release() if is_held else None,
+            )
+        except TimeoutError:
+            raise ServiceUnreachableError(
+                f"REGARDS at {self._address} does not answer within the time limit", in_work=False
+            ) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ holds (protocol.md 1.0, 4 and 6). Lists come in pages and change while they are 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -60,8 +61,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
 _MAX_ATTEMPTS = 4
 _MAX_BACKOFF_FACTOR = 30
-#: A request is not repeated if the server asks for a longer wait.
-_MAX_RETRY_AFTER_S = 120.0
 #: The message of http.client when a proxy refuses to connect to another host.
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_ADVICE = {
@@ -106,6 +105,8 @@ class RequestSpec:
     accepted_statuses: frozenset[int] = frozenset()
     #: Set when the response is no longer needed.
     stop: threading.Event | None = None
+    #: The end of all attempts together, on the monotonic clock; the transport sets it.
+    ends_at_s: float = math.inf
 
     def __str__(self) -> str:
         """Return the request for error texts, without host and query."""
@@ -129,7 +130,7 @@ class NoResponse(NamedTuple):
         if isinstance(error, requests.ConnectTimeout):
             return cls(f"no connection within {timeout_s[0]:g} s", in_work=False)
         if isinstance(error, requests.ReadTimeout):
-            return cls(f"no byte for {timeout_s[1]:g} s", in_work=True)
+            return cls(f"no byte for {timeout_s[1]:.3g} s", in_work=True)
         chain: list[BaseException] = [error]
         while (cause := chain[-1].__context__) is not None:
             chain.append(cause)
@@ -247,8 +248,6 @@ class Transport:
         # The gateway accepts a foreign token, and a request without one, only with the project.
         self._session.headers["scope"] = tenant
         self._session.mount(f"{origin.scheme}://", _Adapter(headers))
-        limit_s = connect_timeout_s + read_timeout_s
-        self._waits = f"waiting for REGARDS at {origin}, at most {limit_s:g} s"
         # A request to this computer needs no proxy, and the proxy would see the password.
         self._proxies = {"http": "", "https": ""} if origin.is_loopback else None
 
@@ -263,6 +262,7 @@ class Transport:
 
         StoppedWaiting says at Ctrl-C whether the server may have received an action.
         """
+        request = self._begun(request)
         with self._stopped_in_words(request):
             response = self._read(request, auth)
             # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
@@ -271,6 +271,9 @@ class Transport:
         if isinstance(response, NoResponse):
             raise self._error(request, response)
         return response
+
+    def _begun(self, request: RequestSpec) -> RequestSpec:
+        return replace(request, ends_at_s=time.monotonic() + sum(self._timeout_s))
 
     @contextmanager
     def _stopped_in_words(self, request: RequestSpec) -> Iterator[None]:
@@ -288,6 +291,7 @@ class Transport:
     @contextmanager
     def stream(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Iterator[Body]:
         """Send a request and yield the body of the response; close it at the end."""
+        request = self._begun(request)
         body = self._open(request, auth)
         with closing(body):
             # As in exchange(). Where the length is known, a body that is cut shows itself.
@@ -314,7 +318,7 @@ class Transport:
     def _read_body(
         self, response: requests.Response, request: RequestSpec
     ) -> Response | NoResponse:
-        return self._awaited(partial(_read, response, str(request)), request)
+        return self._awaited(partial(_read, response, str(request)), request, self._timeout_s[1])
 
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
@@ -391,6 +395,10 @@ class Transport:
     ) -> requests.Response | NoResponse:
         if self._closed.is_set():
             raise SettingsError(self._closed_because)
+        # The second request after a redirect or a refused token has some time in any case.
+        connect_s, read_s = self._timeout_s
+        left_s = max(request.ends_at_s - time.monotonic(), connect_s + read_s / 10)
+        timeout_s = (connect_s, min(read_s, left_s - connect_s))
         try:
             send = partial(
                 self._session.request,
@@ -401,17 +409,17 @@ class Transport:
                 json=request.json,
                 data=request.form,
                 auth=auth,
-                timeout=self._timeout_s,
+                timeout=timeout_s,
                 allow_redirects=False,
                 stream=True,
                 proxies=self._proxies,
                 verify=self._verify,
             )
-            with waiting(str(self._origin), self._timeout_s[1]):
-                return self._awaited(send, request, unwanted=requests.Response.close)
+            with waiting(str(self._origin), timeout_s[1]):
+                return self._awaited(send, request, left_s, unwanted=requests.Response.close)
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
-            return NoResponse.because_of(exc, self._timeout_s)
+            return NoResponse.because_of(exc, timeout_s)
         except OSError as exc:
             text = f"{exc}. Correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
         raise SettingsError(text)
@@ -420,17 +428,23 @@ class Transport:
         self,
         job: Callable[[], _Result],
         request: RequestSpec,
+        ends_after_s: float,
         unwanted: Callable[[_Result], object] = lambda _: None,
-    ) -> _Result:
+    ) -> _Result | NoResponse:
         """Return what a job of a request returns, unless the time limit of the call comes first."""
         is_sent = time_left_s() > 0
         try:
-            return awaited(job, self._waits, unwanted=unwanted)
+            return awaited(
+                job,
+                lambda: f"waiting for REGARDS at {self._origin}{self._through_proxy()}",
+                ends_after_s=ends_after_s,
+                unwanted=unwanted,
+            )
         except TimeoutError:
-            raise ServiceUnreachableError(
-                f"REGARDS at {self._origin} does not answer within the time limit",
-                in_work=is_sent and request.repeat is not Repeat.IF_TEMPORARY,
-            ) from None
+            in_work = is_sent and request.repeat is not Repeat.IF_TEMPORARY
+            return NoResponse(
+                "no answer within the time limit of this call", in_work, is_final=True
+            )
 
     def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
         """Return the target of a redirect; raise if it is another origin."""
@@ -483,9 +497,10 @@ class Transport:
         factor = min(2 ** (attempt - 1), _MAX_BACKOFF_FACTOR)
         pause_s = random.uniform(0, self._backoff_s * factor)
         if isinstance(outcome, Response) and outcome.retry_after_s is not None:
-            if outcome.retry_after_s > _MAX_RETRY_AFTER_S:
-                raise self._error(request, outcome)
             pause_s = max(outcome.retry_after_s, pause_s)
+        # All attempts together take no longer than the first may.
+        if time.monotonic() + pause_s + self._timeout_s[0] >= request.ends_at_s:
+            raise self._error(request, outcome)
         reason = outcome.reason if isinstance(outcome, NoResponse) else f"HTTP {outcome.status}"
         told(
             f"REGARDS at {self._origin}: {reason}; asking again in {pause_s:.0f} s, attempt "

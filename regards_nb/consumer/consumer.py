@@ -93,8 +93,9 @@ class Consumer:
                 if not self.is_running:
                     self._start_thread()
             awaited(
-                partial(self._shared.started.result, timeout_s),
-                f"waiting for RabbitMQ at {where}, at most {timeout_s:g} s",
+                self._shared.started.result,
+                f"waiting for RabbitMQ at {where}",
+                timeout_s=timeout_s,
             )
         except TimeoutError:
             error = self._shared.unanswered(where, timeout_s)

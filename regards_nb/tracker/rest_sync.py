@@ -38,11 +38,10 @@ from regards_nb.tracker.rest_answers import (
     state_of,
 )
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import awaited, holding, joined
+from regards_nb.waits import joined, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from contextlib import AbstractContextManager
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
@@ -111,17 +110,13 @@ class RestSync:
         self.unannounced: set[int] = set()
         #: The user's orders that no message has named, which have files to download or go on.
         self.without_message: tuple[OrderState, ...] = ()
-        # One round at a time: two at once would journal the same news twice.
+        # One thread at a time compares an answer and journals the news, which two would do twice.
+        # None holds it while it asks.
         self._lock = threading.Lock()
         #: When further rounds are due; `list` is safe in any thread.
         self._due_s: list[float] = []
         #: Number of rounds that REGARDS answered.
         self.rounds = 0
-
-    def _alone(self) -> AbstractContextManager[None]:
-        address = self.client.base_url
-        text = f"waiting for the answer of REGARDS at {address} to another request"
-        return holding(self._lock, text, of=address)
 
     def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
         """Have a round take place soon: by default so late that it sees what an action changed."""
@@ -159,14 +154,15 @@ class RestSync:
 
     def ask_unfinished(self) -> bool:
         """Ask for all orders that may change together; return whether anything was new."""
-        with self._alone():
-            unfinished = self.unfinished()
-            wanted = unfinished | self._waiting()
-            if not wanted:
-                return False
-            before = self._core.states()
-            remotes = self._listed(wanted)
-            known_of = {state.order_id: state for state in before.where("order_id", remotes)}
+        unfinished = self.unfinished()
+        wanted = unfinished | self._waiting()
+        if not wanted:
+            return False
+        before = self._core.states()
+        remotes = self._listed(wanted)
+        known_of = {state.order_id: state for state in before.where("order_id", remotes)}
+        asked, changed = [], False
+        with self._lock:
             self.without_message = tuple(
                 state_of(remote, self.tenant)
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
@@ -174,42 +170,44 @@ class RestSync:
                 and STATUS_OF_MESSAGE.get(remote.status) not in GONE
                 and self._core.frames.key_of(remote.order_id) is None
             )
-            changed = False
             for state in self._core.states().where("order_id", remotes):
                 remote = remotes[state.order_id or 0]
                 self._core.frames.set_remote(state.key, remote)
-                known = known_of.get(remote.order_id)
-                # A message that came meanwhile is newer than the answer.
-                if known is None or _fingerprint(known) != _fingerprint(state):
+                if _is_newer(state, known_of.get(remote.order_id)):
                     continue
                 if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
                     changed |= self._keep(state, remote)
-                self._keep_fetched(state, remote)
-            self.rounds += 1
-            self._core.signal.send()
-            return changed
+                asked.append((state, remote))
+        self._end_round(asked)
+        return changed
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
-        with self._alone():
-            before = self._core.states()
-            remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
-            known_of = {state.order_id: state for state in before.where("order_id", remotes)}
-            new = []
+        before = self._core.states()
+        remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
+        known_of = {state.order_id: state for state in before.where("order_id", remotes)}
+        asked, new = [], []
+        with self._lock:
+            now_of = {s.order_id: s for s in self._core.states().where("order_id", remotes)}
             # Oldest first, as their messages would have come.
             for remote in reversed(remotes.values()):
-                known = known_of.get(remote.order_id)
-                if known is None and self._core.frames.key_of(remote.order_id) is not None:
-                    continue  # submitted by this tracker while the list was read
-                self._keep(known, remote)
-                if known is None:
+                state = now_of.get(remote.order_id)
+                if state is not None and _is_newer(state, known_of.get(remote.order_id)):
+                    continue
+                self._keep(state, remote)
+                if state is None:
                     new.append(remote.order_id)
                 else:
-                    self._keep_fetched(known, remote)
-            self.rounds += 1
-            self._core.signal.send()
-            keys = (self._core.frames.key_of(order_id) for order_id in new)
-            return [key for key in keys if key is not None]
+                    asked.append((state, remote))
+        self._end_round(asked)
+        keys = (self._core.frames.key_of(order_id) for order_id in new)
+        return [key for key in keys if key is not None]
+
+    def _end_round(self, asked: Iterable[tuple[OrderState, RemoteOrder]]) -> None:
+        for state, remote in asked:
+            self._keep_fetched(state, remote)
+        self.rounds += 1
+        self._core.signal.send()
 
     def look_up(self, name: int | str) -> bool:
         """Ask for one order, by number, or among the newest by label; return whether there is one.
@@ -224,7 +222,7 @@ class RestSync:
                 remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
-        with self._alone():
+        with self._lock:
             for remote in remotes:
                 key = self._core.frames.key_of(remote.order_id)
                 self._keep(None if key is None else self._core.state(key), remote)
@@ -233,7 +231,7 @@ class RestSync:
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
         """Journal the server's answer after an action of this tracker."""
-        with self._alone():
+        with self._lock:
             self._keep(known, remote, acted=True)
         self.ask_soon()
         self._core.signal.send()
@@ -292,6 +290,11 @@ class RestSync:
             except (OrderNotFoundError, NotAllowedError):
                 self.not_ours.add(order_id)
         return remotes
+
+
+def _is_newer(state: OrderState, asked: OrderState | None) -> bool:
+    """Return whether a message or another answer came since REGARDS was asked."""
+    return asked is None or _fingerprint(asked) != _fingerprint(state)
 
 
 def _fingerprint(state: OrderState) -> tuple[object, ...]:
@@ -463,20 +466,9 @@ class Poller:
         if (thread := self._health.thread) is not None and thread.is_alive():
             return
         rounds = _Rounds(self._sync, self._errors)
-        where = f"REGARDS at {self._sync.client.base_url}"
         try:
-            problem = awaited(
-                self._ask_first,
-                f"waiting for {where}, at most {timeout_s:g} s",
-                timeout_s=timeout_s,
-            )
-        except TimeoutError:
-            text = (
-                f"no answer of {where} within {timeout_s:g} s. Check the address and the network "
-                "(VPN, proxy), or give it more time: start(timeout_s=...)"
-            )
-            self._health.report(HealthState.FAILED, text)
-            raise ServiceUnreachableError(text) from None
+            with limited(time.monotonic() + timeout_s):
+                problem = self._ask_first()
         except RegardsError as exc:
             self._health.report(HealthState.FAILED, str(exc))
             raise
