@@ -102,6 +102,21 @@ def test_a_call_that_gets_no_answer(
     assert "\n" not in str(stopped.value)
 
 
+def test_a_stopped_download_of_products_says_how_far_it_came(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line; the same call goes on."""
+    client = client_of(simulator)
+    found = client.search(dataset="SWOT_CYCLE_008", **{"pass": (1, 3)})
+    simulator.faults.add(Slow(route=Route.CATALOGUE_FILE, skip=2, stall_after_bytes=0))
+    with (
+        interrupted_after(lambda text: "products: verified 2/3" in text, monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match=r"^stopped; 2 of 3 files saved .* goes on"),
+    ):
+        client.download_products(found, tmp_path / "files")
+    assert len(client.download_products(found, tmp_path / "files", show=False)) == 3
+
+
 #: A call with a time limit, what does not answer, and what the error says.
 LIMITED: list[tuple[Callable[[Any], object], Route, str]] = [
     (lambda t: t.wait(4444, timeout_s=2.9), Route.ORDER, "no event of order 4444"),

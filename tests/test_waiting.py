@@ -69,7 +69,10 @@ def test_a_download_of_which_no_byte_comes_is_named(
 ) -> None:
     """Before the first byte and after some: view, wait and time limit say for how long."""
     monkeypatch.setattr(Silence, "told_after_s", 0.2)
-    told = re.escape(f"no byte of order 1 from {simulator.base_url} for ") + r"[\d.]+ s; .*120 s"
+    told = (
+        re.escape(f"no byte of order 1 from {simulator.base_url} for more than ")
+        + r"[\d.]+ s; .*120 s"
+    )
     number = simulator.order(OrderPlan(n_files=1, file_bytes=200_000))
     tracker.wait(number, timeout_s=60)
     simulator.faults.add(slow)
@@ -80,6 +83,17 @@ def test_a_download_of_which_no_byte_comes_is_named(
     assert re.search(told, capsys.readouterr().out)
     tracker.stop()
     assert "no byte" not in tracker._repr_html_()
+
+
+def test_a_download_that_asks_again_says_why(simulator: Simulator, tracker: OrderTracker) -> None:
+    """The view names the refusal and the pause, as a call of the user does below its cell."""
+    number = simulator.order(ONE_FILE)
+    tracker.wait(number, timeout_s=60)
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=503, headers=(("Retry-After", "3"),)))
+    tracker.download_soon(number)
+    told = f"REGARDS at {simulator.base_url}: HTTP 503; asking again in 3 s, attempt 2 of 4"
+    until(lambda: told in tracker._repr_html_())
+    tracker.wait(number, download=True, timeout_s=60)
 
 
 # -- names that mean no order

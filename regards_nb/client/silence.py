@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 
 class Silence:
@@ -20,6 +21,8 @@ class Silence:
     def __init__(self) -> None:
         #: When each thread that waits now began to, or got its last byte.
         self._since_s: dict[int, float] = {}
+        #: What each thread says that pauses before it asks again.
+        self._pauses: dict[int, str] = {}
         #: Who is waited for, and after how long a request is given up; 0: another thread knows.
         self._origin = ""
         self._limit_s = 0.0
@@ -31,20 +34,22 @@ class Silence:
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def text(self, what: str) -> str:
-        """Say that no byte of *what* came for long; empty before.
+        """Say that no byte of *what* came for long, or why a request is repeated; else empty.
 
         The time doubles from one text to the next, because a log gets a line for each.
         """
+        if pauses := list(self._pauses.values()):
+            return pauses[0]
         duration_s, told_s = self.duration_s, self.told_after_s
         if duration_s < told_s:
             return ""
         while 2 * told_s <= duration_s:
             told_s *= 2
         if not self._limit_s:
-            return f"no byte of {what} for {told_s:g} s: it waits for {self._origin}"
+            return f"no byte of {what} for more than {told_s:g} s: it waits for {self._origin}"
         return (
-            f"no byte of {what} from {self._origin} for {told_s:g} s; the request is given up "
-            f"after {self._limit_s:g} s, and tried again"
+            f"no byte of {what} from {self._origin} for more than {told_s:g} s; the request is "
+            f"given up after {self._limit_s:g} s, and tried again"
         )
 
     def begin(self) -> None:
@@ -54,6 +59,15 @@ class Silence:
     def end(self) -> None:
         """Note that this thread does not wait."""
         self._since_s.pop(threading.get_ident(), None)
+
+    @contextmanager
+    def pause(self, text: str) -> Iterator[None]:
+        """Say *text* while this thread pauses in the block."""
+        self._pauses[threading.get_ident()] = text
+        try:
+            yield
+        finally:
+            del self._pauses[threading.get_ident()]
 
     def ask(self, origin: str, limit_s: float) -> None:
         """Note whom this thread asks, and `begin`."""
@@ -93,6 +107,12 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
         yield
     finally:
         silence.end()
+
+
+def pausing(text: str) -> AbstractContextManager[None]:
+    """Pause in the block before a request is repeated; *text* says why."""
+    silence = _watch.silence
+    return nullcontext() if silence is None else silence.pause(text)
 
 
 def byte_came() -> None:

@@ -28,7 +28,7 @@ from requests.auth import AuthBase
 
 from regards_nb.client.errors import TokenState, error_for, is_temporary, token_advice, token_state
 from regards_nb.client.models import Response, file_record, read_page
-from regards_nb.client.silence import waiting
+from regards_nb.client.silence import pausing, waiting
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import (
     ServiceUnreachableError,
@@ -502,13 +502,15 @@ class Transport:
         if time.monotonic() + pause_s + self._timeout_s[0] >= request.ends_at_s:
             raise self._error(request, outcome)
         reason = outcome.reason if isinstance(outcome, NoResponse) else f"HTTP {outcome.status}"
-        told(
+        text = (
             f"REGARDS at {self._origin}: {reason}; asking again in {pause_s:.0f} s, attempt "
-            f"{attempt + 1} of {_MAX_ATTEMPTS}",
-            time.monotonic() - began_s + pause_s,
+            f"{attempt + 1} of {_MAX_ATTEMPTS}"
         )
+        told(text, time.monotonic() - began_s + pause_s)
         stop = request.stop or self._closed
-        if stop.wait(max(min(pause_s, time_left_s()), 0)) or time_left_s() <= 0:
+        with pausing(text):
+            is_over = stop.wait(max(min(pause_s, time_left_s()), 0)) or time_left_s() <= 0
+        if is_over:
             raise self._error(request, outcome)
 
 

@@ -28,6 +28,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted
+from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -306,8 +307,16 @@ def download_products(
     # No manifest lists the files: they are fetched as those that a manifest lists no longer.
     downloader.records.expect(source.records)
     downloader.retry_failed()
+
+    def stopped() -> str:
+        here = sum(record.in_place for record in downloader.records.of(wanted))
+        files = counted(f"{here} of {len(wanted)}", "file")
+        return f"stopped; {files} saved and verified so far. The same call goes on from there"
+
+    wanted = [record.file_id for record in source.records]
     try:
-        downloader.fetch()
+        with stopped_by_user(stopped):
+            downloader.fetch()
     except IncompleteDownloadError as exc:
         name, reason = next(iter(exc.missing.items()))
         raise IncompleteDownloadError(
@@ -318,8 +327,7 @@ def download_products(
         ) from None
     finally:
         line.end()
-    wanted = downloader.records.of([record.file_id for record in source.records])
-    return list(paths_of(wanted))
+    return list(paths_of(downloader.records.of(wanted)))
 
 
 class _File(NamedTuple):

@@ -59,7 +59,7 @@ class Progress:
         return max(self.bytes_total - self.bytes_done, 0) / self.bytes_per_s
 
     def __str__(self) -> str:
-        name = f"order {self.order_id}" if self.order_id else "products"
+        name = _name(self.order_id)
         rate = f", {_megabytes(self.bytes_per_s)}/s" if self.bytes_done else ""
         left = self.remaining_s
         eta = f", {left:.0f} s left" if left else ""
@@ -69,6 +69,10 @@ class Progress:
             f"{_megabytes(self.bytes_done)}{total}{rate}{eta}"
             f"{', ' * bool(self.silence)}{self.silence}"
         )
+
+
+def _name(order_id: int) -> str:
+    return f"order {order_id}" if order_id else "products"
 
 
 def _megabytes(size_bytes: float) -> str:
@@ -145,7 +149,7 @@ class ProgressCounter:
                 verified=self._verified,
                 phase=self._phase,
                 elapsed_s=time.monotonic() - self._started_s,
-                silence=self._silence.text(f"order {self._order_id}"),
+                silence=self._silence.text(_name(self._order_id)),
             )
 
 
