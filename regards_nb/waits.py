@@ -32,6 +32,7 @@ SAID_AFTER_S = 1.0
 _AGAIN_S = 5.0
 #: So late does Ctrl-C end a wait at most.
 _TURN_S = 1.0
+_MOMENT_S = 0.1
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
@@ -48,27 +49,29 @@ def awaited(
 ) -> _Result:
     """Return what *job* returns; in the main thread, say *text* and a limit if that takes long.
 
-    The job then runs in another thread: Ctrl-C ends the wait at once, also where the system does
-    not end a look-up of a host, and *unwanted* gets the result that comes later. TimeoutError:
-    there was none within *timeout_s*, or before the end of a `limited` block; where that has
-    passed, the job is not begun. The job ends by itself *ends_after_s*.
+    A function returns the text, and is asked again each second. The job runs in another thread:
+    Ctrl-C ends the wait at once, also where the system does not end a look-up of a host, and
+    *unwanted* gets the result that comes later. TimeoutError: there was none within *timeout_s*, or
+    before the end of a `limited` block; where that has passed, the job is not begun. The job ends
+    by itself *ends_after_s*.
     """
     limit_s = min(time_left_s(), timeout_s)
     if limit_s == math.inf and not _may_speak():
         return job()
     if limit_s <= 0:
         raise TimeoutError
-    future, end_s = in_thread(job), time.monotonic() + limit_s
+    words = text if callable(text) else lambda: text
+    future, end_s, said = in_thread(job), time.monotonic() + limit_s, ""
     with interruptible():
         try:
-            words = text if isinstance(text, str) else text()
-            silence_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(words))
-            wait_for([future], min(silence_s, limit_s))
-            if not future.done():
-                told(words, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
+            turn_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
             # In turns: a signal that comes just before this thread sleeps does not wake it.
-            while not future.done() and time.monotonic() < end_s:
-                wait_for([future], min(_TURN_S, end_s - time.monotonic()))
+            while not future.done() and (left_s := end_s - time.monotonic()) > 0:
+                wait_for([future], min(turn_s, left_s))
+                turn_s = _TURN_S
+                if not future.done() and said != words():
+                    said = words()
+                    told(said, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
             return future.result(0)
         except (KeyboardInterrupt, TimeoutError):
             future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))
@@ -136,9 +139,11 @@ def _work(future: Future[Any], job: Callable[[], Any]) -> None:
 def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable[[], str]) -> bool:
     """Wait for the ends of threads, at most *timeout_s*; return whether they have ended.
 
-    *text* returns what is said after a second.
+    The end of a `limited` block is kept; a moment is left to threads that end just now. *text*
+    returns what is said after a second.
     """
     began_s = time.monotonic()
+    timeout_s = min(timeout_s, max(time_left_s(), _MOMENT_S))
     for limit_s in (min(SAID_AFTER_S, timeout_s), timeout_s):
         for thread in threads:
             thread.join(max(began_s + limit_s - time.monotonic(), 0))

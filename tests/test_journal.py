@@ -9,9 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +30,7 @@ from regards_nb.errors import JournalError
 from regards_nb.events import Delivery
 from regards_nb.files import FileRecord, FileState
 from regards_nb.journal import Database, Journal, NetworkFileSystemWarning, RowReader
+from regards_nb.waits import limited
 
 #: for what is said of one file
 SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
@@ -59,7 +61,7 @@ def test_an_interrupt_at_any_moment_of_a_write_leaves_nothing_locked(
     place: str | Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the main thread: the next write of any thread goes through, none is half done."""
-    monkeypatch.setattr(Database, "busy_timeout_s", 0.2)
+    monkeypatch.setattr(Database, "busy_timeout_s", 2)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -589,6 +591,7 @@ def test_a_journal_in_a_read_only_place_can_be_read(tmp_path: Path) -> None:
 
 
 @SQLITE
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_locked_journal_says_so(
     tmp_path: Path,
     journal: Journal,
@@ -598,14 +601,50 @@ def test_a_locked_journal_says_so(
     """Another program that holds the file is named after a second, and as the cause."""
     session_id = journal.open_session("q")
     journal.close()
-    monkeypatch.setattr(Database, "busy_timeout_s", 1.5)
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.5)
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(JournalError, match="locked.*close that program"):
             journal.append(session_id, [delivery(b"x")])
     told = capsys.readouterr().out
-    assert "journal.sqlite: writing waits for it, at most 1.5 s" in told
+    assert "journal.sqlite: writing waits for it, at most 0.5 s" in told
     assert told.count("another program holds the journal") == 1
+
+
+@contextmanager
+def another_program_holds(place: str | Path) -> Iterator[None]:
+    """Hold the lock of all writers."""
+    if isinstance(place, Path):
+        with closing(sqlite3.connect(place)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+    else:
+        engine = sa.create_engine(place)
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7234734)"))
+            yield
+        engine.dispose()
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_one_limit_of_time_holds_for_all_waits_of_a_call(
+    place: str | Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the lock of another program, and for a thread of this process that waits for it."""
+    session_id = journal.open_session("q")
+    monkeypatch.setattr(Database, "busy_timeout_s", 600)
+    with ThreadPoolExecutor(1) as thread:
+        with another_program_holds(place):
+            background = thread.submit(journal.append, session_id, [delivery(b"x")])
+            until(journal.obstacle)
+            with limited(time.monotonic() + 0.2):
+                for number in range(20):
+                    with pytest.raises(JournalError, match="cannot write.*close that program"):
+                        journal.save_fetched("t", number, 1)
+            assert "another program holds the journal" in journal.obstacle()
+        background.result()
+    journal.save_fetched("t", 1, 1)
+    assert not journal.obstacle()
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:

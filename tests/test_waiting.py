@@ -18,6 +18,7 @@ from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
 from regards_nb.client import Silence
+from regards_nb.journal import Database
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
@@ -533,6 +534,7 @@ def test_the_time_limit_of_a_table_tells_that_the_broker_is_away(
     tracker.stop()
 
 
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_journal_that_another_program_holds_is_named(
     simulator: Simulator,
     tracker: OrderTracker,
@@ -555,6 +557,36 @@ def test_a_journal_that_another_program_holds_is_named(
         other.rollback()
     tracker.start()
     assert len(tracker.wait(number, timeout_s=30)) == 1
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_one_time_limit_holds_for_a_call_while_another_program_holds_the_journal(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """For wait(), stop() and start(), in whichever thread they wait for it, and they name it."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 600)
+    tracker = tracker_of(simulator, tmp_path)
+    tracker.on("GRANTED", bool)
+    tracker.start()
+    told = "another program holds the journal sqlite:"
+    number = simulator.order(ONE_FILE)
+    assert len(tracker.wait(number, timeout_s=30)) == 1
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(errors.WaitTimeoutError, match=f"after 2.5 s, .*{told}"):
+            tracker.wait(simulator.order(ONE_FILE), timeout_s=2.5)
+        with pytest.raises(errors.TrackingError, match=f"within 0.5 s; {told}.*RabbitMQ keeps"):
+            tracker.stop(timeout_s=0.5)
+        other.rollback()
+        until(lambda: len(tracker.events) > 4)
+        other.execute("BEGIN IMMEDIATE")
+        capsys.readouterr()
+        with pytest.raises(errors.JournalError, match=f"within 1.3 s: {told}"):
+            tracker.start(timeout_s=1.3)
+        assert told in capsys.readouterr().out
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

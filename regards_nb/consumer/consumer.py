@@ -94,11 +94,16 @@ class Consumer:
                     self._start_thread()
             awaited(
                 self._shared.started.result,
-                f"waiting for RabbitMQ at {where}",
+                lambda: self._journal.obstacle() or f"waiting for RabbitMQ at {where}",
                 timeout_s=timeout_s,
             )
         except TimeoutError:
-            error = self._shared.unanswered(where, timeout_s)
+            obstacle = self._journal.obstacle()
+            error = (
+                JournalError(f"no event was received within {timeout_s:g} s: {obstacle}")
+                if obstacle
+                else self._shared.unanswered(where, timeout_s)
+            )
             self._shared.request_stop(1.0)
             raise error from None
         except BaseException:

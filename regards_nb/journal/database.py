@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import sqlite3
 import threading
 import time
 import weakref
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -37,8 +36,8 @@ from regards_nb.journal.sqlite_file import (
     still_open,
     warn_of_network,
 )
-from regards_nb.journal.use_lock import ConnectionUseLock, uninterrupted
-from regards_nb.waits import SAID_AFTER_S, told
+from regards_nb.journal.use_lock import ConnectionUseLock, Outage, uninterrupted
+from regards_nb.waits import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,9 +49,8 @@ _pause = threading.Event()
 _T = TypeVar("_T")
 
 _RESTART_RETRY_S = 0.1
-#: The patience of a call after others have waited for the server.
-_LATER_S = 1.0
-_WAITING = "waiting for the server of the journal {}, at most {:g} s"
+_WAITING = "waiting for the server of the journal {}"
+_LOCKED = "another program holds the journal {}: writing waits for it"
 
 #: The first statement of a transaction that writes: it waits for all others that write.
 LOCK_WRITERS = {
@@ -61,8 +59,9 @@ LOCK_WRITERS = {
     # synchronous_commit off, a server that is killed loses the commits of its last moments, which
     # are acknowledged to RabbitMQ by then; its other values flush the commit to the disk.
     "postgresql": (
-        "SELECT pg_advisory_xact_lock(7234734), set_config('synchronous_commit', "
-        "replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
+        "SELECT set_config('lock_timeout', '{}', true), pg_advisory_xact_lock(7234734), "
+        "set_config('synchronous_commit', replace(current_setting('synchronous_commit'), "
+        "'off', 'on'), true)"
     ),
 }
 #: Has PostgreSQL tell other processes of the commit, when it is done.
@@ -105,7 +104,7 @@ class _ChangedMeanwhileError(JournalError):
 class Database:
     """The connections to the database of a journal; *location* is a path or a URL."""
 
-    #: How long a commit waits for the commit of another process.
+    #: How long a commit waits for the lock of another process.
     busy_timeout_s = 10.0
     #: How long a read waits for a database server that restarts.
     restart_patience_s = 5.0
@@ -117,7 +116,7 @@ class Database:
     def __init__(self, location: str | Path) -> None:
         url = url_of(location)
         self.location = without_secrets(url)
-        #: of the SQLite file; None for a server
+        #: of the file; None where a server keeps the journal
         self.path = sqlite_path(url)
         #: grows when other rows can stand under the ids that a reader has seen
         self.generation = 0
@@ -126,8 +125,8 @@ class Database:
         #: called with each text about files that were changed while the journal was open
         self.on_notice: Callable[[str], None] | None = None
         self.read_only = False
-        #: since when a server does not answer
-        self._lost_since_s = math.inf
+        #: a server that does not answer; the lock of a program that writes
+        self._away, self._held = Outage(), Outage()
         self._is_new = self._was_copied = False
         if self.path is not None:
             make_folder(self.path.parent)
@@ -144,8 +143,6 @@ class Database:
         # stays open: taking one from the pool costs as much as writing a message.
         self._writing = threading.Lock()
         self._writer: sa.Connection | None = None
-        #: Since when it waits for other programs.
-        self._asked_s = math.inf
         #: of the schema; None before `open`
         self.version: int | None = None
         #: what the next transaction writes first
@@ -206,7 +203,7 @@ class Database:
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?{options}", uri=True, check_same_thread=False
         )
-        connection.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
+        _limit(connection, self.busy_timeout_s)
         return connection
 
     def _connect_to_write(self) -> sqlite3.Connection:
@@ -322,7 +319,7 @@ class Database:
             return attempt()  # no server
         if patience_s is None:
             patience_s = self.restart_patience_s
-        began_s = time.monotonic()
+        began_s, end_s = time.monotonic(), self._away.end_s(patience_s)
         again = self.version is not None
         while True:
             try:
@@ -331,15 +328,13 @@ class Database:
                 if not again or not _is_lost(exc):
                     raise
             else:
-                self._lost_since_s = math.inf
+                self._away.over()
                 return result
+            self._away.met()
             now_s = time.monotonic()
-            # The calls of one cell share the patience, so that it does not last for each of them.
-            self._lost_since_s = min(self._lost_since_s, now_s)
-            later_s = began_s + min(patience_s, _LATER_S)
-            again = now_s < max(self._lost_since_s + patience_s, later_s)
+            again = now_s < end_s
             if now_s - began_s > patience_s / 5:
-                told(_WAITING.format(self.location, patience_s), patience_s)
+                told(_WAITING.format(self.location), patience_s, limit_s=patience_s)
             if patience_s:
                 _pause.wait(_RESTART_RETRY_S)
 
@@ -382,13 +377,12 @@ class Database:
         JournalReplacedError. *patience_s* is how long to wait for a database server that restarts.
         *silent*: no process waits for this change, and a server tells no other process of it.
         """
+        write = partial(self._write, work, patience_s, silent=silent)
         while True:
             self._heal()
             generation = self.generation
             with suppress(_ChangedMeanwhileError):
-                result = uninterrupted(
-                    lambda: self._write(work, patience_s, silent=silent), self.obstacle
-                )
+                result = uninterrupted(write, self.obstacle, self.busy_timeout_s)
                 self._heal()
                 if self.generation == generation:
                     return result
@@ -417,17 +411,18 @@ class Database:
     @contextmanager
     def _locked(self, patience_s: float | None, *, silent: bool = False) -> Iterator[sa.Connection]:
         """Open a transaction that waits for all other writers, and commit it at the end."""
-        statement = LOCK_WRITERS[self.engine.dialect.name]
-        if self.is_server and not silent:
-            statement += _TELL.format(CHANNEL, self._token)
-        with self._writing if self.path is not None else nullcontext():
-            pool, self._asked_s = self.engine.pool, time.monotonic()
-            try:
+        end_s = self._held.end_s(self.busy_timeout_s)
+        with ExitStack() as stack:
+            with self._held.awaited():
+                if self.path is not None:
+                    if not self._writing.acquire(timeout=max(end_s - time.monotonic(), 0)):
+                        self._held.met()
+                        raise sqlite3.OperationalError("database is locked")
+                    stack.callback(self._writing.release)
+                pool = self.engine.pool
                 connection = self._retry_while_restarting(
-                    lambda: begun(self._take_writer(), statement), patience_s
+                    lambda: self._begun_writer(end_s, silent=silent), patience_s
                 )
-            finally:
-                self._asked_s = math.inf
             driver: Any = connection.connection.driver_connection
             try:
                 if self._file is not None:
@@ -447,21 +442,35 @@ class Database:
             else:
                 connection.close()
 
+    def _begun_writer(self, end_s: float, *, silent: bool) -> sa.Connection:
+        """Return a connection that has the lock of all writers, before *end_s*."""
+        writer, self._writer = self._writer, None
+        connection, left_s = writer or self.engine.connect(), max(end_s - time.monotonic(), 0)
+        statement = LOCK_WRITERS[self.engine.dialect.name].format(max(int(left_s * 1000), 1))
+        driver: Any = connection.connection.driver_connection
+        if self.path is not None:
+            _limit(driver, left_s)
+        elif not silent:
+            statement += _TELL.format(CHANNEL, self._token)
+        try:
+            return begun(connection, statement)
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
+            if self.path is not None:
+                _limit(driver, self.busy_timeout_s)
+            if "lock" in str(exc):
+                self._held.met()
+            raise
+
     def obstacle(self) -> str:
-        """Return which program a write to the file has waited for; empty within a second."""
-        if self.path is None or time.monotonic() - self._asked_s < SAID_AFTER_S:
-            return ""
-        limit = f"at most {self.busy_timeout_s:g} s"
-        return f"another program holds the journal {self.location}: writing waits for it, {limit}"
+        """Return what calls have waited for, longer than a second; else an empty text."""
+        if self._away.lasts():
+            return _WAITING.format(self.location)
+        return _LOCKED.format(self.location) if self._held.lasts() else ""
 
     def _release_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-
-    def _take_writer(self) -> sa.Connection:
-        writer, self._writer = self._writer, None
-        return self.engine.connect() if writer is None else writer
 
     def verify(self) -> None:
         """Check that the files of the connections are those at the path. If not, mend it.
@@ -545,17 +554,12 @@ class Database:
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
-        if callback is not None and self.is_server:
+        if callback is not None and self.path is None:
             self._listener = Listener(self.engine, self._changes, self._token, callback)
 
     def why_not_told(self) -> str | None:
         """Try whether a server tells of changes; return why not, or None."""
-        return why_not(self.engine) if self.is_server else None
-
-    @property
-    def is_server(self) -> bool:
-        """Whether a server keeps the journal."""
-        return self.engine.dialect.name != "sqlite"
+        return why_not(self.engine) if self.path is None else None
 
     @contextmanager
     def _using(self, verb: str) -> Iterator[None]:
@@ -647,7 +651,8 @@ class Database:
         """Write the content of the open files to those at the path; return whether that is done."""
         assert self.path is not None  # noqa: S101 - it has files
         try:
-            with self._driver_connection() as connection:
+            with closing(self.engine.raw_connection()) as raw:
+                connection = cast("sqlite3.Connection", raw.driver_connection)
                 if change is Change.DELETED:
                     make_folder(self.path.parent)
                     copy_database(connection, self.path)
@@ -680,18 +685,15 @@ class Database:
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
         """Use a connection of the sqlite3 module."""
         self._heal()
-        with self._using(verb), self._driver_connection() as connection:
-            yield connection
-
-    @contextmanager
-    def _driver_connection(self) -> Iterator[sqlite3.Connection]:
-        raw = self.engine.raw_connection()
-        try:
+        with self._using(verb), closing(self.engine.raw_connection()) as raw:
             yield cast("sqlite3.Connection", raw.driver_connection)
-        finally:
-            raw.close()
 
 
 def _is_lost(error: sa.exc.OperationalError) -> bool:
     """Return whether a server ended the connection, or does not accept one at this moment."""
     return error.connection_invalidated or "connection" in str(error.orig)
+
+
+def _limit(driver: sqlite3.Connection, wait_s: float) -> None:
+    """Have a connection wait so long for the lock of another one."""
+    driver.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")

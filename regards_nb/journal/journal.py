@@ -414,7 +414,7 @@ class Journal:
     @property
     def is_on_server(self) -> bool:
         """Whether the journal is in a database server and not in a file."""
-        return self._database.is_server
+        return self._database.path is None
 
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""

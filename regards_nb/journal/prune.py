@@ -425,7 +425,7 @@ def _size(database: Database) -> int:
 
 def _shrink(database: Database) -> str:
     """Give the space back; return why that was not possible, else an empty text."""
-    if database.is_server:
+    if database.path is None:
         return _shrink_server(database)
     try:
         with database.driver_connection("prune") as connection:

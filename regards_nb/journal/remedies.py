@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+_HELD = "Another program holds it: close that program, or choose another place with journal=..."
 #: What to do, by a word of the database's error text.
 _REMEDIES = {
-    "locked": "Another program holds it: close that program, or choose another place with "
-    "journal=...",
+    "locked": _HELD,
+    "lock timeout": _HELD,
     "readonly": "Make the file and its folder writable, or choose another place with journal=...",
     "during recovery": "This database is a standby and can be read only. Write to the primary "
     "server, or choose another place with journal=...",

@@ -1,4 +1,4 @@
-"""What protects the connections of a journal from other threads and from Ctrl-C."""
+"""What protects the connections of a journal from other threads and Ctrl-C, and limits waits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import time
 import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from regards_nb import waits
 from regards_nb.errors import JournalError
-from regards_nb.waits import SAID_AFTER_S, told
+from regards_nb.waits import time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,12 +22,18 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _LOOK_EVERY_S = 0.1
+#: The patience of a call after others have waited in vain.
+_LATER_S = 1.0
+#: A call tries again so soon, and knows then whether the outage goes on.
+_TRIED_EVERY_S = 5.0
 
 
-def uninterrupted(work: Callable[[], _T], obstacle: Callable[[], str] = str) -> _T:
+def uninterrupted(
+    work: Callable[[], _T], obstacle: Callable[[], str] = str, limit_s: float = math.inf
+) -> _T:
     """Return the result of *work*, which ends also if Ctrl-C or a signal ends this call.
 
-    *obstacle* returns what is said after a second; the main thread alone speaks.
+    *obstacle* returns what is said after a second, with *limit_s*; the main thread alone speaks.
 
     Python raises the exceptions of signal handlers in the main thread, between any two steps of
     it: also after a transaction was opened, and before a variable holds it. A thread does the work
@@ -32,7 +41,8 @@ def uninterrupted(work: Callable[[], _T], obstacle: Callable[[], str] = str) -> 
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    job = _Job(work, obstacle)
+    # With the time limit of the caller.
+    job = _Job(partial(copy_context().run, work), obstacle, min(limit_s, time_left_s()))
     try:
         threading.Thread(target=job.run, name="regards-nb-transaction", daemon=True).start()
     except RuntimeError:  # Python ends, and starts no thread any more
@@ -43,9 +53,9 @@ def uninterrupted(work: Callable[[], _T], obstacle: Callable[[], str] = str) -> 
 class _Job(Generic[_T]):
     """A piece of work that is done once."""
 
-    def __init__(self, work: Callable[[], _T], obstacle: Callable[[], str]) -> None:
+    def __init__(self, work: Callable[[], _T], obstacle: Callable[[], str], limit_s: float) -> None:
         self._work = work
-        self._obstacle = obstacle
+        self._obstacle, self._limit_s = obstacle, limit_s
         self._outcome: Future[_T] = Future()
         self._first = threading.Lock()
         # Not the condition of the future: an exception of a signal handler can break its wait.
@@ -65,9 +75,9 @@ class _Job(Generic[_T]):
 
     def result(self) -> _T:
         """Wait for the end of the work; return its result, or raise its exception."""
-        while not self._unfinished.acquire(timeout=SAID_AFTER_S):
+        while not self._unfinished.acquire(timeout=_LOOK_EVERY_S):
             if text := self._obstacle():
-                told(text, math.inf)
+                told(text, math.inf, limit_s=self._limit_s)
         self._unfinished.release()
         return self._outcome.result()
 
@@ -127,3 +137,50 @@ class ConnectionUseLock:
             with self._condition:
                 self._owner = None
                 self._condition.notify_all()
+
+
+class Outage:
+    """What all calls of a journal wait for: a server, or the lock of another program.
+
+    They share the patience: it does not last for each part of a call, nor for each call of a cell.
+    """
+
+    def __init__(self) -> None:
+        #: Since when calls wait in vain, and when the last one gave up.
+        self._since_s, self._met_s = math.inf, -math.inf
+        #: When the waits began that go on.
+        self._begun: list[float] = []
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Wait in the block. It calls `met` if that is in vain."""
+        began_s = time.monotonic()
+        self._begun.append(began_s)
+        try:
+            yield
+        finally:
+            self._begun.remove(began_s)
+        self.over()
+
+    def over(self) -> None:
+        """Note that nobody waits in vain any more."""
+        self._since_s = math.inf
+
+    def met(self) -> None:
+        """Note that what calls wait for is not there."""
+        self._met_s = time.monotonic()
+        self._since_s = min([self._since_s, self._met_s, *self._begun])
+
+    def end_s(self, patience_s: float) -> float:
+        """Return when a wait that begins now ends, also by the time limit of the caller."""
+        now_s = time.monotonic()
+        later_s = now_s + min(patience_s, _LATER_S)
+        end_s = max(min(self._since_s, now_s) + patience_s, later_s)
+        return min(end_s, now_s + max(time_left_s(), 0.0))
+
+    def lasts(self) -> bool:
+        """Return whether calls wait for long: it is the cause of a silence of a second."""
+        now_s = time.monotonic()
+        is_recent = now_s - self._met_s < _TRIED_EVERY_S
+        since_s = min([self._since_s if is_recent else math.inf, *self._begun])
+        return now_s - since_s >= waits.SAID_AFTER_S / 2

@@ -32,6 +32,7 @@ from regards_nb.threads import OwnThread
 from regards_nb.tracker.downloads import Workers
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import POLL_S, RECEIVING, OrderHeldError
+from regards_nb.waits import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -132,8 +133,9 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
+            joined([self._thread], timeout_s, lambda: "stop() waits for the last events")
         unended = self._workers.finish(timeout_s, lambda: self._calls.running)
+        del self._workers  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
         return f"{unended}; the next start() makes the calls left out" if unended else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import warnings
 import weakref
 from dataclasses import replace
@@ -75,7 +76,7 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders, TablePolicy
 from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user
-from regards_nb.waits import stopped_by_user
+from regards_nb.waits import limited, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -431,6 +432,7 @@ class OrderTracker:
         with (
             self._life.changing,
             stopped_by_user("stop() was stopped: what still runs ends by itself"),
+            limited(time.monotonic() + timeout_s),
         ):
             catch_up, self._catch_up = self._catch_up, None
             dispatcher, self._dispatcher = self._dispatcher, None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import (
+    JournalError,
     OrderNotFoundError,
     ServiceError,
     ServiceUnreachableError,
@@ -221,6 +222,8 @@ class Wait:
         try:
             with limited(self._deadline_s):
                 is_known = sync.look_up(name)
+        except JournalError:
+            return True  # its state was not written, and is asked for again
         except ServiceUnreachableError:
             self._unanswered = f"REGARDS at {sync.client.base_url} does not answer"
             raise
