@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -266,18 +266,28 @@ def _user(user: BrokerUser) -> dict[str, Any]:
     }
 
 
-def _plugins(folder: Path, installation: Installation) -> dict[str, str]:
-    """Make a folder of plugins that holds the server alone; return the variable that names it.
+def _code(folder: Path, installation: Installation) -> dict[str, str]:
+    """Make two folders of links to code, and return the variables that name them.
 
-    At its start RabbitMQ reads all plugins that it finds, also those that are not enabled, which
-    takes up to half of the time of a start. The server itself lies among them.
+    They save a third of the processor of a start. RabbitMQ reads all plugins that it finds, also
+    those that are not enabled: it finds the server alone, which lies among them. Erlang before
+    version 26 looks for each of a thousand modules in ninety folders, one after the other: it finds
+    all in the first.
     """
-    hidden = folder / "plugins"
-    hidden.mkdir()
-    found = list(installation.server.resolve().parents[1].glob("plugins/rabbit-*"))
+    plugins, modules = folder / "plugins", folder / "modules"
+    plugins.mkdir()
+    modules.mkdir()
+    home = installation.server.resolve().parents[1]
+    found = list(home.glob("plugins/rabbit-*"))
     for server in found:
-        (hidden / server.name).symlink_to(server)
-    return {"RABBITMQ_PLUGINS_DIR": str(hidden)} if found else {}
+        (plugins / server.name).symlink_to(server)
+    # epmd is in erts-<version>/bin, beside the folder of Erlang's own libraries
+    erlang = installation.epmd.resolve().parents[2]
+    for module in (*home.glob("plugins/*/ebin/*.beam"), *erlang.glob("lib/*/ebin/*.beam")):
+        with suppress(FileExistsError):
+            (modules / module.name).symlink_to(module)
+    hidden = {"RABBITMQ_PLUGINS_DIR": str(plugins)} if found else {}
+    return {**hidden, "RABBITMQ_SERVER_CODE_PATH": str(modules)}
 
 
 def _environment(
@@ -292,7 +302,7 @@ def _environment(
     return {
         "LC_ALL": "C.UTF-8",
         **kept,
-        **_plugins(folder, installation),
+        **_code(folder, installation),
         "PATH": installation.path,
         "HOME": str(folder / "home"),
         "ERL_EPMD_PORT": str(ports.epmd),
@@ -306,6 +316,9 @@ def _environment(
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
+        # what the tables of a large node take would be set to zero at each start
+        "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "65536",
+        "RABBITMQ_MAX_NUMBER_OF_ATOMS": "1000000",
         "RABBITMQ_DIST_PORT": str(ports.distribution),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERL_ARGS,
     }
