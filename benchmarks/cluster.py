@@ -6,6 +6,8 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from erlang import evaluate
+
 from regards_nb.events import VHOST
 from regards_nb.simulator import PrivateBroker
 
@@ -25,15 +27,17 @@ class Cluster(NamedTuple):
 
     def leader(self, queue: str) -> PrivateBroker:
         """Return the node of the leader of a quorum queue."""
-        columns = ("name", "leader", "--no-table-headers")
-        listed = self.nodes[0].rabbitmqctl("list_queues", "--vhost", VHOST, *columns)
-        name = dict(line.split() for line in listed.splitlines())[queue]
-        return next(node for node in self.nodes if node.name == name)
+        resource = f'rabbit_misc:r(<<"{VHOST}">>, queue, <<"{queue}">>)'
+        leader = (
+            f"{{ok, Q}} = rabbit_amqqueue:lookup({resource}), rabbit_quorum_queue:info(Q, [leader])"
+        )
+        found = evaluate(self.nodes[0], leader)
+        return next(node for node in self.nodes if f"'{node.name}'" in found)
 
     def break_links(self, node: PrivateBroker) -> None:
         """Break the connections of a node to the others; the nodes connect again by themselves."""
         others = ", ".join(f"'{each.name}'" for each in self.nodes if each is not node)
-        node.rabbitmqctl("eval", f"[erlang:disconnect_node(N) || N <- [{others}]].")
+        evaluate(node, f"[erlang:disconnect_node(N) || N <- [{others}]]")
 
 
 @contextlib.contextmanager

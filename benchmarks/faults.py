@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import three_nodes
+from erlang import evaluate
 from fault_world import TICK, PrivatePostgreSQL, World
 from small_disk import own_mounts
 from tcp_proxy import TcpProxy
@@ -99,9 +100,9 @@ def close_channels(world: World) -> None:
         [{connection, Reader}, {number, N}] = rabbit_channel:info(Pid, [connection, number]),
         Reader ! {channel_exit, N, {amqp_error, precondition_failed, "maintenance", none}},
         rabbit_channel:shutdown(Pid)
-     end || Pid <- rabbit_channel:list()].
+     end || Pid <- rabbit_channel:list()]
     """
-    world.broker.rabbitmqctl("eval", close)
+    evaluate(world.broker, close)
 
 
 def freeze_broker(world: World) -> None:
@@ -115,23 +116,24 @@ def freeze_broker(world: World) -> None:
 
 def memory_alarm(world: World) -> None:
     """The broker's memory alarm blocks publishers for a while."""
-    world.broker.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1000")
+    limit = "vm_memory_monitor:set_vm_memory_high_watermark({})"
+    evaluate(world.broker, limit.format("{absolute, 1000}"))
     rows = len(world.publisher.confirmed)
     world.wait(lambda: len(world.tracker.events) >= rows, "drain")
-    world.broker.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    evaluate(world.broker, limit.format("0.4"))
 
 
 def consumer_timeout(world: World) -> None:
     """The journal is locked for so long that the broker's consumer timeout closes the channel."""
     minutes = "application:set_env(rabbit, consumer_timeout, {}), "
-    tick = "application:set_env(rabbit, channel_tick_interval, {})."
-    world.broker.rabbitmqctl("eval", minutes.format(2000) + tick.format(500))
-    world.broker.rabbitmqctl("close_all_connections", "--global", "new settings")
+    tick = "application:set_env(rabbit, channel_tick_interval, {})"
+    evaluate(world.broker, minutes.format(2000) + tick.format(500))
+    evaluate(world.broker, 'rabbit_networking:close_all_connections("new settings")')
     world.wait_for_rows(1)
     with contextlib.closing(sqlite3.connect(world.folder / "journal.sqlite")) as lock:
         lock.execute("BEGIN IMMEDIATE")
         world.flow(15)
-    world.broker.rabbitmqctl("eval", minutes.format(1800000) + tick.format(60000))
+    evaluate(world.broker, minutes.format(1800000) + tick.format(60000))
 
 
 def unwritable_journal(world: World) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pika
 import pytest
 from conftest import Admin, until
+from erlang import evaluate
 from pika.exceptions import ChannelClosedByBroker
 from tcp_proxy import TcpProxy
 
@@ -243,12 +244,12 @@ def test_parameters_of_another_type_are_refused() -> None:
 
 
 def fault_close_connections(broker: PrivateBroker) -> None:
-    broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
+    evaluate(broker, 'rabbit_networking:close_all_connections("maintenance")')
 
 
 def fault_stop_app(broker: PrivateBroker) -> None:
-    broker.rabbitmqctl("stop_app")
-    broker.rabbitmqctl("start_app")
+    evaluate(broker, "rabbit:stop()")
+    evaluate(broker, "rabbit:start()")
 
 
 def fault_kill_node(broker: PrivateBroker) -> None:

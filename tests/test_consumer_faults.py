@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 from conftest import Admin, until
+from erlang import evaluate
 from tcp_proxy import TcpProxy
 from test_consumer import LIMIT_S, body, consuming, nothing, numbers, publish, rows
 
@@ -130,16 +130,17 @@ def test_a_limit_on_connections_is_named(broker: PrivateBroker, journal: Journal
     """RabbitMQ's code 530 says which limit; the virtual host is right."""
     access = broker.access()
     parameters = parameters_from(access.url)
-    user = parameters.credentials.username
+    user = f'<<"{parameters.credentials.username}">>'
+    limits = "rabbit_auth_backend_internal:{}_user_limits(" + user + ', <<"{}">>, <<"tests">>)'
     try:
-        for limit in ({"max-connections": 0}, {"max-channels": 0}):
-            broker.rabbitmqctl("set_user_limits", user, json.dumps(limit))
+        for limit in ("max-connections", "max-channels"):
+            evaluate(broker, limits.format("set", f'{{\\"{limit}\\":0}}'))
             consumer = Consumer(parameters, access.queue, journal, nothing)
             with pytest.raises(errors.BrokerAccessError, match="refuses one more connection or ch"):
                 consumer.start(LIMIT_S)
-            broker.rabbitmqctl("clear_user_limits", user, "all")
+            evaluate(broker, limits.format("clear", limit))
     finally:
-        broker.rabbitmqctl("clear_user_limits", user, "all")
+        evaluate(broker, limits.format("clear", "all"))
 
 
 def test_a_queue_that_another_program_alone_may_read_is_named(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Admin, until
+from erlang import evaluate
 from tcp_proxy import TcpProxy
 from test_consumer import LIMIT_S, nothing, numbers, publish
 
@@ -45,7 +46,7 @@ def test_a_channel_that_answers_no_more_is_replaced(
         "[P || P <- rabbit_channel:list(), [{consumer_count, N}] <- "
         "[catch rabbit_channel:info(P, [consumer_count])], N > 0]"
     )
-    broker.rabbitmqctl("eval", f"[sys:suspend(P) || P <- {channels}].")
+    evaluate(broker, f"[sys:suspend(P) || P <- {channels}]")
     until(lambda: "does not answer about the queue" in (consumer.health.reason or ""))
     publish(quorum, 20, 40)
     until(lambda: journal.last_id() == 40)
@@ -88,14 +89,14 @@ def test_a_queue_that_is_not_ready_is_waited_for(
     name = f'rabbit_misc:r(<<"regards.multitenant.manager">>, queue, <<"{quorum.queue}">>)'
     queue = f"{{ok, Q}} = rabbit_amqqueue:lookup({name}), Id = amqqueue:get_pid(Q)"
     publish(quorum, 0, 20)
-    broker.rabbitmqctl("eval", f"{queue}, ra:stop_server(quorum_queues, Id).")
+    evaluate(broker, f"{queue}, ra:stop_server(quorum_queues, Id)")
     consumer = Consumer(parameters_from(quorum.url), quorum.queue, journal, nothing)
     with ThreadPoolExecutor(1) as thread:
         started = thread.submit(consumer.start, LIMIT_S)
         until(lambda: "541" in (consumer.health.reason or ""))
-        restart = f"{queue}, ra:restart_server(quorum_queues, Id)."
+        restart = f"{queue}, ra:restart_server(quorum_queues, Id)"
         # A server that was just stopped may refuse to start once more.
-        until(lambda: "ok" in broker.rabbitmqctl("eval", restart))
+        until(lambda: evaluate(broker, restart) == "ok")
         started.result(LIMIT_S)
     until(lambda: journal.last_id() == 20)
     consumer.stop(LIMIT_S)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pika
 import pytest
 from conftest import Admin, until
+from erlang import evaluate
 from tcp_proxy import TcpProxy
 from test_consumer import (
     LIMIT_S,
@@ -181,8 +182,8 @@ def test_a_journal_that_cannot_be_written_for_long_loses_nothing(
 ) -> None:
     """Locked until another program, which consumes again after each timeout, has lost a message."""
     put = "[application:set_env(rabbit, K, V) || {{K, V}} <- "
-    put += "[{{consumer_timeout, {}}}, {{channel_tick_interval, {}}}]]."
-    broker.rabbitmqctl("eval", put.format(500, 100))
+    put += "[{{consumer_timeout, {}}}, {{channel_tick_interval, {}}}]]"
+    evaluate(broker, put.format(500, 100))
     two_returns = {"x-delivery-limit": 2}
     with quorum_queue(broker, **two_returns) as other, quorum_queue(broker, **two_returns) as admin:
         publish(other, 0, 1)
@@ -193,7 +194,7 @@ def test_a_journal_that_cannot_be_written_for_long_loses_nothing(
                 consume_until_closed(other)
             lock.rollback()
             until(lambda: journal.last_id() >= 200)
-    broker.rabbitmqctl("eval", put.format(1_800_000, 60_000))
+    evaluate(broker, put.format(1_800_000, 60_000))
     assert sorted(numbers(journal)) == list(range(200))
 
 

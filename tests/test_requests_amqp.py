@@ -7,6 +7,7 @@ from typing import Any
 
 import pika
 import pytest
+from erlang import evaluate
 
 from regards_nb import OrderTracker, errors
 from regards_nb.events import REQUEST_EXCHANGE, VHOST
@@ -30,7 +31,10 @@ def let_publish(broker: PrivateBroker, simulator: Simulator) -> None:
     parameters = pika.URLParameters(simulator.amqp_url)
     user, queue = parameters.credentials.username, simulator.queue
     exactly = f"^{REQUEST_EXCHANGE.replace('.', '[.]')}$"
-    broker.rabbitmqctl("set_permissions", "-p", VHOST, user, "^$", exactly, f"^{queue}$")
+    rights = ", ".join(
+        f'<<"{each}">>' for each in (user, VHOST, "^$", exactly, f"^{queue}$", "tests")
+    )
+    evaluate(broker, f"rabbit_auth_backend_internal:set_permissions({rights})")
 
 
 def test_an_order_over_amqp(simulator: Simulator, broker: PrivateBroker, tmp_path: Path) -> None:
