@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from regards_nb.simulator.service import Service
 
 _IDLE_S = 5
-_POLL_S = 0.1
 _RETRY_S = 0.1
 _CONNECT_LIMIT_S = 10
 _START_LIMIT_S = 15
@@ -61,13 +60,17 @@ def properties(
 class Publisher:
     """Publishes responses from one thread with one connection, as the administrator.
 
+    On the same connection it reads the order *requests*, if there are any.
+
     A message stays first in the queue until RabbitMQ has confirmed it. If the connection breaks
     before, the message is published again: at least once, as in REGARDS.
     """
 
-    def __init__(self, url: str, queue: str) -> None:
+    def __init__(self, url: str, queue: str, *, requests: OrderRequests | None = None) -> None:
         self._parameters = _parameters(url)
         self._queue = queue
+        self._requests = requests
+        self._is_ready = threading.Event()
         self._waiting: deque[tuple[bytes, dict[str, Any]]] = deque()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -79,6 +82,8 @@ class Publisher:
         with _connected(self._parameters) as connection:
             self._declare(connection.channel())
         self._thread.start()
+        if not self._is_ready.wait(_START_LIMIT_S):
+            raise RuntimeError("the exchange of order requests cannot be read")
 
     def _declare(self, channel: BlockingChannel) -> None:
         channel.exchange_declare(RESPONSE_EXCHANGE, "fanout", durable=True)
@@ -140,6 +145,9 @@ class Publisher:
         # A killed node can accept connections before it has restored its bindings, and then
         # confirms messages that it routes to no queue. Declaring the binding again avoids that.
         self._declare(channel)
+        if self._requests is not None:
+            self._requests.consume(connection.channel())
+        self._is_ready.set()
         channel.confirm_delivery()
         while not self._stopping.is_set():
             if self._waiting:
@@ -157,47 +165,28 @@ class Publisher:
             self._changed.notify_all()
 
 
-class RequestReader:
-    """Reads order requests from their exchange in a thread, as the administrator.
+class OrderRequests:
+    """Reads order requests from their exchange.
 
     REGARDS drops a request without the tenant's header or a ``correlationId``, and so does this.
     Only *user* may order.
     """
 
-    def __init__(self, url: str, service: Service, *, tenant: str, user: str) -> None:
-        self._parameters = _parameters(url)
+    def __init__(self, service: Service, *, tenant: str, user: str) -> None:
         self._service = service
         self._tenant = tenant
         self._user = user
-        self._listening = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="simulator-requests", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread and return when it consumes."""
-        self._thread.start()
-        if not self._listening.wait(_START_LIMIT_S):
-            raise RuntimeError("the exchange of order requests cannot be read")
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        # Tests may stop the broker while this thread reads.
-        with contextlib.suppress(*_CONNECTION_ERRORS), _connected(self._parameters) as connection:
-            channel = connection.channel()
-            channel.exchange_declare(REQUEST_EXCHANGE, "fanout", durable=True)
-            queue = channel.queue_declare("", exclusive=True).method.queue
-            channel.queue_bind(queue, REQUEST_EXCHANGE)
-            self._listening.set()
-            for method, properties, body in channel.consume(queue, inactivity_timeout=_POLL_S):
-                if method is not None:
-                    self._handle(properties.headers or {}, body)
-                    channel.basic_ack(method.delivery_tag)
-                if self._stopping.is_set():
-                    break
+    def consume(self, channel: BlockingChannel) -> None:
+        """Read the requests from now on, in the thread of the connection."""
+        channel.exchange_declare(REQUEST_EXCHANGE, "fanout", durable=True)
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(queue, REQUEST_EXCHANGE)
+        channel.basic_consume(
+            queue,
+            lambda _channel, _method, sent, body: self._handle(sent.headers or {}, body),
+            auto_ack=True,
+        )
 
     def _handle(self, headers: dict[str, Any], body: bytes) -> None:
         try:

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from regards_nb.simulator.faults import (
     CorruptEntry,
@@ -278,16 +278,17 @@ def _entry_names(files: Sequence[OrderFile]) -> Iterator[tuple[OrderFile, str]]:
         yield file, f"{stem} ({number}){extension}" if number else name
 
 
-class _Written(NamedTuple):
-    """One closed entry, for the central directory."""
+@dataclass(slots=True)
+class _Written:
+    """One entry, for its descriptor and the central directory."""
 
     name: bytes
     unicode_extra: bytes
     zip64_header: bool
-    crc: int
-    compressed_bytes: int
-    size_bytes: int
     offset: int
+    crc: int = 0
+    compressed_bytes: int = 0
+    size_bytes: int = 0
 
 
 class ZipWriter:
@@ -306,42 +307,35 @@ class ZipWriter:
 
     def begin(self, name: str, *, declared_bytes: int | None) -> bytes:
         """Open an entry. It has the Zip64 form if *declared_bytes* requires it."""
-        self._name, self._unicode_extra = encoded_name(name)
-        self._zip64_header = declared_bytes is not None and declared_bytes >= _LIMIT_32
-        self._zip64_used |= self._zip64_header
-        self._offset = self._position
-        self._crc = self._size_bytes = 0
+        is_large = declared_bytes is not None and declared_bytes >= _LIMIT_32
+        self._zip64_used |= is_large
+        entry = _Written(*encoded_name(name), is_large, self._position)
+        self._written.append(entry)
         self._deflate = zlib.compressobj(self._level, zlib.DEFLATED, -zlib.MAX_WBITS)
-        sizes, extra, version = 0, self._unicode_extra, _VERSION
-        if self._zip64_header:
+        sizes, extra, version = 0, entry.unicode_extra, _VERSION
+        if is_large:
             # Placeholders: the descriptor contains the sizes.
             sizes, version = _LIMIT_32, _VERSION_ZIP64
             extra = struct.pack("<2H2Q", _ZIP64_EXTRA, 16, 0, 0) + extra
         fixed = struct.pack("<4s3H", b"PK\3\4", version, _DESCRIPTOR_FLAG, _DEFLATED)
-        rest = struct.pack("<3I2H", 0, sizes, sizes, len(self._name), len(extra))
-        header = self._count(fixed + self._dos_time + rest + self._name + extra)
+        rest = struct.pack("<3I2H", 0, sizes, sizes, len(entry.name), len(extra))
+        header = self._count(fixed + self._dos_time + rest + entry.name + extra)
         self._data_start = self._position
         return header
 
     def data(self, chunk: bytes) -> bytes:
         """Add bytes to the open entry."""
-        self._crc = zlib.crc32(chunk, self._crc)
-        self._size_bytes += len(chunk)
+        entry = self._written[-1]
+        entry.crc = zlib.crc32(chunk, entry.crc)
+        entry.size_bytes += len(chunk)
         return self._count(self._deflate.compress(chunk))
 
     def end(self, *, crc: int | None = None) -> bytes:
         """Close the open entry; *crc* replaces the correct CRC."""
         tail = self._count(self._deflate.flush())
-        entry = _Written(
-            self._name,
-            self._unicode_extra,
-            self._zip64_header,
-            self._crc if crc is None else crc,
-            self._position - self._data_start,
-            self._size_bytes,
-            self._offset,
-        )
-        self._written.append(entry)
+        entry = self._written[-1]
+        entry.crc = entry.crc if crc is None else crc
+        entry.compressed_bytes = self._position - self._data_start
         sizes = struct.pack("<2Q", entry.compressed_bytes, entry.size_bytes)
         if not entry.zip64_header:
             # commons-compress writes the low 32 bits of an undeclared size above 4 GiB.

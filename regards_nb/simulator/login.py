@@ -7,7 +7,6 @@ import hmac
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -31,30 +30,29 @@ class LoginForm(Enum):
     ANY = "any"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """The user, the project, and the credentials of the client application.
+class Login:
+    """Issues tokens to the only user of a project, and checks them.
 
-    *foreign_token* is of a single sign-on (OpenID Connect) for the same user. With an *api_key*, a
-    portal in front refuses requests without this ``X-API-Key``.
+    ``foreign_token`` is of a single sign-on (OpenID Connect) for the same user. With an *api_key*,
+    a portal in front refuses requests without this ``X-API-Key``.
     """
 
-    tenant: str
-    username: str
-    client_id: str
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
-    client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
-    foreign_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    api_key: str | None = field(default=None, repr=False)
-
-
-class Login:
-    """Issues tokens to the only user and checks them."""
+    client_id = "regards-nb"
 
     def __init__(
-        self, account: Account, *, form: LoginForm, expires_in_s: float, faults: Faults
+        self,
+        *,
+        tenant: str,
+        username: str,
+        api_key: str | None,
+        form: LoginForm,
+        expires_in_s: float,
+        faults: Faults,
     ) -> None:
-        self._account = account
+        self._tenant, self._username = tenant, username
+        self.password, self.client_secret = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
+        self.foreign_token = secrets.token_urlsafe(32)
+        self._api_key = api_key
         self._form = form
         self._expires_in_s = expires_in_s
         self._faults = faults
@@ -75,12 +73,11 @@ class Login:
             fields = request.json() if is_json else request.form()
         except HttpError:
             return spring_error(400, "Bad Request", request.path)
-        account = self._account
         if not (
-            _equal(str(fields.get("username")), account.username)
-            and _equal(str(fields.get("password")), account.password)
+            _equal(str(fields.get("username")), self._username)
+            and _equal(str(fields.get("password")), self.password)
             and fields.get("grant_type") == "password"
-            and (fields.get("scope") or request.query.get("scope")) == account.tenant
+            and (fields.get("scope") or request.query.get("scope")) == self._tenant
         ):
             code = "invalid_grant" if self._form is LoginForm.FORM else "AUTHENTICATION_FAILED"
             return _oauth_error(code, "Bad credentials")
@@ -90,11 +87,10 @@ class Login:
 
     def _has_client_credentials(self, request: Request) -> bool:
         """Accept the application's own credentials and REGARDS' default, ``client:secret``."""
-        account = self._account
         given = request.headers.get("authorization", "")
         return any(
             _equal(given, f"Basic {base64.b64encode(pair.encode()).decode()}")
-            for pair in (f"{account.client_id}:{account.client_secret}", "client:secret")
+            for pair in (f"{self.client_id}:{self.client_secret}", "client:secret")
         )
 
     def _new_token(self) -> dict[str, Any]:
@@ -103,19 +99,19 @@ class Login:
             self._ends_at_s[token] = time.monotonic() + self._expires_in_s
         return {
             "token_type": "bearer",
-            "tenant": self._account.tenant,
-            "scope": self._account.tenant,
+            "tenant": self._tenant,
+            "scope": self._tenant,
             "role": "REGISTERED_USER",
-            "sub": self._account.username,
-            "email": self._account.username,
+            "sub": self._username,
+            "email": self._username,
             "access_token": token,
             "expires_in": int(self._expires_in_s),
         }
 
     def passes_portal(self, request: Request) -> bool:
         """Return whether a request has the API key of the portal, if there is one."""
-        key = self._account.api_key
-        return key is None or _equal(request.headers.get("x-api-key", ""), key)
+        given = request.headers.get("x-api-key", "")
+        return self._api_key is None or _equal(given, self._api_key)
 
     def user(self, request: Request, *, is_public: bool) -> str:
         """Return the user of a request; raises HttpError if its token is not valid.
@@ -125,12 +121,12 @@ class Login:
         """
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         scope = request.headers.get("scope") or request.query.get("scope")
-        if not kind and is_public and scope == self._account.tenant:
+        if not kind and is_public and scope == self._tenant:
             return ""
         with self._lock:
-            if _equal(token, self._account.foreign_token) and token not in self._refused:
-                if scope == self._account.tenant:
-                    return self._account.username
+            if _equal(token, self.foreign_token) and token not in self._refused:
+                if scope == self._tenant:
+                    return self._username
                 # The gateway reads the project of a foreign token from the scope only.
                 self._refused.add(token)
             ends_at_s = self._ends_at_s.get(token, 0) if kind == "Bearer" else 0
@@ -144,7 +140,7 @@ class Login:
                 )
         if time.monotonic() >= ends_at_s:
             raise HttpError(spring_error(401, "Unauthorized", request.path))
-        return self._account.username
+        return self._username
 
     def forget_all(self) -> None:
         """Invalidate every token issued so far."""

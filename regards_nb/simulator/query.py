@@ -13,7 +13,7 @@ REGARDS parses queries with Lucene's flexible standard parser and gives them a m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, NoReturn
@@ -78,6 +78,7 @@ class _Parser:
         self._fields = fields
         self._tenant = tenant
         self._at = 0
+        self._texts = [name for name, kind in fields.items() if kind in _TEXT_TYPES]
 
     def query(self) -> Criterion:
         if not self._text.strip():
@@ -184,10 +185,7 @@ class _Parser:
         except re.error as exc:
             raise QueryError(f"no regular expression: {regexp}") from exc
         if field is None:
-            names = [name for name, kind in self._fields.items() if kind in _TEXT_TYPES]
-            return lambda values: any(
-                pattern.fullmatch(each) for name in names for each in _texts(values.get(name))
-            )
+            return lambda values: any(pattern.fullmatch(each) for each in self._words(values))
         if self._fields[field] not in _TEXT_TYPES:
             if regexp == ".*":
                 return lambda values: values.get(field) is not None
@@ -195,14 +193,13 @@ class _Parser:
         return lambda values: any(pattern.fullmatch(each) for each in _texts(values.get(field)))
 
     def _any_word(self, value: str) -> Criterion:
-        names = [name for name, kind in self._fields.items() if kind in _TEXT_TYPES]
         wanted = set(re.findall(r"[^\W_]+", value.lower()))
+        return lambda values: any(
+            wanted <= set(re.findall(r"[^\W_]+", each.lower())) for each in self._words(values)
+        )
 
-        def matches(values: Values) -> bool:
-            texts = [each for name in names for each in _texts(values.get(name))]
-            return any(wanted <= set(re.findall(r"[^\W_]+", each.lower())) for each in texts)
-
-        return matches
+    def _words(self, values: Values) -> Iterator[str]:
+        return (each for name in self._texts for each in _texts(values.get(name)))
 
     def _range(self, field: str | None, token: re.Match[str]) -> Criterion:
         if field is None:

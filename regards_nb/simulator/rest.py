@@ -128,7 +128,7 @@ class Rest:
         number, name = int(path.get("id") or 0), None
         order_id: int | None = number or None
         if endpoint.route is Route.FILE:
-            file = self.service.find_file(number)
+            file = self.service.files.get(number)
             order_id, name = (file.order_id, file.spec.name) if file else (None, None)
         reply = self.faults.take(Reply, order_id=order_id, name=name, route=endpoint.route)
         try:
@@ -163,7 +163,7 @@ class Rest:
 
     def _order(self, call: _Call, *texts: str) -> Order:
         """Return the order of the path, of any user; without one raise a 404 with these texts."""
-        order = self.service.find(call.number)
+        order = self.service.orders.get(call.number)
         if order is None:
             raise HttpError(error(404, *texts))
         return order
@@ -248,7 +248,7 @@ class Rest:
     @_serves(f"{_FILES}/files/{_ID}", Route.FILE)
     def file(self, call: _Call) -> Response:
         """Send one file."""
-        file = self.service.find_file(call.number)
+        file = self.service.files.get(call.number)
         if file is None:
             return error(404, f"Unknown data file {call.number}")
         if self.service.known(file.order_id).owner != call.user:

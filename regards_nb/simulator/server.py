@@ -254,7 +254,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Send a body piece by piece, and call ``served`` if all of it was sent."""
         chunked = response.length_bytes is None
         silent = self.command == "HEAD"
-        for piece in _paced(stream, response, self.server.stopping):
+        if response.limit_bytes is not None:
+            stream = limited(stream, response.limit_bytes)
+        if response.slow:
+            stream = _paced(stream, response.slow, self.server.stopping)
+        for piece in stream:
             # A chunk without bytes would end the body.
             if piece and not silent:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
@@ -293,42 +297,21 @@ def limited(stream: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
         yield piece
 
 
-def _paced(
-    stream: Iterator[bytes], response: Response, stopping: threading.Event
-) -> Iterator[bytes]:
-    """Return the stream with its limit and with the delays of its Slow fault."""
-    slow = response.slow
-    if response.limit_bytes is not None:
-        stream = limited(stream, response.limit_bytes)
-    if slow and slow.stall_after_bytes is not None:
-        stream = _stalled(stream, slow.stall_after_bytes, slow.stall_s, stopping)
-    if slow and slow.bytes_per_s is not None:
-        stream = _slowed(stream, slow.bytes_per_s, stopping)
-    return stream
-
-
-def _stalled(
-    stream: Iterator[bytes], after_bytes: int, stall_s: float, stopping: threading.Event
-) -> Iterator[bytes]:
-    for piece in stream:
-        if 0 <= after_bytes < len(piece):
-            yield piece[:after_bytes]
-            if stopping.wait(stall_s):
-                raise ConnectionAbortedError("the simulator was stopped")
-            yield piece[after_bytes:]
-        else:
-            yield piece
-        after_bytes -= len(piece)
-
-
-def _slowed(
-    stream: Iterator[bytes], bytes_per_s: float, stopping: threading.Event
-) -> Iterator[bytes]:
+def _paced(stream: Iterator[bytes], slow: Slow, stopping: threading.Event) -> Iterator[bytes]:
+    """Yield the stream with the delays of a fault."""
     started_s, sent_bytes = monotonic(), 0
-    step_bytes = max(int(bytes_per_s * _STEP_S), 1)
+    rate, stall_at = slow.bytes_per_s, slow.stall_after_bytes
+    step_bytes = sys.maxsize if rate is None else max(int(rate * _STEP_S), 1)
     for piece in stream:
-        for start in range(0, len(piece), step_bytes):
-            step = piece[start : start + step_bytes]
-            yield step
-            sent_bytes += len(step)
-            stopping.wait(max(started_s + sent_bytes / bytes_per_s - monotonic(), 0))
+        rest = piece
+        while rest:
+            if sent_bytes == stall_at:
+                stall_at = None
+                if stopping.wait(slow.stall_s):
+                    raise ConnectionAbortedError("the simulator was stopped")
+            end = step_bytes if stall_at is None else min(step_bytes, stall_at - sent_bytes)
+            yield rest[:end]
+            sent_bytes += len(rest[:end])
+            rest = rest[end:]
+            if rate is not None:
+                stopping.wait(max(started_s + sent_bytes / rate - monotonic(), 0))

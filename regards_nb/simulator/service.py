@@ -127,8 +127,9 @@ class Service:
         self._order_link = order_link
         self._pause_s = suborder_pause_s
         self._counted = counted
-        self._orders: dict[int, Order] = {}
-        self._files: dict[int, OrderFile] = {}
+        #: Orders and files by their ids.
+        self.orders: dict[int, Order] = {}
+        self.files: dict[int, OrderFile] = {}
         self._late: list[tuple[float, Iterable[OrderFile], dict[int, str]]] = []
         self._numbers = {kind: itertools.count(1) for kind in ("order", "sub", "file", "dataset")}
         self._names = random.Random(f"{seed}/correlation ids")
@@ -251,8 +252,8 @@ class Service:
         )
         for fault in plan.faults:
             self._faults.add(replace(fault, order_id=order_id))
-        self._orders[order_id] = order
-        self._files.update((file.file_id, file) for file in order.files)
+        self.orders[order_id] = order
+        self.files.update((file.file_id, file) for file in order.files)
         return order
 
     def _correlation_id(self) -> str:
@@ -266,24 +267,16 @@ class Service:
 
     # -- reading orders
 
-    def find(self, order_id: int) -> Order | None:
-        """Return the order of this id, or None."""
-        return self._orders.get(order_id)
-
     def known(self, order_id: int) -> Order:
         """Return the order of this id; raises KeyError if there is none."""
-        return self._orders[order_id]
-
-    def find_file(self, file_id: int) -> OrderFile | None:
-        """Return the file of this id, or None."""
-        return self._files.get(file_id)
+        return self.orders[order_id]
 
     def orders_of(self, owner: str) -> list[Order]:
         """Return the user's orders, newest first, without the deleted ones."""
         with self._changed:
             return [
                 order
-                for order in reversed(self._orders.values())
+                for order in reversed(self.orders.values())
                 if order.owner == owner and order.status is not ServerStatus.DELETED
             ]
 
@@ -303,7 +296,7 @@ class Service:
     def expire(self, order_id: int) -> None:
         """Expire an order now."""
         with self.changing():
-            lifecycle.remove(self._orders[order_id], ServerStatus.EXPIRED, datetime.now(UTC))
+            lifecycle.remove(self.orders[order_id], ServerStatus.EXPIRED, datetime.now(UTC))
 
     def downloaded(
         self, files: Iterable[OrderFile], problems: dict[int, str], *, late_s: float = 0
@@ -339,13 +332,13 @@ class Service:
             _save_states(late[1], late[2])
 
     def _staging(self) -> list[tuple[Order, SubOrder]]:
-        begun = (o for o in self._orders.values() if o.status is not ServerStatus.PENDING)
+        begun = (o for o in self.orders.values() if o.status is not ServerStatus.PENDING)
         return [(o, sub) for o in begun for sub in o.sub_orders if sub.stage is Stage.STAGING]
 
     def _start_staging(self) -> None:
         now_s = time.monotonic()
-        for owner in {order.owner for order in self._orders.values()}:
-            of_owner = [order for order in self._orders.values() if order.owner == owner]
+        for owner in {order.owner for order in self.orders.values()}:
+            of_owner = [order for order in self.orders.values() if order.owner == owner]
             for order, sub_order in lifecycle.startable(of_owner):
                 if order.status is ServerStatus.PENDING:
                     order.move(ServerStatus.RUNNING, datetime.now(UTC))
@@ -358,7 +351,7 @@ class Service:
         for order, sub_order in self._staging():
             if sub_order.due_s <= now_s:
                 self._stage(order, sub_order)
-        for order in self._orders.values():
+        for order in self.orders.values():
             # An order without files has no sub-order that could start it.
             if order.status is ServerStatus.PENDING and not order.sub_orders:
                 order.move(ServerStatus.RUNNING, datetime.now(UTC))

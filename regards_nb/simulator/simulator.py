@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from regards_nb.simulator.amqp import Publisher, RequestReader, properties
+from regards_nb.simulator.amqp import OrderRequests, Publisher, properties
 from regards_nb.simulator.broker import PrivateBroker, broker_from_environment
 from regards_nb.simulator.downloads import Downloads
 from regards_nb.simulator.faults import Faults
-from regards_nb.simulator.login import Account, Login, LoginForm
+from regards_nb.simulator.login import Login, LoginForm
 from regards_nb.simulator.rest import Rest, download_path
 from regards_nb.simulator.server import Server
 from regards_nb.simulator.service import Service
@@ -91,14 +91,10 @@ class Simulator:
         parallel_zips: bool = True,
     ) -> None:
         self.seed, self.tenant, self.username = seed, tenant, user
-        self.client_id = "regards-nb"
         self.faults = Faults()
         #: Every message so far, in the order in which they were published.
         self.transcript: list[Message] = []
         self._broker, self._wants_amqp = broker, broker is not None or amqp is not None
-        self._account = Account(
-            tenant=tenant, username=user, client_id=self.client_id, api_key=api_key
-        )
         self._project_host = project_host
         self._amqp_requests = amqp_requests
         self._server: Server | None = None
@@ -117,8 +113,14 @@ class Simulator:
             counted=suborders_counted,
         )
         self._login = Login(
-            self._account, form=login_form, expires_in_s=expires_in_s, faults=self.faults
+            tenant=tenant,
+            username=user,
+            api_key=api_key,
+            form=login_form,
+            expires_in_s=expires_in_s,
+            faults=self.faults,
         )
+        self.client_id = self._login.client_id
         self._rest = Rest(
             service=self.service,
             login=self._login,
@@ -180,17 +182,16 @@ class Simulator:
             self._cleanup.callback(own.stop)
             own.start()
         self._access = self._broker.access()
-        self._publisher = Publisher(self._broker.admin_url, self._access.queue)
+        requests = OrderRequests(self.service, tenant=self.tenant, user=self.username)
+        self._publisher = Publisher(
+            self._broker.admin_url,
+            self._access.queue,
+            requests=requests if self._amqp_requests else None,
+        )
         if own is None:
             self._cleanup.callback(self._publisher.delete_queue)
         self._cleanup.callback(self._publisher.stop)
         self._publisher.start()
-        if self._amqp_requests:
-            reader = RequestReader(
-                self._broker.admin_url, self.service, tenant=self.tenant, user=self.username
-            )
-            self._cleanup.callback(reader.stop)
-            reader.start()
 
     def _start_http(self) -> None:
         self._server = Server(self._rest.respond, self._stopping)
@@ -234,17 +235,17 @@ class Simulator:
     @property
     def password(self) -> str:
         """Password of the user."""
-        return self._account.password
+        return self._login.password
 
     @property
     def client_secret(self) -> str:
         """Secret of the client application."""
-        return self._account.client_secret
+        return self._login.client_secret
 
     @property
     def foreign_token(self) -> str:
         """A token of a single sign-on; the server accepts it only together with ``scope``."""
-        return self._account.foreign_token
+        return self._login.foreign_token
 
     def download_link(self, order_id: int) -> str:
         """Return the download link that messages contain."""
