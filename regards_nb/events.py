@@ -65,15 +65,8 @@ _body_from = msgspec.json.Decoder(_Body).decode
 
 #: The name and type of each field of a body but the status.
 _FIELD_TYPES = {
-    "correlationId": str,
-    "orderId": int,
-    "message": str,
-    "downloadLink": str,
-    "errorType": str,
-    "errorCode": str,
-    "errors": int,
-    "totalSubOrders": int,
-    "subOrderId": int,
+    each.encode_name: str if each.type == str | None else int
+    for each in msgspec.structs.fields(_Body)[1:]
 }
 
 

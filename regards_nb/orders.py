@@ -510,49 +510,44 @@ def _is_empty(event: OrderEvent) -> bool:
     return is_failed and event.total_sub_orders == 0 and event.errors is None
 
 
-class OrderAccumulator:
+class OrderAccumulator(msgspec.Struct, gc=False):
     """All that the events of one order number say; each field only ever grows.
 
     There may be a million. Hence it holds no tuples, and equal texts of many orders are one object.
+    Journals keep the values of orders whose events were removed, and nothing else can tell them
+    again: the sequence of the fields and the numbers in ``when`` are part of the schema.
     """
 
-    __slots__ = (
-        "by_name", "error_type", "errors", "errors_when", "first_us", "is_nameless", "key",
-        "last_us", "link", "link_when", "message", "numbered", "order_id", "over_rest",
-        "precedence", "ready_at_end", "ready_suborder", "status", "total", "unnumbered", "when",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: OrderKey, order_id: int | None, by_name: OrderAccumulator | None = None
-    ) -> None:
-        self.key = key
-        self.order_id = order_id
-        #: Whether events came without a correlation id: they may change another order.
-        self.is_nameless = False
-        #: The events that name the order without its number.
-        self.by_name = by_name
-        #: Of the event that decides, and its fields.
-        self.precedence = 0
-        self.when = _NEVER
-        self.status = self.error_type = self.message = ""
-        self.errors_when = _NEVER
-        self.errors = 0
-        self.link_when = _NEVER
-        self.link = ""
-        #: Finished sub-orders by their number.
-        self.numbered = _NO_IDS
-        #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
-        self.unnumbered = _NO_IDS
-        #: REST tells only that files are ready: counted for an order without such a message.
-        self.over_rest = _NO_IDS
-        self.total = -1
-        self.ready_suborder = 0
-        self.ready_at_end = 0
-        self.first_us = _MOST_US
-        self.last_us = -_MOST_US
+    key: OrderKey
+    order_id: int | None
+    #: The events that name the order without its number; not part of the `values`, as the key.
+    by_name: OrderAccumulator | None = None
+    #: Of the event that decides, and its fields.
+    precedence: int = 0
+    when: _When = _NEVER
+    status: str = ""
+    error_type: str = ""
+    message: str = ""
+    errors_when: _When = _NEVER
+    errors: int = 0
+    link_when: _When = _NEVER
+    link: str = ""
+    #: Finished sub-orders by their number.
+    numbered: _Ids[int] = _NO_IDS
+    #: Older servers do not number their sub-orders: there each event counts (protocol.md 0.7).
+    unnumbered: _Ids[int] = _NO_IDS
+    #: REST tells only that files are ready: counted for an order without such a message.
+    over_rest: _Ids[int] = _NO_IDS
+    total: int = -1
+    ready_suborder: int = 0
+    ready_at_end: int = 0
+    first_us: int = _MOST_US
+    last_us: int = -_MOST_US
+    #: Whether events came without a correlation id: they may change another order.
+    is_nameless: bool = False
 
     def values(self) -> list[Any]:
-        """Return all but the key and `by_name`, in the order of `_STORED`."""
+        """Return all but the key and `by_name`, in the order of the fields."""
         return [list(v) if isinstance(v, array) else v for v in _stored_values(self)]
 
     @classmethod
@@ -677,13 +672,7 @@ class OrderAccumulator:
         )
 
 
-#: Journals keep these values of orders whose events were removed, and nothing else can tell them
-#: again: their sequence and the numbers in ``when`` are part of the schema.
-_STORED = (
-    "order_id", "precedence", "when", "status", "error_type", "message", "errors_when", "errors",
-    "link_when", "link", "numbered", "unnumbered", "over_rest", "total", "ready_suborder",
-    "ready_at_end", "first_us", "last_us", "is_nameless",
-)  # fmt: skip
+_STORED = OrderAccumulator.__struct_fields__[1:2] + OrderAccumulator.__struct_fields__[3:]
 _stored_values = attrgetter(*_STORED)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode

@@ -18,8 +18,6 @@
 
 from __future__ import annotations
 
-from regards_nb.consumer.ack_batching import ACK_LINGER_S as ACK_LINGER_S
-from regards_nb.consumer.ack_batching import PREFETCH_STEPS as PREFETCH_STEPS
 from regards_nb.consumer.ack_batching import AckBatcher as AckBatcher
 from regards_nb.consumer.addresses import AmqpParameters as AmqpParameters
 from regards_nb.consumer.addresses import addresses_of as addresses_of
@@ -35,7 +33,6 @@ from regards_nb.consumer.errors import broker_error as broker_error
 from regards_nb.consumer.health import Health as Health
 from regards_nb.consumer.health import HealthReport as HealthReport
 from regards_nb.consumer.health import HealthState as HealthState
-from regards_nb.consumer.one_shot import QueueCheck as QueueCheck
 from regards_nb.consumer.one_shot import QueueKind as QueueKind
 from regards_nb.consumer.one_shot import check_queue as check_queue
 from regards_nb.consumer.one_shot import create_queue as create_queue

@@ -1,4 +1,16 @@
-"""Settings: names and types, profiles in the settings file, passwords, and the tracker of them."""
+"""Settings of a tracker: arguments, environment, a profile, keyring, prompt.
+
+The value of each setting is the first of:
+
+1. the argument of ``OrderTracker.from_profile(..., name=value)``;
+2. the environment variable ``REGARDS_...`` (``REGARDS_TENANT`` for ``tenant``);
+3. the profile in the settings file (see `profiles_path`);
+4. the default of `OrderTracker` and `RegardsClient`.
+
+The settings file holds no passwords and tokens. They come from the argument, the environment, the
+keyring of the system (if the package ``keyring`` is installed) or a prompt (if there is a terminal
+or a notebook). regards_nb never writes them anywhere.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +31,7 @@ import platformdirs
 
 from regards_nb.client import RegardsClient, Secret
 from regards_nb.errors import SettingsError
+from regards_nb.journal import Journal, location_of
 from regards_nb.text import did_you_mean, similar
 from regards_nb.waits import in_kernel
 
@@ -403,3 +416,104 @@ def _from_prompt(prompt: str) -> Secret:
     if not text:
         raise SettingsError(f"no answer to {prompt!r}")
     return Secret(text, source="typed at the prompt")
+
+
+# -- what a worker in another process gets to make client and journal itself: no secret
+
+#: Options in code that workers get as text, and options that they do not need.
+_CARRIED = frozenset({"tenant", "journal", "workspace"})
+_NOT_NEEDED = frozenset({"amqp", "queue", "amqp_password", "auto_download", "silence_s", "poll_s"})
+#: What stands for a password in the location of a journal.
+_HIDDEN = "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsSource:
+    """Where the settings of a tracker come from: a profile, or (None) the environment alone.
+
+    *only_in_code* are the options that were given in code, and that no worker can find or be given.
+    *workspace* is as the user wrote it.
+    """
+
+    profile: str | None
+    only_in_code: tuple[str, ...]
+    workspace: str
+
+
+def settings_source(
+    name: str | None, options: Mapping[str, Any], *, of_profile: bool
+) -> SettingsSource:
+    """Return where the settings of a tracker come from.
+
+    *name* as in `read_profile`; *options* were given in code. Without *of_profile* there is only
+    the environment.
+    """
+    profile, settings = read_profile(name) if of_profile else (None, {})
+    settings |= from_environment_variables()
+    only_in_code = set(options) - _CARRIED - _NOT_NEEDED
+    if _HIDDEN in location_of(options.get("journal") or ""):
+        only_in_code.add("the password in journal")
+    workspace = options.get("workspace") or settings.get("workspace") or "orders"
+    return SettingsSource(
+        profile=profile, only_in_code=tuple(sorted(only_in_code)), workspace=str(workspace)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What travels to a worker. It holds no password, token or key.
+
+    The worker reads *profile* in its own settings file (None: its environment alone), and compares
+    *url* with that of the profile. *is_shared*: the worker may be on another machine, where the
+    workspace must be there already.
+    """
+
+    profile: str | None
+    url: str
+    tenant: str | None
+    journal: str
+    workspace: str
+    is_shared: bool
+
+    def client(self) -> RegardsClient:
+        """Make the client of the profile.
+
+        SettingsError: the worker has no such profile or no password, or it is of another archive.
+        """
+        settings, source = self._read()
+        if self.tenant is not None:
+            settings["tenant"] = self.tenant
+        if not settings.get("url"):
+            raise SettingsError(
+                f"{source} on the worker has no url ({variable('url')}), the address of REGARDS"
+            )
+        client = client_of(settings, {}, source)
+        if client.base_url != self.url:
+            found = client.base_url
+            client.close()
+            raise SettingsError(
+                f"{source} on the worker has url = {found!r}, and the tracker uses {self.url!r}"
+            )
+        return client
+
+    def open_journal(self) -> Journal:
+        """Open the journal of the tracker.
+
+        SettingsError: it needs a password, and the settings of the worker name another journal.
+        """
+        settings, source = self._read()
+        own = settings.get("journal")
+        if own and location_of(own) == self.journal:
+            return Journal(own)
+        if _HIDDEN in self.journal:
+            raise SettingsError(
+                f"{source} on the worker does not name the journal {self.journal}: set "
+                f"{variable('journal')} there"
+            )
+        return Journal(self.journal)
+
+    def _read(self) -> tuple[dict[str, Any], str]:
+        if self.profile is None:
+            return from_environment_variables(), "the environment"
+        _, settings = read_profile(self.profile)
+        return settings | from_environment_variables(), f"profile {self.profile!r}"
