@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from regards_nb.client import Silence, watched
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
     NotAllowedError,
@@ -104,6 +105,7 @@ class RestSync:
         self.client = client
         self.tenant = tenant or client.tenant
         self._core = parts
+        self.silence = parts.silences[None] = Silence()
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
         #: Numbers of orders of which REST told what a message should have told.
@@ -319,7 +321,8 @@ class _Rounds:
     def ask(self) -> bool:
         """Ask for the unfinished orders; return whether anything was new."""
         try:
-            changed = self.sync.ask_unfinished()
+            with watched(self.sync.silence):
+                changed = self.sync.ask_unfinished()
         except RegardsError as exc:
             self.failed(exc)
         else:

@@ -289,8 +289,8 @@ class TrackerParts:
     errors: BackgroundErrors
     holders: OrderHolders
     downloads: dict[int, Progress | None] = field(default_factory=dict)
-    #: How long no byte of these has come.
-    silences: dict[int, Silence] = field(default_factory=dict)
+    #: How long no byte of these has come; None: of the orders that a thread asks for.
+    silences: dict[int | None, Silence] = field(default_factory=dict)
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
@@ -321,8 +321,11 @@ class TrackerParts:
         )
 
     def silent(self) -> list[str]:
-        """Return which program holds the journal, and of which downloads no byte came for long."""
-        texts = [each.text(f"order {number}") for number, each in list(self.silences.items())]
+        """Return which program holds the journal, and of what no byte came for long."""
+        texts = [
+            each.text("the list of orders" if number is None else f"order {number}")
+            for number, each in list(self.silences.items())
+        ]
         return list(filter(None, [self.journal.obstacle(), *texts]))
 
     def state(self, key: OrderKey) -> OrderState:
