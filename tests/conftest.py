@@ -145,7 +145,9 @@ def journal(path: Path) -> Iterator[Journal]:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
     """Return one RabbitMQ node for the session. Without RabbitMQ the tests fail."""
-    with PrivateBroker() as node:
+    # Each simulator takes a user of its own: one process for all tests needs about 500.
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    with PrivateBroker(users=100 + 600 // processes) as node:
         yield node
 
 
