@@ -1,11 +1,13 @@
-"""The parts of a download that need no server: plan, manifest, notice, queue, file system."""
+"""The parts of a download that need no server: plan, manifest, notice, publisher, file system."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zip_kit import regards_zip
 
+from regards_nb.client import Silence
 from regards_nb.download import (
     MAX_NOTICE_BYTES,
-    BoundedQueue,
+    Content,
     DownloadOptions,
+    FinalNames,
+    FolderWorkspace,
     Manifest,
     MatchKind,
     OrderRecords,
-    QueueClosed,
+    ProgressCounter,
+    Publisher,
+    PublisherFailedError,
     StateFile,
+    VerifiedFile,
     entry_form,
     has_content,
     is_alive,
@@ -32,10 +40,11 @@ from regards_nb.download import (
     parse_notice,
     takes_zip,
 )
+from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 MD5 = {letter: letter * 32 for letter in "abc"}
 
@@ -173,50 +182,66 @@ def test_data_is_not_taken_for_a_notice(content: bytes) -> None:
     assert found is None or content.startswith(b"Failed to download file (a.nc): gone.")
 
 
-def in_thread(work: Callable[[], None]) -> threading.Thread:
-    """Start a thread."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
+class Gated(FolderWorkspace):
+    """A workspace that gives no final name before its gate is open."""
+
+    waiting_bytes = 1
+
+    def __init__(self, directory: Path, gate: Callable[[], object]) -> None:
+        super().__init__(directory, 1)
+        self._gate = gate
+
+    def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
+        """Wait for the gate."""
+        self._gate()
+        return super().prepare(contents)
 
 
-def test_a_queue_holds_only_so_much() -> None:
-    """The thread that adds waits for the thread that takes."""
-    queue: BoundedQueue[int] = BoundedQueue(10)
-    put = []
-
-    def work() -> None:
-        for number in range(6):
-            queue.put(number, 5)
-            put.append(number)
-        queue.end()
-
-    thread = in_thread(work)
-    assert queue.take() == 0
-    assert len(put) <= 3
-    assert list(queue) == [1, 2, 3, 4, 5]
-    thread.join(10)
-    with pytest.raises(QueueClosed):
-        queue.take()
+@contextmanager
+def publishing(folder: Path, gate: Callable[[], object]) -> Iterator[Publisher]:
+    """Return a publisher for files ``0``, ``1`` and so on."""
+    records = OrderRecords(StateFile(folder, 1), 1, folder)
+    files = [record(at, f"{at}") for at in range(9)]
+    counter = ProgressCounter(1, None, Silence())
+    with Gated(folder, gate) as workspace:
+        names = FinalNames((file.file_id, file.name) for file in files)
+        yield Publisher(workspace, records, names, counter, threading.Event())
 
 
-def test_a_closed_queue_ends_both_threads() -> None:
-    """Neither waits for ever for the other."""
-    queue: BoundedQueue[int] = BoundedQueue(1)
-    ended = threading.Event()
+def verified(file_id: int) -> list[VerifiedFile]:
+    """Return a file of one byte."""
+    content = Content.of(f"{file_id}", b"1")
+    return [VerifiedFile(content, [record(file_id, f"{file_id}")], FileState.VERIFIED)]
 
-    def work() -> None:
-        try:
-            for number in range(100):
-                queue.put(number, 1)
-        except QueueClosed:
-            ended.set()
 
-    in_thread(work)
-    assert queue.take() == 0
-    queue.close()
-    assert ended.wait(10)
-    assert list(queue) == []
+def test_a_file_counts_as_waiting_until_it_has_its_final_name(tmp_path: Path) -> None:
+    """The thread that adds waits for the thread that publishes, not only for one that takes."""
+    gate, reached = threading.Event(), threading.Event()
+    with publishing(tmp_path, lambda: (reached.set(), gate.wait(10))) as publisher:
+        publisher.add(verified(0))
+        assert reached.wait(10)
+        adding = threading.Thread(target=publisher.add, args=(verified(1),), daemon=True)
+        adding.start()
+        adding.join(0.05)
+        assert adding.is_alive()
+        gate.set()
+        adding.join(10)
+        assert publisher.finish()
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", ".regards"}
+
+
+def test_a_publisher_that_has_failed_takes_no_more_files(tmp_path: Path) -> None:
+    """The thread that adds does not wait for ever, and the end raises the reason."""
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    with publishing(tmp_path, fail) as publisher:
+        with pytest.raises(PublisherFailedError):  # noqa: PT012 - one is taken before it fails
+            while True:
+                publisher.add(verified(0))
+        with pytest.raises(WorkspaceError, match="the disk is broken"):
+            publisher.finish()
 
 
 def test_a_final_name_never_replaces(tmp_path: Path) -> None:

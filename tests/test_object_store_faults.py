@@ -16,7 +16,7 @@ from download_kit import DEADLINE_S, World, files_named, wait_until, worker, wor
 from s3_kit import ACCOUNT, BUSY, EXPIRED, Link, TestBucket, refusal, s3_server, use_server
 
 from regards_nb import OrderTracker
-from regards_nb.download import BoundedQueue, Bucket, QueueClosed, as_place
+from regards_nb.download import Bucket, as_place
 from regards_nb.errors import DownloadError, RegardsError, WorkspaceError
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 
@@ -350,19 +350,3 @@ def test_a_profile_is_an_account(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(RegardsError, match="nobody"):
         Bucket(bucket.name)
-
-
-def test_what_is_being_uploaded_counts_until_it_is_done() -> None:
-    """The queue of a bucket takes no more than its limit of files that wait or are uploaded."""
-    queue: BoundedQueue[str] = BoundedQueue(10, held_until_done=True)
-    queue.put("first", 10)
-    assert queue.take() == "first"
-    blocked = threading.Thread(target=queue.put, args=("second", 1))
-    blocked.start()
-    assert queue.take(0.05) is None
-    queue.done(10)
-    blocked.join(DEADLINE_S)
-    assert queue.take() == "second"
-    queue.close()
-    with pytest.raises(QueueClosed):
-        queue.put("third", 1)

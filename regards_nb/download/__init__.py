@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from regards_nb.download.bounded_queue import BoundedQueue as BoundedQueue
-from regards_nb.download.bounded_queue import QueueClosed as QueueClosed
 from regards_nb.download.bucket import Bucket as Bucket
 from regards_nb.download.bucket import is_url as is_url
 from regards_nb.download.context import DownloadOptions as DownloadOptions
@@ -36,12 +34,17 @@ from regards_nb.download.places import open_workspace as open_workspace
 from regards_nb.download.places import order_folder as order_folder
 from regards_nb.download.places import path_of as path_of
 from regards_nb.download.progress import Progress as Progress
+from regards_nb.download.progress import ProgressCounter as ProgressCounter
+from regards_nb.download.publisher import Publisher as Publisher
+from regards_nb.download.publisher import PublisherFailedError as PublisherFailedError
 from regards_nb.download.records import Check as Check
 from regards_nb.download.records import FileLog as FileLog
 from regards_nb.download.records import FileLook as FileLook
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateFile as StateFile
+from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import FolderWorkspace as FolderWorkspace
+from regards_nb.download.workspace import VerifiedFile as VerifiedFile
 from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
 from regards_nb.download.zipstream import crc32 as crc32
 from regards_nb.download.zipstream import read_zip as read_zip

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from regards_nb.download.records import Check, OrderRecords
     from regards_nb.download.workspace import Workspace
 
+#: How often it is looked whether a download was stopped.
+_WAKE_S = 0.2
+
 Way = Literal["auto", "zip", "files"]
 
 
@@ -64,6 +67,17 @@ class DownloadContext(NamedTuple):
     names: FinalNames
     publisher: Publisher
     counter: ProgressCounter
+
+    def wait_for(self, *threads: threading.Thread) -> None:
+        """Wait until threads have ended; meanwhile record what is in place, and report progress.
+
+        StoppedError: the download was asked to stop.
+        """
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_WAKE_S)
+                self.publisher.report()
+                self.raise_if_stopped()
 
     def raise_if_stopped(self) -> None:
         """Raise where the download was asked to stop."""

@@ -15,14 +15,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import watched
-from regards_nb.download.bounded_queue import QueueClosed
 from regards_nb.download.context import DownloadContext, DownloadOptions, StoppedError
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
 from regards_nb.download.places import as_place, open_workspace, path_of
 from regards_nb.download.progress import ProgressCounter
-from regards_nb.download.publisher import Publisher
+from regards_nb.download.publisher import Publisher, PublisherFailedError
 from regards_nb.download.records import OrderRecords, is_in_zip
 from regards_nb.download.repair import (
     SAVING_S,
@@ -243,8 +242,7 @@ class Downloader:
     def _publishing(self, publisher: Publisher) -> Iterator[None]:
         """Give all verified files their final names at the end of the block, also after errors."""
         try:
-            # after QueueClosed the publisher has failed: finish() raises the reason
-            with suppress(QueueClosed):
+            with suppress(PublisherFailedError):  # finish() raises the reason
                 yield
             is_stopped = not publisher.finish()
         except StoppedError:

@@ -103,8 +103,8 @@ class Manifest:
         same_name = self.named(entry)
         exact = [record for record in same_name if record.md5 == md5]
         if exact:
-            wanted = [record for record in exact if record.file_id in self._missing]
             # of several rows with this name and content the server sends one entry
+            wanted = [record for record in exact if record.file_id in self._missing]
             same = [record for record in wanted if record.name == wanted[0].name]
             self.close(same)
             return Match(MatchKind.VERIFIED, same)

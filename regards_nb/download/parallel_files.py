@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import is_too_parallel, watched
-from regards_nb.download.bounded_queue import QueueClosed
+from regards_nb.download.publisher import PublisherFailedError
 from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
@@ -90,7 +90,6 @@ class _Pool:
         self, context: DownloadContext, records: Sequence[FileRecord], *, keep: bool
     ) -> None:
         self._context = context
-        self._stop = context.options.stop
         self._keep = keep
         self._waiting = deque(records)
         #: Guards all attributes below.
@@ -117,17 +116,13 @@ class _Pool:
         for thread in threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in threads) and not self._stop.is_set():
-                with self._changed:
-                    self._changed.wait(_WAKE_S)
-                self._context.counter.report()
+            self._context.wait_for(*threads)
         finally:
             # after a normal end nothing is left to stop
             self._end_all()
             until_s = time.monotonic() + _JOIN_S
             for thread in threads:
                 thread.join(max(until_s - time.monotonic(), 0))
-        self._context.raise_if_stopped()
         if self._fatal is not None:
             raise self._fatal
         return self._failed
@@ -151,8 +146,8 @@ class _Pool:
                     self._failed[record.file_id] = exc.failure
                 finally:
                     self._end()
-        except QueueClosed:
-            pass  # the publisher has failed; finish() raises the reason
+        except PublisherFailedError:
+            pass  # finish() raises the reason
         except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises it
             self._fatal = self._fatal or exc
             self._end_all()

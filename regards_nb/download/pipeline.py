@@ -1,19 +1,19 @@
 """Reads one zip in one pass while it arrives: receive, inflate and check CRC-32, MD5 and write.
 
-There are three threads, because each step releases Python's lock for most of its time. The middle
-one is the thread of the caller: Ctrl-C arrives there, and progress is reported there.
+One thread receives and inflates, another one writes: each releases Python's lock for most of its
+time. The caller's thread waits for both: Ctrl-C arrives there, and progress is reported there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from regards_nb.client import watched
-from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
 from regards_nb.download.disk import blocks_of, write_all
 from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
@@ -35,12 +35,9 @@ if TYPE_CHECKING:
     from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
-#: What may wait between the threads.
-_ARRIVED_BYTES, _INFLATED_BYTES = 1 << 20, 2 << 20
-#: Small pieces go to the writer together: up to so many bytes, or so many pieces.
-_BATCH_BYTES, _BATCH_PIECES = 1 << 18, 256
-#: What a piece takes besides its data.
-_PIECE_BYTES = 300
+#: Small pieces go to the writer together: up to so many bytes, or so many pieces. So many of these
+#: batches wait for the writer.
+_BATCH_BYTES, _BATCH_PIECES, _WAITING_BATCHES = 1 << 20, 256, 3
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0
 
@@ -94,58 +91,41 @@ def _blocks_of_kept(path: str) -> Iterator[bytes]:
 
 
 class _Pipeline:
-    """The three threads of one zip. It comes in blocks; *abort* ends them from another thread."""
+    """The two threads of one zip. It comes in blocks; *abort* ends them from another thread."""
 
     def __init__(
         self, context: DownloadContext, blocks: Iterator[bytes], abort: Callable[[], None]
     ) -> None:
         self._context = context
-        self._source = blocks
+        self._blocks = blocks
         self._abort = abort
         self._extractor = Extractor(context)
         self._copy = None if context.options.extract else _ZipCopy(context.workspace)
-        self._blocks: BoundedQueue[bytes] = BoundedQueue(_ARRIVED_BYTES)
-        self._pieces: BoundedQueue[Sequence[Piece]] = BoundedQueue(_INFLATED_BYTES)
+        #: None: there are no more.
+        self._pieces: queue.Queue[Sequence[Piece] | None] = queue.Queue(_WAITING_BATCHES)
         self._batch: list[Piece] = []
         self._batch_bytes = 0
+        self._halted = False
         self._read_failure: BaseException | None = None
         self._write_failure: BaseException | None = None
 
     def run(self) -> ZipOutcome:
         """Return when everything that arrived was extracted."""
-        reader = _start("reader", self._read)
-        writer = _start("writer", self._write)
-        failure: BaseException | None = None
-        blocks = self._arriving()
+        reader, writer = _start("reader", self._read), _start("writer", self._write)
         try:
-            try:
-                for piece in read_zip(self._copy.passing(blocks) if self._copy else blocks):
-                    self._batch.append(piece)
-                    self._batch_bytes += len(piece.data)
-                    if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
-                        self._hand_over()
-                self._hand_over()
-            except ArchiveError as exc:
-                # the zip may be cut because the connection broke
-                failure = self._read_failure or exc
-            except QueueClosed:
-                pass  # the writer has failed
-            finally:
-                self._blocks.close()
-                if reader.is_alive():
-                    self._abort()
-                reader.join(_JOIN_S)
-                # also after Ctrl-C: entries that are inflated are still verified and kept
-                self._pieces.end()
-                writer.join()
-            failure = self._write_failure or failure
-            if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
-                raise failure
-            return self._finished(failure)
+            self._context.wait_for(reader, writer)
         finally:
+            # After Ctrl-C, too: entries that are inflated are still verified and kept.
+            if reader.is_alive():
+                self._halt()
+                reader.join(_JOIN_S)
+                self._pieces.put(None)
+            writer.join()
             self._extractor.close()
-            if self._copy is not None:
-                self._copy.close()
+        failure = self._write_failure or self._read_failure
+        if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
+            raise failure
+        return self._finished(failure)
 
     def _finished(self, failure: ArchiveError | ServiceError | None) -> ZipOutcome:
         """Return what came of the zip. With a *failure* it is not proven to be complete."""
@@ -162,45 +142,53 @@ class _Pipeline:
         )
 
     def _read(self) -> None:
-        """Take blocks from the network; runs in the reader."""
+        """Read the zip and inflate it; runs in the reader."""
         try:
             with watched(self._context.options.silence):
-                for block in self._source:
-                    self._blocks.put(block, len(block))
-        except QueueClosed:
-            pass  # the zip is not read further
+                for piece in read_zip(self._arriving()):
+                    self._batch.append(piece)
+                    self._batch_bytes += len(piece.data)
+                    if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
+                        self._hand_over()
         except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
             self._read_failure = exc
-        self._blocks.end()
+        finally:
+            if self._copy is not None:
+                self._copy.close()
+            self._hand_over()
+            self._pieces.put(None)
+
+    def _arriving(self) -> Iterator[bytes]:
+        """Yield the blocks; hand over the pieces before waiting for the next block."""
+        for block in self._blocks:
+            if self._halted:
+                return
+            if self._copy is not None:
+                self._copy.write(block)
+            yield block
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Pass the pieces that are ready to the writer."""
         if self._batch:
-            self._pieces.put(self._batch, self._batch_bytes + _PIECE_BYTES * len(self._batch))
+            self._pieces.put(self._batch)
             self._batch, self._batch_bytes = [], 0
-
-    def _arriving(self) -> Iterator[bytes]:
-        """Yield the blocks; hand over the pieces before waiting for the next block."""
-        while True:
-            self._context.raise_if_stopped()
-            self._context.counter.report()
-            if self._blocks.is_empty:
-                self._hand_over()
-            try:
-                block = self._blocks.take()
-            except QueueClosed:
-                return
-            if block is not None:
-                yield block
 
     def _write(self) -> None:
         """Pass the pieces to the extractor; runs in the writer."""
-        try:
-            for pieces in self._pieces:
+        while (pieces := self._pieces.get()) is not None:
+            if self._write_failure is not None:
+                continue  # the reader may wait for room in the queue
+            try:
                 self._extractor.take(pieces)
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
-            self._write_failure = exc
-            self._pieces.close()
+            except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
+                self._write_failure = exc
+                self._halt()
+
+    def _halt(self) -> None:
+        """Let the reader end, from any thread: it reads no other block."""
+        self._halted = True
+        self._abort()
 
 
 class _ZipCopy:
@@ -213,14 +201,12 @@ class _ZipCopy:
         self._digest = hashlib.md5(usedforsecurity=False)
         self._size_bytes = 0
 
-    def passing(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the blocks after writing them."""
-        for block in blocks:
-            with self._workspace.errors():
-                write_all(self._descriptor, block)
-            self._digest.update(block)
-            self._size_bytes += len(block)
-            yield block
+    def write(self, block: bytes) -> None:
+        """Add the next bytes of the zip."""
+        with self._workspace.errors():
+            write_all(self._descriptor, block)
+        self._digest.update(block)
+        self._size_bytes += len(block)
 
     def close(self) -> None:
         """Close the staged file."""

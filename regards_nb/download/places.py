@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from upath import UPath
 
-    from regards_nb.download.workspace import Content
+    from regards_nb.download.workspace import Content, VerifiedFile
 
 #: The folder of files on a disk or in a bucket.
 Place: TypeAlias = "Path | UPath"
@@ -169,9 +169,12 @@ class BucketWorkspace(Workspace):
     That the bucket cannot be listed is known, as WorkspaceError, before anything is fetched.
     """
 
-    parallel, batch_files = 8, 1
+    parallel, batch_files, uploads = 8, 1, True
     #: Staged files that wait or are uploaded take so much of the scratch disk, and one file more.
     waiting_bytes = 256 << 20
+    #: Small files arrive faster than a store answers, and the network does not wait for them: 32
+    #: MiB of them may wait in memory.
+    _memory_factor = 8
     other_folder = "name another scratch folder in the variable TMPDIR"
 
     def __init__(self, url: str, order_id: int, *, stop: threading.Event | None = None) -> None:
@@ -233,6 +236,11 @@ class BucketWorkspace(Workspace):
 
     def complete_batch(self) -> None:
         """Return: an object is durable when it is created."""
+
+    def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
+        """Return how much these files count while they wait or are uploaded."""
+        staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
+        return staged + self._memory_factor * super().held_bytes(files)
 
     def needed_bytes(self, sizes: Sequence[int], *, keeps_zip: bool) -> int:
         """Return how much room files of these sizes need in the scratch folder."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from regards_nb.download.bounded_queue import BoundedQueue, QueueClosed
-from regards_nb.files import FileState
+from regards_nb.errors import RegardsError
+from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from regards_nb.download.progress import ProgressCounter
     from regards_nb.download.records import OrderRecords
     from regards_nb.download.workspace import Content, VerifiedFile, Workspace
-    from regards_nb.files import FileRecord
 
-#: Files that are ready within this time are published together, because each flush takes time, and
-#: recorded together, because each record is a commit or a request.
+#: Files that are ready within this time are published together, because each flush takes time.
 _GATHER_S = 0.25
-#: How much may wait in memory for a disk and for uploads, and what a file takes beside its content.
-#: Small files arrive faster than a store answers, and the network does not wait for them.
-_WAITING_BYTES, _UPLOADS_BYTES, _FILE_BYTES = 2 << 20, 32 << 20, 1000
 #: A call that stops waits so long for uploads that have begun.
 _STOP_S = 2.0
+#: A waiting thread wakes up this often: on Windows, Ctrl-C does not interrupt a wait.
 _WAKE_S = 0.2
+
+
+class PublisherFailedError(Exception):
+    """The publisher takes no more files; `Publisher.finish` raises the reason."""
 
 
 class Publisher:
@@ -46,24 +47,21 @@ class Publisher:
         stop: threading.Event,
     ) -> None:
         self._workspace = workspace
-        self._uploads = workspace.waiting_bytes > 0
         self._records = records
         self._names = names
         self._counter = counter
         self._stop = stop
+        #: Guards all attributes below, and the names.
+        self._changed = threading.Condition()
+        self._waiting: deque[VerifiedFile] = deque()
+        #: What waits and what is being published counts.
+        self._held_bytes = 0
+        self._ended = False
         self._failure: BaseException | None = None
-        # Several threads choose names and add to what is to be recorded.
-        self._lock = threading.Condition()
-        #: How many of them publish files at this moment.
-        self._busy = 0
+        #: Files with a final name that are not recorded yet.
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.kept: dict[str, str] = {}
-        # One thread at a time records, for all; the others go on with their files.
-        self._recording = threading.Lock()
-        self._queue: BoundedQueue[Sequence[VerifiedFile]] = BoundedQueue(
-            workspace.waiting_bytes or _WAITING_BYTES, held_until_done=self._uploads
-        )
         # Daemon threads: a kernel that is restarted does not wait for the disk.
         self._threads = [
             threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
@@ -73,27 +71,32 @@ class Publisher:
             thread.start()
 
     def add(self, files: Sequence[VerifiedFile]) -> None:
-        """Hand over verified files, from any thread.
+        """Hand over verified files, from any thread, as soon as there is room for them.
 
-        QueueClosed means that publishing has failed; :meth:`finish` raises the reason.
+        PublisherFailedError: publishing has failed; :meth:`finish` raises the reason.
         """
-        size = self._workspace.batch_files
-        for start in range(0, len(files), size):
-            batch = files[start : start + size]
-            self._queue.put(batch, self._held_bytes(batch))
+        with self._changed:
+            while self._held_bytes >= self._workspace.waiting_bytes and not self._ended:
+                self._changed.wait(_WAKE_S)
+            if self._ended:
+                raise PublisherFailedError
+            self._waiting += files
+            self._held_bytes += self._workspace.held_bytes(files)
+            self._changed.notify_all()
 
     def finish(self) -> bool:
         """Return True when all files are in place and recorded, or raise why they cannot be.
 
         False: the download was asked to stop while files were uploaded.
         """
-        self._queue.end()
+        self._end()
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(_WAKE_S)
-                self._counter.report()
-                if self._uploads and self._stop.is_set():
+                self.report()
+                if self._workspace.uploads and self._stop.is_set():
                     return False
+        self.report()
         self.raise_failure()
         return True
 
@@ -102,52 +105,60 @@ class Publisher:
 
         Of uploads only those are waited for that have begun, and for a moment.
         """
-        self._queue.close() if self._uploads else self._queue.end()
+        uploads = self._workspace.uploads
+        self._end(drop=uploads)
         until_s = time.monotonic() + _STOP_S
         for thread in self._threads:
-            thread.join(max(until_s - time.monotonic(), 0.0) if self._uploads else None)
+            thread.join(max(until_s - time.monotonic(), 0.0) if uploads else None)
+        with suppress(RegardsError):  # the first error counts
+            self._record()
 
     def raise_failure(self) -> None:
         """Raise the error of publishing, if there was one."""
         if self._failure is not None:
             raise self._failure
 
+    def report(self) -> None:
+        """Record what is in place, and report progress; in the thread that called the download.
+
+        Together, because each record is a commit or a request.
+        """
+        self._record()
+        self._counter.report()
+
+    def _record(self) -> None:
+        with self._changed:
+            placed, self._placed = self._placed, []
+        if placed:
+            self._records.save(placed)
+            verified = sum(record.state is FileState.VERIFIED for record in placed)
+            self._counter.add_files(len(placed), verified=verified)
+
+    def _end(self, *, drop: bool = False) -> None:
+        with self._changed:
+            self._ended = True
+            if drop:
+                self._waiting.clear()
+            self._changed.notify_all()
+
     def _run(self) -> None:
         try:
-            for first in self._queue:
-                batch = self._gather(first)
+            while batch := self._take():
                 self._publish_batch(batch)
-                if self._uploads:
-                    self._queue.done(self._held_bytes(batch))
         except BaseException as exc:  # noqa: BLE001 - not swallowed: finish() raises it
-            with self._lock:
-                self._failure = self._failure or exc
-            self._queue.close()
+            self._failure = self._failure or exc
+            self._end(drop=True)
 
-    def _held_bytes(self, files: Sequence[VerifiedFile]) -> int:
-        in_memory = sum(len(file.content.data) for file in files) + _FILE_BYTES * len(files)
-        if not self._uploads:
-            return in_memory
-        # The limit is one for the scratch disk: a byte in memory counts as many there.
-        staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
-        return staged + in_memory * (self._workspace.waiting_bytes // _UPLOADS_BYTES)
-
-    def _gather(self, first: Sequence[VerifiedFile]) -> list[VerifiedFile]:
-        """Add the files that become ready within a moment."""
-        batch = list(first)
-        until_s = time.monotonic() + _GATHER_S
-        with suppress(QueueClosed):
-            while (
-                len(batch) < self._workspace.batch_files
-                and (left_s := until_s - time.monotonic()) > 0
-            ):
-                batch += self._queue.take(left_s) or ()
-        return batch
+    def _take(self) -> Sequence[VerifiedFile]:
+        """Return files that become ready within a moment; none where there are no more."""
+        most = self._workspace.batch_files
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            self._changed.wait_for(lambda: len(self._waiting) >= most or self._ended, _GATHER_S)
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     def _publish_batch(self, batch: Sequence[VerifiedFile]) -> None:
         placed: list[FileRecord] = []
-        with self._lock:
-            self._busy += 1
         try:
             with self._workspace.errors():
                 contents = self._workspace.prepare([file.content for file in batch])
@@ -155,25 +166,11 @@ class Publisher:
                     placed += self._publish(file, content)
                 self._workspace.complete_batch()
         finally:
-            # also when one failed: the others have their names now
-            self._record(placed)
-
-    def _record(self, placed: Sequence[FileRecord]) -> None:
-        with self._lock:
-            self._placed += placed
-            self._busy -= 1
-            self._lock.notify_all()
-        # looked at again after the release: another thread may have added records just before it
-        while self._placed and self._recording.acquire(blocking=False):
-            try:
-                with self._lock:
-                    self._lock.wait_for(lambda: not self._busy, _GATHER_S)
-                    together, self._placed = self._placed, []
-                self._records.save(together)
-                verified = sum(record.state is FileState.VERIFIED for record in together)
-                self._counter.add_files(len(together), verified=verified)
-            finally:
-                self._recording.release()
+            with self._changed:
+                # also when one failed: the others have their names now
+                self._placed += placed
+                self._held_bytes -= self._workspace.held_bytes(batch)
+                self._changed.notify_all()
 
     def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace
@@ -189,21 +186,27 @@ class Publisher:
             # A cut file of ours has nothing that the verified one lacks.
             if is_suspect and workspace.replace_cut(name, content):
                 break
-            with self._lock:
+            with self._changed:
                 name = self._names.choose_another(name)
         else:
             if name != wanted:
-                with self._lock:
+                with self._changed:
                     self.kept[wanted] = name
         path = workspace.path_of(name)
         fetched_at_us = time.time_ns() // 1000 if is_created else None
+        # By place: `_replace` takes three times as long, and there may be 10,000 files.
         return [
-            record._replace(
-                path=path,
-                error=None,
-                fetched_at_us=fetched_at_us if file.is_fetched else record.fetched_at_us,
-                size_bytes=record.size_bytes if file.state is None else content.size_bytes,
-                state=file.state or record.state,
+            FileRecord(
+                record.order_id,
+                record.file_id,
+                record.name,
+                record.size_bytes if file.state is None else content.size_bytes,
+                record.md5,
+                record.product_id,
+                path,
+                file.state or record.state,
+                None,
+                fetched_at_us if file.is_fetched else record.fetched_at_us,
             )
             for record in file.records
         ]

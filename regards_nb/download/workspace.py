@@ -58,6 +58,8 @@ MAX_HELD_BYTES = 1 << 16
 #: An entry may be so much longer than the manifest says before the zip counts as a bomb.
 _SLACK_BYTES = 1 << 20
 _RESERVE_CHECK_BYTES = 16 << 20
+#: What a file takes in memory beside its content.
+_FILE_BYTES = 1000
 #: A process of another computer cannot be looked up: its staging folder is kept for so long.
 _FOREIGN_AGE_S = 24 * 3600.0
 
@@ -214,9 +216,10 @@ class Workspace(ABC):
 
     #: How many files are given their final names at the same time, and how many in one batch.
     parallel, batch_files = 1, 1000
-    #: How many bytes of staged files may wait for their final names; 0: any number, because they
-    #: are on the disk where they stay.
-    waiting_bytes = 0
+    #: Whether a final name is the end of an upload, which may take long.
+    uploads = False
+    #: How much may wait for final names, as `held_bytes` counts it.
+    waiting_bytes = 8 << 20
     #: What to do where the disk is full.
     other_folder = "give another directory"
 
@@ -269,6 +272,13 @@ class Workspace(ABC):
     @abstractmethod
     def complete_batch(self) -> None:
         """Return when the names that were given are durable."""
+
+    def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
+        """Return how much these files count while they wait for their final names.
+
+        Staged files count nothing: they are on the disk where they stay.
+        """
+        return sum(len(file.content.data) for file in files) + _FILE_BYTES * len(files)
 
     def needed_bytes(self, sizes: Sequence[int], *, keeps_zip: bool) -> int:
         """Return how much room files of these sizes need on this computer."""
