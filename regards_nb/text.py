@@ -67,6 +67,16 @@ def listed(texts: Sequence[str], *, between: str = ", ", most: int = 5) -> str:
     return between.join(texts[:most]) + more
 
 
+def numbered(numbers: Iterable[object], *, most: int = 5) -> str:
+    """Return the numbers of some orders behind the noun.
+
+    >>> numbered([7]), numbered([1, 2, 3], most=2)
+    ('order 7', 'orders 1, 2 and 1 more')
+    """
+    texts = list(map(str, numbers))
+    return f"order{'' if len(texts) == 1 else 's'} {listed(texts, most=most)}"
+
+
 def similar(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     """Return known names that may be meant by a misspelt one, the most similar first.
 

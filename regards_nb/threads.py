@@ -1,21 +1,28 @@
-"""Threads that work until they are stopped: any other end is told."""
+"""Threads that work until they are stopped: any other end is told. Threads that take jobs."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from regards_nb.errors import TrackingError
+from regards_nb.waits import fulfil, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_Job = tuple[Future[Any], "Callable[[], Any]"]
 
 
 class OwnThread(threading.Thread):
     """A thread that ends when *work* returns; *died* is called in it if an exception ends it.
 
     Other code of the process can throw any exception into a thread. The error says what the thread
-    *does*, and what the user can do *then*.
+    *does*, and what the user can do *then*. The work ends when *stop* is set: by `end`, which waits
+    for *awaits*, or when the *owner* is collected.
     """
 
     def __init__(
@@ -26,10 +33,17 @@ class OwnThread(threading.Thread):
         does: str,
         then: str = "Call tracker.start()",
         died: Callable[[TrackingError], object],
+        stop: threading.Event | None = None,
+        owner: object = None,
+        awaits: str = "",
     ) -> None:
         # A daemon: a kernel that restarts must not wait for a broker or a server.
         super().__init__(target=work, name=f"regards-nb-{name}", daemon=True)
         self._text = f"the thread that {does} has ended{{}}. {then}"
+        self._stop_event = stop or threading.Event()
+        self._awaits = awaits
+        if owner is not None:
+            weakref.finalize(owner, self._stop_event.set).atexit = False
         self._died = died
         self._error: TrackingError | None = None
         self._has_returned = False
@@ -42,6 +56,12 @@ class OwnThread(threading.Thread):
             return None if self._has_returned else TrackingError(self._text.format(""))
         return self._error
 
+    def end(self, timeout_s: float) -> bool:
+        """Have it end; return whether it did within *timeout_s*. After a second it is said."""
+        self._stop_event.set()
+        text = f"stop() waits for {self._awaits}, at most {timeout_s:g} s"
+        return self.ident is None or joined([self], timeout_s, lambda: text)
+
     def run(self) -> None:
         """Work, and tell what has ended the work."""
         try:
@@ -52,3 +72,70 @@ class OwnThread(threading.Thread):
             self._error = TrackingError(self._text.format(f" ({cause})"))
             self._error.__cause__ = exc
             self._died(self._error)
+
+
+class Workers:
+    """Up to *count* daemon threads for jobs, which end when no job waits.
+
+    `concurrent.futures` keeps Python from exiting until its jobs are done; a download must not.
+    """
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._count = count
+        self._jobs: deque[_Job] = deque()
+        self._threads: set[threading.Thread] = set()
+        # Several threads may submit, and a thread that ends must not miss a job.
+        self._lock = threading.Lock()
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run *job* in one of the threads."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._jobs.append((future, job))
+            self._threads = {thread for thread in self._threads if thread.is_alive()}
+            if len(self._threads) < self._count:
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._threads.add(thread)
+                thread.start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._threads.discard(threading.current_thread())
+                    return
+                future, job = self._jobs.popleft()
+            if future.set_running_or_notify_cancel():
+                fulfil(future, job)
+            del future, job
+
+    def stop(self, timeout_s: float, job: Callable[[], str]) -> str:
+        """Drop the jobs that wait, and `finish` the running ones."""
+        self._drop_waiting()
+        return self.finish(timeout_s, job)
+
+    def finish(self, timeout_s: float, job: Callable[[], str]) -> str:
+        """Return when all jobs have ended; drop those that still wait after *timeout_s*.
+
+        *job* returns what runs now; after a second it is said that this is waited for.
+        The result is empty, or says which job has not ended.
+        """
+        with self._lock:
+            others = list(self._threads - {threading.current_thread()})
+        if joined(
+            others,
+            timeout_s,
+            lambda: f"stop() waits until {job()} has ended, at most {timeout_s:g} s",
+        ):
+            return ""
+        running = job()
+        self._drop_waiting()
+        return f"{running} did not end within {timeout_s:g} s, and still runs"
+
+    def _drop_waiting(self) -> None:
+        with self._lock:
+            jobs, self._jobs = self._jobs, deque()
+        for future, _ in jobs:
+            future.cancel()

@@ -120,13 +120,14 @@ def in_thread(job: Callable[[], _Result]) -> Future[_Result]:
     future: Future[_Result] = Future()
     run = copy_context().run
     thread = threading.Thread(
-        target=run, args=(_work, future, job), name="regards-nb-request", daemon=True
+        target=run, args=(fulfil, future, job), name="regards-nb-request", daemon=True
     )
     thread.start()
     return future
 
 
-def _work(future: Future[Any], job: Callable[[], Any]) -> None:
+def fulfil(future: Future[Any], job: Callable[[], Any]) -> None:
+    """Set the result of a future, or its exception, to that of a job."""
     try:
         future.set_result(job())
     except BaseException as exc:  # noqa: BLE001 - the future hands it to its reader

@@ -24,7 +24,7 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.threads import OwnThread
-from regards_nb.waits import awaited, joined
+from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,6 +121,8 @@ class Consumer:
             does=f"reads the queue {self._queue!r}",
             then="RabbitMQ keeps the new messages: call tracker.start()",
             died=shared.report_death,
+            stop=shared.stop,
+            awaits=f"the consumer of {self._queue!r}",
         )
         weakref.finalize(self, shared.request_stop, 1.0).atexit = False
         self._shared = shared
@@ -141,8 +143,7 @@ class Consumer:
 
     def _join(self, timeout_s: float) -> None:
         thread = self._shared.thread
-        what = f"stop() waits for the consumer of {self._queue!r}, at most {timeout_s:g} s"
-        if thread is not None and not joined([thread], timeout_s, lambda: what):
+        if thread is not None and not thread.end(timeout_s):
             obstacle = self._journal.obstacle()
             kept = f"{obstacle}. RabbitMQ keeps what was not journalled" if obstacle else ""
             raise TrackingError(

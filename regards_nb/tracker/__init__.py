@@ -14,8 +14,8 @@
 - ``actions``: pause, resume, retry, restart, cancel, delete;
 - ``blocking``: why REGARDS does not prepare an order;
 - ``life``: starts a tracker; whether it runs, only reads a journal, or shares its queue;
-- ``waiting``, ``nested_loop``: what ``wait()`` does while it blocks the cell, and with the user's
-  event loop;
+- ``waiting``: calls that wait for orders, such as ``wait()``, which blocks the cell, and how the
+  user's event loop can go on meanwhile;
 - ``order``, ``tracker``: the two public classes, the only modules that know each other.
 """
 
@@ -24,7 +24,6 @@ from __future__ import annotations
 from regards_nb.tracker.blocking import advice_for as advice_for
 from regards_nb.tracker.blocking import behind as behind
 from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
-from regards_nb.tracker.nested_loop import run_nested as run_nested
 from regards_nb.tracker.order import Order as Order
 from regards_nb.tracker.selection import names_in as names_in
 from regards_nb.tracker.shared import NEW_ORDER as NEW_ORDER
@@ -33,3 +32,4 @@ from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
 from regards_nb.tracker.shared import ChangeSignal as ChangeSignal
 from regards_nb.tracker.shared import Snapshot as Snapshot
 from regards_nb.tracker.tracker import OrderTracker as OrderTracker
+from regards_nb.tracker.waiting import run_nested as run_nested

@@ -22,12 +22,12 @@ from regards_nb.errors import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import counted, listed
-from regards_nb.tracker.downloads import Workers
+from regards_nb.threads import Workers
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
-from regards_nb.waits import told
+from regards_nb.waits import interruptible, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
@@ -51,6 +51,40 @@ class OrderActions:
         self._sync = sync
         self._workers = Workers("regards-nb-actions", 1)
         self._stop = threading.Event()
+
+    def act_on_all(self, action: str, keys: list[OrderKey], **details: Any) -> list[OrderKey]:
+        """Act on several orders, also after a refusal; return their keys.
+
+        The first refusal is raised. Where several orders were meant, its text names all that
+        failed. The line at Ctrl-C says which orders were acted on.
+        """
+        left = list(keys)
+        done: list[OrderKey] = []
+        errors: list[RegardsError] = []
+        with interruptible():
+            try:
+                while left:
+                    try:
+                        done.append(self.act(action, left[0], **details))
+                    except RegardsError as exc:
+                        errors.append(exc)
+                    del left[0]
+            except KeyboardInterrupt as exc:
+                texts = [str(error) for error in errors]
+                names = [self._core.state(key).name for key in left]
+                if getattr(exc, "in_work", False):
+                    first = names.pop(0)
+                    asks = "tracker.sync() asks it"
+                    texts.append(f"it is open whether REGARDS did {action} {first}, {asks}")
+                if names:
+                    texts.append(f"no request was sent for {listed(names)}")
+                raise StoppedWaiting(f"{action}() was stopped: {'; '.join(texts)}") from None
+        if len(errors) > 1 or (errors and done):
+            total, told = counted(len(keys), "order"), "; ".join(map(str, errors))
+            raise NotAllowedError(f"{len(done)} of {total} done. {told}") from errors[0]
+        for error in errors:
+            raise error
+        return done
 
     def act(self, action: str, key: OrderKey, **details: Any) -> OrderKey:
         """Do one action on one order, and return its key once the server has done it.
@@ -195,56 +229,3 @@ def _pauses(limit_s: float) -> Iterator[float]:
         spent_s += pause_s
         pause_s = min(2 * pause_s, 10.0)
     yield 0.0
-
-
-class Acting:
-    """One action on several orders, also after a refusal."""
-
-    def __init__(
-        self,
-        parts: TrackerParts,
-        action: str,
-        keys: list[OrderKey],
-        act: Callable[[OrderKey], OrderKey],
-    ) -> None:
-        self._core = parts
-        self._action = action
-        self._act = act
-        self._left = list(keys)
-        self._errors: list[RegardsError] = []
-        #: REGARDS may have received the request for the first order that is left.
-        self._is_open = False
-
-    def run(self) -> list[OrderKey]:
-        """Act on all orders; return their keys.
-
-        The first refusal is raised. Where several orders were meant, its text names all that
-        failed.
-        """
-        total, done, errors = counted(len(self._left), "order"), [], self._errors
-        while self._left:
-            try:
-                done.append(self._act(self._left[0]))
-            except RegardsError as exc:
-                errors.append(exc)
-            except StoppedWaiting as exc:
-                self._is_open = exc.in_work
-                raise
-            del self._left[0]
-        if len(errors) > 1 or (errors and done):
-            told = "; ".join(map(str, errors))
-            raise NotAllowedError(f"{len(done)} of {total} done. {told}") from errors[0]
-        for error in errors:
-            raise error
-        return done
-
-    def stopped(self) -> str:
-        """Return which orders were acted on when the user stopped the call."""
-        action, left = self._action, [self._core.state(key).name for key in self._left]
-        texts = [str(error) for error in self._errors]
-        if self._is_open:
-            first = left.pop(0)
-            texts.append(f"it is open whether REGARDS did {action} {first}, tracker.sync() asks it")
-        if left:
-            texts.append(f"no request was sent for {listed(left)}")
-        return f"{action}() was stopped: {'; '.join(texts)}"

@@ -9,52 +9,20 @@ from typing import TYPE_CHECKING
 from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import replaced
-from regards_nb.text import listed
+from regards_nb.text import numbered
+from regards_nb.tracker.selection import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.dispatcher import AutoDownload
-    from regards_nb.tracker.life import Life
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
 _MOST_NAMED = 5
-#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
-#: between two questions double up to the second time.
-_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
-
-
-class Looks:
-    """Has REST asked while nothing moves: no message tells of the orders of another notebook."""
-
-    def __init__(self, parts: TrackerParts, sync: RestSync | None, life: Life) -> None:
-        self._core = parts
-        self._sync = sync
-        self._life = life
-        #: What is compared to see whether something moves; when REST is asked next, and how long
-        #: after that.
-        self._moves: object = None
-        self._next_s = self._pause_s = 0.0
-
-    def look(self) -> None:
-        """Have REST asked, if it is time."""
-        if self._sync is None:
-            return
-        moves = (self._life.health.last_event, frozenset(self._core.downloads))
-        now_s = time.monotonic()
-        if moves != self._moves:
-            # The first look comes at once, later ones when nothing has moved for a while.
-            is_first = self._moves is None
-            self._moves, self._pause_s = moves, _UNMOVED_S
-            self._next_s = now_s + (0.0 if is_first else _UNMOVED_S)
-        if now_s >= self._next_s:
-            self._sync.ask_soon(0.0)
-            self._next_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
 
 
 class BlockingOrders:
@@ -70,38 +38,36 @@ class BlockingOrders:
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
-        self._sync = sync
+        self.sync = sync
+        #: The tracker's automatic download, while it runs.
+        self.own: AutoDownload | None = None
         #: What waits for a download, and since when it has not changed.
         self._waiting: list[bytes] = []
         self._waiting_since_s = 0.0
 
-    def find(self, own: AutoDownload | None = None) -> States:
-        """Return these orders by number; not those that *own* downloads in a moment."""
+    def find(self) -> States:
+        """Return these orders by number; not those that `own` downloads in a moment."""
         states, elsewhere = self._states_of_user(), self._elsewhere()
         if not states.without("finished"):
             return States()
-        waiting = without_own(states.where("waits_for_download"), own) + [
+        waiting = self.without_own(states.where("waits_for_download")) + [
             state for state in elsewhere if state.order_id not in self._core.downloads
         ]
         waiting = self._core.holders.without_held(waiting)
         return waiting.where("waits_for_download").sorted("order_id")
 
-    def looks(self, life: Life) -> Looks:
-        """Return what a call that waits asks over REST."""
-        return Looks(self._core, self._sync, life)
-
     def _states_of_user(self) -> States:
-        not_ours = () if self._sync is None else self._sync.not_ours
+        not_ours = () if self.sync is None else self.sync.not_ours
         return self._core.states().without("order_id", not_ours)
 
     def _elsewhere(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
-        orders = () if self._sync is None else self._sync.without_message
+        orders = () if self.sync is None else self.sync.without_message
         return [each for each in orders if self._core.frames.key_of(each.order_id or 0) is None]
 
     def line(self) -> list[OrderState]:
         """Return the first two orders that REGARDS has not finished, as far as REST told."""
-        if self._sync is None or not self._sync.rounds:
+        if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
         unfinished = (self._states_of_user() + self._elsewhere()).without("finished")
         going_on = (
@@ -111,15 +77,38 @@ class BlockingOrders:
         )
         return list(islice(going_on, SUBORDERS_PER_USER))
 
-    def standing_still(
-        self, own: AutoDownload | None, waited_for: Iterable[OrderState] = ()
-    ) -> Sequence[OrderState]:
+    def without_own(self, states: States) -> States:
+        """Return the states without downloads that `own` begins in a moment, and why one failed."""
+        if (own := self.own) is None:
+            return states
+
+        def without(state: OrderState) -> OrderState:
+            if own.will_try(state):
+                return replaced(state, waits_for_download=False, lacks_names=False)
+            return replaced(state, download_note=own.failure([state]))
+
+        return states.changed(without, "to_download")
+
+    def has_ended(self, state: OrderState, asked: AutoDownload | None) -> bool:
+        """Return whether an order has ended, and the download of its files if there is one.
+
+        *asked* downloads them for the call that waits. Of `own` the first attempt counts: a failed
+        one may be repeated for long.
+        """
+        downloads = asked or self.own
+        if not state.finished or downloads is None:
+            return state.finished
+        if asked is None and not downloads.will_try(state):
+            return True
+        return not (state.downloading or state.to_download or downloads.is_held(state))
+
+    def standing_still(self, waited_for: Iterable[OrderState] = ()) -> Sequence[OrderState]:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
         If it has not, those that a call waits for and that cannot end without a download. Not those
-        that *own* tries again: it says why they are not downloaded.
+        that `own` tries again: it says why they are not downloaded.
         """
-        found = self.find(own)
+        own, found = self.own, self.find()
         # Very many orders may wait: only a few of them are made.
         waiting = [found.numbers(name).tobytes() for name in ("order_id", "suborders_done")]
         now_s = time.monotonic()
@@ -136,32 +125,23 @@ class BlockingOrders:
         return found if own is None else [s for s in found if not own.failure([s])]
 
     def reasons(
-        self,
-        needed: Sequence[OrderState],
-        call: str,
-        *,
-        asked: AutoDownload | None,
-        own: AutoDownload | None,
+        self, needed: Sequence[OrderState], call: str, asked: AutoDownload | None
     ) -> list[str]:
         """Return why the orders that a call waits for do not go on, the first cause first.
 
-        *asked* downloads them for the call, *own* for the tracker. *call* downloads what blocks.
+        *asked* downloads them for the call. *call* downloads what blocks.
         """
         going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
-        downloads = asked or own
         reasons = [advice_for_paused(needed)]
-        if downloads is not None:
-            reasons.append(downloads.failure([*needed, *self.find(own)]))
+        if (downloads := asked or self.own) is not None:
+            reasons.append(downloads.failure([*needed, *self.find()]))
         numbers = {state.order_id for state in needed}
         first = sorted(number for number in list(self._core.downloads) if number not in numbers)
         if asked is not None and first:
-            orders, them = ("orders", "them") if len(first) > 1 else ("order", "it")
-            reasons.append(
-                f"downloading {orders} {', '.join(map(str, first))} first, because REGARDS waits "
-                f"for {them}"
-            )
+            them = "them" if len(first) > 1 else "it"
+            reasons.append(f"downloading {numbered(first)} first, because REGARDS waits for {them}")
         elif going_on:
-            blocking = [] if asked is not None else self.standing_still(own, going_on)
+            blocking = [] if asked is not None else self.standing_still(going_on)
             reasons.append(
                 advice_for(blocking, call) if blocking else behind(going_on, self.line())
             )
@@ -173,22 +153,20 @@ class BlockingOrders:
         if not running:
             return ""
         numbers = [str(state.order_id) for state in running]
-        orders, them = ("orders", "them") if len(running) > 1 else ("order", "it")
         text = (
-            f"REGARDS has not finished {orders} {listed(numbers, most=_MOST_NAMED)}: "
+            f"REGARDS has not finished {numbered(numbers)}: "
             f"{'' if is_running else 'after tracker.start(), '}tracker.wait("
-            f"{', '.join(numbers[:_MOST_NAMED])}, "
-            f"download=True) waits for {them} and downloads the rest"
+            f"{', '.join(numbers[:_MOST_NAMED])}, download=True) waits for "
+            f"{'them' if len(running) > 1 else 'it'} and downloads the rest"
         )
         if paused := advice_for_paused(running):
             text += f"; {paused}"
-        blocking = [state for state in self.standing_still(None) if state not in running]
+        blocking = [state for state in self.standing_still() if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
 
     def take_in(self, keys: Iterable[object]) -> None:
         """Journal those of these orders that only REST knows and *keys* name by number."""
-        each = [n for key in keys for n in (key if isinstance(key, (list, tuple)) else [key])]
-        named = {number for number in each if isinstance(number, int)}
+        named = {name for name in names_in(keys) if isinstance(name, int)}
         self.journal_unknown(state for state in self.find() if state.order_id in named)
 
     def keys_of(self, states: Sequence[OrderState]) -> list[OrderKey]:
@@ -200,14 +178,14 @@ class BlockingOrders:
     def journal_unknown(self, states: Iterable[OrderState]) -> None:
         """Journal those of some orders that only REST knows, so that they have a key here."""
         for state in states:
-            if self._sync is not None and self._core.key_of(state.order_id or 0) is None:
-                self._sync.look_up(state.order_id or 0)
+            if self.sync is not None and self._core.key_of(state.order_id or 0) is None:
+                self.sync.look_up(state.order_id or 0)
 
     def nothing_to_download(self, *, again: bool) -> str:
         """Return what to do instead of a download of all orders that wait for one."""
         if again:
             return "to fetch files once more, name their orders: tracker.download(12, again=True)"
-        text, blocking = "no order has files that wait for it", self.standing_still(None)
+        text, blocking = "no order has files that wait for it", self.standing_still()
         return f"{text}; {advice_for(blocking, 'wait(download=True)')}" if blocking else text
 
     def before_third(self) -> str:
@@ -216,24 +194,22 @@ class BlockingOrders:
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
         named = self.find()[:_MOST_NAMED] or unfinished[:SUBORDERS_PER_USER]
-        numbers = ", ".join(str(state.order_id) for state in named)
-        orders = "order" if len(named) == 1 else "orders"
         return (
             f"REGARDS prepares at most {SUBORDERS_PER_USER} sub-orders per user until they are "
-            f"downloaded; before this one came {orders} {numbers}. Use wait(download=True) or "
-            "auto_download=True, or call tracker.download()"
+            f"downloaded; before this one came {numbered(s.order_id for s in named)}. Use "
+            "wait(download=True) or auto_download=True, or call tracker.download()"
         )
 
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
     """Return which orders wait for a download, and what to do; *call* is the other way."""
     # Very many may wait: only those that are named are made.
-    numbers = _listed(state.order_id for state in blocking[:_MOST_NAMED])
+    numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
     more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""
     wait = f"orders {numbers}{more} wait" if len(blocking) > 1 else f"order {numbers} waits"
     return (
         f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: "
-        f"tracker.download({numbers if len(blocking) <= _MOST_NAMED else ''}), or {call}"
+        f"tracker.download({'' if more else numbers}), or {call}"
     )
 
 
@@ -254,15 +230,10 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     ahead = [number for number in ahead if number < max(filter(None, numbers), default=0)]
     if not ahead:
         return ""
-    orders, others = (f"order{'s' * (len(each) > 1)} {_listed(each)}" for each in (numbers, ahead))
     return (
-        f"REGARDS prepares at most two sub-orders per user at a time, and {orders} may have to "
-        f"wait for {others}"
+        f"REGARDS prepares at most two sub-orders per user at a time, and {numbered(numbers)} may "
+        f"have to wait for {numbered(ahead)}"
     )
-
-
-def _listed(numbers: Iterable[int | None]) -> str:
-    return listed([str(number) for number in numbers], most=_MOST_NAMED)
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:
@@ -273,16 +244,3 @@ def advice_for_paused(states: Iterable[OrderState]) -> str:
     numbers, are = ", ".join(paused), "orders {} are" if len(paused) > 1 else "order {} is"
     call = f"[{numbers}]" if len(paused) > 1 else numbers
     return f"{are.format(numbers)} paused: tracker.resume({call})"
-
-
-def without_own(states: States, own: AutoDownload | None) -> States:
-    """Return the states without the downloads that *own* begins in a moment, and why one failed."""
-    if own is None:
-        return states
-
-    def without(state: OrderState) -> OrderState:
-        if own.will_try(state):
-            return replaced(state, waits_for_download=False, lacks_names=False)
-        return replaced(state, download_note=own.failure([state]))
-
-    return states.changed(without, "to_download")

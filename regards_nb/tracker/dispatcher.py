@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 import warnings
-import weakref
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -28,10 +28,9 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
-from regards_nb.threads import OwnThread
-from regards_nb.tracker.downloads import Workers
-from regards_nb.tracker.fetch import DownloadRequest
-from regards_nb.tracker.shared import POLL_S, RECEIVING, OrderHeldError
+from regards_nb.threads import OwnThread, Workers
+from regards_nb.tracker.fetch import DownloadRequest, OrderHeldError
+from regards_nb.tracker.shared import POLL_S, RECEIVING
 from regards_nb.waits import joined
 
 if TYPE_CHECKING:
@@ -41,12 +40,11 @@ if TYPE_CHECKING:
 
     from regards_nb.download import DownloadResult
     from regards_nb.events import OrderEvent
-    from regards_nb.frames import EventQueue
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
+    from regards_nb.tracker.shared import TrackerParts
 
     #: A status or None for all, and the function to call with each of its events.
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
@@ -77,9 +75,10 @@ class EventDispatcher:
     """Follows the events of one tracker, in a thread of its own, until it is stopped.
 
     It handles the events journalled after it was made, so it is made before the consumer starts;
-    and before them those that an earlier process has journalled and not handed on. *downloads* is
-    None where nothing is downloaded. *callbacks* are read anew for each event, so that they may
-    grow.
+    and before them those that an earlier process has journalled and not handed on. *downloads*
+    fetches the files that they announce. *callbacks* are called one after the other, in their own
+    thread; they are read anew for each event, so that they may grow. The threads hold the
+    dispatcher and not its *owner*, the tracker, which can then be collected.
     """
 
     #: The user is told of a callback that runs for longer.
@@ -87,36 +86,42 @@ class EventDispatcher:
 
     def __init__(
         self,
+        owner: object,
         parts: TrackerParts,
         cursor: DispatchCursor,
-        downloads: Downloads | None,
-        sync: RestSync | None,
+        downloads: AutoDownload | None,
         callbacks: list[Callback],
     ) -> None:
-        self._cursor = cursor
-        self._stop = threading.Event()
         self._core = parts
+        self._cursor = cursor
+        self._downloads = downloads
+        self._callbacks = callbacks
+        self._stop = threading.Event()
         self._queue = parts.frames.follow(cursor.start())
         self._workers = Workers("regards-nb-callback", 1)
-        self._calls = _Callbacks(callbacks, self._workers, parts.errors, cursor, self.slow_s)
-        self.auto_download = None if downloads is None else AutoDownload(parts, downloads, sync)
+        #: The call that runs, or the last one.
+        self._running = "a callback"
+        #: When it began; None: no call runs.
+        self._began_s: float | None = None
+        #: Each is counted by one thread alone.
+        self._submitted = self._begun = 0
+        #: Which callback runs for long, and how many calls wait behind it; empty without one.
+        self.slow_callback = ""
+        self._say_at_s = 0.0
+        self._is_over = False
         self._thread = OwnThread(
             "dispatch",
-            partial(_follow, parts, self._queue, self._stop, self._calls, self.auto_download),
+            self._follow,
             does="hands events to callbacks and downloads",
             died=partial(parts.errors.record, RECEIVING),
+            stop=self._stop,
+            owner=owner,
         )
-        weakref.finalize(self, self._stop.set).atexit = False
 
     @property
     def death(self) -> TrackingError | None:
         """The error that has ended the thread."""
         return self._thread.death
-
-    @property
-    def slow_callback(self) -> str:
-        """Which callback runs for long, and how many calls wait behind it; empty without one."""
-        return self._calls.slow
 
     def start(self) -> None:
         """Start the thread; later calls do nothing."""
@@ -134,10 +139,108 @@ class EventDispatcher:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             joined([self._thread], timeout_s, lambda: "stop() waits for the last events")
-        unended = self._workers.finish(timeout_s, lambda: self._calls.running)
-        del self._workers  # the thread may still wait for the journal, and makes no call then
+        unended = self._workers.finish(timeout_s, lambda: self._running)
+        self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
         return f"{unended}; the next start() makes the calls left out" if unended else ""
+
+    def _follow(self) -> None:
+        try:
+            seen = -1
+            while not self._stop.is_set():
+                is_needed = bool(self._callbacks) or self._downloads is not None
+                if not is_needed:
+                    # Nobody is handed an event: only look whether another kernel has written some.
+                    self._stop.wait(POLL_S)
+                before, seen = seen, self._core.signal.wait(seen, POLL_S if is_needed else 0)
+                if is_needed and not self._callbacks:
+                    self._stop.wait(YIELD_S)
+                if self._step(self._downloads) and seen == before:
+                    # Another kernel has written the events; wake the threads that wait.
+                    self._core.signal.send()
+                self._look()
+                self._cursor.save()
+                if is_needed:
+                    self._stop.wait(GATHER_S)
+            # The journal holds these events from now on, so the next process does not call for
+            # them.
+            self._step(None)
+        finally:
+            # The tracker may have been collected without a stop().
+            self._core.frames.unfollow(self._queue)
+
+    def _step(self, downloads: AutoDownload | None) -> bool:
+        """Handle the new events; return whether there were any."""
+        frames, errors = self._core.frames, self._core.errors
+        try:
+            frames.refresh(exact=False)
+        except RegardsError as exc:
+            errors.record("reading the journal", exc)
+            return False
+        read_up_to = frames.read_up_to
+        news = [self._queue.popleft() for _ in range(len(self._queue))]
+        self._call([event for _, events in news for event in events], read_up_to)
+        changed = dict.fromkeys(key for keys, _ in news for key in keys)
+        if downloads is not None:
+            try:
+                downloads.begin_all(list(changed))
+            except RegardsError as exc:
+                errors.record("starting downloads", exc)
+        return bool(changed)
+
+    def _call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
+        """Call the callbacks with events, which are all up to a generation and a row."""
+        registered = list(self._callbacks)
+        if self._is_over or not events:
+            return
+        for event in events:
+            for status, callback in registered:
+                if status in (None, event.status):
+                    self._submitted += 1
+                    self._workers.submit(partial(self._guarded, callback, event))
+        # after the callbacks, in their thread
+        advance = partial(self._cursor.advance, *read_up_to)
+        if registered:
+            self._workers.submit(advance)
+        else:
+            advance()
+
+    def _look(self) -> None:
+        """Say which call runs for long.
+
+        The times double from one text to the next, because a log gets a line for each.
+        """
+        before, now_s, began_s = self.slow_callback, time.monotonic(), self._began_s
+        if began_s is None:
+            self.slow_callback = ""
+        elif began_s + self.slow_s > now_s:
+            self.slow_callback, self._say_at_s = "", began_s + self.slow_s
+        elif now_s >= self._say_at_s:
+            ran_s = now_s - began_s
+            self._say_at_s = now_s + ran_s
+            others = counted(self._submitted - self._begun, "other call")
+            self.slow_callback = f"{self._running} runs since {ran_s:.0f} s, and holds up {others}"
+        if self.slow_callback != before:
+            self._core.signal.send()
+
+    def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
+        name = getattr(callback, "__name__", repr(callback))
+        self._running = f"callback {name} on {event.status} of order {event.order_id}"
+        self._begun += 1
+        if not any(each == callback for _, each in self._callbacks):
+            return  # off() was called meanwhile
+        self._began_s = time.monotonic()
+        try:
+            callback(event)
+        except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
+            self._core.errors.record(
+                f"callback {name} on {event.status}",
+                exc,
+                where=f" {raised_at(exc)}",
+                source=source_of(callback),
+            )
+        finally:
+            self._began_s = None
 
 
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
@@ -148,8 +251,13 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
     check_texts(status=status)
     if not callable(callback):
         raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
-    with suppress(ValueError, TypeError):  # a function of C may have no signature
-        _check_signature(inspect.signature(callback), callback)
+    with suppress(ValueError):  # a function of C may have no signature
+        try:
+            inspect.signature(callback).bind(None)
+        except TypeError as exc:
+            raise SettingsError(
+                f"callback must take one argument, the OrderEvent, and {callback!r} does not: {exc}"
+            ) from None
     if status is None:
         return None, callback
     if status not in OrderStatus.__members__:
@@ -159,169 +267,31 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
     return str(status), callback
 
 
-def _check_signature(signature: inspect.Signature, callback: object) -> None:
-    try:
-        signature.bind(None)
-    except TypeError as exc:
-        raise SettingsError(
-            f"callback must take one argument, the OrderEvent, and {callback!r} does not: {exc}"
-        ) from None
-
-
 def source_of(callback: Callable[[OrderEvent], object]) -> str:
     """Return the name under which the errors of a callback are recorded."""
     # Two bound methods of one object are equal and have the same text.
     return f"callback {callback!r}"
 
 
-def _follow(
-    parts: TrackerParts,
-    queue: EventQueue,
-    stop: threading.Event,
-    callbacks: _Callbacks,
-    downloads: AutoDownload | None,
-) -> None:
-    try:
-        seen = -1
-        while not stop.is_set():
-            is_needed = bool(callbacks.registered) or downloads is not None
-            if not is_needed:
-                # Nobody is handed an event: only look whether another kernel has written some.
-                stop.wait(POLL_S)
-            before, seen = seen, parts.signal.wait(seen, POLL_S if is_needed else 0)
-            if is_needed and not callbacks.registered:
-                stop.wait(YIELD_S)
-            if _step(parts, queue, callbacks, downloads) and seen == before:
-                # Another kernel has written the events; wake the threads that wait.
-                parts.signal.send()
-            if callbacks.look():
-                parts.signal.send()
-            callbacks.save_cursor()
-            if is_needed:
-                stop.wait(GATHER_S)
-        # The journal holds these events from now on, so the next process does not call for them.
-        _step(parts, queue, callbacks, None)
-    finally:
-        # The tracker may have been collected without a stop().
-        parts.frames.unfollow(queue)
+@dataclass(slots=True)
+class _Tries:
+    """The downloads of an order so far."""
+
+    #: Before this time it is not looked at again.
+    next_s: float = 0.0
+    failures: int = 0
+    #: The incomplete downloads in turn, if the last one was incomplete.
+    incomplete: int = 0
+    #: Whether another process downloads it.
+    is_held: bool = False
+
+    def look_later(self) -> None:
+        """Look at the order again when the other process may have downloaded it."""
+        self.is_held = True
+        self.next_s = time.monotonic() + HELD_LOOK_S
 
 
-def _step(
-    parts: TrackerParts, queue: EventQueue, callbacks: _Callbacks, downloads: AutoDownload | None
-) -> bool:
-    """Handle the new events; return whether there were any."""
-    try:
-        parts.frames.refresh(exact=False)
-    except RegardsError as exc:
-        parts.errors.record("reading the journal", exc)
-        return False
-    read_up_to = parts.frames.read_up_to
-    news = [queue.popleft() for _ in range(len(queue))]
-    callbacks.call([event for _, events in news for event in events], read_up_to)
-    changed = dict.fromkeys(key for keys, _ in news for key in keys)
-    if downloads is not None:
-        try:
-            downloads.begin_all(list(changed))
-        except RegardsError as exc:
-            parts.errors.record("starting downloads", exc)
-    return bool(changed)
-
-
-class _Callbacks:
-    """Runs the user's callbacks one after the other, in their own thread."""
-
-    def __init__(
-        self,
-        registered: list[Callback],
-        workers: Workers,
-        errors: BackgroundErrors,
-        cursor: DispatchCursor,
-        slow_s: float,
-    ) -> None:
-        self._slow_s = slow_s
-        self._cursor = cursor
-        self.registered = registered
-        self._workers = weakref.ref(workers)
-        self._errors = errors
-        #: The call that runs, or the last one.
-        self.running = "a callback"
-        #: When it began; None: no call runs.
-        self._began_s: float | None = None
-        #: Each is counted by one thread alone.
-        self._submitted = self._begun = 0
-        #: What is said of a call that runs for long, and when that is said anew.
-        self.slow = ""
-        self._say_at_s = 0.0
-
-    def call(self, events: list[OrderEvent], read_up_to: tuple[int, int]) -> None:
-        """Call them with events, which are all up to a generation and a row of the journal."""
-        workers = self._workers()
-        registered = list(self.registered)
-        if workers is None or not events:
-            return
-        for event in events:
-            for status, callback in registered:
-                if status in (None, event.status):
-                    self._submitted += 1
-                    workers.submit(partial(self._guarded, callback, event))
-        # after the callbacks, in their thread
-        advance = partial(self._cursor.advance, *read_up_to)
-        if registered:
-            workers.submit(advance)
-        else:
-            advance()
-
-    def save_cursor(self) -> None:
-        """Write how far the callbacks have come, now and then."""
-        self._cursor.save()
-
-    def look(self) -> bool:
-        """Say which call runs for long; return whether `slow` changed.
-
-        The times double from one text to the next, because a log gets a line for each.
-        """
-        before, now_s, began_s = self.slow, time.monotonic(), self._began_s
-        if began_s is None:
-            self.slow = ""
-        elif began_s + self._slow_s > now_s:
-            self.slow, self._say_at_s = "", began_s + self._slow_s
-        elif now_s >= self._say_at_s:
-            ran_s = now_s - began_s
-            self._say_at_s = now_s + ran_s
-            others = counted(self._submitted - self._begun, "other call")
-            self.slow = f"{self.running} runs since {ran_s:.0f} s, and holds up {others}"
-        return self.slow != before
-
-    def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
-        name = getattr(callback, "__name__", repr(callback))
-        self.running = f"callback {name} on {event.status} of order {event.order_id}"
-        self._begun += 1
-        if not any(each == callback for _, each in self.registered):
-            return  # off() was called meanwhile
-        self._began_s = time.monotonic()
-        try:
-            callback(event)
-        except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
-            self._errors.record(
-                f"callback {name} on {event.status}",
-                exc,
-                where=f" {raised_at(exc)}",
-                source=source_of(callback),
-            )
-        finally:
-            self._began_s = None
-
-
-def awaits_files(state: OrderState, asked: AutoDownload | None, own: AutoDownload | None) -> bool:
-    """Return whether a wait for an order goes on until its files are downloaded.
-
-    *asked* downloads them for the call that waits. *own* is the tracker's automatic download, of
-    which the first attempt counts: a failed one may be repeated for long.
-    """
-    downloads = asked or own
-    if downloads is None or (asked is None and not downloads.will_try(state)):
-        return False
-    return state.downloading or state.to_download or downloads.is_held(state)
+_UNTRIED = _Tries()
 
 
 class AutoDownload:
@@ -338,14 +308,10 @@ class AutoDownload:
         self._downloads = downloads
         self._sync = sync
         self._seen_rounds = -1
-        #: Orders to look at: not before this time, and the failures so far.
-        self._due: dict[OrderKey, tuple[float, int]] = {}
-        #: Incomplete downloads so far, of orders whose last download was incomplete.
-        self._incomplete: dict[OrderKey, int] = {}
+        #: The orders to look at.
+        self._tries: dict[OrderKey, _Tries] = {}
         #: Why the last download of an order failed.
         self._failures: dict[OrderKey, str] = {}
-        #: Orders that another process downloads.
-        self._held: set[OrderKey] = set()
 
     def failure(self, states: Iterable[OrderState]) -> str:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
@@ -356,7 +322,7 @@ class AutoDownload:
 
     def is_held(self, state: OrderState) -> bool:
         """Return whether another process downloaded the order when this one looked last."""
-        return state.key in self._held
+        return self._tries.get(state.key, _UNTRIED).is_held
 
     def tell_missing(self, states: Iterable[OrderState]) -> None:
         """Say why files of some orders are not here, of the first few."""
@@ -375,9 +341,8 @@ class AutoDownload:
 
         What failed before, and is tried again after a pause, does not count.
         """
-        _, failures = self._due.get(order.key, (0.0, 0))
-        is_incomplete = order.key in self._incomplete
-        return order.to_download if is_incomplete else not failures
+        tries = self._tries.get(order.key, _UNTRIED)
+        return order.to_download if tries.incomplete else not tries.failures
 
     def begin_all(self, changed: list[OrderKey]) -> None:
         """Download the files that wait: of changed orders and, after a REST sync, of all."""
@@ -390,28 +355,28 @@ class AutoDownload:
     def begin(self, keys: Iterable[OrderKey]) -> None:
         """Download the files of these orders that wait, and those whose pause is over."""
         for key in keys:
-            self._due.setdefault(key, (0.0, 0))
-        now = time.monotonic()
-        # What an incomplete download lacks waits for its turn. What was announced since does not.
-        for state in self._core.states(list(self._incomplete)):
-            if state.to_download:
-                self._due[state.key] = (0.0, 0)
-                self._incomplete.pop(state.key)
-        due = [key for key, (not_before, _) in list(self._due.items()) if not_before <= now]
+            self._tries.setdefault(key, _Tries())
+        now_s = time.monotonic()
+        due = [key for key, t in list(self._tries.items()) if t.incomplete or t.next_s <= now_s]
         for state in self._core.states(due):
-            if state.downloading:
+            tries = self._tries[state.key]
+            if tries.incomplete and state.to_download:
+                # What an incomplete download lacks waits for its turn, what was announced since
+                # does not.
+                tries.incomplete = tries.failures = 0
+                tries.next_s = now_s
+            if state.downloading or tries.next_s > now_s:
                 continue
-            is_incomplete = state.key in self._incomplete and state.status not in GONE
+            is_incomplete = bool(tries.incomplete) and state.status not in GONE
             if state.order_id is None or not (state.to_download or is_incomplete):
-                self._due.pop(state.key, None)
-                if state.key in self._held:
+                del self._tries[state.key]
+                if tries.is_held:
                     self._downloads.record_missing(state)  # the other process tells its own user
-                    self._held.discard(state.key)
                 self._failures.pop(state.key, None)
             elif self._core.holders.of(state):
-                self._look_later(state.key)
+                tries.look_later()
             else:
-                self._held.discard(state.key)
+                tries.is_held = False
                 future = self._downloads.begin_recording_errors(
                     state, _IF_FREE, is_repeated=is_incomplete
                 )
@@ -420,33 +385,25 @@ class AutoDownload:
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
         if done.cancelled():
             return
-        error = done.exception()
+        error, tries = done.exception(), self._tries.setdefault(key, _Tries())
         if isinstance(error, OrderHeldError):
-            self._look_later(key)
+            tries.look_later()
             return
+        is_incomplete = isinstance(error, IncompleteDownloadError)
+        tries.incomplete = tries.incomplete + 1 if is_incomplete else 0
         if error is None:
             self._failures.pop(key, None)
-        else:
-            self._failures[key] = str(error)
-        if not isinstance(error, IncompleteDownloadError):
-            self._incomplete.pop(key, None)
-        elif self._incomplete.get(key, 0) == MOST_RETRIES:
-            # The missing files stay FAILED in the frame; a call of download() tries them again.
-            self._incomplete.pop(key)
             return
-        else:
-            self._incomplete[key] = self._incomplete.get(key, 0) + 1
-        if error is not None:
-            _, failures = self._due.get(key, (0.0, 0))
-            wait_s = min(self.first_retry_s * 2**failures, LONGEST_RETRY_S)
-            next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
-            self._due[key] = (time.monotonic() + wait_s, failures + 1)
-
-    def _look_later(self, key: OrderKey) -> None:
-        self._held.add(key)
-        _, failures = self._due.get(key, (0.0, 0))
-        self._due[key] = (time.monotonic() + HELD_LOOK_S, failures)
+        self._failures[key] = str(error)
+        if tries.incomplete > MOST_RETRIES:
+            # The missing files stay FAILED in the frame; a call of download() tries them again.
+            tries.incomplete = 0
+            return
+        wait_s = min(self.first_retry_s * 2**tries.failures, LONGEST_RETRY_S)
+        tries.failures += 1
+        tries.next_s = time.monotonic() + wait_s
+        next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+        self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
 
 
 class DispatchCursor:

@@ -3,22 +3,18 @@
 These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
 `OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
 ``wait(download=True)`` and `submit_each` use. Of several processes, the one with the lease of the
-order downloads it (`tracker/shared.py`); workers of an executor take it, too (`tracker/fetch.py`).
+order downloads it (`tracker/fetch.py`); workers of an executor take it, too.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import warnings
-import weakref
-from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client import Silence
 from regards_nb.download import FileLook
 from regards_nb.errors import (
     DownloadError,
@@ -31,26 +27,35 @@ from regards_nb.errors import (
 from regards_nb.files import FileState
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.executors import ThreadCall, WorkerCall, is_of_threads, submitted
-from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
-from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, OrderHeldError
-from regards_nb.waits import joined
+from regards_nb.threads import Workers
+from regards_nb.tracker.executors import (
+    CallOptions,
+    WorkerCall,
+    begin_processing,
+    is_of_threads,
+    settings_for_workers,
+    submitted,
+)
+from regards_nb.tracker.fetch import (
+    DownloadRequest,
+    OrderHeldError,
+    OrderToFetch,
+    fetch_order,
+    list_others,
+)
+from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, RunningDownload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Future
 
-    from regards_nb.download import DownloadResult, Place, Progress
+    from regards_nb.download import DownloadResult, Place
     from regards_nb.files import FileRecord
     from regards_nb.frames import OrderFile
-    from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.settings import WorkerSettings
-    from regards_nb.tracker.executors import Process, Submit
+    from regards_nb.tracker.executors import Submit
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
-
-_Job = tuple["Future[Any]", "Callable[[], Any]"]
 
 #: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
 MOST_PARALLEL = 3
@@ -58,92 +63,12 @@ MOST_PARALLEL = 3
 _MOST_NAMED = 5
 
 
-class Workers:
-    """Up to *count* daemon threads that take jobs from a queue.
+@dataclass(slots=True, eq=False)
+class _Running(RunningDownload):
+    """A download in a thread of this process."""
 
-    `concurrent.futures` keeps Python from exiting until its jobs are done; a download must not.
-    """
-
-    def __init__(self, name: str, count: int) -> None:
-        self._name = name
-        self._count = count
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        # Several threads may submit; each must see the threads that the others started.
-        self._lock = threading.Lock()
-        weakref.finalize(self, _end, self._jobs, count).atexit = False
-
-    def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Run *job* in one of the threads."""
-        future: Future[Any] = Future()
-        with self._lock:
-            self._jobs.put((future, job))
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if len(self._threads) < self._count:
-                thread = threading.Thread(
-                    target=_work, args=(self._jobs,), name=self._name, daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
-        return future
-
-    def stop(self, timeout_s: float, job: Callable[[], str]) -> str:
-        """Drop the jobs that wait, and `finish` the running ones."""
-        with self._lock:
-            self._drop_waiting()
-        return self.finish(timeout_s, job)
-
-    def finish(self, timeout_s: float, job: Callable[[], str]) -> str:
-        """Return when all jobs have ended; drop those that still wait after *timeout_s*.
-
-        *job* returns what runs now; after a second it is said that this is waited for.
-        The result is empty, or says which job has not ended.
-        """
-        with self._lock:
-            threads, self._threads = self._threads, []
-            _end(self._jobs, len(threads))
-        others = [thread for thread in threads if thread is not threading.current_thread()]
-        if joined(
-            others,
-            timeout_s,
-            lambda: f"stop() waits until {job()} has ended, at most {timeout_s:g} s",
-        ):
-            return ""
-        running = job()
-        with self._lock:
-            self._drop_waiting()
-            _end(self._jobs, len(threads))
-        return f"{running} did not end within {timeout_s:g} s, and still runs"
-
-    def _drop_waiting(self) -> None:
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                job[0].cancel()
-
-
-def _end(jobs: queue.SimpleQueue[_Job | None], count: int) -> None:
-    for _ in range(count):
-        jobs.put(None)
-
-
-def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
-    # The thread holds the queue and not the `Workers`, which can then be collected.
-    while (item := jobs.get()) is not None:
-        future, job = item
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(job())
-            except BaseException as exc:  # noqa: BLE001 - the future hands it to its reader
-                future.set_exception(exc)
-        del item, future, job
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    future: Future[DownloadResult]
-    stop: threading.Event
     request: DownloadRequest
+    future: Future[DownloadResult] = field(init=False)
 
 
 #: What `auto_download` and the buttons of the display want.
@@ -165,9 +90,6 @@ class Downloads:
         self._tenant = tenant
         self.workspace = workspace
         self._workers = Workers("regards-nb-download", MOST_PARALLEL)
-        self._running: dict[int, _Running] = {}
-        #: Which other process downloads an order that is waited for.
-        self._held: dict[int, Holder] = {}
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
@@ -191,30 +113,33 @@ class Downloads:
         if order_id is None:
             raise _no_number(order)
         with self._lock:
-            running = self._running.get(order_id)
-            if running and running.request == request and not running.stop.is_set():
-                return running.future
-            stop = threading.Event()
+            before = self._core.downloads.get(order_id)
+            if not isinstance(before, _Running):
+                before = None
+            elif before.request == request and not before.stop.is_set():
+                return before.future
+            running = _Running(
+                request=request,
+                before=None if before is None else before.future,
+                changed=self._core.signal.send,
+                ask_again=partial(self._ask_again, order_id),
+            )
             job = partial(
-                self._fetch,
-                sync,
+                fetch_order,
+                sync.client,
+                self._core.journal,
                 OrderToFetch.of(order, order_id),
                 request,
-                stop,
-                before=running,
+                running,
+                tenant=self._tenant,
+                workspace=self.workspace,
             )
-            self._core.downloads.setdefault(order_id)
-            try:
-                future = (submit or self._workers.submit)(job)
-            except SettingsError:
-                if running is None:
-                    del self._core.downloads[order_id]
-                raise
-            self._running[order_id] = _Running(future, stop, request)
+            future = running.future = (submit or self._workers.submit)(job)
+            self._core.downloads[order_id] = running
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         if on_end is not None:
             future.add_done_callback(on_end)
-        future.add_done_callback(lambda done: self._ended(order_id, done))
+        future.add_done_callback(lambda _: self._ended(order_id, running))
         self._core.signal.send()
         return future
 
@@ -246,16 +171,16 @@ class Downloads:
         orders: Sequence[OrderState],
         request: DownloadRequest = _NEW_FILES,
         *,
-        executor: Executor | None = None,
-        process: Process | None = None,
-        for_workers: Callable[[Executor], WorkerSettings] | None = None,
+        options: CallOptions | None = None,
     ) -> dict[int, Any]:
-        """Download the ready files of some orders; return what *process* returns for each.
+        """Download the ready files of some orders; return what ``process=`` returns for each.
 
         An order that has ended without files is an error, raised after the others were fetched.
         Ctrl-C ends the downloads that still run.
         """
-        call = self._call(request, executor, process, for_workers)
+        options = options or CallOptions()
+        executor, process = options.executor, options.process
+        begin, cancel = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
         try:
             for order in orders:
@@ -264,17 +189,17 @@ class Downloads:
                 if number and not (
                     is_gone and (process is None or self.nothing_for(order, request))
                 ):
-                    begun.append((number, call.begin(order, number)))
+                    begun.append((number, begin(order)))
             seen = -1
             while not all(future.done() for _, future in begun):
                 view.refresh(note=self._note(begun))
-                call.step()
+                options.do_jobs()
                 seen = self._core.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
                 if not future.done():
-                    call.cancel(order_id)
-        if isinstance(call, WorkerCall):
+                    cancel(order_id)
+        if executor is not None and not is_of_threads(executor):
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
         for order in orders:
@@ -283,31 +208,40 @@ class Downloads:
         failed = {order_id for order_id, _ in errors}
         results = {number: future.result() for number, future in begun if number not in failed}
         if errors:
-            raise _in_one(orders, errors) if process is None else _in_group(orders, errors, results)
+            told = [error for _, error in errors]
+            raise _in_one(orders, told, None if process is None else results)
         return {} if process is None else results
 
-    def _call(
-        self,
-        request: DownloadRequest,
-        executor: Executor | None,
-        process: Process | None,
-        for_workers: Callable[[Executor], WorkerSettings] | None,
-    ) -> ThreadCall | WorkerCall:
-        """Return how the orders of a call are begun and cancelled."""
+    def _ways(
+        self, request: DownloadRequest, options: CallOptions
+    ) -> tuple[Callable[[OrderState], Future[Any]], Callable[[int], None]]:
+        """Return how a call begins the download of an order, and how it cancels one by number."""
+        executor, sync = options.executor, self._sync
         if executor is None or is_of_threads(executor):
             submit = None if executor is None else partial(submitted, executor)
             begin = partial(self.begin, request=request, submit=submit)
-            return ThreadCall(self._core, begin, self._cancel, executor, process)
-        assert for_workers is not None  # noqa: S101 - download() gives it with each executor
-        settings = for_workers(executor)
-        return WorkerCall(
-            self._core,
-            submit=self._workers.submit,
-            settings=settings,
-            request=request,
-            executor=executor,
-            process=process,
+            if options.process is not None:
+                begin = partial(begin_processing, self._core, options, options.process, begin)
+            return begin, self._cancel
+        if sync is None:
+            raise SettingsError(f"downloading {CLIENT_MISSING}")
+        settings = settings_for_workers(
+            options,
+            self._core.journal,
+            executor,
+            url=sync.client.base_url,
+            tenant=self._tenant,
+            workspace=self.workspace,
         )
+        call = WorkerCall(
+            self._core,
+            options,
+            executor,
+            request=request,
+            settings=settings,
+            submit=self._workers.submit,
+        )
+        return call.begin, call.cancel
 
     def _errors(
         self,
@@ -331,9 +265,8 @@ class Downloads:
         """Ask for the orders of which no file came: a worker cannot keep what REGARDS answers."""
         for order in orders:
             now = self._core.state(order.key)
-            is_same = now.downloaded_files == order.downloaded_files
-            if self._sync is not None and order.order_id and is_same:
-                self._ask_again(self._sync, order.order_id)
+            if order.order_id and now.downloaded_files == order.downloaded_files:
+                self._ask_again(order.order_id)
 
     def _note(self, begun: Iterable[tuple[int, Future[Any]]]) -> str:
         """Return what a call waits for; it calls *process* for an order after its download."""
@@ -343,8 +276,9 @@ class Downloads:
         if len(processing) < len(running):
             words.insert(0, "downloading")
         held = [
-            f"{holder} is downloading order {order_id}, which is waited for"
-            for order_id, holder in list(self._held.items())
+            f"{each.holder} is downloading order {order_id}, which is waited for"
+            for order_id, each in list(self._core.downloads.items())
+            if each.holder
         ]
         return "; ".join([*words, *held, *self._core.silent()])
 
@@ -470,8 +404,8 @@ class Downloads:
 
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
-        running = self._running.get(order_id)
-        if running is not None:
+        running = self._core.downloads.get(order_id)
+        if isinstance(running, _Running):
             running.stop.set()
             running.future.cancel()
 
@@ -480,74 +414,27 @@ class Downloads:
 
         See `Workers.finish`.
         """
-        for order_id in list(self._running):
+        running = self._core.downloads
+        for order_id in list(running):
             self._cancel(order_id)
-        running = self._running
         return self._workers.stop(
             timeout_s, lambda: f"the download of order {', '.join(map(str, list(running)))}"
         )
 
-    def _fetch(
-        self,
-        sync: RestSync,
-        order: OrderToFetch,
-        request: DownloadRequest,
-        stop: threading.Event,
-        *,
-        before: _Running | None,
-    ) -> DownloadResult:
-        """Download an order in a worker, after the download of it that ran *before*."""
-        if before is not None:
-            wait([before.future])
-
-        def report(progress: Progress) -> None:
-            self._core.downloads[order.order_id] = progress
-            self._held.pop(order.order_id, None)
-            self._core.signal.send()
-
-        def waiting(holder: Holder) -> None:
-            self._held[order.order_id] = holder
-            self._core.signal.send()
-
-        silence = self._core.silences[order.order_id] = Silence()
-        try:
-            result = fetch_order(
-                sync.client,
-                self._core.journal,
-                order,
-                tenant=self._tenant,
-                workspace=self.workspace,
-                request=request,
-                stop=stop,
-                report=report,
-                waiting=waiting,
-                silence=silence,
-            )
-        except IncompleteDownloadError:
-            self._ask_again(sync, order.order_id)
-            raise
-        finally:
-            self._held.pop(order.order_id, None)
-            self._core.silences.pop(order.order_id, None)
-        for text in result.kept:
-            self._core.errors.note(text)
-        if result.nothing_new:
-            self._ask_again(sync, order.order_id)
-        return result
-
-    def _ask_again(self, sync: RestSync, order_id: int) -> None:
+    def _ask_again(self, order_id: int) -> None:
         """Ask for an order without new files: other journals may have them, or it has expired."""
         # Without an answer, what is known stays known.
         with suppress(ServiceError):
-            sync.look_up(order_id)
+            if self._sync is not None:
+                self._sync.look_up(order_id)
 
-    def _ended(self, order_id: int, future: Future[DownloadResult]) -> None:
+    def _ended(self, order_id: int, running: _Running) -> None:
         with self._lock:
-            running = self._running.get(order_id)
-            if running is not None and running.future is future:
-                del self._running[order_id]
-                self._core.downloads.pop(order_id, None)
-        if not future.cancelled() and future.exception() is None:
+            if self._core.downloads.get(order_id) is running:
+                del self._core.downloads[order_id]
+        if not running.future.cancelled() and running.future.exception() is None:
+            for text in running.future.result().kept:
+                self._core.errors.note(text)
             self._core.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
         self._core.signal.send()
 
@@ -578,41 +465,31 @@ def _why_missing(record: FileRecord, look: FileLook) -> str:
 
 
 def _in_one(
-    orders: Sequence[OrderState], errors: list[tuple[int | None, BaseException]]
+    orders: Sequence[OrderState],
+    errors: Sequence[BaseException],
+    results: Mapping[int, Any] | None,
 ) -> BaseException:
-    """Return one error for all: that of the only order, or one that names all that failed."""
+    """Return one error for all: that of the only order, or one that names all that failed.
+
+    *results* are those of ``process=`` for the other orders; None without it.
+    """
     if len(orders) == 1:
-        return errors[0][1]
-    texts = "; ".join(str(error) for _, error in errors)
-    text = f"{len(orders) - len(errors)} of {counted(len(orders), 'order')} downloaded. {texts}"
-    incomplete = [e for _, e in errors if isinstance(e, IncompleteDownloadError)]
-    error = (
-        IncompleteDownloadError(
+        return errors[0]
+    told = "; ".join(map(str, errors))
+    done = counted(f"{len(orders) - len(errors)} of {len(orders)}", "order")
+    if results is not None:
+        ours = [error if isinstance(error, RegardsError) else _as_ours(error) for error in errors]
+        return ProcessingErrorGroup(f"{done} processed. {told}", ours, results)
+    text = f"{done} downloaded. {told}"
+    error = DownloadError(text)
+    if incomplete := [each for each in errors if isinstance(each, IncompleteDownloadError)]:
+        error = IncompleteDownloadError(
             text,
             paths=[path for each in incomplete for path in each.paths],
             missing={name: why for each in incomplete for name, why in each.missing.items()},
         )
-        if incomplete
-        else DownloadError(text)
-    )
-    error.__cause__ = errors[0][1]
+    error.__cause__ = errors[0]
     return error
-
-
-def _in_group(
-    orders: Sequence[OrderState],
-    errors: list[tuple[int | None, BaseException]],
-    results: Mapping[int, Any],
-) -> BaseException:
-    """Return one error for all, which holds the results of the other orders."""
-    if len(orders) == 1:
-        return errors[0][1]
-    texts = "; ".join(str(error) for _, error in errors)
-    return ProcessingErrorGroup(
-        f"{counted(f'{len(orders) - len(errors)} of {len(orders)}', 'order')} processed. {texts}",
-        [error if isinstance(error, RegardsError) else _as_ours(error) for _, error in errors],
-        results,
-    )
 
 
 def _as_ours(error: BaseException) -> RegardsError:

@@ -15,8 +15,6 @@ from regards_nb.text import counted, did_you_mean, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
-
     from regards_nb.client import RegardsClient
 
 _log = logging.getLogger("regards_nb")
@@ -42,24 +40,6 @@ class Estimate:
         return f"{products}, {files}, {size(self.size_bytes)}"
 
 
-def estimate_of(
-    client: RegardsClient, queries: Sequence[str], data_types: Sequence[str] | None
-) -> Estimate:
-    """Ask the catalogue for the numbers of a selection."""
-    return _in_total(client.estimate(list(queries), data_types=DATA_TYPES), data_types)
-
-
-def _in_total(rows: pd.DataFrame, data_types: Sequence[str] | None) -> Estimate:
-    """Add up the rows of `RegardsClient.estimate`; *data_types* leaves out files, not products."""
-    of_type = rows["data_type"].str.startswith(tuple(data_types or DATA_TYPES))
-    counted = rows[of_type.fillna(False)]  # noqa: FBT003
-    return Estimate(
-        products=int(rows.groupby("dataset", dropna=False)["products"].max().sum()),
-        files=int(counted["files"].sum()),
-        size_bytes=int(counted["bytes"].sum()),
-    )
-
-
 def check_size(estimate: Estimate, limit_bytes: int, *, has_filter: bool) -> None:
     """Refuse an order that is larger than the user allows; the text has both figures."""
     if estimate.size_bytes <= limit_bytes:
@@ -78,9 +58,12 @@ def ask(
     *,
     is_needed: bool,
 ) -> Estimate | None:
-    """Return the estimate; None if this server cannot tell and it is not *is_needed*."""
+    """Ask the catalogue; None if this server cannot tell and it is not *is_needed*.
+
+    *data_types* leaves out files, not products.
+    """
     try:
-        return estimate_of(client, queries, data_types)
+        rows = client.estimate(list(queries), data_types=DATA_TYPES)
     except ServiceError as exc:
         if is_needed:
             exc.put_first("size_limit_bytes needs an estimate")
@@ -88,6 +71,13 @@ def ask(
         _raise_if_refused(exc)
         _log.warning("there is no estimate of the order: %s", exc)
         return None
+    of_type = rows["data_type"].str.startswith(tuple(data_types or DATA_TYPES))
+    files = rows[of_type.fillna(False)]  # noqa: FBT003
+    return Estimate(
+        products=int(rows.groupby("dataset", dropna=False)["products"].max().sum()),
+        files=int(files["files"].sum()),
+        size_bytes=int(files["bytes"].sum()),
+    )
 
 
 def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import pickle
 import queue
 import uuid
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -26,11 +27,13 @@ from regards_nb.tracker.fetch import (
     processing_error,
     run_in_worker,
 )
+from regards_nb.tracker.shared import RunningDownload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regards_nb.download import Place
+    from regards_nb.journal import Journal
     from regards_nb.orders import OrderState
     from regards_nb.settings import SettingsSource, WorkerSettings
     from regards_nb.tracker.fetch import DownloadRequest
@@ -76,56 +79,64 @@ def is_of_threads(executor: Executor) -> bool:
     )
 
 
-@dataclass(slots=True, eq=False)
-class ThreadCall:
-    """A call whose orders are downloaded by threads of this process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """Where a call of ``download`` downloads, and what it does with the files of each order."""
 
-    *download* begins the download of an order; *cancel* ends it by the number of the order, and
-    verified files stay. *executor* runs *process*; without one, the thread that calls `step` does.
+    executor: Executor | None = None
+    process: Process | None = None
+    #: Where the settings of the tracker come from; None: all were given in code.
+    source: SettingsSource | None = None
+    #: As the user gave it.
+    directory: str | Path | None = None
+    #: What the thread of the call does while it waits; other threads add to it.
+    jobs: queue.SimpleQueue[Callable[[], object]] = field(default_factory=queue.SimpleQueue)
+
+    def do_jobs(self) -> None:
+        """Do what other threads have left to the thread of the call."""
+        while not self.jobs.empty():
+            self.jobs.get()()
+
+
+def begin_processing(
+    parts: TrackerParts,
+    options: CallOptions,
+    process: Process,
+    begin: Callable[[OrderState], Future[Any]],
+    order: OrderState,
+) -> Future[Any]:
+    """Begin an order, and call *process* with its files then; the result is None without files.
+
+    The executor does it; without one, the thread of the call.
     """
+    order_id, executor = order.order_id or 0, options.executor
+    outer: Future[Any] = Future()
+    fetched: Future[Any] = Future()
+    if order.status in GONE:
+        fetched.set_result(None)
+    else:
+        fetched = begin(order)
 
-    parts: TrackerParts
-    download: Callable[[OrderState], Future[Any]]
-    cancel: Callable[[int], None]
-    executor: Executor | None
-    process: Process | None
-    to_process: list[tuple[int, Future[Any], Future[Any]]] = field(default_factory=list)
-
-    def begin(self, order: OrderState, order_id: int) -> Future[Any]:
-        """Begin an order; the result is that of *process*, None without files."""
-        if order.status in GONE:
-            fetched: Future[Any] = Future()
-            fetched.set_result(None)
-        else:
-            fetched = self.download(order)
-        if self.process is None:
-            return fetched
-        processed: Future[Any] = Future()
-        self.to_process.append((order_id, fetched, processed))
-        return processed
-
-    def step(self) -> None:
-        """Process the orders whose download has ended since the last step."""
-        waiting, self.to_process = self.to_process, []
-        for index, (order_id, fetched, processed) in enumerate(waiting):
-            if not fetched.done():
-                self.to_process.append(waiting[index])
-            elif (error := fetched.exception()) is not None:
-                processed.set_exception(error)
-            elif self.executor is None:
-                self._run(order_id, processed)
-            else:
-                submitted(self.executor, self._run, order_id, processed)
-
-    def _run(self, order_id: int, processed: Future[Any]) -> None:
-        assert self.process is not None  # noqa: S101 - else nothing waits for it
+    def run() -> None:
         try:
-            paths = self.parts.paths(order_id)
-            processed.set_result(self.process(paths) if paths else None)
+            paths = parts.paths(order_id)
+            outer.set_result(process(paths) if paths else None)
         except Exception as exc:  # noqa: BLE001 - the caller raises it
             is_ours = isinstance(exc, JournalError)
-            processed.set_exception(exc if is_ours else processing_error(order_id, exc))
-        self.parts.signal.send()
+            outer.set_exception(exc if is_ours else processing_error(order_id, exc))
+        parts.signal.send()
+
+    def ended(_: Future[Any]) -> None:
+        if fetched.cancelled():
+            outer.cancel()
+        elif (error := fetched.exception()) is not None:
+            outer.set_exception(error)
+        else:
+            options.jobs.put(run if executor is None else partial(submitted, executor, run))
+        parts.signal.send()
+
+    fetched.add_done_callback(ended)
+    return outer
 
 
 class WorkerCall:
@@ -137,29 +148,27 @@ class WorkerCall:
     def __init__(
         self,
         parts: TrackerParts,
-        *,
-        submit: Submit,
-        settings: WorkerSettings,
-        request: DownloadRequest,
+        options: CallOptions,
         executor: Executor,
-        process: Process | None,
+        *,
+        request: DownloadRequest,
+        settings: WorkerSettings,
+        submit: Submit,
     ) -> None:
         self._core = parts
-        self._submit = submit
-        self._settings = settings
-        self._request = request
+        self._jobs = options.jobs
         self._executor = executor
-        self._process = None if process is None else packed_function(process)
+        self._request = request
+        self._settings = settings
+        self._submit = submit
+        self._process = None if options.process is None else packed_function(options.process)
         self._id = uuid.uuid4().hex
         self._is_stopped = False
         self._inner: dict[int, Future[Any]] = {}
-        #: Orders whose pool broke; filled in the threads of executors.
-        self._lost: queue.SimpleQueue[tuple[WorkerTask, Future[Any], BaseException]] = (
-            queue.SimpleQueue()
-        )
 
-    def begin(self, order: OrderState, order_id: int) -> Future[Any]:
-        """Begin an order; the result is that of *process*, None without files."""
+    def begin(self, order: OrderState) -> Future[Any]:
+        """Begin an order; the result is that of ``process=``, None without files."""
+        order_id = order.order_id or 0
         task = WorkerTask(
             call=self._id,
             settings=self._settings,
@@ -169,21 +178,20 @@ class WorkerCall:
             process=self._process,
         )
         outer: Future[Any] = Future()
-        self._core.downloads[order_id] = None
-        outer.add_done_callback(lambda _: self._forget(order_id))
         try:
             inner = submitted(self._executor, run_in_worker, task)
-        except SettingsError:
-            self._forget(order_id)
-            raise
         except BrokenExecutor as exc:
-            self._lost.put((task, outer, exc))
+            self._jobs.put(partial(self._begin_again, task, outer, exc))
         else:
             self._follow(task, outer, inner, is_second=False)
+        running = RunningDownload()
+        self._core.downloads.setdefault(order_id, running)
+        outer.add_done_callback(lambda _: self._forget(order_id, running))
         return outer
 
-    def _forget(self, order_id: int) -> None:
-        self._core.downloads.pop(order_id, None)
+    def _forget(self, order_id: int, running: RunningDownload) -> None:
+        if self._core.downloads.get(order_id) is running:
+            del self._core.downloads[order_id]
         self._core.signal.send()
 
     def _follow(
@@ -204,34 +212,34 @@ class WorkerCall:
             return
         error = inner.exception()
         if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
-            self._lost.put((task, outer, error))
+            self._jobs.put(partial(self._begin_again, task, outer, error))
             self._core.signal.send()
             return
         if error is not None:
             outer.set_exception(_worker_lost(order_id, error))
             return
+        answer = inner.result()
+        if isinstance(answer, RegardsError):
+            outer.set_exception(answer)
+            return
         try:
-            outer.set_result(inner.result().value())
-        except RegardsError as exc:
-            outer.set_exception(exc)
-        except Exception as exc:  # noqa: BLE001 - an error in a worker that is none of ours
-            told = DownloadError(f"order {order_id}: {type(exc).__name__} in its worker: {exc}")
+            outer.set_result(answer and pickle.loads(answer))  # noqa: S301 - of our own worker
+        except Exception as exc:  # noqa: BLE001 - a class of the user that is not here
+            told = DownloadError(f"order {order_id}: its result cannot be read here: {exc}")
             told.__cause__ = exc
             outer.set_exception(told)
 
-    def step(self) -> None:
-        """Begin again, in a new process each, the orders whose pool broke.
+    def _begin_again(self, task: WorkerTask, outer: Future[Any], error: BaseException) -> None:
+        """Begin an order whose pool broke again, in a new process.
 
         Alone in its process, an order that kills its worker again harms no other.
         """
-        while not self._lost.empty():
-            task, outer, error = self._lost.get()
-            if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
-                outer.set_exception(_worker_lost(task.order.order_id, error))
-                continue
-            _log.warning("order %d begins again: %s", task.order.order_id, error)
-            inner = self._submit(partial(_run_in_new_process, task))
-            self._follow(task, outer, inner, is_second=True)
+        if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
+            outer.set_exception(_worker_lost(task.order.order_id, error))
+            return
+        _log.warning("order %d begins again: %s", task.order.order_id, error)
+        inner = self._submit(partial(_run_in_new_process, task))
+        self._follow(task, outer, inner, is_second=True)
 
     def cancel(self, order_id: int) -> None:
         """Cancel an order that has not begun, and stop all workers of this call."""
@@ -264,24 +272,22 @@ def _worker_lost(order_id: int, error: BaseException) -> DownloadError:
 
 
 def settings_for_workers(
-    source: SettingsSource | None,
-    parts: TrackerParts,
+    options: CallOptions,
+    journal: Journal,
     executor: Executor,
     *,
     url: str,
     tenant: str | None,
     workspace: Place,
-    directory: str | Path | None,
 ) -> WorkerSettings:
     """Return what travels to the workers of an executor.
 
-    *source* is None where all settings were given in code; *directory* is as the user gave it.
     SettingsError: workers could not make the same client and journal, or not reach the same files.
     """
     from regards_nb.settings import WorkerSettings
 
     is_local = isinstance(executor, concurrent.futures.ProcessPoolExecutor)
-    kind = type(executor).__name__
+    kind, source = type(executor).__name__, options.source
     if source is None or source.only_in_code:
         told = "all settings" if source is None else ", ".join(source.only_in_code)
         raise SettingsError(
@@ -298,7 +304,6 @@ def settings_for_workers(
             "a process that is forked while threads run can hang: make the executor with "
             'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
         )
-    journal = parts.journal
     if not (journal.is_on_server or is_local):
         raise SettingsError(
             f"the workers of {kind} may be on other machines and cannot write to the journal "
@@ -307,7 +312,7 @@ def settings_for_workers(
         )
     relative = [
         str(place)
-        for place in (source.workspace, directory)
+        for place in (source.workspace, options.directory)
         if place is not None
         and "://" not in str(place)
         and not Path(place).expanduser().is_absolute()

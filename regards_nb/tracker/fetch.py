@@ -10,12 +10,13 @@ import pickle
 import socket
 import threading
 import traceback
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from regards_nb.client import Silence, watched
+from regards_nb.client import watched
 from regards_nb.download import (
     Downloader,
     DownloadOptions,
@@ -26,6 +27,7 @@ from regards_nb.download import (
     path_of,
 )
 from regards_nb.errors import (
+    DownloadError,
     IncompleteDownloadError,
     JournalError,
     ProcessingError,
@@ -34,15 +36,16 @@ from regards_nb.errors import (
     SettingsError,
     WorkspaceError,
 )
+from regards_nb.journal import order_lease
 from regards_nb.text import raised_at, user_frames
-from regards_nb.tracker.shared import held_order
+from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, FileLog, Place, Progress
+    from regards_nb.download import Check, FileLog, Place
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
     from regards_nb.settings import WorkerSettings
@@ -111,36 +114,44 @@ class OrderToFetch:
         )
 
 
+class OrderHeldError(DownloadError):
+    """Another process downloads the order, and the request was not to wait for it."""
+
+
 def fetch_order(
     client: RegardsClient,
     journal: Journal,
     order: OrderToFetch,
+    request: DownloadRequest,
+    running: RunningDownload,
     *,
     tenant: str | None,
     workspace: Place,
-    request: DownloadRequest,
-    stop: threading.Event,
-    report: Callable[[Progress], object],
-    waiting: Callable[[Holder], object],
-    silence: Silence,
 ) -> DownloadResult:
     """Download the ready files of an order, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
-    the files that their own workspace lacks: *waiting* is called with the holder of the lease
-    meanwhile. With ``request.if_free``, OrderHeldError is raised instead.
+    the files that their own workspace lacks. With ``request.if_free``, OrderHeldError is raised
+    instead.
 
     *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
-    *stop* ends the download, and verified files stay. *report* is called a few times per second,
-    but not while a request waits for its answer: then *silence* tells for how long.
+    The stop of *running* ends the download, and verified files stay.
     """
-    with held_order(
-        journal,
-        order.tenant or tenant,
-        order.order_id,
-        stop=stop,
-        waiting=None if request.if_free else waiting,
-    ):
+    if running.before is not None:
+        wait_for([running.before])
+
+    def wait(holder: Holder) -> None:
+        if request.if_free:
+            raise OrderHeldError(f"{holder} is downloading order {order.order_id}")
+        running.holder = holder
+        running.changed()
+        if running.stop.wait(LOOK_S):
+            raise DownloadError(
+                f"the download of order {order.order_id} was stopped while {holder} was "
+                "downloading it"
+            )
+
+    with held(journal, order_lease(order.tenant or tenant, order.order_id), wait):
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
@@ -148,7 +159,7 @@ def fetch_order(
         log = journal.file_log(order.tenant or tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            with watched(silence):
+            with watched(running.silence):
                 list_others(client, order.order_id, log)
         try:
             result = Downloader(
@@ -157,9 +168,9 @@ def fetch_order(
                 request.directory or order_folder(workspace, order.order_id, archive),
                 log,
                 DownloadOptions(
-                    on_progress=report,
-                    stop=stop,
-                    silence=silence,
+                    on_progress=running.report,
+                    stop=running.stop,
+                    silence=running.silence,
                     extract=request.extract,
                     check=request.check,
                     again=request.again,
@@ -170,11 +181,14 @@ def fetch_order(
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
+            running.ask_again()
             raise
         except ServiceError as exc:
             exc.put_first(f"order {order.order_id}")
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
+        if result.nothing_new:
+            running.ask_again()
         return result
 
 
@@ -212,24 +226,6 @@ class WorkerTask:
     process: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer of a worker: a pickled result, or a pickled error.
-
-    It is pickled in the worker, because a result or an error that cannot be read back would end a
-    pool of processes, and the other orders with it.
-    """
-
-    result: bytes | None = None
-    error: bytes | None = None
-
-    def value(self) -> Any:
-        """Return the result, or raise the error."""
-        if self.error is not None:
-            raise pickle.loads(self.error)  # noqa: S301 - of a worker that runs our own code
-        return None if self.result is None else pickle.loads(self.result)  # noqa: S301
-
-
 def packed_function(process: Callable[[list[Any]], Any]) -> bytes:
     """Pickle the user's function, with cloudpickle where it is installed."""
     pickler: Any = pickle
@@ -251,19 +247,23 @@ def packed_function(process: Callable[[list[Any]], Any]) -> bytes:
     return packed
 
 
-def run_in_worker(task: WorkerTask) -> Outcome:
-    """Download one order and process its files; called in a worker."""
+def run_in_worker(task: WorkerTask) -> bytes | RegardsError | None:
+    """Download one order and process its files; called in a worker.
+
+    The result is pickled here: one that cannot be read back would end a pool of processes, and the
+    other orders with it. An error is returned, because Dask logs one that is raised.
+    """
     try:
         paths = _fetch(task)
+        if task.process is None or not paths:
+            return None
+        try:
+            process = pickle.loads(task.process)  # noqa: S301 - the user's own function
+            return pickle.dumps(process(paths))
+        except Exception as exc:  # noqa: BLE001 - the caller raises it
+            return _told(task, processing_error(task.order.order_id, exc))
     except Exception as exc:  # noqa: BLE001 - the caller raises it
-        return Outcome(error=_packed_error(exc))
-    if task.process is None or not paths:
-        return Outcome()
-    try:
-        process = pickle.loads(task.process)  # noqa: S301 - the user's own function
-        return Outcome(result=pickle.dumps(process(paths)))
-    except Exception as exc:  # noqa: BLE001 - the caller raises it
-        return Outcome(error=_packed_error(processing_error(task.order.order_id, exc)))
+        return _told(task, exc)
 
 
 def processing_error(order_id: int, cause: Exception) -> ProcessingError:
@@ -276,22 +276,17 @@ def processing_error(order_id: int, cause: Exception) -> ProcessingError:
     return error
 
 
-def _packed_error(error: Exception) -> bytes:
+def _told(task: WorkerTask, error: Exception) -> RegardsError:
+    """Return an error that can be pickled; pickle keeps notes, neither causes nor tracebacks."""
     cause = error.__cause__ or error
     if isinstance(error, RegardsError):
-        lines = "".join(traceback.format_list(user_frames(cause)))
+        told, lines = error, "".join(traceback.format_list(user_frames(cause)))
     else:
+        number, kind = task.order.order_id, type(error).__name__
+        told = DownloadError(f"order {number}: {kind} in its worker: {error}")
         lines = "".join(traceback.format_exception(cause))
-    # pickle keeps notes, and neither causes nor tracebacks
-    error.add_note(f"in a worker on {socket.gethostname()}\n{lines}".rstrip())
-    try:
-        packed = pickle.dumps(error)
-        pickle.loads(packed)  # noqa: S301 - what was pickled here
-    except Exception:  # noqa: BLE001 - errors of other libraries may not be read back
-        plain = RuntimeError(f"{type(error).__name__}: {error}")
-        plain.__notes__ = error.__notes__
-        packed = pickle.dumps(plain)
-    return packed
+    told.add_note(f"in a worker on {socket.gethostname()}\n{lines}".rstrip())
+    return told
 
 
 def _fetch(task: WorkerTask) -> list[Place]:
@@ -310,22 +305,14 @@ def _fetch(task: WorkerTask) -> list[Place]:
                     client,
                     journal,
                     order,
+                    task.request,
+                    RunningDownload(stop=stop),
                     tenant=settings.tenant,
                     workspace=workspace,
-                    request=task.request,
-                    stop=stop,
-                    # The journal tells the notebook which files are there.
-                    report=_nothing,
-                    waiting=_nothing,
-                    silence=Silence(),
                 )
         records = journal.file_log(order.tenant or settings.tenant, workspace)
         found = dict.fromkeys(record.path for record in records.files(order.order_id))
         return [path_of(path) for path in found if path is not None]
-
-
-def _nothing(_: object) -> None:
-    pass
 
 
 @contextmanager

@@ -163,41 +163,32 @@ class Order:
         )
 
     def pause(self) -> Order:
-        """Have REGARDS prepare no more files; files that are ready stay ready.
-
-        Raises
-        ------
-        NotAllowedError
-            Not in this state, or not by you: the text has the server's code and what to do.
-        """
+        """Have REGARDS prepare no more files. See `OrderTracker.pause`."""
         self._tracker.pause(self)
         return self
 
     def resume(self) -> Order:
-        """Have REGARDS continue a paused order. Raises as `pause` does."""
+        """Have REGARDS continue a paused order. See `OrderTracker.resume`."""
         self._tracker.resume(self)
         return self
 
     def retry(self) -> Order:
-        """Have REGARDS prepare the failed files of an ended order again. Raises as `pause` does."""
+        """Have REGARDS prepare failed files again. See `OrderTracker.retry`."""
         self._tracker.retry(self)
         return self
 
     def restart(self, *, label: str | None = None) -> Order:
-        """Order the same again; return the new order. Raises as `pause` does."""
+        """Order the same again; return the new order. See `OrderTracker.restart`."""
         (order,) = self._tracker.restart(self, label=label)
         return order
 
     def cancel(self) -> Order:
-        """Stop the order and delete it on the server, in any state. Raises as `pause` does.
-
-        Downloaded files stay where they are.
-        """
+        """Stop the order and delete it on the server. See `OrderTracker.cancel`."""
         self._tracker.cancel(self)
         return self
 
     def delete(self) -> Order:
-        """Delete an order that has ended or is paused. Raises as `pause` does."""
+        """Delete an order that has ended or is paused. See `OrderTracker.delete`."""
         self._tracker.delete(self)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
@@ -11,7 +12,6 @@ from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, pr
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     from regards_nb.client import RemoteOrder
@@ -34,7 +34,6 @@ STATUS_OF_MESSAGE = {
     "EXPIRED": OrderStatus.EXPIRED,
     "DELETED": OrderStatus.DELETED,
 }
-_DOWNLOAD_PATH = "/api/v1/rs-order/user/orders/{}/download"
 
 
 def new_deliveries(
@@ -52,97 +51,75 @@ def new_deliveries(
     files. *acted*: the answer follows an action of this tracker. It is then newer than all messages
     so far, with any timestamps.
     """
-    return list(_Difference(known, remote, tenant, acted=acted).deliveries(downloading=downloading))
+    status = STATUS_OF_MESSAGE.get(remote.status)
+    tell = partial(_delivery, known, remote, tenant if known is None else known.tenant)
+    found = []
+    if known is None:
+        found.append(tell(OrderStatus.GRANTED, _seconds(remote.created_at)))
+    if status is None:
+        return found
+    waits = known is not None and known.waits_for_download
+    if remote.available_files and status not in GONE and not (downloading or waits):
+        # Without a timestamp: REST does not tell when the files became ready.
+        found.append(tell(OrderStatus.SUBORDER_DONE, None, downloadLink=_link(remote)))
+    if _is_new(known, remote, status, acted=acted):
+        found.append(tell(status, _timestamp_s(known, remote), **_details(remote, status)))
+    return found
 
 
-class _Difference:
-    """The facts on one order that REST tells and the journal does not hold."""
+def _is_new(known: OrderState | None, remote: RemoteOrder, status: str, *, acted: bool) -> bool:
+    if known is None:
+        return status != OrderStatus.RUNNING
+    if known.status == status or precedence(known.status) > precedence(status):
+        return False
+    if known.finished and status not in FINISHED:
+        at_s = _seconds(remote.status_at)
+        is_later = at_s is not None and at_s > known.decided_at_s
+        return known.status in ENDS_WITH_ERRORS and (acted or is_later)
+    if status == OrderStatus.RUNNING:
+        return known.status == OrderStatus.PAUSED
+    return not (status == OrderStatus.FAILED and known.status in ENDS_WITH_ERRORS)
 
-    def __init__(
-        self, known: OrderState | None, remote: RemoteOrder, tenant: str | None, *, acted: bool
-    ) -> None:
-        self._known = known
-        self._remote = remote
-        self._tenant = tenant if known is None else known.tenant
-        self._acted = acted
 
-    def deliveries(self, *, downloading: bool) -> Iterator[Delivery]:
-        remote, status = self._remote, STATUS_OF_MESSAGE.get(self._remote.status)
-        if self._known is None:
-            yield self._delivery(OrderStatus.GRANTED, _seconds(remote.created_at))
-        if status is None:
-            return
-        if not downloading and self._is_ready(status):
-            # Without a timestamp: REST does not tell when the files became ready.
-            yield self._delivery(OrderStatus.SUBORDER_DONE, None, downloadLink=self._link)
-        if self._is_new(status):
-            yield self._delivery(status, self._timestamp_s(), **self._details(status))
+def _timestamp_s(known: OrderState | None, remote: RemoteOrder) -> int | None:
+    """Return a timestamp later than that of the event that decided so far.
 
-    def _is_ready(self, status: str) -> bool:
-        if not self._remote.available_files or status in GONE:
-            return False
-        return self._known is None or not self._known.waits_for_download
+    The answer is newer than the messages. They carry whole seconds, and two changes may happen
+    within one.
+    """
+    at_s, decided_at_s = _seconds(remote.status_at), 0 if known is None else known.decided_at_s
+    return decided_at_s + 1 if decided_at_s and (at_s or 0) <= decided_at_s else at_s
 
-    def _is_new(self, status: str) -> bool:
-        known = self._known
-        if known is None:
-            return status != OrderStatus.RUNNING
-        if known.status == status or precedence(known.status) > precedence(status):
-            return False
-        if known.finished and status not in FINISHED:
-            return known.status in ENDS_WITH_ERRORS and (self._acted or self._is_later(known))
-        if status == OrderStatus.RUNNING:
-            return known.status == OrderStatus.PAUSED
-        return not (status == OrderStatus.FAILED and known.status in ENDS_WITH_ERRORS)
 
-    def _is_later(self, known: OrderState) -> bool:
-        at_s = _seconds(self._remote.status_at)
-        return at_s is not None and at_s > known.decided_at_s
+def _details(remote: RemoteOrder, status: str) -> dict[str, Any]:
+    details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
+    if remote.files_in_error and status in FINISHED:
+        details["errors"] = remote.files_in_error
+        files = counted(remote.files_in_error, "file")
+        details["message"] = f"{remote.status}: {files} in error, asked over REST"
+    if status in FINISHED and remote.available_files:
+        # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
+        details["downloadLink"] = _link(remote)
+    return details
 
-    def _timestamp_s(self) -> int | None:
-        """Return a timestamp later than that of the event that decided so far.
 
-        The answer is newer than the messages. They carry whole seconds, and two changes may
-        happen within one.
-        """
-        at_s = _seconds(self._remote.status_at)
-        if self._known is None:
-            return at_s
-        decided_at_s = self._known.decided_at_s
-        if decided_at_s and (at_s is None or at_s <= decided_at_s):
-            return decided_at_s + 1
-        return at_s
+def _link(remote: RemoteOrder) -> str:
+    return f"/api/v1/rs-order/user/orders/{remote.order_id}/download"
 
-    def _details(self, status: str) -> dict[str, Any]:
-        remote = self._remote
-        details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
-        if remote.files_in_error and status in FINISHED:
-            details["errors"] = remote.files_in_error
-            files = counted(remote.files_in_error, "file")
-            details["message"] = f"{remote.status}: {files} in error, asked over REST"
-        if status in FINISHED and remote.available_files:
-            # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
-            details["downloadLink"] = self._link
-        return details
 
-    @property
-    def _link(self) -> str:
-        return _DOWNLOAD_PATH.format(self._remote.order_id)
-
-    def _delivery(self, status: str, timestamp_s: int | None, **details: Any) -> Delivery:
-        correlation_id = None if self._known is None else self._known.correlation_id
-        if correlation_id is not None and correlation_id.startswith("#"):
-            correlation_id = None  # only the number of the order is known
-        return answer_delivery(
-            {
-                "status": status,
-                "orderId": self._remote.order_id,
-                "correlationId": correlation_id,
-                **details,
-            },
-            tenant=self._tenant,
-            timestamp_s=timestamp_s,
-        )
+def _delivery(
+    known: OrderState | None,
+    remote: RemoteOrder,
+    tenant: str | None,
+    status: str,
+    timestamp_s: int | None,
+    **details: Any,
+) -> Delivery:
+    correlation_id = None if known is None else known.correlation_id
+    if correlation_id is not None and correlation_id.startswith("#"):
+        correlation_id = None  # only the number of the order is known
+    named = {"status": status, "orderId": remote.order_id, "correlationId": correlation_id}
+    return answer_delivery(named | details, tenant=tenant, timestamp_s=timestamp_s)
 
 
 def answer_delivery(

@@ -2,7 +2,7 @@
 
 An answer that says something new is journalled like a message that came late, so that events and
 orders need no second mechanism. An answer that says nothing new leaves no trace. `RestSync` asks
-and journals, `CatchUp` decides when to ask beside a broker, `Poller` asks without one.
+and journals, `catching_up` decides when to ask beside a broker, `Poller` asks without one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from regards_nb.client import Silence, watched
+from regards_nb.client import watched
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
     NotAllowedError,
@@ -39,7 +39,7 @@ from regards_nb.tracker.rest_answers import (
     state_of,
 )
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import joined, limited
+from regards_nb.waits import limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.shared import BackgroundErrors, TrackerParts
+    from regards_nb.tracker.shared import TrackerParts
 
 _log = logging.getLogger("regards_nb")
 
@@ -104,8 +104,9 @@ class RestSync:
     def __init__(self, parts: TrackerParts, client: RegardsClient, tenant: str | None) -> None:
         self.client = client
         self.tenant = tenant or client.tenant
+        self.where = f"REGARDS at {client.base_url}"
+        self.errors = parts.errors
         self._core = parts
-        self.silence = parts.silences[None] = Silence()
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
         #: Numbers of orders of which REST told what a message should have told.
@@ -117,8 +118,10 @@ class RestSync:
         self._lock = threading.Lock()
         #: When further rounds are due; `list` is safe in any thread.
         self._due_s: list[float] = []
-        #: Number of rounds that REGARDS answered.
-        self.rounds = 0
+        #: Number of rounds that REGARDS answered, and of those in turn that failed since.
+        self.rounds = self.failures = 0
+        #: Text of the last error; empty after a round that went well.
+        self.error = ""
 
     def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
         """Have a round take place soon: by default so late that it sees what an action changed."""
@@ -182,6 +185,33 @@ class RestSync:
                 asked.append((state, remote))
         self._end_round(asked)
         return changed
+
+    def ask_round(self) -> bool:
+        """Ask as `ask_unfinished`. An outage delays the next round, other errors are recorded."""
+        try:
+            with watched(self._core.asking):
+                changed = self.ask_unfinished()
+        except RegardsError as exc:
+            self.failed(exc)
+            return False
+        self.failures, self.error = 0, ""
+        return changed
+
+    def failed(self, error: RegardsError) -> None:
+        """Delay the next round, and record an error that does not end by itself, once."""
+        if isinstance(error, ServiceUnreachableError):
+            # An outage ends by itself, and messages come all the same.
+            _log.warning("asking for unfinished orders: %s", error)
+        elif str(error) != self.error:
+            self.errors.record("asking for unfinished orders", error)
+        self.failures += 1
+        self.error = str(error)
+
+    def retry_s(self, usual_s: float) -> float:
+        """Return the pause before the next round."""
+        if not self.failures:
+            return usual_s
+        return min(FIRST_RETRY_S * 2.0 ** (self.failures - 1), SILENCE_S)
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
@@ -307,93 +337,31 @@ def _fingerprint(state: OrderState) -> tuple[object, ...]:
 # -- when it is asked
 
 
-class _Rounds:
-    """Asks round after round. An outage delays the next; any other error is recorded once."""
+def catching_up(
+    owner: object, sync: RestSync, consumer: Consumer, *, silence_s: float
+) -> OwnThread:
+    """Start a thread that asks after a connect, an action and a long silence.
 
-    def __init__(self, sync: RestSync, errors: BackgroundErrors) -> None:
-        self.sync = sync
-        self._errors = errors
-        self.failures = 0
-        self._is_unheard = False
-        #: Text of the last error; empty after a round that went well.
-        self.error = ""
-
-    def ask(self) -> bool:
-        """Ask for the unfinished orders; return whether anything was new."""
-        try:
-            with watched(self.sync.silence):
-                changed = self.sync.ask_unfinished()
-        except RegardsError as exc:
-            self.failed(exc)
-        else:
-            self.failures, self.error = 0, ""
-            return changed
-        return False
-
-    def failed(self, error: RegardsError) -> None:
-        """Delay the next round, and record an error that does not end by itself."""
-        if isinstance(error, ServiceUnreachableError):
-            # An outage ends by itself, and messages come all the same.
-            _log.warning("asking for unfinished orders: %s", error)
-        elif str(error) != self.error:
-            self._errors.record("asking for unfinished orders", error)
-        self.failures += 1
-        self.error = str(error)
-
-    def tell_if_unheard(self, last_event: datetime | None) -> None:
-        """Note, once, that REST tells of orders and RabbitMQ of none."""
-        if self.sync.unannounced and last_event is None and not self._is_unheard:
-            self._is_unheard = True
-            orders = ", ".join(map(str, sorted(self.sync.unannounced)))
-            self._errors.note(_NOT_BOUND.format(f"order {orders}"))
-
-    def retry_s(self, usual_s: float) -> float:
-        """Return the pause before the next round."""
-        if not self.failures:
-            return usual_s
-        return min(FIRST_RETRY_S * 2.0 ** (self.failures - 1), SILENCE_S)
-
-
-class CatchUp:
-    """Asks after a connect, an action and a long silence, in a thread of its own.
-
-    After *silence_s* without a message the unfinished orders are asked for.
+    After *silence_s* without a message the unfinished orders are asked for. The thread does not
+    hold its *owner*, the tracker, which can then be collected.
     """
-
-    def __init__(
-        self,
-        sync: RestSync,
-        errors: BackgroundErrors,
-        consumer: Consumer,
-        *,
-        silence_s: float,
-    ) -> None:
-        self._stop = threading.Event()
-        self._client = sync.client
-        # The thread holds what it needs and not the tracker, which can then be collected.
-        rounds, source = _Rounds(sync, errors), weakref.ref(consumer)
-        self._thread = OwnThread(
-            "catchup",
-            partial(_catch_up, rounds, source, self._stop, silence_s),
-            does="asks REGARDS after a connect and a silence",
-            died=partial(errors.record, RECEIVING),
-        )
-        weakref.finalize(self, self._stop.set).atexit = False
-        self._thread.start()
-
-    @property
-    def death(self) -> TrackingError | None:
-        """The error that has ended the thread."""
-        return self._thread.death
-
-    def stop(self, timeout_s: float) -> None:
-        """End the thread; while it waits for an answer, it ends after the answer."""
-        self._stop.set()
-        joined([self._thread], timeout_s, lambda: _stopping(self._client, timeout_s))
+    sync.failures, sync.error = 0, ""
+    stop = threading.Event()
+    thread = OwnThread(
+        "catchup",
+        partial(_catch_up, sync, weakref.ref(consumer), stop, silence_s),
+        does="asks REGARDS after a connect and a silence",
+        died=partial(sync.errors.record, RECEIVING),
+        stop=stop,
+        owner=owner,
+        awaits=sync.where,
+    )
+    thread.start()
+    return thread
 
 
 def _catch_up(
-    rounds: _Rounds,
+    sync: RestSync,
     consumer_of: weakref.ref[Consumer],
     stop: threading.Event,
     silence_s: float,
@@ -402,6 +370,7 @@ def _catch_up(
     #: The number of rounds in turn that brought nothing new.
     unmoved = 0
     not_before_s = 0.0
+    is_unheard = False
     while not stop.wait(_TICK_S):
         consumer = consumer_of()
         if consumer is None:
@@ -410,10 +379,10 @@ def _catch_up(
         del consumer
         if time.monotonic() < not_before_s:
             continue
-        if health.state is HealthState.RECONNECTING and rounds.sync.take_due():
+        if health.state is HealthState.RECONNECTING and sync.take_due():
             # A call of the user waits for what no message can tell now.
-            rounds.ask()
-            not_before_s = time.monotonic() + rounds.retry_s(0.0)
+            sync.ask_round()
+            not_before_s = time.monotonic() + sync.retry_s(0.0)
         if health.state is not HealthState.CONSUMING:
             continue
         now = datetime.now(UTC)
@@ -425,15 +394,18 @@ def _catch_up(
         silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()
         usual_s = silence_s if health.last_event else min(silence_s, _UNHEARD_S)
         pause_s = min(usual_s * 2.0 ** min(unmoved, 10), max(LONGEST_SILENCE_S, silence_s))
-        if not (missed or silent_s >= pause_s or rounds.sync.take_due()):
+        if not (missed or silent_s >= pause_s or sync.take_due()):
             continue
         asked_at = now
-        is_idle = rounds.ask() or not rounds.sync.unfinished()
+        is_idle = sync.ask_round() or not sync.unfinished()
         unmoved = 0 if is_idle else unmoved + 1
-        rounds.tell_if_unheard(health.last_event)
-        if rounds.failures:
+        if sync.unannounced and health.last_event is None and not is_unheard:
+            is_unheard = True
+            orders = ", ".join(map(str, sorted(sync.unannounced)))
+            sync.errors.note(_NOT_BOUND.format(f"order {orders}"))
+        if sync.failures:
             asked_at = None
-            not_before_s = time.monotonic() + rounds.retry_s(silence_s)
+            not_before_s = time.monotonic() + sync.retry_s(silence_s)
 
 
 class Poller:
@@ -443,21 +415,12 @@ class Poller:
     orders change; it is up to six times longer while they do not.
     """
 
-    def __init__(
-        self,
-        sync: RestSync,
-        errors: BackgroundErrors,
-        changed: Callable[[], None],
-        *,
-        poll_s: float,
-    ) -> None:
+    def __init__(self, sync: RestSync, changed: Callable[[], None], *, poll_s: float) -> None:
         if poll_s <= 0:
             raise SettingsError(f"poll_s must be more than 0 seconds, not {poll_s:g}")
         self._sync = sync
-        self._errors = errors
         self._poll_s = poll_s
         self._health = HealthReport(changed)
-        self._stop = threading.Event()
 
     @property
     def health(self) -> Health:
@@ -468,7 +431,8 @@ class Poller:
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
         if (thread := self._health.thread) is not None and thread.is_alive():
             return
-        rounds = _Rounds(self._sync, self._errors)
+        sync = self._sync
+        sync.failures, sync.error = 0, ""
         try:
             with limited(time.monotonic() + timeout_s):
                 problem = self._ask_first()
@@ -476,16 +440,18 @@ class Poller:
             self._health.report(HealthState.FAILED, str(exc))
             raise
         if problem is not None:
-            rounds.failed(problem)
-        self._stop = threading.Event()
+            sync.failed(problem)
+        stop = threading.Event()
         self._health.report(HealthState.POLLING, _polling(self._poll_s))
         self._health.thread = OwnThread(
             "poll",
-            partial(_poll, rounds, self._health, self._stop, self._poll_s),
+            partial(_poll, sync, self._health, stop, self._poll_s),
             does="asks REGARDS for the orders",
-            died=partial(self._errors.record, RECEIVING),
+            died=partial(sync.errors.record, RECEIVING),
+            stop=stop,
+            owner=self,
+            awaits=sync.where,
         )
-        weakref.finalize(self, self._stop.set).atexit = False
         self._health.thread.start()
 
     def _ask_first(self) -> RegardsError | None:
@@ -510,12 +476,10 @@ class Poller:
     def stop(self, timeout_s: float) -> None:
         """End the thread; TrackingError if it waits for an answer and did not end in time."""
         thread = self._health.thread
-        self._stop.set()
         if thread is None:
             return
-        client = self._sync.client
         try:
-            has_ended = joined([thread], timeout_s, lambda: _stopping(client, timeout_s))
+            has_ended = thread.end(timeout_s)
         finally:
             self._health.report(HealthState.STOPPED)
         if not has_ended:
@@ -525,30 +489,26 @@ class Poller:
             )
 
 
-def _poll(rounds: _Rounds, health: HealthReport, stop: threading.Event, poll_s: float) -> None:
+def _poll(sync: RestSync, health: HealthReport, stop: threading.Event, poll_s: float) -> None:
     pause_s = poll_s
     known: set[int] = set()
     next_s = time.monotonic() + pause_s
     while not stop.wait(min(_TICK_S, poll_s)):
-        unfinished = set(rounds.sync.unfinished())
+        unfinished = set(sync.unfinished())
         if unfinished - known:  # a new order: poll at the shortest pause again
             pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)
         known = unfinished
-        if time.monotonic() < next_s and not rounds.sync.take_due():
+        if time.monotonic() < next_s and not sync.take_due():
             continue
-        changed = rounds.ask()
-        if rounds.failures:
-            health.report(HealthState.RECONNECTING, rounds.error)
+        changed = sync.ask_round()
+        if sync.failures:
+            health.report(HealthState.RECONNECTING, sync.error)
         elif health.health.state is not HealthState.POLLING:
             health.report(HealthState.POLLING, _polling(poll_s))
         if changed:
             health.report_event()
         pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))
-        next_s = time.monotonic() + rounds.retry_s(pause_s)
-
-
-def _stopping(client: RegardsClient, timeout_s: float) -> str:
-    return f"stop() waits for REGARDS at {client.base_url}, at most {timeout_s:g} s"
+        next_s = time.monotonic() + sync.retry_s(pause_s)
 
 
 def _polling(poll_s: float) -> str:

@@ -1,6 +1,6 @@
 """The objects that a tracker's parts share: journal, frames, change signal, background errors.
 
-`held` and `held_order` wait for the lease of the submissions or of an order.
+`held` waits for the lease of the submissions or of an order.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from regards_nb.client import Silence
 from regards_nb.download import path_of
 from regards_nb.errors import (
-    DownloadError,
     RegardsError,
     SettingsError,
     TrackingError,
@@ -28,11 +28,12 @@ from regards_nb.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from regards_nb.client import RegardsClient, Silence
+    from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Health
-    from regards_nb.download import Progress
+    from regards_nb.download import DownloadResult, Progress
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
@@ -125,6 +126,16 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A note, or an error that no call has raised yet."""
+
+    #: So long it is shown.
+    until_s: float
+    source: str = ""
+    error: BaseException | None = None
+
+
 class BackgroundErrors:
     """Keeps background errors for the display until the next call has raised them.
 
@@ -138,63 +149,56 @@ class BackgroundErrors:
         self._clock = clock
         # Threads of downloads, callbacks and REST sync record; the user's thread raises.
         self._lock = threading.Lock()
-        #: By text, so that a repeated error is kept once: what failed, and the error.
-        self._errors: dict[str, tuple[str, BaseException]] = {}
-        #: Notes, and errors that are not raised yet, each with the time until which it is shown.
-        self._shown: dict[str, float] = {}
+        #: By text, so that a repeated one is kept once; the oldest first.
+        self._told: dict[str, _Told] = {}
 
     @property
     def shown(self) -> tuple[str, ...]:
         """The notes and errors that a view shows, oldest first."""
         now_s = self._clock()
         with self._lock:
-            return tuple(text for text, until_s in self._shown.items() if now_s < until_s)
+            return tuple(text for text, told in self._told.items() if now_s < told.until_s)
 
     def record(self, what: str, error: BaseException, *, where: str = "", source: str = "") -> None:
         """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*."""
         text = f"{what}: {_described(what, error)}{where}"
-        with self._lock:
-            self._errors.pop(text, None)
-            self._errors[text] = source or what, error
-            for oldest in list(self._errors)[:-_MOST_ERRORS]:
-                del self._errors[oldest]
-                self._shown.pop(oldest, None)
-            self._show(text)
+        self._keep(text, _Told(self._clock() + SHOWN_S, source or what, error))
         _log.warning("%s", text, exc_info=error)
-        self._changed()
 
     def note(self, text: str) -> None:
         """Show a text about a problem that is over already: no call raises it."""
+        self._keep(text, _Told(self._clock() + SHOWN_S))
+
+    def _keep(self, text: str, new: _Told) -> None:
         with self._lock:
-            self._show(text)
+            self._told.pop(text, None)
+            self._told[text] = new
+            alike = [t for t, told in self._told.items() if bool(told.error) is bool(new.error)]
+            for oldest in alike[:-_MOST_ERRORS]:
+                del self._told[oldest]
         self._changed()
+
+    def _forget(self, which: Callable[[_Told], bool]) -> dict[str, _Told]:
+        with self._lock:
+            forgotten = {text: told for text, told in self._told.items() if which(told)}
+            for text in forgotten:
+                del self._told[text]
+        if forgotten:
+            self._changed()
+        return forgotten
 
     def told(self) -> None:
         """Show no more what the last view of a call has shown. Errors are still raised once."""
         with self._lock:
-            is_changed = bool(self._shown)
-            self._shown.clear()
-        if is_changed:
+            before = self._told
+            errors = {text: told for text, told in before.items() if told.error is not None}
+            self._told = {text: replace(told, until_s=0.0) for text, told in errors.items()}
+        if before:
             self._changed()
-
-    def _show(self, text: str) -> None:
-        now_s = self._clock()
-        self._shown.pop(text, None)
-        self._shown = {each: until_s for each, until_s in self._shown.items() if now_s < until_s}
-        self._shown[text] = now_s + SHOWN_S
-        for oldest in list(self._shown)[:-_MOST_ERRORS]:
-            del self._shown[oldest]
 
     def withdraw(self, what: str) -> None:
         """Forget the errors of *what*, which has succeeded meanwhile or is not wanted any more."""
-        with self._lock:
-            ended = [text for text, (each, _) in self._errors.items() if each == what]
-            for text in ended:
-                del self._errors[text]
-                self._shown.pop(text, None)
-            is_changed = bool(ended)
-        if is_changed:
-            self._changed()
+        self._forget(lambda told: told.source == what)
 
     def raise_new(self) -> None:
         """Raise all errors, and show them no more.
@@ -202,21 +206,15 @@ class BackgroundErrors:
         It is a new TrackingError with the recorded error as its cause: raising the recorded one
         repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
         """
-        with self._lock:
-            errors, self._errors = self._errors, {}
-            for text in errors:
-                self._shown.pop(text, None)
-        if not errors:
-            return
-        self._changed()
+        errors = self._forget(lambda told: told.error is not None)
         raised = []
-        for text, (_, error) in errors.items():
+        for text, told in errors.items():
             raised.append(TrackingError(f"in the background: {text}"))
-            raised[-1].__cause__ = error
+            raised[-1].__cause__ = told.error
         if len(raised) == 1:
             raise raised[0]
-        told = "; ".join(errors)
-        raise TrackingErrorGroup(f"in the background: {told}", raised)
+        if raised:
+            raise TrackingErrorGroup(f"in the background: {'; '.join(errors)}", raised)
 
 
 def _described(what: str, error: BaseException) -> str:
@@ -276,11 +274,33 @@ class OrderHolders:
         return orders.changed(without, "waits_for_download")
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class RunningDownload:
+    """How far the download of an order is, in a thread of this process or in a worker."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    silence: Silence = field(default_factory=Silence)
+    #: None before the first byte, and in a worker.
+    progress: Progress | None = None
+    #: The other process that downloads the order, and is waited for.
+    holder: Holder | None = None
+    #: The download of the order before this one.
+    before: Future[DownloadResult] | None = None
+    #: Called after a change of the above, and where REGARDS had no new file.
+    changed: Callable[[], object] = bool
+    ask_again: Callable[[], object] = bool
+
+    def report(self, progress: Progress) -> None:
+        """Take how far the download is."""
+        self.progress, self.holder = progress, None
+        self.changed()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerParts:
     """The objects that the threads of a tracker share. It holds no tracker: one can be collected.
 
-    `Downloads` writes to *downloads* how far each running download is, by order id.
+    *downloads* are those that run, by order id.
     """
 
     journal: Journal
@@ -288,9 +308,9 @@ class TrackerParts:
     signal: ChangeSignal
     errors: BackgroundErrors
     holders: OrderHolders
-    downloads: dict[int, Progress | None] = field(default_factory=dict)
-    #: How long no byte of these has come; None: of the orders that a thread asks for.
-    silences: dict[int | None, Silence] = field(default_factory=dict)
+    downloads: dict[int, RunningDownload] = field(default_factory=dict)
+    #: How long the thread that asks for the orders has had no answer.
+    asking: Silence = field(default_factory=Silence)
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
@@ -322,10 +342,9 @@ class TrackerParts:
 
     def silent(self) -> list[str]:
         """Return which program holds the journal, and of what no byte came for long."""
-        texts = [
-            each.text("the list of orders" if number is None else f"order {number}")
-            for number, each in list(self.silences.items())
-        ]
+        running = list(self.downloads.items())
+        texts = [each.silence.text(f"order {number}") for number, each in running]
+        texts.insert(0, self.asking.text("the list of orders"))
         return list(filter(None, [self.journal.obstacle(), *texts]))
 
     def state(self, key: OrderKey) -> OrderState:
@@ -341,17 +360,17 @@ class TrackerParts:
         return [path_of(path) for path in paths if path is not None]
 
     def _with_download(self, state: OrderState) -> OrderState:
-        if state.order_id is None or state.order_id not in self.downloads:
+        running = self.downloads.get(state.order_id or 0)
+        if running is None:
             return state
-        progress, silence = self.downloads.get(state.order_id), self.silences.get(state.order_id)
         state = replaced(
             state,
             downloading=True,
             waits_for_download=False,
             lacks_names=False,
-            download_note="" if silence is None else silence.text(state.name),
+            download_note=running.silence.text(state.name),
         )
-        if progress is None:
+        if (progress := running.progress) is None:
             return state
         return replaced(
             state,
@@ -414,10 +433,6 @@ def check_sources(
         )
 
 
-class OrderHeldError(DownloadError):
-    """Another process downloads the order, and the request was not to wait for it."""
-
-
 @contextmanager
 def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> Iterator[None]:
     """Hold a lease during the block.
@@ -431,31 +446,3 @@ def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> It
         yield
     finally:
         journal.leases.release(name)
-
-
-@contextmanager
-def held_order(
-    journal: Journal,
-    tenant: str | None,
-    order_id: int,
-    *,
-    stop: threading.Event,
-    waiting: Callable[[Holder], object] | None,
-) -> Iterator[None]:
-    """Hold the lease of an order during the block; *stop* ends the wait for it.
-
-    *waiting* is called with the process that has the lease, while it is waited for. Without it,
-    OrderHeldError is raised.
-    """
-
-    def wait(holder: Holder) -> None:
-        if waiting is None:
-            raise OrderHeldError(f"{holder} is downloading order {order_id}")
-        waiting(holder)
-        if stop.wait(LOOK_S):
-            raise DownloadError(
-                f"the download of order {order_id} was stopped while {holder} was downloading it"
-            )
-
-    with held(journal, order_lease(tenant, order_id), wait):
-        yield

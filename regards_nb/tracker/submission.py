@@ -45,7 +45,7 @@ from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 from regards_nb.waits import told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
     from regards_nb.journal import Holder
@@ -358,11 +358,12 @@ class Submission:
         found = estimates.ask(
             client, request.queries, request.data_types, is_needed=limit_bytes is not None
         )
-        if found is not None:
-            estimates.refuse_nothing(client, found, request.queries)
-        if found is not None and limit_bytes is not None:
+        if found is None:
+            return
+        estimates.refuse_nothing(client, found, request.queries)
+        if limit_bytes is not None:
             estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
-        if found is not None and show:
+        if show:
             text = estimates.described(found, request.queries, request.filename_regexp)
             say(f"ordering {text}")
 
@@ -382,11 +383,11 @@ class Submission:
             )
         return earlier
 
-    def labelled(self, labels: Container[str]) -> dict[str, list[EarlierRequest]]:
+    def labelled(self, is_wanted: Callable[[str], bool]) -> dict[str, list[EarlierRequest]]:
         """Return the earlier requests under some labels, the oldest first."""
         found = defaultdict(list)
         for (tenant, correlation_id), label in self._core.journal.labels_after(0).items():
-            if tenant != (self._tenant or None) or label not in labels:
+            if tenant != (self._tenant or None) or not is_wanted(label):
                 continue
             row = self._core.journal.request(tenant, correlation_id)
             if row is not None:

@@ -6,10 +6,10 @@ import time
 import warnings
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from regards_nb.arguments import check_numbers
 from regards_nb.errors import (
     BrokerUnreachableError,
     ServiceUnreachableError,
@@ -20,25 +20,21 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE, OrderKey
 from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.blocking import (
-    SUBORDERS_PER_USER,
-    advice_for,
-    without_own,
-)
-from regards_nb.tracker.dispatcher import awaits_files
-from regards_nb.tracker.shared import LOOK_S, POLL_S
+from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for
+from regards_nb.tracker.shared import LOOK_S
 from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
+from regards_nb.tracker.waiting import WaitingCall
 from regards_nb.waits import limited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from regards_nb.frames import States
     from regards_nb.orders import OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
-    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
+    from regards_nb.tracker.shared import TrackerParts
     from regards_nb.tracker.submission import EarlierRequest, Request, Submission
 
 #: The pause after a request that REGARDS did not get; it doubles up to the second value.
@@ -52,49 +48,34 @@ _OTHER_FILES = (
 _GO_ON = "submit_each() with the same table goes on, and orders nothing twice"
 
 
-class TablePolicy(NamedTuple):
-    """How the orders of a table are made; see `OrderTracker.submit_each`."""
-
-    refuse_cart: bool
-    retry: bool
-    estimate: bool
-    timeout_s: float | None
-    #: Downloads all orders of the tracker by itself.
-    auto_download: AutoDownload | None
-    #: Without REST the tracker cannot see whether files were downloaded.
-    sees_downloads: bool
-
-
-class TableOrders:
-    """Makes the orders of a table, each once, and follows them to their ends.
-
-    *downloads* fetches the orders as they become ready, and those that block them.
-    """
+class TableOrders(WaitingCall):
+    """Makes the orders of a table, each once, and follows them to their ends."""
 
     def __init__(
         self,
         parts: TrackerParts,
         submission: Submission,
         blocking: BlockingOrders,
-        *,
         life: Life,
-        downloads: AutoDownload | None,
-        policy: TablePolicy,
+        *,
+        asked: AutoDownload | None,
+        timeout_s: float | None,
+        refuse_cart: bool,
+        retry: bool,
     ) -> None:
-        self._core = parts
+        super().__init__(parts, blocking, life, asked=asked, timeout_s=timeout_s)
         self._submission = submission
-        self._blocking = blocking
-        self._life = life
-        self._downloads = downloads
-        self._policy = policy
-        timeout_s = policy.timeout_s
-        check_numbers(timeout_s=timeout_s)
-        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._refuse_cart = refuse_cart
+        self._retry = retry
+        #: Without REST the tracker cannot see whether files were downloaded.
+        self._sees_downloads = blocking.sync is not None
         #: The labels of the table.
         self._bases: set[str] = set()
         #: The requests as the table has them, and under the names with which they are sent.
         self._wanted: list[Request] = []
         self._requests: list[Request] = []
+        #: Those that were never sent under their label.
+        self._new: list[Request] = []
         #: The places in the list of those that are still to be made.
         self._pending: deque[int] = deque()
         self._not_before_s = 0.0
@@ -103,7 +84,6 @@ class TableOrders:
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
         self._is_sending = False
-        self._looks = blocking.looks(life)
 
     @property
     def correlation_ids(self) -> list[str]:
@@ -133,7 +113,7 @@ class TableOrders:
             request.check()
         self._life.require_running()
         self._bases = {each.label or "" for each in self._wanted}
-        attempts = self._submission.labelled(_Attempts(self._bases))
+        attempts = self._submission.labelled(partial(_is_attempt, self._bases))
         changed: list[str] = []
         self._requests = [self._named(request, attempts, changed) for request in self._wanted]
         if changed:
@@ -145,7 +125,7 @@ class TableOrders:
             place for place, r in enumerate(self._requests) if find(r.correlation_id) is None
         )
         pending = [self._requests[place] for place in self._pending]
-        self._show_estimate([r for r in pending if (r.label or "") not in attempts])
+        self._new = [r for r in pending if (r.label or "") not in attempts]
 
     def _named(
         self, request: Request, attempts: dict[str, list[EarlierRequest]], changed: list[str]
@@ -163,7 +143,7 @@ class TableOrders:
         if sent and not same:
             changed.append(base)
             return request
-        if same and not (self._policy.retry and self._has_failed(same[-1].correlation_id)):
+        if same and not (self._retry and self._has_failed(same[-1].correlation_id)):
             return replace(request, label=label, correlation_id=same[-1].correlation_id)
         if same:
             return replace(request, label=following, correlation_id=new_name())
@@ -173,7 +153,7 @@ class TableOrders:
 
     def _renamed_next(self, wanted: Request) -> Request:
         """Name the next request anew: another kernel may have sent it after the plan was made."""
-        attempts = self._submission.labelled(_Attempts({wanted.label or ""}))
+        attempts = self._submission.labelled(partial(_is_attempt, {wanted.label or ""}))
         changed: list[str] = []
         request = self._named(wanted, attempts, changed)
         if changed:
@@ -186,43 +166,31 @@ class TableOrders:
         key = self._core.frames.key_of(correlation_id)
         if key is None:
             # Over REST the order can be looked for. Over AMQP only its answer would tell.
-            return not self._policy.sees_downloads
+            return not self._sees_downloads
         state = self._core.state(key)
         if state.status in GONE:
             return not state.downloaded_files
         return state.status in _FAILED and not state.ready_row
 
-    def _show_estimate(self, requests: Sequence[Request]) -> None:
-        if not requests or not self._policy.estimate:
-            return
+    def show_estimate(self) -> None:
+        """Say what the requests that were never sent will contain."""
         with limited(self._deadline_s):
-            text = self._submission.estimate(requests)
+            text = self._submission.estimate(self._new) if self._new else None
         if text is not None:
-            say(f"ordering {text} ({counted(len(requests), 'order')})")
+            say(f"ordering {text} ({counted(len(self._new), 'order')})")
 
     # -- making them
 
-    def run(self, view: WaitDisplay) -> None:
-        """Make the orders and wait for their ends; keep the view up to date.
+    def is_over(self) -> bool:
+        """Make the next order; return whether all are made and have ended.
 
         After an error of an order that could not be made, the orders before it are made.
         """
-        seen = -1
-        while True:
-            self._make_next()
-            states = self._states()
-            if not self._pending and all(map(self._suffices, states)):
-                return
-            if self._downloads is not None:
-                self._downloads.begin(self._blocking.keys_of(self._waiting(states)))
-            if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-                note = "; ".join(filter(None, (self._note(states), self._life.outage.rstrip("."))))
-                raise WaitTimeoutError(f"after {self._policy.timeout_s:g} s, {note}. {_GO_ON}")
-            self._life.require_running()
-            self._looks.look()
-            view.refresh(note=self._note(states))
-            if not (self._pending and self._has_room(states)):
-                seen = self._core.signal.wait(seen, POLL_S)
+        self._make_next()
+        if not self._pending and all(map(self._suffices, self._states())):
+            return True
+        self._keep_waiting()
+        return False
 
     def _make_next(self) -> None:
         """Make the next order, if REGARDS has room for it."""
@@ -234,7 +202,7 @@ class TableOrders:
             with limited(self._deadline_s):
                 self._submission.submit(
                     request,
-                    refuse_cart=self._policy.refuse_cart,
+                    refuse_cart=self._refuse_cart,
                     estimate=False,
                     rename=self._renamed_next,
                 )
@@ -269,39 +237,40 @@ class TableOrders:
         if not state.finished:
             return True
         is_open = state.waits_for_download or state.downloading
-        return is_open and self._policy.sees_downloads
+        return is_open and self._sees_downloads
 
     def _suffices(self, state: OrderState) -> bool:
-        own = self._policy.auto_download
-        return state.finished and not awaits_files(state, self._downloads, own)
+        return self._blocking.has_ended(state, self._asked)
 
     def _states(self) -> States:
         return self._core.states(self.keys())
 
     # -- what is said
 
-    def _waiting(self, states: States) -> list[OrderState]:
+    def _to_download(self) -> list[OrderState]:
         """Return the orders whose files were not downloaded: those of the table, and others."""
-        if not self._policy.sees_downloads:
+        if not self._sees_downloads:
             return []
-        own = self._policy.auto_download
-        shown = without_own(self._core.holders.without_held(states), own)
+        shown = self._blocking.without_own(self._core.holders.without_held(self._states()))
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
-        others = self._blocking.find(own)
-        return list((mine | {state.order_id: state for state in others}).values())
+        return list((mine | {state.order_id: state for state in self._blocking.find()}).values())
 
-    def _note(self, states: States) -> str:
+    def _told_at_limit(self) -> str:
+        note = "; ".join(filter(None, (self.note(), self._life.outage.rstrip("."))))
+        return f"{note}. {_GO_ON}"
+
+    def note(self) -> str:
+        """Return how many orders are made, and why they do not go on."""
         total = len(self._requests)
-        needed = [state for state in states if not self._suffices(state)]
+        needed = [state for state in self._states() if not self._suffices(state)]
         made = total - len(self._pending)
         note = f"{made} of {counted(total, 'order')} made, {len(needed)} running"
         if self._obstacle:
             note += f"; trying again: {self._obstacle}"
-        own = self._policy.auto_download
-        reasons = self._blocking.reasons(needed, _CALL, asked=self._downloads, own=own)
-        if not reasons and self._pending and self._downloads is None:
+        reasons = self._blocking.reasons(needed, _CALL, self._asked)
+        if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
-            reasons = [advice_for(waiting, _CALL)] if (waiting := self._waiting(states)) else []
+            reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else []
         return "; ".join([note, *self._core.silent(), *reasons])
 
     def stopped(self) -> str:
@@ -314,8 +283,8 @@ class TableOrders:
         text += f". Not made: {listed(left, between='; ')}" if left else ""
         if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
             text += f". Perhaps made: {sent}, the next call asks REGARDS"
-        waiting = self._waiting(self._states())
-        if waiting and left and self._downloads is None:
+        waiting = self._to_download()
+        if waiting and left and self._asked is None:
             text += f". {advice_for(waiting, _CALL)}"
         return f"{text}. {_GO_ON}"
 
@@ -331,9 +300,7 @@ class TableOrders:
         """Warn of the orders that were denied or failed; the others are there."""
         states = self._states()
         lost = [state for state in states if self._has_failed(state.correlation_id)]
-        partial = [
-            s for s in states if s.status in _FAILED and s.ready_row and s.order_id is not None
-        ]
+        numbers = [s.order_id for s in states if s.status in _FAILED and s.ready_row and s.order_id]
         texts = []
         if lost:
             told = [f"{state.label} ({_reason(state)})" for state in lost]
@@ -341,26 +308,20 @@ class TableOrders:
                 f"{counted(f'{len(lost)} of {len(states)}', 'order')} brought no file: "
                 f"{listed(told, between='; ')}. submit_each(..., retry=True) orders them again"
             )
-        if partial:
-            numbers = [state.order_id for state in partial]
+        if numbers:
             texts.append(
-                f"{counted(f'{len(partial)} of {len(states)}', 'order')} came with files missing: "
+                f"{counted(f'{len(numbers)} of {len(states)}', 'order')} came with files missing: "
                 f"tracker.retry({numbers}) has REGARDS prepare them again"
             )
         if texts:
             warnings.warn("; ".join(texts), stacklevel=3)
 
 
-class _Attempts:
-    """The labels of some orders, also with the number of a later attempt behind them."""
-
-    def __init__(self, labels: set[str]) -> None:
-        self._labels = labels
-
-    def __contains__(self, label: object) -> bool:
-        base, _, number = str(label).rpartition(" (")
-        is_attempt = number.endswith(")") and number[:-1].isdecimal() and base in self._labels
-        return label in self._labels or is_attempt
+def _is_attempt(bases: set[str], label: str) -> bool:
+    """Return whether a label is one of some, or one with the number of a later attempt behind."""
+    base, _, number = label.rpartition(" (")
+    is_later = number.endswith(")") and number[:-1].isdecimal() and base in bases
+    return label in bases or is_later
 
 
 def _reason(state: OrderState) -> str:

@@ -35,8 +35,8 @@ from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
 from regards_nb.output import say
 from regards_nb.queries import selection
-from regards_nb.tracker.actions import Acting, OrderActions
-from regards_nb.tracker.blocking import BlockingOrders, without_own
+from regards_nb.tracker.actions import OrderActions
+from regards_nb.tracker.blocking import BlockingOrders
 from regards_nb.tracker.dispatcher import (
     AutoDownload,
     DispatchCursor,
@@ -45,7 +45,7 @@ from regards_nb.tracker.dispatcher import (
     source_of,
 )
 from regards_nb.tracker.downloads import Downloads
-from regards_nb.tracker.executors import check_call, settings_for_workers
+from regards_nb.tracker.executors import CallOptions, check_call
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
@@ -58,10 +58,9 @@ from regards_nb.tracker.life import (
     is_own_thread,
     require_file,
 )
-from regards_nb.tracker.nested_loop import run_nested
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_answers import REST_ANSWERS
-from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, CatchUp, Poller, RestSync
+from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, Poller, RestSync, catching_up
 from regards_nb.tracker.selection import check_keys, keys_in
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
@@ -74,8 +73,8 @@ from regards_nb.tracker.shared import (
     check_sources,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
-from regards_nb.tracker.table_orders import TableOrders, TablePolicy
-from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user
+from regards_nb.tracker.table_orders import TableOrders
+from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user, run_nested
 from regards_nb.waits import limited, stopped_by_user
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Pruned
     from regards_nb.orders import OrderState
     from regards_nb.settings import SettingsSource
+    from regards_nb.threads import OwnThread
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
 
@@ -128,9 +128,7 @@ class OrderTracker:
         Download each sub-order when it is announced. REGARDS stops after two sub-orders that
         were not downloaded (protocol.md 0.2): a large order needs this, or a user who downloads.
     silence_s : float, default 900
-        After so long without a message, unfinished orders are asked for over REST. The
-        documentation calls an order failed after two hours without a sub-order, but nothing on
-        the server enforces that (protocol.md 1.7).
+        After so long without a message, unfinished orders are asked for over REST.
     poll_s : float, default 10
         Without a broker: the pause between two rounds of polling while orders change. It grows to
         one minute while they do not, and polling ends while no order is unfinished.
@@ -150,7 +148,8 @@ class OrderTracker:
     The actions `pause`, `resume`, `retry`, `restart`, `cancel` and `delete` take a correlation id,
     a number, an `Order`, several of these, or rows of ``tracker.orders``, as in
     ``tracker.retry(tracker.orders.query("status == 'FAILED'"))``. They return when the server has
-    done it, and raise NotAllowedError where the server refuses, with its code in words. An
+    done it, and raise NotAllowedError where the server refuses: not in this state, or not by you.
+    The text has its code in words, and what to do. Downloaded files stay where they are. An
     `OrderKey`, which the buttons of the display pass, is only queued: an error is then shown, and
     raised by the next call.
     """
@@ -224,13 +223,13 @@ class OrderTracker:
             self._others = OtherConsumers(kept, queue, lambda: consumer.health)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
-            self._consumer = Poller(self._sync, errors, signal.send, poll_s=poll_s)
+            self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
         started = self._consumer
         self._life = Life(lambda: started.health, errors)
         self._submission = Submission(
             parts, self._sync, publish, tenant, require_running=self._life.require_running
         )
-        self._catch_up: CatchUp | None = None
+        self._catch_up: OwnThread | None = None
         self._dispatcher: EventDispatcher | None = None
         self._callbacks: list[Callback] = []
         self._at_end = contextlib.ExitStack()
@@ -388,10 +387,8 @@ class OrderTracker:
                 is_kept = not isinstance(self._consumer, JournalReader)
                 journal = self._core.journal
                 cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
-                downloads = self._downloads if self.auto_download else None
-                self._dispatcher = EventDispatcher(
-                    self._core, cursor, downloads, self._sync, self._callbacks
-                )
+                own = self._blocking.own = self._new_download() if self.auto_download else None
+                self._dispatcher = EventDispatcher(self, self._core, cursor, own, self._callbacks)
             was_running = self.health.state in RUNNING
             is_new = not was_running and isinstance(self._consumer, Consumer)
             client = self.client if is_new else None
@@ -406,8 +403,7 @@ class OrderTracker:
             source = self._consumer
             asks = self._catch_up is not None and self._catch_up.death is None
             if not asks and self._sync is not None and isinstance(source, Consumer):
-                errors = self._core.errors
-                self._catch_up = CatchUp(self._sync, errors, source, silence_s=self._silence_s)
+                self._catch_up = catching_up(self, self._sync, source, silence_s=self._silence_s)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
@@ -441,7 +437,8 @@ class OrderTracker:
                     self._consumer.stop(timeout_s)
                 finally:
                     if catch_up is not None:
-                        catch_up.stop(timeout_s)
+                        catch_up.end(timeout_s)
+                    self._blocking.own = None
                     parts = (dispatcher, self._downloads, self._actions)
                     unended = [part.stop(timeout_s) for part in parts if part is not None]
                     self._core.frames.save_checkpoint(timeout_s)
@@ -643,13 +640,12 @@ class OrderTracker:
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
-        own = self._own_download
         if keys is not None:
             check_keys(keys := list(keys))
         states = self._core.holders.without_held(self._core.states(keys))
         return Snapshot(
-            orders=without_own(states, own),
-            blocking=self._blocking.standing_still(own),
+            orders=self._blocking.without_own(states),
+            blocking=self._blocking.standing_still(),
             line=self._blocking.line(),
             health=self._life.health,
             background_errors=self._warnings() + self._core.errors.shown,
@@ -657,10 +653,6 @@ class OrderTracker:
             n_known=len(states) or len(self._core.frames.states()),
             n_wanted=len(states) if keys is None else len(keys),
         )
-
-    @property
-    def _own_download(self) -> AutoDownload | None:
-        return None if self._dispatcher is None else self._dispatcher.auto_download
 
     @property
     def _slow_callback(self) -> str:
@@ -769,20 +761,18 @@ class OrderTracker:
     ) -> Wait:
         check_flags(download=download)
         return Wait(
-            self._core,
             keys,
-            sync=self._sync,
-            blocking=self._blocking,
-            life=self._life,
+            self._core,
+            self._blocking,
+            self._life,
             warnings=self._warnings,
-            auto_download=self._own_download,
             silence_s=self._silence_s,
             until=until,
             timeout_s=timeout_s,
-            downloads=self._new_auto_download() if download else None,
+            asked=self._new_download() if download else None,
         )
 
-    def _new_auto_download(self) -> AutoDownload:
+    def _new_download(self) -> AutoDownload:
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         return AutoDownload(self._core, self._downloads, self._sync)
@@ -983,16 +973,11 @@ class OrderTracker:
             self._core,
             self._submission,
             self._blocking,
-            life=self._life,
-            downloads=self._new_auto_download() if download else None,
-            policy=TablePolicy(
-                refuse_cart=refuses_cart(cart),
-                retry=retry,
-                estimate=estimate,
-                timeout_s=timeout_s,
-                auto_download=self._own_download,
-                sees_downloads=self.client is not None,
-            ),
+            self._life,
+            asked=self._new_download() if download else None,
+            timeout_s=timeout_s,
+            refuse_cart=refuses_cart(cart),
+            retry=retry,
         )
         if not orders:
             say("nothing to order: the table has no rows")
@@ -1008,6 +993,8 @@ class OrderTracker:
                 )
                 for wanted in orders
             )
+            if estimate:
+                each.show_estimate()
             with watching(self, each.keys) as view:
                 each.run(view)
         each.warn_of_failures()
@@ -1058,14 +1045,14 @@ class OrderTracker:
         return self._act("restart", orders, label=label)
 
     def cancel(self, orders: Selection | OrderKey) -> list[Order]:
-        """Stop orders and delete them on the server. Downloaded files stay.
+        """Stop orders, in any state, and delete them on the server.
 
         REGARDS publishes no message for it (protocol.md 1.6); the tracker journals it itself.
         """
         return self._act("cancel", orders)
 
     def delete(self, orders: Selection | OrderKey) -> list[Order]:
-        """Delete orders that have ended or are paused. Downloaded files stay."""
+        """Delete orders that have ended or are paused."""
         return self._act("delete", orders)
 
     def _act(self, action: str, orders: Selection | OrderKey, **details: Any) -> list[Order]:
@@ -1073,10 +1060,7 @@ class OrderTracker:
             self._actions.begin(action, orders)
             return self._as_orders([orders])
         keys = keys_in(orders, self._core.key_of, self._core.near)
-        act = partial(self._actions.act, action, **details)
-        acting = Acting(self._core, action, keys, act)
-        with stopped_by_user(acting.stopped):
-            return self._as_orders(acting.run())
+        return self._as_orders(self._actions.act_on_all(action, keys, **details))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
         return [Order(self, key) for key in keys]
@@ -1118,9 +1102,8 @@ class OrderTracker:
         *keys : str, int, Order, or rows of `orders`
             By default all orders that have files to download.
         directory : path, optional
-            Where the files go, also ``s3://bucket/prefix``; by default
-            ``<workspace>/<order id>``. Files that are verified
-            elsewhere are linked or copied into it.
+            Where the files go, also ``s3://bucket/prefix``; by default ``<workspace>/<order id>``.
+            Files that are verified elsewhere are linked or copied into it.
         extract : bool, default True
             False keeps the zips as they came; a later call with True extracts them.
         again : bool, default False
@@ -1191,16 +1174,8 @@ class OrderTracker:
                 view,
                 states,
                 request,
-                executor=executor,
-                process=process,
-                for_workers=partial(
-                    settings_for_workers,
-                    self._source,
-                    self._core,
-                    url=self.client.base_url,
-                    tenant=self.tenant,
-                    workspace=self._downloads.workspace,
-                    directory=directory,
+                options=CallOptions(
+                    executor=executor, process=process, source=self._source, directory=directory
                 ),
             )
         self._core.errors.told()
@@ -1225,7 +1200,8 @@ class OrderTracker:
         ):
             while not is_last:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
-                (state,) = wait.run(view)
+                wait.run(view)
+                state = self._core.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.
                 self._downloads.run(view, [state])

@@ -1,4 +1,4 @@
-"""One call of ``wait()``: which orders, until when, how long, and how it ends."""
+"""Calls that wait for orders; and ``wait()``: which orders, until when, and how it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
@@ -19,19 +19,19 @@ from regards_nb.errors import (
     OrderNotFoundError,
     ServiceError,
     ServiceUnreachableError,
+    SettingsError,
     StoppedWaiting,
     WaitTimeoutError,
 )
 from regards_nb.output import say
-from regards_nb.text import clean, counted
-from regards_nb.tracker.dispatcher import awaits_files
+from regards_nb.text import clean, counted, numbered
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import POLL_S
 from regards_nb.waits import in_cell, limited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     import pandas as pd
 
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
-    from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.selection import Name
     from regards_nb.tracker.shared import TrackerParts, WaitDisplay
+
+_T = TypeVar("_T")
 
 #: A message that was sent before the wait arrives so soon; an order without one is unknown.
 _UNKNOWN_AFTER_S = 2.0
@@ -50,8 +51,12 @@ _UNKNOWN_AFTER_S = 2.0
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
 _SILENT_S = 60.0
+#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
+#: between two questions double up to the second time.
+_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
+_INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
     "time limit of the server. Only REST tells of it: make the tracker with "
@@ -59,45 +64,112 @@ _REST_MISSING = (
 )
 
 
-class Wait:
-    """The orders of one call of ``wait()``, and the condition that ends it.
+class WaitingCall:
+    """A call that waits until `is_over`, shows its `note`, and keeps its time limit.
 
-    Without *selections* (`names_in`) they are all that are unfinished now. The error of a time
-    limit repeats the texts of *warnings*. With *auto_download*, the wait goes on until the first
-    attempt for its orders has ended; *downloads* fetches the orders waited for, and those that
-    block them. Without REST, the note says after *silence_s* without a message what no message
-    tells.
+    *asked* downloads meanwhile the orders waited for, and those that block them.
     """
 
     def __init__(
         self,
         parts: TrackerParts,
-        selections: Sequence[Any],
-        *,
-        sync: RestSync | None,
         blocking: BlockingOrders,
         life: Life,
+        *,
+        asked: AutoDownload | None,
+        timeout_s: float | None,
+    ) -> None:
+        check_numbers(timeout_s=timeout_s)
+        self._core = parts
+        self._sync = blocking.sync
+        self._blocking = blocking
+        self._life = life
+        self._asked = asked
+        self._timeout_s = timeout_s
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        #: What is compared to see whether something moves; when REST is asked next, and how long
+        #: after that.
+        self._moves: object = None
+        self._next_s = self._pause_s = 0.0
+
+    def is_over(self) -> bool:
+        """Return whether all orders have come as far as the call asked."""
+        raise NotImplementedError
+
+    def note(self) -> str:
+        """Return a sentence on the orders that the call still needs."""
+        raise NotImplementedError
+
+    def _to_download(self) -> Sequence[OrderState]:
+        raise NotImplementedError
+
+    def _told_at_limit(self) -> str:
+        raise NotImplementedError
+
+    def run(self, view: WaitDisplay) -> None:
+        """Block until the wait is over, and keep the view up to date."""
+        seen = -1
+        while not self.is_over():
+            self._look()
+            view.refresh(note=self.note())
+            seen = self._core.signal.wait(seen, POLL_S)
+
+    def _look(self) -> None:
+        """Have REST asked while nothing moves: no message tells of orders of another notebook."""
+        moves = (self._life.health.last_event, frozenset(self._core.downloads))
+        now_s = time.monotonic()
+        if moves != self._moves:
+            # The first look comes at once, later ones when nothing has moved for a while.
+            self._next_s = now_s + (0.0 if self._moves is None else _UNMOVED_S)
+            self._moves, self._pause_s = moves, _UNMOVED_S
+        if self._sync is not None and now_s >= self._next_s:
+            self._sync.ask_soon(0.0)
+            self._next_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
+
+    def _begin_downloads(self) -> None:
+        if self._asked is not None and not self._life.refusal():
+            self._asked.begin(self._blocking.keys_of(self._to_download()))
+
+    def _keep_waiting(self) -> None:
+        """Begin the downloads that are asked for; raise what ends the call early."""
+        self._begin_downloads()
+        self._keep_time_limit()
+        self._life.require_running()
+
+    def _keep_time_limit(self) -> None:
+        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+            raise WaitTimeoutError(f"after {self._timeout_s:g} s, {self._told_at_limit()}")
+
+
+class Wait(WaitingCall):
+    """The orders of one call of ``wait()``, and the condition that ends it.
+
+    Without *selections* (`names_in`) they are all that are unfinished now. The error of a time
+    limit repeats the texts of *warnings*. With a download the wait goes on until the first attempt
+    for its orders has ended. Without REST, the note says after *silence_s* without a message what
+    no message tells.
+    """
+
+    def __init__(
+        self,
+        selections: Sequence[Any],
+        parts: TrackerParts,
+        blocking: BlockingOrders,
+        life: Life,
+        *,
         warnings: Callable[[], tuple[str, ...]],
-        auto_download: AutoDownload | None,
         silence_s: float,
         until: str,
         timeout_s: float | None,
-        downloads: AutoDownload | None = None,
+        asked: AutoDownload | None = None,
     ) -> None:
         check_choice("until", until, "finished", "part")
-        check_numbers(timeout_s=timeout_s)
-        self._core = parts
-        self._sync = sync
-        self._blocking = blocking
-        self._life = life
+        super().__init__(parts, blocking, life, asked=asked, timeout_s=timeout_s)
         self._warnings = warnings
-        self._auto_download = auto_download
         self._silence_s = silence_s
         self._until = until
-        self._timeout_s = timeout_s
-        self._downloads = downloads
         self._began = datetime.now(UTC)
-        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._names: list[Name] = (
             list(dict.fromkeys(names_in(selections)))
             if selections
@@ -111,13 +183,15 @@ class Wait:
         self._unseen: dict[Name, str] = {}
         #: That REGARDS did not answer when it was asked last.
         self._unanswered = ""
-        self._looks = blocking.looks(life)
 
     def _states_to_end(self) -> States:
         """Return the orders that may not suffice; without a download, an ended one does."""
         states = self._core.states()
-        loads = self._downloads is not None or self._auto_download is not None
-        return states if loads else states.without("finished")
+        return states.without("finished") if self._downloads is None else states
+
+    @property
+    def _downloads(self) -> AutoDownload | None:
+        return self._asked or self._blocking.own
 
     def is_needless(self) -> bool:
         """Return whether there is no order to wait for; say so."""
@@ -137,7 +211,8 @@ class Wait:
         text = f"nothing to wait for: {all_orders} finished"
         if waiting:
             text += f"; {len(waiting)} to download: tracker.download()"
-        failure = self._auto_download.failure(waiting) if self._auto_download else ""
+        own = self._blocking.own
+        failure = "" if own is None else own.failure(waiting)
         return "; ".join(filter(None, (text, failure, *self._unheard())))
 
     def _unheard(self) -> list[str]:
@@ -155,30 +230,20 @@ class Wait:
     def begin(self) -> None:
         """Begin the downloads that are asked for, so that no view asks the user for them."""
         self._states = list(self._core.states(self.keys()))
-        if self._sync is not None and self._downloads is None and self._auto_download is None:
+        if self._downloads is None:
             # No message tells that files have expired.
             waiting = [s for s in self._states if s.finished and s.waits_for_download]
             with suppress(ServiceError):
                 for state in waiting[:_MOST_NAMED]:
-                    self._is_known(self._sync, state.order_id or 0)
-        if self._downloads is not None and not self._life.refusal():
-            self._downloads.begin(self._to_download())
-
-    def run(self, view: WaitDisplay) -> list[OrderState]:
-        """Block until the wait is over, and keep the view up to date; return the orders."""
-        seen = -1
-        while not self.is_over():
-            self._looks.look()
-            view.refresh(note=self.note())
-            seen = self._core.signal.wait(seen, POLL_S)
-        return self._states
+                    self._is_known(state.order_id or 0)
+        self._begin_downloads()
 
     async def run_async(self, view: WaitDisplay) -> None:
         """Wait without blocking the event loop."""
         seen = -1
         # Unknown orders are looked up over REST, which would block the loop.
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
-            self._looks.look()
+            self._look()
             view.refresh(note=self.note())
             seen = await self._core.signal.wait_async(seen, POLL_S)
             # While many events arrive, the other tasks of the loop have their turn.
@@ -193,10 +258,7 @@ class Wait:
         self._states = list(self._core.states(self.keys()))
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
-        if self._downloads is not None and not self._life.refusal():
-            self._downloads.begin(self._to_download())
-        self._keep_time_limit()
-        self._life.require_running()
+        self._keep_waiting()
         try:
             self._refuse_unknown_orders()
         except ServiceUnreachableError:
@@ -204,28 +266,29 @@ class Wait:
             raise
         return False
 
-    def _keep_time_limit(self) -> None:
-        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-            note = self.note(is_last=True)
-            if self._lacks_rest and self._states and _REST_MISSING not in note:
-                note += f". {_REST_MISSING}"
-            away = self._life.outage
-            told = (*self._warnings(), away[:1].upper() + away[1:], self._unanswered)
-            warned = "".join(f". {text.rstrip('.')}" for text in told if text)
-            raise WaitTimeoutError(
-                f"after {self._timeout_s:g} s, {note}{warned}. The orders are still tracked: call "
-                "wait() again, or look at tracker.orders"
-            )
+    def _told_at_limit(self) -> str:
+        note = self.note(is_last=True)
+        if self._lacks_rest and self._states and _REST_MISSING not in note:
+            note += f". {_REST_MISSING}"
+        away = self._life.outage
+        told = (*self._warnings(), away[:1].upper() + away[1:], self._unanswered)
+        warned = "".join(f". {text.rstrip('.')}" for text in told if text)
+        return (
+            f"{note}{warned}. The orders are still tracked: call wait() again, or look at "
+            "tracker.orders"
+        )
 
-    def _is_known(self, sync: RestSync, name: int | str) -> bool:
+    def _is_known(self, name: int | str) -> bool:
         """Ask REGARDS for an order, at most until the time limit; return whether it has it."""
+        if self._sync is None:
+            return False
         try:
             with limited(self._deadline_s):
-                is_known = sync.look_up(name)
+                is_known = self._sync.look_up(name)
         except JournalError:
             return True  # its state was not written, and is asked for again
         except ServiceUnreachableError:
-            self._unanswered = f"REGARDS at {sync.client.base_url} does not answer"
+            self._unanswered = f"{self._sync.where} does not answer"
             raise
         self._unanswered = ""
         return is_known
@@ -241,18 +304,15 @@ class Wait:
             return
         for name in self._unknown():
             if isinstance(name, int):
-                if self._sync is None and health.other_consumers:
-                    continue  # one of them may have got its messages
-                if self._sync is None or not self._is_known(self._sync, name):
-                    raise OrderNotFoundError(
-                        f"no order with the number {name}; tracker.orders lists all. If seconds "
-                        f"are meant: wait(timeout_s={name})"
-                    )
-                continue
-            if self._is_submitted(name):
-                continue
+                # Without REST: one of the other consumers may have got its messages.
+                if (self._sync is None and health.other_consumers) or self._is_known(name):
+                    continue
+                raise OrderNotFoundError(
+                    f"no order with the number {name}; tracker.orders lists all. If seconds are "
+                    f"meant: wait(timeout_s={name})"
+                )
             text = called(name)
-            if self._sync is not None and self._is_known(self._sync, text):
+            if self._is_submitted(name) or self._is_known(text):
                 continue
             raise OrderNotFoundError(
                 f"no order with the correlation id or label {text!r}: it was not submitted "
@@ -280,12 +340,11 @@ class Wait:
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and (state.waits_for_download or state.downloading):
             return state.waits_for_download
-        return state.finished and not awaits_files(state, self._downloads, self._auto_download)
+        return self._blocking.has_ended(state, self._asked)
 
-    def _to_download(self) -> list[OrderKey]:
+    def _to_download(self) -> list[OrderState]:
         """Return the orders with files that wait: those waited for, and those that block them."""
-        blocking = self._blocking.find(self._auto_download)
-        return self._blocking.keys_of([*self._states, *blocking])
+        return [*self._states, *self._blocking.find()]
 
     def note(self, *, is_last: bool = False) -> str:
         """Return a sentence on the orders that the wait still needs.
@@ -307,8 +366,8 @@ class Wait:
             self._unseen |= {name: self._said_of(name) for name in missing}
             words += [self._unseen[name] for name in unseen]
         if fetched := [state for state in needed if state.finished]:
-            orders = "order" if len(fetched) == 1 else "orders"
-            words.append(f"the files of {orders} {_numbers(fetched)} are not all downloaded")
+            named = numbered((state.order_id for state in fetched), most=len(fetched))
+            words.append(f"the files of {named} are not all downloaded")
         words += [
             f"{holder} is downloading order {state.order_id}"
             for state in needed
@@ -316,9 +375,7 @@ class Wait:
         ]
         words += self._core.silent()
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
-        own = self._auto_download
-        reasons = self._blocking.reasons(needed, _ADVICE, asked=self._downloads, own=own)
-        note = "; ".join([note, *reasons])
+        note = "; ".join([note, *self._blocking.reasons(needed, _ADVICE, self._asked)])
         if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
@@ -339,7 +396,7 @@ class Wait:
         Say which of their files are not here.
         """
         self._core.errors.raise_new()
-        if (downloads := self._downloads or self._auto_download) is not None:
+        if (downloads := self._downloads) is not None:
             downloads.tell_missing(self._core.states(self.keys()))
         return self._core.frames.orders_of(self.keys())
 
@@ -359,10 +416,6 @@ def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
         label = f" ({clean(state.label)})" if state.label and state.order_id else ""
         texts.append(f"no event of {state.name}{label} for {max(silent_s, 0):.0f} s")
     return texts
-
-
-def _numbers(states: Iterable[OrderState]) -> str:
-    return ", ".join(str(state.order_id) for state in states)
 
 
 class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
@@ -403,3 +456,44 @@ def awaiting_stopped_by_user() -> Iterator[None]:
         # The kernel has its own handler back already if the cell has ended, or another one runs.
         if is_replaced and signal.getsignal(signal.SIGINT) is stop:
             signal.signal(signal.SIGINT, kernels)
+
+
+def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run *work* to its end, inside the running loop if there is one.
+
+    asyncio refuses to run a running loop again. nest-asyncio2 patches it here, and no import does.
+    SettingsError: a nested loop is not possible here. Where its predecessor nest_asyncio, which is
+    no longer maintained, has patched asyncio, ipykernel 7.1 and later would lose queued cells.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    try:
+        _make_reentrant(loop)
+    except BaseException:
+        work.close()
+        raise
+    task = loop.create_task(work)
+    try:
+        return loop.run_until_complete(task)
+    except KeyboardInterrupt:
+        # Ctrl-C ends the step of the loop and not the task, which would run on after the cell.
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        raise
+
+
+def _make_reentrant(loop: asyncio.AbstractEventLoop) -> None:
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
+        raise SettingsError(f"run_loop=True needs asyncio's own event loop, not {kind}. {_INSTEAD}")
+    if hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2"):
+        raise SettingsError(
+            "with nest_asyncio a kernel silently loses cells that are queued during the wait. "
+            f"Restart it, and import no nest_asyncio. {_INSTEAD}"
+        )
+    import nest_asyncio2
+
+    nest_asyncio2.apply(loop)
