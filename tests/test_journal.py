@@ -263,7 +263,7 @@ def test_what_is_chosen_inside_the_transaction_is_written_once(
     waiting: list[bytes] = []
 
     def choose(rows: RowReader, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        assert rows.last_id() == sum(len(batch.deliveries) for batch in journal.read())
+        assert rows.last_id == sum(len(batch.deliveries) for batch in journal.read())
         return [each for each in deliveries if each.body == b"new"]
 
     with Journal(tmp_path_factory.mktemp("j") / "journal.sqlite") as journal:

@@ -67,7 +67,7 @@ class Queue:
         self.matcher.begin(deliveries)
         recent = rows.recent("q", after_id=self.compared_up_to_id, limit=100_000)
         self.matcher.add(row for row in recent if row.session_id != self.session_id)
-        self.compared_up_to_id = rows.last_id()
+        self.compared_up_to_id = rows.last_id
         new = self.matcher.new(deliveries)
         self.before_insert()
         return new

@@ -93,6 +93,11 @@ class HealthReport:
             return health
         return replace(health, state=HealthState.FAILED, reason=str(death))
 
+    @property
+    def state(self) -> HealthState:
+        """The state, also if the thread has ended by itself."""
+        return self._health.state
+
     def report(self, state: HealthState, reason: str | None = None) -> None:
         """Change the state; ``since`` changes only with it."""
         if state is HealthState.CONSUMING:

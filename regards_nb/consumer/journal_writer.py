@@ -205,7 +205,7 @@ class JournalWriter:
                 self._compared_up_to_id = self._expected_id
         self._delivery_counts.clear()
         self._report.note("waiting", None)
-        if self._report.health.state is not HealthState.CONSUMING:
+        if self._report.state is not HealthState.CONSUMING:
             self._report.report(HealthState.CONSUMING)
         self._report.report_event()
 
@@ -214,7 +214,7 @@ class JournalWriter:
     ) -> Sequence[Delivery]:
         """Return the messages that are not in the journal. No other session can write meanwhile."""
         self._matcher.begin(deliveries)
-        newest_id = rows.last_id()
+        newest_id = rows.last_id
         is_redelivery = any(delivery.redelivered for delivery in deliveries)
         if is_redelivery:
             # Include new rows of other kernels: when one of them ends, its messages come here.

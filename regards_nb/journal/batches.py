@@ -17,7 +17,7 @@ import struct
 import time
 import zlib
 from contextlib import suppress
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -46,47 +46,24 @@ SELECT_BATCHES = sa.select(
     batches.c.first_id, batches.c.last_id, batches.c.session_id, batches.c.messages
 )
 
-_last_id = sa.func.coalesce(sa.func.max(batches.c.last_id), 0)
-#: One statement writes a row and chooses its ids. Only one transaction writes at a time.
-_INSERT = (
-    sa.insert(batches)
-    .from_select(
-        ["first_id", "last_id", "session_id", "messages"],
-        sa.select(
-            _last_id + 1,
-            _last_id + sa.bindparam("count", type_=sa.BigInteger),
-            sa.bindparam("session", type_=sa.Integer),
-            sa.bindparam("packed", type_=sa.LargeBinary),
-        ),
-    )
-    .returning(batches.c.first_id)
+_NEWEST = sa.text("SELECT coalesce(max(last_id), 0) FROM batches")
+_INSERT = sa.text(
+    "INSERT INTO batches (first_id, last_id, session_id, messages) "
+    "VALUES (:first_id, :last_id, :session_id, :messages)"
 )
-
-
-_NEWEST = sa.select(_last_id)
 _INSERT_SESSION = sa.insert(sessions)
 
 
-def _scalar(connection: sa.Connection, statement: Any, values: dict[str, Any]) -> int:
-    """Run a statement of each commit, and return the one number of its result.
+def _run(connection: sa.Connection, statement: sa.TextClause, values: dict[str, Any]) -> Any:
+    """Run a statement of each commit.
 
     In SQLite by the driver's own call: SQLAlchemy's takes ten times as long, and this is on the
     way of each message to its row.
     """
     if connection.dialect.name != "sqlite":
-        return int(connection.execute(statement, values).scalar_one())
-    text, constants = _compiled(statement, connection.dialect)
+        return connection.execute(statement, values)
     driver: Any = connection.connection.driver_connection
-    (number,) = driver.execute(text, constants | values).fetchone()
-    return int(number)
-
-
-@cache
-def _compiled(statement: Any, dialect: sa.Dialect) -> tuple[str, dict[str, Any]]:
-    """Return the text of a statement with named parameters, and its constants by their names."""
-    of_kind: Any = type(dialect)
-    compiled: Any = statement.compile(dialect=of_kind(paramstyle="named"))
-    return str(compiled), dict(compiled.params)
+    return driver.execute(statement.text, values)
 
 
 class DamagedBatchError(Exception):
@@ -194,14 +171,16 @@ def read_batch(row: Iterable[Any], after_id: int) -> Batch:
 
 
 def insert(
-    connection: sa.Connection, session_id: int, deliveries: Sequence[Delivery]
+    connection: sa.Connection, session_id: int, deliveries: Sequence[Delivery], after_id: int
 ) -> list[Batch]:
-    """Write messages; return them with the ids they have once the transaction is committed."""
+    """Write messages after the newest row; return them with the ids that a commit gives them."""
     written = []
     for run in split(deliveries):
-        values = {"count": len(run), "session": session_id, "packed": pack(session_id, run)}
-        first_id = _scalar(connection, _INSERT, values)
-        written.append(Batch(first_id, session_id, list(run)))
+        batch = Batch(after_id + 1, session_id, list(run))
+        after_id = batch.last_id
+        values = {"first_id": batch.first_id, "last_id": after_id, "session_id": session_id}
+        _run(connection, _INSERT, values | {"messages": pack(session_id, run)})
+        written.append(batch)
     return written
 
 
@@ -257,9 +236,11 @@ class RowReader:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    @cached_property
     def last_id(self) -> int:
-        """Return the id of the newest row; 0 for an empty journal."""
-        return _scalar(self._connection, _NEWEST, {})
+        """The id of the newest row when it was first asked for; 0 for an empty journal."""
+        (newest_id,) = _run(self._connection, _NEWEST, {}).fetchone()
+        return int(newest_id)
 
     def recent(
         self, queue: str, *, after_id: int, not_of: int | None = None, limit: int

@@ -49,6 +49,7 @@ _pause = threading.Event()
 _T = TypeVar("_T")
 
 _RESTART_RETRY_S = 0.1
+_LOCK_RETRY_S = 0.002
 _WAITING = "waiting for the server of the journal {}"
 _LOCKED = "another program holds the journal {}: writing waits for it"
 
@@ -203,7 +204,7 @@ class Database:
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?{options}", uri=True, check_same_thread=False
         )
-        _limit(connection, self.busy_timeout_s)
+        connection.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
         return connection
 
     def _connect_to_write(self) -> sqlite3.Connection:
@@ -259,20 +260,22 @@ class Database:
         self._is_new = self._file is None and self.path is not None and not self.path.exists()
         self.version = self._read(lambda c: schema.check(c, self.location), "open")
         if self.version is None:
-            self._create_tables()
+            self._write(lambda _: None, 0, verb="open")
         self._is_new = False
 
-    def _create_tables(self) -> None:
-        with self._using("open"), self._locked(0) as connection:
-            if schema.check(connection, self.location) is None:  # no other kernel was faster
-                if self._was_copied:
-                    raise JournalError(
-                        f"{self.path} is a copy of a new journal without its -wal file, which held "
-                        "all messages. Copy a journal that is in use with tracker.backup(path) or "
-                        "regards-nb backup; or delete this file to start a new journal"
-                    )
-                schema.create(connection)
-        self.version = schema.SCHEMA_VERSION
+    def _make_tables(self, connection: sa.Connection) -> None:
+        """Create the tables or upgrade them, unless another kernel was faster."""
+        version = schema.check(connection, self.location)
+        if version is not None:
+            schema.upgrade(connection, version)
+            return
+        if self._was_copied:
+            raise JournalError(
+                f"{self.path} is a copy of a new journal without its -wal file, which held all "
+                "messages. Copy a journal that is in use with tracker.backup(path) or regards-nb "
+                "backup; or delete this file to start a new journal"
+            )
+        schema.create(connection)
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""
@@ -394,72 +397,100 @@ class Database:
         self._first_writes.append(work)
 
     def _write(
-        self, work: Callable[[sa.Connection], _T], patience_s: float | None, *, silent: bool = False
+        self,
+        work: Callable[[sa.Connection], _T],
+        patience_s: float | None,
+        *,
+        silent: bool = False,
+        verb: str = "write",
     ) -> _T:
-        with self._using("write"), self._locked(patience_s, silent=silent) as connection:
-            if self.version != schema.SCHEMA_VERSION:
-                schema.upgrade(connection)
-            first_writes = list(self._first_writes)
-            for write_first in first_writes:
-                write_first(connection)
-            result = work(connection)
-        del self._first_writes[: len(first_writes)]
+        with self._using(verb):
+            pool = self.engine.pool
+            connection = self._begin(patience_s, silent=silent)
+            try:
+                result = self._commit(work, connection)
+                if self.path is None or pool is not self.engine.pool:
+                    connection.close()
+                else:
+                    self._writer = connection
+            finally:
+                if self.path is not None:
+                    self._writing.release()
         self.version = schema.SCHEMA_VERSION
         self._changes.tell()
         return result
 
-    @contextmanager
-    def _locked(self, patience_s: float | None, *, silent: bool = False) -> Iterator[sa.Connection]:
-        """Open a transaction that waits for all other writers, and commit it at the end."""
-        end_s = self._held.end_s(self.busy_timeout_s)
-        with ExitStack() as stack:
-            with self._held.awaited():
-                if self.path is not None:
-                    if not self._writing.acquire(timeout=max(end_s - time.monotonic(), 0)):
-                        self._held.met()
-                        raise sqlite3.OperationalError("database is locked")
-                    stack.callback(self._writing.release)
-                pool = self.engine.pool
-                connection = self._retry_while_restarting(
-                    lambda: self._begun_writer(end_s, silent=silent), patience_s
-                )
-            driver: Any = connection.connection.driver_connection
-            try:
-                if self._file is not None:
-                    self._file.number_content(driver)
-                yield connection
-                transaction = connection.get_transaction()
-                if transaction is None:  # SQLAlchemy has run no statement
-                    self.engine.dialect.do_commit(driver)
-                else:
-                    with transaction:  # commits, or rolls back if that fails
-                        pass
-            except BaseException:
-                connection.close()  # rolls back
-                raise
-            if self.path is not None and pool is self.engine.pool:
-                self._writer = connection
-            else:
-                connection.close()
-
-    def _begun_writer(self, end_s: float, *, silent: bool) -> sa.Connection:
-        """Return a connection that has the lock of all writers, before *end_s*."""
-        writer, self._writer = self._writer, None
-        connection, left_s = writer or self.engine.connect(), max(end_s - time.monotonic(), 0)
-        statement = LOCK_WRITERS[self.engine.dialect.name].format(max(int(left_s * 1000), 1))
+    def _commit(self, work: Callable[[sa.Connection], _T], connection: sa.Connection) -> _T:
+        """Run *work* in the transaction that was begun."""
         driver: Any = connection.connection.driver_connection
-        if self.path is not None:
-            _limit(driver, left_s)
-        elif not silent:
-            statement += _TELL.format(CHANNEL, self._token)
         try:
-            return begun(connection, statement)
-        except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
-            if self.path is not None:
-                _limit(driver, self.busy_timeout_s)
-            if "lock" in str(exc):
-                self._held.met()
+            if self._file is not None:
+                self._file.number_content(driver)
+            if self.version != schema.SCHEMA_VERSION:
+                self._make_tables(connection)
+            first_writes = list(self._first_writes)
+            for write_first in first_writes:
+                write_first(connection)
+            result = work(connection)
+            transaction = connection.get_transaction()
+            if transaction is None:  # SQLAlchemy has run no statement
+                self.engine.dialect.do_commit(driver)
+            else:
+                with transaction:  # commits, or rolls back if that fails
+                    pass
+        except BaseException:
+            connection.close()  # rolls back
             raise
+        del self._first_writes[: len(first_writes)]
+        return result
+
+    def _begin(self, patience_s: float | None, *, silent: bool) -> sa.Connection:
+        """Return a connection that has the lock of all writers."""
+        if self.path is not None:
+            # First without what a wait needs: the lock is nearly always free.
+            with suppress(sqlite3.OperationalError):
+                return self._lock_file(0.0)
+        end_s = self._held.end_s(self.busy_timeout_s)
+        with self._held.awaited():
+            while True:
+                try:
+                    if self.path is not None:
+                        return self._lock_file(end_s)
+                    return self._retry_while_restarting(
+                        lambda: self._lock_server(end_s, silent=silent), patience_s
+                    )
+                except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
+                    is_locked = "lock" in str(exc)
+                    if is_locked:
+                        self._held.met()
+                    if not is_locked or self.path is None or time.monotonic() > end_s:
+                        raise
+                _pause.wait(_LOCK_RETRY_S)
+
+    def _lock_file(self, end_s: float) -> sa.Connection:
+        """Begin, if no program writes; a thread of this process is waited for until *end_s*."""
+        if not self._writing.acquire(timeout=max(end_s - time.monotonic(), 0)):
+            raise sqlite3.OperationalError("database is locked")
+        try:
+            if self._writer is None:
+                self._writer = self.engine.connect()
+                self._writer.detach()  # the pool has those that wait
+                self._writer.exec_driver_sql("PRAGMA busy_timeout = 0")
+            driver: Any = self._writer.connection.driver_connection
+            driver.execute(LOCK_WRITERS["sqlite"])
+        except BaseException:
+            self._writing.release()
+            raise
+        connection, self._writer = self._writer, None
+        return connection
+
+    def _lock_server(self, end_s: float, *, silent: bool) -> sa.Connection:
+        """Begin before *end_s*."""
+        left_ms = max(int((end_s - time.monotonic()) * 1000), 1)
+        statement = LOCK_WRITERS[self.engine.dialect.name].format(left_ms)
+        if not silent:
+            statement += _TELL.format(CHANNEL, self._token)
+        return begun(self.engine.connect(), statement)
 
     def obstacle(self) -> str:
         """Return what calls have waited for, longer than a second; else an empty text."""
@@ -575,7 +606,7 @@ class Database:
                 f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {remedy(cause)}"
             ) from exc
         finally:
-            self._gate.leave(use)
+            del use
 
     # -- files that were changed while they were open
 
@@ -676,7 +707,7 @@ class Database:
             with self.engine.connect() as reader:
                 found = rescue(reader)
                 # A file that was copied over the main one can have replaced the rows.
-                found.is_complete &= RowReader(reader).last_id() >= newest_id
+                found.is_complete &= RowReader(reader).last_id >= newest_id
                 return found
         except (sa.exc.DBAPIError, sqlite3.Error):
             return Rescued(is_complete=False)
@@ -692,8 +723,3 @@ class Database:
 def _is_lost(error: sa.exc.OperationalError) -> bool:
     """Return whether a server ended the connection, or does not accept one at this moment."""
     return error.connection_invalidated or "connection" in str(error.orig)
-
-
-def _limit(driver: sqlite3.Connection, wait_s: float) -> None:
-    """Have a connection wait so long for the lock of another one."""
-    driver.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")

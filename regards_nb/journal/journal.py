@@ -220,7 +220,7 @@ class Journal:
             # Here, because the files cannot be replaced by others during the transaction.
             self._check_session(session_id)
             generation = self._database.generation
-            there: list[Batch] = []
+            rows, there = RowReader(connection), list[Batch]()
             new = deliveries
             if stream is not None:
                 new = unseen_offsets(connection, stream, deliveries)
@@ -230,10 +230,10 @@ class Journal:
                     there, covered = committed_before(connection, session_id, known_id, attempts)
                     new = deliveries[covered:]
                 if choose is not None:
-                    new = choose(RowReader(connection), new)
+                    new = choose(rows, new)
                 # a copy: the caller may add messages to its list before it calls again
                 attempts.append(Attempt(len(deliveries), there, tuple(new)))
-            inserted = insert(connection, session_id, new)
+            inserted = insert(connection, session_id, new, rows.last_id)
             if inserted and (generation, inserted[0].first_id) <= self._newest:
                 raise _RowsRemovedError
             return there + inserted

@@ -71,7 +71,7 @@ class Rescued:
 
     def write(self, connection: sa.Connection) -> int:
         """Write what another file lacks; return how many messages that were."""
-        newest_id = RowReader(connection).last_id()
+        newest_id = after_id = RowReader(connection).last_id
         session_ids = _session_ids(connection)
         known: dict[int, Counter[bytes]] = {}
         moves: list[_Move] = []
@@ -96,8 +96,8 @@ class Rescued:
                 values = {name: session[name] for name in _IDENTITY}
                 session_id = session_ids[_identity(session)] = insert_session(connection, values)
                 known[session_id] = Counter()
-            inserted = insert(connection, session_id, deliveries)
-            moves.append(_Move(first_id, last_id, inserted[-1].last_id))
+            after_id = insert(connection, session_id, deliveries, after_id)[-1].last_id
+            moves.append(_Move(first_id, last_id, after_id))
             written += len(deliveries)
         for table, records in self.records.items():
             _write_records(connection, table, [_moved(each, moves, newest_id) for each in records])

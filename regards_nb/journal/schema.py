@@ -225,14 +225,13 @@ def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
     connection.execute(upsert(meta, connection.dialect.name), row)
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Bring the tables of an older schema to this version, unless another kernel has done it."""
-    found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-    if found == str(SCHEMA_VERSION):
+def upgrade(connection: sa.Connection, version: int) -> None:
+    """Bring the tables of an older schema to this version."""
+    if version == SCHEMA_VERSION:
         return
     metadata.create_all(connection)  # the tables that are missing
     renew_id(connection)
-    if found == "3":
+    if version == 3:
         connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
     connection.execute(
         sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))

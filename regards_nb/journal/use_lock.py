@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _LOOK_EVERY_S = 0.1
+_USED_LOOK_S = 0.01
+_pause = threading.Event()
 #: The patience of a call after others have waited in vain.
 _LATER_S = 1.0
 #: A call tries again so soon, and knows then whether the outage goes on.
@@ -83,36 +85,35 @@ class _Job(Generic[_T]):
 
 
 class _Use:
-    """One use of the connections. It ends with `leave`, or with the frame that holds it."""
+    """One use of the connections. It ends with the last reference to it."""
 
     __slots__ = ("__weakref__",)
 
 
 class ConnectionUseLock:
-    """Many threads use the connections, or one closes them and opens others."""
+    """Many threads use the connections, or one closes them and opens others.
+
+    A use takes no lock: each message on its way to a row needs several.
+    """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._condition = threading.Condition()
         # Weak: Ctrl-C can end a use before the code that ends it is reached.
-        self._uses: weakref.WeakSet[_Use] = weakref.WeakSet()
+        self._uses: set[weakref.ref[_Use]] = set()
         #: the thread that is inside of `exclusive`; it may use the connections there
         self._owner: int | None = None
 
     def enter(self) -> _Use:
-        """Begin to use the connections. The caller holds the result."""
-        use = _Use()
-        with self._condition:
-            while self._owner not in {None, threading.get_ident()}:
-                self._condition.wait()
-            self._uses.add(use)
-        return use
-
-    def leave(self, use: _Use) -> None:
-        """End what `enter` began."""
-        with self._condition:
-            self._uses.discard(use)
-            if not self._uses:
-                self._condition.notify_all()
+        """Begin to use the connections, as long as the caller holds the result."""
+        while True:
+            use = _Use()
+            self._uses.add(weakref.ref(use, self._uses.discard))
+            # Looked at after that, because `_take` sets it before it looks at the uses.
+            if self._owner in {None, threading.get_ident()}:
+                return use
+            del use
+            with self._condition:
+                self._condition.wait_for(lambda: self._owner is None)
 
     @contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -121,22 +122,32 @@ class ConnectionUseLock:
         JournalError: they are still used after *timeout_s*.
         """
         deadline = time.monotonic() + timeout_s
-        with self._condition:
-            while self._uses or self._owner is not None:
-                if time.monotonic() < deadline:
-                    self._condition.wait(_LOOK_EVERY_S)
-                    continue
+        while not self._take():
+            if time.monotonic() >= deadline:
                 raise JournalError(
                     "the files of the journal were changed, and other threads still read the old "
                     f"ones after {timeout_s:g} s. This is tried again"
                 )
-            self._owner = threading.get_ident()
+            _pause.wait(_USED_LOOK_S)
         try:
             yield
         finally:
-            with self._condition:
-                self._owner = None
-                self._condition.notify_all()
+            self._free()
+
+    def _take(self) -> bool:
+        with self._condition:
+            if self._owner is not None:
+                return False
+            self._owner = threading.get_ident()
+        if not self._uses:
+            return True
+        self._free()
+        return False
+
+    def _free(self) -> None:
+        with self._condition:
+            self._owner = None
+            self._condition.notify_all()
 
 
 class Outage:
