@@ -20,16 +20,14 @@ import messages
 import pandas as pd
 import psutil
 
-from regards_nb.consumer import delivery_from
-from regards_nb.events import OrderEvent, decode
+from regards_nb.consumer import properties_from
+from regards_nb.events import Delivery, OrderEvent, decode
 from regards_nb.frames import Frames
 from regards_nb.journal import Journal
 from regards_nb.orders import OrderReducer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from regards_nb.events import Delivery
 
 NEW = 100
 _PIECE = 500
@@ -44,14 +42,9 @@ def deliveries(first: int, count: int, orders: int) -> list[Delivery]:
         body["downloadLink"] = messages.LINK.format(number % orders)
         body["correlationId"] = f"benchmark-{number % orders:08d}"
         raw = json.dumps(body).encode()
-        made.append(
-            delivery_from(
-                properties=messages.properties(number),
-                redelivered=False,
-                body=raw,
-                received_at_us=1_700_000_000_000_000 + number,
-            )
-        )
+        properties = properties_from(b"".join(messages.properties(number).encode()))
+        received_at_us, redelivered = 1_700_000_000_000_000 + number, False
+        made.append(Delivery(raw, received_at_us, redelivered, *properties[:5]))
     return made
 
 

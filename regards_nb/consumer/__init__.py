@@ -26,7 +26,6 @@ from regards_nb.consumer.addresses import parameters_from as parameters_from
 from regards_nb.consumer.connection import Connection as Connection
 from regards_nb.consumer.consumer import Consumer as Consumer
 from regards_nb.consumer.delivery_reader import DeliveryReader as DeliveryReader
-from regards_nb.consumer.delivery_reader import delivery_from as delivery_from
 from regards_nb.consumer.delivery_reader import properties_from as properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError as UnconfirmedRequestError
 from regards_nb.consumer.errors import broker_error as broker_error

@@ -17,11 +17,12 @@ import pika
 
 from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.addresses import HEARTBEAT_S, describe
-from regards_nb.consumer.delivery_reader import IOServices, delivery_from, properties_from
+from regards_nb.consumer.delivery_reader import IOServices, properties_from
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
 from regards_nb.consumer.stream import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
+from regards_nb.events import Delivery
 from regards_nb.journal import JournalReplacedError
 
 if TYPE_CHECKING:
@@ -431,13 +432,11 @@ class Connection:
         if channel_number != self._channel.channel_number or not self._channel.is_open:
             return  # RabbitMQ delivers again what a closed channel has not acknowledged
         properties = properties_from(encoded)
-        delivery = delivery_from(
-            redelivered, properties, body, time.time_ns() // 1000, of_stream=self._may_be_stream
-        )
-        if redelivered and isinstance(
-            count := (properties.headers or {}).get("x-delivery-count"), int
-        ):
-            self._writer.on_redelivery(delivery, count)
+        offset = properties.stream_offset if self._may_be_stream else None
+        received_at_us = time.time_ns() // 1000
+        delivery = Delivery(body, received_at_us, redelivered, *properties[:5], offset)
+        if redelivered and properties.delivery_count is not None:
+            self._writer.on_redelivery(delivery, properties.delivery_count)
         self._newest_tag = delivery_tag
         self._batcher.add(delivery_tag, delivery)
         if not self._flush_scheduled:

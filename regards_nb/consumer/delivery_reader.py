@@ -13,14 +13,14 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.nbio_interface import AbstractStreamProtocol
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.spec import BasicProperties
 
-from regards_nb.events import TENANT_HEADER, Delivery
+from regards_nb.events import TENANT_HEADER
 from regards_nb.text import escape_unprintable
 
 if TYPE_CHECKING:
@@ -165,50 +165,52 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
             )
 
 
-def properties_from(encoded: bytes) -> BasicProperties:
+class MessageProperties(NamedTuple):
+    """The properties of a message: those that are used, and all others as JSON.
+
+    One of a wrong type counts as missing. The first five are fields of `Delivery`.
+    """
+
+    timestamp_s: int | None
+    correlation_id: str | None
+    tenant: str | None
+    app_id: str | None
+    others: str
+    #: Of a stream. In other queues this header comes from the publisher.
+    stream_offset: int | None
+    #: How often a quorum queue has taken it back.
+    delivery_count: int | None
+
+
+def properties_from(encoded: bytes) -> MessageProperties:
     """Decode the properties of a message; those that pika cannot decode are empty."""
     return _cached(encoded) if len(encoded) <= _CACHED_BYTES else _cached.__wrapped__(encoded)
 
 
 @lru_cache(maxsize=1024)
-def _cached(encoded: bytes) -> BasicProperties:
+def _cached(encoded: bytes) -> MessageProperties:
     properties = BasicProperties()
     try:
         properties.decode(encoded)
     except Exception:  # noqa: BLE001 - pika raises whatever Python raises for these bytes
-        return BasicProperties()
-    return properties
-
-
-def delivery_from(
-    redelivered: bool,  # noqa: FBT001 - as pika names and passes it
-    properties: Any,
-    body: bytes,
-    received_at_us: int,
-    *,
-    of_stream: bool = False,
-) -> Delivery:
-    """Return a message with the properties that are used, and all others as JSON.
-
-    A property of a wrong type counts as missing. The header ``x-stream-offset`` is used only if
-    the queue is a stream (*of_stream*): in other queues it comes from the publisher.
-    """
+        properties = BasicProperties()
     headers: dict[Any, Any] = properties.headers or {}
     timestamp_s = properties.timestamp
     if timestamp_s is not None and not _FIRST_TIMESTAMP_S <= timestamp_s <= _LAST_TIMESTAMP_S:
         timestamp_s = None
-    tenant, app_id, others = _service_properties(properties, headers)
-    return Delivery(
-        body,
-        received_at_us,
-        redelivered,
+    service = _stored_properties(properties), tuple(headers.items())
+    try:
+        texts = _as_text(*service)
+    except TypeError:  # a table or a list among the headers cannot be hashed
+        texts = _as_text.__wrapped__(*service)
+    offset, count = headers.get("x-stream-offset"), headers.get("x-delivery-count")
+    return MessageProperties(
         timestamp_s,
         _text(properties.correlation_id),
-        tenant,
-        app_id,
-        others,
+        *texts,
         # pika uses a type of its own for it
-        int(headers["x-stream-offset"]) if of_stream and "x-stream-offset" in headers else None,
+        int(offset) if isinstance(offset, int) else None,
+        count if isinstance(count, int) else None,
     )
 
 
@@ -217,22 +219,11 @@ def _text(value: Any) -> str | None:
     return escape_unprintable(value) if isinstance(value, str) else None
 
 
-def _service_properties(
-    properties: Any, headers: dict[Any, Any]
-) -> tuple[str | None, str | None, str]:
-    """Return tenant, app id, and the other properties as JSON."""
-    values = _stored_properties(properties)
-    try:
-        return _as_text(values, tuple(headers.items()))
-    except TypeError:  # a table or a list among the headers cannot be hashed
-        return _as_text.__wrapped__(values, tuple(headers.items()))
-
-
 @lru_cache(maxsize=256)
 def _as_text(
     values: tuple[Any, ...], headers: tuple[tuple[Any, Any], ...]
 ) -> tuple[str | None, str | None, str]:
-    """Return properties and headers as text. All messages of one service have the same ones."""
+    """Return tenant, app id and the others as JSON. All messages of one service have the same."""
     app_id, *others = values
     kept = {name: value for name, value in zip(_OTHER_PROPERTIES, others, strict=True) if value}
     # The broker writes headers x-...; they differ from delivery to delivery.
