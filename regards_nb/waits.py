@@ -40,28 +40,29 @@ _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 
 
 def awaited(
-    job: Callable[[], _Result],
+    job: Callable[[], _Result] | Future[_Result],
     text: str | Callable[[], str],
     *,
     timeout_s: float = math.inf,
     ends_after_s: float = math.inf,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
-    """Return what *job* returns; in the main thread, say *text* and a limit if that takes long.
+    """Return the result of *job*; in the main thread, say *text* and a limit if that takes long.
 
-    A function returns the text, and is asked again each second. The job runs in another thread:
-    Ctrl-C ends the wait at once, also where the system does not end a look-up of a host, and
-    *unwanted* gets the result that comes later. TimeoutError: there was none within *timeout_s*, or
-    before the end of a `limited` block; where that has passed, the job is not begun. The job ends
-    by itself *ends_after_s*.
+    A function returns the text, and is asked again each second. The job is a future, or runs in
+    another thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a
+    host, and *unwanted* gets the result that comes later. TimeoutError: there was none within
+    *timeout_s*, or before the end of a `limited` block; where that has passed, the job is not
+    begun. The job ends by itself *ends_after_s*.
     """
     limit_s = min(time_left_s(), timeout_s)
     if limit_s == math.inf and not _may_speak():
-        return job()
+        return job.result() if isinstance(job, Future) else job()
     if limit_s <= 0:
         raise TimeoutError
     words = text if callable(text) else lambda: text
-    future, end_s, said = in_thread(job), time.monotonic() + limit_s, ""
+    future = job if isinstance(job, Future) else in_thread(job)
+    end_s, said = time.monotonic() + limit_s, ""
     with interruptible():
         try:
             turn_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))

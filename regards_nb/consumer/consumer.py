@@ -93,7 +93,7 @@ class Consumer:
                 if not self.is_running:
                     self._start_thread()
             awaited(
-                self._shared.started.result,
+                self._shared.started,
                 lambda: self._journal.obstacle() or f"waiting for RabbitMQ at {where}",
                 timeout_s=timeout_s,
             )

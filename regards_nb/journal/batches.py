@@ -24,10 +24,10 @@ import msgspec
 import sqlalchemy as sa
 
 from regards_nb.events import Delivery
-from regards_nb.journal.schema import batches, sessions, streams, upsert
+from regards_nb.journal.schema import batches, execute, sessions, streams, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: A row holds at most so many bytes of bodies. Only a single larger message exceeds it.
 MAX_BATCH_BYTES = 1 << 20
@@ -51,19 +51,10 @@ _INSERT = sa.text(
     "INSERT INTO batches (first_id, last_id, session_id, messages) "
     "VALUES (:first_id, :last_id, :session_id, :messages)"
 )
-_INSERT_SESSION = sa.insert(sessions)
-
-
-def _run(connection: sa.Connection, statement: sa.TextClause, values: dict[str, Any]) -> Any:
-    """Run a statement of each commit.
-
-    In SQLite by the driver's own call: SQLAlchemy's takes ten times as long, and this is on the
-    way of each message to its row.
-    """
-    if connection.dialect.name != "sqlite":
-        return connection.execute(statement, values)
-    driver: Any = connection.connection.driver_connection
-    return driver.execute(statement.text, values)
+_INSERT_SESSION = sa.text(
+    "INSERT INTO sessions (queue, host, pid, started_at_us) "
+    "VALUES (:queue, :host, :pid, :started_at_us) RETURNING id"
+)
 
 
 class DamagedBatchError(Exception):
@@ -179,7 +170,7 @@ def insert(
         batch = Batch(after_id + 1, session_id, list(run))
         after_id = batch.last_id
         values = {"first_id": batch.first_id, "last_id": after_id, "session_id": session_id}
-        _run(connection, _INSERT, values | {"messages": pack(session_id, run)})
+        execute(connection, _INSERT, values | {"messages": pack(session_id, run)})
         written.append(batch)
     return written
 
@@ -239,7 +230,7 @@ class RowReader:
     @cached_property
     def last_id(self) -> int:
         """The id of the newest row when it was first asked for; 0 for an empty journal."""
-        (newest_id,) = _run(self._connection, _NEWEST, {}).fetchone()
+        (newest_id,) = execute(self._connection, _NEWEST, {}).fetchone()
         return int(newest_id)
 
     def recent(
@@ -277,8 +268,7 @@ def open_session(connection: sa.Connection, queue: str) -> int:
     return insert_session(connection, values)
 
 
-def insert_session(connection: sa.Connection, values: Mapping[str, Any]) -> int:
+def insert_session(connection: sa.Connection, values: dict[str, Any]) -> int:
     """Write a session; return its id."""
-    key = connection.execute(_INSERT_SESSION, values).inserted_primary_key
-    assert key is not None  # noqa: S101 - one row inserted has one key
-    return int(key[0])
+    (session_id,) = execute(connection, _INSERT_SESSION, values).fetchone()
+    return int(session_id)

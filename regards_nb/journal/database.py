@@ -204,7 +204,7 @@ class Database:
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?{options}", uri=True, check_same_thread=False
         )
-        connection.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
+        _limit(connection, self.busy_timeout_s)
         return connection
 
     def _connect_to_write(self) -> sqlite3.Connection:
@@ -262,20 +262,6 @@ class Database:
         if self.version is None:
             self._write(lambda _: None, 0, verb="open")
         self._is_new = False
-
-    def _make_tables(self, connection: sa.Connection) -> None:
-        """Create the tables or upgrade them, unless another kernel was faster."""
-        version = schema.check(connection, self.location)
-        if version is not None:
-            schema.upgrade(connection, version)
-            return
-        if self._was_copied:
-            raise JournalError(
-                f"{self.path} is a copy of a new journal without its -wal file, which held all "
-                "messages. Copy a journal that is in use with tracker.backup(path) or regards-nb "
-                "backup; or delete this file to start a new journal"
-            )
-        schema.create(connection)
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""
@@ -405,92 +391,69 @@ class Database:
         verb: str = "write",
     ) -> _T:
         with self._using(verb):
-            pool = self.engine.pool
-            connection = self._begin(patience_s, silent=silent)
+            pool, connection = self.engine.pool, self._begin(patience_s, silent=silent)
             try:
-                result = self._commit(work, connection)
-                if self.path is None or pool is not self.engine.pool:
-                    connection.close()
-                else:
+                driver: Any = connection.connection.dbapi_connection
+                if self._file is not None:
+                    self._file.number_content(driver)
+                if self.version != schema.SCHEMA_VERSION:
+                    schema.prepare(connection, self.location, was_copied=self._was_copied)
+                first_writes = list(self._first_writes)
+                for write_first in first_writes:
+                    write_first(connection)
+                result = work(connection)
+                # That of SQLAlchemy, if it has run a statement.
+                (connection.get_transaction() or connection.connection).commit()
+                if self.path is not None and pool is self.engine.pool:
                     self._writer = connection
             finally:
+                if self._writer is not connection:
+                    self._release(connection)
                 if self.path is not None:
                     self._writing.release()
+        del self._first_writes[: len(first_writes)]
         self.version = schema.SCHEMA_VERSION
         self._changes.tell()
         return result
 
-    def _commit(self, work: Callable[[sa.Connection], _T], connection: sa.Connection) -> _T:
-        """Run *work* in the transaction that was begun."""
-        driver: Any = connection.connection.driver_connection
-        try:
-            if self._file is not None:
-                self._file.number_content(driver)
-            if self.version != schema.SCHEMA_VERSION:
-                self._make_tables(connection)
-            first_writes = list(self._first_writes)
-            for write_first in first_writes:
-                write_first(connection)
-            result = work(connection)
-            transaction = connection.get_transaction()
-            if transaction is None:  # SQLAlchemy has run no statement
-                self.engine.dialect.do_commit(driver)
-            else:
-                with transaction:  # commits, or rolls back if that fails
-                    pass
-        except BaseException:
-            connection.close()  # rolls back
-            raise
-        del self._first_writes[: len(first_writes)]
-        return result
-
     def _begin(self, patience_s: float | None, *, silent: bool) -> sa.Connection:
         """Return a connection that has the lock of all writers."""
-        if self.path is not None:
-            # First without what a wait needs: the lock is nearly always free.
+        if self.path is not None:  # nearly always free, and a wait needs more code
             with suppress(sqlite3.OperationalError):
-                return self._lock_file(0.0)
+                return self._lock(0.0, silent=silent)
         end_s = self._held.end_s(self.busy_timeout_s)
+        lock = partial(self._lock, end_s, silent=silent)
         with self._held.awaited():
             while True:
                 try:
-                    if self.path is not None:
-                        return self._lock_file(end_s)
-                    return self._retry_while_restarting(
-                        lambda: self._lock_server(end_s, silent=silent), patience_s
-                    )
+                    return self._retry_while_restarting(lock, patience_s)
                 except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
-                    is_locked = "lock" in str(exc)
-                    if is_locked:
-                        self._held.met()
-                    if not is_locked or self.path is None or time.monotonic() > end_s:
+                    if "lock" not in str(exc):
+                        raise
+                    self._held.met()
+                    if self.path is None or time.monotonic() > end_s:
                         raise
                 _pause.wait(_LOCK_RETRY_S)
 
-    def _lock_file(self, end_s: float) -> sa.Connection:
-        """Begin, if no program writes; a thread of this process is waited for until *end_s*."""
-        if not self._writing.acquire(timeout=max(end_s - time.monotonic(), 0)):
+    def _lock(self, end_s: float, *, silent: bool) -> sa.Connection:
+        """Wait until *end_s*: for a server, or for the thread of this process that writes."""
+        left_s = max(end_s - time.monotonic(), 0)
+        if self.path is None:
+            statement = LOCK_WRITERS[self.engine.dialect.name].format(max(int(left_s * 1000), 1))
+            tell = "" if silent else _TELL.format(CHANNEL, self._token)
+            return begun(self.engine.connect(), statement + tell)
+        if not self._writing.acquire(timeout=left_s):
             raise sqlite3.OperationalError("database is locked")
         try:
             if self._writer is None:
                 self._writer = self.engine.connect()
-                self._writer.detach()  # the pool has those that wait
-                self._writer.exec_driver_sql("PRAGMA busy_timeout = 0")
-            driver: Any = self._writer.connection.driver_connection
-            driver.execute(LOCK_WRITERS["sqlite"])
+                _limit(self._writer.connection, 0)
+            self._writer.connection.cursor().execute(LOCK_WRITERS["sqlite"])
         except BaseException:
             self._writing.release()
             raise
         connection, self._writer = self._writer, None
         return connection
-
-    def _lock_server(self, end_s: float, *, silent: bool) -> sa.Connection:
-        """Begin before *end_s*."""
-        left_ms = max(int((end_s - time.monotonic()) * 1000), 1)
-        statement = LOCK_WRITERS[self.engine.dialect.name].format(left_ms)
-        if not silent:
-            statement += _TELL.format(CHANNEL, self._token)
-        return begun(self.engine.connect(), statement)
 
     def obstacle(self) -> str:
         """Return what calls have waited for, longer than a second; else an empty text."""
@@ -501,7 +464,13 @@ class Database:
     def _release_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.close()
+            self._release(writer)
+
+    def _release(self, writer: sa.Connection) -> None:
+        """Give a connection back, which rolls back what was not committed."""
+        if self.path is not None:
+            _limit(writer.connection, self.busy_timeout_s)
+        writer.close()
 
     def verify(self) -> None:
         """Check that the files of the connections are those at the path. If not, mend it.
@@ -723,3 +692,8 @@ class Database:
 def _is_lost(error: sa.exc.OperationalError) -> bool:
     """Return whether a server ended the connection, or does not accept one at this moment."""
     return error.connection_invalidated or "connection" in str(error.orig)
+
+
+def _limit(connection: sqlite3.Connection | sa.PoolProxiedConnection, wait_s: float) -> None:
+    """Have a connection wait so long for the lock of another one."""
+    connection.cursor().execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")

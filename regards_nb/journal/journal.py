@@ -60,8 +60,8 @@ _streams = schema.streams
 _FILE_COLUMNS: list[sa.ColumnElement[Any]] = [_files.c[name] for name in FileRecord._fields]
 
 #: Made once: `start` needs them, and making one takes longer than asking.
-_NEXT_OFFSET = sa.select(_streams.c.next_offset).where(_streams.c.queue == sa.bindparam("queue"))
-_QUEUES = sa.select(_sessions.c.queue).distinct()
+_NEXT_OFFSET = sa.text("SELECT next_offset FROM streams WHERE queue = :queue")
+_QUEUES = sa.text("SELECT DISTINCT queue FROM sessions")
 _HAS_MESSAGES = [
     sa.select(found.limit(1).exists())
     for found in (
@@ -172,7 +172,7 @@ class Journal:
 
         A kernel opens a session before RabbitMQ says whether there is such a queue.
         """
-        return {queue for (queue,) in self._all(_QUEUES)}
+        return self._database.read(lambda c: {name for (name,) in schema.execute(c, _QUEUES, {})})
 
     def having_messages(self, queues: Iterable[str]) -> list[str]:
         """Return those of some queues whose messages the journal holds, or held before a prune."""
@@ -320,7 +320,7 @@ class Journal:
 
     def next_offset(self, stream: str) -> int | None:
         """Return the offset at which to continue a stream queue; None is its first message."""
-        return self._database.read(lambda c: c.scalar(_NEXT_OFFSET, {"queue": stream}))
+        return self._database.read(lambda c: _next_offset(c, stream))
 
     def last_of_stream(self, stream: str) -> Delivery | None:
         """Return the journalled message before `next_offset`; None if the newest row is another.
@@ -581,8 +581,13 @@ class Journal:
         return self._database.rows(query)
 
 
+def _next_offset(connection: sa.Connection, stream: str) -> int | None:
+    row = schema.execute(connection, _NEXT_OFFSET, {"queue": stream}).fetchone()
+    return None if row is None else int(row[0])
+
+
 def _last_of_stream(connection: sa.Connection, stream: str) -> Delivery | None:
-    next_offset = connection.scalar(_NEXT_OFFSET, {"queue": stream})
+    next_offset = _next_offset(connection, stream)
     for row in RowReader(connection).recent(stream, after_id=0, limit=1):
         if next_offset is not None and row.delivery.stream_offset == next_offset - 1:
             return row.delivery

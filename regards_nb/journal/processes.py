@@ -250,7 +250,7 @@ class Cursors:
 
     def read(self, name: str) -> int | None:
         """Return the row id under a name; None if there is none."""
-        return self._database.read(schema.read_cursors).get(name)
+        return self._database.read(lambda c: schema.read_cursor(c, name))
 
     def begin(self, name: str, row_id: int, *, generation: int) -> None:
         """Have the next transaction that writes to the journal write a first cursor.
@@ -268,8 +268,8 @@ class Cursors:
         self._database.write(write, again=True, silent=True)
 
     def _write(self, name: str, row_id: int, generation: int, connection: sa.Connection) -> None:
-        is_later = row_id > schema.read_cursors(connection).get(name, -1)
-        if is_later and generation == self._database.generation:
+        known = schema.read_cursor(connection, name)
+        if (known is None or row_id > known) and generation == self._database.generation:
             schema.write_cursor(connection, name, row_id)
 
 

@@ -19,6 +19,11 @@ FIRST_VERSION = 3
 _ID = "id"
 #: the keys of cursors begin with it
 _CURSOR = "cursor "
+_READ_META = sa.text("SELECT value FROM regards_nb_meta WHERE key = :key")
+_WRITE_META = sa.text(
+    "INSERT INTO regards_nb_meta (key, value) VALUES (:key, :value) "
+    "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 
 
 class _Utf8(sa.types.TypeDecorator[str]):
@@ -195,47 +200,75 @@ def create(connection: sa.Connection) -> None:
     renew_id(connection)
 
 
+def execute(connection: sa.Connection, statement: sa.TextClause, values: dict[str, Any]) -> Any:
+    """Run a statement of each commit or start.
+
+    In SQLite by the driver's own call: SQLAlchemy's takes ten times as long, and this is on the
+    way of each message to its row.
+    """
+    if connection.dialect.name != "sqlite":
+        return connection.execute(statement, values)
+    driver: Any = connection.connection.dbapi_connection
+    return driver.execute(statement.text, values)
+
+
+def _read_meta(connection: sa.Connection, key: str) -> str | None:
+    row = execute(connection, _READ_META, {"key": key}).fetchone()
+    return None if row is None else str(row[0])
+
+
 def renew_id(connection: sa.Connection) -> None:
     """Give the journal a random id, or another one: its rows are not those of before.
 
     Results computed from the rows before, such as checkpoints, are not used any more.
     """
-    connection.execute(
-        upsert(meta, connection.dialect.name), {"key": _ID, "value": uuid.uuid4().hex}
-    )
+    execute(connection, _WRITE_META, {"key": _ID, "value": uuid.uuid4().hex})
 
 
 def read_id(connection: sa.Connection) -> str | None:
     """Return the random id of the journal; None if an earlier version made it."""
-    return connection.scalar(sa.select(meta.c.value).where(meta.c.key == _ID))
-
-
-_SELECT_CURSORS = sa.select(meta).where(meta.c.key.startswith(_CURSOR))
+    return _read_meta(connection, _ID)
 
 
 def read_cursors(connection: sa.Connection) -> dict[str, int]:
     """Return the row ids that processes keep for others, by name."""
-    rows = connection.execute(_SELECT_CURSORS)
+    rows = connection.execute(sa.select(meta).where(meta.c.key.startswith(_CURSOR)))
     return {key.removeprefix(_CURSOR): int(value) for key, value in rows}
+
+
+def read_cursor(connection: sa.Connection, name: str) -> int | None:
+    """Return one of them; None if there is none."""
+    value = _read_meta(connection, f"{_CURSOR}{name}")
+    return None if value is None else int(value)
 
 
 def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
     """Insert or replace a row id; *name* has at most 32 characters."""
-    row = {"key": f"{_CURSOR}{name}", "value": str(row_id)}
-    connection.execute(upsert(meta, connection.dialect.name), row)
+    execute(connection, _WRITE_META, {"key": f"{_CURSOR}{name}", "value": str(row_id)})
 
 
-def upgrade(connection: sa.Connection, version: int) -> None:
-    """Bring the tables of an older schema to this version."""
-    if version == SCHEMA_VERSION:
-        return
-    metadata.create_all(connection)  # the tables that are missing
-    renew_id(connection)
-    if version == 3:
-        connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
-    connection.execute(
-        sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
-    )
+def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:
+    """Create the tables or upgrade them, unless another kernel has done so meanwhile.
+
+    JournalError: there are none, because the file *was_copied*.
+    """
+    version = check(connection, location)
+    if version is None and was_copied:
+        raise JournalError(
+            f"{location} is a copy of a new journal without its -wal file, which held all "
+            "messages. Copy a journal that is in use with tracker.backup(path) or regards-nb "
+            "backup; or delete this file to start a new journal"
+        )
+    if version is None:
+        create(connection)
+    elif version != SCHEMA_VERSION:
+        metadata.create_all(connection)  # the tables that are missing
+        renew_id(connection)
+        if version == 3:
+            connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
+        connection.execute(
+            sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
+        )
 
 
 def upsert(table: sa.Table, dialect: str) -> Any:
