@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from regards_nb.errors import StoppedWaiting
 from regards_nb.output import say
@@ -24,6 +24,7 @@ from regards_nb.output import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+_P = ParamSpec("_P")
 _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
@@ -169,6 +170,12 @@ def stopped_by_user(
             yield
         except KeyboardInterrupt:
             raise StoppedWaiting(outcome if isinstance(outcome, str) else outcome()) from None
+
+
+def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
+    """End a method that changes nothing at Ctrl-C with one line."""
+    outcome = f"{function.__name__}() was stopped, and has changed nothing"
+    return stopped_by_user(outcome)(function)
 
 
 @contextmanager

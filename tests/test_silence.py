@@ -72,7 +72,7 @@ CASES: list[tuple[Callable[[Any], object], Route, str]] = [
     (lambda t: t.pause(1), Route.ORDER, "open whether REGARDS did pause order 1, .*sync"),
     (lambda t: t.retry(1), Route.TOKEN, "retry.. was stopped: no request was sent for order 1"),
     (lambda t: t.sync(), Route.ORDERS, r"sync\(\) was stopped: call it again"),
-    (lambda t: t.client.search("p"), Route.CATALOGUE, "GET .*changes nothing"),
+    (lambda t: t.client.search("p"), Route.CATALOGUE, r"search\(\) was stopped, and has changed"),
     (lambda t: t.client.resume(1), Route.ACTION, "may carry out PUT .*resume/1"),
     (lambda t: t.doctor(), Route.ORDERS, r"doctor\(\) was stopped.*changed nothing"),
 ]  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(
     line = rf"waiting for the login to REGARDS at {simulator.base_url} that another thread began at"
     with (
         interrupted_after(lambda text: line in text, monkeypatch),
-        pytest.raises(errors.StoppedWaiting, match="GET .*changes nothing"),
+        pytest.raises(errors.StoppedWaiting, match="was stopped, and has changed nothing"),
     ):
         client.orders()
     with (
@@ -248,6 +248,24 @@ def test_a_stop_waits_for_regards_in_words(
         tracker.stop()
     with pytest.raises(errors.SettingsError, match="the tracker is stopped"):
         tracker.wait(1)
+
+
+def test_a_look_is_stopped_in_one_line(
+    tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Ctrl-C comes between two requests, or where none is made."""
+    client: Any = tracker.client
+
+    def press(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(client, "_labels", press)
+    with pytest.raises(errors.StoppedWaiting, match=r"^search\(\) was stopped, .*nothing$"):
+        client.search("SWOT_PASS_012")
+    monkeypatch.setattr(tracker._core.frames, "refresh", press)
+    for name in ("events", "orders", "files", "rejected"):
+        with pytest.raises(errors.StoppedWaiting, match=f"^the look at {name} was stopped$"):
+            getattr(tracker, name)
 
 
 def test_an_export_is_stopped_in_one_line(

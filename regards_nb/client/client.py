@@ -45,6 +45,7 @@ from regards_nb.client.transport import (
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields
+from regards_nb.waits import reads_only
 
 if TYPE_CHECKING:
     import threading
@@ -243,6 +244,7 @@ class RegardsClient:
         response = self._exchange(RequestSpec(path=f"{_ORDERS}/{_number(order_id)}"))
         return remote_order(response.json(), response.request)
 
+    @reads_only
     def orders(self, *, limit: int | None = None) -> pd.DataFrame:
         """Return all orders of the user as the server sees them, also those made elsewhere.
 
@@ -265,7 +267,6 @@ class RegardsClient:
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
         """Yield all orders of the user, newest first. Pages are requested as needed."""
         seen: set[int] = set()
-
         pages = iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size)
         for page in pages:
             seen_before = len(seen)
@@ -411,6 +412,7 @@ class RegardsClient:
         with self._transport.stream(request, self._login) as body:
             yield _checked(body, request, "the file is not ready yet")
 
+    @reads_only
     def datasets(self) -> pd.DataFrame:
         """Return the data sets of the catalogue; index ``urn``.
 
@@ -421,6 +423,7 @@ class RegardsClient:
 
         return datasets_frame(self._catalogue.datasets())
 
+    @reads_only
     def attributes(self, dataset: str | None = None) -> pd.DataFrame:
         """Return the attributes of products: name, type, label, unit; index ``name``.
 
@@ -430,6 +433,7 @@ class RegardsClient:
 
         return attributes_frame(self._catalogue.attributes(dataset))
 
+    @reads_only
     def search(
         self,
         query: str | None = None,
@@ -478,6 +482,7 @@ class RegardsClient:
         products = list(islice(found, limit))
         return products_frame(products, self._catalogue.attributes(), self._labels())
 
+    @reads_only
     def estimate(
         self, products: object, *, data_types: Sequence[str] | None = None
     ) -> pd.DataFrame:
@@ -663,8 +668,7 @@ class RegardsClient:
 def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
     """Return the body of a file; raise if it is a page, or if the server has no file now."""
     body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
-    if body.status_code != 200:
-        status = body.status_code
+    if (status := body.status_code) != 200:
         raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
     return body
 
@@ -672,11 +676,8 @@ def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
 def _check_certificates(path: Path) -> None:
     """Refuse a file or a folder of certificates that OpenSSL cannot read."""
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if path.is_dir():
-            context.load_verify_locations(capath=path)
-        else:
-            context.load_verify_locations(cafile=path)
+        file, folder = (None, path) if path.is_dir() else (path, None)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file, folder)
     except ssl.SSLError:
         raise SettingsError(f"ca_bundle={str(path)!r} holds no certificate in PEM format") from None
     except OSError as exc:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
+from regards_nb.waits import stopped_by_user
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -141,12 +143,15 @@ _COLUMNS_OF = {
 
 
 def with_columns(function: _Function) -> _Function:
-    """Add a section on the columns to the docstring of the method with the frame's name."""
+    """Add a section on the columns to the docstring of the method with the frame's name.
+
+    Ctrl-C ends the look at the frame with one line.
+    """
     columns = _COLUMNS_OF[function.__name__]
     lines = [f"{name} : {info.dtype}\n    {info.meaning}" for name, info in columns.items()]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = "\n".join([text, "", "Columns", "-------", *lines])
-    return function
+    return stopped_by_user(f"the look at {function.__name__} was stopped")(function)
 
 
 _NAT = np.iinfo(np.int64).min

@@ -75,7 +75,7 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders
 from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user, run_nested
-from regards_nb.waits import limited, stopped_by_user
+from regards_nb.waits import limited, reads_only, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -474,7 +474,7 @@ class OrderTracker:
         """Number of changes so far; cheap to read."""
         return self._core.signal.count
 
-    @stopped_by_user("doctor() was stopped, and has changed nothing")
+    @reads_only
     def doctor(self) -> Report:
         """Check what this tracker depends on: connections, rights, places.
 
@@ -1211,7 +1211,7 @@ class OrderTracker:
                     yield new
         self._core.errors.raise_new()
 
-    @stopped_by_user("verify() was stopped, and has changed nothing")
+    @reads_only
     def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:
         """Look at the downloaded files of some orders; nothing is fetched.
 
