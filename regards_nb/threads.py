@@ -1,4 +1,4 @@
-"""Threads that work until they are stopped: any other end is told. Threads that take jobs."""
+"""The threads of this package: daemons, because no end of Python waits for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from regards_nb.errors import TrackingError
 from regards_nb.waits import fulfil, joined
@@ -14,7 +14,19 @@ from regards_nb.waits import fulfil, joined
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_P = ParamSpec("_P")
 _Job = tuple[Future[Any], "Callable[[], Any]"]
+
+
+def begin(
+    name: str, work: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs
+) -> threading.Thread:
+    """Start a thread that calls a function."""
+    thread = threading.Thread(
+        target=work, args=args, kwargs=kwargs, name=f"regards-nb-{name}", daemon=True
+    )
+    thread.start()
+    return thread
 
 
 class OwnThread(threading.Thread):
@@ -37,7 +49,6 @@ class OwnThread(threading.Thread):
         owner: object = None,
         awaits: str = "",
     ) -> None:
-        # A daemon: a kernel that restarts must not wait for a broker or a server.
         super().__init__(target=work, name=f"regards-nb-{name}", daemon=True)
         self._text = f"the thread that {does} has ended{{}}. {then}"
         self._stop_event = stop or threading.Event()
@@ -95,9 +106,7 @@ class Workers:
             self._jobs.append((future, job))
             self._threads = {thread for thread in self._threads if thread.is_alive()}
             if len(self._threads) < self._count:
-                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                self._threads.add(begin(self._name, self._work))
         return future
 
     def _work(self) -> None:

@@ -24,6 +24,7 @@ from regards_nb.consumer.stream import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.events import Delivery
 from regards_nb.journal import JournalReplacedError
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,12 +184,9 @@ class Connection:
         A journal that cannot be written would receive the same messages again at each consumer
         timeout, and RabbitMQ 4 drops a message of a quorum queue after 20 returns.
         """
-        # RabbitMQ opens the channels while the disk writes; `_consume_if_ready` waits for both. A
-        # daemon, because the end of Python must not wait for a locked journal.
+        # RabbitMQ opens the channels while the disk writes; `_consume_if_ready` waits for both.
         if not self._closing:
-            threading.Thread(
-                target=self._open_session_now, name="regards-nb-session", daemon=True
-            ).start()
+            begin("session", self._open_session_now)
 
     def _open_session_now(self) -> None:
         error: BaseException | None = None

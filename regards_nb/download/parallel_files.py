@@ -24,6 +24,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
 )
 from regards_nb.files import FileState
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,13 +109,7 @@ class _Pool:
     def run(self) -> dict[int, Failure]:
         """Fetch all, and report progress meanwhile."""
         count = min(len(self._waiting), _MAX_PARALLEL)
-        # daemon threads: a kernel that is restarted does not wait for the network
-        threads = [
-            threading.Thread(target=self._work, name=f"regards-nb-file-{number}", daemon=True)
-            for number in range(count)
-        ]
-        for thread in threads:
-            thread.start()
+        threads = [begin(f"file-{number}", self._work) for number in range(count)]
         try:
             self._context.wait_for(*threads)
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from regards_nb.errors import (
     ServiceError,
     ServiceUnreachableError,
 )
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +111,7 @@ class _Pipeline:
 
     def run(self) -> ZipOutcome:
         """Return when everything that arrived was extracted."""
-        reader, writer = _start("reader", self._read), _start("writer", self._write)
+        reader, writer = begin("zip-reader", self._read), begin("zip-writer", self._write)
         try:
             self._context.wait_for(reader, writer)
         finally:
@@ -217,10 +217,3 @@ class _ZipCopy:
         name = zip_name(order_id)
         content = Content(name, self._size_bytes, self._digest.hexdigest(), b"", self._path)
         return VerifiedFile(content, records, None, name)
-
-
-def _start(role: str, target: Callable[[], None]) -> threading.Thread:
-    # a daemon thread: a kernel that is restarted does not wait for the network
-    thread = threading.Thread(target=target, name=f"regards-nb-zip-{role}", daemon=True)
-    thread.start()
-    return thread

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.errors import RegardsError
 from regards_nb.files import FileRecord, FileState
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,13 +63,7 @@ class Publisher:
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.kept: dict[str, str] = {}
-        # Daemon threads: a kernel that is restarted does not wait for the disk.
-        self._threads = [
-            threading.Thread(target=self._run, name="regards-nb-publisher", daemon=True)
-            for _ in range(workspace.parallel)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [begin("publisher", self._run) for _ in range(workspace.parallel)]
 
     def add(self, files: Sequence[VerifiedFile]) -> None:
         """Hand over verified files, from any thread, as soon as there is room for them.

@@ -31,6 +31,7 @@ from regards_nb.frames.columns import EVENT_DTYPES, ORDER_DTYPES, GrowingFrame
 from regards_nb.frames.packed import PackedColumn, columns_of, pack, unpack
 from regards_nb.journal import CHECKPOINT_HEAD
 from regards_nb.orders import GONE, FoldedOrders, OrderKey, OrderReducer, OrderState, replaced
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -392,11 +393,7 @@ class CheckpointWriter:
         self._n_orders = n_orders
         is_idle = self._thread is None or not self._thread.is_alive()
         if self.is_due and is_idle and time.monotonic() >= self._not_before_s:
-            # A daemon: a kernel that restarts must not wait for it.
-            self._thread = threading.Thread(
-                target=self._save_soon, name="regards-nb-checkpoint", daemon=True
-            )
-            self._thread.start()
+            self._thread = begin("checkpoint", self._save_soon)
 
     def _save_soon(self) -> None:
         latest_s = time.monotonic() + self.longest_delay_s

@@ -15,6 +15,8 @@ import weakref
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.threads import begin
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -54,12 +56,7 @@ class Listener:
         changes.is_polled = True
         self._changes = changes
         if is_possible(engine):
-            threading.Thread(
-                target=_run,
-                args=(engine, changes, token, callback, self._stop),
-                name="regards-nb-listen",
-                daemon=True,
-            ).start()
+            begin("listen", _run, engine, changes, token, callback, self._stop)
         weakref.finalize(self, self._stop.set).atexit = False
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
+from regards_nb.threads import begin
 
 if TYPE_CHECKING:
     from regards_nb.journal.database import Database
@@ -155,13 +156,16 @@ class Leases:
             return
         self._held.stop = threading.Event()
         # The thread holds the database and not the journal, which can then be collected.
-        threading.Thread(
-            target=_renew,
-            args=(self._database, self._owner, self._held, self._held.stop),
-            kwargs={"duration_s": self.duration_s, "renewal_s": self.renewal_s},
-            name="regards-nb-lease",
-            daemon=True,
-        ).start()
+        begin(
+            "lease",
+            _renew,
+            self._database,
+            self._owner,
+            self._held,
+            self._held.stop,
+            duration_s=self.duration_s,
+            renewal_s=self.renewal_s,
+        )
 
 
 def _held(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from regards_nb import waits
 from regards_nb.errors import JournalError
+from regards_nb.threads import begin
 from regards_nb.waits import time_left_s, told
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def uninterrupted(
     # With the time limit of the caller.
     job = _Job(partial(copy_context().run, work), obstacle, min(limit_s, time_left_s()))
     try:
-        threading.Thread(target=job.run, name="regards-nb-transaction", daemon=True).start()
+        begin("transaction", job.run)
     except RuntimeError:  # Python ends, and starts no thread any more
         job.run()
     return job.result()

@@ -49,7 +49,7 @@ class OrderActions:
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
         self._core = parts
         self._sync = sync
-        self._workers = Workers("regards-nb-actions", 1)
+        self._workers = Workers("actions", 1)
         self._stop = threading.Event()
 
     def act_on_all(self, action: str, keys: list[OrderKey], **details: Any) -> list[OrderKey]:

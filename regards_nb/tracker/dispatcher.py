@@ -98,7 +98,7 @@ class EventDispatcher:
         self._callbacks = callbacks
         self._stop = threading.Event()
         self._queue = parts.frames.follow(cursor.start())
-        self._workers = Workers("regards-nb-callback", 1)
+        self._workers = Workers("callback", 1)
         #: The call that runs, or the last one.
         self._running = "a callback"
         #: When it began; None: no call runs.

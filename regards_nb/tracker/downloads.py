@@ -89,7 +89,7 @@ class Downloads:
         self._sync = sync
         self._tenant = tenant
         self.workspace = workspace
-        self._workers = Workers("regards-nb-download", MOST_PARALLEL)
+        self._workers = Workers("download", MOST_PARALLEL)
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
@@ -323,7 +323,11 @@ class Downloads:
         lost = {r.name: why for r in records if (why := _why_missing(r, look))}
         # REGARDS tells a number; no manifest has named these files.
         unlisted = max((order.files_total or 0) - len(records), 0)
-        is_short = not (lost or unlisted) and self._lacks_suborders(order, number)
+        # A sub-order was not prepared, or not downloaded after that.
+        fetched_row = self._core.journal.fetched_row(order.tenant, number)
+        is_short = not (lost or unlisted) and (
+            order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
+        )
         if not (lost or unlisted or is_short):
             return None
         names = [f"{clean(name)} ({why})" for name, why in lost.items()][:_MOST_NAMED]
@@ -352,11 +356,6 @@ class Downloads:
             f"order {number} is {order.status}, and REGARDS lists its files no more: nothing was "
             f"written to {request.directory}. Copy them from {paths[0].parent}"
         )
-
-    def _lacks_suborders(self, order: OrderState, number: int) -> bool:
-        """Return whether a sub-order was not prepared, or not downloaded after that."""
-        fetched_row = self._core.journal.fetched_row(order.tenant, number)
-        return order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
 
     def record_missing(self, order: OrderState) -> None:
         """Record as an error which files of an order another process could not download."""

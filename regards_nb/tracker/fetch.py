@@ -38,6 +38,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import order_lease
 from regards_nb.text import raised_at, user_frames
+from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
 
 if TYPE_CHECKING:
@@ -328,9 +329,7 @@ def _stopped_with(journal: Journal, call: str) -> Iterator[threading.Event]:
                     stop.set()
                     return
 
-    # A daemon: a worker that is told to exit must not wait for it.
-    thread = threading.Thread(target=watch, name="regards-nb-stop", daemon=True)
-    thread.start()
+    thread = begin("stop", watch)
     try:
         yield stop
     finally:

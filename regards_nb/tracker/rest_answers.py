@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
@@ -52,7 +51,16 @@ def new_deliveries(
     so far, with any timestamps.
     """
     status = STATUS_OF_MESSAGE.get(remote.status)
-    tell = partial(_delivery, known, remote, tenant if known is None else known.tenant)
+    name = None if known is None else known.correlation_id
+    if name is not None and name.startswith("#"):
+        name = None  # only the number of the order is known
+    named = {"orderId": remote.order_id, "correlationId": name}
+    tenant = tenant if known is None else known.tenant
+
+    def tell(status: str, timestamp_s: int | None, **details: Any) -> Delivery:
+        fields = {"status": status, **named, **details}
+        return answer_delivery(fields, tenant=tenant, timestamp_s=timestamp_s)
+
     found = []
     if known is None:
         found.append(tell(OrderStatus.GRANTED, _seconds(remote.created_at)))
@@ -105,21 +113,6 @@ def _details(remote: RemoteOrder, status: str) -> dict[str, Any]:
 
 def _link(remote: RemoteOrder) -> str:
     return f"/api/v1/rs-order/user/orders/{remote.order_id}/download"
-
-
-def _delivery(
-    known: OrderState | None,
-    remote: RemoteOrder,
-    tenant: str | None,
-    status: str,
-    timestamp_s: int | None,
-    **details: Any,
-) -> Delivery:
-    correlation_id = None if known is None else known.correlation_id
-    if correlation_id is not None and correlation_id.startswith("#"):
-        correlation_id = None  # only the number of the order is known
-    named = {"status": status, "orderId": remote.order_id, "correlationId": correlation_id}
-    return answer_delivery(named | details, tenant=tenant, timestamp_s=timestamp_s)
 
 
 def answer_delivery(

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
@@ -170,11 +169,12 @@ class Wait(WaitingCall):
         self._silence_s = silence_s
         self._until = until
         self._began = datetime.now(UTC)
-        self._names: list[Name] = (
-            list(dict.fromkeys(names_in(selections)))
-            if selections
-            else [state.key for state in self._states_to_end() if not self._suffices(state)]
-        )
+        self._names: list[Name] = list(dict.fromkeys(names_in(selections)))
+        if not selections:
+            states = parts.states()
+            if self._downloads is None:
+                states = states.without("finished")  # those that have ended suffice
+            self._names = [state.key for state in states if not self._suffices(state)]
         self._is_of_all = not selections
         self._states: list[OrderState] = []
         #: Names of orders without any event that the journal has as requests.
@@ -183,11 +183,6 @@ class Wait(WaitingCall):
         self._unseen: dict[Name, str] = {}
         #: That REGARDS did not answer when it was asked last.
         self._unanswered = ""
-
-    def _states_to_end(self) -> States:
-        """Return the orders that may not suffice; without a download, an ended one does."""
-        states = self._core.states()
-        return states.without("finished") if self._downloads is None else states
 
     @property
     def _downloads(self) -> AutoDownload | None:
@@ -469,11 +464,20 @@ def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    try:
-        _make_reentrant(loop)
-    except BaseException:
+    kind, refusal = f"{type(loop).__module__}.{type(loop).__qualname__}", ""
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        refusal = f"run_loop=True needs asyncio's own event loop, not {kind}"
+    elif hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2"):
+        refusal = (
+            "with nest_asyncio a kernel silently loses cells that are queued during the wait. "
+            "Restart it, and import no nest_asyncio"
+        )
+    if refusal:
         work.close()
-        raise
+        raise SettingsError(f"{refusal}. {_INSTEAD}")
+    import nest_asyncio2
+
+    nest_asyncio2.apply(loop)
     task = loop.create_task(work)
     try:
         return loop.run_until_complete(task)
@@ -483,17 +487,3 @@ def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
         raise
-
-
-def _make_reentrant(loop: asyncio.AbstractEventLoop) -> None:
-    if not isinstance(loop, asyncio.BaseEventLoop):
-        kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
-        raise SettingsError(f"run_loop=True needs asyncio's own event loop, not {kind}. {_INSTEAD}")
-    if hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2"):
-        raise SettingsError(
-            "with nest_asyncio a kernel silently loses cells that are queued during the wait. "
-            f"Restart it, and import no nest_asyncio. {_INSTEAD}"
-        )
-    import nest_asyncio2
-
-    nest_asyncio2.apply(loop)
