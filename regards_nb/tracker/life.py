@@ -21,8 +21,6 @@ from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import Consumer, Health
     from regards_nb.journal import Journal
@@ -60,8 +58,8 @@ class Life:
     tracker ran before. *end* says why it cannot be started again; it is empty as long as it can.
     """
 
-    def __init__(self, health: Callable[[], Health], errors: BackgroundErrors) -> None:
-        self._health = health
+    def __init__(self, source: Consumer | Poller | JournalReader, errors: BackgroundErrors) -> None:
+        self._source = source
         self._errors = errors
         self.changing = threading.RLock()
         self.was_stopped = False
@@ -70,7 +68,7 @@ class Life:
     @property
     def health(self) -> Health:
         """The health of the consumer; its reason says if the tracker has ended for good."""
-        health = self._health()
+        health = self._source.health
         if self.end and health.state is HealthState.STOPPED:
             return replace(health, reason=self.end)
         return health
@@ -85,7 +83,7 @@ class Life:
 
     def refusal(self) -> str:
         """Return why no event can arrive; empty while the tracker runs."""
-        health = self._health()
+        health = self._source.health
         if health.state not in {HealthState.STOPPED, HealthState.FAILED}:
             return ""
         if self.end:
@@ -231,11 +229,11 @@ class OtherConsumers:
     it; to any other it is lost.
     """
 
-    def __init__(self, journal: Journal, queue: str, health: Callable[[], Health]) -> None:
+    def __init__(self, journal: Journal, queue: str, consumer: Consumer) -> None:
         self._journal = journal
         self.place = (journal.location, queue)
         self._queue = queue
-        self.health = health
+        self.consumer = consumer
         self._connected_at: datetime | None = None
         #: The count of consumers that was last compared with the journal, and the outcome.
         self._compared = 0
@@ -256,7 +254,7 @@ class OtherConsumers:
 
     def warning(self) -> str:
         """Return a text if consumers of the queue write to another journal; else empty."""
-        health = self.health()
+        health = self.consumer.health
         if health.state is not HealthState.CONSUMING or not health.other_consumers:
             self._compared = self._foreign = 0
             return ""
@@ -286,7 +284,7 @@ class OtherConsumers:
             if (host, process) != (here, pid)
         )
         beside = sum(
-            other.place == self.place and other.health().state is HealthState.CONSUMING
+            other.place == self.place and other.consumer.health.state is HealthState.CONSUMING
             for other in list(_in_this_process)
             if other is not self
         )

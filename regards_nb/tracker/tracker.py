@@ -219,13 +219,11 @@ class OrderTracker:
             died = partial(errors.record, RECEIVING)
             self._consumer = Consumer(parameters, queue, kept, signal.send, died)
             publish = partial(publish_request, parameters)
-            consumer = self._consumer
-            self._others = OtherConsumers(kept, queue, lambda: consumer.health)
+            self._others = OtherConsumers(kept, queue, self._consumer)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
-        started = self._consumer
-        self._life = Life(lambda: started.health, errors)
+        self._life = Life(self._consumer, errors)
         self._submission = Submission(
             parts, self._sync, publish, tenant, require_running=self._life.require_running
         )
@@ -398,8 +396,9 @@ class OrderTracker:
             self._dispatcher.start()
             if not was_running:
                 self._core.journal.watch(self._core.signal.send)
-            for text in () if was_running else self._warnings_at_start():
-                warnings.warn(text, stacklevel=2)
+                queues = "" if self._others is None else self._others.queues()
+                for text in filter(None, (*self._warnings(), queues)):
+                    warnings.warn(text, stacklevel=2)
             source = self._consumer
             asks = self._catch_up is not None and self._catch_up.death is None
             if not asks and self._sync is not None and isinstance(source, Consumer):
@@ -664,10 +663,6 @@ class OrderTracker:
         others = "" if self._others is None else self._others.warning()
         reason = health.reason if health.state is HealthState.CONSUMING else None
         return tuple(text for text in (others, reason, self._slow_callback) if text)
-
-    def _warnings_at_start(self) -> tuple[str, ...]:
-        queues = "" if self._others is None else self._others.queues()
-        return self._warnings() + ((queues,) if queues else ())
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
