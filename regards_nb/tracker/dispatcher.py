@@ -31,7 +31,6 @@ from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import OwnThread, Workers
 from regards_nb.tracker.fetch import DownloadRequest, OrderHeldError
 from regards_nb.tracker.shared import POLL_S, RECEIVING
-from regards_nb.waits import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -116,6 +115,7 @@ class EventDispatcher:
             died=partial(parts.errors.record, RECEIVING),
             stop=self._stop,
             owner=owner,
+            awaits="the last events",
         )
 
     @property
@@ -138,7 +138,7 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
-            joined([self._thread], timeout_s, lambda: "stop() waits for the last events")
+            self._thread.end(timeout_s)
         unended = self._workers.finish(timeout_s, lambda: self._running)
         self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from regards_nb.errors import OrderNotFoundError, SettingsError
+from regards_nb.errors import SettingsError
 from regards_nb.orders import OrderKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
 
 
@@ -94,22 +92,3 @@ def _names_in_rows(frame: Any) -> list[Name]:
 
 def _key(tenant: object, correlation_id: str) -> OrderKey:
     return OrderKey(tenant if isinstance(tenant, str) else None, correlation_id)
-
-
-def keys_in(
-    selection: Any, find: Callable[[Name], OrderKey | None], near: Callable[[str], str]
-) -> list[OrderKey]:
-    """Return the keys of the orders in a selection, each once.
-
-    *near* returns a sentence on the names that a misspelt one may mean.
-    """
-    names = names_in(selection)
-    keys = [find(name) for name in names]
-    for name, key in zip(names, keys, strict=True):
-        if key is None:
-            text = str(name) if isinstance(name, int) else called(name)
-            has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
-            raise OrderNotFoundError(
-                f"no order with {has}: no message has named one so far. {near(text)}"
-            )
-    return list(dict.fromkeys(key for key in keys if key is not None))

@@ -12,11 +12,12 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from regards_nb.client import Silence
 from regards_nb.download import path_of
 from regards_nb.errors import (
+    OrderNotFoundError,
     RegardsError,
     SettingsError,
     TrackingError,
@@ -25,6 +26,7 @@ from regards_nb.errors import (
 from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
 from regards_nb.text import did_you_mean
+from regards_nb.tracker.selection import Name, called, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.selection import Name
 
 _log = logging.getLogger("regards_nb")
 
@@ -327,6 +328,19 @@ class TrackerParts:
                 "correlation ids, or a number"
             )
         return labelled[0].key if labelled else None
+
+    def keys_in(self, selection: Any) -> list[OrderKey]:
+        """Return the keys of the orders in a selection, each once; `names_in` has the forms."""
+        keys: dict[OrderKey, None] = {}
+        for name in names_in(selection):
+            if (key := self.key_of(name)) is None:
+                text = str(name) if isinstance(name, int) else called(name)
+                has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
+                raise OrderNotFoundError(
+                    f"no order with {has}: no message has named one so far. {self.near(text)}"
+                )
+            keys[key] = None
+        return list(keys)
 
     def near(self, name: str) -> str:
         """Return a sentence on the correlation ids and labels that may be meant."""

@@ -61,7 +61,7 @@ from regards_nb.tracker.life import (
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.tracker.rest_sync import POLL_S, SILENCE_S, Poller, RestSync, catching_up
-from regards_nb.tracker.selection import check_keys, keys_in
+from regards_nb.tracker.selection import check_keys
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
     RECEIVING,
@@ -627,7 +627,7 @@ class OrderTracker:
         return self._core.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
-        found = keys_in(key, self._core.key_of, self._core.near)
+        found = self._core.keys_in(key)
         if len(found) != 1:
             raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
         return Order(self, found[0])
@@ -1054,7 +1054,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = keys_in(orders, self._core.key_of, self._core.near)
+        keys = self._core.keys_in(orders)
         return self._as_orders(self._actions.act_on_all(action, keys, **details))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
@@ -1146,7 +1146,7 @@ class OrderTracker:
             self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
             self._blocking.take_in(keys)
-            states = list(self._core.states(keys_in(keys, self._core.key_of, self._core.near)))
+            states = list(self._core.states(self._core.keys_in(keys)))
         else:
             states = self._downloads.open_orders()
         if not states:
@@ -1226,9 +1226,7 @@ class OrderTracker:
             look at files that were downloaded before.
         """
         check_flags(checksum=checksum)
-        states = (
-            self._core.states(keys_in(keys, self._core.key_of, self._core.near)) if keys else None
-        )
+        states = self._core.states(self._core.keys_in(keys)) if keys else None
         return problems_frame(self._downloads.problems(states, checksum=checksum))
 
     def download_soon(self, key: Selection | OrderKey) -> None:
