@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pika
 import pytest
 from erlang import evaluate
@@ -92,6 +93,10 @@ def test_an_answer_that_does_not_come(
         for _ in range(2):
             with pytest.raises(errors.WaitTimeoutError, match="has not answered within 0.3 s"):
                 tracker.submit("a", correlation_id="c", user=simulator.username, cart="include")
+        tracker._submission._answer_s = 60.0
+        table = pd.DataFrame({"provider_id": ["a"]})
+        with pytest.raises(errors.WaitTimeoutError, match=r"has not answered within 0\.\d+ s"):
+            tracker.submit_each(table, user=simulator.username, cart="include", timeout_s=0.5)
 
 
 @pytest.mark.parametrize("end", ["Ctrl-C", "cut"])
@@ -132,6 +137,28 @@ def test_a_request_without_a_confirmation_is_not_sent_twice(
                 tracker.submit("dataset:SWOT_PASS_012", **order)
         assert tracker.submit("dataset:SWOT_PASS_012", **order).order_id == 1
     assert len(simulator.service.orders_of(simulator.username)) == 1
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_broker_that_does_not_answer_is_named(
+    simulator: Simulator,
+    broker: PrivateBroker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The time limit of the call holds; what was not sent in time is not sent later."""
+    let_publish(broker, simulator)
+    table = pd.DataFrame({"provider_id": ["SWOT_SSH_007_012"]})
+    with tracker_of(simulator, tmp_path) as tracker:
+        broker.freeze()
+        try:
+            with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made.*not answer"):
+                tracker.submit_each(table, user=simulator.username, cart="include", timeout_s=0.5)
+        finally:
+            broker.thaw()
+        assert "waiting for RabbitMQ at amqp://" in capsys.readouterr().out
+        order = tracker.submit("dataset:SWOT_PASS_012", user=simulator.username, cart="include")
+        assert order.order_id == 1
 
 
 def test_nobody_reads_the_requests(broker: PrivateBroker, tmp_path: Path) -> None:

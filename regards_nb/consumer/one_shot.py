@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -11,15 +12,26 @@ import pika
 from pika import exceptions as pika_errors
 
 from regards_nb.arguments import check_choice
-from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
+from regards_nb.consumer.addresses import (
+    CONNECT_TIMEOUT_S,
+    AmqpParameters,
+    addresses_of,
+    describe,
+)
 from regards_nb.consumer.errors import (
     CONNECTION_ERRORS,
     UnconfirmedRequestError,
     broker_error,
     combined_error,
 )
-from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
+from regards_nb.errors import (
+    BrokerAccessError,
+    BrokerError,
+    BrokerUnreachableError,
+    RegardsError,
+)
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
+from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,9 +173,9 @@ def publish_request(
     """Publish an ``OrderRequestDtoEvent`` and return once RabbitMQ confirms it (protocol.md 1.6).
 
     Of several addresses the first that can be connected is used. REGARDS does not answer a request
-    without *tenant*. *begin* is called just before the request is sent. UnconfirmedRequestError:
-    the connection broke after that, and RabbitMQ may have it. After any other BrokerError it has
-    not.
+    without *tenant*. *begin* is called just before the request is sent; after Ctrl-C and after the
+    time limit it is not sent any more. UnconfirmedRequestError: RabbitMQ has not confirmed it after
+    that, and may have it. After any other BrokerError it has not.
     """
     properties = pika.BasicProperties(
         content_type="application/json",
@@ -173,23 +185,46 @@ def publish_request(
         timestamp=int(time.time()),
         headers={TENANT_HEADER: tenant, "regards.converter": "GSON", "regards.type": REQUEST_TYPE},
     )
-    connection = _connect(parameters)
-    with translated_publish_errors(parameters):
-        try:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            begin()
+    where = describe(parameters)
+    unconfirmed = (
+        f"{{}} before RabbitMQ confirmed the request {correlation_id!r}, so it is open whether "
+        "REGARDS has it. Submit it again with the same correlation_id: it is not sent twice"
+    )
+    #: Held by the thread that begins to send; once the call was given up, by the call.
+    permit, begun = threading.Lock(), threading.Event()
+
+    def publish() -> None:
+        connection = _connect(parameters)
+        with translated_publish_errors(parameters):
             try:
-                channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
-            except (pika_errors.AMQPConnectionError, OSError) as exc:
-                raise UnconfirmedRequestError(
-                    f"the connection to {describe(parameters)} broke before RabbitMQ confirmed the "
-                    f"request {correlation_id!r}, so it is open whether REGARDS has it. Submit it "
-                    "again with the same correlation_id: it is not sent twice"
-                ) from exc
-        finally:
-            if connection.is_open:
-                connection.close()
+                channel = connection.channel()
+                channel.confirm_delivery()
+                if not permit.acquire(blocking=False):
+                    return
+                try:
+                    begin()
+                    begun.set()
+                finally:
+                    permit.release()
+                try:
+                    channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
+                except (pika_errors.AMQPConnectionError, OSError) as exc:
+                    text = f"the connection to {where} broke"
+                    raise UnconfirmedRequestError(unconfirmed.format(text)) from exc
+            finally:
+                if connection.is_open:
+                    connection.close()
+
+    limit_s = _BLOCKED_TIMEOUT_S + CONNECT_TIMEOUT_S * len(addresses_of(parameters))
+    try:
+        awaited(publish, f"waiting for RabbitMQ at {where}", timeout_s=limit_s)
+    except (KeyboardInterrupt, TimeoutError) as exc:
+        permit.acquire()
+        if isinstance(exc, KeyboardInterrupt):
+            raise
+        if begun.is_set():
+            raise UnconfirmedRequestError(unconfirmed.format("the time was over")) from None
+        raise BrokerUnreachableError(f"{where} does not answer within the time limit") from None
 
 
 def _connect(parameters: AmqpParameters) -> pika.BlockingConnection:

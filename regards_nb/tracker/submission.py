@@ -42,7 +42,7 @@ from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
 from regards_nb.tracker.rest_answers import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
-from regards_nb.waits import told
+from regards_nb.waits import time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -548,22 +548,20 @@ class Submission:
         self._wait_for_answer(request.correlation_id)
 
     def _wait_for_answer(self, correlation_id: str) -> None:
-        deadline_s = time.monotonic() + self._answer_s
+        limit_s = min(self._answer_s, max(time_left_s(), 0.0))
+        deadline_s = time.monotonic() + limit_s
         seen = -1
         while self._core.frames.key_of(correlation_id) is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeoutError(
                     f"RabbitMQ took request {correlation_id!r}, but REGARDS has not answered "
-                    f"within {self._answer_s:g} s. It does not answer at all where the tenant is "
+                    f"within {limit_s:.3g} s. It does not answer at all where the tenant is "
                     "wrong: check it, and ask the administrator. tracker.wait() with this "
                     "correlation id goes on waiting; submitting it again orders nothing twice"
                 )
-            told(
-                f"waiting for the answer of REGARDS to request {correlation_id!r}, at most "
-                f"{self._answer_s:g} s",
-                self._answer_s - left_s,
-            )
+            text = f"waiting for the answer of REGARDS to request {correlation_id!r}"
+            told(text, limit_s - left_s, limit_s=limit_s)
             seen = self._core.signal.wait(seen, min(left_s, 0.5))
 
 
