@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from children import Child
 from conftest import client_of, login_of
 
 from regards_nb.download import Downloader, DownloadOptions
@@ -134,9 +133,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 @contextmanager
-def worker(
-    here: World, *, limits: Sequence[str] = (), **options: Any
-) -> Iterator[subprocess.Popen[str]]:
+def worker(here: World, *, limits: Sequence[str] = (), **options: Any) -> Iterator[Child]:
     """Start another Python process that downloads the order to the same folder."""
     simulator = here.simulator
     asked = {
@@ -148,19 +145,16 @@ def worker(
         "options": options,
         "limits": list(limits),
     }
-    process = subprocess.Popen(
-        [sys.executable, str(_WORKER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(asked))
+    with Child(_WORKER.read_text()) as process:
+        process.tell(json.dumps(asked))
         process.stdin.close()
-        process.stdin = None
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def result_of(process: Child) -> dict[str, Any]:
+    """Wait for a worker and return what it says."""
+    result: dict[str, Any] = json.loads(process.output())
+    return result

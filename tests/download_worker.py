@@ -40,7 +40,6 @@ def main() -> None:
             result = {"error": "KeyboardInterrupt"}
         else:
             result = {"paths": [str(path) for path in fetched.paths]}
-        result["peak_rss_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sys.stdout.write(json.dumps(result))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from children import Child
 from conftest import until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -398,14 +398,12 @@ for number in range(1000, 100_000):
     print(number, flush=True)
 """
     for kills in range(2):
-        command = [sys.executable, "-c", program]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
+        with Child(program) as process:
             for _ in range(1 + kills % 3):
                 process.stdout.readline()
             # somewhere in the next write
             process.stdout.read(1) if kills % 2 else None
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
         with Journal(path) as journal:
             assert_equal(Frames(journal, None), without_checkpoint(journal))
 

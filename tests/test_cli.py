@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from children import Child
 from conftest import environment_of
 from tcp_proxy import TcpProxy
 
@@ -38,18 +39,17 @@ def _environment(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("REGARDS_PROFILE", raising=False)
 
 
-def run(*arguments: str, code: int = 0) -> str:
-    """Run a command in a process of its own; return what it wrote."""
-    done = subprocess.run(
-        [sys.executable, "-m", "regards_nb.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if not code else done.stdout + done.stderr
+#: a command in a process of its own
+COMMAND = "import sys; from regards_nb import cli; sys.exit(cli.main())"
+
+
+def ended(*arguments: str, code: int = 0) -> tuple[str, str]:
+    """Run a command in a process of its own; return what it wrote to each stream."""
+    with Child(COMMAND, *arguments) as process:
+        out, err = process.stdout.read(), process.stderr.read()
+        assert process.wait() == code, err
+    assert "Traceback" not in err
+    return out, err
 
 
 @pytest.fixture
@@ -70,12 +70,12 @@ def test_an_order_from_submit_to_the_files(
     simulator: Simulator, command: Callable[..., str]
 ) -> None:
     """submit, wait, download, orders: the same words as in a notebook, and JSON for scripts."""
-    said = json.loads(run("submit", "dataset:SWOT_PASS_012", "--label", "one", "--json"))
+    said = json.loads(ended("submit", "dataset:SWOT_PASS_012", "--label", "one", "--json")[0])
     assert (said["status"], said["order_id"]) == ("GRANTED", 1)
     (row,) = json.loads(command("wait", "1", "--timeout-s", "60", "--json"))
     assert (row["status"], row["label"], row["tenant"]) == ("DONE", "one", "demo")
     # stdout has the paths and nothing else, so that it can be piped
-    written = [Path(path) for path in run("download", "1").splitlines()]
+    written = [Path(path) for path in ended("download", "1")[0].splitlines()]
     assert len(written) == 3
     assert all(path.is_file() for path in written)
     assert "✓ DONE" in command("orders")
@@ -133,11 +133,9 @@ def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path)
 @contextmanager
 def _watching(*arguments: str) -> Iterator[Iterator[str]]:
     """Run it, and give the lines of its errors."""
-    command = [sys.executable, "-m", "regards_nb.cli", "watch", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with Child(COMMAND, "watch", *arguments) as process:
         guard = threading.Timer(60, process.kill)
         guard.start()
-        assert process.stderr is not None
         try:
             yield (line for line in process.stderr if line.startswith("regards-nb:"))
         finally:
@@ -148,11 +146,7 @@ def _watching(*arguments: str) -> Iterator[Iterator[str]]:
 
 def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
     """A service manager that stops it gets the exit code of a stop, and no traceback."""
-    command = [sys.executable, "-m", "regards_nb.cli", "watch"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True) as process:  # type: ignore[call-overload]
-        assert process.stdout is not None
-        assert process.stderr is not None
+    with Child(COMMAND, "watch") as process:
         simulator.order(OrderPlan(n_files=1), correlation_id="c")
         guard = threading.Timer(60, process.kill)
         guard.start()
@@ -168,9 +162,7 @@ def test_sigterm_ends_watch_as_ctrl_c_does(simulator: Simulator) -> None:
 def test_sigterm_ends_a_wait_in_words(simulator: Simulator) -> None:
     """The progress ends with a sentence, and without the name of a class."""
     simulator.order(OrderPlan(n_files=1, suborder_pause_s=600), correlation_id="c")
-    command = [sys.executable, "-m", "regards_nb.cli", "wait", "c"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    with Child(COMMAND, "wait", "c") as process:
         guard = threading.Timer(60, process.kill)
         guard.start()
         lines = [process.stdout.readline()]
@@ -189,18 +181,12 @@ def test_a_command_says_what_it_waits_for(
 ) -> None:
     """After a second without a response; a wrong password and a missing server come with advice."""
     slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
-    said = subprocess.run(
-        [sys.executable, "-m", "regards_nb.cli", "orders"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
+    _, said = ended("orders")
     line = f"regards-nb: waiting for REGARDS at {simulator.base_url}, at most 130 s\n"
-    assert said.stderr.count(line) == 1
+    assert said.count(line) == 1
     simulator.faults.remove(slow)
     monkeypatch.setenv("REGARDS_PASSWORD", "wrong")
-    assert "Check user name, password and tenant: regards-nb doctor" in run("orders", code=1)
+    assert "Check user name, password and tenant: regards-nb doctor" in ended("orders", code=1)[1]
 
 
 def test_a_download_says_what_is_not_ready(simulator: Simulator) -> None:
@@ -208,17 +194,11 @@ def test_a_download_says_what_is_not_ready(simulator: Simulator) -> None:
     numbers = [simulator.order(OrderPlan(n_files=1)) for _ in range(3)]
     for number in numbers[:2]:
         simulator.wait_for(number, "DONE")
-    run("orders")
-    said = subprocess.run(
-        [sys.executable, "-m", "regards_nb.cli", "download", "3"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    assert said.stdout == ""
-    assert "REGARDS has not finished order 3: regards-nb wait 3 --download waits" in said.stderr
-    assert "orders 1, 2 wait for a download: regards-nb download 1 2" in said.stderr
+    ended("orders")
+    paths, said = ended("download", "3")
+    assert paths == ""
+    assert "REGARDS has not finished order 3: regards-nb wait 3 --download waits" in said
+    assert "orders 1, 2 wait for a download: regards-nb download 1 2" in said
 
 
 def test_events_files_and_export(
@@ -299,8 +279,8 @@ def test_errors_are_one_line(
 
 def test_usage_is_said() -> None:
     """Without a command, with --help and with --version."""
-    assert "COMMAND" in run(code=2)
-    assert run("--version") == f"regards-nb {regards_nb.__version__}\n"
+    assert "COMMAND" in ended(code=2)[1]
+    assert ended("--version")[0] == f"regards-nb {regards_nb.__version__}\n"
     assert {"orders", "queue", "resume"} <= commands()
 
 

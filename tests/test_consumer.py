@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import signal
 import struct
-import subprocess
-import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pika
 import pytest
+from children import Child
 from conftest import Admin, until
 from erlang import evaluate
 from pika.exceptions import ChannelClosedByBroker
@@ -340,11 +337,10 @@ def test_nothing_is_lost_or_twice_when_the_process_is_killed(
     """kill -9 at whatever moment, five times, then start again: each message once."""
     publish(admin, 0, 6000)
     path = str(tmp_path / "journal.sqlite")
-    command = [sys.executable, "-c", KILLED_CONSUMER, admin.url, admin.queue, path]
     for goal in (1, 700, 1500, 2900, 4500):
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with Child(KILLED_CONSUMER, admin.url, admin.queue, path) as process:
             until(lambda goal=goal: journal.last_id() >= goal)
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
     consumer.start(LIMIT_S)
     until(lambda: journal.last_id() >= 6000)
     until(lambda: admin.messages_left() == 0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import warnings
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pika
 import pytest
+from children import Child
 from conftest import Admin, until
 from erlang import evaluate
 from tcp_proxy import TcpProxy
@@ -224,25 +222,22 @@ def test_a_suspended_kernel_writes_nothing_that_another_took_over(
     """Two kernels, one queue, one journal; one is stopped behind a proxy for two heartbeats."""
     with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
         url = f"{proxy.url(admin.url)}?heartbeat=2"
-        command = [sys.executable, "-c", SUSPENDED, url, admin.queue]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with (
-            subprocess.Popen([*command, tmp_path / "journal.sqlite"], **pipes) as process,
+            Child(SUSPENDED, url, admin.queue, tmp_path / "journal.sqlite") as process,
             consuming(admin, journal),
         ):
-            assert process.stdout is not None
             process.stdout.readline()
             publish(admin, 0, 200)
             # a process that is stopped inside of a transaction keeps SQLite's write lock
             until(lambda: journal.last_id() >= 200)
-            os.kill(process.pid, signal.SIGSTOP)
+            process.send_signal(signal.SIGSTOP)
             try:
                 publish(admin, 200, 500)
                 until(lambda: journal.last_id() >= 500)
             finally:
-                os.kill(process.pid, signal.SIGCONT)
+                process.send_signal(signal.SIGCONT)
             until(lambda: proxy.connections > 1)
-            process.communicate()
+            process.output()
     assert sorted(n for n in numbers(journal) if n is not None) == list(range(500))
 
 

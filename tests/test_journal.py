@@ -19,6 +19,7 @@ from unittest import mock
 
 import pytest
 import sqlalchemy as sa
+from children import Child
 from conftest import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -347,9 +348,7 @@ for number in range(10_000):
 
 def test_what_was_committed_survives_kill_9(place: str | Path) -> None:
     """A process killed while it writes loses nothing that append() returned from."""
-    command = [sys.executable, "-c", KILLED_WRITER, str(place), str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
+    with Child(KILLED_WRITER, place, Path(__file__).parent) as writer:
         for _ in range(50):
             last = int(writer.stdout.readline())
         writer.kill()

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from children import Child
 from strategies import delivery
 
 from regards_nb.errors import JournalError
@@ -37,9 +38,8 @@ with Journal(sys.argv[1]) as journal:
 
 def run(code: str, path: Path) -> str:
     """Run Python in another process."""
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", code, str(path), here]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with Child(code, path, Path(__file__).parent) as kernel:
+        return kernel.output()
 
 
 def write(journal: Journal, session_id: int, *numbers: int) -> None:
@@ -108,9 +108,10 @@ def test_a_closed_journal_is_one_file(path: Path) -> None:
 
 def test_kernels_that_create_the_journal_at_the_same_time_share_it(path: Path) -> None:
     """None takes the unfinished file of another one for an emptied or a copied journal."""
-    command = [sys.executable, "-c", WRITES, str(path), str(Path(__file__).parent)]
-    kernels = [subprocess.Popen(command) for _ in range(6)]
-    assert [kernel.wait(60) for kernel in kernels] == [0] * 6
+    kernels = [Child(WRITES, path, Path(__file__).parent) for _ in range(6)]
+    for kernel in kernels:
+        with kernel:
+            kernel.output()
     with Journal(path) as journal:
         assert journal.last_id() == 60
 

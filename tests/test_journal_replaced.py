@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Child
 from msgspec.structs import replace
 from strategies import delivery
 
@@ -305,8 +306,8 @@ def test_a_backup_gets_the_records_that_it_lacks(path: Path, journal: Journal) -
     other = "import sys; from regards_nb.journal import Journal\n"
     other += "sys.path.insert(0, sys.argv[2]); from strategies import delivery\n"
     other += "j = Journal(sys.argv[1]); j.append(j.open_session('q'), [delivery(b'99')]); j.close()"
-    here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", other, str(path), here], check=True)
+    with Child(other, path, Path(__file__).parent) as kernel:
+        kernel.output()
     journal.append(own, [message(1)])  # id 3
     log.save([record(1), record(3)])
     journal.save_fetched("t", 1, 3)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from children import Child
 from conftest import until
 from strategies import delivery
 
@@ -93,11 +92,7 @@ def expires_at_ms(journal: Journal) -> int:
 def test_the_lease_of_a_killed_process_ends_with_it(place: str | Path) -> None:
     """Another process of the machine needs not wait for the lease to expire."""
     with Journal(place) as journal:
-        command = [sys.executable, "-c", HOLDER, str(place), NAME]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
+        with Child(HOLDER, place, NAME) as process:
             assert process.stdout.readline().strip() == "None"
             holder = journal.leases.take(NAME)
             assert holder is not None

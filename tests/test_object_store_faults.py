@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import client_of
-from download_kit import DEADLINE_S, World, files_named, wait_until, worker, world
+from download_kit import DEADLINE_S, World, files_named, result_of, wait_until, worker, world
 from s3_kit import ACCOUNT, BUSY, EXPIRED, Link, TestBucket, refusal, s3_server, use_server
 
 from regards_nb import OrderTracker
 from regards_nb.download import Bucket, as_place
 from regards_nb.errors import DownloadError, RegardsError, WorkspaceError
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
-
-if TYPE_CHECKING:
-    import subprocess
 
 #: Some small files, and one that takes a while.
 SMALL = files_named(*(f"{number}.nc" for number in range(8)), size_bytes=100_000)
@@ -47,14 +42,6 @@ def in_bucket(here: World, bucket: TestBucket) -> World:
 def wanted(here: World) -> dict[str, bytes]:
     """Return the objects of a complete download."""
     return {f"12/{name}": data for name, data in here.expected.items()}
-
-
-def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a worker and return what it says."""
-    output, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
-    result: dict[str, Any] = json.loads(output)
-    return result
 
 
 def all_but_large(bucket: TestBucket) -> bool:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pika
 import pytest
+from children import Child
 from conftest import Admin, until
 from erlang import evaluate
 from tcp_proxy import TcpProxy
@@ -139,7 +138,6 @@ def test_a_proxy_that_cuts_every_connection_loses_nothing(
 
 
 #: Kernels that are killed one after the other, each as soon as its first batch is journalled.
-#: Each is a fork of one process, which has imported everything.
 KILLED = """
 import os, signal, sys
 from regards_nb.consumer import Consumer, parameters_from
@@ -168,8 +166,8 @@ def test_kernels_that_are_killed_lose_nothing(
     """Killed -9 more often than a message may be returned, before they acknowledge."""
     with quorum_queue(broker, **{"x-delivery-limit": 4}) as admin:
         publish(admin, 0, 500)
-        command = [sys.executable, "-c", KILLED, admin.url, admin.queue, path, "8"]
-        subprocess.run(command, check=True, timeout=180)
+        with Child(KILLED, admin.url, admin.queue, path, 8) as kernels:
+            kernels.output()
         assert journal.last_id() < 500
         with consuming(admin, journal):
             until(lambda: journal.last_id() >= 500)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from children import Child
 from conftest import client_of, tracker_of, until
 
 from regards_nb import OrderTracker, errors, queries
@@ -247,34 +246,20 @@ with OrderTracker(client=client, journal=journal, workspace=folder, poll_s=0.05)
 """
 
 
-def begin(
-    simulator: Simulator, place: str | Path, folder: Path, count: int
-) -> subprocess.Popen[str]:
+def begin(simulator: Simulator, place: str | Path, folder: Path, count: int) -> Child:
     """Run a kernel that orders the passes of a cycle, each for itself, once `go` was called."""
     secrets = [simulator.base_url, simulator.username, simulator.password]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *secrets, str(place), str(folder / "orders"), f"{count}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdin is not None
-    process.stdin.write(f"{simulator.client_secret}\n")
-    process.stdin.flush()
+    process = Child(PROGRAM, *secrets, place, folder / "orders", count)
+    process.tell(simulator.client_secret)
     return process
 
 
-def go(processes: list[subprocess.Popen[str]]) -> None:
+def go(processes: list[Child]) -> None:
     """Let kernels order when all of them are ready."""
     for process in processes:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+        process.tell()
 
 
 def products_of_orders(simulator: Simulator) -> list[str]:
@@ -287,27 +272,24 @@ def test_two_kernels_that_order_one_table_at_once_order_each_row_once(
     simulator: Simulator, place: str | Path, tmp_path: Path
 ) -> None:
     """Each makes the orders that the other has not made, and returns all of them."""
-    processes = [begin(simulator, place, tmp_path, 4) for _ in range(2)]
-    go(processes)
-    ended = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
+    with begin(simulator, place, tmp_path, 4) as one, begin(simulator, place, tmp_path, 4) as two:
+        go([one, two])
+        ended = [one.output(), two.output()]
     assert len(products_of_orders(simulator)) == len(set(products_of_orders(simulator))) == 4
-    assert len({output.splitlines()[-1] for output, _ in ended}) == 1
+    assert len({output.splitlines()[-1] for output in ended}) == 1
     assert applied(simulator) == 4
 
 
 def test_a_restart_goes_on_and_orders_nothing_twice(simulator: Simulator, tmp_path: Path) -> None:
     """Ten orders, with a process that is killed in the middle of them."""
-    process = begin(simulator, tmp_path / "j.sqlite", tmp_path, 10)
-    go([process])
-    until(lambda: applied(simulator) >= 3)
-    process.kill()
-    process.communicate(timeout=60)
+    with begin(simulator, tmp_path / "j.sqlite", tmp_path, 10) as process:
+        go([process])
+        until(lambda: applied(simulator) >= 3)
+        process.kill()
     assert applied(simulator) < 10
-    process = begin(simulator, tmp_path / "j.sqlite", tmp_path, 10)
-    go([process])
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    with begin(simulator, tmp_path / "j.sqlite", tmp_path, 10) as process:
+        go([process])
+        process.output()
     orders = simulator.service.orders_of(simulator.username)
     assert len(orders) == 10
     assert len(set(products_of_orders(simulator))) == 10

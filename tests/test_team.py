@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from children import Child
 from conftest import DEADLINE_S, client_of, login_of, tracker_of, until
 
 from regards_nb import OrderTracker
@@ -37,9 +36,7 @@ with OrderTracker(client=client, auto_download=True, **given["tracker"]):
 
 
 @contextmanager
-def kernel(
-    simulator: Simulator, journal: str | Path, workspace: Path
-) -> Iterator[subprocess.Popen[str]]:
+def kernel(simulator: Simulator, journal: str | Path, workspace: Path) -> Iterator[Child]:
     """Run a kernel in another process until the block ends."""
     given = {
         "base_url": simulator.base_url,
@@ -52,14 +49,9 @@ def kernel(
             "workspace": str(workspace),
         },
     }
-    command = [sys.executable, "-c", KERNEL, json.dumps(given)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
-        assert process.stdout is not None
+    with Child(KERNEL, json.dumps(given)) as process:
         assert process.stdout.readline().strip() == "started"
         yield process
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def zips(simulator: Simulator) -> Counter[str]:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import Child
 from conftest import tracker_of, until
 from strategies import delivery
 
@@ -255,13 +252,11 @@ def test_killing_the_process_in_the_middle_ends_with_the_same_frames(
     for _ in range(5):
         simulator.order(OrderPlan(outcome=Outcome.FAILED))
     path = tmp_path / "journal.sqlite"
-    command = [sys.executable, "-c", KILLED, simulator.amqp_url, simulator.queue, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with Child(KILLED, simulator.amqp_url, simulator.queue, path) as process:
         process.stdout.readline()
         for _ in range(200):
             simulator.publish_raw(b'{"status": "ON_TAPE", "orderId": 1}')
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     with tracker_of(simulator, tmp_path) as tracker:
         until(lambda: (tracker.events["status"] == "ON_TAPE").sum() == 200)
         until(lambda: (tracker.events["status"] == "FAILED").sum() >= 5)
@@ -290,14 +285,11 @@ def test_events_of_a_killed_process_reach_the_callbacks_of_the_next(
 ) -> None:
     """It died in its third callback: the next one begins there or before, the third one is done."""
     path = tmp_path / "journal.sqlite"
-    code = [sys.executable, "-c", DIES_IN_A_CALLBACK]
-    command = [*code, simulator.amqp_url, simulator.queue, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with Child(DIES_IN_A_CALLBACK, simulator.amqp_url, simulator.queue, path) as process:
         for number in range(1, 6):
             simulator.publish_raw(b'{"status": "RUNNING", "orderId": %d}' % number)
         simulator.flush()
-        assert process.stdout is not None
-        assert process.stdout.read().split() == [b"1", b"2", b"3"]
+        assert process.stdout.read().split() == ["1", "2", "3"]
     seen: list[OrderEvent] = []
     tracker = tracker_of(simulator, tmp_path, tenant=None)
     tracker.on("RUNNING", seen.append)

@@ -5,15 +5,11 @@ Each case runs in a process of its own: nesting patches asyncio for good.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
+from children import Child
 
 TICKING = """
-import asyncio, threading
+import asyncio, threading, warnings
+warnings.simplefilter("error")
 from regards_nb.tracker import run_nested
 
 async def work(n_ticks):
@@ -31,17 +27,9 @@ ticks = []
 
 
 def run(script: str) -> str:
-    """Run a script in a new Python; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", TICKING + script],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Run a script in a new process; return what it printed."""
+    with Child(TICKING + script) as process:
+        return process.output()
 
 
 def refusal(script: str) -> str:
