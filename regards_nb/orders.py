@@ -32,23 +32,24 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-#: Which of two statuses within one second is the later one. Unknown statuses have rank 2.
+#: Which of two statuses within one second is the later one, by plain text, as events carry it.
+#: Unknown statuses have rank 2.
 _RANK = {
-    OrderStatus.GRANTED: 0,
-    OrderStatus.RUNNING: 1,
-    OrderStatus.SUBORDER_DONE: 2,
-    OrderStatus.PAUSED: 3,
-    OrderStatus.DENIED: 4,
-    OrderStatus.FAILED: 5,
-    OrderStatus.DONE_WITH_WARNING: 6,
-    OrderStatus.DONE: 7,
-    OrderStatus.EXPIRED: 8,
-    OrderStatus.DELETED: 9,
+    OrderStatus.GRANTED.value: 0,
+    OrderStatus.RUNNING.value: 1,
+    OrderStatus.SUBORDER_DONE.value: 2,
+    OrderStatus.PAUSED.value: 3,
+    OrderStatus.DENIED.value: 4,
+    OrderStatus.FAILED.value: 5,
+    OrderStatus.DONE_WITH_WARNING.value: 6,
+    OrderStatus.DONE.value: 7,
+    OrderStatus.EXPIRED.value: 8,
+    OrderStatus.DELETED.value: 9,
 }
 _UNKNOWN_RANK = 2
 
 #: No later event undoes these statuses, and of two the one with the higher number stands.
-_PRECEDENCE = {OrderStatus.DONE: 1, OrderStatus.EXPIRED: 2, OrderStatus.DELETED: 3}
+_PRECEDENCE = {"DONE": 1, "EXPIRED": 2, "DELETED": 3}
 
 #: After these the server has no files any more.
 GONE = frozenset({OrderStatus.EXPIRED, OrderStatus.DELETED})
@@ -62,15 +63,12 @@ FINISHED = GONE | ENDS_WITH_ERRORS | {OrderStatus.DENIED, OrderStatus.DONE}
 #: After these files can be downloaded if there is a link (protocol.md 0.4).
 _ENDS_WITH_LINK = FINISHED - GONE - {OrderStatus.DENIED}
 
-# The same by plain text, as events carry it.
-_RANK_OF: dict[str, int] = {str(status): rank for status, rank in _RANK.items()}
-_SUBORDER_DONE = str(OrderStatus.SUBORDER_DONE)
-_PRECEDENCE_OF: dict[str, int] = {str(status): rank for status, rank in _PRECEDENCE.items()}
+_SUBORDER_DONE = OrderStatus.SUBORDER_DONE.value
 
 
 def precedence(status: str) -> int:
     """Return the valid one of two statuses, at any times: that with the higher number."""
-    return _PRECEDENCE_OF.get(status, 0)
+    return _PRECEDENCE.get(status, 0)
 
 
 class OrderKey(NamedTuple):
@@ -581,8 +579,8 @@ class OrderAccumulator(msgspec.Struct, gc=False):
         """Fold in one event."""
         status, timestamp_s, link = event.status, event.timestamp_s, event.download_link
         errors, total = event.errors, event.total_sub_orders
-        when = (timestamp_s or 0) * _RANKS + _RANK_OF.get(status, _UNKNOWN_RANK)
-        precedence = _PRECEDENCE_OF.get(status, 0)
+        when = (timestamp_s or 0) * _RANKS + _RANK.get(status, _UNKNOWN_RANK)
+        precedence = _PRECEDENCE.get(status, 0)
         if precedence >= self.precedence:
             self._decide(precedence, when, status, event.error_type or "", event.message or "")
         if errors is not None and (when, errors) > (self.errors_when, self.errors):

@@ -20,6 +20,7 @@ from regards_nb.client.models import (
     catalogue_dataset,
     product,
     summary_rows,
+    whole_number,
 )
 from regards_nb.client.transport import RequestSpec, iter_pages
 from regards_nb.errors import (
@@ -224,16 +225,12 @@ class Catalogue:
         found = response.json()
         if not isinstance(found, dict):
             raise UnexpectedAnswerError(f"{response.request}: the response is not a quota")
-
-        def number(name: str) -> int | None:
-            value = found.get(name)
-            # -1 means that there is no limit.
-            return value if isinstance(value, int) and value >= 0 else None
-
-        return {
-            "downloads": Quota(number("currentQuota"), number("maxQuota")),
-            "simultaneous downloads": Quota(number("currentRate"), number("rateLimit")),
-        }
+        # -1 means that there is no limit.
+        used, allowed, current, rate = (
+            whole_number(found.get(name))
+            for name in ("currentQuota", "maxQuota", "currentRate", "rateLimit")
+        )
+        return {"downloads": Quota(used, allowed), "simultaneous downloads": Quota(current, rate)}
 
     def cart(self) -> list[SummaryRow]:
         """Return what lies in the cart of the user on the web page, by data set."""

@@ -201,15 +201,15 @@ def read_page(value: Any, request: str) -> Page:
     return Page(
         request,
         value["content"],
-        _int(metadata.get("totalElements")),
-        _int(metadata.get("totalPages")),
+        whole_number(metadata.get("totalElements")),
+        whole_number(metadata.get("totalPages")),
     )
 
 
 def remote_order(value: Any, request: str) -> RemoteOrder:
     """Read an ``OrderDto``, wrapped with its links or not."""
     content = _content(value)
-    order_id = _int(content.get("id"))
+    order_id = whole_number(content.get("id"))
     if order_id is None:
         raise UnexpectedAnswerError(f"{request}: the response is not an order")
     tasks = [task for task in _list(content.get("datasetTasks")) if isinstance(task, dict)]
@@ -223,13 +223,13 @@ def remote_order(value: Any, request: str) -> RemoteOrder:
         created_at=_date(content.get("creationDate")),
         expires_at=_date(content.get("expirationDate")),
         status_at=_date(content.get("statusDate")),
-        percent_completed=_int(content.get("percentCompleted")),
-        files_in_error=_int(content.get("filesInErrorCount")),
-        available_files=_int(content.get("availableFilesCount")),
+        percent_completed=whole_number(content.get("percentCompleted")),
+        files_in_error=whole_number(content.get("filesInErrorCount")),
+        available_files=whole_number(content.get("availableFilesCount")),
         waiting_for_user=content.get("waitingForUser") is True,
-        files_total=_sum(_int(task.get("filesCount")) for task in tasks),
-        bytes_total=_sum(_int(task.get("filesSize")) for task in tasks),
-        dataset_ids=tuple(i for task in tasks if (i := _int(task.get("id"))) is not None),
+        files_total=_sum(whole_number(task.get("filesCount")) for task in tasks),
+        bytes_total=_sum(whole_number(task.get("filesSize")) for task in tasks),
+        dataset_ids=tuple(i for task in tasks if (i := whole_number(task.get("id"))) is not None),
         actions=frozenset(rels & _ACTIONS),
     )
 
@@ -237,14 +237,14 @@ def remote_order(value: Any, request: str) -> RemoteOrder:
 def file_record(value: Any, order_id: int, request: str) -> FileRecord:
     """Read one file of a manifest or of a data set."""
     content = _content(value)
-    file_id = _int(content.get("id"))
+    file_id = whole_number(content.get("id"))
     if file_id is None:
         raise UnexpectedAnswerError(f"{request}: a file without an id")
     return FileRecord(
         order_id=order_id,
         file_id=file_id,
         name=_text(content.get("filename")) or "",
-        size_bytes=_int(content.get("filesize", content.get("fileSize"))),
+        size_bytes=whole_number(content.get("filesize", content.get("fileSize"))),
         md5=_md5(content.get("checksum")),
         product_id=_text(content.get("productId")),
     )
@@ -258,7 +258,7 @@ def apply_response(value: Any) -> ApplyResponse | None:
         return None
     return ApplyResponse(
         status=status,
-        order_id=_int(content.get("orderId")),
+        order_id=whole_number(content.get("orderId")),
         correlation_id=_text(content.get("correlationId")),
         message=_text(content.get("message")),
         error_type=_text(content.get("errorType", content.get("errorCode"))),
@@ -277,7 +277,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _int(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """Return *value* if it is a whole number that a database can hold."""
     # type(): true and false are instances of int
     return value if type(value) is int and 0 <= value < 1 << 63 else None
@@ -421,7 +421,7 @@ def product(value: Any, request: str) -> Product:
         provider_id=_text(content.get("providerId")) or urn,
         label=_text(content.get("label")) or "",
         dataset_urn=next((tag for tag in tags if ":DATASET:" in tag), None),
-        version=_int(content.get("version")),
+        version=whole_number(content.get("version")),
         files=tuple(_catalogue_file(file) for file in raw if isinstance(file, dict)),
         attributes=dict(_flat(_dict(content.get("properties")))),
     )
@@ -432,7 +432,7 @@ def _catalogue_file(content: dict[str, Any]) -> CatalogueFile:
         name=_text(content.get("filename")) or "",
         data_type=_text(content.get("dataType")) or "RAWDATA",
         checksum=_text(content.get("checksum")),
-        size_bytes=_int(content.get("filesize")),
+        size_bytes=whole_number(content.get("filesize")),
         md5=_md5(content.get("checksum")),
         online=content.get("online") is True,
     )
@@ -458,9 +458,9 @@ def summary_rows(value: Any, request: str) -> list[SummaryRow]:
             str(urn),
             None,
             str(data_type),
-            _int(part.get("documentsCount")),
-            _int(_dict(counts).get("filesCount")),
-            _int(_dict(counts).get("filesSize")),
+            whole_number(part.get("documentsCount")),
+            whole_number(_dict(counts).get("filesCount")),
+            whole_number(_dict(counts).get("filesSize")),
         )
         for urn, part in ((urn, _dict(part)) for urn, part in parts.items())
         for data_type, counts in _dict(part.get("fileTypesSummaryMap")).items()
@@ -475,9 +475,9 @@ def cart_rows(value: Any) -> list[SummaryRow]:
             _text(each.get("datasetIpid")) or "",
             _text(each.get("datasetLabel")),
             None,
-            _int(each.get("objectsCount")),
-            _int(each.get("filesCount")),
-            _int(each.get("filesSize")),
+            whole_number(each.get("objectsCount")),
+            whole_number(each.get("filesCount")),
+            whole_number(each.get("filesSize")),
         )
         for each in selections
         if isinstance(each, dict)

@@ -55,7 +55,8 @@ class AckBatcher:
         self._clock = clock
         #: delivered, not journalled
         self._pending: list[Delivery] = []
-        self._has_journalled = False
+        #: whether any message was journalled
+        self.has_journalled = False
         self._newest_tag = 0
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
@@ -80,11 +81,6 @@ class AckBatcher:
     def is_acknowledged(self) -> bool:
         """Whether all messages that were delivered are acknowledged."""
         return self._acknowledged_tag == self._newest_tag
-
-    @property
-    def has_journalled(self) -> bool:
-        """Whether any message was journalled."""
-        return self._has_journalled
 
     @property
     def is_full(self) -> bool:
@@ -143,7 +139,7 @@ class AckBatcher:
             delivered=newest_tag - len(self._pending),
             acknowledged=self._acknowledged_tag,
         )
-        self._has_journalled = True
+        self.has_journalled = True
         self._journalled.append((newest_tag, self._clock()))
         self._pending = []
         self._pending_before = 0

@@ -65,30 +65,23 @@ def check_queue(parameters: AmqpParameters, queue: str) -> QueueCheck:
     where = describe(parameters)
     reached, messages, consumers, is_stream = "", 0, 0, False
     try:
-        connection = pika.BlockingConnection(parameters)
-        try:
+        with pika.BlockingConnection(parameters) as connection:
             reached = "connection"
             channel = connection.channel()
             declared = channel.queue_declare(queue, passive=True).method
             reached, messages, consumers = "queue", declared.message_count, declared.consumer_count
             channel.basic_qos(prefetch_count=1)
             try:
-                channel.basic_consume(queue, _ignore_message, arguments={"x-stream-offset": "next"})
+                # A stream may deliver something meanwhile.
+                channel.basic_consume(queue, lambda *_: None, arguments={"x-stream-offset": "next"})
                 is_stream = True
             except pika_errors.ChannelClosed as exc:
                 if "x-stream-offset" not in exc.reply_text:
                     raise
             reached = "read"
-        finally:
-            if connection.is_open:
-                connection.close()
     except CONNECTION_ERRORS as exc:
         return QueueCheck(reached, broker_error(exc, where, queue), messages, consumers)
     return QueueCheck(reached, None, messages, consumers, is_stream)
-
-
-def _ignore_message(*_: object) -> None:
-    """Ignore a message that a stream received meanwhile."""
 
 
 #: RabbitMQ 4 drops a message of a quorum queue after 20 deliveries unless the limit is off.
@@ -113,13 +106,9 @@ def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "q
     where = describe(parameters)
     connection = _connect(parameters)
     try:
-        try:
+        with connection:
             _declare(connection, queue, kind)
-            channel = connection.channel()
-            channel.queue_bind(queue, RESPONSE_EXCHANGE, routing_key="")
-        finally:
-            if connection.is_open:
-                connection.close()
+            connection.channel().queue_bind(queue, RESPONSE_EXCHANGE, routing_key="")
     except pika_errors.ChannelClosed as exc:
         raise _creation_error(exc, where, queue) from exc
     except CONNECTION_ERRORS as exc:
@@ -195,25 +184,21 @@ def publish_request(
 
     def publish() -> None:
         connection = _connect(parameters)
-        with translated_publish_errors(parameters):
+        with translated_publish_errors(parameters), connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            if not permit.acquire(blocking=False):
+                return
             try:
-                channel = connection.channel()
-                channel.confirm_delivery()
-                if not permit.acquire(blocking=False):
-                    return
-                try:
-                    begin()
-                    begun.set()
-                finally:
-                    permit.release()
-                try:
-                    channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
-                except (pika_errors.AMQPConnectionError, OSError) as exc:
-                    text = f"the connection to {where} broke"
-                    raise UnconfirmedRequestError(unconfirmed.format(text)) from exc
+                begin()
+                begun.set()
             finally:
-                if connection.is_open:
-                    connection.close()
+                permit.release()
+            try:
+                channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
+            except (pika_errors.AMQPConnectionError, OSError) as exc:
+                text = f"the connection to {where} broke"
+                raise UnconfirmedRequestError(unconfirmed.format(text)) from exc
 
     limit_s = _BLOCKED_TIMEOUT_S + CONNECT_TIMEOUT_S * len(addresses_of(parameters))
     try:

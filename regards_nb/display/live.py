@@ -56,6 +56,11 @@ class NotebookView:
         self._facts = OrderFacts()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
 
+    @property
+    def changed(self) -> bool:
+        """Whether to paint although the tracker did not change."""
+        return self._changed
+
     def begin(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
         self.keys_of = keys_of
@@ -94,11 +99,6 @@ class HtmlView(NotebookView):
         super().__init__(keys_of, note)
         self._default_note = note
         self._shown: dict[str, Any] = {}
-
-    @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-        return self._changed
 
     def show(self, snapshot: Snapshot, **_: object) -> None:
         """Put the table below the running cell."""
