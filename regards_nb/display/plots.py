@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +12,7 @@ from regards_nb.orders import FINISHED
 from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
 #: More lanes are thinner than a pixel each; the latest orders are shown.
 MAX_LANES = 400
@@ -63,27 +62,6 @@ _OTHER_MARK = Mark("other status", "D", _GREY, 26)
 _DOWNLOAD_MARK = Mark("files fetched", "2", _FETCHED, 60)
 
 
-@dataclass(slots=True)
-class Lane:
-    """The events of one order."""
-
-    name: str
-    number: int | None = None
-    events: list[tuple[datetime, str]] = field(default_factory=list)
-    fetched: list[datetime] = field(default_factory=list)
-
-    @property
-    def first(self) -> datetime:
-        """The time of the first event."""
-        return min(when for when, _ in self.events)
-
-    @property
-    def label(self) -> str:
-        """Number and name."""
-        number = "" if self.number is None else f"#{self.number} "
-        return clean(f"{number}{self.name}", LANE_LABEL_CHARS)
-
-
 def plot_timeline(source: Any, *, ax: Any = None) -> Any:
     """Plot when each order was granted, had parts ready, and ended.
 
@@ -105,21 +83,35 @@ def plot_timeline(source: Any, *, ax: Any = None) -> Any:
         matplotlib is not installed, or the rows are of another frame.
     """
     _pyplot()
-    every_lane = sorted(
-        _lanes(source, _rows(source, "events", "received_at")), key=lambda lane: lane.first
-    )
-    lanes = every_lane[-MAX_LANES:]
+    marks = _marks(_rows(source, "events", "received_at"))
+    orders = marks.groupby(["tenant", "name"], sort=False)
+    begins = orders["when"].min().sort_values(kind="stable")
+    n_hidden = max(len(begins) - MAX_LANES, 0)
+    # One row per lane: number, beginning and name of its order.
+    lanes = begins.iloc[n_hidden:].to_frame().join(orders["order_id"].last()).reset_index()
+    marks = marks.merge(lanes.reset_index(names="row")[["tenant", "name", "row"]])
+    fetched: set[tuple[datetime, int]] = set()
+    if hasattr(source, "snapshot"):
+        labels = {(o.tenant or "", o.correlation_id): o.label for o in source.snapshot().orders}
+        keys = zip(lanes["tenant"], lanes["name"], strict=True)
+        lanes["name"] = [labels.get(key) or key[1] for key in keys]
+        fetched = _downloads(source.files, lanes)
     if ax is None:
         height_inches = min(max(0.34 * len(lanes) + 1.4, 2.2), 12)
         ax = _new_axes(height_inches)
-    if lanes:
-        _draw_lanes(ax, lanes)
+    if len(lanes):
+        _draw_lanes(ax, lanes, marks, fetched)
     else:
         _draw_sentence(ax, "no events yet")
-    _label_lanes(ax, lanes)
-    n_hidden = len(every_lane) - len(lanes)
+    # As many lanes are labelled as can be read.
+    labelled = lanes.iloc[:: max(1, -(-len(lanes) // MAX_LANE_LABELS))]
+    numbers = ("#" + labelled["order_id"].astype("string") + " ").fillna("")
+    texts = [_drawable(clean(each, LANE_LABEL_CHARS)) for each in numbers + labelled["name"]]
+    # parse_math: a dollar sign in the name of an order is no formula.
+    ax.set_yticks(labelled.index.to_list(), texts, parse_math=False)
+    ax.set_ylim(max(len(lanes), 1) - 0.4, -0.6)
     remark = f"{n_hidden} older orders not shown" if n_hidden else ""
-    _finish_axes(ax, remark=remark, has_times=bool(lanes))
+    _finish_axes(ax, remark=remark, has_times=bool(len(lanes)))
     ax.grid(axis="x", alpha=0.25)
     ax.tick_params(axis="y", length=0)
     return ax
@@ -133,91 +125,66 @@ def _rows(source: Any, kind: str, needed: str) -> Any:
     return rows
 
 
-def _lanes(source: Any, events: Any) -> Iterable[Lane]:
-    """Return a lane for each order of a tracker or of a frame of events."""
-    lanes: dict[tuple[str | None, str], Lane] = {}
-    for tenant, correlation_id, number, status, when in _events(events):
-        name = correlation_id or f"order {number}"
-        lane = lanes.setdefault((tenant, name), Lane(name))
-        lane.number = lane.number if number is None else number
-        lane.events.append((when, status))
-    if hasattr(source, "snapshot"):
-        for order in source.snapshot().orders:
-            if order.label and order.key in lanes:
-                lanes[order.key].name = order.label
-        _add_downloads(source.files, lanes.values())
-    return lanes.values()
-
-
-def _events(frame: Any) -> Iterator[tuple[str | None, str | None, int | None, str, datetime]]:
-    """Yield tenant, correlation id, number, status and time of each event.
+def _marks(events: Any) -> Any:
+    """Return tenant, name, number, status and time of each event.
 
     The time stamp of REGARDS has whole seconds only. The time of arrival is finer, and the same
     except for messages that waited in the queue while no tracker ran.
     """
-    is_prompt = frame["received_at"] - frame["timestamp"] < PROMPT
-    when = frame["received_at"].where(is_prompt | frame["timestamp"].isna(), frame["timestamp"])
-    columns = [
-        frame[name].astype(object).where(frame[name].notna(), None)
-        for name in ("tenant", "correlation_id", "order_id", "status", "download_link")
-    ]
-    for tenant, name, number, status, link, moment in zip(*columns, when, strict=True):
-        # FAILED with a link is a partial success (protocol.md 0.4)
-        is_partial = status == OrderStatus.FAILED and link
-        yield tenant, name, number, OrderStatus.DONE_WITH_WARNING if is_partial else status, moment
+    is_prompt = events["received_at"] - events["timestamp"] < PROMPT
+    is_timed = ~is_prompt & events["timestamp"].notna()
+    # FAILED with a link is a partial success (protocol.md 0.4)
+    is_partial = (events["status"] == OrderStatus.FAILED) & (
+        events["download_link"].fillna("") != ""
+    )
+    names = events["correlation_id"].fillna("")
+    return events.assign(
+        tenant=events["tenant"].fillna(""),
+        name=names.mask(names == "", "order " + events["order_id"].astype(str)),
+        status=events["status"].astype(str).mask(is_partial, str(OrderStatus.DONE_WITH_WARNING)),
+        when=events["received_at"].mask(is_timed, events["timestamp"]),
+    )[["tenant", "name", "order_id", "status", "when"]]
 
 
-def _add_downloads(files: Any, lanes: Iterable[Lane]) -> None:
-    """Add the times of the files; those of one second are one mark."""
-    by_number = {lane.number: lane for lane in lanes if lane.number is not None}
-    fetched = _fetched(files)
-    seconds = set(zip(fetched["order_id"], fetched["fetched_at"].dt.floor("s"), strict=True))
-    for number, when in sorted(seconds):
-        lane = by_number.get(number)
-        # An older file belongs to another order: archives count from 1, and journals are reused.
-        if lane is not None and when >= lane.first.replace(microsecond=0):
-            lane.fetched.append(when)
+def _downloads(files: Any, lanes: Any) -> set[tuple[datetime, int]]:
+    """Return times and rows of the files of the orders; those of one second are one mark."""
+    rows = lanes.dropna(subset="order_id").reset_index(names="row")
+    rows = rows.drop_duplicates("order_id", keep="last")
+    found = _fetched(files)[["order_id", "fetched_at"]].merge(rows, on="order_id")
+    # An older file belongs to another order: archives count from 1, and journals are reused.
+    seconds = found["fetched_at"].dt.floor("s")
+    is_later = seconds >= found["when"].dt.floor("s")
+    return set(zip(seconds[is_later], found.loc[is_later, "row"], strict=True))
 
 
-def _draw_lanes(ax: Any, lanes: list[Lane]) -> None:
-    events = [(when, row, status) for row, lane in enumerate(lanes) for when, status in lane.events]
-    last = max(when for when, _, _ in events)
+def _draw_lanes(ax: Any, lanes: Any, marks: Any, fetched: set[tuple[datetime, int]]) -> None:
     # The more lanes there are, the smaller are the marks.
     scale = min(1.0, max(0.25, 30 / len(lanes)))
-    for row, lane in enumerate(lanes):
-        statuses = {status for _, status in lane.events}
-        end = max(when for when, _ in lane.events) if statuses & FINISHED else last
+    for row, lane in marks.groupby("row"):
+        statuses = set(lane["status"])
+        end = (lane if statuses & FINISHED else marks)["when"].max()
         colour = _lane_colour(statuses)
-        ax.hlines(row, lane.first, end, colors=colour, linewidth=3 * scale, alpha=0.35)
+        ax.hlines(row, lane["when"].min(), end, colors=colour, linewidth=3 * scale, alpha=0.35)
     # Downloads are drawn first, below the others, because there are many.
-    fetched = [(when, row) for row, lane in enumerate(lanes) for when in lane.fetched]
-    _scatter(ax, fetched, _DOWNLOAD_MARK, scale**2)
-    kinds = {**_MARKS, **{status: _OTHER_MARK for _, _, status in events if status not in _MARKS}}
-    for mark in dict.fromkeys(kinds.values()):
-        points = [(when, row) for when, row, status in events if kinds[status] is mark]
-        _scatter(ax, points, mark, scale)
+    if fetched:
+        times, rows = zip(*sorted(fetched), strict=True)
+        _scatter(ax, times, rows, _DOWNLOAD_MARK, scale**2)
+    kinds = marks["status"].map(lambda status: _MARKS.get(status, _OTHER_MARK).label)
+    for mark in (*_MARKS.values(), _OTHER_MARK):
+        if len(part := marks[kinds == mark.label]):
+            _scatter(ax, part["when"], part["row"], mark, scale)
 
 
-def _scatter(ax: Any, points: list[tuple[datetime, int]], mark: Mark, scale: float) -> None:
-    if points:
-        ax.scatter(
-            *zip(*points, strict=True),
-            marker=mark.marker,
-            color=mark.colour,
-            s=mark.area * scale,
-            label=mark.label,
-            zorder=3,
-        )
-
-
-def _label_lanes(ax: Any, lanes: list[Lane]) -> None:
-    """Label as many lanes as can be read."""
-    step = max(1, -(-len(lanes) // MAX_LANE_LABELS))
-    ticks = range(0, len(lanes), step)
-    # parse_math: a dollar sign in the name of an order is no formula.
-    names = [_drawable(lanes[row].label) for row in ticks]
-    ax.set_yticks(list(ticks), names, parse_math=False)
-    ax.set_ylim(max(len(lanes), 1) - 0.4, -0.6)
+def _scatter(ax: Any, times: Any, rows: Any, mark: Mark, scale: float) -> None:
+    ax.scatter(
+        times,
+        rows,
+        marker=mark.marker,
+        color=mark.colour,
+        s=mark.area * scale,
+        label=mark.label,
+        zorder=3,
+    )
 
 
 def _lane_colour(statuses: set[str]) -> str:
