@@ -68,6 +68,11 @@ class Broker:
             self.gone.append(self.unacknowledged.pop(known))
         self.send()
 
+    def begin_channel(self, prefetch: int) -> None:
+        assert not self.unacknowledged
+        self.prefetch, self._tag = prefetch, 0
+        self.send()
+
     def lose_connection(self) -> None:
         """Put back what was not acknowledged, marked."""
         self._put_back(list(self.unacknowledged.values()))
@@ -221,9 +226,13 @@ class Machine(RuleBasedStateMachine):
         self.now += 1.0
         self.client.batcher.acknowledge_settled(is_drained=not self.broker.ready)
         if self.client.batcher.should_grow():
-            self.client.batcher.grow()
-            self.broker.prefetch = self.client.batcher.prefetch
-            self.broker.send()
+            self.take_more()
+
+    def take_more(self) -> None:
+        """Let a second consumer with a larger limit take over."""
+        self.client.batcher.grow()
+        self.broker.prefetch = self.client.batcher.prefetch
+        self.broker.send()
 
     def settle(self) -> None:
         while self.broker.in_flight or self.client.sent:
@@ -278,6 +287,16 @@ class QuorumQueue(Machine):
     """A quorum queue on a cluster whose nodes lose the link between them."""
 
     kind = QuorumBroker
+
+    def take_more(self) -> None:
+        """Cancel the consumer, acknowledge all, and begin again with a larger limit."""
+        self.broker.prefetch = 0
+        self.settle()
+        self.client.batcher.acknowledge_all()
+        while self.client.sent:
+            self.broker.acknowledge(self.client.sent.popleft())
+        self.client.batcher.start_over()
+        self.broker.begin_channel(self.client.batcher.prefetch)
 
     @rule()
     def return_on_channel(self) -> None:

@@ -36,9 +36,9 @@ class AckBatcher:
     """Journals messages in batches and acknowledges them after that.
 
     ``journal_batch(deliveries, delivered=n, acknowledged=n)`` raises JournalError where it cannot
-    write; the counts are those of the messages before these. *acknowledge* acknowledges all
-    messages up to a delivery tag. *prefetch_steps* are how many unacknowledged messages the broker
-    allows: at first, and after `grow`. *clock* returns monotonic seconds.
+    write; the counts are those of the messages of the connection before these. *acknowledge*
+    acknowledges all messages up to a delivery tag. *prefetch_steps* are how many unacknowledged
+    messages the broker allows: at first, and after `grow`. *clock* returns monotonic seconds.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class AckBatcher:
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
+        #: how many messages came on earlier channels of the connection, all acknowledged
+        self._earlier = 0
         #: the newest tag that was delivered with an earlier prefetch limit
         self._grown_at_tag = 0
         #: the number of pending messages at the last call of `has_grown`
@@ -111,6 +113,7 @@ class AckBatcher:
     def start_over(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
         del self._steps[0]
+        self._earlier += self._newest_tag
         self._newest_tag = self._acknowledged_tag = self._grown_at_tag = 0
         self._journalled.clear()
 
@@ -136,8 +139,8 @@ class AckBatcher:
         newest_tag = self._newest_tag
         self._journal_batch(
             self._pending,
-            delivered=newest_tag - len(self._pending),
-            acknowledged=self._acknowledged_tag,
+            delivered=self._earlier + newest_tag - len(self._pending),
+            acknowledged=self._earlier + self._acknowledged_tag,
         )
         self.has_journalled = True
         self._journalled.append((newest_tag, self._clock()))

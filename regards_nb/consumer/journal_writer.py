@@ -186,7 +186,7 @@ class JournalWriter:
     ) -> None:
         """Write messages to the journal; they are acknowledged later.
 
-        Before these, the channel has *delivered* so many messages, and so many were *acknowledged*.
+        Before these, the connection has *delivered* and *acknowledged* so many messages.
         After a JournalError they are given again; after a StreamInDoubtError the connection must
         end.
         """

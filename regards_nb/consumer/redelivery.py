@@ -113,7 +113,7 @@ class RedeliveryMatcher:
         """Return the deliveries that are not in the journal; each row is used once.
 
         *deliveries* are in the order of their arrival. *counts* are their headers
-        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. The channel has
+        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. The connection has
         *delivered* so many messages before these, and so many of them were *acknowledged*.
         """
         self._own.set_unacknowledged(delivered, acknowledged)
@@ -265,13 +265,13 @@ class _OwnMessages:
         #: digest and delivery count
         self._messages: dict[int, tuple[bytes, int]] = {}
         self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
-        #: the first message of this channel, and the first one that is not acknowledged
+        #: the first message of this connection, and the first one that is not acknowledged
         self._first = self._first_unacknowledged = 0
         #: the last message that came again
         self._newest_repeat = -1
 
     def set_unacknowledged(self, delivered: int, acknowledged: int) -> None:
-        """Store how many messages the channel has delivered, and how many are acknowledged."""
+        """Store how many messages the connection has delivered, and how many are acknowledged."""
         self._first = self._next_number - delivered
         self._first_unacknowledged = self._first + acknowledged
 
