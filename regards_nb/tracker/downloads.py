@@ -216,20 +216,19 @@ class Downloads:
         self, request: DownloadRequest, options: CallOptions
     ) -> tuple[Callable[[OrderState], Future[Any]], Callable[[int], None]]:
         """Return how a call begins the download of an order, and how it cancels one by number."""
-        executor, sync = options.executor, self._sync
+        executor = options.executor
         if executor is None or is_of_threads(executor):
             submit = None if executor is None else partial(submitted, executor)
             begin = partial(self.begin, request=request, submit=submit)
             if options.process is not None:
                 begin = partial(begin_processing, self._core, options, options.process, begin)
             return begin, self._cancel
-        if sync is None:
-            raise SettingsError(f"downloading {CLIENT_MISSING}")
+        assert self._sync is not None  # noqa: S101 - download() refuses a tracker without a client
         settings = settings_for_workers(
             options,
             self._core.journal,
             executor,
-            url=sync.client.base_url,
+            url=self._sync.client.base_url,
             tenant=self._tenant,
             workspace=self.workspace,
         )
@@ -384,11 +383,8 @@ class Downloads:
             else f"no file of {state.name}"
             for state in self._core.states(keys)
         ]
-        more = f" and files of {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
-        return (
-            f"stopped; {', '.join(files[:_MOST_NAMED])}{more} saved and verified so far. The same "
-            "call goes on from there"
-        )
+        told = listed(files, most=_MOST_NAMED)
+        return f"stopped; {told} saved and verified so far. The same call goes on from there"
 
     def problems(
         self, orders: Sequence[OrderState] | None, *, checksum: bool

@@ -47,17 +47,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def check_call(executor: object, process: object) -> None:
-    """Refuse what cannot run a job, or cannot be called with the paths of an order."""
-    if process is not None and not callable(process):
-        raise SettingsError(f"process must be a function of the paths, not {process!r}")
-    if executor is not None and not isinstance(executor, Executor):
-        raise SettingsError(
-            f"executor must be a concurrent.futures.Executor, not {executor!r:.100}; a "
-            "Dask client has one: client.get_executor()"
-        )
-
-
 def submitted(executor: Executor, *job: Any) -> Future[Any]:
     """Give a job to an executor; SettingsError: it was shut down and takes none."""
     try:
@@ -91,6 +80,16 @@ class CallOptions:
     directory: str | Path | None = None
     #: What the thread of the call does while it waits; other threads add to it.
     jobs: queue.SimpleQueue[Callable[[], object]] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run a job, or cannot be called with the paths of an order."""
+        if self.process is not None and not callable(self.process):
+            raise SettingsError(f"process must be a function of the paths, not {self.process!r}")
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise SettingsError(
+                f"executor must be a concurrent.futures.Executor, not {self.executor!r:.100}; a "
+                "Dask client has one: client.get_executor()"
+            )
 
     def do_jobs(self) -> None:
         """Do what other threads have left to the thread of the call."""

@@ -9,6 +9,7 @@ import traceback
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
 
 
 class Life:
-    """Refuses what needs a tracker that runs.
+    """Starts the source of events, and refuses what needs a tracker that runs.
 
     One thread at a time holds *changing*: it starts or stops the tracker. *was_stopped*: the
     tracker ran before. *end* says why it cannot be started again; it is empty as long as it can.
@@ -101,6 +102,35 @@ class Life:
             self._errors.raise_new()
             raise SettingsError(text)
 
+    def connect(self, client: RegardsClient | None, timeout_s: float) -> None:
+        """Start the source of events, and log in to REGARDS meanwhile if there is a *client*.
+
+        A refused login ends the start. One that is refused later is raised by the next call of the
+        user, and an outage is only shown.
+        """
+        login = None if client is None else in_thread(partial(_log_in, client))
+        self._source.start(timeout_s)
+        if client is None or login is None:
+            return
+        try:
+            login.result(_LOGIN_S)
+        except TimeoutError:
+            say(_UNANSWERED.format(client.base_url))
+            login.add_done_callback(lambda done: self._tell(done.exception()))
+        except (ServiceLoginError, KeyboardInterrupt):
+            self._source.stop(timeout_s)
+            raise
+        except RegardsError as exc:
+            # A wrong address is seen nowhere else while nothing is ordered.
+            say(_UNCHECKED.format(exc))
+            self._tell(exc)
+
+    def _tell(self, error: BaseException | None) -> None:
+        if isinstance(error, ServiceLoginError):
+            self._errors.record("logging in to REGARDS", error)
+        elif error is not None:
+            self._errors.note(_UNCHECKED.format(error))
+
     def end_for_good(self, text: str, client: RegardsClient | None) -> None:
         """Refuse all later calls with *text*, also those of the client."""
         self.end = text
@@ -128,49 +158,12 @@ def refuse_imported_script() -> None:
             )
 
 
-def connect(
-    source: Consumer | Poller | JournalReader,
-    client: RegardsClient | None,
-    errors: BackgroundErrors,
-    timeout_s: float,
-) -> None:
-    """Start a source of events, and log in to REGARDS meanwhile if there is a *client*.
-
-    A refused login ends the start. One that is refused later is raised by the next call of the
-    user, and an outage is only shown.
-    """
-    if client is None:
-        source.start(timeout_s)
-        return
-    login = in_thread(lambda: _log_in(client))
-    source.start(timeout_s)
-    try:
-        login.result(_LOGIN_S)
-    except TimeoutError:
-        say(_UNANSWERED.format(client.base_url))
-        login.add_done_callback(lambda done: _tell(done.exception(), errors))
-    except (ServiceLoginError, KeyboardInterrupt):
-        source.stop(timeout_s)
-        raise
-    except RegardsError as exc:
-        # A wrong address is seen nowhere else while nothing is ordered.
-        say(_UNCHECKED.format(exc))
-        _tell(exc, errors)
-
-
 def _log_in(client: RegardsClient) -> None:
     if client.uses_token:
         # Only a request tells whether the token is accepted; one order is enough.
         next(client.iter_orders(page_size=1), None)
     else:
         client.login()
-
-
-def _tell(error: BaseException | None, errors: BackgroundErrors) -> None:
-    if isinstance(error, ServiceLoginError):
-        errors.record("logging in to REGARDS", error)
-    elif error is not None:
-        errors.note(_UNCHECKED.format(error))
 
 
 def is_own_thread() -> bool:

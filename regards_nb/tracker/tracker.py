@@ -45,7 +45,7 @@ from regards_nb.tracker.dispatcher import (
     source_of,
 )
 from regards_nb.tracker.downloads import Downloads
-from regards_nb.tracker.executors import CallOptions, check_call
+from regards_nb.tracker.executors import CallOptions
 from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
@@ -54,7 +54,6 @@ from regards_nb.tracker.life import (
     Life,
     OtherConsumers,
     check_queue,
-    connect,
     is_own_thread,
     require_file,
 )
@@ -391,7 +390,7 @@ class OrderTracker:
             is_new = not was_running and isinstance(self._consumer, Consumer)
             client = self.client if is_new else None
             with stopped_by_user("start() was stopped, and no event arrives: call start() again"):
-                connect(self._consumer, client, self._core.errors, timeout_s)
+                self._life.connect(client, timeout_s)
             self._core.errors.withdraw(RECEIVING)
             self._dispatcher.start()
             if not was_running:
@@ -768,9 +767,12 @@ class OrderTracker:
         )
 
     def _new_download(self) -> AutoDownload:
+        return AutoDownload(self._core, self._downloading(), self._sync)
+
+    def _downloading(self) -> Downloads:
         if self.client is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
-        return AutoDownload(self._core, self._downloads, self._sync)
+        return self._downloads
 
     def on(self, status: str | None, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
@@ -1139,40 +1141,31 @@ class OrderTracker:
 
         check_paths(directory=directory)
         check_flags(extract=extract, again=again, checksum=checksum)
-        if self.client is None:
-            raise SettingsError(f"downloading {CLIENT_MISSING}")
-        check_call(executor, process)
+        downloads = self._downloading()
+        options = CallOptions(
+            executor=executor, process=process, source=self._source, directory=directory
+        )
         if self._sync is not None and self._life.health.state is HealthState.RECONNECTING:
             self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
             self._blocking.take_in(keys)
             states = list(self._core.states(self._core.keys_in(keys)))
         else:
-            states = self._downloads.open_orders()
+            states = downloads.open_orders()
         if not states:
             why = self._blocking.nothing_to_download(again=again)
             unheard = filter(None, (*self._core.silent(), self._life.outage))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]
-        with (
-            stopped_by_user(partial(self._downloads.stopped, found)),
-            watching(self, found) as view,
-        ):
-            request = DownloadRequest(
-                directory=None if directory is None else as_place(directory),
-                extract=extract,
-                check="checksum" if checksum else "size",
-                again=again,
-            )
-            results = self._downloads.run(
-                view,
-                states,
-                request,
-                options=CallOptions(
-                    executor=executor, process=process, source=self._source, directory=directory
-                ),
-            )
+        request = DownloadRequest(
+            directory=None if directory is None else as_place(directory),
+            extract=extract,
+            check="checksum" if checksum else "size",
+            again=again,
+        )
+        with stopped_by_user(partial(downloads.stopped, found)), watching(self, found) as view:
+            results = downloads.run(view, states, request, options=options)
         self._core.errors.told()
         if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):
             say(text)
@@ -1184,22 +1177,17 @@ class OrderTracker:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
         from regards_nb.display import watching
 
-        if self.client is None:
-            raise SettingsError(f"downloading {CLIENT_MISSING}")
+        downloads = self._downloading()
         seen: set[Path] = set()
         is_last = False
-        wait = self._new_wait([key], until="part", timeout_s=timeout_s)
-        with (
-            stopped_by_user(partial(self._downloads.stopped, [key])),
-            watching(self, wait.keys) as view,
-        ):
+        with stopped_by_user(partial(downloads.stopped, [key])), watching(self, [key]) as view:
             while not is_last:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 wait.run(view)
                 state = self._core.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.
-                self._downloads.run(view, [state])
+                downloads.run(view, [state])
                 new = [path for path in self._core.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
