@@ -6,12 +6,17 @@ import json
 import re
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from regards_nb.simulator import PrivateBroker
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+#: They start a RabbitMQ of their own: a shared one has other names of queues.
+SHOW_THEIR_QUEUE = {"02_order_and_steer", "05_real_service"}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -34,8 +39,12 @@ def executed(name: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(notebook: Path) -> None:
+def test_it_runs_from_top_to_bottom(
+    notebook: Path, broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the simulator, without an error, and without a word on stderr."""
+    if notebook.stem not in SHOW_THEIR_QUEUE:
+        monkeypatch.setenv("REGARDS_NB_AMQP_URL", broker.admin_url)
     book = executed(notebook.name)
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
     assert outputs
