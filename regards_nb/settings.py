@@ -220,23 +220,30 @@ def what_is_wrong(name: str, value: object) -> str | None:
     return None
 
 
-def tracker_from_profile(
-    make: Callable[..., _T], name: str | None, options: Mapping[str, Any]
-) -> _T:
-    """Make a tracker from a profile; see ``OrderTracker.from_profile``."""
-    profile, settings = read_profile(name)
-    return _tracker(make, settings, dict(options), f"profile {profile!r}")
+def tracker_from_settings(
+    make: Callable[..., _T], name: str | None, options: Mapping[str, Any], *, of_profile: bool
+) -> tuple[_T, SettingsSource]:
+    """Make a tracker, and return where its settings come from.
 
-
-def tracker_from_env(make: Callable[..., _T], options: Mapping[str, Any]) -> _T:
-    """Make a tracker from environment variables; see ``OrderTracker.from_env``."""
-    return _tracker(make, {}, dict(options), "the environment")
+    *name* as in `read_profile`; *options* were given in code. Without *of_profile* there is only
+    the environment.
+    """
+    profile, settings = read_profile(name) if of_profile else (None, {})
+    settings |= from_environment_variables()
+    what = f"profile {profile!r}" if of_profile else "the environment"
+    tracker = _tracker(make, dict(settings), dict(options), what)
+    only_in_code = set(options) - _CARRIED - _NOT_NEEDED
+    if _HIDDEN in location_of(options.get("journal") or ""):
+        only_in_code.add("the password in journal")
+    workspace = options.get("workspace") or settings.get("workspace") or "orders"
+    return tracker, SettingsSource(
+        profile=profile, only_in_code=tuple(sorted(only_in_code)), workspace=str(workspace)
+    )
 
 
 def _tracker(
     make: Callable[..., _T], settings: dict[str, Any], options: dict[str, Any], source: str
 ) -> _T:
-    settings = {**settings, **from_environment_variables()}
     settings.update({name: options.pop(name) for name in FIELDS.keys() & options.keys()})
     client = options.pop("client", None)
     if client is None and settings.get("url"):
@@ -438,25 +445,6 @@ class SettingsSource:
     profile: str | None
     only_in_code: tuple[str, ...]
     workspace: str
-
-
-def settings_source(
-    name: str | None, options: Mapping[str, Any], *, of_profile: bool
-) -> SettingsSource:
-    """Return where the settings of a tracker come from.
-
-    *name* as in `read_profile`; *options* were given in code. Without *of_profile* there is only
-    the environment.
-    """
-    profile, settings = read_profile(name) if of_profile else (None, {})
-    settings |= from_environment_variables()
-    only_in_code = set(options) - _CARRIED - _NOT_NEEDED
-    if _HIDDEN in location_of(options.get("journal") or ""):
-        only_in_code.add("the password in journal")
-    workspace = options.get("workspace") or settings.get("workspace") or "orders"
-    return SettingsSource(
-        profile=profile, only_in_code=tuple(sorted(only_in_code)), workspace=str(workspace)
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

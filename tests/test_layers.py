@@ -91,9 +91,7 @@ UPWARD = {
     ("tracker", "display.widget"),
     ("tracker", "doctor.examine"),
     ("tracker", "settings.WorkerSettings"),
-    ("tracker", "settings.settings_source"),
-    ("tracker", "settings.tracker_from_env"),
-    ("tracker", "settings.tracker_from_profile"),
+    ("tracker", "settings.tracker_from_settings"),
 }
 #: The same for names that only annotations need.
 UPWARD_TYPES = {

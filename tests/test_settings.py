@@ -14,7 +14,7 @@ from regards_nb.settings import (
     profile_names,
     profiles_path,
     read_profile,
-    tracker_from_profile,
+    tracker_from_settings,
     variable,
 )
 
@@ -55,7 +55,7 @@ def made(**options: Any) -> dict[str, Any]:
         return {"amqp": amqp, "queue": queue, **more}
 
     name = options.pop("profile", "swot")
-    return tracker_from_profile(make, name, options)
+    return tracker_from_settings(make, name, options, of_profile=True)[0]
 
 
 def test_a_profile_and_two_passwords_make_a_tracker(

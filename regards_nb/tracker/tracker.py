@@ -311,12 +311,8 @@ class OrderTracker:
         SettingsError
             A setting is missing or wrong; the text names the file and the line.
         """
-        from regards_nb.settings import settings_source, tracker_from_profile
-
         check_texts(name=name)
-        tracker = tracker_from_profile(cls, name, options)
-        tracker._source = settings_source(name, options, of_profile=True)  # noqa: SLF001
-        return tracker
+        return cls._from_settings(name, options, of_profile=True)
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -324,10 +320,14 @@ class OrderTracker:
 
         *options* and errors are as with `from_profile`.
         """
-        from regards_nb.settings import settings_source, tracker_from_env
+        return cls._from_settings(None, options, of_profile=False)
 
-        tracker = tracker_from_env(cls, options)
-        tracker._source = settings_source(None, options, of_profile=False)  # noqa: SLF001
+    @classmethod
+    def _from_settings(cls, name: str | None, options: dict[str, Any], *, of_profile: bool) -> Self:
+        from regards_nb.settings import tracker_from_settings
+
+        tracker, source = tracker_from_settings(cls, name, options, of_profile=of_profile)
+        tracker._source = source  # noqa: SLF001
         return tracker
 
     def __repr__(self) -> str:
