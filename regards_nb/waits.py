@@ -117,14 +117,15 @@ def _age_s(text: str) -> float:
     return time.monotonic() - at_s if words == text else math.inf
 
 
-def in_thread(job: Callable[[], _Result]) -> Future[_Result]:
-    """Run a job in a thread that delays no end of Python."""
+def in_thread(job: Callable[[], _Result], name: str = "regards-nb-request") -> Future[_Result]:
+    """Run a job in a thread that delays no end of Python.
+
+    Ctrl-C in `threading.Thread.join` marks a running thread as ended (Python 3.11); in
+    `concurrent.futures.wait` it does not.
+    """
     future: Future[_Result] = Future()
     run = copy_context().run
-    thread = threading.Thread(
-        target=run, args=(fulfil, future, job), name="regards-nb-request", daemon=True
-    )
-    thread.start()
+    threading.Thread(target=run, args=(fulfil, future, job), name=name, daemon=True).start()
     return future
 
 

@@ -13,7 +13,7 @@ import pytest
 from download_kit import DEADLINE_S, World, files_named, result_of, wait_until, worker, world
 
 from regards_nb.client import Silence
-from regards_nb.download import Downloader, FolderWorkspace, Progress, order_folder
+from regards_nb.download import Downloader, Progress, Workspace, order_folder
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 
@@ -220,7 +220,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_pat
         # and in the end they go as well, when they are old
         for folder in (foreign, unknown):
             os.utime(folder, (0, 0))
-        with FolderWorkspace(here.folder, here.order_id):
+        with Workspace(here.folder, here.order_id):
             assert len(here.leftovers) == 1
         assert not here.leftovers
 
@@ -274,8 +274,8 @@ def test_only_local_file_systems_are_flushed_as_a_whole(
     mounts = tmp_path / "mounts"
     point = str(tmp_path / "a mount").replace(" ", "\\040")
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nthere {point} {kind} rw 0 0\n")
-    monkeypatch.setattr(FolderWorkspace, "mounts", mounts)
-    with FolderWorkspace(tmp_path / "a mount" / "orders", 1) as workspace:
+    monkeypatch.setattr(Workspace, "mounts", mounts)
+    with Workspace(tmp_path / "a mount" / "orders", 1) as workspace:
         assert workspace.flushes_together is together
-    with FolderWorkspace(tmp_path / "orders", 1) as workspace:
+    with Workspace(tmp_path / "orders", 1) as workspace:
         assert workspace.flushes_together

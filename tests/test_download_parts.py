@@ -22,7 +22,6 @@ from regards_nb.download import (
     Content,
     DownloadOptions,
     FinalNames,
-    FolderWorkspace,
     Manifest,
     MatchKind,
     OrderRecords,
@@ -31,6 +30,7 @@ from regards_nb.download import (
     PublisherFailedError,
     StateFile,
     VerifiedFile,
+    Workspace,
     entry_form,
     has_content,
     is_alive,
@@ -182,7 +182,7 @@ def test_data_is_not_taken_for_a_notice(content: bytes) -> None:
     assert found is None or content.startswith(b"Failed to download file (a.nc): gone.")
 
 
-class Gated(FolderWorkspace):
+class Gated(Workspace):
     """A workspace that gives no final name before its gate is open."""
 
     waiting_bytes = 1
@@ -216,16 +216,16 @@ def verified(file_id: int) -> list[VerifiedFile]:
 
 def test_a_file_counts_as_waiting_until_it_has_its_final_name(tmp_path: Path) -> None:
     """The thread that adds waits for the thread that publishes, not only for one that takes."""
-    gate, reached = threading.Event(), threading.Event()
-    with publishing(tmp_path, lambda: (reached.set(), gate.wait(10))) as publisher:
+    gate = threading.Barrier(2)
+    with publishing(tmp_path, lambda: gate.wait(10)) as publisher:
         publisher.add(verified(0))
-        assert reached.wait(10)
         adding = threading.Thread(target=publisher.add, args=(verified(1),), daemon=True)
         adding.start()
         adding.join(0.05)
         assert adding.is_alive()
-        gate.set()
+        gate.wait(10)
         adding.join(10)
+        gate.wait(10)
         assert publisher.finish()
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", ".regards"}
 

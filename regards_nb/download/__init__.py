@@ -43,8 +43,8 @@ from regards_nb.download.records import FileLook as FileLook
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateFile as StateFile
 from regards_nb.download.workspace import Content as Content
-from regards_nb.download.workspace import FolderWorkspace as FolderWorkspace
 from regards_nb.download.workspace import VerifiedFile as VerifiedFile
+from regards_nb.download.workspace import Workspace as Workspace
 from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
 from regards_nb.download.zipstream import crc32 as crc32
 from regards_nb.download.zipstream import read_zip as read_zip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,7 +11,8 @@ from regards_nb.client import Silence
 from regards_nb.errors import DownloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from regards_nb.client import RegardsClient
     from regards_nb.download.manifest import Manifest
@@ -68,16 +70,14 @@ class DownloadContext(NamedTuple):
     publisher: Publisher
     counter: ProgressCounter
 
-    def wait_for(self, *threads: threading.Thread) -> None:
-        """Wait until threads have ended; meanwhile record what is in place, and report progress.
+    def wait_for(self, jobs: Sequence[Future[None]]) -> None:
+        """Wait until all have ended; meanwhile record what is in place, and report progress.
 
         StoppedError: the download was asked to stop.
         """
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_WAKE_S)
-                self.publisher.report()
-                self.raise_if_stopped()
+        while wait(jobs, _WAKE_S).not_done:
+            self.publisher.report()
+            self.raise_if_stopped()
 
     def raise_if_stopped(self) -> None:
         """Raise where the download was asked to stop."""

@@ -48,6 +48,15 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
             view = view[os.write(descriptor, view) :]
 
 
+def write_new(path: str, data: bytes) -> None:
+    """Write a file that was not there."""
+    descriptor = os.open(path, NEW_FILE, 0o666)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
 def link_without_replacing(source: str, target: str) -> bool:
     """Move a file to its final name; return False, and do nothing, where *target* exists."""
     try:
@@ -94,17 +103,12 @@ def is_plain_file(path: str) -> bool:
 
 def has_content(path: str, size_bytes: int, md5: str) -> bool:
     """Return whether a plain file has this size and MD5; a link to such a file does not count."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    if not is_plain_file(path):
-        return False
     try:
-        descriptor = os.open(path, flags)
+        found = os.lstat(path)
+        is_same = stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
+        return is_same and file_md5(path) == md5
     except OSError:
         return False
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if os.fstat(descriptor).st_size != size_bytes:
-            return False
-        return hashlib.file_digest(file, _md5).hexdigest() == md5
 
 
 def lock_if_free(descriptor: int) -> bool:

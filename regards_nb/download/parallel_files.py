@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import deque
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import is_too_parallel, watched
-from regards_nb.download.publisher import PublisherFailedError
 from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
@@ -24,7 +23,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
 )
 from regards_nb.files import FileState
-from regards_nb.threads import begin
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,24 +101,23 @@ class _Pool:
         self._failed: dict[int, Failure] = {}
         #: What the server said when the quota was used up.
         self._quota_message: str | None = None
-        self._fatal: BaseException | None = None
         #: Set: no thread begins another file, and open files are dropped.
         self._halt = threading.Event()
 
     def run(self) -> dict[int, Failure]:
         """Fetch all, and report progress meanwhile."""
-        count = min(len(self._waiting), _MAX_PARALLEL)
-        threads = [begin(f"file-{number}", self._work) for number in range(count)]
+        jobs = [
+            in_thread(self._work, f"regards-nb-file-{number}")
+            for number in range(min(len(self._waiting), _MAX_PARALLEL))
+        ]
         try:
-            self._context.wait_for(*threads)
+            self._context.wait_for(jobs)
         finally:
             # after a normal end nothing is left to stop
             self._end_all()
-            until_s = time.monotonic() + _JOIN_S
-            for thread in threads:
-                thread.join(max(until_s - time.monotonic(), 0))
-        if self._fatal is not None:
-            raise self._fatal
+            wait(jobs, _JOIN_S)
+        for error in filter(None, [job.exception() for job in jobs]):
+            raise error
         return self._failed
 
     def _end_all(self) -> None:
@@ -141,11 +139,9 @@ class _Pool:
                     self._failed[record.file_id] = exc.failure
                 finally:
                     self._end()
-        except PublisherFailedError:
-            pass  # finish() raises the reason
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises it
-            self._fatal = self._fatal or exc
+        except BaseException:
             self._end_all()
+            raise
 
     def _begin(self) -> FileRecord | None:
         """Return the next file when one more may be open; None when there is none left."""

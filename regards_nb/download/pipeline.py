@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from regards_nb.errors import (
     ServiceError,
     ServiceUnreachableError,
 )
-from regards_nb.threads import begin
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,23 +107,23 @@ class _Pipeline:
         self._batch: list[Piece] = []
         self._batch_bytes = 0
         self._halted = False
-        self._read_failure: BaseException | None = None
         self._write_failure: BaseException | None = None
 
     def run(self) -> ZipOutcome:
         """Return when everything that arrived was extracted."""
-        reader, writer = begin("zip-reader", self._read), begin("zip-writer", self._write)
+        reader = in_thread(self._read, "regards-nb-zip-reader")
+        writer = in_thread(self._write, "regards-nb-zip-writer")
         try:
-            self._context.wait_for(reader, writer)
+            self._context.wait_for([reader, writer])
         finally:
             # After Ctrl-C, too: entries that are inflated are still verified and kept.
-            if reader.is_alive():
+            if not reader.done():
                 self._halt()
-                reader.join(_JOIN_S)
+                wait([reader], _JOIN_S)
                 self._pieces.put(None)
-            writer.join()
+            wait([writer])
             self._extractor.close()
-        failure = self._write_failure or self._read_failure
+        failure = self._write_failure or reader.exception()
         if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
             raise failure
         return self._finished(failure)
@@ -150,8 +151,6 @@ class _Pipeline:
                     self._batch_bytes += len(piece.data)
                     if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
                         self._hand_over()
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
-            self._read_failure = exc
         finally:
             if self._copy is not None:
                 self._copy.close()

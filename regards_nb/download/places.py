@@ -21,7 +21,7 @@ from regards_nb.arguments import url_scheme
 from regards_nb.download.bucket import EXTRA, SCHEME, Bucket, is_url, split_url
 from regards_nb.download.disk import STATE_FOLDER, link_without_replacing, make_state_folder
 from regards_nb.download.names import safe_name
-from regards_nb.download.workspace import FolderWorkspace, Workspace
+from regards_nb.download.workspace import Workspace
 from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def open_workspace(
     That nothing can be written there is known, as WorkspaceError, before anything is fetched.
     """
     if isinstance(place, Path):
-        return FolderWorkspace(place, order_id, durable=durable)
+        return Workspace(place, order_id, durable=durable)
     return BucketWorkspace(str(place), order_id, stop=stop)
 
 
@@ -178,25 +178,22 @@ class BucketWorkspace(Workspace):
     other_folder = "name another scratch folder in the variable TMPDIR"
 
     def __init__(self, url: str, order_id: int, *, stop: threading.Event | None = None) -> None:
+        self._url = f"{url}/"
         bucket, self._prefix = split_url(url)
-        self._folder = f"{url}/"
         self._what = f"order {order_id}" if order_id else ""
         self._bucket = Bucket(bucket, self._what, stop)
         # A name that is in use is known without sending the file. It also keeps such names where
         # the server ignores the condition of a creation.
         self._names = set(self._bucket.list(self._prefix))
         self._unfinished: set[str] = set()
-        super().__init__(Path(tempfile.gettempdir()), order_id)
+        # an object is durable when it is created
+        super().__init__(Path(tempfile.gettempdir()), order_id, durable=False)
         for key in self._unfinished:
             self._bucket.abort_uploads(key, is_ours=True)
 
     def path_of(self, name: str) -> str:
         """Return the URL of a file with this final name."""
-        return self._folder + name
-
-    def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Return the contents: small files are uploaded from memory."""
-        return contents
+        return self._url + name
 
     def create(self, name: str, content: Content) -> bool:
         """Create an object with a content; return False where the name is in use."""
@@ -234,9 +231,6 @@ class BucketWorkspace(Workspace):
             name, content, is_suspect=False
         )
 
-    def complete_batch(self) -> None:
-        """Return: an object is durable when it is created."""
-
     def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
         """Return how much these files count while they wait or are uploaded."""
         staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
@@ -256,15 +250,13 @@ class BucketWorkspace(Workspace):
     def _note_upload(self, key: str) -> None:
         """Write down which upload a later download is to abort if this process dies."""
         with (self.staging / _UPLOADS).open("a", encoding="utf-8") as file:
-            file.write(f"{self._folder}\n{key}\n")
+            file.write(f"{self._url}\n{key}\n")
 
     def _remove_orphan(self, folder: Path) -> None:
         """Remove the staging folder of a process that has died while it uploaded to this prefix."""
         with suppress(OSError):
             lines = (folder / _UPLOADS).read_text(encoding="utf-8").splitlines()
             self._unfinished.update(
-                key
-                for url, key in zip(lines[::2], lines[1::2], strict=False)
-                if url == self._folder
+                key for url, key in zip(lines[::2], lines[1::2], strict=False) if url == self._url
             )
         super()._remove_orphan(folder)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from regards_nb.errors import RegardsError
 from regards_nb.files import FileRecord, FileState
-from regards_nb.threads import begin
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +59,13 @@ class Publisher:
         #: What waits and what is being published counts.
         self._held_bytes = 0
         self._ended = False
-        self._failure: BaseException | None = None
         #: Files with a final name that are not recorded yet.
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.kept: dict[str, str] = {}
-        self._threads = [begin("publisher", self._run) for _ in range(workspace.parallel)]
+        self._jobs = [
+            in_thread(self._run, "regards-nb-publisher") for _ in range(workspace.parallel)
+        ]
 
     def add(self, files: Sequence[VerifiedFile]) -> None:
         """Hand over verified files, from any thread, as soon as there is room for them.
@@ -85,12 +87,10 @@ class Publisher:
         False: the download was asked to stop while files were uploaded.
         """
         self._end()
-        for thread in self._threads:
-            while thread.is_alive():
-                thread.join(_WAKE_S)
-                self.report()
-                if self._workspace.uploads and self._stop.is_set():
-                    return False
+        while wait(self._jobs, _WAKE_S).not_done:
+            self.report()
+            if self._workspace.uploads and self._stop.is_set():
+                return False
         self.report()
         self.raise_failure()
         return True
@@ -102,16 +102,15 @@ class Publisher:
         """
         uploads = self._workspace.uploads
         self._end(drop=uploads)
-        until_s = time.monotonic() + _STOP_S
-        for thread in self._threads:
-            thread.join(max(until_s - time.monotonic(), 0.0) if uploads else None)
+        wait(self._jobs, _STOP_S if uploads else None)
         with suppress(RegardsError):  # the first error counts
             self._record()
 
     def raise_failure(self) -> None:
         """Raise the error of publishing, if there was one."""
-        if self._failure is not None:
-            raise self._failure
+        for job in self._jobs:
+            if job.done():
+                job.result()
 
     def report(self) -> None:
         """Record what is in place, and report progress; in the thread that called the download.
@@ -140,9 +139,9 @@ class Publisher:
         try:
             while batch := self._take():
                 self._publish_batch(batch)
-        except BaseException as exc:  # noqa: BLE001 - not swallowed: finish() raises it
-            self._failure = self._failure or exc
+        except BaseException:
             self._end(drop=True)
+            raise
 
     def _take(self) -> Sequence[VerifiedFile]:
         """Return files that become ready within a moment; none where there are no more."""

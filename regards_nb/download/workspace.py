@@ -24,8 +24,8 @@ import shutil
 import socket
 import sys
 import time
-from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -43,6 +43,7 @@ from regards_nb.download.disk import (
     link_without_replacing,
     lock_if_free,
     write_all,
+    write_new,
 )
 from regards_nb.errors import ArchiveError, WorkspaceError
 
@@ -207,11 +208,14 @@ class ContentWriter:
             )
 
 
-class Workspace(ABC):
-    """Where the files of one download get their final names. Safe in any thread.
+class Workspace:
+    """A folder, for the time of one download into it. Safe in any thread.
 
-    Unfinished files are in a staging folder of this computer. The final names are in a folder
-    (`FolderWorkspace`) or in a bucket (`BucketWorkspace`); `open_workspace` chooses.
+    It is made if it is missing. That it cannot be made or written to is known, as WorkspaceError,
+    before anything is fetched. *durable*: a file is on the disk before it gets its final name.
+
+    Files of a bucket get their final names there (`BucketWorkspace`): then this is the scratch
+    folder. `open_workspace` chooses.
     """
 
     #: How many files are given their final names at the same time, and how many in one batch.
@@ -222,15 +226,21 @@ class Workspace(ABC):
     waiting_bytes = 8 << 20
     #: What to do where the disk is full.
     other_folder = "give another directory"
+    #: Linux's list of mounted file systems.
+    mounts = Path("/proc/mounts")
 
-    def __init__(self, staging_in: Path, order_id: int) -> None:
-        self._staging_in = staging_in
-        self.staging = staging_in / f"{_PREFIX}{order_id}-{secrets.token_hex(6)}{_SUFFIX}"
+    def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
+        self.directory = directory.absolute()
+        self._folder = f"{self.directory}{os.sep}"
+        self.durable = durable
+        self.staging = self.directory / f"{_PREFIX}{order_id}-{secrets.token_hex(6)}{_SUFFIX}"
         self._staged_prefix = f"{self.staging}{os.sep}"
+        # One name for one file after the other: Linux finds it in its cache.
+        self._held = self._staged_prefix + _HELD
         self._numbers = itertools.count(1)
         with self.errors():
-            staging_in.mkdir(parents=True, exist_ok=True)
-            for orphan in _orphans(staging_in):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for orphan in _orphans(self.directory):
                 self._remove_orphan(orphan)
             # the scratch folder of a bucket is in a folder of all users
             self.staging.mkdir(mode=0o700)
@@ -243,35 +253,72 @@ class Workspace(ABC):
         os.close(self._owner)
         shutil.rmtree(self.staging, ignore_errors=True)
 
-    @abstractmethod
     def path_of(self, name: str) -> str:
         """Return the path, or the URL, of a file with this final name."""
+        return self._folder + name
 
-    @abstractmethod
+    @cached_property
+    def flushes_together(self) -> bool:
+        """Whether one call flushes all files of the file system."""
+        return file_system_of(self.directory, self.mounts) in _LOCAL
+
     def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Return verified contents that can get their final names: those of one batch."""
+        """Return verified contents that can get their final names: those of one batch.
 
-    @abstractmethod
+        They are flushed, because after a power cut a final name must not belong to an incomplete
+        file; those that are in memory are written to staged files before.
+        """
+        if not self.durable:
+            return contents
+        staged = [content.staged(self) for content in contents]
+        together = len(staged) >= _MANY_FILES and self.flushes_together
+        if not (together and flush_filesystem(str(self.staging))):
+            for content in staged:
+                # opened for writing because Windows flushes nothing else
+                flush(content.path or "", os.O_RDWR)
+        return staged
+
     def create(self, name: str, content: Content) -> bool:
         """Give a prepared content its final name; return False where the name is in use."""
+        if content.path is not None:
+            return link_without_replacing(content.path, self._folder + name)
+        write_new(self._held, content.data)
+        is_done = link_without_replacing(self._held, self._folder + name)
+        if not is_done:
+            os.unlink(self._held)
+        return is_done
 
-    @abstractmethod
     def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
         """Return whether the file with this final name has this content.
 
         A file that failed a check is read, whatever is recorded beside it.
         """
+        del is_suspect  # nothing is recorded beside a file: it is always read
+        return has_content(self._folder + name, content.size_bytes, content.md5)
 
-    @abstractmethod
     def replace_cut(self, name: str, content: Content) -> bool:
         """Replace a file of ours that holds only the beginning of this content.
 
         Return False, and do nothing, where it holds anything else: that may be the user's.
         """
+        path = self._folder + name
+        if not is_plain_file(path) or not content.begins_with(blocks_of(path)):
+            return False
+        os.replace(content.staged(self).path or "", path)  # noqa: PTH105 - strings
+        return True
 
-    @abstractmethod
     def complete_batch(self) -> None:
-        """Return when the names that were given are durable."""
+        """Return when the names that were given are durable.
+
+        Not every system and file system can open a folder for that.
+        """
+        if not self.durable or sys.platform == "win32":
+            return
+        try:
+            flush(str(self.directory), os.O_RDONLY)
+        except OSError as exc:
+            if exc.errno not in UNSUPPORTED:
+                raise
 
     def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
         """Return how much these files count while they wait for their final names.
@@ -289,11 +336,11 @@ class Workspace(ABC):
         """Raise WorkspaceError where files of these sizes, and two per cent more, do not fit."""
         size_bytes = self.needed_bytes(sizes, keeps_zip=keeps_zip)
         with self.errors():
-            free_bytes = shutil.disk_usage(self._staging_in).free
+            free_bytes = shutil.disk_usage(self.directory).free
         needed_bytes = size_bytes + size_bytes // 50
         if needed_bytes > free_bytes:
             raise WorkspaceError(
-                f"{self._staging_in} is too full: {needed_bytes:,} bytes are needed, "
+                f"{self.directory} is too full: {needed_bytes:,} bytes are needed, "
                 f"{free_bytes:,} are free. Nothing was fetched: make room, or "
                 f"{self.other_folder}"
             )
@@ -304,22 +351,19 @@ class Workspace(ABC):
         It is for files of unknown size.
         """
         with self.errors():
-            usage = shutil.disk_usage(self._staging_in)
+            usage = shutil.disk_usage(self.directory)
             if usage.free < usage.total // 100:
                 raise OSError(errno.ENOSPC, "a file of unknown size would fill the disk")
 
-    def new_staged(self, name: str = "") -> tuple[int, str]:
+    def new_staged(self) -> tuple[int, str]:
         """Make an empty file in the staging folder; return its descriptor and its path."""
-        path = f"{self._staged_prefix}{name or next(self._numbers)}"
+        path = f"{self._staged_prefix}{next(self._numbers)}"
         return os.open(path, NEW_FILE, 0o666), path
 
-    def stage(self, data: bytes, name: str = "") -> str:
+    def stage(self, data: bytes) -> str:
         """Write a file into the staging folder; return its path."""
-        descriptor, path = self.new_staged(name)
-        try:
-            write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
+        path = f"{self._staged_prefix}{next(self._numbers)}"
+        write_new(path, data)
         return path
 
     def stage_existing(self, path: str) -> str:
@@ -360,86 +404,16 @@ class Workspace(ABC):
         reason = exc.strerror or str(exc)
         if exc.errno not in _FULL:
             return WorkspaceError(
-                f"cannot write to {self._staging_in}: {reason}. Choose another place with "
+                f"cannot write to {self.directory}: {reason}. Choose another place with "
                 "workspace=... or directory=..."
             )
         free = "unknown"
         with suppress(OSError):
-            free = f"{shutil.disk_usage(self._staging_in).free:,} bytes"
+            free = f"{shutil.disk_usage(self.directory).free:,} bytes"
         return WorkspaceError(
-            f"{self._staging_in} is full ({reason}; free: {free}). Verified files stay: make room "
+            f"{self.directory} is full ({reason}; free: {free}). Verified files stay: make room "
             "and download again, only the missing files are fetched"
         )
-
-
-class FolderWorkspace(Workspace):
-    """One folder, for the time of one download into it.
-
-    It is made if it is missing. That it cannot be made or written to is known, as WorkspaceError,
-    before anything is fetched. *durable*: a file is on the disk before it gets its final name.
-    """
-
-    #: Linux's list of mounted file systems.
-    mounts = Path("/proc/mounts")
-
-    def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
-        self.directory = directory.absolute()
-        self._folder = f"{self.directory}{os.sep}"
-        self.durable = durable
-        super().__init__(self.directory, order_id)
-        #: Whether one call flushes all files of the file system.
-        self.flushes_together = file_system_of(self.directory, self.mounts) in _LOCAL
-
-    def path_of(self, name: str) -> str:
-        """Return the path of a file with this final name."""
-        return self._folder + name
-
-    def prepare(self, contents: Sequence[Content]) -> Sequence[Content]:
-        """Flush contents; those that are in memory are written to staged files before.
-
-        After a power cut a final name must not belong to an incomplete file.
-        """
-        if not self.durable:
-            return contents
-        staged = [content.staged(self) for content in contents]
-        together = self.flushes_together and len(staged) >= _MANY_FILES
-        if not (together and flush_filesystem(str(self.staging))):
-            for content in staged:
-                # opened for writing because Windows flushes nothing else
-                flush(content.path or "", os.O_RDWR)
-        return staged
-
-    def create(self, name: str, content: Content) -> bool:
-        """Give content its final name; return False where the name is in use."""
-        # One name for one file after the other: Linux finds it in its cache.
-        staged = content.path or self.stage(content.data, _HELD)
-        is_done = link_without_replacing(staged, self._folder + name)
-        if not is_done and content.path is None:
-            os.unlink(staged)
-        return is_done
-
-    def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
-        """Return whether the file with this final name has this content."""
-        del is_suspect  # nothing is recorded beside a file: it is always read
-        return has_content(self._folder + name, content.size_bytes, content.md5)
-
-    def replace_cut(self, name: str, content: Content) -> bool:
-        """Replace a file of ours that holds only the beginning of this content."""
-        path = self._folder + name
-        if not is_plain_file(path) or not content.begins_with(blocks_of(path)):
-            return False
-        os.replace(content.staged(self).path or "", path)  # noqa: PTH105 - strings
-        return True
-
-    def complete_batch(self) -> None:
-        """Return when the final names are on the disk, where a folder can be opened for that."""
-        if not self.durable or sys.platform == "win32":
-            return
-        try:
-            flush(str(self.directory), os.O_RDONLY)
-        except OSError as exc:
-            if exc.errno not in UNSUPPORTED:
-                raise
 
 
 def _orphans(directory: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import stat
 import struct
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from regards_nb.errors import ArchiveError
@@ -82,11 +83,7 @@ class Inflater(Protocol):
         """Return at most *max_length* bytes."""
 
 
-def _zlib_inflater() -> Inflater:
-    return zlib.decompressobj(-zlib.MAX_WBITS)
-
-
-_inflater: Callable[[], Inflater] = _zlib_inflater
+_inflater: Callable[[], Inflater] = partial(zlib.decompressobj, -zlib.MAX_WBITS)
 crc32: Callable[[Bytes, int], int] = zlib.crc32
 _InflateError: type[Exception] = zlib.error
 
@@ -95,12 +92,8 @@ try:  # the extra ``fast``
 except ImportError:
     pass
 else:
-
-    def _isal_inflater() -> Inflater:
-        made: Inflater = isal_zlib.decompressobj(-zlib.MAX_WBITS)
-        return made
-
-    _inflater, crc32 = _isal_inflater, isal_zlib.crc32
+    _inflater = partial(isal_zlib.decompressobj, -zlib.MAX_WBITS)
+    crc32 = isal_zlib.crc32
     # isal's own type hints take the class for an instance
     _InflateError = cast("type[Exception]", isal_zlib.error)
 
@@ -138,21 +131,9 @@ class Piece(NamedTuple):
     damage: str | None
 
 
-class _Header(NamedTuple):
-    """The fields of a local header."""
-
-    name: str
-    #: Raw name and extra field 0x7075.
-    raw_name: bytes
-    path: bytes
-    flags: int
-    method: int
-    #: The CRC-32 and the sizes are 0 where a data descriptor follows the entry.
-    crc: int
-    compressed_bytes: int
-    size_bytes: int
-
-
+#: Name, raw name, extra field 0x7075, flags, method; CRC-32, compressed size and size, which are 0
+#: where a data descriptor follows the entry.
+_Header = tuple[str, bytes, bytes, int, int, tuple[int, int, int]]
 #: Raw name, extra field 0x7075, method, CRC-32, compressed size and size of an entry, from its
 #: local header and its bytes, to compare with the directory. A zip may have 10,000: plain tuples of
 #: such values are not looked at by Python's garbage collection.
@@ -176,14 +157,13 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
         )
     while stream.data.startswith(_LOCAL_MARK, stream.at):
         offset = stream.position
-        header = _read_header(stream)
+        name, raw_name, path, flags, method, stated = _read_header(stream)
         inflater: Inflater
-        if header.method == _DEFLATED:
+        if method == _DEFLATED:
             inflater, chunk_bytes = _inflater(), _FIRST_CHUNK_BYTES
         else:
-            inflater, chunk_bytes = _Copier(header.size_bytes), MAX_PIECE_BYTES
-        start = stream.position
-        crc = size_bytes = 0
+            inflater, chunk_bytes = _Copier(stated[2]), MAX_PIECE_BYTES
+        crc = compressed_bytes = size_bytes = 0
         # The last piece waits until the descriptor behind it was read.
         held = b""
         while not inflater.eof:
@@ -191,27 +171,28 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             try:
                 piece = inflater.decompress(chunk, MAX_PIECE_BYTES)
             except _InflateError as exc:
-                raise ArchiveError(f"entry {header.name!r} is damaged: {exc}") from exc
+                raise ArchiveError(f"entry {name!r} is damaged: {exc}") from exc
             # At the end zlib may give what it did not read a second time, as `unconsumed_tail`.
             rest = inflater.unused_data or inflater.unconsumed_tail
-            stream.at += len(chunk) - len(rest)
+            used_bytes = len(chunk) - len(rest)
+            compressed_bytes += used_bytes
+            stream.at += used_bytes
             if stream.at < 0:
                 stream.go_back(rest)
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
             if held and piece and len(held) + len(piece) > _SMALL_BYTES:
-                yield Piece(header.name, held, last=False, damage=None)
+                yield Piece(name, held, last=False, damage=None)
                 held = b""
             held = held + piece if held else piece
             crc = crc32(piece, crc)
             size_bytes += len(piece)
-        sizes = (stream.position - start, size_bytes)
-        stated_crc = _stated_crc(stream, header, *sizes)
-        entries[offset] = (header.raw_name, header.path, header.method, stated_crc, *sizes)
+        stated_crc = _stated_crc(stream, name, flags, stated, (compressed_bytes, size_bytes))
+        entries[offset] = (raw_name, path, method, stated_crc, compressed_bytes, size_bytes)
         damage = None
         if stated_crc != crc:
             damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-        yield Piece(header.name, held, True, damage)  # noqa: FBT003 - faster by place
+        yield Piece(name, held, True, damage)  # noqa: FBT003 - faster by place
     _check_directory(stream, entries)
 
 
@@ -298,28 +279,27 @@ def _read_header(stream: _ByteStream) -> _Header:
         raise ArchiveError(f"entry {name!r} is encrypted: REGARDS does not encrypt")
     if method not in (_STORED, _DEFLATED):
         raise ArchiveError(f"entry {name!r} is compressed by method {method}: REGARDS uses 8")
-    return _Header(name, raw_name, path, flags, method, crc, compressed, size)
+    return name, raw_name, path, flags, method, (crc, compressed, size)
 
 
 def _stated_crc(
-    stream: _ByteStream, header: _Header, compressed_bytes: int, size_bytes: int
+    stream: _ByteStream, name: str, flags: int, stated: tuple[int, int, int], exact: tuple[int, int]
 ) -> int:
-    """Return the CRC-32 of the header or the data descriptor, if the sizes there are right.
+    """Return the CRC-32 of the header or the data descriptor, if the sizes there are *exact*.
 
     A descriptor stands behind the entry. It has one of four forms: with or without its mark, with
     sizes of 32 or 64 bits. The right form is the one whose sizes agree and behind which a known
     record starts. Sizes of 32 bits are those modulo 4 GiB: the server writes them for a file
     whose size it did not know (protocol.md 1.3).
     """
-    exact = (compressed_bytes, size_bytes)
-    if not header.flags & _HAS_DESCRIPTOR:
-        if (header.compressed_bytes, header.size_bytes) == exact:
-            stream.need(4)
-            return header.crc
-        raise ArchiveError(f"entry {header.name!r} does not have the size that its header states")
+    if not flags & _HAS_DESCRIPTOR:
+        if stated[1:] != exact:
+            raise ArchiveError(f"entry {name!r} does not have the size that its header states")
+        stream.need(4)
+        return stated[0]
     stream.need(_LONGEST_DESCRIPTOR_BYTES)
     data = stream.data
-    low = (compressed_bytes & _LIMIT_32, size_bytes & _LIMIT_32)
+    low = (exact[0] & _LIMIT_32, exact[1] & _LIMIT_32)
     for mark in (_DESCRIPTOR_MARK, b""):
         if not data.startswith(mark, stream.at):
             continue
@@ -330,7 +310,7 @@ def _stated_crc(
             if (compressed, size) == sizes and data[end : end + 4] in _NEXT_MARKS:
                 stream.at = end
                 return int(crc)
-    raise ArchiveError(f"entry {header.name!r} does not have the size that follows it")
+    raise ArchiveError(f"entry {name!r} does not have the size that follows it")
 
 
 def _check_directory(stream: _ByteStream, entries: _LocalEntries) -> None:
