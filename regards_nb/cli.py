@@ -25,7 +25,13 @@ from regards_nb import __version__
 from regards_nb.consumer import HealthState
 from regards_nb.display import text
 from regards_nb.doctor import as_failure
-from regards_nb.errors import JournalError, RegardsError, SettingsError, WaitTimeoutError
+from regards_nb.errors import (
+    JournalError,
+    RegardsError,
+    ServiceUnreachableError,
+    SettingsError,
+    WaitTimeoutError,
+)
 from regards_nb.events import OrderStatus
 from regards_nb.journal import DEFAULT_PATH, Journal, repair
 from regards_nb.output import rewording
@@ -250,12 +256,33 @@ def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
 def _orders(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     if tracker.client is not None and not arguments.offline:
-        tracker.sync()
-    if arguments.json:
-        _write(_as_json(tracker.orders))
-    else:
-        _write(in_commands(text(tracker.snapshot())))
+        _sync(tracker)
+    _write(_as_json(tracker.orders) if arguments.json else _table(tracker))
     return 0
+
+
+def _sync(tracker: OrderTracker) -> None:
+    """Ask REGARDS; where it answers late or not, write the orders of the journal to stderr."""
+    is_shown = False
+
+    def show(words: str = "") -> None:
+        nonlocal is_shown
+        if not is_shown:
+            is_shown = True
+            sys.stderr.write(f"{_table(tracker)}\n")
+        if words:
+            _complain(words)
+
+    try:
+        with rewording(in_commands, show):
+            tracker.sync()
+    except (ServiceUnreachableError, KeyboardInterrupt):
+        show()
+        raise
+
+
+def _table(tracker: OrderTracker) -> str:
+    return in_commands(text(tracker.snapshot()))
 
 
 def _events(arguments: argparse.Namespace) -> int:

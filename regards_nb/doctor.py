@@ -150,17 +150,19 @@ def examine(
     journal: Journal,
     workspace: Place,
     reads_only: bool,
+    unheard: str,
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
     Nothing is changed, ordered, downloaded or deleted. *health*: of the tracker, which may read the
-    queue now. *reads_only*: another kernel writes the journal.
+    queue now. *reads_only*: another kernel writes the journal. *unheard*: that REST told of orders
+    and RabbitMQ did not.
     """
     # While it connects again, RabbitMQ counts its former consumer for up to a minute.
     is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
     return Report(
         (
-            *_tracker(health),
+            *_tracker(health, unheard),
             *_broker(parameters, queue, is_read=is_read, reads_only=reads_only),
             *_service(client),
             *_journal(journal),
@@ -174,8 +176,14 @@ def as_failure(check: str, error: Any) -> Report:
     return Report((Finding(check, CheckResult.FAILED, str(error)),))
 
 
-def _tracker(health: Health) -> Iterator[Finding]:
+def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
     """Tell why no event arrives although the tracker was started."""
+    if unheard:
+        text = (
+            f"{unheard}. If no other consumer is named below, ask the administrator whether the "
+            "queue is bound to the exchange of order responses"
+        )
+        yield Finding("events", CheckResult.FAILED, text)
     if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
         text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
         yield Finding("events", CheckResult.FAILED, text)

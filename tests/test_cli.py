@@ -179,11 +179,15 @@ def test_sigterm_ends_a_wait_in_words(simulator: Simulator) -> None:
 def test_a_command_says_what_it_waits_for(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a second without a response; a wrong password and a missing server come with advice."""
+    """After a second without a response, below the orders of the journal; a refusal has advice."""
+    ended("submit", "dataset:SWOT_PASS_012", "--label", "mine")
     slow = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
-    _, said = ended("orders")
+    shown, said = ended("orders")
     line = f"regards-nb: waiting for REGARDS at {simulator.base_url}, at most 130 s\n"
-    assert said.count(line) == 1
+    known, _, rest = said.partition(line)
+    assert "mine" in known
+    assert not rest
+    assert "mine" in shown
     simulator.faults.remove(slow)
     monkeypatch.setenv("REGARDS_PASSWORD", "wrong")
     assert "Check user name, password and tenant: regards-nb doctor" in ended("orders", code=1)[1]

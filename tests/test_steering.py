@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -493,7 +494,9 @@ def test_a_queue_that_gets_no_message_is_told(
             until(lambda: tracker["unheard"].finished and len(tracker.files) == 3)
             notes = " ".join(tracker.snapshot().background_errors)
             assert "no message since start()" in notes
-            assert "whether it is bound" in notes
+            report = tracker.doctor()
+            assert not report.ok
+            assert re.search(r"how order 1 went on.*whether the queue is bound", str(report))
         new = OrderTracker(
             admin.url, admin.queue, client=client_of(simulator), journal=tmp_path / "new.sqlite"
         )

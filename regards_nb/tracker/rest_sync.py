@@ -72,11 +72,6 @@ LONGEST_SILENCE_S = 3600.0
 _UNHEARD_S = 30.0
 #: What messages tell, and REST only where they did not come.
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
-_NOT_BOUND = (
-    "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how {} went on: "
-    "tracker.doctor() says whether another program reads the queue; if none does, ask the "
-    "administrator whether it is bound to the exchange of order responses"
-)
 #: After a connect, messages that waited in the queue arrive in the first moments.
 SETTLE_S = 2.0
 #: A queue that holds messages but delivers none is waited for so long, then REST is asked.
@@ -122,6 +117,20 @@ class RestSync:
         self.rounds = self.failures = 0
         #: Text of the last error; empty after a round that went well.
         self.error = ""
+
+    def unheard(self, health: Health) -> str:
+        """Return of which orders REST has told and RabbitMQ has not; empty once it tells of any.
+
+        Also empty if others read the queue: they may have got the messages, and a warning says so.
+        """
+        if not self.unannounced or health.last_event or health.other_consumers:
+            return ""
+        orders = "order" if len(self.unannounced) == 1 else "orders"
+        numbers = ", ".join(map(str, sorted(self.unannounced)))
+        return (
+            "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how "
+            f"{orders} {numbers} went on"
+        )
 
     def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
         """Have a round take place soon: by default so late that it sees what an action changed."""
@@ -399,10 +408,9 @@ def _catch_up(
         asked_at = now
         is_idle = sync.ask_round() or not sync.unfinished()
         unmoved = 0 if is_idle else unmoved + 1
-        if sync.unannounced and health.last_event is None and not is_unheard:
+        if not is_unheard and (text := sync.unheard(health)):
             is_unheard = True
-            orders = ", ".join(map(str, sorted(sync.unannounced)))
-            sync.errors.note(_NOT_BOUND.format(f"order {orders}"))
+            sync.errors.note(f"{text}. tracker.doctor() says what to do")
         if sync.failures:
             asked_at = None
             not_before_s = time.monotonic() + sync.retry_s(silence_s)

@@ -488,6 +488,7 @@ class OrderTracker:
             client=self.client,
             journal=self._core.journal,
             workspace=self._downloads.workspace,
+            unheard="" if self._sync is None else self._sync.unheard(self.health),
         )
 
     # -- the frames --
