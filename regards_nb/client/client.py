@@ -35,7 +35,7 @@ from regards_nb.client.login import PasswordLogin
 from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.transport import (
-    NoAuth,
+    BearerAuth,
     Repeat,
     RequestSpec,
     Transport,
@@ -594,7 +594,7 @@ class RegardsClient:
         )
         with (
             login_missing(self._tokens),
-            self._transport.stream(request, self._tokens or NoAuth()) as body,
+            self._transport.stream(request, self._tokens or BearerAuth()) as body,
         ):
             yield _checked(body, request, "the file is on tape")
 
@@ -605,7 +605,7 @@ class RegardsClient:
     def _exchange_public(self, request: RequestSpec) -> Response:
         """Send a request that the server may answer without a login."""
         with login_missing(self._tokens):
-            return self._transport.exchange(request, self._tokens or NoAuth())
+            return self._transport.exchange(request, self._tokens or BearerAuth())
 
     def pause(self, order_id: int) -> None:
         """Pause an order that is pending or running."""

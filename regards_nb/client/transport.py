@@ -165,25 +165,18 @@ def _final_reason(error: BaseException, innermost: BaseException) -> str:
 
 
 class BearerAuth(AuthBase):
-    """Adds the token to a request.
+    """Adds the token to a request, if there is one.
 
-    An AuthBase, because requests replaces a plain header by what ~/.netrc has for the host.
+    An AuthBase, because requests otherwise adds what ~/.netrc has for the host.
     """
 
-    def __init__(self, token: Token) -> None:
+    def __init__(self, token: Token | None = None) -> None:
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the header."""
-        request.headers["Authorization"] = f"Bearer {self._token.secret.reveal()}"
-        return request
-
-
-class NoAuth(AuthBase):
-    """Adds nothing to a request, and keeps requests from adding what ~/.netrc has for the host."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add nothing."""
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token.secret.reveal()}"
         return request
 
 

@@ -69,7 +69,6 @@ class Connection:
         self._connection: Any = None
         self._channel: Any = None
         self._spare: Any = None
-        self._spare_is_ready = False
         self._consumer_tag: str | None = None
         #: RabbitMQ shows the type of a queue only by refusing what the type does not support.
         self._may_be_stream = True
@@ -77,7 +76,6 @@ class Connection:
         self._session_is_open = False
         #: where a consumer of a stream begins; read while the session is opened
         self._stream_start: int | None = None
-        self._is_limited = False
         self._is_consuming = False
         self._consumer_count = 0
         #: a consumer is cancelled because the next one gets a larger prefetch limit
@@ -238,9 +236,9 @@ class Connection:
             # the one before: the other channel tries to consume meanwhile.
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
-        channel.basic_qos(
-            prefetch_count=self._batcher.prefetch, callback=lambda _: self._on_limited(channel)
-        )
+        channel.basic_qos(prefetch_count=self._batcher.prefetch)
+        if channel is self._channel:
+            self._consume_if_ready()
 
     def _on_queue(self, answer: Any) -> None:
         self._answers.received("depth")
@@ -283,15 +281,8 @@ class Connection:
         count = 0 if self._may_be_stream else max(self._consumer_count, 0)
         self._writer.on_other_consumers(count)
 
-    def _on_limited(self, channel: Any) -> None:
-        if channel is self._spare:
-            self._spare_is_ready = True
-        if channel is self._channel:
-            self._is_limited = True
-            self._consume_if_ready()
-
     def _consume_if_ready(self) -> None:
-        if self._is_limited and self._session_is_open and self._channel.is_open:
+        if self._session_is_open and self._channel.is_open:
             self._consume()
 
     def _consume(self) -> None:
@@ -393,12 +384,6 @@ class Connection:
     def _consume_larger(self) -> None:
         old_tag = self._consumer_tag
 
-        def on_limited(_answer: Any) -> None:
-            if self._channel.is_open:
-                if self._may_be_stream:
-                    self._stream_start = self._writer.stream_start()
-                self._consumer_tag = self._start_consumer(on_consuming)
-
         def on_consuming(answer: Any) -> None:
             if old_tag is None:
                 on_grown(answer)
@@ -411,7 +396,10 @@ class Connection:
             if not self._closing:
                 self._batcher.resume()
 
-        self._channel.basic_qos(prefetch_count=self._batcher.prefetch, callback=on_limited)
+        self._channel.basic_qos(prefetch_count=self._batcher.prefetch)
+        if self._may_be_stream:
+            self._stream_start = self._writer.stream_start()
+        self._consumer_tag = self._start_consumer(on_consuming)
 
     def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:
         """Cancel a consumer; messages that are on their way are received as before."""
@@ -605,7 +593,6 @@ class Connection:
             self._may_be_stream = False
             self._is_classic = "classic" in str(reason)
             self._channel = self._spare
-            self._is_limited = self._spare_is_ready
             self._consume_if_ready()
         elif self._growing and self._connection.is_open and not self._closing:
             self._answers.received("depth")

@@ -234,11 +234,7 @@ class _RowSequence:
     def mark(self, digest: bytes) -> Callable[[], None]:
         """Count a row as matched; return a function that reverts it."""
         self._matched[digest] += 1
-
-        def undo() -> None:
-            self._matched[digest] -= 1
-
-        return undo
+        return lambda: self._matched.subtract([digest])
 
     def end_if_older_than(self, other: _RowSequence) -> None:
         """Match nothing any more if all rows are older than those of *other*."""
@@ -247,11 +243,7 @@ class _RowSequence:
 
     def reset(self, position: list[int]) -> Callable[[], None]:
         """Return a function that sets the position back."""
-
-        def undo() -> None:
-            self.next = position
-
-        return undo
+        return lambda: setattr(self, "next", position)
 
 
 class _OwnMessages:

@@ -181,9 +181,8 @@ class LogView:
         self._keys_of = keys_of
         self._stream = stream
         self._version = -1
-        self._states: dict[OrderKey, tuple[object, ...]] = {}
-        #: How many files the last line of each order told.
-        self._files: dict[OrderKey, int] = {}
+        #: What the last line of each order told, and with how many files.
+        self._told: dict[OrderKey, tuple[tuple[object, ...], int]] = {}
         self._health: tuple[str, str | None] | None = None
         #: The last notes without their numbers, each with its text and when it was written.
         self._notes: dict[str, tuple[str, float]] = {}
@@ -194,8 +193,7 @@ class LogView:
         # Read before the snapshot: at worst the same state is compared twice.
         self._version = self._tracker.version
         snapshot = self._tracker.snapshot(self._keys_of())
-        self._states = {order.key: _state(order) for order in snapshot.orders}
-        self._files = {order.key: order.downloaded_files for order in snapshot.orders}
+        self._told = {o.key: (_state(o), o.downloaded_files) for o in snapshot.orders}
         self._health = _health_state(snapshot.health)
         model = table_model(snapshot)
         self._problems = {*model.problems}
@@ -251,13 +249,12 @@ class LogView:
     def _changed(self, orders: Iterable[OrderState], *, is_last: bool) -> list[OrderState]:
         changed = []
         for order in orders:
-            state = _state(order)
+            state, n_files = _state(order), order.downloaded_files
+            told, n_told = self._told.get(order.key, (None, 0))
             # The line of an order that has ended tells all its files, at the end of its download.
             is_early = order.finished and order.downloading and not is_last
-            has_files = is_last and self._files.get(order.key, 0) != order.downloaded_files
-            if (self._states.get(order.key) != state and not is_early) or has_files:
-                self._states[order.key] = state
-                self._files[order.key] = order.downloaded_files
+            if (told != state and not is_early) or (is_last and n_told != n_files):
+                self._told[order.key] = state, n_files
                 changed.append(order)
         return changed
 
