@@ -395,5 +395,5 @@ def download_all(simulator: Simulator, n_orders: int, folder: Path) -> None:
     """Download orders as a user does on the web page."""
     with client_of(simulator) as client:
         for number in range(1, n_orders + 1):
-            until(lambda number=number: simulator.service.find(number))
+            until(lambda number=number: simulator.service.orders.get(number))
             client.download_order(number, folder / f"elsewhere-{number}", show=False)
