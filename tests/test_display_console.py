@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import os
 import re
 import select
@@ -18,7 +19,7 @@ from unittest import mock
 
 import pyte
 import pytest
-from conftest import client_of
+from conftest import client_of, until
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb import OrderTracker
@@ -157,6 +158,24 @@ def test_a_log_of_an_automatic_download_has_one_line_for_a_part_and_one_for_the_
         "#1  a  ████████████████  2/2 parts  ✓ DONE  8 files, 0 B",
         "1 of 1 order finished",
     ]
+
+
+def test_a_log_says_how_far_a_long_download_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, bytes, rate and the time that is left, the next line after twice the pause."""
+    monkeypatch.setattr(LogView, "fetched_interval_s", 0.3)
+    known = {"status": "DONE", "files_total": 3, "bytes_total": 10**9, "downloading": True}
+    tracker, stream = ScriptedTracker(order("a", 1, label="july", **known)), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    before, numbers = len(stream.lines()), itertools.count(1)
+
+    def lines() -> list[str]:
+        tracker.tell(order("a", 1, label="july", downloaded_bytes=10_000 * next(numbers), **known))
+        watch.refresh()
+        return stream.lines()[before:]
+
+    until(lambda: len(lines()) == 2)
+    line = r"#1  july  0/3 files, \S+ kB of 1\.0 GB, \S+ .B/s  .* left"
+    assert re.fullmatch(line, lines()[1])
 
 
 def test_a_log_tells_the_files_of_a_download_at_its_end() -> None:

@@ -79,8 +79,9 @@ def test_a_download_of_which_no_byte_comes_is_named(
     simulator.faults.add(slow)
     tracker.download_soon(number)
     until(lambda: re.search(told, tracker._repr_html_()) is not None)
-    with pytest.raises(errors.WaitTimeoutError, match=told):
+    with pytest.raises(errors.WaitTimeoutError, match=told) as limit:
         tracker.wait(number, download=True, timeout_s=0.3)
+    assert re.search(r"order 1: verified 0/1, 0\.[01] MB of 0\.2 MB", str(limit.value))
     assert re.search(told, capsys.readouterr().out)
     tracker.stop()
     assert "no byte" not in tracker._repr_html_()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from regards_nb.consumer import Health
     from regards_nb.display.model import KeysOf, Row, TableModel
+    from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker import OrderTracker, Snapshot
 
@@ -117,6 +118,12 @@ def line(row: Row) -> str:
     return "  ".join(filter(None, (*words[:5], *words[6:])))
 
 
+def fetched_line(row: Row) -> str:
+    """Return how far the download of an order is, on one line of a log."""
+    number, name, *_, timing, files, _ = cells(row)
+    return "  ".join(filter(None, (number, name, files, timing)))
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """Return the columns of one order."""
     return (
@@ -174,7 +181,11 @@ def aligned(rows: Iterable[Row]) -> Iterator[str]:
 
 
 class LogView:
-    """One line per change."""
+    """One line per change, and now and then one for a running download."""
+
+    #: The first line of a running download comes after this time; the pauses between two lines
+    #: double up to the second time.
+    fetched_interval_s, longest_interval_s = 10.0, 320.0
 
     def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
         self._tracker = tracker
@@ -187,6 +198,9 @@ class LogView:
         #: The last notes without their numbers, each with its text and when it was written.
         self._notes: dict[str, tuple[str, float]] = {}
         self._problems: set[str] = set()
+        self._rates = DownloadRates()
+        #: When the next lines of running downloads are due, and how long after that the next ones.
+        self._due_s, self._pause_s = math.inf, self.fetched_interval_s
 
     def open(self) -> None:
         """Write the state at the beginning."""
@@ -204,7 +218,7 @@ class LogView:
         if note and self._is_news(note):
             write_lines(self._stream, [_stamped(clean(note, LINE_CHARS))])
         version = self._tracker.version
-        if version != self._version:
+        if version != self._version or time.monotonic() >= self._due_s:
             self._version = version
             self._write_changes(is_last=False)
 
@@ -226,8 +240,23 @@ class LogView:
         if self._health != (state := _health_state(snapshot.health)):
             self._health = state
             written.append(table_model(snapshot).health)
+        written += self._fetched(snapshot.orders.where("downloading"))
         write_lines(self._stream, map(_stamped, written))
         self._write_problems(table_model(snapshot) if snapshot.background_errors else None)
+
+    def _fetched(self, running: States) -> list[str]:
+        """Return how far the running downloads are, if that is due."""
+        now_s = time.monotonic()
+        self._rates.update(running, now_s)
+        if not running:
+            self._due_s, self._pause_s = math.inf, self.fetched_interval_s
+        elif self._due_s == math.inf:
+            self._due_s = now_s + self._pause_s
+        elif now_s >= self._due_s:
+            self._pause_s = min(2 * self._pause_s, self.longest_interval_s)
+            self._due_s = now_s + self._pause_s
+            return [fetched_line(row_of(o, rate=self._rates.of(o.key))) for o in running]
+        return []
 
     def _write_problems(self, model: TableModel | None) -> None:
         """Write the problems that were not written before."""

@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -363,6 +364,13 @@ class Wait(WaitingCall):
         if fetched := [state for state in needed if state.finished]:
             named = numbered((state.order_id for state in fetched), most=len(fetched))
             words.append(f"the files of {named} are not all downloaded")
+        if is_last:
+            running_here = (self._core.downloads.get(state.order_id or 0) for state in needed)
+            words += [
+                str(replace(each.progress, silence=""))
+                for each in running_here
+                if each and each.progress
+            ]
         words += [
             f"{holder} is downloading order {state.order_id}"
             for state in needed
