@@ -26,7 +26,7 @@ from regards_nb import OrderTracker
 from regards_nb.client import RemoteOrder
 from regards_nb.display import MAX_ROWS, OrderFacts, table_model
 from regards_nb.files import FileRecord, FileState
-from regards_nb.frames import CheckpointWriter, Frames
+from regards_nb.frames import Checkpoints, Frames
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ LIMIT_S = 60.0
 def _every_event_is_worth_it(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write a checkpoint when asked, however few events are new, and not before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointWriter, "min_events", 1)
+        patch.setattr(Checkpoints, "min_events", 1)
         if "background" not in request.node.name:
-            patch.setattr(CheckpointWriter, "_save_soon", lambda _: None)
+            patch.setattr(Checkpoints, "_save_soon", lambda _: None)
         yield
 
 
@@ -95,7 +95,7 @@ def assert_equal(some: Frames, others: Frames) -> None:
 def without_checkpoint(journal: Journal, tenant: str | None = None) -> Frames:
     """Return frames that were folded from the first row on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointWriter, "min_events", 1 << 60)
+        patch.setattr(Checkpoints, "min_events", 1 << 60)
         frames = Frames(journal, tenant)
         frames.refresh()
     return frames
@@ -184,8 +184,14 @@ def test_the_columns_of_the_events_are_read_when_they_are_asked_for(tmp_path: Pa
     with Journal(tmp_path / "journal.sqlite") as journal:
         write_orders(journal, 0)
         save(Frames(journal, None))
+        read = journal.checkpoints.read
+
+        def read_orders(owner: str, *names: str) -> dict[str, list[bytes]]:
+            assert names[-1] in {"head", "folds"}, "events were read"
+            return read(owner, *names)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(journal.checkpoints, "pieces", lambda *_: pytest.fail("events were read"))
+            patch.setattr(journal.checkpoints, "read", read_orders)
             frames = Frames(journal, None)
             assert len(frames.orders) == 50
             write_orders(journal, 25)
@@ -274,7 +280,7 @@ def test_a_checkpoint_of_another_version_is_not_read(
     with Journal(tmp_path / "journal.sqlite") as journal:
         write_orders(journal, 0)
         save(Frames(journal, None))
-        monkeypatch.setattr(CheckpointWriter, "version", "9.9/1")
+        monkeypatch.setattr(Checkpoints, "version", "9.9/1")
         assert not began_with_checkpoint(journal)
         save(Frames(journal, None))
         assert began_with_checkpoint(journal)
@@ -386,10 +392,10 @@ def test_a_kill_while_a_checkpoint_is_written_harms_nothing(tmp_path: Path) -> N
     program = f"""
 import pathlib, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
-from regards_nb.frames import CheckpointWriter, Frames
+from regards_nb.frames import Checkpoints, Frames
 from regards_nb.journal import Journal
 from test_checkpoints import save, write_orders
-CheckpointWriter.min_events = 1
+Checkpoints.min_events = 1
 journal = Journal({str(path)!r})
 frames = Frames(journal, None)
 for number in range(1000, 100_000):
@@ -426,8 +432,8 @@ def test_a_process_that_only_looks_stores_a_checkpoint_at_its_end(tmp_path: Path
         write_orders(journal, 0)
     program = f"""
 from regards_nb import OrderTracker
-from regards_nb.frames import CheckpointWriter
-CheckpointWriter.min_events = 1
+from regards_nb.frames import Checkpoints
+Checkpoints.min_events = 1
 tracker = OrderTracker("amqp://nowhere.invalid", "q", journal={str(path)!r})
 assert len(tracker.orders) == 50
 """
@@ -439,7 +445,7 @@ def test_new_events_are_stored_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that is killed leaves a checkpoint of the messages before."""
-    monkeypatch.setattr(CheckpointWriter, "delay_s", 0.0)
+    monkeypatch.setattr(Checkpoints, "delay_s", 0.0)
     with Journal(tmp_path / "journal.sqlite") as journal:
         frames = Frames(journal, None)
         write_orders(journal, 0)

@@ -165,7 +165,9 @@ def test_recent_rows_are_those_of_the_queue_and_of_other_sessions(journal: Journ
     journal.append(earlier, [delivery(b"a"), delivery(b"b"), delivery(b"c")])
     journal.append(elsewhere, [delivery(b"d")])
     journal.append(mine, [delivery(b"e")])
-    recent = journal.recent("q", after_id=0, not_of=mine, limit=2)
+    recent = journal._database.read(
+        lambda c: RowReader(c).recent("q", after_id=0, not_of=mine, limit=2)
+    )
     assert [row.delivery.body for row in recent] == [b"b", b"c"]
 
 
@@ -567,7 +569,7 @@ from regards_nb.errors import JournalError
 from regards_nb.journal import Journal
 with Journal(sys.argv[1] + "/journal.sqlite") as journal:
     assert [each.body for batch in journal.read() for each in batch.deliveries] == [b"one"]
-    assert journal.is_read_only
+    assert journal._database.read_only
     assert journal.check() == []
     assert journal.last_id() == 1
     try:

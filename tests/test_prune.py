@@ -19,8 +19,8 @@ from regards_nb.cli import main
 from regards_nb.client import RegardsClient
 from regards_nb.consumer import RedeliveryMatcher
 from regards_nb.events import Delivery, OrderEvent
-from regards_nb.frames import CheckpointWriter, Frames
-from regards_nb.journal import Journal, name_of, restore, time_us
+from regards_nb.frames import Checkpoints, Frames
+from regards_nb.journal import Journal, RowReader, name_of, restore, time_us
 from regards_nb.journal import kept as kept_of
 from regards_nb.orders import OrderReducer
 
@@ -169,7 +169,9 @@ def test_messages_that_may_come_again_are_known(place: str | Path) -> None:
         pruned = journal.pruning.run(time_us(BEFORE))
         assert (pruned.events, pruned.kept_for_redelivery) == (60, 20)
         matcher = RedeliveryMatcher()
-        matcher.add(journal.recent("q", after_id=0, limit=1000))
+        matcher.add(
+            journal._database.read(lambda c: RowReader(c).recent("q", after_id=0, limit=1000))
+        )
         again = [replace(each, redelivered=True) for each in messages[30:40] + messages[70:]]
         assert matcher.new(again) == []
 
@@ -284,7 +286,7 @@ def test_checkpoints_of_before_hide_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that began with a checkpoint, and a new one, show all orders and what is left."""
-    monkeypatch.setattr(CheckpointWriter, "min_events", 1)
+    monkeypatch.setattr(Checkpoints, "min_events", 1)
     place = tmp_path / "journal.sqlite"
     with Journal(place) as journal, Journal(place) as other:
         filled(journal)

@@ -23,7 +23,7 @@ from regards_nb.frames.catalogue import datasets_frame as datasets_frame
 from regards_nb.frames.catalogue import products_frame as products_frame
 from regards_nb.frames.catalogue import quota_frame as quota_frame
 from regards_nb.frames.catalogue import summary_frame as summary_frame
-from regards_nb.frames.checkpoint import CheckpointWriter as CheckpointWriter
+from regards_nb.frames.checkpoint import Checkpoints as Checkpoints
 from regards_nb.frames.columns import EVENT_COLUMNS as EVENT_COLUMNS
 from regards_nb.frames.columns import EVENT_DTYPES as EVENT_DTYPES
 from regards_nb.frames.columns import FILE_COLUMNS as FILE_COLUMNS

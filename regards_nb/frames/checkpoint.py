@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
 
 #: Change it when the same messages give other events, states, columns or bytes than before.
-_FORMAT = 3
+_FORMAT = 4
 
-#: See `CheckpointWriter.min_events`.
+#: See `Checkpoints.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
 #: Python waits so long at its end for a checkpoint that is being written.
 _EXIT_TIMEOUT_S = 60.0
@@ -59,31 +59,32 @@ _ORDER_DTYPES = {
     "decided_at_s": "int64",
 }
 _row = attrgetter(*_ORDER_DTYPES)
-#: The columns that make an `OrderState`, as `_state` takes them.
+#: The columns that make the rest of an `OrderState`, behind its key.
 _STATE_COLUMNS = (
-    "tenant", "correlation_id", "order_id", "status", "finished", "progress", "suborders_done",
-    "suborders_total", "errors", "error_type", "message", "download_link", "ready_row",
-    "errors_row", "first_event", "last_event", "waits_for_download", "decided_at_s",
+    "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
+    "error_type", "message", "download_link", "ready_row", "errors_row", "first_event",
+    "last_event", "waits_for_download", "decided_at_s",
 )  # fmt: skip
+_KEY_COLUMNS = ("tenant", "correlation_id")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class _Head(msgspec.Struct, array_like=True):
-    """The rows that a checkpoint stands for."""
+class Head(msgspec.Struct, array_like=True):
+    """The rows of the journal that a checkpoint stands for."""
 
     version: str
-    #: of the journal up to the row, see `Journal.stamp`
-    stamp: bytes
     last_id: int
     #: the arrival of the newest message, in µs
     newest_us: int
-    #: the name of the stored events, and how many of them belong to this checkpoint
-    events: str
-    n_events: int
     #: row id, reason and arrival (µs) of each message that could not be decoded
     rejections: list[tuple[int, str, int]]
+    n_events: int
+    #: of the journal up to the row, see `Journal.stamp`
+    stamp: bytes = b""
+    #: the name of the stored events, of which the first belong to this checkpoint
+    events: str = ""
 
 
 class _Folds(msgspec.Struct, array_like=True):
@@ -99,7 +100,7 @@ class _Folds(msgspec.Struct, array_like=True):
     tenants: list[str | None]
 
 
-_head_from = msgspec.msgpack.Decoder(_Head).decode
+_head_from = msgspec.msgpack.Decoder(Head).decode
 _folds_from = msgspec.msgpack.Decoder(_Folds).decode
 
 
@@ -128,8 +129,7 @@ class StoredOrders:
     @cached_property
     def keys(self) -> list[OrderKey]:
         """The order of each row."""
-        names = (self.columns[name].to_list() for name in ("tenant", "correlation_id"))
-        return list(map(OrderKey, *names))
+        return list(map(OrderKey, *(self.columns[name].to_list() for name in _KEY_COLUMNS)))
 
     @cached_property
     def folded(self) -> FoldedOrders:
@@ -148,57 +148,22 @@ class StoredOrders:
 
     def states(self, rows: np.ndarray[Any, Any]) -> list[OrderState]:
         """Make the states of some rows."""
-        column = {name: self.columns[name].take(rows).to_list() for name in _STATE_COLUMNS}
+        taken = {n: self.columns[n].take(rows).to_list() for n in (*_KEY_COLUMNS, *_STATE_COLUMNS)}
         for name in ("first_event", "last_event"):
-            column[name] = [_EPOCH + timedelta(microseconds=us) for us in column[name]]
-        return list(map(_state, *column.values()))
+            taken[name] = [_EPOCH + timedelta(microseconds=us) for us in taken[name]]
+        keys = map(OrderKey, *(taken.pop(name) for name in _KEY_COLUMNS))
+        names = ("key", *taken)
+        values = zip(keys, *taken.values(), strict=True)
+        return [OrderState(**dict(zip(names, each, strict=False))) for each in values]
 
 
-def _state(*row: Any) -> OrderState:
-    # Written out, because a dictionary for each of a million orders takes five times as long.
-    (
-        tenant, correlation_id, order_id, status, finished, progress, suborders_done,
-        suborders_total, errors, error_type, message, download_link, ready_row, errors_row,
-        first_event, last_event, waits, decided_at_s,
-    ) = row  # fmt: skip
-    return OrderState(
-        key=OrderKey(tenant, correlation_id),
-        order_id=order_id,
-        status=status,
-        finished=finished,
-        progress=progress,
-        suborders_done=suborders_done,
-        suborders_total=suborders_total,
-        errors=errors,
-        error_type=error_type,
-        message=message,
-        download_link=download_link,
-        ready_row=ready_row,
-        errors_row=errors_row,
-        first_event=first_event,
-        last_event=last_event,
-        waits_for_download=waits,
-        decided_at_s=decided_at_s,
-    )
+class Checkpoint(NamedTuple):
+    """The frames up to a row of the journal."""
 
-
-class StoredEvents(NamedTuple):
-    """The events of a checkpoint, which are read when they are asked for."""
-
-    n_events: int
-    #: Yields their columns in several pieces; ends early if they are damaged.
-    read: Callable[[], Iterator[dict[str, PackedColumn]]]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The frames up to the row *last_id* of the journal."""
-
-    last_id: int
-    newest_us: int
-    rejections: list[tuple[int, str, int]]
+    head: Head
     orders: StoredOrders
-    events: StoredEvents
+    #: Yields the columns of the events in several pieces; ends early if they are damaged.
+    read_events: Callable[[], Iterator[dict[str, PackedColumn]]]
 
 
 @dataclass(frozen=True)
@@ -207,9 +172,7 @@ class Capture:
 
     #: of the journal, see `Journal.generation`
     generation: int
-    last_id: int
-    newest_us: int
-    rejections: list[tuple[int, str, int]]
+    head: Head
     #: The orders at their places.
     keys: list[OrderKey]
     folded: FoldedOrders
@@ -217,20 +180,50 @@ class Capture:
     #: may differ from them.
     stored: StoredOrders | None
     changed: list[OrderKey]
-    n_events: int
     #: Returns the events from a row on.
     events_from: Callable[[int], pd.DataFrame]
 
 
 class Checkpoints:
-    """Reads and writes the checkpoints of frames that show one tenant and some queues."""
+    """Reads the checkpoint of some frames; writes later ones in the background, and at the end.
 
-    def __init__(self, journal: Journal, tenant: str | None, queues: list[str] | None) -> None:
+    The frames show one *tenant* and some *queues*. Their method *capture*, which is held weakly,
+    returns what to store.
+    """
+
+    #: A checkpoint of another version is not read.
+    version = f"{regards_nb.__version__}/{_FORMAT}"
+    #: Fewer new events than this, or than a tenth of the orders, are not worth a checkpoint: to
+    #: fold them again takes milliseconds.
+    min_events = 2000
+    #: The part of one processor that checkpoints may take while messages arrive.
+    max_share = 0.02
+    #: A checkpoint is written when no event has come for so long, or after the longest delay: to
+    #: write a large one keeps the interpreter busy for seconds, and rows would appear later.
+    delay_s = 1.0
+    longest_delay_s = 60.0
+
+    def __init__(
+        self,
+        journal: Journal,
+        tenant: str | None,
+        queues: list[str] | None,
+        capture: Callable[[], Capture],
+    ) -> None:
         self._journal = journal
         self._store = journal.checkpoints
         self._owner = json.dumps([tenant, queues])
         #: The id of the journal when the frames began: a new one says that rows were removed.
         self._journal_id: str | None = None
+        self._capture = weakref.WeakMethod(capture)
+        self._thread: threading.Thread | None = None
+        self._is_ending = threading.Event()
+        #: One thread at a time writes.
+        self._lock = threading.Lock()
+        self._unsaved = 0
+        self._n_orders = 0
+        self._not_before_s = self._newest_at_s = 0.0
+        _all.add(self)
 
     def begin_anew(self) -> None:
         """Begin with the journal as it is, because the frames read all of it again."""
@@ -240,64 +233,46 @@ class Checkpoints:
         """Return the checkpoint of this journal; None if there is none that is right."""
         self._journal_id = self._journal.id()
         values = self._store.read(self._owner, CHECKPOINT_HEAD, "orders", "folds")
-        head = self._valid_head(values.get(CHECKPOINT_HEAD))
-        if head is None or not {"orders", "folds"} <= values.keys():
+        head = self._valid_head(values[CHECKPOINT_HEAD])
+        if head is None or not values["orders"] or not values["folds"]:
             return None
-        return Checkpoint(
-            head.last_id,
-            head.newest_us,
-            head.rejections,
-            StoredOrders(unpack(values["orders"]), values["folds"]),
-            StoredEvents(head.n_events, lambda: self._events(head)),
-        )
+        orders = StoredOrders(unpack(values["orders"][0]), values["folds"][0])
+        return Checkpoint(head, orders, lambda: self._events(head))
 
-    def _valid_head(self, packed: bytes | None) -> _Head | None:
+    def _valid_head(self, packed: list[bytes]) -> Head | None:
         """Return a head of this version and of this journal."""
-        if packed is None:
-            return None
-        try:
-            head = _head_from(packed)
-        except msgspec.MsgspecError:
-            return None
-        is_right = head.version == CheckpointWriter.version and head.stamp == self._journal.stamp(
-            head.last_id
-        )
-        return head if is_right else None
+        with suppress(msgspec.MsgspecError):
+            for head in map(_head_from, packed):
+                if head.version == self.version:
+                    return head if head.stamp == self._journal.stamp(head.last_id) else None
+        return None
 
-    def _events(self, head: _Head) -> Iterator[dict[str, PackedColumn]]:
+    def _events(self, head: Head) -> Iterator[dict[str, PackedColumn]]:
         count = 0
-        for piece in self._store.pieces(self._owner, head.events):
+        for piece in self._store.read(self._owner, head.events)[head.events]:
             if count == head.n_events:
                 break  # another kernel has stored later ones
             columns = unpack(piece)
             count += len(columns["redelivered"].data)
             yield columns
 
-    def write(self, capture: Capture) -> None:
+    def _write(self, capture: Capture) -> None:
         """Store a checkpoint, unless there is one of a later row."""
         journal_id = self._journal.id()
         self._journal_id = self._journal_id or journal_id
         if self._journal_id != journal_id:
             return  # other processes have removed events that these frames show
-        stamp = self._journal.stamp(capture.last_id)
+        stamp = self._journal.stamp(capture.head.last_id)
         if self._journal.generation != capture.generation:
             return  # the journal was replaced: the stamp is that of other messages
-        before = self._store.read(self._owner, CHECKPOINT_HEAD).get(CHECKPOINT_HEAD)
+        before = self._store.read(self._owner, CHECKPOINT_HEAD)[CHECKPOINT_HEAD]
         there = self._valid_head(before)
-        if stamp is None or (there is not None and there.last_id >= capture.last_id):
+        if stamp is None or (there is not None and there.last_id >= capture.head.last_id):
             return
         events, n_stored = (
             (uuid.uuid4().hex, 0) if there is None else (there.events, there.n_events)
         )
-        head = _Head(
-            CheckpointWriter.version,
-            stamp,
-            capture.last_id,
-            capture.newest_us,
-            events,
-            capture.n_events,
-            capture.rejections,
-        )
+        head = msgspec.structs.replace(capture.head, stamp=stamp, events=events)
         values = {
             (CHECKPOINT_HEAD, 0): _pack(head),
             ("orders", 0): pack(_order_columns(capture)),
@@ -309,6 +284,53 @@ class Checkpoints:
             piece = columns_of(new.iloc[first : first + _ROWS_PER_PIECE], EVENT_DTYPES)
             values[events, n_stored + first] = pack(piece)
         self._store.write(self._owner, values, before=before, keeps_others=there is not None)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so many events are new that a checkpoint saves time."""
+        return self._unsaved >= max(self.min_events, self._n_orders * _MIN_EVENTS_PER_ORDER)
+
+    def note(self, new_events: int, n_orders: int) -> None:
+        """Count new events; begin to write a checkpoint if one is due."""
+        if new_events:
+            self._unsaved += new_events
+            self._newest_at_s = time.monotonic()
+        self._n_orders = n_orders
+        is_idle = self._thread is None or not self._thread.is_alive()
+        if self.is_due and is_idle and time.monotonic() >= self._not_before_s:
+            self._thread = begin("checkpoint", self._save_soon)
+
+    def _save_soon(self) -> None:
+        latest_s = time.monotonic() + self.longest_delay_s
+        while not self._is_ending.wait(self.delay_s):
+            now_s = time.monotonic()
+            if now_s >= min(self._newest_at_s + self.delay_s, latest_s):
+                break
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint if one is due."""
+        with self._lock:
+            capture_of = self._capture()
+            if not self.is_due or capture_of is None:
+                return
+            began_s = time.thread_time()
+            unsaved = self._unsaved
+            # If the journal cannot be read just now, the next checkpoint comes later.
+            with suppress(RegardsError):
+                self._write(capture_of())
+            self._unsaved -= unsaved
+            self._not_before_s = time.monotonic() + (time.thread_time() - began_s) / self.max_share
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the thread, then write a checkpoint if one is due."""
+        thread = self._thread
+        if thread is not None:
+            self._is_ending.set()
+            thread.join(timeout_s)
+            self._is_ending.clear()
+        if thread is None or not thread.is_alive():
+            self.save()
 
 
 def _order_columns(capture: Capture) -> dict[str, PackedColumn]:
@@ -350,88 +372,10 @@ def _folds(capture: Capture) -> _Folds:
     )
 
 
-class CheckpointWriter:
-    """Writes checkpoints in the background, and at the end of Python.
-
-    *capture* returns what to store. A bound method is held weakly.
-    """
-
-    #: A checkpoint of another version is not read.
-    version = f"{regards_nb.__version__}/{_FORMAT}"
-    #: Fewer new events than this, or than a tenth of the orders, are not worth a checkpoint: to
-    #: fold them again takes milliseconds.
-    min_events = 2000
-    #: The part of one processor that checkpoints may take while messages arrive.
-    max_share = 0.02
-    #: A checkpoint is written when no event has come for so long, or after the longest delay: to
-    #: write a large one keeps the interpreter busy for seconds, and rows would appear later.
-    delay_s = 1.0
-    longest_delay_s = 60.0
-
-    def __init__(self, checkpoints: Checkpoints, capture: Callable[[], Capture]) -> None:
-        self._checkpoints = checkpoints
-        self._capture = weakref.WeakMethod(capture)
-        self._thread: threading.Thread | None = None
-        self._is_ending = threading.Event()
-        #: One thread at a time writes.
-        self._lock = threading.Lock()
-        self._unsaved = 0
-        self._n_orders = 0
-        self._not_before_s = self._newest_at_s = 0.0
-        _writers.add(self)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether so many events are new that a checkpoint saves time."""
-        return self._unsaved >= max(self.min_events, self._n_orders * _MIN_EVENTS_PER_ORDER)
-
-    def note(self, new_events: int, n_orders: int) -> None:
-        """Count new events; begin to write a checkpoint if one is due."""
-        if new_events:
-            self._unsaved += new_events
-            self._newest_at_s = time.monotonic()
-        self._n_orders = n_orders
-        is_idle = self._thread is None or not self._thread.is_alive()
-        if self.is_due and is_idle and time.monotonic() >= self._not_before_s:
-            self._thread = begin("checkpoint", self._save_soon)
-
-    def _save_soon(self) -> None:
-        latest_s = time.monotonic() + self.longest_delay_s
-        while not self._is_ending.wait(self.delay_s):
-            now_s = time.monotonic()
-            if now_s >= min(self._newest_at_s + self.delay_s, latest_s):
-                break
-        self.save()
-
-    def save(self) -> None:
-        """Write a checkpoint if one is due."""
-        with self._lock:
-            capture_of = self._capture()
-            if not self.is_due or capture_of is None:
-                return
-            began_s = time.thread_time()
-            unsaved = self._unsaved
-            # If the journal cannot be read just now, the next checkpoint comes later.
-            with suppress(RegardsError):
-                self._checkpoints.write(capture_of())
-            self._unsaved -= unsaved
-            self._not_before_s = time.monotonic() + (time.thread_time() - began_s) / self.max_share
-
-    def finish(self, timeout_s: float) -> None:
-        """Wait for the thread, then write a checkpoint if one is due."""
-        thread = self._thread
-        if thread is not None:
-            self._is_ending.set()
-            thread.join(timeout_s)
-            self._is_ending.clear()
-        if thread is None or not thread.is_alive():
-            self.save()
-
-
-_writers: weakref.WeakSet[CheckpointWriter] = weakref.WeakSet()
+_all: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
 
 
 @atexit.register
 def _finish_all() -> None:
-    for writer in list(_writers):
-        writer.finish(_EXIT_TIMEOUT_S)
+    for checkpoints in list(_all):
+        checkpoints.finish(_EXIT_TIMEOUT_S)

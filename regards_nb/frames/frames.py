@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from regards_nb.download import is_url
 from regards_nb.events import OrderStatus
 from regards_nb.files import FileState
-from regards_nb.frames.checkpoint import Capture, Checkpoints, CheckpointWriter
+from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
 from regards_nb.frames.columns import (
     FILE_DTYPES,
     PROBLEM_DTYPES,
@@ -73,8 +73,7 @@ class Frames:
         #: The newest arrival of a message that was read, in µs.
         self._newest_us = 0
         shown = None if queues is None else sorted(queues)
-        self._checkpoints = Checkpoints(journal, tenant, shown)
-        self._writer = CheckpointWriter(self._checkpoints, self._capture)
+        self._checkpoints = Checkpoints(journal, tenant, shown, self._capture)
         self._clear()
 
     def _clear(self, checkpoint: Checkpoint | None = None) -> None:
@@ -87,17 +86,14 @@ class Frames:
         if checkpoint is None:
             self._checkpoints.begin_anew()
         else:
-            self._last_id = self._stored_last_id = checkpoint.last_id
-            self._newest_us = max(self._newest_us, checkpoint.newest_us)
+            self._last_id = self._stored_last_id = checkpoint.head.last_id
+            self._newest_us = max(self._newest_us, checkpoint.head.newest_us)
         self._revision = 0
         #: The orders of the checkpoint.
         self._stored = None if checkpoint is None else checkpoint.orders
         self._states = OrderStates(self._tenant, self._stored)
         self._orders = OrdersFrame(self._states, self._stored)
-        if checkpoint is None:
-            self._events = EventsFrame()
-        else:
-            self._events = EventsFrame(checkpoint.events)
+        self._events = EventsFrame(checkpoint)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
         #: The places of the files that the frame shows as removed.
         self._removed: set[int] = set()
@@ -106,7 +102,7 @@ class Frames:
         self._rejected = GrowingFrame(REJECTED_DTYPES)
         #: Row id, reason and arrival (µs) of each rejected message. The bodies may be large and are
         #: read from the journal when `rejected` is called.
-        self._rejections = [] if checkpoint is None else checkpoint.rejections
+        self._rejections = [] if checkpoint is None else checkpoint.head.rejections
 
     def follow(self, after_id: int | None = None) -> EventQueue:
         """Return a queue that receives events with their orders.
@@ -152,7 +148,7 @@ class Frames:
         """Begin with the rows of the checkpoint, if that hides no event from a queue."""
         checkpoint = self._checkpoints.read()
         limit = min((after_id for after_id, _ in self._queues), default=last_id)
-        if checkpoint is not None and checkpoint.last_id <= min(limit, last_id):
+        if checkpoint is not None and checkpoint.head.last_id <= min(limit, last_id):
             self._clear(checkpoint)
 
     def _capture(self) -> Capture:
@@ -167,14 +163,17 @@ class Frames:
 
             return Capture(
                 generation=self._generation,
-                last_id=self._last_id,
-                newest_us=self._newest_us,
-                rejections=self._rejections.copy(),
+                head=Head(
+                    Checkpoints.version,
+                    self._last_id,
+                    self._newest_us,
+                    self._rejections.copy(),
+                    n_events,
+                ),
                 keys=keys,
                 folded=folded,
                 stored=None if self._states.regrouped else self._stored,
                 changed=changed,
-                n_events=n_events,
                 events_from=events_from,
             )
 
@@ -183,12 +182,12 @@ class Frames:
 
         Wait at most *timeout_s* for a thread that is storing one.
         """
-        self._writer.finish(timeout_s)
+        self._checkpoints.finish(timeout_s)
 
     def _read_on(self, generation: int, *, exact: bool) -> None:
         """Read the new rows; stop if the ids get another meaning meanwhile."""
         position = self._journal.position(exact=exact)
-        if not self._last_id and position.last_id >= CheckpointWriter.min_events:
+        if not self._last_id and position.last_id >= Checkpoints.min_events:
             self._read_checkpoint(position.last_id)
         known = len(self._events)
         if position.last_id > self._last_id:
@@ -204,7 +203,7 @@ class Frames:
                     break
         if position.revision > self._revision and self._journal.generation == generation:
             self._refresh_files(position.revision)
-        self._writer.note(len(self._events) - known, len(self._states))
+        self._checkpoints.note(len(self._events) - known, len(self._states))
 
     def read_again(self) -> None:
         """Read all rows again, because some were removed. Queues of `follow` get no event twice."""

@@ -24,13 +24,13 @@ class PackedTexts:
     """Texts as UTF-8, one after the other; *sizes* are their bytes, as uint32."""
 
     sizes: np.ndarray[Any, Any]
-    joined: bytes | memoryview
+    joined: memoryview
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
         """Pack texts."""
         encoded = [text.encode() for text in texts]
-        return cls(np.array(list(map(len, encoded)), "<u4"), b"".join(encoded))
+        return cls(np.array(list(map(len, encoded)), "<u4"), memoryview(b"".join(encoded)))
 
     @cached_property
     def ends(self) -> np.ndarray[Any, Any]:
@@ -106,55 +106,32 @@ def _column_of(column: pd.Series[Any], dtype: str) -> PackedColumn:
     return PackedColumn(values, missing if missing.any() else None)
 
 
-class _Stored(msgspec.Struct, array_like=True):
-    """A column as bytes."""
-
-    dtype: str
-    data: memoryview
-    missing: memoryview | None
-    text_sizes: memoryview | None
-    texts: memoryview | None
+#: Bits: their number, and eight in a byte. Numbers: their dtype, and little-endian bytes.
+_BITS, _NUMBERS = 1, 2
+_SIZE_BYTES = _DTYPE_BYTES = 8
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(dict[str, _Stored]).decode
-
-
-def pack(columns: Mapping[str, PackedColumn]) -> bytes:
-    """Return columns as bytes."""
-    return _encode({name: _stored(column) for name, column in columns.items()})
-
-
-def _stored(column: PackedColumn) -> _Stored:
-    data, missing, texts = column
-    if data.dtype.kind == "i" and len(data):
-        smallest = next(
-            kind
-            for kind in ("i1", "i2", "i4", "i8")
-            if np.iinfo(kind).min <= data.min() and data.max() <= np.iinfo(kind).max
-        )
-        data = data.astype(smallest)
-    data = data.astype(data.dtype.newbyteorder("<"))
-    return _Stored(
-        data.dtype.str,
-        memoryview(data.tobytes()),
-        None if missing is None else memoryview(np.packbits(missing).tobytes()),
-        None if texts is None else memoryview(texts.sizes.tobytes()),
-        None if texts is None else memoryview(texts.joined),
+def _encoded(array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
+    if array.dtype == bool:
+        bits = len(array).to_bytes(_SIZE_BYTES, "little") + np.packbits(array).tobytes()
+        return msgspec.msgpack.Ext(_BITS, bits)
+    if array.dtype.kind == "i" and len(array):
+        # The signed type that holds the largest and the smallest number.
+        array = array.astype(np.min_scalar_type(-1 - max(int(array.max()), -1 - int(array.min()))))
+    array = array.astype(array.dtype.newbyteorder("<"))
+    return msgspec.msgpack.Ext(
+        _NUMBERS, array.dtype.str.encode().ljust(_DTYPE_BYTES) + array.tobytes()
     )
 
 
-def unpack(packed: bytes) -> dict[str, PackedColumn]:
-    """Return what `pack` was given."""
-    return {name: _column(stored) for name, stored in _decode(packed).items()}
+def _decoded(code: int, data: memoryview) -> np.ndarray[Any, Any]:
+    if code == _BITS:
+        count = int.from_bytes(data[:_SIZE_BYTES], "little")
+        bits = np.frombuffer(data[_SIZE_BYTES:], "u1")
+        return np.unpackbits(bits, count=count).view(bool)
+    return np.frombuffer(data[_DTYPE_BYTES:], str(data[:_DTYPE_BYTES], "ascii").strip())
 
 
-def _column(stored: _Stored) -> PackedColumn:
-    data = np.frombuffer(stored.data, dtype=stored.dtype)
-    missing = None
-    if stored.missing is not None:
-        missing = np.unpackbits(np.frombuffer(stored.missing, "u1"), count=len(data)).view(bool)
-    if stored.texts is None or stored.text_sizes is None:
-        return PackedColumn(data, missing)
-    texts = PackedTexts(np.frombuffer(stored.text_sizes, "<u4"), stored.texts)
-    return PackedColumn(data, missing, texts)
+#: Columns to bytes, and back.
+pack = msgspec.msgpack.Encoder(enc_hook=_encoded).encode
+unpack = msgspec.msgpack.Decoder(dict[str, PackedColumn], ext_hook=_decoded).decode

@@ -16,7 +16,7 @@ from regards_nb.frames.packed import PackedColumn, columns_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from regards_nb.frames.checkpoint import StoredEvents, StoredOrders
+    from regards_nb.frames.checkpoint import Checkpoint, StoredOrders
     from regards_nb.frames.state import OrderStates
     from regards_nb.journal import Batch
     from regards_nb.orders import OrderKey
@@ -49,12 +49,12 @@ def events_of(
 
 
 class EventsFrame:
-    """Keeps `OrderTracker.events`; *stored* are those of the checkpoint the frames began with."""
+    """Keeps `OrderTracker.events`; *stored* is the checkpoint that the frames began with."""
 
-    def __init__(self, stored: StoredEvents | None = None) -> None:
+    def __init__(self, stored: Checkpoint | None = None) -> None:
         self._stored = stored
         #: How many events are stored and not read.
-        self._unread = 0 if stored is None else stored.n_events
+        self._unread = 0 if stored is None else stored.head.n_events
         self._rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
         #: The newest events, whose rows are not written.
         self._waiting: list[OrderEvent] = []
@@ -97,12 +97,12 @@ class EventsFrame:
         return frame.iloc[first - self._unread :]
 
 
-def _stored_rows(stored: StoredEvents) -> GrowingFrame | None:
+def _stored_rows(stored: Checkpoint) -> GrowingFrame | None:
     """Return the events of a checkpoint; None if they cannot be read."""
     rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
-    for columns in stored.read():
+    for columns in stored.read_events():
         rows.load(columns, len(columns["redelivered"].data))
-    return rows if len(rows) == stored.n_events else None
+    return rows if len(rows) == stored.head.n_events else None
 
 
 def _columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:

@@ -8,11 +8,10 @@ understand more of an old journal, and no second table can disagree with the fir
 - ``batches``: how messages are stored and read: many in a row;
 - ``database``: opening, locking, what a database error means, using other files after a change of
   the path;
-- ``location``: where a journal is: a path or a URL;
+- ``location``: where a journal is: a path or a URL; what to do about an error of the database;
 - ``use_lock``: threads use the connections, or one closes them;
-- ``changes``: how far the journal has grown, and when to look;
-- ``listener``: hear of the commits of other processes;
-- ``processes``: what processes leave for each other: leases, cursors, stopped downloads;
+- ``changes``: how far the journal has grown, and when to look; hear of commits of other processes;
+- ``processes``: what processes leave for each other: leases and cursors;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
 - ``rescue``: write missing messages and records to files that replaced ours;
 - ``journal``: `Journal`: append messages, read on from a position, keep the file records;
@@ -27,6 +26,7 @@ from regards_nb.journal.batches import Batch as Batch
 from regards_nb.journal.batches import Row as Row
 from regards_nb.journal.batches import RowReader as RowReader
 from regards_nb.journal.changes import ChangeDetector as ChangeDetector
+from regards_nb.journal.changes import Listener as Listener
 from regards_nb.journal.changes import Position as Position
 from regards_nb.journal.checkpoints import CHECKPOINT_HEAD as CHECKPOINT_HEAD
 from regards_nb.journal.checkpoints import CheckpointStore as CheckpointStore
@@ -35,7 +35,6 @@ from regards_nb.journal.database import JournalReplacedError as JournalReplacedE
 from regards_nb.journal.journal import Journal as Journal
 from regards_nb.journal.journal import TenantFiles as TenantFiles
 from regards_nb.journal.journal import with_full_path as with_full_path
-from regards_nb.journal.listener import Listener as Listener
 from regards_nb.journal.location import DEFAULT_PATH as DEFAULT_PATH
 from regards_nb.journal.location import location_of as location_of
 from regards_nb.journal.processes import Holder as Holder

@@ -131,6 +131,12 @@ class Batch(NamedTuple):
         numbered = enumerate(self.deliveries, self.first_id)
         return [Row(row_id, self.session_id, delivery) for row_id, delivery in numbered]
 
+    def stored(self) -> dict[str, Any]:
+        """Return the values of a row of the table that holds the messages under their ids."""
+        packed = pack(self.session_id, self.deliveries)
+        ids = {"first_id": self.first_id, "last_id": self.last_id, "session_id": self.session_id}
+        return ids | {"messages": packed}
+
 
 class Row(NamedTuple):
     """One journalled message: its id, the session that received it, the message."""

@@ -12,19 +12,17 @@ import sqlite3
 import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from regards_nb.errors import JournalError
+from regards_nb.journal.schema import upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from regards_nb.journal.database import Database
-
-_T = TypeVar("_T")
 
 _metadata = sa.MetaData()
 
@@ -59,29 +57,21 @@ class CheckpointStore:
         self._database = database
         self._path = None if database.path is None else Path(f"{database.path}.checkpoint")
 
-    def read(self, owner: str, *names: str) -> dict[str, bytes]:
-        """Return the first value of each name, all of one moment; those that are damaged not."""
+    def read(self, owner: str, *names: str) -> dict[str, list[bytes]]:
+        """Return the values of each name by number, up to the first damaged one, of one moment."""
         query = sa.select(_columns.name, _columns.value, _columns.checksum).where(
-            _columns.owner == owner, _columns.name.in_(names), _columns.number == 0
+            _columns.owner == owner, _columns.name.in_(names)
         )
-        with suppress(sa.exc.SQLAlchemyError, JournalError, OSError):
-            rows = self._read(lambda c: c.execute(query).all())
-            return {name: value for name, value, sum_ in rows if zlib.crc32(value) == sum_}
-        return {}
-
-    def pieces(self, owner: str, name: str) -> list[bytes]:
-        """Return all values of a name by number, up to the first damaged one."""
-        query = sa.select(_columns.value, _columns.checksum).where(
-            _columns.owner == owner, _columns.name == name
-        )
-        found: list[bytes] = []
-        with suppress(sa.exc.SQLAlchemyError, JournalError, OSError):
-            for value, checksum in self._read(
-                lambda c: c.execute(query.order_by(_columns.number)).all()
+        found: dict[str, list[bytes]] = {name: [] for name in names}
+        damaged = set()
+        with suppress(sa.exc.SQLAlchemyError, OSError), self._connected("ro") as connection:
+            for name, value, checksum in connection.execute(
+                query.order_by(_columns.name, _columns.number)
             ):
                 if zlib.crc32(value) != checksum:
-                    break
-                found.append(value)
+                    damaged.add(name)
+                elif name not in damaged:
+                    found[name].append(value)
         return found
 
     def write(
@@ -89,7 +79,7 @@ class CheckpointStore:
         owner: str,
         values: Mapping[tuple[str, int], bytes],
         *,
-        before: bytes | None,
+        before: list[bytes],
         keeps_others: bool,
     ) -> None:
         """Replace values in one transaction.
@@ -101,60 +91,47 @@ class CheckpointStore:
         head = sa.select(_columns.value).where(
             _columns.owner == owner, _columns.name == CHECKPOINT_HEAD, _columns.number == 0
         )
-        mine = sa.delete(_checkpoints).where(_columns.owner == owner)
         rows = [
             {"owner": owner, "name": name, "number": number, "value": value}
             | {"checksum": zlib.crc32(value)}
             for (name, number), value in values.items()
         ]
-        with suppress(sa.exc.SQLAlchemyError, OSError), self._writing() as connection:
+        with suppress(sa.exc.SQLAlchemyError, OSError), self._connected("rw") as connection:
             _metadata.create_all(connection)
-            found = connection.execute(head.with_for_update()).scalar()
-            if found != before:
+            if connection.execute(head.with_for_update()).scalars().all() != before:
                 return
             if not keeps_others:
-                connection.execute(mine)
-            for name, number in values if keeps_others else ():
-                connection.execute(mine.where(_columns.name == name, _columns.number == number))
-            connection.execute(sa.insert(_checkpoints), rows)
+                connection.execute(sa.delete(_checkpoints).where(_columns.owner == owner))
+            connection.execute(upsert(_checkpoints, connection.dialect.name), rows)
             connection.commit()
 
     @contextmanager
-    def _connected(self, path: Path, mode: str) -> Iterator[sa.Connection]:
-        """Connect to the file; delete one that is no database, so that another can be written."""
-        url = f"file:{quote(str(path))}?mode={mode}"
+    def _connected(self, mode: str) -> Iterator[sa.Connection]:
+        """Connect; delete a file that is no database, so that another can be written."""
+        if self._path is None:
+            with self._database.engine.connect() as connection:
+                yield connection
+            return
+        if mode == "rw":
+            # The messages may be those of other users, too: see docs/security.md.
+            os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+        # "ro" creates no file. A reader of the journal may have no right to write here.
+        url = f"file:{quote(str(self._path))}?mode={mode}"
         engine = sa.create_engine(
             "sqlite://", creator=lambda: sqlite3.connect(url, uri=True), poolclass=sa.pool.NullPool
         )
         try:
             with engine.connect() as connection:
+                if mode == "rw":
+                    # Two kernels that write must not read the head at the same time.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
         except sa.exc.OperationalError:
             raise  # a lock, the disk, the rights
         except sa.exc.DatabaseError:
-            for each in (path, Path(f"{path}-journal")):
+            for each in (self._path, Path(f"{self._path}-journal")):
                 with suppress(OSError):
                     each.unlink()
             raise
         finally:
             engine.dispose()
-
-    def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
-        if self._path is None:
-            return self._database.read(work)
-        # "ro" creates no file. A reader of the journal may have no right to write here.
-        with self._connected(self._path, "ro") as connection:
-            return work(connection)
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        if self._path is None:
-            with self._database.engine.connect() as connection:
-                yield connection
-            return
-        # The messages may be those of other users, too: see docs/security.md.
-        os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
-        with self._connected(self._path, "rw") as connection:
-            # Two kernels that write must not read the head at the same time.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection

@@ -19,10 +19,22 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError, RowReader
-from regards_nb.journal.changes import ChangeDetector, begun, for_one_statement
-from regards_nb.journal.listener import CHANNEL, Listener, why_not
-from regards_nb.journal.location import make_folder, sqlite_path, url_of, without_secrets, wrong_url
-from regards_nb.journal.remedies import remedy
+from regards_nb.journal.changes import (
+    CHANNEL,
+    ChangeDetector,
+    Listener,
+    begun,
+    for_one_statement,
+    why_not,
+)
+from regards_nb.journal.location import (
+    make_folder,
+    remedy,
+    sqlite_path,
+    url_of,
+    without_secrets,
+    wrong_url,
+)
 from regards_nb.journal.rescue import Rescued, rescue, written_text
 from regards_nb.journal.sqlite_file import (
     Change,
@@ -40,7 +52,7 @@ from regards_nb.journal.use_lock import ConnectionUseLock, Outage, uninterrupted
 from regards_nb.waits import told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.journal.changes import Look
 
@@ -250,10 +262,14 @@ class Database:
         Nothing is written to a journal that exists: it may be on a read-only file system, belong to
         another user, be a copy on a standby server, or be locked by another writer.
         """
+        self._in_place(lambda: uninterrupted(self._open))
+
+    def _in_place(self, attempt: Callable[[], _T]) -> _T:
+        """Return what *attempt* does with the files at the path."""
         while True:
+            self._heal()
             with suppress(_ChangedMeanwhileError):
-                uninterrupted(self._open)
-                return
+                return attempt()
 
     def _open(self) -> None:
         # A file that is deleted while it is open is restored, and not made anew.
@@ -280,13 +296,10 @@ class Database:
 
     def read(self, work: Callable[[sa.Connection], _T], verb: str = "read") -> _T:
         """Run *work* in a transaction that reads. A server that restarts is waited for."""
-        while True:
-            self._heal()
-            with suppress(_ChangedMeanwhileError):
-                return self._read(work, verb)
+        return self._in_place(lambda: self._read(work, verb))
 
     def _read(self, work: Callable[[sa.Connection], _T], verb: str) -> _T:
-        with self._using(verb):
+        with self.using(verb):
             return self._retry_while_restarting(lambda: self._run(work))
 
     def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
@@ -326,27 +339,6 @@ class Database:
                 told(_WAITING.format(self.location), patience_s, limit_s=patience_s)
             if patience_s:
                 _pause.wait(_RESTART_RETRY_S)
-
-    @contextmanager
-    def streamed(self, query: sa.Select[Any]) -> Iterator[Iterable[sa.Row[Any]]]:
-        """Run a query and fetch its rows a few at a time. The caller may stop early."""
-        while True:
-            self._heal()
-            with self._using("read"):
-                try:
-                    connection = self._retry_while_restarting(
-                        lambda: begun(self.engine.connect(), "SELECT 1")
-                    )
-                except sa.exc.OperationalError as exc:
-                    if isinstance(exc.orig, _FilesChangedError):
-                        continue
-                    raise
-                with (
-                    connection,
-                    connection.execution_options(yield_per=16).execute(query) as rows,
-                ):
-                    yield rows
-                return
 
     def write(
         self,
@@ -390,7 +382,7 @@ class Database:
         silent: bool = False,
         verb: str = "write",
     ) -> _T:
-        with self._using(verb):
+        with self.using(verb):
             pool, connection = self.engine.pool, self._begin(patience_s, silent=silent)
             try:
                 driver: Any = connection.connection.dbapi_connection
@@ -420,7 +412,9 @@ class Database:
         """Return a connection that has the lock of all writers."""
         if self.path is not None:  # nearly always free, and a wait needs more code
             with suppress(sqlite3.OperationalError):
-                return self._lock(0.0, silent=silent)
+                connection = self._lock(0.0, silent=silent)
+                self._held.over()
+                return connection
         end_s = self._held.end_s(self.busy_timeout_s)
         lock = partial(self._lock, end_s, silent=silent)
         with self._held.awaited():
@@ -515,19 +509,19 @@ class Database:
             # The owner of a journal that is only read here has opened or closed it.
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose(keep_files=False)
-        look = partial(self._changes.position, exact=exact)
-        while True:
-            self._heal()
-            with suppress(_ChangedMeanwhileError):
-                with self._using("read"):
-                    found = self._retry_while_restarting(look)
-                if self._changes.is_shrunk:
-                    self.note_removed_rows()
-                return found
+
+        def look() -> Look:
+            with self.using("read"):
+                return self._retry_while_restarting(partial(self._changes.position, exact=exact))
+
+        found = self._in_place(look)
+        if self._changes.is_shrunk:
+            self.note_removed_rows()
+        return found
 
     def look_for_removed_rows(self) -> None:
         """Compare the newest row with that of the last look; a server that is away is not asked."""
-        with suppress(JournalError, _ChangedMeanwhileError), self._using("read"):
+        with suppress(JournalError), self.using("read"):
             self._changes.look()
         if self._changes.is_shrunk:
             self.note_removed_rows()
@@ -562,7 +556,7 @@ class Database:
         return why_not(self.engine) if self.path is None else None
 
     @contextmanager
-    def _using(self, verb: str) -> Iterator[None]:
+    def using(self, verb: str) -> Iterator[None]:
         """Use the connections: no thread closes them meanwhile. Translate the errors."""
         use = self._gate.enter()
         try:
@@ -685,7 +679,7 @@ class Database:
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
         """Use a connection of the sqlite3 module."""
         self._heal()
-        with self._using(verb), closing(self.engine.raw_connection()) as raw:
+        with self.using(verb), closing(self.engine.raw_connection()) as raw:
             yield cast("sqlite3.Connection", raw.driver_connection)
 
 

@@ -34,10 +34,9 @@ from regards_nb.journal.batches import (
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import Database, JournalReplacedError
-from regards_nb.journal.location import DEFAULT_PATH
-from regards_nb.journal.processes import Cursors, Leases, Stops
+from regards_nb.journal.location import DEFAULT_PATH, remedy
+from regards_nb.journal.processes import Cursors, Leases
 from regards_nb.journal.prune import Pruning
-from regards_nb.journal.remedies import remedy
 from regards_nb.journal.sqlite_file import copy_database
 from regards_nb.text import clean
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.events import Delivery
-    from regards_nb.journal.batches import Row
     from regards_nb.journal.changes import Position
 
     #: see `Journal.append`
@@ -77,6 +75,8 @@ _HAS_MESSAGES = [
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
+#: So many rows, of up to 1 MiB, are read at once.
+_ROWS_AT_ONCE = 16
 
 #: A server was asked less long ago: it is not asked before an acknowledgement.
 _LOOK_EVERY_S = 0.2
@@ -99,19 +99,21 @@ class Journal:
     def __init__(self, location: str | Path | None = None) -> None:
         self._database = Database(DEFAULT_PATH if location is None else location)
         self.location = self._database.location
-        #: returns which program a write waits for
-        self.obstacle = self._database.obstacle
+        #: runs a query
+        self.rows: Callable[[sa.Select[Any]], Sequence[Any]] = self._database.rows
+        #: whether a database server keeps the journal
+        self.is_on_server = self._database.path is None
+        #: returns what calls wait for; tries whether a server tells of commits, and returns why not
+        self.obstacle, self.why_not_told = self._database.obstacle, self._database.why_not_told
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
-        #: row ids that processes keep for others
+        #: row ids that processes keep for others; calls of ``download`` that were stopped
         self.cursors = Cursors(self._database)
         self.checkpoints = CheckpointStore(self._database)
         #: each with the generation in which its ids are right
         self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)
         #: removes the events of orders that ended long ago
         self.pruning = Pruning(self._database, self.leases, self._remembered.clear)
-        #: calls of ``download`` that were stopped
-        self.stops = Stops(self._database)
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
@@ -187,7 +189,7 @@ class Journal:
     def queues_of_sessions(self, *, after_id: int) -> dict[int, str]:
         """Return the queue of each session, of those after a session id."""
         query = sa.select(_sessions.c.id, _sessions.c.queue).where(_sessions.c.id > after_id)
-        return {row[0]: row[1] for row in self._all(query)}
+        return {row[0]: row[1] for row in self.rows(query)}
 
     def append(
         self,
@@ -284,11 +286,6 @@ class Journal:
         """Grows when the ids that a reader has seen may belong to other messages: read again."""
         return self._database.generation
 
-    @property
-    def is_read_only(self) -> bool:
-        """Whether this user can only read the file."""
-        return self._database.read_only
-
     def on_notice(self, callback: Callable[[str], None]) -> None:
         """Call *callback* with a text when the files were changed while the journal was open."""
         self._database.on_notice = callback
@@ -331,16 +328,13 @@ class Journal:
 
     def of_stream(self, stream: str) -> Iterator[Delivery]:
         """Yield all messages of a stream queue, oldest first, a few rows at a time."""
-        query = (
-            SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id)
-            .where(_sessions.c.queue == stream)
-            .order_by(_batches.c.last_id)
+        query = SELECT_BATCHES.join(_sessions, _sessions.c.id == _batches.c.session_id).where(
+            _sessions.c.queue == stream
         )
-        with self._database.streamed(query) as rows:
-            for row in rows:
-                for delivery in read_batch(row, 0).deliveries:
-                    if delivery.stream_offset is not None:
-                        yield delivery
+        for batch in self._batches(query, 0):
+            for delivery in batch.deliveries:
+                if delivery.stream_offset is not None:
+                    yield delivery
 
     def rewind_stream(
         self, stream: str, *, next_offset: int, last: Delivery | None, to: int
@@ -380,10 +374,20 @@ class Journal:
             if generation == self._database.generation and batch.first_id == after_id + 1:
                 yield batch
                 after_id += len(batch.deliveries)
-        query = SELECT_BATCHES.where(_batches.c.last_id > after_id).order_by(_batches.c.last_id)
-        with self._database.streamed(query) as rows:
+        yield from self._batches(SELECT_BATCHES, after_id)
+
+    def _batches(self, query: sa.Select[Any], after_id: int) -> Iterator[Batch]:
+        """Yield the batches of a query after row *after_id*, some of them from each reading."""
+        query = query.order_by(_batches.c.last_id).limit(_ROWS_AT_ONCE)
+        is_end = False
+        while not is_end:
+            rows = self.rows(query.where(_batches.c.last_id > after_id))
+            is_end = len(rows) < _ROWS_AT_ONCE
             for row in rows:
-                yield read_batch(row, after_id)
+                with self._database.using("read"):
+                    batch = read_batch(row, after_id)
+                yield batch
+                after_id = batch.last_id
 
     def position(self, *, exact: bool = True) -> Position:
         """Return how far the journal has grown.
@@ -406,15 +410,6 @@ class Journal:
         connection it is called once, too.
         """
         self._database.watch(callback)
-
-    def why_not_told(self) -> str | None:
-        """Try whether a server tells of the commits of others; return why not, or None."""
-        return self._database.why_not_told()
-
-    @property
-    def is_on_server(self) -> bool:
-        """Whether the journal is in a database server and not in a file."""
-        return self._database.path is None
 
     def last_id(self) -> int:
         """Return the id of the newest row; 0 for an empty journal."""
@@ -446,17 +441,6 @@ class Journal:
 
         return self._database.read(read)
 
-    def recent(
-        self, queue: str, *, after_id: int, not_of: int | None = None, limit: int
-    ) -> list[Row]:
-        """Return the newest *limit* rows of *queue* after *after_id*, oldest first.
-
-        Rows of the session *not_of* are left out.
-        """
-        return self._database.read(
-            lambda c: RowReader(c).recent(queue, after_id=after_id, not_of=not_of, limit=limit)
-        )
-
     def file_log(self, tenant: str | None, workspace: object = None) -> TenantFiles:
         """Return the file records of one tenant, to read and to write.
 
@@ -481,18 +465,16 @@ class Journal:
 
         Only those of *tenant*; None returns those of all tenants.
         """
-        query = sa.select(_files.c.tenant, *self._file_columns()).where(
-            _files.c.revision > revision
-        )
+        query = sa.select(_files.c.tenant, *self.file_columns()).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
-        rows = self._all(query.order_by(_files.c.revision, _files.c.file_id))
+        rows = self.rows(query.order_by(_files.c.revision, _files.c.file_id))
         return [(tenant or None, _file_record(values)) for tenant, *values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
         """Record that the sub-orders announced up to row *row_id* were downloaded."""
         row = {"tenant": tenant or "", "order_id": order_id, "row_id": row_id}
-        self._change(schema.fetched, [row])
+        self.change(schema.fetched, [row])
 
     def fetched_row(self, tenant: str | None, order_id: int) -> int:
         """Return up to which row the sub-orders of an order were downloaded; 0 for none."""
@@ -500,7 +482,7 @@ class Journal:
         query = sa.select(table.row_id).where(
             table.tenant == (tenant or ""), table.order_id == order_id
         )
-        rows = self._all(query)
+        rows = self.rows(query)
         return int(rows[0][0]) if rows else 0
 
     def fetched_after(self, revision: int) -> dict[tuple[str | None, int], int]:
@@ -510,7 +492,7 @@ class Journal:
         """
         table = schema.fetched.c
         query = sa.select(table.tenant, table.order_id, table.row_id)
-        rows = self._all(query.where(table.revision > revision))
+        rows = self.rows(query.where(table.revision > revision))
         return {(tenant or None, order_id): row_id for tenant, order_id, row_id in rows}
 
     def save_request(
@@ -524,7 +506,7 @@ class Journal:
             "body": body,
             "sent_at_us": time.time_ns() // 1000,
         }
-        self._change(schema.requests, [row])
+        self.change(schema.requests, [row])
 
     def request(self, tenant: str | None, correlation_id: str) -> tuple[str, int] | None:
         """Return the body of a request and when it was saved, in µs; None if it is not there."""
@@ -532,7 +514,7 @@ class Journal:
         query = sa.select(table.body, table.sent_at_us).where(
             table.tenant == (tenant or ""), table.correlation_id == correlation_id
         )
-        rows = self._all(query)
+        rows = self.rows(query)
         return (rows[0][0], rows[0][1]) if rows else None
 
     def labels_after(self, revision: int) -> dict[tuple[str | None, str], str]:
@@ -543,27 +525,17 @@ class Journal:
         table = schema.requests.c
         query = sa.select(table.tenant, table.correlation_id, table.label)
         query = query.where(table.revision > revision, table.label.is_not(None))
-        rows = self._all(query)
+        rows = self.rows(query)
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
-    def _file_columns(self) -> list[sa.ColumnElement[Any]]:
+    def file_columns(self) -> list[sa.ColumnElement[Any]]:
+        """Return the columns of a file record."""
         if self._database.version == schema.SCHEMA_VERSION:
             return _FILE_COLUMNS
         # A journal of schema 3 that nobody has written since.
         return [sa.null() if c.name == "fetched_at_us" else c for c in _FILE_COLUMNS]
 
-    def _files_of(self, tenant: str, order_id: int) -> list[FileRecord]:
-        query = (
-            sa.select(*self._file_columns())
-            .where(_files.c.tenant == tenant, _files.c.order_id == order_id)
-            .order_by(_files.c.file_id)
-        )
-        return [_file_record(values) for values in self._all(query)]
-
-    def _save_files(self, tenant: str, files: Iterable[FileRecord]) -> None:
-        self._change(_files, [record._asdict() | {"tenant": tenant} for record in files])
-
-    def _change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    def change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         """Insert or replace rows of a table that has revisions."""
         if not rows:
             return
@@ -576,9 +548,6 @@ class Journal:
             )
 
         self._database.write(change, again=True)
-
-    def _all(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[Sequence[Any]]:
-        return self._database.rows(query)
 
 
 def _next_offset(connection: sa.Connection, stream: str) -> int | None:
@@ -623,7 +592,12 @@ class TenantFiles:
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return the records of one order, by file id."""
-        records = self._journal._files_of(self._tenant, order_id)  # noqa: SLF001 - one room
+        query = (
+            sa.select(*self._journal.file_columns())
+            .where(_files.c.tenant == self._tenant, _files.c.order_id == order_id)
+            .order_by(_files.c.file_id)
+        )
+        records = [_file_record(values) for values in self._journal.rows(query)]
         if self._workspace is None:
             return records
         return [with_full_path(record, self._workspace) for record in records]
@@ -632,7 +606,8 @@ class TenantFiles:
         """Insert or replace records by (order id, file id). They are on disk when it returns."""
         if self._workspace is not None:
             files = [_with_relative_path(record, self._workspace) for record in files]
-        self._journal._save_files(self._tenant, files)  # noqa: SLF001 - one room
+        rows = [record._asdict() | {"tenant": self._tenant} for record in files]
+        self._journal.change(_files, rows)
 
 
 def _file_record(values: Iterable[Any]) -> FileRecord:

@@ -1,4 +1,4 @@
-"""What processes leave in a journal for each other: leases, cursors, downloads that were stopped.
+"""What processes leave in a journal for each other: leases and cursors.
 
 A lease is a row in the journal. It ends when its owner releases it, when its owner has not renewed
 it in time, by the clock of the database, or when its owner is a process of this machine that has
@@ -13,7 +13,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from regards_nb.journal.database import Database
 
 _log = logging.getLogger(__name__)
-_leases, _meta = schema.leases, schema.meta
+_leases = schema.leases
 
 #: The time of the database in ms. In PostgreSQL, now() is the begin of the transaction, which may
 #: have waited for other writers.
@@ -38,10 +37,6 @@ _NOW_MS: dict[str, sa.ColumnElement[int]] = {
     "sqlite": sa.literal_column("CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
     "postgresql": sa.literal_column("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"),
 }
-#: Before the id of a call, as a key of the table of the journal's properties.
-_PREFIX = "stop-"
-#: Longer than any worker needs to notice it, in µs.
-_KEPT_US = 7 * 24 * 3600 * 1_000_000
 
 
 class Holder(NamedTuple):
@@ -247,7 +242,11 @@ def _process(pid: int) -> str:
 
 
 class Cursors:
-    """The cursors of a journal. A name has at most 32 characters."""
+    """The cursors of a journal. A name has at most 32 characters.
+
+    That a call of ``download`` was stopped is a cursor, too, with the id of the call: its workers,
+    wherever they are, read it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -275,32 +274,3 @@ class Cursors:
         known = schema.read_cursor(connection, name)
         if (known is None or row_id > known) and generation == self._database.generation:
             schema.write_cursor(connection, name, row_id)
-
-
-class Stops:
-    """The calls of ``download`` that the user stopped, each by an id of 32 characters.
-
-    Their workers, wherever they are, read it here.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def stop(self, call: str) -> None:
-        """Record that a call was stopped; forget those that were stopped long ago."""
-        now_us = time.time_ns() // 1000
-
-        def stop(connection: sa.Connection) -> None:
-            stopped = sa.select(_meta.c.key, _meta.c.value).where(_meta.c.key.startswith(_PREFIX))
-            for key, since_us in connection.execute(stopped).all():
-                if now_us - int(since_us) > _KEPT_US:
-                    connection.execute(sa.delete(_meta).where(_meta.c.key == key))
-            row = {"key": f"{_PREFIX}{call}", "value": str(now_us)}
-            connection.execute(schema.upsert(_meta, connection.dialect.name), row)
-
-        self._database.write(stop, again=True)
-
-    def is_stopped(self, call: str) -> bool:
-        """Return whether a call was stopped."""
-        query = sa.select(_meta.c.value).where(_meta.c.key == f"{_PREFIX}{call}")
-        return self._database.read(lambda connection: connection.scalar(query)) is not None

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError, SettingsError
 from regards_nb.events import OrderEvent, decode
 from regards_nb.journal import schema
-from regards_nb.journal.batches import SELECT_BATCHES, Batch, DamagedBatchError, pack, read_batch
+from regards_nb.journal.batches import SELECT_BATCHES, Batch, DamagedBatchError, read_batch
 from regards_nb.orders import OrderAccumulator, OrderKey, OrderReducer
 from regards_nb.text import counted
 
@@ -163,13 +163,6 @@ def _checksum(content: bytes) -> bytes:
     return zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-class _Session(NamedTuple):
-    """The newest message of a connection: its row and its arrival."""
-
-    last_id: int
-    last_us: int
-
-
 class _Fold:
     """The fold of all messages, for each queue and for all of them together."""
 
@@ -181,12 +174,14 @@ class _Fold:
         self._first_ids: defaultdict[str, dict[OrderKey, int]] = defaultdict(dict)
         #: by the names that events use
         self._last_us: defaultdict[OrderKey, int] = defaultdict(int)
-        self.sessions: dict[int, _Session] = {}
+        #: the arrival of the newest message of each session
+        self.sessions: dict[int, int] = {}
         for queue, orders in _stored(connection, None):
             restore(self._of_queue[queue], orders)
             restore(self._all, orders)
             first_ids = self._first_ids[queue]
             first_ids |= {OrderKey(o.tenant, o.correlation_id): o.first_id for o in orders}
+        self.read_on(connection)
 
     def read_on(self, connection: sa.Connection) -> None:
         """Fold the messages that came since the last call."""
@@ -196,8 +191,11 @@ class _Fold:
         for row in connection.execute(query.execution_options(yield_per=16)):
             self._add(read_batch(row, self.last_id))
 
+    def _queue(self, session_id: int) -> str:
+        return self._queues.get(session_id, _UNKNOWN_QUEUE)
+
     def _add(self, batch: Batch) -> None:
-        queue = self._queues.get(batch.session_id, _UNKNOWN_QUEUE)
+        queue = self._queue(batch.session_id)
         reducer, first_ids = self._of_queue[queue], self._first_ids[queue]
         for row_id, delivery in enumerate(batch.deliveries, batch.first_id):
             event = decode(delivery)
@@ -208,8 +206,7 @@ class _Fold:
                 reducer.add(row_id, event)
                 self._all.add(row_id, event)
         self.last_id = batch.last_id
-        newest_us = batch.deliveries[-1].received_at_us
-        self.sessions[batch.session_id] = _Session(batch.last_id, newest_us)
+        self.sessions[batch.session_id] = batch.deliveries[-1].received_at_us
 
     def ended(self, before_us: int) -> set[OrderKey]:
         """Return the names of orders that have ended, and of which nothing arrived since."""
@@ -227,13 +224,13 @@ class _Fold:
     def in_doubt(self) -> set[int]:
         """Return the sessions whose newest messages RabbitMQ may deliver again."""
         newest_us: defaultdict[str, int] = defaultdict(int)
-        for number, session in self.sessions.items():
-            queue = self._queues.get(number, _UNKNOWN_QUEUE)
-            newest_us[queue] = max(newest_us[queue], session.last_us)
+        for number, last_us in self.sessions.items():
+            queue = self._queue(number)
+            newest_us[queue] = max(newest_us[queue], last_us)
         return {
             number
-            for number, session in self.sessions.items()
-            if session.last_us > newest_us[self._queues.get(number, _UNKNOWN_QUEUE)] - _IN_DOUBT_US
+            for number, last_us in self.sessions.items()
+            if last_us > newest_us[self._queue(number)] - _IN_DOUBT_US
         }
 
     def store(self, connection: sa.Connection) -> None:
@@ -249,20 +246,11 @@ class _Fold:
             connection.execute(sa.insert(_kept), rows)
 
 
-class _Removal(NamedTuple):
-    """The messages removed from one row of the table: runs of messages stay."""
-
-    row: tuple[Any, ...]
-    runs: list[Batch]
-    removed: int
-
-
 class _Choice:
     """Decides for each message whether it stays, from the newest to the oldest."""
 
     def __init__(self, fold: _Fold, before_us: int, newest_kept: int) -> None:
         self._ended = fold.ended(before_us)
-        self._sessions = fold.sessions
         in_doubt = fold.in_doubt()
         #: how many of its newest messages stay, of each session: at least one, by which the
         #: journal knows how far the session came
@@ -270,23 +258,21 @@ class _Choice:
         self.names: set[OrderKey] = set()
         self.events = self.kept_for_redelivery = 0
 
-    def of(self, row: Sequence[Any]) -> _Removal | None:
-        """Return the messages removed from a row; None if all stay."""
+    def of(self, row: Sequence[Any]) -> list[Batch] | None:
+        """Return the runs of messages of a row that stay; None if all do."""
         batch = read_batch(row, 0)
         stays = [self._stays(batch, index) for index in reversed(range(len(batch.deliveries)))]
         stays.reverse()
-        removed = stays.count(False)
-        if not removed:
+        if all(stays):
             return None
-        self.events += removed
-        numbered = zip(stays, enumerate(batch.deliveries, batch.first_id), strict=True)
+        self.events += stays.count(False)
         runs = []
-        for is_kept, run in groupby(numbered, key=lambda pair: pair[0]):
+        for is_kept, places in groupby(range(len(stays)), stays.__getitem__):
+            first, *rest = places
             if is_kept:
-                messages = [message for _, message in run]
-                deliveries = [delivery for _, delivery in messages]
-                runs.append(Batch(messages[0][0], batch.session_id, deliveries))
-        return _Removal(tuple(row), runs, removed)
+                run = batch.deliveries[first : first + len(rest) + 1]
+                runs.append(Batch(batch.first_id + first, batch.session_id, run))
+        return runs
 
     def _stays(self, batch: Batch, index: int) -> bool:
         left = self._left.get(batch.session_id, 1)
@@ -333,15 +319,13 @@ class Pruning:
 
         With *dry_run*, change nothing and say what would be removed.
         """
-        if dry_run:
-            return self._run(before_us, dry_run=True)
-        holder = self._leases.take(_LEASE)
+        holder = None if dry_run else self._leases.take(_LEASE)
         if holder is not None:
             raise JournalError(
                 f"{holder} is removing events of the journal {self._database.location}"
             )
         try:
-            return self._run(before_us, dry_run=False)
+            return self._run(before_us, dry_run=dry_run)
         finally:
             self._forget()
             self._leases.release(_LEASE)
@@ -349,14 +333,8 @@ class Pruning:
     def _run(self, before_us: int, *, dry_run: bool) -> Pruned:
         database = self._database
         size_before_bytes = _size(database)
-
-        def folded(connection: sa.Connection) -> _Fold:
-            fold = _Fold(connection)
-            fold.read_on(connection)
-            return fold
-
         # Most of the work, before other kernels have to wait.
-        fold = database.read(folded)
+        fold = database.read(_Fold)
 
         def store(connection: sa.Connection) -> None:
             fold.read_on(connection)
@@ -372,9 +350,7 @@ class Pruning:
                 self.rows_in_transaction
             )
             up_to_id = _remove_some(database, choice, query, dry_run=dry_run)
-        note = ""
-        if choice.events and not dry_run:
-            note = _shrink(database)
+        note = _shrink(database) if choice.events and not dry_run else ""
         return Pruned(
             orders=len(choice.names),
             events=choice.events,
@@ -390,28 +366,18 @@ def _remove_some(
 ) -> int | None:
     """Remove events of some rows, and return where to go on."""
     rows = database.read(lambda connection: connection.execute(query).all())
-    removals = [found for row in rows if (found := choice.of(row)) is not None]
+    changed = [(row, runs) for row in rows if (runs := choice.of(row)) is not None]
 
     def remove(connection: sa.Connection) -> None:
-        for row, runs, _ in removals:
-            connection.execute(sa.delete(_batches).where(_batches.c.last_id == row[1]))
-            values = [_values(run) for run in runs]
-            if values:
-                connection.execute(sa.insert(_batches), values)
+        for row, runs in changed:
+            connection.execute(sa.delete(_batches).where(_batches.c.last_id == row.last_id))
+            if runs:
+                connection.execute(sa.insert(_batches), [run.stored() for run in runs])
         schema.renew_id(connection)
 
-    if removals and not dry_run:
+    if changed and not dry_run:
         database.write(remove, silent=True)
     return rows[-1].first_id - 1 if rows else None
-
-
-def _values(run: Batch) -> dict[str, Any]:
-    return {
-        "first_id": run.first_id,
-        "last_id": run.last_id,
-        "session_id": run.session_id,
-        "messages": pack(run.session_id, run.deliveries),
-    }
 
 
 def _size(database: Database) -> int:

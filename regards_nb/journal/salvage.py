@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
-from regards_nb.journal.batches import pack, readable_messages
+from regards_nb.journal.batches import Batch, readable_messages
 from regards_nb.journal.location import DEFAULT_PATH
 from regards_nb.journal.sqlite_file import is_in_use
 from regards_nb.text import counted
@@ -155,12 +155,8 @@ def _copy_messages(source: sqlite3.Connection, target: sa.Connection, report: Re
             if is_lost:
                 report.lost.append((first, last))
                 continue
-            packed = pack(session_id, [message for _, message in found if message is not None])
-            target.execute(
-                sa.insert(schema.batches).values(
-                    first_id=first, last_id=last, session_id=session_id, messages=packed
-                )
-            )
+            readable = [message for _, message in found if message is not None]
+            target.execute(sa.insert(schema.batches), Batch(first, session_id, readable).stored())
             report.messages += len(found)
             if not is_sound:
                 report.doubtful.append((first, last))

@@ -123,9 +123,8 @@ class SqliteFile:
         self.path = str(path)
         self._wal = f"{path}-wal"
         self._shm = f"{path}-shm"
-        self.main_inode = _inode(self.path)
-        self._wal_inode = _inode(self._wal)
-        self._shm_inode = _inode(self._shm)
+        names = (self.path, self._wal, self._shm)
+        self.main_inode, self._wal_inode, self._shm_inode = (_identity(os.stat(n)) for n in names)  # noqa: PTH116
         self._is_overwritten = False
         with _locks_guard:
             locks = _locks.setdefault(self.main_inode, _Locks())
@@ -158,8 +157,8 @@ class SqliteFile:
         except OSError:
             return False
         return (
-            (main.st_dev, main.st_ino) == self.main_inode
-            and (wal.st_dev, wal.st_ino) == self._wal_inode
+            _identity(main) == self.main_inode
+            and _identity(wal) == self._wal_inode
             and (_size_and_time(main) == self._seen or self._is_own_content(main))
         )
 
@@ -185,7 +184,7 @@ class SqliteFile:
         except FileNotFoundError:
             # An overwritten file has nothing that could be written again.
             return Change.REPLACED if self._is_overwritten else Change.DELETED
-        if (main.st_dev, main.st_ino) != self.main_inode:
+        if _identity(main) != self.main_inode:
             return Change.REPLACED
         if main.st_size == 0:
             return Change.EMPTIED
@@ -268,14 +267,12 @@ def still_open(descriptors: list[tuple[str, str]]) -> list[str]:
 def inode(path: str | Path) -> _Inode | None:
     """Return device and inode of a file; None if it is not there."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - called for each connection
+        return _identity(os.stat(path))  # noqa: PTH116 - called for each connection
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
-def _inode(path: str) -> _Inode:
-    status = os.stat(path)  # noqa: PTH116
+def _identity(status: os.stat_result) -> _Inode:
     return status.st_dev, status.st_ino
 
 
@@ -294,7 +291,7 @@ def _header_state(descriptor: int) -> tuple[int, ...]:
 
 def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool) -> None:
     """Open a file, and take a shared lock that belongs to the open file."""
-    if _inode(path) in locks.descriptors:
+    if inode(path) in locks.descriptors:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -309,8 +306,7 @@ def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool)
         # A file system without such locks: `is_in_place` is the only protection there.
         pass
     # Not closed on failure: that would drop the locks of the connections.
-    status = os.fstat(descriptor)
-    locks.descriptors[status.st_dev, status.st_ino] = (descriptor, extent)
+    locks.descriptors[_identity(os.fstat(descriptor))] = (descriptor, extent)
 
 
 def _set_lock(descriptor: int, extent: tuple[int, int], *, held: bool) -> None:

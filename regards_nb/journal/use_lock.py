@@ -9,8 +9,7 @@ import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from regards_nb import waits
 from regards_nb.errors import JournalError
@@ -44,45 +43,27 @@ def uninterrupted(
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    # With the time limit of the caller.
-    job = _Job(partial(copy_context().run, work), obstacle, min(limit_s, time_left_s()))
-    try:
-        begin("transaction", job.run)
-    except RuntimeError:  # Python ends, and starts no thread any more
-        job.run()
-    return job.result()
+    context, outcome = copy_context(), Future[_T]()
+    # Not the condition of the future: an exception of a signal handler can break its wait.
+    unfinished = threading.Lock()
+    unfinished.acquire()
 
-
-class _Job(Generic[_T]):
-    """A piece of work that is done once."""
-
-    def __init__(self, work: Callable[[], _T], obstacle: Callable[[], str], limit_s: float) -> None:
-        self._work = work
-        self._obstacle, self._limit_s = obstacle, limit_s
-        self._outcome: Future[_T] = Future()
-        self._first = threading.Lock()
-        # Not the condition of the future: an exception of a signal handler can break its wait.
-        self._unfinished = threading.Lock()
-        self._unfinished.acquire()
-
-    def run(self) -> None:
-        """Do the work; a second call does nothing."""
-        if not self._first.acquire(blocking=False):
-            return
+    def run() -> None:
         try:
-            self._outcome.set_result(self._work())
-        except BaseException as exc:  # noqa: BLE001 - raised by `result`
-            self._outcome.set_exception(exc)
+            outcome.set_result(context.run(work))
+        except BaseException as exc:  # noqa: BLE001 - raised below
+            outcome.set_exception(exc)
         finally:
-            self._unfinished.release()
+            unfinished.release()
 
-    def result(self) -> _T:
-        """Wait for the end of the work; return its result, or raise its exception."""
-        while not self._unfinished.acquire(timeout=_LOOK_EVERY_S):
-            if text := self._obstacle():
-                told(text, math.inf, limit_s=self._limit_s)
-        self._unfinished.release()
-        return self._outcome.result()
+    try:
+        begin("transaction", run)
+    except RuntimeError:  # Python ends, and starts no thread any more
+        run()
+    while not unfinished.acquire(timeout=_LOOK_EVERY_S):
+        if text := obstacle():
+            told(text, math.inf, limit_s=min(limit_s, time_left_s()))
+    return outcome.result()
 
 
 class _Use:

@@ -249,7 +249,8 @@ class WorkerCall:
             self._is_stopped = True
             # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
             with suppress(JournalError):
-                self._core.journal.stops.stop(self._id)
+                journal = self._core.journal
+                journal.cursors.advance(self._id, 0, generation=journal.generation)
 
 
 def _run_in_new_process(task: WorkerTask) -> Any:

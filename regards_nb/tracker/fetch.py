@@ -325,7 +325,7 @@ def _stopped_with(journal: Journal, call: str) -> Iterator[threading.Event]:
         while not end.wait(_STOP_POLL_S):
             # A database that does not answer: the download itself gets the error.
             with suppress(JournalError):
-                if journal.stops.is_stopped(call):
+                if journal.cursors.read(call) is not None:
                     stop.set()
                     return
 
