@@ -87,23 +87,38 @@ def _needs_server(item: pytest.Item) -> bool:
     )
 
 
+#: Fixtures of a module that take 5 to 15 s of processor to start: the tests that use one stay
+#: together, and begin so early that no other process takes some of them over.
+_STARTED_ONCE = {"browser", "cluster", "processes"}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the tests for the processes of pytest-xdist.
 
     At first each process has an equal part of the tests, in their order. Half of the processes
     begin with all tests that need RabbitMQ or PostgreSQL, which take 3 s of processor to start, the
-    long ones first; the others begin with the other long tests. A long test that began last would
-    let the others wait for it, and too many at once would wait for each other.
+    long ones first; the others begin with the other long tests and those that need a browser or a
+    cluster. A long test that began last would let the others wait for it, and too many at once
+    would wait for each other.
     """
     processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
     if processes == 1:
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    quick = [item for item in items if not item.get_closest_marker("slow")]
-    with_server = [item for item in quick if _needs_server(item)]
-    others = iter([item for item in quick if not _needs_server(item)])
+    slow: list[pytest.Item] = []
+    with_server: list[pytest.Item] = []
+    together: dict[str, list[pytest.Item]] = {}
+    others: list[pytest.Item] = []
+    for item in items:
+        if not _STARTED_ONCE.isdisjoint(getattr(item, "fixturenames", ())):
+            together.setdefault(item.nodeid.partition("::")[0], []).append(item)
+        elif item.get_closest_marker("slow"):
+            slow.append(item)
+        else:
+            (with_server if _needs_server(item) else others).append(item)
     servers, part = processes // 2, -(-len(items) // processes)
     first: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for number, module in enumerate(together.values()):
+        first[servers + number % (processes - servers)] += module
     for number, item in enumerate(slow):
         if _needs_server(item):
             first[number % servers].append(item)
@@ -111,10 +126,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             first[servers + number % (processes - servers)].append(item)
     for number, item in enumerate(with_server):
         first[number * servers // len(with_server)].append(item)
+    rest = iter(others)
     items.clear()
     for own in first:
-        items += [*own, *itertools.islice(others, max(0, part - len(own)))]
-    items += others
+        items += [*own, *itertools.islice(rest, max(0, part - len(own)))]
+    items += rest
 
 
 def pytest_collection_finish() -> None:
