@@ -16,7 +16,7 @@ from conftest import client_of, tracker_of, until
 from regards_nb import OrderTracker, errors
 from regards_nb.client import Silence
 from regards_nb.consumer import HealthState
-from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+from regards_nb.simulator import OrderPlan, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -89,6 +89,31 @@ def test_a_login_that_is_refused_later_is_raised_by_the_next_call(
         until(lambda: "logging in" in "".join(tracker.snapshot().background_errors))
         with pytest.raises(errors.TrackingError, match="logging in to REGARDS: .*Check user name"):
             tracker.wait()
+
+
+def test_a_refused_password_is_not_sent_again_in_the_background(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A call of the user sends it once, and raises no error that has healed since."""
+    refused = Reply(route=Route.TOKEN, status=400, body=b"{}", times=None)
+
+    def logins() -> int:
+        return sum(each.path.endswith("/oauth/token") for each in simulator.requests)
+
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        simulator.faults.add(refused)
+        simulator.expire_tokens()
+        number = simulator.order(OrderPlan(n_files=3, files_per_suborder=1))
+        client = tracker.client
+        assert client is not None
+        until(lambda: client.is_login_refused)
+        before = logins()
+        with pytest.raises(errors.WaitTimeoutError, match="The background logs in again at"):
+            tracker.wait(number, timeout_s=7)
+        assert logins() - before == 1, "this call"
+        simulator.faults.remove(refused)
+        assert list(tracker.wait(number, timeout_s=60)["downloaded_files"]) == [3]
+        assert not client.is_login_refused
 
 
 @pytest.mark.usefixtures("_says_at_once")

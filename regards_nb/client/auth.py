@@ -34,6 +34,8 @@ _FIELDS_NOT_FOUND = frozenset({"invalid_request", "unsupported_grant_type"})
 _DEFAULT_LIFETIME_S = 300.0
 #: After a renewal that did not help, 403 and 500 are final for so long.
 _FINAL_FOR_S = 60.0
+#: The pauses of the background after refused logins: repeated refusals lock accounts.
+_REFUSED_FOR_S, _LONGEST_REFUSED_S = 300.0, 3600.0
 
 
 class Secret:
@@ -178,6 +180,14 @@ class TokenProvider:
         self._lock = threading.Lock()
         self._began_at = datetime.now(UTC)
         self._final_until_s = 0.0
+        #: The refusal of the last login, and until when other threads than the user's get it, too.
+        self._refusal: ServiceLoginError | None = None
+        self._refused_for_s = self._refused_until_s = 0.0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the last login was refused."""
+        return self._refusal is not None
 
     @property
     def ends_at(self) -> datetime | None:
@@ -220,12 +230,29 @@ class TokenProvider:
             try:
                 # Of those that waited, the first logs in, and the others find its token here.
                 if self._token is old or self._token is None:
-                    assert self._log_in is not None  # noqa: S101 - a given token is never replaced
                     self._began_at = datetime.now(UTC)
-                    self._token = self._log_in()
+                    self._token = self._new()
                 return self._token
             finally:
                 lock.release()
+
+    def _new(self) -> Token:
+        """Log in; after a refusal, in the background only after a pause."""
+        assert self._log_in is not None  # noqa: S101 - a given token is never replaced
+        is_users = threading.current_thread() is threading.main_thread()
+        if self._refusal is not None and not is_users and time.monotonic() < self._refused_until_s:
+            raise _again(self._refusal)
+        try:
+            token = self._log_in()
+        except ServiceLoginError as exc:
+            pause_s = min(max(2 * self._refused_for_s, _REFUSED_FOR_S), _LONGEST_REFUSED_S)
+            self._refused_for_s, self._refused_until_s = pause_s, time.monotonic() + pause_s
+            at = datetime.now(UTC) + timedelta(seconds=pause_s)
+            self._token = None
+            self._refusal = _again(exc, f". The background logs in again at {at:%H:%M} UTC")
+            raise
+        self._refusal, self._refused_for_s = None, 0.0
+        return token
 
     def _turn(self) -> threading.Lock:
         """Wait until no other thread logs in, or its login hangs; return the lock, held."""
@@ -248,6 +275,13 @@ class TokenProvider:
             raise ServiceUnreachableError(
                 f"REGARDS at {self._address} does not answer within the time limit", in_work=False
             ) from None
+
+
+def _again(error: ServiceLoginError, more: str = "") -> ServiceLoginError:
+    """Return the same error without its traceback, whose frames hold the password."""
+    return ServiceLoginError(
+        f"{error}{more}", status_code=error.status_code, messages=error.messages
+    )
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""``RegardsClient``: the REST interface of REGARDS, a method for each request.
-
-The requests are those of protocol.md 1.1 to 1.5.
-"""
+"""``RegardsClient``: REGARDS over REST, a method for each request (protocol.md 1.1 to 1.5)."""
 
 from __future__ import annotations
 
@@ -152,9 +149,8 @@ class RegardsClient:
         self.ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self.uses_token = password is None
         #: Where the password or the token came from, for error texts.
-        used = password or token
-        self.secret_source = (
-            used.source if isinstance(used, Secret) else "returned by the function given as token="
+        self.secret_source: str = getattr(
+            password or token, "source", "returned by the function given as token="
         )
         self._transport = Transport(
             self._origin,
@@ -196,9 +192,7 @@ class RegardsClient:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a RegardsClient is not pickled, because it holds a password: make a new one there"
-        )
+        raise TypeError("a RegardsClient is not pickled, it holds a password: make a new one there")
 
     @property
     def base_url(self) -> str:
@@ -209,6 +203,11 @@ class RegardsClient:
     def token_ends_at(self) -> datetime | None:
         """The end of the token, None if unknown. The client renews its own before."""
         return None if self._tokens is None else self._tokens.ends_at
+
+    @property
+    def is_login_refused(self) -> bool:
+        """Whether REGARDS refused the last login, which then :meth:`login` alone repeats soon."""
+        return self._tokens is not None and self._tokens.is_refused
 
     @property
     def login_form(self) -> str | None:

@@ -49,7 +49,7 @@ class Silence:
             return f"no byte of {what} for more than {told_s:g} s: it waits for {self._origin}"
         return (
             f"no byte of {what} from {self._origin} for more than {told_s:g} s; the request is "
-            f"given up after {self._limit_s:g} s, and tried again"
+            f"given up after {self._limit_s:.0f} s, and tried again"
         )
 
     def begin(self) -> None:

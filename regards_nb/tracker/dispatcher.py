@@ -344,6 +344,11 @@ class AutoDownload:
         tries = self._tries.get(order.key, _UNTRIED)
         return order.to_download if tries.incomplete else not tries.failures
 
+    def try_now(self) -> None:
+        """Try at once what has failed, because its cause has ended."""
+        for tries in list(self._tries.values()):
+            tries.next_s, tries.failures = 0.0, 0
+
     def begin_all(self, changed: list[OrderKey]) -> None:
         """Download the files that wait: of changed orders and, after a REST sync, of all."""
         rounds = 0 if self._sync is None else self._sync.rounds

@@ -77,6 +77,7 @@ SETTLE_S = 2.0
 #: A queue that holds messages but delivers none is waited for so long, then REST is asked.
 _STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
+_ASKING = "asking for unfinished orders"
 
 #: Without a broker: the pause between two rounds while orders change, and while they do not.
 POLL_S = 10.0
@@ -131,6 +132,21 @@ class RestSync:
             "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how "
             f"{orders} {numbers} went on"
         )
+
+    def log_in_again(self) -> bool:
+        """Log in for a call of the user if REGARDS refused it; return whether that succeeded.
+
+        The background waits longer until it sends the password again.
+        """
+        if not self.client.is_login_refused:
+            return False
+        try:
+            self.client.login()
+        except ServiceError:
+            return False
+        self.errors.withdraw(_ASKING)
+        self.ask_soon(0.0)
+        return True
 
     def ask_soon(self, delay_s: float = _AFTER_ACTION_S) -> None:
         """Have a round take place soon: by default so late that it sees what an action changed."""
@@ -203,6 +219,8 @@ class RestSync:
         except RegardsError as exc:
             self.failed(exc)
             return False
+        if self.failures:
+            self.errors.withdraw(_ASKING)
         self.failures, self.error = 0, ""
         return changed
 
@@ -210,9 +228,9 @@ class RestSync:
         """Delay the next round, and record an error that does not end by itself, once."""
         if isinstance(error, ServiceUnreachableError):
             # An outage ends by itself, and messages come all the same.
-            _log.warning("asking for unfinished orders: %s", error)
+            _log.warning("%s: %s", _ASKING, error)
         elif str(error) != self.error:
-            self.errors.record("asking for unfinished orders", error)
+            self.errors.record(_ASKING, error)
         self.failures += 1
         self.error = str(error)
 

@@ -1146,8 +1146,10 @@ class OrderTracker:
         options = CallOptions(
             executor=executor, process=process, source=self._source, directory=directory
         )
-        if self._sync is not None and self._life.health.state is HealthState.RECONNECTING:
-            self._sync.ask_if_possible()  # no message tells what is ready
+        if self._sync is not None:
+            self._sync.log_in_again()
+            if self._life.health.state is HealthState.RECONNECTING:
+                self._sync.ask_if_possible()  # no message tells what is ready
         if keys:
             self._blocking.take_in(keys)
             states = list(self._core.states(self._core.keys_in(keys)))

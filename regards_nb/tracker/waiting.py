@@ -226,6 +226,10 @@ class Wait(WaitingCall):
     def begin(self) -> None:
         """Begin the downloads that are asked for, so that no view asks the user for them."""
         self._states = list(self._core.states(self.keys()))
+        with limited(self._deadline_s):
+            is_new = self._sync is not None and self._sync.log_in_again()
+        if is_new and (own := self._blocking.own) is not None:
+            own.try_now()
         if self._downloads is None:
             # No message tells that files have expired.
             waiting = [s for s in self._states if s.finished and s.waits_for_download]
