@@ -29,8 +29,8 @@ from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import OwnThread, Workers
-from regards_nb.tracker.fetch import DownloadRequest, OrderHeldError
-from regards_nb.tracker.shared import POLL_S, RECEIVING
+from regards_nb.tracker.fetch import DownloadRequest
+from regards_nb.tracker.shared import POLL_S, RECEIVING, HeldElsewhereError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -391,7 +391,7 @@ class AutoDownload:
         if done.cancelled():
             return
         error, tries = done.exception(), self._tries.setdefault(key, _Tries())
-        if isinstance(error, OrderHeldError):
+        if isinstance(error, HeldElsewhereError):
             tries.look_later()
             return
         is_incomplete = isinstance(error, IncompleteDownloadError)

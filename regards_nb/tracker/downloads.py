@@ -36,14 +36,14 @@ from regards_nb.tracker.executors import (
     settings_for_workers,
     submitted,
 )
-from regards_nb.tracker.fetch import (
-    DownloadRequest,
-    OrderHeldError,
-    OrderToFetch,
-    fetch_order,
-    list_others,
+from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
+from regards_nb.tracker.shared import (
+    CLIENT_MISSING,
+    NEW_ORDER,
+    POLL_S,
+    HeldElsewhereError,
+    RunningDownload,
 )
-from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER, POLL_S, RunningDownload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,7 +160,7 @@ class Downloads:
                 return
             # Of several downloads only the last counts.
             errors.withdraw(what)
-            if error is not None and not isinstance(error, OrderHeldError):
+            if error is not None and not isinstance(error, HeldElsewhereError):
                 errors.record(what, error)
 
         return self.begin(order, request, on_end=ended)

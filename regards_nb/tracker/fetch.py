@@ -77,7 +77,7 @@ class DownloadRequest:
     #: See `DownloadOptions`.
     check: Check = "none"
     again: bool = False
-    #: Raise `OrderHeldError` if another process downloads the order; by default it is waited for.
+    #: Raise `HeldElsewhereError` if another process downloads the order, instead of waiting for it.
     if_free: bool = False
 
     @property
@@ -115,10 +115,6 @@ class OrderToFetch:
         )
 
 
-class OrderHeldError(DownloadError):
-    """Another process downloads the order, and the request was not to wait for it."""
-
-
 def fetch_order(
     client: RegardsClient,
     journal: Journal,
@@ -132,7 +128,7 @@ def fetch_order(
     """Download the ready files of an order, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
-    the files that their own workspace lacks. With ``request.if_free``, OrderHeldError is raised
+    the files that their own workspace lacks. With ``request.if_free``, HeldElsewhereError is raised
     instead.
 
     *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
@@ -142,8 +138,6 @@ def fetch_order(
         wait_for([running.before])
 
     def wait(holder: Holder) -> None:
-        if request.if_free:
-            raise OrderHeldError(f"{holder} is downloading order {order.order_id}")
         running.holder = holder
         running.changed()
         if running.stop.wait(LOOK_S):
@@ -152,7 +146,8 @@ def fetch_order(
                 "downloading it"
             )
 
-    with held(journal, order_lease(order.tenant or tenant, order.order_id), wait):
+    lease = order_lease(order.tenant or tenant, order.order_id)
+    with held(journal, lease, None if request.if_free else wait):
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile

@@ -447,14 +447,20 @@ def check_sources(
         )
 
 
+class HeldElsewhereError(RegardsError):
+    """Another process has the lease, and the call does not wait for it."""
+
+
 @contextmanager
-def held(journal: Journal, name: str, waiting: Callable[[Holder], object]) -> Iterator[None]:
+def held(journal: Journal, name: str, waiting: Callable[[Holder], object] | None) -> Iterator[None]:
     """Hold a lease during the block.
 
     *waiting* is called with the process that has the lease, again and again; it waits for a moment,
-    or raises an error.
+    or raises an error. None: HeldElsewhereError is raised, its text is the process.
     """
     while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+        if waiting is None:
+            raise HeldElsewhereError(str(holder))
         waiting(holder)
     try:
         yield

@@ -27,7 +27,6 @@ from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
     BrokerError,
     JournalError,
-    RegardsError,
     ServiceError,
     ServiceLoginError,
     ServiceUnreachableError,
@@ -235,10 +234,6 @@ def _refuse_cart(client: RegardsClient) -> None:
         )
 
 
-class SubmitsElsewhereError(RegardsError):
-    """Another kernel submits a request, and the call was not to wait for it."""
-
-
 class Submission:
     """Sends requests, each at most once: over REST where there is *sync*.
 
@@ -281,14 +276,14 @@ class Submission:
         *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
         makes the order of these products, too. *estimate*: show what will be ordered; only REST can
         tell. *rename* returns the request under the name that is right now that no other kernel
-        submits; with it, the call does not wait for such a kernel but raises SubmitsElsewhereError.
+        submits; with it, the call does not wait for such a kernel but raises HeldElsewhereError.
         ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()
         refuse_imported_script()
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
-        waiting = self._wait_for if rename is None else _refuse_to_wait
+        waiting = self._wait_for if rename is None else None
         try:
             with held(self._core.journal, f"submit {self._tenant or ''}", waiting):
                 if rename is not None:
@@ -563,10 +558,6 @@ class Submission:
             text = f"waiting for the answer of REGARDS to request {correlation_id!r}"
             told(text, limit_s - left_s, limit_s=limit_s)
             seen = self._core.signal.wait(seen, min(left_s, 0.5))
-
-
-def _refuse_to_wait(holder: Holder) -> None:
-    raise SubmitsElsewhereError(f"{holder} is submitting a request")
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from regards_nb.orders import GONE, OrderKey
 from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for
-from regards_nb.tracker.shared import LOOK_S
-from regards_nb.tracker.submission import SubmitsElsewhereError, new_name
+from regards_nb.tracker.shared import LOOK_S, HeldElsewhereError
+from regards_nb.tracker.submission import new_name
 from regards_nb.tracker.waiting import WaitingCall
 from regards_nb.waits import limited
 
@@ -206,9 +206,9 @@ class TableOrders(WaitingCall):
                     estimate=False,
                     rename=self._renamed_next,
                 )
-        except SubmitsElsewhereError as exc:
+        except HeldElsewhereError as exc:
             self._is_sending = False
-            self._obstacle = str(exc)
+            self._obstacle = f"{exc} is submitting a request"
             self._not_before_s = time.monotonic() + LOOK_S
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
             # The request is in the journal: the next attempt asks for its order first.
