@@ -26,7 +26,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileState
 from regards_nb.orders import GONE
-from regards_nb.text import clean, counted, listed
+from regards_nb.text import clean, counted, listed, numbered
 from regards_nb.threads import Workers
 from regards_nb.tracker.executors import (
     CallOptions,
@@ -122,7 +122,7 @@ class Downloads:
                 request=request,
                 before=None if before is None else before.future,
                 changed=self._core.signal.send,
-                ask_again=partial(self._ask_again, order_id),
+                fetched=partial(self._fetched, order_id),
             )
             job = partial(
                 fetch_order,
@@ -270,8 +270,8 @@ class Downloads:
     def _note(self, begun: Iterable[tuple[int, Future[Any]]]) -> str:
         """Return what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
-        processing = [str(number) for number in running if number not in self._core.downloads]
-        words = [f"process= runs for order {listed(processing)}"] if processing else []
+        processing = [number for number in running if number not in self._core.downloads]
+        words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
             words.insert(0, "downloading")
         held = [
@@ -423,13 +423,17 @@ class Downloads:
             if self._sync is not None:
                 self._sync.look_up(order_id)
 
+    def _fetched(self, order_id: int, result: DownloadResult | None) -> None:
+        for text in () if result is None else result.kept:
+            self._core.errors.note(text)
+        if result is None or result.nothing_new:
+            self._ask_again(order_id)
+
     def _ended(self, order_id: int, running: _Running) -> None:
         with self._lock:
             if self._core.downloads.get(order_id) is running:
                 del self._core.downloads[order_id]
         if not running.future.cancelled() and running.future.exception() is None:
-            for text in running.future.result().kept:
-                self._core.errors.note(text)
             self._core.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
         self._core.signal.send()
 

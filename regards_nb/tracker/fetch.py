@@ -177,14 +177,13 @@ def fetch_order(
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
-            running.ask_again()
+            running.fetched(None)
             raise
         except ServiceError as exc:
             exc.put_first(f"order {order.order_id}")
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
-        if result.nothing_new:
-            running.ask_again()
+        running.fetched(result)
         return result
 
 

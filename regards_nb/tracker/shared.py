@@ -287,9 +287,10 @@ class RunningDownload:
     holder: Holder | None = None
     #: The download of the order before this one.
     before: Future[DownloadResult] | None = None
-    #: Called after a change of the above, and where REGARDS had no new file.
+    #: Called after a change of the above.
     changed: Callable[[], object] = bool
-    ask_again: Callable[[], object] = bool
+    #: Called with the result before it is returned; None: some files are missing.
+    fetched: Callable[[DownloadResult | None], object] = bool
 
     def report(self, progress: Progress) -> None:
         """Take how far the download is."""
