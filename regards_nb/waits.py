@@ -34,6 +34,7 @@ _AGAIN_S = 5.0
 #: So late does Ctrl-C end a wait at most.
 _TURN_S = 1.0
 _MOMENT_S = 0.1
+_pause = threading.Event()
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
@@ -146,16 +147,19 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
     The end of a `limited` block is kept; a moment is left to threads that end just now. *text*
     returns what is said after a second.
     """
-    began_s = time.monotonic()
+    began_s, pause_s, is_said = time.monotonic(), 0.001, False
     timeout_s = min(timeout_s, max(time_left_s(), _MOMENT_S))
-    for limit_s in (min(SAID_AFTER_S, timeout_s), timeout_s):
-        for thread in threads:
-            thread.join(max(began_s + limit_s - time.monotonic(), 0))
-        if not any(thread.is_alive() for thread in threads):
-            return True
-        if limit_s < timeout_s:
+    # Not by Thread.join: Ctrl-C in it makes Python 3.11 take a thread that runs for ended.
+    while any(thread.is_alive() for thread in threads):
+        waited_s = time.monotonic() - began_s
+        if waited_s >= timeout_s:
+            return False
+        if waited_s >= SAID_AFTER_S and not is_said:
+            is_said = True
             say(text())
-    return False
+        _pause.wait(min(pause_s, timeout_s - waited_s))
+        pause_s = min(2 * pause_s, 0.05)
+    return True
 
 
 @contextmanager
