@@ -42,6 +42,7 @@ from regards_nb.download.records import FileLog as FileLog
 from regards_nb.download.records import FileLook as FileLook
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateFile as StateFile
+from regards_nb.download.repair import all_files as all_files
 from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import VerifiedFile as VerifiedFile
 from regards_nb.download.workspace import Workspace as Workspace

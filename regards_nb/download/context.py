@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from regards_nb.client import Silence
-from regards_nb.errors import DownloadError
+from regards_nb.download.publisher import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 _WAKE_S = 0.2
 
 Way = Literal["auto", "zip", "files"]
-
-
-class StoppedError(DownloadError):
-    """The download was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,4 +78,4 @@ class DownloadContext(NamedTuple):
     def raise_if_stopped(self) -> None:
         """Raise where the download was asked to stop."""
         if self.options.stop.is_set():
-            raise StoppedError("stopped before its end")
+            raise StoppedError

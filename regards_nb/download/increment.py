@@ -15,13 +15,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import watched
-from regards_nb.download.context import DownloadContext, DownloadOptions, StoppedError
+from regards_nb.download.context import DownloadContext, DownloadOptions
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
 from regards_nb.download.places import as_place, open_workspace, path_of
 from regards_nb.download.progress import ProgressCounter
-from regards_nb.download.publisher import Publisher, PublisherFailedError
+from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
 from regards_nb.download.records import OrderRecords, is_in_zip
 from regards_nb.download.repair import (
     SAVING_S,
@@ -244,20 +244,18 @@ class Downloader:
         try:
             with suppress(PublisherFailedError):  # finish() raises the reason
                 yield
-            is_stopped = not publisher.finish()
+            publisher.finish()
         except StoppedError:
-            is_stopped = True
-        except BaseException:
-            # Ctrl-C, too: verified files still get their names
-            publisher.finish_early()
-            raise
-        if is_stopped:
             publisher.finish_early()
             publisher.raise_failure()
             raise DownloadError(
                 f"the download of order {self.order_id} was stopped; the next one goes on after "
                 f"the {counted(len(self.records.arrived), 'file')} in place"
-            )
+            ) from None
+        except BaseException:
+            # Ctrl-C, too: verified files still get their names
+            publisher.finish_early()
+            raise
 
     def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""

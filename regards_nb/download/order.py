@@ -18,6 +18,7 @@ from regards_nb.download.increment import Downloader, paths_of
 from regards_nb.download.places import archive_of, as_place, open_workspace
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import state_log
+from regards_nb.download.repair import all_files
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -228,7 +229,9 @@ def _fetch_rest(client: RegardsClient, order: RemoteOrder, downloader: Downloade
     records = downloader.records
     added = 0
     if order.files_total is None or order.files_total > len(records.known):
-        added = records.expect(_all_files(client, order))
+        # an older server refuses this request; the manifests have listed the available files
+        with suppress(ServiceError):
+            added = records.expect(all_files(client, order.order_id))
     if not downloader.retry_failed() and not added:
         return
     try:
@@ -239,13 +242,6 @@ def _fetch_rest(client: RegardsClient, order: RemoteOrder, downloader: Downloade
         # the numbers of this error are those of the whole order
         paths = paths_of(records.in_place)
         raise downloader.incomplete(failed, paths) from None
-
-
-def _all_files(client: RegardsClient, order: RemoteOrder) -> Iterator[FileRecord]:
-    # an older server refuses this request; the manifests have listed the available files
-    with suppress(ServiceError):
-        for dataset_id in order.dataset_ids:
-            yield from client.iter_dataset_files(order.order_id, dataset_id)
 
 
 def download_products(

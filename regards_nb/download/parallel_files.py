@@ -59,18 +59,6 @@ class Failure(NamedTuple):
     is_refused: bool = False
 
 
-class _FailedError(Exception):
-    """A file cannot be downloaded; the text says why. It is caught in this file."""
-
-    def __init__(self, text: str, *, is_refused: bool = False) -> None:
-        super().__init__(text)
-        self.failure = Failure(text, is_refused)
-
-
-class _WrongContentError(_FailedError):
-    """A file arrived with another size or MD5."""
-
-
 def fetch_files(
     context: DownloadContext, records: Sequence[FileRecord], *, keep: bool = True
 ) -> dict[int, Failure]:
@@ -134,9 +122,9 @@ class _Pool:
             while (record := self._begin()) is not None:
                 try:
                     with watched(self._context.options.silence):
-                        self._fetch(record)
-                except _FailedError as exc:
-                    self._failed[record.file_id] = exc.failure
+                        failure = self._fetch(record)
+                    if failure is not None:
+                        self._failed[record.file_id] = failure
                 finally:
                     self._end()
         except BaseException:
@@ -158,19 +146,19 @@ class _Pool:
             self._active -= 1
             self._changed.notify_all()
 
-    def _fetch(self, record: FileRecord) -> None:
-        """Fetch one file; repeat the request where that may help."""
+    def _fetch(self, record: FileRecord) -> Failure | None:
+        """Fetch one file; repeat the request where that may help. Return why it did not come."""
         wrong = refusals = failures = 0
         while not self._halt.is_set():
             if self._quota_message is not None:
-                raise _FailedError(self._quota_message)
+                return Failure(self._quota_message)
             try:
                 self._fetch_once(record)
             except QuotaError as exc:
                 self._slow_down(exc)
                 refusals += 1
                 reason = str(exc)
-            except _WrongContentError as exc:
+            except ArchiveError as exc:
                 wrong += 1
                 reason = str(exc)
             except ServiceLoginError:
@@ -178,17 +166,17 @@ class _Pool:
             except ServiceError as exc:
                 if _is_final(exc):
                     self._note_unanswered(exc)
-                    is_refused = exc.status_code in _REFUSED
-                    raise _FailedError(str(exc), is_refused=is_refused) from exc
+                    return Failure(str(exc), is_refused=exc.status_code in _REFUSED)
                 failures += 1
                 reason = str(exc)
             else:
                 self._speed_up()
-                return
+                return None
             if wrong == _MAX_WRONG or failures == _MAX_TRIES or refusals == _MAX_REFUSALS:
-                raise _FailedError(reason)
+                return Failure(reason)
             factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
             self._halt.wait(random.uniform(0, self._context.options.backoff_s * factor))
+        return None
 
     def _fetch_once(self, record: FileRecord) -> None:
         with self._context.client.open_file(record.file_id, stop=self._halt) as body:
@@ -204,11 +192,9 @@ class _Pool:
                     received_bytes += len(block)
                     self._context.counter.add_bytes(len(block))
                 self._publish(record, writer.finish())
-            except BaseException as exc:
+            except BaseException:
                 self._context.counter.add_bytes(-received_bytes)
                 writer.discard()
-                if isinstance(exc, ArchiveError):
-                    raise _WrongContentError(str(exc)) from exc
                 raise
 
     def _followed(self, body: Body) -> Iterator[bytes]:
@@ -222,7 +208,7 @@ class _Pool:
                 self._open.discard(body)
 
     def _publish(self, record: FileRecord, content: Content) -> None:
-        """Hand a file over to the publisher if it is the right one."""
+        """Hand a file over to the publisher; ArchiveError: it is not the right one."""
         if record.size_bytes not in (None, content.size_bytes):
             problem = f"{content.size_bytes} bytes arrived, the manifest says {record.size_bytes}"
         elif record.md5 not in (None, content.md5):
@@ -231,7 +217,7 @@ class _Pool:
             state = FileState.UNVERIFIED if record.md5 is None else FileState.VERIFIED
             self._context.publisher.add([VerifiedFile(content, [record], state)])
             return
-        raise _WrongContentError(problem)
+        raise ArchiveError(problem)
 
     def _note_unanswered(self, error: ServiceError) -> None:
         """Raise when several files in a row got no answer: the server is unreachable."""

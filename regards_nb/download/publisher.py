@@ -13,7 +13,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from regards_nb.errors import RegardsError
+from regards_nb.errors import DownloadError, RegardsError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.waits import in_thread
 
@@ -31,6 +31,10 @@ _GATHER_S = 0.25
 _STOP_S = 2.0
 #: A waiting thread wakes up this often: on Windows, Ctrl-C does not interrupt a wait.
 _WAKE_S = 0.2
+
+
+class StoppedError(DownloadError):
+    """The download was asked to stop."""
 
 
 class PublisherFailedError(Exception):
@@ -81,19 +85,18 @@ class Publisher:
             self._held_bytes += self._workspace.held_bytes(files)
             self._changed.notify_all()
 
-    def finish(self) -> bool:
-        """Return True when all files are in place and recorded, or raise why they cannot be.
+    def finish(self) -> None:
+        """Return when all files are in place and recorded, or raise why they cannot be.
 
-        False: the download was asked to stop while files were uploaded.
+        StoppedError: the download was asked to stop while files were uploaded.
         """
         self._end()
         while wait(self._jobs, _WAKE_S).not_done:
             self.report()
             if self._workspace.uploads and self._stop.is_set():
-                return False
+                raise StoppedError
         self.report()
         self.raise_failure()
-        return True
 
     def finish_early(self) -> None:
         """Publish the files handed over so far, while another error is raised.

@@ -18,8 +18,10 @@ from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import threading
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from regards_nb.client import RegardsClient
     from regards_nb.download.context import DownloadContext
 
 _log = logging.getLogger(__name__)
@@ -175,16 +177,19 @@ def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileReco
     return rows
 
 
+def all_files(
+    client: RegardsClient, order_id: int, *, stop: threading.Event | None = None
+) -> Iterator[FileRecord]:
+    """Yield all files of an order in any state: the lists of its data sets name them."""
+    for dataset_id in client.order(order_id).dataset_ids:
+        yield from client.iter_dataset_files(order_id, dataset_id, stop=stop)
+
+
 def _files_beyond_manifest(context: DownloadContext) -> list[FileRecord]:
     """Return the files of the order that its manifest did not list."""
-    client, order_id = context.client, context.order_id
+    files = all_files(context.client, context.order_id, stop=context.options.stop)
     try:
-        return [
-            record
-            for dataset_id in client.order(order_id).dataset_ids
-            for record in client.iter_dataset_files(order_id, dataset_id, stop=context.options.stop)
-            if record not in context.manifest
-        ]
+        return [record for record in files if record not in context.manifest]
     except ServiceError:
         return []
 

@@ -21,6 +21,7 @@ from regards_nb.download import (
     Downloader,
     DownloadOptions,
     DownloadResult,
+    all_files,
     archive_of,
     as_place,
     order_folder,
@@ -194,12 +195,7 @@ def list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
     that the zip did not hold.
     """
     known = {record.file_id for record in log.files(order_id)}
-    log.save(
-        record
-        for dataset_id in client.order(order_id).dataset_ids
-        for record in client.dataset_files(order_id, dataset_id)
-        if record.file_id not in known
-    )
+    log.save(file for file in all_files(client, order_id) if file.file_id not in known)
 
 
 # -- in a worker
