@@ -9,9 +9,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import client_of, tracker_of, until
+from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker, errors
 from regards_nb.client import Silence
@@ -78,17 +80,36 @@ def test_a_login_that_is_not_answered_is_named(
         simulator.stop()
 
 
+class ClosedGate(TcpProxy):
+    """Leaves all connections unanswered until it is opened."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        super().__init__(target)
+        self.opened = threading.Event()
+
+    def _accept(self) -> None:
+        self.opened.wait()
+        super()._accept()
+
+
 def test_a_login_that_is_refused_later_is_raised_by_the_next_call(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     """start() does not wait for a slow REGARDS, and its refusal is not lost."""
-    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=2.5))
-    wrong = client_of(simulator, password="wrong")
-    with tracker_of(simulator, tmp_path, client=wrong) as tracker:
+    port = urlsplit(simulator.base_url).port
+    assert port is not None
+    with ClosedGate(("127.0.0.1", port)) as gate:
+        wrong = client_of(simulator, base_url=f"http://127.0.0.1:{gate.port}", password="wrong")
+        tracker = tracker_of(simulator, tmp_path, client=wrong)
+        try:
+            tracker.start()
+        finally:
+            gate.opened.set()
         assert tracker.health.state is HealthState.CONSUMING
         until(lambda: "logging in" in "".join(tracker.snapshot().background_errors))
         with pytest.raises(errors.TrackingError, match="logging in to REGARDS: .*Check user name"):
             tracker.wait()
+        tracker.stop()
 
 
 def test_a_refused_password_is_not_sent_again_in_the_background(
