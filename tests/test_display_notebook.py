@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 TESTS = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -36,30 +40,63 @@ def until(condition):
 """
 
 
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cells: str) -> list[list[Any]]:
-    """Run cells in a new kernel; return the outputs of each."""
+#: after a test in the kernel that several share
+CLOSE = "close_views(tracker) if 'tracker' in globals() else None"
+
+
+@contextmanager
+def new_kernel(folder: Path) -> Iterator[Any]:
+    """Start a kernel; yield what executes cells in it."""
     import nbformat.v4
     from nbclient import NotebookClient
 
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     books: Any = nbformat
-    book = books.v4.new_notebook(cells=[books.v4.new_code_cell(cell) for cell in cells])
-    client: Any = NotebookClient(
-        book, timeout=240, startup_timeout=240, kernel_name="python3", resources={}
-    )
-    client.execute()
-    path = tmp_path / "run.ipynb"
-    books.write(book, str(path))
-    return [cell.outputs for cell in book.cells]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        patch.setenv("IPYTHONDIR", str(folder))
+        patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        client: Any = NotebookClient(
+            books.v4.new_notebook(), timeout=240, startup_timeout=240, kernel_name="python3"
+        )
+        with client.setup_kernel():
+            yield client
 
 
-def test_a_wait_ends_as_a_static_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return one kernel for all tests that change nothing in it for good."""
+    with new_kernel(tmp_path_factory.mktemp("kernel")) as client:
+        yield client
+
+
+@pytest.fixture
+def own_kernel(tmp_path: Path) -> Iterator[Any]:
+    """Return a new kernel."""
+    with new_kernel(tmp_path) as client:
+        yield client
+
+
+def run(client: Any, *cells: str) -> list[list[Any]]:
+    """Run cells in a kernel; return the outputs of each."""
+    import nbformat.v4
+
+    books: Any = nbformat
+    client.nb = books.v4.new_notebook(cells=[books.v4.new_code_cell(cell) for cell in cells])
+    client.reset_execution_trackers()
+    try:
+        for index, cell in enumerate(client.nb.cells):
+            client.execute_cell(cell, index)
+        # the last cell changes what is shown
+        return copy.deepcopy([cell.outputs for cell in client.nb.cells])
+    finally:
+        client.nb.cells.append(books.v4.new_code_cell(CLOSE))
+        client.execute_cell(client.nb.cells[-1], len(cells))
+
+
+def test_a_wait_ends_as_a_static_picture(kernel: Any) -> None:
     """After the wait the saved output is HTML and text of the last state, without a widget."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         """
 with watching(tracker, [order("first").key]) as watch:
@@ -81,13 +118,10 @@ with watching(tracker, [order("first").key]) as watch:
         assert "This cell is waiting" not in shown
 
 
-def test_the_live_view_is_updated_from_its_thread_while_cells_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_live_view_is_updated_from_its_thread_while_cells_run(kernel: Any) -> None:
     """show() returns at once; later changes reach the widgets, and no output but its own."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         "show(tracker)",
         """
@@ -105,13 +139,10 @@ until(lambda: any("&lt;i&gt;second&lt;/i&gt;" in w.value for w in html_widgets()
     assert outputs[2] == outputs[3] == []
 
 
-def test_a_view_that_is_never_closed_leaves_a_fallback_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_that_is_never_closed_leaves_a_fallback_picture(own_kernel: Any) -> None:
     """Beside the widget a hidden picture follows, for the day when the kernel is gone."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        own_kernel,
         SETUP,
         "from regards_nb.display import WidgetView\n"
         "WidgetView.fallback_interval_s = 0.1\nshow(tracker)",
@@ -129,13 +160,10 @@ until(lambda: shown._fallback is shown.last and len(shown.last.orders) == 2)
     assert "&lt;i&gt;second&lt;/i&gt;" in fallback.data["text/html"]
 
 
-def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(kernel: Any) -> None:
     """A cell ending in the tracker gives a widget, HTML and text; twenty cells cost one view."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         "tracker",
         "once = len(_instances)\nfor _ in range(20):\n    tracker._repr_mimebundle_()",
@@ -149,11 +177,10 @@ def test_the_value_of_a_cell_is_live_with_fallbacks_of_the_same_moment(
     assert "0 of 1 order finished" in output.data["text/plain"]
 
 
-def test_twenty_waits_cost_one_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_waits_cost_one_view(kernel: Any) -> None:
     """Waits one after the other use the same widgets, and the thread ends between them."""
     run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         """
 with watching(tracker): pass
@@ -170,13 +197,10 @@ assert len(_instances) == before
     )
 
 
-def test_what_was_shown_does_not_keep_the_tracker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_shown_does_not_keep_the_tracker(kernel: Any) -> None:
     """A tracker that was waited for, and is still shown, is collected when nobody holds it."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         """
 import gc, weakref
@@ -203,13 +227,10 @@ until(lambda: len(_instances) == before)
     assert WIDGET not in {**waited.data, **shown.data}
 
 
-def test_without_ipywidgets_the_table_is_html_and_still_moves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ipywidgets_the_table_is_html_and_still_moves(own_kernel: Any) -> None:
     """Where ipywidgets cannot be imported, HTML is shown and replaced, in show() and in waits."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        own_kernel,
         SETUP.replace("from ipywidgets.widgets.widget import _instances", "").replace(
             "before = len(_instances)", "sys.modules['ipywidgets'] = None"
         ),
@@ -235,13 +256,10 @@ with watching(tracker) as watch:
     assert "#3  third" in outputs[3][0].data["text/plain"]
 
 
-def test_a_kernel_that_cannot_update_from_threads_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_cannot_update_from_threads_is_named(own_kernel: Any) -> None:
     """On ipykernel 7.0.x the table says why it stands still; a wait leaves the last state."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        own_kernel,
         SETUP + "\nimport ipykernel\nipykernel.__version__ = '7.0.1'",
         "show(tracker)\nassert 'regards-nb-display' not in "
         "[thread.name for thread in threading.enumerate()]",
@@ -256,13 +274,10 @@ with watching(tracker) as watch:
     assert "#2  second" in outputs[2][0].data["text/plain"]
 
 
-def test_an_error_in_the_display_does_not_reach_the_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_display_does_not_reach_the_cell(kernel: Any) -> None:
     """A tracker whose snapshots fail still can be waited for; the error is recorded."""
     outputs = run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         """
 recorded = []
@@ -275,17 +290,17 @@ assert [str(error) for error in recorded] == ["no snapshot"]
     assert outputs[1] == []
 
 
-def test_a_converted_notebook_needs_nothing_from_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converted_notebook_needs_nothing_from_the_network(kernel: Any, tmp_path: Path) -> None:
     """Nbconvert's HTML of a finished wait holds the table and its bars as plain elements."""
+    import nbformat
+
     run(
-        tmp_path,
-        monkeypatch,
+        kernel,
         SETUP,
         "with watching(tracker):\n"
         "    tracker.tell(order('first', 1, suborders_done=1, suborders_total=4))",
     )
+    nbformat.write(kernel.nb, tmp_path / "run.ipynb")
     subprocess.run(
         [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "run.ipynb"],
         cwd=tmp_path,
