@@ -67,11 +67,16 @@ class OwnThread(threading.Thread):
             return None if self._has_returned else TrackingError(self._text.format(""))
         return self._error
 
-    def end(self, timeout_s: float) -> bool:
-        """Have it end; return whether it did within *timeout_s*. After a second it is said."""
+    def end(self, timeout_s: float, because: Callable[[], str] = str) -> bool:
+        """Have it end; return whether it did within *timeout_s*. After a second it is said.
+
+        *because* returns what delays its end.
+        """
         self._stop_event.set()
         text = f"stop() waits for {self._awaits}, at most {timeout_s:g} s"
-        return self.ident is None or joined([self], timeout_s, lambda: text)
+        return self.ident is None or joined(
+            [self], timeout_s, lambda: "; ".join(filter(None, (text, because())))
+        )
 
     def run(self) -> None:
         """Work, and tell what has ended the work."""

@@ -579,8 +579,10 @@ def test_one_time_limit_holds_for_a_call_while_another_program_holds_the_journal
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(errors.WaitTimeoutError, match=f"after 2.5 s, .*{told}"):
             tracker.wait(simulator.order(ONE_FILE), timeout_s=2.5)
+        capsys.readouterr()
         with pytest.raises(errors.TrackingError, match=f"within 0.5 s; {told}.*RabbitMQ keeps"):
             tracker.stop(timeout_s=0.5)
+        assert f"at most 0.5 s; {told}" in capsys.readouterr().out
         other.rollback()
         until(lambda: len(tracker.events) > 4)
         other.execute("BEGIN IMMEDIATE")

@@ -143,7 +143,7 @@ class Consumer:
 
     def _join(self, timeout_s: float) -> None:
         thread = self._shared.thread
-        if thread is not None and not thread.end(timeout_s):
+        if thread is not None and not thread.end(timeout_s, self._journal.obstacle):
             obstacle = self._journal.obstacle()
             kept = f"{obstacle}. RabbitMQ keeps what was not journalled" if obstacle else ""
             raise TrackingError(

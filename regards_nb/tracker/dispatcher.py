@@ -138,7 +138,7 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._core.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
-            self._thread.end(timeout_s)
+            self._thread.end(timeout_s, self._core.journal.obstacle)
         unended = self._workers.finish(timeout_s, lambda: self._running)
         self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
