@@ -43,17 +43,17 @@ def browser() -> Iterator[Chromium]:
         yield browser
 
 
-def parts_done(page: Page) -> int:
-    """Return the parts of the first order; locators look into shadow roots, too."""
-    shown = page.locator(".rg-parts:visible", has_text="/1000").first.inner_text(timeout=60_000)
-    return int(shown.partition("/")[0])
+def parts_done(page: Page, view: int) -> int:
+    """Return the parts of the first order in a view; locators look into shadow roots, too."""
+    parts = page.locator(".rg-parts:visible", has_text="/1000")
+    return int(parts.nth(view).inner_text(timeout=60_000).partition("/")[0])
 
 
-def moves(page: Page) -> None:
-    """See the table, and see it change twice."""
+def moves(page: Page, *, view: int = 0) -> None:
+    """See the table of a view, and see it change twice."""
     for _ in range(2):
-        seen = parts_done(page)
-        until(lambda seen=seen: parts_done(page) > seen)
+        seen = parts_done(page, view)
+        until(lambda seen=seen: parts_done(page, view) > seen)
 
 
 MARIMO = f"""
@@ -75,14 +75,34 @@ if __name__ == "__main__":
 """
 
 
+#: a cell that waits below the live view
+MARIMO_WAIT = MARIMO.replace(
+    "if __name__",
+    """@app.cell
+def _(threading, tracker):
+    from regards_nb.display import watching
+    pause = threading.Event()
+    with watching(tracker) as watch:
+        for _ in range(40):
+            watch.refresh(note="waiting for 2 orders")
+            pause.wait(0.1)
+    return
+
+if __name__""",
+).replace("return (tracker,)", "return threading, tracker")
+
+
 @pytest.mark.parametrize("mode", ["run", "edit"])
 def test_marimo_shows_the_live_view_with_buttons(
     browser: Chromium, tmp_path: Path, mode: str
 ) -> None:
-    """The value of a cell moves, through anywidget, and a click reaches the tracker."""
+    """The value of a cell moves, through anywidget, and a click reaches the tracker.
+
+    The view of a wait moves while its cell runs; afterwards it says that it does not move.
+    """
     from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-    (tmp_path / "app.py").write_text(MARIMO)
+    (tmp_path / "app.py").write_text(MARIMO_WAIT if mode == "run" else MARIMO)
     command = f"marimo {mode} app.py --headless --no-token --port {{port}}".split()
     if mode == "edit":
         command += ["--skip-update-check"]
@@ -94,37 +114,15 @@ def test_marimo_shows_the_live_view_with_buttons(
                 page.keyboard.press("Control+Shift+r")
                 with suppress(PlaywrightTimeout):
                     page.locator(".regards-nb-live").first.wait_for(timeout=4000)
+        else:
+            page.get_by_text("waiting for 2 orders").wait_for()
+            moves(page, view=1)
+            page.get_by_text("this picture does not move").wait_for()
         moves(page)
         page.screenshot(path=SCREENSHOTS / f"marimo-{mode}.png")
-        page.locator(".regards-nb-live select").select_option(label="#1 first")
-        page.get_by_role("button", name="Pause", exact=True).click()
-        page.get_by_text("pause: queued for #1 first").wait_for()
-
-
-MARIMO_WAIT = (
-    MARIMO.replace(
-        "    tracker\n    return",
-        """    from regards_nb.display import watching
-    pause = threading.Event()
-    with watching(tracker) as watch:
-        for _ in range(40):
-            watch.refresh(note="waiting for 2 orders")
-            pause.wait(0.1)
-    return""",
-    )
-    .replace("return (tracker,)", "return threading, tracker")
-    .replace("_(tracker)", "_(threading, tracker)")
-)
-
-
-def test_marimo_shows_a_wait_that_moves(browser: Chromium, tmp_path: Path) -> None:
-    """The view of a wait moves while its cell runs; afterwards it says that it does not move."""
-    (tmp_path / "app.py").write_text(MARIMO_WAIT)
-    command = ["marimo", "run", "app.py", "--headless", "--no-token", "--port", "{port}"]
-    with served(tmp_path, *command) as address, opened(browser, address) as page:
-        page.get_by_text("waiting for 2 orders").wait_for()
-        moves(page)
-        page.get_by_text("this picture does not move").wait_for()
+        page.locator(".regards-nb-live select").first.select_option(label="#1 first")
+        page.get_by_role("button", name="Pause", exact=True).first.click()
+        page.get_by_text("pause: queued for #1 first").first.wait_for()
 
 
 def test_marimo_without_anywidget_shows_a_picture_that_says_its_time(
