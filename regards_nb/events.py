@@ -182,6 +182,9 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
         body, extra = _read(raw)
     except _UnreadableError as why:
         return Rejection(str(why))
+    status = body.status.strip()
+    if not status:
+        return Rejection("no status")
     correlation_id = body.correlation_id or delivery.correlation_id or None
     order_id = body.order_id
     if correlation_id is None and order_id is None:
@@ -192,7 +195,7 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
         delivery.tenant,
         correlation_id,
         order_id,
-        body.status.strip(),
+        status,
         body.message,
         body.download_link,
         body.error_type or body.error_code,
@@ -208,12 +211,9 @@ def decode(delivery: Delivery) -> OrderEvent | Rejection:
 def _read(raw: bytes) -> tuple[_Body, dict[str, Any]]:
     """Return the decoded body, and its unknown fields."""
     try:
-        body = _body_from(raw)
+        return _body_from(raw), {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_leniently(raw)
-    if body.status.isspace() or not body.status:
-        raise _UnreadableError("no status")
-    return body, {}
 
 
 def _read_leniently(raw: bytes) -> tuple[_Body, dict[str, Any]]:
@@ -222,7 +222,7 @@ def _read_leniently(raw: bytes) -> tuple[_Body, dict[str, Any]]:
     Newer servers may send new fields. A replay of the seed page has trailing commas.
     """
     fields = _parse_object(raw)
-    status = _take_status(fields)
+    status = _take(fields, "status", str) or ""
     return _Body(
         status, *(_take(fields, name, kind) for name, kind in _FIELD_TYPES.items())
     ), fields
@@ -261,13 +261,6 @@ def _loads(text: str) -> Any:
         if without_commas == text:
             raise
         return json.loads(without_commas)
-
-
-def _take_status(body: dict[str, Any]) -> str:
-    status = _take(body, "status", str)
-    if status is None or not status.strip():
-        raise _UnreadableError("no status")
-    return str(status)
 
 
 def _take(body: dict[str, Any], name: str, kind: type) -> Any:

@@ -41,10 +41,9 @@ border:1px solid var(--rg-line);border-radius:3px;background:var(--rg-back)}}
 .regards-nb [hidden]{{display:none!important}}
 """
 )
-_TEXTS = (
-    "headline", "fraction", "overall", "counts", "health", "health_severity", "standstill", "note",
-    "more", "problems", "answer", "has_filter", "waiting",
-)  # fmt: skip
+#: The texts around the table that are those of the model, and the others.
+_OF_MODEL = ("headline", "overall", "health", "standstill", "more", "has_filter")
+_OTHERS = ("fraction", "counts", "health_severity", "problems", "note", "answer", "waiting")
 #: The values of a row, by how often they change: never, at times, and with each sub-order.
 _KINDS = ("name", "state", "progress")
 
@@ -60,7 +59,7 @@ class _Base(anywidget.AnyWidget):
     only = traitlets.Unicode().tag(sync=True)
 
 
-_NAMES = (*_TEXTS, *(f"{kind}_{slot}" for kind in _KINDS for slot in range(MAX_ROWS)))
+_NAMES = (*_OF_MODEL, *_OTHERS, *(f"{kind}_{slot}" for kind in _KINDS for slot in range(MAX_ROWS)))
 TableWidget: Any = type(
     "TableWidget", (_Base,), {name: traitlets.Any().tag(sync=True) for name in _NAMES}
 )
@@ -106,8 +105,15 @@ class AnyWidgetView(LiveView):
                 ):
                     setattr(self._widget, f"{kind}_{slot}", values)
             self._widget.order = [self._slots[row.key] for row in model.rows]
-            for name, value in self._texts(model, note, answer).items():
-                setattr(self._widget, name, value)
+            for name in _OF_MODEL:
+                setattr(self._widget, name, getattr(model, name))
+            fraction = None if model.fraction is None else round(model.fraction, 3)
+            self._widget.fraction = fraction
+            self._widget.counts = [[str(severity), words] for severity, words in model.counts]
+            self._widget.health_severity = str(model.health_severity)
+            self._widget.problems = list(model.problems)
+            self._widget.note, self._widget.answer = note, answer
+            self._widget.waiting = len(self._clicks.waiting)
 
     def discard(self, *, keep_table: bool) -> None:
         """Close the widget unless a page shows it."""
@@ -115,23 +121,6 @@ class AnyWidgetView(LiveView):
             layout = self._widget.layout
             self._widget.close()
             layout.close()
-
-    def _texts(self, model: TableModel, note: str, answer: str) -> dict[str, Any]:
-        return {
-            "headline": model.headline,
-            "fraction": None if model.fraction is None else round(model.fraction, 3),
-            "overall": model.overall,
-            "counts": [[str(severity), words] for severity, words in model.counts],
-            "health": model.health,
-            "health_severity": str(model.health_severity),
-            "standstill": model.standstill,
-            "note": note,
-            "more": model.more,
-            "problems": list(model.problems),
-            "answer": answer,
-            "has_filter": model.has_filter,
-            "waiting": len(self._clicks.waiting),
-        }
 
     def _on_message(self, _: object, content: Any, __: object) -> None:
         """Handle a click of the page."""

@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.simulator.faults import MissingEntry, StagingError, StorageRefuses, TruncatedEntry
@@ -302,78 +302,72 @@ def _kind(file: FileSpec) -> str:
 # -- the data sets
 
 
-class _Builder:
-    """Makes the data sets of one archive."""
-
-    def __init__(self, seed: int, tenant: str) -> None:
-        self._seed = seed
-        self._tenant = tenant
-
-    def dataset(
-        self,
-        name: str,
-        description: str,
-        numbers: Iterable[int] = (),
-        *,
-        cycle: int = 0,
-        rows: int = _ROWS_PER_PASS,
-        has_quicklook: bool = False,
-        online: bool = True,
-        **options: Any,
-    ) -> DataSet:
-        """Make a data set that has one product, with a table, for each pass."""
-        dataset = DataSet(name=name, tenant=self._tenant, description=description, **options)
-        for number in numbers:
-            product = f"SWOT_SSH_{cycle:03}_{number:03}"
-            seed = f"{self._seed}/{product}"
-            table = sea_level(seed=seed, rows=rows)
-            files = [FileSpec(name=f"{product}.csv", content=table, mime_type="text/csv")]
-            if has_quicklook:
-                files.append(
-                    FileSpec(
-                        name=f"{product}_aperçu.png",
-                        content=quicklook(seed=seed),
-                        data_type="QUICKLOOK",
-                        mime_type="image/png",
-                    )
+def _dataset(
+    seed: int,
+    tenant: str,
+    name: str,
+    description: str,
+    numbers: Iterable[int] = (),
+    *,
+    cycle: int = 0,
+    rows: int = _ROWS_PER_PASS,
+    has_quicklook: bool = False,
+    online: bool = True,
+    **options: Any,
+) -> DataSet:
+    """Make a data set that has one product, with a table, for each pass."""
+    dataset = DataSet(name=name, tenant=tenant, description=description, **options)
+    for number in numbers:
+        product = f"SWOT_SSH_{cycle:03}_{number:03}"
+        product_seed = f"{seed}/{product}"
+        table = sea_level(seed=product_seed, rows=rows)
+        files = [FileSpec(name=f"{product}.csv", content=table, mime_type="text/csv")]
+        if has_quicklook:
+            files.append(
+                FileSpec(
+                    name=f"{product}_aperçu.png",
+                    content=quicklook(seed=product_seed),
+                    data_type="QUICKLOOK",
+                    mime_type="image/png",
                 )
-            self.add(dataset, product, cycle, number, files, online=online)
-        return dataset
+            )
+        _add(dataset, product, cycle, number, files, online=online)
+    return dataset
 
-    def add(
-        self,
-        dataset: DataSet,
-        name: str,
-        cycle: int,
-        number: int,
-        files: list[FileSpec],
-        *,
-        online: bool,
-    ) -> None:
-        begin = _CREATED + timedelta(days=21 * (cycle - 7) + number - 1)
-        attributes = {
-            "dataset": dataset.name,
-            "observatory": "SWOT",
-            "instrument": "KaRIn",
-            "cycle": cycle,
-            "pass": number,
-            "date_obs": begin,
-            "date_end": begin + timedelta(seconds=3000),
-            "mean_sea_level_m": round(0.01 * ((7 * number + cycle) % 40) - 0.2, 3),
-        }
-        product = Product(
-            provider_id=name,
-            dataset=dataset,
-            files=tuple(replace(file, product_id=name) for file in files),
-            attributes=attributes,
-            online=online,
-        )
-        dataset.products += (product,)
+
+def _add(
+    dataset: DataSet,
+    name: str,
+    cycle: int,
+    number: int,
+    files: list[FileSpec],
+    *,
+    online: bool,
+) -> None:
+    begin = _CREATED + timedelta(days=21 * (cycle - 7) + number - 1)
+    attributes = {
+        "dataset": dataset.name,
+        "observatory": "SWOT",
+        "instrument": "KaRIn",
+        "cycle": cycle,
+        "pass": number,
+        "date_obs": begin,
+        "date_end": begin + timedelta(seconds=3000),
+        "mean_sea_level_m": round(0.01 * ((7 * number + cycle) % 40) - 0.2, 3),
+    }
+    product = Product(
+        provider_id=name,
+        dataset=dataset,
+        files=tuple(replace(file, product_id=name) for file in files),
+        attributes=attributes,
+        online=online,
+    )
+    dataset.products += (product,)
 
 
 def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
-    build = _Builder(seed, tenant)
-    one = build.dataset(
+    dataset = partial(_dataset, seed, tenant)
+    one = dataset(
         "SWOT_PASS_012",
         "One pass, with its orbit",
         [12],
@@ -383,10 +377,10 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     )
     orbit = noise(seed=f"{seed}/SWOT_ORBIT_012.bin", size_bytes=40_000)
     file = FileSpec(name="SWOT_ORBIT_012.bin", content=orbit)
-    build.add(one, "SWOT_ORBIT_012", 7, 12, [file], online=True)
+    _add(one, "SWOT_ORBIT_012", 7, 12, [file], online=True)
     yield one
 
-    yield build.dataset(
+    yield dataset(
         "SWOT_CYCLE_007",
         "Ten passes of one cycle",
         range(1, 11),
@@ -397,7 +391,7 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     )
 
     text = b"Each table has one row a second: time, latitude, longitude, sea level, wave height.\n"
-    yield build.dataset(
+    yield dataset(
         "SWOT_CYCLE_008",
         "Thirty passes, with a description of the format",
         range(1, 31),
@@ -408,7 +402,7 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     )
 
     # Every problem that tapes have.
-    tapes = build.dataset(
+    tapes = dataset(
         "TAPE_ARCHIVE",
         "Passes on old tapes",
         range(1, 9),
@@ -427,7 +421,7 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     yield tapes
 
     # Two files are only staged by a retry.
-    shaky = build.dataset(
+    shaky = dataset(
         "SHAKY_TAPES",
         "Passes that need a retry",
         range(1, 7),
@@ -442,7 +436,7 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
     )
     yield shaky
 
-    yield build.dataset(
+    yield dataset(
         "BROKEN_STORAGE",
         "Files that storage has lost",
         range(1, 5),
@@ -450,7 +444,7 @@ def _make_datasets(seed: int, tenant: str) -> Iterator[DataSet]:
         rows=100,
         outcome=Outcome.FAILED,
     )
-    yield build.dataset("EMPTY", "A data set without products")
+    yield dataset("EMPTY", "A data set without products")
     for number, outcome in enumerate((Outcome.FORBIDDEN, Outcome.TOO_BIG), 1):
         name, why = outcome.value, "Orders of it are denied"
-        yield build.dataset(name, why, [number], cycle=4, rows=10, outcome=outcome)
+        yield dataset(name, why, [number], cycle=4, rows=10, outcome=outcome)

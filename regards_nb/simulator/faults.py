@@ -68,10 +68,6 @@ class Fault:
     times: int | None = 1
     skip: int = 0
 
-    def concerns(self, order_id: int | None, name: str | None) -> bool:
-        """Return whether the fault applies to this order and file."""
-        return self.order_id in (None, order_id) and self.name in (None, name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingError(Fault):
@@ -270,7 +266,8 @@ class Faults:
                 if (
                     not isinstance(fault, kind)
                     or fault_route not in (Route.ANY, route)
-                    or not fault.concerns(order_id, name)
+                    or fault.order_id not in (None, order_id)
+                    or fault.name not in (None, name)
                 ):
                     continue
                 if armed.skips_left:
