@@ -213,16 +213,13 @@ def _parser() -> argparse.ArgumentParser:
         action = add(name, _act, words)
         action.set_defaults(action=name)
         _add_keys(action, "+")
-    _add_queue(add("queue", _queue, "create a queue and bind it, where your account may do so"))
+    queue = add("queue", _queue, "create a queue and bind it, where your account may do so")
+    queue.add_argument("action", choices=("create",))
+    queue.add_argument("name", nargs="?", help="by default that of the profile")
+    queue.add_argument("--kind", choices=("quorum", "stream", "classic"), default="quorum")
     add("doctor", _doctor, "check connections, rights and folders")
     add("demo", _demo, "order, wait and download from a simulated archive")
     return parser
-
-
-def _add_queue(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("create",))
-    parser.add_argument("name", nargs="?", help="by default that of the profile")
-    parser.add_argument("--kind", choices=("quorum", "stream", "classic"), default="quorum")
 
 
 def _add_journal(parser: argparse.ArgumentParser) -> None:
@@ -389,7 +386,7 @@ def _event_line(event: dict[str, Any]) -> str:
 def _wait(arguments: argparse.Namespace) -> int:
     with _started(_tracker(arguments)) as tracker:
         keys = _keys(arguments, tracker)
-        with _progress_to(sys.stderr if arguments.json else sys.stdout):
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
                 *keys,
                 until=arguments.until,
@@ -402,7 +399,7 @@ def _wait(arguments: argparse.Namespace) -> int:
 def _download(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     keys = _keys(arguments, tracker)
-    with _progress_to(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr):
         paths = tracker.download(
             *keys,
             directory=arguments.directory,
@@ -429,7 +426,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return 0
     # Without a client, the order is sent over AMQP, and its answer is a message.
     started = _started if tracker.client is None else contextlib.nullcontext
-    with started(tracker), _progress_to(sys.stderr if arguments.json else sys.stdout):
+    with started(tracker), contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
     if order.order_id is None:
@@ -465,7 +462,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     with OrderTracker.demo() as tracker:
         order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
-        with _progress_to(sys.stderr if arguments.json else sys.stdout):
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             order.wait(timeout_s=60)
             order.download()
         return _conclude(arguments, tracker.orders)
@@ -509,11 +506,6 @@ def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
         yield tracker
     finally:
         tracker.stop()
-
-
-def _progress_to(stream: Any) -> contextlib.AbstractContextManager[object]:
-    """Write progress to this stream."""
-    return contextlib.redirect_stdout(stream)
 
 
 def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
