@@ -347,7 +347,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     # Messages that waited in the queue are new, too.
     n_written = len(tracker.events)
-    with _started(tracker):
+    with tracker:
         told = None
         while True:
             health = tracker.health
@@ -384,7 +384,7 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    with _started(_tracker(arguments)) as tracker:
+    with _tracker(arguments) as tracker:
         keys = _keys(arguments, tracker)
         with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
@@ -425,8 +425,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         _write(json.dumps(tracker.submit(arguments.queries, **options, dry_run=True).body()))
         return 0
     # Without a client, the order is sent over AMQP, and its answer is a message.
-    started = _started if tracker.client is None else contextlib.nullcontext
-    with started(tracker), contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+    started = tracker if tracker.client is None else contextlib.nullcontext()
+    with started, contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         order = tracker.submit(arguments.queries, **options)
     described = _described(order)
     if order.order_id is None:
@@ -496,16 +496,6 @@ def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | in
     ):
         tracker.sync()
     return keys
-
-
-@contextlib.contextmanager
-def _started(tracker: OrderTracker) -> Iterator[OrderTracker]:
-    """Start a tracker, and stop it at the end of the block."""
-    tracker.start()
-    try:
-        yield tracker
-    finally:
-        tracker.stop()
 
 
 def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from regards_nb.display.model import duration
 from regards_nb.errors import SettingsError
 from regards_nb.events import OrderStatus
 from regards_nb.orders import FINISHED
@@ -273,7 +274,7 @@ def _draw_bars(ax: Any, files: Any, labels: dict[int, str]) -> None:
             **({} if by_order else {"color": _RUNNING}),
         )
         bottom += rate / factor
-    ax.set_ylabel(f"{unit}, mean of {_span(width_s)}")
+    ax.set_ylabel(f"{unit}, mean of {duration(width_s)}")
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
 
@@ -283,18 +284,6 @@ def _width_s(duration_s: float) -> int:
     fitting = (width_s for width_s in _WIDTHS_S if duration_s / width_s < MAX_BARS - 1)
     days = int(duration_s / _WIDTHS_S[-1] / (MAX_BARS - 1)) + 1
     return next(fitting, days * _WIDTHS_S[-1])
-
-
-def _span(width_s: int) -> str:
-    """Return a width with its unit.
-
-    >>> _span(30), _span(600), _span(7200), _span(86400)
-    ('30 s', '10 min', '2 h', '1 d')
-    """
-    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if width_s >= unit_s:
-            return f"{width_s // unit_s} {unit}"
-    return f"{width_s} s"
 
 
 # -- axes

@@ -15,8 +15,6 @@ from regards_nb.events import REQUEST_EXCHANGE, RESPONSE_EXCHANGE, RESPONSE_TYPE
 from regards_nb.simulator.plans import OrderPlan, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
     from regards_nb.simulator.service import Service
@@ -79,7 +77,7 @@ class Publisher:
 
     def start(self) -> None:
         """Declare exchange, queue and binding, then start the thread."""
-        with _connected(self._parameters) as connection:
+        with pika.BlockingConnection(self._parameters) as connection:
             self._declare(connection.channel())
         self._thread.start()
         if not self._is_ready.wait(_START_LIMIT_S):
@@ -116,7 +114,10 @@ class Publisher:
     def delete_queue(self) -> None:
         """Delete the queue on a broker that continues after the simulator."""
         # A broker that is down has no queue to delete.
-        with contextlib.suppress(*_CONNECTION_ERRORS), _connected(self._parameters) as connection:
+        with (
+            contextlib.suppress(*_CONNECTION_ERRORS),
+            pika.BlockingConnection(self._parameters) as connection,
+        ):
             connection.channel().queue_delete(self._queue)
 
     def _wake(self) -> None:
@@ -131,7 +132,7 @@ class Publisher:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with _connected(self._parameters) as connection:
+                with pika.BlockingConnection(self._parameters) as connection:
                     self._connection = connection
                     self._pump(connection)
             except _CONNECTION_ERRORS:
@@ -221,14 +222,3 @@ def _parameters(url: str) -> pika.URLParameters:
     parameters.socket_timeout = parameters.stack_timeout = _CONNECT_LIMIT_S
     parameters.heartbeat = 10
     return parameters
-
-
-@contextlib.contextmanager
-def _connected(parameters: pika.URLParameters) -> Iterator[BlockingConnection]:
-    """Open a connection, and close it also after an error."""
-    connection = pika.BlockingConnection(parameters)
-    try:
-        yield connection
-    finally:
-        with contextlib.suppress(*_CONNECTION_ERRORS):
-            connection.close()
