@@ -24,7 +24,7 @@ def evaluate(node: PrivateBroker, expressions: str) -> str:
     program = find_installation().epmd.resolve().with_name("erl_call")
     done = subprocess.run(
         [str(program), "-sname", node.name, "-c", node.cookie, "-e"],
-        env={"ERL_EPMD_PORT": str(node.epmd_port)},
+        env={"ERL_EPMD_PORT": str(node.ports.epmd)},
         input=f"{expressions}.\n",
         capture_output=True,
         check=True,

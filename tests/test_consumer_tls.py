@@ -60,7 +60,7 @@ class Place:
         options = {key: str(self._certificates / name) for key, name in files.items()}
         plain = f"127.0.0.1:{self._broker.amqp_port}"
         url = self.admin.url.replace("amqp://", "amqps://")
-        url = url.replace(plain, f"{host}:{self._broker.amqps_port}")
+        url = url.replace(plain, f"{host}:{self._broker.ports.amqps}")
         if options:
             url += f"?ssl_options={quote(str(options))}"
         return OrderTracker(

@@ -380,7 +380,7 @@ class PrivateBroker:
     """One RabbitMQ node; ``with PrivateBroker() as broker`` or ``start``/``stop``.
 
     The node ends with this process, also after kill -9: a watchdog process kills it. *users* may
-    each read one queue: *user*, ``<user>-2`` and so on. With *tls* it listens on ``amqps_port``,
+    each read one queue: *user*, ``<user>-2`` and so on. With *tls* it listens on ``ports.amqps``,
     too. A node that *joins* the cluster of another has the same users, and must be stopped before
     it.
     """
@@ -403,27 +403,18 @@ class PrivateBroker:
         #: the name of the Erlang node
         self.name = f"regards-nb-{secrets.token_hex(6)}@localhost"
         self._watchdog: _Watchdog | None = None
-        self._ports = NodePorts(0, 0, 0, 0)
+        #: of this node; the same after a restart. That for TLS works with certificates only.
+        self.ports = NodePorts(0, 0, 0, 0)
         self._tls = tls
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<PrivateBroker on port {self._ports.amqp}>"
+        return f"<PrivateBroker on port {self.ports.amqp}>"
 
     @property
     def amqp_port(self) -> int:
         """The port on 127.0.0.1; the same after a restart."""
-        return self._ports.amqp
-
-    @property
-    def amqps_port(self) -> int:
-        """The port for TLS, if the node has certificates."""
-        return self._ports.amqps
-
-    @property
-    def epmd_port(self) -> int:
-        """The port of Erlang's port mapper, which all nodes of a cluster use."""
-        return self._ports.epmd
+        return self.ports.amqp
 
     @property
     def admin_url(self) -> str:
@@ -486,31 +477,31 @@ class PrivateBroker:
         self.stop()
 
     def _configure(self) -> None:
-        folder, self._ports, joins = self.folder, free_ports(), self._joins
+        folder, self.ports, joins = self.folder, free_ports(), self._joins
         if joins is not None:
-            self._ports = replace(self._ports, epmd=joins.epmd_port)
+            self.ports = replace(self.ports, epmd=joins.ports.epmd)
         _write_files(
             folder,
-            self._ports,
+            self.ports,
             [self.admin, *self._readers],
             self._tls,
             cookie=self.cookie,
             joins=joins.name if joins else None,
         )
-        self._environment = _environment(folder, self._ports, self._installation, name=self.name)
+        self._environment = _environment(folder, self.ports, self._installation, name=self.name)
         if joins is not None:
             return
         # An epmd of our own: one that the node starts itself would outlive the node.
         epmd = [str(self._installation.epmd), "-address", "127.0.0.1"]
-        self._run("epmd", [*epmd, "-port", str(self._ports.epmd)])
-        self._wait(lambda: _answers(self._ports.epmd), "epmd")
+        self._run("epmd", [*epmd, "-port", str(self.ports.epmd)])
+        self._wait(lambda: _answers(self.ports.epmd), "epmd")
 
     def _start_node(self) -> None:
         self._run("node", [str(self._installation.server)])
         self._wait(lambda: _answers(self.amqp_port, _PROTOCOL_HEADER), "node")
         if self._tls is not None:
             # RabbitMQ opens the TLS port after the other one.
-            self._wait(lambda: _answers(self.amqps_port), "node")
+            self._wait(lambda: _answers(self.ports.amqps), "node")
 
     def _run(self, name: str, argv: list[str]) -> None:
         self._running.call(

@@ -174,13 +174,11 @@ class Simulator:
     def _start_amqp(self) -> None:
         if not self._wants_amqp:
             return
-        own: PrivateBroker | None = None
         if self._broker is None:
             self._broker = broker_from_environment(user=self.username.partition("@")[0])
-            own = self._broker if isinstance(self._broker, PrivateBroker) else None
-        if own is not None:
-            self._cleanup.callback(own.stop)
-            own.start()
+            if isinstance(self._broker, PrivateBroker):
+                self._cleanup.callback(self._broker.stop)
+                self._broker.start()
         self._access = self._broker.access()
         requests = OrderRequests(self.service, tenant=self.tenant, user=self.username)
         self._publisher = Publisher(
@@ -188,8 +186,7 @@ class Simulator:
             self._access.queue,
             requests=requests if self._amqp_requests else None,
         )
-        if own is None:
-            self._cleanup.callback(self._publisher.delete_queue)
+        self._cleanup.callback(self._publisher.delete_queue)
         self._cleanup.callback(self._publisher.stop)
         self._publisher.start()
 
