@@ -79,11 +79,17 @@ class Finding:
     """The result of one check."""
 
     check: str
-    verdict: CheckResult
     text: str
+    verdict: CheckResult
 
     def __str__(self) -> str:
         return f"{self.verdict:<8} {self.check:<20} {self.text}"
+
+
+_ok = partial(Finding, verdict=CheckResult.OK)
+_warning = partial(Finding, verdict=CheckResult.WARNING)
+_failed = partial(Finding, verdict=CheckResult.FAILED)
+_skipped = partial(Finding, verdict=CheckResult.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +179,7 @@ def examine(
 
 def as_failure(check: str, error: Any) -> Report:
     """Return the report about a tracker that could not be made."""
-    return Report((Finding(check, CheckResult.FAILED, str(error)),))
+    return Report((_failed(check, str(error)),))
 
 
 def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
@@ -183,10 +189,10 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
             f"{unheard}. If no other consumer is named below, ask the administrator whether the "
             "queue is bound to the exchange of order responses"
         )
-        yield Finding("events", CheckResult.FAILED, text)
+        yield _failed("events", text)
     if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
         text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
-        yield Finding("events", CheckResult.FAILED, text)
+        yield _failed("events", text)
 
 
 # -- the broker
@@ -197,12 +203,11 @@ def _broker(
 ) -> Iterator[Finding]:
     if reads_only:
         text = "the tracker reads the journal; another kernel receives the messages"
-        yield Finding("broker", CheckResult.SKIPPED, text)
+        yield _skipped("broker", text)
         return
     if parameters is None or queue is None:
-        yield Finding(
+        yield _skipped(
             "broker",
-            CheckResult.SKIPPED,
             "no RabbitMQ account: the tracker polls REGARDS over REST. Ask the REGARDS "
             "administrator for a RabbitMQ account and a queue to get events at once",
         )
@@ -232,10 +237,9 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
     check = "broker TLS"
     if options is None:
         if is_loopback(parameters.host):
-            return Finding(check, CheckResult.OK, "none; the broker is on this machine")
-        return Finding(
+            return _ok(check, "none; the broker is on this machine")
+        return _warning(
             check,
-            CheckResult.WARNING,
             "none: the password crosses the network unencrypted. Ask the administrator for the "
             "amqps:// address",
         )
@@ -246,13 +250,10 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
             socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S) as plain,
             options.context.wrap_socket(plain, server_hostname=name) as secured,
         ):
-            return Finding(
-                check, CheckResult.OK, f"{secured.version()}, certificate of {name} valid"
-            )
+            return _ok(check, f"{secured.version()}, certificate of {name} valid")
     except OSError as exc:
-        return Finding(
+        return _failed(
             check,
-            CheckResult.FAILED,
             f"{exc}. Check that this is the TLS port (often 5671), and ask the administrator "
             "which certificate authority to trust",
         )
@@ -274,7 +275,7 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
         "this tracker reads it now" if is_read else "granted",
     ]
     for check, text in zip(steps[:n_passed], texts, strict=False):
-        yield Finding(check, CheckResult.OK, text)
+        yield _ok(check, text)
     if seen.error is not None:
         text = str(seen.error)
         if isinstance(seen.error, BrokerLoginError):
@@ -288,11 +289,11 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
             text = f"{text} The login was tried as {user!r} with the password {password}."
         is_login = isinstance(seen.error, BrokerLoginError | BrokerAccessError)
         check = "broker protocol" if not n_passed and not is_login else steps[n_passed]
-        yield Finding(check, CheckResult.FAILED, text)
+        yield _failed(check, text)
     if n_passed >= steps.index("right to read"):
         if seen.is_stream:
             text = f"a stream: it keeps {counted(seen.messages, 'message')}, for every reader"
-            yield Finding("queue depth", CheckResult.OK, text)
+            yield _ok("queue depth", text)
         else:
             yield _depth(seen.messages)
             yield _other_consumers(max(seen.consumers - is_read, 0))
@@ -302,18 +303,17 @@ def _depth(messages: int) -> Finding:
     is_deep = messages > MANY_MESSAGES
     return Finding(
         "queue depth",
-        CheckResult.WARNING if is_deep else CheckResult.OK,
         counted(messages, "waiting message")
         + (": start() takes a while to read them" if is_deep else ""),
+        CheckResult.WARNING if is_deep else CheckResult.OK,
     )
 
 
 def _other_consumers(n_consumers: int) -> Finding:
     if not n_consumers:
-        return Finding("other consumers", CheckResult.OK, "none")
-    return Finding(
+        return _ok("other consumers", "none")
+    return _warning(
         "other consumers",
-        CheckResult.WARNING,
         f"{n_consumers} more read this queue, and RabbitMQ gives each message to one of them "
         "only; where one reads exclusively, start() is refused. Stop them, let them share one "
         "journal, or ask the administrator for a queue of your own",
@@ -325,9 +325,8 @@ def _other_consumers(n_consumers: int) -> Finding:
 
 def _service(client: RegardsClient | None) -> Iterator[Finding]:
     if client is None:
-        yield Finding(
+        yield _skipped(
             "REST",
-            CheckResult.SKIPPED,
             "no client: the tracker only reads messages. Pass client=RegardsClient(...) to "
             "download, submit, pause, cancel and catch up",
         )
@@ -347,22 +346,17 @@ def _login(client: RegardsClient) -> Iterator[Finding]:
     try:
         skew_s = client.clock_skew_s()
     except ServiceLoginError as exc:
-        yield Finding(check, CheckResult.FAILED, _refused_login(client, exc))
+        yield _failed(check, _refused_login(client, exc))
     except NotAllowedError as exc:
-        yield Finding(
-            "REST role", CheckResult.FAILED, f"{exc}. Ask the project administrator for access"
-        )
-    except ServiceUnreachableError as exc:
-        if "TLS" in str(exc) or "SSL" in str(exc) or "certificate" in str(exc):
-            yield Finding("REST TLS", CheckResult.FAILED, str(exc))
-        else:
-            yield Finding("REST answer", CheckResult.FAILED, str(exc))
+        yield _failed("REST role", f"{exc}. Ask the project administrator for access")
     except ServiceError as exc:
-        yield Finding("REST answer", CheckResult.FAILED, str(exc))
+        is_of_tls = any(word in str(exc) for word in ("TLS", "SSL", "certificate"))
+        is_unanswered = isinstance(exc, ServiceUnreachableError)
+        yield _failed("REST TLS" if is_unanswered and is_of_tls else "REST answer", str(exc))
     else:
         user = "with a token" if client.username is None else f"as {client.username!r}"
         how = _LOGIN_FORMS.get(client.login_form or "", "")
-        yield Finding(check, CheckResult.OK, f"{user} to tenant {client.tenant!r}{how}")
+        yield _ok(check, f"{user} to tenant {client.tenant!r}{how}")
         yield _clock(skew_s)
 
 
@@ -390,13 +384,12 @@ def _refused_login(client: RegardsClient, error: ServiceLoginError) -> str:
 
 def _clock(skew_s: float | None) -> Finding:
     if skew_s is None:
-        return Finding("clock", CheckResult.SKIPPED, "the server sends no date")
+        return _skipped("clock", "the server sends no date")
     if abs(skew_s) <= MAX_SKEW_S:
-        return Finding("clock", CheckResult.OK, f"within {MAX_SKEW_S:g} s of the server's")
+        return _ok("clock", f"within {MAX_SKEW_S:g} s of the server's")
     side = "ahead of" if skew_s > 0 else "behind"
-    return Finding(
+    return _warning(
         "clock",
-        CheckResult.WARNING,
         f"{abs(skew_s):g} s {side} the server's: times in the frames are wrong by that, and "
         "certificates may seem expired. Set the clock by the network (NTP)",
     )
@@ -419,25 +412,23 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         addresses = awaited(look_up, f"waiting for the address of {host}")
     except (OSError, UnicodeError) as exc:
-        yield Finding(
+        yield _failed(
             f"{side} DNS",
-            CheckResult.FAILED,
             f"no address for {host!r} ({exc}). Check the name, and whether you need a VPN",
         )
         return
-    yield Finding(f"{side} DNS", CheckResult.OK, f"{host} is {addresses[0][4][0]}")
+    yield _ok(f"{side} DNS", f"{host} is {addresses[0][4][0]}")
     try:
         connect = partial(socket.create_connection, (host, port), timeout=_CONNECT_TIMEOUT_S)
         awaited(connect, _waits(host, port), unwanted=socket.socket.close).close()
     except OSError as exc:
-        yield Finding(
+        yield _failed(
             f"{side} port",
-            CheckResult.FAILED,
             f"{host}:{port} does not answer ({exc}). Check port, firewall and VPN, and ask the "
             "administrator whether the service runs",
         )
     else:
-        yield Finding(f"{side} port", CheckResult.OK, f"{port} answers")
+        yield _ok(f"{side} port", f"{port} answers")
 
 
 # -- files
@@ -447,16 +438,16 @@ def _journal(journal: Journal) -> Iterator[Finding]:
     try:
         damage = journal.check()
     except JournalError as exc:
-        yield Finding("journal", CheckResult.FAILED, str(exc))
+        yield _failed("journal", str(exc))
         return
     if damage:
         text = (
             f"damaged: {clean(damage[0], 200)}. Close the kernels that use it, then save what can "
             "be read with: regards-nb repair PATH"
         )
-        yield Finding("journal", CheckResult.FAILED, text)
+        yield _failed("journal", text)
     else:
-        yield Finding("journal", CheckResult.OK, "readable, no damage")
+        yield _ok("journal", "readable, no damage")
     if journal.is_on_server:
         yield _told_of_commits(journal)
 
@@ -465,11 +456,11 @@ def _told_of_commits(journal: Journal) -> Finding:
     check = "journal, other kernels"
     reason = journal.why_not_told()
     if reason is None:
-        return Finding(check, CheckResult.OK, "the server tells of their events (NOTIFY)")
+        return _ok(check, "the server tells of their events (NOTIFY)")
     text = (
         f"their events are looked for every 0.5 to 5 s, because the server tells nothing: {reason}"
     )
-    return Finding(check, CheckResult.WARNING, text)
+    return _warning(check, text)
 
 
 def _workspace(workspace: Place) -> Iterator[Finding]:
@@ -479,9 +470,9 @@ def _workspace(workspace: Place) -> Iterator[Finding]:
     try:
         list_place(workspace)
     except WorkspaceError as exc:
-        yield Finding("workspace", CheckResult.FAILED, str(exc))
+        yield _failed("workspace", str(exc))
     else:
-        yield Finding("workspace", CheckResult.OK, f"{workspace} can be listed")
+        yield _ok("workspace", f"{workspace} can be listed")
     yield from _disk("scratch folder", Path(tempfile.gettempdir()))
 
 
@@ -494,19 +485,18 @@ def _disk(check: str, folder: Path) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=existing) as probe_file:
             probe_file.write(b"x")
     except OSError as exc:
-        yield Finding(
+        yield _failed(
             check,
-            CheckResult.FAILED,
             f"{folder} is not writable: {exc.strerror or exc} ({existing}). Choose another "
             f"folder with {instead}",
         )
         return
-    yield Finding(check, CheckResult.OK, str(folder))
+    yield _ok(check, str(folder))
     free_bytes = shutil.disk_usage(existing).free
     is_little = free_bytes < LITTLE_DISK_BYTES
     yield Finding(
         "disk",
-        CheckResult.WARNING if is_little else CheckResult.OK,
         f"{free_bytes / 1e9:.1f} GB free"
         + (f": delete files, or choose another folder with {instead}" if is_little else ""),
+        CheckResult.WARNING if is_little else CheckResult.OK,
     )
