@@ -31,26 +31,32 @@
 
 from __future__ import annotations
 
+import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from regards_nb.text import user_frames, users_part
+from regards_nb.text import counted, user_frames, users_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
-def _trim(error: BaseException | None) -> None:
-    """Leave the frames of the user alone in an error and its causes, as far as the text suffices.
+def _prepare(errors: Sequence[BaseException]) -> None:
+    """Leave the frames of the user alone in the errors of a group, as far as the text suffices.
 
-    IPython prints the whole traceback of each error of a group.
+    They are printed with all frames. IPython gets a handler for groups, unless it has another one.
     """
-    while error is not None:
-        own = users_part(error.__traceback__)
-        if own is not None or isinstance(error, RegardsError):
-            error.__traceback__ = own
-        error = error.__cause__
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None and not shell.custom_exceptions:
+        shell.set_custom_exc((ProcessingErrorGroup, TrackingErrorGroup), _show_group)
+    for each in errors:
+        error: BaseException | None = each
+        while error is not None:
+            own = users_part(error.__traceback__)
+            if own is not None or isinstance(error, RegardsError):
+                error.__traceback__ = own
+            error = error.__cause__
 
 
 def _in_notebook(error: BaseException) -> Iterator[str]:
@@ -59,7 +65,14 @@ def _in_notebook(error: BaseException) -> Iterator[str]:
     The text says all that a user needs of this package. A function of the user that called it, a
     callback, and a function given as process= are found by their lines.
     """
-    text = str(getattr(error, "message", error))  # a group adds the number of its exceptions
+    if isinstance(error, BaseExceptionGroup):
+        results = getattr(error, "results", None)
+        more = f", and {counted(len(results), 'result')}" if results else ""
+        yield f"{type(error).__name__}: {counted(len(error.exceptions), 'error')}{more}"
+        for each in error.exceptions:
+            yield from (f"  {line}" for line in _in_notebook(each))
+        return
+    text = str(error)
     yield f"{type(error).__name__}: {text}"
     yield from getattr(error, "__notes__", ())
     todo, seen = [error], set[int]()
@@ -74,8 +87,19 @@ def _in_notebook(error: BaseException) -> Iterator[str]:
             place = "a cell" if "ipykernel" in frame.filename else frame.filename
             yield f"  {place}, line {frame.lineno}, in {frame.name}: {frame.line}"
         context = None if each.__suppress_context__ else each.__context__
-        later = (*getattr(each, "exceptions", ()), each.__cause__ or context)
-        todo += [other for other in reversed(later) if other is not None and id(other) not in seen]
+        later = each.__cause__ or context
+        todo += [later] if later is not None and id(later) not in seen else []
+
+
+def _show_group(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:
+    """Show a group of errors in IPython as any other error: a handler of IPython.
+
+    By itself it prints every line of this package that a group came through.
+    """
+    shown = RegardsError(str(error))
+    shown.__cause__ = error  # for traceback.print_last()
+    shown._render_traceback_ = error._render_traceback_  # type: ignore[method-assign]
+    shell.showtraceback((kind, shown, trace), tb_offset=tb_offset)
 
 
 def _made_again(kind: type[BaseException], args: tuple[Any, ...], state: Any) -> BaseException:
@@ -241,8 +265,7 @@ class ProcessingErrorGroup(ProcessingError, ExceptionGroup[RegardsError]):  # no
         results: Mapping[int, Any] = MappingProxyType({}),
     ) -> Self:
         """Make the group."""
-        for error in errors:
-            _trim(error)
+        _prepare(errors)
         group = super().__new__(cls, text, errors)
         group.results = dict(results)
         return group
@@ -269,8 +292,7 @@ class TrackingErrorGroup(TrackingError, ExceptionGroup[TrackingError]):  # noqa:
 
     def __new__(cls, text: str, errors: Sequence[TrackingError]) -> Self:
         """Make the group."""
-        for error in errors:
-            _trim(error)
+        _prepare(errors)
         return super().__new__(cls, text, errors)
 
 

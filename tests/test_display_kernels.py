@@ -205,6 +205,7 @@ def test_errors_show_the_lines_of_the_user_and_none_of_the_library(kernel: Waiti
         "real.sync()",
         "mine()",
         "record('one'); real.wait()",
+        "record('one'); record('two'); real.wait()",
     ):
         cell = kernel.start(code)
         kernel.until(lambda cell=cell: cell.done)
@@ -216,6 +217,7 @@ def test_errors_show_the_lines_of_the_user_and_none_of_the_library(kernel: Waiti
         ("ServiceUnreachableError", []),
         ("WorkspaceError", ["12, in mine: return real.export('/proc/x')"]),
         ("TrackingError", fails),
+        ("TrackingErrorGroup", ["", *fails, "", *fails]),
     ]
 
 
