@@ -144,13 +144,6 @@ class Frames:
                 if self._journal.generation == generation:
                     return
 
-    def _read_checkpoint(self, last_id: int) -> None:
-        """Begin with the rows of the checkpoint, if that hides no event from a queue."""
-        checkpoint = self._checkpoints.read()
-        limit = min((after_id for after_id, _ in self._queues), default=last_id)
-        if checkpoint is not None and checkpoint.head.last_id <= min(limit, last_id):
-            self._clear(checkpoint)
-
     def _capture(self) -> Capture:
         """Return the content of a checkpoint."""
         with self._lock:
@@ -188,7 +181,11 @@ class Frames:
         """Read the new rows; stop if the ids get another meaning meanwhile."""
         position = self._journal.position(exact=exact)
         if not self._last_id and position.last_id >= Checkpoints.min_events:
-            self._read_checkpoint(position.last_id)
+            # Begin with the rows of the checkpoint, if that hides no event from a queue.
+            checkpoint = self._checkpoints.read()
+            limit = min([position.last_id, *(after_id for after_id, _ in self._queues)])
+            if checkpoint is not None and checkpoint.head.last_id <= limit:
+                self._clear(checkpoint)
         known = len(self._events)
         if position.last_id > self._last_id:
             for batch in self._journal.read(self._last_id):

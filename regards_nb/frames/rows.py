@@ -81,8 +81,10 @@ class EventsFrame:
         self._write_waiting()
         if self._stored is not None:
             new = self._rows.frame()
-            rows = _stored_rows(self._stored)
-            if rows is None:
+            rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
+            for columns in self._stored.read_events():
+                rows.load(columns, len(columns["redelivered"].data))
+            if len(rows) != self._stored.head.n_events:  # they cannot be read
                 rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
                 for events in read_again():
                     rows.append(_columns(events), len(events))
@@ -95,14 +97,6 @@ class EventsFrame:
         self._write_waiting()
         frame = self._rows.frame() if first >= self._unread else self.frame(read_again)
         return frame.iloc[first - self._unread :]
-
-
-def _stored_rows(stored: Checkpoint) -> GrowingFrame | None:
-    """Return the events of a checkpoint; None if they cannot be read."""
-    rows = GrowingFrame(EVENT_DTYPES, map(str, OrderStatus))
-    for columns in stored.read_events():
-        rows.load(columns, len(columns["redelivered"].data))
-    return rows if len(rows) == stored.head.n_events else None
 
 
 def _columns(events: Sequence[OrderEvent]) -> list[Sequence[object]]:

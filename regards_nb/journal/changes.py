@@ -93,16 +93,6 @@ def for_one_statement(connection: sa.Connection) -> sa.Connection:
     return connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def begun(connection: sa.Connection, statement: str) -> sa.Connection:
-    """Return a connection after its first statement, which shows whether it is alive."""
-    try:
-        connection.exec_driver_sql(statement)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 class ChangeDetector:
     """Returns the position of the journal, and reads it only where something may have changed.
 

@@ -23,7 +23,6 @@ from regards_nb.journal.changes import (
     CHANNEL,
     ChangeDetector,
     Listener,
-    begun,
     for_one_statement,
     why_not,
 )
@@ -158,8 +157,8 @@ class Database:
         self._writer: sa.Connection | None = None
         #: of the schema; None before `open`
         self.version: int | None = None
-        #: what the next transaction writes first
-        self._first_writes: list[Callable[[sa.Connection], None]] = []
+        #: what the next transaction that writes does first
+        self.first_writes: list[Callable[[sa.Connection], None]] = []
         self._file: SqliteFile | None = None
         self._file_guard = threading.RLock()
         #: taken from replaced files, and not yet written to those at the path
@@ -370,10 +369,6 @@ class Database:
                 if not again:
                     raise self.replaced_error()
 
-    def write_with_next(self, work: Callable[[sa.Connection], None]) -> None:
-        """Have the next transaction that writes run *work* first."""
-        self._first_writes.append(work)
-
     def _write(
         self,
         work: Callable[[sa.Connection], _T],
@@ -390,7 +385,7 @@ class Database:
                     self._file.number_content(driver)
                 if self.version != schema.SCHEMA_VERSION:
                     schema.prepare(connection, self.location, was_copied=self._was_copied)
-                first_writes = list(self._first_writes)
+                first_writes = list(self.first_writes)
                 for write_first in first_writes:
                     write_first(connection)
                 result = work(connection)
@@ -403,7 +398,7 @@ class Database:
                     self._release(connection)
                 if self.path is not None:
                     self._writing.release()
-        del self._first_writes[: len(first_writes)]
+        del self.first_writes[: len(first_writes)]
         self.version = schema.SCHEMA_VERSION
         self._changes.tell()
         return result
@@ -435,7 +430,13 @@ class Database:
         if self.path is None:
             statement = LOCK_WRITERS[self.engine.dialect.name].format(max(int(left_s * 1000), 1))
             tell = "" if silent else _TELL.format(CHANNEL, self._token)
-            return begun(self.engine.connect(), statement + tell)
+            connection = self.engine.connect()
+            try:
+                connection.exec_driver_sql(statement + tell)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
         if not self._writing.acquire(timeout=left_s):
             raise sqlite3.OperationalError("database is locked")
         try:

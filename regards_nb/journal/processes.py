@@ -260,7 +260,7 @@ class Cursors:
 
         No row comes into the journal before it, and it costs no commit.
         """
-        self._database.write_with_next(partial(self._write, name, row_id, generation))
+        self._database.first_writes.append(partial(self._write, name, row_id, generation))
 
     def advance(self, name: str, row_id: int, *, generation: int) -> None:
         """Write a row id, unless a later one is there.
