@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -228,6 +229,19 @@ def test_a_file_counts_as_waiting_until_it_has_its_final_name(tmp_path: Path) ->
         gate.wait(10)
         publisher.finish()
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", ".regards"}
+
+
+def test_ctrl_c_waits_for_the_files_that_get_their_names(tmp_path: Path) -> None:
+    """Ctrl-C at the end of a download: the last files get their names before it returns."""
+    gate, main = threading.Event(), threading.main_thread().ident or 0
+    with publishing(tmp_path, lambda: gate.wait(10)) as publisher:
+        publisher.add(verified(0))
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            publisher.finish()
+        threading.Timer(0.1, gate.set).start()
+        publisher.finish_early()
+        assert (tmp_path / "0").exists()
 
 
 def test_a_publisher_that_has_failed_takes_no_more_files(tmp_path: Path) -> None:
