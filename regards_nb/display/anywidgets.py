@@ -73,6 +73,8 @@ class AnyWidgetView(LiveView):
         self._clicks = Clicks(tracker)
         self._titles: dict[OrderKey, str] = {}
         self._slots: dict[OrderKey, int] = {}
+        #: By slot.
+        self._rows: dict[int, Row] = {}
         self._widget = TableWidget()
         self._widget.on_msg(self._on_message)
         self._widget.observe(lambda _: self.on_filter(), "only")
@@ -100,6 +102,9 @@ class AnyWidgetView(LiveView):
                 slot = self._slots.get(row.key)
                 if slot is None:
                     slot = self._slots[row.key] = next(free)
+                if self._rows.get(slot) == row:
+                    continue
+                self._rows[slot] = row
                 for kind, values in zip(
                     _KINDS, (_name(row), _state(row), _progress(row)), strict=True
                 ):

@@ -115,8 +115,8 @@ class OrderFacts:
 
     def statuses(self, facts: np.ndarray[Any, Any]) -> Counter[str]:
         """Count the statuses of some orders."""
-        texts = list(self._places)
-        return Counter(str(texts[place]) for place in facts["status"].tolist())
+        counts = np.bincount(facts["status"], minlength=len(self._places)).tolist()
+        return Counter({str(text): n for text, n in zip(self._places, counts, strict=True) if n})
 
 
 def severity_of(order: OrderState) -> Severity:

@@ -32,7 +32,7 @@ INTERVAL_S = 0.2
 #: Thread wake-ups come early by up to this.
 TOLERANCE_S = 0.05
 #: The part of one processor that repaints may take: with thousands of orders they become rarer.
-MAX_SHARE = 0.03
+MAX_SHARE = 0.02
 #: After an error the pause before the next attempt doubles up to this.
 MAX_PAUSE_S = 10.0
 #: Views that ended are kept for clicks that are still on their way, up to this number.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -55,6 +56,8 @@ class States(Sequence[OrderState]):
         self._made = made
         self._stored = stored
         self._rows = np.arange(len(made)) if rows is None else rows
+        #: What `numbers` has returned.
+        self._numbers: dict[str, np.ndarray[Any, Any]] = {}
 
     def __len__(self) -> int:
         return len(self._made)
@@ -90,7 +93,8 @@ class States(Sequence[OrderState]):
     def take(self, places: Iterable[int]) -> States:
         """Return the states at some places."""
         where = np.fromiter(places, dtype=np.int64)
-        return States([self._made[place] for place in where], self._stored, self._rows[where])
+        made = [self._made[place] for place in where.tolist()]
+        return States(made, self._stored, self._rows[where])
 
     def where(self, name: str, values: Collection[int] = _TRUE) -> States:
         """Return the states with one of these numbers in an attribute; a flag is a number."""
@@ -124,8 +128,8 @@ class States(Sequence[OrderState]):
         is_same = self._stored is before._stored
         if not is_same or not np.array_equal(self._rows[:n], before._rows[:n]):
             return range(len(self))
-        pairs = zip(self._made, before._made, strict=False)
-        return [*(p for p, (new, old) in enumerate(pairs) if new is not old), *range(n, len(self))]
+        is_new = map(is_not, self._made, before._made)
+        return [*compress(range(n), is_new), *range(n, len(self))]
 
     def _places(self, name: str, values: Collection[int], *, invert: bool = False) -> Any:
         is_in = np.isin(self.numbers(name), list(values), invert=invert)
@@ -133,12 +137,15 @@ class States(Sequence[OrderState]):
 
     def numbers(self, name: str) -> np.ndarray[Any, Any]:
         """Return a number or flag of each state; 0 where it is missing. No state is made."""
+        if name in self._numbers:
+            return self._numbers[name]
         of = attrgetter(name)
         made = [0 if state is None else of(state) or 0 for state in self._made]
         numbers = np.array(made, dtype=np.int64)
         if self._stored is not None and name in self._stored.columns:
             is_stored = np.array([state is None for state in self._made], dtype=bool)
             numbers[is_stored] = self._stored.columns[name].data[self._rows[is_stored]]
+        self._numbers[name] = numbers
         return numbers
 
 
@@ -211,6 +218,8 @@ class OrderStates:
         #: At the places of `keys`; None for an order of the checkpoint until it is read.
         n_stored = 0 if stored is None else stored.n_orders
         self._states: ChangeTracker[OrderState | None] = ChangeTracker([None] * n_stored)
+        #: All states, as long as none changes.
+        self._all: States | None = None
         #: Orders whose state was never computed, and those whose state must be computed again.
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
@@ -330,7 +339,8 @@ class OrderStates:
         self._compute()
         values = self._states.values
         if keys is None:
-            return States(list(values), self._stored)
+            self._all = self._all or States(list(values), self._stored)
+            return self._all
         found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
         places = [place for place in found if place is not None]
         rows = np.array(places, dtype=np.int64)
@@ -406,6 +416,8 @@ class OrderStates:
         return list(self.keys), self._reducer.folded(), self._reducer.changed()
 
     def _compute(self) -> None:
+        if self._stale or self._new:
+            self._all = None
         stale, self._stale = self._stale, set()
         for key in stale:
             self._states.put(self.keys[key], self._joined(key))

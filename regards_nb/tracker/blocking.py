@@ -48,7 +48,7 @@ class BlockingOrders:
     def find(self) -> States:
         """Return these orders by number; not those that `own` downloads in a moment."""
         states, elsewhere = self._states_of_user(), self._elsewhere()
-        if not states.without("finished"):
+        if states.numbers("finished").all():
             return States()
         waiting = self.without_own(states.where("waits_for_download")) + [
             state for state in elsewhere if state.order_id not in self._core.downloads

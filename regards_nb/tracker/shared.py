@@ -416,8 +416,8 @@ class Snapshot:
     @property
     def is_moving(self) -> bool:
         """Whether an order goes on, at REGARDS or with its download."""
-        unfinished = self.orders.without("finished")
-        return bool(unfinished or self.orders.where("downloading"))
+        numbers = self.orders.numbers
+        return not numbers("finished").all() or bool(numbers("downloading").any())
 
 
 def check_sources(
