@@ -236,7 +236,7 @@ class OtherConsumers:
     def queues(self) -> str:
         """Return a text on the messages of other queues in the journal; empty without any."""
         kept = self._journal.queues() - {self._queue, REST_ANSWERS}
-        others = self._journal.having_messages(sorted(kept))
+        others = kept and self._journal.having_messages(sorted(kept))
         if not others:
             return ""
         return (
