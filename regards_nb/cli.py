@@ -78,6 +78,8 @@ _COMMANDS = [
         (r"submit\(\.\.\., correlation_id='([^']*)'\)", "{0}submit ... --correlation-id {1}"),
         # These commands never listen: they show what REGARDS or the journal has told.
         (r"not listening since", "as of"),
+        (r"Nothing moves here: the tracker is stopped; tracker\.start\(\) continues",
+         "{0}wait --download follows these orders, and fetches what is ready"),
     )
 ]  # fmt: skip
 
@@ -285,6 +287,8 @@ def _table(tracker: OrderTracker) -> str:
 def _events(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
     for frame in _frames(arguments, tracker, "events"):
+        if frame.empty:
+            _complain("no event came so far")
         for event in _records(frame):
             _write(_event_line(event))
     return 0

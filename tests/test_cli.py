@@ -209,6 +209,7 @@ def test_events_files_and_export(
     simulator: Simulator, tmp_path: Path, command: Callable[..., str]
 ) -> None:
     """The frames of a notebook are lines and JSON here, of all orders or of some."""
+    assert ended("events")[1] == "regards-nb: no event came so far\n"
     for name in ("a", "b"):
         simulator.order(OrderPlan(n_files=2), correlation_id=name)
     command("wait", "a", "b", "--timeout-s", "60")
@@ -342,6 +343,8 @@ def test_advice_names_commands(
     assert said("restart", "3", "--json", code=0).count('"GRANTED"') == 1
     refusals = cli.in_commands(" ".join(map(" ".join, REFUSALS.values())))
     assert "regards-nb restart" in refusals
+    still = "Nothing moves here: the tracker is stopped; tracker.start() continues"
+    assert cli.in_commands(still).startswith("regards-nb wait --download follows these orders")
     place = cli.in_commands("choose another place with journal=...")
     assert place == "choose another place with --journal PATH"
     for text in (blocked, elsewhere, paused, failed, deleted, refusals, place):

@@ -402,7 +402,7 @@ def test_files_that_expired_are_told_by_each_call_that_downloads(
     simulator.expire(order.order_id or 0)
     order.wait()
     assert order.status == "EXPIRED"
-    told = "order 1 is EXPIRED: REGARDS has deleted its files, and none of them was downloaded here"
+    told = "order 1 is EXPIRED: REGARDS has deleted its files, and none of them is here"
     for _ in range(2):
         order.wait(download=True)
         assert told in capsys.readouterr().out

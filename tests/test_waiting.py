@@ -300,6 +300,10 @@ def test_a_wait_for_nothing_says_so(
     assert "No orders" not in told
     assert tracker.download() == []
     assert capsys.readouterr().out == ("nothing to download: no order has files that wait for it\n")
+    none = tracker.orders.query("errors > 99")
+    for call, verb in ((tracker.download, "download"), (tracker.retry, "retry")):
+        assert call(none) == []
+        assert capsys.readouterr().out == f"nothing to {verb}: no order is selected\n"
 
 
 # -- errors in the background

@@ -21,6 +21,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
+from regards_nb.output import say
 from regards_nb.text import counted, listed
 from regards_nb.threads import Workers
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
@@ -58,6 +59,8 @@ class OrderActions:
         The first refusal is raised. Where several orders were meant, its text names all that
         failed. The line at Ctrl-C says which orders were acted on.
         """
+        if not keys:
+            say(f"nothing to {action}: no order is selected")
         left = list(keys)
         done: list[OrderKey] = []
         errors: list[RegardsError] = []

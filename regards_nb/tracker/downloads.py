@@ -312,7 +312,7 @@ class Downloads:
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
         new_order = "A new order brings them: submit()"
         if not any(record.in_place for record in self._core.frames.files_of(number)):
-            return DownloadError(f"{deleted}, and none of them was downloaded here. {new_order}")
+            return DownloadError(f"{deleted}, and none of them is here. {new_order}")
         if self._sync is not None:
             log = self._core.journal.file_log(order.tenant or self._tenant, self.workspace)
             with suppress(ServiceError):  # REGARDS may list them no more

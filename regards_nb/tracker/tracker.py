@@ -1156,7 +1156,8 @@ class OrderTracker:
         else:
             states = downloads.open_orders()
         if not states:
-            why = self._blocking.nothing_to_download(again=again)
+            nothing = partial(self._blocking.nothing_to_download, again=again)
+            why = "no order is selected" if keys else nothing()
             unheard = filter(None, (*self._core.silent(), self._life.outage))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
