@@ -167,6 +167,13 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.waits_for_download or self.lacks_names
 
     @property
+    def lacks_files(self) -> bool:
+        """Whether files of an ended order failed in a download, and a new call would try again."""
+        if not self.finished or self.status in GONE or self.to_download or self.downloading:
+            return False
+        return self.downloaded_files < (self.files_total or 0)
+
+    @property
     def name(self) -> str:
         """What an error calls the order: its number, else its label or correlation id."""
         if self.order_id is not None:

@@ -87,14 +87,35 @@ def test_a_download_of_which_no_byte_comes_is_named(
     assert "no byte" not in tracker._repr_html_()
 
 
-def test_a_download_that_asks_again_says_why(simulator: Simulator, tracker: OrderTracker) -> None:
+@pytest.mark.parametrize(
+    ("refusals", "told"),
+    [
+        (
+            [Reply(route=Route.AVAILABLE, status=503, headers=(("Retry-After", "3"),))],
+            "HTTP 503; asking again in 3 s, attempt 2 of 4",
+        ),
+        (
+            [
+                Reply(
+                    route=route, status=429, body=b'{"messages": ["rate of 5 exceeded"]}', times=4
+                )
+                for route in (Route.ZIP, Route.FILE)
+            ],
+            "rate of 5 exceeded.*; asking again in . s",
+        ),
+    ],
+    ids=["503", "429"],
+)
+def test_a_download_that_asks_again_says_why(
+    refusals: list[Reply], told: str, simulator: Simulator, tracker: OrderTracker
+) -> None:
     """The view names the refusal and the pause, as a call of the user does below its cell."""
     number = simulator.order(ONE_FILE)
     tracker.wait(number, timeout_s=60)
-    simulator.faults.add(Reply(route=Route.AVAILABLE, status=503, headers=(("Retry-After", "3"),)))
+    for each in refusals:
+        simulator.faults.add(each)
     tracker.download_soon(number)
-    told = f"REGARDS at {simulator.base_url}: HTTP 503; asking again in 3 s, attempt 2 of 4"
-    until(lambda: told in tracker._repr_html_())
+    until(lambda: re.search(told, tracker._repr_html_()))
     tracker.wait(number, download=True, timeout_s=60)
 
 
@@ -410,6 +431,28 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
         assert cause.__traceback__ is None
         assert not tracker.snapshot().background_errors, "what was told is not shown again"
         tracker.wait(number, timeout_s=60)
+
+
+def test_an_order_whose_download_failed_in_part_does_not_look_done(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its row, wait(download=True) and download() say what is missing and what tries again."""
+    refused = simulator.faults.add(StorageRefuses(name="file_00000.bin", times=None))
+    missing = (MissingEntry(name="file_00000.bin"),)
+    number = simulator.order(OrderPlan(n_files=2, faults=missing))
+    with pytest.raises(errors.TrackingError, match="1 of 2 files"):
+        tracker.wait(number, download=True, timeout_s=60)
+    again = f"tracker.download({number}) tries "
+    told = f"1 of 2 files of order {number} could not be downloaded: {again}again"
+    assert f"{again}the missing files again" in tracker._repr_html_()
+    assert "1 incomplete" in tracker._repr_html_()
+    for call in (lambda: tracker.wait(number, download=True, timeout_s=60), tracker.download):
+        capsys.readouterr()
+        call()
+        assert told in capsys.readouterr().out
+    simulator.faults.remove(refused)
+    assert len(tracker.download(number)) == 2
+    assert "incomplete" not in tracker._repr_html_().rpartition("</style>")[2]
 
 
 def test_a_second_wait_says_why_files_are_not_downloaded(

@@ -130,7 +130,7 @@ def severity_of(order: OrderState) -> Severity:
         is_lost = order.status == OrderStatus.EXPIRED and lacks_files
         return Severity.INCOMPLETE if is_lost else Severity.GONE
     if order.status == OrderStatus.DONE:
-        return Severity.DONE
+        return Severity.INCOMPLETE if order.lacks_files else Severity.DONE
     has_files = had_files(order) or order.elsewhere_files
     return Severity.INCOMPLETE if has_files else Severity.FAILED
 

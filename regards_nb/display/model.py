@@ -334,8 +334,9 @@ def _fetched(order: OrderState) -> float | None:
 def _remarks(order: OrderState) -> Iterator[str]:
     if order.waits_for_download:
         yield clean(order.download_note, LINE_CHARS) or WAITS
-    if order.lacks_names:
-        yield f"tracker.download({order.order_id}) names the missing files"
+    if order.lacks_names or order.lacks_files:
+        does = "names the missing files" if order.lacks_names else "tries the missing files again"
+        yield f"tracker.download({order.order_id}) {does}"
     if order.downloading:
         yield clean(order.download_note) or "downloading"
     if order.held_by:

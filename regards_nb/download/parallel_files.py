@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import is_too_parallel, watched
+from regards_nb.client import is_too_parallel, pausing, watched
 from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
@@ -175,7 +175,9 @@ class _Pool:
             if wrong == _MAX_WRONG or failures == _MAX_TRIES or refusals == _MAX_REFUSALS:
                 return Failure(reason)
             factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
-            self._halt.wait(random.uniform(0, self._context.options.backoff_s * factor))
+            pause_s = random.uniform(0, self._context.options.backoff_s * factor)
+            with pausing(f"{reason}; asking again in {pause_s:.0f} s"):
+                self._halt.wait(pause_s)
         return None
 
     def _fetch_once(self, record: FileRecord) -> None:

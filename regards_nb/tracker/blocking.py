@@ -11,6 +11,7 @@ from regards_nb.frames import States
 from regards_nb.orders import replaced
 from regards_nb.text import numbered
 from regards_nb.tracker.selection import names_in
+from regards_nb.tracker.shared import advice_for_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
 _MOST_NAMED = 5
+#: Only the newest orders are searched for files that could not be downloaded.
+_MOST_LOOKED_AT = 100
 
 
 class BlockingOrders:
@@ -185,8 +188,11 @@ class BlockingOrders:
         """Return what to do instead of a download of all orders that wait for one."""
         if again:
             return "to fetch files once more, name their orders: tracker.download(12, again=True)"
-        text, blocking = "no order has files that wait for it", self.standing_still()
-        return f"{text}; {advice_for(blocking, 'wait(download=True)')}" if blocking else text
+        texts, blocking = ["no order has files that wait for it"], self.standing_still()
+        if blocking:
+            texts.append(advice_for(blocking, "wait(download=True)"))
+        lacking = [s for s in self._core.states()[-_MOST_LOOKED_AT:] if s.lacks_files]
+        return "; ".join([*texts, *map(advice_for_missing, lacking[-_MOST_NAMED:])])
 
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""

@@ -30,7 +30,7 @@ from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import OwnThread, Workers
 from regards_nb.tracker.fetch import DownloadRequest
-from regards_nb.tracker.shared import POLL_S, RECEIVING, HeldElsewhereError
+from regards_nb.tracker.shared import POLL_S, RECEIVING, HeldElsewhereError, advice_for_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -331,6 +331,8 @@ class AutoDownload:
             say(told)
 
     def _missing(self, state: OrderState) -> str:
+        if state.lacks_files:
+            return advice_for_missing(state)
         if state.ready_row and state.status not in GONE:
             return self.failure([state]) if state.to_download else ""
         error = self._downloads.nothing_for(state)

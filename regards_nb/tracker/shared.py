@@ -25,7 +25,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
-from regards_nb.text import did_you_mean
+from regards_nb.text import counted, did_you_mean
 from regards_nb.tracker.selection import Name, called, names_in
 
 if TYPE_CHECKING:
@@ -467,3 +467,11 @@ def held(journal: Journal, name: str, waiting: Callable[[Holder], object] | None
         yield
     finally:
         journal.leases.release(name)
+
+
+def advice_for_missing(order: OrderState) -> str:
+    """Return how many files of an ended order are not here, and what to do."""
+    total = order.files_total or 0
+    files = counted(f"{total - order.downloaded_files} of {total}", "file")
+    call = f"tracker.download({order.order_id}) tries again"
+    return f"{files} of order {order.order_id} could not be downloaded: {call}"
