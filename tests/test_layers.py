@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,15 @@ def test_public_names_are_those_that_are_announced() -> None:
     assert regards_nb.queries.__name__ == "regards_nb.queries"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = regards_nb.nonsense
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    """It rests while the package loads, also where a name does not exist, and then no longer."""
+    for switch, is_on in ((gc.disable, False), (gc.enable, True)):
+        switch()
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = regards_nb.nothing
+        assert gc.isenabled() is is_on
 
 
 def test_the_tree_of_errors_is_as_printed() -> None:
