@@ -146,6 +146,8 @@ class Workers:
             return ""
         running = job()
         self._drop_waiting()
+        with self._lock:
+            self._threads.difference_update(others)  # later jobs do not wait for these
         return f"{running} did not end within {timeout_s:g} s, and still runs"
 
     def _drop_waiting(self) -> None:
