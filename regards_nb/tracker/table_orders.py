@@ -114,12 +114,12 @@ class TableOrders(WaitingCall):
         self._life.require_running()
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(partial(_is_attempt, self._bases))
-        changed: list[str] = []
-        self._requests = [self._named(request, attempts, changed) for request in self._wanted]
-        if changed:
+        named = [(self._named(request, attempts), request.label or "") for request in self._wanted]
+        if changed := [label for request, label in named if request is None]:
             raise SettingsError(
                 f"nothing was ordered: {listed(changed, between='; ')} of the table {_OTHER_FILES}"
             )
+        self._requests = [request for request, _ in named if request is not None]
         find = self._core.frames.key_of
         self._pending.extend(
             place for place, r in enumerate(self._requests) if find(r.correlation_id) is None
@@ -127,10 +127,11 @@ class TableOrders(WaitingCall):
         pending = [self._requests[place] for place in self._pending]
         self._new = [r for r in pending if (r.label or "") not in attempts]
 
-    def _named(
-        self, request: Request, attempts: dict[str, list[EarlierRequest]], changed: list[str]
-    ) -> Request:
-        """Return a request with the name under which it was sent, or with a new one."""
+    def _named(self, request: Request, attempts: dict[str, list[EarlierRequest]]) -> Request | None:
+        """Return a request with the name under which it was sent, or with a new one.
+
+        None: another request was sent under its label.
+        """
         label = base = request.label or ""
         numbered = (f"{base} ({number})" for number in count(2))
         following = next(numbered)
@@ -141,8 +142,7 @@ class TableOrders(WaitingCall):
         sent = [each for each in earlier if each.was_sent]
         same = [each for each in sent if request.orders_the_same_as(each.saved)]
         if sent and not same:
-            changed.append(base)
-            return request
+            return None
         if same and not (self._retry and self._has_failed(same[-1].correlation_id)):
             return replace(request, label=label, correlation_id=same[-1].correlation_id)
         if same:
@@ -154,9 +154,7 @@ class TableOrders(WaitingCall):
     def _renamed_next(self, wanted: Request) -> Request:
         """Name the next request anew: another kernel may have sent it after the plan was made."""
         attempts = self._submission.labelled(partial(_is_attempt, {wanted.label or ""}))
-        changed: list[str] = []
-        request = self._named(wanted, attempts, changed)
-        if changed:
+        if (request := self._named(wanted, attempts)) is None:
             raise SettingsError(f"it {_OTHER_FILES}")
         self._requests[self._pending[0]] = request
         return request
