@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__
@@ -262,18 +262,14 @@ def _orders(arguments: argparse.Namespace) -> int:
 
 def _sync(tracker: OrderTracker) -> None:
     """Ask REGARDS; where it answers late or not, write the orders of the journal to stderr."""
-    is_shown = False
+    show = cache(lambda: sys.stderr.write(f"{_table(tracker)}\n"))
 
-    def show(words: str = "") -> None:
-        nonlocal is_shown
-        if not is_shown:
-            is_shown = True
-            sys.stderr.write(f"{_table(tracker)}\n")
-        if words:
-            _complain(words)
+    def say_below(words: str) -> None:
+        show()
+        _complain(words)
 
     try:
-        with rewording(in_commands, show):
+        with rewording(in_commands, say_below):
             tracker.sync()
     except (ServiceUnreachableError, KeyboardInterrupt):
         show()

@@ -152,7 +152,7 @@ def test_a_broker_that_does_not_answer_is_named(
     with tracker_of(simulator, tmp_path) as tracker:
         broker.freeze()
         try:
-            with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made.*not answer"):
+            with pytest.raises(errors.WaitTimeoutError, match="order made.*no broker answers"):
                 tracker.submit_each(table, user=simulator.username, cart="include", timeout_s=0.5)
         finally:
             broker.thaw()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import pika
@@ -24,12 +24,7 @@ from regards_nb.consumer.errors import (
     broker_error,
     combined_error,
 )
-from regards_nb.errors import (
-    BrokerAccessError,
-    BrokerError,
-    BrokerUnreachableError,
-    RegardsError,
-)
+from regards_nb.errors import BrokerAccessError, BrokerError, RegardsError
 from regards_nb.events import REQUEST_EXCHANGE, REQUEST_TYPE, RESPONSE_EXCHANGE, TENANT_HEADER
 from regards_nb.waits import awaited
 
@@ -175,41 +170,38 @@ def publish_request(
         headers={TENANT_HEADER: tenant, "regards.converter": "GSON", "regards.type": REQUEST_TYPE},
     )
     where = describe(parameters)
-    unconfirmed = (
-        f"{{}} before RabbitMQ confirmed the request {correlation_id!r}, so it is open whether "
-        "REGARDS has it. Submit it again with the same correlation_id: it is not sent twice"
-    )
-    #: Held by the thread that begins to send; once the call was given up, by the call.
-    permit, begun = threading.Lock(), threading.Event()
-
-    def publish() -> None:
-        connection = _connect(parameters)
-        with translated_publish_errors(parameters), connection:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            if not permit.acquire(blocking=False):
-                return
-            try:
-                begin()
-                begun.set()
-            finally:
-                permit.release()
-            try:
-                channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
-            except (pika_errors.AMQPConnectionError, OSError) as exc:
-                text = f"the connection to {where} broke"
-                raise UnconfirmedRequestError(unconfirmed.format(text)) from exc
-
     limit_s = _BLOCKED_TIMEOUT_S + CONNECT_TIMEOUT_S * len(addresses_of(parameters))
+    in_time = partial(awaited, text=f"waiting for RabbitMQ at {where}", timeout_s=limit_s)
+    with translated_publish_errors(parameters):
+        channel = in_time(partial(_opened, parameters), unwanted=_close)
+        begin()
+        try:
+            in_time(partial(_publish, channel, body, properties))
+        except (pika_errors.AMQPConnectionError, OSError) as exc:
+            raise UnconfirmedRequestError(
+                f"the connection to {where} broke before RabbitMQ confirmed the request "
+                f"{correlation_id!r}, so it is open whether REGARDS has it. Submit it again with "
+                "the same correlation_id: it is not sent twice"
+            ) from exc
+
+
+def _opened(parameters: AmqpParameters) -> Any:
+    """Return a new channel that confirms what is published, on a connection of its own."""
+    channel = _connect(parameters).channel()
+    channel.confirm_delivery()
+    return channel
+
+
+def _publish(channel: Any, body: bytes, properties: pika.BasicProperties) -> None:
     try:
-        awaited(publish, f"waiting for RabbitMQ at {where}", timeout_s=limit_s)
-    except (KeyboardInterrupt, TimeoutError) as exc:
-        permit.acquire()
-        if isinstance(exc, KeyboardInterrupt):
-            raise
-        if begun.is_set():
-            raise UnconfirmedRequestError(unconfirmed.format("the time was over")) from None
-        raise BrokerUnreachableError(f"{where} does not answer within the time limit") from None
+        channel.basic_publish(REQUEST_EXCHANGE, "", body, properties, mandatory=True)
+    finally:
+        _close(channel)
+
+
+def _close(channel: Any) -> None:
+    if channel.connection.is_open:
+        channel.connection.close()
 
 
 def _connect(parameters: AmqpParameters) -> pika.BlockingConnection:

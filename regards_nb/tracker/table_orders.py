@@ -254,7 +254,7 @@ class TableOrders(WaitingCall):
         return list((mine | {state.order_id: state for state in self._blocking.find()}).values())
 
     def _told_at_limit(self) -> str:
-        note = "; ".join(filter(None, (self.note(), self._life.outage.rstrip("."))))
+        note = "; ".join(filter(None, (self.note(), self._life.outage))).rstrip(".")
         return f"{note}. {_GO_ON}"
 
     def note(self) -> str:
