@@ -8,7 +8,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from regards_nb.consumer.addresses import AmqpParameters, addresses_of, describe
 from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, ConnectionLost
@@ -219,19 +219,21 @@ def _run_connections(
     stream = StreamMatcher(queue, journal, shared.note)
     failures = cuts = 0
     while not shared.stop.is_set():
-        end = _run_connection(addresses[0], queue, journal, shared, stream)
+        last, consumed_s, made_progress = _run_connection(
+            addresses[0], queue, journal, shared, stream
+        )
         if shared.stop.is_set():
             break
         addresses = [*addresses[1:], addresses[0]]
-        if end.consumed_s is not None:
+        if consumed_s is not None:
             shared.errors = []
-            is_cut = isinstance(end.error.__cause__, ConnectionLost) and end.consumed_s < STABLE_S
+            is_cut = isinstance(last.__cause__, ConnectionLost) and consumed_s < STABLE_S
             cuts = cuts + 1 if is_cut else 0
             if cuts >= MANY_CUTS:
-                shared.note("cut", _cut_text(cuts, end.consumed_s))
-            if end.made_progress or end.consumed_s > LONGEST_BACKOFF_S:
+                shared.note("cut", _cut_text(cuts, consumed_s))
+            if made_progress or consumed_s > LONGEST_BACKOFF_S:
                 failures = 0
-        shared.errors = [*shared.errors, end.error]
+        shared.errors = [*shared.errors, last]
         is_full_round = len(shared.errors) >= len(addresses)
         error = combined_error(shared.errors)
         # A script that starts together with the broker waits for the queue.
@@ -243,7 +245,7 @@ def _run_connections(
             shared.started.set_exception(error)
             return
         shared.report(HealthState.RECONNECTING, str(error))
-        _log.warning("%s", end.error)
+        _log.warning("%s", last)
         if is_full_round:
             backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
             shared.stop.wait(random.uniform(0, backoff_s))
@@ -262,23 +264,17 @@ def _cut_text(cuts: int, consumed_s: float) -> str:
     )
 
 
-class _ConnectionEnd(NamedTuple):
-    """The reason why one connection ended."""
-
-    error: RegardsError
-    #: how long messages were consumed; None if they never were
-    consumed_s: float | None
-    made_progress: bool
-
-
 def _run_connection(
     parameters: AmqpParameters,
     queue: str,
     journal: Journal,
     shared: _SharedState,
     stream: StreamMatcher,
-) -> _ConnectionEnd:
-    """Run one connection until it ends."""
+) -> tuple[RegardsError, float | None, bool]:
+    """Run one connection until it ends.
+
+    Return why, how long messages were consumed (None: never), and whether any was journalled.
+    """
     writer = JournalWriter(
         describe(parameters),
         queue,
@@ -306,4 +302,4 @@ def _run_connection(
     consumed_s = writer.consumed_s
     while not connection.journal_rest() and not shared.stop.wait(JOURNAL_RETRY_S):
         pass
-    return _ConnectionEnd(error, consumed_s, connection.made_progress)
+    return error, consumed_s, connection.made_progress

@@ -257,15 +257,14 @@ class _OwnMessages:
         #: digest and delivery count
         self._messages: dict[int, tuple[bytes, int]] = {}
         self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
-        #: the first message of this connection, and the first one that is not acknowledged
-        self._first = self._first_unacknowledged = 0
+        #: the first message that is not acknowledged
+        self._first_unacknowledged = 0
         #: the last message that came again
         self._newest_repeat = -1
 
     def set_unacknowledged(self, delivered: int, acknowledged: int) -> None:
         """Store how many messages the connection has delivered, and how many are acknowledged."""
-        self._first = self._next_number - delivered
-        self._first_unacknowledged = self._first + acknowledged
+        self._first_unacknowledged = self._next_number - delivered + acknowledged
 
     def add(self, digest: bytes, count: int) -> Callable[[], None]:
         """Add a message; return a function that removes it, if none was added after it."""
@@ -295,7 +294,7 @@ class _OwnMessages:
         if self._newest_repeat == self._next_number - 1:
             last = self._next_number
         for number in self._numbers.get(digest, ()):
-            if self._first <= number <= last and self._messages[number][1] < count:
+            if number <= last and self._messages[number][1] < count:
                 break
         else:
             return None
