@@ -21,17 +21,10 @@ from dataclasses import asdict
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb import __version__
+from regards_nb import __version__, errors
 from regards_nb.consumer import HealthState
 from regards_nb.display import text
 from regards_nb.doctor import as_failure
-from regards_nb.errors import (
-    JournalError,
-    RegardsError,
-    ServiceUnreachableError,
-    SettingsError,
-    WaitTimeoutError,
-)
 from regards_nb.events import OrderStatus
 from regards_nb.journal import DEFAULT_PATH, Journal, repair
 from regards_nb.output import rewording
@@ -113,10 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: _complain(message)
             return command(arguments)
-    except (RegardsError, ExceptionGroup) as exc:
+    except (errors.RegardsError, ExceptionGroup) as exc:
         for each in getattr(exc, "exceptions", (exc,)):
             _complain(each)
-        return 3 if isinstance(exc, WaitTimeoutError) else 1
+        return 3 if isinstance(exc, errors.WaitTimeoutError) else 1
     except KeyboardInterrupt as exc:
         if str(exc):
             _complain(exc)
@@ -271,7 +264,7 @@ def _sync(tracker: OrderTracker) -> None:
     try:
         with rewording(in_commands, say_below):
             tracker.sync()
-    except (ServiceUnreachableError, KeyboardInterrupt):
+    except (errors.ServiceUnreachableError, KeyboardInterrupt):
         show()
         raise
 
@@ -450,9 +443,9 @@ def _queue(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     try:
         report = _tracker(arguments).doctor()
-    except JournalError as exc:
+    except errors.JournalError as exc:
         report = as_failure("journal", exc)
-    except SettingsError as exc:
+    except errors.SettingsError as exc:
         report = as_failure("settings", exc)
     if arguments.json and not report.ok:
         _complain(report.summary)

@@ -261,7 +261,7 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
 
 def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
     """Log in, look at the queue and begin to read it; yield a finding for each step."""
-    waits = _waits(parameters.host, parameters.port)
+    waits = f"waiting for {parameters.host}:{parameters.port}"
     seen = awaited(partial(check_queue, parameters, queue), waits)
     steps = ["broker login", "virtual host", "queue", "right to read"]
     n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
@@ -402,10 +402,6 @@ def _has_proxy(scheme: str, host: str) -> bool:
     return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
 
 
-def _waits(host: str, port: int) -> str:
-    return f"waiting for {host}:{port}"
-
-
 def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
     """Resolve a host name and connect to a port."""
     try:
@@ -420,7 +416,7 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
     yield _ok(f"{side} DNS", f"{host} is {addresses[0][4][0]}")
     try:
         connect = partial(socket.create_connection, (host, port), timeout=_CONNECT_TIMEOUT_S)
-        awaited(connect, _waits(host, port), unwanted=socket.socket.close).close()
+        awaited(connect, f"waiting for {host}:{port}", unwanted=socket.socket.close).close()
     except OSError as exc:
         yield _failed(
             f"{side} port",

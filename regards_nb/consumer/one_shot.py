@@ -12,12 +12,7 @@ import pika
 from pika import exceptions as pika_errors
 
 from regards_nb.arguments import check_choice
-from regards_nb.consumer.addresses import (
-    CONNECT_TIMEOUT_S,
-    AmqpParameters,
-    addresses_of,
-    describe,
-)
+from regards_nb.consumer.addresses import CONNECT_TIMEOUT_S, AmqpParameters, addresses_of, describe
 from regards_nb.consumer.errors import (
     CONNECTION_ERRORS,
     UnconfirmedRequestError,

@@ -31,6 +31,7 @@ from regards_nb.errors import (
 )
 from regards_nb.events import OrderStatus, decode
 from regards_nb.orders import GONE
+from regards_nb.text import numbered
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.rest_answers import (
     STATUS_OF_MESSAGE,
@@ -126,11 +127,9 @@ class RestSync:
         """
         if not self.unannounced or health.last_event or health.other_consumers:
             return ""
-        orders = "order" if len(self.unannounced) == 1 else "orders"
-        numbers = ", ".join(map(str, sorted(self.unannounced)))
         return (
             "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how "
-            f"{orders} {numbers} went on"
+            f"{numbered(sorted(self.unannounced))} went on"
         )
 
     def log_in_again(self) -> bool:
