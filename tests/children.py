@@ -50,7 +50,12 @@ class Child:
         given = (code, tuple(map(str, arguments)), dict(os.environ), theirs)
         # a daemon: it ends with the tests also where one of them has failed
         self._process = _FORKS.Process(target=_become, args=given, daemon=True)
-        self._process.start()
+        # the server's socket has a path of at most 107 bytes, and outlives the folder of a test
+        folder, tempfile.tempdir = tempfile.tempdir, "/tmp"  # noqa: S108
+        try:
+            self._process.start()
+        finally:
+            tempfile.tempdir = folder
         for pipe in theirs:
             pipe.close()
         self.stdin, self.stdout, self.stderr = (
