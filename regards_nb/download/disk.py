@@ -93,21 +93,23 @@ def _md5() -> hashlib._Hash:
     return hashlib.md5(usedforsecurity=False)
 
 
-def is_plain_file(path: str) -> bool:
-    """Return whether there is a file at this path; a link to a file does not count."""
+def size_of(path: str) -> tuple[int | None, bool]:
+    """Return the size of a file, None where there is none, and whether it is a plain file.
+
+    A link to a file is none.
+    """
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        found = os.lstat(path)
     except OSError:
-        return False
+        return None, False
+    return found.st_size, stat.S_ISREG(found.st_mode)
 
 
 def has_content(path: str, size_bytes: int, md5: str) -> bool:
     """Return whether a plain file has this size and MD5; a link to such a file does not count."""
     try:
-        found = os.lstat(path)
-        is_same = stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
-        return is_same and file_md5(path) == md5
-    except OSError:
+        return size_of(path) == (size_bytes, True) and file_md5(path) == md5
+    except OSError:  # it cannot be read, or was removed meanwhile
         return False
 
 

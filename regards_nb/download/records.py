@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import threading
 import time
 from contextlib import suppress
@@ -20,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from regards_nb.download.bucket import Bucket, is_url, split_url
-from regards_nb.download.disk import STATE_FOLDER, has_content, make_state_folder, write_all
+from regards_nb.download.disk import (
+    STATE_FOLDER,
+    has_content,
+    make_state_folder,
+    size_of,
+    write_all,
+)
 from regards_nb.download.names import safe_name, unnumbered
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
@@ -174,7 +179,7 @@ class FileLook:
         if is_url(path):
             size_bytes, is_file = self._object_bytes(path), True
         else:
-            size_bytes, is_file = _size_of(path)
+            size_bytes, is_file = size_of(path)
         if size_bytes is None:
             return FileProblem("missing", None)
         if not is_file:
@@ -203,15 +208,6 @@ class FileLook:
             return has_content(path, size_bytes, md5)
         bucket, key = split_url(path)
         return self._buckets[bucket].md5(key) == md5
-
-
-def _size_of(path: str) -> tuple[int | None, bool]:
-    """Return the size of a file, None where there is none, and whether it is a plain file."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None, False
-    return found.st_size, stat.S_ISREG(found.st_mode)
 
 
 def zip_name(order_id: int) -> str:

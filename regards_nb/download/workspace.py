@@ -39,9 +39,9 @@ from regards_nb.download.disk import (
     flush_filesystem,
     has_content,
     is_alive,
-    is_plain_file,
     link_without_replacing,
     lock_if_free,
+    size_of,
     write_all,
     write_new,
 )
@@ -302,7 +302,7 @@ class Workspace:
         Return False, and do nothing, where it holds anything else: that may be the user's.
         """
         path = self._folder + name
-        if not is_plain_file(path) or not content.begins_with(blocks_of(path)):
+        if not size_of(path)[1] or not content.begins_with(blocks_of(path)):
             return False
         os.replace(content.staged(self).path or "", path)  # noqa: PTH105 - strings
         return True
