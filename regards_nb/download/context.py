@@ -67,7 +67,7 @@ class DownloadContext(NamedTuple):
     counter: ProgressCounter
 
     def wait_for(self, jobs: Sequence[Future[None]]) -> None:
-        """Wait until all have ended; meanwhile record what is in place, and report progress.
+        """Wait until all have ended; meanwhile report progress, and record uploads.
 
         StoppedError: the download was asked to stop.
         """

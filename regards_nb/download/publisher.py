@@ -95,7 +95,7 @@ class Publisher:
             self.report()
             if self._workspace.uploads and self._stop.is_set():
                 raise StoppedError
-        self.report()
+        self._record()
         self.raise_failure()
 
     def finish_early(self) -> None:
@@ -116,11 +116,9 @@ class Publisher:
                 job.result()
 
     def report(self) -> None:
-        """Record what is in place, and report progress; in the thread that called the download.
-
-        Together, because each record is a commit or a request.
-        """
-        self._record()
+        """Report progress, and record what was uploaded; in the thread that called the download."""
+        if self._workspace.uploads:
+            self._record()  # several files together, because each record is a request or a commit
         self._counter.report()
 
     def _record(self) -> None:
@@ -168,6 +166,9 @@ class Publisher:
                 self._placed += placed
                 self._held_bytes -= self._workspace.held_bytes(batch)
                 self._changed.notify_all()
+            if not self._workspace.uploads:
+                # At once: another process that knows a file only later may give it another name.
+                self._record()
 
     def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace
