@@ -67,7 +67,7 @@ _SUBORDER_DONE = OrderStatus.SUBORDER_DONE.value
 
 
 def precedence(status: str) -> int:
-    """Return the valid one of two statuses, at any times: that with the higher number."""
+    """Return the rank of a status: of two, the higher one is valid, whatever their times are."""
     return _PRECEDENCE.get(status, 0)
 
 

@@ -1,4 +1,4 @@
-"""The threads of this package: daemons, because no end of Python waits for them."""
+"""The threads of this package: daemons, so that Python can exit while they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of the user waits for: said after a second, and ended by Ctrl-C with a sentence.
+"""Waits of a call of the user: after a second a line names the cause; Ctrl-C ends them in one line.
 
 `awaited` runs one step of a call that may take long. It alone knows when to speak and who may: the
 main thread, below whose cell the line appears. A line that another thread writes lands in the
@@ -29,9 +29,9 @@ _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
 SAID_AFTER_S = 1.0
-#: Of a server that answers each of many requests late, it is said at most so often.
+#: Minimum time between two lines about a server that answers each of many requests late.
 _AGAIN_S = 5.0
-#: So late does Ctrl-C end a wait at most.
+#: Maximum time until Ctrl-C ends a wait.
 _TURN_S = 1.0
 _MOMENT_S = 0.1
 _pause = threading.Event()

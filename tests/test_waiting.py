@@ -184,6 +184,7 @@ def test_a_label_names_an_order(tracker: OrderTracker) -> None:
     for use in (tracker.__getitem__, tracker.wait, tracker.pause):
         with pytest.raises(errors.SettingsError, match="2 orders.*'pass'.*'a' .*'b'"):
             use("pass")
+    assert not tracker.snapshot().background_errors, "the call has told it"
     # No view was opened that asks for the label again.
     tracker.wait(timeout_s=60)
 

@@ -32,7 +32,7 @@ _RENEW_AFTER = 0.8
 _FIELDS_NOT_FOUND = frozenset({"invalid_request", "unsupported_grant_type"})
 #: The lifetime of a token whose login response names none.
 _DEFAULT_LIFETIME_S = 300.0
-#: After a renewal that did not help, 403 and 500 are final for so long.
+#: Time for which 403 and 500 are final after a renewal that did not help.
 _FINAL_FOR_S = 60.0
 #: The pauses of the background after refused logins: repeated refusals lock accounts.
 _REFUSED_FOR_S, _LONGEST_REFUSED_S = 300.0, 3600.0

@@ -27,7 +27,7 @@ PREFETCH_STEPS = (50, 400, 4000)
 #: both are in the journal, and a lost connection cannot leave one acknowledged and the other, with
 #: the same bytes, undelivered (see `redelivery`).
 ACK_LINGER_S = 1.5
-#: A batch waits for further messages only while more than so many arrive in one turn of the loop: a
+#: A batch waits for further messages only while more than these arrive in one turn of the loop: a
 #: single message is committed at once, and the commit takes so long that the next batch is larger.
 FEW_MESSAGES = 8
 

@@ -43,8 +43,8 @@ ACK_PERIOD_S = 0.5
 JOURNAL_RETRY_S = 1.0
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
-#: A consumer that is to end waits for the messages on their way, and asks RabbitMQ every so often
-#: whether there are any. After so many answers without a message in between, it ends.
+#: A consumer that must end waits for the messages on their way. Time between two questions to
+#: RabbitMQ, and number of answers without a message in between after which the consumer ends.
 REST_PERIOD_S = 0.02
 SILENT_RESTS = 25
 #: Time for RabbitMQ to confirm the end of a connection on which it has answered nothing.
@@ -219,7 +219,7 @@ class Connection:
         )
 
     def _end_unanswered(self, text: str) -> None:
-        """End the connection, because RabbitMQ does not answer; perhaps it does not answer that."""
+        """End the connection, because RabbitMQ does not answer and may not answer a cancel."""
         self._finish(
             BrokerUnreachableError(
                 f"{text} In a cluster this happens while a majority of the queue's nodes is down; "

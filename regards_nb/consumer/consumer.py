@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: The thread of a start that was given up has ended after so long.
+#: Maximum time that a new start waits for the thread of a start that was given up.
 _GIVEN_UP_S = 5.0
 
 #: Full-jitter back-off: a random time up to FIRST * 2**failures, at most LONGEST.
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 4.0
 
-#: So many connections that were cut soon after each connect are reported.
+#: Number of connections in turn, each cut soon after its start, that is reported.
 MANY_CUTS = 3
 
 

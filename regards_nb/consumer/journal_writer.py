@@ -33,7 +33,7 @@ REDELIVERABLE_OWN_S = 300.0
 #: A user is told from this number of returns on: RabbitMQ 4 drops a message at the 21st.
 MANY_RETURNS = 10
 
-#: After so many answers in a row (every 5 s) a queue that delivers nothing is reported.
+#: Number of answers in turn (one every 5 s) after which a queue that delivers nothing is reported.
 SILENT_ANSWERS = 3
 
 #: A connection that lasted longer is not cut soon after each connect.

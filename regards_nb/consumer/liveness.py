@@ -14,10 +14,10 @@ from pika.spec import Basic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: An answer is late after so many ticks. Ticks are counted and not seconds: after a pause of this
-#: process the answers are in the socket, and are read between two ticks.
+#: Number of ticks after which an answer is late. Ticks are counted and not seconds: after a pause
+#: of this process the answers are in the socket, and are read between two ticks.
 LATE_TICKS = 3
-#: A quorum queue is asked in each so many ticks.
+#: Number of ticks between two questions to a quorum queue.
 PROBE_TICKS = 6
 
 

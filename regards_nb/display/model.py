@@ -526,7 +526,7 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
 class DownloadRates:
     """Measures how fast downloads are, from the snapshots that one view shows."""
 
-    #: The rate is the mean of so many seconds.
+    #: The rate is the mean over this time.
     WINDOW_S = 15.0
 
     def __init__(self) -> None:

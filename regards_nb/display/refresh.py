@@ -1,9 +1,9 @@
 """The one thread that repaints the views of a tracker, at most five times a second.
 
 The thread pulls: it reads the tracker's version number and renders a snapshot when the number
-grew. However fast events arrive, the page gets five updates a second (Jupyter servers silently
-drop updates above a thousand messages a second), and a slow or broken page cannot delay the
-consumer.
+grew. However fast events arrive, a page gets at most five updates a second (Jupyter servers
+silently drop updates above a thousand messages a second), fewer where a repaint takes long, and a
+slow or broken page cannot delay the consumer.
 
 The thread holds the tracker weakly. It ends with the tracker, with its last visible view, or with
 ``close``.

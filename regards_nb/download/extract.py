@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
-#: A zip may hold so many times the files of the manifest, and so many more.
+#: Maximum number of entries of a zip: a multiple of the files of the manifest, plus a number.
 _MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000
 
 

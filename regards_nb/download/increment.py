@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 _MAX_ZIP_FILE_BYTES = 2 << 30
 #: So few files of such a size are faster in parallel, and one that is cut costs only itself.
 _FEW_FILES, _LARGE_BYTES = 8, 512 << 20
-#: An error text names so many missing files; the error holds all of them.
+#: Maximum number of missing files that an error text names; the error holds all of them.
 _MAX_SHOWN = 5
 
 

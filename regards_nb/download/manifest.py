@@ -1,4 +1,4 @@
-r"""Decides which file a zip entry is: name, size and MD5 agree, or it is not the file. Pure.
+r"""Decides which file a zip entry is: name and MD5 agree; without an MD5, name and size. Pure.
 
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
 files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file

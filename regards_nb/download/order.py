@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
 
-#: Each wait for more files is so many times longer than the last one, up to a limit.
+#: Factor by which each wait for more files is longer than the last one, and the longest wait.
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
-#: So many requests in a row may get no answer; the client repeats each of them several times.
+#: Maximum number of requests in turn without an answer; the client repeats each several times.
 _MAX_UNANSWERED = 6
 
 #: Orders have numbers from 1 on.

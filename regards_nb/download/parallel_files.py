@@ -42,7 +42,7 @@ _MAX_WRONG = 2
 _MAX_REFUSALS = 8
 #: How long to wait for threads that read from dead connections.
 _JOIN_S = 5.0
-#: After so many files in a row without any answer the server counts as unreachable.
+#: Number of files in turn without any answer after which the server counts as unreachable.
 _MAX_UNANSWERED = 3
 _MAX_BACKOFF_FACTOR = 30
 _WAKE_S = 0.2

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
-#: Small pieces go to the writer together: up to so many bytes, or so many pieces. So many of these
-#: batches wait for the writer.
+#: Small pieces go to the writer in batches: maximum size and number of pieces of a batch, and
+#: maximum number of batches that wait for the writer.
 _BATCH_BYTES, _BATCH_PIECES, _WAITING_BATCHES = 1 << 20, 256, 3
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0

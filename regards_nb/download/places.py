@@ -170,7 +170,7 @@ class BucketWorkspace(Workspace):
     """
 
     parallel, batch_files, uploads = 8, 1, True
-    #: Staged files that wait or are uploaded take so much of the scratch disk, and one file more.
+    #: Maximum size on the scratch disk of staged files that wait or are uploaded, plus one file.
     waiting_bytes = 256 << 20
     #: Small files arrive faster than a store answers, and the network does not wait for them: 32
     #: MiB of them may wait in memory.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Files that are ready within this time are published together, because each flush takes time.
 _GATHER_S = 0.25
-#: A call that stops waits so long for uploads that have begun.
+#: Maximum time that a call that stops waits for uploads that have begun.
 _STOP_S = 2.0
 #: A waiting thread wakes up this often: on Windows, Ctrl-C does not interrupt a wait.
 _WAKE_S = 0.2

@@ -56,16 +56,16 @@ _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER, _HELD = "owner.json", "held"
 #: Content up to this size stays in memory until it is verified.
 MAX_HELD_BYTES = 1 << 16
-#: An entry may be so much longer than the manifest says before the zip counts as a bomb.
+#: Length beyond that of the manifest at which an entry makes the zip count as a bomb.
 _SLACK_BYTES = 1 << 20
 _RESERVE_CHECK_BYTES = 16 << 20
 #: What a file takes in memory beside its content.
 _FILE_BYTES = 1000
-#: A process of another computer cannot be looked up: its staging folder is kept for so long.
+#: Time for which the staging folder of another computer is kept: its process cannot be checked.
 _FOREIGN_AGE_S = 24 * 3600.0
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-#: From so many files on, one flush of the whole file system takes less time than one for each.
+#: Number of files from which one flush of the whole file system is faster than one for each.
 _MANY_FILES = 32
 
 #: syncfs flushes the files of these kinds. FUSE forwards no syncfs to most of its file systems
@@ -211,8 +211,8 @@ class ContentWriter:
 class Workspace:
     """A folder, for the time of one download into it. Safe in any thread.
 
-    It is made if it is missing. That it cannot be made or written to is known, as WorkspaceError,
-    before anything is fetched. *durable*: a file is on the disk before it gets its final name.
+    It is made if it is missing. WorkspaceError, before anything is fetched: it cannot be made or
+    written to. *durable*: a file is on the disk before it gets its final name.
 
     Files of a bucket get their final names there (`BucketWorkspace`): then this is the scratch
     folder. `open_workspace` chooses.

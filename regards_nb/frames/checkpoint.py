@@ -45,7 +45,7 @@ _FORMAT = 4
 
 #: See `Checkpoints.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
-#: Python waits so long at its end for a checkpoint that is being written.
+#: Maximum time that the exit of Python waits for a checkpoint that is being written.
 _EXIT_TIMEOUT_S = 60.0
 _ROWS_PER_PIECE = 250_000
 
@@ -198,7 +198,7 @@ class Checkpoints:
     min_events = 2000
     #: The part of one processor that checkpoints may take while messages arrive.
     max_share = 0.02
-    #: A checkpoint is written when no event has come for so long, or after the longest delay: to
+    #: A checkpoint is written after this time without an event, or after the longest delay: to
     #: write a large one keeps the interpreter busy for seconds, and rows would appear later.
     delay_s = 1.0
     longest_delay_s = 60.0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
 
-#: So many events wait at most for their rows: a look at the orders needs no rows of events.
+#: Maximum number of events without rows: the frame of the orders needs no rows of events.
 _MAX_WAITING = 1000
 #: The values of the columns after the two times.
 _FIELDS = [attrgetter(name) for name in list(EVENT_DTYPES)[2:]]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import FoldedOrders
 
 _T = TypeVar("_T")
-#: So many states of a checkpoint are made at once where all are looked at.
+#: Number of states of a checkpoint that are made together when all are read.
 _AT_ONCE = 4096
 _TRUE = (1,)
 #: Tenant and order id.

@@ -29,7 +29,7 @@ from regards_nb.journal.schema import batches, execute, sessions, streams, upser
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: A row holds at most so many bytes of bodies. Only a single larger message exceeds it.
+#: Maximum size of the bodies in a row. Only a single larger message exceeds it.
 MAX_BATCH_BYTES = 1 << 20
 
 #: Each message is an array: the fields of `Delivery` in their order, which is therefore part of the

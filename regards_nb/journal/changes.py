@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHANNEL = "regards_nb"
-#: psycopg ends a wait after so long, and the thread looks whether it shall end.
+#: Time after which psycopg ends a wait, and the thread checks whether it must end.
 _WAIT_S = 0.5
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
@@ -104,7 +104,7 @@ class ChangeDetector:
     this process calls.
     """
 
-    #: So often a position is read that nobody has told of, while the server tells of changes.
+    #: Time between two reads of the position while the server notifies of changes.
     look_every_s = 30.0
     #: The same while it does not: the pauses grow as long as nothing changes.
     first_pause_s = 0.5
@@ -253,7 +253,7 @@ class Listener:
     *token* is that of the notifications of this journal object, which are ignored.
     """
 
-    #: A notification to oneself takes a millisecond. Without one after so long there will be none.
+    #: A notification to oneself takes a millisecond. After this time without one, none will come.
     probe_s = 5.0
 
     def __init__(

@@ -75,7 +75,7 @@ _HAS_MESSAGES = [
 #: How many of the newest batches stay in memory. A reader in this process gets them without reading
 #: and unpacking rows.
 _REMEMBERED_BATCHES = 16
-#: So many rows, of up to 1 MiB, are read at once.
+#: Number of rows, of up to 1 MiB each, that are read together.
 _ROWS_AT_ONCE = 16
 
 #: A server was asked less long ago: it is not asked before an acknowledgement.

@@ -72,9 +72,9 @@ class _Held:
 class Leases:
     """The leases of one `Journal` object. Safe in any thread."""
 
-    #: A lease that is not renewed ends after so long.
+    #: A lease that is not renewed ends after this time.
     duration_s = 30.0
-    #: A thread renews the leases so often, while there are any.
+    #: Time between two renewals of the leases by their thread.
     renewal_s = 10.0
 
     def __init__(self, database: Database) -> None:

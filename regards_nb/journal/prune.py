@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 _batches, _sessions, _kept = schema.batches, schema.sessions, schema.pruned_orders
 
-#: A kernel of a queue that wrote within so long of the queue's newest message may have messages
+#: A kernel of a queue that wrote within this time of the queue's newest message may have messages
 #: that RabbitMQ has not seen acknowledged. RabbitMQ delivers those of earlier kernels again before
 #: it delivers newer ones, and ends a connection that is silent for some minutes.
 _IN_DOUBT_US = 24 * 3600 * 1_000_000
 #: Of messages whose session is not in the table, as in a journal that was repaired.
 _UNKNOWN_QUEUE = ""
-#: So many orders are packed into one row.
+#: Number of orders that are packed into one row.
 _ORDERS_IN_ROW = 1000
 
 _newest_rows = SELECT_BATCHES.order_by(_batches.c.last_id.desc())
@@ -294,10 +294,10 @@ class Pruning:
     journal forgets those in memory.
     """
 
-    #: So many of the newest messages of a session stay, while RabbitMQ may deliver them again: the
-    #: consumer takes at most half as many before they are acknowledged.
+    #: Number of the newest messages of a session that stay while RabbitMQ may deliver them again:
+    #: the consumer takes at most half as many before they are acknowledged.
     newest_kept = 8000
-    #: One transaction changes so many rows, of up to 1 MB each; other kernels commit in between.
+    #: Number of rows, of up to 1 MB each, in one transaction; other kernels commit in between.
     rows_in_transaction = 64
 
     def __init__(self, database: Database, leases: Leases, forget: Callable[[], object]) -> None:

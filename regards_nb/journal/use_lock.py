@@ -26,7 +26,7 @@ _USED_LOOK_S = 0.01
 _pause = threading.Event()
 #: The patience of a call after others have waited in vain.
 _LATER_S = 1.0
-#: A call tries again so soon, and knows then whether the outage goes on.
+#: Time until a call tries again and learns whether the outage goes on.
 _TRIED_EVERY_S = 5.0
 
 
@@ -135,7 +135,8 @@ class ConnectionUseLock:
 class Outage:
     """What all calls of a journal wait for: a server, or the lock of another program.
 
-    They share the patience: it does not last for each part of a call, nor for each call of a cell.
+    They share one time limit, so that the parts of a call, and the calls of a cell, do not wait one
+    after the other.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import TrackerParts
 
-#: REGARDS prepares so many sub-orders of a user until he downloads them (protocol.md 0.2).
+#: Maximum number of sub-orders of a user that REGARDS prepares before he downloads them
+#: (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
 _MOST_NAMED = 5
 #: Only the newest orders are searched for files that could not be downloaded.
@@ -35,8 +36,8 @@ class BlockingOrders:
     the user's, and orders that no message has named.
     """
 
-    #: The two places of a user are a setting of REGARDS: where nothing has changed for so long,
-    #: also fewer sub-orders that wait are said to be the reason.
+    #: The number of sub-orders that REGARDS prepares is a setting of the server: after this time
+    #: without a change, fewer sub-orders that wait are named as the reason, too.
     quiet_s = 30.0
 
     def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:

@@ -48,17 +48,17 @@ if TYPE_CHECKING:
     #: A status or None for all, and the function to call with each of its events.
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
 
-#: Events of so short a time are handled together: reading costs more per read than per event.
+#: Events of this time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
-#: Without callbacks the thread waits so long before it reads: a user who reads the frames at once
-#: then need not wait for it.
+#: Time that the thread waits before it reads where there are no callbacks: a user who reads the
+#: frames at once then need not wait for it.
 YIELD_S = 0.001
-#: A failed download is repeated after growing pauses, an incomplete one so many times.
+#: Maximum pause before a failed download is repeated, and repetitions of an incomplete one.
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
-#: So many orders are named whose files are not here.
+#: Maximum number of orders with missing files that are named.
 _MOST_TOLD = 3
-#: An order that another process downloads is looked at again after so long.
+#: Time until an order that another process downloads is checked again.
 HELD_LOOK_S = 2.0
 
 #: What automatic downloads want: a second process would fetch the same files once more.
@@ -66,7 +66,7 @@ _IF_FREE = DownloadRequest(if_free=True)
 
 _log = logging.getLogger(__name__)
 
-#: The cursor is written at most so often: a commit costs more than most callbacks.
+#: Minimum time between two writes of the cursor: a commit costs more than most callbacks.
 SAVE_PERIOD_S = 1.0
 
 

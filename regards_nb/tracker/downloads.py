@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 #: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
 MOST_PARALLEL = 3
-#: An error names so many missing files.
+#: Maximum number of missing files that an error names.
 _MOST_NAMED = 5
 
 

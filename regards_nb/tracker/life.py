@@ -39,11 +39,11 @@ RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.REA
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()
 
-#: After a lost connection RabbitMQ counts its consumer until the heartbeat ends: at most so long.
+#: Maximum time that RabbitMQ counts the consumer of a lost connection, until the heartbeat ends.
 _STALE_S = 90.0
 
-#: A start waits so long for the answer to the login after RabbitMQ has answered. Messages arrive
-#: without REGARDS, so its outage must not delay a start.
+#: Maximum time that a start waits for the answer to the login after RabbitMQ has answered.
+#: Messages arrive without REGARDS, so its outage must not delay a start.
 _LOGIN_S = 2.0
 _UNANSWERED = "REGARDS at {} has not answered yet: orders made elsewhere are not known"
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"

@@ -56,16 +56,16 @@ _log = logging.getLogger("regards_nb")
 #: The list is read as far as the oldest unfinished order, and no further than this.
 _MOST_LISTED = 1000
 _PAGE = 100
-#: The list leaves out deleted orders and those of other users. So many of them are asked for
-#: one by one in one round.
+#: The list leaves out deleted orders and those of other users. Maximum number of them that one
+#: round asks for, one by one.
 _MOST_SINGLE = 10
-#: So many orders with files to download are asked for, too.
+#: Maximum number of orders with files to download that a round asks for, too.
 _MOST_WAITING = 20
-#: So soon after an action of this tracker its outcome is asked for.
+#: Time after an action of this tracker until its outcome is asked for.
 _AFTER_ACTION_S = 5.0
 
 #: The documentation calls an order failed after two hours without a sub-order. Nothing on the
-#: server enforces that (protocol.md 1.7), so waiting for it is useless: after so long without a
+#: server enforces that (protocol.md 1.7), so waiting for it is useless: after this time without a
 #: message the server itself is asked.
 SILENCE_S = 900.0
 LONGEST_SILENCE_S = 3600.0
@@ -75,7 +75,7 @@ _UNHEARD_S = 30.0
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
 #: After a connect, messages that waited in the queue arrive in the first moments.
 SETTLE_S = 2.0
-#: A queue that holds messages but delivers none is waited for so long, then REST is asked.
+#: Time after which REST is asked although the queue holds messages, which it does not deliver.
 _STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
 _ASKING = "asking for unfinished orders"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("regards_nb")
 
-#: A process that waits for a lease looks so often whether it is free.
+#: Time between two checks of a process that waits for a lease.
 LOOK_S = 0.5
 #: A process that downloads the parts of an order has no lease for a moment between two of them.
 _BETWEEN_PARTS_S = 2.0
@@ -59,7 +59,7 @@ RECEIVING = "receiving messages"
 #: How often a waiting thread reads the journal without a signal: another kernel may write to it.
 POLL_S = 0.5
 _MOST_ERRORS = 20
-#: A view that stays open shows a note or an error so long.
+#: Time for which a view that stays open shows a note or an error.
 SHOWN_S = 600.0
 
 
@@ -131,7 +131,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 class _Told:
     """A note, or an error that no call has raised yet."""
 
-    #: So long it is shown.
+    #: The end of the time for which it is shown.
     until_s: float
     source: str = ""
     error: BaseException | None = None

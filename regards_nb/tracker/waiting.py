@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: A message that was sent before the wait arrives so soon; an order without one is unknown.
+#: A message that was sent before the wait arrives within this time; else the order is unknown.
 _UNKNOWN_AFTER_S = 2.0
-#: A note names so many orders of which no event came.
+#: Maximum number of orders without an event that a note names.
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
 _SILENT_S = 60.0
-#: REST is asked at the beginning of a wait and when nothing has moved for so long; the pauses
-#: between two questions double up to the second time.
+#: REST is asked at the beginning of a wait and after the first of these times without a change;
+#: the pauses between two questions double up to the second time.
 _UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
@@ -220,7 +220,10 @@ class Wait(WaitingCall):
 
     def keys(self) -> list[OrderKey]:
         """Return the keys of the orders waited for, as far as an event has named them."""
-        keys = map(self._core.key_of, self._names)
+        keys = []
+        for name in self._names:
+            with suppress(SettingsError):  # of a label that several bear, the wait itself tells
+                keys.append(self._core.key_of(name))
         return [key for key in keys if key is not None]
 
     def begin(self) -> None:
