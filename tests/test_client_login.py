@@ -98,6 +98,16 @@ def test_a_function_is_asked_for_a_token_when_the_last_one_ends() -> None:
             assert len(asked) == 2
 
 
+def test_a_refused_token_of_a_function_is_named_as_such() -> None:
+    """Its user gave no name and no password that he could check."""
+    with (
+        Simulator(amqp=None) as simulator,
+        RegardsClient(simulator.base_url, tenant="demo", token=lambda: "unknown") as client,
+        pytest.raises(ServiceLoginError, match="returned by the function given as token= has"),
+    ):
+        next(client.iter_orders())
+
+
 @pytest.mark.parametrize("answer", [None, "", "two\nlines", 5])
 def test_a_function_that_gives_no_token_is_an_error(answer: Any) -> None:
     """The error does not show what it gave."""

@@ -81,7 +81,7 @@ class Token(NamedTuple):
     ends_at_s: float = math.inf
     #: The end as a date, for users; None if it is not known.
     ends_at: datetime | None = None
-    #: The user gave it: the client cannot renew it.
+    #: The user gave it, or his function: no login of the client did.
     is_given: bool = False
 
     @classmethod
@@ -105,8 +105,9 @@ class Token(NamedTuple):
             raise ServiceLoginError("the function given as token= returned no token")
         ends_at = _end_of(text)
         if ends_at is None:
-            return cls(text)
-        return cls.lasting(text, (ends_at - datetime.now(UTC)).total_seconds())
+            return cls(text, is_given=True)
+        token = cls.lasting(text, (ends_at - datetime.now(UTC)).total_seconds())
+        return token._replace(is_given=True)
 
     @classmethod
     def lasting(cls, secret: Secret, lifetime_s: float) -> Token:
