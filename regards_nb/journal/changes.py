@@ -94,14 +94,11 @@ def for_one_statement(connection: sa.Connection) -> sa.Connection:
 
 
 class ChangeDetector:
-    """Returns the position of the journal, and reads it only where something may have changed.
+    """Returns the position of the journal; of one on a server only if it may have changed.
 
-    Frames ask for the position at each access, so the question must be cheap.
-    SQLite's ``data_version`` changes when another connection, in any process, has committed; this
-    class asks with a connection that never writes. PostgreSQL has no such number. There the
-    threads of a tracker ask again and again, and get the position that was read last: by `hear`,
-    which `Listener` calls after a commit of another process, or after `tell`, which a commit of
-    this process calls.
+    Frames ask at each access, which in SQLite takes some microseconds. The threads of a tracker ask
+    a server again and again, and get the position that was read last: by `hear`, which `Listener`
+    calls after a commit of another process, or after `tell`, which a commit of this process calls.
     """
 
     #: Time between two reads of the position while the server notifies of changes.
@@ -112,15 +109,12 @@ class ChangeDetector:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._has_version = engine.dialect.name == "sqlite"
         self._query = str(_POSITION.compile(engine))
         self._lock = threading.Lock()
         #: the rows that `hear` has read; None once a caller of `position` has taken them
         self._heard: Sequence[Sequence[Any]] | None = None
-        #: stays open: each connection has its own data_version
+        #: to a file; it stays open
         self._connection: PoolProxiedConnection | None = None
-        #: of the schema; None before `open`
-        self.version: int | None = None
         self._position = Position(0, 0)
         #: another program has removed the newest rows
         self.is_shrunk = False
@@ -150,18 +144,14 @@ class ChangeDetector:
             self._look(exact=True)
 
     def _look(self, *, exact: bool) -> Position:
-        if not self._has_version:
+        if self._engine.dialect.name != "sqlite":
             return self._of_server(exact=exact)
         if self._connection is None:
             self._connection = self._engine.raw_connection()
         # This is on the way of each message to its row. The driver's own call takes a fifth of the
         # time of SQLAlchemy's.
         driver: Any = self._connection.driver_connection
-        (version,) = driver.execute("PRAGMA data_version").fetchone()
-        if version != self.version:
-            # Read first and keep the version after: a read that fails is then repeated.
-            self._store(_position(driver.execute(self._query).fetchone()))
-            self.version = version
+        self._store(_position(driver.execute(self._query).fetchone()))
         return self._position
 
     def _of_server(self, *, exact: bool) -> Position:
@@ -222,7 +212,7 @@ class ChangeDetector:
         """Have the next call of `position` read it, and compare it with none before."""
         with self._lock:
             self._position, self.is_shrunk = Position(0, 0), False
-            self.version, self._seen_tellings, self._heard = None, -1, None
+            self._seen_tellings, self._heard = -1, None
 
     def tell(self) -> None:
         """Have the next call of `position` read it."""
@@ -234,7 +224,7 @@ class ChangeDetector:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-                self._connection = self.version = None
+                self._connection = None
 
 
 def _position(row: Any) -> Position:

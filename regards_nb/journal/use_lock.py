@@ -79,7 +79,7 @@ class ConnectionUseLock:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         # Weak: Ctrl-C can end a use before the code that ends it is reached.
         self._uses: set[weakref.ref[_Use]] = set()
         #: the thread that is inside of `exclusive`; it may use the connections there
@@ -94,8 +94,7 @@ class ConnectionUseLock:
             if self._owner in {None, threading.get_ident()}:
                 return use
             del use
-            with self._condition:
-                self._condition.wait_for(lambda: self._owner is None)
+            _pause.wait(_USED_LOOK_S)
 
     @contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -114,22 +113,16 @@ class ConnectionUseLock:
         try:
             yield
         finally:
-            self._free()
+            self._owner = None
 
     def _take(self) -> bool:
-        with self._condition:
-            if self._owner is not None:
-                return False
-            self._owner = threading.get_ident()
-        if not self._uses:
-            return True
-        self._free()
+        with self._lock:
+            if self._owner is None:
+                self._owner = threading.get_ident()
+                if not self._uses:
+                    return True
+                self._owner = None
         return False
-
-    def _free(self) -> None:
-        with self._condition:
-            self._owner = None
-            self._condition.notify_all()
 
 
 class Outage:
