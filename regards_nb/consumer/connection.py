@@ -190,7 +190,7 @@ class Connection:
         error: BaseException | None = None
         try:
             self._writer.open_session()
-            self._stream_start = self._writer.stream_start()
+            self._stream_start = self._writer.stream.start()
         except BaseException as exc:  # noqa: BLE001 - raised in the thread of the connection
             error = exc
         self._call_in_loop(lambda: self._on_session(error))
@@ -315,7 +315,7 @@ class Connection:
         if self._newest_tag or self._closing or not self._channel.is_open:
             return
         try:
-            self._writer.on_silent_stream()
+            self._writer.stream.check_silence()
         except StreamInDoubtError as exc:
             self._start_over(exc)
 
@@ -398,7 +398,7 @@ class Connection:
 
         self._channel.basic_qos(prefetch_count=self._batcher.prefetch)
         if self._may_be_stream:
-            self._stream_start = self._writer.stream_start()
+            self._stream_start = self._writer.stream.start()
         self._consumer_tag = self._start_consumer(on_consuming)
 
     def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:

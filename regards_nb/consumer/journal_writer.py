@@ -79,7 +79,8 @@ class JournalWriter:
         self._acknowledged_up_to_id = self._confirmed_up_to_id = 0
         #: the generation of the files that these ids belong to
         self._generation = 0
-        self._stream = stream
+        #: what decides about the messages if the queue is a stream
+        self.stream = stream
 
     @property
     def consumed_s(self) -> float | None:
@@ -94,14 +95,6 @@ class JournalWriter:
         self._taken_over_up_to_id = self._expected_id = self._journal.last_id()
         self._confirmed_up_to_id = self._journal.cursors.read(self._cursor) or 0
         self._compared_up_to_id = self._confirmed_up_to_id
-
-    def stream_start(self) -> int | None:
-        """Return the first offset to read if the queue is a stream; None for its first message."""
-        return self._stream.start()
-
-    def on_silent_stream(self) -> None:
-        """Raise StreamInDoubtError if a stream should have delivered something."""
-        self._stream.check_silence()
 
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
@@ -191,11 +184,11 @@ class JournalWriter:
         end.
         """
         if deliveries[0].stream_offset is not None:
-            deliveries = self._stream.new(deliveries)
+            deliveries = self.stream.new(deliveries)
             if not deliveries:
                 return
             self._journal.append(self._session_id, deliveries, stream=self._queue)
-            self._stream.confirm(deliveries)
+            self.stream.confirm(deliveries)
         else:
             choose = partial(self._choose, delivered=delivered, acknowledged=acknowledged)
             self._journal.append(self._session_id, deliveries, choose=choose)
