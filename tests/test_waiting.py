@@ -161,6 +161,9 @@ def test_a_wait_for_a_name_that_rest_knows_is_none(
         purge_queue(simulator)
     with tracker_of(simulator, tmp_path) as tracker:
         assert list(tracker.wait(label or number, timeout_s=30)["status"]) == ["DONE"]
+    if not has_messages:
+        tracker = tracker_of(simulator, tmp_path, journal=tmp_path / "other.sqlite")
+        assert tracker[label or number].order_id == number
 
 
 def test_a_tracker_that_is_not_started_does_not_wait(simulator: Simulator, tmp_path: Path) -> None:
@@ -321,7 +324,11 @@ def test_a_wait_for_nothing_says_so(
     assert "all 2 orders are finished" in told
     assert "No orders" not in told
     assert tracker.download() == []
-    assert capsys.readouterr().out == ("nothing to download: no order has files that wait for it\n")
+    # No message has come that would tell of others.
+    assert capsys.readouterr().out == (
+        "nothing to download: no order has files that wait for it; tracker.sync() asks REGARDS for "
+        "orders made elsewhere\n"
+    )
     none = tracker.orders.query("errors > 99")
     for call, verb in ((tracker.download, "download"), (tracker.retry, "retry")):
         assert call(none) == []

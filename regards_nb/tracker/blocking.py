@@ -10,7 +10,6 @@ from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import replaced
 from regards_nb.text import numbered
-from regards_nb.tracker.selection import names_in
 from regards_nb.tracker.shared import advice_for_missing
 
 if TYPE_CHECKING:
@@ -167,11 +166,6 @@ class BlockingOrders:
             text += f"; {paused}"
         blocking = [state for state in self.standing_still() if state not in running]
         return f"{text}; {advice_for(blocking, 'that wait')}" if blocking else text
-
-    def take_in(self, keys: Iterable[object]) -> None:
-        """Journal those of these orders that only REST knows and *keys* name by number."""
-        named = {name for name in names_in(keys) if isinstance(name, int)}
-        self.journal_unknown(state for state in self.find() if state.order_id in named)
 
     def keys_of(self, states: Sequence[OrderState]) -> list[OrderKey]:
         """Return the keys of some orders; those that only REST knows are journalled."""

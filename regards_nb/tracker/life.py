@@ -82,6 +82,14 @@ class Life:
             return ""
         return f"no event arrives since {health.since:%H:%M} UTC: {health.reason}"
 
+    @property
+    def elsewhere(self) -> str:
+        """How to hear of orders made elsewhere; empty where messages tell of them."""
+        health = self._source.health
+        if health.state is HealthState.CONSUMING and health.last_event:
+            return ""
+        return "tracker.sync() asks REGARDS for orders made elsewhere"
+
     def refusal(self) -> str:
         """Return why no event can arrive; empty while the tracker runs."""
         health = self._source.health

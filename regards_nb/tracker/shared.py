@@ -19,6 +19,7 @@ from regards_nb.download import path_of
 from regards_nb.errors import (
     OrderNotFoundError,
     RegardsError,
+    ServiceError,
     SettingsError,
     TrackingError,
     TrackingErrorGroup,
@@ -330,11 +331,21 @@ class TrackerParts:
             )
         return labelled[0].key if labelled else None
 
-    def keys_in(self, selection: Any) -> list[OrderKey]:
-        """Return the keys of the orders in a selection, each once; `names_in` has the forms."""
+    def keys_in(
+        self, selection: Any, look_up: Callable[[int | str], bool] | None = None
+    ) -> list[OrderKey]:
+        """Return the keys of the orders in a selection, each once; `names_in` has the forms.
+
+        *look_up* asks REGARDS for a number or label that is not known here.
+        """
         keys: dict[OrderKey, None] = {}
         for name in names_in(selection):
-            if (key := self.key_of(name)) is None:
+            key = self.key_of(name)
+            if key is None and look_up is not None and isinstance(name, int | str):
+                with suppress(ServiceError):  # without an answer the name stays unknown
+                    look_up(name)
+                key = self.key_of(name)
+            if key is None:
                 text = str(name) if isinstance(name, int) else called(name)
                 has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
                 raise OrderNotFoundError(

@@ -627,10 +627,13 @@ class OrderTracker:
         return self._core.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
-        found = self._core.keys_in(key)
+        found = self._keys_in(key)
         if len(found) != 1:
             raise SettingsError(f"tracker[...] gives one order, and these are {len(found)}")
         return Order(self, found[0])
+
+    def _keys_in(self, selection: Any) -> list[OrderKey]:
+        return self._core.keys_in(selection, None if self._sync is None else self._sync.look_up)
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
@@ -1057,7 +1060,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = self._core.keys_in(orders)
+        keys = self._keys_in(orders)
         return self._as_orders(self._actions.act_on_all(action, keys, **details))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
@@ -1150,15 +1153,12 @@ class OrderTracker:
             self._sync.log_in_again()
             if self._life.health.state is HealthState.RECONNECTING:
                 self._sync.ask_if_possible()  # no message tells what is ready
-        if keys:
-            self._blocking.take_in(keys)
-            states = list(self._core.states(self._core.keys_in(keys)))
-        else:
-            states = downloads.open_orders()
+        states = list(self._core.states(self._keys_in(keys))) if keys else downloads.open_orders()
         if not states:
             nothing = partial(self._blocking.nothing_to_download, again=again)
             why = "no order is selected" if keys else nothing()
-            unheard = filter(None, (*self._core.silent(), self._life.outage))
+            elsewhere = "" if keys else self._life.elsewhere
+            unheard = filter(None, (*self._core.silent(), self._life.outage, elsewhere))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]
@@ -1218,7 +1218,7 @@ class OrderTracker:
             look at files that were downloaded before.
         """
         check_flags(checksum=checksum)
-        states = self._core.states(self._core.keys_in(keys)) if keys else None
+        states = self._core.states(self._keys_in(keys)) if keys else None
         return problems_frame(self._downloads.problems(states, checksum=checksum))
 
     def download_soon(self, key: Selection | OrderKey) -> None:

@@ -212,8 +212,9 @@ class Wait(WaitingCall):
         return "; ".join(filter(None, (text, failure, *self._unheard())))
 
     def _unheard(self) -> list[str]:
-        """Return why an event may not have come."""
-        return list(filter(None, (*self._core.silent(), self._life.outage)))
+        """Return why an event may not have come, and how to hear of an order without any."""
+        elsewhere = "" if self._sync is None else self._life.elsewhere
+        return list(filter(None, (*self._core.silent(), self._life.outage, elsewhere)))
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._core.key_of(name) is None]
