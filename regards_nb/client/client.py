@@ -33,8 +33,8 @@ from regards_nb.client.models import apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.transport import (
     BearerAuth,
-    Repeat,
     RequestSpec,
+    Retry,
     Transport,
     iter_manifest,
     iter_pages,
@@ -365,7 +365,7 @@ class RegardsClient:
             method="POST",
             path=f"{_ORDERS}/apply",
             json=body,
-            repeat=Repeat.NEVER,
+            retry=Retry.NEVER,
             accepted_statuses=frozenset({422}),
         )
         response = self._exchange(request)
@@ -389,7 +389,7 @@ class RegardsClient:
         server has begun to work on it.
         """
         path = f"{_ORDERS}/{_number(order_id)}/download"
-        request = RequestSpec(path=path, repeat=Repeat.IF_NOT_STARTED, stop=stop)
+        request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED, stop=stop)
         with self._transport.stream(request, self._login) as body:
             body.refuse_page(_PAGE_TYPES)
             yield None if body.status_code == 204 else body
@@ -645,7 +645,7 @@ class RegardsClient:
         return download_order(self, _number(order_id), directory, **options)
 
     def _act(self, method: str, path: str, body: Any = None) -> Response:
-        return self._exchange(RequestSpec(method=method, path=path, json=body, repeat=Repeat.NEVER))
+        return self._exchange(RequestSpec(method=method, path=path, json=body, retry=Retry.NEVER))
 
     def _exchange(self, request: RequestSpec) -> Response:
         return self._transport.exchange(request, self._login)

@@ -1,6 +1,6 @@
 """HTTP requests to one origin: the token, redirects within the origin, and careful repetition.
 
-`Repeat` decides which requests may be sent again. Reading may, actions may not. The GET of a zip
+`Retry` decides which requests may be sent again. Reading may, actions may not. The GET of a zip
 may only if the server surely did not get it: each one spends quota and changes what the next zip
 holds (protocol.md 1.0, 4 and 6). Lists come in pages and change while they are read (1.4).
 """
@@ -79,7 +79,7 @@ _MANIFEST_PAGE_SIZE = 1000
 _MAX_READINGS = 3
 
 
-class Repeat(Enum):
+class Retry(Enum):
     """The conditions under which a request may be sent again."""
 
     #: An action. After an error the server may have done it.
@@ -100,7 +100,7 @@ class RequestSpec:
     json: Any = field(default=None, repr=False)
     #: A body of a web form, instead of JSON.
     form: Mapping[str, str] | None = field(default=None, repr=False)
-    repeat: Repeat = Repeat.IF_TEMPORARY
+    retry: Retry = Retry.IF_TEMPORARY
     #: Error statuses that are returned as a response instead of raised.
     accepted_statuses: frozenset[int] = frozenset()
     #: Set when the response is no longer needed.
@@ -259,7 +259,7 @@ class Transport:
         with self._stopped_in_words(request):
             response = self._read(request, auth)
             # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
-            if _is_cut(response) and request.repeat is Repeat.IF_TEMPORARY:
+            if _is_cut(response) and request.retry is Retry.IF_TEMPORARY:
                 response = self._read(request, auth)
         if isinstance(response, NoResponse):
             raise self._error(request, response)
@@ -275,7 +275,7 @@ class Transport:
         except StoppedWaiting:
             raise  # the login before the request
         except KeyboardInterrupt:
-            in_work = request.repeat is not Repeat.IF_TEMPORARY
+            in_work = request.retry is not Retry.IF_TEMPORARY
             outcome = f"it may carry out {request}" if in_work else f"{request} changes nothing"
             raise StoppedWaiting(
                 f"stopped waiting for REGARDS at {self._origin}: {outcome}", in_work=in_work
@@ -289,7 +289,7 @@ class Transport:
         with closing(body):
             # As in exchange(). Where the length is known, a body that is cut shows itself.
             if (
-                request.repeat is Repeat.IF_TEMPORARY
+                request.retry is Retry.IF_TEMPORARY
                 and body.status_code == 200
                 and body.length_bytes is None
                 and not body.first_block()
@@ -316,7 +316,7 @@ class Transport:
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
     ) -> requests.Response | Response:
-        """Send a request, and again where `Repeat` allows it, until the response is accepted."""
+        """Send a request, and again where `Retry` allows it, until the response is accepted."""
         attempt = 0
         while True:
             attempt += 1
@@ -343,7 +343,7 @@ class Transport:
         state = token_state(
             outcome,
             token_has_ended=token.has_ended,
-            may_have_acted=request.repeat is not Repeat.IF_TEMPORARY,
+            may_have_acted=request.retry is not Retry.IF_TEMPORARY,
         )
         if state is TokenState.VALID:
             return outcome
@@ -434,7 +434,7 @@ class Transport:
                 unwanted=unwanted,
             )
         except TimeoutError:
-            in_work = is_sent and request.repeat is not Repeat.IF_TEMPORARY
+            in_work = is_sent and request.retry is not Retry.IF_TEMPORARY
             return NoResponse(
                 "no answer within the time limit of this call", in_work, is_final=True
             )
@@ -511,13 +511,13 @@ class Transport:
 
 
 def _may_repeat(request: RequestSpec, outcome: Response | NoResponse) -> bool:
-    if request.repeat is Repeat.NEVER:
+    if request.retry is Retry.NEVER:
         return False
     if isinstance(outcome, NoResponse):
         if outcome.is_final:
             return False
-        return request.repeat is Repeat.IF_TEMPORARY or not outcome.in_work
-    if outcome.status != 429 and request.repeat is Repeat.IF_NOT_STARTED:
+        return request.retry is Retry.IF_TEMPORARY or not outcome.in_work
+    if outcome.status != 429 and request.retry is Retry.IF_NOT_STARTED:
         # 502, 503 and 504: a proxy that waits no longer, while the server still makes the zip.
         return False
     return is_temporary(outcome)

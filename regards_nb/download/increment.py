@@ -34,7 +34,7 @@ from regards_nb.download.repair import (
 )
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
-from regards_nb.text import clean, counted
+from regards_nb.text import clean, counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -299,12 +299,15 @@ class Downloader:
         n_saved = len(self.records.in_place)
         others = f"; the other {n_saved} are saved in {self._directory}" if n_saved > 1 else ""
         others = others or (f"; the other one is saved in {self._directory}" if n_saved else "")
-        shown = [f"{clean(name)}: {why}" for name, why in list(missing.items())[:_MAX_SHOWN]]
-        if len(missing) > len(shown):
-            shown.append(f"and {len(missing) - len(shown)} more")
+        names_of: dict[str, list[str]] = {}
+        for name, why in missing.items():
+            names_of.setdefault(why, []).append(clean(name))
+        reasons = [f"{listed(names, most=_MAX_SHOWN)}: {why}" for why, names in names_of.items()]
+        if hidden := sum(map(len, list(names_of.values())[_MAX_SHOWN:])):
+            reasons[_MAX_SHOWN:] = [f"and {hidden} more"]
         return IncompleteDownloadError(
             f"order {self.order_id}: {len(failed)} of {counted(len(failed) + n_saved, 'file')} "
-            f"could not be downloaded{others}. {'; '.join(shown)}. {self._advice(failed)}",
+            f"could not be downloaded{others}. {'; '.join(reasons)}. {self._advice(failed)}",
             paths=paths,
             missing=missing,
         )
