@@ -45,8 +45,8 @@ JOURNAL_RETRY_S = 1.0
 STREAM_SILENCE_S = 2.0
 #: A consumer that must end waits for the messages on their way. Time between two questions to
 #: RabbitMQ, and number of answers without a message in between after which the consumer ends.
-REST_PERIOD_S = 0.02
-SILENT_RESTS = 25
+REMAINING_PERIOD_S = 0.02
+SILENT_ANSWERS_AT_END = 25
 #: Time for RabbitMQ to confirm the end of a connection on which it has answered nothing.
 CLOSE_TIMEOUT_S = 2.0
 
@@ -87,7 +87,7 @@ class Connection:
         #: the consumer ends, and no message is on its way to it
         self._is_complete = False
         self._is_cancelling = False
-        self._silent_rests = 0
+        self._silent_answers = 0
         #: now, and when RabbitMQ was last asked for the depth of the queue
         self._newest_tag = self._newest_tag_seen = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
@@ -136,7 +136,7 @@ class Connection:
         """Whether messages were journalled."""
         return self._batcher.has_journalled
 
-    def journal_rest(self) -> bool:
+    def journal_remaining(self) -> bool:
         """Journal the messages received before the connection ended; return whether that is done.
 
         RabbitMQ delivers these messages again, and they are recognised. Without this, a line that
@@ -526,9 +526,9 @@ class Connection:
             self._batcher.hold()
             self._newest_tag_seen = self._newest_tag
             self._io.call_later(within_s / 2, self._cancel_to_close)
-            self._request_rest()
+            self._ask_remaining()
 
-    def _request_rest(self) -> None:
+    def _ask_remaining(self) -> None:
         """Ask whether messages may be on their way to the consumer.
 
         RabbitMQ would deliver these again with the flag, and of two messages with the same bytes
@@ -536,14 +536,14 @@ class Connection:
         acknowledges nothing receives what the prefetch limit allows, and then no more.
         """
         if self._channel.is_open and not self._is_cancelling:
-            self._channel.queue_declare(self._queue, passive=True, callback=self._on_rest)
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_remaining)
 
-    def _on_rest(self, answer: Any) -> None:
-        self._silent_rests = self._silent_rests + 1 if self._is_silent() else 0
+    def _on_remaining(self, answer: Any) -> None:
+        self._silent_answers = self._silent_answers + 1 if self._is_silent() else 0
         self._is_complete = self._batcher.is_full
-        has_rest = answer.method.message_count and self._silent_rests < SILENT_RESTS
-        if self._growing or (has_rest and not self._is_complete):
-            self._io.call_later(REST_PERIOD_S, self._request_rest)
+        has_more = answer.method.message_count and self._silent_answers < SILENT_ANSWERS_AT_END
+        if self._growing or (has_more and not self._is_complete):
+            self._io.call_later(REMAINING_PERIOD_S, self._ask_remaining)
             return
         if not answer.method.message_count and not self._is_classic:
             # Before the cancellation: its answer then says that RabbitMQ has written them.
@@ -572,14 +572,14 @@ class Connection:
         self._flush()
         if not self._may_be_stream and not self._is_complete and self._channel.is_open:
             # Messages that arrived last may be on their way to the consumer that is gone.
-            self._channel.queue_declare(self._queue, passive=True, callback=self._on_cancelled_rest)
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_last_remaining)
         else:
-            self._acknowledge_rest(is_drained=True)
+            self._acknowledge_remaining(is_drained=True)
 
-    def _on_cancelled_rest(self, answer: Any) -> None:
-        self._acknowledge_rest(is_drained=not answer.method.message_count)
+    def _on_last_remaining(self, answer: Any) -> None:
+        self._acknowledge_remaining(is_drained=not answer.method.message_count)
 
-    def _acknowledge_rest(self, *, is_drained: bool) -> None:
+    def _acknowledge_remaining(self, *, is_drained: bool) -> None:
         if not (self._is_classic and self._growing):
             self._batcher.acknowledge_all(is_drained=is_drained)
         self._close()

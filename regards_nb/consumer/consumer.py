@@ -300,6 +300,6 @@ def _run_connection(
     finally:
         shared.set_connection(None)
     consumed_s = writer.consumed_s
-    while not connection.journal_rest() and not shared.stop.wait(JOURNAL_RETRY_S):
+    while not connection.journal_remaining() and not shared.stop.wait(JOURNAL_RETRY_S):
         pass
     return error, consumed_s, connection.made_progress

@@ -88,7 +88,7 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
     ) -> None:
         self.protocol = protocol
         self._on_message = on_message
-        self._rest = b""
+        self._remainder = b""
         self._alive_told_at_s = float("-inf")
         #: by channel number
         self._unfinished: dict[int, _Unfinished] = {}
@@ -107,8 +107,8 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Read the whole frames received so far, in their order."""
-        if self._rest:
-            data = self._rest + data
+        if self._remainder:
+            data = self._remainder + data
         # the frames from `kept` to `position` are for pika
         kept = position = 0
         last_start = len(data) - _START_BYTES - _FRAME_END_BYTES
@@ -131,7 +131,7 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
                 if kind != _METHOD:
                     self._take(kind, channel, data[start:end])
             position = end + _FRAME_END_BYTES
-        self._rest = data[position:]
+        self._remainder = data[position:]
         if kept < position:
             self.protocol.data_received(data[kept:position])
         elif has_taken and (now_s := time.monotonic()) >= self._alive_told_at_s + _TELL_ALIVE_S:

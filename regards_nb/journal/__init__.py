@@ -10,7 +10,7 @@ understand more of an old journal, and no second table can disagree with the fir
   the path;
 - ``location``: where a journal is: a path or a URL; what to do about an error of the database;
 - ``use_lock``: threads use the connections, or one closes them;
-- ``changes``: how far the journal has grown, and when to look; hear of commits of other processes;
+- ``changes``: how far the journal has grown, and when to look; notifications of other processes;
 - ``processes``: what processes leave for each other: leases and cursors;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
 - ``rescue``: write missing messages and records to files that replaced ours;

@@ -1,4 +1,4 @@
-"""How far a journal has grown, and when to look; hear of commits to PostgreSQL by LISTEN, NOTIFY.
+"""How far a journal has grown, and when to look; PostgreSQL notifies of commits (LISTEN, NOTIFY).
 
 Each commit to the journal sends a notification, which the server delivers after the commit. One
 thread and one connection for each journal object wait for them. A pooler in transaction mode takes
@@ -97,8 +97,9 @@ class ChangeDetector:
     """Returns the position of the journal; of one on a server only if it may have changed.
 
     Frames ask at each access, which in SQLite takes some microseconds. The threads of a tracker ask
-    a server again and again, and get the position that was read last: by `hear`, which `Listener`
-    calls after a commit of another process, or after `tell`, which a commit of this process calls.
+    a server again and again, and get the position that was read last: by `on_notification`, which
+    `Listener` calls after a commit of another process, or after `notify`, which a commit of this
+    process calls.
     """
 
     #: Time between two reads of the position while the server notifies of changes.
@@ -111,8 +112,8 @@ class ChangeDetector:
         self._engine = engine
         self._query = str(_POSITION.compile(engine))
         self._lock = threading.Lock()
-        #: the rows that `hear` has read; None once a caller of `position` has taken them
-        self._heard: Sequence[Sequence[Any]] | None = None
+        #: the rows that `on_notification` has read; None once a caller of `position` has taken them
+        self._read_ahead: Sequence[Sequence[Any]] | None = None
         #: to a file; it stays open
         self._connection: PoolProxiedConnection | None = None
         self._position = Position(0, 0)
@@ -122,20 +123,20 @@ class ChangeDetector:
         self.is_polled = False
         #: What hears of each commit; None while nothing does.
         self.told_by: object = None
-        self._tellings = 0
-        #: The number of tellings before the position was read last.
-        self._seen_tellings = -1
+        self._notifications = 0
+        #: The number of notifications before the position was read last.
+        self._seen_notifications = -1
         self._next_look_s = 0.0
         self._pause_s = self.first_pause_s
 
     def position(self, *, exact: bool) -> Look:
-        """Return the position of the journal, and the rows that `hear` has read meanwhile.
+        """Return the position of the journal, and the rows that `on_notification` has read.
 
         *exact* reads it from a server in any case.
         """
         with self._lock:
             position = self._look(exact=exact or not self.is_polled)
-            rows, self._heard = self._heard or (), None
+            rows, self._read_ahead = self._read_ahead or (), None
             return position, rows
 
     def look(self) -> None:
@@ -155,12 +156,12 @@ class ChangeDetector:
         return self._position
 
     def _of_server(self, *, exact: bool) -> Position:
-        tellings, now_s = self._tellings, time.monotonic()
-        if not exact and tellings == self._seen_tellings and now_s < self._next_look_s:
+        notifications, now_s = self._notifications, time.monotonic()
+        if not exact and notifications == self._seen_notifications and now_s < self._next_look_s:
             return self._position
         with self._engine.connect() as connection:
             position = read_position(for_one_statement(connection))
-        if position != self._position or tellings != self._seen_tellings:
+        if position != self._position or notifications != self._seen_notifications:
             self._pause_s = self.first_pause_s
         elif not exact:
             self._pause_s = min(1.5 * self._pause_s, self.longest_pause_s)
@@ -168,10 +169,10 @@ class ChangeDetector:
             self.look_every_s if self.told_by is not None else self._pause_s
         )
         self._store(position)
-        self._seen_tellings = tellings
+        self._seen_notifications = notifications
         return position
 
-    def hear(self, connection: Any) -> None:
+    def on_notification(self, connection: Any) -> None:
         """Read the position and the newest rows with the connection of the driver that listens.
 
         It belongs to one session of the server, because LISTEN works on it. So the statement can be
@@ -181,17 +182,17 @@ class ChangeDetector:
         """
         text, constants = self._statement
         with self._lock:
-            if self._heard is not None:
-                self.tell()
+            if self._read_ahead is not None:
+                self.notify()
                 return
-            tellings = self._tellings
+            notifications = self._notifications
             values = constants | {"after_id": self._position.last_id}
             found = connection.execute(text, values, prepare=True).fetchall()
             width = len(_where.c)
             self._store(_position(found[0][:width]))
-            self._seen_tellings = tellings
+            self._seen_notifications = notifications
             self._next_look_s = time.monotonic() + self.look_every_s
-            self._heard = [row[width:] for row in found if row[width] is not None]
+            self._read_ahead = [row[width:] for row in found if row[width] is not None]
 
     @cached_property
     def _statement(self) -> tuple[str, dict[str, Any]]:
@@ -212,11 +213,11 @@ class ChangeDetector:
         """Have the next call of `position` read it, and compare it with none before."""
         with self._lock:
             self._position, self.is_shrunk = Position(0, 0), False
-            self._seen_tellings, self._heard = -1, None
+            self._seen_notifications, self._read_ahead = -1, None
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Have the next call of `position` read it."""
-        self._tellings += 1
+        self._notifications += 1
 
     def close(self) -> None:
         """Close the connection. The next call of `position` opens another one."""
@@ -296,13 +297,13 @@ def _run(
                 pause_s = FIRST_RETRY_S
                 changes.told_by = stop
                 # Something may have been committed before the server began to tell.
-                changes.tell()
+                changes.notify()
                 callback()
                 while not stop.is_set():
                     # Once for several commits at the same moment.
                     heard = list(connection.notifies(timeout=_WAIT_S, stop_after=1))
                     if any(notification.payload != token for notification in heard):
-                        changes.hear(connection)
+                        changes.on_notification(connection)
                         callback()
         except CannotListenError as exc:
             _log.info("no NOTIFY from the journal: %s", exc)
@@ -312,7 +313,7 @@ def _run(
         finally:
             if changes.told_by is stop:  # no later thread listens already
                 changes.told_by = None
-            changes.tell()
+            changes.notify()
         stop.wait(pause_s)
         pause_s = min(2 * pause_s, LONGEST_RETRY_S)
 

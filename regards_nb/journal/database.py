@@ -266,7 +266,7 @@ class Database:
     def _in_place(self, attempt: Callable[[], _T]) -> _T:
         """Return what *attempt* does with the files at the path."""
         while True:
-            self._heal()
+            self._reopen_if_needed()
             with suppress(_ChangedMeanwhileError):
                 return attempt()
 
@@ -359,11 +359,11 @@ class Database:
         """
         write = partial(self._write, work, patience_s, silent=silent)
         while True:
-            self._heal()
+            self._reopen_if_needed()
             generation = self.generation
             with suppress(_ChangedMeanwhileError):
                 result = uninterrupted(write, self.obstacle, self.busy_timeout_s)
-                self._heal()
+                self._reopen_if_needed()
                 if self.generation == generation:
                     return result
                 if not again:
@@ -400,7 +400,7 @@ class Database:
                     self._writing.release()
         del self.first_writes[: len(first_writes)]
         self.version = schema.SCHEMA_VERSION
-        self._changes.tell()
+        self._changes.notify()
         return result
 
     def _begin(self, patience_s: float | None, *, silent: bool) -> sa.Connection:
@@ -474,11 +474,11 @@ class Database:
         JournalError: they are not, and a person must put them in order.
         """
         generation = self.generation
-        self._heal()
+        self._reopen_if_needed()
         if self.generation != generation:
             raise self.replaced_error()
 
-    def _heal(self) -> None:
+    def _reopen_if_needed(self) -> None:
         """Use the files at the path, if they are not those of the connections.
 
         A reader sees other rows by the new generation, and a writer has a session of the old one.
@@ -500,7 +500,7 @@ class Database:
         if self._is_in_place() or self.path is None or not self.path.exists():
             return
         try:
-            self._heal()
+            self._reopen_if_needed()
         except JournalError as exc:
             _log.warning("%s. The journal was closed", exc)
 
@@ -679,7 +679,7 @@ class Database:
     @contextmanager
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:
         """Use a connection of the sqlite3 module."""
-        self._heal()
+        self._reopen_if_needed()
         with self.using(verb), closing(self.engine.raw_connection()) as raw:
             yield cast("sqlite3.Connection", raw.driver_connection)
 
