@@ -1,4 +1,15 @@
-"""Download the files of an order, verify them, and give them their final names."""
+"""Download the files of an order, verify them, and give them their final names.
+
+- ``order``: a whole order, or products, without a tracker; ``increment``: what is available now;
+- ``pipeline``, ``zipstream``, ``extract``: one zip while it arrives: inflate, check, write;
+- ``manifest``: which file of the order a zip entry is; name and MD5 decide;
+- ``repair``: what the zip did not hold; ``parallel_files``: fetch files one by one, and give up a
+  file whose MD5 goes on to differ;
+- ``workspace``, ``publisher``: from verified content to a final name; ``records``: what is known of
+  each file;
+- ``places``, ``disk``, ``bucket``: folders and object stores; ``names``: safe names;
+- ``context``: options and shared objects; ``progress``: snapshots and their display.
+"""
 
 from __future__ import annotations
 
