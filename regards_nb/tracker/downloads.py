@@ -182,6 +182,7 @@ class Downloads:
         executor, process = options.executor, options.process
         begin, cancel = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
+        tell = partial(self._tell, view, begun)
         try:
             for order in orders:
                 number = order.order_id
@@ -192,8 +193,8 @@ class Downloads:
                     begun.append((number, begin(order)))
             seen = -1
             while not all(future.done() for _, future in begun):
-                view.refresh(note=self._note(begun))
-                options.do_jobs()
+                tell()
+                options.do_jobs(tell)
                 seen = self._core.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
@@ -267,8 +268,8 @@ class Downloads:
             if order.order_id and now.downloaded_files == order.downloaded_files:
                 self._ask_again(order.order_id)
 
-    def _note(self, begun: Iterable[tuple[int, Future[Any]]]) -> str:
-        """Return what a call waits for; it calls *process* for an order after its download."""
+    def _tell(self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]]) -> None:
+        """Show what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
         processing = [number for number in running if number not in self._core.downloads]
         words = [f"process= runs for {numbered(processing)}"] if processing else []
@@ -279,7 +280,7 @@ class Downloads:
             for order_id, each in list(self._core.downloads.items())
             if each.holder
         ]
-        return "; ".join([*words, *held, *self._core.silent()])
+        view.refresh(note="; ".join([*words, *held, *self._core.silent()]))
 
     def nothing_for(
         self, order: OrderState, request: DownloadRequest = _NEW_FILES

@@ -91,10 +91,12 @@ class CallOptions:
                 "Dask client has one: client.get_executor()"
             )
 
-    def do_jobs(self) -> None:
-        """Do what other threads have left to the thread of the call."""
+    def do_jobs(self, tell: Callable[[], object]) -> None:
+        """Do what other threads have left to the thread of the call; *tell* comes before each."""
         while not self.jobs.empty():
-            self.jobs.get()()
+            job = self.jobs.get()
+            tell()
+            job()
 
 
 def begin_processing(
