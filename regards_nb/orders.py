@@ -78,7 +78,7 @@ class OrderKey(NamedTuple):
     correlation_id: str
 
 
-class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class OrderState(msgspec.Struct, frozen=True, gc=False):
     """All that is known of one order.
 
     A struct of msgspec: there may be a million, and a dataclass takes ten times as long to make.
@@ -136,18 +136,18 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     errors_row: int
     first_event: datetime
     last_event: datetime
+    waits_for_download: bool = False
+    decided_at_s: int = 0
     label: str | None = None
     downloaded_files: int = 0
     downloaded_bytes: int = 0
     files_total: int | None = None
     bytes_total: int | None = None
-    waits_for_download: bool = False
     lacks_names: bool = False
     downloading: bool = False
     download_note: str = ""
     held_by: str = ""
     expires_at: datetime | None = None
-    decided_at_s: int = 0
     elsewhere_files: int = 0
     elsewhere_bytes: int | None = None
 
@@ -169,9 +169,10 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def lacks_files(self) -> bool:
         """Whether files of an ended order failed in a download, and a new call would try again."""
-        if not self.finished or self.status in GONE or self.to_download or self.downloading:
-            return False
-        return self.downloaded_files < (self.files_total or 0)
+        if self.downloaded_files >= (self.files_total or 0):
+            return False  # first: a view asks this of all orders
+        is_over = self.finished and self.status not in GONE
+        return is_over and not (self.to_download or self.downloading)
 
     @property
     def name(self) -> str:

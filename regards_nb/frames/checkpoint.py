@@ -59,7 +59,7 @@ _ORDER_DTYPES = {
     "decided_at_s": "int64",
 }
 _row = attrgetter(*_ORDER_DTYPES)
-#: The columns that make the rest of an `OrderState`, behind its key.
+#: The columns that make the rest of an `OrderState`, behind its key: its first fields.
 _STATE_COLUMNS = (
     "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
     "error_type", "message", "download_link", "ready_row", "errors_row", "first_event",
@@ -152,9 +152,8 @@ class StoredOrders:
         for name in ("first_event", "last_event"):
             taken[name] = [_EPOCH + timedelta(microseconds=us) for us in taken[name]]
         keys = map(OrderKey, *(taken.pop(name) for name in _KEY_COLUMNS))
-        names = ("key", *taken)
-        values = zip(keys, *taken.values(), strict=True)
-        return [OrderState(**dict(zip(names, each, strict=False))) for each in values]
+        # By position: names take ten times as long, and there may be a million.
+        return list(map(OrderState, keys, *taken.values()))
 
 
 class Checkpoint(NamedTuple):
