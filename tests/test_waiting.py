@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 import threading
@@ -30,6 +31,7 @@ from regards_nb.simulator import (
     StorageRefuses,
 )
 from regards_nb.tracker import SHOWN_S, BackgroundErrors, ChangeSignal, EventDispatcher
+from regards_nb.waits import in_thread
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -117,6 +119,27 @@ def test_a_download_that_asks_again_says_why(
     tracker.download_soon(number)
     until(lambda: re.search(told, tracker._repr_html_()))
     tracker.wait(number, download=True, timeout_s=60)
+
+
+def test_sync_asks_again_where_a_message_came_meanwhile(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """The state after it is that of REGARDS: no message tells that an order has expired."""
+    number = simulator.order(OrderPlan(n_files=4, files_per_suborder=1))
+    tracker.wait(number, until="part", timeout_s=60)
+    simulator.wait_available(number, files=2)
+    simulator.flush()
+    until(lambda: tracker[number].suborders_done == 2)
+    simulator.expire(number)
+    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=2))
+    syncing = in_thread(tracker.sync)
+    until(lambda: not simulator.faults.is_armed(slow))
+    late = {"status": "SUBORDER_DONE", "orderId": number, "subOrderId": 99, "downloadLink": "x"}
+    simulator.publish_raw(json.dumps(late).encode())
+    until(lambda: tracker[number].suborders_done == 3)
+    assert not syncing.done(), "REGARDS has not answered yet"
+    syncing.result(60)
+    assert tracker[number].status == "EXPIRED"
 
 
 # -- names that mean no order

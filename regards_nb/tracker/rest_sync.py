@@ -244,13 +244,14 @@ class RestSync:
         before = self._core.states()
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
-        asked, new = [], []
+        asked, new, again = [], [], []
         with self._lock:
             now_of = {s.order_id: s for s in self._core.states().where("order_id", remotes)}
             # Oldest first, as their messages would have come.
             for remote in reversed(remotes.values()):
                 state = now_of.get(remote.order_id)
                 if state is not None and _is_newer(state, known_of.get(remote.order_id)):
+                    again.append(remote.order_id)
                     continue
                 self._keep(state, remote)
                 if state is None:
@@ -258,6 +259,8 @@ class RestSync:
                 else:
                     asked.append((state, remote))
         self._end_round(asked)
+        for order_id in again:
+            self.look_up(order_id)
         keys = (self._core.frames.key_of(order_id) for order_id in new)
         return [key for key in keys if key is not None]
 
