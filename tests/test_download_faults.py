@@ -331,6 +331,7 @@ def test_a_used_up_quota_ends_the_asking(tmp_path: Path) -> None:
         with pytest.raises(IncompleteDownloadError, match="Download quota") as caught:
             here.fetch(way="files")
         error = caught.value
+        assert str(error).count("Download quota") == 1, "files with one reason are named together"
         there = {path.name for path in error.paths}
         assert A in error.missing
         assert there.isdisjoint(error.missing)

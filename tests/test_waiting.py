@@ -89,6 +89,9 @@ def test_a_download_of_which_no_byte_comes_is_named(
     assert "no byte" not in tracker._repr_html_()
 
 
+RATE = b'{"messages": ["rate exceeded"]}'
+
+
 @pytest.mark.parametrize(
     ("refusals", "told"),
     [
@@ -97,16 +100,18 @@ def test_a_download_of_which_no_byte_comes_is_named(
             "HTTP 503; asking again in 3 s, attempt 2 of 4",
         ),
         (
+            [Reply(route=Route.ZIP, status=429, body=RATE, headers=(("Retry-After", "3"),))],
+            "HTTP 429, rate exceeded; asking again in 3 s, attempt 2 of 4",
+        ),
+        (
             [
-                Reply(
-                    route=route, status=429, body=b'{"messages": ["rate of 5 exceeded"]}', times=4
-                )
-                for route in (Route.ZIP, Route.FILE)
+                Reply(route=Route.ZIP, status=503, times=4),
+                Reply(route=Route.FILE, status=429, body=RATE, times=9),
             ],
-            "rate of 5 exceeded.*; asking again in . s",
+            r"GET \S+: HTTP 429 \(rate exceeded\), .*; asking again",
         ),
     ],
-    ids=["503", "429"],
+    ids=["503", "rate of a zip", "rate of a file"],
 )
 def test_a_download_that_asks_again_says_why(
     refusals: list[Reply], told: str, simulator: Simulator, tracker: OrderTracker
@@ -213,6 +218,22 @@ def test_a_label_names_an_order(tracker: OrderTracker) -> None:
     assert not tracker.snapshot().background_errors, "the call has told it"
     # No view was opened that asks for the label again.
     tracker.wait(timeout_s=60)
+
+
+def test_a_label_of_several_orders_is_told_by_one_call(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """REGARDS tells during a wait that two orders bear it; no later call raises that again."""
+    numbers = [simulator.order(OrderPlan(n_files=1, label="two")) for _ in range(2)]
+    for number in numbers:
+        simulator.wait_for(number, "DONE")
+    simulator.flush()
+    purge_queue(simulator)
+    with tracker_of(simulator, tmp_path) as tracker:
+        with pytest.raises(errors.SettingsError, match="2 orders bear the label 'two'"):
+            tracker.wait("two", timeout_s=30)
+        assert not tracker.snapshot().background_errors
+        assert len(tracker.wait(*numbers, timeout_s=30)) == 2
 
 
 def test_a_stopped_tracker_says_so(
