@@ -545,7 +545,3 @@ def _write(words: str) -> None:
     if words:
         sys.stdout.write(f"{words}\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -31,10 +31,10 @@
 
 from __future__ import annotations
 
-import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+from regards_nb.output import ipython
 from regards_nb.text import counted, user_frames, users_part
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _prepare(errors: Sequence[BaseException]) -> None:
 
     They are printed with all frames. IPython gets a handler for groups, unless it has another one.
     """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = ipython()
     if shell is not None and not shell.custom_exceptions:
         shell.set_custom_exc((ProcessingErrorGroup, TrackingErrorGroup), _show_group)
     for each in errors:

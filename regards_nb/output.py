@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +35,11 @@ def rewording(reword: Callable[[str], str], speaker: Callable[[str], object]) ->
 def reworded(words: str) -> str:
     """Return a line as it is written in this thread."""
     return _reword.get()(words)
+
+
+def ipython() -> Any:
+    """Return the shell of IPython that runs this code; None outside of IPython."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def say(words: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -19,7 +18,7 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from regards_nb.errors import StoppedWaiting
-from regards_nb.output import say
+from regards_nb.output import ipython, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +57,7 @@ def awaited(
     begun. The job ends by itself *ends_after_s*.
     """
     limit_s = min(time_left_s(), timeout_s)
-    if limit_s == math.inf and not _may_speak():
+    if limit_s == math.inf and not in_main_thread():
         return job.result() if isinstance(job, Future) else job()
     if limit_s <= 0:
         raise TimeoutError
@@ -102,13 +101,14 @@ def told(text: str, silence_s: float, *, again_s: float = 60.0, limit_s: float =
     The same text is said once in *again_s*; the line ends with the limit of the wait.
     """
     global _last_said  # noqa: PLW0603 - only the main thread speaks
-    if _may_speak() and silence_s > SAID_AFTER_S and _age_s(text) > again_s:
+    if in_main_thread() and silence_s > SAID_AFTER_S and _age_s(text) > again_s:
         _last_said = (text, time.monotonic())
         limit = f"{limit_s:.0f}" if limit_s >= 10 else f"{limit_s:.2g}"
         say(text if limit_s == math.inf else f"{text}, at most {limit} s")
 
 
-def _may_speak() -> bool:
+def in_main_thread() -> bool:
+    """Return whether the thread of the user calls this: it alone speaks, and gets Ctrl-C."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -203,10 +203,9 @@ def interruptible() -> Iterator[None]:
 
 def in_cell() -> bool:
     """Return whether a cell of a Jupyter kernel calls this."""
-    return in_kernel() and _may_speak()
+    return in_kernel() and in_main_thread()
 
 
 def in_kernel() -> bool:
     """Return whether a Jupyter kernel runs this code; IPython in a terminal has none."""
-    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return getattr(get_ipython(), "kernel", None) is not None
+    return getattr(ipython(), "kernel", None) is not None

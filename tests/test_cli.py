@@ -100,7 +100,7 @@ def test_orders_made_elsewhere_and_refusals(
 
 def test_watch_writes_each_event(simulator: Simulator) -> None:
     """A line for each message, until it is stopped."""
-    command = [sys.executable, "-m", "regards_nb.cli", "watch", "--json"]
+    command = [sys.executable, "-m", "regards_nb", "watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         simulator.order(OrderPlan(n_files=1), correlation_id="c")

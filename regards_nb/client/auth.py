@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from regards_nb.client.silence import waiting
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
-from regards_nb.waits import awaited
+from regards_nb.waits import awaited, in_main_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,8 +240,8 @@ class TokenProvider:
     def _new(self) -> Token:
         """Log in; after a refusal, in the background only after a pause."""
         assert self._log_in is not None  # noqa: S101 - a given token is never replaced
-        is_users = threading.current_thread() is threading.main_thread()
-        if self._refusal is not None and not is_users and time.monotonic() < self._refused_until_s:
+        is_paused = time.monotonic() < self._refused_until_s and not in_main_thread()
+        if self._refusal is not None and is_paused:
             raise _again(self._refusal)
         try:
             token = self._log_in()

@@ -108,6 +108,11 @@ class Response:
             return self._parsed
         raise UnexpectedAnswerError(f"{self.describe()}. {NOT_REGARDS}", status_code=self.status)
 
+    @property
+    def reason(self) -> str:
+        """The status and the first message, for a line on a request that is repeated."""
+        return ", ".join((f"HTTP {self.status}", *map(clean, self.messages[:1])))
+
     def describe(self) -> str:
         """Return request, status and the server's words in one line that is safe to print."""
         said = clean(", ".join(self.messages), MAX_EXCERPT_CHARS)

@@ -494,13 +494,9 @@ class Transport:
         # All attempts together take no longer than the first may.
         if time.monotonic() + pause_s + self._timeout_s[0] >= request.ends_at_s:
             raise self._error(request, outcome)
-        if isinstance(outcome, NoResponse):
-            reason = outcome.reason
-        else:
-            reason = ", ".join((f"HTTP {outcome.status}", *map(clean, outcome.messages[:1])))
         text = (
-            f"REGARDS at {self._origin}: {reason}; asking again in {pause_s:.0f} s, attempt "
-            f"{attempt + 1} of {_MAX_ATTEMPTS}"
+            f"REGARDS at {self._origin}: {outcome.reason}; asking again in {pause_s:.0f} s, "
+            f"attempt {attempt + 1} of {_MAX_ATTEMPTS}"
         )
         told(text, time.monotonic() - began_s + pause_s)
         stop = request.stop or self._closed

@@ -181,7 +181,7 @@ def publish_request(
 
 
 def _opened(parameters: AmqpParameters) -> Any:
-    """Return a new channel that confirms what is published, on a connection of its own."""
+    """Return a new channel with publisher confirms, on a connection of its own."""
     channel = _connect(parameters).channel()
     channel.confirm_delivery()
     return channel

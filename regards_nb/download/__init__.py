@@ -35,6 +35,7 @@ from regards_nb.download.names import collision_key as collision_key
 from regards_nb.download.names import numbered as numbered
 from regards_nb.download.names import safe_name as safe_name
 from regards_nb.download.names import unnumbered as unnumbered
+from regards_nb.download.order import STOPPED as STOPPED
 from regards_nb.download.order import download_order as download_order
 from regards_nb.download.order import download_products as download_products
 from regards_nb.download.places import Place as Place

@@ -302,9 +302,10 @@ class Downloader:
         names_of: dict[str, list[str]] = {}
         for name, why in missing.items():
             names_of.setdefault(why, []).append(clean(name))
-        reasons = [f"{listed(names, most=_MAX_SHOWN)}: {why}" for why, names in names_of.items()]
-        if hidden := sum(map(len, list(names_of.values())[_MAX_SHOWN:])):
-            reasons[_MAX_SHOWN:] = [f"and {hidden} more"]
+        told = list(names_of.items())[:_MAX_SHOWN]
+        reasons = [f"{listed(names, most=_MAX_SHOWN)}: {why}" for why, names in told]
+        if hidden := len(missing) - sum(len(names) for _, names in told):
+            reasons.append(f"and {hidden} more")
         return IncompleteDownloadError(
             f"order {self.order_id}: {len(failed)} of {counted(len(failed) + n_saved, 'file')} "
             f"could not be downloaded{others}. {'; '.join(reasons)}. {self._advice(failed)}",

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
 
+#: What Ctrl-C in a download says; it is completed by how many files are here.
+STOPPED = "stopped; {} saved and verified so far. The same call goes on from there"
 #: Factor by which each wait for more files is longer than the last one, and the longest wait.
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
 #: Maximum number of requests in turn without an answer; the client repeats each several times.
@@ -307,7 +309,7 @@ def download_products(
     def stopped() -> str:
         here = sum(record.in_place for record in downloader.records.of(wanted))
         files = counted(f"{here} of {len(wanted)}", "file")
-        return f"stopped; {files} saved and verified so far. The same call goes on from there"
+        return STOPPED.format(files)
 
     wanted = [record.file_id for record in source.records]
     try:

@@ -116,7 +116,7 @@ class Publisher:
                 job.result()
 
     def report(self) -> None:
-        """Report progress, and record what was uploaded; in the thread that called the download."""
+        """Report progress, and record uploaded files; in the thread that called the download."""
         if self._workspace.uploads:
             self._record()  # several files together, because each record is a request or a commit
         self._counter.report()

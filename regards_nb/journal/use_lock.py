@@ -9,12 +9,13 @@ import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import time_left_s, told
+from regards_nb.waits import fulfil, in_main_thread, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ _T = TypeVar("_T")
 _LOOK_EVERY_S = 0.1
 _USED_LOOK_S = 0.01
 _pause = threading.Event()
-#: The patience of a call after others have waited in vain.
+#: Maximum wait of a call after others have waited without success.
 _LATER_S = 1.0
 #: Time until a call tries again and learns whether the outage goes on.
 _TRIED_EVERY_S = 5.0
@@ -41,7 +42,7 @@ def uninterrupted(
     it: also after a transaction was opened, and before a variable holds it. A thread does the work
     of the main thread, and the exception ends the wait for it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         return work()
     context, outcome = copy_context(), Future[_T]()
     # Not the condition of the future: an exception of a signal handler can break its wait.
@@ -49,12 +50,8 @@ def uninterrupted(
     unfinished.acquire()
 
     def run() -> None:
-        try:
-            outcome.set_result(context.run(work))
-        except BaseException as exc:  # noqa: BLE001 - raised below
-            outcome.set_exception(exc)
-        finally:
-            unfinished.release()
+        fulfil(outcome, partial(context.run, work))
+        unfinished.release()
 
     try:
         begin("transaction", run)
@@ -150,11 +147,11 @@ class Outage:
         self.over()
 
     def over(self) -> None:
-        """Note that nobody waits in vain any more."""
+        """Note that the server answers again, or that the lock is free."""
         self._since_s = math.inf
 
     def met(self) -> None:
-        """Note that what calls wait for is not there."""
+        """Note that the server does not answer, or that another program has the lock."""
         self._met_s = time.monotonic()
         self._since_s = min([self._since_s, self._met_s, *self._begun])
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import FileLook
+from regards_nb.download import STOPPED, FileLook
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -384,8 +384,7 @@ class Downloads:
             else f"no file of {state.name}"
             for state in self._core.states(keys)
         ]
-        told = listed(files, most=_MOST_NAMED)
-        return f"stopped; {told} saved and verified so far. The same call goes on from there"
+        return STOPPED.format(listed(files, most=_MOST_NAMED))
 
     def problems(
         self, orders: Sequence[OrderState] | None, *, checksum: bool
