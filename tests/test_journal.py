@@ -58,6 +58,24 @@ def other(place: str | Path) -> Iterator[Journal]:
         yield journal
 
 
+def test_a_write_is_done_once_where_a_signal_breaks_the_start_of_its_thread(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in Thread.start() of Python 3.11 can raise RuntimeError, and the thread runs."""
+    start = threading.Thread.start
+    session_id = journal.open_session("q")
+
+    def broken(thread: threading.Thread) -> None:
+        start(thread)
+        raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr(threading.Thread, "start", broken)
+    written = [b"%d" % number for number in range(50)]
+    for body in written:
+        journal.append(session_id, [delivery(body)])
+    assert bodies(journal) == written
+
+
 def test_an_interrupt_at_any_moment_of_a_write_leaves_nothing_locked(
     place: str | Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,14 +48,18 @@ def uninterrupted(
     # Not the condition of the future: an exception of a signal handler can break its wait.
     unfinished = threading.Lock()
     unfinished.acquire()
+    first = threading.Lock()
 
     def run() -> None:
-        fulfil(outcome, partial(context.run, work))
-        unfinished.release()
+        if first.acquire(blocking=False):
+            fulfil(outcome, partial(context.run, work))
+            unfinished.release()
 
     try:
         begin("transaction", run)
-    except RuntimeError:  # Python ends, and starts no thread any more
+    except RuntimeError:
+        # Python ends, and starts no thread any more. Or a signal came while the thread started, and
+        # broke a lock (Python 3.11): then it may run, and the work is done once.
         run()
     while not unfinished.acquire(timeout=_LOOK_EVERY_S):
         if text := obstacle():
