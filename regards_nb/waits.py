@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -105,6 +106,30 @@ def told(text: str, silence_s: float, *, again_s: float = 60.0, limit_s: float =
         _last_said = (text, time.monotonic())
         limit = f"{limit_s:.0f}" if limit_s >= 10 else f"{limit_s:.2g}"
         say(text if limit_s == math.inf else f"{text}, at most {limit} s")
+
+
+@contextmanager
+def said_meanwhile(text: str) -> Iterator[None]:
+    """Say *text* if a block takes long that the main thread must run itself: it may ask the user.
+
+    That thread is busy, so another one writes the line, and the block ends after it: the line
+    comes below the running cell. In a terminal a prompt may stand before it.
+    """
+    if not in_main_thread():
+        yield
+        return
+    is_over = threading.Event()
+
+    def speak() -> None:
+        if not is_over.wait(SAID_AFTER_S):
+            say("\n" * getattr(sys.stdout, "isatty", bool)() + text)
+
+    speaker = in_thread(speak)
+    try:
+        yield
+    finally:
+        is_over.set()
+        wait_for([speaker])
 
 
 def in_main_thread() -> bool:

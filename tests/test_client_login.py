@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import client_of
+from conftest import client_of, until
 
 from regards_nb import OrderTracker
 from regards_nb.client import RegardsClient
@@ -96,6 +99,34 @@ def test_a_function_is_asked_for_a_token_when_the_last_one_ends() -> None:
             simulator.expire_tokens()
             assert list(client.iter_orders()) == []
             assert len(asked) == 2
+
+
+class Terminal(io.StringIO):
+    """A standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say that it is one."""
+        return True
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_slow_function_is_waited_for_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in the thread of its caller, and may have written a prompt that is waited at."""
+    written = Terminal()
+    monkeypatch.setattr(sys, "stdout", written)
+
+    def token() -> str:
+        assert threading.current_thread() is threading.main_thread()
+        written.write("Code: ")
+        until(lambda: "waiting" in written.getvalue())
+        return "unknown"
+
+    with (
+        Simulator(amqp=None) as simulator,
+        RegardsClient(simulator.base_url, tenant="demo", token=token) as client,
+    ):
+        client.login()
+    assert written.getvalue() == "Code: \nwaiting for the function given as token=\n"
 
 
 def test_a_refused_token_of_a_function_is_named_as_such() -> None:

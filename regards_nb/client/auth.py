@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from regards_nb.client.silence import waiting
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
-from regards_nb.waits import awaited, in_main_thread
+from regards_nb.waits import awaited, in_main_thread, said_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +93,8 @@ class Token(NamedTuple):
     def from_function(cls, function: Callable[[], str | Secret]) -> Token:
         """Ask a function of the user for a token."""
         try:
-            text: object = function()
+            with said_meanwhile("waiting for the function given as token="):
+                text: object = function()
         except Exception as exc:
             raise ServiceLoginError(
                 f"the function given as token= raised {type(exc).__name__}"
