@@ -261,7 +261,7 @@ def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]
     tracker = ScriptedTracker(order("a", 1), order("b", 2))
     health = Health(state=HealthState.CONSUMING, since=NOON)
     tracker.tell(health=health)
-    watch = opened(ScreenView(tracker, _all, stream))
+    watch = opened(ScreenView(tracker, _all, stream, interval_s=0.2))
     for done in range(1, 4):
         tracker.tell(order("a", 1, suborders_done=done, suborders_total=3, message="long " * 30))
         watch._next_s = 0.0  # as if the time between two repaints had passed
@@ -292,7 +292,7 @@ def test_a_terminal_with_few_lines_shows_the_most_urgent(
     monkeypatch.setenv("NO_COLOR", "1")
     stream, other_end = terminal
     tracker = ScriptedTracker(*(order(f"o{n}", n, status="DONE") for n in range(1, 41)))
-    opened(ScreenView(tracker, _all, stream)).close()
+    opened(ScreenView(tracker, _all, stream, interval_s=0.2)).close()
     screen = _screen(stream, other_end)
     assert [line.split()[0] for line in screen.lines_shown[:3]] == ["REGARDS:", "█" * 16, "✓"]
     assert screen.lines_shown[3:] == [

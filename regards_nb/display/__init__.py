@@ -7,7 +7,7 @@ a view needs them.
 - ``model``: the texts of a table; ``facts``: how urgent an order is, and what a table needs of it;
 - ``html``, ``text``: the table as HTML, and as text in terminals and log files;
 - ``live``: the views of a notebook, and clicks; ``widgets``, ``anywidgets``: made of which library;
-- ``refresh``: the thread that repaints views; ``show``: what can be shown where the code runs;
+- ``refresh``: how often a view is repainted; ``show``: what can be shown where the code runs;
 - ``plots``: orders over time, and download rates.
 """
 

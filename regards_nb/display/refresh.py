@@ -1,12 +1,16 @@
-"""The one thread that repaints the views of a tracker, at most five times a second.
+"""How often a view is repainted: at most five times a second, and only if something changed.
 
-The thread pulls: it reads the tracker's version number and renders a snapshot when the number
-grew. However fast events arrive, a page gets at most five updates a second (Jupyter servers
-silently drop updates above a thousand messages a second), fewer where a repaint takes long, and a
-slow or broken page cannot delay the consumer.
+That holds for notebooks and terminals (`INTERVAL_S`), however fast events arrive: Jupyter servers
+silently drop updates above a thousand messages a second. Repaints are rarer
 
-The thread holds the tracker weakly. It ends with the tracker, with its last visible view, or with
-``close``.
+- where one takes long: all together take 2 % of a processor (`MAX_SHARE`);
+- of a table of HTML, and with more orders than rows (``interval_s`` of the views in `live`);
+- where only elapsed times change: every 5 s (``TICK_S`` of `model`).
+
+In a notebook one thread repaints all views of a tracker: it renders a snapshot when the tracker's
+version number grew, so a slow or broken page cannot delay the consumer. The thread holds the
+tracker weakly. It ends with the tracker, with its last visible view, or with ``close``. In a
+terminal the thread of the user repaints while it waits (`text`).
 """
 
 from __future__ import annotations

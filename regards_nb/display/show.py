@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regards_nb.display.html import as_of, html, in_marimo, publish, static_bundle
 from regards_nb.display.live import HtmlView
 from regards_nb.display.model import table_model
-from regards_nb.display.refresh import refresh_thread_of
+from regards_nb.display.refresh import INTERVAL_S, refresh_thread_of
 from regards_nb.display.text import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
@@ -373,8 +373,9 @@ def _wait_view(
 ) -> WaitView:
     place = environment()
     if place is Environment.TEXT:
-        kind = ScreenView if is_screen(sys.stdout) else LogView
-        return kind(tracker, keys_of, sys.stdout)
+        if is_screen(sys.stdout):
+            return ScreenView(tracker, keys_of, sys.stdout, interval_s=INTERVAL_S)
+        return LogView(tracker, keys_of, sys.stdout)
     has_buttons = place is not Environment.HTML
     note = BLOCKING_NOTE if blocking and has_buttons else ""
     return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, place), note)

@@ -44,7 +44,6 @@ BAR_CELLS = 16
 #: Longest of each column, so that one long name does not push the others off the screen.
 _MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
 
-REPAINT_INTERVAL_S = 0.2
 #: A note that counts something changes often. A log gets one at most this often, if only its
 #: numbers have changed; and the same note once a minute, however often others come between.
 NOTE_INTERVAL_S = 10.0
@@ -289,11 +288,14 @@ class LogView:
 
 
 class ScreenView:
-    """The table, repainted in place by `rich`."""
+    """The table, repainted in place by `rich`, *interval_s* after the last time or later."""
 
-    def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
+    def __init__(
+        self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO, *, interval_s: float
+    ) -> None:
         from rich.live import Live
 
+        self._interval_s = interval_s
         self._tracker = tracker
         self._keys_of = keys_of
         self._stream = stream
@@ -317,11 +319,11 @@ class ScreenView:
         self.refresh()
 
     def refresh(self, *, note: str = "") -> None:
-        """Repaint if something changed, at most five times a second."""
+        """Repaint if something changed."""
         now = time.monotonic()
         if now < self._next_s:
             return
-        self._next_s = now + REPAINT_INTERVAL_S
+        self._next_s = now + self._interval_s
         seen = (self._tracker.version, note)
         if seen != self._seen or now >= self._next_tick_s:
             self._seen = seen
