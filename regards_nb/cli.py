@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from regards_nb import __version__, errors
@@ -42,40 +42,6 @@ if TYPE_CHECKING:
 
 _WATCH_INTERVAL_S = 0.5
 
-#: What texts advise in a notebook, and what to type in a terminal.
-_COMMANDS = [
-    (re.compile(pattern), command)
-    for pattern, command in (
-        (r", or the button, or auto_download=True", ", or {0}wait --download"),
-        (r"journal=\.\.\.", "--journal PATH"),
-        (r"Use wait\(download=True\) or auto_download=True, or call", "Use {0}wait --download, or"),
-        (r"tracker\.download\(([\d, ]+), again=True\)", "{0}download {1} --again"),
-        (r"(?:(?:tracker|order)\.)?download\(again=True\)", "{0}download --again"),
-        (r"(?:tracker\.)?wait\(timeout_s=(\d+)\)", "{0}wait --timeout-s {1}"),
-        (r"after tracker\.start\(\), ", ""),
-        (r"tracker\.wait\(([\d, ]+), download=True\)", "{0}wait {1} --download"),
-        (r"(?:tracker\.)?wait\(download=True\)", "{0}wait --download"),
-        (r"tracker\.doctor\(\)", "{0}doctor"),
-        (r"tracker\.(download|resume|retry|cancel|delete)\(\[?([\d, ]*)\]?\)", "{0}{1} {2}"),
-        (r"The orders are still tracked: call wait\(\) again, or look at tracker\.orders",
-         "{0}wait waits again, and {0}orders lists all"),
-        (r"; tracking continues(?: in the background)?", "; the orders stay at REGARDS"),
-        (r"see tracker\.rejected", "{0}export writes them"),
-        (r"tracker\.orders", "{0}orders"),
-        (r"start\(\) was stopped, and no event arrives: call start\(\) again", "stopped"),
-        (r"(?<![.\w])submit\(\)", "{0}submit"),
-        (r"(?:call )?(?:tracker\.)?sync\(\)", "{0}orders"),
-        (r"(?:Use )?(?<![.\w])(restart|cancel|retry|resume)\((\d*)\)", "{0}{1} {2}"),
-        (r"(?<![.\w])wait\(until='part'\)", "{0}wait --until part"),
-        (r"(pause|resume|retry|restart|cancel|delete|submit)\(\) was stopped", "stopped {1}"),
-        (r"submit\(\.\.\., correlation_id='([^']*)'\)", "{0}submit ... --correlation-id {1}"),
-        # These commands never listen: they show what REGARDS or the journal has told.
-        (r"not listening since", "as of"),
-        (r"Nothing moves here: the tracker is stopped; tracker\.start\(\) continues",
-         "{0}wait --download follows these orders, and fetches what is ready"),
-    )
-]  # fmt: skip
-
 _ACTIONS = {
     "pause": "have REGARDS prepare no more files of orders",
     "resume": "have REGARDS continue paused orders",
@@ -85,6 +51,28 @@ _ACTIONS = {
     "delete": "delete orders on the server that have ended or are paused; files stay",
 }
 
+#: The commands for the methods of a tracker that texts name.
+_COMMAND_OF = {name: name for name in ("wait", "download", "submit", "doctor", *_ACTIONS)}
+_COMMAND_OF["sync"] = "orders"
+#: A call in a text: tracker.download(1, 2), order.download(again=True), submit().
+_CALL = re.compile(r"(?<![.\w])(?:tracker\.|order\.)?(\w+)\(([^()]*)\)")
+#: Other words of a notebook, and those of a terminal. These commands show what REGARDS or the
+#: journal has told, and track nothing when they have ended.
+_PHRASES = {
+    ", or the button, or auto_download=True": ", or regards-nb wait --download",
+    " or auto_download=True": "",
+    "journal=...": "--journal PATH",
+    "see tracker.rejected": "regards-nb export writes them",
+    "tracker.orders": "regards-nb orders",
+    "after tracker.start(), ": "",
+    "start() was stopped, and no event arrives: call start() again": "stopped",
+    "Nothing moves here: the tracker is stopped; tracker.start() continues": (
+        "regards-nb wait --download follows these orders, and fetches what is ready"
+    ),
+    "not listening since": "as of",
+    "; tracking continues in the background": "; the orders stay at REGARDS",
+    "; tracking continues": "; the orders stay at REGARDS",
+}
 
 #: What to do about an order that ended in another status than DONE; {} is its number.
 _NEXT_STEPS = {
@@ -128,14 +116,21 @@ def in_commands(words: str) -> str:
     >>> in_commands("order 1 waits for a download: tracker.download(1, 2), or wait(download=True)")
     'order 1 waits for a download: regards-nb download 1 2, or regards-nb wait --download'
     """
-    for pattern, command in _COMMANDS:
-        words = pattern.sub(partial(_command, command), words)
-    return words
+    for phrase, command in _PHRASES.items():
+        words = words.replace(phrase, command)
+    return _CALL.sub(_command, words)
 
 
-def _command(command: str, found: re.Match[str]) -> str:
-    parts = (part.replace(",", "") for part in found.groups())
-    return command.format("regards-nb ", *parts).rstrip()
+def _command(call: re.Match[str]) -> str:
+    """Return the command for a call: its orders as words, its keywords as options."""
+    if call[1] not in _COMMAND_OF:
+        return call[0]
+    words = ["regards-nb", _COMMAND_OF[call[1]]]
+    for argument in re.findall(r"[^\s,[\]]+", call[2]):
+        name, _, value = argument.rpartition("=")
+        words += [f"--{name.replace('_', '-')}"] if name else []
+        words += [] if value == "True" else [value.strip("'")]
+    return " ".join(words)
 
 
 def _complain(text: object) -> None:

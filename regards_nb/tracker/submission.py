@@ -63,7 +63,7 @@ MAX_USER_CHARS = 128
 _CART_UNSEEN = (
     "REGARDS also orders what lies in your cart on its web page, and this tracker cannot look into "
     "it over AMQP. Give it client=RegardsClient(...), which refuses such an order, or accept that "
-    'with submit(..., cart="include")'
+    'with cart="include"'
 )
 
 #: Java's syntax, which REGARDS compiles, where it differs from Python's.
