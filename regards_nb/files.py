@@ -11,7 +11,7 @@ class FileState(StrEnum):
 
     #: In the manifest; not downloaded yet.
     LISTED = "LISTED"
-    #: In the workspace under its final name, size and checksum as in the manifest.
+    #: In the workspace under its final name, with the MD5 of the manifest.
     VERIFIED = "VERIFIED"
     #: In the workspace. The manifest gives no checksum, so only size and CRC were checked.
     UNVERIFIED = "UNVERIFIED"

@@ -1,4 +1,4 @@
-"""Rooms import only rooms below them, and each third-party library is used in one room."""
+"""Rooms import only rooms above them in docs/architecture.md; one room uses each library."""
 
 from __future__ import annotations
 

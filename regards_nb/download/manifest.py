@@ -1,11 +1,12 @@
-r"""Decides which file a zip entry is: name and MD5 agree; without an MD5, name and size. Pure.
+r"""Decides by name and MD5 which file a zip entry is, and that one with a wrong MD5 is none. Pure.
 
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
 files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file
-that the order holds twice only once. So a name proposes files, and the MD5 decides.
+that the order holds twice only once. So a name proposes files, and the MD5 decides, or the size
+where the manifest has no MD5.
 
-A file whose MD5 differs never gets a final name: `repair` fetches by itself what the zip held
-wrongly, and a file that still differs after some attempts (`parallel_files`) is FAILED.
+An entry whose MD5 differs never gets a final name: `extract` discards it, `repair` fetches the file
+alone, and one that still differs after some attempts (`parallel_files`) is FAILED.
 """
 
 from __future__ import annotations

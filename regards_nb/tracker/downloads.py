@@ -1,4 +1,4 @@
-"""Downloads of orders: who may start one, one at a time for each order, several side by side.
+"""Decides who may start the download of an order: one process, and one thread of it, at a time.
 
 These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
 `OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
