@@ -314,9 +314,10 @@ def test_a_request_that_is_repeated_says_why(
     busy = Reply(route=Route.ORDERS, status=503, headers=(("Retry-After", "1"),))
     simulator.faults.add(busy)
     assert client_of(simulator).orders().empty
-    assert capsys.readouterr().out == (
-        f"REGARDS at {simulator.base_url}: HTTP 503; asking again in 1 s, attempt 2 of 4\n"
+    told = (
+        rf"asking again at [\d:]+ UTC: REGARDS at {simulator.base_url}: HTTP 503, attempt 2 of 4\n"
     )
+    assert re.fullmatch(told, capsys.readouterr().out)
 
 
 def test_a_thread_runs_also_after_ctrl_c_in_the_wait_for_its_end() -> None:

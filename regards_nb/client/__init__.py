@@ -26,6 +26,7 @@ from regards_nb.client.models import SummaryRow as SummaryRow
 from regards_nb.client.origin import DownloadLink as DownloadLink
 from regards_nb.client.origin import Origin as Origin
 from regards_nb.client.silence import Silence as Silence
+from regards_nb.client.silence import asking_again as asking_again
 from regards_nb.client.silence import pausing as pausing
 from regards_nb.client.silence import watched as watched
 

@@ -184,6 +184,8 @@ def _meaning(response: Response) -> tuple[type[ServiceError], str]:
             advice = f"{advice}. {PORTAL_ADVICE}"
     elif status == 404 and (_is_file(response) or "/rs-order/" not in request):
         kind, advice = ServiceError, ""
+    elif status == 429 and not _is_quota(response.error_texts):
+        advice = "Wait, above all until other downloads of your account have ended"
     elif status == 423 and "/rs-catalog/downloads/" in request:
         kind, advice = NotAllowedError, "Read the licence, then pass accept_licence=True"
     elif 300 <= status < 400:
@@ -212,7 +214,11 @@ def is_too_parallel(error: QuotaError) -> bool:
     The storage service calls the number of simultaneous downloads "rate" (protocol.md 1.3). A 429
     with other words comes from a gateway, and is temporary as well.
     """
-    return not any("download quota" in text.lower() for text in (*error.messages, str(error)))
+    return not _is_quota((*error.messages, str(error)))
+
+
+def _is_quota(texts: Iterable[str]) -> bool:
+    return any("download quota" in text.lower() for text in texts)
 
 
 def is_temporary(response: Response) -> bool:

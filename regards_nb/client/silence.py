@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -113,6 +114,12 @@ def pausing(text: str) -> AbstractContextManager[None]:
     """Pause in the block before a request is repeated; *text* says why."""
     silence = _watch.silence
     return nullcontext() if silence is None else silence.pause(text)
+
+
+def asking_again(pause_s: float, reason: str) -> str:
+    """Say when a request is repeated, and why; no countdown, because the text is shown for long."""
+    at = datetime.now(UTC) + timedelta(seconds=pause_s)
+    return f"asking again at {at:%H:%M:%S} UTC: {reason}"
 
 
 def byte_came() -> None:

@@ -28,7 +28,7 @@ from requests.auth import AuthBase
 
 from regards_nb.client.errors import TokenState, error_for, is_temporary, token_advice, token_state
 from regards_nb.client.models import Response, file_record, read_page
-from regards_nb.client.silence import pausing, waiting
+from regards_nb.client.silence import asking_again, pausing, waiting
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import (
     ServiceUnreachableError,
@@ -494,10 +494,8 @@ class Transport:
         # All attempts together take no longer than the first may.
         if time.monotonic() + pause_s + self._timeout_s[0] >= request.ends_at_s:
             raise self._error(request, outcome)
-        text = (
-            f"REGARDS at {self._origin}: {outcome.reason}; asking again in {pause_s:.0f} s, "
-            f"attempt {attempt + 1} of {_MAX_ATTEMPTS}"
-        )
+        attempts = f"attempt {attempt + 1} of {_MAX_ATTEMPTS}"
+        text = asking_again(pause_s, f"REGARDS at {self._origin}: {outcome.reason}, {attempts}")
         told(text, time.monotonic() - began_s + pause_s)
         stop = request.stop or self._closed
         with pausing(text):

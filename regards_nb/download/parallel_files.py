@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import is_too_parallel, pausing, watched
+from regards_nb.client import asking_again, is_too_parallel, pausing, watched
 from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.errors import (
     ArchiveError,
@@ -176,7 +176,7 @@ class _Pool:
                 return Failure(reason)
             factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
             pause_s = random.uniform(0, self._context.options.backoff_s * factor)
-            with pausing(f"{reason}; asking again in {pause_s:.0f} s"):
+            with pausing(asking_again(pause_s, reason)):
                 self._halt.wait(pause_s)
         return None
 

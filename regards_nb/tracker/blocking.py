@@ -86,6 +86,8 @@ class BlockingOrders:
             return states
 
         def without(state: OrderState) -> OrderState:
+            if state.downloading:
+                return state
             if own.will_try(state):
                 return replaced(state, waits_for_download=False, lacks_names=False)
             return replaced(state, download_note=own.failure([state]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,6 @@ class _Running(RunningDownload):
     """A download in a thread of this process."""
 
     request: DownloadRequest
-    future: Future[DownloadResult] = field(init=False)
 
 
 #: What `auto_download` and the buttons of the display want.
@@ -120,7 +119,7 @@ class Downloads:
                 return before.future
             running = _Running(
                 request=request,
-                before=None if before is None else before.future,
+                before=before,
                 changed=self._core.signal.send,
                 fetched=partial(self._fetched, order_id),
             )
@@ -276,9 +275,9 @@ class Downloads:
         if len(processing) < len(running):
             words.insert(0, "downloading")
         held = [
-            f"{each.holder} is downloading order {order_id}, which is waited for"
+            f"{holder} is downloading order {order_id}, which is waited for"
             for order_id, each in list(self._core.downloads.items())
-            if each.holder
+            if (holder := each.active.holder)
         ]
         view.refresh(note="; ".join([*words, *held, *self._core.silent()]))
 

@@ -136,7 +136,8 @@ def fetch_order(
     The stop of *running* ends the download, and verified files stay.
     """
     if running.before is not None:
-        wait_for([running.before])
+        wait_for([running.before.future])
+        running.before = None
 
     def wait(holder: Holder) -> None:
         running.holder = holder

@@ -286,12 +286,18 @@ class RunningDownload:
     progress: Progress | None = None
     #: The other process that downloads the order, and is waited for.
     holder: Holder | None = None
-    #: The download of the order before this one.
-    before: Future[DownloadResult] | None = None
+    #: The download of the order before this one, until that has ended.
+    before: RunningDownload | None = None
+    future: Future[DownloadResult] = field(init=False)
     #: Called after a change of the above.
     changed: Callable[[], object] = bool
     #: Called with the result before it is returned; None: some files are missing.
     fetched: Callable[[DownloadResult | None], object] = bool
+
+    @property
+    def active(self) -> RunningDownload:
+        """The download that runs now, which this one may wait for."""
+        return self if self.before is None else self.before.active
 
     def report(self, progress: Progress) -> None:
         """Take how far the download is."""
@@ -369,7 +375,7 @@ class TrackerParts:
     def silent(self) -> list[str]:
         """Return which program holds the journal, and of what no byte came for long."""
         running = list(self.downloads.items())
-        texts = [each.silence.text(f"order {number}") for number, each in running]
+        texts = [each.active.silence.text(f"order {number}") for number, each in running]
         texts.insert(0, self.asking.text("the list of orders"))
         return list(filter(None, [self.journal.obstacle(), *texts]))
 
@@ -389,6 +395,7 @@ class TrackerParts:
         running = self.downloads.get(state.order_id or 0)
         if running is None:
             return state
+        running = running.active
         state = replaced(
             state,
             downloading=True,

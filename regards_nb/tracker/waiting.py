@@ -372,9 +372,9 @@ class Wait(WaitingCall):
         if is_last:
             running_here = (self._core.downloads.get(state.order_id or 0) for state in needed)
             words += [
-                str(replace(each.progress, silence=""))
+                str(replace(progress, silence=""))
                 for each in running_here
-                if each and each.progress
+                if each and (progress := each.active.progress)
             ]
         words += [
             f"{holder} is downloading order {state.order_id}"
