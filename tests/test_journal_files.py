@@ -116,6 +116,25 @@ def test_kernels_that_create_the_journal_at_the_same_time_share_it(path: Path) -
         assert journal.last_id() == 60
 
 
+def test_few_commits_make_the_wal_longer(path: Path, journal: Journal) -> None:
+    """Each that does flushes the disk twice; the zeros behind the last commit are not read."""
+    session_id = journal.open_session("q")
+    sizes_bytes = set()
+    for number in range(60):
+        write(journal, session_id, number)
+        sizes_bytes.add(Path(f"{path}-wal").stat().st_size)
+    assert len(sizes_bytes) < 5
+    run(WRITES, path)
+    write(journal, session_id, 60)
+    # as a kernel finds the files after a power cut
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{path}.copy{suffix}")
+    assert numbers(Path(f"{path}.copy")) == list(range(61))
+    with Journal(f"{path}.copy") as again:
+        assert again.last_id() == 71
+        assert again.check() == []
+
+
 # -- the second line: the files are no longer those at the path
 
 

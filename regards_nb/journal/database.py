@@ -383,6 +383,7 @@ class Database:
                 driver: Any = connection.connection.dbapi_connection
                 if self._file is not None:
                     self._file.number_content(driver)
+                    self._file.lengthen_wal()
                 if self.version != schema.SCHEMA_VERSION:
                     schema.prepare(connection, self.location, was_copied=self._was_copied)
                 first_writes = list(self.first_writes)

@@ -52,6 +52,8 @@ _CREATION_S = 2.0
 
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES = 32
+#: The size of a -wal is a multiple of it: few commits make the file longer.
+_WAL_STEP_BYTES = 256 * 1024
 _MAGIC = b"SQLite format 3\0"
 #: offset in the header; 1: rollback journal, 2: WAL
 _FORMAT_OFFSET = 18
@@ -125,6 +127,7 @@ class SqliteFile:
         self._shm = f"{path}-shm"
         names = (self.path, self._wal, self._shm)
         self.main_inode, self._wal_inode, self._shm_inode = (_identity(os.stat(n)) for n in names)  # noqa: PTH116
+        self._wal_bytes = 0
         self._is_overwritten = False
         with _locks_guard:
             locks = _locks.setdefault(self.main_inode, _Locks())
@@ -149,6 +152,20 @@ class SqliteFile:
             connection.execute(f"PRAGMA user_version = {number + 1}")
             self._numbered = self._seen
 
+    def lengthen_wal(self) -> None:
+        """Append zeros to the -wal, before the commit of a transaction that writes.
+
+        Linux flushes the disk twice for each commit that makes the file longer, and once for
+        another. SQLite writes over the zeros, and reads none: a frame without the salt of the
+        header is not valid (its file format, section 4.1).
+        """
+        if self._wal_bytes % _WAL_STEP_BYTES:
+            # To append overwrites nothing, even if another process writes. The commit reports what
+            # is wrong with the disk.
+            flags = os.O_WRONLY | os.O_APPEND
+            with suppress(OSError), os.fdopen(os.open(self._wal, flags), "ab", 0) as wal:
+                wal.write(bytes(-wal.tell() % _WAL_STEP_BYTES))
+
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the files that the connections use."""
         try:
@@ -156,6 +173,7 @@ class SqliteFile:
             wal = os.stat(self._wal)  # noqa: PTH116
         except OSError:
             return False
+        self._wal_bytes = wal.st_size
         return (
             _identity(main) == self.main_inode
             and _identity(wal) == self._wal_inode
