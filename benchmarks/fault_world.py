@@ -168,7 +168,7 @@ class World:
     def stop(self) -> None:
         """Stop the tracker and close its journal."""
         self.tracker.stop()
-        self.tracker._core.journal.close()  # noqa: SLF001
+        self.tracker._shared.journal.close()  # noqa: SLF001
 
     def drain(self) -> None:
         """Wait until all events that RabbitMQ has taken are in the frame."""
@@ -213,5 +213,5 @@ class World:
             return False
 
         self.wait(published, "publish")
-        self.wait(lambda: self.tracker._core.frames.key_of(marker) is not None, "marker")  # noqa: SLF001
+        self.wait(lambda: self.tracker._shared.frames.key_of(marker) is not None, "marker")  # noqa: SLF001
         return time.monotonic() - begin

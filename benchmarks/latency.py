@@ -88,7 +88,7 @@ def _by_row(url: str, queue: str, count: int, command: list[str]) -> list[float]
         subprocess.Popen(command),
     ):
         # Wait like a live view. Polling would take processor time from the consumer.
-        signal, seen = tracker._core.signal, -1  # noqa: SLF001
+        signal, seen = tracker._shared.signal, -1  # noqa: SLF001
         while len(late_ms) < count:
             seen = signal.wait(seen, _LONGEST_S)
             new = tracker.events["message"].iloc[len(late_ms) :]

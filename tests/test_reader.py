@@ -81,7 +81,7 @@ def test_an_idle_reader_costs_no_statement(
     ):
         writer.write("GRANTED")
         reader.on(None, print)
-        until(lambda: reader._core.journal._database._changes.told_by is not None)
+        until(lambda: reader._shared.journal._database._changes.told_by is not None)
         waiting = pool.submit(reader.wait, "a", timeout_s=60)
         also = pool.submit(lambda: asyncio.run(reader.wait_async("a", timeout_s=60)))
         until(lambda: len(reader.events) == 1)
@@ -150,7 +150,7 @@ def test_a_role_that_may_only_select_is_enough(
         called = threading.Event()
         reader.on("GRANTED", lambda _: called.set())
         assert "NOTIFY" in reader.doctor()["journal, other kernels"].text
-        until(lambda: reader._core.journal._database._changes.told_by is not None)
+        until(lambda: reader._shared.journal._database._changes.told_by is not None)
         writer.write("GRANTED")
         assert called.wait(60)
 

@@ -263,7 +263,7 @@ def test_a_look_is_stopped_in_one_line(
     monkeypatch.setattr(client, "_labels", press)
     with pytest.raises(errors.StoppedWaiting, match=r"^search\(\) was stopped, .*nothing$"):
         client.search("SWOT_PASS_012")
-    monkeypatch.setattr(tracker._core.frames, "refresh", press)
+    monkeypatch.setattr(tracker._shared.frames, "refresh", press)
     for name in ("events", "orders", "files", "rejected"):
         with pytest.raises(errors.StoppedWaiting, match=f"^the look at {name} was stopped$"):
             getattr(tracker, name)

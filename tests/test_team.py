@@ -99,7 +99,7 @@ def test_the_orders_of_a_killed_kernel_are_fetched_by_another(
     workspace = tmp_path / "orders"
     simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=10_000, times=1))
     observer = look_at(simulator, url, workspace)
-    leases = observer._core.journal.leases
+    leases = observer._shared.journal.leases
     with ExitStack() as stack:
         kernels = {
             each.pid: each
@@ -132,7 +132,7 @@ def test_a_user_waits_for_the_kernel_that_downloads_the_order(
     ):
         order_id = simulator.order(OrderPlan(n_files=2, file_bytes=60_000, files_per_suborder=2))
         running = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
-        leases = tracker._core.journal.leases
+        leases = tracker._shared.journal.leases
         until(lambda: leases.holder(order_lease(simulator.tenant, order_id)))
         shown = until(
             lambda: f"process {other.pid} on " in (html := tracker._repr_html_()) and html

@@ -437,7 +437,7 @@ def test_missing_files_are_told_once(simulator: Simulator, tmp_path: Path) -> No
         with pytest.raises(errors.TrackingError, match="file_00001"):
             tracker.wait(number, timeout_s=60)
         until(lambda: sum("/orders/files/" in seen.path for seen in simulator.requests) >= 4)
-        until(lambda: not tracker._core.downloads)
+        until(lambda: not tracker._shared.downloads)
         tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
 
 
@@ -651,7 +651,7 @@ def test_a_journal_that_another_program_holds_is_named(
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
         other.execute("BEGIN IMMEDIATE")
         number = simulator.order(ONE_FILE)
-        until(tracker._core.journal.obstacle)
+        until(tracker._shared.journal.obstacle)
         told = "another program holds the journal sqlite:"
         for call in (tracker.wait, tracker.download):
             assert len(call()) == 0

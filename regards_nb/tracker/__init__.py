@@ -1,6 +1,6 @@
 """`OrderTracker` and `Order`: the classes that a user works with.
 
-- ``shared``: journal, frames, change signal, background errors and leases, which all parts use;
+- ``shared``: journal, frames, change signal, background errors and leases, which all modules use;
 - ``selection``: which orders a user means;
 - ``downloads``: one download at a time for each order, several orders side by side;
 - ``fetch``: the download of one order, in a thread or in a worker of another process;

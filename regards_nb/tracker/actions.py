@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
 #: The jobs of an order take time to stop after a pause; REGARDS itself waits up to 100 s.
 _JOBS_STOP_TIMEOUT_S = 100.0
@@ -47,8 +47,8 @@ _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 class OrderActions:
     """Acts on orders over REST; without *sync* every action is a SettingsError."""
 
-    def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
-        self._core = parts
+    def __init__(self, shared: Shared, sync: RestSync | None) -> None:
+        self._shared = shared
         self._sync = sync
         self._workers = Workers("actions", 1)
         self._stop = threading.Event()
@@ -74,7 +74,7 @@ class OrderActions:
                     del left[0]
             except KeyboardInterrupt as exc:
                 texts = [str(error) for error in errors]
-                names = [self._core.state(key).name for key in left]
+                names = [self._shared.state(key).name for key in left]
                 if getattr(exc, "in_work", False):
                     first = names.pop(0)
                     asks = "tracker.sync() asks it"
@@ -97,7 +97,7 @@ class OrderActions:
         """
         if self._sync is None:
             raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
-        state = self._core.state(key)
+        state = self._shared.state(key)
         if state.order_id is None:
             raise SettingsError(
                 f"{state.name} has no number, so there is nothing to {action}: "
@@ -114,14 +114,14 @@ class OrderActions:
         except KeyboardInterrupt as exc:
             in_work = bool(done) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None
-        return self._core.frames.key_of(order_id) or key
+        return self._shared.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:
         """Do it in the background; keep an error for the display and the next call."""
-        number = self._core.state(key).order_id
+        number = self._shared.state(key).order_id
         what = f"to {action} order {key.correlation_id if number is None else number}"
         future = self._workers.submit(partial(self.act, action, key))
-        errors = self._core.errors
+        errors = self._shared.errors
 
         def ended(done: Any) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
 #: Maximum number of sub-orders of a user that REGARDS prepares before he downloads them
 #: (protocol.md 0.2).
@@ -39,8 +39,8 @@ class BlockingOrders:
     #: without a change, fewer sub-orders that wait are named as the reason, too.
     quiet_s = 30.0
 
-    def __init__(self, parts: TrackerParts, sync: RestSync | None) -> None:
-        self._core = parts
+    def __init__(self, shared: Shared, sync: RestSync | None) -> None:
+        self._shared = shared
         self.sync = sync
         #: The tracker's automatic download, while it runs.
         self.own: AutoDownload | None = None
@@ -54,19 +54,19 @@ class BlockingOrders:
         if states.numbers("finished").all():
             return States()
         waiting = self.without_own(states.where("waits_for_download")) + [
-            state for state in elsewhere if state.order_id not in self._core.downloads
+            state for state in elsewhere if state.order_id not in self._shared.downloads
         ]
-        waiting = self._core.holders.without_held(waiting)
+        waiting = self._shared.holders.without_held(waiting)
         return waiting.where("waits_for_download").sorted("order_id")
 
     def _states_of_user(self) -> States:
         not_ours = () if self.sync is None else self.sync.not_ours
-        return self._core.states().without("order_id", not_ours)
+        return self._shared.states().without("order_id", not_ours)
 
     def _elsewhere(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
         orders = () if self.sync is None else self.sync.without_message
-        return [each for each in orders if self._core.frames.key_of(each.order_id or 0) is None]
+        return [each for each in orders if self._shared.frames.key_of(each.order_id or 0) is None]
 
     def line(self) -> list[OrderState]:
         """Return the first two orders that REGARDS has not finished, as far as REST told."""
@@ -141,7 +141,7 @@ class BlockingOrders:
         if (downloads := asked or self.own) is not None:
             reasons.append(downloads.failure([*needed, *self.find()]))
         numbers = {state.order_id for state in needed}
-        first = sorted(number for number in list(self._core.downloads) if number not in numbers)
+        first = sorted(number for number in list(self._shared.downloads) if number not in numbers)
         if asked is not None and first:
             them = "them" if len(first) > 1 else "it"
             reasons.append(f"downloading {numbered(first)} first, because REGARDS waits for {them}")
@@ -154,7 +154,7 @@ class BlockingOrders:
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
-        running = [state for state in self._core.states(keys) if not state.finished]
+        running = [state for state in self._shared.states(keys) if not state.finished]
         if not running:
             return ""
         numbers = [str(state.order_id) for state in running]
@@ -172,13 +172,13 @@ class BlockingOrders:
     def keys_of(self, states: Sequence[OrderState]) -> list[OrderKey]:
         """Return the keys of some orders; those that only REST knows are journalled."""
         self.journal_unknown(states)
-        keys = (self._core.key_of(state.order_id or 0) for state in states)
+        keys = (self._shared.key_of(state.order_id or 0) for state in states)
         return [key for key in keys if key is not None]
 
     def journal_unknown(self, states: Iterable[OrderState]) -> None:
         """Journal those of some orders that only REST knows, so that they have a key here."""
         for state in states:
-            if self.sync is not None and self._core.key_of(state.order_id or 0) is None:
+            if self.sync is not None and self._shared.key_of(state.order_id or 0) is None:
                 self.sync.look_up(state.order_id or 0)
 
     def nothing_to_download(self, *, again: bool) -> str:
@@ -188,7 +188,7 @@ class BlockingOrders:
         texts, blocking = ["no order has files that wait for it"], self.standing_still()
         if blocking:
             texts.append(advice_for(blocking, "wait(download=True)"))
-        lacking = [s for s in self._core.states()[-_MOST_LOOKED_AT:] if s.lacks_files]
+        lacking = [s for s in self._shared.states()[-_MOST_LOOKED_AT:] if s.lacks_files]
         return "; ".join([*texts, *map(advice_for_missing, lacking[-_MOST_NAMED:])])
 
     def before_third(self) -> str:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.downloads import Downloads
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
     #: A status or None for all, and the function to call with each of its events.
     Callback: TypeAlias = tuple[str | None, Callable[[OrderEvent], object]]
@@ -86,17 +86,17 @@ class EventDispatcher:
     def __init__(
         self,
         owner: object,
-        parts: TrackerParts,
+        shared: Shared,
         cursor: DispatchCursor,
         downloads: AutoDownload | None,
         callbacks: list[Callback],
     ) -> None:
-        self._core = parts
+        self._shared = shared
         self._cursor = cursor
         self._downloads = downloads
         self._callbacks = callbacks
         self._stop = threading.Event()
-        self._queue = parts.frames.follow(cursor.start())
+        self._queue = shared.frames.follow(cursor.start())
         self._workers = Workers("callback", 1)
         #: The call that runs, or the last one.
         self._running = "a callback"
@@ -112,7 +112,7 @@ class EventDispatcher:
             "dispatch",
             self._follow,
             does="hands events to callbacks and downloads",
-            died=partial(parts.errors.record, RECEIVING),
+            died=partial(shared.errors.record, RECEIVING),
             stop=self._stop,
             owner=owner,
             awaits="the last events",
@@ -134,11 +134,11 @@ class EventDispatcher:
         See `Workers.finish`.
         """
         self._stop.set()
-        self._core.signal.send()
+        self._shared.signal.send()
         if self._thread.ident is None:
-            self._core.frames.unfollow(self._queue)
+            self._shared.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
-            self._thread.end(timeout_s, self._core.journal.obstacle)
+            self._thread.end(timeout_s, self._shared.journal.obstacle)
         unended = self._workers.finish(timeout_s, lambda: self._running)
         self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
@@ -152,12 +152,12 @@ class EventDispatcher:
                 if not is_needed:
                     # Nobody is handed an event: only look whether another kernel has written some.
                     self._stop.wait(POLL_S)
-                before, seen = seen, self._core.signal.wait(seen, POLL_S if is_needed else 0)
+                before, seen = seen, self._shared.signal.wait(seen, POLL_S if is_needed else 0)
                 if is_needed and not self._callbacks:
                     self._stop.wait(YIELD_S)
                 if self._step(self._downloads) and seen == before:
                     # Another kernel has written the events; wake the threads that wait.
-                    self._core.signal.send()
+                    self._shared.signal.send()
                 self._look()
                 self._cursor.save()
                 if is_needed:
@@ -167,11 +167,11 @@ class EventDispatcher:
             self._step(None)
         finally:
             # The tracker may have been collected without a stop().
-            self._core.frames.unfollow(self._queue)
+            self._shared.frames.unfollow(self._queue)
 
     def _step(self, downloads: AutoDownload | None) -> bool:
         """Handle the new events; return whether there were any."""
-        frames, errors = self._core.frames, self._core.errors
+        frames, errors = self._shared.frames, self._shared.errors
         try:
             frames.refresh(exact=False)
         except RegardsError as exc:
@@ -221,7 +221,7 @@ class EventDispatcher:
             others = counted(self._submitted - self._begun, "other call")
             self.slow_callback = f"{self._running} runs since {ran_s:.0f} s, and holds up {others}"
         if self.slow_callback != before:
-            self._core.signal.send()
+            self._shared.signal.send()
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
         name = getattr(callback, "__name__", repr(callback))
@@ -233,7 +233,7 @@ class EventDispatcher:
         try:
             callback(event)
         except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
-            self._core.errors.record(
+            self._shared.errors.record(
                 f"callback {name} on {event.status}",
                 exc,
                 where=f" {raised_at(exc)}",
@@ -303,8 +303,8 @@ class AutoDownload:
 
     first_retry_s = 5.0
 
-    def __init__(self, parts: TrackerParts, downloads: Downloads, sync: RestSync | None) -> None:
-        self._core = parts
+    def __init__(self, shared: Shared, downloads: Downloads, sync: RestSync | None) -> None:
+        self._shared = shared
         self._downloads = downloads
         self._sync = sync
         self._seen_rounds = -1
@@ -356,7 +356,7 @@ class AutoDownload:
         rounds = 0 if self._sync is None else self._sync.rounds
         if rounds != self._seen_rounds:
             self._seen_rounds = rounds
-            changed = [s.key for s in self._core.frames.states().where("to_download")]
+            changed = [s.key for s in self._shared.frames.states().where("to_download")]
         self.begin(changed)
 
     def begin(self, keys: Iterable[OrderKey]) -> None:
@@ -365,7 +365,7 @@ class AutoDownload:
             self._tries.setdefault(key, _Tries())
         now_s = time.monotonic()
         due = [key for key, t in list(self._tries.items()) if t.incomplete or t.next_s <= now_s]
-        for state in self._core.states(due):
+        for state in self._shared.states(due):
             tries = self._tries[state.key]
             if tries.incomplete and state.to_download:
                 # What an incomplete download lacks waits for its turn, what was announced since
@@ -380,7 +380,7 @@ class AutoDownload:
                 if tries.is_held:
                     self._downloads.record_missing(state)  # the other process tells its own user
                 self._failures.pop(state.key, None)
-            elif self._core.holders.of(state):
+            elif self._shared.holders.of(state):
                 tries.look_later()
             else:
                 tries.is_held = False

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.executors import Submit
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
+    from regards_nb.tracker.shared import Shared, WaitDisplay
 
 #: Orders downloaded side by side. REGARDS limits a user's parallel downloads (protocol.md 1.3).
 MOST_PARALLEL = 3
@@ -82,9 +82,9 @@ class Downloads:
     """
 
     def __init__(
-        self, parts: TrackerParts, sync: RestSync | None, tenant: str | None, workspace: Place
+        self, shared: Shared, sync: RestSync | None, tenant: str | None, workspace: Place
     ) -> None:
-        self._core = parts
+        self._shared = shared
         self._sync = sync
         self._tenant = tenant
         self.workspace = workspace
@@ -112,7 +112,7 @@ class Downloads:
         if order_id is None:
             raise _no_number(order)
         with self._lock:
-            before = self._core.downloads.get(order_id)
+            before = self._shared.downloads.get(order_id)
             if not isinstance(before, _Running):
                 before = None
             elif before.request == request and not before.stop.is_set():
@@ -120,13 +120,13 @@ class Downloads:
             running = _Running(
                 request=request,
                 before=before,
-                changed=self._core.signal.send,
+                changed=self._shared.signal.send,
                 fetched=partial(self._fetched, order_id),
             )
             job = partial(
                 fetch_order,
                 sync.client,
-                self._core.journal,
+                self._shared.journal,
                 OrderToFetch.of(order, order_id),
                 request,
                 running,
@@ -134,12 +134,12 @@ class Downloads:
                 workspace=self.workspace,
             )
             future = running.future = (submit or self._workers.submit)(job)
-            self._core.downloads[order_id] = running
+            self._shared.downloads[order_id] = running
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
         if on_end is not None:
             future.add_done_callback(on_end)
         future.add_done_callback(lambda _: self._ended(order_id, running))
-        self._core.signal.send()
+        self._shared.signal.send()
         return future
 
     def begin_recording_errors(
@@ -149,7 +149,7 @@ class Downloads:
 
         *is_repeated*: it tries again what was incomplete, which the user knows or will be told.
         """
-        errors, what = self._core.errors, f"downloading order {order.order_id}"
+        errors, what = self._shared.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
             if done.cancelled():
@@ -194,7 +194,7 @@ class Downloads:
             while not all(future.done() for _, future in begun):
                 tell()
                 options.do_jobs(tell)
-                seen = self._core.signal.wait(seen, POLL_S)
+                seen = self._shared.signal.wait(seen, POLL_S)
         finally:
             for order_id, future in begun:
                 if not future.done():
@@ -203,7 +203,7 @@ class Downloads:
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
         for order in orders:
-            if text := _files_elsewhere(self._core.state(order.key)):
+            if text := _files_elsewhere(self._shared.state(order.key)):
                 warnings.warn(text, stacklevel=3)
         failed = {order_id for order_id, _ in errors}
         results = {number: future.result() for number, future in begun if number not in failed}
@@ -221,19 +221,19 @@ class Downloads:
             submit = None if executor is None else partial(submitted, executor)
             begin = partial(self.begin, request=request, submit=submit)
             if options.process is not None:
-                begin = partial(begin_processing, self._core, options, options.process, begin)
+                begin = partial(begin_processing, self._shared, options, options.process, begin)
             return begin, self._cancel
         assert self._sync is not None  # noqa: S101 - download() refuses a tracker without a client
         settings = settings_for_workers(
             options,
-            self._core.journal,
+            self._shared.journal,
             executor,
             url=self._sync.client.base_url,
             tenant=self._tenant,
             workspace=self.workspace,
         )
         call = WorkerCall(
-            self._core,
+            self._shared,
             options,
             executor,
             request=request,
@@ -254,7 +254,7 @@ class Downloads:
             future = begun.get(order.order_id or 0)
             error = None if future is None else future.exception()
             # The error of a file of a deleted order advises what cannot help any more.
-            if error is None or self._core.state(order.key).status in GONE:
+            if error is None or self._shared.state(order.key).status in GONE:
                 error = self.nothing_for(order, request) or error
             if error is not None:
                 errors.append((order.order_id, error))
@@ -263,23 +263,23 @@ class Downloads:
     def _ask_for_workers(self, orders: Iterable[OrderState]) -> None:
         """Ask for the orders of which no file came: a worker cannot keep what REGARDS answers."""
         for order in orders:
-            now = self._core.state(order.key)
+            now = self._shared.state(order.key)
             if order.order_id and now.downloaded_files == order.downloaded_files:
                 self._ask_again(order.order_id)
 
     def _tell(self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]]) -> None:
         """Show what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
-        processing = [number for number in running if number not in self._core.downloads]
+        processing = [number for number in running if number not in self._shared.downloads]
         words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
             words.insert(0, "downloading")
         held = [
             f"{holder} is downloading order {order_id}, which is waited for"
-            for order_id, each in list(self._core.downloads.items())
+            for order_id, each in list(self._shared.downloads.items())
             if (holder := each.active.holder)
         ]
-        view.refresh(note="; ".join([*words, *held, *self._core.silent()]))
+        view.refresh(note="; ".join([*words, *held, *self._shared.silent()]))
 
     def nothing_for(
         self, order: OrderState, request: DownloadRequest = _NEW_FILES
@@ -287,12 +287,12 @@ class Downloads:
         """Return why an order has no files to return, or lacks some that REGARDS has deleted."""
         if order.order_id is None:
             return _no_number(order)
-        order = self._core.state(order.key)  # the download may have asked for it
+        order = self._shared.state(order.key)  # the download may have asked for it
         number, message = order.order_id or 0, f": {clean(order.message)}" if order.message else ""
         if order.status in GONE:
             missing = self._missing_forever(order, request)
             return missing or self._not_gathered(order, number, request)
-        if not order.finished or order.elsewhere or self._core.paths(number):
+        if not order.finished or order.elsewhere or self._shared.paths(number):
             return None
         if order.download_link and not order.ready_row:
             return DownloadError(
@@ -311,19 +311,19 @@ class Downloads:
         number = order.order_id or 0
         deleted = f"order {number} is {order.status}: REGARDS has deleted its files"
         new_order = "A new order brings them: submit()"
-        if not any(record.in_place for record in self._core.frames.files_of(number)):
+        if not any(record.in_place for record in self._shared.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them is here. {new_order}")
         if self._sync is not None:
-            log = self._core.journal.file_log(order.tenant or self._tenant, self.workspace)
+            log = self._shared.journal.file_log(order.tenant or self._tenant, self.workspace)
             with suppress(ServiceError):  # REGARDS may list them no more
                 list_others(self._sync.client, number, log)
-        records = self._core.frames.files_of(number)
+        records = self._shared.frames.files_of(number)
         look = FileLook(checksum=request.check == "checksum")
         lost = {r.name: why for r in records if (why := _why_missing(r, look))}
         # REGARDS tells a number; no manifest has named these files.
         unlisted = max((order.files_total or 0) - len(records), 0)
         # A sub-order was not prepared, or not downloaded after that.
-        fetched_row = self._core.journal.fetched_row(order.tenant, number)
+        fetched_row = self._shared.journal.fetched_row(order.tenant, number)
         is_short = not (lost or unlisted) and (
             order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
         )
@@ -336,7 +336,7 @@ class Downloads:
         if is_short:
             names.append("the files of its sub-orders that were not downloaded")
         gone = {record.path for record in records if record.name in lost}
-        paths = [path for path in self._core.paths(number) if str(path) not in gone]
+        paths = [path for path in self._shared.paths(number) if str(path) not in gone]
         return IncompleteDownloadError(
             f"{deleted}. {counted(len(paths), 'file')} of it {'is' if len(paths) == 1 else 'are'} "
             f"in place; these cannot be fetched any more: {', '.join(names)}. {new_order}",
@@ -348,7 +348,7 @@ class Downloads:
         self, order: OrderState, number: int, request: DownloadRequest
     ) -> DownloadError | None:
         """Return an error for a folder of the user that got no files: REGARDS lists none."""
-        paths = self._core.paths(number)
+        paths = self._shared.paths(number)
         if request.directory is None or all(request.directory in path.parents for path in paths):
             return None
         return DownloadError(
@@ -358,7 +358,7 @@ class Downloads:
 
     def record_missing(self, order: OrderState) -> None:
         """Record as an error which files of an order another process could not download."""
-        records = self._core.frames.files_of(order.order_id or 0)
+        records = self._shared.frames.files_of(order.order_id or 0)
         missing = {r.name: r.error or "unknown" for r in records if r.state is FileState.FAILED}
         if not missing:
             return
@@ -368,11 +368,11 @@ class Downloads:
             f"{named}. tracker.download({order.order_id}) tries again"
         )
         error = IncompleteDownloadError(text, paths=[], missing=missing)
-        self._core.errors.record(f"downloading {order.name}", error)
+        self._shared.errors.record(f"downloading {order.name}", error)
 
     def open_orders(self) -> list[OrderState]:
         """Return the orders whose files wait or are on their way, such as one just stopped."""
-        states = self._core.states()
+        states = self._shared.states()
         return [*states.where("to_download"), *states.where("downloading")]
 
     def stopped(self, keys: Iterable[OrderKey]) -> str:
@@ -381,7 +381,7 @@ class Downloads:
             f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
             if state.files_total
             else f"no file of {state.name}"
-            for state in self._core.states(keys)
+            for state in self._shared.states(keys)
         ]
         return STOPPED.format(listed(files, most=_MOST_NAMED))
 
@@ -390,7 +390,7 @@ class Downloads:
     ) -> list[tuple[OrderFile, str, int | None]]:
         """Return the files, of some orders or of all, that have changed since their download."""
         numbers = None if orders is None else {o.order_id for o in orders if o.order_id is not None}
-        look, frames = FileLook(checksum=checksum), self._core.frames
+        look, frames = FileLook(checksum=checksum), self._shared.frames
         files = [file for file in frames.order_files(numbers) if file.record.in_place]
         found = [(file, look.problem(file.record)) for file in files]
         frames.note_looked_at((f.record, p and p.problem) for f, p in found)
@@ -398,7 +398,7 @@ class Downloads:
 
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
-        running = self._core.downloads.get(order_id)
+        running = self._shared.downloads.get(order_id)
         if isinstance(running, _Running):
             running.stop.set()
             running.future.cancel()
@@ -408,7 +408,7 @@ class Downloads:
 
         See `Workers.finish`.
         """
-        running = self._core.downloads
+        running = self._shared.downloads
         for order_id in list(running):
             self._cancel(order_id)
         return self._workers.stop(
@@ -424,17 +424,17 @@ class Downloads:
 
     def _fetched(self, order_id: int, result: DownloadResult | None) -> None:
         for text in () if result is None else result.kept:
-            self._core.errors.note(text)
+            self._shared.errors.note(text)
         if result is None or result.nothing_new:
             self._ask_again(order_id)
 
     def _ended(self, order_id: int, running: _Running) -> None:
         with self._lock:
-            if self._core.downloads.get(order_id) is running:
-                del self._core.downloads[order_id]
+            if self._shared.downloads.get(order_id) is running:
+                del self._shared.downloads[order_id]
         if not running.future.cancelled() and running.future.exception() is None:
-            self._core.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
-        self._core.signal.send()
+            self._shared.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
+        self._shared.signal.send()
 
 
 def _no_number(order: OrderState) -> SettingsError:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderState
     from regards_nb.settings import SettingsSource, WorkerSettings
     from regards_nb.tracker.fetch import DownloadRequest
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
     #: The user's function: called with the paths of the files of one order.
     Process = Callable[[list[Any]], Any]
@@ -100,7 +100,7 @@ class CallOptions:
 
 
 def begin_processing(
-    parts: TrackerParts,
+    shared: Shared,
     options: CallOptions,
     process: Process,
     begin: Callable[[OrderState], Future[Any]],
@@ -120,12 +120,12 @@ def begin_processing(
 
     def run() -> None:
         try:
-            paths = parts.paths(order_id)
+            paths = shared.paths(order_id)
             outer.set_result(process(paths) if paths else None)
         except Exception as exc:  # noqa: BLE001 - the caller raises it
             is_ours = isinstance(exc, JournalError)
             outer.set_exception(exc if is_ours else processing_error(order_id, exc))
-        parts.signal.send()
+        shared.signal.send()
 
     def ended(_: Future[Any]) -> None:
         if fetched.cancelled():
@@ -134,7 +134,7 @@ def begin_processing(
             outer.set_exception(error)
         else:
             options.jobs.put(run if executor is None else partial(submitted, executor, run))
-        parts.signal.send()
+        shared.signal.send()
 
     fetched.add_done_callback(ended)
     return outer
@@ -148,7 +148,7 @@ class WorkerCall:
 
     def __init__(
         self,
-        parts: TrackerParts,
+        shared: Shared,
         options: CallOptions,
         executor: Executor,
         *,
@@ -156,7 +156,7 @@ class WorkerCall:
         settings: WorkerSettings,
         submit: Submit,
     ) -> None:
-        self._core = parts
+        self._shared = shared
         self._jobs = options.jobs
         self._executor = executor
         self._request = request
@@ -186,14 +186,14 @@ class WorkerCall:
         else:
             self._follow(task, outer, inner, is_second=False)
         running = RunningDownload()
-        self._core.downloads.setdefault(order_id, running)
+        self._shared.downloads.setdefault(order_id, running)
         outer.add_done_callback(lambda _: self._forget(order_id, running))
         return outer
 
     def _forget(self, order_id: int, running: RunningDownload) -> None:
-        if self._core.downloads.get(order_id) is running:
-            del self._core.downloads[order_id]
-        self._core.signal.send()
+        if self._shared.downloads.get(order_id) is running:
+            del self._shared.downloads[order_id]
+        self._shared.signal.send()
 
     def _follow(
         self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
@@ -214,7 +214,7 @@ class WorkerCall:
         error = inner.exception()
         if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
             self._jobs.put(partial(self._begin_again, task, outer, error))
-            self._core.signal.send()
+            self._shared.signal.send()
             return
         if error is not None:
             outer.set_exception(_worker_lost(order_id, error))
@@ -251,7 +251,7 @@ class WorkerCall:
             self._is_stopped = True
             # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
             with suppress(JournalError):
-                journal = self._core.journal
+                journal = self._shared.journal
                 journal.cursors.advance(self._id, 0, generation=journal.generation)
 
 

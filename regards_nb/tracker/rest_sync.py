@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
 _log = logging.getLogger("regards_nb")
 
@@ -98,12 +98,12 @@ class RestSync:
     that of the client.
     """
 
-    def __init__(self, parts: TrackerParts, client: RegardsClient, tenant: str | None) -> None:
+    def __init__(self, shared: Shared, client: RegardsClient, tenant: str | None) -> None:
         self.client = client
         self.tenant = tenant or client.tenant
         self.where = f"REGARDS at {client.base_url}"
-        self.errors = parts.errors
-        self._core = parts
+        self.errors = shared.errors
+        self._shared = shared
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
         #: Numbers of orders of which REST told what a message should have told.
@@ -161,11 +161,11 @@ class RestSync:
 
     def unfinished(self) -> dict[int, OrderState]:
         """Return the orders that may still change, by number."""
-        return self._ours(self._core.states().without("finished"))
+        return self._ours(self._shared.states().without("finished"))
 
     def _waiting(self) -> dict[int, OrderState]:
         """Return the newest orders with files to download: these may be here, or expire."""
-        return self._ours(self._core.states().where("waits_for_download")[-_MOST_WAITING:])
+        return self._ours(self._shared.states().where("waits_for_download")[-_MOST_WAITING:])
 
     def _ours(self, states: Iterable[OrderState]) -> dict[int, OrderState]:
         return {
@@ -187,7 +187,7 @@ class RestSync:
         wanted = unfinished | self._waiting()
         if not wanted:
             return False
-        before = self._core.states()
+        before = self._shared.states()
         remotes = self._listed(wanted)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, changed = [], False
@@ -197,11 +197,11 @@ class RestSync:
                 for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
                 if (remote.available_files or not remote.finished)
                 and STATUS_OF_MESSAGE.get(remote.status) not in GONE
-                and self._core.frames.key_of(remote.order_id) is None
+                and self._shared.frames.key_of(remote.order_id) is None
             )
-            for state in self._core.states().where("order_id", remotes):
+            for state in self._shared.states().where("order_id", remotes):
                 remote = remotes[state.order_id or 0]
-                self._core.frames.set_remote(state.key, remote)
+                self._shared.frames.set_remote(state.key, remote)
                 if _is_newer(state, known_of.get(remote.order_id)):
                     continue
                 if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
@@ -213,7 +213,7 @@ class RestSync:
     def ask_round(self) -> bool:
         """Ask as `ask_unfinished`. An outage delays the next round, other errors are recorded."""
         try:
-            with watched(self._core.asking):
+            with watched(self._shared.asking):
                 changed = self.ask_unfinished()
         except RegardsError as exc:
             self.failed(exc)
@@ -241,12 +241,12 @@ class RestSync:
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
-        before = self._core.states()
+        before = self._shared.states()
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, new, again = [], [], []
         with self._lock:
-            now_of = {s.order_id: s for s in self._core.states().where("order_id", remotes)}
+            now_of = {s.order_id: s for s in self._shared.states().where("order_id", remotes)}
             # Oldest first, as their messages would have come.
             for remote in reversed(remotes.values()):
                 state = now_of.get(remote.order_id)
@@ -261,14 +261,14 @@ class RestSync:
         self._end_round(asked)
         for order_id in again:
             self.look_up(order_id)
-        keys = (self._core.frames.key_of(order_id) for order_id in new)
+        keys = (self._shared.frames.key_of(order_id) for order_id in new)
         return [key for key in keys if key is not None]
 
     def _end_round(self, asked: Iterable[tuple[OrderState, RemoteOrder]]) -> None:
         for state, remote in asked:
             self._keep_fetched(state, remote)
         self.rounds += 1
-        self._core.signal.send()
+        self._shared.signal.send()
 
     def look_up(self, name: int | str) -> bool:
         """Ask for one order, by number, or among the newest by label; return whether there is one.
@@ -285,9 +285,9 @@ class RestSync:
             return False
         with self._lock:
             for remote in remotes:
-                key = self._core.frames.key_of(remote.order_id)
-                self._keep(None if key is None else self._core.state(key), remote)
-        self._core.signal.send()
+                key = self._shared.frames.key_of(remote.order_id)
+                self._keep(None if key is None else self._shared.state(key), remote)
+        self._shared.signal.send()
         return bool(remotes)
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
@@ -295,10 +295,10 @@ class RestSync:
         with self._lock:
             self._keep(known, remote, acted=True)
         self.ask_soon()
-        self._core.signal.send()
+        self._shared.signal.send()
 
     def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: bool = False) -> bool:
-        downloading = remote.order_id in self._core.downloads
+        downloading = remote.order_id in self._shared.downloads
         if downloading:
             self.ask_soon()  # only after the download can new files be told from old ones
         deliveries = new_deliveries(
@@ -308,10 +308,10 @@ class RestSync:
         told = {getattr(decode(each), "status", None) for each in deliveries}
         if known is not None and told & _ANNOUNCED:
             self.unannounced.add(remote.order_id)
-        is_new = journal_answers(self._core.journal, deliveries)
-        key = known.key if known is not None else self._core.frames.key_of(remote.order_id)
+        is_new = journal_answers(self._shared.journal, deliveries)
+        key = known.key if known is not None else self._shared.frames.key_of(remote.order_id)
         if key is not None:
-            self._core.frames.set_remote(key, remote)
+            self._shared.frames.set_remote(key, remote)
         return is_new
 
     def _keep_fetched(self, known: OrderState, remote: RemoteOrder) -> None:
@@ -323,12 +323,12 @@ class RestSync:
             not known.waits_for_download
             or remote.available_files != 0
             or STATUS_OF_MESSAGE.get(remote.status) in GONE
-            or remote.order_id in self._core.downloads
+            or remote.order_id in self._shared.downloads
         ):
             return
         with suppress(ServiceError):
             if next(iter(self.client.iter_available_files(remote.order_id)), None) is None:
-                self._core.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
+                self._shared.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed."""

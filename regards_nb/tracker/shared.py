@@ -1,4 +1,4 @@
-"""The objects that a tracker's parts share: journal, frames, change signal, background errors.
+"""The objects that a tracker's modules share: journal, frames, change signal, background errors.
 
 `held` waits for the lease of the submissions or of an order.
 """
@@ -306,7 +306,7 @@ class RunningDownload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrackerParts:
+class Shared:
     """The objects that the threads of a tracker share. It holds no tracker: one can be collected.
 
     *downloads* are those that run, by order id.

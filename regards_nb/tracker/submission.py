@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.rest_sync import RestSync
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
 
 _log = logging.getLogger(__name__)
 
@@ -250,14 +250,14 @@ class Submission:
 
     def __init__(
         self,
-        parts: TrackerParts,
+        shared: Shared,
         sync: RestSync | None,
         publish: Callable[..., None] | None,
         tenant: str | None,
         *,
         require_running: Callable[[], None],
     ) -> None:
-        self._core = parts
+        self._shared = shared
         self._sync = sync
         self._publish = publish
         self._tenant = tenant if sync is None else sync.tenant
@@ -285,7 +285,7 @@ class Submission:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else None
         try:
-            with held(self._core.journal, f"submit {self._tenant or ''}", waiting):
+            with held(self._shared.journal, f"submit {self._tenant or ''}", waiting):
                 if rename is not None:
                     request = rename(request)
                 self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
@@ -293,8 +293,8 @@ class Submission:
             with suppress(JournalError):  # it cannot be read either
                 exc.put_first(self._fate(request))
             raise
-        self._core.signal.send()
-        found = self._core.frames.key_of(request.correlation_id)
+        self._shared.signal.send()
+        found = self._shared.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
@@ -305,10 +305,10 @@ class Submission:
     def _fate(self, request: Request) -> str:
         """Return whether there may be an order of a request that was not answered."""
         name, labelled = request.correlation_id, repr(request.label or request.correlation_id)
-        key = self._core.frames.key_of(name)
+        key = self._shared.frames.key_of(name)
         if key is not None:
-            return f"{self._core.state(key).name} was made for {labelled}"
-        row = self._core.journal.request(self._tenant, name)
+            return f"{self._shared.state(key).name} was made for {labelled}"
+        row = self._shared.journal.request(self._tenant, name)
         if row is None or not json.loads(row[0]).get("sent", True):
             return _nothing(request)
         return (
@@ -318,11 +318,11 @@ class Submission:
 
     def _wait_for(self, holder: Holder) -> None:
         told(f"waiting for {holder}, which is submitting a request", math.inf)
-        self._core.signal.wait(self._core.signal.count, LOOK_S)
+        self._shared.signal.wait(self._shared.signal.count, LOOK_S)
 
     def _submit_alone(self, request: Request, *, refuse_cart: bool, estimate: bool) -> None:
         earlier = self._earlier(request)
-        if earlier is not None and self._core.frames.key_of(request.correlation_id) is not None:
+        if earlier is not None and self._shared.frames.key_of(request.correlation_id) is not None:
             return
         if earlier is None:
             with _nothing_ordered(request):
@@ -364,7 +364,7 @@ class Submission:
 
     def _earlier(self, request: Request) -> dict[str, Any] | None:
         """Return the earlier request under this name, if one was sent."""
-        row = self._core.journal.request(self._tenant, request.correlation_id)
+        row = self._shared.journal.request(self._tenant, request.correlation_id)
         if row is None:
             return None
         body, sent_at_us = row
@@ -381,10 +381,10 @@ class Submission:
     def labelled(self, is_wanted: Callable[[str], bool]) -> dict[str, list[EarlierRequest]]:
         """Return the earlier requests under some labels, the oldest first."""
         found = defaultdict(list)
-        for (tenant, correlation_id), label in self._core.journal.labels_after(0).items():
+        for (tenant, correlation_id), label in self._shared.journal.labels_after(0).items():
             if tenant != (self._tenant or None) or not is_wanted(label):
                 continue
-            row = self._core.journal.request(tenant, correlation_id)
+            row = self._shared.journal.request(tenant, correlation_id)
             if row is not None:
                 found[label].append(EarlierRequest(correlation_id, json.loads(row[0]), row[1]))
         return {
@@ -404,7 +404,7 @@ class Submission:
         return estimates.described(found, queries, first.filename_regexp)
 
     def _save(self, request: Request, *, sent: bool, newest_before: int | None = 0) -> None:
-        self._core.journal.save_request(
+        self._shared.journal.save_request(
             self._tenant,
             request.correlation_id,
             label=request.label,
@@ -476,12 +476,12 @@ class Submission:
 
         ServiceError: it is too early to tell, or several orders could be it.
         """
-        if self._core.frames.key_of(request.correlation_id) is not None:
+        if self._shared.frames.key_of(request.correlation_id) is not None:
             return True
         newest_before = earlier.get("newest_before", 0)
         try:
             newer = takewhile(lambda o: o.order_id > (newest_before or 0), client.iter_orders())
-            candidates = [o for o in newer if self._core.frames.key_of(o.order_id) is None]
+            candidates = [o for o in newer if self._shared.frames.key_of(o.order_id) is None]
         except ServiceUnreachableError as exc:
             raise ServiceUnreachableError(
                 f"request {request.correlation_id!r} had no answer, and REGARDS does not list your "
@@ -518,7 +518,7 @@ class Submission:
         delivery = answer_delivery(
             fields | {"correlationId": request.correlation_id}, tenant=self._tenant
         )
-        journal_answers(self._core.journal, [delivery])
+        journal_answers(self._shared.journal, [delivery])
 
     # -- over AMQP --
 
@@ -546,7 +546,7 @@ class Submission:
         limit_s = min(self._answer_s, max(time_left_s(), 0.0))
         deadline_s = time.monotonic() + limit_s
         seen = -1
-        while self._core.frames.key_of(correlation_id) is None:
+        while self._shared.frames.key_of(correlation_id) is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeoutError(
@@ -557,7 +557,7 @@ class Submission:
                 )
             text = f"waiting for the answer of REGARDS to request {correlation_id!r}"
             told(text, limit_s - left_s, limit_s=limit_s)
-            seen = self._core.signal.wait(seen, min(left_s, 0.5))
+            seen = self._shared.signal.wait(seen, min(left_s, 0.5))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
-    from regards_nb.tracker.shared import TrackerParts
+    from regards_nb.tracker.shared import Shared
     from regards_nb.tracker.submission import EarlierRequest, Request, Submission
 
 #: The pause after a request that REGARDS did not get; it doubles up to the second value.
@@ -53,7 +53,7 @@ class TableOrders(WaitingCall):
 
     def __init__(
         self,
-        parts: TrackerParts,
+        shared: Shared,
         submission: Submission,
         blocking: BlockingOrders,
         life: Life,
@@ -63,7 +63,7 @@ class TableOrders(WaitingCall):
         refuse_cart: bool,
         retry: bool,
     ) -> None:
-        super().__init__(parts, blocking, life, asked=asked, timeout_s=timeout_s)
+        super().__init__(shared, blocking, life, asked=asked, timeout_s=timeout_s)
         self._submission = submission
         self._refuse_cart = refuse_cart
         self._retry = retry
@@ -97,7 +97,7 @@ class TableOrders(WaitingCall):
 
     def keys(self) -> list[OrderKey]:
         """Return the keys of all orders of the table, also of those that are not made yet."""
-        find = self._core.frames.key_of
+        find = self._shared.frames.key_of
         return [find(name) or OrderKey(None, name) for name in self.correlation_ids]
 
     # -- which orders
@@ -120,7 +120,7 @@ class TableOrders(WaitingCall):
                 f"nothing was ordered: {listed(changed, between='; ')} of the table {_OTHER_FILES}"
             )
         self._requests = [request for request, _ in named if request is not None]
-        find = self._core.frames.key_of
+        find = self._shared.frames.key_of
         self._pending.extend(
             place for place, r in enumerate(self._requests) if find(r.correlation_id) is None
         )
@@ -161,11 +161,11 @@ class TableOrders(WaitingCall):
 
     def _has_failed(self, correlation_id: str) -> bool:
         """Return whether an order brought no file and never will."""
-        key = self._core.frames.key_of(correlation_id)
+        key = self._shared.frames.key_of(correlation_id)
         if key is None:
             # Over REST the order can be looked for. Over AMQP only its answer would tell.
             return not self._sees_downloads
-        state = self._core.state(key)
+        state = self._shared.state(key)
         if state.status in GONE:
             return not state.downloaded_files
         return state.status in _FAILED and not state.ready_row
@@ -241,7 +241,7 @@ class TableOrders(WaitingCall):
         return self._blocking.has_ended(state, self._asked)
 
     def _states(self) -> States:
-        return self._core.states(self.keys())
+        return self._shared.states(self.keys())
 
     # -- what is said
 
@@ -249,7 +249,7 @@ class TableOrders(WaitingCall):
         """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._sees_downloads:
             return []
-        shown = self._blocking.without_own(self._core.holders.without_held(self._states()))
+        shown = self._blocking.without_own(self._shared.holders.without_held(self._states()))
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
         return list((mine | {state.order_id: state for state in self._blocking.find()}).values())
 
@@ -269,7 +269,7 @@ class TableOrders(WaitingCall):
         if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
             reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else []
-        return "; ".join([note, *self._core.silent(), *reasons])
+        return "; ".join([note, *self._shared.silent(), *reasons])
 
     def stopped(self) -> str:
         """Return which orders were made when the user stopped the call."""
@@ -287,7 +287,7 @@ class TableOrders(WaitingCall):
         return f"{text}. {_GO_ON}"
 
     def _labels_of(self, *, are_made: bool) -> list[str]:
-        find = self._core.frames.key_of
+        find = self._shared.frames.key_of
         return [
             request.label or ""
             for request in self._requests

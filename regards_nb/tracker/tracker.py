@@ -67,8 +67,8 @@ from regards_nb.tracker.shared import (
     BackgroundErrors,
     ChangeSignal,
     OrderHolders,
+    Shared,
     Snapshot,
-    TrackerParts,
     check_sources,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
@@ -188,7 +188,7 @@ class OrderTracker:
         signal = ChangeSignal()
         errors = BackgroundErrors(signal.send)
         kept.on_notice(errors.note)
-        parts = TrackerParts(
+        shared = Shared(
             journal=kept,
             frames=Frames(
                 kept,
@@ -200,11 +200,11 @@ class OrderTracker:
             errors=errors,
             holders=OrderHolders(kept, tenant),
         )
-        self._core = parts
-        self._sync = None if client is None else RestSync(parts, client, tenant)
-        self._downloads = Downloads(parts, self._sync, tenant, place)
-        self._blocking = BlockingOrders(parts, self._sync)
-        self._actions = OrderActions(parts, self._sync)
+        self._shared = shared
+        self._sync = None if client is None else RestSync(shared, client, tenant)
+        self._downloads = Downloads(shared, self._sync, tenant, place)
+        self._blocking = BlockingOrders(shared, self._sync)
+        self._actions = OrderActions(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller | JournalReader
         self._others: OtherConsumers | None = None
@@ -224,7 +224,7 @@ class OrderTracker:
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
         self._life = Life(self._consumer, errors)
         self._submission = Submission(
-            parts, self._sync, publish, tenant, require_running=self._life.require_running
+            shared, self._sync, publish, tenant, require_running=self._life.require_running
         )
         self._catch_up: OwnThread | None = None
         self._dispatcher: EventDispatcher | None = None
@@ -333,7 +333,7 @@ class OrderTracker:
     def __repr__(self) -> str:
         source = "by REST alone" if self.queue is None else f"of {self.queue!r}"
         if isinstance(self._consumer, JournalReader):
-            return f"<OrderTracker that reads {self._core.journal.location}: {self.health.state}>"
+            return f"<OrderTracker that reads {self._shared.journal.location}: {self.health.state}>"
         if self._amqp_parameters is not None:
             where = describe(self._amqp_parameters)
         else:
@@ -382,19 +382,19 @@ class OrderTracker:
             if self._dispatcher is None or self._dispatcher.death:
                 # Before the consumer: what waited in the queue is new, too.
                 is_kept = not isinstance(self._consumer, JournalReader)
-                journal = self._core.journal
+                journal = self._shared.journal
                 cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
                 own = self._blocking.own = self._new_download() if self.auto_download else None
-                self._dispatcher = EventDispatcher(self, self._core, cursor, own, self._callbacks)
+                self._dispatcher = EventDispatcher(self, self._shared, cursor, own, self._callbacks)
             was_running = self.health.state in RUNNING
             is_new = not was_running and isinstance(self._consumer, Consumer)
             client = self.client if is_new else None
             with stopped_by_user("start() was stopped, and no event arrives: call start() again"):
                 self._life.connect(client, timeout_s)
-            self._core.errors.withdraw(RECEIVING)
+            self._shared.errors.withdraw(RECEIVING)
             self._dispatcher.start()
             if not was_running:
-                self._core.journal.watch(self._core.signal.send)
+                self._shared.journal.watch(self._shared.signal.send)
                 queues = "" if self._others is None else self._others.queues()
                 for text in filter(None, (*self._warnings(), queues)):
                     warnings.warn(text, stacklevel=2)
@@ -439,9 +439,9 @@ class OrderTracker:
                     self._blocking.own = None
                     parts = (dispatcher, self._downloads, self._actions)
                     unended = [part.stop(timeout_s) for part in parts if part is not None]
-                    self._core.frames.save_checkpoint(timeout_s)
+                    self._shared.frames.save_checkpoint(timeout_s)
             finally:
-                self._core.journal.watch(None)
+                self._shared.journal.watch(None)
                 self._life.was_stopped = True
                 # Views show the last state from now on, and say that it is the last.
                 close_views(self)
@@ -470,7 +470,7 @@ class OrderTracker:
     @property
     def version(self) -> int:
         """Number of changes so far; cheap to read."""
-        return self._core.signal.count
+        return self._shared.signal.count
 
     @reads_only
     def doctor(self) -> Report:
@@ -486,7 +486,7 @@ class OrderTracker:
             health=self.health,
             reads_only=isinstance(self._consumer, JournalReader),
             client=self.client,
-            journal=self._core.journal,
+            journal=self._shared.journal,
             workspace=self._downloads.workspace,
             unheard="" if self._sync is None else self._sync.unheard(self.health),
         )
@@ -497,25 +497,25 @@ class OrderTracker:
     @with_columns
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order."""
-        return self._core.frames.events
+        return self._shared.frames.events
 
     @property
     @with_columns
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id)."""
-        return self._core.frames.orders
+        return self._shared.frames.orders
 
     @property
     @with_columns
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed."""
-        return self._core.frames.files
+        return self._shared.frames.files
 
     @property
     @with_columns
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be decoded."""
-        return self._core.frames.rejected
+        return self._shared.frames.rejected
 
     @stopped_by_user("export() was stopped: each file in its place is complete; call it again")
     def export(self, folder: str | Path, *, kind: str = "parquet") -> list[Path]:
@@ -536,11 +536,11 @@ class OrderTracker:
             *kind* is another one, or pyarrow is missing.
         """
         check_local_paths(folder=folder)
-        return self._core.frames.export(Path(folder), kind)
+        return self._shared.frames.export(Path(folder), kind)
 
     def check_journal(self) -> list[str]:
         """Return the damages found in the journal; an empty list when there are none."""
-        return self._core.journal.check()
+        return self._shared.journal.check()
 
     def journal_prune(self, *, before: str | date | datetime, dry_run: bool = False) -> Pruned:
         """Remove the events of orders that have ended long ago. Orders keep their last state.
@@ -571,10 +571,10 @@ class OrderTracker:
         stay: the newest ones of kernels that wrote in the last day of a queue.
         """
         check_flags(dry_run=dry_run)
-        pruned = self._core.journal.pruning.run(time_us(before), dry_run=dry_run)
+        pruned = self._shared.journal.pruning.run(time_us(before), dry_run=dry_run)
         if pruned.events and not dry_run:
-            self._core.frames.read_again()
-            self._core.signal.send()
+            self._shared.frames.read_again()
+            self._shared.signal.send()
         return pruned
 
     def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
@@ -624,7 +624,7 @@ class OrderTracker:
         JournalError
             The file exists already or cannot be written, or the journal is on a server.
         """
-        return self._core.journal.backup(path)
+        return self._shared.journal.backup(path)
 
     def __getitem__(self, key: Selection | OrderKey) -> Order:
         found = self._keys_in(key)
@@ -633,26 +633,26 @@ class OrderTracker:
         return Order(self, found[0])
 
     def _keys_in(self, selection: Any) -> list[OrderKey]:
-        return self._core.keys_in(selection, None if self._sync is None else self._sync.look_up)
+        return self._shared.keys_in(selection, None if self._sync is None else self._sync.look_up)
 
     def state(self, key: OrderKey) -> OrderState:
         """Return the state of one order."""
         check_keys([key])
-        return self._core.state(key)
+        return self._shared.state(key)
 
     def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
         """Return the state that a view draws, of some orders or of all."""
         if keys is not None:
             check_keys(keys := list(keys))
-        states = self._core.holders.without_held(self._core.states(keys))
+        states = self._shared.holders.without_held(self._shared.states(keys))
         return Snapshot(
             orders=self._blocking.without_own(states),
             blocking=self._blocking.standing_still(),
             line=self._blocking.line(),
             health=self._life.health,
-            background_errors=self._warnings() + self._core.errors.shown,
-            rejected=self._core.frames.rejections,
-            n_known=len(states) or len(self._core.frames.states()),
+            background_errors=self._warnings() + self._shared.errors.shown,
+            rejected=self._shared.frames.rejections,
+            n_known=len(states) or len(self._shared.frames.states()),
             n_wanted=len(states) if keys is None else len(keys),
         )
 
@@ -669,7 +669,7 @@ class OrderTracker:
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
-        self._core.errors.record(what, error)
+        self._shared.errors.record(what, error)
 
     # -- waiting --
 
@@ -760,7 +760,7 @@ class OrderTracker:
         check_flags(download=download)
         return Wait(
             keys,
-            self._core,
+            self._shared,
             self._blocking,
             self._life,
             warnings=self._warnings,
@@ -771,7 +771,7 @@ class OrderTracker:
         )
 
     def _new_download(self) -> AutoDownload:
-        return AutoDownload(self._core, self._downloading(), self._sync)
+        return AutoDownload(self._shared, self._downloading(), self._sync)
 
     def _downloading(self) -> Downloads:
         if self.client is None:
@@ -797,7 +797,7 @@ class OrderTracker:
         if not any(each == callback for _, each in self._callbacks):
             raise SettingsError(f"there is no such callback: {callback!r} was not given to on()")
         self._callbacks[:] = [each for each in self._callbacks if each[1] != callback]
-        self._core.errors.withdraw(source_of(callback))
+        self._shared.errors.withdraw(source_of(callback))
 
     # -- ordering --
 
@@ -971,7 +971,7 @@ class OrderTracker:
         check_texts(label=label)
         orders, own = read_table(table, by=by, products=products, label=label)
         each = TableOrders(
-            self._core,
+            self._shared,
             self._submission,
             self._blocking,
             self._life,
@@ -999,7 +999,7 @@ class OrderTracker:
             with watching(self, each.keys) as view:
                 each.run(view)
         each.warn_of_failures()
-        self._core.errors.raise_new()
+        self._shared.errors.raise_new()
         return with_orders(own, each.labels, each.correlation_ids)
 
     @stopped_by_user("sync() was stopped: call it again to bring all orders up to date")
@@ -1153,12 +1153,12 @@ class OrderTracker:
             self._sync.log_in_again()
             if self._life.health.state is HealthState.RECONNECTING:
                 self._sync.ask_if_possible()  # no message tells what is ready
-        states = list(self._core.states(self._keys_in(keys))) if keys else downloads.open_orders()
+        states = list(self._shared.states(self._keys_in(keys))) if keys else downloads.open_orders()
         if not states:
             nothing = partial(self._blocking.nothing_to_download, again=again)
             why = "no order is selected" if keys else nothing()
             elsewhere = "" if keys else self._life.elsewhere
-            unheard = filter(None, (*self._core.silent(), self._life.outage, elsewhere))
+            unheard = filter(None, (*self._shared.silent(), self._life.outage, elsewhere))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]
@@ -1170,12 +1170,12 @@ class OrderTracker:
         )
         with stopped_by_user(partial(downloads.stopped, found)), watching(self, found) as view:
             results = downloads.run(view, states, request, options=options)
-        self._core.errors.told()
+        self._shared.errors.told()
         if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):
             say(text)
         if process is not None:
             return results
-        return [path for state in states for path in self._core.paths(state.order_id)]
+        return [path for state in states for path in self._shared.paths(state.order_id)]
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
@@ -1188,15 +1188,15 @@ class OrderTracker:
             while not is_last:
                 wait = self._new_wait([key], until="part", timeout_s=timeout_s)
                 wait.run(view)
-                state = self._core.state(key)
+                state = self._shared.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.
                 downloads.run(view, [state])
-                new = [path for path in self._core.paths(state.order_id) if path not in seen]
+                new = [path for path in self._shared.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
                     yield new
-        self._core.errors.raise_new()
+        self._shared.errors.raise_new()
 
     @reads_only
     def verify(self, *keys: Selection, checksum: bool = False) -> pd.DataFrame:
@@ -1218,7 +1218,7 @@ class OrderTracker:
             look at files that were downloaded before.
         """
         check_flags(checksum=checksum)
-        states = self._core.states(self._keys_in(keys)) if keys else None
+        states = self._shared.states(self._keys_in(keys)) if keys else None
         return problems_frame(self._downloads.problems(states, checksum=checksum))
 
     def download_soon(self, key: Selection | OrderKey) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
     from regards_nb.tracker.selection import Name
-    from regards_nb.tracker.shared import TrackerParts, WaitDisplay
+    from regards_nb.tracker.shared import Shared, WaitDisplay
 
 _T = TypeVar("_T")
 
@@ -72,7 +72,7 @@ class WaitingCall:
 
     def __init__(
         self,
-        parts: TrackerParts,
+        shared: Shared,
         blocking: BlockingOrders,
         life: Life,
         *,
@@ -80,7 +80,7 @@ class WaitingCall:
         timeout_s: float | None,
     ) -> None:
         check_numbers(timeout_s=timeout_s)
-        self._core = parts
+        self._shared = shared
         self._sync = blocking.sync
         self._blocking = blocking
         self._life = life
@@ -112,11 +112,11 @@ class WaitingCall:
         while not self.is_over():
             self._look()
             view.refresh(note=self.note())
-            seen = self._core.signal.wait(seen, POLL_S)
+            seen = self._shared.signal.wait(seen, POLL_S)
 
     def _look(self) -> None:
         """Have REST asked while nothing moves: no message tells of orders of another notebook."""
-        moves = (self._life.health.last_event, frozenset(self._core.downloads))
+        moves = (self._life.health.last_event, frozenset(self._shared.downloads))
         now_s = time.monotonic()
         if moves != self._moves:
             # The first look comes at once, later ones when nothing has moved for a while.
@@ -154,7 +154,7 @@ class Wait(WaitingCall):
     def __init__(
         self,
         selections: Sequence[Any],
-        parts: TrackerParts,
+        shared: Shared,
         blocking: BlockingOrders,
         life: Life,
         *,
@@ -165,14 +165,14 @@ class Wait(WaitingCall):
         asked: AutoDownload | None = None,
     ) -> None:
         check_choice("until", until, "finished", "part")
-        super().__init__(parts, blocking, life, asked=asked, timeout_s=timeout_s)
+        super().__init__(shared, blocking, life, asked=asked, timeout_s=timeout_s)
         self._warnings = warnings
         self._silence_s = silence_s
         self._until = until
         self._began = datetime.now(UTC)
         self._names: list[Name] = list(dict.fromkeys(names_in(selections)))
         if not selections:
-            states = parts.states()
+            states = shared.states()
             if self._downloads is None:
                 states = states.without("finished")  # those that have ended suffice
             self._names = [state.key for state in states if not self._suffices(state)]
@@ -198,7 +198,7 @@ class Wait(WaitingCall):
     def _why_nothing(self) -> str:
         if not self._is_of_all:
             return "nothing to wait for: no order is selected"
-        states = self._core.holders.without_held(self._core.frames.states())
+        states = self._shared.holders.without_held(self._shared.frames.states())
         if not states:
             self._life.require_running()
             return "; ".join(["nothing to wait for: no orders so far", *self._unheard()])
@@ -214,22 +214,22 @@ class Wait(WaitingCall):
     def _unheard(self) -> list[str]:
         """Return why an event may not have come, and how to hear of an order without any."""
         elsewhere = "" if self._sync is None else self._life.elsewhere
-        return list(filter(None, (*self._core.silent(), self._life.outage, elsewhere)))
+        return list(filter(None, (*self._shared.silent(), self._life.outage, elsewhere)))
 
     def _unknown(self) -> list[Name]:
-        return [name for name in self._names if self._core.key_of(name) is None]
+        return [name for name in self._names if self._shared.key_of(name) is None]
 
     def keys(self) -> list[OrderKey]:
         """Return the keys of the orders waited for, as far as an event has named them."""
         keys = []
         for name in self._names:
             with suppress(SettingsError):  # of a label that several bear, the wait itself tells
-                keys.append(self._core.key_of(name))
+                keys.append(self._shared.key_of(name))
         return [key for key in keys if key is not None]
 
     def begin(self) -> None:
         """Begin the downloads that are asked for, so that no view asks the user for them."""
-        self._states = list(self._core.states(self.keys()))
+        self._states = list(self._shared.states(self.keys()))
         with limited(self._deadline_s):
             is_new = self._sync is not None and self._sync.log_in_again()
         if is_new and (own := self._blocking.own) is not None:
@@ -249,7 +249,7 @@ class Wait(WaitingCall):
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
             self._look()
             view.refresh(note=self.note())
-            seen = await self._core.signal.wait_async(seen, POLL_S)
+            seen = await self._shared.signal.wait_async(seen, POLL_S)
             # While many events arrive, the other tasks of the loop have their turn.
             await asyncio.sleep(_ASYNC_PAUSE_S)
 
@@ -259,7 +259,7 @@ class Wait(WaitingCall):
         WaitTimeoutError: the time limit is reached. OrderNotFoundError: an order was not submitted
         here, and no message and no answer over REST names it.
         """
-        self._states = list(self._core.states(self.keys()))
+        self._states = list(self._shared.states(self.keys()))
         if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
             return True
         self._keep_waiting()
@@ -317,14 +317,14 @@ class Wait(WaitingCall):
                 continue
             raise OrderNotFoundError(
                 f"no order with the correlation id or label {text!r}: it was not submitted "
-                "here, and no message names it. " + self._core.near(text)
+                "here, and no message names it. " + self._shared.near(text)
             )
 
     def _is_submitted(self, name: str | OrderKey) -> bool:
         """Return whether the journal has a request with this name; one that it has stays there."""
         if name not in self._submitted:
             tenant = None if self._sync is None else self._sync.tenant
-            if self._core.journal.request(tenant, called(name)) is None:
+            if self._shared.journal.request(tenant, called(name)) is None:
                 return False
             self._submitted.add(name)
         return True
@@ -336,7 +336,7 @@ class Wait(WaitingCall):
         text = called(name)
         if self._is_submitted(name):
             return f"no event of {text!r} so far"
-        return f"no order is called {text!r} so far ({self._core.near(text)})"
+        return f"no order is called {text!r} so far ({self._shared.near(text)})"
 
     def _suffices(self, state: OrderState) -> bool:
         if self._until == "part" and (state.waits_for_download or state.downloading):
@@ -370,7 +370,7 @@ class Wait(WaitingCall):
             named = numbered((state.order_id for state in fetched), most=len(fetched))
             words.append(f"the files of {named} are not all downloaded")
         if is_last:
-            running_here = (self._core.downloads.get(state.order_id or 0) for state in needed)
+            running_here = (self._shared.downloads.get(state.order_id or 0) for state in needed)
             words += [
                 str(replace(progress, silence=""))
                 for each in running_here
@@ -379,9 +379,9 @@ class Wait(WaitingCall):
         words += [
             f"{holder} is downloading order {state.order_id}"
             for state in needed
-            if state.to_download and (holder := self._core.holders.of(state))
+            if state.to_download and (holder := self._shared.holders.of(state))
         ]
-        words += self._core.silent()
+        words += self._shared.silent()
         note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
         note = "; ".join([note, *self._blocking.reasons(needed, _ADVICE, self._asked)])
         if self._lacks_rest and self._is_silent(running):
@@ -403,10 +403,10 @@ class Wait(WaitingCall):
 
         Say which of their files are not here.
         """
-        self._core.errors.raise_new()
+        self._shared.errors.raise_new()
         if (downloads := self._downloads) is not None:
-            downloads.tell_missing(self._core.states(self.keys()))
-        return self._core.frames.orders_of(self.keys())
+            downloads.tell_missing(self._shared.states(self.keys()))
+        return self._shared.frames.orders_of(self.keys())
 
 
 def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
