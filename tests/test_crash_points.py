@@ -136,7 +136,7 @@ class Client:
     def journal_batch(
         self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
     ) -> None:
-        self._matcher.begin(deliveries)
+        self._matcher.revert_uncommitted(deliveries)
         is_redelivery = any(message.redelivered for message in deliveries)
         if is_redelivery:
             self._matcher.add_own(self._journal[self._own_up_to_id :])

@@ -65,7 +65,7 @@ class Queue:
         self.compared_up_to_id = 0
 
     def choose(self, rows: RowReader, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        self.matcher.begin(deliveries)
+        self.matcher.revert_uncommitted(deliveries)
         recent = rows.recent("q", after_id=self.compared_up_to_id, limit=100_000)
         self.matcher.add(row for row in recent if row.session_id != self.session_id)
         self.compared_up_to_id = rows.last_id

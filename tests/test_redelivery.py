@@ -135,7 +135,7 @@ def test_a_decision_that_was_not_committed_is_made_again() -> None:
     matcher.add(rows("a", "b", "a"))
     batch = [message(name, redelivered=True) for name in ("b", "a", "a", "b")]
     for attempt in (batch, batch, batch[1:], batch[2:]):
-        matcher.begin(attempt)
+        matcher.revert_uncommitted(attempt)
         assert matcher.new(attempt) == [each for each in batch[2:] if each in attempt]
 
 

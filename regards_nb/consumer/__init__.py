@@ -2,9 +2,7 @@
 
 - ``addresses``: AMQP URLs as parameters of pika, and as text without the password;
 - ``errors``: pika's exceptions as errors of regards_nb;
-- ``redelivery``: which of the messages that RabbitMQ marks as redelivered are in the journal
-  already;
-- ``stream``: whether a stream queue continues where the journal ends;
+- ``redelivery``: which of the delivered messages are in the journal already;
 - ``ack_batching``: when received messages are journalled, and when they are acknowledged;
 - ``delivery_reader``: reads delivered messages from the bytes of a connection, before pika does,
   as `Delivery`;

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from regards_nb.events import Delivery
 
-#: Messages that RabbitMQ may deliver before we acknowledge. A quarter of them waits for its
-#: acknowledgement (see below) and up to half of them is journalled at once: with fewer, RabbitMQ
-#: would pause after each batch. Each connection begins with few, because RabbitMQ delivers the
-#: unacknowledged ones again when a connection ends: where something cuts each connection soon,
-#: many would never be acknowledged, and RabbitMQ 4 drops a message of a quorum queue after 20
-#: returns.
+#: Prefetch limits: how many messages RabbitMQ may deliver before we acknowledge.
+#: - Up to half of the limit is journalled at once, and a quarter waits for its acknowledgement
+#:   (`ACK_LINGER_S`): with a small limit, RabbitMQ would pause after each batch.
+#: - Each connection begins with a small one. When a connection ends, RabbitMQ delivers all
+#:   unacknowledged messages again, and RabbitMQ 4 drops a message of a quorum queue after 20
+#:   returns: where something cuts each connection soon, that must be few.
 PREFETCH_STEPS = (50, 400, 4000)
 #: Time from journalling to acknowledging a message, unless RabbitMQ would pause before. Two
 #: messages can be identical only if their AMQP timestamps name the same second: after this time

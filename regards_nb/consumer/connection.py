@@ -20,7 +20,7 @@ from regards_nb.consumer.addresses import HEARTBEAT_S, describe
 from regards_nb.consumer.delivery_reader import IOServices, properties_from
 from regards_nb.consumer.errors import broker_error
 from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
-from regards_nb.consumer.stream import StreamInDoubtError
+from regards_nb.consumer.redelivery import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.events import Delivery
 from regards_nb.journal import JournalReplacedError
@@ -253,15 +253,12 @@ class Connection:
             self._store_if_all_acknowledged(answer)
             self._probe.tick(self._connection)
         consumers: int = answer.method.consumer_count
+        before, self._consumers_before = self._consumers_before, 0
         if not self._is_consuming:
             self._consumers_before = consumers
-        elif consumers == self._consumers_before and not self._may_be_stream:
-            # RabbitMQ counts only the active consumer of a queue with a single active consumer
-            self._consumers_before = 0
-            if consumers:
-                self._writer.on_waiting()
-        else:
-            self._consumers_before = 0
+        elif consumers and consumers == before and not self._may_be_stream:
+            # RabbitMQ does not count our consumer: the queue has a single active one, not ours
+            self._writer.on_waiting()
         self._consumer_count = consumers
         if self._is_consuming and not self._growing:
             self._consumer_count -= 1

@@ -15,7 +15,7 @@ from regards_nb.consumer.connection import JOURNAL_RETRY_S, Connection, Connecti
 from regards_nb.consumer.errors import QueueDownError, combined_error
 from regards_nb.consumer.health import HealthReport, HealthState
 from regards_nb.consumer.journal_writer import STABLE_S, JournalWriter
-from regards_nb.consumer.stream import StreamMatcher
+from regards_nb.consumer.redelivery import StreamMatcher
 from regards_nb.errors import (
     BrokerError,
     BrokerUnreachableError,

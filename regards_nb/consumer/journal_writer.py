@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from regards_nb.consumer.health import HealthState
-from regards_nb.consumer.redelivery import RedeliveryMatcher
+from regards_nb.consumer.redelivery import RedeliveryMatcher, StreamMatcher
 from regards_nb.errors import JournalError
 from regards_nb.text import counted
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from regards_nb.consumer.health import HealthReport
-    from regards_nb.consumer.stream import StreamMatcher
     from regards_nb.events import Delivery
     from regards_nb.journal import Journal, RowReader
 
@@ -206,7 +205,7 @@ class JournalWriter:
         self, rows: RowReader, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
     ) -> Sequence[Delivery]:
         """Return the messages that are not in the journal. No other session can write meanwhile."""
-        self._matcher.begin(deliveries)
+        self._matcher.revert_uncommitted(deliveries)
         newest_id = rows.last_id
         is_redelivery = any(delivery.redelivered for delivery in deliveries)
         if is_redelivery:
