@@ -142,6 +142,30 @@ def test_a_call_keeps_its_time_limit(
         simulator.stop()
 
 
+def test_a_look_for_an_unknown_order_does_not_wait_for_long(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a KeyError that says that REGARDS did not answer; a wait without a limit says so."""
+    monkeypatch.setattr(type(tracker._shared), "look_up_s", 0.3)
+    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60, times=None))
+    with pytest.raises(KeyError, match=r"name 'typo': .* could not be asked .* no answer within"):
+        tracker["typo"]
+    simulator.faults.remove(slow)
+    simulator.faults.add(Reply(route=Route.ORDER, status=503, times=None))
+    with pytest.raises(errors.ServiceUnreachableError, match=r"^the order 77 is not known here"):
+        tracker.wait(77)
+    simulator.stop()
+
+
+def test_the_next_part_keeps_its_time_limit(simulator: Simulator, tracker: OrderTracker) -> None:
+    """Also where REGARDS does not answer the download."""
+    tracker.wait(1, until="part", timeout_s=60)
+    simulator.faults.add(Slow(route=Route.AVAILABLE, delay_s=60))
+    with pytest.raises(errors.WaitTimeoutError, match=r"no byte of order 1 .* 0.5 s.*goes on"):
+        next(tracker[1].iter_parts(timeout_s=0.5))
+    simulator.stop()
+
+
 def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from regards_nb.errors import (
     RegardsError,
     ServiceError,
     SettingsError,
+    WaitTimeoutError,
 )
 from regards_nb.files import FileState
 from regards_nb.orders import GONE
@@ -171,11 +172,13 @@ class Downloads:
         request: DownloadRequest = _NEW_FILES,
         *,
         options: CallOptions | None = None,
+        timeout_s: float | None = None,
     ) -> dict[int, Any]:
         """Download the ready files of some orders; return what ``process=`` returns for each.
 
         An order that has ended without files is an error, raised after the others were fetched.
-        Ctrl-C ends the downloads that still run.
+        Ctrl-C ends the downloads that still run, and so does a byte that does not come within
+        *timeout_s*.
         """
         options = options or CallOptions()
         executor, process = options.executor, options.process
@@ -193,6 +196,7 @@ class Downloads:
             seen = -1
             while not all(future.done() for _, future in begun):
                 tell()
+                self._keep_time_limit(begun, timeout_s)
                 options.do_jobs(tell)
                 seen = self._shared.signal.wait(seen, POLL_S)
         finally:
@@ -280,6 +284,19 @@ class Downloads:
             if (holder := each.active.holder)
         ]
         view.refresh(note="; ".join([*words, *held, *self._shared.silent()]))
+
+    def _keep_time_limit(
+        self, begun: Iterable[tuple[int, Future[Any]]], timeout_s: float | None
+    ) -> None:
+        if timeout_s is None:
+            return
+        for number, _ in begun:
+            running = self._shared.downloads.get(number)
+            if running is not None and running.active.silence.duration_s >= timeout_s:
+                raise WaitTimeoutError(
+                    f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
+                    "stay, and the same call goes on from there"
+                )
 
     def nothing_for(
         self, order: OrderState, request: DownloadRequest = _NEW_FILES

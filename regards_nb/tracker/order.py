@@ -201,7 +201,8 @@ class Order:
         Parameters
         ----------
         timeout_s : float, optional
-            Time limit for the wait for one sub-order, in seconds.
+            Time limit for the wait for one sub-order, and for the next byte of its download, in
+            seconds. A download of which bytes come may take longer.
 
         Yields
         ------
@@ -211,8 +212,8 @@ class Order:
         Raises
         ------
         WaitTimeoutError
-            Within the time limit no sub-order was ready, or the download that runs already did not
-            end.
+            Within the time limit no sub-order was ready, no byte of its download came, or the
+            download that runs already did not end.
         DownloadError
             As `OrderTracker.download`, also where the order has ended without any file.
         """

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from regards_nb.client import Silence
 from regards_nb.download import path_of
@@ -28,6 +28,7 @@ from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
 from regards_nb.text import counted, did_you_mean
 from regards_nb.tracker.selection import Name, called, names_in
+from regards_nb.waits import limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -312,6 +313,9 @@ class Shared:
     *downloads* are those that run, by order id.
     """
 
+    #: How long REGARDS is asked for orders that are not known here.
+    look_up_s: ClassVar[float] = 10.0
+
     journal: Journal
     frames: Frames
     signal: ChangeSignal
@@ -342,20 +346,25 @@ class Shared:
     ) -> list[OrderKey]:
         """Return the keys of the orders in a selection, each once; `names_in` has the forms.
 
-        *look_up* asks REGARDS for a number or label that is not known here.
+        *look_up* asks REGARDS for a number or label that is not known here, for a moment.
         """
         keys: dict[OrderKey, None] = {}
+        end_s, unanswered = time.monotonic() + self.look_up_s, ""
         for name in names_in(selection):
             key = self.key_of(name)
             if key is None and look_up is not None and isinstance(name, int | str):
-                with suppress(ServiceError):  # without an answer the name stays unknown
-                    look_up(name)
+                try:
+                    with limited(end_s):
+                        look_up(name)
+                except ServiceError as exc:
+                    unanswered = f", and REGARDS could not be asked ({exc})"
                 key = self.key_of(name)
             if key is None:
                 text = str(name) if isinstance(name, int) else called(name)
                 has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
                 raise OrderNotFoundError(
-                    f"no order with {has}: no message has named one so far. {self.near(text)}"
+                    f"no order with {has}: no message has named one so far{unanswered}. "
+                    f"{self.near(text)}"
                 )
             keys[key] = None
         return list(keys)

@@ -1191,7 +1191,7 @@ class OrderTracker:
                 state = self._shared.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.
-                downloads.run(view, [state])
+                downloads.run(view, [state], timeout_s=timeout_s)
                 new = [path for path in self._shared.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
