@@ -14,7 +14,7 @@ import pytest
 from conftest import client_of, until
 from download_kit import files_named, world
 
-from regards_nb.client import RegardsClient, Silence, watched
+from regards_nb.client import LastByte, RegardsClient, watched
 from regards_nb.errors import (
     NotAllowedError,
     OrderNotFoundError,
@@ -522,10 +522,10 @@ def test_nobody_there_is_said_with_the_address(simulator: Simulator) -> None:
 
 def test_each_byte_ends_a_silence() -> None:
     """A body of which a byte comes now and then is slow and not silent, before a block is full."""
-    silence = Silence()
+    last = LastByte()
 
     def heard_at_s() -> float:
-        return time.monotonic() - silence.duration_s
+        return time.monotonic() - last.age_s
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -533,13 +533,13 @@ def test_each_byte_ends_a_silence() -> None:
         blocks: list[bytes] = []
 
         def read() -> None:
-            with watched(silence), client.open_file(1) as body:
+            with watched(last), client.open_file(1) as body:
                 blocks.extend(body.blocks())
 
         reader = threading.Thread(target=read)
         reader.start()
         connection, _ = server.accept()
-        until(lambda: silence.duration_s > 0)
+        until(lambda: last.age_s > 0)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n")
         for _ in range(2):
             last_s = heard_at_s()
@@ -550,4 +550,4 @@ def test_each_byte_ends_a_silence() -> None:
         connection.sendall(bytes(19_998))
         reader.join()
         connection.close()
-    assert (sum(map(len, blocks)), silence.duration_s) == (20_000, 0)
+    assert (sum(map(len, blocks)), last.age_s) == (20_000, 0)

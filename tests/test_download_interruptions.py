@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from download_kit import DEADLINE_S, World, files_named, result_of, wait_until, worker, world
 
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.download import Downloader, Progress, Workspace, order_folder
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
@@ -76,7 +76,7 @@ def test_a_stopped_download_says_so_and_goes_on_later(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``stop`` ends it within a moment, even while nothing arrives, as is said; nothing is lost."""
-    monkeypatch.setattr(Silence, "told_after_s", 0.1)
+    monkeypatch.setattr(LastByte, "told_after_s", 0.1)
     stall = Slow(route=Route.ZIP if way == "zip" else Route.FILE, stall_after_bytes=900, times=None)
     with world(tmp_path, None, stall) as here:
         stop = threading.Event()

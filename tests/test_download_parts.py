@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zip_kit import regards_zip
 
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.download import (
     MAX_NOTICE_BYTES,
     Content,
@@ -203,7 +203,7 @@ def publishing(folder: Path, gate: Callable[[], object]) -> Iterator[Publisher]:
     """Return a publisher for files ``0``, ``1`` and so on."""
     records = OrderRecords(StateFile(folder, 1), 1, folder)
     files = [record(at, f"{at}") for at in range(9)]
-    counter = ProgressCounter(1, None, Silence())
+    counter = ProgressCounter(1, None, LastByte())
     with Gated(folder, gate) as workspace:
         names = FinalNames((file.file_id, file.name) for file in files)
         yield Publisher(workspace, records, names, counter, threading.Event())

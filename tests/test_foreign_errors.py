@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from regards_nb import errors
-from regards_nb.client import REFUSALS, NoResponse, advice_for
+from regards_nb.client import REFUSALS, RequestFailure, advice_for
 from regards_nb.consumer import broker_error, translated_publish_errors
 
 
@@ -50,7 +50,7 @@ def test_pika_s_are_translated(kind: type) -> None:
 def test_requests_are_put_into_words(kind: type) -> None:
     """Each exception of requests becomes a reason without the text of the exception."""
     cause = made(kind)
-    outcome = NoResponse.because_of(cause, (10.0, 120.0))
+    outcome = RequestFailure.because_of(cause, (10.0, 120.0))
     assert outcome.reason
     assert "refused - no access" not in outcome.reason
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import client_of, until
 
 from regards_nb import OrderTracker, errors
-from regards_nb.client import RegardsClient, Silence
+from regards_nb.client import LastByte, RegardsClient
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread, joined, limited
@@ -250,7 +250,7 @@ def test_a_call_does_not_wait_for_the_request_of_another_thread(
         let_the_poll_wait(simulator, tracker)
         simulator.order(OrderPlan(n_files=1), over_amqp=False)
         assert len(tracker.sync()) == 1
-        monkeypatch.setattr(Silence, "told_after_s", 0.1)
+        monkeypatch.setattr(LastByte, "told_after_s", 0.1)
         silent = f"no byte of the list of orders from {simulator.base_url} for .* s"
         with pytest.raises(errors.WaitTimeoutError, match=silent):
             tracker.wait(timeout_s=0.2)

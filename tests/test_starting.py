@@ -16,7 +16,7 @@ from conftest import client_of, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker, errors
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.consumer import HealthState
 from regards_nb.simulator import OrderPlan, Reply, Route, Simulator, Slow
 
@@ -64,7 +64,7 @@ def test_a_login_that_is_not_answered_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """By start(), and by a wait for a download that needs the login."""
-    monkeypatch.setattr(Silence, "told_after_s", 0.2)
+    monkeypatch.setattr(LastByte, "told_after_s", 0.2)
     where = f"REGARDS at {simulator.base_url}"
     simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:

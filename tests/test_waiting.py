@@ -18,7 +18,7 @@ from conftest import purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.journal import Database
 from regards_nb.simulator import (
     MissingEntry,
@@ -71,7 +71,7 @@ def test_a_download_of_which_no_byte_comes_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before the first byte and after some: view, wait and time limit say for how long."""
-    monkeypatch.setattr(Silence, "told_after_s", 0.2)
+    monkeypatch.setattr(LastByte, "told_after_s", 0.2)
     told = (
         re.escape(f"no byte of order 1 from {simulator.base_url} for more than ")
         + r"[\d.]+ s; .*120 s"

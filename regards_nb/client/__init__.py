@@ -1,9 +1,9 @@
 """The REST side of REGARDS: token, orders, manifest, streams of zips and files.
 
-- ``models``: responses as values; ``errors``: what an error response means, a 401 for example;
-- ``origin``: the one address that is contacted; ``auth``, ``login``: secrets, token;
-- ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files,
-  ``silence``: how long no byte of them comes;
+- ``models``: requests and responses; ``errors``: what an error response means, a 401 for example;
+- ``origin``: the one address that is contacted; ``auth``: secrets, login, token;
+- ``transport``: send, repeat, redirect, lists in pages; ``streaming``: bodies with files;
+  ``last_byte``: when the last byte of them came;
 - ``catalogue``: data sets, products, estimates; ``client``: `RegardsClient`.
 """
 
@@ -17,6 +17,10 @@ from regards_nb.client.errors import LOGIN_ADVICE as LOGIN_ADVICE
 from regards_nb.client.errors import REFUSALS as REFUSALS
 from regards_nb.client.errors import advice_for as advice_for
 from regards_nb.client.errors import is_too_parallel as is_too_parallel
+from regards_nb.client.last_byte import LastByte as LastByte
+from regards_nb.client.last_byte import asking_again as asking_again
+from regards_nb.client.last_byte import pausing as pausing
+from regards_nb.client.last_byte import watched as watched
 from regards_nb.client.models import ApplyResponse as ApplyResponse
 from regards_nb.client.models import Attribute as Attribute
 from regards_nb.client.models import CatalogueDataset as CatalogueDataset
@@ -25,22 +29,18 @@ from regards_nb.client.models import RemoteOrder as RemoteOrder
 from regards_nb.client.models import SummaryRow as SummaryRow
 from regards_nb.client.origin import DownloadLink as DownloadLink
 from regards_nb.client.origin import Origin as Origin
-from regards_nb.client.silence import Silence as Silence
-from regards_nb.client.silence import asking_again as asking_again
-from regards_nb.client.silence import pausing as pausing
-from regards_nb.client.silence import watched as watched
 
 if TYPE_CHECKING:
     from regards_nb.client.catalogue import Quota as Quota
     from regards_nb.client.client import RegardsClient as RegardsClient
     from regards_nb.client.streaming import Body as Body
-    from regards_nb.client.transport import NoResponse as NoResponse
+    from regards_nb.client.transport import RequestFailure as RequestFailure
 
 
 _MODULE_OF = {
     "RegardsClient": "client",
     "Body": "streaming",
-    "NoResponse": "transport",
+    "RequestFailure": "transport",
     "Quota": "catalogue",
 }
 

@@ -1,4 +1,4 @@
-"""Secrets, and the token: one login for all threads, renewed before the token ends.
+"""Secrets, login and token: one login for all threads, renewed before the token ends.
 
 REGARDS has no refresh token: the client renews a token by logging in again (protocol.md 1.1).
 """
@@ -11,20 +11,32 @@ import math
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from regards_nb.client.silence import waiting
+from regards_nb.client.errors import APPLICATION_ADVICE, LOGIN_ADVICE, PORTAL_ADVICE, error_for
+from regards_nb.client.last_byte import waiting
+from regards_nb.client.models import RequestSpec
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
 from regards_nb.waits import awaited, in_main_thread, said_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from requests.auth import AuthBase
+
     from regards_nb.client.models import Response
 
 LOGIN_MISSING = "this needs a login: RegardsClient(..., username=..., password=...) or token=..."
+_LOGIN_PATH = "/api/v1/rs-authentication/oauth/token"
+#: What to do about a refused login, by the status.
+_LOGIN_REFUSED = {401: APPLICATION_ADVICE, 403: f". {PORTAL_ADVICE}"}
+#: nginx, Apache and Varnish refuse a header beyond 8 kB with 400, HAProxy beyond 15 kB with 400,
+#: Squid beyond 64 kB with 431. Shorter tokens pass everywhere.
+_LONG_TOKEN_CHARS = 7000
+_HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 #: A token is renewed after this fraction of its lifetime.
 _RENEW_AFTER = 0.8
 #: The errors of Spring's authorization server (REGARDS 1.12 to 1.15) for a JSON body: it looks for
@@ -160,6 +172,94 @@ def _end_of(token: Secret) -> datetime | None:
         return datetime.fromtimestamp(claims["exp"], UTC)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError):
         return None
+
+
+def token_advice(response: Response | None, token: Token) -> str:
+    """Return the fault of the token of a request that failed; "" if none is known.
+
+    *response* is None if the connection was closed: Varnish closes it without a response.
+    """
+    token_chars = len(token.secret.reveal())
+    has_header_status = response is None or response.status in _HEADER_STATUSES
+    if has_header_status and token_chars > _LONG_TOKEN_CHARS:
+        return (
+            f"The token has {token_chars} characters, and many proxies refuse headers beyond 8 kB: "
+            "ask the administrator for an account with fewer roles, or for larger headers"
+        )
+    is_refused = response is not None and response.status == 401 and not response.is_page
+    if token.is_given and is_refused:
+        return f"The token {token.secret.source} has ended or is not valid: give a new one"
+    return ""
+
+
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)
+class PasswordLogin:
+    """Logs in one user with name and password: a JSON body, or a form where the server wants one.
+
+    *exchange* sends the request; *address* is that of REGARDS, for error texts.
+    """
+
+    exchange: Callable[[RequestSpec, AuthBase], Response]
+    address: str
+    tenant: str
+    username: str
+    password: Secret
+    client_id: str
+    client_secret: Secret
+    #: The body that the server takes: ``json`` since REGARDS 2.0, ``form`` before; None before the
+    #: first login.
+    form: str | None = None
+
+    def token(self) -> Token:
+        """Get a new token.
+
+        After a ServiceLoginError the password is not sent again in another form: repeated refusals
+        lock accounts. UnexpectedAnswerError: a proxy answered, or there is no REGARDS at this
+        address.
+        """
+        form = self.form or "json"
+        response = self._send(form)
+        if form == "json" and response.status != 200 and needs_form(response):
+            form = "form"
+            response = self._send(form)
+        if response.is_page:
+            raise error_for(response)
+        if response.status == 404:
+            raise UnexpectedAnswerError(
+                f"{response.describe()}. There is no REGARDS at {self.address}: base_url must end "
+                "before /api/v1, and must have the prefix that a proxy may add",
+                status_code=404,
+            )
+        if not needs_form(response):
+            self.form = form
+        if response.status != 200:
+            text = (
+                f"{self.address} refused the login of {self.username!r} to tenant "
+                f"{self.tenant!r}: {response.describe()}"
+            )
+            text += _LOGIN_REFUSED.get(response.status, LOGIN_ADVICE)
+            raise ServiceLoginError(text, status_code=response.status, messages=response.messages)
+        return Token.from_login(response)
+
+    def _send(self, form: str) -> Response:
+        from requests.auth import HTTPBasicAuth  # imported here: a tracker can work without REST
+
+        fields = {
+            "grant_type": "password",
+            "username": self.username,
+            "password": self.password.reveal(),
+            "scope": self.tenant,
+        }
+        request = RequestSpec(
+            method="POST",
+            path=_LOGIN_PATH,
+            params={"scope": self.tenant},
+            json=fields if form == "json" else None,
+            form=fields if form == "form" else None,
+            accepted_statuses=frozenset({400, 401, 403, 404, 415}),
+        )
+        application = HTTPBasicAuth(self.client_id, self.client_secret.reveal())
+        return self.exchange(request, application)
 
 
 class TokenProvider:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from regards_nb import queries
 from regards_nb.client.models import (
+    RequestSpec,
     attribute_model,
     cart_rows,
     catalogue_dataset,
@@ -22,7 +23,7 @@ from regards_nb.client.models import (
     summary_rows,
     whole_number,
 )
-from regards_nb.client.transport import RequestSpec, iter_pages
+from regards_nb.client.transport import iter_pages
 from regards_nb.errors import (
     NotAllowedError,
     ServiceError,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from regards_nb.arguments import check_counts
 from regards_nb.client.auth import (
     LOGIN_MISSING,
+    PasswordLogin,
     Secret,
     Token,
     TokenProvider,
@@ -28,13 +29,10 @@ from regards_nb.client.catalogue import (
     tape_error,
 )
 from regards_nb.client.errors import error_for
-from regards_nb.client.login import PasswordLogin
-from regards_nb.client.models import apply_response, read_page, remote_order
+from regards_nb.client.models import RequestSpec, Retry, apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.transport import (
     BearerAuth,
-    RequestSpec,
-    Retry,
     Transport,
     iter_manifest,
     iter_pages,
@@ -167,7 +165,7 @@ class RegardsClient:
             self._tokens = TokenProvider(self.base_url, partial(Token.from_function, token))
         elif username and password is not None:
             self._password_login = PasswordLogin(
-                transport=self._transport,
+                exchange=self._transport.exchange,
                 address=self.base_url,
                 tenant=tenant,
                 username=username,

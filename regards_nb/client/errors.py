@@ -34,14 +34,9 @@ from regards_nb.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from regards_nb.client.auth import Token
     from regards_nb.client.models import Response
 
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
-#: nginx, Apache and Varnish refuse a header beyond 8 kB with 400, HAProxy beyond 15 kB with 400,
-#: Squid beyond 64 kB with 431. Shorter tokens pass everywhere.
-_LONG_TOKEN_CHARS = 7000
-_HEADER_STATUSES = frozenset({400, 413, 414, 431, 494})
 
 #: The end of the text of a refused login.
 LOGIN_ADVICE = (
@@ -118,7 +113,7 @@ class TokenState(Enum):
     """Whether an error response is about the token."""
 
     #: The token is not the reason.
-    VALID = auto()
+    UNRELATED = auto()
     #: 403 and 500 can mean an expired token, or something else.
     DOUBTFUL = auto()
     #: The server did not accept the token.
@@ -133,31 +128,13 @@ def token_state(response: Response, *, token_has_ended: bool, may_have_acted: bo
     the request is sent again only if the token has surely ended.
     """
     if response.status not in (401, 403, 500):
-        return TokenState.VALID
+        return TokenState.UNRELATED
     if token_has_ended:
         return TokenState.INVALID
     if response.messages or (response.status == 500 and may_have_acted):
-        return TokenState.VALID
+        return TokenState.UNRELATED
     is_certain = response.status == 401 and not response.is_page
     return TokenState.INVALID if is_certain else TokenState.DOUBTFUL
-
-
-def token_advice(response: Response | None, token: Token) -> str:
-    """Return the fault of the token of a request that failed; "" if none is known.
-
-    *response* is None if the connection was closed: Varnish closes it without a response.
-    """
-    token_chars = len(token.secret.reveal())
-    has_header_status = response is None or response.status in _HEADER_STATUSES
-    if has_header_status and token_chars > _LONG_TOKEN_CHARS:
-        return (
-            f"The token has {token_chars} characters, and many proxies refuse headers beyond 8 kB: "
-            "ask the administrator for an account with fewer roles, or for larger headers"
-        )
-    is_refused = response is not None and response.status == 401 and not response.is_page
-    if token.is_given and is_refused:
-        return f"The token {token.secret.source} has ended or is not valid: give a new one"
-    return ""
 
 
 def error_for(response: Response) -> ServiceError:

@@ -1,4 +1,4 @@
-"""The responses of REGARDS as values: one response, a page of a list, an order, a file.
+"""Requests and responses as values: what is sent, a response, a page of a list, an order, a file.
 
 Both spellings of a field are read, the one of the code and the one of the documentation
 (protocol.md 1.7). Nothing here sends or decides anything.
@@ -7,10 +7,12 @@ Both spellings of a field are read, the one of the code and the one of the docum
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum, auto
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,7 @@ from regards_nb.files import FileRecord
 from regards_nb.text import clean, replace_surrogates
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Iterator, Mapping
 
 #: The longest excerpt of a response in an error text.
@@ -38,6 +41,40 @@ _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 #: Statuses after which the server prepares no more files.
 _FINISHED = frozenset({"DONE", "DONE_WITH_WARNING", "FAILED", "EXPIRED", "DELETED", "ERROR"})
 _ACTIONS = frozenset({"download", "pause", "resume", "delete", "remove", "restart", "retry"})
+
+
+class Retry(Enum):
+    """The conditions under which a request may be sent again."""
+
+    #: An action. After an error the server may have done it.
+    NEVER = auto()
+    #: A zip. Only if the server surely made nothing of it.
+    IF_NOT_STARTED = auto()
+    #: A request that only reads.
+    IF_TEMPORARY = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSpec:
+    """A request to REGARDS. The transport may send it several times."""
+
+    path: str
+    method: str = "GET"
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    json: Any = field(default=None, repr=False)
+    #: A body of a web form, instead of JSON.
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    retry: Retry = Retry.IF_TEMPORARY
+    #: Error statuses that are returned as a response instead of raised.
+    accepted_statuses: frozenset[int] = frozenset()
+    #: Set when the response is no longer needed.
+    stop: threading.Event | None = None
+    #: The end of all attempts together, on the monotonic clock; the transport sets it.
+    ends_at_s: float = math.inf
+
+    def __str__(self) -> str:
+        """Return the request for error texts, without host and query."""
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True, kw_only=True)

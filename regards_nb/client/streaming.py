@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from regards_nb.client.last_byte import byte_came, waiting
 from regards_nb.client.models import NOT_REGARDS, Response
-from regards_nb.client.silence import byte_came, waiting
 from regards_nb.errors import ServiceUnreachableError, UnexpectedAnswerError
 from regards_nb.text import clean
 

@@ -7,7 +7,6 @@ holds (protocol.md 1.0, 4 and 6). Lists come in pages and change while they are 
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import re
@@ -15,8 +14,7 @@ import ssl
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import replace
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
@@ -26,9 +24,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from regards_nb.client.errors import TokenState, error_for, is_temporary, token_advice, token_state
-from regards_nb.client.models import Response, file_record, read_page
-from regards_nb.client.silence import asking_again, pausing, waiting
+from regards_nb.client.auth import token_advice
+from regards_nb.client.errors import TokenState, error_for, is_temporary, token_state
+from regards_nb.client.last_byte import asking_again, pausing, waiting
+from regards_nb.client.models import RequestSpec, Response, Retry, file_record, read_page
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import (
     ServiceUnreachableError,
@@ -79,41 +78,7 @@ _MANIFEST_PAGE_SIZE = 1000
 _MAX_READINGS = 3
 
 
-class Retry(Enum):
-    """The conditions under which a request may be sent again."""
-
-    #: An action. After an error the server may have done it.
-    NEVER = auto()
-    #: A zip. Only if the server surely made nothing of it.
-    IF_NOT_STARTED = auto()
-    #: A request that only reads.
-    IF_TEMPORARY = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestSpec:
-    """A request to REGARDS. The transport may send it several times."""
-
-    path: str
-    method: str = "GET"
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    json: Any = field(default=None, repr=False)
-    #: A body of a web form, instead of JSON.
-    form: Mapping[str, str] | None = field(default=None, repr=False)
-    retry: Retry = Retry.IF_TEMPORARY
-    #: Error statuses that are returned as a response instead of raised.
-    accepted_statuses: frozenset[int] = frozenset()
-    #: Set when the response is no longer needed.
-    stop: threading.Event | None = None
-    #: The end of all attempts together, on the monotonic clock; the transport sets it.
-    ends_at_s: float = math.inf
-
-    def __str__(self) -> str:
-        """Return the request for error texts, without host and query."""
-        return f"{self.method} {self.path}"
-
-
-class NoResponse(NamedTuple):
+class RequestFailure(NamedTuple):
     """Why a request got no response, in words that hold no secret."""
 
     reason: str
@@ -125,7 +90,7 @@ class NoResponse(NamedTuple):
     @classmethod
     def because_of(
         cls, error: requests.RequestException, timeout_s: tuple[float, float]
-    ) -> NoResponse:
+    ) -> RequestFailure:
         """Read an exception of requests. *timeout_s*: to connect, to the next byte."""
         if isinstance(error, requests.ConnectTimeout):
             return cls(f"no connection within {timeout_s[0]:g} s", in_work=False)
@@ -257,11 +222,11 @@ class Transport:
         """
         request = self._begun(request)
         with self._stopped_in_words(request):
-            response = self._read(request, auth)
+            response = self._read(self._send_until_accepted(request, auth), request)
             # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
             if _is_cut(response) and request.retry is Retry.IF_TEMPORARY:
-                response = self._read(request, auth)
-        if isinstance(response, NoResponse):
+                response = self._read(self._send_until_accepted(request, auth), request)
+        if isinstance(response, RequestFailure):
             raise self._error(request, response)
         return response
 
@@ -304,13 +269,12 @@ class Transport:
         assert isinstance(response, requests.Response)  # noqa: S101 - no error status is accepted
         return Body(response, str(request))
 
-    def _read(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Response | NoResponse:
-        outcome = self._send_until_accepted(request, auth)
-        return outcome if isinstance(outcome, Response) else self._read_body(outcome, request)
-
-    def _read_body(
-        self, response: requests.Response, request: RequestSpec
-    ) -> Response | NoResponse:
+    def _read(
+        self, response: requests.Response | Response, request: RequestSpec
+    ) -> Response | RequestFailure:
+        """Read the body of a response, unless that is done."""
+        if isinstance(response, Response):
+            return response
         return self._awaited(partial(_read, response, str(request)), request, self._timeout_s[1])
 
     def _send_until_accepted(
@@ -332,7 +296,7 @@ class Transport:
 
     def _send_authorised(
         self, request: RequestSpec, auth: TokenProvider | AuthBase
-    ) -> requests.Response | Response | NoResponse:
+    ) -> requests.Response | Response | RequestFailure:
         """Send a request with a token, and once more with a new one if the token was refused."""
         if isinstance(auth, AuthBase):
             return self._send(request, auth)
@@ -345,7 +309,7 @@ class Transport:
             token_has_ended=token.has_ended,
             may_have_acted=request.retry is not Retry.IF_TEMPORARY,
         )
-        if state is TokenState.VALID:
+        if state is TokenState.UNRELATED:
             return outcome
         newer = auth.renewed(token, is_doubtful=state is TokenState.DOUBTFUL)
         if newer is None:
@@ -358,34 +322,34 @@ class Transport:
 
     def _send_with(
         self, token: Token, request: RequestSpec
-    ) -> requests.Response | Response | NoResponse:
+    ) -> requests.Response | Response | RequestFailure:
         outcome = self._send(request, BearerAuth(token))
         if isinstance(outcome, Response):
             return replace(outcome, advice=token_advice(outcome, token))
-        if isinstance(outcome, NoResponse) and (advice := token_advice(None, token)):
+        if isinstance(outcome, RequestFailure) and (advice := token_advice(None, token)):
             return outcome._replace(reason=f"{outcome.reason}. {advice}")
         return outcome
 
     def _send(
         self, request: RequestSpec, auth: AuthBase
-    ) -> requests.Response | Response | NoResponse:
+    ) -> requests.Response | Response | RequestFailure:
         """Send a request once, following redirects within the origin."""
         url = self._origin.url(request.path)
         response = self._send_to(url, request, auth)
         for _ in range(_MAX_REDIRECTS):
-            if isinstance(response, NoResponse) or response.status_code not in _REDIRECTS:
+            if isinstance(response, RequestFailure) or response.status_code not in _REDIRECTS:
                 break
             url = self._redirected(response, url, request)
             response = self._send_to(url, request, auth)
-        if isinstance(response, NoResponse):
+        if isinstance(response, RequestFailure):
             return response
         if 200 <= response.status_code < 300:
             return response
-        return self._read_body(response, request)
+        return self._read(response, request)
 
     def _send_to(
         self, url: str, request: RequestSpec, auth: AuthBase
-    ) -> requests.Response | NoResponse:
+    ) -> requests.Response | RequestFailure:
         if self._closed.is_set():
             raise SettingsError(self._closed_because)
         # The second request after a redirect or a refused token has some time in any case.
@@ -412,7 +376,7 @@ class Transport:
                 return self._awaited(send, request, left_s, unwanted=requests.Response.close)
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
-            return NoResponse.because_of(exc, timeout_s)
+            return RequestFailure.because_of(exc, timeout_s)
         except OSError as exc:
             text = f"{exc}. Correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
         raise SettingsError(text)
@@ -423,7 +387,7 @@ class Transport:
         request: RequestSpec,
         ends_after_s: float,
         unwanted: Callable[[_Result], object] = lambda _: None,
-    ) -> _Result | NoResponse:
+    ) -> _Result | RequestFailure:
         """Return what a job of a request returns, unless the time limit of the call comes first."""
         is_sent = time_left_s() > 0
         try:
@@ -435,7 +399,7 @@ class Transport:
             )
         except TimeoutError:
             in_work = is_sent and request.retry is not Retry.IF_TEMPORARY
-            return NoResponse(
+            return RequestFailure(
                 "no answer within the time limit of this call", in_work, is_final=True
             )
 
@@ -462,7 +426,7 @@ class Transport:
             f"{request}: HTTP {response.status_code}, {problem}", status_code=response.status_code
         )
 
-    def _error(self, request: RequestSpec, outcome: Response | NoResponse) -> Exception:
+    def _error(self, request: RequestSpec, outcome: Response | RequestFailure) -> Exception:
         if isinstance(outcome, Response):
             return error_for(outcome)
         return ServiceUnreachableError(
@@ -484,9 +448,9 @@ class Transport:
         return f" through the proxy {clean(proxy.rpartition('@')[2])} (of {source})"
 
     def _wait_before_repetition(
-        self, request: RequestSpec, outcome: Response | NoResponse, attempt: int, began_s: float
+        self, request: RequestSpec, outcome: Response | RequestFailure, attempt: int, began_s: float
     ) -> None:
-        """Wait for a random time, or as long as the server asks; say so after a silence."""
+        """Wait for a random time, or as long as the server asks; say so if that is long."""
         factor = min(2 ** (attempt - 1), _MAX_BACKOFF_FACTOR)
         pause_s = random.uniform(0, self._backoff_s * factor)
         if isinstance(outcome, Response) and outcome.retry_after_s is not None:
@@ -504,10 +468,10 @@ class Transport:
             raise self._error(request, outcome)
 
 
-def _may_repeat(request: RequestSpec, outcome: Response | NoResponse) -> bool:
+def _may_repeat(request: RequestSpec, outcome: Response | RequestFailure) -> bool:
     if request.retry is Retry.NEVER:
         return False
-    if isinstance(outcome, NoResponse):
+    if isinstance(outcome, RequestFailure):
         if outcome.is_final:
             return False
         return request.retry is Retry.IF_TEMPORARY or not outcome.in_work
@@ -517,14 +481,14 @@ def _may_repeat(request: RequestSpec, outcome: Response | NoResponse) -> bool:
     return is_temporary(outcome)
 
 
-def _is_cut(response: Response | NoResponse) -> bool:
+def _is_cut(response: Response | RequestFailure) -> bool:
     """Whether a response that should be JSON is only a part of it."""
-    if isinstance(response, NoResponse):
+    if isinstance(response, RequestFailure):
         return True
     return response.status in (200, 206) and not response.is_json and not response.is_page
 
 
-def _read(response: requests.Response, request: str) -> Response | NoResponse:
+def _read(response: requests.Response, request: str) -> Response | RequestFailure:
     """Read a whole body that holds no files, and close the response."""
     body = bytearray()
     with response:
@@ -539,7 +503,7 @@ def _read(response: requests.Response, request: str) -> Response | NoResponse:
                     )
         except requests.RequestException as exc:
             reason = f"the connection broke inside the response ({type(exc).__name__})"
-            return NoResponse(reason, in_work=True)
+            return RequestFailure(reason, in_work=True)
     return Response(
         request=request, status=response.status_code, headers=response.headers, body=bytes(body)
     )

@@ -7,7 +7,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.download.publisher import StoppedError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class DownloadOptions:
     gather: bool = False
     durable: bool = True
     #: How long no byte has come.
-    silence: Silence = field(default_factory=Silence)
+    last_byte: LastByte = field(default_factory=LastByte)
     #: Unit of the random waits before something is tried again.
     backoff_s: float = 1.0
 

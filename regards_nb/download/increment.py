@@ -161,8 +161,8 @@ class Downloader:
         Raises as `download_order` does.
         """
         options = self._options
-        with watched(options.silence):
-            counter = ProgressCounter(self.order_id, options.on_progress, options.silence)
+        with watched(options.last_byte):
+            counter = ProgressCounter(self.order_id, options.on_progress, options.last_byte)
             counter.enter("manifest")
             plan = self._plan()
             if not plan:

@@ -121,7 +121,7 @@ class _Pool:
         try:
             while (record := self._begin()) is not None:
                 try:
-                    with watched(self._context.options.silence):
+                    with watched(self._context.options.last_byte):
                         failure = self._fetch(record)
                     if failure is not None:
                         self._failed[record.file_id] = failure

@@ -145,7 +145,7 @@ class _Pipeline:
     def _read(self) -> None:
         """Read the zip and inflate it; runs in the reader."""
         try:
-            with watched(self._context.options.silence):
+            with watched(self._context.options.last_byte):
                 for piece in read_zip(self._arriving()):
                     self._batch.append(piece)
                     self._batch_bytes += len(piece.data)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.live import Live
 
-    from regards_nb.client import Silence
+    from regards_nb.client import LastByte
 
 _log = logging.getLogger(__name__)
 
@@ -87,10 +87,10 @@ class ProgressCounter:
     """
 
     def __init__(
-        self, order_id: int, on_progress: Callable[[Progress], object] | None, silence: Silence
+        self, order_id: int, on_progress: Callable[[Progress], object] | None, last_byte: LastByte
     ) -> None:
         self._order_id = order_id
-        self._silence = silence
+        self._last_byte = last_byte
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
@@ -149,7 +149,7 @@ class ProgressCounter:
                 verified=self._verified,
                 phase=self._phase,
                 elapsed_s=time.monotonic() - self._started_s,
-                silence=self._silence.text(_name(self._order_id)),
+                silence=self._last_byte.text(_name(self._order_id)),
             )
 
 

@@ -157,7 +157,7 @@ def fetch_order(
         log = journal.file_log(order.tenant or tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            with watched(running.silence):
+            with watched(running.last_byte):
                 list_others(client, order.order_id, log)
         try:
             result = Downloader(
@@ -168,7 +168,7 @@ def fetch_order(
                 DownloadOptions(
                     on_progress=running.report,
                     stop=running.stop,
-                    silence=running.silence,
+                    last_byte=running.last_byte,
                     extract=request.extract,
                     check=request.check,
                     again=request.again,

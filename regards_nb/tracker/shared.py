@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from regards_nb.client import Silence
+from regards_nb.client import LastByte
 from regards_nb.download import path_of
 from regards_nb.errors import (
     OrderNotFoundError,
@@ -282,7 +282,7 @@ class RunningDownload:
     """How far the download of an order is, in a thread of this process or in a worker."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    silence: Silence = field(default_factory=Silence)
+    last_byte: LastByte = field(default_factory=LastByte)
     #: None before the first byte, and in a worker.
     progress: Progress | None = None
     #: The other process that downloads the order, and is waited for.
@@ -323,7 +323,7 @@ class Shared:
     holders: OrderHolders
     downloads: dict[int, RunningDownload] = field(default_factory=dict)
     #: How long the thread that asks for the orders has had no answer.
-    asking: Silence = field(default_factory=Silence)
+    asking: LastByte = field(default_factory=LastByte)
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
@@ -384,7 +384,7 @@ class Shared:
     def silent(self) -> list[str]:
         """Return which program holds the journal, and of what no byte came for long."""
         running = list(self.downloads.items())
-        texts = [each.active.silence.text(f"order {number}") for number, each in running]
+        texts = [each.active.last_byte.text(f"order {number}") for number, each in running]
         texts.insert(0, self.asking.text("the list of orders"))
         return list(filter(None, [self.journal.obstacle(), *texts]))
 
@@ -410,7 +410,7 @@ class Shared:
             downloading=True,
             waits_for_download=False,
             lacks_names=False,
-            download_note=running.silence.text(state.name),
+            download_note=running.last_byte.text(state.name),
         )
         if (progress := running.progress) is None:
             return state

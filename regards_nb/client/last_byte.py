@@ -1,0 +1,111 @@
+"""When the last byte of REGARDS came, for the threads of a download: a wait tells it its user."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class LastByte:
+    """When the last byte came to the threads that run in `watched` with this object."""
+
+    #: A shorter time without a byte is not told.
+    told_after_s = 5.0
+
+    def __init__(self) -> None:
+        #: When each thread that waits now began to, or got its last byte.
+        self.since_s: dict[int, float] = {}
+        #: What each thread says that pauses before it asks again.
+        self.pauses: dict[int, str] = {}
+        #: Who is waited for, and after how long a request is given up; 0: another thread knows.
+        self.origin, self.limit_s = "", 0.0
+
+    @property
+    def age_s(self) -> float:
+        """Time since the last byte; 0 while no thread waits for one."""
+        since_s = max(list(self.since_s.values()), default=None)
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def text(self, what: str) -> str:
+        """Say that no byte of *what* came for long, or why a request is repeated; else empty.
+
+        The time doubles from one text to the next, because a log gets a line for each.
+        """
+        if pauses := list(self.pauses.values()):
+            return pauses[0]
+        age_s, told_s = self.age_s, self.told_after_s
+        if age_s < told_s:
+            return ""
+        while 2 * told_s <= age_s:
+            told_s *= 2
+        if not self.limit_s:
+            return f"no byte of {what} for more than {told_s:g} s: it waits for {self.origin}"
+        return (
+            f"no byte of {what} from {self.origin} for more than {told_s:g} s; the request is "
+            f"given up after {self.limit_s:.0f} s, and tried again"
+        )
+
+
+class _OfThread(threading.local):
+    last_byte: LastByte | None = None
+
+
+_of_thread = _OfThread()
+
+
+@contextmanager
+def watched(last_byte: LastByte) -> Iterator[None]:
+    """Note in *last_byte* the bytes that come to this thread during the block."""
+    before, _of_thread.last_byte = _of_thread.last_byte, last_byte
+    try:
+        yield
+    finally:
+        _of_thread.last_byte = before
+
+
+@contextmanager
+def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
+    """Wait for bytes in the block; *origin* names the server at the start of a request."""
+    last_byte = _of_thread.last_byte
+    if last_byte is None:
+        yield
+        return
+    if origin:
+        last_byte.origin, last_byte.limit_s = origin, limit_s
+    byte_came()
+    try:
+        yield
+    finally:
+        last_byte.since_s.pop(threading.get_ident(), None)
+
+
+@contextmanager
+def pausing(text: str) -> Iterator[None]:
+    """Pause in the block before a request is repeated; *text* says why."""
+    last_byte = _of_thread.last_byte
+    if last_byte is None:
+        yield
+        return
+    last_byte.pauses[threading.get_ident()] = text
+    try:
+        yield
+    finally:
+        del last_byte.pauses[threading.get_ident()]
+
+
+def byte_came() -> None:
+    """Note that this thread waits from now on for the next byte."""
+    if _of_thread.last_byte is not None:
+        _of_thread.last_byte.since_s[threading.get_ident()] = time.monotonic()
+
+
+def asking_again(pause_s: float, reason: str) -> str:
+    """Say when a request is repeated, and why; no countdown, because the text is shown for long."""
+    at = datetime.now(UTC) + timedelta(seconds=pause_s)
+    return f"asking again at {at:%H:%M:%S} UTC: {reason}"
