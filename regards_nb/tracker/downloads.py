@@ -292,7 +292,7 @@ class Downloads:
             return
         for number, _ in begun:
             running = self._shared.downloads.get(number)
-            if running is not None and running.active.last_byte.duration_s >= timeout_s:
+            if running is not None and running.active.last_byte.age_s >= timeout_s:
                 raise WaitTimeoutError(
                     f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
                     "stay, and the same call goes on from there"
