@@ -7,7 +7,6 @@
 - ``executors``: a call of ``download`` on an executor;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
-- ``rest_answers``: what an answer over REST tells that the journal does not hold;
 - ``rest_sync``: asks REGARDS over REST for what no message told;
 - ``submission``: submits a request once;
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;

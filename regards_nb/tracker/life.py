@@ -18,7 +18,7 @@ from regards_nb.download import is_alive
 from regards_nb.errors import JournalError, RegardsError, ServiceLoginError, SettingsError
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
-from regards_nb.tracker.rest_answers import REST_ANSWERS
+from regards_nb.tracker.rest_sync import REST_ANSWERS
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
