@@ -3,8 +3,7 @@
 - ``shared``: journal, frames, change signal, background errors and leases, which all modules use;
 - ``selection``: which orders a user means;
 - ``downloads``: one download at a time for each order, several orders side by side;
-- ``fetch``: the download of one order, in a thread or in a worker of another process;
-- ``executors``: a call of ``download`` on an executor;
+- ``fetch``: runs the download of one order, in a thread or in a worker of another process;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
 - ``rest_sync``: asks REGARDS over REST for what no message told;

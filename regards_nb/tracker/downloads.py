@@ -29,15 +29,18 @@ from regards_nb.files import FileState
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted, listed, numbered
 from regards_nb.threads import Workers
-from regards_nb.tracker.executors import (
+from regards_nb.tracker.fetch import (
     CallOptions,
+    DownloadRequest,
+    OrderToFetch,
     WorkerCall,
     begin_processing,
+    fetch_order,
     is_of_threads,
+    list_others,
     settings_for_workers,
     submitted,
 )
-from regards_nb.tracker.fetch import DownloadRequest, OrderToFetch, fetch_order, list_others
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
     NEW_ORDER,
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from regards_nb.files import FileRecord
     from regards_nb.frames import OrderFile
     from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.executors import Submit
+    from regards_nb.tracker.fetch import Submit
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared, WaitDisplay
 

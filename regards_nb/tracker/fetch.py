@@ -1,18 +1,25 @@
-"""Download one order: in a thread of the tracker, or in a worker of another process.
+"""Run the download of an order: in a thread of this process, or in a worker of another one.
 
-A worker gets a `WorkerTask`, makes client and journal itself, and also processes the files.
+Threads use the client and the journal of the tracker. A worker of another process makes both
+itself: a `WorkerTask` is all that it gets. It also processes the files.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
+import logging
 import pickle
+import queue
 import socket
 import threading
 import traceback
+import uuid
+from concurrent.futures import BrokenExecutor, Executor, Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -38,19 +45,27 @@ from regards_nb.errors import (
     WorkspaceError,
 )
 from regards_nb.journal import order_lease
+from regards_nb.orders import GONE
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor
 
     from regards_nb.client import RegardsClient
     from regards_nb.download import Check, FileLog, Place
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderState
-    from regards_nb.settings import WorkerSettings
+    from regards_nb.settings import SettingsSource, WorkerSettings
+    from regards_nb.tracker.shared import Shared
+
+    #: The user's function: called with the paths of the files of one order.
+    Process = Callable[[list[Any]], Any]
+    #: Runs a job in a thread.
+    Submit = Callable[[Callable[[], Any]], Future[Any]]
+
+_log = logging.getLogger(__name__)
 
 #: How often a worker asks the journal whether the call was stopped.
 _STOP_POLL_S = 1.0
@@ -197,6 +212,298 @@ def list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
     """
     known = {record.file_id for record in log.files(order_id)}
     log.save(file for file in all_files(client, order_id) if file.file_id not in known)
+
+
+# -- a call of ``download`` on an executor
+
+
+def submitted(executor: Executor, *job: Any) -> Future[Any]:
+    """Give a job to an executor; SettingsError: it was shut down and takes none."""
+    try:
+        return executor.submit(*job)
+    except BrokenExecutor:
+        raise
+    except RuntimeError as exc:  # of concurrent.futures and of Dask
+        raise SettingsError(
+            "the executor was shut down: call download() with a new one, inside of its with block"
+        ) from exc
+
+
+def is_of_threads(executor: Executor) -> bool:
+    """Return whether the jobs of an executor run in threads of this process."""
+    # Since Python 3.14; each of its threads has its own modules, as a process has.
+    interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(
+        executor, interpreters
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """Where a call of ``download`` downloads, and what it does with the files of each order."""
+
+    executor: Executor | None = None
+    process: Process | None = None
+    #: Where the settings of the tracker come from; None: all were given in code.
+    source: SettingsSource | None = None
+    #: As the user gave it.
+    directory: str | Path | None = None
+    #: What the thread of the call does while it waits; other threads add to it.
+    jobs: queue.SimpleQueue[Callable[[], object]] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run a job, or cannot be called with the paths of an order."""
+        if self.process is not None and not callable(self.process):
+            raise SettingsError(f"process must be a function of the paths, not {self.process!r}")
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise SettingsError(
+                f"executor must be a concurrent.futures.Executor, not {self.executor!r:.100}; a "
+                "Dask client has one: client.get_executor()"
+            )
+
+    def do_jobs(self, tell: Callable[[], object]) -> None:
+        """Do what other threads have left to the thread of the call; *tell* comes before each."""
+        while not self.jobs.empty():
+            job = self.jobs.get()
+            tell()
+            job()
+
+
+def begin_processing(
+    shared: Shared,
+    options: CallOptions,
+    process: Process,
+    begin: Callable[[OrderState], Future[Any]],
+    order: OrderState,
+) -> Future[Any]:
+    """Begin an order, and call *process* with its files then; the result is None without files.
+
+    The executor does it; without one, the thread of the call.
+    """
+    order_id, executor = order.order_id or 0, options.executor
+    outer: Future[Any] = Future()
+    fetched: Future[Any] = Future()
+    if order.status in GONE:
+        fetched.set_result(None)
+    else:
+        fetched = begin(order)
+
+    def run() -> None:
+        try:
+            paths = shared.paths(order_id)
+            outer.set_result(process(paths) if paths else None)
+        except Exception as exc:  # noqa: BLE001 - the caller raises it
+            is_ours = isinstance(exc, JournalError)
+            outer.set_exception(exc if is_ours else processing_error(order_id, exc))
+        shared.signal.send()
+
+    def ended(_: Future[Any]) -> None:
+        if fetched.cancelled():
+            outer.cancel()
+        elif (error := fetched.exception()) is not None:
+            outer.set_exception(error)
+        else:
+            options.jobs.put(run if executor is None else partial(submitted, executor, run))
+        shared.signal.send()
+
+    fetched.add_done_callback(ended)
+    return outer
+
+
+class WorkerCall:
+    """A call whose orders are downloaded by workers of other processes.
+
+    *submit* runs a job in a thread: orders whose worker ended together with its pool.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        options: CallOptions,
+        executor: Executor,
+        *,
+        request: DownloadRequest,
+        settings: WorkerSettings,
+        submit: Submit,
+    ) -> None:
+        self._shared = shared
+        self._jobs = options.jobs
+        self._executor = executor
+        self._request = request
+        self._settings = settings
+        self._submit = submit
+        self._process = None if options.process is None else packed_function(options.process)
+        self._id = uuid.uuid4().hex
+        self._is_stopped = False
+        self._inner: dict[int, Future[Any]] = {}
+
+    def begin(self, order: OrderState) -> Future[Any]:
+        """Begin an order; the result is that of ``process=``, None without files."""
+        order_id = order.order_id or 0
+        task = WorkerTask(
+            call=self._id,
+            settings=self._settings,
+            order=OrderToFetch.of(order, order_id),
+            request=self._request,
+            fetch=order.status not in GONE,
+            process=self._process,
+        )
+        outer: Future[Any] = Future()
+        try:
+            inner = submitted(self._executor, run_in_worker, task)
+        except BrokenExecutor as exc:
+            self._jobs.put(partial(self._begin_again, task, outer, exc))
+        else:
+            self._follow(task, outer, inner, is_second=False)
+        running = RunningDownload()
+        self._shared.downloads.setdefault(order_id, running)
+        outer.add_done_callback(lambda _: self._forget(order_id, running))
+        return outer
+
+    def _forget(self, order_id: int, running: RunningDownload) -> None:
+        if self._shared.downloads.get(order_id) is running:
+            del self._shared.downloads[order_id]
+        self._shared.signal.send()
+
+    def _follow(
+        self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
+    ) -> None:
+        self._inner[task.order.order_id] = inner
+        inner.add_done_callback(partial(self._ended, task, outer, is_second=is_second))
+
+    def _ended(
+        self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
+    ) -> None:
+        """Pass on what a worker answered; called in a thread of the executor."""
+        order_id = task.order.order_id
+        # Dask keeps a result as long as its future exists, and makes it again when its worker ends.
+        self._inner.pop(order_id, None)
+        if inner.cancelled():
+            outer.set_exception(DownloadError(f"order {order_id} was cancelled before it began"))
+            return
+        error = inner.exception()
+        if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
+            self._jobs.put(partial(self._begin_again, task, outer, error))
+            self._shared.signal.send()
+            return
+        if error is not None:
+            outer.set_exception(_worker_lost(order_id, error))
+            return
+        answer = inner.result()
+        if isinstance(answer, RegardsError):
+            outer.set_exception(answer)
+            return
+        try:
+            outer.set_result(answer and pickle.loads(answer))  # noqa: S301 - of our own worker
+        except Exception as exc:  # noqa: BLE001 - a class of the user that is not here
+            told = DownloadError(f"order {order_id}: its result cannot be read here: {exc}")
+            told.__cause__ = exc
+            outer.set_exception(told)
+
+    def _begin_again(self, task: WorkerTask, outer: Future[Any], error: BaseException) -> None:
+        """Begin an order whose pool broke again, in a new process.
+
+        Alone in its process, an order that kills its worker again harms no other.
+        """
+        if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
+            outer.set_exception(_worker_lost(task.order.order_id, error))
+            return
+        _log.warning("order %d begins again: %s", task.order.order_id, error)
+        inner = self._submit(partial(_run_in_new_process, task))
+        self._follow(task, outer, inner, is_second=True)
+
+    def cancel(self, order_id: int) -> None:
+        """Cancel an order that has not begun, and stop all workers of this call."""
+        inner = self._inner.get(order_id)
+        if inner is not None:
+            inner.cancel()
+        if not self._is_stopped:
+            self._is_stopped = True
+            # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
+            with suppress(JournalError):
+                journal = self._shared.journal
+                journal.cursors.advance(self._id, 0, generation=journal.generation)
+
+
+def _run_in_new_process(task: WorkerTask) -> Any:
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(run_in_worker, task).result()
+
+
+def _worker_lost(order_id: int, error: BaseException) -> DownloadError:
+    text = str(error) or "no reason given"
+    lost = DownloadError(
+        f"order {order_id}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
+        "memory. Verified files stay: call download() again"
+    )
+    lost.__cause__ = error
+    return lost
+
+
+def settings_for_workers(
+    options: CallOptions,
+    journal: Journal,
+    executor: Executor,
+    *,
+    url: str,
+    tenant: str | None,
+    workspace: Place,
+) -> WorkerSettings:
+    """Return what travels to the workers of an executor.
+
+    SettingsError: workers could not make the same client and journal, or not reach the same files.
+    """
+    from regards_nb.settings import WorkerSettings
+
+    is_local = isinstance(executor, concurrent.futures.ProcessPoolExecutor)
+    kind, source = type(executor).__name__, options.source
+    if source is None or source.only_in_code:
+        told = "all settings" if source is None else ", ".join(source.only_in_code)
+        raise SettingsError(
+            f"the workers of {kind} make the client and the journal themselves, and no password "
+            f"is sent to them: {told} of this tracker were given in code. Write the addresses and "
+            "names into a profile of the settings file, set the passwords in the environment of "
+            "the workers (REGARDS_PASSWORD), and make the tracker with OrderTracker.from_profile("
+            '"NAME"). Threads need none of it: executor=ThreadPoolExecutor()'
+        )
+    # No public name has the start method. Without this one a forked process is not noticed.
+    context = getattr(executor, "_mp_context", None)
+    if is_local and context is not None and context.get_start_method() == "fork":
+        raise SettingsError(
+            "a process that is forked while threads run can hang: make the executor with "
+            'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        )
+    if not (journal.is_on_server or is_local):
+        raise SettingsError(
+            f"the workers of {kind} may be on other machines and cannot write to the journal "
+            f"{journal.location}: keep it in PostgreSQL (journal=), or use a ProcessPoolExecutor, "
+            "whose workers are on this machine"
+        )
+    relative = [
+        str(place)
+        for place in (source.workspace, options.directory)
+        if place is not None
+        and "://" not in str(place)
+        and not Path(place).expanduser().is_absolute()
+    ]
+    if relative and not is_local:
+        raise SettingsError(
+            f"the workers of {kind} may be on other machines, where the folder {relative[0]!r} is "
+            "another one: give a workspace that all of them share, with its whole path"
+        )
+    if not is_local and isinstance(workspace, Path):
+        workspace.mkdir(parents=True, exist_ok=True)
+    return WorkerSettings(
+        profile=source.profile,
+        url=url,
+        tenant=tenant,
+        journal=journal.location,
+        workspace=str(workspace),
+        is_shared=not is_local,
+    )
 
 
 # -- in a worker

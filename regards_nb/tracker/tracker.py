@@ -45,8 +45,7 @@ from regards_nb.tracker.dispatcher import (
     source_of,
 )
 from regards_nb.tracker.downloads import Downloads
-from regards_nb.tracker.executors import CallOptions
-from regards_nb.tracker.fetch import DownloadDetails, DownloadRequest
+from regards_nb.tracker.fetch import CallOptions, DownloadDetails, DownloadRequest
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
     RUNNING,
