@@ -13,11 +13,10 @@ understand more of an old journal, and no second table can disagree with the fir
 - ``changes``: how far the journal has grown, and when to look; notifications of other processes;
 - ``processes``: what processes leave for each other: leases and cursors;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
-- ``rescue``: write missing messages and records to files that replaced ours;
+- ``rescue``: save the messages of replaced and of damaged files;
 - ``journal``: `Journal`: append messages, read on from a position, keep the file records;
 - ``checkpoints``: stores results computed from the journal;
-- ``prune``: remove the events of orders that have ended long ago;
-- ``salvage``: save what can be read of a damaged file.
+- ``prune``: remove the events of orders that have ended long ago.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from regards_nb.journal.prune import kept as kept
 from regards_nb.journal.prune import name_of as name_of
 from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us
-from regards_nb.journal.salvage import Repair as Repair
-from regards_nb.journal.salvage import repair as repair
+from regards_nb.journal.rescue import Repair as Repair
+from regards_nb.journal.rescue import repair as repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning as NetworkFileSystemWarning
 from regards_nb.journal.sqlite_file import SqliteFile as SqliteFile
