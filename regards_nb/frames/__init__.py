@@ -2,7 +2,6 @@
 
 - ``columns``: the columns and dtypes of each frame, and the growing memory behind them;
 - ``state``: the state of each order, from events, files and answers over REST;
-- ``packed``: columns as bytes;
 - ``checkpoint``: orders and events that are read instead of folded again;
 - ``catalogue``: the frames of the catalogue;
 - ``table``: which orders a table asks for;

@@ -27,8 +27,13 @@ import numpy as np
 import regards_nb
 from regards_nb.errors import RegardsError
 from regards_nb.events import OrderStatus
-from regards_nb.frames.columns import EVENT_DTYPES, ORDER_DTYPES, GrowingFrame
-from regards_nb.frames.packed import PackedColumn, columns_of, pack, unpack
+from regards_nb.frames.columns import (
+    EVENT_DTYPES,
+    ORDER_DTYPES,
+    GrowingFrame,
+    PackedColumn,
+    columns_of,
+)
 from regards_nb.journal import CHECKPOINT_HEAD
 from regards_nb.orders import GONE, FoldedOrders, OrderKey, OrderReducer, OrderState, replaced
 from regards_nb.threads import begin
@@ -69,6 +74,43 @@ _KEY_COLUMNS = ("tenant", "correlation_id")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+# -- columns as bytes
+# They depend neither on the version of pandas nor on whether Arrow is installed.
+
+#: Bits: their number, and eight in a byte. Numbers: their dtype, and little-endian bytes.
+_BITS, _NUMBERS = 1, 2
+_SIZE_BYTES = _DTYPE_BYTES = 8
+
+
+def _encoded(array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
+    if array.dtype == bool:
+        bits = len(array).to_bytes(_SIZE_BYTES, "little") + np.packbits(array).tobytes()
+        return msgspec.msgpack.Ext(_BITS, bits)
+    if array.dtype.kind == "i" and len(array):
+        # The signed type that holds the largest and the smallest number.
+        array = array.astype(np.min_scalar_type(-1 - max(int(array.max()), -1 - int(array.min()))))
+    array = array.astype(array.dtype.newbyteorder("<"))
+    return msgspec.msgpack.Ext(
+        _NUMBERS, array.dtype.str.encode().ljust(_DTYPE_BYTES) + array.tobytes()
+    )
+
+
+def _decoded(code: int, data: memoryview) -> np.ndarray[Any, Any]:
+    if code == _BITS:
+        count = int.from_bytes(data[:_SIZE_BYTES], "little")
+        bits = np.frombuffer(data[_SIZE_BYTES:], "u1")
+        return np.unpackbits(bits, count=count).view(bool)
+    return np.frombuffer(data[_DTYPE_BYTES:], str(data[:_DTYPE_BYTES], "ascii").strip())
+
+
+#: Columns to bytes, and back.
+_pack_columns = msgspec.msgpack.Encoder(enc_hook=_encoded).encode
+_unpack_columns = msgspec.msgpack.Decoder(dict[str, PackedColumn], ext_hook=_decoded).decode
+
+
+# -- what is stored
 
 
 class Head(msgspec.Struct, array_like=True):
@@ -235,7 +277,7 @@ class Checkpoints:
         head = self._valid_head(values[CHECKPOINT_HEAD])
         if head is None or not values["orders"] or not values["folds"]:
             return None
-        orders = StoredOrders(unpack(values["orders"][0]), values["folds"][0])
+        orders = StoredOrders(_unpack_columns(values["orders"][0]), values["folds"][0])
         return Checkpoint(head, orders, lambda: self._events(head))
 
     def _valid_head(self, packed: list[bytes]) -> Head | None:
@@ -251,7 +293,7 @@ class Checkpoints:
         for piece in self._store.read(self._owner, head.events)[head.events]:
             if count == head.n_events:
                 break  # another kernel has stored later ones
-            columns = unpack(piece)
+            columns = _unpack_columns(piece)
             count += len(columns["redelivered"].data)
             yield columns
 
@@ -274,14 +316,14 @@ class Checkpoints:
         head = msgspec.structs.replace(capture.head, stamp=stamp, events=events)
         values = {
             (CHECKPOINT_HEAD, 0): _pack(head),
-            ("orders", 0): pack(_order_columns(capture)),
+            ("orders", 0): _pack_columns(_order_columns(capture)),
             # Seldom read, and many texts are alike.
             ("folds", 0): zlib.compress(_pack(_folds(capture)), level=1),
         }
         new = capture.events_from(n_stored)
         for first in range(0, len(new), _ROWS_PER_PIECE):
             piece = columns_of(new.iloc[first : first + _ROWS_PER_PIECE], EVENT_DTYPES)
-            values[events, n_stored + first] = pack(piece)
+            values[events, n_stored + first] = _pack_columns(piece)
         self._store.write(self._owner, values, before=before, keeps_others=there is not None)
 
     @property

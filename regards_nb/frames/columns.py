@@ -12,8 +12,11 @@ import importlib
 import inspect
 import operator
 from bisect import bisect_left
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,8 +25,6 @@ from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from regards_nb.frames.packed import PackedColumn
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -164,6 +165,72 @@ _FEW_TEXTS = 8
 
 #: The rows to write: those at the end, or some in between.
 Rows: TypeAlias = "slice | np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Texts as UTF-8, one after the other; *sizes* are their bytes, as uint32."""
+
+    sizes: np.ndarray[Any, Any]
+    joined: memoryview
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Pack texts."""
+        encoded = [text.encode() for text in texts]
+        return cls(np.array(list(map(len, encoded)), "<u4"), memoryview(b"".join(encoded)))
+
+    @cached_property
+    def ends(self) -> np.ndarray[Any, Any]:
+        """The place behind the last byte of each text."""
+        return np.cumsum(self.sizes, dtype=np.int64)
+
+    def to_list(self) -> list[str]:
+        """Return the texts."""
+        ends = self.ends.tolist()
+        whole = str(self.joined, "utf-8")
+        if len(whole) == len(self.joined):  # one byte for each character
+            return [whole[begin:end] for begin, end in pairwise([0, *ends])]
+        return [str(self.joined[begin:end], "utf-8") for begin, end in pairwise([0, *ends])]
+
+    def at(self, places: np.ndarray[Any, Any]) -> list[str]:
+        """Return the texts at some places."""
+        ends = self.ends[places]
+        limits = zip((ends - self.sizes[places]).tolist(), ends.tolist(), strict=True)
+        return [str(self.joined[begin:end], "utf-8") for begin, end in limits]
+
+
+class PackedColumn(NamedTuple):
+    """The values of one column.
+
+    *data* are numbers (times: microseconds since 1970); of a column of texts, places in *texts*, -1
+    for a missing one. *missing* says where values are missing; None if none is.
+    """
+
+    data: np.ndarray[Any, Any]
+    missing: np.ndarray[Any, Any] | None = None
+    texts: PackedTexts | None = None
+
+    def take(self, rows: np.ndarray[Any, Any]) -> PackedColumn:
+        """Return the values of some rows."""
+        missing = None if self.missing is None else self.missing[rows]
+        return PackedColumn(self.data[rows], missing, self.texts)
+
+    def to_list(self) -> list[Any]:
+        """Return the values as Python objects, None where they are missing."""
+        if self.texts is not None:
+            # Some rows need few of the texts, and each of them once.
+            places, rows = np.unique(self.data, return_inverse=True)
+            n_missing = int((places < 0).sum())
+            texts = [*[None] * n_missing, *self.texts.at(places[n_missing:])]
+            values = np.array(texts, dtype=object)[rows]
+        elif self.missing is None:
+            values = self.data
+        else:
+            values = self.data.astype(object)
+            values[self.missing] = None
+        found: list[Any] = values.tolist()
+        return found
 
 
 class Column:
@@ -566,3 +633,24 @@ class GrowingFrame:
                 return ArrowTexts(capacity, text)
             return Texts(capacity, text, self._texts[name])
         return _KINDS[dtype](capacity, dtype)
+
+
+def columns_of(frame: pd.DataFrame, dtypes: Mapping[str, str]) -> dict[str, PackedColumn]:
+    """Return the columns of a frame."""
+    return {name: _column_of(frame[name], dtype) for name, dtype in dtypes.items()}
+
+
+def _column_of(column: pd.Series[Any], dtype: str) -> PackedColumn:
+    if dtype == "str":
+        places, texts = pd.factorize(column)
+        return PackedColumn(places, None, PackedTexts.of(list(texts)))
+    if dtype == "category":
+        names = PackedTexts.of(list(column.cat.categories))
+        return PackedColumn(column.cat.codes.to_numpy(), None, names)
+    missing = column.isna().to_numpy()
+    if dtype.startswith("datetime64"):
+        values = column.dt.tz_localize(None).to_numpy().view("i8").copy()
+        values[missing] = 0
+    else:
+        values = column.to_numpy(dtype=dtype.lower(), na_value=0)
+    return PackedColumn(values, missing if missing.any() else None)

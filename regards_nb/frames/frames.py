@@ -25,9 +25,10 @@ from regards_nb.frames.columns import (
     REJECTED_DTYPES,
     REMOTE_DTYPES,
     GrowingFrame,
+    PackedColumn,
+    columns_of,
 )
 from regards_nb.frames.export import write_frames
-from regards_nb.frames.packed import PackedColumn, columns_of
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import name_of, with_full_path
 
