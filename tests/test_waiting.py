@@ -617,10 +617,19 @@ def test_a_download_while_the_broker_is_away_asks_regards(
     assert len(tracker.download()) == 3
     tracker.wait()
     assert "the only order is finished; no event arrives since" in capsys.readouterr().out
+    with pytest.raises(errors.OrderNotFoundError, match="label 'typo'"):
+        tracker.wait("typo", timeout_s=60)
+    elsewhere = simulator.order(OrderPlan(n_files=1, label="made elsewhere"))
+    simulator.wait_for(elsewhere, "DONE")
+    tracker.wait("made elsewhere", timeout_s=60, download=True)
+    busy = simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=None))
+    with pytest.raises(errors.ServiceUnreachableError, match=r"order 'other' .*not be asked.*503"):
+        tracker.wait("other", timeout_s=60)
+    simulator.faults.remove(busy)
     tracker.stop()
     with tracker_of(simulator, tmp_path) as back:
         # The messages come now, and their files are here.
-        until(lambda: back.orders["suborders_done"].eq(3).all() and back.health.queue_depth == 0)
+        until(lambda: back[number].suborders_done == 3 and back.health.queue_depth == 0)
         until(lambda: not back.orders["waits_for_download"].any())
 
 

@@ -299,7 +299,11 @@ class Wait(WaitingCall):
         health = self._life.health
         if len(self._states) == len(self._names):
             return
-        if health.state not in RUNNING or health.queue_depth:
+        if health.state in RUNNING:
+            is_answer_due = not health.queue_depth
+        else:  # without RabbitMQ only REGARDS can tell
+            is_answer_due = self._sync is not None
+        if not is_answer_due:
             return
         last_sign = max(self._began, health.since, health.last_event or health.since)
         if (datetime.now(UTC) - last_sign).total_seconds() < _UNKNOWN_AFTER_S:
