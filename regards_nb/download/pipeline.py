@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from regards_nb.download.zipstream import Piece
     from regards_nb.files import FileRecord
 
-#: Small pieces go to the writer in batches: maximum size and number of pieces of a batch, and
-#: maximum number of batches that wait for the writer.
-_BATCH_BYTES, _BATCH_PIECES, _WAITING_BATCHES = 1 << 20, 256, 3
+#: The pieces of a block go to the writer together, because each switch between the threads takes
+#: time: maximum size of such a batch, and maximum number of batches that wait for the writer.
+_BATCH_BYTES, _WAITING_BATCHES = 1 << 20, 3
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0
 
@@ -149,7 +149,7 @@ class _Pipeline:
                 for piece in read_zip(self._arriving()):
                     self._batch.append(piece)
                     self._batch_bytes += len(piece.data)
-                    if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_PIECES:
+                    if self._batch_bytes >= _BATCH_BYTES:
                         self._hand_over()
         finally:
             if self._copy is not None:

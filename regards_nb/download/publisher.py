@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from regards_nb.download.records import OrderRecords
     from regards_nb.download.workspace import Content, VerifiedFile, Workspace
 
-#: Files that are ready within this time are published together, because each flush takes time.
+#: Files that are ready within this time are published together: each flush takes time, and each of
+#: the five system calls for a small file waits for Python's lock while other threads read the zip.
 _GATHER_S = 0.25
 #: Maximum time that a call that stops waits for uploads that have begun.
 _STOP_S = 2.0
@@ -77,7 +78,7 @@ class Publisher:
         PublisherFailedError: publishing has failed; :meth:`finish` raises the reason.
         """
         with self._changed:
-            while self._held_bytes >= self._workspace.waiting_bytes and not self._ended:
+            while self._is_full() and not self._ended:
                 self._changed.wait(_WAKE_S)
             if self._ended:
                 raise PublisherFailedError
@@ -149,8 +150,12 @@ class Publisher:
         most = self._workspace.batch_files
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
-            self._changed.wait_for(lambda: len(self._waiting) >= most or self._ended, _GATHER_S)
+            if len(self._waiting) < most:
+                self._changed.wait_for(lambda: self._is_full() or self._ended, _GATHER_S)
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _is_full(self) -> bool:
+        return self._held_bytes >= self._workspace.waiting_bytes
 
     def _publish_batch(self, batch: Sequence[VerifiedFile]) -> None:
         placed: list[FileRecord] = []
