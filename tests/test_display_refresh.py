@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from scripted_tracker import NOON, ScriptedTracker, order
 
+from regards_nb import OrderTracker
 from regards_nb.consumer import Health, HealthState
 from regards_nb.display import TRACKER_DELETED, RefreshThread, close_views, refresh_thread_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from regards_nb.tracker import Snapshot
 
@@ -212,12 +214,15 @@ def test_it_ends_with_the_tracker_and_leaves_the_last_state() -> None:
     assert view.closed == 1
 
 
-@pytest.mark.usefixtures("refresh")
-def test_stopping_the_tracker_freezes_the_views(tracker: ScriptedTracker, view: SketchView) -> None:
-    """When a running tracker is stopped, its views become pictures without being asked to."""
+def test_stopping_the_tracker_freezes_the_views(tmp_path: Path, view: SketchView) -> None:
+    """When a tracker is stopped, its views become pictures without being asked to."""
+    tracker = OrderTracker("amqp://a:b@127.0.0.1:1/x", "q", journal=tmp_path / "journal.sqlite")
+    refresh = refresh_thread_of(tracker)
+    refresh.view("sketch", lambda: view)
+    refresh.run()
     until(lambda: len(view.painted) == 1)
-    tracker.tell(health=Health(state=HealthState.STOPPED, since=NOON))
-    until(lambda: view.closed == 1)
+    tracker.stop()
+    assert view.closed == 1
     assert view.frozen[-1][0].health.state is HealthState.STOPPED
 
 

@@ -61,7 +61,7 @@ class NotebookView:
         """Whether to paint although the tracker did not change."""
         return self._changed
 
-    def begin(self, keys_of: KeysOf) -> None:
+    def detach_outputs(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
         self.keys_of = keys_of
         self._handles.clear()
@@ -167,7 +167,7 @@ class LiveView(NotebookView, ABC):
 
     @abstractmethod
     def discard(self, *, keep_table: bool) -> None:
-        """Remove the widgets from the kernel's memory; *keep_table*: only those for clicks."""
+        """Remove the widgets from the kernel's memory; with *keep_table*, the table stays."""
 
     @property
     def interval_s(self) -> float:
@@ -222,9 +222,9 @@ class LiveView(NotebookView, ABC):
             self.visible = True
             return self.root
 
-    def begin(self, keys_of: KeysOf) -> None:
+    def detach_outputs(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
-        super().begin(keys_of)
+        super().detach_outputs(keys_of)
         self._fallback_handles.clear()
         self._answer_text = ""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from regards_nb.display.live import View
-    from regards_nb.tracker import OrderTracker, Snapshot
+    from regards_nb.tracker import OrderTracker
 
 INTERVAL_S = 0.2
 #: Thread wake-ups come early by up to this.
@@ -43,7 +43,6 @@ MAX_PAUSE_S = 10.0
 MAX_HIDDEN = 8
 JOIN_TIMEOUT_S = 2.0
 TRACKER_DELETED = "This tracker no longer exists; this is its last state."
-STOPPED = "STOPPED"
 
 _log = logging.getLogger(__name__)
 # Without a handler Python writes warnings to stderr, which appears in the cell that runs.
@@ -72,7 +71,6 @@ class RefreshThread:
         self._painted: weakref.WeakKeyDictionary[View, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
-        self._was_running = self._has_stopped = False
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -115,7 +113,6 @@ class RefreshThread:
             if (version == painted and not view.changed and not is_due) or now < not_before:
                 return True
             snapshot = tracker.snapshot(view.keys_of())
-            self._check_health(snapshot)
             view.paint(snapshot)
             pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
             not_before = now + max(pause_s, view.interval_s) - TOLERANCE_S
@@ -190,21 +187,11 @@ class RefreshThread:
                 self._thread = None
                 return False, True
         results = [self.paint(view, tracker) for view in views]
-        if self._has_stopped:
-            self._freeze_all()
-            return False, True
         return True, all(results)
-
-    def _check_health(self, snapshot: Snapshot) -> None:
-        """Detect that a running tracker was stopped; one that was never started may still start."""
-        is_running = snapshot.health.state.value != STOPPED
-        self._was_running |= is_running
-        self._has_stopped = self._was_running and not is_running
 
     def _freeze_all(self, note: str = "") -> None:
         with self._lock:
             views, self._views, self._thread = list(self._views.values()), {}, None
-            self._was_running = self._has_stopped = False
         tracker = self.tracker()
         for view in views:
             with self.recording():

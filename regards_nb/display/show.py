@@ -47,17 +47,15 @@ NO_ANYWIDGET_NOTE = 'To see it move: pip install "regards_nb[marimo]", and resta
 # -- where the code runs
 
 
-class Environment(Enum):
-    """The kinds of output that the place where the code runs can show."""
+class OutputKind(Enum):
+    """What can be shown where the code runs."""
 
     #: A notebook with ipywidgets.
     WIDGETS = "ipywidgets"
-    #: A notebook with anywidget, chosen by `use`.
+    #: A notebook with anywidget: marimo, or chosen by `use`.
     ANYWIDGET = "anywidget"
-    #: A notebook without either: a table of HTML that is replaced.
+    #: A notebook without either: a table of HTML that is replaced; in marimo it stands still.
     HTML = "html"
-    #: marimo: live with anywidget, else a static table that says so.
-    MARIMO = "marimo"
     #: A terminal, a script, a log file.
     TEXT = "text"
 
@@ -97,24 +95,24 @@ def _check_choice(widgets: str, source: str) -> None:
 
 
 def _choice() -> str:
+    if in_marimo():
+        return "anywidget"
     if _chosen:
         return _chosen[0]
     chosen = os.environ.get(WIDGETS_VARIABLE, "")
     if chosen:
         _check_choice(chosen, WIDGETS_VARIABLE)
-    return chosen or ("anywidget" if in_marimo() else "ipywidgets")
+    return chosen or "ipywidgets"
 
 
-def environment() -> Environment:
+def output_kind() -> OutputKind:
     """Return what can be shown here. Nothing is imported to find out."""
-    if in_marimo():
-        return Environment.MARIMO
-    if not in_kernel():
-        return Environment.TEXT
+    if not (in_marimo() or in_kernel()):
+        return OutputKind.TEXT
     choice = _choice()
     if broken_kernel() or not _is_installed(choice):
-        return Environment.HTML
-    return Environment(choice)
+        return OutputKind.HTML
+    return OutputKind(choice)
 
 
 def _is_installed(library: str) -> bool:
@@ -162,14 +160,14 @@ def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None 
     snapshot = tracker.snapshot()
     refresh = refresh_thread_of(tracker, record)
     with refresh.recording():
-        place = environment()
-        if place is Environment.TEXT:
+        kind = output_kind()
+        if kind is OutputKind.TEXT:
             write_lines(sys.stdout, text(snapshot).splitlines())
             return
-        if place is Environment.MARIMO and not _is_installed("anywidget"):
+        if kind is OutputKind.HTML and in_marimo():
             sys.modules["marimo"].output.append(marimo_value(tracker))
             return
-        view_of(refresh, "show", lambda: None, place).show(snapshot, with_fallback=True)
+        view_of(refresh, "show", lambda: None, kind).show(snapshot, with_fallback=True)
         if not broken_kernel():
             refresh.run()
 
@@ -189,8 +187,8 @@ def mimebundle(
     bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
     with refresh.recording():
-        if (place := environment()) in {Environment.WIDGETS, Environment.ANYWIDGET}:
-            bundle = view_of(refresh, "show", lambda: chosen, place).bundle(snapshot)
+        if (kind := output_kind()) in {OutputKind.WIDGETS, OutputKind.ANYWIDGET}:
+            bundle = view_of(refresh, "show", lambda: chosen, kind).bundle(snapshot)
             refresh.run()
     bundle = bundle or static_bundle(table_model(snapshot), as_of())
     return {
@@ -226,8 +224,7 @@ def widget(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any
     choice = _choice()
     _check_choice(choice, WIDGETS_VARIABLE)
     refresh = refresh_thread_of(tracker)
-    place = Environment(choice)
-    made = view_of(refresh, "widget", lambda: chosen, place).widget(snapshot)
+    made = view_of(refresh, "widget", lambda: chosen, OutputKind(choice)).widget(snapshot)
     refresh.run()
     return made
 
@@ -239,32 +236,30 @@ def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) 
     return sys.modules["marimo"].Html(html(tracker.snapshot(keys), note=NO_ANYWIDGET_NOTE))
 
 
-def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, place: Environment) -> Any:
+def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, kind: OutputKind) -> Any:
     """Return the view of a page for that purpose; a second output reuses its widgets."""
     keys = keys_of()
-    name: object = (purpose, place, _page(), None if keys is None else tuple(keys))
+    name: object = (purpose, kind, _page(), None if keys is None else tuple(keys))
     if purpose == "wait" and refresh.is_visible(name):
         # Two tasks wait for the same orders.
         name = object()
-    view: Any = refresh.view(name, lambda: _new_view(refresh, keys_of, place))
+    view: Any = refresh.view(name, lambda: _new_view(refresh, keys_of, kind))
     if purpose == "wait":
-        view.begin(keys_of)
+        view.detach_outputs(keys_of)
     return view
 
 
-def _new_view(refresh: RefreshThread, keys_of: KeysOf, place: Environment) -> Any:
+def _new_view(refresh: RefreshThread, keys_of: KeysOf, kind: OutputKind) -> Any:
     # The widgets are imported only where they are shown.
-    if place is Environment.WIDGETS:
+    if kind is OutputKind.WIDGETS:
         from regards_nb.display.widgets import WidgetView
 
         return WidgetView(refresh.tracker, keys_of)
-    if place is Environment.ANYWIDGET or (
-        place is Environment.MARIMO and _is_installed("anywidget")
-    ):
+    if kind is OutputKind.ANYWIDGET:
         from regards_nb.display.anywidgets import AnyWidgetView
 
         return AnyWidgetView(refresh.tracker, keys_of)
-    return HtmlView(keys_of, broken_kernel() or NO_ANYWIDGET_NOTE * (place is Environment.MARIMO))
+    return HtmlView(keys_of, broken_kernel() or NO_ANYWIDGET_NOTE * in_marimo())
 
 
 # -- while waiting
@@ -371,14 +366,14 @@ WaitView = LogView | ScreenView | NotebookWaitView
 def _wait_view(
     refresh: RefreshThread, tracker: OrderTracker, keys_of: KeysOf, *, blocking: bool
 ) -> WaitView:
-    place = environment()
-    if place is Environment.TEXT:
+    kind = output_kind()
+    if kind is OutputKind.TEXT:
         if is_screen(sys.stdout):
             return ScreenView(tracker, keys_of, sys.stdout, interval_s=INTERVAL_S)
         return LogView(tracker, keys_of, sys.stdout)
-    has_buttons = place is not Environment.HTML
+    has_buttons = kind is not OutputKind.HTML
     note = BLOCKING_NOTE if blocking and has_buttons else ""
-    return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, place), note)
+    return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, kind), note)
 
 
 def _as_callable(keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None) -> KeysOf:

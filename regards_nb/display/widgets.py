@@ -78,7 +78,7 @@ class WidgetView(LiveView):
         self._bar.update(model)
 
     def discard(self, *, keep_table: bool) -> None:
-        """Remove the widgets from the kernel's memory; *keep_table*: only those for clicks."""
+        """Remove the widgets from the kernel's memory; with *keep_table*, the table stays."""
         self._bar.close()
         discard(self._answer)
         if not keep_table:
