@@ -205,8 +205,8 @@ class FoldedOrders:
     """All that an `OrderReducer` has folded, to go on from there.
 
     *keys* and *tenants* are in the order of their first events; *order_ids* and *folds*
-    (`OrderAccumulator.packed`) belong to the keys. *owners* are the orders that own an order id,
-    where these are not all that have the number; *claims* the others that claim it.
+    (`OrderAccumulator.packed`) belong to the keys. *owners* has the orders that own an order id,
+    only where these are not the orders that have it; *claims* has the others that claim it.
     """
 
     keys: Sequence[OrderKey] = ()
@@ -318,7 +318,8 @@ class OrderReducer:
     def parts(self) -> Iterator[tuple[OrderKey, list[OrderAccumulator], list[int]]]:
         """Yield each name with what its events say, and all numbers that they name.
 
-        What belongs to its newest number, and what belongs to no number, as far as there is any.
+        The list has the accumulator of the highest number and that of the events without a number;
+        either may be missing.
         """
         claims: defaultdict[OrderKey, list[int]] = defaultdict(list)
         for order_id, owners in self._owners.items():

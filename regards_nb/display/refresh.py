@@ -37,8 +37,10 @@ INTERVAL_S = 0.2
 TOLERANCE_S = 0.05
 #: The part of one processor that repaints may take: with thousands of orders they become rarer.
 MAX_SHARE = 0.02
-#: After an error the pause before the next attempt doubles up to this.
+#: The longest pause that the cost of a repaint makes.
 MAX_PAUSE_S = 10.0
+#: A view that could not be painted is tried again after this.
+RETRY_S = 1.0
 #: Views that ended are kept for clicks that are still on their way, up to this number.
 MAX_HIDDEN = 8
 JOIN_TIMEOUT_S = 2.0
@@ -101,8 +103,8 @@ class RefreshThread:
                 view.close()
         return found
 
-    def paint(self, view: View, tracker: OrderTracker) -> bool:
-        """Paint one view if something changed; return whether that succeeded."""
+    def paint(self, view: View, tracker: OrderTracker) -> None:
+        """Paint one view if something changed."""
         try:
             # Read before the snapshot: at worst the same state is painted twice.
             version = tracker.version
@@ -111,17 +113,15 @@ class RefreshThread:
             # times of running orders change by themselves
             is_due = now >= tick and view.last is not None and view.last.is_moving
             if (version == painted and not view.changed and not is_due) or now < not_before:
-                return True
+                return
             snapshot = tracker.snapshot(view.keys_of())
             view.paint(snapshot)
             pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
             not_before = now + max(pause_s, view.interval_s) - TOLERANCE_S
             self._painted[view] = (version, not_before, now + TICK_S)
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
-            self._painted.pop(view, None)
+            self._painted[view] = (-1, time.monotonic() + RETRY_S, 0.0)
             self._record_error(exc)
-            return False
-        return True
 
     def run(self) -> None:
         """Start the thread unless it runs."""
@@ -168,26 +168,24 @@ class RefreshThread:
             _log.exception("the display error could not be recorded")
 
     def _run(self) -> None:
-        pause_s = INTERVAL_S
-        while not self._closed.wait(pause_s):
-            goes_on, succeeded = self._tick()
-            if not goes_on:
+        while not self._closed.wait(INTERVAL_S):
+            if not self._tick():
                 return
-            pause_s = INTERVAL_S if succeeded else min(2 * pause_s, MAX_PAUSE_S)
 
-    def _tick(self) -> tuple[bool, bool]:
-        """Paint the views that changed. Return whether to go on, and whether all succeeded."""
+    def _tick(self) -> bool:
+        """Paint the views that changed; return whether to go on."""
         tracker = self.tracker()
         if tracker is None:
             self._freeze_all(TRACKER_DELETED)
-            return False, True
+            return False
         with self._lock:
             views = [view for view in self._views.values() if view.visible and view.is_alive]
             if not views:
                 self._thread = None
-                return False, True
-        results = [self.paint(view, tracker) for view in views]
-        return True, all(results)
+                return False
+        for view in views:
+            self.paint(view, tracker)
+        return True
 
     def _freeze_all(self, note: str = "") -> None:
         with self._lock:
