@@ -264,17 +264,13 @@ class RegardsClient:
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
         """Yield all orders of the user, newest first. Pages are requested as needed."""
         seen: set[int] = set()
-        pages = iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size)
-        for page in pages:
-            seen_before = len(seen)
+        for page in iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size):
             for item in page.items:
                 order = remote_order(item, page.request)
                 # A new order moves the others to the next page: some come twice.
                 if order.order_id not in seen:
                     seen.add(order.order_id)
                     yield order
-            if len(seen) == seen_before:
-                return  # The server repeats a page: it would never end.
 
     def clock_skew_s(self) -> float | None:
         """Return how many seconds our clock is ahead of the server's; None if it sends no date."""

@@ -511,27 +511,22 @@ def _read(response: requests.Response, request: str) -> Response | RequestFailur
 
 def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iterator[Page]:
     """Yield one page after the other; their numbers are added to the query of the request."""
-    number = 0
-    previous_items: list[Any] = []
-    while True:
+    before: list[Any] = []
+    for number in range(_MAX_PAGES):
         params = {**request.params, "page": number, "size": page_size}
         response = exchange(replace(request, params=params))
         if response.status == 204:  # The documentation has 204 for an empty list.
             return
         page = read_page(response.json(), response.request)
         yield page
-        number += 1
-        if number == _MAX_PAGES:
-            raise UnexpectedAnswerError(f"{page.request}: still no end after {number} pages")
-        if page.pages is None:
-            # The server does not count its pages: a full page may have a next one.
-            is_last = len(page.items) < page_size or page.items == previous_items
-        else:
-            is_last = number >= page.pages
-        # An empty page is the last one, even if the server announced more.
-        if is_last or not page.items:
+        # Where the server does not count its pages, a full page may have a next one.
+        is_full = len(page.items) >= page_size
+        has_next = is_full if page.pages is None else number + 1 < page.pages
+        # A server that counts wrongly may send an empty page, or the same page, for ever.
+        if not has_next or page.items in ([], before):
             return
-        previous_items = page.items
+        before = page.items
+    raise UnexpectedAnswerError(f"{request}: still no end after {_MAX_PAGES} pages")
 
 
 def iter_manifest(
