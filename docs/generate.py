@@ -81,7 +81,7 @@ def transitions() -> set[tuple[str, str]]:
                 sim.wait_for(answer.order_id, *_ENDED)
         number = sim.order(_plan(faults=(StagingError(),)), correlation_id="retried", owner="retry")
         sim.wait_for(number, *_ENDED)
-        sim.service.act(sim.service.known(number), Action.RETRY)
+        sim.service.act(sim.service.orders[number], Action.RETRY)
         sim.wait_for(number, "DONE")
         told: dict[str, list[str]] = {}
         for message in sim.transcript:

@@ -66,7 +66,7 @@ class World:
     @property
     def expected(self) -> dict[str, bytes]:
         """Content of every file of the order, by the name it has on the server."""
-        files = self.simulator.service.known(self.order_id).files
+        files = self.simulator.service.orders[self.order_id].files
         return {file.spec.name: b"".join(file.spec.source.chunks()) for file in files}
 
     @property

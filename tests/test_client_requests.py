@@ -116,7 +116,7 @@ def sent(simulator: Simulator) -> list[requests.PreparedRequest]:
         client.resume(order)
         simulator.wait_available(order)
         (file, *_) = client.available_files(order)
-        sub_order = simulator.service.known(order).sub_orders[0].sub_order_id
+        sub_order = simulator.service.orders[order].sub_orders[0].sub_order_id
         client.available_files(order, sub_order_id=sub_order)
         with client.open_file(file.file_id or 0):
             pass
@@ -124,7 +124,7 @@ def sent(simulator: Simulator) -> list[requests.PreparedRequest]:
             client.dataset_files(order, number)
         client.orders()
         client.clock_skew_s()
-        while simulator.service.known(order).status != "DONE_WITH_WARNING":
+        while simulator.service.orders[order].status != "DONE_WITH_WARNING":
             with client.open_zip(order) as zipped:
                 if zipped is not None:
                     list(zipped.blocks())

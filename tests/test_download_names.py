@@ -293,7 +293,7 @@ def test_files_that_the_manifest_did_not_list_are_not_lost(tmp_path: Path) -> No
 
 def omit_from_next_manifest(here: World, *names: str) -> None:
     """Let the next manifest lack files that the zip will hold."""
-    files = here.simulator.service.known(here.order_id).files
+    files = here.simulator.service.orders[here.order_id].files
     rows = [
         {
             "content": {

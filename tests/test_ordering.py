@@ -30,7 +30,7 @@ def applied(simulator: Simulator) -> int:
 def ordered(simulator: Simulator, order_id: int | None) -> set[str | None]:
     """Return the provider ids of the products of an order."""
     assert order_id is not None
-    return {file.spec.product_id for file in simulator.service.known(order_id).files} - {None}
+    return {file.spec.product_id for file in simulator.service.orders[order_id].files} - {None}
 
 
 # -- products

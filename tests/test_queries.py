@@ -167,7 +167,7 @@ def test_products_are_found_by_what_identifies_them(simulator: Simulator) -> Non
         ):
             answer = client.apply(wanted)
             assert answer.order_id is not None, answer
-            files = simulator.service.known(answer.order_id).files
+            files = simulator.service.orders[answer.order_id].files
             names = {file.spec.name.partition(".")[0] for file in files}
             # A document of the data set comes with every order.
             assert names == {one.provider_id, two.provider_id, "SWOT_SSH_FORMAT"}

@@ -184,7 +184,7 @@ def test_the_web_basket_is_ordered_along(user: Session, simulator: Simulator) ->
     (selection,) = user.get(path).json()["content"]["datasetSelections"]
     assert (selection["datasetLabel"], selection["objectsCount"]) == ("SWOT_CYCLE_008", 3)
     user.apply("dataset:SWOT_PASS_012")
-    names = {file.spec.name for file in simulator.service.known(1).files}
+    names = {file.spec.name for file in simulator.service.orders[1].files}
     assert {"SWOT_SSH_007_012.csv", "SWOT_SSH_008_003.csv"} < names
     assert user.get(path).status_code == 204
 

@@ -61,7 +61,7 @@ def order_id(simulator: Simulator) -> int:
 
 def states(simulator: Simulator, order_id: int) -> list[str]:
     """Return the state of each file, as the server has it."""
-    return [file.state.value for file in simulator.service.known(order_id).files]
+    return [file.state.value for file in simulator.service.orders[order_id].files]
 
 
 def no_connection_is_served() -> bool:

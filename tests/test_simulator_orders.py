@@ -33,7 +33,7 @@ def statuses(simulator: Simulator, order_id: int) -> list[str]:
 def fetch(user: Session, order_id: int) -> dict[str, bytes]:
     """Fetch the zip, and wait until the server has noted it (protocol.md 1.0, 5)."""
     service = user.simulator.service
-    waiting = service.known(order_id).available()
+    waiting = service.orders[order_id].available()
     entries = user.entries(order_id)
     assert service.wait_until(lambda: {file.state for file in waiting} == {"DOWNLOADED"})
     return entries
@@ -79,7 +79,7 @@ def test_done_does_not_wait_for_the_last_download(simulator: Simulator) -> None:
     """DONE says that no further file will come, while files still wait to be fetched."""
     order_id = simulator.order(OrderPlan(n_files=2))
     simulator.wait_for(order_id, "DONE")
-    assert simulator.service.known(order_id).waits_for_user
+    assert simulator.service.orders[order_id].waits_for_user
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_the_second_of_two_external_files_of_one_name_is_lost(
     specs = [FileSpec(name="a.nc", content=text, reference=True) for text in (b"one", b"two")]
     order_id = ready(simulator, OrderPlan(files=specs))
     assert user.entries(order_id) == {"a.nc": b"one"}
-    states = simulator.service.known(order_id).files
+    states = simulator.service.orders[order_id].files
     assert simulator.service.wait_until(lambda: {file.state for file in states} <= {"DOWNLOADED"})
     assert user.states(order_id) == ["DOWNLOADED", "DOWNLOADED"]
 
@@ -300,7 +300,7 @@ def test_the_zip_is_consumed(user: Session, simulator: Simulator) -> None:
     assert "Content-Length" not in answer.headers
     name = answer.headers["Content-Disposition"]
     assert re.fullmatch(rf"attachment;filename=order_{order_id}_[\d-]+T[\d:.]+\+[\d:]+\.zip", name)
-    simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
+    simulator.service.wait_until(lambda: not simulator.service.orders[order_id].available())
     again = user.zip(order_id)
     assert (again.status_code, again.content) == (204, b"")
     assert "Content-Disposition" in again.headers
@@ -312,7 +312,7 @@ def test_head_consumes_the_zip_like_get(user: Session, simulator: Simulator) -> 
     order_id = ready(simulator, OrderPlan(n_files=2))
     path = f"{ORDERS_PATH}/{order_id}/download"
     assert user.send("HEAD", path).status_code == 200
-    simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
+    simulator.service.wait_until(lambda: not simulator.service.orders[order_id].available())
     assert user.zip(order_id).status_code == 204
     assert ("HEAD", path, 200) in simulator.requests
 
@@ -344,7 +344,7 @@ def test_an_external_file_is_released_by_the_zip_only(user: Session, simulator: 
     assert user.file(row["id"]).content == b"far away"
     assert len(user.available(order_id)) == 1
     assert user.entries(order_id) == {"elsewhere.nc": b"far away"}
-    assert simulator.service.wait_until(lambda: not simulator.service.known(order_id).available())
+    assert simulator.service.wait_until(lambda: not simulator.service.orders[order_id].available())
 
 
 def test_files_of_one_name_are_numbered_and_can_collide(

@@ -223,7 +223,7 @@ def test_pause_resume_and_cancel(simulator: Simulator, tracker: OrderTracker) ->
     assert order.resume().status == "RUNNING"
     order.cancel()
     assert (order.status, order.finished) == ("DELETED", True)
-    assert simulator.service.known(order.order_id or 0).status == "DELETED"
+    assert simulator.service.orders[order.order_id or 0].status == "DELETED"
     tracker.wait(order.correlation_id, timeout_s=10)
 
 
@@ -692,7 +692,7 @@ def test_what_lies_in_the_cart_is_not_ordered_by_surprise(
         tracker.submit("dataset:SWOT_PASS_012")
     assert applied(simulator) == 0
     order = tracker.submit("dataset:SWOT_PASS_012", cart="include")
-    names = {file.spec.name for file in simulator.service.known(order.order_id).files}
+    names = {file.spec.name for file in simulator.service.orders[order.order_id].files}
     assert any(name.startswith("SWOT_SSH_008_001") for name in names)
 
 

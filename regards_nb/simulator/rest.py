@@ -251,7 +251,7 @@ class Rest:
         file = self.service.files.get(call.number)
         if file is None:
             return error(404, f"Unknown data file {call.number}")
-        if self.service.known(file.order_id).owner != call.user:
+        if self.service.orders[file.order_id].owner != call.user:
             return error(403)
         return self.downloads.order_file(file)
 

@@ -267,10 +267,6 @@ class Service:
 
     # -- reading orders
 
-    def known(self, order_id: int) -> Order:
-        """Return the order of this id; raises KeyError if there is none."""
-        return self.orders[order_id]
-
     def orders_of(self, owner: str) -> list[Order]:
         """Return the user's orders, newest first, without the deleted ones."""
         with self._changed:

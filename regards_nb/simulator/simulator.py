@@ -330,7 +330,7 @@ class Simulator:
         TimeoutError
             If it is none of them after *timeout_s*.
         """
-        order = self.service.known(order_id)
+        order = self.service.orders[order_id]
         if not self.service.wait_until(lambda: order.status in statuses, timeout_s=timeout_s):
             raise TimeoutError(f"order {order_id} is {order.status}, not {' or '.join(statuses)}")
         return order.status.value
@@ -343,7 +343,7 @@ class Simulator:
         TimeoutError
             If there are fewer after *timeout_s*.
         """
-        order = self.service.known(order_id)
+        order = self.service.orders[order_id]
         if not self.service.wait_until(
             lambda: len(order.available()) >= files, timeout_s=timeout_s
         ):
