@@ -37,6 +37,8 @@ _MOMENT_S = 0.1
 _pause = threading.Event()
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
+#: In how many blocks of `stopped_by_user` the main thread is.
+_depth = 0
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 
@@ -190,16 +192,29 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
 @contextmanager
 def stopped_by_user(
     outcome: str | Callable[[], str] = "stopped waiting; tracking continues",
+    *,
+    keeps_inner: bool = False,
 ) -> Iterator[None]:
     """End a call at Ctrl-C or the stop button with one line instead of a traceback.
 
-    *outcome* is the line, or returns it: what is done so far, and how it goes on.
+    *outcome* is the line, or returns it: what is done so far, and how it goes on. *keeps_inner*: a
+    block inside, which may not have begun, has the better line. Each call says anew what it waits
+    for.
     """
+    global _depth, _last_said  # noqa: PLW0603 - only the main thread speaks
+    depth, speaks = _depth, in_main_thread()
     with interruptible():
         try:
+            if speaks:
+                _depth, _last_said = depth + 1, _last_said if depth else ("", 0.0)
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as exc:
+            if keeps_inner and isinstance(exc, StoppedWaiting):
+                raise
             raise StoppedWaiting(outcome if isinstance(outcome, str) else outcome()) from None
+        finally:
+            if speaks:
+                _depth = depth
 
 
 def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -194,13 +194,14 @@ def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(
 def test_all_attempts_of_a_request_have_one_time_limit(
     simulator: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line names it, and a server that is mute for so long is not asked again."""
-    simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+    """The line of each call names it; a server that is mute for so long is not asked again."""
+    simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60, times=2))
     client = client_of(simulator, connect_timeout_s=0.3, read_timeout_s=0.5)
-    with pytest.raises(errors.ServiceUnreachableError, match=r"no byte for 0.\d+ s"):
-        client.orders()
-    line = rf"waiting for REGARDS at {simulator.base_url}, at most 0[.\d]* s\n"
-    assert re.fullmatch(line, capsys.readouterr().out)
+    for _ in range(2):
+        with pytest.raises(errors.ServiceUnreachableError, match=r"no byte for 0.\d+ s"):
+            client.orders()
+        line = rf"waiting for REGARDS at {simulator.base_url}, at most 0[.\d]* s\n"
+        assert re.fullmatch(line, capsys.readouterr().out)
     simulator.stop()
 
 
@@ -291,6 +292,31 @@ def test_a_look_is_stopped_in_one_line(
     for name in ("events", "orders", "files", "rejected"):
         with pytest.raises(errors.StoppedWaiting, match=f"^the look at {name} was stopped$"):
             getattr(tracker, name)
+
+
+def press_in(_: object = None) -> Iterator[str]:
+    """Press Ctrl-C when a call reads what it was given."""
+    signal.raise_signal(signal.SIGINT)
+    yield ""
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        (lambda t: t.wait(press_in()), "stopped waiting; tracking continues"),
+        (lambda t: t.submit(press_in()), "submit.. was stopped: tracker.orders shows whether"),
+        (lambda t: t.submit_each(TABLE, products=press_in), "stopped. The same call goes on"),
+        (lambda t: t.download(press_in()), "stopped. The same call goes on"),
+        (lambda t: t.cancel(press_in()), r"stopped: tracker.sync\(\) asks REGARDS"),
+    ],
+    ids=["wait", "submit", "submit_each", "download", "cancel"],
+)
+def test_a_call_is_stopped_in_one_line_at_its_beginning(
+    tracker: OrderTracker, call: Callable[[OrderTracker], object], outcome: str
+) -> None:
+    """Ctrl-C comes before the call has asked REGARDS for anything."""
+    with pytest.raises(errors.StoppedWaiting, match=outcome):
+        call(tracker)
 
 
 def test_an_export_is_stopped_in_one_line(

@@ -172,6 +172,24 @@ def test_ctrl_c_ends_a_start_in_one_line(tmp_path: Path, silent_port: int) -> No
     until(lambda: tracker.health.state is HealthState.STOPPED)
 
 
+def test_ctrl_c_at_the_end_of_a_start_stops_the_tracker(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages arrive already: what the line says is true, and a second start goes on."""
+    tracker = tracker_of(simulator, tmp_path)
+    errors_of = tracker._shared.errors
+    monkeypatch.setattr(errors_of, "withdraw", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(errors.StoppedWaiting, match="no event arrives: call start"):
+        tracker.start()
+    assert tracker.health.state is HealthState.STOPPED
+    monkeypatch.undo()
+    with tracker.start():
+        monkeypatch.setattr(errors_of, "withdraw", lambda _: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(errors.StoppedWaiting, match="events arrive as before"):
+            tracker.start()
+        assert tracker.health.state is HealthState.CONSUMING
+
+
 @pytest.mark.usefixtures("_says_at_once")
 def test_a_start_without_a_broker_says_that_it_waits_for_regards(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]

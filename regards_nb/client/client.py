@@ -499,12 +499,14 @@ class RegardsClient:
         rows = self._catalogue.summary(selection(products), data_types)
         return summary_frame(rows, self._labels())
 
+    @reads_only
     def quota(self) -> pd.DataFrame:
         """Return used and allowed downloads, in total and at the same time; index ``kind``."""
         from regards_nb.frames import quota_frame
 
         return quota_frame(self._catalogue.quota())
 
+    @reads_only
     def cart(self) -> pd.DataFrame:
         """Return what lies in your cart on the web page; an order takes all of that along.
 
@@ -653,9 +655,8 @@ class RegardsClient:
     def _iter_files(
         self, order_id: int, which: str, stop: threading.Event | None
     ) -> Iterator[FileRecord]:
-        number = _number(order_id)
-        request = RequestSpec(path=f"{_FILES}/{number}/{which}", stop=stop)
-        return iter_manifest(self._exchange, request, order_id=number)
+        request = RequestSpec(path=f"{_FILES}/{_number(order_id)}/{which}", stop=stop)
+        return iter_manifest(self._exchange, request, order_id=int(order_id))
 
 
 def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:

@@ -211,7 +211,7 @@ class Downloads:
         errors = self._errors(orders, dict(begun), request)
         for order in orders:
             if text := _files_elsewhere(self._shared.state(order.key)):
-                warnings.warn(text, stacklevel=3)
+                warnings.warn(text, stacklevel=4)
         failed = {order_id for order_id, _ in errors}
         results = {number: future.result() for number, future in begun if number not in failed}
         if errors:

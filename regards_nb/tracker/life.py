@@ -7,6 +7,7 @@ import socket
 import threading
 import traceback
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.download import is_alive
-from regards_nb.errors import JournalError, RegardsError, ServiceLoginError, SettingsError
+from regards_nb.errors import (
+    JournalError,
+    RegardsError,
+    ServiceLoginError,
+    SettingsError,
+    TrackingError,
+)
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
 from regards_nb.tracker.rest_sync import REST_ANSWERS
@@ -45,6 +52,8 @@ _STALE_S = 90.0
 #: Maximum time that a start waits for the answer to the login after RabbitMQ has answered.
 #: Messages arrive without REGARDS, so its outage must not delay a start.
 _LOGIN_S = 2.0
+#: Maximum time until a start that the user has stopped ends.
+_GIVE_UP_S = 2.0
 _UNANSWERED = "REGARDS at {} has not answered yet: orders made elsewhere are not known"
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
 
@@ -125,13 +134,21 @@ class Life:
         except TimeoutError:
             say(_UNANSWERED.format(client.base_url))
             login.add_done_callback(lambda done: self._tell(done.exception()))
-        except (ServiceLoginError, KeyboardInterrupt):
+        except ServiceLoginError:
             self._source.stop(timeout_s)
             raise
         except RegardsError as exc:
             # A wrong address is seen nowhere else while nothing is ordered.
             say(_UNCHECKED.format(exc))
             self._tell(exc)
+
+    def give_up_start(self, *, was_running: bool) -> str:
+        """Stop the source of events again, and return what the user is told who stopped a start."""
+        if was_running:
+            return "start() was stopped; events arrive as before"
+        with suppress(TrackingError):  # what still runs ends by itself
+            self._source.stop(_GIVE_UP_S)
+        return "start() was stopped, and no event arrives: call start() again"
 
     def _tell(self, error: BaseException | None) -> None:
         if isinstance(error, ServiceLoginError):

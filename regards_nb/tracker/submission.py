@@ -342,7 +342,7 @@ class Submission:
                     "tenant=...; or give the tracker a client=RegardsClient(...) to order over REST"
                 )
             if refuse_cart:
-                warnings.warn(_CART_UNSEEN, stacklevel=5)  # that of the user
+                warnings.warn(_CART_UNSEEN, stacklevel=6)  # that of the user
             return
         client, limit_bytes = self._sync.client, request.size_limit_bytes
         if refuse_cart:
@@ -466,7 +466,7 @@ class Submission:
             warnings.warn(
                 f"REGARDS does not list your orders ({exc}). The order is made all the same. If "
                 f"its answer is lost, submit({_name(request)}) says so and orders nothing twice",
-                stacklevel=7,
+                stacklevel=8,
             )
             return None
         return 0 if newest is None else newest.order_id

@@ -312,7 +312,7 @@ class TableOrders(WaitingCall):
                 f"tracker.retry({numbers}) has REGARDS prepare them again"
             )
         if texts:
-            warnings.warn("; ".join(texts), stacklevel=3)
+            warnings.warn("; ".join(texts), stacklevel=4)
 
 
 def _is_attempt(bases: set[str], label: str) -> bool:

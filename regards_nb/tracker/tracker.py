@@ -368,6 +368,7 @@ class OrderTracker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @stopped_by_user("start() was stopped: call start() again", keeps_inner=True)
     def start(self, *, timeout_s: float = 30.0) -> Self:
         """Connect, and return once messages are being consumed.
 
@@ -384,31 +385,34 @@ class OrderTracker:
         self._life.require_no_end()
         check_numbers(timeout_s=timeout_s)
         with self._life.changing:
-            if self._dispatcher is None or self._dispatcher.death:
-                # Before the consumer: what waited in the queue is new, too.
-                is_kept = not isinstance(self._consumer, JournalReader)
-                journal = self._shared.journal
-                cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
-                own = self._blocking.own = self._new_download() if self.auto_download else None
-                self._dispatcher = EventDispatcher(self, self._shared, cursor, own, self._callbacks)
             was_running = self.health.state in RUNNING
-            is_new = not was_running and isinstance(self._consumer, Consumer)
-            client = self.client if is_new else None
-            with stopped_by_user("start() was stopped, and no event arrives: call start() again"):
-                self._life.connect(client, timeout_s)
-            self._shared.errors.withdraw(RECEIVING)
-            self._dispatcher.start()
-            if not was_running:
-                self._shared.journal.watch(self._shared.signal.send)
-                queues = "" if self._others is None else self._others.queues()
-                for text in filter(None, (*self._warnings(), queues)):
-                    warnings.warn(text, stacklevel=2)
-            source = self._consumer
-            asks = self._catch_up is not None and self._catch_up.death is None
-            if not asks and self._sync is not None and isinstance(source, Consumer):
-                self._catch_up = catching_up(self, self._sync, source, silence_s=self._silence_s)
+            with stopped_by_user(partial(self._life.give_up_start, was_running=was_running)):
+                self._start(timeout_s, was_running=was_running)
         return self
 
+    def _start(self, timeout_s: float, *, was_running: bool) -> None:
+        if self._dispatcher is None or self._dispatcher.death:
+            # Before the consumer: what waited in the queue is new, too.
+            is_kept = not isinstance(self._consumer, JournalReader)
+            journal = self._shared.journal
+            cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
+            own = self._blocking.own = self._new_download() if self.auto_download else None
+            self._dispatcher = EventDispatcher(self, self._shared, cursor, own, self._callbacks)
+        source = self._consumer
+        is_new = not was_running and isinstance(source, Consumer)
+        self._life.connect(self.client if is_new else None, timeout_s)
+        self._shared.errors.withdraw(RECEIVING)
+        self._dispatcher.start()
+        if not was_running:
+            self._shared.journal.watch(self._shared.signal.send)
+            queues = "" if self._others is None else self._others.queues()
+            for text in filter(None, (*self._warnings(), queues)):
+                warnings.warn(text, stacklevel=4)  # that of the user
+        asks = self._catch_up is not None and self._catch_up.death is None
+        if not asks and self._sync is not None and isinstance(source, Consumer):
+            self._catch_up = catching_up(self, self._sync, source, silence_s=self._silence_s)
+
+    @stopped_by_user("stop() was stopped: what still runs ends by itself")
     def stop(self, *, timeout_s: float = 10.0) -> None:
         """End all threads and connections. The frames stay readable.
 
@@ -428,11 +432,7 @@ class OrderTracker:
         # A callback that calls stop() while another thread does would wait for itself.
         if self._dispatcher is None and is_own_thread():
             return
-        with (
-            self._life.changing,
-            stopped_by_user("stop() was stopped: what still runs ends by itself"),
-            limited(time.monotonic() + timeout_s),
-        ):
+        with self._life.changing, limited(time.monotonic() + timeout_s):
             catch_up, self._catch_up = self._catch_up, None
             dispatcher, self._dispatcher = self._dispatcher, None
             try:
@@ -678,6 +678,7 @@ class OrderTracker:
 
     # -- waiting --
 
+    @stopped_by_user()
     def wait(
         self,
         *keys: Selection,
@@ -728,7 +729,7 @@ class OrderTracker:
         if wait.is_needless():
             return wait.result()
         wait.begin()
-        with stopped_by_user(), watching(self, wait.keys) as view:
+        with watching(self, wait.keys) as view:
             if run_loop:
                 run_nested(wait.run_async(view))
             else:
@@ -820,6 +821,9 @@ class OrderTracker:
         self, products: Products, *, dry_run: Literal[True], **more: Unpack[Details]
     ) -> Request: ...
 
+    @stopped_by_user(
+        "submit() was stopped: tracker.orders shows whether it has made an order", keeps_inner=True
+    )
     def submit(
         self,
         products: Products,
@@ -897,9 +901,10 @@ class OrderTracker:
         with stopped_by_user(partial(self._submission.stopped, request)):
             key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
         if warning:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, stacklevel=3)
         return Order(self, key)
 
+    @stopped_by_user("stopped. The same call goes on from there", keeps_inner=True)
     def submit_each(
         self,
         table: pd.DataFrame,
@@ -1061,6 +1066,7 @@ class OrderTracker:
         """Delete orders that have ended or are paused."""
         return self._act("delete", orders)
 
+    @stopped_by_user("stopped: tracker.sync() asks REGARDS what was done", keeps_inner=True)
     def _act(self, action: str, orders: Selection | OrderKey, **details: Any) -> list[Order]:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
@@ -1086,6 +1092,7 @@ class OrderTracker:
         **more: Unpack[DownloadDetails],
     ) -> dict[int, _Result]: ...
 
+    @stopped_by_user("stopped. The same call goes on from there", keeps_inner=True)
     def download(
         self,
         *keys: Selection,

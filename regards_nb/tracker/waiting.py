@@ -439,6 +439,10 @@ class _StoppedAwaiting(StoppedWaiting, asyncio.CancelledError):
     """
 
 
+# A notebook and a script show the name.
+_StoppedAwaiting.__name__ = _StoppedAwaiting.__qualname__ = StoppedWaiting.__name__
+
+
 @contextmanager
 def awaiting_stopped_by_user() -> Iterator[None]:
     """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
