@@ -277,7 +277,7 @@ class Wait(WaitingCall):
         away = self._life.outage
         told = (*self._warnings(), away[:1].upper() + away[1:], self._unanswered)
         warned = "".join(f". {text.rstrip('.')}" for text in told if text)
-        return f"{note}{warned}. The orders go on: call wait() again, or look at tracker.orders"
+        return f"{note}{warned}. Tracking continues: call wait() again, or look at tracker.orders"
 
     def _is_known(self, name: int | str) -> bool:
         """Ask REGARDS for an order, at most until the time limit; return whether it has it."""
