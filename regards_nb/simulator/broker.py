@@ -31,7 +31,7 @@ from regards_nb.events import RESPONSE_EXCHANGE, VHOST
 from regards_nb.simulator import watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import IO
 
 URL_VARIABLE = "REGARDS_NB_AMQP_URL"
@@ -39,11 +39,23 @@ SERVER_VARIABLE = "REGARDS_NB_RABBITMQ_SERVER"
 
 # -- the installed programs
 
-#: Debian's own scripts; the wrappers in /usr/sbin require root or the user "rabbitmq".
-_DEBIAN = Path("/usr/lib/rabbitmq/bin")
-_HOMEBREW = (Path("/opt/homebrew/sbin"), Path("/usr/local/sbin"))
-_EPMD_PLACES = ("lib/erlang/bin", "lib/erlang/erts-*/bin", "opt/erlang/lib/erlang/erts-*/bin")
 _PREFIXES = (Path("/usr"), Path("/usr/local"), Path("/opt/homebrew"))
+#: Where a prefix may have RabbitMQ's scripts. Debian has wrappers in /usr/sbin, which require root
+#: or the user "rabbitmq": its own scripts come first.
+_SERVER_FOLDERS = (
+    "lib/rabbitmq/bin",
+    "lib/rabbitmq/lib/rabbitmq_server-*/sbin",
+    "lib/rabbitmq*/sbin",
+    "sbin",
+    "bin",
+)
+#: The same for Erlang's port mapper, which not every package puts on the PATH.
+_EPMD_FOLDERS = (
+    "bin",
+    "lib/erlang/bin",
+    "lib/erlang/erts-*/bin",
+    "opt/erlang/lib/erlang/erts-*/bin",
+)
 
 
 class BrokerMissingError(RuntimeError):
@@ -62,43 +74,25 @@ class Installation(NamedTuple):
 
 def find_installation(environment: Mapping[str, str] = os.environ) -> Installation:
     """Find RabbitMQ of conda-forge, Debian or Homebrew, or where ``SERVER_VARIABLE`` says."""
-    for server in _candidates(environment):
-        ctl = server.with_name("rabbitmqctl")
-        if os.access(server, os.X_OK) and ctl.exists():
-            # the folders that may contain this server's Erlang
-            near = (
-                server.parent,
-                *(prefix / "bin" for prefix in (server.parent.parent, *_PREFIXES)),
-            )
-            path = os.pathsep.join([*map(str, near), environment.get("PATH", os.defpath)])
-            return Installation(server, ctl, _epmd(path, server), path)
-    raise BrokerMissingError(_advice("rabbitmq-server"))
+    conda = [Path(prefix)] if (prefix := environment.get("CONDA_PREFIX")) else []
+    path = environment.get("PATH", os.defpath)
+    program = environment.get(SERVER_VARIABLE, "rabbitmq-server")
+    server = _find(program, [*conda, *_PREFIXES], _SERVER_FOLDERS, path)
+    if not (ctl := server.with_name("rabbitmqctl")).exists():
+        raise BrokerMissingError(_advice("rabbitmqctl"))
+    # the folders that may contain this server's Erlang
+    prefixes = [server.parent.parent, *_PREFIXES]
+    path = os.pathsep.join(map(str, (server.parent, *(each / "bin" for each in prefixes), path)))
+    return Installation(server, ctl, _find("epmd", prefixes, _EPMD_FOLDERS, path), path)
 
 
-def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    if named := environment.get(SERVER_VARIABLE):
-        yield Path(named)
-        return
-    prefix = environment.get("CONDA_PREFIX")
-    if prefix:
-        yield from (Path(prefix) / place / "rabbitmq-server" for place in ("sbin", "bin"))
-        yield from Path(prefix).glob("lib/rabbitmq*/sbin/rabbitmq-server")
-    yield _DEBIAN / "rabbitmq-server"
-    yield from _DEBIAN.parent.glob("lib/rabbitmq_server-*/sbin/rabbitmq-server")
-    if found := shutil.which("rabbitmq-server", path=environment.get("PATH")):
-        yield Path(found)
-    yield from (place / "rabbitmq-server" for place in _HOMEBREW)
-
-
-def _epmd(path: str, server: Path) -> Path:
-    """Return Erlang's port mapper; not every package puts it on the PATH."""
-    if found := shutil.which("epmd", path=path):
-        return Path(found)
-    for prefix in (server.parent.parent, *_PREFIXES):
-        for place in _EPMD_PLACES:
-            for epmd in prefix.glob(f"{place}/epmd"):
-                return epmd
-    raise BrokerMissingError(_advice("Erlang's epmd"))
+def _find(program: str, prefixes: Sequence[Path], folders: Sequence[str], path: str) -> Path:
+    """Return a program in one of the *folders* of the prefixes, or on the *path*."""
+    places = [place for prefix in prefixes for each in folders for place in prefix.glob(each)]
+    found = shutil.which(program, path=os.pathsep.join([*map(str, places), path]))
+    if found is None:
+        raise BrokerMissingError(_advice(program))
+    return Path(found)
 
 
 def _advice(what: str) -> str:
