@@ -313,7 +313,7 @@ def _frames(
     arguments: argparse.Namespace, tracker: OrderTracker, name: str
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of all orders, or of each named order; with ``--json`` write them instead."""
-    keys = _keys(arguments, tracker)
+    keys = _keys(arguments)
     frames = [getattr(tracker[key], name) for key in keys] if keys else [getattr(tracker, name)]
     if arguments.json:
         _write(json.dumps([row for frame in frames for row in json.loads(_as_json(frame))]))
@@ -373,10 +373,9 @@ def _event_line(event: dict[str, Any]) -> str:
 
 def _wait(arguments: argparse.Namespace) -> int:
     with _tracker(arguments) as tracker:
-        keys = _keys(arguments, tracker)
         with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
-                *keys,
+                *_keys(arguments),
                 until=arguments.until,
                 timeout_s=arguments.timeout_s,
                 download=arguments.download,
@@ -385,11 +384,9 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    tracker = _tracker(arguments)
-    keys = _keys(arguments, tracker)
     with contextlib.redirect_stdout(sys.stderr):
-        paths = tracker.download(
-            *keys,
+        paths = _tracker(arguments).download(
+            *_keys(arguments),
             directory=arguments.directory,
             extract=not arguments.no_extract,
             again=arguments.again,
@@ -423,10 +420,8 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    tracker = _tracker(arguments)
-    act: Callable[[list[str | int]], list[Order]] = getattr(tracker, arguments.action)
-    keys = _keys(arguments, tracker)
-    described = [_described(order) for order in act(keys)]
+    act: Callable[[list[str | int]], list[Order]] = getattr(_tracker(arguments), arguments.action)
+    described = [_described(order) for order in act(_keys(arguments))]
     return _answer(arguments, described, "\n\n".join(map(_as_lines, described)))
 
 
@@ -475,15 +470,9 @@ def _tracker(arguments: argparse.Namespace) -> OrderTracker:
     return OrderTracker.from_env()
 
 
-def _keys(arguments: argparse.Namespace, tracker: OrderTracker) -> list[str | int]:
-    """Return the orders of the command line; ask REGARDS about numbers that are not known."""
-    keys = [int(key) if key.isdecimal() else key for key in arguments.keys]
-    numbers = set(tracker.orders["order_id"].dropna())
-    if tracker.client is not None and any(
-        isinstance(key, int) and key not in numbers for key in keys
-    ):
-        tracker.sync()
-    return keys
+def _keys(arguments: argparse.Namespace) -> list[str | int]:
+    """Return the orders of the command line."""
+    return [int(key) if key.isdecimal() else key for key in arguments.keys]
 
 
 def _conclude(arguments: argparse.Namespace, orders: pd.DataFrame) -> int:
