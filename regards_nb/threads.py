@@ -67,7 +67,7 @@ class OwnThread(threading.Thread):
             return None if self._has_returned else TrackingError(self._text.format(""))
         return self._error
 
-    def end(self, timeout_s: float, because: Callable[[], str] = str) -> bool:
+    def end(self, timeout_s: float, because: Callable[[], str] = lambda: "") -> bool:
         """Have it end; return whether it did within *timeout_s*. After a second it is said.
 
         *because* returns what delays its end.
@@ -90,7 +90,7 @@ class OwnThread(threading.Thread):
             self._died(self._error)
 
 
-class Workers:
+class JobThreads:
     """Up to *count* daemon threads for jobs, which end when no job waits.
 
     `concurrent.futures` keeps Python from exiting until its jobs are done; a download must not.

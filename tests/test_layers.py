@@ -320,7 +320,6 @@ USERS = sorted(
 PUBLIC_MODULES = {
     "simulator.faults",
     "display.html",
-    "display.text",
     "display.show",
 }
 

@@ -5,7 +5,7 @@ texts that they show. Heavy libraries (ipywidgets, anywidget, IPython, matplotli
 a view needs them.
 
 - ``model``: the texts of a table; ``facts``: how urgent an order is, and what a table needs of it;
-- ``html``, ``text``: the table as HTML, and as text in terminals and log files;
+- ``html``, ``terminal``: the table as HTML, and as text in terminals and log files;
 - ``live``: the views of a notebook, and clicks; ``widgets``, ``anywidgets``: made of which library;
 - ``refresh``: how often a view is repainted; ``show``: what can be shown where the code runs;
 - ``plots``: orders over time, and download rates.
@@ -40,10 +40,10 @@ from regards_nb.display.show import show as show
 from regards_nb.display.show import use as use
 from regards_nb.display.show import watching as watching
 from regards_nb.display.show import widget as widget
-from regards_nb.display.text import MAX_LINES as MAX_LINES
-from regards_nb.display.text import LogView as LogView
-from regards_nb.display.text import ScreenView as ScreenView
-from regards_nb.display.text import text as text
+from regards_nb.display.terminal import MAX_LINES as MAX_LINES
+from regards_nb.display.terminal import LogView as LogView
+from regards_nb.display.terminal import ScreenView as ScreenView
+from regards_nb.display.terminal import text as text
 
 if TYPE_CHECKING:
     from regards_nb.display.anywidgets import AnyWidgetView as AnyWidgetView

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.display.facts import Severity
 from regards_nb.display.model import SIGN, clock, table_model
-from regards_nb.display.text import lines
+from regards_nb.display.terminal import lines
 from regards_nb.text import LINE_CHARS, clean
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ silently drop updates above a thousand messages a second. Repaints are rarer
 In a notebook one thread repaints all views of a tracker: it renders a snapshot when the tracker's
 version number grew, so a slow or broken page cannot delay the consumer. The thread holds the
 tracker weakly. It ends with the tracker, with its last visible view, or with ``close``. In a
-terminal the thread of the user repaints while it waits (`text`).
+terminal the thread of the user repaints while it waits (`terminal`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from regards_nb.display.html import as_of, html, in_marimo, publish, static_bund
 from regards_nb.display.live import HtmlView
 from regards_nb.display.model import table_model
 from regards_nb.display.refresh import INTERVAL_S, refresh_thread_of
-from regards_nb.display.text import LogView, ScreenView, is_screen, last_line, text
+from regards_nb.display.terminal import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
 from regards_nb.waits import in_kernel

@@ -23,7 +23,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, listed
-from regards_nb.threads import Workers
+from regards_nb.threads import JobThreads
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
 from regards_nb.waits import interruptible, told
 
@@ -50,7 +50,7 @@ class OrderActions:
     def __init__(self, shared: Shared, sync: RestSync | None) -> None:
         self._shared = shared
         self._sync = sync
-        self._workers = Workers("actions", 1)
+        self._threads = JobThreads("actions", 1)
         self._stop = threading.Event()
 
     def act_on_all(self, action: str, keys: list[OrderKey], **details: Any) -> list[OrderKey]:
@@ -120,7 +120,7 @@ class OrderActions:
         """Do it in the background; keep an error for the display and the next call."""
         number = self._shared.state(key).order_id
         what = f"to {action} order {key.correlation_id if number is None else number}"
-        future = self._workers.submit(partial(self.act, action, key))
+        future = self._threads.submit(partial(self.act, action, key))
         errors = self._shared.errors
 
         def ended(done: Any) -> None:
@@ -132,10 +132,10 @@ class OrderActions:
     def stop(self, timeout_s: float) -> str:
         """End the waits for the server's jobs; requests that were sent stay sent.
 
-        See `Workers.finish`.
+        See `JobThreads.finish`.
         """
         self._stop.set()
-        unended = self._workers.stop(timeout_s, lambda: "a request to REGARDS")
+        unended = self._threads.stop(timeout_s, lambda: "a request to REGARDS")
         self._stop = threading.Event()
         return unended
 

@@ -28,7 +28,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
-from regards_nb.threads import OwnThread, Workers
+from regards_nb.threads import JobThreads, OwnThread
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import POLL_S, RECEIVING, HeldElsewhereError, advice_for_missing
 
@@ -97,7 +97,7 @@ class EventDispatcher:
         self._callbacks = callbacks
         self._stop = threading.Event()
         self._queue = shared.frames.follow(cursor.start())
-        self._workers = Workers("callback", 1)
+        self._threads = JobThreads("callback", 1)
         #: The call that runs, or the last one.
         self._running = "a callback"
         #: When it began; None: no call runs.
@@ -131,7 +131,7 @@ class EventDispatcher:
     def stop(self, timeout_s: float) -> str:
         """Call the callbacks of all events journalled so far, and end the thread.
 
-        See `Workers.finish`.
+        See `JobThreads.finish`.
         """
         self._stop.set()
         self._shared.signal.send()
@@ -139,7 +139,7 @@ class EventDispatcher:
             self._shared.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             self._thread.end(timeout_s, self._shared.journal.obstacle)
-        unended = self._workers.finish(timeout_s, lambda: self._running)
+        unended = self._threads.finish(timeout_s, lambda: self._running)
         self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
         return f"{unended}; the next start() makes the calls left out" if unended else ""
@@ -197,11 +197,11 @@ class EventDispatcher:
             for status, callback in registered:
                 if status in (None, event.status):
                     self._submitted += 1
-                    self._workers.submit(partial(self._guarded, callback, event))
+                    self._threads.submit(partial(self._guarded, callback, event))
         # after the callbacks, in their thread
         advance = partial(self._cursor.advance, *read_up_to)
         if registered:
-            self._workers.submit(advance)
+            self._threads.submit(advance)
         else:
             advance()
 

@@ -28,7 +28,7 @@ from regards_nb.errors import (
 from regards_nb.files import FileState
 from regards_nb.orders import GONE
 from regards_nb.text import clean, counted, listed, numbered
-from regards_nb.threads import Workers
+from regards_nb.threads import JobThreads
 from regards_nb.tracker.fetch import (
     CallOptions,
     DownloadRequest,
@@ -92,7 +92,7 @@ class Downloads:
         self._sync = sync
         self._tenant = tenant
         self.workspace = workspace
-        self._workers = Workers("download", MOST_PARALLEL)
+        self._workers = JobThreads("download", MOST_PARALLEL)
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
@@ -426,7 +426,7 @@ class Downloads:
     def stop(self, timeout_s: float) -> str:
         """End all downloads. Verified files stay, and the next download fetches only the rest.
 
-        See `Workers.finish`.
+        See `JobThreads.finish`.
         """
         running = self._shared.downloads
         for order_id in list(running):
