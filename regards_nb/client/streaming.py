@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 #: The largest block. Large blocks mean few switches between the threads of a download.
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 20
 #: The first block, and blocks on a slow line, are smaller: a block is processed once it is full.
 _FIRST_BYTES = 1 << 14
 _FAST_S, _SLOW_S = 0.02, 0.2

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     Bytes = bytes | bytearray | memoryview
 
 #: The reader inflates at most this much at a time, whatever the input says.
-MAX_PIECE_BYTES = 1 << 18
+MAX_PIECE_BYTES = 1 << 20
 #: The reader joins pieces that are smaller.
 _SMALL_BYTES = 1 << 16
 # What the inflater leaves unused is copied: the first chunks are small, so that a small entry does
 # not copy the whole block behind it.
 _FIRST_CHUNK_BYTES = 1 << 10
-_LARGEST_CHUNK_BYTES = 1 << 17
+_LARGEST_CHUNK_BYTES = 1 << 19
 
 _LOCAL_MARK: Final = b"PK\3\4"
 _DESCRIPTOR_MARK: Final = b"PK\7\x08"
