@@ -79,7 +79,7 @@ def test_a_lease_that_is_renewed_does_not_end(
         first = expires_at_ms(two)
         until(lambda: expires_at_ms(two) > first + 2000)
         assert two.leases.holder(NAME) is not None
-        one.leases._held.stop.set()  # as if the process were suspended
+        one.leases._end_renewal()  # as if the process were suspended
         until(lambda: two.leases.take(NAME) is None)
         two.leases.release(NAME)
 

@@ -14,7 +14,6 @@ import secrets
 import socket
 import threading
 import weakref
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,17 +57,6 @@ def order_lease(tenant: str | None, order_id: int) -> str:
     return f"{_DOWNLOADS}{tenant or ''} {order_id}"
 
 
-@dataclass
-class _Held:
-    """The leases of one `Leases`, which its thread shares."""
-
-    names: set[str] = field(default_factory=set)
-    #: Threads take and release; the renewing thread must not renew what was released.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    #: Of the thread that renews; None while no lease is held.
-    stop: threading.Event | None = None
-
-
 class Leases:
     """The leases of one `Journal` object. Safe in any thread."""
 
@@ -80,8 +68,12 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._token = secrets.token_hex(8)
-        self._held = _Held()
-        weakref.finalize(self, _end, self._held).atexit = False
+        #: The names of the leases that are held.
+        self._names: set[str] = set()
+        # Threads take and release; the renewing thread must not renew what was released.
+        self._lock = threading.Lock()
+        #: Ends the thread that renews; it does so, too, when this object is collected.
+        self._end_renewal: weakref.finalize[..., Leases] | None = None
 
     @property
     def _owner(self) -> str:
@@ -90,20 +82,20 @@ class Leases:
 
     def take(self, name: str) -> Holder | None:
         """Take a lease; return who holds it if it cannot be taken, else None."""
-        with self._held.lock:
-            if name in self._held.names:
+        with self._lock:
+            if name in self._names:
                 return Holder(socket.gethostname(), os.getpid())
             holder = self._database.write(
                 lambda connection: self._take(connection, name), again=True, silent=True
             )
             if holder is None:
-                self._held.names.add(name)
+                self._names.add(name)
                 self._renew_in_background()
         return holder
 
     def _take(self, connection: sa.Connection, name: str) -> Holder | None:
         is_other = (_leases.c.name == name) & (_leases.c.owner != self._owner)
-        if others := _held(connection, is_other):
+        if others := _valid(connection, is_other):
             return others[name]
         now = _NOW_MS[connection.dialect.name]
         row = {
@@ -121,12 +113,13 @@ class Leases:
 
     def release(self, name: str) -> None:
         """Give a lease back; nothing happens if it is not held. Other kernels are told at once."""
-        with self._held.lock:
-            if name not in self._held.names:
+        with self._lock:
+            if name not in self._names:
                 return
-            self._held.names.discard(name)
-            if not self._held.names:
-                _stop(self._held)
+            self._names.discard(name)
+            if not self._names and self._end_renewal is not None:
+                self._end_renewal()
+                self._end_renewal = None
         statement = sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == self._owner)
         try:
             self._database.write(partial(_execute, statement), again=True)
@@ -144,26 +137,42 @@ class Leases:
     def _read(self, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
         if self._database.version != schema.SCHEMA_VERSION:
             return {}  # no kernel of this version has written to the journal so far
-        return self._database.read(lambda connection: _held(connection, condition))
+        return self._database.read(lambda connection: _valid(connection, condition))
 
     def _renew_in_background(self) -> None:
-        if self._held.stop is not None:
+        if self._end_renewal is not None:
             return
-        self._held.stop = threading.Event()
-        # The thread holds the database and not the journal, which can then be collected.
-        begin(
-            "lease",
-            _renew,
-            self._database,
-            self._owner,
-            self._held,
-            self._held.stop,
-            duration_s=self.duration_s,
-            renewal_s=self.renewal_s,
-        )
+        stop = threading.Event()
+        self._end_renewal = weakref.finalize(self, stop.set)
+        self._end_renewal.atexit = False
+        # The thread holds this object while it renews and no longer, so that it can be collected.
+        begin("lease", _renew, weakref.ref(self), stop, self.renewal_s)
+
+    def renew(self, stop: threading.Event) -> None:
+        """Renew the leases that are held, unless *stop* is set."""
+        with self._lock:
+            if stop.is_set():
+                return
+            now = _NOW_MS[self._database.engine.dialect.name]
+            renewed = (
+                sa.update(_leases)
+                .values(expires_at_ms=now + int(self.duration_s * 1000))
+                .where(_leases.c.owner == self._owner, _leases.c.name.in_(self._names))
+            )
+            try:
+                self._database.write(partial(_execute, renewed), again=True, silent=True)
+            except JournalError as exc:
+                _log.warning("leases were not renewed, this is tried again: %s", exc)
 
 
-def _held(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
+def _renew(leases_of: weakref.ref[Leases], stop: threading.Event, pause_s: float) -> None:
+    while not stop.wait(pause_s):
+        if (leases := leases_of()) is not None:
+            leases.renew(stop)
+        del leases
+
+
+def _valid(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
     """Return who holds leases that have not ended, by their names."""
     is_valid = _leases.c.expires_at_ms > _NOW_MS[connection.dialect.name]
     return {
@@ -171,40 +180,6 @@ def _held(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[
         for row in connection.execute(sa.select(_leases).where(condition, is_valid))
         if not _has_ended(row.pid, row.process)
     }
-
-
-def _stop(held: _Held) -> None:
-    if held.stop is not None:
-        held.stop.set()
-        held.stop = None
-
-
-def _end(held: _Held) -> None:
-    # Without the lock: the garbage collector may call this in a thread that holds it.
-    held.names.clear()
-    _stop(held)
-
-
-def _renew(
-    database: Database,
-    owner: str,
-    held: _Held,
-    stop: threading.Event,
-    *,
-    duration_s: float,
-    renewal_s: float,
-) -> None:
-    now = _NOW_MS[database.engine.dialect.name]
-    renewed = sa.update(_leases).values(expires_at_ms=now + int(duration_s * 1000))
-    while not stop.wait(renewal_s):
-        with held.lock:
-            if stop.is_set():
-                return
-            mine = renewed.where(_leases.c.owner == owner, _leases.c.name.in_(held.names))
-            try:
-                database.write(partial(_execute, mine), again=True, silent=True)
-            except JournalError as exc:
-                _log.warning("leases were not renewed, this is tried again: %s", exc)
 
 
 def _execute(statement: sa.Executable, connection: sa.Connection) -> None:
