@@ -42,9 +42,9 @@ class OrderFile(NamedTuple):
 class States(Sequence[OrderState]):
     """The states of some orders; later changes do not alter it.
 
-    *made* has None for a state that is a row of the checkpoint *stored*, by default the row of the
-    same place. It is made each time that it is asked for, and not kept: a journal may have a
-    hundred thousand orders of which a table draws fifty.
+    A state in *made* is None while its order is only in the checkpoint *stored*; *rows* has its row
+    there, by default the same number. It is made at each access and not kept: a journal may have
+    a hundred thousand orders of which a table draws fifty.
     """
 
     def __init__(

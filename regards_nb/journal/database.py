@@ -110,7 +110,7 @@ class _FilesChangedError(sqlite3.OperationalError):
 
 
 class _ChangedMeanwhileError(JournalError):
-    """The same, outside of SQLAlchemy. Look at the files, and try again."""
+    """As `_FilesChangedError`, raised by `using`: the caller opens the files and tries again."""
 
 
 class Database:
@@ -137,8 +137,10 @@ class Database:
         #: called with each text about files that were changed while the journal was open
         self.on_notice: Callable[[str], None] | None = None
         self.read_only = False
-        #: a server that does not answer; the lock of a program that writes
-        self._away, self._held = Outage(), Outage()
+        #: of the server that does not answer
+        self._unanswered = Outage()
+        #: of the lock, which another program holds
+        self._locked = Outage()
         self._is_new = self._was_copied = False
         if self.path is not None:
             make_folder(self.path.parent)
@@ -320,7 +322,7 @@ class Database:
             return attempt()  # no server
         if patience_s is None:
             patience_s = self.restart_patience_s
-        began_s, end_s = time.monotonic(), self._away.end_s(patience_s)
+        began_s, end_s = time.monotonic(), self._unanswered.end_s(patience_s)
         again = self.version is not None
         while True:
             try:
@@ -329,9 +331,9 @@ class Database:
                 if not again or not _is_lost(exc):
                     raise
             else:
-                self._away.over()
+                self._unanswered.over()
                 return result
-            self._away.met()
+            self._unanswered.met()
             now_s = time.monotonic()
             again = now_s < end_s
             if now_s - began_s > patience_s / 5:
@@ -409,18 +411,18 @@ class Database:
         if self.path is not None:  # nearly always free, and a wait needs more code
             with suppress(sqlite3.OperationalError):
                 connection = self._lock(0.0, silent=silent)
-                self._held.over()
+                self._locked.over()
                 return connection
-        end_s = self._held.end_s(self.busy_timeout_s)
+        end_s = self._locked.end_s(self.busy_timeout_s)
         lock = partial(self._lock, end_s, silent=silent)
-        with self._held.awaited():
+        with self._locked.awaited():
             while True:
                 try:
                     return self._retry_while_restarting(lock, patience_s)
                 except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
                     if "lock" not in str(exc):
                         raise
-                    self._held.met()
+                    self._locked.met()
                     if self.path is None or time.monotonic() > end_s:
                         raise
                 _pause.wait(_LOCK_RETRY_S)
@@ -453,9 +455,9 @@ class Database:
 
     def obstacle(self) -> str:
         """Return what calls have waited for, longer than a second; else an empty text."""
-        if self._away.lasts():
+        if self._unanswered.lasts():
             return _WAITING.format(self.location)
-        return _LOCKED.format(self.location) if self._held.lasts() else ""
+        return _LOCKED.format(self.location) if self._locked.lasts() else ""
 
     def _release_writer(self) -> None:
         writer, self._writer = self._writer, None

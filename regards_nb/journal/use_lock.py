@@ -32,7 +32,7 @@ _TRIED_EVERY_S = 5.0
 
 
 def uninterrupted(
-    work: Callable[[], _T], obstacle: Callable[[], str] = str, limit_s: float = math.inf
+    work: Callable[[], _T], obstacle: Callable[[], str] = lambda: "", limit_s: float = math.inf
 ) -> _T:
     """Return the result of *work*, which ends also if Ctrl-C or a signal ends this call.
 

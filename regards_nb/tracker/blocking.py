@@ -110,8 +110,8 @@ class BlockingOrders:
     def standing_still(self, waited_for: Iterable[OrderState] = ()) -> Sequence[OrderState]:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
-        If it has not, those that a call waits for and that cannot end without a download. Not those
-        that `own` tries again: it says why they are not downloaded.
+        If it may still go on, only those of *waited_for* that may have more sub-orders than it
+        prepares at once. Orders whose download by `own` failed are left out: it says why.
         """
         own, found = self.own, self.find()
         # Very many orders may wait: only a few of them are made.

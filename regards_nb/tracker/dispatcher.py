@@ -30,7 +30,7 @@ from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, raised_at
 from regards_nb.threads import JobThreads, OwnThread
 from regards_nb.tracker.fetch import DownloadRequest
-from regards_nb.tracker.shared import POLL_S, RECEIVING, HeldElsewhereError, advice_for_missing
+from regards_nb.tracker.shared import LOOK_S, RECEIVING, HeldElsewhereError, advice_for_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -151,8 +151,8 @@ class EventDispatcher:
                 is_needed = bool(self._callbacks) or self._downloads is not None
                 if not is_needed:
                     # Nobody is handed an event: only look whether another kernel has written some.
-                    self._stop.wait(POLL_S)
-                before, seen = seen, self._shared.signal.wait(seen, POLL_S if is_needed else 0)
+                    self._stop.wait(LOOK_S)
+                before, seen = seen, self._shared.signal.wait(seen, LOOK_S if is_needed else 0)
                 if is_needed and not self._callbacks:
                     self._stop.wait(YIELD_S)
                 if self._step(self._downloads) and seen == before:
@@ -339,9 +339,9 @@ class AutoDownload:
         return "" if error is None else str(error)
 
     def will_try(self, order: OrderState) -> bool:
-        """Return whether a download of the order runs or comes at once, as the first or for news.
+        """Return whether a download runs or begins at once: the first, or one of new files.
 
-        What failed before, and is tried again after a pause, does not count.
+        A failed download that is tried again after a pause does not count.
         """
         tries = self._tries.get(order.key, _UNTRIED)
         return order.to_download if tries.incomplete else not tries.failures

@@ -43,8 +43,8 @@ from regards_nb.tracker.fetch import (
 )
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
+    LOOK_S,
     NEW_ORDER,
-    POLL_S,
     HeldElsewhereError,
     RunningDownload,
 )
@@ -201,7 +201,7 @@ class Downloads:
                 tell()
                 self._keep_time_limit(begun, timeout_s)
                 options.do_jobs(tell)
-                seen = self._shared.signal.wait(seen, POLL_S)
+                seen = self._shared.signal.wait(seen, LOOK_S)
         finally:
             for order_id, future in begun:
                 if not future.done():

@@ -64,7 +64,7 @@ _AFTER_ACTION_S = 5.0
 #: message the server itself is asked.
 SILENCE_S = 900.0
 LONGEST_SILENCE_S = 3600.0
-#: The same as long as no message has come at all: perhaps none can.
+#: Used instead until the first message: perhaps none can come.
 _UNHEARD_S = 30.0
 #: What messages tell, and REST only where they did not come.
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
@@ -247,8 +247,8 @@ class RestSync:
         self.unannounced: set[int] = set()
         #: The user's orders that no message has named, which have files to download or go on.
         self.without_message: tuple[OrderState, ...] = ()
-        # One thread at a time compares an answer and journals the news, which two would do twice.
-        # None holds it while it asks.
+        # Held while an answer is compared and journalled, so that no two threads journal the same.
+        # Never during a request.
         self._lock = threading.Lock()
         #: When further rounds are due; `list` is safe in any thread.
         self._due_s: list[float] = []

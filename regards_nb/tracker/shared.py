@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("regards_nb")
 
-#: Time between two checks of a process that waits for a lease.
+#: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
-#: A process that downloads the parts of an order has no lease for a moment between two of them.
-_BETWEEN_PARTS_S = 2.0
+#: A process that downloads an order has no lease for a moment between two of its sub-orders.
+_BETWEEN_SUBORDERS_S = 2.0
 
 # Without any handler Python writes warnings to stderr, which is the output of the running cell.
 _log.addHandler(logging.NullHandler())
@@ -58,8 +58,6 @@ CLIENT_MISSING = "needs the REST side: make the tracker with client=RegardsClien
 #: The work that has failed if a thread of the tracker has ended by itself.
 RECEIVING = "receiving messages"
 
-#: How often a waiting thread reads the journal without a signal: another kernel may write to it.
-POLL_S = 0.5
 _MOST_ERRORS = 20
 #: Time for which a view that stays open shows a note or an error.
 SHOWN_S = 600.0
@@ -252,12 +250,13 @@ class OrderHolders:
         if self._seen or position != self._position:
             self._position = position
             found = self._journal.leases.downloads_elsewhere()
-            kept = {name: s for name, s in self._seen.items() if now_s - s[1] < _BETWEEN_PARTS_S}
-            self._seen = kept | {name: (holder, now_s) for name, holder in found.items()}
+            since_s = now_s - _BETWEEN_SUBORDERS_S
+            recent = {name: seen for name, seen in self._seen.items() if seen[1] > since_s}
+            self._seen = recent | {name: (holder, now_s) for name, holder in found.items()}
         return bool(self._seen)
 
     def of(self, order: OrderState) -> Holder | None:
-        """Return the process that downloads an order, also between two of its parts."""
+        """Return the process that downloads an order, also between two of its sub-orders."""
         if not self._look():
             return None
         seen = self._seen.get(order_lease(order.tenant or self._tenant, order.order_id or 0))
@@ -291,9 +290,9 @@ class RunningDownload:
     before: RunningDownload | None = None
     future: Future[DownloadResult] = field(init=False)
     #: Called after a change of the above.
-    changed: Callable[[], object] = bool
+    changed: Callable[[], object] = lambda: None
     #: Called with the result before it is returned; None: some files are missing.
-    fetched: Callable[[DownloadResult | None], object] = bool
+    fetched: Callable[[DownloadResult | None], object] = lambda _: None
 
     @property
     def active(self) -> RunningDownload:

@@ -275,8 +275,8 @@ class Submission:
 
         *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
         makes the order of these products, too. *estimate*: show what will be ordered; only REST can
-        tell. *rename* returns the request under the name that is right now that no other kernel
-        submits; with it, the call does not wait for such a kernel but raises HeldElsewhereError.
+        tell. *rename* is called once no other kernel submits, and returns the request under its
+        final name. With it, a kernel that submits is not waited for: HeldElsewhereError is raised.
         ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()

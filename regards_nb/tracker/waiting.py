@@ -28,7 +28,7 @@ from regards_nb.output import say
 from regards_nb.text import clean, counted, numbered
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
-from regards_nb.tracker.shared import POLL_S
+from regards_nb.tracker.shared import LOOK_S
 from regards_nb.waits import in_cell, limited
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class WaitingCall:
         while not self.is_over():
             self._look()
             view.refresh(note=self.note())
-            seen = self._shared.signal.wait(seen, POLL_S)
+            seen = self._shared.signal.wait(seen, LOOK_S)
 
     def _look(self) -> None:
         """Have REST asked while nothing moves: no message tells of orders of another notebook."""
@@ -249,7 +249,7 @@ class Wait(WaitingCall):
         while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
             self._look()
             view.refresh(note=self.note())
-            seen = await self._shared.signal.wait_async(seen, POLL_S)
+            seen = await self._shared.signal.wait_async(seen, LOOK_S)
             # While many events arrive, the other tasks of the loop have their turn.
             await asyncio.sleep(_ASYNC_PAUSE_S)
 
@@ -458,7 +458,7 @@ def awaiting_stopped_by_user() -> Iterator[None]:
         nonlocal is_stopped
         is_stopped = True
         kernels(*signal_and_frame)
-        loop.call_soon_threadsafe(bool)
+        loop.call_soon_threadsafe(lambda: None)
 
     is_replaced = callable(kernels) and in_cell()
     if is_replaced:
