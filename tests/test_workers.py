@@ -138,7 +138,7 @@ def ended_orders(simulator: Simulator, tracker: OrderTracker, count: int = 3) ->
 def files_of(tracker: OrderTracker, numbers: list[int]) -> list[Path]:
     """Return what lies in the workspace, after a look that all of it is verified."""
     assert tracker.verify(*numbers, checksum=True).empty
-    folder = tracker._downloads.workspace
+    folder = tracker._workspace
     return sorted(
         path for path in folder.rglob("*") if path.is_file() and ".regards" not in str(path)
     )

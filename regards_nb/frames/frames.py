@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from regards_nb.download import is_url
+from regards_nb.download import FileLook, is_url
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
@@ -111,8 +111,8 @@ class Frames:
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
         #: The places of the files that the frame shows as removed.
         self._removed: set[int] = set()
-        #: The objects of a bucket that were missing when `verify` looked, by URL.
-        self._missing_objects: dict[str, FileRecord] = {}
+        #: The files that were missing when `problems` looked: a bucket is not asked at each look.
+        self._missing: set[FileRecord] = set()
         self._rejected = GrowingFrame(REJECTED_DTYPES)
         #: Row id, reason and arrival (µs) of each rejected message. The bodies may be large and are
         #: read from the journal when `rejected` is called.
@@ -326,20 +326,11 @@ class Frames:
             self._files.update(places, rows)
             return self._files.frame()
 
-    def note_looked_at(self, found: Iterable[tuple[FileRecord, str | None]]) -> None:
-        """Keep which checked files of a bucket are missing: `files` shows them as removed."""
-        with self._lock:
-            for record, problem in found:
-                if record.path is not None and is_url(record.path):
-                    self._missing_objects.pop(record.path, None)
-                    if problem == "missing":
-                        self._missing_objects[record.path] = record
-
     def _find_removed(self, files: Sequence[OrderFile]) -> set[int]:
         """Return the places of the files that are not in their folders any more.
 
         Each folder is listed once: on a network file system a look at each file would take long.
-        A bucket is not asked each time that a frame is shown; what `verify` found is kept.
+        A bucket is not asked each time that a frame is shown; what `problems` found is kept.
         """
         names_in: dict[str, set[str]] = {}
         removed = set()
@@ -347,7 +338,7 @@ class Frames:
             if record.path is None or not record.in_place:
                 continue
             if is_url(record.path):
-                if self._missing_objects.get(record.path) == record:
+                if record in self._missing:
                     removed.add(place)
                 continue
             folder, name = os.path.split(record.path)
@@ -403,14 +394,32 @@ class Frames:
             self.refresh(exact=False)
             return self._states.key_of(name)
 
-    def order_files(self, order_ids: Collection[int] | None = None) -> list[OrderFile]:
-        """Return the files of some orders, or of all, with the names of their orders."""
+    def problems(self, order_ids: Collection[int] | None, *, checksum: bool) -> pd.DataFrame:
+        """Return the files, of some orders or of all, that changed since their download.
+
+        The columns are those of `PROBLEM_DTYPES`. `files` then shows which objects of a bucket are
+        missing.
+        """
         with self._lock:
             self.refresh()
-            files = list(self._states.files)
-        if order_ids is None:
-            return files
-        return [file for file in files if file.record.order_id in order_ids]
+            files = [
+                file
+                for file in self._states.files
+                if file.record.in_place and (order_ids is None or file.record.order_id in order_ids)
+            ]
+        look = FileLook(checksum=checksum)
+        found = [(file, problem) for file in files if (problem := look.problem(file.record))]
+        with self._lock:
+            self._missing.difference_update(file.record for file in files)
+            self._missing.update(file.record for file, each in found if each.problem == "missing")
+        rows = [
+            (file.record.order_id, file.correlation_id, file.record.name, file.record.path,
+             file.record.size_bytes, each.found_bytes, each.problem)
+            for file, each in found
+        ]  # fmt: skip
+        frame = GrowingFrame(PROBLEM_DTYPES)
+        frame.update(range(len(rows)), rows)
+        return frame.frame()
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
@@ -426,18 +435,6 @@ def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:
         record.order_id, file.correlation_id, record.name, record.path, record.size_bytes,
         record.md5, str(state), record.error, record.fetched_at_us,
     )  # fmt: skip
-
-
-def problems_frame(problems: Iterable[tuple[OrderFile, str, int | None]]) -> pd.DataFrame:
-    """Return files with their fault and their size now; columns of `verify`."""
-    rows = [
-        (file.record.order_id, file.correlation_id, file.record.name, file.record.path,
-         file.record.size_bytes, found_bytes, problem)
-        for file, problem, found_bytes in problems
-    ]  # fmt: skip
-    frame = GrowingFrame(PROBLEM_DTYPES)
-    frame.update(range(len(rows)), rows)
-    return frame.frame()
 
 
 def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,6 @@ from regards_nb.tracker.fetch import (
     submitted,
 )
 from regards_nb.tracker.shared import (
-    CLIENT_MISSING,
     LOOK_S,
     NEW_ORDER,
     HeldElsewhereError,
@@ -55,7 +53,6 @@ if TYPE_CHECKING:
 
     from regards_nb.download import DownloadResult, Place
     from regards_nb.files import FileRecord
-    from regards_nb.frames import OrderFile
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.fetch import Submit
     from regards_nb.tracker.rest_sync import RestSync
@@ -67,13 +64,6 @@ MOST_PARALLEL = 3
 _MOST_NAMED = 5
 
 
-@dataclass(slots=True, eq=False)
-class _Running(RunningDownload):
-    """A download in a thread of this process."""
-
-    request: DownloadRequest
-
-
 #: What `auto_download` and the buttons of the display want.
 _NEW_FILES = DownloadRequest()
 
@@ -81,17 +71,17 @@ _NEW_FILES = DownloadRequest()
 class Downloads:
     """Downloads the ready files of orders, and records in the journal which it has fetched.
 
-    Without *sync* every attempt is a SettingsError. Files of order 12 go to ``<workspace>/12/``, or
-    if that folder has order 12 of another archive or tenant, to ``<workspace>/12-<tenant>/``.
+    Files of order 12 go to ``<workspace>/12/``, or if that folder has order 12 of another archive
+    or tenant, to ``<workspace>/12-<tenant>/``.
     """
 
     def __init__(
-        self, shared: Shared, sync: RestSync | None, tenant: str | None, workspace: Place
+        self, shared: Shared, sync: RestSync, tenant: str | None, workspace: Place
     ) -> None:
         self._shared = shared
         self._sync = sync
         self._tenant = tenant
-        self.workspace = workspace
+        self._workspace = workspace
         self._workers = JobThreads("download", MOST_PARALLEL)
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
@@ -110,32 +100,27 @@ class Downloads:
         Ctrl-C. *submit* runs it in a thread that is not one of the tracker. *on_end* is called
         before the order counts as not downloading.
         """
-        sync, order_id = self._sync, order.order_id
-        if sync is None:
-            raise SettingsError(f"downloading {CLIENT_MISSING}")
-        if order_id is None:
+        if (order_id := order.order_id) is None:
             raise _no_number(order)
         with self._lock:
             before = self._shared.downloads.get(order_id)
-            if not isinstance(before, _Running):
-                before = None
-            elif before.request == request and not before.stop.is_set():
+            if before is not None and before.request == request and not before.stop.is_set():
                 return before.future
-            running = _Running(
+            running = RunningDownload(
                 request=request,
-                before=before,
+                before=before if before is not None and before.request else None,
                 changed=self._shared.signal.send,
                 fetched=partial(self._fetched, order_id),
             )
             job = partial(
                 fetch_order,
-                sync.client,
+                self._sync.client,
                 self._shared.journal,
                 OrderToFetch.of(order, order_id),
                 request,
                 running,
                 tenant=self._tenant,
-                workspace=self.workspace,
+                workspace=self._workspace,
             )
             future = running.future = (submit or self._workers.submit)(job)
             self._shared.downloads[order_id] = running
@@ -230,14 +215,13 @@ class Downloads:
             if options.process is not None:
                 begin = partial(begin_processing, self._shared, options, options.process, begin)
             return begin, self._cancel
-        assert self._sync is not None  # noqa: S101 - download() refuses a tracker without a client
         settings = settings_for_workers(
             options,
             self._shared.journal,
             executor,
             url=self._sync.client.base_url,
             tenant=self._tenant,
-            workspace=self.workspace,
+            workspace=self._workspace,
         )
         call = WorkerCall(
             self._shared,
@@ -333,10 +317,9 @@ class Downloads:
         new_order = "A new order brings them: submit()"
         if not any(record.in_place for record in self._shared.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them is here. {new_order}")
-        if self._sync is not None:
-            log = self._shared.journal.file_log(order.tenant or self._tenant, self.workspace)
-            with suppress(ServiceError):  # REGARDS may list them no more
-                list_others(self._sync.client, number, log)
+        log = self._shared.journal.file_log(order.tenant or self._tenant, self._workspace)
+        with suppress(ServiceError):  # REGARDS may list them no more
+            list_others(self._sync.client, number, log)
         records = self._shared.frames.files_of(number)
         look = FileLook(checksum=request.check == "checksum")
         lost = {r.name: why for r in records if (why := _why_missing(r, look))}
@@ -405,21 +388,10 @@ class Downloads:
         ]
         return STOPPED.format(listed(files, most=_MOST_NAMED))
 
-    def problems(
-        self, orders: Sequence[OrderState] | None, *, checksum: bool
-    ) -> list[tuple[OrderFile, str, int | None]]:
-        """Return the files, of some orders or of all, that have changed since their download."""
-        numbers = None if orders is None else {o.order_id for o in orders if o.order_id is not None}
-        look, frames = FileLook(checksum=checksum), self._shared.frames
-        files = [file for file in frames.order_files(numbers) if file.record.in_place]
-        found = [(file, look.problem(file.record)) for file in files]
-        frames.note_looked_at((f.record, p and p.problem) for f, p in found)
-        return [(file, *problem) for file, problem in found if problem]
-
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""
         running = self._shared.downloads.get(order_id)
-        if isinstance(running, _Running):
+        if running is not None and running.request:
             running.stop.set()
             running.future.cancel()
 
@@ -439,8 +411,7 @@ class Downloads:
         """Ask for an order without new files: other journals may have them, or it has expired."""
         # Without an answer, what is known stays known.
         with suppress(ServiceError):
-            if self._sync is not None:
-                self._sync.look_up(order_id)
+            self._sync.look_up(order_id)
 
     def _fetched(self, order_id: int, result: DownloadResult | None) -> None:
         for text in () if result is None else result.kept:
@@ -448,7 +419,7 @@ class Downloads:
         if result is None or result.nothing_new:
             self._ask_again(order_id)
 
-    def _ended(self, order_id: int, running: _Running) -> None:
+    def _ended(self, order_id: int, running: RunningDownload) -> None:
         with self._lock:
             if self._shared.downloads.get(order_id) is running:
                 del self._shared.downloads[order_id]

@@ -280,6 +280,8 @@ class OrderHolders:
 class RunningDownload:
     """How far the download of an order is, in a thread of this process or in a worker."""
 
+    #: What is asked of a thread of this process; None in a worker.
+    request: object = None
     stop: threading.Event = field(default_factory=threading.Event)
     last_byte: LastByte = field(default_factory=LastByte)
     #: None before the first byte, and in a worker.

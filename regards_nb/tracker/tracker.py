@@ -30,7 +30,7 @@ from regards_nb.consumer import (
 )
 from regards_nb.download import as_place
 from regards_nb.errors import SettingsError, TrackingError
-from regards_nb.frames import Frames, problems_frame, read_table, with_columns, with_orders
+from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
 from regards_nb.output import say
@@ -207,7 +207,10 @@ class OrderTracker:
         )
         self._shared = shared
         self._sync = None if client is None else RestSync(shared, client, tenant)
-        self._downloads = Downloads(shared, self._sync, tenant, place)
+        self._workspace = place
+        self._downloads = (
+            None if self._sync is None else Downloads(shared, self._sync, tenant, place)
+        )
         self._blocking = BlockingOrders(shared, self._sync)
         self._actions = OrderActions(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
@@ -492,7 +495,7 @@ class OrderTracker:
             reads_only=isinstance(self._consumer, JournalReader),
             client=self.client,
             journal=self._shared.journal,
-            workspace=self._downloads.workspace,
+            workspace=self._workspace,
             unheard="" if self._sync is None else self._sync.unheard(self.health),
         )
 
@@ -780,7 +783,7 @@ class OrderTracker:
         return AutoDownload(self._shared, self._downloading(), self._sync)
 
     def _downloading(self) -> Downloads:
-        if self.client is None:
+        if self._downloads is None:
             raise SettingsError(f"downloading {CLIENT_MISSING}")
         return self._downloads
 
@@ -1230,12 +1233,13 @@ class OrderTracker:
             look at files that were downloaded before.
         """
         check_flags(checksum=checksum)
-        states = self._shared.states(self._keys_in(keys)) if keys else None
-        return problems_frame(self._downloads.problems(states, checksum=checksum))
+        states = self._shared.states(self._keys_in(keys)) if keys else ()
+        numbers = {state.order_id for state in states if state.order_id is not None}
+        return self._shared.frames.problems(numbers if keys else None, checksum=checksum)
 
     def download_soon(self, key: Selection | OrderKey) -> None:
         """Download the ready files of one order in the background; errors are shown and kept."""
-        self._downloads.begin_recording_errors(self[key].state)
+        self._downloading().begin_recording_errors(self[key].state)
 
     # -- displays --
 
