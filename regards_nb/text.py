@@ -7,6 +7,7 @@ it once. HTML is escaped after that, by the display.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import traceback
 from types import TracebackType
@@ -179,3 +180,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def doubled(duration_s: float, first_s: float) -> float:
+    """Return the last of *first_s*, twice that, four times and so on that is over; else 0.
+
+    A text with this time changes seldom: a log gets a line for each.
+
+    >>> doubled(3, 5), doubled(19, 5), doubled(20, 5)
+    (0.0, 10.0, 20.0)
+    """
+    return first_s * 2.0 ** int(math.log2(duration_s / first_s)) if duration_s >= first_s else 0.0

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from regards_nb.text import doubled
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,17 +35,11 @@ class LastByte:
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def text(self, what: str) -> str:
-        """Say that no byte of *what* came for long, or why a request is repeated; else empty.
-
-        The time doubles from one text to the next, because a log gets a line for each.
-        """
+        """Say that no byte of *what* came for long, or why a request is repeated; else empty."""
         if pauses := list(self.pauses.values()):
             return pauses[0]
-        age_s, told_s = self.age_s, self.told_after_s
-        if age_s < told_s:
+        if not (told_s := doubled(self.age_s, self.told_after_s)):
             return ""
-        while 2 * told_s <= age_s:
-            told_s *= 2
         if not self.limit_s:
             return f"no byte of {what} for more than {told_s:g} s: it waits for {self.origin}"
         return (

@@ -27,7 +27,7 @@ from regards_nb.errors import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
-from regards_nb.text import counted, did_you_mean, raised_at
+from regards_nb.text import counted, did_you_mean, doubled, raised_at
 from regards_nb.threads import JobThreads, OwnThread
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import LOOK_S, RECEIVING, HeldElsewhereError, advice_for_missing
@@ -106,7 +106,8 @@ class EventDispatcher:
         self._submitted = self._begun = 0
         #: Which callback runs for long, and how many calls wait behind it; empty without one.
         self.slow_callback = ""
-        self._say_at_s = 0.0
+        #: The time in that text.
+        self._told_s = 0.0
         self._is_over = False
         self._thread = OwnThread(
             "dispatch",
@@ -206,22 +207,16 @@ class EventDispatcher:
             advance()
 
     def _look(self) -> None:
-        """Say which call runs for long.
-
-        The times double from one text to the next, because a log gets a line for each.
-        """
-        before, now_s, began_s = self.slow_callback, time.monotonic(), self._began_s
-        if began_s is None:
-            self.slow_callback = ""
-        elif began_s + self.slow_s > now_s:
-            self.slow_callback, self._say_at_s = "", began_s + self.slow_s
-        elif now_s >= self._say_at_s:
-            ran_s = now_s - began_s
-            self._say_at_s = now_s + ran_s
-            others = counted(self._submitted - self._begun, "other call")
-            self.slow_callback = f"{self._running} runs since {ran_s:.0f} s, and holds up {others}"
-        if self.slow_callback != before:
-            self._shared.signal.send()
+        """Say which call runs for long."""
+        began_s = self._began_s
+        ran_s = 0.0 if began_s is None else doubled(time.monotonic() - began_s, self.slow_s)
+        if ran_s == self._told_s:
+            return
+        self._told_s = ran_s
+        others = counted(self._submitted - self._begun, "other call")
+        text = f"{self._running} runs since {ran_s:.0f} s, and holds up {others}"
+        self.slow_callback = text if ran_s else ""
+        self._shared.signal.send()
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
         name = getattr(callback, "__name__", repr(callback))

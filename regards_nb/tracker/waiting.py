@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import math
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.output import say
-from regards_nb.text import clean, counted, numbered
+from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
@@ -417,15 +416,15 @@ class Wait(WaitingCall):
 def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
     """Return for how long no event of some orders came, for those with the longest silence.
 
-    The time is exact, or doubles from one text to the next: a log gets a line for each.
+    The time is exact, or `doubled`.
     """
     now, texts = datetime.now(UTC), []
     for state in heapq.nsmallest(_MOST_NAMED, states, key=attrgetter("last_event")):
         silent_s = (now - state.last_event).total_seconds()
         if not is_exact:
-            if silent_s < _SILENT_S:
+            silent_s = doubled(silent_s, _SILENT_S)
+            if not silent_s:
                 break
-            silent_s = _SILENT_S * 2 ** int(math.log2(silent_s / _SILENT_S))
         label = f" ({clean(state.label)})" if state.label and state.order_id else ""
         texts.append(f"no event of {state.name}{label} for {max(silent_s, 0):.0f} s")
     return texts
