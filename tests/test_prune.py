@@ -20,8 +20,7 @@ from regards_nb.client import RegardsClient
 from regards_nb.consumer import RedeliveryMatcher
 from regards_nb.events import Delivery, OrderEvent
 from regards_nb.frames import Checkpoints, Frames
-from regards_nb.journal import Journal, RowReader, name_of, restore, time_us
-from regards_nb.journal import kept as kept_of
+from regards_nb.journal import Journal, RowReader, kept_orders, name_of, restore, time_us
 from regards_nb.orders import OrderReducer
 
 OLD_US, NEW_US = time_us("2026-05-01"), time_us("2026-07-01")
@@ -223,7 +222,7 @@ def test_pruned_and_later_events_fold_as_all(
     first_ids: dict[Any, int] = {}
     for row_id, event in events[:pruned]:
         first_ids.setdefault(name_of(event), row_id)
-    kept = sorted(kept_of(first, first_ids), key=lambda order: order.first_id)
+    kept = sorted(kept_orders(first, first_ids), key=lambda order: order.first_id)
     # a reader that had read some rows, and finds some of the others still there
     reader = OrderReducer()
     fold(events[: min(known, pruned)], reader)
@@ -239,7 +238,7 @@ def test_pruned_and_later_events_fold_as_all(
     for row_id, event in events[pruned:]:
         first_ids.setdefault(name_of(event), row_id)
     second = OrderReducer()
-    restore(second, sorted(kept_of(again, first_ids), key=lambda order: order.first_id))
+    restore(second, sorted(kept_orders(again, first_ids), key=lambda order: order.first_id))
     assert [second.state(key) for key in second] == expected
 
 

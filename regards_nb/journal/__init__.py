@@ -41,7 +41,7 @@ from regards_nb.journal.processes import Leases as Leases
 from regards_nb.journal.processes import order_lease as order_lease
 from regards_nb.journal.prune import KeptOrder as KeptOrder
 from regards_nb.journal.prune import Pruned as Pruned
-from regards_nb.journal.prune import kept as kept
+from regards_nb.journal.prune import kept_orders as kept_orders
 from regards_nb.journal.prune import name_of as name_of
 from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us

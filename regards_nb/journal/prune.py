@@ -73,14 +73,14 @@ def name_of(event: OrderEvent) -> OrderKey:
     return OrderKey(event.tenant, f"#{event.order_id}")
 
 
-def kept(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
+def kept_orders(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
     """Yield all that a reducer has folded; *first_ids* as in `KeptOrder`, by `name_of`."""
     for key, parts, claims in reducer.parts():
         yield KeptOrder(*key, first_ids[key], claims, [part.values() for part in parts])
 
 
 def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
-    """Fold in what `kept` yielded, in the order of first events.
+    """Fold in what `kept_orders` yielded, in the order of first events.
 
     The result is that of folding the same events; some of them may be folded as well.
     """
@@ -238,7 +238,7 @@ class _Fold:
         connection.execute(sa.delete(_kept))
         rows = []
         for queue, reducer in self._of_queue.items():
-            orders = list(kept(reducer, self._first_ids[queue]))
+            orders = list(kept_orders(reducer, self._first_ids[queue]))
             for start in range(0, len(orders), _ORDERS_IN_ROW):
                 content = _encode(orders[start : start + _ORDERS_IN_ROW])
                 rows.append({"queue": queue, "orders": _checksum(content) + content})

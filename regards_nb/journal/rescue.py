@@ -401,10 +401,10 @@ def _put_in_place(path: Path, repaired: Path) -> list[Path]:
     number = 1
     while path.with_name(f"{path.name}.damaged-{number}").exists():
         number += 1
-    kept = []
+    moved = []
     for suffix in ("-wal", "-shm", ""):
         damaged = Path(f"{path}{suffix}")
         if damaged.exists():
-            kept.append(damaged.rename(path.with_name(f"{path.name}.damaged-{number}{suffix}")))
+            moved.append(damaged.rename(path.with_name(f"{path.name}.damaged-{number}{suffix}")))
     repaired.rename(path)
-    return kept
+    return moved

@@ -260,8 +260,8 @@ class OtherConsumers:
 
     def queues(self) -> str:
         """Return a text on the messages of other queues in the journal; empty without any."""
-        kept = self._journal.queues() - {self._queue, REST_ANSWERS}
-        others = kept and self._journal.having_messages(sorted(kept))
+        known = self._journal.queues() - {self._queue, REST_ANSWERS}
+        others = known and self._journal.having_messages(sorted(known))
         if not others:
             return ""
         return (

@@ -187,23 +187,23 @@ class OrderTracker:
         #: Where its settings come from; None: all were given in code.
         self._source: SettingsSource | None = None
         self._silence_s = silence_s
-        kept = Journal(journal)
+        opened = Journal(journal)
         if amqp is JOURNAL_ONLY:
-            check_queue(kept, queue)
+            check_queue(opened, queue)
         signal = ChangeSignal()
         errors = BackgroundErrors(signal.send)
-        kept.on_notice(errors.note)
+        opened.on_notice(errors.note)
         shared = Shared(
-            journal=kept,
+            journal=opened,
             frames=Frames(
-                kept,
+                opened,
                 tenant,
                 place,
                 queues=None if queue is None else {queue, REST_ANSWERS},
             ),
             signal=signal,
             errors=errors,
-            holders=OrderHolders(kept, tenant),
+            holders=OrderHolders(opened, tenant),
         )
         self._shared = shared
         self._sync = None if client is None else RestSync(shared, client, tenant)
@@ -224,9 +224,9 @@ class OrderTracker:
                 amqp, ca_bundle=None if client is None else client.ca_bundle
             )
             died = partial(errors.record, RECEIVING)
-            self._consumer = Consumer(parameters, queue, kept, signal.send, died)
+            self._consumer = Consumer(parameters, queue, opened, signal.send, died)
             publish = partial(publish_request, parameters)
-            self._others = OtherConsumers(kept, queue, self._consumer)
+            self._others = OtherConsumers(opened, queue, self._consumer)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
@@ -238,7 +238,7 @@ class OrderTracker:
         self._dispatcher: EventDispatcher | None = None
         self._callbacks: list[Callback] = []
         self._at_end = contextlib.ExitStack()
-        weakref.finalize(self, kept.close).atexit = False
+        weakref.finalize(self, opened.close).atexit = False
 
     @classmethod
     def reader(
