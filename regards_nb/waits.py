@@ -57,7 +57,7 @@ def awaited(
     another thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a
     host, and *unwanted* gets the result that comes later. TimeoutError: there was none within
     *timeout_s*, or before the end of a `limited` block; where that has passed, the job is not
-    begun. The job ends by itself *ends_after_s*.
+    begun. The line names *ends_after_s* as the limit if the job itself ends after that.
     """
     limit_s = min(time_left_s(), timeout_s)
     if limit_s == math.inf and not in_main_thread():
@@ -98,13 +98,13 @@ def time_left_s() -> float:
     return _deadline_s.get() - time.monotonic()
 
 
-def told(text: str, silence_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:
-    """Say what the main thread begins to wait for, if it is silent for so long then.
+def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:
+    """Say *text* in the main thread before a wait of *wait_s*, if that is longer than a second.
 
     The same text is said once in *again_s*; the line ends with the limit of the wait.
     """
     global _last_said  # noqa: PLW0603 - only the main thread speaks
-    if in_main_thread() and silence_s > SAID_AFTER_S and _age_s(text) > again_s:
+    if in_main_thread() and wait_s > SAID_AFTER_S and _age_s(text) > again_s:
         _last_said = (text, time.monotonic())
         limit = f"{limit_s:.0f}" if limit_s >= 10 else f"{limit_s:.2g}"
         say(text if limit_s == math.inf else f"{text}, at most {limit} s")

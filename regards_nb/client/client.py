@@ -248,7 +248,7 @@ class RegardsClient:
         Parameters
         ----------
         limit : int, optional
-            Return only the newest orders, at most so many.
+            Return at most this number of orders, the newest ones.
 
         Returns
         -------
@@ -444,7 +444,7 @@ class RegardsClient:
         dataset : str, optional
             Only products of this data set: its label, provider id or URN.
         limit : int, optional
-            Return at most so many products.
+            Return at most this number of products.
         **fields
             Values of fields, as :func:`regards_nb.queries.fields` takes them: ``cycle=7``,
             ``instrument=["KaRIn", "Poseidon"]``, ``date_obs=(date(2026, 1, 1), None)``.

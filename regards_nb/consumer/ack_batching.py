@@ -36,9 +36,10 @@ class AckBatcher:
     """Journals messages in batches and acknowledges them after that.
 
     ``journal_batch(deliveries, delivered=n, acknowledged=n)`` raises JournalError where it cannot
-    write; the counts are those of the messages of the connection before these. *acknowledge*
-    acknowledges all messages up to a delivery tag. *prefetch_steps* are how many unacknowledged
-    messages the broker allows: at first, and after `grow`. *clock* returns monotonic seconds.
+    write; it gets how many messages the connection delivered before, and how many of those are
+    acknowledged. *acknowledge* acknowledges all messages up to a delivery tag. *prefetch_steps* are
+    how many unacknowledged messages the broker allows: at first, and after `grow`. *clock* returns
+    monotonic seconds.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ class Connection:
         self._consumer_count = 0
         #: a consumer is cancelled because the next one gets a larger prefetch limit
         self._growing = False
-        #: ... and that has happened
+        #: RabbitMQ has cancelled that consumer: its channel closes after the next commit
         self._cancelled_to_grow = False
         self._close_reason: BaseException | None = None
         self._closing = False

@@ -178,9 +178,9 @@ class JournalWriter:
     ) -> None:
         """Write messages to the journal; they are acknowledged later.
 
-        Before these, the connection has *delivered* and *acknowledged* so many messages.
-        After a JournalError they are given again; after a StreamInDoubtError the connection must
-        end.
+        *delivered* is how many messages the connection delivered before these, *acknowledged* how
+        many of those are acknowledged. After a JournalError they are given again; after a
+        StreamInDoubtError the connection must end.
         """
         if deliveries[0].stream_offset is not None:
             deliveries = self.stream.new(deliveries)

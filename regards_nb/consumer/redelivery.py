@@ -45,8 +45,8 @@ offset, or none comes, the next connection reads the stream from its first messa
 differs from the journal, the new stream begins.
 
 The retention of a stream removes its oldest messages, also while a slow consumer is connected: then
-offsets are missing. So they are where RabbitMQ has given them to records of its own. The next
-connection tells which: it begins at the newest journalled message, if that is still there.
+offsets are missing. They are also missing where RabbitMQ has given them to records of its own. The
+next connection tells which: it begins at the newest journalled message, if that is still there.
 """
 
 from __future__ import annotations
@@ -138,8 +138,9 @@ class RedeliveryMatcher:
         """Return the deliveries that are not in the journal; a row matches at most one of them.
 
         *deliveries* are in the order of their arrival. *counts* are their headers
-        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. The connection has
-        *delivered* so many messages before these, and so many of them were *acknowledged*.
+        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. *delivered* is how
+        many messages the connection delivered before these, *acknowledged* how many of those are
+        acknowledged.
         """
         self._own.set_unacknowledged(delivered, acknowledged)
         found = []

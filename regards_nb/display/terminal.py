@@ -150,7 +150,7 @@ def bar(fraction: float | None) -> str:
 
 
 def fit(shown: str, n_cells: int) -> str:
-    """Return a string cut to so many cells of a terminal.
+    """Return a string cut to *n_cells* cells of a terminal.
 
     >>> fit("abcdef", 4), fit("中文字", 4)
     ('abc…', '中…')

@@ -397,7 +397,7 @@ class PrivateBroker:
         #: the name of the Erlang node
         self.name = f"regards-nb-{secrets.token_hex(6)}@localhost"
         self._watchdog: _Watchdog | None = None
-        #: of this node; the same after a restart. That for TLS works with certificates only.
+        #: A restart keeps the ports. Clients of the port with TLS must show a certificate.
         self.ports = NodePorts(0, 0, 0, 0)
         self._tls = tls
         self._lock = threading.Lock()

@@ -228,15 +228,12 @@ class Catalogue:
 
     def summary(self, products: Iterable[Product], data_types: Iterable[str]) -> Json:
         """Return the numbers of files and bytes by data set and type."""
-        wanted = set(data_types)
+        wanted, found = set(data_types), list(products)
         by_dataset: dict[str, list[Product]] = {}
-        for product in products:
+        for product in found:
             by_dataset.setdefault(product.dataset.urn, []).append(product)
         parts = {urn: _sub_summary(each, wanted) for urn, each in by_dataset.items()}
-        return {
-            **_sub_summary([each for some in by_dataset.values() for each in some], wanted),
-            "subSummariesMap": parts,
-        }
+        return {**_sub_summary(found, wanted), "subSummariesMap": parts}
 
 
 def attribute_models() -> list[Json]:

@@ -180,7 +180,7 @@ class Slow(Fault):
     bytes_per_s : float, optional
         Rate of the body.
     stall_after_bytes : int, optional
-        The body stalls after so many bytes.
+        The body stalls after this number of bytes.
     stall_s : float
         Duration of the stall. ``sim.stop()`` ends every stall.
     """

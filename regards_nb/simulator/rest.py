@@ -19,7 +19,7 @@ from regards_nb.simulator.server import HttpError, Response, error, iso_time, js
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from regards_nb.simulator.catalogue import DataSet, Product
+    from regards_nb.simulator.catalogue import Product
     from regards_nb.simulator.downloads import Downloads
     from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.lifecycle import Order, OrderFile
@@ -321,17 +321,17 @@ class Rest:
     @_serves(f"{_CATALOGUE}/availability/files", Route.CATALOGUE, methods=("POST",))
     def availability(self, call: _Call) -> Response:
         """Tell which files of products can be downloaded now."""
-        rows = []
-        for product in map(
-            self.service.catalogue.product, call.request.json().get("product_ids", ())
-        ):
-            if product is not None:
-                is_available = self._is_available(product)
-                files = [
-                    {"checksum": file.source.md5, "available": is_available}
+        urns = call.request.json().get("product_ids", ())
+        rows = [
+            {
+                "id": product.urn,
+                "files": [
+                    {"checksum": file.source.md5, "available": self._is_available(product)}
                     for file in product.files
-                ]
-                rows.append({"id": product.urn, "files": files})
+                ],
+            }
+            for product in filter(None, map(self.service.catalogue.product, urns))
+        ]
         return json_response(200, {"products": rows})
 
     @_serves(f"{_CATALOGUE}/restore", Route.CATALOGUE, methods=("POST",))
@@ -357,28 +357,28 @@ class Rest:
         }
         if not products:
             return Response(status=204)
-        by_dataset: dict[DataSet, list[Product]] = {}
-        for product in products.values():
-            by_dataset.setdefault(product.dataset, []).append(product)
+        labels = {each.dataset.urn: each.dataset.name for each in products.values()}
+        counts = self.service.catalogue.summary(products.values(), ())
         selections = [
-            self._selection(number, *part) for number, part in enumerate(by_dataset.items(), 1)
+            {
+                "id": number,
+                "datasetIpid": urn,
+                "datasetLabel": labels[urn],
+                "objectsCount": part["documentsCount"],
+                "filesCount": part["filesCount"],
+                "filesSize": part["filesSize"],
+                "quota": part["filesCount"],
+                "itemsSelections": [],
+            }
+            for number, (urn, part) in enumerate(counts["subSummariesMap"].items(), 1)
         ]
-        quota = sum(each["quota"] for each in selections)
-        content = {"id": 1, "owner": call.user, "quota": quota, "datasetSelections": selections}
-        return json_response(200, _resource(content))
-
-    def _selection(self, number: int, dataset: DataSet, products: list[Product]) -> Json:
-        counted = self.service.catalogue.summary(products, ())
-        return {
-            "id": number,
-            "datasetIpid": dataset.urn,
-            "datasetLabel": dataset.name,
-            "objectsCount": len(products),
-            "filesCount": counted["filesCount"],
-            "filesSize": counted["filesSize"],
-            "quota": counted["filesCount"],
-            "itemsSelections": [],
+        content = {
+            "id": 1,
+            "owner": call.user,
+            "quota": counts["filesCount"],
+            "datasetSelections": selections,
         }
+        return json_response(200, _resource(content))
 
     # -- JSON, field by field as in REGARDS
 
