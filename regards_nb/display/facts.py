@@ -145,17 +145,10 @@ def had_files(order: OrderState) -> bool:
 
 
 def fraction_of(order: OrderState) -> float | None:
-    """Return the length of the bar; it follows the counts beside it where there are any."""
+    """Return the length of the bar, by the counts beside it; None: unknown."""
     if order.suborders_total:
-        value = order.suborders_done / order.suborders_total
-    elif order.status == OrderStatus.DONE:
-        value = 1.0
-    elif order.progress is not None:
-        value = order.progress
-    else:
-        return None
-    # Written so that NaN becomes 0.
-    return min(1.0, value) if value > 0 else 0.0
+        return min(1.0, order.suborders_done / order.suborders_total)
+    return 1.0 if order.status == OrderStatus.DONE else order.progress
 
 
 def _searched_text(order: OrderState) -> str:

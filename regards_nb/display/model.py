@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regards_nb.consumer import HealthState
 from regards_nb.display.facts import (
     RANK,
     OrderFacts,
@@ -358,31 +359,29 @@ def _remarks(order: OrderState) -> Iterator[str]:
 
 
 _HEALTH = {
-    "CONNECTING": (Severity.RUNNING, "connecting to RabbitMQ"),
-    "CONSUMING": (Severity.DONE, "listening"),
-    "POLLING": (
-        Severity.DONE,
-        "polling REGARDS over REST every 10 to 60 s (no RabbitMQ account)",
-    ),
-    "READING": (Severity.DONE, "reading the journal of another kernel"),
-    "RECONNECTING": (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
+    HealthState.CONNECTING: (Severity.RUNNING, "connecting to RabbitMQ"),
+    HealthState.CONSUMING: (Severity.DONE, "listening"),
+    # Its reason says how often REGARDS is asked.
+    HealthState.POLLING: (Severity.DONE, ""),
+    HealthState.READING: (Severity.DONE, "reading the journal of another kernel"),
+    HealthState.RECONNECTING: (Severity.INCOMPLETE, "reconnecting to RabbitMQ"),
     # The user's own stop() is no warning.
-    "STOPPED": (Severity.GONE, "not listening"),
-    "FAILED": (Severity.FAILED, "failed, no new events"),
+    HealthState.STOPPED: (Severity.GONE, "not listening"),
+    HealthState.FAILED: (Severity.FAILED, "failed, no new events"),
 }
 
 
 def _health(health: Health) -> tuple[Severity, str]:
-    state = health.state.value
-    severity, words = _HEALTH.get(state, (Severity.INCOMPLETE, clean(state, NAME_CHARS)))
-    since = health.since.astimezone(UTC)
-    if state == "POLLING" and health.reason:
-        words = clean(health.reason, LINE_CHARS)  # it says how often
-    if state == "RECONNECTING" and health.address is None:
+    state, since = health.state, health.since.astimezone(UTC)
+    severity, words = _HEALTH[state]
+    reason = clean(health.reason or "", LINE_CHARS)
+    if state is HealthState.RECONNECTING and health.address is None:
         words = "REGARDS does not answer, and is asked again,"  # there is no RabbitMQ
+    if state is HealthState.POLLING:
+        words = reason
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
-    if health.reason and state not in {"CONSUMING", "POLLING"}:
-        parts = [f"{parts[0]}: {clean(health.reason, LINE_CHARS)}"]
+    if reason and state not in {HealthState.CONSUMING, HealthState.POLLING}:
+        parts = [f"{parts[0]}: {reason}"]
     if health.last_event:
         parts.append(f"last event {clock(health.last_event, after=since)}")
     if health.queue_depth:
@@ -465,7 +464,7 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
         return f"Nothing moves: paused {paused}; tracker.resume() continues"
     if snapshot.blocking:
         return advice_for(snapshot.blocking, "the button, or auto_download=True")
-    if snapshot.health.state.value == "STOPPED":
+    if snapshot.health.state is HealthState.STOPPED:
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason, LINE_CHARS)}"
         return "Nothing moves here: the tracker is stopped; tracker.start() continues"
