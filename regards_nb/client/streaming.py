@@ -124,19 +124,14 @@ class Body:
         ServiceUnreachableError: the connection broke, or no byte came within the time limit.
         """
         received_bytes = 0
-        reason = "it ended too early"
-        rest = b""
         try:
             for block in self._blocks:
                 received_bytes += len(block)
                 yield block
         except urllib3.exceptions.HTTPError as exc:
-            reason = type(exc).__name__
-            rest = _unread(exc)
+            reason, rest = type(exc).__name__, _unread(exc)
         else:
-            # urllib3 before 2 does not compare the length itself.
-            if self.length_bytes in (None, received_bytes):
-                return
+            return
         if rest:
             received_bytes += len(rest)
             yield rest
@@ -181,11 +176,8 @@ class Body:
 
     def abort(self) -> None:
         """End the reading, from any thread."""
-        shutdown = getattr(self._response.raw, "shutdown", None)
-        if shutdown is None:  # urllib3 before 2.3; the time limit of the reader ends it
-            return
         with suppress(OSError, ValueError, RuntimeError):  # the reading has ended already
-            shutdown()
+            self._response.raw.shutdown()
 
     def refuse_page(self, content_types: tuple[str, ...]) -> None:
         """Raise UnexpectedAnswerError if a proxy or a login portal answered instead of REGARDS.
