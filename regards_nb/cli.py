@@ -81,16 +81,12 @@ _NEXT_STEPS = {
 }
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, it passes through handlers of Exception."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        with _sigterm_raises(), rewording(in_commands, _complain), warnings.catch_warnings():
+        with _sigterm_exits(), rewording(in_commands, _complain), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: _complain(message)
             return command(arguments)
@@ -102,8 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if str(exc):
             _complain(exc)
         return 130
-    except _Terminated:
-        return 143
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe: nothing may be written, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,13 +132,9 @@ def _complain(text: object) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """End a command on SIGTERM as on Ctrl-C: threads end and connections close."""
-
-    def stop(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
+def _sigterm_exits() -> Iterator[None]:
+    """End a command on SIGTERM by an exception, as on Ctrl-C: threads end, connections close."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:

@@ -114,8 +114,8 @@ class TableModel:
 
     #: The most urgent orders, most urgent first, at most ``MAX_ROWS``.
     rows: tuple[Row, ...]
-    #: The number of orders without the filter.
-    total: int
+    #: Whether there are enough orders for a filter.
+    has_filter: bool
     headline: str
     #: Of all orders that are unfinished, and those that ran beside them; None: unknown.
     fraction: float | None
@@ -130,11 +130,6 @@ class TableModel:
     #: Counts the orders that the filter or the length of the table hides; empty if none.
     more: str
     problems: tuple[str, ...]
-
-    @property
-    def has_filter(self) -> bool:
-        """Whether there are enough orders for a filter."""
-        return self.total >= MIN_TO_FILTER
 
 
 def table_model(
@@ -178,7 +173,7 @@ def table_model(
             )
             for order in orders.take(shown[:MAX_ROWS])
         ),
-        total=len(orders),
+        has_filter=len(orders) >= MIN_TO_FILTER,
         headline=(
             f"{counted(f'{n_finished} of {n_wanted}', 'order')} finished"
             if n_wanted
