@@ -72,6 +72,7 @@ _PHRASES = {
     "not listening since": "as of",
     "; tracking continues in the background": "; the orders stay at REGARDS",
     "; tracking continues": "; the orders stay at REGARDS",
+    "Tracking continues:": "The orders stay at REGARDS:",
 }
 
 #: What to do about an order that ended in another status than DONE; {} is its number.
