@@ -57,7 +57,7 @@ def run_client(name: str, url: str, queue: str, count: int, program: Path | None
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return Run(**json.loads(done.stdout))
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def from_broker(

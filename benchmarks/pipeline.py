@@ -227,7 +227,7 @@ def growth(report: Report, lengths: dict[int, int]) -> None:
 def _grown(events: int, orders: int) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "growth.py"), str(events), str(orders)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def startup_times(broker: PrivateBroker, report: Report, runs: int) -> None:

@@ -15,6 +15,8 @@ import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from regards_nb import waits
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
@@ -26,9 +28,14 @@ _FORKS.set_forkserver_preload(
 
 
 def _become(
-    code: str, arguments: tuple[str, ...], environment: dict[str, str], pipes: list[Connection]
+    code: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    pipes: list[Connection],
+    said_after_s: float,
 ) -> None:
     """Run a program in this process, which was just forked."""
+    waits.SAID_AFTER_S = said_after_s
     os.environ.clear()
     os.environ.update(environment)
     # what the parent found in its own environment
@@ -47,7 +54,8 @@ class Child:
     def __init__(self, code: str, *arguments: object) -> None:
         (theirs_in, ours_in), *outputs = (_FORKS.Pipe(duplex=False) for _ in range(3))
         theirs = [theirs_in, *(writer for _, writer in outputs)]
-        given = (code, tuple(map(str, arguments)), dict(os.environ), theirs)
+        words = tuple(map(str, arguments))
+        given = (code, words, dict(os.environ), theirs, waits.SAID_AFTER_S)
         # a daemon: it ends with the tests also where one of them has failed
         self._process = _FORKS.Process(target=_become, args=given, daemon=True)
         # the server's socket has a path of at most 107 bytes, and outlives the folder of a test

@@ -9,6 +9,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import pytest
 from postgresql import PrivatePostgreSQL
 from simulator_session import Session
 
-from regards_nb import OrderTracker, waits
+from regards_nb import OrderTracker, errors, waits
 from regards_nb.client import RegardsClient
 from regards_nb.journal import Journal
 from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from s3_kit import S3Server, TestBucket
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 # jsonschema, which nbformat imports, compiles a grammar of IRIs at its import where this package is
 # installed: 1.7 s of processor in each process of the tests. No schema here has a format for IRIs.
@@ -57,7 +58,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 QUEUE_ARGUMENTS["x-max-priority"] = 10
 
 # A call says what it waits for after a second, which any request may take on a busy machine: tests
-# that read the output would fail. Those of what is said have the fixture `_says_at_once`.
+# that read the output would fail; so would those of a `Child`, which has this value, too. Tests of
+# what is said have the fixture `_says_at_once`.
 waits.SAID_AFTER_S = 20.0
 
 # How long an example takes depends on what else the machine does.
@@ -256,6 +258,26 @@ def until(condition: Callable[[], Any], *, within_s: float = DEADLINE_S) -> Any:
             return value
         pause.wait(0.02)
     pytest.fail(f"not within {within_s} s: {condition}")
+
+
+def limit_tells(told: str, call: Callable[[float], object]) -> errors.WaitTimeoutError:
+    """Return the error of a call that ends at its time limit, which says *told*.
+
+    Where the machine is slow, what the error tells comes later: then the call gets a longer limit.
+    """
+    for limit_s in (0.5, 2.0, 8.0, DEADLINE_S):
+        with pytest.raises(errors.WaitTimeoutError) as caught:
+            call(limit_s)
+        if re.search(told, str(caught.value)):
+            return caught.value
+    pytest.fail(f"{told!r} is not in {caught.value}")
+
+
+def without_waits(output: str) -> str:
+    """Return an output without the lines that a slow machine adds: what a call waits for."""
+    return re.sub(
+        r"(?m)^(regards-nb: )?(waiting for|waiting until|stop\(\) waits) .*\n", "", output
+    )
 
 
 def installed(folder: Path, *requirements: str) -> Path:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from conftest import installed
+from conftest import DEADLINE_S, installed, without_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 STORE = TESTS.parent / "build" / "kernels"
 NEWEST = importlib.metadata.version("ipykernel")
-DEADLINE_S = 60.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: Hidden as long as there are widgets.
 FALLBACK = 'class="regards-nb-fallback" style="display:none"'
@@ -129,6 +128,7 @@ class Kernel:
         cell = self.start(code)
         self.until(lambda: cell.done)
         assert cell.error == "", cell.error
+        cell.printed = without_waits(cell.printed)
         return cell
 
     def until(self, condition: Callable[[], Any]) -> Any:

@@ -46,7 +46,7 @@ def browser() -> Iterator[Chromium]:
 def parts_done(page: Page, view: int) -> int:
     """Return the parts of the first order in a view; locators look into shadow roots, too."""
     parts = page.locator(".rg-parts:visible", has_text="/1000")
-    return int(parts.nth(view).inner_text(timeout=60_000).partition("/")[0])
+    return int(parts.nth(view).inner_text(timeout=120_000).partition("/")[0])
 
 
 def moves(page: Page, *, view: int = 0) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import without_waits
 
 if TYPE_CHECKING:
     from regards_nb.simulator import PrivateBroker
@@ -55,11 +56,8 @@ def test_it_runs_from_top_to_bottom(
 
 
 def printed(cell: Any) -> str:
-    """Return what a cell printed, without what a slow machine adds: the lines of a wait."""
-    text = "".join(output.get("text", "") for output in cell.outputs)
-    return "".join(
-        line for line in text.splitlines(keepends=True) if not line.startswith("waiting for ")
-    )
+    """Return what a cell printed."""
+    return without_waits("".join(output.get("text", "") for output in cell.outputs))
 
 
 def test_order_and_steer_shows_what_it_says() -> None:

@@ -198,5 +198,5 @@ def test_a_start_without_a_broker_says_that_it_waits_for_regards(
     simulator.faults.add(Slow(route=Route.TOKEN, delay_s=1.5))
     with OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite") as tracker:
         assert tracker.health.state is HealthState.POLLING
-    line = f"waiting for REGARDS at {simulator.base_url}, at most 30 s\n"
-    assert capsys.readouterr().out == line
+        line = f"waiting for REGARDS at {simulator.base_url}, at most 30 s\n"
+        assert capsys.readouterr().out == line

@@ -98,8 +98,11 @@ def processes(simulator: Simulator) -> Iterator[Recorder]:
 @pytest.fixture(scope="module")
 def cluster(simulator: Simulator) -> Iterator[distributed.LocalCluster]:
     """A Dask cluster of two processes on this machine."""
+    import dask
     import distributed
 
+    # by default a cluster gives up a worker that does not come back within 15 s
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "300 s"})
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,

@@ -326,6 +326,7 @@ class RestSync:
             return False
         before = self._shared.states()
         remotes = self._listed(wanted)
+        self.errors.withdraw(_ASKING)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, changed = [], False
         with self._lock:
@@ -355,8 +356,6 @@ class RestSync:
         except RegardsError as exc:
             self.failed(exc)
             return False
-        if self.failures:
-            self.errors.withdraw(_ASKING)
         self.failures, self.error = 0, ""
         return changed
 
