@@ -71,13 +71,14 @@ def test_a_killed_download_leaves_whole_files_and_a_rerun_completes(
         assert here.client.order(here.order_id).available_files == 0
 
 
-@pytest.mark.parametrize("way", ["zip", "files"])
+@pytest.mark.parametrize(("way", "delay_s"), [("zip", 0.0), ("files", 0.0), ("files", 2.0)])
 def test_a_stopped_download_says_so_and_goes_on_later(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, delay_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``stop`` ends it within a moment, even while nothing arrives, as is said; nothing is lost."""
+    """``stop`` ends it before the next byte or the first one, as is said; nothing is lost."""
     monkeypatch.setattr(LastByte, "told_after_s", 0.1)
-    stall = Slow(route=Route.ZIP if way == "zip" else Route.FILE, stall_after_bytes=900, times=None)
+    route = Route.ZIP if way == "zip" else Route.FILE
+    stall = Slow(route=route, delay_s=delay_s, stall_after_bytes=None if delay_s else 900, times=None)
     with world(tmp_path, None, stall) as here:
         stop = threading.Event()
 
@@ -87,6 +88,7 @@ def test_a_stopped_download_says_so_and_goes_on_later(
 
         with pytest.raises(DownloadError, match="stopped"):
             here.fetch(way=way, stop=stop, on_progress=stop_in_silence)
+        assert not here.found
         assert not here.leftovers
         here.simulator.faults.clear()
         here.fetch(way=way)

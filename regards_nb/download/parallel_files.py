@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import asking_again, is_too_parallel, pausing, watched
@@ -26,7 +25,7 @@ from regards_nb.files import FileState
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from regards_nb.client import Body
     from regards_nb.download.context import DownloadContext
@@ -38,7 +37,7 @@ _FIRST_PARALLEL, _MAX_PARALLEL = 4, 8
 _MAX_TRIES = 4
 #: Content that is wrong twice will be wrong again.
 _MAX_WRONG = 2
-#: Other downloads of the same user end after a while.
+#: A file that is refused so often, because the user has too many downloads, is given up.
 _MAX_REFUSALS = 8
 #: How long to wait for threads that read from dead connections.
 _JOIN_S = 5.0
@@ -101,9 +100,11 @@ class _Pool:
         try:
             self._context.wait_for(jobs)
         finally:
-            # after a normal end nothing is left to stop
+            # After a normal end nothing is left to stop. A thread that waits for an answer has no
+            # file, and drops the answer.
             self._end_all()
-            wait(jobs, _JOIN_S)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open, _JOIN_S)
         for error in filter(None, [job.exception() for job in jobs]):
             raise error
         return self._failed
@@ -182,32 +183,35 @@ class _Pool:
 
     def _fetch_once(self, record: FileRecord) -> None:
         with self._context.client.open_file(record.file_id, stop=self._halt) as body:
-            if not self._keep:
-                for _ in self._followed(body):
-                    pass
-                return
-            writer = ContentWriter(record.name, record.size_bytes, self._context.workspace)
-            received_bytes = 0
-            try:
-                for block in self._followed(body):
-                    writer.add(block)
-                    received_bytes += len(block)
-                    self._context.counter.add_bytes(len(block))
-                self._publish(record, writer.finish())
-            except BaseException:
-                self._context.counter.add_bytes(-received_bytes)
-                writer.discard()
-                raise
-
-    def _followed(self, body: Body) -> Iterator[bytes]:
-        """Yield the blocks of a body; :meth:`_end_all` can end it from another thread."""
-        with self._changed:
-            self._open.add(body)
-        try:
-            yield from body.blocks()
-        finally:
             with self._changed:
-                self._open.discard(body)
+                if self._halt.is_set():
+                    return
+                self._open.add(body)
+            try:
+                self._receive(record, body)
+            finally:
+                with self._changed:
+                    self._open.discard(body)
+                    self._changed.notify_all()
+
+    def _receive(self, record: FileRecord, body: Body) -> None:
+        """Read a body; :meth:`_end_all` can end it from another thread."""
+        if not self._keep:
+            for _ in body.blocks():
+                pass
+            return
+        writer = ContentWriter(record.name, record.size_bytes, self._context.workspace)
+        received_bytes = 0
+        try:
+            for block in body.blocks():
+                writer.add(block)
+                received_bytes += len(block)
+                self._context.counter.add_bytes(len(block))
+            self._publish(record, writer.finish())
+        except BaseException:
+            self._context.counter.add_bytes(-received_bytes)
+            writer.discard()
+            raise
 
     def _publish(self, record: FileRecord, content: Content) -> None:
         """Hand a file over to the publisher; ArchiveError: it is not the right one."""
