@@ -78,7 +78,9 @@ def test_a_stopped_download_says_so_and_goes_on_later(
     """``stop`` ends it before the next byte or the first one, as is said; nothing is lost."""
     monkeypatch.setattr(LastByte, "told_after_s", 0.1)
     route = Route.ZIP if way == "zip" else Route.FILE
-    stall = Slow(route=route, delay_s=delay_s, stall_after_bytes=None if delay_s else 900, times=None)
+    stall = Slow(
+        route=route, delay_s=delay_s, stall_after_bytes=None if delay_s else 900, times=None
+    )
     with world(tmp_path, None, stall) as here:
         stop = threading.Event()
 
