@@ -153,9 +153,9 @@ class _Pieces:
         self._ends = np.cumsum(np.frombuffer(sizes, "<u4"), dtype=np.int64)
         self._joined = joined
 
-    def __getitem__(self, place: int) -> bytes:
-        begin = 0 if place == 0 else self._ends[place - 1]
-        return self._joined[begin : self._ends[place]]
+    def __getitem__(self, position: int) -> bytes:
+        begin = 0 if position == 0 else self._ends[position - 1]
+        return self._joined[begin : self._ends[position]]
 
 
 class StoredOrders:
@@ -214,10 +214,10 @@ class Capture:
     #: of the journal, see `Journal.generation`
     generation: int
     head: Head
-    #: The orders at their places.
+    #: The orders at their positions.
     keys: list[OrderKey]
     folded: FoldedOrders
-    #: The orders that the frames began with, if they still have the same places, and those that
+    #: The orders that the frames began with, if they still have the same positions, and those that
     #: may differ from them.
     stored: StoredOrders | None
     changed: list[OrderKey]
@@ -378,17 +378,17 @@ def _order_columns(capture: Capture) -> dict[str, PackedColumn]:
     """Return the columns of the orders; only changed ones are computed."""
     rows = GrowingFrame(_ORDER_DTYPES, map(str, OrderStatus))
     reducer = OrderReducer(capture.folded)
-    places = {key: place for place, key in enumerate(capture.keys)}
+    positions = {key: position for position, key in enumerate(capture.keys)}
     if capture.stored is None:
         changed = capture.keys
     else:
         n_stored = capture.stored.n_orders
         rows.load(capture.stored.columns, n_stored)
-        old = {key for key in capture.changed if key in places and places[key] < n_stored}
-        changed = [*sorted(old, key=places.__getitem__), *capture.keys[n_stored:]]
+        old = {key for key in capture.changed if key in positions and positions[key] < n_stored}
+        changed = [*sorted(old, key=positions.__getitem__), *capture.keys[n_stored:]]
     states = [reducer.state(key) for key in changed]
     rows.update(
-        [places[key] for key in changed],
+        [positions[key] for key in changed],
         [
             _row(replaced(s, waits_for_download=s.ready_row > 0 and s.status not in GONE))
             for s in states
@@ -399,14 +399,14 @@ def _order_columns(capture: Capture) -> dict[str, PackedColumn]:
 
 def _folds(capture: Capture) -> _Folds:
     folded = capture.folded
-    place_of = {key: place for place, key in enumerate(folded.keys)}
+    position_of = {key: position for position, key in enumerate(folded.keys)}
     shown = set(capture.keys)
     hidden = [key for key in folded.keys if key not in shown]
-    folds = [folded.folds[place_of[key]] for key in (*capture.keys, *hidden)]
+    folds = [folded.folds[position_of[key]] for key in (*capture.keys, *hidden)]
     return _Folds(
         np.array(list(map(len, folds)), "<u4").tobytes(),
         b"".join(folds),
-        [(key, folded.order_ids[place_of[key]]) for key in hidden],
+        [(key, folded.order_ids[position_of[key]]) for key in hidden],
         folded.owners,
         folded.claims,
         folded.tenants,

@@ -182,7 +182,7 @@ class PackedTexts:
 
     @cached_property
     def ends(self) -> np.ndarray[Any, Any]:
-        """The place behind the last byte of each text."""
+        """The position behind the last byte of each text."""
         return np.cumsum(self.sizes, dtype=np.int64)
 
     def to_list(self) -> list[str]:
@@ -193,18 +193,18 @@ class PackedTexts:
             return [whole[begin:end] for begin, end in pairwise([0, *ends])]
         return [str(self.joined[begin:end], "utf-8") for begin, end in pairwise([0, *ends])]
 
-    def at(self, places: np.ndarray[Any, Any]) -> list[str]:
-        """Return the texts at some places."""
-        ends = self.ends[places]
-        limits = zip((ends - self.sizes[places]).tolist(), ends.tolist(), strict=True)
+    def at(self, positions: np.ndarray[Any, Any]) -> list[str]:
+        """Return the texts at some positions."""
+        ends = self.ends[positions]
+        limits = zip((ends - self.sizes[positions]).tolist(), ends.tolist(), strict=True)
         return [str(self.joined[begin:end], "utf-8") for begin, end in limits]
 
 
 class PackedColumn(NamedTuple):
     """The values of one column.
 
-    *data* are numbers (times: microseconds since 1970); of a column of texts, places in *texts*, -1
-    for a missing one. *missing* says where values are missing; None if none is.
+    *data* are numbers (times: microseconds since 1970); of a column of texts, positions in *texts*,
+    -1 for a missing one. *missing* says where values are missing; None if none is.
     """
 
     data: np.ndarray[Any, Any]
@@ -220,9 +220,9 @@ class PackedColumn(NamedTuple):
         """Return the values as Python objects, None where they are missing."""
         if self.texts is not None:
             # Some rows need few of the texts, and each of them once.
-            places, rows = np.unique(self.data, return_inverse=True)
-            n_missing = int((places < 0).sum())
-            texts = [*[None] * n_missing, *self.texts.at(places[n_missing:])]
+            positions, rows = np.unique(self.data, return_inverse=True)
+            n_missing = int((positions < 0).sum())
+            texts = [*[None] * n_missing, *self.texts.at(positions[n_missing:])]
             values = np.array(texts, dtype=object)[rows]
         elif self.missing is None:
             values = self.data
@@ -387,8 +387,8 @@ class ArrowTexts(Column):
         buffers = map(self._arrow.py_buffer, (offsets, joined))
         texts = self._arrow.LargeStringArray.from_buffers(len(ends), *buffers)
         texts.validate(full=True)
-        places = self._arrow.array(packed.data, mask=packed.data < 0)
-        self._append(texts.take(places))
+        positions = self._arrow.array(packed.data, mask=packed.data < 0)
+        self._append(texts.take(positions))
 
     def _append(self, texts: Any) -> None:
         """Append an array of Arrow."""
@@ -420,18 +420,18 @@ class ArrowTexts(Column):
         """Copy all texts of another column of this kind into rows."""
         assert isinstance(other, ArrowTexts)  # noqa: S101 - a column keeps its kind
         both = self._arrow.concat_arrays([self.written(), other.written()])
-        places = np.arange(self.n_rows)
-        places[rows] = np.arange(self.n_rows, len(both))
+        positions = np.arange(self.n_rows)
+        positions[rows] = np.arange(self.n_rows, len(both))
         self.n_rows, self.joined = 0, np.zeros(0, dtype=np.uint8)
         self._has_text[:] = 0
-        self._append(both.take(self._arrow.array(places)))
+        self._append(both.take(self._arrow.array(positions)))
 
     def has(self, rows: Rows, other: Column) -> bool:
         """Tell whether the rows hold the texts of another column of this kind."""
         assert isinstance(other, ArrowTexts)  # noqa: S101 - a column keeps its kind
         mine, theirs = self.written(), other.written()
-        places = np.asarray(rows).tolist()
-        return all(mine[place].as_py() == theirs[n].as_py() for n, place in enumerate(places))
+        positions = np.asarray(rows).tolist()
+        return all(mine[at].as_py() == theirs[n].as_py() for n, at in enumerate(positions))
 
     def moved(self, to: Column) -> Column:
         """Copy the rows into another column of this kind, and share the texts."""
@@ -513,7 +513,7 @@ class Categories(Column):
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:
         """Write the texts of a stored column into rows."""
-        # The last one is for the place -1.
+        # The last one is for the position -1.
         codes = np.array([*(self._code_of[text] for text in _texts_of(packed)), -1])
         self.memory[0][rows] = codes[packed.data]
 
@@ -566,7 +566,7 @@ class GrowingFrame:
             column.load(rows, columns[name])
 
     def _add_rows(self, count: int) -> slice:
-        """Make room for rows at the end; return their places."""
+        """Make room for rows at the end; return their positions."""
         first, self._rows = self._rows, self._rows + count
         if self._rows >= self._capacity:
             # A quarter more: copies stay rare, and at most a fifth of the memory is unused.
@@ -585,11 +585,11 @@ class GrowingFrame:
                 self._move(name)
                 self._columns[name].take(where, update)
 
-    def update(self, places: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows at ascending places; places behind the last row are appended."""
-        known = bisect_left(places, self._rows)
+    def update(self, positions: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
+        """Write rows at ascending positions; positions behind the last row are appended."""
+        known = bisect_left(positions, self._rows)
         if known:
-            self.replace(places[:known], zip(*rows[:known], strict=True))
+            self.replace(positions[:known], zip(*rows[:known], strict=True))
         if known < len(rows):
             self.append(zip(*rows[known:], strict=True), len(rows) - known)
 
@@ -642,8 +642,8 @@ def columns_of(frame: pd.DataFrame, dtypes: Mapping[str, str]) -> dict[str, Pack
 
 def _column_of(column: pd.Series[Any], dtype: str) -> PackedColumn:
     if dtype == "str":
-        places, texts = pd.factorize(column)
-        return PackedColumn(places, None, PackedTexts.of(list(texts)))
+        positions, texts = pd.factorize(column)
+        return PackedColumn(positions, None, PackedTexts.of(list(texts)))
     if dtype == "category":
         names = PackedTexts.of(list(column.cat.categories))
         return PackedColumn(column.cat.codes.to_numpy(), None, names)

@@ -109,7 +109,7 @@ class Frames:
         self._orders = OrdersFrame(self._states, self._stored)
         self._events = EventsFrame(checkpoint)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
-        #: The places of the files that the frame shows as removed.
+        #: The positions of the files that the frame shows as removed.
         self._removed: set[int] = set()
         #: The files that were missing when `problems` looked: a bucket is not asked at each look.
         self._missing: set[FileRecord] = set()
@@ -317,29 +317,29 @@ class Frames:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
         with self._lock:
             self.refresh()
-            places, _ = self._states.take_changed_files()
+            positions, _ = self._states.take_changed_files()
             files = self._states.files
             removed = set() if self._workspace is None else self._find_removed(files)
-            places = sorted({*places, *(removed ^ self._removed)})
+            positions = sorted({*positions, *(removed ^ self._removed)})
             self._removed = removed
-            rows = [_file_row(files[place], is_removed=place in removed) for place in places]
-            self._files.update(places, rows)
+            rows = [_file_row(files[at], is_removed=at in removed) for at in positions]
+            self._files.update(positions, rows)
             return self._files.frame()
 
     def _find_removed(self, files: Sequence[OrderFile]) -> set[int]:
-        """Return the places of the files that are not in their folders any more.
+        """Return the positions of the files that are not in their folders any more.
 
         Each folder is listed once: on a network file system a look at each file would take long.
         A bucket is not asked each time that a frame is shown; what `problems` found is kept.
         """
         names_in: dict[str, set[str]] = {}
         removed = set()
-        for place, (record, _) in enumerate(files):
+        for position, (record, _) in enumerate(files):
             if record.path is None or not record.in_place:
                 continue
             if is_url(record.path):
                 if record in self._missing:
-                    removed.add(place)
+                    removed.add(position)
                 continue
             folder, name = os.path.split(record.path)
             if folder not in names_in:
@@ -348,7 +348,7 @@ class Frames:
                 except OSError:
                     names_in[folder] = set()
             if name not in names_in[folder]:
-                removed.add(place)
+                removed.add(position)
         return removed
 
     @property
@@ -550,7 +550,7 @@ class OrdersFrame:
 
     def _write_changed(self) -> bool:
         """Write the orders that changed; tell whether any did."""
-        places, states = self._states.take_changed()
+        positions, states = self._states.take_changed()
         if self._states.regrouped != self._regrouped:
             self._regrouped = self._states.regrouped
             self._begin()
@@ -559,8 +559,8 @@ class OrdersFrame:
             self._index.load(self._stored.columns, self._stored.n_orders)
             self._stored = None
         known = len(self._rows)
-        self._rows.update(places, list(map(_row, states)))
-        new = (state.key for place, state in zip(places, states, strict=True) if place >= known)
+        self._rows.update(positions, list(map(_row, states)))
+        new = (state.key for at, state in zip(positions, states, strict=True) if at >= known)
         self._index.append(list(new))
         return bool(states)
 
@@ -578,11 +578,11 @@ class _Index:
 
     @cached_property
     def _codes(self) -> list[dict[str | None, int]]:
-        """The place of each name in its level; made when an order is added."""
+        """The position of each name in its level; made when an order is added."""
         found: list[dict[str | None, int]] = []
         for level in self._levels:
             names = level.frame()["name"].tolist()
-            found.append({None: -1} | {name: place for place, name in enumerate(names)})
+            found.append({None: -1} | {name: position for position, name in enumerate(names)})
         return found
 
     def load(self, columns: Mapping[str, PackedColumn], count: int) -> None:
@@ -590,8 +590,8 @@ class _Index:
         for name, level in zip(("tenant", "correlation_id"), self._levels, strict=True):
             texts = columns[name].texts
             assert texts is not None  # noqa: S101 - they are texts
-            places = np.arange(len(texts.sizes))
-            level.load({"name": PackedColumn(places, None, texts)}, len(places))
+            positions = np.arange(len(texts.sizes))
+            level.load({"name": PackedColumn(positions, None, texts)}, len(positions))
         self._rows.load(columns, count)
 
     def append(self, keys: Sequence[OrderKey]) -> None:

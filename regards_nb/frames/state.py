@@ -90,19 +90,19 @@ class States(Sequence[OrderState]):
         rows = np.zeros(len(more), dtype=np.int64)
         return States([*self._made, *more], self._stored, np.append(self._rows, rows))
 
-    def take(self, places: Iterable[int]) -> States:
-        """Return the states at some places."""
-        where = np.fromiter(places, dtype=np.int64)
-        made = [self._made[place] for place in where.tolist()]
+    def take(self, positions: Iterable[int]) -> States:
+        """Return the states at some positions."""
+        where = np.fromiter(positions, dtype=np.int64)
+        made = [self._made[position] for position in where.tolist()]
         return States(made, self._stored, self._rows[where])
 
     def where(self, name: str, values: Collection[int] = _TRUE) -> States:
         """Return the states with one of these numbers in an attribute; a flag is a number."""
-        return self.take(self._places(name, values))
+        return self.take(self._positions(name, values))
 
     def without(self, name: str, values: Collection[int] = _TRUE) -> States:
         """Return the states that `where` would not return."""
-        return self.take(self._places(name, values, invert=True)) if values else self
+        return self.take(self._positions(name, values, invert=True)) if values else self
 
     def changed(
         self,
@@ -114,8 +114,8 @@ class States(Sequence[OrderState]):
         if not values:
             return self
         made = list(self._made)
-        for place in self._places(name, values):
-            made[place] = change(self[place])
+        for position in self._positions(name, values):
+            made[position] = change(self[position])
         return States(made, self._stored, self._rows)
 
     def sorted(self, name: str) -> States:
@@ -123,7 +123,7 @@ class States(Sequence[OrderState]):
         return self.take(np.argsort(self.numbers(name), kind="stable"))
 
     def new_since(self, before: States) -> Sequence[int]:
-        """Return the places at which *before* may have had another state, or none."""
+        """Return the positions at which *before* may have had another state, or none."""
         n = min(len(self), len(before))
         is_same = self._stored is before._stored
         if not is_same or not np.array_equal(self._rows[:n], before._rows[:n]):
@@ -131,7 +131,7 @@ class States(Sequence[OrderState]):
         is_new = map(is_not, self._made, before._made)
         return [*compress(range(n), is_new), *range(n, len(self))]
 
-    def _places(self, name: str, values: Collection[int], *, invert: bool = False) -> Any:
+    def _positions(self, name: str, values: Collection[int], *, invert: bool = False) -> Any:
         is_in = np.isin(self.numbers(name), list(values), invert=invert)
         return np.flatnonzero(is_in).tolist()
 
@@ -150,43 +150,43 @@ class States(Sequence[OrderState]):
 
 
 class ChangeTracker(Generic[_T]):
-    """A list of values and the places that changed since its one reader last asked.
+    """A list of values and the positions that changed since its one reader last asked.
 
     The reader has the first *values* already.
     """
 
     def __init__(self, values: list[_T] | None = None) -> None:
         self.values = [] if values is None else values
-        #: How many values the reader has taken, and the places among them that changed since.
+        #: How many values the reader has taken, and the positions among them that changed since.
         self._taken = len(self.values)
         self._replaced: set[int] = set()
 
-    def put(self, place: int, value: _T) -> None:
-        """Set the value at a place; the place behind the last value appends."""
-        if place == len(self.values):
+    def put(self, position: int, value: _T) -> None:
+        """Set the value at a position; the position behind the last value appends."""
+        if position == len(self.values):
             self.values.append(value)
             return
-        self.values[place] = value
-        if place < self._taken:
-            self._replaced.add(place)
+        self.values[position] = value
+        if position < self._taken:
+            self._replaced.add(position)
 
     def take_changed(self) -> tuple[list[int], list[_T]]:
-        """Return the places that changed, ascending, and their values."""
-        places = [*sorted(self._replaced), *range(self._taken, len(self.values))]
+        """Return the positions that changed, ascending, and their values."""
+        positions = [*sorted(self._replaced), *range(self._taken, len(self.values))]
         self._replaced.clear()
         self._taken = len(self.values)
-        return places, [self.values[place] for place in places]
+        return positions, [self.values[position] for position in positions]
 
 
 class _FilesOfOrder:
-    """The places of one order's files, the correlation id they show, and their sums."""
+    """The positions of one order's files, the correlation id they show, and their sums."""
 
-    __slots__ = ("bytes", "correlation_id", "in_place", "in_place_bytes", "places")
+    __slots__ = ("bytes", "correlation_id", "in_place", "in_place_bytes", "positions")
 
     def __init__(self) -> None:
         self.correlation_id: str | None = None
         #: by file id
-        self.places: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
         self.bytes = self.in_place = self.in_place_bytes = 0
 
     def count(self, record: FileRecord, sign: int) -> None:
@@ -215,7 +215,7 @@ class OrderStates:
         self.regrouped = 0
         #: All files, in the order in which a manifest first listed them.
         self._files: ChangeTracker[OrderFile] = ChangeTracker()
-        #: At the places of `keys`; None for an order of the checkpoint until it is read.
+        #: At the positions of `keys`; None for an order of the checkpoint until it is read.
         n_stored = 0 if stored is None else stored.n_orders
         self._states: ChangeTracker[OrderState | None] = ChangeTracker([None] * n_stored)
         #: All states, as long as none changes.
@@ -236,9 +236,9 @@ class OrderStates:
 
     @cached_property
     def keys(self) -> dict[OrderKey, int]:
-        """The place of each order, in the order of their first events."""
+        """The position of each order, in the order of their first events."""
         keys = [] if self._stored is None else self._stored.keys
-        return {key: place for place, key in enumerate(keys)}
+        return {key: position for position, key in enumerate(keys)}
 
     @cached_property
     def _reducer(self) -> OrderReducer:
@@ -275,11 +275,11 @@ class OrderStates:
         for tenant, record in records:
             self._file_tenants.setdefault(tenant)
             files = self._files_of[tenant, record.order_id]
-            place = files.places.setdefault(record.file_id, len(self._files.values))
-            if place < len(self._files.values):
-                files.count(self._files.values[place].record, -1)
+            position = files.positions.setdefault(record.file_id, len(self._files.values))
+            if position < len(self._files.values):
+                files.count(self._files.values[position].record, -1)
             files.count(record, 1)
-            self._files.put(place, OrderFile(record, files.correlation_id))
+            self._files.put(position, OrderFile(record, files.correlation_id))
             changed.add((tenant, record.order_id))
         self._to_name.update(each for each in changed if not self._files_of[each].correlation_id)
         for _, order_id in changed:
@@ -310,14 +310,14 @@ class OrderStates:
 
     def _mark_stale(self, key: OrderKey) -> None:
         """Have the state of an order computed again, if it was computed before."""
-        place = self.keys.get(key)
-        if place is not None and place < len(self._states.values):
+        position = self.keys.get(key)
+        if position is not None and position < len(self._states.values):
             self._stale.add(key)
 
     def _regroup(self) -> None:
-        """Begin anew: an order disappeared, so the places of later orders changed."""
+        """Begin anew: an order disappeared, so the positions of later orders changed."""
         self.regrouped = self._reducer.regrouped
-        self.keys = {key: place for place, key in enumerate(self._reducer)}
+        self.keys = {key: position for position, key in enumerate(self._reducer)}
         self._remote = {self._reducer.resolved(key): said for key, said in self._remote.items()}
         self._stored = None
         self._states = ChangeTracker()
@@ -342,9 +342,9 @@ class OrderStates:
             self._all = self._all or States(list(values), self._stored)
             return self._all
         found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
-        places = [place for place in found if place is not None]
-        rows = np.array(places, dtype=np.int64)
-        return States([values[place] for place in places], self._stored, rows)
+        positions = [position for position in found if position is not None]
+        rows = np.array(positions, dtype=np.int64)
+        return States([values[position] for position in positions], self._stored, rows)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
@@ -367,18 +367,18 @@ class OrderStates:
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
         files = (self._files_of.get((tenant, order_id), _NO_FILES) for tenant in self._file_tenants)
-        places = (place for each in files for place in each.places.values())
-        return [self._files.values[place].record for place in places]
+        positions = (position for each in files for position in each.positions.values())
+        return [self._files.values[position].record for position in positions]
 
     @property
     def files(self) -> list[OrderFile]:
-        """All files, at their places."""
+        """All files, at their positions."""
         for tenant, order_id in list(self._to_name):
             self._name_files(tenant, order_id)
         return self._files.values
 
     def take_changed_files(self) -> tuple[list[int], list[OrderFile]]:
-        """Return the places and files that changed since the last call."""
+        """Return the positions and files that changed since the last call."""
         for tenant, order_id in list(self._to_name):
             self._name_files(tenant, order_id)
         return self._files.take_changed()
@@ -397,21 +397,23 @@ class OrderStates:
         files = self._files_of[tenant, order_id]
         if files.correlation_id != name:
             files.correlation_id = name
-            for place in files.places.values():
-                self._files.put(place, self._files.values[place]._replace(correlation_id=name))
+            for position in files.positions.values():
+                self._files.put(
+                    position, self._files.values[position]._replace(correlation_id=name)
+                )
 
     def take_changed(self) -> tuple[list[int], list[OrderState]]:
-        """Return the places and states that changed since the last call."""
+        """Return the positions and states that changed since the last call."""
         self._compute()
         # All of them were computed: only those of the checkpoint are None.
-        places, states = self._states.take_changed()
-        return places, [state for state in states if state is not None]
+        positions, states = self._states.take_changed()
+        return positions, [state for state in states if state is not None]
 
     def folded(self) -> tuple[list[OrderKey], FoldedOrders, list[OrderKey]]:
         """Return the content of a checkpoint.
 
-        The orders at their places, all that was folded, and the orders that may differ from those
-        that the states began with.
+        The orders at their positions, all that was folded, and the orders that may differ from
+        those that the states began with.
         """
         return list(self.keys), self._reducer.folded(), self._reducer.changed()
 
@@ -433,12 +435,12 @@ class OrderStates:
         fetched_row = self._fetched.get((key.tenant, order_id), 0)
         remote = self._remote.get(key)
         waits = state.ready_row > fetched_row and state.status not in GONE
-        lacks_names = state.errors_row > fetched_row and bool(files.places) and not waits
+        lacks_names = state.errors_row > fetched_row and bool(files.positions) and not waits
         if remote is not None and remote.order_id == state.order_id:
             state = _with_remote(state, remote)
             if not waits:
                 state = _with_files_elsewhere(state, remote, files)
-        n_files = len(files.places)
+        n_files = len(files.positions)
         if remote is not None and state.status in GONE:
             # No manifest will list the others any more.
             n_files = max(n_files, remote.files_total or 0)
@@ -471,7 +473,7 @@ def _with_files_elsewhere(
         return state
     # The answer may be older than a download of this journal.
     not_handed_out = (remote.available_files or 0) + (remote.files_in_error or 0)
-    unknown = remote.files_total - len(files.places)
+    unknown = remote.files_total - len(files.positions)
     n_files = min(unknown, remote.files_total - not_handed_out - files.in_place)
     if n_files <= 0:
         return state
