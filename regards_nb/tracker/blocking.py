@@ -171,15 +171,11 @@ class BlockingOrders:
 
     def keys_of(self, states: Sequence[OrderState]) -> list[OrderKey]:
         """Return the keys of some orders; those that only REST knows are journalled."""
-        self.journal_unknown(states)
-        keys = (self._shared.key_of(state.order_id or 0) for state in states)
-        return [key for key in keys if key is not None]
-
-    def journal_unknown(self, states: Iterable[OrderState]) -> None:
-        """Journal those of some orders that only REST knows, so that they have a key here."""
-        for state in states:
-            if self.sync is not None and self._shared.key_of(state.order_id or 0) is None:
-                self.sync.look_up(state.order_id or 0)
+        numbers = [state.order_id or 0 for state in states]
+        for number in numbers:
+            if self.sync is not None and self._shared.key_of(number) is None:
+                self.sync.look_up(number)
+        return [key for number in numbers if (key := self._shared.key_of(number)) is not None]
 
     def nothing_to_download(self, *, again: bool) -> str:
         """Return what to do instead of a download of all orders that wait for one."""

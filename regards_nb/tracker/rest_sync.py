@@ -313,11 +313,6 @@ class RestSync:
             and state.tenant in (None, self.tenant)
         }
 
-    def ask_if_possible(self) -> None:
-        """Ask for all unfinished orders, unless REGARDS does not answer."""
-        with suppress(ServiceError):
-            self.ask_unfinished()
-
     def ask_unfinished(self) -> bool:
         """Ask for all orders that may change together; return whether anything was new."""
         unfinished = self.unfinished()

@@ -88,7 +88,7 @@ class EarlierRequest(NamedTuple):
 
     correlation_id: str
     saved: dict[str, Any]
-    sent_at_us: int
+    sent_at_us: int = 0
 
     @property
     def was_sent(self) -> bool:
@@ -308,8 +308,8 @@ class Submission:
         key = self._shared.frames.key_of(name)
         if key is not None:
             return f"{self._shared.state(key).name} was made for {labelled}"
-        row = self._shared.journal.request(self._tenant, name)
-        if row is None or not json.loads(row[0]).get("sent", True):
+        earlier = self._saved(name)
+        if earlier is None or not earlier.was_sent:
             return _nothing(request)
         return (
             f"it is open whether REGARDS has made an order for {labelled}. "
@@ -328,7 +328,7 @@ class Submission:
             with _nothing_ordered(request):
                 self._look_first(request, refuse_cart=refuse_cart, show=estimate)
         if self._sync is not None:
-            if not (earlier is not None and self._find(self._sync.client, request, earlier)):
+            if earlier is None or not self._find(self._sync.client, request, earlier):
                 self._send_over_rest(self._sync.client, request)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
@@ -362,19 +362,20 @@ class Submission:
             text = estimates.described(found, request.queries, request.filename_regexp)
             say(f"ordering {text}")
 
-    def _earlier(self, request: Request) -> dict[str, Any] | None:
+    def _saved(self, correlation_id: str) -> EarlierRequest | None:
+        """Return the request that the journal has under a name."""
+        row = self._shared.journal.request(self._tenant, correlation_id)
+        return None if row is None else EarlierRequest(correlation_id, json.loads(row[0]), row[1])
+
+    def _earlier(self, request: Request) -> EarlierRequest | None:
         """Return the earlier request under this name, if one was sent."""
-        row = self._shared.journal.request(self._tenant, request.correlation_id)
-        if row is None:
+        earlier = self._saved(request.correlation_id)
+        if earlier is None or not earlier.was_sent:
             return None
-        body, sent_at_us = row
-        earlier: dict[str, Any] = json.loads(body) | {"sent_at_us": sent_at_us}
-        if not earlier.get("sent", True):
-            return None
-        if not request.orders_the_same_as(earlier):
+        if not request.orders_the_same_as(earlier.saved):
             raise SettingsError(
                 f"correlation_id {request.correlation_id!r} was used for another request already: "
-                f"{earlier.get('queries')!r:.200}. Choose another one, or leave it out"
+                f"{earlier.saved.get('queries')!r:.200}. Choose another one, or leave it out"
             )
         return earlier
 
@@ -384,9 +385,8 @@ class Submission:
         for (tenant, correlation_id), label in self._shared.journal.labels_after(0).items():
             if tenant != (self._tenant or None) or not is_wanted(label):
                 continue
-            row = self._shared.journal.request(tenant, correlation_id)
-            if row is not None:
-                found[label].append(EarlierRequest(correlation_id, json.loads(row[0]), row[1]))
+            if (earlier := self._saved(correlation_id)) is not None:
+                found[label].append(earlier)
         return {
             label: sorted(requests, key=lambda each: each.sent_at_us)
             for label, requests in found.items()
@@ -433,7 +433,8 @@ class Submission:
                 self._save(request, sent=False)
                 exc.put_first(_nothing(request))
                 raise
-            if self._find(client, request, {"newest_before": newest_before}):
+            unanswered = EarlierRequest(request.correlation_id, {"newest_before": newest_before})
+            if self._find(client, request, unanswered):
                 return
             labelled = f" (label {request.label!r})" if request.label else ""
             raise ServiceUnreachableError(
@@ -471,14 +472,14 @@ class Submission:
             return None
         return 0 if newest is None else newest.order_id
 
-    def _find(self, client: RegardsClient, request: Request, earlier: dict[str, Any]) -> bool:
+    def _find(self, client: RegardsClient, request: Request, earlier: EarlierRequest) -> bool:
         """Look for the order of a request that had no answer; return whether it was found.
 
         ServiceError: it is too early to tell, or several orders could be it.
         """
         if self._shared.frames.key_of(request.correlation_id) is not None:
             return True
-        newest_before = earlier.get("newest_before", 0)
+        newest_before = earlier.saved.get("newest_before", 0)
         try:
             newer = takewhile(lambda o: o.order_id > (newest_before or 0), client.iter_orders())
             candidates = [o for o in newer if self._shared.frames.key_of(o.order_id) is None]
@@ -502,7 +503,7 @@ class Submission:
         if candidates:
             self._journal_answer(request, status="GRANTED", orderId=candidates[0].order_id)
             return True
-        age_s = time.time() - earlier.get("sent_at_us", 0) / 1e6
+        age_s = time.time() - earlier.sent_at_us / 1e6
         if 0 <= age_s < self._in_doubt_s:
             raise ServiceUnreachableError(
                 f"request {request.correlation_id!r} was sent {age_s:.0f} s ago and had no "

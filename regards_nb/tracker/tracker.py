@@ -29,7 +29,7 @@ from regards_nb.consumer import (
     publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import SettingsError, TrackingError
+from regards_nb.errors import ServiceError, SettingsError, TrackingError
 from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
@@ -1167,7 +1167,8 @@ class OrderTracker:
         if self._sync is not None:
             self._sync.log_in_again()
             if self._life.health.state is HealthState.RECONNECTING:
-                self._sync.ask_if_possible()  # no message tells what is ready
+                with contextlib.suppress(ServiceError):  # no message tells what is ready
+                    self._sync.ask_unfinished()
         states = list(self._shared.states(self._keys_in(keys))) if keys else downloads.open_orders()
         if not states:
             nothing = partial(self._blocking.nothing_to_download, again=again)
