@@ -128,6 +128,7 @@ def test_a_refused_password_is_not_sent_again_in_the_background(
         client = tracker.client
         assert client is not None
         until(lambda: client.is_login_refused)
+        assert "refuses the login" in str(tracker.health.reason)
         before = logins()
         with pytest.raises(errors.WaitTimeoutError, match="The background logs in again at"):
             tracker.wait(number, timeout_s=7)
@@ -135,6 +136,7 @@ def test_a_refused_password_is_not_sent_again_in_the_background(
         simulator.faults.remove(refused)
         assert list(tracker.wait(number, timeout_s=60)["downloaded_files"]) == [3]
         assert not client.is_login_refused
+        assert "refuses the login" not in str(tracker.health.reason)
 
 
 @pytest.mark.usefixtures("_says_at_once")

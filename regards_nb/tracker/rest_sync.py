@@ -269,6 +269,13 @@ class RestSync:
             f"{numbered(sorted(self.unannounced))} went on"
         )
 
+    @property
+    def login_refused(self) -> str:
+        """That REGARDS refused the last login; empty if it did not."""
+        if not self.client.is_login_refused:
+            return ""
+        return f"{self.where} refuses the login: tracker.doctor() says why"
+
     def log_in_again(self) -> bool:
         """Log in for a call of the user if REGARDS refused it; return whether that succeeded.
 

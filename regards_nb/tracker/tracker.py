@@ -472,7 +472,8 @@ class OrderTracker:
         health = self._life.health
         parts = (self._dispatcher, self._catch_up)
         ended = [str(death) for part in parts if part is not None and (death := part.death)]
-        reasons = filter(None, (health.reason, self._slow_callback, *ended))
+        refused = "" if self._sync is None else self._sync.login_refused
+        reasons = filter(None, (health.reason, refused, self._slow_callback, *ended))
         return replace(health, reason=" ".join(reasons) or None)
 
     @property
