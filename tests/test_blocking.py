@@ -11,7 +11,7 @@ import pytest
 from conftest import limit_tells, purge_queue, tracker_of, until
 
 from regards_nb import OrderTracker, errors
-from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+from regards_nb.simulator import OrderPlan, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -62,6 +62,25 @@ def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: Order
     assert list(orders["status"]) == ["DONE"] * 4
     assert (tracker.orders["downloaded_files"] == 1).all()
     assert not tracker.snapshot().blocking
+
+
+def test_a_wait_names_the_failure_of_a_download_that_is_tried_again(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the next try runs; of an order that is deleted then, only the download is left."""
+    monkeypatch.setattr(type(tracker._new_download()), "first_retry_s", 0.1)
+    plan = OrderPlan(n_files=4, files_per_suborder=1)
+    first, second = simulator.order(plan), simulator.order(ONE_FILE)
+    until(lambda: tracker.orders["suborders_done"].sum() == 2)
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=2))
+    simulator.faults.add(Slow(route=Route.AVAILABLE, skip=2, delay_s=60))
+    told = "the download of order 1 failed: .*403.*; downloading order 1 first"
+    with pytest.raises(errors.WaitTimeoutError, match=told):
+        tracker.wait(second, download=True, timeout_s=1)
+    tracker.cancel(first)
+    with pytest.raises(errors.WaitTimeoutError, match="order 1 is DELETED, and its download still"):
+        tracker.wait(first, download=True, timeout_s=0.1)
+    simulator.stop()
 
 
 def test_a_wait_downloads_orders_that_ended_before(

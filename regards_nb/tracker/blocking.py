@@ -139,7 +139,8 @@ class BlockingOrders:
         going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
         reasons = [advice_for_paused(needed)]
         if (downloads := asked or self.own) is not None:
-            reasons.append(downloads.failure([*needed, *self.find()]))
+            again = self._shared.states().where("order_id", list(self._shared.downloads))
+            reasons.append(downloads.failure([*needed, *self.find(), *again]))
         numbers = {state.order_id for state in needed}
         first = sorted(number for number in list(self._shared.downloads) if number not in numbers)
         if asked is not None and first:

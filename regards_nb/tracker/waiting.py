@@ -23,6 +23,7 @@ from regards_nb.errors import (
     StoppedWaiting,
     WaitTimeoutError,
 )
+from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.life import RUNNING
@@ -370,7 +371,9 @@ class Wait(WaitingCall):
             missing = [name for name in unseen if name not in self._unseen]
             self._unseen |= {name: self._said_of(name) for name in missing}
             words += [self._unseen[name] for name in unseen]
-        if fetched := [state for state in needed if state.finished]:
+        deleted = [state for state in needed if state.status in GONE]
+        words += [f"{s.name} is {s.status}, and its download still runs" for s in deleted]
+        if fetched := [s for s in needed if s.finished and s not in deleted]:
             named = numbered((state.order_id for state in fetched), most=len(fetched))
             words.append(f"the files of {named} are not all downloaded")
         if is_last:
