@@ -319,6 +319,35 @@ def test_a_call_is_stopped_in_one_line_at_its_beginning(
         call(tracker)
 
 
+@pytest.mark.parametrize("is_written", [False, True], ids=["taken", "written"])
+def test_a_stopped_submission_gives_its_lease_back(
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    is_written: bool,
+) -> None:
+    """Ctrl-C just after it was taken, or written to the journal: the next one does not wait."""
+    leases = tracker._shared.journal.leases
+    write = leases._database.write
+
+    def pressed(*arguments: Any, **options: Any) -> None:
+        patched.undo()
+        write(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        if is_written:
+            patched.setattr(leases._database, "write", pressed)
+        else:
+            patched.setattr(leases, "_renew_in_background", press_in().__next__)
+        with pytest.raises(errors.StoppedWaiting, match="nothing was ordered"):
+            tracker.submit("dataset:SWOT_PASS_012")
+    assert leases.holder(f"submit {tracker.client.tenant}") is None  # type: ignore[union-attr]
+    tracker.submit("dataset:SWOT_PASS_012")
+    assert "waiting" not in capsys.readouterr().out
+
+
 def test_an_export_is_stopped_in_one_line(
     tracker: OrderTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

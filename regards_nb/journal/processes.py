@@ -68,8 +68,8 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._token = secrets.token_hex(8)
-        #: The names of the leases that are held.
-        self._names: set[str] = set()
+        #: The names of the leases that are held, and the threads that took them.
+        self._names: dict[str, int] = {}
         # Threads take and release; the renewing thread must not renew what was released.
         self._lock = threading.Lock()
         #: Ends the thread that renews; it does so, too, when this object is collected.
@@ -81,16 +81,21 @@ class Leases:
         return f"{self._token} {os.getpid()}"
 
     def take(self, name: str) -> Holder | None:
-        """Take a lease; return who holds it if it cannot be taken, else None."""
+        """Take a lease; return who holds it if it cannot be taken, else None.
+
+        After an exception, such as Ctrl-C, it may be taken: `release` gives it back.
+        """
         with self._lock:
             if name in self._names:
                 return Holder(socket.gethostname(), os.getpid())
+            self._names[name] = threading.get_ident()
             holder = self._database.write(
                 lambda connection: self._take(connection, name), again=True, silent=True
             )
             if holder is None:
-                self._names.add(name)
                 self._renew_in_background()
+            else:
+                del self._names[name]
         return holder
 
     def _take(self, connection: sa.Connection, name: str) -> Holder | None:
@@ -112,11 +117,11 @@ class Leases:
         return None
 
     def release(self, name: str) -> None:
-        """Give a lease back; nothing happens if it is not held. Other kernels are told at once."""
+        """Give a lease back, if this thread has taken it. Other kernels are told at once."""
         with self._lock:
-            if name not in self._names:
+            if self._names.get(name) != threading.get_ident():
                 return
-            self._names.discard(name)
+            del self._names[name]
             if not self._names and self._end_renewal is not None:
                 self._end_renewal()
                 self._end_renewal = None

@@ -319,12 +319,11 @@ class Pruning:
 
         With *dry_run*, change nothing and say what would be removed.
         """
-        holder = None if dry_run else self._leases.take(_LEASE)
-        if holder is not None:
-            raise JournalError(
-                f"{holder} is removing events of the journal {self._database.location}"
-            )
         try:
+            if not dry_run and (holder := self._leases.take(_LEASE)) is not None:
+                raise JournalError(
+                    f"{holder} is removing events of the journal {self._database.location}"
+                )
             return self._run(before_us, dry_run=dry_run)
         finally:
             self._forget()

@@ -487,11 +487,12 @@ def held(journal: Journal, name: str, waiting: Callable[[Holder], object] | None
     *waiting* is called with the process that has the lease, again and again; it waits for a moment,
     or raises an error. None: HeldElsewhereError is raised, its text is the process.
     """
-    while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
-        if waiting is None:
-            raise HeldElsewhereError(str(holder))
-        waiting(holder)
+    # Ctrl-C may come as soon as the lease is taken.
     try:
+        while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
+            if waiting is None:
+                raise HeldElsewhereError(str(holder))
+            waiting(holder)
         yield
     finally:
         journal.leases.release(name)
