@@ -309,9 +309,6 @@ def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:
 
     The handle is kept first: the stop button can interrupt as soon as the output is visible.
     """
-    if in_marimo():
-        handles.append(_MarimoHandle(bundle))
-        return
     import IPython.display
 
     # IPython has no types
@@ -324,16 +321,3 @@ def in_marimo() -> bool:
     """Return whether a marimo notebook runs this code."""
     marimo: Any = sys.modules.get("marimo")
     return marimo is not None and bool(marimo.running_in_notebook())
-
-
-class _MarimoHandle:
-    """The output of a marimo cell, which can be replaced while the cell runs."""
-
-    def __init__(self, bundle: dict[str, Any]) -> None:
-        self._marimo: Any = sys.modules["marimo"]
-        if bundle["text/html"]:
-            self._marimo.output.append(self._marimo.Html(bundle["text/html"]))
-
-    def update(self, bundle: dict[str, Any], **_: object) -> None:
-        """Replace what the running cell shows."""
-        self._marimo.output.replace(self._marimo.Html(bundle["text/html"]))

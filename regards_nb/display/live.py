@@ -1,4 +1,4 @@
-"""The views of a notebook: their outputs, the fallback pictures of widgets, and clicks."""
+"""The live view of a notebook: its outputs, the fallback pictures of widgets, and clicks."""
 
 from __future__ import annotations
 
@@ -40,109 +40,24 @@ if TYPE_CHECKING:
 REPEATED_CLICK_S = 2.0
 
 
-class NotebookView:
-    """Outputs of a notebook that show the same table, and are replaced together."""
+class LiveView(ABC):
+    """One set of widgets; any number of outputs may show it, and they are replaced together."""
 
-    def __init__(self, keys_of: KeysOf, note: str = "") -> None:
+    #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
+    fallback_interval_s = 60.0
+
+    def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
         self.visible = False
         self.last: Snapshot | None = None
         # show() runs on the caller's thread, paint() on the refresh thread. A click that freezes
         # the view enters again.
         self._lock = threading.RLock()
-        self._note = note
+        self._note = ""
         self._changed = False
         self._rates = DownloadRates()
         self._facts = OrderFacts()
         self._handles: deque[Any] = deque(maxlen=MAX_HANDLES)
-
-    @property
-    def changed(self) -> bool:
-        """Whether to paint although the tracker did not change."""
-        return self._changed
-
-    def detach_outputs(self, keys_of: KeysOf) -> None:
-        """Stop updating the outputs so far; the next `show` makes a new one."""
-        self.keys_of = keys_of
-        self._handles.clear()
-
-    def say(self, note: str) -> None:
-        """Change the sentence below the headline; the next `paint` shows it."""
-        self._changed |= note != self._note
-        self._note = note
-
-    def _still(self, snapshot: Snapshot) -> TableModel:
-        """Return the texts of a picture that does not move."""
-        return table_model(snapshot, facts=self._facts)
-
-    def _moving(self, snapshot: Snapshot, only: str = "") -> TableModel:
-        """Return the texts of the present, with the rates of the downloads."""
-        self._changed = False
-        self.last = snapshot
-        self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
-        return table_model(snapshot, only=only, rates=self._rates, facts=self._facts)
-
-
-class HtmlView(NotebookView):
-    """A table of HTML without widgets, replaced as a whole through its display ids.
-
-    A display id ends when the page is reloaded, and each update marks the notebook as changed, so
-    widgets are preferred where there are any. The first *note* stays while `say` gives no other.
-    """
-
-    #: The least time between two repaints: each is a whole new output.
-    interval_s = 0.5
-    #: It holds no widgets that a page could close.
-    is_alive = True
-
-    def __init__(self, keys_of: KeysOf, note: str) -> None:
-        super().__init__(keys_of, note)
-        self._default_note = note
-        self._shown: dict[str, Any] = {}
-
-    def show(self, snapshot: Snapshot, **_: object) -> None:
-        """Put the table below the running cell."""
-        with self._lock:
-            self.last = snapshot
-            bundle = static_bundle(self._still(snapshot), self._note)
-            self._replace(bundle)
-            self.visible = True
-            publish(bundle, self._handles)
-
-    def say(self, note: str) -> None:
-        """Change the sentence below the headline; the next `paint` shows it."""
-        super().say(note or self._default_note)
-
-    def paint(self, snapshot: Snapshot) -> None:
-        """Replace the table if it differs."""
-        with self._lock:
-            self._replace(static_bundle(self._moving(snapshot), self._note))
-
-    def freeze(self, snapshot: Snapshot, note: str = "") -> None:
-        """Show the last state; nothing updates it afterwards."""
-        with self._lock:
-            self.visible = False
-            words = " · ".join(filter(None, (note or self._default_note, as_of())))
-            self._replace(static_bundle(self._still(snapshot), words))
-
-    def close(self) -> None:
-        """Do nothing: there are no widgets to close."""
-
-    def _replace(self, bundle: dict[str, Any]) -> None:
-        if bundle != self._shown:
-            for handle in self._handles:
-                handle.update(bundle, raw=True)
-            self._shown = bundle
-
-
-class LiveView(NotebookView, ABC):
-    """One set of widgets; any number of outputs may show it."""
-
-    #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
-    fallback_interval_s = 60.0
-
-    def __init__(self, keys_of: KeysOf) -> None:
-        super().__init__(keys_of)
         self._answer_text = ""
         self._fallback_handles: deque[Any] = deque(maxlen=MAX_HANDLES)
         #: The snapshot that the fallback pictures show, and when they may be replaced.
@@ -224,9 +139,15 @@ class LiveView(NotebookView, ABC):
 
     def detach_outputs(self, keys_of: KeysOf) -> None:
         """Stop updating the outputs so far; the next `show` makes a new one."""
-        super().detach_outputs(keys_of)
+        self.keys_of = keys_of
+        self._handles.clear()
         self._fallback_handles.clear()
         self._answer_text = ""
+
+    def say(self, note: str) -> None:
+        """Change the sentence below the headline; the next `paint` shows it."""
+        self._changed |= note != self._note
+        self._note = note
 
     def answer(self, words: str) -> None:
         """Show the result of a click, which may arrive after the cell has ended."""
@@ -273,6 +194,17 @@ class LiveView(NotebookView, ABC):
         if self.last is not None:
             self.paint(self.last)
 
+    def _still(self, snapshot: Snapshot) -> TableModel:
+        """Return the texts of a picture that does not move."""
+        return table_model(snapshot, facts=self._facts)
+
+    def _moving(self, snapshot: Snapshot, only: str = "") -> TableModel:
+        """Return the texts of the present, with the rates of the downloads."""
+        self._changed = False
+        self.last = snapshot
+        self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
+        return table_model(snapshot, only=only, rates=self._rates, facts=self._facts)
+
     def _bundle(self, snapshot: Snapshot) -> dict[str, Any]:
         self.paint(snapshot)
         self.visible = True
@@ -290,10 +222,6 @@ class LiveView(NotebookView, ABC):
             handle.update(bundle, raw=True)
         self._fallback = self.last
         self._next_fallback_s = time.monotonic() + self.fallback_interval_s
-
-
-#: A view that the refresh thread repaints.
-View = HtmlView | LiveView
 
 
 class Clicks:

@@ -4,7 +4,7 @@ That holds for notebooks and terminals (`INTERVAL_S`), however fast events arriv
 silently drop updates above a thousand messages a second. Repaints are rarer
 
 - where one takes long: all together take 2 % of a processor (`MAX_SHARE`);
-- of a table of HTML, and with more orders than rows (``interval_s`` of the views in `live`);
+- where there are more orders than rows (``interval_s`` of `LiveView`);
 - where only elapsed times change: every 5 s (``TICK_S`` of `model`).
 
 In a notebook one thread repaints all views of a tracker: it renders a snapshot when the tracker's
@@ -29,7 +29,7 @@ from regards_nb.threads import OwnThread
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from regards_nb.display.live import View
+    from regards_nb.display.live import LiveView
     from regards_nb.tracker import OrderTracker
 
 INTERVAL_S = 0.2
@@ -66,11 +66,11 @@ class RefreshThread:
         self._last_error = ""
         # Guards _views and _thread; not held while painting.
         self._lock = threading.Lock()
-        self._views: dict[Hashable, View] = {}
+        self._views: dict[Hashable, LiveView] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         #: Of each view the version that it shows, and when it may and when it must be repainted.
-        self._painted: weakref.WeakKeyDictionary[View, tuple[int, float, float]] = (
+        self._painted: weakref.WeakKeyDictionary[LiveView, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -85,7 +85,7 @@ class RefreshThread:
             view = self._views.get(name)
         return view is not None and view.visible
 
-    def view(self, name: Hashable, make: Callable[[], View]) -> View:
+    def view(self, name: Hashable, make: Callable[[], LiveView]) -> LiveView:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
             found = self._views.pop(name, None)
@@ -103,7 +103,7 @@ class RefreshThread:
                 view.close()
         return found
 
-    def paint(self, view: View, tracker: OrderTracker) -> None:
+    def paint(self, view: LiveView, tracker: OrderTracker) -> None:
         """Paint one view if something changed."""
         try:
             # Read before the snapshot: at worst the same state is painted twice.

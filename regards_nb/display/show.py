@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from regards_nb.display.html import as_of, html, in_marimo, publish, static_bundle
-from regards_nb.display.live import HtmlView
 from regards_nb.display.model import table_model
 from regards_nb.display.refresh import INTERVAL_S, refresh_thread_of
 from regards_nb.display.terminal import LogView, ScreenView, is_screen, last_line, text
@@ -22,6 +21,7 @@ from regards_nb.waits import in_kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
 
+    from regards_nb.display.live import LiveView
     from regards_nb.display.model import KeysOf
     from regards_nb.display.refresh import RefreshThread
     from regards_nb.orders import OrderKey
@@ -54,9 +54,7 @@ class OutputKind(Enum):
     WIDGETS = "ipywidgets"
     #: A notebook with anywidget: marimo, or chosen by `use`.
     ANYWIDGET = "anywidget"
-    #: A notebook without either: a table of HTML that is replaced; in marimo it stands still.
-    HTML = "html"
-    #: A terminal, a script, a log file.
+    #: A terminal, a script, a log file; a notebook in which no view can move.
     TEXT = "text"
 
 
@@ -107,12 +105,10 @@ def _choice() -> str:
 
 def output_kind() -> OutputKind:
     """Return what can be shown here. Nothing is imported to find out."""
-    if not (in_marimo() or in_kernel()):
+    if not (in_marimo() or in_kernel()) or broken_kernel():
         return OutputKind.TEXT
     choice = _choice()
-    if broken_kernel() or not _is_installed(choice):
-        return OutputKind.HTML
-    return OutputKind(choice)
+    return OutputKind(choice) if _is_installed(choice) else OutputKind.TEXT
 
 
 def _is_installed(library: str) -> bool:
@@ -161,15 +157,16 @@ def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None 
     refresh = refresh_thread_of(tracker, record)
     with refresh.recording():
         kind = output_kind()
-        if kind is OutputKind.TEXT:
-            write_lines(sys.stdout, text(snapshot).splitlines())
-            return
-        if kind is OutputKind.HTML and in_marimo():
-            sys.modules["marimo"].output.append(marimo_value(tracker))
-            return
-        view_of(refresh, "show", lambda: None, kind).show(snapshot, with_fallback=True)
-        if not broken_kernel():
+        if kind is not OutputKind.TEXT:
+            view_of(refresh, "show", lambda: None, kind).show(snapshot, with_fallback=True)
             refresh.run()
+        elif in_marimo():
+            sys.modules["marimo"].output.append(marimo_value(tracker))
+        elif in_kernel():
+            note = " · ".join(filter(None, (broken_kernel(), as_of())))
+            publish(static_bundle(table_model(snapshot), note), deque())
+        else:
+            write_lines(sys.stdout, text(snapshot).splitlines())
 
 
 def mimebundle(
@@ -187,7 +184,7 @@ def mimebundle(
     bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
     with refresh.recording():
-        if (kind := output_kind()) in {OutputKind.WIDGETS, OutputKind.ANYWIDGET}:
+        if (kind := output_kind()) is not OutputKind.TEXT and not in_marimo():
             bundle = view_of(refresh, "show", lambda: chosen, kind).bundle(snapshot)
             refresh.run()
     bundle = bundle or static_bundle(table_model(snapshot), as_of())
@@ -236,30 +233,28 @@ def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) 
     return sys.modules["marimo"].Html(html(tracker.snapshot(keys), note=NO_ANYWIDGET_NOTE))
 
 
-def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, kind: OutputKind) -> Any:
+def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, kind: OutputKind) -> LiveView:
     """Return the view of a page for that purpose; a second output reuses its widgets."""
     keys = keys_of()
     name: object = (purpose, kind, _page(), None if keys is None else tuple(keys))
     if purpose == "wait" and refresh.is_visible(name):
         # Two tasks wait for the same orders.
         name = object()
-    view: Any = refresh.view(name, lambda: _new_view(refresh, keys_of, kind))
+    view = refresh.view(name, lambda: _new_view(refresh, keys_of, kind))
     if purpose == "wait":
         view.detach_outputs(keys_of)
     return view
 
 
-def _new_view(refresh: RefreshThread, keys_of: KeysOf, kind: OutputKind) -> Any:
+def _new_view(refresh: RefreshThread, keys_of: KeysOf, kind: OutputKind) -> LiveView:
     # The widgets are imported only where they are shown.
     if kind is OutputKind.WIDGETS:
         from regards_nb.display.widgets import WidgetView
 
         return WidgetView(refresh.tracker, keys_of)
-    if kind is OutputKind.ANYWIDGET:
-        from regards_nb.display.anywidgets import AnyWidgetView
+    from regards_nb.display.anywidgets import AnyWidgetView
 
-        return AnyWidgetView(refresh.tracker, keys_of)
-    return HtmlView(keys_of, broken_kernel() or NO_ANYWIDGET_NOTE * in_marimo())
+    return AnyWidgetView(refresh.tracker, keys_of)
 
 
 # -- while waiting
@@ -331,7 +326,9 @@ def watching(
 class NotebookWaitView:
     """A wait in a notebook: the refresh thread paints."""
 
-    def __init__(self, refresh: RefreshThread, tracker: OrderTracker, view: Any, note: str) -> None:
+    def __init__(
+        self, refresh: RefreshThread, tracker: OrderTracker, view: LiveView, note: str
+    ) -> None:
         self._refresh = refresh
         self._tracker = tracker
         self._view = view
@@ -341,8 +338,7 @@ class NotebookWaitView:
         """Put the view below the cell, and start the refresh thread."""
         self._view.say(self._standing_note)
         self._view.show(self._tracker.snapshot(self._view.keys_of()))
-        if not broken_kernel():
-            self._refresh.run()
+        self._refresh.run()
 
     def refresh(self, *, note: str = "") -> None:
         """Change the note; the refresh thread shows it."""
@@ -355,8 +351,9 @@ class NotebookWaitView:
         self._view.keys_of = _as_callable(keys)
         snapshot = self._tracker.snapshot(keys)
         self._view.freeze(snapshot, note)
-        # jupyter-console cannot replace an output, and would leave the state at the beginning.
-        publish({"text/html": "", "text/plain": last_line(snapshot)}, deque())
+        if not in_marimo():
+            # jupyter-console cannot replace an output, and would leave the state at the beginning.
+            publish({"text/html": "", "text/plain": last_line(snapshot)}, deque())
 
 
 #: Views that last as long as a wait. They are called on the waiting thread only.
@@ -368,12 +365,13 @@ def _wait_view(
 ) -> WaitView:
     kind = output_kind()
     if kind is OutputKind.TEXT:
+        if reason := broken_kernel():
+            write_lines(sys.stdout, [reason])
         if is_screen(sys.stdout):
             return ScreenView(tracker, keys_of, sys.stdout, interval_s=INTERVAL_S)
         return LogView(tracker, keys_of, sys.stdout)
-    has_buttons = kind is not OutputKind.HTML
-    note = BLOCKING_NOTE if blocking and has_buttons else ""
-    return NotebookWaitView(refresh, tracker, view_of(refresh, "wait", keys_of, kind), note)
+    view = view_of(refresh, "wait", keys_of, kind)
+    return NotebookWaitView(refresh, tracker, view, BLOCKING_NOTE if blocking else "")
 
 
 def _as_callable(keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None) -> KeysOf:
