@@ -35,7 +35,6 @@ def all_orders() -> None:
 class SketchView:
     """A view that remembers what it was told to show."""
 
-    interval_s = 0.2
     is_alive = True
 
     def __init__(self) -> None:

@@ -59,7 +59,6 @@ MAX_JSON_BYTES = 16 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
 _MAX_ATTEMPTS = 4
-_MAX_BACKOFF_FACTOR = 30
 #: The message of http.client when a proxy refuses to connect to another host.
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_ADVICE = {
@@ -451,8 +450,7 @@ class Transport:
         self, request: RequestSpec, outcome: Response | RequestFailure, attempt: int, began_s: float
     ) -> None:
         """Wait for a random time, or as long as the server asks; say so if that is long."""
-        factor = min(2 ** (attempt - 1), _MAX_BACKOFF_FACTOR)
-        pause_s = random.uniform(0, self._backoff_s * factor)
+        pause_s = random.uniform(0, self._backoff_s * 2 ** (attempt - 1))
         if isinstance(outcome, Response) and outcome.retry_after_s is not None:
             pause_s = max(outcome.retry_after_s, pause_s)
         # All attempts together take no longer than the first may.

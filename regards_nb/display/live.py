@@ -20,7 +20,6 @@ from regards_nb.display.html import (
     static_bundle,
 )
 from regards_nb.display.model import (
-    MAX_ROWS,
     Action,
     DownloadRates,
     table_model,
@@ -83,11 +82,6 @@ class LiveView(ABC):
     @abstractmethod
     def discard(self, *, keep_table: bool) -> None:
         """Remove the widgets from the kernel's memory; with *keep_table*, the table stays."""
-
-    @property
-    def interval_s(self) -> float:
-        """The least time between two repaints; longer where not all orders fit into the table."""
-        return 0.2 if self.last is None or len(self.last.orders) <= MAX_ROWS else 1.0
 
     @property
     def is_alive(self) -> bool:

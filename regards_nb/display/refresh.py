@@ -4,7 +4,7 @@ That holds for notebooks and terminals (`INTERVAL_S`), however fast events arriv
 silently drop updates above a thousand messages a second. Repaints are rarer
 
 - where one takes long: all together take 2 % of a processor (`MAX_SHARE`);
-- where there are more orders than rows (``interval_s`` of `LiveView`);
+- where there are more orders than rows: once a second (`CROWDED_INTERVAL_S`);
 - where only elapsed times change: every 5 s (``TICK_S`` of `model`).
 
 In a notebook one thread repaints all views of a tracker: it renders a snapshot when the tracker's
@@ -23,7 +23,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from regards_nb.display.model import TICK_S
+from regards_nb.display.model import MAX_ROWS, TICK_S
 from regards_nb.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker import OrderTracker
 
 INTERVAL_S = 0.2
+#: The same where not all orders fit into the table.
+CROWDED_INTERVAL_S = 1.0
 #: Thread wake-ups come early by up to this.
 TOLERANCE_S = 0.05
 #: The part of one processor that repaints may take: with thousands of orders they become rarer.
@@ -117,7 +119,9 @@ class RefreshThread:
             snapshot = tracker.snapshot(view.keys_of())
             view.paint(snapshot)
             pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
-            not_before = now + max(pause_s, view.interval_s) - TOLERANCE_S
+            is_crowded = len(snapshot.orders) > MAX_ROWS
+            interval_s = CROWDED_INTERVAL_S if is_crowded else INTERVAL_S
+            not_before = now + max(pause_s, interval_s) - TOLERANCE_S
             self._painted[view] = (version, not_before, now + TICK_S)
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
             self._painted[view] = (-1, time.monotonic() + RETRY_S, 0.0)

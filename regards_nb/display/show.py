@@ -87,9 +87,8 @@ def use(widgets: Literal["ipywidgets", "anywidget"]) -> None:
 def _check_choice(widgets: str, source: str) -> None:
     if widgets not in {"ipywidgets", "anywidget"}:
         raise SettingsError(f'{source} must be "ipywidgets" or "anywidget", not {widgets!r}')
-    if not _is_installed(widgets):
-        hint = "regards_nb[marimo]" if widgets == "anywidget" else "ipywidgets"
-        raise SettingsError(f'{widgets} is not installed: pip install "{hint}"')
+    if widgets == "anywidget" and not _has_anywidget():
+        raise SettingsError('anywidget is not installed: pip install "regards_nb[marimo]"')
 
 
 def _choice() -> str:
@@ -105,17 +104,19 @@ def _choice() -> str:
 
 def output_kind() -> OutputKind:
     """Return what can be shown here. Nothing is imported to find out."""
-    if not (in_marimo() or in_kernel()) or broken_kernel():
+    if in_marimo():
+        return OutputKind.ANYWIDGET if _has_anywidget() else OutputKind.TEXT
+    if not in_kernel() or broken_kernel():
         return OutputKind.TEXT
-    choice = _choice()
-    return OutputKind(choice) if _is_installed(choice) else OutputKind.TEXT
+    return OutputKind(_choice())
 
 
-def _is_installed(library: str) -> bool:
+def _has_anywidget() -> bool:
+    """Return whether anywidget is installed, which the package does not depend on."""
     # None in sys.modules means "cannot be imported".
-    if library in sys.modules:
-        return sys.modules[library] is not None
-    return find_spec(library) is not None
+    if "anywidget" in sys.modules:
+        return sys.modules["anywidget"] is not None
+    return find_spec("anywidget") is not None
 
 
 def broken_kernel() -> str:
@@ -228,7 +229,7 @@ def widget(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any
 
 def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any:
     """Return what marimo shows as the value of a cell."""
-    if _is_installed("anywidget"):
+    if _has_anywidget():
         return widget(tracker, keys)
     return sys.modules["marimo"].Html(html(tracker.snapshot(keys), note=NO_ANYWIDGET_NOTE))
 
