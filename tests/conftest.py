@@ -45,6 +45,9 @@ DEADLINE_S = 120.0
 # installed: 1.7 s of processor in each process of the tests. No schema here has a format for IRIs.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
+# What imports and collection make lives as long as the process; see pytest_collection_finish.
+gc.disable()
+
 # A program for a process with other packages; pytest would import it to look for examples.
 collect_ignore = ["sunpy_client.py"]
 
@@ -139,6 +142,7 @@ def pytest_collection_finish() -> None:
     """Let the collector of garbage pass over what the imports made: it takes 0.1 s each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
