@@ -31,6 +31,7 @@ from postgresql import PrivatePostgreSQL
 
 from regards_nb import OrderTracker, errors
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     import distributed
@@ -353,6 +354,38 @@ def test_ctrl_c_stops_what_runs_and_cancels_what_waits(
         simulator.faults.remove(slow)
         tracker.download(*numbers, executor=processes)
         assert len(files_of(tracker, numbers)) == 18
+
+
+def test_what_workers_do_after_the_download_is_said(
+    simulator: Simulator,
+    profile: Callable[..., OrderTracker],
+    processes: ProcessPoolExecutor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The call says that ``process=`` runs; Ctrl-C says that it runs on, and begins anew later."""
+    with profile() as tracker:
+        (number,) = ended_orders(simulator, tracker, 1)
+        tracker.download(number)
+        main, told = threading.get_ident(), []
+
+        def is_said() -> bool:
+            told.append(capsys.readouterr().out)
+            return f"process= runs for order {number}" in "".join(told)
+
+        def interrupt() -> None:
+            until(is_said)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = in_thread(interrupt)
+        wait_for = worker_functions.WaitFor(tmp_path / "end")
+        again = "calls process= .* again.* executor waits"
+        try:
+            with pytest.raises(errors.StoppedWaiting, match=rf"6 of 6 files.*{again}"):
+                tracker.download(number, executor=processes, process=wait_for)
+        finally:
+            wait_for.path.touch()
+        thread.result(60)
 
 
 # -- Dask

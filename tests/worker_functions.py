@@ -27,6 +27,19 @@ class DieOn:
         return len(paths)
 
 
+@dataclass(frozen=True)
+class WaitFor:
+    """Return once a file exists."""
+
+    path: Path
+
+    def __call__(self, paths: list[Path]) -> int:
+        pause = threading.Event()
+        while not self.path.exists():
+            pause.wait(0.02)
+        return len(paths)
+
+
 class OddError(Exception):
     """Needs two arguments, which pickle does not know."""
 

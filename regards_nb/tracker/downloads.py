@@ -261,6 +261,11 @@ class Downloads:
     def _tell(self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]]) -> None:
         """Show what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
+        for number in running:
+            download = self._shared.downloads.get(number)
+            key = self._shared.key_of(number)
+            if download and download.in_worker and key and not self._shared.state(key).to_download:
+                self._shared.downloads.pop(number, None)
         processing = [number for number in running if number not in self._shared.downloads]
         words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
@@ -378,15 +383,20 @@ class Downloads:
         states = self._shared.states()
         return [*states.where("to_download"), *states.where("downloading")]
 
-    def stopped(self, keys: Iterable[OrderKey]) -> str:
+    def stopped(self, keys: Iterable[OrderKey], options: CallOptions | None = None) -> str:
         """Return how far the downloads of some orders had come when the user stopped the call."""
+        again = ""
+        if options is not None and options.process is not None:
+            again = ", and calls process= with the files of each order again"
+            if options.executor is not None:
+                again += ". What runs in the workers ends first, and the executor waits for it"
         files = [
             f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
             if state.files_total
             else f"no file of {state.name}"
             for state in self._shared.states(keys)
         ]
-        return STOPPED.format(listed(files, most=_MOST_NAMED))
+        return STOPPED.format(listed(files, most=_MOST_NAMED)) + again
 
     def _cancel(self, order_id: int) -> None:
         """Ask a running download to end; verified files stay."""

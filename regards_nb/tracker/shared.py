@@ -291,6 +291,8 @@ class RunningDownload:
     #: The download of the order before this one, until that has ended.
     before: RunningDownload | None = None
     future: Future[DownloadResult] = field(init=False)
+    #: Whether a worker has it: then the journal alone tells that no file of the order waits.
+    in_worker: bool = False
     #: Called after a change of the above.
     changed: Callable[[], object] = lambda: None
     #: Called with the result before it is returned; None: some files are missing.

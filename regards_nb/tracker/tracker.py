@@ -1185,7 +1185,8 @@ class OrderTracker:
             check="checksum" if checksum else "size",
             again=again,
         )
-        with stopped_by_user(partial(downloads.stopped, found)), watching(self, found) as view:
+        stopped = partial(downloads.stopped, found, options)
+        with stopped_by_user(stopped), watching(self, found) as view:
             results = downloads.run(view, states, request, options=options)
         self._shared.errors.told()
         if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):

@@ -421,7 +421,7 @@ def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
 
     The time is exact, or `doubled`.
     """
-    now, texts = datetime.now(UTC), []
+    now, texts, more_than = datetime.now(UTC), [], "" if is_exact else "more than "
     for state in heapq.nsmallest(_MOST_NAMED, states, key=attrgetter("last_event")):
         silent_s = (now - state.last_event).total_seconds()
         if not is_exact:
@@ -429,7 +429,7 @@ def _silences(states: Iterable[OrderState], *, is_exact: bool) -> list[str]:
             if not silent_s:
                 break
         label = f" ({clean(state.label)})" if state.label and state.order_id else ""
-        texts.append(f"no event of {state.name}{label} for {max(silent_s, 0):.0f} s")
+        texts.append(f"no event of {state.name}{label} for {more_than}{max(silent_s, 0):.0f} s")
     return texts
 
 
