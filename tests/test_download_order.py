@@ -121,7 +121,7 @@ def test_nothing_new_is_no_error(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         assert not here.fetch().nothing_new
         again = here.fetch()
-        assert (again.nothing_new, again.paths, again.records) == (True, (), ())
+        assert (again.nothing_new, again.paths, again.records) == (True, [], ())
         assert here.zips == 1
 
 

@@ -44,7 +44,7 @@ from regards_nb.download.places import as_place as as_place
 from regards_nb.download.places import list_place as list_place
 from regards_nb.download.places import open_workspace as open_workspace
 from regards_nb.download.places import order_folder as order_folder
-from regards_nb.download.places import path_of as path_of
+from regards_nb.download.places import paths_of as paths_of
 from regards_nb.download.progress import Progress as Progress
 from regards_nb.download.progress import ProgressCounter as ProgressCounter
 from regards_nb.download.publisher import Publisher as Publisher

@@ -19,7 +19,7 @@ from regards_nb.download.context import DownloadContext, DownloadOptions
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
-from regards_nb.download.places import as_place, open_workspace, path_of
+from regards_nb.download.places import as_place, open_workspace, paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
 from regards_nb.download.records import OrderRecords, is_in_zip
@@ -37,7 +37,7 @@ from regards_nb.files import FileState
 from regards_nb.text import clean, counted, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from regards_nb.client import RegardsClient
@@ -74,7 +74,7 @@ class DownloadResult:
         return not self.records
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> list[Path]:
         """The paths of these files."""
         return paths_of(self.records)
 
@@ -418,8 +418,3 @@ def takes_zip(records: Sequence[FileRecord], way: Way) -> bool:
     if max(sizes) > _MAX_ZIP_FILE_BYTES:
         return False
     return len(sizes) > _FEW_FILES or sum(sizes) < _LARGE_BYTES * len(sizes)
-
-
-def paths_of(records: Iterable[FileRecord]) -> tuple[Path, ...]:
-    """Return the path of each file once, in the order of the records."""
-    return tuple(map(path_of, dict.fromkeys(record.path for record in records if record.path)))

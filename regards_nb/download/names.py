@@ -139,18 +139,6 @@ class FinalNames:
         return True
 
 
-def stem_and_extension(name: str) -> tuple[str, str]:
-    """Split *name* before its last dot; an extension that is too long to be one stays.
-
-    >>> stem_and_extension("a.tar.gz"), stem_and_extension("README")
-    (('a.tar', '.gz'), ('README', ''))
-    """
-    stem, dot, extension = name.rpartition(".")
-    if not stem or len(extension.encode()) > _MAX_EXTENSION_BYTES:
-        return name, ""
-    return stem, dot + extension
-
-
 def unnumbered(name: str) -> str:
     """Return *name* without the ``(n)`` of files of the same name (protocol.md 1.3).
 
@@ -167,8 +155,10 @@ def unnumbered(name: str) -> str:
 
 def _shortened(name: str, mark: str) -> str:
     """Put *mark* before the extension, and cut the stem where the whole would be too long."""
-    stem, extension = stem_and_extension(name)
-    room_bytes = MAX_NAME_BYTES - len((mark + extension).encode())
+    stem, dot, extension = name.rpartition(".")
+    if not stem or len(extension.encode()) > _MAX_EXTENSION_BYTES:
+        stem, dot, extension = name, "", ""  # it is too long to be one
+    room_bytes = MAX_NAME_BYTES - len((mark + dot + extension).encode())
     # cutting bytes may cut a character: what is left of it is dropped
-    kept = stem.encode()[:room_bytes].decode(errors="ignore")
-    return f"{kept.rstrip('. ')}{mark}{extension}"
+    stem = stem.encode()[:room_bytes].decode(errors="ignore").rstrip(". ")
+    return f"{stem}{mark}{dot}{extension}"

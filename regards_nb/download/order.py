@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from regards_nb.arguments import check_paths
 from regards_nb.download.context import DownloadOptions
-from regards_nb.download.increment import Downloader, paths_of
-from regards_nb.download.places import archive_of, as_place, open_workspace
+from regards_nb.download.increment import Downloader
+from regards_nb.download.places import archive_of, as_place, open_workspace, paths_of
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import state_log
 from regards_nb.download.repair import all_files
@@ -163,7 +163,7 @@ def download_order(
         raise DownloadError(
             f"order {order_id} is {order.status}, and the server has no files of it"
         )
-    return list(paths)
+    return paths
 
 
 def _fetch_until_finished(
@@ -325,7 +325,7 @@ def download_products(
         ) from None
     finally:
         line.end()
-    return list(paths_of(downloader.records.of(wanted)))
+    return paths_of(downloader.records.of(wanted))
 
 
 class _File(NamedTuple):

@@ -6,18 +6,17 @@ time. The caller's thread waits for both: Ctrl-C arrives there, and progress is 
 
 from __future__ import annotations
 
-import hashlib
-import os
 import queue
+import sys
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from regards_nb.client import watched
-from regards_nb.download.disk import blocks_of, write_all
+from regards_nb.download.disk import blocks_of
 from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
-from regards_nb.download.workspace import Content, VerifiedFile
+from regards_nb.download.workspace import ContentWriter, VerifiedFile
 from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import (
     ArchiveError,
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.download.context import DownloadContext
-    from regards_nb.download.workspace import Workspace
+    from regards_nb.download.workspace import Content
     from regards_nb.download.zipstream import Piece
-    from regards_nb.files import FileRecord
 
 #: The pieces of a block go to the writer together, because each switch between the threads takes
 #: time: maximum size of such a batch, and maximum number of batches that wait for the writer.
@@ -101,7 +99,10 @@ class _Pipeline:
         self._blocks = blocks
         self._abort = abort
         self._extractor = Extractor(context)
-        self._copy = None if context.options.extract else _ZipCopy(context.workspace)
+        #: With ``extract=False`` the zip itself is written; `require_space` has looked for room.
+        self._copy: ContentWriter | None = None
+        if not context.options.extract:
+            self._copy = ContentWriter(zip_name(context.order_id), sys.maxsize, context.workspace)
         #: None: there are no more.
         self._pieces: queue.Queue[Sequence[Piece] | None] = queue.Queue(_WAITING_BATCHES)
         self._batch: list[Piece] = []
@@ -134,7 +135,7 @@ class _Pipeline:
         notice = extractor.finish(proven=failure is None)
         if copy is not None and extractor.zipped:
             if failure is None:
-                verified = copy.verified(self._context.order_id, extractor.zipped)
+                verified = VerifiedFile(copy.finish(), extractor.zipped, None, copy.name)
                 self._context.publisher.add([verified])
             else:
                 self._context.manifest.reopen(extractor.zipped)
@@ -153,7 +154,7 @@ class _Pipeline:
                         self._hand_over()
         finally:
             if self._copy is not None:
-                self._copy.close()
+                self._copy.finish()  # closes its file
             self._hand_over()
             self._pieces.put(None)
 
@@ -163,7 +164,7 @@ class _Pipeline:
             if self._halted:
                 return
             if self._copy is not None:
-                self._copy.write(block)
+                self._copy.add(block)
             yield block
             self._hand_over()
 
@@ -188,31 +189,3 @@ class _Pipeline:
         """Let the reader end, from any thread: it reads no other block."""
         self._halted = True
         self._abort()
-
-
-class _ZipCopy:
-    """Writes the zip itself to a staged file while it is read: for ``extract=False``."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        with workspace.errors():
-            self._descriptor, self._path = workspace.new_staged()
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._size_bytes = 0
-
-    def write(self, block: bytes) -> None:
-        """Add the next bytes of the zip."""
-        with self._workspace.errors():
-            write_all(self._descriptor, block)
-        self._digest.update(block)
-        self._size_bytes += len(block)
-
-    def close(self) -> None:
-        """Close the staged file."""
-        os.close(self._descriptor)
-
-    def verified(self, order_id: int, records: Sequence[FileRecord]) -> VerifiedFile:
-        """Return the zip as a verified file that holds these files."""
-        name = zip_name(order_id)
-        content = Content(name, self._size_bytes, self._digest.hexdigest(), b"", self._path)
-        return VerifiedFile(content, records, None, name)

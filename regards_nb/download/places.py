@@ -26,11 +26,12 @@ from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from upath import UPath
 
     from regards_nb.download.workspace import Content, VerifiedFile
+    from regards_nb.files import FileRecord
 
 #: The folder of files on a disk or in a bucket.
 Place: TypeAlias = "Path | UPath"
@@ -77,8 +78,15 @@ def as_place(given: str | Path | UPath) -> Place:
     return UPath(f"{SCHEME}{bucket}/{prefix}" if prefix else f"{SCHEME}{bucket}")
 
 
-def path_of(text: str) -> Path:
-    """Return a recorded path, or a URL as an `upath.UPath`, which has the same methods."""
+def paths_of(records: Iterable[FileRecord]) -> list[Path]:
+    """Return the path of each file once: several files may be in one kept zip.
+
+    A URL becomes an `upath.UPath`, which has the same methods.
+    """
+    return [_path_of(text) for text in dict.fromkeys(each.path for each in records) if text]
+
+
+def _path_of(text: str) -> Path:
     if not is_url(text):
         return Path(text)
     from upath import UPath

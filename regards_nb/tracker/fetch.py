@@ -32,7 +32,7 @@ from regards_nb.download import (
     archive_of,
     as_place,
     order_folder,
-    path_of,
+    paths_of,
 )
 from regards_nb.errors import (
     DownloadError,
@@ -588,7 +588,7 @@ def _told(task: WorkerTask, error: Exception) -> RegardsError:
     return told
 
 
-def _fetch(task: WorkerTask) -> list[Place]:
+def _fetch(task: WorkerTask) -> list[Path]:
     """Download the ready files, and return the paths of all files of the order."""
     settings, order = task.settings, task.order
     workspace = as_place(settings.workspace)
@@ -610,8 +610,7 @@ def _fetch(task: WorkerTask) -> list[Place]:
                     workspace=workspace,
                 )
         records = journal.file_log(order.tenant or settings.tenant, workspace)
-        found = dict.fromkeys(record.path for record in records.files(order.order_id))
-        return [path_of(path) for path in found if path is not None]
+        return paths_of(records.files(order.order_id))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from regards_nb.client import LastByte
-from regards_nb.download import path_of
+from regards_nb.download import paths_of
 from regards_nb.errors import (
     OrderNotFoundError,
     RegardsError,
@@ -398,10 +398,7 @@ class Shared:
 
     def paths(self, order_id: int | None) -> list[Path]:
         """Return the paths of the downloaded files of an order."""
-        records = [] if order_id is None else self.frames.files_of(order_id)
-        # several files may be in one kept zip
-        paths = dict.fromkeys(record.path for record in records)
-        return [path_of(path) for path in paths if path is not None]
+        return [] if order_id is None else paths_of(self.frames.files_of(order_id))
 
     def _with_download(self, state: OrderState) -> OrderState:
         running = self.downloads.get(state.order_id or 0)
