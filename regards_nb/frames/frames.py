@@ -30,7 +30,7 @@ from regards_nb.frames.columns import (
 )
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.state import OrderFile, OrderStates
-from regards_nb.journal import name_of, with_full_path
+from regards_nb.journal import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -268,11 +268,9 @@ class Frames:
 
     def _refresh_files(self, newest: int) -> None:
         seen = self._revision
-        files = self._journal.files_after(seen, tenant=self._tenant)
-        if self._workspace is not None:
-            workspace = self._workspace
-            files = [(tenant, with_full_path(record, workspace)) for tenant, record in files]
-        self._states.add_files(files)
+        self._states.add_files(
+            self._journal.files_after(seen, tenant=self._tenant, workspace=self._workspace)
+        )
         self._states.add_fetched(self._journal.fetched_after(seen))
         self._states.add_labels(self._journal.labels_after(seen))
         self._revision = newest  # last, so that a failed read is repeated by the next call

@@ -33,7 +33,6 @@ from regards_nb.journal.database import Database as Database
 from regards_nb.journal.database import JournalReplacedError as JournalReplacedError
 from regards_nb.journal.journal import Journal as Journal
 from regards_nb.journal.journal import TenantFiles as TenantFiles
-from regards_nb.journal.journal import with_full_path as with_full_path
 from regards_nb.journal.location import DEFAULT_PATH as DEFAULT_PATH
 from regards_nb.journal.location import location_of as location_of
 from regards_nb.journal.processes import Holder as Holder

@@ -459,17 +459,17 @@ class Journal:
         return found
 
     def files_after(
-        self, revision: int, *, tenant: str | None
+        self, revision: int, *, tenant: str | None, workspace: str | None = None
     ) -> list[tuple[str | None, FileRecord]]:
         """Return the records that changed after *revision*, as they are now, with their tenants.
 
-        Only those of *tenant*; None returns those of all tenants.
+        Only those of *tenant*; None returns those of all tenants. *workspace* as in `file_log`.
         """
         query = sa.select(_files.c.tenant, *self.file_columns()).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
         rows = self.rows(query.order_by(_files.c.revision, _files.c.file_id))
-        return [(tenant or None, _file_record(values)) for tenant, *values in rows]
+        return [(tenant or None, _file_record(values, workspace)) for tenant, *values in rows]
 
     def save_fetched(self, tenant: str | None, order_id: int, row_id: int) -> None:
         """Record that the sub-orders announced up to row *row_id* were downloaded."""
@@ -597,10 +597,7 @@ class TenantFiles:
             .where(_files.c.tenant == self._tenant, _files.c.order_id == order_id)
             .order_by(_files.c.file_id)
         )
-        records = [_file_record(values) for values in self._journal.rows(query)]
-        if self._workspace is None:
-            return records
-        return [with_full_path(record, self._workspace) for record in records]
+        return [_file_record(values, self._workspace) for values in self._journal.rows(query)]
 
     def save(self, files: Iterable[FileRecord]) -> None:
         """Insert or replace records by (order id, file id). They are on disk when it returns."""
@@ -610,9 +607,16 @@ class TenantFiles:
         self._journal.change(_files, rows)
 
 
-def _file_record(values: Iterable[Any]) -> FileRecord:
+def _file_record(values: Iterable[Any], workspace: str | None) -> FileRecord:
+    """Return a record; with *workspace*, its path is absolute: the journal keeps relative ones."""
     record = FileRecord(*values)
-    return record._replace(state=FileState(record.state))
+    path, state = record.path, FileState(record.state)
+    if path is None or workspace is None or _is_url(path):
+        return record._replace(state=state)
+    if _is_url(workspace) and not os.path.isabs(path):  # noqa: PTH117
+        return record._replace(state=state, path=f"{workspace}/{path}")
+    full = os.path.normpath(os.path.join(workspace, path))  # noqa: PTH118
+    return record._replace(state=state, path=full)
 
 
 def _is_url(path: str) -> bool:
@@ -624,12 +628,3 @@ def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
     if record.path is None or not record.path.startswith(prefix):
         return record
     return record._replace(path=record.path[len(prefix) :].replace(os.sep, "/"))
-
-
-def with_full_path(record: FileRecord, workspace: str) -> FileRecord:
-    """Return a record of a journal with an absolute path, below *workspace* if it is relative."""
-    if record.path is None or _is_url(record.path):
-        return record
-    if _is_url(workspace) and not os.path.isabs(record.path):  # noqa: PTH117
-        return record._replace(path=f"{workspace}/{record.path}")
-    return record._replace(path=os.path.normpath(os.path.join(workspace, record.path)))  # noqa: PTH118
