@@ -209,7 +209,7 @@ class Frames:
                     # Another process may have removed rows after the last call.
                     self._states.restore(self._journal.pruning.orders(self._shown_queues))
                 self._add(batch)
-                self._last_id = batch.first_id + len(batch.deliveries) - 1
+                self._last_id = batch.last_id
                 if self._last_id >= position.last_id:
                     break
         if position.revision > self._revision and self._journal.generation == generation:

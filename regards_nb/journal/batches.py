@@ -133,9 +133,12 @@ class Batch(NamedTuple):
 
     def stored(self) -> dict[str, Any]:
         """Return the values of a row of the table that holds the messages under their ids."""
-        packed = pack(self.session_id, self.deliveries)
-        ids = {"first_id": self.first_id, "last_id": self.last_id, "session_id": self.session_id}
-        return ids | {"messages": packed}
+        return {
+            "first_id": self.first_id,
+            "last_id": self.last_id,
+            "session_id": self.session_id,
+            "messages": pack(self.session_id, self.deliveries),
+        }
 
 
 class Row(NamedTuple):
@@ -175,8 +178,7 @@ def insert(
     for run in split(deliveries):
         batch = Batch(after_id + 1, session_id, list(run))
         after_id = batch.last_id
-        values = {"first_id": batch.first_id, "last_id": after_id, "session_id": session_id}
-        execute(connection, _INSERT, values | {"messages": pack(session_id, run)})
+        execute(connection, _INSERT, batch.stored())
         written.append(batch)
     return written
 

@@ -373,7 +373,7 @@ class Journal:
         for generation, batch in list(self._remembered):
             if generation == self._database.generation and batch.first_id == after_id + 1:
                 yield batch
-                after_id += len(batch.deliveries)
+                after_id = batch.last_id
         yield from self._batches(SELECT_BATCHES, after_id)
 
     def _batches(self, query: sa.Select[Any], after_id: int) -> Iterator[Batch]:
@@ -453,7 +453,7 @@ class Journal:
         found: dict[int, bytes] = {}
         batch = Batch(0, 0, [])
         for row_id in sorted(row_ids):
-            if row_id >= batch.first_id + len(batch.deliveries):
+            if row_id > batch.last_id:
                 batch = next(self.read(row_id - 1))
             found[row_id] = batch.deliveries[row_id - batch.first_id].body
         return found

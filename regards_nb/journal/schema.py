@@ -164,10 +164,7 @@ pruned_orders = sa.Table(
 def check(connection: sa.Connection, location: str) -> int | None:
     """Return the version of the tables, or None for an empty database.
 
-    Raises
-    ------
-    JournalError
-        The database belongs to another program, or has the schema of another version.
+    JournalError: it belongs to another program, or has the schema of another version.
     """
     names = set(sa.inspect(connection).get_table_names())
     if not names:
