@@ -315,7 +315,7 @@ class OrderReducer:
         found.add(row_id, event)
         return changed
 
-    def parts(self) -> Iterator[tuple[OrderKey, list[OrderAccumulator], list[int]]]:
+    def folds(self) -> Iterator[tuple[OrderKey, list[OrderAccumulator], list[int]]]:
         """Yield each name with what its events say, and all numbers that they name.
 
         The list has the accumulator of the highest number and that of the events without a number;
@@ -330,14 +330,14 @@ class OrderReducer:
             if newest is not None:
                 yield key, [e for e in (newest, newest.by_name) if e is not None], claims[key]
 
-    def join(self, key: OrderKey, parts: list[OrderAccumulator], claims: Iterable[int]) -> None:
-        """Fold in what `parts` of another reducer yielded for a name; call `regroup` at the end."""
+    def join(self, key: OrderKey, folds: list[OrderAccumulator], claims: Iterable[int]) -> None:
+        """Fold in what `folds` of another reducer yielded for a name; call `regroup` at the end."""
         self._tenants.setdefault(key.tenant, key.tenant)
         known = self._unpacked(key)
         if known is not None:
-            parts = [*parts, *(e for e in (known, known.by_name) if e is not None)]
-        joined = self._accumulators[key] = _newest_of(key, parts)
-        joined.is_nameless = any(each.is_nameless for each in parts)
+            folds = [*folds, *(e for e in (known, known.by_name) if e is not None)]
+        joined = self._accumulators[key] = _newest_of(key, folds)
+        joined.is_nameless = any(each.is_nameless for each in folds)
         for order_id in claims:
             self._claim(key, order_id)
 
@@ -456,18 +456,18 @@ class OrderReducer:
         return None
 
 
-def _newest_of(key: OrderKey, parts: Sequence[OrderAccumulator]) -> OrderAccumulator:
+def _newest_of(key: OrderKey, folds: Sequence[OrderAccumulator]) -> OrderAccumulator:
     """Join what belongs to the highest number of a name, and what belongs to none."""
-    newest = max((part.order_id for part in parts if part.order_id is not None), default=None)
+    newest = max((each.order_id for each in folds if each.order_id is not None), default=None)
     joined, by_name = OrderAccumulator(key, newest), OrderAccumulator(key, None)
-    for part in parts:
-        if part.order_id is None:
-            by_name.join(part)
-        elif part.order_id == newest:
-            joined.join(part)
+    for each in folds:
+        if each.order_id is None:
+            by_name.join(each)
+        elif each.order_id == newest:
+            joined.join(each)
     if newest is None:
         return by_name
-    if any(part.order_id is None for part in parts):
+    if any(each.order_id is None for each in folds):
         joined.by_name = by_name
     return joined
 

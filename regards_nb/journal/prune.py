@@ -75,8 +75,8 @@ def name_of(event: OrderEvent) -> OrderKey:
 
 def kept_orders(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
     """Yield all that a reducer has folded; *first_ids* as in `KeptOrder`, by `name_of`."""
-    for key, parts, claims in reducer.parts():
-        yield KeptOrder(*key, first_ids[key], claims, [part.values() for part in parts])
+    for key, folds, claims in reducer.folds():
+        yield KeptOrder(*key, first_ids[key], claims, [each.values() for each in folds])
 
 
 def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
@@ -86,8 +86,8 @@ def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
     """
     for order in orders:
         key = OrderKey(order.tenant, order.correlation_id)
-        parts = [OrderAccumulator.of_values(key, values) for values in order.states]
-        reducer.join(key, parts, order.claims)
+        folds = [OrderAccumulator.of_values(key, values) for values in order.states]
+        reducer.join(key, folds, order.claims)
     reducer.regroup()
 
 
