@@ -175,7 +175,7 @@ class ServiceUnreachableError(ServiceError):
 
     Attributes
     ----------
-    in_work : bool
+    may_be_done : bool
         Whether the server may have received the request and may still work on it.
     """
 
@@ -185,10 +185,10 @@ class ServiceUnreachableError(ServiceError):
         *,
         status_code: int | None = None,
         messages: Sequence[str] = (),
-        in_work: bool = True,
+        may_be_done: bool = True,
     ) -> None:
         super().__init__(text, status_code=status_code, messages=messages)
-        self.in_work = in_work
+        self.may_be_done = may_be_done
 
 
 class ServiceLoginError(ServiceError):
@@ -308,15 +308,15 @@ class StoppedWaiting(KeyboardInterrupt):
 
     Attributes
     ----------
-    in_work : bool
+    may_be_done : bool
         Whether REGARDS may have received an action, and may carry it out.
     """
 
     def __init__(
-        self, text: str = "stopped waiting; tracking continues", *, in_work: bool = False
+        self, text: str = "stopped waiting; tracking continues", *, may_be_done: bool = False
     ) -> None:
         super().__init__(text)
-        self.in_work = in_work
+        self.may_be_done = may_be_done
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

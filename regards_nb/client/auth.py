@@ -375,7 +375,8 @@ class TokenProvider:
             )
         except TimeoutError:
             raise ServiceUnreachableError(
-                f"REGARDS at {self._address} does not answer within the time limit", in_work=False
+                f"REGARDS at {self._address} does not answer within the time limit",
+                may_be_done=False,
             ) from None
 
 
