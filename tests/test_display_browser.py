@@ -25,6 +25,8 @@ TESTS = Path(__file__).parent
 SCREENSHOTS = TESTS / "screenshots"
 #: Beside the newest; test_display_kernels has more about each.
 OLDER = ("6.31.0", "7.1.0")
+#: A kernel for a notebook that ends or changes it.
+OWN = "python3"
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +53,16 @@ class Session:
         self._finish = lab.root / f"{name}.finish"
 
     @contextmanager
-    def page(self, *cells: str, kernel: str = "python3") -> Iterator[Page]:
-        """Open a notebook of these cells, below one that has been run; no error may come up."""
-        setup = f"FINISH = {str(self._finish)!r}{SETUP}"
-        self._lab.notebook(self.name, setup, *cells, kernel=kernel)
+    def page(self, *cells: str, kernel: str = "") -> Iterator[Page]:
+        """Open a notebook of these cells, below one that has been run; no error may come up.
+
+        Without the name of a kernel it is the one that several tests share.
+        """
+        close = "if 'tracker' in globals(): close_views(tracker)"
+        setup = f"{close}\nFINISH = {str(self._finish)!r}{SETUP}"
+        self._lab.notebook(self.name, setup, *cells, kernel=kernel or OWN)
+        if not kernel:
+            self._lab.share_kernel(self.name)
         self._browser.errors.clear()
         self._browser.refused.clear()
         with self._browser.page(self._lab, self.name) as page:
@@ -84,7 +92,7 @@ def test_the_table_moves_while_a_cell_waits_and_stays_when_the_kernel_is_gone(
     lab: Lab, session: Session
 ) -> None:
     """Parts are counted while the cell is busy; saved and reopened, the last state is there."""
-    with session.page("wait()") as page:
+    with session.page("wait()", kernel=OWN) as page:
         page.start_cell(1)
         page.until_text(1, "waiting for 2 orders")
         seen = page.page.evaluate(PARTS_DONE)
@@ -292,7 +300,7 @@ def test_light_and_dark_live_and_saved_look_alike(session: Session) -> None:
 def test_anywidget_moves_is_clicked_and_keeps_selected_text(session: Session) -> None:
     """With anywidget the same view moves from its thread; repainting changes only what differs."""
     use = "from regards_nb.display import use\nuse('anywidget')\nshow(tracker)"
-    with session.page(use, "drive_once()", "wait()", "tracker.asked") as page:
+    with session.page(use, "drive_once()", "wait()", "tracker.asked", kernel=OWN) as page:
         page.run_cell(1)
         page.until_text(1, "REGARDS waits for you to download")
         root = page.output(1).locator(".regards-nb-live")
@@ -341,7 +349,7 @@ def test_a_view_is_readable_when_its_kernel_is_gone(
         "from regards_nb.display import WidgetView\nWidgetView.fallback_interval_s = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
-    with session.page(cell, change) as page:
+    with session.page(cell, change, kernel=OWN) as page:
         page.run_cell(1)
         page.until_text(1, "REGARDS waits for you to download")
         assert page.output(1).locator("table:visible").count() == 1
@@ -417,7 +425,7 @@ def test_cells_queued_during_a_nested_wait_run_afterwards(session: Session) -> N
         "asked = run_nested(wait_async())"
     )
     cells = [nested, "'ticked', len(ticks) > 10", "'last', user.cancel()"]
-    with session.page(*cells) as page:
+    with session.page(*cells, kernel=OWN) as page:
         page.start_cell(1)
         page.until_text(1, "waiting for 2 orders")
         page.start_cell(2)
