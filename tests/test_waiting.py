@@ -462,6 +462,27 @@ def test_an_automatic_download_that_failed_does_not_look_done(
         assert "waits for you:" not in tracker._repr_html_()
 
 
+def test_an_error_in_the_background_that_has_healed_ends_no_call(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """A maintenance page was shown instead of REGARDS; a call asks again before it says so."""
+    page = Reply(
+        route=Route.ORDERS, status=200, body=b"<html>", content_type="text/html", times=None
+    )
+    simulator.faults.add(page)
+    number = simulator.order(ONE_FILE)
+    assert tracker._sync is not None
+    tracker._sync.ask_soon(0.0)
+    until(lambda: "asking for unfinished orders" in tracker._repr_html_())
+    simulator.wait_for(number, "DONE")
+    with pytest.raises(errors.TrackingError, match="asking for unfinished orders.*HTTP 200"):
+        tracker.wait(number, timeout_s=60)
+    tracker._sync.error = ""
+    tracker._sync.ask_round()
+    simulator.faults.remove(page)
+    tracker.wait(number, timeout_s=60)
+
+
 def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path: Path) -> None:
     """A missing file and a broken callback are told once, when the wait is over."""
     lost = MissingEntry(name="file_00000.bin"), StorageRefuses(name="file_00000.bin", times=None)

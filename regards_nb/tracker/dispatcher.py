@@ -21,6 +21,7 @@ from regards_nb.errors import (
     IncompleteDownloadError,
     JournalError,
     RegardsError,
+    ServiceLoginError,
     SettingsError,
     TrackingError,
 )
@@ -404,8 +405,9 @@ class AutoDownload:
         wait_s = min(self.first_retry_s * 2**tries.failures, LONGEST_RETRY_S)
         tries.failures += 1
         tries.next_s = time.monotonic() + wait_s
-        next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-        self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
+        if not isinstance(error, ServiceLoginError):  # it tells when the next login comes
+            next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
 
 
 class DispatchCursor:

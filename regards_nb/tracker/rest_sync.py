@@ -74,6 +74,8 @@ SETTLE_S = 2.0
 _STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
 _ASKING = "asking for unfinished orders"
+#: Maximum time to find out whether an error has healed.
+_CHECK_S = 5.0
 
 #: Without a broker: the pause between two rounds while orders change, and while they do not.
 POLL_S = 10.0
@@ -325,6 +327,7 @@ class RestSync:
         unfinished = self.unfinished()
         wanted = unfinished | self._waiting()
         if not wanted:
+            self.errors.withdraw(_ASKING)
             return False
         before = self._shared.states()
         remotes = self._listed(wanted)
@@ -367,9 +370,13 @@ class RestSync:
             # An outage ends by itself, and messages come all the same.
             _log.warning("%s: %s", _ASKING, error)
         elif str(error) != self.error:
-            self.errors.record(_ASKING, error)
+            self.errors.record(_ASKING, error, check_again=self._check_again)
         self.failures += 1
         self.error = str(error)
+
+    def _check_again(self) -> None:
+        with limited(time.monotonic() + _CHECK_S):
+            self.ask_round()
 
     def retry_s(self, usual_s: float) -> float:
         """Return the pause before the next round."""

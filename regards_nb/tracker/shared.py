@@ -135,6 +135,7 @@ class _Told:
     until_s: float
     source: str = ""
     error: BaseException | None = None
+    check_again: Callable[[], object] | None = None
 
 
 class BackgroundErrors:
@@ -160,10 +161,21 @@ class BackgroundErrors:
         with self._lock:
             return tuple(text for text, told in self._told.items() if now_s < told.until_s)
 
-    def record(self, what: str, error: BaseException, *, where: str = "", source: str = "") -> None:
-        """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*."""
+    def record(
+        self,
+        what: str,
+        error: BaseException,
+        *,
+        where: str = "",
+        source: str = "",
+        check_again: Callable[[], object] | None = None,
+    ) -> None:
+        """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*.
+
+        *check_again* is called before a call raises the error, and withdraws one that has healed.
+        """
         text = f"{what}: {_described(what, error)}{where}"
-        self._keep(text, _Told(self._clock() + SHOWN_S, source or what, error))
+        self._keep(text, _Told(self._clock() + SHOWN_S, source or what, error, check_again))
         _log.warning("%s", text, exc_info=error)
 
     def note(self, text: str) -> None:
@@ -207,6 +219,9 @@ class BackgroundErrors:
         It is a new TrackingError with the recorded error as its cause: raising the recorded one
         repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
         """
+        told_so_far = list(self._told.values())
+        for check_again in {each.check_again for each in told_so_far if each.check_again}:
+            check_again()
         errors = self._forget(lambda told: told.error is not None)
         raised = []
         for text, told in errors.items():
