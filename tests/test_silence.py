@@ -258,6 +258,20 @@ def test_a_call_does_not_wait_for_the_request_of_another_thread(
         simulator.stop()
 
 
+def test_after_ctrl_c_no_request_is_waited_for(simulator: Simulator, tmp_path: Path) -> None:
+    """A block ends with the Ctrl-C itself, although a request of the background has no answer."""
+    journal = tmp_path / "journal.sqlite"
+
+    def press_in_block() -> None:
+        with OrderTracker(client=client_of(simulator), journal=journal, poll_s=0.01) as tracker:
+            let_the_poll_wait(simulator, tracker)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        press_in_block()
+    simulator.stop()
+
+
 def test_a_stop_waits_for_regards_in_words(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -368,8 +368,14 @@ class OrderTracker:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self.stop()
+            return
+        # The user wants the end: a server that does not answer would be waited for. A thread that
+        # still runs then is a daemon.
+        with contextlib.suppress(TrackingError):
+            self.stop(timeout_s=1.0)
 
     @stopped_by_user("start() was stopped: call start() again", keeps_inner=True)
     def start(self, *, timeout_s: float = 30.0) -> Self:
