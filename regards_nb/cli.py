@@ -84,7 +84,10 @@ _NEXT_STEPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if getattr(arguments, "queue", None) and arguments.journal is None:
+        parser.error("--queue needs --journal: the queue of a profile is its setting")
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         with _sigterm_exits(), rewording(in_commands, _complain), warnings.catch_warnings():

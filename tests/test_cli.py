@@ -251,8 +251,9 @@ def test_retry_cancel_and_delete(simulator: Simulator, capsys: pytest.CaptureFix
     assert cli.main(["delete", "bad", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["order_id"], row["status"]) == (number, "DELETED")
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["cancel"])
+    for wrong in (["cancel"], ["wait", "--queue", "orders.nobody"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(wrong)
 
 
 def test_doctor(
