@@ -506,6 +506,9 @@ def test_one_bar_stands_over_all_orders_of_now() -> None:
     shown = table_model(ScriptedSnapshot(orders=(old, beside, half, new)), now=after(8))
     assert shown.fraction == pytest.approx(0.5)
     assert shown.overall == "2/4 parts · 8 min · about 8 min left"
+    waits = order("waits", 4, suborders_done=2, suborders_total=4, waits_for_download=True)
+    shown = table_model(ScriptedSnapshot(orders=(half, waits)), now=after(8))
+    assert shown.overall == "4/8 parts · 8 min", "nobody knows when the user downloads"
     assert html(ScriptedSnapshot(orders=(old,))).count("rg-all-bar") == 2  # style and bar
     assert table_model(ScriptedSnapshot(orders=(old,))).fraction == 1.0
     assert table_model(ScriptedSnapshot()).fraction is None

@@ -439,7 +439,9 @@ def _overall(
     else:
         is_running = current["severity"] == RANK[Severity.RUNNING]
         runs = (is_running & ~current["is_paused"]).any()
-        remaining_s = _extrapolated_s(elapsed_s, fraction) if runs else None
+        # How long the user takes to download is not known.
+        waits = (current["severity"] == RANK[Severity.WAITS]).any()
+        remaining_s = _extrapolated_s(elapsed_s, fraction) if runs and not waits else None
     if remaining_s is not None:
         words.append(f"about {duration(remaining_s)} left")
     return " · ".join(filter(None, words))
