@@ -198,6 +198,7 @@ def test_a_thread_that_other_code_ends_is_told(
     assert (tracker.health.state is HealthState.FAILED) is (name == "poll")
     with pytest.raises(errors.TrackingError, match=r"the thread that .* has ended"):
         order.wait(timeout_s=60)
+    assert name == "poll" or "has ended" in tracker._repr_html_()
     tracker.start()
     assert "has ended" not in (tracker.health.reason or "")
     order.wait(timeout_s=60)

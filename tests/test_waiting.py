@@ -8,9 +8,11 @@ import re
 import sqlite3
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -130,6 +132,33 @@ def test_a_download_that_asks_again_says_why(
     tracker.download(number)
     has_pause_of_3_s = len(refusals) == 1
     assert not has_pause_of_3_s or re.search(f"downloading; {told}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("source", ["catchup", "poll"])
+def test_a_journal_that_cannot_be_read_for_a_while_ends_no_thread(
+    source: str, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that asks REGARDS goes on, and no later wait raises what has healed."""
+    alone: dict[str, Any] = {"amqp": None, "queue": None, "poll_s": 0.05}
+    with tracker_of(simulator, tmp_path, **(alone if source == "poll" else {})) as tracker:
+        number = simulator.order(OrderPlan(n_files=1))
+        tracker.wait(number, timeout_s=60)
+        frames = tracker._shared.frames
+        refresh, failed = frames.refresh, Counter[str]()
+
+        def fail(**_: Any) -> None:
+            failed[threading.current_thread().name] += 1
+            raise errors.JournalError("cannot read the journal")
+
+        monkeypatch.setattr(frames, "refresh", fail)
+        assert tracker._sync is not None
+        tracker._sync.ask_soon(0.0)
+        until(lambda: failed[f"regards-nb-{source}"] and failed["regards-nb-dispatch"])
+        until(lambda: tracker._sync.failures)
+        monkeypatch.setattr(frames, "refresh", refresh)
+        later = simulator.order(OrderPlan(n_files=1))
+        tracker.wait(later, timeout_s=60)
+        assert "has ended" not in str(tracker.health.reason)
 
 
 def test_sync_asks_again_where_a_message_came_meanwhile(

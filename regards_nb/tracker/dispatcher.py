@@ -176,8 +176,9 @@ class EventDispatcher:
         frames, errors = self._shared.frames, self._shared.errors
         try:
             frames.refresh(exact=False)
-        except RegardsError as exc:
-            errors.record("reading the journal", exc)
+        except JournalError as exc:
+            # An outage ends by itself, and every call of the user tells it while it lasts.
+            _log.warning("the journal cannot be read, and is read again: %s", exc)
             return False
         read_up_to = frames.read_up_to
         news = [self._queue.popleft() for _ in range(len(self._queue))]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.client import watched
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
+    JournalError,
     NotAllowedError,
     OrderNotFoundError,
     RegardsError,
@@ -366,8 +367,8 @@ class RestSync:
 
     def failed(self, error: RegardsError) -> None:
         """Delay the next round, and record an error that does not end by itself, once."""
-        if isinstance(error, ServiceUnreachableError):
-            # An outage ends by itself, and messages come all the same.
+        if isinstance(error, ServiceUnreachableError | JournalError):
+            # An outage ends by itself, and every call of the user tells it while it lasts.
             _log.warning("%s: %s", _ASKING, error)
         elif str(error) != self.error:
             self.errors.record(_ASKING, error, check_again=self._check_again)
@@ -571,8 +572,9 @@ def _catch_up(
         if not (missed or silent_s >= pause_s or sync.take_due()):
             continue
         asked_at = now
-        is_idle = sync.ask_round() or not sync.unfinished()
-        unmoved = 0 if is_idle else unmoved + 1
+        changed = sync.ask_round()
+        with suppress(JournalError):  # an outage of the journal ends by itself, too
+            unmoved = 0 if changed or not sync.unfinished() else unmoved + 1
         if not is_unheard and (text := sync.unheard(health)):
             is_unheard = True
             sync.errors.note(f"{text}. tracker.doctor() says what to do")
@@ -667,10 +669,11 @@ def _poll(sync: RestSync, health: HealthReport, stop: threading.Event, poll_s: f
     known: set[int] = set()
     next_s = time.monotonic() + pause_s
     while not stop.wait(min(_TICK_S, poll_s)):
-        unfinished = set(sync.unfinished())
-        if unfinished - known:  # a new order: poll at the shortest pause again
-            pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)
-        known = unfinished
+        with suppress(JournalError):  # that of an outage: look again at the next tick
+            unfinished = set(sync.unfinished())
+            if unfinished - known:  # a new order: poll at the shortest pause again
+                pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)
+            known = unfinished
         if time.monotonic() < next_s and not sync.take_due():
             continue
         changed = sync.ask_round()

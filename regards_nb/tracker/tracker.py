@@ -476,10 +476,8 @@ class OrderTracker:
     def health(self) -> Health:
         """State of the connection to RabbitMQ, or of the polling without one."""
         health = self._life.health
-        parts = (self._dispatcher, self._catch_up)
-        ended = [str(death) for part in parts if part is not None and (death := part.death)]
         refused = "" if self._sync is None else self._sync.login_refused
-        reasons = filter(None, (health.reason, refused, self._slow_callback, *ended))
+        reasons = filter(None, (health.reason, refused, self._slow_callback, *self._deaths()))
         return replace(health, reason=" ".join(reasons) or None)
 
     @property
@@ -675,12 +673,18 @@ class OrderTracker:
     def _slow_callback(self) -> str:
         return "" if self._dispatcher is None else self._dispatcher.slow_callback
 
+    def _deaths(self) -> list[str]:
+        """Return which threads have ended by themselves, why, and what to do."""
+        parts = (self._dispatcher, self._catch_up)
+        return [str(death) for part in parts if part is not None and (death := part.death)]
+
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
         health = self._life.health
         others = "" if self._others is None else self._others.warning()
         reason = health.reason if health.state is HealthState.CONSUMING else None
-        return tuple(text for text in (others, reason, self._slow_callback) if text)
+        texts = (others, reason, self._slow_callback, *self._deaths())
+        return tuple(filter(None, texts))
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
