@@ -464,8 +464,8 @@ def test_missing_files_are_told_once(simulator: Simulator, tmp_path: Path) -> No
     """Automatic attempts that find nothing new are no news for the next wait."""
     lost = StagingError(name="file_00001.bin", times=None)
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
-        assert tracker._blocking.own is not None
-        tracker._blocking.own.first_retry_s = 0.05
+        assert tracker._blocking.automatic is not None
+        tracker._blocking.automatic.first_retry_s = 0.05
         number = simulator.order(OrderPlan(n_files=2, faults=[lost]))
         with pytest.raises(errors.TrackingError, match="file_00001"):
             tracker.wait(number, timeout_s=60)

@@ -121,7 +121,7 @@ class ChangeDetector:
         self.is_shrunk = False
         #: Whether threads ask for the position again and again.
         self.is_polled = False
-        #: What hears of each commit; None while nothing does.
+        #: The stop of the thread that hears of each commit; None while there is none.
         self.told_by: object = None
         self._notifications = 0
         #: The number of notifications before the position was read last.

@@ -43,17 +43,17 @@ class BlockingOrders:
         self._shared = shared
         self.sync = sync
         #: The tracker's automatic download, while it runs.
-        self.own: AutoDownload | None = None
+        self.automatic: AutoDownload | None = None
         #: What waits for a download, and since when it has not changed.
         self._waiting: list[bytes] = []
         self._waiting_since_s = 0.0
 
     def find(self) -> States:
-        """Return these orders by number; not those that `own` downloads in a moment."""
+        """Return these orders by number; not those that `automatic` downloads in a moment."""
         states, elsewhere = self._states_of_user(), self._elsewhere()
         if states.numbers("finished").all():
             return States()
-        waiting = self.without_own(states.where("waits_for_download")) + [
+        waiting = self.without_automatic(states.where("waits_for_download")) + [
             state for state in elsewhere if state.order_id not in self._shared.downloads
         ]
         waiting = self._shared.holders.without_held(waiting)
@@ -80,27 +80,27 @@ class BlockingOrders:
         )
         return list(islice(going_on, SUBORDERS_PER_USER))
 
-    def without_own(self, states: States) -> States:
-        """Return the states without downloads that `own` begins in a moment, and why one failed."""
-        if (own := self.own) is None:
+    def without_automatic(self, states: States) -> States:
+        """Return states without waits that `automatic` ends in a moment, and with its failures."""
+        if (automatic := self.automatic) is None:
             return states
 
         def without(state: OrderState) -> OrderState:
             if state.downloading:
                 return state
-            if own.will_try(state):
+            if automatic.will_try(state):
                 return replaced(state, waits_for_download=False, lacks_names=False)
-            return replaced(state, download_note=own.failure([state]))
+            return replaced(state, download_note=automatic.failure([state]))
 
         return states.changed(without, "to_download")
 
     def has_ended(self, state: OrderState, asked: AutoDownload | None) -> bool:
         """Return whether an order has ended, and the download of its files if there is one.
 
-        *asked* downloads them for the call that waits. Of `own` the first attempt counts: a failed
-        one may be repeated for long.
+        *asked* downloads them for the call that waits. Of `automatic` the first attempt counts: a
+        failed one may be repeated for long.
         """
-        downloads = asked or self.own
+        downloads = asked or self.automatic
         if not state.finished or downloads is None:
             return state.finished
         if asked is None and not downloads.will_try(state):
@@ -111,9 +111,9 @@ class BlockingOrders:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
         If it may still go on, only those of *waited_for* that may have more sub-orders than it
-        prepares at once. Orders whose download by `own` failed are left out: it says why.
+        prepares at once. Orders whose download by `automatic` failed are left out: it says why.
         """
-        own, found = self.own, self.find()
+        automatic, found = self.automatic, self.find()
         # Very many orders may wait: only a few of them are made.
         waiting = [found.numbers(name).tobytes() for name in ("order_id", "suborders_done")]
         now_s = time.monotonic()
@@ -127,18 +127,18 @@ class BlockingOrders:
             many = SUBORDERS_PER_USER + 1  # the number may be unknown, above all without messages
             named = [s.order_id or 0 for s in waited_for if (s.suborders_total or many) >= many]
             found = found.where("order_id", named)
-        return found if own is None else [s for s in found if not own.failure([s])]
+        return found if automatic is None else [s for s in found if not automatic.failure([s])]
 
     def reasons(
         self, needed: Sequence[OrderState], call: str, asked: AutoDownload | None
     ) -> list[str]:
         """Return why the orders that a call waits for do not go on, the first cause first.
 
-        *asked* downloads them for the call. *call* downloads what blocks.
+        *asked* is the download of the call, or None. *call* is a call that downloads what blocks.
         """
         going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
         reasons = [advice_for_paused(needed)]
-        if (downloads := asked or self.own) is not None:
+        if (downloads := asked or self.automatic) is not None:
             again = self._shared.states().where("order_id", list(self._shared.downloads))
             reasons.append(downloads.failure([*needed, *self.find(), *again]))
         numbers = {state.order_id for state in needed}
@@ -202,7 +202,7 @@ class BlockingOrders:
 
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
-    """Return which orders wait for a download, and what to do; *call* is the other way."""
+    """Return which orders wait for a download, and what to do; *call* does it, too."""
     # Very many may wait: only those that are named are made.
     numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
     more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""

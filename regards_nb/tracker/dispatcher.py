@@ -277,7 +277,7 @@ class _Tries:
     #: Before this time it is not looked at again.
     next_s: float = 0.0
     failures: int = 0
-    #: The incomplete downloads in turn, if the last one was incomplete.
+    #: How many downloads in a row were incomplete.
     incomplete: int = 0
     #: Whether another process downloads it.
     is_held: bool = False

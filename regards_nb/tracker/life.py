@@ -57,7 +57,7 @@ _GIVE_UP_S = 2.0
 _UNANSWERED = "REGARDS at {} has not answered yet: orders made elsewhere are not known"
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
 
-#: Those of this process, which all have its process id.
+#: The objects of this process: in the journal all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
 
 

@@ -249,7 +249,7 @@ class TableOrders(WaitingCall):
         """Return the orders whose files were not downloaded: those of the table, and others."""
         if not self._sees_downloads:
             return []
-        shown = self._blocking.without_own(self._shared.holders.without_held(self._states()))
+        shown = self._blocking.without_automatic(self._shared.holders.without_held(self._states()))
         mine = {s.order_id: s for s in shown if s.waits_for_download and not s.downloading}
         return list((mine | {state.order_id: state for state in self._blocking.find()}).values())
 

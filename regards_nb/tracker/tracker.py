@@ -405,8 +405,8 @@ class OrderTracker:
             is_kept = not isinstance(self._consumer, JournalReader)
             journal = self._shared.journal
             cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
-            own = self._blocking.own = self._new_download() if self.auto_download else None
-            self._dispatcher = EventDispatcher(self, self._shared, cursor, own, self._callbacks)
+            auto = self._blocking.automatic = self._new_download() if self.auto_download else None
+            self._dispatcher = EventDispatcher(self, self._shared, cursor, auto, self._callbacks)
         source = self._consumer
         is_new = not was_running and isinstance(source, Consumer)
         self._life.connect(self.client if is_new else None, timeout_s)
@@ -450,7 +450,7 @@ class OrderTracker:
                 finally:
                     if catch_up is not None:
                         catch_up.end(timeout_s)
-                    self._blocking.own = None
+                    self._blocking.automatic = None
                     parts = (dispatcher, self._downloads, self._actions)
                     unended = [part.stop(timeout_s) for part in parts if part is not None]
                     self._shared.frames.save_checkpoint(timeout_s)
@@ -659,7 +659,7 @@ class OrderTracker:
             check_keys(keys := list(keys))
         states = self._shared.holders.without_held(self._shared.states(keys))
         return Snapshot(
-            orders=self._blocking.without_own(states),
+            orders=self._blocking.without_automatic(states),
             blocking=self._blocking.standing_still(),
             line=self._blocking.line(),
             health=self._life.health,

@@ -187,7 +187,7 @@ class Wait(WaitingCall):
 
     @property
     def _downloads(self) -> AutoDownload | None:
-        return self._asked or self._blocking.own
+        return self._asked or self._blocking.automatic
 
     def is_needless(self) -> bool:
         """Return whether there is no order to wait for; say so."""
@@ -207,8 +207,8 @@ class Wait(WaitingCall):
         text = f"nothing to wait for: {all_orders} finished"
         if waiting:
             text += f"; {len(waiting)} to download: tracker.download()"
-        own = self._blocking.own
-        failure = "" if own is None else own.failure(waiting)
+        automatic = self._blocking.automatic
+        failure = "" if automatic is None else automatic.failure(waiting)
         return "; ".join(filter(None, (text, failure, *self._unheard())))
 
     def _unheard(self) -> list[str]:
@@ -232,8 +232,8 @@ class Wait(WaitingCall):
         self._states = list(self._shared.states(self.keys()))
         with limited(self._deadline_s):
             is_new = self._sync is not None and self._sync.log_in_again()
-        if is_new and (own := self._blocking.own) is not None:
-            own.try_now()
+        if is_new and (automatic := self._blocking.automatic) is not None:
+            automatic.try_now()
         if self._downloads is None:
             # No message tells that files have expired.
             waiting = [s for s in self._states if s.finished and s.waits_for_download]
