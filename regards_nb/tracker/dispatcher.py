@@ -107,8 +107,8 @@ class EventDispatcher:
         self._submitted = self._begun = 0
         #: Which callback runs for long, and how many calls wait behind it; empty without one.
         self.slow_callback = ""
-        #: The time in that text.
-        self._told_s = 0.0
+        #: The call and the time in that text.
+        self._told: tuple[str, float] | None = None
         self._is_over = False
         self._thread = OwnThread(
             "dispatch",
@@ -212,12 +212,13 @@ class EventDispatcher:
         """Say which call runs for long."""
         began_s = self._began_s
         ran_s = 0.0 if began_s is None else doubled(time.monotonic() - began_s, self.slow_s)
-        if ran_s == self._told_s:
+        told = (self._running, ran_s) if ran_s else None
+        if told == self._told:
             return
-        self._told_s = ran_s
+        self._told = told
         others = counted(self._submitted - self._begun, "other call")
         text = f"{self._running} runs since {ran_s:.0f} s, and holds up {others}"
-        self.slow_callback = text if ran_s else ""
+        self.slow_callback = text if told else ""
         self._shared.signal.send()
 
     def _guarded(self, callback: Callable[[OrderEvent], object], event: OrderEvent) -> None:
