@@ -6,7 +6,6 @@ import os
 import sys
 from collections import deque
 from contextlib import contextmanager
-from enum import Enum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,17 +46,6 @@ NO_ANYWIDGET_NOTE = 'To see it move: pip install "regards_nb[marimo]", and resta
 # -- where the code runs
 
 
-class OutputKind(Enum):
-    """What can be shown where the code runs."""
-
-    #: A notebook with ipywidgets.
-    WIDGETS = "ipywidgets"
-    #: A notebook with anywidget: marimo, or chosen by `use`.
-    ANYWIDGET = "anywidget"
-    #: A terminal, a script, a log file; a notebook in which no view can move.
-    TEXT = "text"
-
-
 #: Chooses the widgets of all views, as `use` does.
 WIDGETS_VARIABLE = "REGARDS_NB_WIDGETS"
 _chosen: list[str] = []
@@ -96,19 +84,19 @@ def _choice() -> str:
         return "anywidget"
     if _chosen:
         return _chosen[0]
-    chosen = os.environ.get(WIDGETS_VARIABLE, "")
-    if chosen:
-        _check_choice(chosen, WIDGETS_VARIABLE)
-    return chosen or "ipywidgets"
+    chosen = os.environ.get(WIDGETS_VARIABLE) or "ipywidgets"
+    _check_choice(chosen, WIDGETS_VARIABLE)
+    return chosen
 
 
-def output_kind() -> OutputKind:
-    """Return what can be shown here. Nothing is imported to find out."""
+def live_library() -> str:
+    """Return the library that draws live views here; "" where no view can move, as in a script.
+
+    Nothing is imported to find out.
+    """
     if in_marimo():
-        return OutputKind.ANYWIDGET if _has_anywidget() else OutputKind.TEXT
-    if not in_kernel() or broken_kernel():
-        return OutputKind.TEXT
-    return OutputKind(_choice())
+        return "anywidget" if _has_anywidget() else ""
+    return _choice() if in_kernel() and not broken_kernel() else ""
 
 
 def _has_anywidget() -> bool:
@@ -157,9 +145,8 @@ def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None 
     snapshot = tracker.snapshot()
     refresh = refresh_thread_of(tracker, record)
     with refresh.recording():
-        kind = output_kind()
-        if kind is not OutputKind.TEXT:
-            view_of(refresh, "show", lambda: None, kind).show(snapshot, with_fallback=True)
+        if library := live_library():
+            view_of(refresh, "show", lambda: None, library).show(snapshot, with_fallback=True)
             refresh.run()
         elif in_marimo():
             sys.modules["marimo"].output.append(marimo_value(tracker))
@@ -185,8 +172,8 @@ def mimebundle(
     bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
     with refresh.recording():
-        if (kind := output_kind()) is not OutputKind.TEXT and not in_marimo():
-            bundle = view_of(refresh, "show", lambda: chosen, kind).bundle(snapshot)
+        if (library := live_library()) and not in_marimo():
+            bundle = view_of(refresh, "show", lambda: chosen, library).bundle(snapshot)
             refresh.run()
     bundle = bundle or static_bundle(table_model(snapshot), as_of())
     return {
@@ -219,10 +206,10 @@ def widget(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any
     """
     chosen = None if keys is None else tuple(keys)
     snapshot = tracker.snapshot(chosen)
-    choice = _choice()
-    _check_choice(choice, WIDGETS_VARIABLE)
+    library = _choice()
+    _check_choice(library, WIDGETS_VARIABLE)
     refresh = refresh_thread_of(tracker)
-    made = view_of(refresh, "widget", lambda: chosen, OutputKind(choice)).widget(snapshot)
+    made = view_of(refresh, "widget", lambda: chosen, library).widget(snapshot)
     refresh.run()
     return made
 
@@ -234,22 +221,22 @@ def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) 
     return sys.modules["marimo"].Html(html(tracker.snapshot(keys), note=NO_ANYWIDGET_NOTE))
 
 
-def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, kind: OutputKind) -> LiveView:
+def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, library: str) -> LiveView:
     """Return the view of a page for that purpose; a second output reuses its widgets."""
     keys = keys_of()
-    name: object = (purpose, kind, _page(), None if keys is None else tuple(keys))
+    name: object = (purpose, library, _page(), None if keys is None else tuple(keys))
     if purpose == "wait" and refresh.is_visible(name):
         # Two tasks wait for the same orders.
         name = object()
-    view = refresh.view(name, lambda: _new_view(refresh, keys_of, kind))
+    view = refresh.view(name, lambda: _new_view(refresh, keys_of, library))
     if purpose == "wait":
         view.detach_outputs(keys_of)
     return view
 
 
-def _new_view(refresh: RefreshThread, keys_of: KeysOf, kind: OutputKind) -> LiveView:
+def _new_view(refresh: RefreshThread, keys_of: KeysOf, library: str) -> LiveView:
     # The widgets are imported only where they are shown.
-    if kind is OutputKind.WIDGETS:
+    if library == "ipywidgets":
         from regards_nb.display.widgets import WidgetView
 
         return WidgetView(refresh.tracker, keys_of)
@@ -364,14 +351,14 @@ WaitView = LogView | ScreenView | NotebookWaitView
 def _wait_view(
     refresh: RefreshThread, tracker: OrderTracker, keys_of: KeysOf, *, blocking: bool
 ) -> WaitView:
-    kind = output_kind()
-    if kind is OutputKind.TEXT:
+    library = live_library()
+    if not library:
         if reason := broken_kernel():
             write_lines(sys.stdout, [reason])
         if is_screen(sys.stdout):
             return ScreenView(tracker, keys_of, sys.stdout, interval_s=INTERVAL_S)
         return LogView(tracker, keys_of, sys.stdout)
-    view = view_of(refresh, "wait", keys_of, kind)
+    view = view_of(refresh, "wait", keys_of, library)
     return NotebookWaitView(refresh, tracker, view, BLOCKING_NOTE if blocking else "")
 
 
