@@ -263,24 +263,33 @@ def _table(tracker: OrderTracker) -> str:
 
 
 def _events(arguments: argparse.Namespace) -> int:
-    tracker = _tracker(arguments)
-    for frame in _frames(arguments, tracker, "events"):
-        if frame.empty:
-            _complain("no event came so far")
-        for event in _records(frame):
-            _write(_event_line(event))
-    return 0
+    return _list(arguments, "events", _event_line, "no event came so far")
 
 
 def _files(arguments: argparse.Namespace) -> int:
-    tracker = _tracker(arguments)
-    for frame in _frames(arguments, tracker, "files"):
+    return _list(arguments, "files", _file_line, "no files were listed so far")
+
+
+def _list(
+    arguments: argparse.Namespace, name: str, line: Callable[[dict[str, Any]], str], nothing: str
+) -> int:
+    """Write the rows of a frame, of all orders or of each named order."""
+    tracker, keys = _tracker(arguments), _keys(arguments)
+    frames = [getattr(tracker[key], name) for key in keys] if keys else [getattr(tracker, name)]
+    if arguments.json:
+        _write(json.dumps([row for frame in frames for row in json.loads(_as_json(frame))]))
+        return 0
+    for frame in frames:
         if frame.empty:
-            _complain("no files were listed so far")
-        for file in _records(frame):
-            words = (f"#{file['order_id']}", file["state"], file.get("path") or file["name"])
-            _write("  ".join(clean(word, 1000) for word in words))
+            _complain(nothing)
+        for row in _records(frame):
+            _write(line(row))
     return 0
+
+
+def _file_line(file: dict[str, Any]) -> str:
+    words = (f"#{file['order_id']}", file["state"], file.get("path") or file["name"])
+    return "  ".join(clean(word, 1000) for word in words)
 
 
 def _backup(arguments: argparse.Namespace) -> int:
@@ -301,18 +310,6 @@ def _prune(arguments: argparse.Namespace) -> int:
 def _repair(arguments: argparse.Namespace) -> int:
     report = repair(arguments.journal)
     return _answer(arguments, str(report).splitlines(), str(report), ok=report.is_sound)
-
-
-def _frames(
-    arguments: argparse.Namespace, tracker: OrderTracker, name: str
-) -> Iterator[pd.DataFrame]:
-    """Yield the rows of all orders, or of each named order; with ``--json`` write them instead."""
-    keys = _keys(arguments)
-    frames = [getattr(tracker[key], name) for key in keys] if keys else [getattr(tracker, name)]
-    if arguments.json:
-        _write(json.dumps([row for frame in frames for row in json.loads(_as_json(frame))]))
-    else:
-        yield from frames
 
 
 def _export(arguments: argparse.Namespace) -> int:
