@@ -20,6 +20,7 @@ from zip_kit import regards_zip
 from regards_nb.client import LastByte
 from regards_nb.download import (
     MAX_NOTICE_BYTES,
+    CheckedFile,
     Content,
     DownloadOptions,
     FinalNames,
@@ -30,7 +31,6 @@ from regards_nb.download import (
     Publisher,
     PublisherFailedError,
     StateFile,
-    VerifiedFile,
     Workspace,
     entry_form,
     has_content,
@@ -86,7 +86,7 @@ def test_a_way_that_is_asked_for_is_taken() -> None:
     assert not takes_zip(rows(100), "files")
 
 
-def test_a_plan_tells_wanted_repairs_and_unreleased_apart(tmp_path: Path) -> None:
+def test_a_plan_tells_wanted_unlisted_and_unreleased_apart(tmp_path: Path) -> None:
     """Listed and missing, missing and not listed any more, listed and here."""
     log = StateFile(tmp_path, 1)
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
@@ -96,7 +96,7 @@ def test_a_plan_tells_wanted_repairs_and_unreleased_apart(tmp_path: Path) -> Non
     records.listed = {1, 4}
     plan = make_plan(records, DownloadOptions(), given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
-    assert [entry.file_id for entry in plan.repairs] == [2]
+    assert [entry.file_id for entry in plan.unlisted] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]
     assert plan.bytes_total == 20
 
@@ -209,10 +209,10 @@ def publishing(folder: Path, gate: Callable[[], object]) -> Iterator[Publisher]:
         yield Publisher(workspace, records, names, counter, threading.Event())
 
 
-def verified(file_id: int) -> list[VerifiedFile]:
+def verified(file_id: int) -> list[CheckedFile]:
     """Return a file of one byte."""
     content = Content.of(f"{file_id}", b"1")
-    return [VerifiedFile(content, [record(file_id, f"{file_id}")], FileState.VERIFIED)]
+    return [CheckedFile(content, [record(file_id, f"{file_id}")], FileState.VERIFIED)]
 
 
 def test_a_file_counts_as_waiting_until_it_has_its_final_name(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 - ``order``: a whole order, or products, without a tracker; ``increment``: what is available now;
 - ``pipeline``, ``zipstream``, ``extract``: one zip while it arrives: inflate, check, write;
 - ``manifest``: which file of the order a zip entry is; name and MD5 decide;
-- ``repair``: what the zip did not hold; ``parallel_files``: fetch files one by one, and give up a
-  file whose MD5 goes on to differ;
+- ``after_zip``: what the zip did not hold; ``parallel_files``: fetch files one by one, and give up
+  a file whose MD5 goes on to differ;
 - ``workspace``, ``publisher``: from verified content to a final name; ``records``: what is known of
   each file;
 - ``places``, ``disk``, ``bucket``: folders and object stores; ``names``: safe names;
@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from regards_nb.download.after_zip import all_files as all_files
 from regards_nb.download.bucket import Bucket as Bucket
 from regards_nb.download.bucket import is_url as is_url
 from regards_nb.download.context import DownloadOptions as DownloadOptions
@@ -50,13 +51,12 @@ from regards_nb.download.progress import ProgressCounter as ProgressCounter
 from regards_nb.download.publisher import Publisher as Publisher
 from regards_nb.download.publisher import PublisherFailedError as PublisherFailedError
 from regards_nb.download.records import Check as Check
+from regards_nb.download.records import FileChecker as FileChecker
 from regards_nb.download.records import FileLog as FileLog
-from regards_nb.download.records import FileLook as FileLook
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateFile as StateFile
-from regards_nb.download.repair import all_files as all_files
+from regards_nb.download.workspace import CheckedFile as CheckedFile
 from regards_nb.download.workspace import Content as Content
-from regards_nb.download.workspace import VerifiedFile as VerifiedFile
 from regards_nb.download.workspace import Workspace as Workspace
 from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
 from regards_nb.download.zipstream import crc32 as crc32

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, MatchKind, parse_notice
-from regards_nb.download.workspace import MAX_HELD_BYTES, Content, ContentWriter, VerifiedFile
+from regards_nb.download.workspace import MAX_HELD_BYTES, CheckedFile, Content, ContentWriter
 from regards_nb.errors import ArchiveError
 from regards_nb.files import FileState
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from regards_nb.download.context import DownloadContext
-    from regards_nb.download.zipstream import Piece
+    from regards_nb.download.zipstream import EntryBytes
     from regards_nb.files import FileRecord
 
 #: Maximum number of entries of a zip: a multiple of the files of the manifest, plus a number.
@@ -36,18 +36,18 @@ class Extractor:
         self._extracts = context.options.extract
         self._writer: ContentWriter | None = None
         self._n_entries = 0
-        self._verified: list[VerifiedFile] = []
+        self._verified: list[CheckedFile] = []
         self._size_only: list[tuple[Content, FileRecord]] = []
         self._notice: Content | None = None
         self._max_entries = _MAX_ENTRIES_FACTOR * len(self._manifest) + _MAX_ENTRIES_MORE
-        #: Entries that the manifest does not list, staged; once the zip is proven.
+        #: Entries that the manifest does not list; they are staged until the zip is proven.
         self.unlisted: list[Content] = []
         #: With ``extract=False``: files that are right and stay in the zip.
         self.zipped: list[FileRecord] = []
         #: Why entries were not right, by the ids of the files they stand for.
         self.wrong: dict[int, str] = {}
 
-    def take(self, pieces: Iterable[Piece]) -> None:
+    def take(self, pieces: Iterable[EntryBytes]) -> None:
         """Take pieces, in the order of the zip; raise ArchiveError where it is a bomb."""
         arrived_bytes = 0
         with self._workspace.errors():
@@ -101,7 +101,7 @@ class Extractor:
         verified, self._verified = self._verified, []
         self._publisher.add(verified)
 
-    def _completed(self, piece: Piece) -> Content | None:
+    def _completed(self, piece: EntryBytes) -> Content | None:
         """Add a piece to its entry; return the entry when it is complete and undamaged."""
         writer = self._writer
         if writer is None:
@@ -159,7 +159,7 @@ class Extractor:
 
     def _accept(self, content: Content, records: Sequence[FileRecord], state: FileState) -> None:
         if self._extracts:
-            self._verified.append(VerifiedFile(content, records, state))
+            self._verified.append(CheckedFile(content, records, state))
             return
         size_bytes = content.size_bytes
         self.zipped += [r._replace(size_bytes=size_bytes, state=state) for r in records]

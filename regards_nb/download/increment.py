@@ -15,15 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import watched
-from regards_nb.download.context import DownloadContext, DownloadOptions
-from regards_nb.download.manifest import Manifest
-from regards_nb.download.names import FinalNames
-from regards_nb.download.pipeline import ZipOutcome, fetch_zip
-from regards_nb.download.places import as_place, open_workspace, paths_of
-from regards_nb.download.progress import ProgressCounter
-from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
-from regards_nb.download.records import OrderRecords, is_in_zip
-from regards_nb.download.repair import (
+from regards_nb.download.after_zip import (
     SAVING_S,
     extract_kept_zips,
     fetch_missing,
@@ -32,6 +24,14 @@ from regards_nb.download.repair import (
     is_external,
     release,
 )
+from regards_nb.download.context import DownloadContext, DownloadOptions
+from regards_nb.download.manifest import Manifest
+from regards_nb.download.names import FinalNames
+from regards_nb.download.pipeline import ZipOutcome, fetch_zip
+from regards_nb.download.places import as_place, open_workspace, paths_of
+from regards_nb.download.progress import ProgressCounter
+from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
+from regards_nb.download.records import OrderRecords, is_in_zip
 from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
 from regards_nb.files import FileState
 from regards_nb.text import clean, counted, listed
@@ -66,7 +66,7 @@ class DownloadResult:
     #: Files that are in place now and were not before.
     records: tuple[FileRecord, ...] = ()
     #: Texts on files that were in the way and are kept.
-    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nothing_new(self) -> bool:
@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     #: Available on the server, not in place.
     wanted: list[FileRecord]
     #: Recorded earlier, not in place, and no longer in the manifest: fetched one by one.
-    repairs: list[FileRecord]
+    unlisted: list[FileRecord]
     #: In place, but still listed: the server keeps waiting for their download.
     unreleased: list[FileRecord]
     #: In place in a kept zip, to be extracted.
@@ -103,7 +103,7 @@ class Plan(NamedTuple):
     @property
     def missing(self) -> list[FileRecord]:
         """All files that are to be fetched, by file id."""
-        return sorted(self.wanted + self.repairs, key=_id)
+        return sorted(self.wanted + self.unlisted, key=_id)
 
     @property
     def bytes_total(self) -> int | None:
@@ -137,7 +137,7 @@ class Downloader:
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()
         #: Texts on files that were in the way and are kept.
-        self.kept: list[str] = []
+        self.notes: list[str] = []
         #: Files that could not be downloaded; not tried again before :meth:`retry_failed`.
         self._failed: set[int] = set()
         #: Failed files that REGARDS must prepare anew before another request can help.
@@ -186,18 +186,18 @@ class Downloader:
                     problems, unreleased = _fetch_rest(plan, context, outcome)
                     self._never_released |= unreleased
             counter.enter("done")
-            self._note_kept(context.publisher.kept)
+            self._note_renamed(context.publisher.renamed)
             return self._result(plan, problems)
 
-    def _note_kept(self, kept: Mapping[str, str]) -> None:
+    def _note_renamed(self, renamed: Mapping[str, str]) -> None:
         """Keep a text for each file that was in the way and is not touched."""
-        for name, instead in kept.items():
+        for name, instead in renamed.items():
             text = (
                 f"order {self.order_id}: {clean(name)} has other content and is kept; the file of "
                 f"the archive is {clean(instead)} beside it"
             )
             _log.warning("%s", text)
-            self.kept.append(text)
+            self.notes.append(text)
 
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving its own state."""
@@ -282,7 +282,9 @@ class Downloader:
             ]
             self.records.save(failed)
             raise self.incomplete(failed, paths_of(placed))
-        return DownloadResult(order_id=self.order_id, records=tuple(placed), kept=tuple(self.kept))
+        return DownloadResult(
+            order_id=self.order_id, records=tuple(placed), notes=tuple(self.notes)
+        )
 
     def incomplete(
         self, failed: Sequence[FileRecord], paths: Sequence[Path]
@@ -402,7 +404,7 @@ def make_plan(
         elif is_listed:
             plan.wanted.append(record)
         elif record.file_id not in given_up:
-            plan.repairs.append(record)
+            plan.unlisted.append(record)
     return plan
 
 

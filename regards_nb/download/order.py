@@ -13,12 +13,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from regards_nb.arguments import check_paths
+from regards_nb.download.after_zip import all_files
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader
 from regards_nb.download.places import archive_of, as_place, open_workspace, paths_of
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import state_log
-from regards_nb.download.repair import all_files
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -156,7 +156,7 @@ def download_order(
         _fetch_rest(client, order, downloader)
     finally:
         line.end()
-    for text in downloader.kept:
+    for text in downloader.notes:
         warnings.warn(text, stacklevel=3)
     paths = paths_of(downloader.records.in_place)
     if not paths:

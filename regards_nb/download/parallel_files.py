@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from regards_nb.client import asking_again, is_too_parallel, pausing, watched
-from regards_nb.download.workspace import ContentWriter, VerifiedFile
+from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.errors import (
     ArchiveError,
     NotAllowedError,
@@ -221,7 +221,7 @@ class _Pool:
             problem = f"its MD5 is {content.md5}, the manifest says {record.md5}"
         else:
             state = FileState.UNVERIFIED if record.md5 is None else FileState.VERIFIED
-            self._context.publisher.add([VerifiedFile(content, [record], state)])
+            self._context.publisher.add([CheckedFile(content, [record], state)])
             return
         raise ArchiveError(problem)
 

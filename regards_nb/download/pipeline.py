@@ -16,7 +16,7 @@ from regards_nb.client import watched
 from regards_nb.download.disk import blocks_of
 from regards_nb.download.extract import Extractor
 from regards_nb.download.records import zip_name
-from regards_nb.download.workspace import ContentWriter, VerifiedFile
+from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.download.zipstream import read_zip
 from regards_nb.errors import (
     ArchiveError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from regards_nb.download.context import DownloadContext
     from regards_nb.download.workspace import Content
-    from regards_nb.download.zipstream import Piece
+    from regards_nb.download.zipstream import EntryBytes
 
 #: The pieces of a block go to the writer together, because each switch between the threads takes
 #: time: maximum size of such a batch, and maximum number of batches that wait for the writer.
@@ -104,8 +104,8 @@ class _Pipeline:
         if not context.options.extract:
             self._copy = ContentWriter(zip_name(context.order_id), sys.maxsize, context.workspace)
         #: None: there are no more.
-        self._pieces: queue.Queue[Sequence[Piece] | None] = queue.Queue(_WAITING_BATCHES)
-        self._batch: list[Piece] = []
+        self._pieces: queue.Queue[Sequence[EntryBytes] | None] = queue.Queue(_WAITING_BATCHES)
+        self._batch: list[EntryBytes] = []
         self._batch_bytes = 0
         self._halted = False
         self._write_failure: BaseException | None = None
@@ -135,7 +135,7 @@ class _Pipeline:
         notice = extractor.finish(proven=failure is None)
         if copy is not None and extractor.zipped:
             if failure is None:
-                verified = VerifiedFile(copy.finish(), extractor.zipped, None, copy.name)
+                verified = CheckedFile(copy.finish(), extractor.zipped, None, copy.name)
                 self._context.publisher.add([verified])
             else:
                 self._context.manifest.reopen(extractor.zipped)

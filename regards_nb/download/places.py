@@ -1,8 +1,9 @@
 """The place of the files: a folder, or ``s3://bucket/prefix``, made from what the user gave.
 
-This is the one file that chooses between the two. Files for a bucket are staged and verified in a
-scratch folder of this computer. Each is then created in the bucket by one conditional request, and
-its staged file is removed: no object is ever incomplete, none is replaced but a cut one of ours.
+`open_workspace` chooses between the two for new files, `records` for recorded ones. Files for a
+bucket are staged and verified in a scratch folder of this computer. Each is then created in the
+bucket by one conditional request, and its staged file is removed: no object is ever incomplete, and
+none is replaced but a cut one of ours.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from upath import UPath
 
-    from regards_nb.download.workspace import Content, VerifiedFile
+    from regards_nb.download.workspace import CheckedFile, Content
     from regards_nb.files import FileRecord
 
 #: The folder of files on a disk or in a bucket.
@@ -239,7 +240,7 @@ class BucketWorkspace(Workspace):
             name, content, is_suspect=False
         )
 
-    def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
+    def held_bytes(self, files: Sequence[CheckedFile]) -> int:
         """Return how much these files count while they wait or are uploaded."""
         staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
         return staged + self._memory_factor * super().held_bytes(files)

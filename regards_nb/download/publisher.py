@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import ProgressCounter
     from regards_nb.download.records import OrderRecords
-    from regards_nb.download.workspace import Content, VerifiedFile, Workspace
+    from regards_nb.download.workspace import CheckedFile, Content, Workspace
 
 #: Files that are ready within this time are published together: each flush takes time, and each of
 #: the five system calls for a small file waits for Python's lock while other threads read the zip.
@@ -60,19 +60,19 @@ class Publisher:
         self._stop = stop
         #: Guards all attributes below, and the names.
         self._changed = threading.Condition()
-        self._waiting: deque[VerifiedFile] = deque()
-        #: What waits and what is being published counts.
+        self._waiting: deque[CheckedFile] = deque()
+        #: Of the files that wait or are being published.
         self._held_bytes = 0
         self._ended = False
         #: Files with a final name that are not recorded yet.
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
-        self.kept: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
         self._jobs = [
             in_thread(self._run, "regards-nb-publisher") for _ in range(workspace.parallel)
         ]
 
-    def add(self, files: Sequence[VerifiedFile]) -> None:
+    def add(self, files: Sequence[CheckedFile]) -> None:
         """Hand over verified files, from any thread, as soon as there is room for them.
 
         PublisherFailedError: publishing has failed; :meth:`finish` raises the reason.
@@ -145,7 +145,7 @@ class Publisher:
             self._end(drop=True)
             raise
 
-    def _take(self) -> Sequence[VerifiedFile]:
+    def _take(self) -> Sequence[CheckedFile]:
         """Return files that become ready within a moment; none where there are no more."""
         most = self._workspace.batch_files
         with self._changed:
@@ -157,7 +157,7 @@ class Publisher:
     def _is_full(self) -> bool:
         return self._held_bytes >= self._workspace.waiting_bytes
 
-    def _publish_batch(self, batch: Sequence[VerifiedFile]) -> None:
+    def _publish_batch(self, batch: Sequence[CheckedFile]) -> None:
         placed: list[FileRecord] = []
         try:
             with self._workspace.errors():
@@ -175,7 +175,7 @@ class Publisher:
                 # At once: another process that knows a file only later may give it another name.
                 self._record()
 
-    def _publish(self, file: VerifiedFile, content: Content) -> list[FileRecord]:
+    def _publish(self, file: CheckedFile, content: Content) -> list[FileRecord]:
         first, workspace = file.records[0], self._workspace
         wanted = name = file.name or self._names.choose(first.file_id, first.name)
         is_created = True
@@ -194,7 +194,7 @@ class Publisher:
         else:
             if name != wanted:
                 with self._changed:
-                    self.kept[wanted] = name
+                    self.renamed[wanted] = name
         path = workspace.path_of(name)
         fetched_at_us = time.time_ns() // 1000 if is_created else None
         # By place: `_replace` takes three times as long, and there may be 10,000 files.

@@ -83,9 +83,9 @@ class OrderRecords:
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
-        look = FileLook(checksum=self._check == "checksum", what=f"order {self._order_id}")
+        checker = FileChecker(checksum=self._check == "checksum", what=f"order {self._order_id}")
         for record in self._log.files(self._order_id):
-            self.known[record.file_id] = self._as_found(record, look)
+            self.known[record.file_id] = self._as_found(record, checker)
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
         """Return the records of some files, by file id."""
@@ -136,11 +136,11 @@ class OrderRecords:
         same = (known.name, known.size_bytes, known.md5) == (row.name, row.size_bytes, row.md5)
         return not same and not known.in_place
 
-    def _as_found(self, record: FileRecord, look: FileLook) -> FileRecord:
+    def _as_found(self, record: FileRecord, checker: FileChecker) -> FileRecord:
         """Return a record, or that of a missing file where its file fails the check."""
         if self._check == "none" or not record.in_place:
             return record
-        if look.problem(record) is None:
+        if checker.problem(record) is None:
             return record
         self.suspect.add(record.path or "")
         return _missing(record)
@@ -155,8 +155,8 @@ class FileProblem(NamedTuple):
     found_bytes: int | None
 
 
-class FileLook:
-    """Looks at recorded files, each folder of a bucket by one list.
+class FileChecker:
+    """Compares files with their records; each folder of a bucket is listed once.
 
     With *checksum* also reads the files and compares their MD5, where the manifest gave one. *what*
     is what the files belong to, such as ``order 12``, for error texts of a bucket.

@@ -122,7 +122,7 @@ class Content(NamedTuple):
                 os.unlink(self.path)
 
 
-class VerifiedFile(NamedTuple):
+class CheckedFile(NamedTuple):
     """Content that was found right and waits for its final name."""
 
     content: Content
@@ -320,7 +320,7 @@ class Workspace:
             if exc.errno not in UNSUPPORTED:
                 raise
 
-    def held_bytes(self, files: Sequence[VerifiedFile]) -> int:
+    def held_bytes(self, files: Sequence[CheckedFile]) -> int:
         """Return how much these files count while they wait for their final names.
 
         Staged files count nothing: they are on the disk where they stay.

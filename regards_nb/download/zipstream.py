@@ -119,7 +119,7 @@ class _Copier:
         return piece
 
 
-class Piece(NamedTuple):
+class EntryBytes(NamedTuple):
     """Some bytes of an entry."""
 
     #: The name of the entry as the server meant it. It is data and not a path.
@@ -142,7 +142,7 @@ _Facts = tuple[bytes, bytes, int, int, int, int]
 _LocalEntries = dict[int, _Facts | None]
 
 
-def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
+def read_zip(blocks: Iterable[bytes]) -> Iterator[EntryBytes]:
     """Yield the content of a zip, entry by entry, while its bytes arrive in blocks of any size.
 
     A piece has at most ``MAX_PIECE_BYTES``; an empty entry has one empty piece. ArchiveError: the
@@ -182,7 +182,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
             if chunk_bytes < _LARGEST_CHUNK_BYTES:
                 chunk_bytes *= 8
             if held and piece and len(held) + len(piece) > _SMALL_BYTES:
-                yield Piece(name, held, last=False, damage=None)
+                yield EntryBytes(name, held, last=False, damage=None)
                 held = b""
             held = held + piece if held else piece
             crc = crc32(piece, crc)
@@ -192,7 +192,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[Piece]:
         damage = None
         if stated_crc != crc:
             damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-        yield Piece(name, held, True, damage)  # noqa: FBT003 - faster by place
+        yield EntryBytes(name, held, True, damage)  # noqa: FBT003 - faster by place
     _check_directory(stream, entries)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from regards_nb.download import FileLook, is_url
+from regards_nb.download import FileChecker, is_url
 from regards_nb.events import OrderEvent, OrderStatus, decode
 from regards_nb.files import FileState
 from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
@@ -405,8 +405,8 @@ class Frames:
                 for file in self._states.files
                 if file.record.in_place and (order_ids is None or file.record.order_id in order_ids)
             ]
-        look = FileLook(checksum=checksum)
-        found = [(file, problem) for file in files if (problem := look.problem(file.record))]
+        checker = FileChecker(checksum=checksum)
+        found = [(file, problem) for file in files if (problem := checker.problem(file.record))]
         with self._lock:
             self._missing.difference_update(file.record for file in files)
             self._missing.update(file.record for file, each in found if each.problem == "missing")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import STOPPED, FileLook
+from regards_nb.download import STOPPED, FileChecker
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -326,8 +326,8 @@ class Downloads:
         with suppress(ServiceError):  # REGARDS may list them no more
             list_others(self._sync.client, number, log)
         records = self._shared.frames.files_of(number)
-        look = FileLook(checksum=request.check == "checksum")
-        lost = {r.name: why for r in records if (why := _why_missing(r, look))}
+        checker = FileChecker(checksum=request.check == "checksum")
+        lost = {r.name: why for r in records if (why := _why_missing(r, checker))}
         # REGARDS tells a number; no manifest has named these files.
         unlisted = max((order.files_total or 0) - len(records), 0)
         # A sub-order was not prepared, or not downloaded after that.
@@ -424,7 +424,7 @@ class Downloads:
             self._sync.look_up(order_id)
 
     def _fetched(self, order_id: int, result: DownloadResult | None) -> None:
-        for text in () if result is None else result.kept:
+        for text in () if result is None else result.notes:
             self._shared.errors.note(text)
         if result is None or result.nothing_new:
             self._ask_again(order_id)
@@ -455,11 +455,11 @@ def _files_elsewhere(order: OrderState) -> str:
     )
 
 
-def _why_missing(record: FileRecord, look: FileLook) -> str:
+def _why_missing(record: FileRecord, checker: FileChecker) -> str:
     """Return why a file of a deleted order is missing or damaged; empty if it is neither."""
     if not record.in_place:
         return clean(record.error) if record.error else "not downloaded"
-    found = look.problem(record)
+    found = checker.problem(record)
     return "" if found is None else found.problem
 
 

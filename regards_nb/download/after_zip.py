@@ -12,8 +12,8 @@ from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
-from regards_nb.download.records import FileLook, is_in_zip
-from regards_nb.download.workspace import Content, VerifiedFile
+from regards_nb.download.records import FileChecker, is_in_zip
+from regards_nb.download.workspace import CheckedFile, Content
 from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
@@ -66,10 +66,10 @@ def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
 
     A file that differs from the verified one counts as missing, and is fetched.
     """
-    look = FileLook(checksum=True)
+    checker = FileChecker(checksum=True)
     for path, records in _by_path(elsewhere):
         first = records[0]
-        if look.problem(first) is not None:
+        if checker.problem(first) is not None:
             context.manifest.add(context.records.mark_missing(records))
             continue
         with context.workspace.errors():
@@ -78,7 +78,7 @@ def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
             md5 = file_md5(staged) if first.md5 is None or is_in_zip(first) else first.md5
         content = Content(first.name, size_bytes, md5, b"", staged)
         name = context.names.choose_new(os.path.basename(path))  # noqa: PTH119
-        context.publisher.add([VerifiedFile(content, records, None, name, is_fetched=False)])
+        context.publisher.add([CheckedFile(content, records, None, name, is_fetched=False)])
 
 
 def _by_path(records: Iterable[FileRecord]) -> Iterable[tuple[str, list[FileRecord]]]:
@@ -116,7 +116,7 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
     if not unlisted:
         return
     listing = Manifest(_files_beyond_manifest(context))
-    verified: list[VerifiedFile] = []
+    verified: list[CheckedFile] = []
     for content in unlisted:
         kind, records = listing.match(content.name, content.size_bytes, content.md5)
         if kind in {MatchKind.WRONG, MatchKind.AMBIGUOUS}:
@@ -131,7 +131,7 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
             records = [_unknown_file(content, context.order_id)]
         state = FileState.VERIFIED if kind is MatchKind.VERIFIED else FileState.UNVERIFIED
         name = context.names.choose_new(records[0].name)
-        verified.append(VerifiedFile(content, records, state, name))
+        verified.append(CheckedFile(content, records, state, name))
     context.publisher.add(verified)
 
 
