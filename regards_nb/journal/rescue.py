@@ -39,7 +39,7 @@ from regards_nb.journal.batches import (
 )
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.location import DEFAULT_PATH
-from regards_nb.journal.sqlite_file import is_in_use
+from regards_nb.journal.sqlite_file import is_in_use, unused_name
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
@@ -398,13 +398,10 @@ def _rows(
 
 def _put_in_place(path: Path, repaired: Path) -> list[Path]:
     """Keep the damaged files under other names, and put the repaired one in their place."""
-    number = 1
-    while path.with_name(f"{path.name}.damaged-{number}").exists():
-        number += 1
-    moved = []
+    aside, moved = unused_name(path, "damaged"), []
     for suffix in ("-wal", "-shm", ""):
         damaged = Path(f"{path}{suffix}")
         if damaged.exists():
-            moved.append(damaged.rename(path.with_name(f"{path.name}.damaged-{number}{suffix}")))
+            moved.append(damaged.rename(f"{aside}{suffix}"))
     repaired.rename(path)
     return moved

@@ -27,6 +27,7 @@ import warnings
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -246,11 +247,8 @@ class SqliteFile:
         if is_same or inode(self._wal) != self._wal_inode:
             return
         for each in map(Path, (self._wal, self._shm)):
-            number = 1
-            while (aside := each.with_name(f"{each.name}.old-{number}")).exists():
-                number += 1
             with suppress(FileNotFoundError):
-                each.rename(aside)
+                aside = each.rename(unused_name(each, "old"))
                 if not rename:
                     aside.unlink()
 
@@ -280,6 +278,12 @@ def still_open(descriptors: list[tuple[str, str]]) -> list[str]:
             if str(Path(link).readlink()) == name:
                 found.add(name)
     return sorted(found)
+
+
+def unused_name(path: Path, word: str) -> Path:
+    """Return a path with a word and a number behind it, such as ``journal.sqlite.old-1``."""
+    names = (path.with_name(f"{path.name}.{word}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def inode(path: str | Path) -> _Inode | None:

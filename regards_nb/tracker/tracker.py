@@ -451,8 +451,8 @@ class OrderTracker:
                     if catch_up is not None:
                         catch_up.end(timeout_s)
                     self._blocking.automatic = None
-                    parts = (dispatcher, self._downloads, self._actions)
-                    unended = [part.stop(timeout_s) for part in parts if part is not None]
+                    workers = (dispatcher, self._downloads, self._actions)
+                    unended = [each.stop(timeout_s) for each in workers if each is not None]
                     self._shared.frames.save_checkpoint(timeout_s)
             finally:
                 self._shared.journal.watch(None)
@@ -675,8 +675,8 @@ class OrderTracker:
 
     def _deaths(self) -> list[str]:
         """Return which threads have ended by themselves, why, and what to do."""
-        parts = (self._dispatcher, self._catch_up)
-        return [str(death) for part in parts if part is not None and (death := part.death)]
+        threads = (self._dispatcher, self._catch_up)
+        return [str(death) for each in threads if each is not None and (death := each.death)]
 
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
