@@ -26,11 +26,12 @@ from regards_nb.errors import (
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
 from regards_nb.tracker.rest_sync import REST_ANSWERS
+from regards_nb.tracker.shared import CLIENT_MISSING
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
-    from regards_nb.consumer import Consumer, Health
+    from regards_nb.consumer import AmqpParameters, Consumer, Health
     from regards_nb.journal import Journal
     from regards_nb.tracker.rest_sync import Poller
     from regards_nb.tracker.shared import BackgroundErrors
@@ -206,6 +207,34 @@ class JournalReader(HealthReport):
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""
         self.report(HealthState.STOPPED)
+
+
+def check_sources(
+    amqp: str | AmqpParameters | None,
+    queue: str | None,
+    client: RegardsClient | None,
+    *,
+    tenant: str | None,
+    auto_download: bool,
+) -> None:
+    """Refuse a tracker that has no source of events, or nothing to download with."""
+    if auto_download and client is None:
+        raise SettingsError(f"auto_download=True {CLIENT_MISSING}")
+    if amqp is None and client is None:
+        raise SettingsError(
+            "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
+            "both. Without an account for RabbitMQ, the client alone is enough"
+        )
+    if client is not None and tenant not in (None, client.tenant):
+        raise SettingsError(
+            f"tenant={tenant!r}, and the client is of the tenant {client.tenant!r}: a tracker and "
+            "its client are of one project"
+        )
+    if (amqp is None) != (not queue):
+        missing = "amqp=..., its broker" if amqp is None else "queue=..."
+        raise SettingsError(
+            f"{missing} is missing: queue must be the name of the queue your administrator made"
+        )
 
 
 def require_file(journal: str | Path | None) -> None:

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from regards_nb.client import RegardsClient
-    from regards_nb.consumer import AmqpParameters, Health
+    from regards_nb.consumer import Health
     from regards_nb.download import DownloadResult, Progress
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
@@ -460,34 +459,6 @@ class Snapshot:
         """Whether an order goes on, at REGARDS or with its download."""
         numbers = self.orders.numbers
         return not numbers("finished").all() or bool(numbers("downloading").any())
-
-
-def check_sources(
-    amqp: str | AmqpParameters | None,
-    queue: str | None,
-    client: RegardsClient | None,
-    *,
-    tenant: str | None,
-    auto_download: bool,
-) -> None:
-    """Refuse a tracker that has no source of events, or nothing to download with."""
-    if auto_download and client is None:
-        raise SettingsError(f"auto_download=True {CLIENT_MISSING}")
-    if amqp is None and client is None:
-        raise SettingsError(
-            "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
-            "both. Without an account for RabbitMQ, the client alone is enough"
-        )
-    if client is not None and tenant not in (None, client.tenant):
-        raise SettingsError(
-            f"tenant={tenant!r}, and the client is of the tenant {client.tenant!r}: a tracker and "
-            "its client are of one project"
-        )
-    if (amqp is None) != (not queue):
-        missing = "amqp=..., its broker" if amqp is None else "queue=..."
-        raise SettingsError(
-            f"{missing} is missing: queue must be the name of the queue your administrator made"
-        )
 
 
 class HeldElsewhereError(RegardsError):

@@ -53,6 +53,7 @@ from regards_nb.tracker.life import (
     Life,
     OtherConsumers,
     check_queue,
+    check_sources,
     is_own_thread,
     require_file,
 )
@@ -74,7 +75,6 @@ from regards_nb.tracker.shared import (
     OrderHolders,
     Shared,
     Snapshot,
-    check_sources,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders
