@@ -70,6 +70,7 @@ _PHRASES = {
         "regards-nb wait --download follows these orders, and fetches what is ready"
     ),
     "not listening since": "as of",
+    " · tracker.start() listens": "",
     "; tracking continues in the background": "; the orders stay at REGARDS",
     "; tracking continues": "; the orders stay at REGARDS",
     "Tracking continues:": "The orders stay at REGARDS:",

@@ -334,7 +334,8 @@ def test_advice_names_commands(
     paused = said("wait", "large", "--timeout-s", "1", code=3)
     assert "regards-nb resume 4" in paused
     assert "status: " in said("resume", "large", code=0)
-    assert re.search(r"○ as of \d{4}-", said("orders", code=0)), "this command never listens"
+    listed = said("orders", code=0)
+    assert re.search(r"○ as of \d{4}-", listed), "this command never listens"
     said("cancel", "large", code=0)
     deleted = said("wait", "large", code=1)
     assert "regards-nb: order 4 is DELETED" in deleted
@@ -349,7 +350,7 @@ def test_advice_names_commands(
     assert cli.in_commands(still).startswith("regards-nb wait --download follows these orders")
     place = cli.in_commands("choose another place with journal=...")
     assert place == "choose another place with --journal PATH"
-    for text in (blocked, elsewhere, paused, failed, deleted, refusals, place):
+    for text in (blocked, elsewhere, paused, failed, deleted, refusals, place, listed):
         assert not re.search(r"\w\(|tracker\.|tracked|tracking|auto_|button|=\.\.\.", text), text
 
 

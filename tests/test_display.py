@@ -434,10 +434,12 @@ def test_what_is_gone_is_no_failure(status: str) -> None:
 
 
 def test_the_connection_is_said_without_the_token_and_a_stop_is_no_warning() -> None:
-    """The client renews its token itself; what the user stopped is not wrong."""
+    """The client renews its token itself; what the user stopped or did not start is not wrong."""
     assert "token" not in text(ScriptedSnapshot())
     stopped = Health(state=HealthState.STOPPED, since=NOON)
-    assert table_model(ScriptedSnapshot(health=stopped)).health_severity is Severity.GONE
+    shown = table_model(ScriptedSnapshot(health=stopped))
+    assert shown.health_severity is Severity.GONE
+    assert shown.health.endswith(" UTC · tracker.start() listens")
     failed = Health(state=HealthState.FAILED, since=NOON, reason="no such queue")
     assert table_model(ScriptedSnapshot(health=failed)).health_severity is Severity.FAILED
 

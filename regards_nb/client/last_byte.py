@@ -18,7 +18,7 @@ class LastByte:
     """When the last byte came to the threads that run in `watched` with this object."""
 
     #: A shorter time without a byte is not told.
-    told_after_s = 5.0
+    told_after_s = 2.0
 
     def __init__(self) -> None:
         #: When each thread that waits now began to, or got its last byte.

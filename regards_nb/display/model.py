@@ -377,6 +377,8 @@ def _health(health: Health) -> tuple[Severity, str]:
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
     if reason and state not in {HealthState.CONSUMING, HealthState.POLLING}:
         parts = [f"{parts[0]}: {reason}"]
+    elif state is HealthState.STOPPED:
+        parts.append("tracker.start() listens")
     if health.last_event:
         parts.append(f"last event {clock(health.last_event, after=since)}")
     if health.queue_depth:
