@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import watched
@@ -477,7 +478,10 @@ class RestSync:
                 self._shared.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
-        """Return the newest orders down to the oldest wanted one, and wanted ones not listed."""
+        """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
+
+        Remember those that are not ours.
+        """
         missing = set(wanted)
         remotes = {}
         for remote in islice(self.client.iter_orders(page_size=_PAGE), _MOST_LISTED):
@@ -486,12 +490,7 @@ class RestSync:
             # The rest of a page costs no request, and may hold orders that block others.
             if not missing and len(remotes) % _PAGE == 0:
                 break
-        return remotes | self._each(sorted(missing, reverse=True)[:_MOST_SINGLE])
-
-    def _each(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
-        """Return orders that the list leaves out; remember those that are not ours."""
-        remotes = {}
-        for order_id in wanted:
+        for order_id in sorted(missing, reverse=True)[:_MOST_SINGLE]:
             try:
                 remotes[order_id] = self.client.order(order_id)
             except (OrderNotFoundError, NotAllowedError):
@@ -501,12 +500,9 @@ class RestSync:
 
 def _is_newer(state: OrderState, asked: OrderState | None) -> bool:
     """Return whether a message or another answer came since REGARDS was asked."""
-    return asked is None or _fingerprint(asked) != _fingerprint(state)
-
-
-def _fingerprint(state: OrderState) -> tuple[object, ...]:
-    """Return the fields of which every message changes one."""
-    return state.status, state.last_event, state.ready_row, state.suborders_done
+    # Every message changes one of these.
+    fields = attrgetter("status", "last_event", "ready_row", "suborders_done")
+    return asked is None or fields(asked) != fields(state)
 
 
 # -- when it is asked
