@@ -49,7 +49,9 @@ class LastByte:
 
 
 class _OfThread(threading.local):
-    last_byte: LastByte | None = None
+    def __init__(self) -> None:
+        #: of a thread outside of `watched`, nobody reads it
+        self.last_byte = LastByte()
 
 
 _of_thread = _OfThread()
@@ -69,9 +71,6 @@ def watched(last_byte: LastByte) -> Iterator[None]:
 def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
     """Wait for bytes in the block; *origin* names the server at the start of a request."""
     last_byte = _of_thread.last_byte
-    if last_byte is None:
-        yield
-        return
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
     byte_came()
@@ -85,9 +84,6 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
 def pausing(text: str) -> Iterator[None]:
     """Pause in the block before a request is repeated; *text* says why."""
     last_byte = _of_thread.last_byte
-    if last_byte is None:
-        yield
-        return
     last_byte.pauses[threading.get_ident()] = text
     try:
         yield
@@ -97,8 +93,7 @@ def pausing(text: str) -> Iterator[None]:
 
 def byte_came() -> None:
     """Note that this thread waits from now on for the next byte."""
-    if _of_thread.last_byte is not None:
-        _of_thread.last_byte.since_s[threading.get_ident()] = time.monotonic()
+    _of_thread.last_byte.since_s[threading.get_ident()] = time.monotonic()
 
 
 def asking_again(pause_s: float, reason: str) -> str:
