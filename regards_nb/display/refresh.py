@@ -90,16 +90,14 @@ class RefreshThread:
     def view(self, name: Hashable, make: Callable[[], LiveView]) -> LiveView:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
-            found = self._views.pop(name, None)
-            ended = found if found is not None and not found.is_alive else None
-            if found is None or ended is not None:
-                found = make()
+            found, old = self._views.pop(name, None), []
+            if found is not None and not found.is_alive:
+                old.append(found)
+                found = None
             # The dict is in the order of use.
-            self._views[name] = found
+            self._views[name] = found = found or make()
             hidden = [key for key, view in self._views.items() if not view.visible]
-            old = [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
-        if ended is not None:
-            old.append(ended)
+            old += [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
         for view in old:
             with self.recording():
                 view.close()
