@@ -140,9 +140,9 @@ class AnyWidgetView(LiveView):
 
 
 def _name(row: Row) -> dict[str, str]:
-    """Return what identifies an order; a name that was cut comes in full, too."""
+    """Return what identifies an order."""
     values = {"key": json.dumps(row.key), "name": row.name, "number": row.number}
-    return values if row.full_name == row.name else {**values, "full": row.full_name}
+    return {**values, "full": row.full_name} if row.full_name else values
 
 
 def _state(row: Row) -> dict[str, Any]:
@@ -152,8 +152,7 @@ def _state(row: Row) -> dict[str, Any]:
         "status": row.status,
         "remarks": list(row.remarks),
         "actions": sorted(map(str, row.actions)),
-        # A message that was cut comes in full, too.
-        "tooltip": "" if row.tooltip in row.remarks else row.tooltip,
+        "tooltip": row.full_message,
     }
     return {name: value for name, value in values.items() if value not in ("", [])}
 

@@ -210,9 +210,7 @@ def _row(row: Row) -> str:
     fetched = _bar(row, row.fetched, "bytes") if row.fetched is not None else ""
     files = f'<div class="rg-files">{fetched} {escape(row.files)}</div>' if row.files else ""
     timing = f'<div class="rg-time">{escape(row.timing)}</div>' if row.timing else ""
-    # Only a text that was cut is sent a second time.
-    is_cut = bool(row.tooltip) and row.tooltip not in row.remarks
-    tooltip = f' title="{escape(row.tooltip)}"' if is_cut else ""
+    tooltip = f' title="{escape(row.full_message)}"' if row.full_message else ""
     return (
         f'<tr class="rg-{row.severity}"><th scope="row"{_LEFT}>{_title(row)}</th>'
         f"<td{_LEFT}>{_bar(row, row.fraction, 'parts')}{parts}{files}</td>"
@@ -237,7 +235,7 @@ def _live_row(row: Row) -> str:
 
 def _title(row: Row) -> str:
     number = f'<div class="rg-id">{escape(row.number)}</div>' if row.number else ""
-    full = f' title="{escape(row.full_name)}"' if row.full_name != row.name else ""
+    full = f' title="{escape(row.full_name)}"' if row.full_name else ""
     name = f'<div class="rg-name"{full}>{escape(row.name)}</div>'
     return f"{name}{number}"
 

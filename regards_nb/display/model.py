@@ -83,7 +83,9 @@ class Row:
     key: OrderKey
     #: The user's label, else the correlation id.
     name: str
+    #: The whole name and the whole message of REGARDS, where they are shown cut; else empty.
     full_name: str
+    full_message: str
     #: ``#1234``, with the tenant where several are shown; empty before the order has a number.
     number: str
     severity: Severity
@@ -98,7 +100,6 @@ class Row:
     #: Fraction of the bytes of a running download; None: no download, or its size is unknown.
     fetched: float | None
     remarks: tuple[str, ...]
-    tooltip: str
     #: The actions that are allowed now.
     actions: frozenset[Action]
 
@@ -208,7 +209,8 @@ def row_of(
     return Row(
         key=order.key,
         name=clean(name, NAME_CHARS),
-        full_name=clean(name, TOOLTIP_CHARS),
+        full_name=_uncut(name, clean(name, NAME_CHARS)),
+        full_message=_uncut(order.message or "", clean(order.message or "")),
         number=number,
         severity=severity_of(order),
         status=clean(order.status, NAME_CHARS),
@@ -218,9 +220,14 @@ def row_of(
         timing=_timing(order, rate, now or datetime.now(UTC)),
         fetched=_fetched(order),
         remarks=tuple(filter(None, (behind([order], line), *_remarks(order)))),
-        tooltip=clean(order.message or "", TOOLTIP_CHARS),
         actions=allowed_actions(order),
     )
+
+
+def _uncut(whole: str, shown: str) -> str:
+    """Return a text that is shown cut; empty if all of it is shown."""
+    text = clean(whole, TOOLTIP_CHARS)
+    return "" if text == shown else text
 
 
 def allowed_actions(order: OrderState) -> frozenset[Action]:
