@@ -203,7 +203,7 @@ def test_a_server_of_another_protocol_is_said_to_be_one(journal: Journal) -> Non
 
 
 def test_something_that_does_not_speak_amqp_is_an_error(journal: Journal) -> None:
-    """A server that says nothing runs into the time limit of start()."""
+    """A server that says nothing runs into the time limit of start(); the journal is ready then."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -215,6 +215,7 @@ def test_something_that_does_not_speak_amqp_is_an_error(journal: Journal) -> Non
         with pytest.raises(errors.BrokerUnreachableError, match=r"did not answer within 0\.5 s"):
             consumer.start(0.5)
         consumer.stop(LIMIT_S)
+        assert journal.queues() == {"q"}
 
 
 @pytest.mark.parametrize("url", ["http://x", "amqp://u:secret@h:port/v", "", "amqp://u:secret@[/"])

@@ -68,7 +68,8 @@ class AckBatcher:
         self._grown_at_tag = 0
         #: the number of pending messages at the last call of `has_grown`
         self._pending_before = 0
-        self._is_held = False
+        #: acknowledge nothing but by `acknowledge_all`, so that the limit fills
+        self.is_held = False
 
     @property
     def prefetch(self) -> int:
@@ -102,14 +103,6 @@ class AckBatcher:
         """Use the next prefetch limit; the caller tells the broker."""
         del self._steps[0]
         self._grown_at_tag = self._newest_tag
-
-    def hold(self) -> None:
-        """Acknowledge nothing but by `acknowledge_all`, so that the limit fills."""
-        self._is_held = True
-
-    def resume(self) -> None:
-        """Acknowledge again."""
-        self._is_held = False
 
     def start_over(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
@@ -148,7 +141,7 @@ class AckBatcher:
         self._pending = []
         self._pending_before = 0
         is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
-        if is_half_used and not self._may_grow() and not self._is_held:
+        if is_half_used and not self._may_grow() and not self.is_held:
             # Leave the newest unacknowledged: if the connection ends, the redelivered messages
             # then begin with journalled rows, whose order tells which later messages are new.
             self._acknowledge_up_to(newest_tag - self.prefetch // 4)
@@ -159,7 +152,7 @@ class AckBatcher:
         Unless the queue *is_drained*, not the newest ones: a message with the same bytes may be the
         next in the queue, and be delivered to a connection that ends.
         """
-        if not self._is_held:
+        if not self.is_held:
             self._acknowledge_older_than(self._clock() - ACK_LINGER_S, is_drained=is_drained)
 
     def acknowledge_all(self, *, is_drained: bool = True) -> None:

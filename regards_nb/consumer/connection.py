@@ -41,6 +41,7 @@ ConnectionLost = pika.exceptions.StreamLostError
 
 ACK_PERIOD_S = 0.5
 JOURNAL_RETRY_S = 1.0
+FIRST_DEPTH_S = 0.02
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
 #: A consumer that must end waits for the messages on their way. Time between two questions to
@@ -65,7 +66,7 @@ class Connection:
         self._writer = writer
         self.where = describe(parameters)
         self._parameters = parameters
-        self._io = IOServices(self._on_message)
+        self._io = IOServices(self._on_message, self._open_session)
         self._connection: Any = None
         self._channel: Any = None
         self._spare: Any = None
@@ -105,7 +106,7 @@ class Connection:
         self._lock = threading.Lock()
         self._ended = False
         self._flush_scheduled = False
-        self._batcher = AckBatcher(writer.journal_batch, self._acknowledge)
+        self.batcher = AckBatcher(writer.journal_batch, self._acknowledge)
 
     def run(self, stop: threading.Event) -> None:
         """Run until the connection ends; raise why, unless `request_close` was called."""
@@ -131,11 +132,6 @@ class Connection:
             raise self._close_reason
         raise broker_error(self._close_reason, self.where, self._queue) from self._close_reason
 
-    @property
-    def made_progress(self) -> bool:
-        """Whether messages were journalled."""
-        return self._batcher.has_journalled
-
     def journal_remaining(self) -> bool:
         """Journal the messages received before the connection ended; return whether that is done.
 
@@ -144,16 +140,12 @@ class Connection:
         this proves that it can be written again.
         """
         try:
-            self._batcher.flush()
+            self.batcher.flush()
         except (JournalReplacedError, StreamInDoubtError):
-            self._batcher.drop_pending()
+            self.batcher.drop_pending()
         except JournalError as exc:
             self._writer.on_journal_error(exc)
-        return not self._batcher.has_pending
-
-    def drop_pending(self) -> None:
-        """Forget the messages that are not journalled; RabbitMQ delivers them again."""
-        self._batcher.drop_pending()
+        return not self.batcher.has_pending
 
     def request_close(self, within_s: float) -> None:
         """Close the connection; close its socket after *within_s* s at the latest. Thread-safe."""
@@ -174,7 +166,6 @@ class Connection:
         self._spare = connection.channel(on_open_callback=self._on_channel)
         self._io.call_later(self.consume_timeout_s, self._end_unless_consuming)
         self.awaited = "a channel"
-        self._open_session()
 
     def _open_session(self) -> None:
         """Open a session of the journal before the first message, and try until it succeeds.
@@ -182,7 +173,7 @@ class Connection:
         A journal that cannot be written would receive the same messages again at each consumer
         timeout, and RabbitMQ 4 drops a message of a quorum queue after 20 returns.
         """
-        # RabbitMQ opens the channels while the disk writes; `_consume_if_ready` waits for both.
+        # RabbitMQ checks the login while the disk writes; `_consume_if_ready` waits for both.
         if not self._closing:
             begin("session", self._open_session_now)
 
@@ -196,7 +187,10 @@ class Connection:
         self._call_in_loop(lambda: self._on_session(error))
 
     def _on_session(self, error: BaseException | None) -> None:
-        if isinstance(error, JournalError):
+        if error is not None and self._channel is None:
+            # pika raises AssertionError where a connection is closed before it is open
+            self._io.call_later(REMAINING_PERIOD_S, lambda: self._on_session(error))
+        elif isinstance(error, JournalError):
             if self._writer.on_journal_error(error):
                 self._io.call_later(JOURNAL_RETRY_S, self._open_session)
             else:
@@ -236,7 +230,7 @@ class Connection:
             # the one before: the other channel tries to consume meanwhile.
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
-        channel.basic_qos(prefetch_count=self._batcher.prefetch)
+        channel.basic_qos(prefetch_count=self.batcher.prefetch)
         if channel is self._channel:
             self._consume_if_ready()
 
@@ -270,7 +264,7 @@ class Connection:
         return before == self._newest_tag
 
     def _store_if_all_acknowledged(self, answer: Any) -> None:
-        if self._batcher.is_acknowledged and answer.method.consumer_count <= 1:
+        if self.batcher.is_acknowledged and answer.method.consumer_count <= 1:
             self._writer.on_all_acknowledged()
 
     def _report_other_consumers(self) -> None:
@@ -279,11 +273,8 @@ class Connection:
         self._writer.on_other_consumers(count)
 
     def _consume_if_ready(self) -> None:
-        if self._session_is_open and self._channel.is_open:
-            self._consume()
-
-    def _consume(self) -> None:
-        self._consumer_tag = self._start_consumer(self._on_consuming)
+        if self._session_is_open and self._channel is not None and self._channel.is_open:
+            self._consumer_tag = self._start_consumer(self._on_consuming)
 
     def _start_consumer(self, on_consuming: Callable[[Any], None]) -> str:
         arguments = {}
@@ -304,7 +295,8 @@ class Connection:
             self._writer.on_depth(None, is_silent=False)
             self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
         self._writer.on_consuming()
-        self._request_depth()
+        # a moment later: the thread that `start` wakes now needs the interpreter
+        self._io.call_later(FIRST_DEPTH_S, self._request_depth)
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(self.depth_period_s, self._end_or_request_depth)
 
@@ -330,12 +322,13 @@ class Connection:
                 f"{self.where} keeps the connection open, but RabbitMQ does not answer about the "
                 f"queue {self._queue!r}."
             )
-        elif self._channel.is_open:
+        else:
             self._request_depth()
 
     def _request_depth(self) -> None:
-        self._answers.expect("depth")
-        self._channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
+        if self._channel.is_open:
+            self._answers.expect("depth")
+            self._channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
 
     def _grow_if_used(self) -> None:
         """Replace the consumer by one with a larger prefetch limit, once the present one was used.
@@ -347,14 +340,14 @@ class Connection:
         classic queue keeps the order; there the new consumer starts first, because a queue with
         auto-delete ends with its last consumer.
         """
-        if self._growing or self._closing or not self._batcher.should_grow():
+        if self._growing or self._closing or not self.batcher.should_grow():
             return
         self._growing = True
         self._answers.expect("a larger limit")
         if self._is_classic:
             # the old consumer stays full, and receives nothing more
-            self._batcher.hold()
-            self._batcher.grow()
+            self.batcher.is_held = True
+            self.batcher.grow()
             self._consume_larger()
         else:
             self._cancel(self._on_cancelled_to_grow)
@@ -375,7 +368,7 @@ class Connection:
             channel.add_on_cancel_callback(self._on_cancelled_by_broker)
             self._consume_larger()
 
-        self._batcher.start_over()
+        self.batcher.start_over()
         self._channel = self._connection.channel(on_open_callback=on_channel)
 
     def _consume_larger(self) -> None:
@@ -391,9 +384,9 @@ class Connection:
             self._growing = False
             self._answers.received("a larger limit")
             if not self._closing:
-                self._batcher.resume()
+                self.batcher.is_held = False
 
-        self._channel.basic_qos(prefetch_count=self._batcher.prefetch)
+        self._channel.basic_qos(prefetch_count=self.batcher.prefetch)
         if self._may_be_stream:
             self._stream_start = self._writer.stream.start()
         self._consumer_tag = self._start_consumer(on_consuming)
@@ -421,7 +414,7 @@ class Connection:
         if redelivered and properties.delivery_count is not None:
             self._writer.on_redelivery(delivery, properties.delivery_count)
         self._newest_tag = delivery_tag
-        self._batcher.add(delivery_tag, delivery)
+        self.batcher.add(delivery_tag, delivery)
         if not self._flush_scheduled:
             self._schedule_flush(0)
 
@@ -434,7 +427,7 @@ class Connection:
 
         Messages that arrive together are committed together, and a single one does not wait.
         """
-        if self._batcher.has_grown():
+        if self.batcher.has_grown():
             self._schedule_flush(0)
         else:
             self._flush()
@@ -444,7 +437,7 @@ class Connection:
         if self._end_if_suspended():
             return
         try:
-            self._batcher.flush()
+            self.batcher.flush()
         except (JournalReplacedError, StreamInDoubtError) as exc:
             self._start_over(exc)
             return
@@ -455,7 +448,7 @@ class Connection:
             return
         if self._cancelled_to_grow and not self._closing:
             self._cancelled_to_grow = False
-            self._batcher.acknowledge_all()
+            self.batcher.acknowledge_all()
             if self._channel.is_open:
                 self._answers.expect("a larger limit")
                 self._channel.close()
@@ -463,7 +456,7 @@ class Connection:
 
     def _acknowledge_settled(self) -> None:
         if not self._end_if_suspended() and self._channel.is_open:
-            self._batcher.acknowledge_settled(is_drained=self._is_drained)
+            self.batcher.acknowledge_settled(is_drained=self._is_drained)
             self._grow_if_used()
 
     def _end_if_suspended(self) -> bool:
@@ -478,7 +471,7 @@ class Connection:
         limit_s = heartbeat if isinstance(heartbeat, int) and heartbeat > 0 else HEARTBEAT_S
         if away_s <= limit_s:
             return False
-        self._batcher.drop_pending()
+        self.batcher.drop_pending()
         if not self._ended:
             self._finish(
                 BrokerUnreachableError(
@@ -495,7 +488,7 @@ class Connection:
         RabbitMQ delivers the unacknowledged messages again, and the next session compares them with
         the rows that are there.
         """
-        self._batcher.drop_pending()
+        self.batcher.drop_pending()
         self._finish(error)
 
     def _acknowledge(self, tag: int) -> None:
@@ -520,7 +513,7 @@ class Connection:
         elif self._may_be_stream or not self._is_consuming:
             self._cancel_to_close()
         else:
-            self._batcher.hold()
+            self.batcher.is_held = True
             self._newest_tag_seen = self._newest_tag
             self._io.call_later(within_s / 2, self._cancel_to_close)
             self._ask_remaining()
@@ -537,7 +530,7 @@ class Connection:
 
     def _on_remaining(self, answer: Any) -> None:
         self._silent_answers = self._silent_answers + 1 if self._is_silent() else 0
-        self._is_complete = self._batcher.is_full
+        self._is_complete = self.batcher.is_full
         has_more = answer.method.message_count and self._silent_answers < SILENT_ANSWERS_AT_END
         if self._growing or (has_more and not self._is_complete):
             self._io.call_later(REMAINING_PERIOD_S, self._ask_remaining)
@@ -545,7 +538,7 @@ class Connection:
         if not answer.method.message_count and not self._is_classic:
             # Before the cancellation: its answer then says that RabbitMQ has written them.
             self._flush()
-            self._batcher.acknowledge_all()
+            self.batcher.acknowledge_all()
             self._store_if_all_acknowledged(answer)
         self._cancel_to_close()
 
@@ -578,7 +571,7 @@ class Connection:
 
     def _acknowledge_remaining(self, *, is_drained: bool) -> None:
         if not (self._is_classic and self._growing):
-            self._batcher.acknowledge_all(is_drained=is_drained)
+            self.batcher.acknowledge_all(is_drained=is_drained)
         self._close()
 
     def _on_cancelled_by_broker(self, _frame: Any) -> None:

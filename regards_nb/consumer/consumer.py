@@ -296,10 +296,10 @@ def _run_connection(
         error.__cause__ = exc
         # The journal may have them or not. RabbitMQ delivers them again, and the next session
         # compares them.
-        connection.drop_pending()
+        connection.batcher.drop_pending()
     finally:
         shared.set_connection(None)
     consumed_s = writer.consumed_s
     while not connection.journal_remaining() and not shared.stop.wait(JOURNAL_RETRY_S):
         pass
-    return error, consumed_s, connection.made_progress
+    return error, consumed_s, connection.batcher.has_journalled

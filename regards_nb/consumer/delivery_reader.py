@@ -238,18 +238,26 @@ class IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
     """pika's I/O services, which read messages before pika does and can abort the transport.
 
     An AMQP close waits for the broker's answer. A frozen broker does not answer; its socket must be
-    closed without one.
+    closed without one. *on_accepted* is called once, when a host accepts the connection.
     """
 
-    def __init__(self, on_message: Callable[[int, int, bool, bytes, bytes], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[int, int, bool, bytes, bytes], None],
+        on_accepted: Callable[[], object],
+    ) -> None:
         super().__init__(IOLoop())
         self.transport: Any = None
         self._on_message = on_message
+        self._on_accepted = on_accepted
 
     def create_streaming_connection(
         self, protocol_factory: Any, sock: Any, on_done: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Give pika its own protocol behind the reader; store the transport."""
+        # pika tries the next address of a host that has several
+        on_accepted, self._on_accepted = self._on_accepted, bool
+        on_accepted()
 
         def make_protocol() -> Any:
             return DeliveryReader(protocol_factory(), self._on_message)
