@@ -604,7 +604,7 @@ class GrowingFrame:
             # that is replaced here.
             for name in unseen:
                 self._full[name] = self._columns[name].show()
-        return self._full[: self._rows]
+        return self._full.iloc[: self._rows]
 
     def _by_name(self, columns: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
         """Return the values by column name; add new categories."""

@@ -275,7 +275,8 @@ class Database:
     def _open(self) -> None:
         # A file that is deleted while it is open is restored, and not made anew.
         self._is_new = self._file is None and self.path is not None and not self.path.exists()
-        self.version = self._read(lambda c: schema.check(c, self.location), "open")
+        check = partial(schema.check, location=self.location)
+        self.version = self._read(lambda: self._run(check), "open")
         if self.version is None:
             self._write(lambda _: None, 0, verb="open")
         self._is_new = False
@@ -297,11 +298,11 @@ class Database:
 
     def read(self, work: Callable[[sa.Connection], _T], verb: str = "read") -> _T:
         """Run *work* in a transaction that reads. A server that restarts is waited for."""
-        return self._in_place(lambda: self._read(work, verb))
+        return self._in_place(lambda: self._read(lambda: self._run(work), verb))
 
-    def _read(self, work: Callable[[sa.Connection], _T], verb: str) -> _T:
+    def _read(self, attempt: Callable[[], _T], verb: str = "read") -> _T:
         with self.using(verb):
-            return self._retry_while_restarting(lambda: self._run(work))
+            return self._retry_while_restarting(attempt)
 
     def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
         with self.engine.connect() as connection:
@@ -514,11 +515,8 @@ class Database:
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose(keep_files=False)
 
-        def look() -> Look:
-            with self.using("read"):
-                return self._retry_while_restarting(partial(self._changes.position, exact=exact))
-
-        found = self._in_place(look)
+        look = partial(self._changes.position, exact=exact)
+        found = self._in_place(lambda: self._read(look))
         if self._changes.is_shrunk:
             self.note_removed_rows()
         return found
