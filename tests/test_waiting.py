@@ -787,10 +787,10 @@ def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_
 def test_the_time_limit_names_why_the_files_are_not_there(
     tracker: OrderTracker, simulator: Simulator
 ) -> None:
-    """The reason of the last attempt, and that there will be another one."""
+    """The reason of the last attempt, that there will be another one, and how to try at once."""
     simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
     simulator.order(ONE_FILE)
-    told = r"download of order 1 failed: .*; the next try comes at \d"
+    told = r"download of order 1 failed: .*; the next try comes at \d.*download\(1\) tries at once"
     limit_tells(told, lambda limit_s: tracker.wait(1, download=True, timeout_s=limit_s))
 
 

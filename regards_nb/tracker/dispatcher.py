@@ -409,7 +409,8 @@ class AutoDownload:
         tries.next_s = time.monotonic() + wait_s
         if not isinstance(error, ServiceLoginError):  # it tells when the next login comes
             next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC"
+            at_once = f"tracker.download({self._shared.state(key).order_id}) tries at once"
+            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC, {at_once}"
 
 
 class DispatchCursor:
