@@ -59,7 +59,6 @@ _CALL = re.compile(r"(?<![.\w])(?:tracker\.|order\.)?(\w+)\(([^()]*)\)")
 #: Other words of a notebook, and those of a terminal. These commands show what REGARDS or the
 #: journal has told, and track nothing when they have ended.
 _PHRASES = {
-    ", or the button, or auto_download=True": ", or regards-nb wait --download",
     " or auto_download=True": "",
     "journal=...": "--journal PATH",
     "see tracker.rejected": "regards-nb export writes them",
