@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
-from conftest import until
+from conftest import PYTHON_MODULE, until
 from kernels import mend
 
 if TYPE_CHECKING:
@@ -147,8 +146,7 @@ class Lab:
     def _command(self) -> list[str]:
         port = self.url.rpartition(":")[2]
         return [
-            sys.executable,
-            "-m",
+            *PYTHON_MODULE,
             "jupyterlab",
             "--LabApp.expose_app_in_browser=True",
             f"--ServerApp.port={port}",
@@ -384,7 +382,7 @@ def served(folder: Path, *command: str) -> Iterator[str]:
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *(word.format(port=port) for word in command)],
+            [*PYTHON_MODULE, *(word.format(port=port) for word in command)],
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import PYTHON_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,7 +275,7 @@ def test_a_converted_notebook_needs_nothing_from_the_network(kernel: Any, tmp_pa
     )
     nbformat.write(kernel.nb, tmp_path / "run.ipynb")
     subprocess.run(
-        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "run.ipynb"],
+        [*PYTHON_MODULE, "nbconvert", "--to", "html", "run.ipynb"],
         cwd=tmp_path,
         check=True,
         capture_output=True,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from conftest import PYTHON_MODULE
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build" / "docs"
@@ -48,7 +48,8 @@ def pages() -> dict[Path, _Page]:
         lock.seek(0)
         if lock.read() != RUN:
             done = subprocess.run(
-                [sys.executable, str(ROOT / "docs" / "build.py")],
+                [*PYTHON_MODULE, "build"],
+                cwd=ROOT / "docs",
                 capture_output=True,
                 text=True,
                 timeout=280,
