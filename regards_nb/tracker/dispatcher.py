@@ -414,18 +414,18 @@ class AutoDownload:
 
 
 class DispatchCursor:
-    """The last row whose callbacks have returned, kept in the journal.
+    """The last row whose callbacks have returned, stored in the journal.
 
     A process that was killed leaves it behind the newest row, and the next process calls again from
     there: each event reaches the callbacks at least once. Trackers with the same queue and tenant
-    share it. It is not *is_kept* by a reader, which writes nothing to the journal.
+    share it. A reader, which writes nothing to the journal, stores none: *is_stored* is False.
     """
 
     def __init__(
-        self, journal: Journal, queue: str | None, tenant: str | None, *, is_kept: bool
+        self, journal: Journal, queue: str | None, tenant: str | None, *, is_stored: bool
     ) -> None:
         self._journal = journal
-        self._is_kept = is_kept
+        self._is_stored = is_stored
         digest = hashlib.blake2b(json.dumps([queue, tenant]).encode(), digest_size=12)
         self._name = digest.hexdigest()
         self._saved = self._done = (-1, 0)
@@ -437,7 +437,7 @@ class DispatchCursor:
         A first cursor is written with the next write of this process, so before its first message:
         the process may be killed before it has called anything.
         """
-        if not self._is_kept:
+        if not self._is_stored:
             return self._journal.last_id()
         generation = self._journal.generation
         found = self._journal.cursors.read(self._name)
@@ -454,7 +454,7 @@ class DispatchCursor:
 
     def save(self, *, at_once: bool = False) -> None:
         """Write the cursor if it has advanced and was not written within `SAVE_PERIOD_S`."""
-        if not self._is_kept:
+        if not self._is_stored:
             return
         done = self._done
         now_s = time.monotonic()

@@ -402,9 +402,9 @@ class OrderTracker:
     def _start(self, timeout_s: float, *, was_running: bool) -> None:
         if self._dispatcher is None or self._dispatcher.death:
             # Before the consumer: what waited in the queue is new, too.
-            is_kept = not isinstance(self._consumer, JournalReader)
+            is_stored = not isinstance(self._consumer, JournalReader)
             journal = self._shared.journal
-            cursor = DispatchCursor(journal, self.queue, self.tenant, is_kept=is_kept)
+            cursor = DispatchCursor(journal, self.queue, self.tenant, is_stored=is_stored)
             auto = self._blocking.automatic = self._new_download() if self.auto_download else None
             self._dispatcher = EventDispatcher(self, self._shared, cursor, auto, self._callbacks)
         source = self._consumer
