@@ -44,13 +44,14 @@ DEADLINE_S = 120.0
 # jsonschema, which nbformat imports, compiles a grammar of IRIs at its import where this package is
 # installed: 1.7 s of processor in each process of the tests. No schema here has a format for IRIs.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+_RUN_MODULE = """
+import runpy, sys
+sys.modules["rfc3987_syntax"] = None
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 #: The beginning of a command that runs a module of Python, without that grammar.
-PYTHON_MODULE = [
-    sys.executable,
-    "-c",
-    "import runpy, sys; sys.modules['rfc3987_syntax'] = None; del sys.argv[0]; "
-    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)",
-]
+PYTHON_MODULE = [sys.executable, "-c", _RUN_MODULE]
 
 # What imports and collection make lives as long as the process; see pytest_collection_finish.
 gc.disable()
