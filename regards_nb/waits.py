@@ -33,6 +33,8 @@ SAID_AFTER_S = 1.0
 _AGAIN_S = 5.0
 #: Maximum time until Ctrl-C ends a wait.
 _TURN_S = 1.0
+#: How often it is looked whether a job was stopped.
+_STOP_TURN_S = 0.1
 _MOMENT_S = 0.1
 _pause = threading.Event()
 #: What the main thread said last, and when.
@@ -49,6 +51,7 @@ def awaited(
     *,
     timeout_s: float = math.inf,
     ends_after_s: float = math.inf,
+    stop: threading.Event | None = None,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
     """Return the result of *job*; in the main thread, say *text* and a limit if that takes long.
@@ -56,27 +59,31 @@ def awaited(
     A function returns the text, and is asked again each second. The job is a future, or runs in
     another thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a
     host, and *unwanted* gets the result that comes later. TimeoutError: there was none within
-    *timeout_s*, or before the end of a `limited` block; where that has passed, the job is not
-    begun. The line names *ends_after_s* as the limit if the job itself ends after that.
+    *timeout_s*, before the end of a `limited` block, or before *stop* was set; where a limit has
+    passed, the job is not begun. The line names *ends_after_s* as the limit if the job itself ends
+    after that.
     """
     limit_s = min(time_left_s(), timeout_s)
-    if limit_s == math.inf and not in_main_thread():
+    if limit_s == math.inf and stop is None and not in_main_thread():
         return job.result() if isinstance(job, Future) else job()
     if limit_s <= 0:
         raise TimeoutError
     words = text if callable(text) else lambda: text
     future = job if isinstance(job, Future) else in_thread(job)
-    end_s, said = time.monotonic() + limit_s, ""
+    now_s, said = time.monotonic(), ""
+    end_s, turn_s = now_s + limit_s, math.inf if stop is None else _STOP_TURN_S
     with interruptible():
         try:
-            turn_s = max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
+            speak_s = now_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
             # In turns: a signal that comes just before this thread sleeps does not wake it.
-            while not future.done() and (left_s := end_s - time.monotonic()) > 0:
-                wait_for([future], min(turn_s, left_s))
-                turn_s = _TURN_S
-                if not future.done() and said != words():
-                    said = words()
-                    told(said, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
+            while not (future.done() or now_s >= end_s or (stop is not None and stop.is_set())):
+                if now_s >= speak_s:
+                    speak_s = now_s + _TURN_S
+                    if said != words():
+                        said = words()
+                        told(said, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
+                wait_for([future], min(turn_s, speak_s - now_s, end_s - now_s))
+                now_s = time.monotonic()
             return future.result(0)
         except (KeyboardInterrupt, TimeoutError):
             future.add_done_callback(lambda done: done.exception() or unwanted(done.result()))

@@ -16,6 +16,7 @@ from regards_nb.client import LastByte
 from regards_nb.download import Downloader, Progress, Workspace, order_folder
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,22 @@ def test_a_stopped_download_says_so_and_goes_on_later(
         assert not here.leftovers
         here.simulator.faults.clear()
         here.fetch(way=way)
+        assert here.found == here.expected
+
+
+@pytest.mark.parametrize("route", [Route.AVAILABLE, Route.ZIP])
+def test_a_stopped_download_waits_for_no_answer(route: Route, tmp_path: Path) -> None:
+    """REGARDS is silent: the download ends all the same, and the next one makes a new request."""
+    with world(tmp_path) as here:
+        stop, faults = threading.Event(), here.simulator.faults
+        silence = faults.add(Slow(route=route, delay_s=600))
+        fetching = in_thread(lambda: here.fetch(stop=stop))
+        wait_until(lambda: not faults.is_armed(silence), "the request")
+        stop.set()
+        wait_until(fetching.done, "the end of the download")
+        with pytest.raises(DownloadError, match="stopped; the next one goes on"):
+            fetching.result()
+        here.fetch()
         assert here.found == here.expected
 
 

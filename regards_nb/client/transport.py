@@ -387,20 +387,21 @@ class Transport:
         ends_after_s: float,
         unwanted: Callable[[_Result], object] = lambda _: None,
     ) -> _Result | RequestFailure:
-        """Return what a job of a request returns, unless the time limit of the call comes first."""
+        """Return what a job of a request returns, unless a time limit or its *stop* comes first."""
         is_sent = time_left_s() > 0
         try:
             return awaited(
                 job,
                 lambda: f"waiting for REGARDS at {self._origin}{self._through_proxy()}",
                 ends_after_s=ends_after_s,
+                stop=request.stop,
                 unwanted=unwanted,
             )
         except TimeoutError:
+            is_stopped = request.stop is not None and request.stop.is_set()
+            reason = "stopped" if is_stopped else "no answer within the time limit of this call"
             may_be_done = is_sent and request.retry is not Retry.IF_TEMPORARY
-            return RequestFailure(
-                "no answer within the time limit of this call", may_be_done, is_final=True
-            )
+            return RequestFailure(reason, may_be_done, is_final=True)
 
     def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
         """Return the target of a redirect; raise if it is another origin."""

@@ -32,7 +32,12 @@ from regards_nb.download.places import as_place, open_workspace, paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
 from regards_nb.download.records import OrderRecords, is_in_zip
-from regards_nb.errors import DownloadError, IncompleteDownloadError, ServiceError
+from regards_nb.errors import (
+    DownloadError,
+    IncompleteDownloadError,
+    ServiceError,
+    ServiceUnreachableError,
+)
 from regards_nb.files import FileState
 from regards_nb.text import clean, counted, listed
 
@@ -204,7 +209,12 @@ class Downloader:
         stop = self._options.stop
         for pause_s in (*SAVING_S, None):
             rows = self._client.iter_available_files(self.order_id, stop=stop)
-            self.records.relist(row for row in rows if row.file_id not in self._never_released)
+            try:
+                self.records.relist(row for row in rows if row.file_id not in self._never_released)
+            except ServiceUnreachableError:
+                if stop.is_set():
+                    raise self._stopped() from None
+                raise
             plan = make_plan(self.records, self._options, given_up=self._failed)
             if not plan.unreleased or pause_s is None or stop.wait(pause_s):
                 break
@@ -248,14 +258,17 @@ class Downloader:
         except StoppedError:
             publisher.finish_early()
             publisher.raise_failure()
-            raise DownloadError(
-                f"the download of order {self.order_id} was stopped; the next one goes on after "
-                f"the {counted(len(self.records.arrived), 'file')} in place"
-            ) from None
+            raise self._stopped() from None
         except BaseException:
             # Ctrl-C, too: verified files still get their names
             publisher.finish_early()
             raise
+
+    def _stopped(self) -> DownloadError:
+        return DownloadError(
+            f"the download of order {self.order_id} was stopped; the next one goes on after the "
+            f"{counted(len(self.records.arrived), 'file')} in place"
+        )
 
     def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
