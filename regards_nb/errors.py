@@ -175,7 +175,7 @@ class ServiceUnreachableError(ServiceError):
 
     Attributes
     ----------
-    may_be_done : bool
+    in_work : bool
         Whether the server may have received the request and may still work on it.
     """
 
@@ -185,10 +185,10 @@ class ServiceUnreachableError(ServiceError):
         *,
         status_code: int | None = None,
         messages: Sequence[str] = (),
-        may_be_done: bool = True,
+        in_work: bool = True,
     ) -> None:
         super().__init__(text, status_code=status_code, messages=messages)
-        self.may_be_done = may_be_done
+        self.in_work = in_work
 
 
 class ServiceLoginError(ServiceError):
@@ -308,15 +308,15 @@ class StoppedWaiting(KeyboardInterrupt):
 
     Attributes
     ----------
-    may_be_done : bool
+    in_work : bool
         Whether REGARDS may have received an action, and may carry it out.
     """
 
     def __init__(
-        self, text: str = "stopped waiting; tracking continues", *, may_be_done: bool = False
+        self, text: str = "stopped waiting; tracking continues", *, in_work: bool = False
     ) -> None:
         super().__init__(text)
-        self.may_be_done = may_be_done
+        self.in_work = in_work
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython prints instead of a traceback."""

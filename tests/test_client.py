@@ -186,7 +186,7 @@ def test_a_given_token_is_replaced_by_a_login_when_it_ends(
         assert logins(simulator) == 2
 
 
-def test_an_order_is_read_with_what_may_be_done_with_it(
+def test_an_order_is_read_with_what_in_work_with_it(
     simulator: Simulator, client: RegardsClient
 ) -> None:
     """An order has status, dates, totals, and the actions that the server would accept now."""

@@ -376,7 +376,7 @@ class TokenProvider:
         except TimeoutError:
             raise ServiceUnreachableError(
                 f"REGARDS at {self._address} does not answer within the time limit",
-                may_be_done=False,
+                in_work=False,
             ) from None
 
 

@@ -82,7 +82,7 @@ class RequestFailure(NamedTuple):
 
     reason: str
     #: The server may have received the request.
-    may_be_done: bool
+    in_work: bool
     #: Another attempt would fail in the same way.
     is_final: bool = False
 
@@ -92,21 +92,21 @@ class RequestFailure(NamedTuple):
     ) -> RequestFailure:
         """Read an exception of requests. *timeout_s*: to connect, to the next byte."""
         if isinstance(error, requests.ConnectTimeout):
-            return cls(f"no connection within {timeout_s[0]:g} s", may_be_done=False)
+            return cls(f"no connection within {timeout_s[0]:g} s", in_work=False)
         if isinstance(error, requests.ReadTimeout):
-            return cls(f"no byte for {timeout_s[1]:.3g} s", may_be_done=True)
+            return cls(f"no byte for {timeout_s[1]:.3g} s", in_work=True)
         chain: list[BaseException] = [error]
         while (cause := chain[-1].__context__) is not None:
             chain.append(cause)
         if final := _final_reason(error, chain[-1]):
-            return cls(final, may_be_done=False, is_final=True)
+            return cls(final, in_work=False, is_final=True)
         reason = type(error).__name__
         if isinstance(chain[-1], OSError) and len(chain) > 1:
             reason = f"{reason}: {chain[-1].strerror or chain[-1]}"
         # Without a connection nothing was sent.
         names = {type(link).__name__ for link in chain}
         connected = not names & {"NewConnectionError", "NameResolutionError", "SSLError"}
-        return cls(clean(reason), may_be_done=connected)
+        return cls(clean(reason), in_work=connected)
 
 
 def _final_reason(error: BaseException, innermost: BaseException) -> str:
@@ -239,10 +239,10 @@ class Transport:
         except StoppedWaiting:
             raise  # the login before the request
         except KeyboardInterrupt:
-            may_be_done = request.retry is not Retry.IF_TEMPORARY
-            outcome = f"it may carry out {request}" if may_be_done else f"{request} changes nothing"
+            in_work = request.retry is not Retry.IF_TEMPORARY
+            outcome = f"it may carry out {request}" if in_work else f"{request} changes nothing"
             raise StoppedWaiting(
-                f"stopped waiting for REGARDS at {self._origin}: {outcome}", may_be_done=may_be_done
+                f"stopped waiting for REGARDS at {self._origin}: {outcome}", in_work=in_work
             ) from None
 
     @contextmanager
@@ -400,8 +400,8 @@ class Transport:
         except TimeoutError:
             is_stopped = request.stop is not None and request.stop.is_set()
             reason = "stopped" if is_stopped else "no answer within the time limit of this call"
-            may_be_done = is_sent and request.retry is not Retry.IF_TEMPORARY
-            return RequestFailure(reason, may_be_done, is_final=True)
+            in_work = is_sent and request.retry is not Retry.IF_TEMPORARY
+            return RequestFailure(reason, in_work, is_final=True)
 
     def _redirected(self, response: requests.Response, url: str, request: RequestSpec) -> str:
         """Return the target of a redirect; raise if it is another origin."""
@@ -432,7 +432,7 @@ class Transport:
         return ServiceUnreachableError(
             f"{request}: no response from {self._origin}{self._through_proxy()}: {outcome.reason}. "
             "Check the address and the network (VPN, proxy)",
-            may_be_done=outcome.may_be_done,
+            in_work=outcome.in_work,
         )
 
     def _through_proxy(self) -> str:
@@ -473,7 +473,7 @@ def _may_repeat(request: RequestSpec, outcome: Response | RequestFailure) -> boo
     if isinstance(outcome, RequestFailure):
         if outcome.is_final:
             return False
-        return request.retry is Retry.IF_TEMPORARY or not outcome.may_be_done
+        return request.retry is Retry.IF_TEMPORARY or not outcome.in_work
     if outcome.status != 429 and request.retry is Retry.IF_NOT_STARTED:
         # 502, 503 and 504: a proxy that waits no longer, while the server still makes the zip.
         return False
@@ -502,7 +502,7 @@ def _read(response: requests.Response, request: str) -> Response | RequestFailur
                     )
         except requests.RequestException as exc:
             reason = f"the connection broke inside the response ({type(exc).__name__})"
-            return RequestFailure(reason, may_be_done=True)
+            return RequestFailure(reason, in_work=True)
     return Response(
         request=request, status=response.status_code, headers=response.headers, body=bytes(body)
     )

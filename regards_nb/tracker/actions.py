@@ -75,7 +75,7 @@ class OrderActions:
             except KeyboardInterrupt as exc:
                 texts = [str(error) for error in errors]
                 names = [self._shared.state(key).name for key in left]
-                if getattr(exc, "may_be_done", False):
+                if getattr(exc, "in_work", False):
                     first = names.pop(0)
                     asks = "tracker.sync() asks it"
                     texts.append(f"it is open whether REGARDS did {action} {first}, {asks}")
@@ -112,8 +112,8 @@ class OrderActions:
             exc.put_first(f"order {state.order_id}")
             raise
         except KeyboardInterrupt as exc:
-            may_be_done = bool(done) or getattr(exc, "may_be_done", False)
-            raise StoppedWaiting(may_be_done=may_be_done) from None
+            in_work = bool(done) or getattr(exc, "in_work", False)
+            raise StoppedWaiting(in_work=in_work) from None
         return self._shared.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:

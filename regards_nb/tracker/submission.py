@@ -425,7 +425,7 @@ class Submission:
                 correlation_id=request.correlation_id,
             )
         except StoppedWaiting as exc:
-            if not exc.may_be_done:  # the login was stopped
+            if not exc.in_work:  # the login was stopped
                 self._save(request, sent=False)
             raise
         except ServiceError as exc:
@@ -461,7 +461,7 @@ class Submission:
             newest = next(client.iter_orders(page_size=1), None)
         except ServiceUnreachableError as exc:
             if exc.status_code != _GATEWAY_TIMEOUT and not (
-                exc.status_code is None and exc.may_be_done
+                exc.status_code is None and exc.in_work
             ):
                 raise
             warnings.warn(
@@ -583,5 +583,5 @@ def _name(request: Request) -> str:
 def _surely_not_ordered(error: ServiceError) -> bool:
     """Return whether REGARDS refused the request, or never received it."""
     if isinstance(error, ServiceUnreachableError) and error.status_code is None:
-        return not error.may_be_done
+        return not error.in_work
     return error.status_code is not None and 400 <= error.status_code < 500
