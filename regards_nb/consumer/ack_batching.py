@@ -55,7 +55,7 @@ class AckBatcher:
         self._steps = list(prefetch_steps)
         self._clock = clock
         #: delivered, not journalled
-        self._pending: list[Delivery] = []
+        self.pending: list[Delivery] = []
         #: whether any message was journalled
         self.has_journalled = False
         self._newest_tag = 0
@@ -75,11 +75,6 @@ class AckBatcher:
     def prefetch(self) -> int:
         """The number of unacknowledged messages that the broker allows now."""
         return self._steps[0]
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether messages were delivered and are not journalled."""
-        return bool(self._pending)
 
     @property
     def is_acknowledged(self) -> bool:
@@ -113,32 +108,32 @@ class AckBatcher:
 
     def drop_pending(self) -> None:
         """Forget the messages that are not journalled; RabbitMQ delivers them again."""
-        self._pending = []
+        self.pending = []
 
     def add(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
-        self._pending.append(delivery)
+        self.pending.append(delivery)
         self._newest_tag = delivery_tag
 
     def has_grown(self) -> bool:
         """Return whether many messages arrived since the last call, and the batch may grow."""
-        pending = len(self._pending)
+        pending = len(self.pending)
         before, self._pending_before = self._pending_before, pending
         return before + FEW_MESSAGES < pending < self.prefetch // 2
 
     def flush(self) -> None:
         """Journal the received messages; after a JournalError the next call tries again."""
-        if not self._pending:
+        if not self.pending:
             return
         newest_tag = self._newest_tag
         self._journal_batch(
-            self._pending,
-            delivered=self._earlier + newest_tag - len(self._pending),
+            self.pending,
+            delivered=self._earlier + newest_tag - len(self.pending),
             acknowledged=self._earlier + self._acknowledged_tag,
         )
         self.has_journalled = True
         self._journalled.append((newest_tag, self._clock()))
-        self._pending = []
+        self.pending = []
         self._pending_before = 0
         is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
         if is_half_used and not self._may_grow() and not self.is_held:

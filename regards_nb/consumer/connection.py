@@ -145,7 +145,7 @@ class Connection:
             self.batcher.drop_pending()
         except JournalError as exc:
             self._writer.on_journal_error(exc)
-        return not self.batcher.has_pending
+        return not self.batcher.pending
 
     def request_close(self, within_s: float) -> None:
         """Close the connection; close its socket after *within_s* s at the latest. Thread-safe."""

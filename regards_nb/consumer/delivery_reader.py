@@ -11,6 +11,7 @@ import json
 import struct
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,17 +64,15 @@ _OTHER_PROPERTIES = (
 _stored_properties = attrgetter("app_id", *_OTHER_PROPERTIES)
 
 
+@dataclass(slots=True)
 class _Unfinished:
     """A message of which the header or a part of the body has not arrived."""
 
-    __slots__ = ("body", "delivery_tag", "properties", "redelivered", "size")
-
-    def __init__(self, delivery_tag: int, redelivered: bool) -> None:  # noqa: FBT001 - as in AMQP
-        self.delivery_tag = delivery_tag
-        self.redelivered = redelivered
-        self.properties = b""
-        self.size = -1
-        self.body = b""
+    delivery_tag: int
+    redelivered: bool
+    properties: bytes = b""
+    size: int = -1
+    body: bytes = b""
 
 
 class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]

@@ -98,10 +98,8 @@ class JournalWriter:
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
         self._consuming_since_s = time.monotonic()
-        self._report.note("waiting", None)
-        self._report.note("silent", None)
-        self._report.note("returned", None)
-        self._report.note("anew", None)
+        for kind in ("waiting", "silent", "returned", "anew"):
+            self._report.note(kind, None)
         self._report.update(address=self._address)
         self._report.report(HealthState.CONSUMING)
         if not self._started.done():
