@@ -214,7 +214,12 @@ def test_a_wait_for_an_unknown_order_is_an_error(
 @pytest.mark.parametrize("has_messages", [False, True])
 @pytest.mark.parametrize("label", [None, "made elsewhere"])
 def test_a_wait_for_a_name_that_rest_knows_is_none(
-    label: str | None, simulator: Simulator, tmp_path: Path, *, has_messages: bool
+    label: str | None,
+    simulator: Simulator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    has_messages: bool,
 ) -> None:
     """An order that only REST knows, by its number or label, is looked up, and waited for."""
     number = simulator.order(OrderPlan(n_files=1, label=label))
@@ -224,6 +229,7 @@ def test_a_wait_for_a_name_that_rest_knows_is_none(
         purge_queue(simulator)
     with tracker_of(simulator, tmp_path) as tracker:
         assert list(tracker.wait(label or number, timeout_s=30)["status"]) == ["DONE"]
+        assert "1 order has ended" not in capsys.readouterr().out
     if not has_messages:
         tracker = tracker_of(simulator, tmp_path, journal=tmp_path / "other.sqlite")
         assert tracker[label or number].order_id == number

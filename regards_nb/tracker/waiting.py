@@ -389,8 +389,9 @@ class Wait(WaitingCall):
             if state.to_download and (holder := self._shared.holders.of(state))
         ]
         words += self._shared.silent()
-        note = "; ".join(words) or f"{total} {'has' if len(self._names) == 1 else 'have'} ended"
-        note = "; ".join([note, *self._blocking.reasons(needed, _ADVICE, self._asked)])
+        if not words and len(self._states) == len(self._names):  # else an event comes just now
+            words.append(f"{total} {'has' if len(self._names) == 1 else 'have'} ended")
+        note = "; ".join([*words, *self._blocking.reasons(needed, _ADVICE, self._asked)])
         if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
