@@ -39,8 +39,6 @@ _MOMENT_S = 0.1
 _pause = threading.Event()
 #: What the main thread said last, and when.
 _last_said = ("", 0.0)
-#: In how many blocks of `stopped_by_user` the main thread is.
-_depth = 0
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 
@@ -119,10 +117,9 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
 
 @contextmanager
 def said_meanwhile(text: str) -> Iterator[None]:
-    """Say *text* if a block takes long that the main thread must run itself: it may ask the user.
+    """Say *text* if a block takes long that the main thread must run, because it may ask the user.
 
-    That thread is busy, so another one writes the line, and the block ends after it: the line
-    comes below the running cell. In a terminal a prompt may stand before it.
+    Another thread writes the line, and the block ends after it, so it comes below the running cell.
     """
     if not in_main_thread():
         yield
@@ -130,7 +127,7 @@ def said_meanwhile(text: str) -> Iterator[None]:
     is_over = threading.Event()
 
     def speak() -> None:
-        if not is_over.wait(SAID_AFTER_S):
+        if not is_over.wait(SAID_AFTER_S):  # in a terminal a prompt may stand before the line
             say("\n" * getattr(sys.stdout, "isatty", bool)() + text)
 
     speaker = in_thread(speak)
@@ -208,20 +205,16 @@ def stopped_by_user(
     block inside, which may not have begun, has the better line. Each call says anew what it waits
     for.
     """
-    global _depth, _last_said  # noqa: PLW0603 - only the main thread speaks
-    depth, speaks = _depth, in_main_thread()
+    global _last_said  # noqa: PLW0603 - only the main thread speaks
     with interruptible():
         try:
-            if speaks:
-                _depth, _last_said = depth + 1, _last_said if depth else ("", 0.0)
+            if in_main_thread():
+                _last_said = ("", 0.0)
             yield
         except KeyboardInterrupt as exc:
             if keeps_inner and isinstance(exc, StoppedWaiting):
                 raise
             raise StoppedWaiting(outcome if isinstance(outcome, str) else outcome()) from None
-        finally:
-            if speaks:
-                _depth = depth
 
 
 def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -25,7 +25,7 @@ from regards_nb.output import say
 from regards_nb.text import counted, listed
 from regards_nb.threads import JobThreads
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
-from regards_nb.waits import interruptible, told
+from regards_nb.waits import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,24 +64,23 @@ class OrderActions:
         left = list(keys)
         done: list[OrderKey] = []
         errors: list[RegardsError] = []
-        with interruptible():
-            try:
-                while left:
-                    try:
-                        done.append(self.act(action, left[0], **details))
-                    except RegardsError as exc:
-                        errors.append(exc)
-                    del left[0]
-            except KeyboardInterrupt as exc:
-                texts = [str(error) for error in errors]
-                names = [self._shared.state(key).name for key in left]
-                if getattr(exc, "in_work", False):
-                    first = names.pop(0)
-                    asks = "tracker.sync() asks it"
-                    texts.append(f"it is open whether REGARDS did {action} {first}, {asks}")
-                if names:
-                    texts.append(f"no request was sent for {listed(names)}")
-                raise StoppedWaiting(f"{action}() was stopped: {'; '.join(texts)}") from None
+        try:
+            while left:
+                try:
+                    done.append(self.act(action, left[0], **details))
+                except RegardsError as exc:
+                    errors.append(exc)
+                del left[0]
+        except KeyboardInterrupt as exc:
+            texts = [str(error) for error in errors]
+            names = [self._shared.state(key).name for key in left]
+            if getattr(exc, "in_work", False):
+                first = names.pop(0)
+                asks = "tracker.sync() asks it"
+                texts.append(f"it is open whether REGARDS did {action} {first}, {asks}")
+            if names:
+                texts.append(f"no request was sent for {listed(names)}")
+            raise StoppedWaiting(f"{action}() was stopped: {'; '.join(texts)}") from None
         if len(errors) > 1 or (errors and done):
             total, told = counted(len(keys), "order"), "; ".join(map(str, errors))
             raise NotAllowedError(f"{len(done)} of {total} done. {told}") from errors[0]

@@ -8,6 +8,7 @@ order downloads it (`tracker/fetch.py`); workers of an executor take it, too.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from contextlib import suppress
@@ -160,7 +161,7 @@ class Downloads:
         request: DownloadRequest = _NEW_FILES,
         *,
         options: CallOptions | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float = math.inf,
     ) -> dict[int, Any]:
         """Download the ready files of some orders; return what ``process=`` returns for each.
 
@@ -172,7 +173,7 @@ class Downloads:
         executor, process = options.executor, options.process
         begin, cancel = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
-        tell = partial(self._tell, view, begun)
+        tell = partial(self._tell, view, begun, timeout_s)
         try:
             for order in orders:
                 number = order.order_id
@@ -184,7 +185,6 @@ class Downloads:
             seen = -1
             while not all(future.done() for _, future in begun):
                 tell()
-                self._keep_time_limit(begun, timeout_s)
                 options.do_jobs(tell)
                 seen = self._shared.signal.wait(seen, LOOK_S)
         finally:
@@ -258,7 +258,9 @@ class Downloads:
             if order.order_id and now.downloaded_files == order.downloaded_files:
                 self._ask_again(order.order_id)
 
-    def _tell(self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]]) -> None:
+    def _tell(
+        self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]], timeout_s: float
+    ) -> None:
         """Show what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
         for number in running:
@@ -266,6 +268,11 @@ class Downloads:
             key = self._shared.key_of(number)
             if download and download.in_worker and key and not self._shared.state(key).to_download:
                 self._shared.downloads.pop(number, None)
+            if download and download.active.last_byte.age_s >= timeout_s:
+                raise WaitTimeoutError(
+                    f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
+                    "stay, and the same call goes on from there"
+                )
         processing = [number for number in running if number not in self._shared.downloads]
         words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
@@ -276,19 +283,6 @@ class Downloads:
             if (holder := each.active.holder)
         ]
         view.refresh(note="; ".join([*words, *held, *self._shared.silent()]))
-
-    def _keep_time_limit(
-        self, begun: Iterable[tuple[int, Future[Any]]], timeout_s: float | None
-    ) -> None:
-        if timeout_s is None:
-            return
-        for number, _ in begun:
-            running = self._shared.downloads.get(number)
-            if running is not None and running.active.last_byte.age_s >= timeout_s:
-                raise WaitTimeoutError(
-                    f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
-                    "stay, and the same call goes on from there"
-                )
 
     def nothing_for(
         self, order: OrderState, request: DownloadRequest = _NEW_FILES

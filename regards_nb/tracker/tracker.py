@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 import warnings
 import weakref
@@ -1219,7 +1220,7 @@ class OrderTracker:
                 state = self._shared.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.
-                downloads.run(view, [state], timeout_s=timeout_s)
+                downloads.run(view, [state], timeout_s=timeout_s or math.inf)
                 new = [path for path in self._shared.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
