@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from conftest import client_of, until
 
-from regards_nb import OrderTracker, errors
+from regards_nb import OrderTracker, display, errors
 from regards_nb.client import LastByte, RegardsClient
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
 from regards_nb.threads import begin
@@ -164,6 +164,20 @@ def test_the_next_part_keeps_its_time_limit(simulator: Simulator, tracker: Order
     with pytest.raises(errors.WaitTimeoutError, match=r"no byte of order 1 .* 0.5 s.*goes on"):
         next(tracker[1].iter_parts(timeout_s=0.5))
     simulator.stop()
+
+
+def test_ctrl_c_while_a_view_is_made_is_one_line(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as the value of a cell: the tracker itself, or one of its orders."""
+    tracker = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+    with tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        for name in ("show", "mimebundle"):
+            monkeypatch.setattr(display, name, lambda *_: signal.raise_signal(signal.SIGINT))
+        for shown in (tracker.show, tracker._ipython_display_, order._repr_mimebundle_):
+            with pytest.raises(errors.StoppedWaiting, match="tracking continues"):
+                shown()
 
 
 def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.events import OrderStatus
+from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -43,6 +44,7 @@ class Order:
         yield from self._tracker.wait_async(self).__await__()
         return self
 
+    @stopped_by_user("the order is not shown; tracking continues")
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         from regards_nb.display import mimebundle
 

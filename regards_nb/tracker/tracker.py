@@ -1257,6 +1257,7 @@ class OrderTracker:
 
     # -- displays --
 
+    @stopped_by_user("show() was stopped: call it again; tracking continues")
     def show(self) -> None:
         """Show the live table of all orders; the cell ends at once."""
         from regards_nb.display import show
