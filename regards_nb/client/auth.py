@@ -1,6 +1,6 @@
-"""Secrets, login and token: one login for all threads, renewed before the token ends.
+"""Secrets, login and token: one login for all threads, and the pause after a refused one.
 
-REGARDS has no refresh token: the client renews a token by logging in again (protocol.md 1.1).
+REGARDS has no refresh token: the client logs in again before a token ends (protocol.md 1.1).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 That holds for notebooks and terminals (`INTERVAL_S`), however fast events arrive: Jupyter servers
 silently drop updates above a thousand messages a second. Repaints are rarer
 
-- where one takes long: all together take 2 % of a processor (`MAX_SHARE`);
+- where one takes long: those of a view take 2 % of a processor (`MAX_SHARE`);
 - where there are more orders than rows: once a second (`CROWDED_INTERVAL_S`);
 - where only elapsed times change: every 5 s (``TICK_S`` of `model`).
 

@@ -1,4 +1,4 @@
-"""Entries of a zip become verified files, each as soon as it is complete.
+"""Entries of a zip become verified files, each as soon as it is complete; others are discarded.
 
 A file that has the MD5 of the manifest is handed over at once: later damage of the zip cannot make
 it wrong. A file without an MD5 in the manifest waits until the whole zip is proven and its notice

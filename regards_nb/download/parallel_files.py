@@ -1,4 +1,6 @@
-"""Files fetched one by one, several at a time: for repair, and where that is faster than the zip.
+"""Fetch files one by one, several at a time; give up a file that comes twice with a wrong MD5.
+
+This is for the files that a zip did not hold, and where it is faster than the zip.
 
 The server limits the parallel downloads of a user and tells the limit only by refusing a request
 (protocol.md 1.3, "rate"). So the number of parallel requests grows until one is refused.

@@ -1,4 +1,4 @@
-"""The step to a final name: prepare the content, create the name without replacing, record it.
+"""The step to a final name: create it, or a numbered one where other content has it; record it.
 
 It runs in threads of its own, so that the network and the checks do not wait for the disk or for
 uploads: in one thread for a folder, in several for a bucket.

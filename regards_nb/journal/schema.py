@@ -1,4 +1,4 @@
-"""The tables of a journal."""
+"""The tables of a journal, and which versions of them are read, changed to this one, or refused."""
 
 from __future__ import annotations
 

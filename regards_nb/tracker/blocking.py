@@ -1,4 +1,4 @@
-"""Why REGARDS does not prepare an order: what is not downloaded, paused, or ordered before it."""
+"""Decides why REGARDS does not prepare an order: a download, a pause, or an order before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the download of an order: in a thread of this process, or in a worker of another one.
+"""Download an order, if no other process has its lease, in a thread or in a worker.
 
 Threads use the client and the journal of the tracker. A worker of another process makes both
 itself: a `WorkerTask` is all that it gets. It also processes the files.

@@ -1,4 +1,4 @@
-"""Calls that wait for orders; and ``wait()``: which orders, until when, and how it ends."""
+"""Calls that wait for orders: until when, how they end, and when REST is asked meanwhile."""
 
 from __future__ import annotations
 
