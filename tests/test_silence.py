@@ -392,6 +392,7 @@ def test_an_export_is_stopped_in_one_line(
         with suppress(FileNotFoundError):
             os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
 
+    before = len(tracker.events)
     unblock = threading.Timer(10, open_other_end)
     unblock.start()
     with (
@@ -400,7 +401,8 @@ def test_an_export_is_stopped_in_one_line(
     ):
         tracker.export(folder, kind="csv")
     unblock.cancel()
-    assert len(pd.read_csv(folder / "events.csv")) == len(tracker.events)
+    # the next round of REST sync may have told of more
+    assert before <= len(pd.read_csv(folder / "events.csv")) <= len(tracker.events)
 
 
 def test_a_start_keeps_its_time_limit(
