@@ -329,7 +329,6 @@ class RestSync:
         unfinished = self.unfinished()
         wanted = unfinished | self._waiting()
         if not wanted:
-            self.errors.withdraw(_ASKING)
             return False
         before = self._shared.states()
         remotes = self._listed(wanted)
@@ -377,8 +376,13 @@ class RestSync:
         self.error = str(error)
 
     def _check_again(self) -> None:
-        with limited(time.monotonic() + _CHECK_S):
-            self.ask_round()
+        """Withdraw the error of a round if REGARDS answers now."""
+        with limited(time.monotonic() + _CHECK_S), suppress(RegardsError):
+            if self.unfinished() or self._waiting():
+                self.ask_round()
+            else:
+                next(self.client.iter_orders(page_size=1), None)
+                self.errors.withdraw(_ASKING)
 
     def retry_s(self, usual_s: float) -> float:
         """Return the pause before the next round."""
