@@ -255,6 +255,7 @@ def _sync(tracker: OrderTracker) -> None:
             tracker.sync()
     except (errors.ServiceUnreachableError, KeyboardInterrupt):
         show()
+        _complain("these are the orders as the journal has them: REGARDS has not answered")
         raise
 
 

@@ -282,6 +282,10 @@ def test_errors_are_one_line(
     assert said.startswith("regards-nb: ")
     assert "refused the login" in said
     assert "hunter2" not in said
+    simulator.stop()
+    said = command("orders", code=1)
+    assert "REGARDS: No orders" in said
+    assert "as the journal has them: REGARDS has not answered" in said
 
 
 def test_usage_is_said() -> None:

@@ -801,6 +801,25 @@ def test_the_time_limit_names_why_the_files_are_not_there(
     limit_tells(told, lambda limit_s: tracker.wait(1, download=True, timeout_s=limit_s))
 
 
+def test_a_download_that_is_tried_again_names_no_time_that_has_passed(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The time of the next try is told until it begins."""
+    refusal = simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        assert tracker._blocking.automatic is not None
+        tracker._blocking.automatic.first_retry_s = 1.0
+        simulator.order(ONE_FILE)
+        until(lambda: "the next try comes at" in tracker._repr_html_())
+        simulator.faults.remove(refusal)
+        slow = simulator.faults.add(Slow(route=Route.AVAILABLE, delay_s=60))
+        until(lambda: not simulator.faults.is_armed(slow))
+        told = tracker._blocking.automatic.failure([tracker[1].state])
+        assert "HTTP 403" in told
+        assert "the next try comes at" not in told
+        tracker.stop()
+
+
 def test_a_callback_that_was_removed_is_not_called_for_events_that_wait(
     tracker: OrderTracker, simulator: Simulator
 ) -> None:

@@ -64,11 +64,9 @@ class Progress:
         left = self.remaining_s
         eta = f", {left:.0f} s left" if left else ""
         total = f" of {_megabytes(self.bytes_total)}" if self.bytes_total is not None else ""
-        return (
-            f"{name}: verified {self.verified}/{self.files_total}, "
-            f"{_megabytes(self.bytes_done)}{total}{rate}{eta}"
-            f"{', ' * bool(self.silence)}{self.silence}"
-        )
+        files = f"verified {self.verified}/{self.files_total}, {_megabytes(self.bytes_done)}"
+        counts = f"{files}{total}{rate}{eta}" if self.files_total else "no file listed so far"
+        return f"{name}: {counts}{', ' * bool(self.silence)}{self.silence}"
 
 
 def _name(order_id: int) -> str:

@@ -277,6 +277,8 @@ class _Tries:
 
     #: Before this time it is not looked at again.
     next_s: float = 0.0
+    #: That time for a user, and what to do before it.
+    next_try: str = ""
     failures: int = 0
     #: How many downloads in a row were incomplete.
     incomplete: int = 0
@@ -315,7 +317,9 @@ class AutoDownload:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         for state in states if self._failures else ():
             if text := self._failures.get(state.key):
-                return f"the download of order {state.order_id} failed: {text}"
+                tries = self._tries.get(state.key, _UNTRIED)
+                then = tries.next_try if time.monotonic() < tries.next_s else ""
+                return f"the download of order {state.order_id} failed: {text}{then}"
         return ""
 
     def is_held(self, state: OrderState) -> bool:
@@ -407,10 +411,11 @@ class AutoDownload:
         wait_s = min(self.first_retry_s * 2**tries.failures, LONGEST_RETRY_S)
         tries.failures += 1
         tries.next_s = time.monotonic() + wait_s
+        tries.next_try = ""
         if not isinstance(error, ServiceLoginError):  # it tells when the next login comes
             next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
             at_once = f"tracker.download({self._shared.state(key).order_id}) tries at once"
-            self._failures[key] += f"; the next try comes at {next_at:%H:%M:%S} UTC, {at_once}"
+            tries.next_try = f"; the next try comes at {next_at:%H:%M:%S} UTC, {at_once}"
 
 
 class DispatchCursor:
