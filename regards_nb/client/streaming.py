@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The largest block. Large blocks mean few switches between the threads of a download.
 BLOCK_BYTES = 1 << 20
+#: What is read from the network at once. Each connection has one buffer of this size.
+_BUFFER_BYTES = 1 << 18
 #: The first block, and blocks on a slow line, are smaller: a block is processed once it is full.
 _FIRST_BYTES = 1 << 14
 _FAST_S, _SLOW_S = 0.02, 0.2
@@ -66,7 +68,7 @@ class _LargeReads:
         self._sock = sock
 
     def makefile(self, _mode: str) -> BufferedReader:
-        return BufferedReader(_NotedReads(self._sock.makefile("rb", buffering=0)), BLOCK_BYTES)
+        return BufferedReader(_NotedReads(self._sock.makefile("rb", buffering=0)), _BUFFER_BYTES)
 
 
 class _Response(HTTPResponse):
@@ -107,6 +109,7 @@ class Body:
         self.status_code = response.status_code
         self.is_attachment = "Content-Disposition" in response.headers
         self._encoding = response.headers.get("Content-Encoding", "identity").lower()
+        self._largest_bytes = BLOCK_BYTES
         self._blocks: Iterator[bytes] = self._read()
         length = response.headers.get("Content-Length", "")
         self.length_bytes = int(length) if length.isdecimal() else None
@@ -118,11 +121,12 @@ class Body:
     def __repr__(self) -> str:
         return f"<Body of {self._request}>"
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes as they arrive, in blocks of at most ``BLOCK_BYTES``.
+    def blocks(self, *, largest_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, in blocks of at most *largest_bytes*.
 
         ServiceUnreachableError: the connection broke, or no byte came within the time limit.
         """
+        self._largest_bytes = largest_bytes
         received_bytes = 0
         try:
             for block in self._blocks:
@@ -153,7 +157,7 @@ class Body:
             took_s = time.monotonic() - started_s
             yield block
             if took_s < _FAST_S:
-                size_bytes = min(size_bytes * 2, BLOCK_BYTES)
+                size_bytes = min(size_bytes * 2, self._largest_bytes)
             elif took_s > _SLOW_S:
                 size_bytes = max(size_bytes // 2, _FIRST_BYTES)
 

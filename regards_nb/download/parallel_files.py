@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: The number of parallel requests: at first, and at most while the server does not refuse one.
 _FIRST_PARALLEL, _MAX_PARALLEL = 4, 8
+#: The largest block of a file: all that are read at the same time are in memory.
+_BLOCK_BYTES = 1 << 18
 _MAX_TRIES = 4
 #: Content that is wrong twice will be wrong again.
 _MAX_WRONG = 2
@@ -199,13 +201,13 @@ class _Pool:
     def _receive(self, record: FileRecord, body: Body) -> None:
         """Read a body; :meth:`_end_all` can end it from another thread."""
         if not self._keep:
-            for _ in body.blocks():
+            for _ in body.blocks(largest_bytes=_BLOCK_BYTES):
                 pass
             return
         writer = ContentWriter(record.name, record.size_bytes, self._context.workspace)
         received_bytes = 0
         try:
-            for block in body.blocks():
+            for block in body.blocks(largest_bytes=_BLOCK_BYTES):
                 writer.add(block)
                 received_bytes += len(block)
                 self._context.counter.add_bytes(len(block))
