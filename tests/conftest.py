@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import io
 import itertools
 import json
 import os
@@ -290,6 +291,27 @@ def without_waits(output: str) -> str:
     return re.sub(
         r"(?m)^(regards-nb: )?(waiting for|waiting until|stop\(\) waits) .*\n", "", output
     )
+
+
+@contextlib.contextmanager
+def interrupted_after(
+    condition: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
+    """Press Ctrl-C once *condition* is true of what the block has written; yield that."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+
+    def interrupt() -> None:
+        until(lambda: condition(written.getvalue()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield written
+    finally:
+        thread.join()
+        monkeypatch.undo()
 
 
 def installed(folder: Path, *requirements: str) -> Path:

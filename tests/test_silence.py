@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import client_of, until
+from conftest import client_of, interrupted_after, until
 
 from regards_nb import OrderTracker, display, errors
 from regards_nb.client import LastByte, RegardsClient
@@ -38,27 +36,6 @@ def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
         simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
         alone.sync()
         yield alone
-
-
-@contextmanager
-def interrupted_after(
-    condition: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[io.StringIO]:
-    """Press Ctrl-C once *condition* is true of what the block has written; yield that."""
-    written = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", written)
-
-    def interrupt() -> None:
-        until(lambda: condition(written.getvalue()))
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        yield written
-    finally:
-        thread.join()
-        monkeypatch.undo()
 
 
 #: A call, what does not answer, and what Ctrl-C says.

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import worker_functions
-from conftest import until
+from conftest import interrupted_after, until
 from postgresql import PrivatePostgreSQL
 
 from regards_nb import OrderTracker, errors
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
-from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     import distributed
@@ -361,31 +360,23 @@ def test_what_workers_do_after_the_download_is_said(
     profile: Callable[..., OrderTracker],
     processes: ProcessPoolExecutor,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The call says that ``process=`` runs; Ctrl-C says that it runs on, and begins anew later."""
     with profile() as tracker:
         (number,) = ended_orders(simulator, tracker, 1)
         tracker.download(number)
-        main, told = threading.get_ident(), []
-
-        def is_said() -> bool:
-            told.append(capsys.readouterr().out)
-            return f"process= runs for order {number}" in "".join(told)
-
-        def interrupt() -> None:
-            until(is_said)
-            signal.pthread_kill(main, signal.SIGINT)
-
-        thread = in_thread(interrupt)
         wait_for = worker_functions.WaitFor(tmp_path / "end")
         again = "calls process= .* again.* executor waits"
+        said = f"process= runs for order {number}"
         try:
-            with pytest.raises(errors.StoppedWaiting, match=rf"6 of 6 files.*{again}"):
+            with (
+                interrupted_after(lambda text: said in text, monkeypatch),
+                pytest.raises(errors.StoppedWaiting, match=rf"6 of 6 files.*{again}"),
+            ):
                 tracker.download(number, executor=processes, process=wait_for)
         finally:
             wait_for.path.touch()
-        thread.result(60)
 
 
 # -- Dask

@@ -173,7 +173,7 @@ class Downloads:
         executor, process = options.executor, options.process
         begin, cancel = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
-        tell = partial(self._tell, view, begun, timeout_s)
+        tell = partial(self._tell, view, begun, timeout_s, is_processed=process is not None)
         try:
             for order in orders:
                 number = order.order_id
@@ -259,7 +259,12 @@ class Downloads:
                 self._ask_again(order.order_id)
 
     def _tell(
-        self, view: WaitDisplay, begun: Iterable[tuple[int, Future[Any]]], timeout_s: float
+        self,
+        view: WaitDisplay,
+        begun: Iterable[tuple[int, Future[Any]]],
+        timeout_s: float,
+        *,
+        is_processed: bool,
     ) -> None:
         """Show what a call waits for; it calls *process* for an order after its download."""
         running = [number for number, future in begun if not future.done()]
@@ -273,7 +278,9 @@ class Downloads:
                     f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
                     "stay, and the same call goes on from there"
                 )
-        processing = [number for number in running if number not in self._shared.downloads]
+        # A download leaves these just before its future is done.
+        fetched = [number for number in running if number not in self._shared.downloads]
+        processing = fetched if is_processed else []
         words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
             words.insert(0, "downloading")
