@@ -1,4 +1,4 @@
-"""A single connection to RabbitMQ: connect, consume, acknowledge what is journalled, close.
+"""A single connection to RabbitMQ: connect, consume, acknowledge journalled messages, close.
 
 The consumer thread makes, runs and drops a connection; other threads may call only
 `Connection.request_close`. Queues are only declared passively, because a REGARDS user may not

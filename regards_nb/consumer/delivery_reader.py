@@ -255,7 +255,7 @@ class IOServices(SelectorIOServicesAdapter):  # type: ignore[misc]
     ) -> Any:
         """Give pika its own protocol behind the reader; store the transport."""
         # pika tries the next address of a host that has several
-        on_accepted, self._on_accepted = self._on_accepted, bool
+        on_accepted, self._on_accepted = self._on_accepted, lambda: None
         on_accepted()
 
         def make_protocol() -> Any:

@@ -270,17 +270,13 @@ class Downloads:
         running = [number for number, future in begun if not future.done()]
         for number in running:
             download = self._shared.downloads.get(number)
-            key = self._shared.key_of(number)
-            if download and download.in_worker and key and not self._shared.state(key).to_download:
-                self._shared.downloads.pop(number, None)
             if download and download.active.last_byte.age_s >= timeout_s:
                 raise WaitTimeoutError(
                     f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
                     "stay, and the same call goes on from there"
                 )
-        # A download leaves these just before its future is done.
-        fetched = [number for number in running if number not in self._shared.downloads]
-        processing = fetched if is_processed else []
+        # Without process=, a download has ended just before its future is done.
+        processing = [number for number in running if is_processed and self._has_ended(number)]
         words = [f"process= runs for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
             words.insert(0, "downloading")
@@ -290,6 +286,14 @@ class Downloads:
             if (holder := each.active.holder)
         ]
         view.refresh(note="; ".join([*words, *held, *self._shared.silent()]))
+
+    def _has_ended(self, number: int) -> bool:
+        """Return whether no download of an order runs any more, as far as the journal tells."""
+        download = self._shared.downloads.get(number)
+        if download is None or not download.ends_with_files:
+            return download is None
+        key = self._shared.key_of(number)
+        return key is not None and not self._shared.state(key).downloading
 
     def nothing_for(
         self, order: OrderState, request: DownloadRequest = _NEW_FILES

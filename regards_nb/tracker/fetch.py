@@ -355,7 +355,7 @@ class WorkerCall:
             self._jobs.put(partial(self._begin_again, task, outer, exc))
         else:
             self._follow(task, outer, inner, is_second=False)
-        running = RunningDownload(in_worker=not self._request.again)
+        running = RunningDownload(ends_with_files=not self._request.again)
         self._shared.downloads.setdefault(order_id, running)
         outer.add_done_callback(lambda _: self._forget(order_id, running))
         return outer

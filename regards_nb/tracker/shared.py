@@ -305,8 +305,8 @@ class RunningDownload:
     #: The download of the order before this one, until that has ended.
     before: RunningDownload | None = None
     future: Future[DownloadResult] = field(init=False)
-    #: Whether a worker has it: then the journal alone tells that no file of the order waits.
-    in_worker: bool = False
+    #: Whether it has ended once no file of the order waits: of a worker, only the journal tells.
+    ends_with_files: bool = False
     #: Called after a change of the above.
     changed: Callable[[], object] = lambda: None
     #: Called with the result before it is returned; None: some files are missing.
@@ -416,7 +416,7 @@ class Shared:
 
     def _with_download(self, state: OrderState) -> OrderState:
         running = self.downloads.get(state.order_id or 0)
-        if running is None:
+        if running is None or (running.ends_with_files and not state.to_download):
             return state
         running = running.active
         state = replaced(
