@@ -548,10 +548,10 @@ def test_the_same_name_orders_once(simulator: Simulator, tracker: OrderTracker) 
 
 def test_an_answer_that_is_lost_is_asked_for(simulator: Simulator, tmp_path: Path) -> None:
     """The order was made, the answer came too late: the order is found, and not made again."""
-    client = client_of(simulator, read_timeout_s=0.3)
+    client = client_of(simulator, read_timeout_s=2)
     with OrderTracker(client=client, journal=tmp_path / "j.sqlite", poll_s=0.05) as tracker:
         client.login()
-        simulator.faults.add(Slow(route=Route.APPLY, delay_s=2))
+        simulator.faults.add(Slow(route=Route.APPLY, delay_s=4))
         order = tracker.submit("dataset:SWOT_PASS_012", correlation_id="lost")
         assert (order.status, order.order_id) == ("GRANTED", 1)
         order.wait(timeout_s=30)

@@ -207,12 +207,12 @@ def test_a_lost_answer_is_looked_for_and_nothing_is_ordered_twice(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     """An answer that comes too late, and a server that is away for a while."""
-    client = client_of(simulator, read_timeout_s=0.3)
+    client = client_of(simulator, read_timeout_s=2)
     with OrderTracker(
         client=client, journal=tmp_path / "j", workspace=tmp_path / "orders", poll_s=0.05
     ) as tracker:
         table = products(tracker, 1, 3)
-        simulator.faults.add(Slow(route=Route.APPLY, delay_s=1))
+        simulator.faults.add(Slow(route=Route.APPLY, delay_s=4))
         tracker.submit_each(table, download=True, timeout_s=60)
     assert len(simulator.service.orders_of(simulator.username)) == 3
 
