@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -156,11 +157,16 @@ def test_callbacks_get_their_events_and_their_errors_stop_nothing(
     assert {event.order_id for event in seen} == {number}
     until(lambda: any("my mistake" in text for text in tracker.snapshot().background_errors))
     tracker.download(number)
-    with pytest.raises(
-        errors.TrackingError, match="callback broken on SUBORDER_DONE: ValueError: my mistake"
-    ):
+    another = simulator.order(OrderPlan(n_files=1))
+    until(lambda: f"{number}, {another}" in str(tracker.snapshot().background_errors))
+    told = "callback broken on SUBORDER_DONE: ValueError: my mistake .*, for orders 1, 2"
+    with pytest.raises(errors.TrackingError, match=told) as caught:
         tracker.wait(number, timeout_s=30)
     tracker.wait(number, timeout_s=30)
+    _, _, by_hand = str(caught.value).partition("By hand: ")
+    again: list[Any] = []
+    eval(by_hand, {"broken": again.append, "tracker": tracker})  # noqa: S307 - our own text
+    assert [event.order_id for event in again] == [number, number, another]
 
 
 def test_a_restart_shows_the_same_frames(simulator: Simulator, tmp_path: Path) -> None:

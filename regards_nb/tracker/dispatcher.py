@@ -28,13 +28,13 @@ from regards_nb.errors import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
-from regards_nb.text import counted, did_you_mean, doubled, raised_at
+from regards_nb.text import counted, did_you_mean, doubled, numbered, raised_at
 from regards_nb.threads import JobThreads, OwnThread
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import LOOK_S, RECEIVING, HeldElsewhereError, advice_for_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
     from typing import TypeAlias
 
@@ -236,6 +236,8 @@ class EventDispatcher:
                 exc,
                 where=f" {raised_at(exc)}",
                 source=source_of(callback),
+                order=event.order_id or event.correlation_id,
+                said_of=partial(_by_hand, name, event.status),
             )
         finally:
             self._began_s = None
@@ -263,6 +265,17 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
         meant = did_you_mean(status, map(str, OrderStatus)) or f"Known are {', '.join(OrderStatus)}"
         warnings.warn(f"no event is known to have the status {status!r}. {meant}", stacklevel=3)
     return str(status), callback
+
+
+def _by_hand(name: str, status: str, orders: Sequence[int | str]) -> str:
+    """Return for which orders a callback failed, and an expression that calls it for them."""
+    function = name if name.isidentifier() else "function"
+    return (
+        f", for {numbered(orders)}. The tracker does not call it again for "
+        f"{'them' if len(orders) > 1 else 'it'}. By hand: [{function}(event) for order in "
+        f"{list(orders)} for event in tracker[order].events.itertuples() if event.status == "
+        f"{status!r}]"
+    )
 
 
 def source_of(callback: Callable[[OrderEvent], object]) -> str:

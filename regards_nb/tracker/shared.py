@@ -135,6 +135,9 @@ class _Told:
     source: str = ""
     error: BaseException | None = None
     check_again: Callable[[], object] | None = None
+    #: For which orders, by number or correlation id, and what is said of them.
+    orders: tuple[int | str, ...] = ()
+    said_of: Callable[[Sequence[int | str]], str] = lambda _: ""
 
 
 class BackgroundErrors:
@@ -158,7 +161,8 @@ class BackgroundErrors:
         """The notes and errors that a view shows, oldest first."""
         now_s = self._clock()
         with self._lock:
-            return tuple(text for text, told in self._told.items() if now_s < told.until_s)
+            shown = {text: told for text, told in self._told.items() if now_s < told.until_s}
+        return tuple(text + told.said_of(told.orders) for text, told in shown.items())
 
     def record(
         self,
@@ -168,14 +172,19 @@ class BackgroundErrors:
         where: str = "",
         source: str = "",
         check_again: Callable[[], object] | None = None,
+        order: int | str | None = None,
+        said_of: Callable[[Sequence[int | str]], str] = lambda _: "",
     ) -> None:
         """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*.
 
         *check_again* is called before a call raises the error, and withdraws one that has healed.
+        *said_of* returns the end of the text, for all orders to which this error has come.
         """
         text = f"{what}: {_described(what, error)}{where}"
-        self._keep(text, _Told(self._clock() + SHOWN_S, source or what, error, check_again))
-        _log.warning("%s", text, exc_info=error)
+        orders = () if order is None else (order,)
+        until_s = self._clock() + SHOWN_S
+        self._keep(text, _Told(until_s, source or what, error, check_again, orders, said_of))
+        _log.warning("%s%s", text, said_of(orders), exc_info=error)
 
     def note(self, text: str) -> None:
         """Show a text about a problem that is over already: no call raises it."""
@@ -183,8 +192,8 @@ class BackgroundErrors:
 
     def _keep(self, text: str, new: _Told) -> None:
         with self._lock:
-            self._told.pop(text, None)
-            self._told[text] = new
+            before = self._told.pop(text, new).orders
+            self._told[text] = replace(new, orders=tuple(dict.fromkeys(before + new.orders)))
             alike = [t for t, told in self._told.items() if bool(told.error) is bool(new.error)]
             for oldest in alike[:-_MOST_ERRORS]:
                 del self._told[oldest]
@@ -222,14 +231,15 @@ class BackgroundErrors:
         for check_again in {each.check_again for each in told_so_far if each.check_again}:
             check_again()
         errors = self._forget(lambda told: told.error is not None)
+        texts = [text + told.said_of(told.orders) for text, told in errors.items()]
         raised = []
-        for text, told in errors.items():
+        for text, told in zip(texts, errors.values(), strict=True):
             raised.append(TrackingError(f"in the background: {text}"))
             raised[-1].__cause__ = told.error
         if len(raised) == 1:
             raise raised[0]
         if raised:
-            raise TrackingErrorGroup(f"in the background: {'; '.join(errors)}", raised)
+            raise TrackingErrorGroup(f"in the background: {'; '.join(texts)}", raised)
 
 
 def _described(what: str, error: BaseException) -> str:
