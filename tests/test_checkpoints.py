@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tracemalloc
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -364,24 +362,6 @@ def test_a_reader_without_the_right_to_write_uses_the_checkpoint(tmp_path: Path)
             assert len(frames.events) == 150
             save(frames)
         assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
-
-
-def test_a_journal_of_an_earlier_version_has_a_checkpoint_once_it_was_written(
-    tmp_path: Path,
-) -> None:
-    """The first write gives it an id; before that, nothing is stored."""
-    path = tmp_path / "journal.sqlite"
-    with Journal(path) as journal:
-        write_orders(journal, 0)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DELETE FROM regards_nb_meta WHERE key = 'id'")
-        connection.execute("UPDATE regards_nb_meta SET value = '4' WHERE key = 'schema'")
-    with Journal(path) as journal:
-        save(Frames(journal, None))
-        assert not began_with_checkpoint(journal)
-        write_orders(journal, 50)
-        save(Frames(journal, None))
-        assert began_with_checkpoint(journal)
 
 
 def test_a_kill_while_a_checkpoint_is_written_harms_nothing(tmp_path: Path) -> None:

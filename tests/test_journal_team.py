@@ -121,21 +121,6 @@ def test_a_process_of_another_machine_is_waited_for(place: str | Path) -> None:
         journal.leases.release(NAME)
 
 
-def test_a_journal_of_schema_4_gets_leases_when_it_is_written(tmp_path: Path) -> None:
-    """A reader of the older journal sees that nobody holds one."""
-    path = tmp_path / "journal.sqlite"
-    with Journal(path) as journal:
-        journal._database.write(lambda c: c.exec_driver_sql("DROP TABLE leases"))
-        journal._database.write(
-            lambda c: c.exec_driver_sql("UPDATE regards_nb_meta SET value = '4'")
-        )
-    with Journal(path) as journal:
-        assert journal.leases.holder(NAME) is None
-        assert journal.leases.take(NAME) is None
-        assert journal.leases.holder(NAME) is not None
-        journal.leases.release(NAME)
-
-
 # -- commits of others
 
 

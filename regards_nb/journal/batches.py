@@ -37,7 +37,7 @@ MAX_BATCH_BYTES = 1 << 20
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Delivery]).decode
 
-#: The first byte of a value with a checksum: no msgpack value begins with it. Schema 3 had none.
+#: The first byte of a value: no msgpack value begins with it.
 _CHECKED = 0xC1
 _CHECKED_PREFIX = struct.Struct("<BI")
 
@@ -68,16 +68,14 @@ def pack(session_id: int, deliveries: Sequence[Delivery]) -> bytes:
 
 
 def is_sound(session_id: int, packed: bytes) -> bool:
-    """Return whether a value has its checksum; a value of schema 3 has none and is sound."""
-    content = _content(packed)
-    prefix = packed[: len(packed) - len(content)]
-    return not prefix or prefix == _CHECKED_PREFIX.pack(_CHECKED, zlib.crc32(content, session_id))
+    """Return whether the checksum of a value is right."""
+    checksum = zlib.crc32(_content(packed), session_id)
+    return packed[: _CHECKED_PREFIX.size] == _CHECKED_PREFIX.pack(_CHECKED, checksum)
 
 
 def _content(packed: bytes) -> memoryview:
-    """Return the messages of a value, which stand behind the checksum if there is one."""
-    start = _CHECKED_PREFIX.size if packed[:1] == bytes([_CHECKED]) else 0
-    return memoryview(packed)[start:]
+    """Return the messages of a value, which stand behind the checksum."""
+    return memoryview(packed)[_CHECKED_PREFIX.size :]
 
 
 def content_digest(packed: bytes) -> bytes:

@@ -157,8 +157,8 @@ class Database:
         # stays open: taking one from the pool costs as much as writing a message.
         self._writing = threading.Lock()
         self._writer: sa.Connection | None = None
-        #: of the schema; None before `open`
-        self.version: int | None = None
+        #: whether it has the tables; False before `open`
+        self.has_tables = False
         #: what the next transaction that writes does first
         self.first_writes: list[Callable[[sa.Connection], None]] = []
         self._file: SqliteFile | None = None
@@ -275,9 +275,9 @@ class Database:
     def _open(self) -> None:
         # A file that is deleted while it is open is restored, and not made anew.
         self._is_new = self._file is None and self.path is not None and not self.path.exists()
-        check = partial(schema.check, location=self.location)
-        self.version = self._read(lambda: self._run(check), "open")
-        if self.version is None:
+        look = partial(schema.has_tables, location=self.location)
+        self.has_tables = self._read(lambda: self._run(look), "open")
+        if not self.has_tables:
             self._write(lambda _: None, 0, verb="open")
         self._is_new = False
 
@@ -324,7 +324,7 @@ class Database:
         if patience_s is None:
             patience_s = self.restart_patience_s
         began_s, end_s = time.monotonic(), self._unanswered.end_s(patience_s)
-        again = self.version is not None
+        again = self.has_tables
         while True:
             try:
                 result = attempt()
@@ -387,7 +387,7 @@ class Database:
                 if self._file is not None:
                     self._file.number_content(driver)
                     self._file.lengthen_wal()
-                if self.version != schema.SCHEMA_VERSION:
+                if not self.has_tables:
                     schema.prepare(connection, self.location, was_copied=self._was_copied)
                 first_writes = list(self.first_writes)
                 for write_first in first_writes:
@@ -403,7 +403,7 @@ class Database:
                 if self.path is not None:
                     self._writing.release()
         del self.first_writes[: len(first_writes)]
-        self.version = schema.SCHEMA_VERSION
+        self.has_tables = True
         self._changes.notify()
         return result
 
@@ -605,7 +605,6 @@ class Database:
                 for each in databases:
                     each.generation += 1
                     each.replaced = text
-                    each.version = self.version
         for text in texts:
             _log.warning("%s", text)
             for each in databases:

@@ -55,7 +55,7 @@ _pruned = schema.pruned_orders
 _sessions = schema.sessions
 _streams = schema.streams
 
-_FILE_COLUMNS: list[sa.ColumnElement[Any]] = [_files.c[name] for name in FileRecord._fields]
+_FILE_COLUMNS = [_files.c[name] for name in FileRecord._fields]
 
 #: Made once: `start` needs them, and making one takes longer than asking.
 _NEXT_OFFSET = sa.text("SELECT next_offset FROM streams WHERE queue = :queue")
@@ -416,27 +416,23 @@ class Journal:
         return self.position().last_id
 
     def id(self) -> str | None:
-        """Return the random id of the journal, which removed rows change.
-
-        None if an earlier version made the journal, and no later one has written to it.
-        """
+        """Return the random id of the journal, which removed rows change."""
         return self._database.read(schema.read_id)
 
     def stamp(self, last_id: int) -> bytes | None:
         """Return a digest that stands for this journal up to a row.
 
-        None if the journal has no such row at the end of a batch, or no id. Another journal, or a
-        copy that went on otherwise, has other bytes in that row.
+        None if the journal has no such row at the end of a batch. Another journal, or a copy that
+        went on otherwise, has other bytes in that row.
         """
         query = SELECT_BATCHES.where(_batches.c.last_id == last_id)
 
         def read(connection: sa.Connection) -> bytes | None:
-            journal_id = schema.read_id(connection)
             row = connection.execute(query).one_or_none()
-            if journal_id is None or row is None:
+            if row is None:
                 return None
             digest = hashlib.blake2b(row.messages, digest_size=16)
-            digest.update(f"{journal_id} {row.first_id} {row.session_id}".encode())
+            digest.update(f"{schema.read_id(connection)} {row.first_id} {row.session_id}".encode())
             return digest.digest()
 
         return self._database.read(read)
@@ -465,7 +461,7 @@ class Journal:
 
         Only those of *tenant*; None returns those of all tenants. *workspace* as in `file_log`.
         """
-        query = sa.select(_files.c.tenant, *self.file_columns()).where(_files.c.revision > revision)
+        query = sa.select(_files.c.tenant, *_FILE_COLUMNS).where(_files.c.revision > revision)
         if tenant is not None:
             query = query.where(_files.c.tenant == tenant)
         rows = self.rows(query.order_by(_files.c.revision, _files.c.file_id))
@@ -528,13 +524,6 @@ class Journal:
         rows = self.rows(query)
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
-    def file_columns(self) -> list[sa.ColumnElement[Any]]:
-        """Return the columns of a file record."""
-        if self._database.version == schema.SCHEMA_VERSION:
-            return _FILE_COLUMNS
-        # A journal of schema 3 that nobody has written since.
-        return [sa.null() if c.name == "fetched_at_us" else c for c in _FILE_COLUMNS]
-
     def change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         """Insert or replace rows of a table that has revisions."""
         if not rows:
@@ -593,7 +582,7 @@ class TenantFiles:
     def files(self, order_id: int) -> list[FileRecord]:
         """Return the records of one order, by file id."""
         query = (
-            sa.select(*self._journal.file_columns())
+            sa.select(*_FILE_COLUMNS)
             .where(_files.c.tenant == self._tenant, _files.c.order_id == order_id)
             .order_by(_files.c.file_id)
         )

@@ -133,15 +133,13 @@ class Leases:
 
     def holder(self, name: str) -> Holder | None:
         """Return who holds a lease; None if it can be taken. Nothing is written."""
-        return self._read(_leases.c.name == name).get(name)
+        return self._valid(_leases.c.name == name).get(name)
 
     def downloads_elsewhere(self) -> dict[str, Holder]:
         """Return who else downloads orders, by the name of the lease. Nothing is written."""
-        return self._read(_leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner))
+        return self._valid(_leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner))
 
-    def _read(self, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
-        if self._database.version != schema.SCHEMA_VERSION:
-            return {}  # no kernel of this version has written to the journal so far
+    def _valid(self, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
         return self._database.read(lambda connection: _valid(connection, condition))
 
     def _renew_in_background(self) -> None:

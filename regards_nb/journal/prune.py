@@ -147,8 +147,6 @@ def time_us(given: str | date | datetime) -> int:
 def _stored(
     connection: sa.Connection, queues: Collection[str] | None
 ) -> Iterator[tuple[str, list[KeptOrder]]]:
-    if not sa.inspect(connection).has_table(_kept.name):
-        return  # made by an earlier version
     query = sa.select(_kept.c.queue, _kept.c.orders).order_by(_kept.c.id)
     if queues is not None:
         query = query.where(_kept.c.queue.in_([*queues, _UNKNOWN_QUEUE]))

@@ -1,4 +1,4 @@
-"""The tables of a journal, and which versions of them are read, changed to this one, or refused."""
+"""The tables of a journal, their version, and the values of `meta`; another version is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 
-#: Since 4 each row of messages has a checksum (see `batches.py`), and files.fetched_at_us exists.
-#: Since 5 there are leases.
 SCHEMA_VERSION = 5
-FIRST_VERSION = 3
 
 #: the key of the journal's random id in `meta`
 _ID = "id"
@@ -161,33 +158,27 @@ pruned_orders = sa.Table(
 )
 
 
-def check(connection: sa.Connection, location: str) -> int | None:
-    """Return the version of the tables, or None for an empty database.
+def has_tables(connection: sa.Connection, location: str) -> bool:
+    """Return whether the database has the tables; False for an empty one.
 
     JournalError: it belongs to another program, or has the schema of another version.
     """
     names = set(sa.inspect(connection).get_table_names())
     if not names:
-        return None
+        return False
     if meta.name not in names:
         raise JournalError(
             f"{location} is a database of something else (tables {', '.join(sorted(names))}). "
             "Choose another place with journal=..."
         )
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-    version = int(found) if found is not None and found.isdecimal() else None
-    if version is None or version > SCHEMA_VERSION:
+    if found != str(SCHEMA_VERSION):
         raise JournalError(
-            f"{location} was written by a newer regards_nb (schema {found}; this version reads "
-            f"schema {SCHEMA_VERSION}). Upgrade with: pip install --upgrade regards-nb"
+            f"{location} was written by another version of regards_nb (schema {found}; this "
+            f"version reads schema {SCHEMA_VERSION}). A newer one: pip install --upgrade "
+            "regards-nb. An unreleased one: choose another place with journal=..."
         )
-    if version < FIRST_VERSION:
-        raise JournalError(
-            f"{location} was written by an unreleased regards_nb (schema {version}), which this "
-            f"version cannot read (schema {FIRST_VERSION}). Move the file away, or choose another "
-            "place with journal=..."
-        )
-    return version
+    return True
 
 
 def create(connection: sa.Connection) -> None:
@@ -223,7 +214,7 @@ def renew_id(connection: sa.Connection) -> None:
 
 
 def read_id(connection: sa.Connection) -> str | None:
-    """Return the random id of the journal; None if an earlier version made it."""
+    """Return the random id of the journal."""
     return _read_meta(connection, _ID)
 
 
@@ -245,27 +236,19 @@ def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
 
 
 def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:
-    """Create the tables or upgrade them, unless another kernel has done so meanwhile.
+    """Create the tables, unless another kernel has done so meanwhile.
 
     JournalError: there are none, because the file *was_copied*.
     """
-    version = check(connection, location)
-    if version is None and was_copied:
+    if has_tables(connection, location):
+        return
+    if was_copied:
         raise JournalError(
             f"{location} is a copy of a new journal without its -wal file, which held all "
             "messages. Copy a journal that is in use with tracker.backup(path) or regards-nb "
             "backup; or delete this file to start a new journal"
         )
-    if version is None:
-        create(connection)
-    elif version != SCHEMA_VERSION:
-        metadata.create_all(connection)  # the tables that are missing
-        renew_id(connection)
-        if version == 3:
-            connection.exec_driver_sql("ALTER TABLE files ADD COLUMN fetched_at_us BIGINT")
-        connection.execute(
-            sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
-        )
+    create(connection)
 
 
 def upsert(table: sa.Table, dialect: str) -> Any:
