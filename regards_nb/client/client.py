@@ -30,7 +30,7 @@ from regards_nb.client.catalogue import (
 )
 from regards_nb.client.errors import error_for
 from regards_nb.client.models import RequestSpec, Retry, apply_response, read_page, remote_order
-from regards_nb.client.origin import DownloadLink, Origin
+from regards_nb.client.origin import Origin
 from regards_nb.client.transport import (
     BearerAuth,
     Transport,
@@ -626,10 +626,6 @@ class RegardsClient:
     def delete(self, order_id: int) -> None:
         """Delete an order that has ended or is paused, with its files on the server."""
         self._act("DELETE", f"{_ORDERS}/{_number(order_id)}")
-
-    def read_link(self, link: str | None) -> DownloadLink:
-        """Read the download link of a message: the order id, and the host if it is another one."""
-        return self._origin.read_link(link)
 
     def download_order(self, order_id: int, directory: str | Path, **options: Any) -> list[Path]:
         """Download all files of an order, also those that REGARDS is still preparing.
