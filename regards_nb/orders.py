@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import attrgetter
@@ -200,8 +199,7 @@ def replaced(state: OrderState, **changes: Any) -> OrderState:
     return msgspec.structs.replace(state, **changes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldedOrders:
+class FoldedOrders(msgspec.Struct, frozen=True, kw_only=True):
     """All that an `OrderReducer` has folded, to go on from there.
 
     *keys* and *tenants* are in the order of their first events; *order_ids* and *folds*
@@ -212,9 +210,9 @@ class FoldedOrders:
     keys: Sequence[OrderKey] = ()
     order_ids: Sequence[int | None] = ()
     folds: SupportsGetItem[int, bytes] = ()
-    owners: dict[int, list[OrderKey]] = field(default_factory=dict)
-    claims: dict[int, list[OrderKey]] = field(default_factory=dict)
-    tenants: list[str | None] = field(default_factory=list)
+    owners: dict[int, list[OrderKey]] = msgspec.field(default_factory=dict)
+    claims: dict[int, list[OrderKey]] = msgspec.field(default_factory=dict)
+    tenants: list[str | None] = msgspec.field(default_factory=list)
 
 
 def _owners_by_number(

@@ -213,8 +213,7 @@ class RemoteOrder:
         return self.status in _FINISHED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyResponse:
+class ApplyResponse(NamedTuple):
     """The server's response to a request for an order: GRANTED, DENIED or FAILED."""
 
     status: str
@@ -363,8 +362,7 @@ def _http_date(header: str) -> datetime | None:
 # -- the catalogue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueDataset:
+class CatalogueDataset(NamedTuple):
     """A data set of the catalogue."""
 
     urn: str
@@ -374,8 +372,7 @@ class CatalogueDataset:
     description: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attribute:
+class Attribute(NamedTuple):
     """An attribute of the products of a project."""
 
     name: str
@@ -386,8 +383,7 @@ class Attribute:
     unit: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueFile:
+class CatalogueFile(NamedTuple):
     """A file of a product."""
 
     name: str
@@ -398,8 +394,7 @@ class CatalogueFile:
     online: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
+class Product(NamedTuple):
     """A product of the catalogue."""
 
     urn: str

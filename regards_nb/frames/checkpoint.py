@@ -15,7 +15,6 @@ import uuid
 import weakref
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import attrgetter
@@ -207,8 +206,7 @@ class Checkpoint(NamedTuple):
     read_events: Callable[[], Iterator[dict[str, PackedColumn]]]
 
 
-@dataclass(frozen=True)
-class Capture:
+class Capture(NamedTuple):
     """The content of a checkpoint. Later changes of the frames do not change it."""
 
     #: of the journal, see `Journal.generation`

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from regards_nb.client import watched
 from regards_nb.download import (
@@ -81,8 +81,7 @@ class DownloadDetails(TypedDict, total=False):
     executor: Executor | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadRequest:
+class DownloadRequest(NamedTuple):
     """The options of one download of an order; see `OrderTracker.download`.
 
     By default only new files are fetched: files that the user removed stay away.
@@ -102,8 +101,7 @@ class DownloadRequest:
         return self.directory is None and self.check == "none" and not self.again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderToFetch:
+class OrderToFetch(NamedTuple):
     """What a download needs to know of an order: numbers and the tenant, and no link.
 
     *up_to_row*: the newest event that the download answers; *is_new*: no download has answered it.
@@ -509,8 +507,7 @@ def settings_for_workers(
 # -- in a worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerTask:
+class WorkerTask(NamedTuple):
     """One order for a worker. It holds no secret: no link, password or token.
 
     *call* is the id that the journal names when the call is stopped. Without *fetch* the files are

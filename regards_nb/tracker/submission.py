@@ -17,7 +17,6 @@ import uuid
 import warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -96,8 +95,7 @@ class EarlierRequest(NamedTuple):
         return bool(self.saved.get("sent", True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """The content of an order and its name.
 
     A request over AMQP needs the REGARDS account *user*; REGARDS checks *size_limit_bytes* there
@@ -193,7 +191,7 @@ class Request:
 
     def saved(self, **more: Any) -> str:
         """Return the JSON that the journal keeps."""
-        return json.dumps(asdict(self) | more)
+        return json.dumps(self._asdict() | more)
 
     def orders_the_same_as(self, saved: dict[str, Any]) -> bool:
         """Return whether an earlier request under this name asked for the same files."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
@@ -144,12 +143,12 @@ class TableOrders(WaitingCall):
         if sent and not same:
             return None
         if same and not (self._retry and self._has_failed(same[-1].correlation_id)):
-            return replace(request, label=label, correlation_id=same[-1].correlation_id)
+            return request._replace(label=label, correlation_id=same[-1].correlation_id)
         if same:
-            return replace(request, label=following, correlation_id=new_name())
+            return request._replace(label=following, correlation_id=new_name())
         # A request that was not sent keeps its name, so that its label stands for one order.
         name = earlier[-1].correlation_id if earlier else new_name()
-        return replace(request, label=label, correlation_id=name)
+        return request._replace(label=label, correlation_id=name)
 
     def _renamed_next(self, wanted: Request) -> Request:
         """Name the next request anew: another kernel may have sent it after the plan was made."""
