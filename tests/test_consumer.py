@@ -349,6 +349,26 @@ def test_nothing_is_lost_or_twice_when_the_process_is_killed(
     assert numbers(journal) == list(range(6000))
 
 
+def test_what_one_kernel_passes_on_to_another_is_known(
+    admin: Admin, journal: Journal, tmp_path: Path
+) -> None:
+    """A kernel is killed; another one fails before it writes its part, which comes to a third."""
+    publish(admin, 0, 6)
+    with Child(KILLED_CONSUMER, admin.url, admin.queue, str(tmp_path / "journal.sqlite")) as killed:
+        until(lambda: journal.last_id() == 6)
+        killed.kill()
+    until(lambda: admin.messages_left() == 6)
+    failing = admin._connection.channel()
+    for _ in range(3):
+        failing.basic_get(admin.queue)
+    with consuming(admin, journal):
+        until(lambda: admin.messages_left() == 0)
+        failing.close()
+        publish(admin, 6, 7)
+        until(lambda: 6 in numbers(journal))
+    assert numbers(journal) == list(range(7))
+
+
 def test_legal_twins_stay_two(admin: Admin, journal: Journal, consumer: Consumer) -> None:
     """Two byte-identical messages are two rows, also after a reconnect."""
     twin = {"status": "SUBORDER_DONE", "orderId": 1, "correlationId": "c"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from strategies import delivery
 
 from regards_nb.consumer import RedeliveryMatcher, fingerprint
@@ -11,7 +12,9 @@ from regards_nb.journal import Row
 
 
 def message(name: str, **properties: object) -> Delivery:
-    return delivery({"status": "DONE", "correlationId": name}, **properties)  # type: ignore[arg-type]
+    """Return a message that may have an equal one: older servers do not number sub-orders."""
+    body = {"status": "SUBORDER_DONE", "correlationId": name}
+    return delivery(body, **properties)  # type: ignore[arg-type]
 
 
 def rows(*names: str, session_id: int = 1, first_id: int = 1) -> list[Row]:
@@ -51,6 +54,30 @@ def test_messages_that_were_returned_twice_may_come_last() -> None:
     matcher.add(rows("a", "b", "c", "d"))
     assert claimed(matcher, "c", "d") == [True, True]
     assert claimed(matcher, "a", "b", "b", count=2) == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("body", "timestamp_s", "is_known"),
+    [
+        ({"status": "SUBORDER_DONE", "subOrderId": 1}, 100, True),
+        ({"status": "DONE"}, 100, True),
+        ({"status": "SUBORDER_DONE"}, 100, False),
+        ({"status": "DONE"}, None, False),
+        ({"status": "NEW"}, 100, False),
+    ],
+)
+def test_a_message_without_an_equal_one_may_come_behind_later_rows(
+    body: dict[str, object], timestamp_s: int | None, *, is_known: bool
+) -> None:
+    """Kernels that share a queue pass it on; where an equal one is possible it is new."""
+    named = {**body, "correlationId": "a"}
+    first = delivery(named, timestamp_s=timestamp_s)
+    again = delivery(named, timestamp_s=timestamp_s, redelivered=True)
+    matcher = RedeliveryMatcher()
+    matcher.add([Row(1, 1, first), *rows("b", session_id=2, first_id=2)])
+    assert claimed(matcher, "b") == [True]
+    assert matcher.new([again]) == ([] if is_known else [again])
+    assert matcher.new([again]) == [again]
 
 
 def test_two_kernels_at_a_time_come_again_each_in_its_own_order() -> None:

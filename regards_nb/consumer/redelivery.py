@@ -20,8 +20,10 @@ and C leaves the third. After the last row of a session, an equal message is new
 
 A quorum queue puts returned messages behind those that were returned before. A connection that ends
 soon takes a few of them and returns them to the end: these come after the last row, with a higher
-``x-delivery-count``. So a message that was returned more than once is compared with all rows of
-other sessions that were not matched, in any place.
+``x-delivery-count``. Where several kernels share a queue, one of them can fail before it writes
+what came again: its part goes to another one, behind later rows. So a message that was returned
+more than once, or to which REGARDS sends no equal one, is compared with all rows of other sessions
+that were not matched, in any place.
 
 **A flagged message that this session received before.** When the link between two nodes of a
 cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel:
@@ -59,6 +61,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
 from regards_nb.errors import BrokerError
+from regards_nb.events import OrderStatus, Rejection, decode
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
@@ -71,6 +74,9 @@ if TYPE_CHECKING:
 #: that it does not know as acknowledged: at most the prefetch limit, and as many acknowledgements
 #: may still be on their way through the cluster.
 MAX_REDELIVERABLE_OWN = 8000
+
+#: An order reaches each of these statuses at most once within a second.
+_SENT_ONCE = frozenset(OrderStatus) - {OrderStatus.SUBORDER_DONE}
 
 
 # -- queues
@@ -174,7 +180,8 @@ class RedeliveryMatcher:
         properties = _canonical(delivery.properties)
         sequences = [s for (_, own), s in self._sequences.items() if own == properties]
         before = [(sequence, sequence.next) for sequence in sequences]
-        claimed = _claim_row(sequences, digest, count)
+        in_any_place = count > 1 or _has_no_equal(delivery)
+        claimed = _claim_row(sequences, digest, in_any_place=in_any_place)
         is_known = claimed is not None
         self._undo += [s.reset(old) for s, old in before if s.next is not old]
         if claimed is not None:
@@ -191,7 +198,21 @@ class RedeliveryMatcher:
         return True
 
 
-def _claim_row(sequences: Sequence[_RowSequence], digest: bytes, count: int) -> _RowSequence | None:
+def _has_no_equal(delivery: Delivery) -> bool:
+    """Return whether REGARDS sends no other message with these bytes in this second.
+
+    Older servers do not number their sub-orders, and announce two of one order with equal messages
+    (protocol.md 0.7).
+    """
+    event = decode(delivery)
+    if isinstance(event, Rejection) or event.timestamp_s is None:
+        return False
+    return event.sub_order_id is not None or event.status in _SENT_ONCE
+
+
+def _claim_row(
+    sequences: Sequence[_RowSequence], digest: bytes, *, in_any_place: bool
+) -> _RowSequence | None:
     """Return the session of which a flagged message is a row; use that row."""
     for sequence in sequences:
         if sequence.continues_with(digest):
@@ -202,7 +223,7 @@ def _claim_row(sequences: Sequence[_RowSequence], digest: bytes, count: int) -> 
             for other in sequences:
                 other.end_if_older_than(sequence)
             return sequence
-    if count > 1:
+    if in_any_place:
         return next((each for each in sequences if each.has_unmatched(digest)), None)
     return None
 
