@@ -41,6 +41,8 @@ _pause = threading.Event()
 _last_said = ("", 0.0)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
+#: Each ends what is awaited; see `ended_by`.
+_stops: ContextVar[tuple[threading.Event, ...]] = ContextVar("stops", default=())
 
 
 def awaited(
@@ -49,7 +51,6 @@ def awaited(
     *,
     timeout_s: float = math.inf,
     ends_after_s: float = math.inf,
-    stop: threading.Event | None = None,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
     """Return the result of *job*; in the main thread, say *text* and a limit if that takes long.
@@ -57,24 +58,25 @@ def awaited(
     A function returns the text, and is asked again each second. The job is a future, or runs in
     another thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a
     host, and *unwanted* gets the result that comes later. TimeoutError: there was none within
-    *timeout_s*, before the end of a `limited` block, or before *stop* was set; where a limit has
-    passed, the job is not begun. The line names *ends_after_s* as the limit if the job itself ends
-    after that.
+    *timeout_s*, before the end of a `limited` block, or before that of one `ended_by` an event;
+    then the job is not begun any more. The line names *ends_after_s* as the limit if the job
+    itself ends after that.
     """
     limit_s = min(time_left_s(), timeout_s)
-    if limit_s == math.inf and stop is None and not in_main_thread():
+    has_stop = bool(_stops.get())
+    if limit_s == math.inf and not has_stop and not in_main_thread():
         return job.result() if isinstance(job, Future) else job()
-    if limit_s <= 0:
+    if limit_s <= 0 or is_stopped():
         raise TimeoutError
     words = text if callable(text) else lambda: text
     future = job if isinstance(job, Future) else in_thread(job)
     now_s, said = time.monotonic(), ""
-    end_s, turn_s = now_s + limit_s, math.inf if stop is None else _STOP_TURN_S
+    end_s, turn_s = now_s + limit_s, _STOP_TURN_S if has_stop else math.inf
     with interruptible():
         try:
             speak_s = now_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
             # In turns: a signal that comes just before this thread sleeps does not wake it.
-            while not (future.done() or now_s >= end_s or (stop is not None and stop.is_set())):
+            while not (future.done() or now_s >= end_s or is_stopped()):
                 if now_s >= speak_s:
                     speak_s = now_s + _TURN_S
                     if said != words():
@@ -101,6 +103,31 @@ def limited(deadline_s: float | None) -> Iterator[None]:
 def time_left_s() -> float:
     """Return how long the block may still wait; infinite where it is not `limited`."""
     return _deadline_s.get() - time.monotonic()
+
+
+@contextmanager
+def ended_by(stop: threading.Event | None) -> Iterator[None]:
+    """End what the block awaits once *stop* is set: a request that nobody needs any more."""
+    token = _stops.set(_stops.get() if stop is None else (*_stops.get(), stop))
+    try:
+        yield
+    finally:
+        _stops.reset(token)
+
+
+def is_stopped() -> bool:
+    """Return whether an event has ended the block; see `ended_by`."""
+    return any(stop.is_set() for stop in _stops.get())
+
+
+def pause(pause_s: float) -> bool:
+    """Wait for a time; return whether the block was ended or its time limit has passed."""
+    end_s = time.monotonic() + pause_s
+    while not (is_over := is_stopped() or time_left_s() <= 0):
+        if (left_s := end_s - time.monotonic()) <= 0:
+            break
+        _pause.wait(min(left_s, max(time_left_s(), 0), _STOP_TURN_S))
+    return is_over
 
 
 def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:

@@ -184,6 +184,52 @@ def test_a_call_logs_in_itself_while_the_login_of_another_thread_hangs(
     simulator.stop()
 
 
+def test_the_first_token_ends_all_logins(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that log in, the one whose login hangs goes on with the token of the other."""
+    client = client_of(simulator)
+    monkeypatch.setattr(client._tokens, "_hangs_after_s", 0.1)
+    late = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=2))
+    first = in_thread(client.orders)
+    until(lambda: not simulator.faults.is_armed(late))
+    hung = simulator.faults.add(Slow(route=Route.TOKEN, delay_s=600))
+    second = in_thread(client.orders)
+    until(lambda: not simulator.faults.is_armed(hung))
+    assert second.result(60).empty
+    assert first.result(60).empty
+    simulator.stop()
+
+
+@pytest.mark.parametrize("route", [Route.TOKEN, Route.AVAILABLE, Route.ZIP])
+def test_a_download_waits_for_no_request_of_a_stopped_wait(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch, route: Route
+) -> None:
+    """Ctrl-C ends the request of wait(download=True), the login too; the next call makes its own.
+
+    After a time limit the request goes on; a download ends it if no byte came for long.
+    """
+    tracker.wait(1, until="part", timeout_s=60)
+    if route is Route.TOKEN:
+        simulator.faults.add(ExpiredToken())
+    slow = simulator.faults.add(Slow(route=route, delay_s=600))
+    with (
+        interrupted_after(lambda _: not simulator.faults.is_armed(slow), monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match=r"^stopped waiting.*; tracking continues$"),
+    ):
+        tracker.wait(1, download=True)
+    assert tracker.download(1)
+    tracker.wait(1, until="part", timeout_s=60)
+    slow = simulator.faults.add(Slow(route=route, delay_s=600))
+    if route is not Route.TOKEN:
+        with pytest.raises(errors.WaitTimeoutError):
+            tracker.wait(1, download=True, timeout_s=1)
+        assert not simulator.faults.is_armed(slow)
+        monkeypatch.setattr("regards_nb.tracker.fetch.HANGS_S", 0.1)
+        assert len(tracker.download(1)) > 1
+    simulator.stop()
+
+
 def test_all_attempts_of_a_request_have_one_time_limit(
     simulator: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:

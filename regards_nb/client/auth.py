@@ -20,7 +20,7 @@ from regards_nb.client.errors import APPLICATION_ADVICE, LOGIN_ADVICE, PORTAL_AD
 from regards_nb.client.last_byte import waiting
 from regards_nb.client.models import RequestSpec
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
-from regards_nb.waits import awaited, in_main_thread, said_meanwhile
+from regards_nb.waits import awaited, ended_by, in_main_thread, said_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -281,6 +281,8 @@ class TokenProvider:
         #: The thread that logs in holds it, unless its login hangs.
         self._lock = threading.Lock()
         self._began_at = datetime.now(UTC)
+        #: Ends the logins of other threads once one has got a token.
+        self._came = threading.Event()
         self._final_until_s = 0.0
         #: The refusal of the last login, and until when other threads than the user's get it, too.
         self._refusal: ServiceLoginError | None = None
@@ -333,10 +335,24 @@ class TokenProvider:
                 # Of those that waited, the first logs in, and the others find its token here.
                 if self._token is old or self._token is None:
                     self._began_at = datetime.now(UTC)
-                    self._token = self._new()
+                    return self._first_token()
                 return self._token
             finally:
                 lock.release()
+
+    def _first_token(self) -> Token:
+        """Log in; return the token of another thread whose login has ended before this one."""
+        came = self._came
+        try:
+            with ended_by(came):
+                token = self._new()
+        except ServiceUnreachableError:
+            if not came.is_set() or self._token is None:
+                raise
+            return self._token
+        self._token, self._came = token, threading.Event()
+        came.set()
+        return token
 
     def _new(self) -> Token:
         """Log in; after a refusal, in the background only after a pause."""

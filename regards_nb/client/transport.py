@@ -36,7 +36,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
 )
 from regards_nb.text import clean
-from regards_nb.waits import awaited, time_left_s, told
+from regards_nb.waits import awaited, ended_by, is_stopped, pause, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -220,7 +220,7 @@ class Transport:
         StoppedWaiting says at Ctrl-C whether the server may have received an action.
         """
         request = self._begun(request)
-        with self._stopped_in_words(request):
+        with self._stopped_in_words(request), ended_by(request.stop):
             response = self._read(self._send_until_accepted(request, auth), request)
             # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
             if _is_cut(response) and request.retry is Retry.IF_TEMPORARY:
@@ -264,7 +264,8 @@ class Transport:
                 yield body
 
     def _open(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Body:
-        response = self._send_until_accepted(request, auth)
+        with ended_by(request.stop):
+            response = self._send_until_accepted(request, auth)
         assert isinstance(response, requests.Response)  # noqa: S101 - no error status is accepted
         return Body(response, str(request))
 
@@ -387,19 +388,17 @@ class Transport:
         ends_after_s: float,
         unwanted: Callable[[_Result], object] = lambda _: None,
     ) -> _Result | RequestFailure:
-        """Return what a job of a request returns, unless a time limit or its *stop* comes first."""
+        """Return what a job of a request returns, unless a time limit or a stop comes first."""
         is_sent = time_left_s() > 0
         try:
             return awaited(
                 job,
                 lambda: f"waiting for REGARDS at {self._origin}{self._through_proxy()}",
                 ends_after_s=ends_after_s,
-                stop=request.stop,
                 unwanted=unwanted,
             )
         except TimeoutError:
-            is_stopped = request.stop is not None and request.stop.is_set()
-            reason = "stopped" if is_stopped else "no answer within the time limit of this call"
+            reason = "stopped" if is_stopped() else "no answer within the time limit of this call"
             in_work = is_sent and request.retry is not Retry.IF_TEMPORARY
             return RequestFailure(reason, in_work, is_final=True)
 
@@ -460,9 +459,8 @@ class Transport:
         attempts = f"attempt {attempt + 1} of {_MAX_ATTEMPTS}"
         text = asking_again(pause_s, f"REGARDS at {self._origin}: {outcome.reason}, {attempts}")
         told(text, time.monotonic() - began_s + pause_s)
-        stop = request.stop or self._closed
-        with pausing(text):
-            is_over = stop.wait(max(min(pause_s, time_left_s()), 0)) or time_left_s() <= 0
+        with pausing(text), ended_by(self._closed):
+            is_over = pause(pause_s)
         if is_over:
             raise self._error(request, outcome)
 

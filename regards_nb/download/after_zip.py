@@ -18,7 +18,6 @@ from regards_nb.errors import ServiceError
 from regards_nb.files import FileRecord, FileState
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
@@ -168,7 +167,7 @@ def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileReco
     rows: list[FileRecord] = []
     stop = context.options.stop
     for pause_s in (*_SHORT_SAVING_S, None):
-        listed = context.client.iter_available_files(context.order_id, stop=stop)
+        listed = context.client.iter_available_files(context.order_id)
         rows = [row for row in listed if row.file_id in file_ids]
         if not rows or pause_s is None:
             break
@@ -177,17 +176,15 @@ def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileReco
     return rows
 
 
-def all_files(
-    client: RegardsClient, order_id: int, *, stop: threading.Event | None = None
-) -> Iterator[FileRecord]:
+def all_files(client: RegardsClient, order_id: int) -> Iterator[FileRecord]:
     """Yield all files of an order in any state: the lists of its data sets name them."""
     for dataset_id in client.order(order_id).dataset_ids:
-        yield from client.iter_dataset_files(order_id, dataset_id, stop=stop)
+        yield from client.iter_dataset_files(order_id, dataset_id)
 
 
 def _files_beyond_manifest(context: DownloadContext) -> list[FileRecord]:
     """Return the files of the order that its manifest did not list."""
-    files = all_files(context.client, context.order_id, stop=context.options.stop)
+    files = all_files(context.client, context.order_id)
     try:
         return [record for record in files if record not in context.manifest]
     except ServiceError:

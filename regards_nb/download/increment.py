@@ -40,6 +40,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileState
 from regards_nb.text import clean, counted, listed
+from regards_nb.waits import ended_by
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -166,7 +167,7 @@ class Downloader:
         Raises as `download_order` does.
         """
         options = self._options
-        with watched(options.last_byte):
+        with watched(options.last_byte), ended_by(options.stop):
             counter = ProgressCounter(self.order_id, options.on_progress, options.last_byte)
             counter.enter("manifest")
             plan = self._plan()
@@ -208,7 +209,7 @@ class Downloader:
         """Read the manifest, again while the server may still be saving its own state."""
         stop = self._options.stop
         for pause_s in (*SAVING_S, None):
-            rows = self._client.iter_available_files(self.order_id, stop=stop)
+            rows = self._client.iter_available_files(self.order_id)
             try:
                 self.records.relist(row for row in rows if row.file_id not in self._never_released)
             except ServiceUnreachableError:

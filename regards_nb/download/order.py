@@ -370,11 +370,8 @@ class _ProductFiles:
         """Raise: these files belong to no order that could expire."""
         raise OrderNotFoundError("files of the catalogue belong to no order")
 
-    def iter_available_files(
-        self, _order_id: int, *, stop: threading.Event | None = None
-    ) -> Iterator[FileRecord]:
+    def iter_available_files(self, _order_id: int) -> Iterator[FileRecord]:
         """Yield nothing: REGARDS waits for no download of these files."""
-        del stop
         return iter(())
 
     def open_file(

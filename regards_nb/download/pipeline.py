@@ -63,7 +63,7 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
     A login that is refused, or a proxy that answered, is an error: single files would fail as well.
     """
     try:
-        with context.client.open_zip(context.order_id, stop=context.options.stop) as body:
+        with context.client.open_zip(context.order_id) as body:
             if body is None:  # 204: another download fetched the files in the meantime
                 return ZipOutcome()
             return _Pipeline(context, body.blocks(), body.abort).run()

@@ -400,9 +400,13 @@ class AutoDownload:
             else:
                 tries.is_held = False
                 future = self._downloads.begin_recording_errors(
-                    state, _IF_FREE, is_repeated=is_incomplete
+                    state, _IF_FREE, caller=self, is_repeated=is_incomplete
                 )
                 future.add_done_callback(partial(self._ended, state.key))
+
+    def leave(self, *, is_stopped: bool) -> list[int]:
+        """Want no download any more; see `Downloads.leave`."""
+        return self._downloads.leave(self, is_stopped=is_stopped)
 
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
         if done.cancelled():

@@ -93,22 +93,26 @@ class Downloads:
         request: DownloadRequest = _NEW_FILES,
         submit: Submit | None = None,
         *,
-        on_end: Callable[[Future[DownloadResult]], None] | None = None,
+        caller: object,
+        on_end: Callable[[Future[DownloadResult]], object] = lambda _: None,
     ) -> Future[DownloadResult]:
         """Download the ready files of *order*; return the running download if it does the same.
 
         A download with another request begins when the running one has ended, and so does one after
-        Ctrl-C. *submit* runs it in a thread that is not one of the tracker. *on_end* is called
-        before the order counts as not downloading.
+        Ctrl-C. *submit* runs it in a thread that is not one of the tracker. The *caller* wants it
+        until it calls `leave`. *on_end* is called before the order counts as not downloading,
+        unless the download was stopped.
         """
         if (order_id := order.order_id) is None:
             raise _no_number(order)
         with self._lock:
             before = self._shared.downloads.get(order_id)
             if before is not None and before.request == request and not before.stop.is_set():
+                before.callers.add(caller)
                 return before.future
             running = RunningDownload(
                 request=request,
+                callers={caller},
                 before=before if before is not None and before.request else None,
                 changed=self._shared.signal.send,
                 fetched=partial(self._fetched, order_id),
@@ -126,14 +130,18 @@ class Downloads:
             future = running.future = (submit or self._workers.submit)(job)
             self._shared.downloads[order_id] = running
         # Outside the lock: the callback of a download that has ended runs at once, in this thread.
-        if on_end is not None:
-            future.add_done_callback(on_end)
+        future.add_done_callback(lambda done: running.stop.is_set() or on_end(done))
         future.add_done_callback(lambda _: self._ended(order_id, running))
         self._shared.signal.send()
         return future
 
     def begin_recording_errors(
-        self, order: OrderState, request: DownloadRequest = _NEW_FILES, *, is_repeated: bool = False
+        self,
+        order: OrderState,
+        request: DownloadRequest = _NEW_FILES,
+        *,
+        caller: object = None,
+        is_repeated: bool = False,
     ) -> Future[DownloadResult]:
         """Download in the background; keep an error for the display and the next call.
 
@@ -152,7 +160,26 @@ class Downloads:
             if error is not None and not isinstance(error, HeldElsewhereError):
                 errors.record(what, error)
 
-        return self.begin(order, request, on_end=ended)
+        return self.begin(order, request, caller=caller, on_end=ended)
+
+    def leave(self, caller: object, *, is_stopped: bool = False) -> list[int]:
+        """Note that a call wants no download any more, and return the orders that it alone wanted.
+
+        If the user has stopped it (*is_stopped*), their downloads end; verified files stay.
+        """
+        with self._lock:
+            left = {
+                order_id: each
+                for order_id, running in self._shared.downloads.items()
+                for each in running.with_earlier()
+                if caller in each.callers
+            }
+            for each in left.values():
+                each.callers.discard(caller)
+        alone = {order_id: each for order_id, each in left.items() if not each.callers}
+        for each in alone.values() if is_stopped else ():
+            each.end()
+        return list(alone)
 
     def run(
         self,
@@ -171,7 +198,7 @@ class Downloads:
         """
         options = options or CallOptions()
         executor, process = options.executor, options.process
-        begin, cancel = self._ways(request, options)
+        begin, stop = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
         tell = partial(self._tell, view, begun, timeout_s, is_processed=process is not None)
         try:
@@ -187,10 +214,9 @@ class Downloads:
                 tell()
                 options.do_jobs(tell)
                 seen = self._shared.signal.wait(seen, LOOK_S)
-        finally:
-            for order_id, future in begun:
-                if not future.done():
-                    cancel(order_id)
+        except BaseException:
+            stop()
+            raise
         if executor is not None and not is_of_threads(executor):
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
@@ -206,15 +232,16 @@ class Downloads:
 
     def _ways(
         self, request: DownloadRequest, options: CallOptions
-    ) -> tuple[Callable[[OrderState], Future[Any]], Callable[[int], None]]:
-        """Return how a call begins the download of an order, and how it cancels one by number."""
+    ) -> tuple[Callable[[OrderState], Future[Any]], Callable[[], object]]:
+        """Return how a call begins the download of an order, and how it stops what it began."""
         executor = options.executor
         if executor is None or is_of_threads(executor):
             submit = None if executor is None else partial(submitted, executor)
-            begin = partial(self.begin, request=request, submit=submit)
+            caller = object()
+            begin = partial(self.begin, request=request, submit=submit, caller=caller)
             if options.process is not None:
                 begin = partial(begin_processing, self._shared, options, options.process, begin)
-            return begin, self._cancel
+            return begin, partial(self.leave, caller, is_stopped=True)
         settings = settings_for_workers(
             options,
             self._shared.journal,
@@ -231,7 +258,7 @@ class Downloads:
             settings=settings,
             submit=self._workers.submit,
         )
-        return call.begin, call.cancel
+        return call.begin, call.stop
 
     def _errors(
         self,
@@ -403,21 +430,15 @@ class Downloads:
         ]
         return STOPPED.format(listed(files, most=_MOST_NAMED)) + again
 
-    def _cancel(self, order_id: int) -> None:
-        """Ask a running download to end; verified files stay."""
-        running = self._shared.downloads.get(order_id)
-        if running is not None and running.request:
-            running.stop.set()
-            running.future.cancel()
-
     def stop(self, timeout_s: float) -> str:
         """End all downloads. Verified files stay, and the next download fetches only the rest.
 
         See `JobThreads.finish`.
         """
         running = self._shared.downloads
-        for order_id in list(running):
-            self._cancel(order_id)
+        for download in list(running.values()):
+            for each in download.with_earlier():
+                each.end()
         return self._workers.stop(
             timeout_s, lambda: f"the download of order {', '.join(map(str, list(running)))}"
         )

@@ -48,7 +48,8 @@ from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
-from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
+from regards_nb.tracker.shared import HANGS_S, LOOK_S, RunningDownload, held
+from regards_nb.waits import ended_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,8 +149,11 @@ def fetch_order(
     *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
     The stop of *running* ends the download, and verified files stay.
     """
-    if running.before is not None:
-        wait_for([running.before.future])
+    if (before := running.before) is not None:
+        while wait_for([before.future], LOOK_S).not_done:
+            # The connection may be dead, while REGARDS answers a new request at once.
+            if not before.callers and before.last_byte.age_s >= HANGS_S:
+                before.stop.set()
         running.before = None
 
     def wait(holder: Holder) -> None:
@@ -162,7 +166,7 @@ def fetch_order(
             )
 
     lease = order_lease(order.tenant or tenant, order.order_id)
-    with held(journal, lease, None if request.if_free else wait):
+    with ended_by(running.stop), held(journal, lease, None if request.if_free else wait):
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
@@ -410,17 +414,15 @@ class WorkerCall:
         inner = self._submit(partial(_run_in_new_process, task))
         self._follow(task, outer, inner, is_second=True)
 
-    def cancel(self, order_id: int) -> None:
-        """Cancel an order that has not begun, and stop all workers of this call."""
-        inner = self._inner.get(order_id)
-        if inner is not None:
+    def stop(self) -> None:
+        """Cancel the orders that have not begun, and stop all workers of this call."""
+        self._is_stopped = True
+        for inner in list(self._inner.values()):
             inner.cancel()
-        if not self._is_stopped:
-            self._is_stopped = True
-            # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
-            with suppress(JournalError):
-                journal = self._shared.journal
-                journal.cursors.advance(self._id, 0, generation=journal.generation)
+        # The call raises KeyboardInterrupt, not the error of a journal that cannot be written.
+        with suppress(JournalError):
+            journal = self._shared.journal
+            journal.cursors.advance(self._id, 0, generation=journal.generation)
 
 
 def _run_in_new_process(task: WorkerTask) -> Any:

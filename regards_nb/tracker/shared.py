@@ -45,6 +45,8 @@ _log = logging.getLogger("regards_nb")
 
 #: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
+#: A request without a byte for so long may be on a dead connection.
+HANGS_S = 5.0
 #: A process that downloads an order has no lease for a moment between two of its sub-orders.
 _BETWEEN_SUBORDERS_S = 2.0
 
@@ -306,6 +308,8 @@ class RunningDownload:
 
     #: What is asked of a thread of this process; None in a worker.
     request: object = None
+    #: The calls that wait for it, and what else has asked for it.
+    callers: set[object] = field(default_factory=set)
     stop: threading.Event = field(default_factory=threading.Event)
     last_byte: LastByte = field(default_factory=LastByte)
     #: None before the first byte, and in a worker.
@@ -326,6 +330,19 @@ class RunningDownload:
     def active(self) -> RunningDownload:
         """The download that runs now, which this one may wait for."""
         return self if self.before is None else self.before.active
+
+    def with_earlier(self) -> Iterator[RunningDownload]:
+        """Yield it and those that it waits for."""
+        each: RunningDownload | None = self
+        while each is not None:
+            yield each
+            each = each.before
+
+    def end(self) -> None:
+        """Have it end; that of a worker ends with its call."""
+        if self.request:
+            self.stop.set()
+            self.future.cancel()
 
     def report(self, progress: Progress) -> None:
         """Take how far the download is."""

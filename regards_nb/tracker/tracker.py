@@ -693,7 +693,7 @@ class OrderTracker:
 
     # -- waiting --
 
-    @stopped_by_user()
+    @stopped_by_user(keeps_inner=True)
     def wait(
         self,
         *keys: Selection,
@@ -743,12 +743,13 @@ class OrderTracker:
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.is_needless():
             return wait.result()
-        wait.begin()
-        with watching(self, wait.keys) as view:
-            if run_loop:
-                run_nested(wait.run_async(view))
-            else:
-                wait.run(view)
+        with stopped_by_user(wait.stopped), wait:
+            wait.begin()
+            with watching(self, wait.keys) as view:
+                if run_loop:
+                    run_nested(wait.run_async(view))
+                else:
+                    wait.run(view)
         return wait.result()
 
     async def wait_async(
@@ -764,7 +765,7 @@ class OrderTracker:
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.is_needless():
             return wait.result()
-        with awaiting_stopped_by_user():
+        with awaiting_stopped_by_user(), wait:
             await asyncio.to_thread(wait.begin)  # it may ask over REST
             with watching(self, wait.keys, blocking=False) as view:
                 await wait.run_async(view)
@@ -1007,7 +1008,7 @@ class OrderTracker:
         )
         if not orders:
             say("nothing to order: the table has no rows")
-        with stopped_by_user(each.stopped):
+        with stopped_by_user(each.stopped), each:
             each.plan(
                 Request.new(
                     wanted.queries,

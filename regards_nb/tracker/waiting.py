@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from regards_nb.arguments import check_choice, check_numbers
 from regards_nb.consumer import HealthState
@@ -91,6 +91,22 @@ class WaitingCall:
         #: after that.
         self._moves: object = None
         self._next_s = self._pause_s = 0.0
+        #: The orders whose downloads Ctrl-C has ended.
+        self._ended: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After a time limit the downloads go on: a zip may take longer than any wait for it.
+        if self._asked is not None:
+            is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            self._ended = self._asked.leave(is_stopped=is_stopped)
+
+    def stopped(self) -> str:
+        """Return what the user is told who stops the call."""
+        ended = f", and downloading {numbered(self._ended)}" if self._ended else ""
+        return f"stopped waiting{ended}; tracking continues"
 
     def is_over(self) -> bool:
         """Return whether all orders have come as far as the call asked."""
