@@ -59,6 +59,10 @@ def __getattr__(name: str) -> Any:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     finally:
         if collects:
+            if not gc.get_freeze_count():
+                # The next collection would look at all of it at once, unless it is old.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
     globals()[name] = value
     return value

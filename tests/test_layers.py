@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,6 +287,26 @@ def test_the_garbage_collector_is_left_as_it_was() -> None:
         with pytest.raises(AttributeError, match="nothing"):
             _ = regards_nb.nothing
         assert gc.isenabled() is is_on
+
+
+def test_no_garbage_is_looked_for_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next collection does not look at all that the package has made."""
+    from regards_nb import errors
+
+    made: list[list[object]] = []
+
+    def load(_name: str) -> object:
+        made.extend([] for _ in range(10_000))
+        return errors
+
+    monkeypatch.setattr(importlib, "import_module", load)
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: 0)  # conftest has frozen objects
+    gc.enable()
+    before = gc.get_stats()[0]["collections"]
+    assert regards_nb.__getattr__("errors") is errors
+    made.append([])
+    assert gc.get_stats()[0]["collections"] == before
+    gc.freeze()
 
 
 def test_the_tree_of_errors_is_as_printed() -> None:
