@@ -165,6 +165,13 @@ def said_meanwhile(text: str) -> Iterator[None]:
         wait_for([speaker])
 
 
+def growing(first_s: float, longest_s: float, factor: float = 2.0) -> Iterator[float]:
+    """Yield pauses for ever: each is *factor* times the one before, up to the longest."""
+    while True:
+        yield first_s
+        first_s = min(factor * first_s, longest_s)
+
+
 def in_main_thread() -> bool:
     """Return whether the thread of the user calls this: it alone speaks, and gets Ctrl-C."""
     return threading.current_thread() is threading.main_thread()
@@ -205,7 +212,7 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
     The end of a `limited` block is kept; a moment is left to threads that end just now. *text*
     returns what is said after a second.
     """
-    began_s, pause_s, is_said = time.monotonic(), 0.001, False
+    began_s, pauses, is_said = time.monotonic(), growing(0.001, 0.05), False
     timeout_s = min(timeout_s, max(time_left_s(), _MOMENT_S))
     # Not by Thread.join: Ctrl-C in it makes Python 3.11 take a thread that runs for ended.
     while any(thread.is_alive() for thread in threads):
@@ -215,8 +222,7 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
         if waited_s >= SAID_AFTER_S and not is_said:
             is_said = True
             say(text())
-        _pause.wait(min(pause_s, timeout_s - waited_s))
-        pause_s = min(2 * pause_s, 0.05)
+        _pause.wait(min(next(pauses), timeout_s - waited_s))
     return True
 
 

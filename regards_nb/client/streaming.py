@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import zlib
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPResponse, IncompleteRead
 from io import BufferedReader, RawIOBase
 from itertools import chain
@@ -32,10 +32,6 @@ _BUFFER_BYTES = 1 << 18
 #: The first block, and blocks on a slow line, are smaller: a block is processed once it is full.
 _FIRST_BYTES = 1 << 14
 _FAST_S, _SLOW_S = 0.02, 0.2
-
-
-class _GzipError(urllib3.exceptions.HTTPError):
-    """A compressed body ended too early, or is damaged."""
 
 
 class _NotedReads(RawIOBase):
@@ -112,11 +108,8 @@ class Body:
         self._largest_bytes = BLOCK_BYTES
         self._blocks: Iterator[bytes] = self._read()
         length = response.headers.get("Content-Length", "")
-        self.length_bytes = int(length) if length.isdecimal() else None
-        if self._encoding == "gzip":
-            # Apache's force-gzip compresses although the client requests identity.
-            self._blocks = _inflated(self._blocks)
-            self.length_bytes = None
+        is_known = length.isdecimal() and self._encoding != "gzip"
+        self.length_bytes = int(length) if is_known else None
 
     def __repr__(self) -> str:
         return f"<Body of {self._request}>"
@@ -147,11 +140,13 @@ class Body:
 
     def _read(self) -> Iterator[bytes]:
         """Yield large blocks; ``iter_content`` would yield each HTTP chunk by itself."""
-        read, size_bytes = self._response.raw.read, _FIRST_BYTES
+        # Apache's force-gzip compresses although the client requests identity.
+        read = partial(self._response.raw.read, decode_content=self._encoding == "gzip")
+        size_bytes = _FIRST_BYTES
         while True:
             started_s = time.monotonic()
             with waiting():
-                block: bytes = read(size_bytes, decode_content=False)
+                block: bytes = read(size_bytes)
             if not block:
                 return
             took_s = time.monotonic() - started_s
@@ -206,27 +201,9 @@ class Body:
         )
 
 
-def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress gzip in blocks of at most ``BLOCK_BYTES``."""
-    inflate = zlib.decompressobj(wbits=31)
-    try:
-        for block in blocks:
-            rest, is_full = block, True
-            # After a full block, zlib may hold more output although it has read all its input.
-            while (rest or is_full) and not inflate.eof:
-                inflated = inflate.decompress(rest, BLOCK_BYTES)
-                rest, is_full = inflate.unconsumed_tail, len(inflated) == BLOCK_BYTES
-                if inflated:
-                    yield inflated
-    except zlib.error:
-        raise _GzipError("damaged gzip") from None
-    if not inflate.eof:
-        raise _GzipError("gzip without an end")
-
-
 def _unread(error: urllib3.exceptions.HTTPError) -> bytes:
     """Return the bytes of the block during which the connection broke."""
     cause = error.__cause__
     # urllib3 has an error of the same name whose `partial` is a number.
-    partial: object = cause.partial if isinstance(cause, IncompleteRead) else None
-    return partial if isinstance(partial, bytes) else b""
+    found: object = cause.partial if isinstance(cause, IncompleteRead) else None
+    return found if isinstance(found, bytes) else b""

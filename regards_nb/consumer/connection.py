@@ -41,7 +41,6 @@ ConnectionLost = pika.exceptions.StreamLostError
 
 ACK_PERIOD_S = 0.5
 JOURNAL_RETRY_S = 1.0
-FIRST_DEPTH_S = 0.02
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
 #: A consumer that must end waits for the messages on their way. Time between two questions to
@@ -295,8 +294,7 @@ class Connection:
             self._writer.on_depth(None, is_silent=False)
             self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
         self._writer.on_consuming()
-        # a moment later: the thread that `start` wakes now needs the interpreter
-        self._io.call_later(FIRST_DEPTH_S, self._request_depth)
+        self._request_depth()
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(self.depth_period_s, self._end_or_request_depth)
 

@@ -24,7 +24,7 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.threads import OwnThread
-from regards_nb.waits import awaited
+from regards_nb.waits import awaited, growing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 #: Maximum time that a new start waits for the thread of a start that was given up.
 _GIVEN_UP_S = 5.0
 
-#: Full-jitter back-off: a random time up to FIRST * 2**failures, at most LONGEST.
+#: Full-jitter back-off: a random time up to a pause that grows from the first to the longest.
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 4.0
 
@@ -217,7 +217,7 @@ def _run_connections(
     shared.report(HealthState.CONNECTING)
     addresses = random.sample(addresses, len(addresses))
     stream = StreamMatcher(queue, journal, shared.note)
-    failures = cuts = 0
+    pauses, cuts = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S), 0
     while not shared.stop.is_set():
         last, consumed_s, made_progress = _run_connection(
             addresses[0], queue, journal, shared, stream
@@ -232,7 +232,7 @@ def _run_connections(
             if cuts >= MANY_CUTS:
                 shared.note("cut", _cut_text(cuts, consumed_s))
             if made_progress or consumed_s > LONGEST_BACKOFF_S:
-                failures = 0
+                pauses = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         shared.errors = [*shared.errors, last]
         is_full_round = len(shared.errors) >= len(addresses)
         error = combined_error(shared.errors)
@@ -247,9 +247,7 @@ def _run_connections(
         shared.report(HealthState.RECONNECTING, str(error))
         _log.warning("%s", last)
         if is_full_round:
-            backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
-            shared.stop.wait(random.uniform(0, backoff_s))
-            failures += 1
+            shared.stop.wait(random.uniform(0, next(pauses)))
             shared.errors = []
     shared.report(HealthState.STOPPED)
     if not shared.started.done():

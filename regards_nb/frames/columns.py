@@ -15,7 +15,6 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -184,14 +183,6 @@ class PackedTexts:
     def ends(self) -> np.ndarray[Any, Any]:
         """The position behind the last byte of each text."""
         return np.cumsum(self.sizes, dtype=np.int64)
-
-    def to_list(self) -> list[str]:
-        """Return the texts."""
-        ends = self.ends.tolist()
-        whole = str(self.joined, "utf-8")
-        if len(whole) == len(self.joined):  # one byte for each character
-            return [whole[begin:end] for begin, end in pairwise([0, *ends])]
-        return [str(self.joined[begin:end], "utf-8") for begin, end in pairwise([0, *ends])]
 
     def at(self, positions: np.ndarray[Any, Any]) -> list[str]:
         """Return the texts at some positions."""
@@ -441,7 +432,7 @@ class ArrowTexts(Column):
 
 
 def _texts_of(packed: PackedColumn) -> list[str]:
-    return [] if packed.texts is None else packed.texts.to_list()
+    return [] if packed.texts is None else packed.texts.at(np.arange(len(packed.texts.sizes)))
 
 
 _SHOWN_AS: dict[str, Callable[..., Any]] = {

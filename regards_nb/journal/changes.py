@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from regards_nb.journal import schema
 from regards_nb.journal.batches import MAX_BATCH_BYTES, SELECT_BATCHES
 from regards_nb.threads import begin
+from regards_nb.waits import growing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -289,12 +290,12 @@ def _run(
     stop: threading.Event,
 ) -> None:
     error: type[Exception] = engine.dialect.loaded_dbapi.Error
-    pause_s = FIRST_RETRY_S
+    pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
     while not stop.is_set():
         try:
             with closing(_connect(engine)) as connection:
                 _listen(engine, connection)
-                pause_s = FIRST_RETRY_S
+                pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
                 changes.told_by = stop
                 # Something may have been committed before the server began to tell.
                 changes.notify()
@@ -314,8 +315,7 @@ def _run(
             if changes.told_by is stop:  # no later thread listens already
                 changes.told_by = None
             changes.notify()
-        stop.wait(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+        stop.wait(next(pauses))
 
 
 def _connect(engine: sa.Engine) -> Any:

@@ -7,6 +7,7 @@ afterwards, which also tells what a refused order is doing.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,9 @@ from regards_nb.output import say
 from regards_nb.text import counted, listed
 from regards_nb.threads import JobThreads
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
-from regards_nb.waits import told
+from regards_nb.waits import growing, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared
@@ -159,7 +158,8 @@ def _act(
             sync.client.pause(order_id)
             done.append("pause")
     send = getattr(sync.client, "delete" if action == "cancel" else action)
-    for pause_s in _pauses(_JOBS_STOP_TIMEOUT_S):
+    ends_at_s, pauses = time.monotonic() + _JOBS_STOP_TIMEOUT_S, growing(0.5, 10.0)
+    while True:
         try:
             answer = send(order_id, **details)
             done.append(action)
@@ -169,13 +169,14 @@ def _act(
             if remote is None:
                 raise
             is_stopping = remote.status in _JOBS_STOPPING.get(action, ())
-            if is_stopping:
+            pause_s, left_s = next(pauses), ends_at_s - time.monotonic()
+            if is_stopping and left_s > 0:
                 limit = f"at most {_JOBS_STOP_TIMEOUT_S:g} s"
                 told(
                     f"waiting until REGARDS has stopped the jobs of order {order_id}, {limit}",
                     pause_s,
                 )
-            if not (is_stopping and pause_s) or stop.wait(pause_s):
+            if not is_stopping or left_s <= 0 or stop.wait(min(pause_s, left_s)):
                 sync.keep_outcome(state, remote)  # what it says of a refused order is new
                 raise _refused(action, order_id, exc, remote) from exc
     if isinstance(answer, RemoteOrder):  # a restart
@@ -221,13 +222,3 @@ def _refused(
     else:
         text += f". {refusal}" + (f". It allows: {offered}" if offered else "")
     return NotAllowedError(text, status_code=refusal.status_code, messages=refusal.messages)
-
-
-def _pauses(limit_s: float) -> Iterator[float]:
-    """Yield pauses of 0.5 s, 1 s, 2 s and so on, at most 10 s each, up to the limit; then 0."""
-    pause_s, spent_s = 0.5, 0.0
-    while spent_s < limit_s:
-        yield min(pause_s, limit_s - spent_s)
-        spent_s += pause_s
-        pause_s = min(2 * pause_s, 10.0)
-    yield 0.0

@@ -23,7 +23,7 @@ from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for
 from regards_nb.tracker.shared import LOOK_S, HeldElsewhereError
 from regards_nb.tracker.submission import new_name
 from regards_nb.tracker.waiting import WaitingCall
-from regards_nb.waits import limited
+from regards_nb.waits import growing, limited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,7 @@ class TableOrders(WaitingCall):
         #: The places in the list of those that are still to be made.
         self._pending: deque[int] = deque()
         self._not_before_s = 0.0
-        self._pause_s = _FIRST_RETRY_S
+        self._pauses = growing(_FIRST_RETRY_S, _LONGEST_RETRY_S)
         #: Why REGARDS did not get the last request.
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
@@ -210,8 +210,7 @@ class TableOrders(WaitingCall):
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
             # The request is in the journal: the next attempt asks for its order first.
             self._obstacle = str(exc)
-            self._not_before_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_RETRY_S)
+            self._not_before_s = time.monotonic() + next(self._pauses)
         except SettingsError as exc:
             raise SettingsError(f"the order {request.label!r} of the table: {exc}") from exc
         except WaitTimeoutError as exc:
@@ -222,7 +221,7 @@ class TableOrders(WaitingCall):
         else:
             self._pending.popleft()
             self._is_sending = False
-            self._obstacle, self._pause_s = "", _FIRST_RETRY_S
+            self._obstacle, self._pauses = "", growing(_FIRST_RETRY_S, _LONGEST_RETRY_S)
 
     def _has_room(self, states: Iterable[OrderState]) -> bool:
         if time.monotonic() < self._not_before_s:

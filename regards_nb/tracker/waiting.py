@@ -29,7 +29,7 @@ from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import in_cell, limited
+from regards_nb.waits import growing, in_cell, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -90,7 +90,7 @@ class WaitingCall:
         #: What is compared to see whether something moves; when REST is asked next, and how long
         #: after that.
         self._moves: object = None
-        self._next_s = self._pause_s = 0.0
+        self._next_s, self._pauses = 0.0, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
         #: The orders whose downloads Ctrl-C has ended.
         self._ended: list[int] = []
 
@@ -137,11 +137,10 @@ class WaitingCall:
         if moves != self._moves:
             # The first look comes at once, later ones when nothing has moved for a while.
             self._next_s = now_s + (0.0 if self._moves is None else _UNMOVED_S)
-            self._moves, self._pause_s = moves, _UNMOVED_S
+            self._moves, self._pauses = moves, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
         if self._sync is not None and now_s >= self._next_s:
             self._sync.ask_soon(0.0)
-            self._next_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_UNMOVED_S)
+            self._next_s = now_s + next(self._pauses)
 
     def _begin_downloads(self) -> None:
         if self._asked is not None and not self._life.refusal():
