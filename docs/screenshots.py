@@ -1,7 +1,7 @@
 """Takes the pictures of ``docs/images``: the table in each host, in a real Chromium.
 
 The orders are those of the simulated archive. ``python docs/screenshots.py`` needs the extra
-``test``; it replaces the pictures of six hosts.
+``test``; it replaces all pictures.
 """
 
 from __future__ import annotations
@@ -26,16 +26,23 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 IMAGES = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1000, 410
+WIDTH, HEIGHT = 1000, 440
+#: Height of a page of JupyterLab, of which the picture shows the output of one cell.
+LAB_HEIGHT = 900
 
 TRACKER = """
+from contextlib import suppress
 from regards_nb import OrderTracker
+from regards_nb.errors import IncompleteDownloadError
 tracker = OrderTracker.demo()
 one_pass = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
 one_pass.wait(timeout_s=60)
 one_pass.download()
 tracker.submit("dataset:FORBIDDEN", label="not for me")
-tracker.submit("dataset:TAPE_ARCHIVE", label="old tapes").wait(timeout_s=60)
+tapes = tracker.submit("dataset:TAPE_ARCHIVE", label="old tapes")
+tapes.wait(timeout_s=60)
+with suppress(IncompleteDownloadError):
+    tapes.download()
 cycle = tracker.submit("dataset:SWOT_CYCLE_007", label="a whole cycle")
 """
 INDENTED = TRACKER.replace("\n", "\n    ")
@@ -70,11 +77,11 @@ def Page():
 
 def main() -> None:
     """Serve the table in each host, and take its picture."""
-    with chromium() as browser:
-        for choice in ("ipywidgets", "anywidget"):
+    for choice in ("ipywidgets", "anywidget"):
+        with chromium() as browser:  # it keeps a page of its server, which ends
             _jupyterlab(browser, choice)
-        with tempfile.TemporaryDirectory() as folder:
-            _hosts(browser, Path(folder))
+    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
+        _hosts(browser, Path(folder))
 
 
 def _jupyterlab(browser: Chromium, choice: str) -> None:
@@ -85,7 +92,7 @@ def _jupyterlab(browser: Chromium, choice: str) -> None:
             page.run_cell(0)
             page.run_cell(1)
             _wait(page.page)
-            _take(page.page, f"jupyterlab-{choice}", page.output(1))
+            _take(page.page, f"jupyterlab-{choice}", page.output(1), height=LAB_HEIGHT)
 
 
 def _hosts(browser: Chromium, folder: Path) -> None:
@@ -115,11 +122,11 @@ def _hosts(browser: Chromium, folder: Path) -> None:
 def _wait(page: Page) -> None:
     """Wait until REGARDS waits for the user: then nothing moves any more."""
     page.get_by_text("a whole cycle").locator("visible=true").first.wait_for(timeout=120_000)
-    page.get_by_text("REGARDS prepares nothing more").locator("visible=true").first.wait_for()
+    page.get_by_text("2/5").locator("visible=true").first.wait_for()
 
 
-def _take(page: Page, name: str, where: Any = None) -> None:
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+def _take(page: Page, name: str, where: Any = None, *, height: int = HEIGHT) -> None:
+    page.set_viewport_size({"width": WIDTH, "height": height})
     with suppress(PlaywrightTimeout):
         page.wait_for_load_state("networkidle", timeout=3000)
     target = {"path": str(IMAGES / f"{name}.png")}

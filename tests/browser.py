@@ -191,8 +191,10 @@ class Lab:
 
     def _end(self) -> None:
         # the server would wait for the end of each kernel
-        for process in (self._server, *psutil.Process(self._server.pid).children(recursive=True)):
-            process.kill()
+        processes = (self._server, *psutil.Process(self._server.pid).children(recursive=True))
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # a helper of a kernel has ended meanwhile
+                process.kill()
         self._server.wait()
 
 

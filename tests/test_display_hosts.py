@@ -139,20 +139,32 @@ def test_marimo_without_anywidget_shows_a_picture_that_says_its_time(
 
 
 def test_panel_shows_the_widget(browser: Chromium, tmp_path: Path) -> None:
-    """``pn.pane.IPyWidget(tracker.widget())`` moves, and its buttons work."""
+    """``pn.pane.IPyWidget(tracker.widget())`` moves, its buttons work, and sessions may end.
+
+    Panel ends a session of its own before the first visitor comes, and one after each visitor.
+    """
+    ended = tmp_path / "ended"
+    (tmp_path / "archive.py").write_text(TRACKER)
     (tmp_path / "app.py").write_text(
         "import panel as pn\npn.extension('ipywidgets')\n"
-        + TRACKER
-        + "from regards_nb.display import widget\n"
+        "from archive import tracker\nfrom regards_nb.display import widget\n"
+        f"pn.state.on_session_destroyed(lambda _: open({str(ended)!r}, 'a').write('.'))\n"
         "pn.pane.IPyWidget(widget(tracker), width=1000).servable()\n"
     )
-    command = ["panel", "serve", "app.py", "--port", "{port}"]
-    with served(tmp_path, *command) as address, opened(browser, f"{address}/app") as page:
-        moves(page)
-        page.screenshot(path=SCREENSHOTS / "panel.png")
-        page.locator("select:visible").first.select_option(label="#1 first")
-        page.get_by_role("button", name="Pause", exact=True).click()
-        page.get_by_text("pause: queued for #1 first").wait_for()
+    command = ["panel", "serve", "app.py", "--port", "{port}", "--warm"]
+    command += ["--unused-session-lifetime", "1000", "--check-unused-sessions", "200"]
+    with served(tmp_path, *command) as address:
+        with opened(browser, f"{address}/app") as page:
+            moves(page)
+            page.screenshot(path=SCREENSHOTS / "panel.png")
+            page.locator("select:visible").first.select_option(label="#1 first")
+            page.get_by_role("button", name="Pause", exact=True).click()
+            page.get_by_text("pause: queued for #1 first").wait_for()
+            before = ended.read_text()
+        until(lambda: ended.read_text() != before)
+        with opened(browser, f"{address}/app") as page:
+            moves(page)
+            assert not page.get_by_text("updating the display").count()
 
 
 def test_solara_shows_each_visitor_a_live_view(browser: Chromium, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def bench() -> Iterator[Bench]:
     """Return a bar over two orders, one of which waits for a download."""
     bench = Bench(ScriptedTracker(order("a", 1), order("b", 2, waits_for_download=True)))
     yield bench
-    bench.bar.close()
+    widgets.Widget.close_all()
 
 
 def _asked(bench: Bench) -> list[tuple[str, OrderKey]]:
@@ -161,7 +161,7 @@ def test_a_single_order_is_chosen_already() -> None:
     """Where no other order could be meant, nobody needs to choose."""
     bench = Bench(ScriptedTracker(order("only", 7)))
     assert bench.click("Pause") == "pause: queued for #7 only"
-    bench.bar.close()
+    widgets.Widget.close_all()
 
 
 def test_a_list_too_long_is_started_anew() -> None:
@@ -178,7 +178,7 @@ def test_a_list_too_long_is_started_anew() -> None:
     assert bench.choice.value is None
     assert len(bench.choice.options) <= MAX_CHOICES + 1
     assert _living() == living
-    bench.bar.close()
+    widgets.Widget.close_all()
 
 
 def _enabled(bench: Bench) -> set[str]:
@@ -202,7 +202,7 @@ def test_buttons_are_enabled_for_what_is_possible_now() -> None:
     assert _enabled(bench) == {"Download"}
     bench.choice.value = order("failed").key
     assert _enabled(bench) == {"Retry"}
-    bench.bar.close()
+    widgets.Widget.close_all()
 
 
 def test_the_filter_appears_with_the_sixth_order_and_limits_the_table() -> None:
@@ -228,7 +228,7 @@ def test_hostile_names_are_text_in_the_list() -> None:
     """Names are cleaned; the list itself shows them as text."""
     bench = Bench(ScriptedTracker(order(label="<b>x</b>\u202e\n", order_id=1)))
     assert bench.choice.options[1][0] == "#1 <b>x</b>\ufffd"
-    bench.bar.close()
+    widgets.Widget.close_all()
 
 
 def test_a_closed_panel_leaves_no_widget_behind() -> None:

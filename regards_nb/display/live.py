@@ -47,6 +47,7 @@ class LiveView(ABC):
 
     def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
+        self.page_exists: Callable[[], bool] = lambda: True
         self.visible = False
         self.last: Snapshot | None = None
         # show() runs on the caller's thread, paint() on the refresh thread. A click that freezes
@@ -85,8 +86,8 @@ class LiveView(ABC):
 
     @property
     def is_alive(self) -> bool:
-        """Whether a page can be reached: a page or kernel context that ended closes its widgets."""
-        return self.root.comm is not None
+        """Whether the page still exists; that of Panel ends without closing its widgets."""
+        return self.root.comm is not None and self.page_exists()
 
     @property
     def changed(self) -> bool:

@@ -19,14 +19,14 @@ import logging
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from regards_nb.display.model import MAX_ROWS, TICK_S
 from regards_nb.threads import OwnThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from regards_nb.display.live import LiveView
     from regards_nb.tracker import OrderTracker
@@ -82,18 +82,21 @@ class RefreshThread:
     def view(self, name: Hashable, make: Callable[[], LiveView]) -> LiveView:
         """Return the view of that name; *make* it if there is none."""
         with self._lock:
-            found, old = self._views.pop(name, None), []
-            if found is not None and not found.is_alive:
-                old.append(found)
-                found = None
+            unreachable = self._take_unreachable()
             # The dict is in the order of use.
-            self._views[name] = found = found or make()
+            self._views[name] = found = self._views.pop(name, None) or make()
             hidden = [key for key, view in self._views.items() if not view.visible]
-            old += [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
+            old = [self._views.pop(key) for key in hidden[:-MAX_HIDDEN]]
+        _discard(unreachable)
         for view in old:
             with self.recording():
                 view.close()
         return found
+
+    def _take_unreachable(self) -> list[LiveView]:
+        """Take out the views whose page has ended. The caller holds the lock."""
+        names = [name for name, view in self._views.items() if not view.is_alive]
+        return [self._views.pop(name) for name in names]
 
     def paint(self, view: LiveView, tracker: OrderTracker) -> None:
         """Paint one view if something changed."""
@@ -115,7 +118,8 @@ class RefreshThread:
             self._painted[view] = (version, not_before, now + TICK_S)
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
             self._painted[view] = (-1, time.monotonic() + RETRY_S, 0.0)
-            self._record_error(exc)
+            if view.is_alive:  # else the page has ended meanwhile
+                self._record_error(exc)
 
     def run(self) -> None:
         """Start the thread unless it runs."""
@@ -167,13 +171,14 @@ class RefreshThread:
             self._freeze_all(TRACKER_DELETED)
             return False
         with self._lock:
-            views = [view for view in self._views.values() if view.visible and view.is_alive]
+            unreachable = self._take_unreachable()
+            views = [view for view in self._views.values() if view.visible]
             if not views:
                 self._thread = None
-                return False
+        _discard(unreachable)
         for view in views:
             self.paint(view, tracker)
-        return True
+        return bool(views)
 
     def _freeze_all(self, note: str = "") -> None:
         with self._lock:
@@ -188,6 +193,13 @@ class RefreshThread:
                 if view.visible and last is not None:
                     view.freeze(last, note)
                 view.close()
+
+
+def _discard(views: Iterable[LiveView]) -> None:
+    """Remove the widgets of views whose page has ended from memory: the page cannot be told."""
+    for view in views:
+        with suppress(Exception):
+            view.discard(keep_table=False)
 
 
 _THREADS: weakref.WeakKeyDictionary[OrderTracker, RefreshThread] = weakref.WeakKeyDictionary()

@@ -115,16 +115,20 @@ def broken_kernel() -> str:
     return ""
 
 
-def _page() -> object:
-    """Return what identifies the page that runs this code, where one process serves several.
+def _page() -> tuple[object, Callable[[], bool]]:
+    """Return what identifies the page that runs this code, and what tells whether it still exists.
 
-    The widgets of one page cannot be shown on another.
+    One process may serve several pages, and the widgets of one cannot be shown on another.
     """
     solara: Any = sys.modules.get("solara.server.kernel_context")
     if solara is not None and solara.has_current_context():
-        return solara.get_current_context().id
+        # Solara closes the widgets of a page that has ended.
+        return solara.get_current_context().id, lambda: True
     panel: Any = sys.modules.get("panel")
-    return None if panel is None else id(panel.state.curdoc)
+    document = None if panel is None else panel.state.curdoc
+    # Panel closes none, and an update then raises AttributeError. Bokeh takes the session from the
+    # document of a page that has ended.
+    return document, lambda: document is None or document.session_context is not None
 
 
 # -- without waiting
@@ -221,12 +225,13 @@ def marimo_value(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) 
 
 def view_of(refresh: RefreshThread, purpose: str, keys_of: KeysOf, library: str) -> LiveView:
     """Return the view of a page for that purpose; a second output reuses its widgets."""
-    keys = keys_of()
-    name: object = (purpose, library, _page(), None if keys is None else tuple(keys))
+    keys, (page, exists) = keys_of(), _page()
+    name: object = (purpose, library, page, None if keys is None else tuple(keys))
     if purpose == "wait" and refresh.is_visible(name):
         # Two tasks wait for the same orders.
         name = object()
     view = refresh.view(name, lambda: _new_view(refresh, keys_of, library))
+    view.page_exists = exists
     if purpose == "wait":
         view.detach_outputs(keys_of)
     return view

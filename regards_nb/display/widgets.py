@@ -7,6 +7,7 @@ widget's layout: a scroll box inside the HTML would jump to the top at every rep
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -79,20 +80,20 @@ class WidgetView(LiveView):
 
     def discard(self, *, keep_table: bool) -> None:
         """Remove the widgets from the kernel's memory; with *keep_table*, the table stays."""
-        self._bar.close()
-        discard(self._answer)
-        if not keep_table:
-            discard(self._style, self._head, self._filter, self._table, self._foot, self._box)
+        table = (self._style, self._head, self._filter, self._table, self._foot, self._box)
+        discard(*self._bar.widgets, self._answer, *(() if keep_table else table))
 
 
 def discard(*unwanted: Any) -> None:
-    """Close widgets with their layouts and styles, which ipywidgets keeps otherwise."""
-    for widget in unwanted:
-        parts = (getattr(widget, "layout", None), getattr(widget, "style", None))
-        widget.close()
-        for part in parts:
-            if isinstance(part, widgets.Widget):
-                part.close()
+    """Close widgets with their layouts and styles, which ipywidgets keeps otherwise.
+
+    All are closed, also where the page of one cannot be told.
+    """
+    with ExitStack() as stack:
+        for widget in unwanted:
+            for part in (getattr(widget, "layout", None), getattr(widget, "style", None), widget):
+                if isinstance(part, widgets.Widget):
+                    stack.callback(part.close)
 
 
 # -- the buttons
@@ -196,9 +197,10 @@ class ActionBar:
         download.button_style = "primary" if n_waiting else ""
         self._enable()
 
-    def close(self) -> None:
-        """Remove the bar from every page and from the kernel's memory."""
-        discard(self._choice.widget, *self._buttons.values(), self.widget)
+    @property
+    def widgets(self) -> tuple[Any, ...]:
+        """The bar and what it holds."""
+        return (self._choice.widget, *self._buttons.values(), self.widget)
 
     def _enable(self) -> None:
         """Enable the buttons of the actions that are allowed now.
