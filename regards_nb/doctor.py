@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from regards_nb.client import LOGIN_ADVICE
 from regards_nb.consumer import HealthState, addresses_of, check_queue
-from regards_nb.download import list_place
+from regards_nb.download import BucketFiles
 from regards_nb.errors import (
     BrokerAccessError,
     BrokerLoginError,
@@ -464,7 +464,7 @@ def _workspace(workspace: Place) -> Iterator[Finding]:
         yield from _disk("workspace", workspace.absolute())
         return
     try:
-        list_place(workspace)
+        _ = BucketFiles(str(workspace)).sizes
     except WorkspaceError as exc:
         yield _failed("workspace", str(exc))
     else:

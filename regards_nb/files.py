@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+#: The start of the URL of a file in a bucket.
+SCHEME = "s3://"
+
 
 class FileState(StrEnum):
     """The state of one file of an order in the workspace."""
@@ -51,3 +54,12 @@ class FileRecord(NamedTuple):
     def in_place(self) -> bool:
         """Whether the file is where its path says."""
         return self.path is not None and self.state in _HERE
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is the URL of a file in a bucket.
+
+    >>> is_url("s3://bucket/orders/12/a.nc"), is_url("/data/orders/12/a.nc")
+    (True, False)
+    """
+    return path.startswith(SCHEME)

@@ -7,7 +7,7 @@ import resource
 import sys
 
 from regards_nb.client import RegardsClient
-from regards_nb.download import Bucket, Downloader, DownloadOptions
+from regards_nb.download import BucketFiles, Downloader, DownloadOptions
 from regards_nb.errors import RegardsError
 from regards_nb.journal import Journal
 
@@ -24,7 +24,7 @@ def main() -> None:
             # what a full disk says, without filling one: no file gets longer than 200 kB
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         if "in parts" in asked["limits"]:
-            Bucket.largest_put_bytes, Bucket.part_bytes = 1 << 20, 5 << 20
+            BucketFiles.largest_put_bytes, BucketFiles.part_bytes = 1 << 20, 5 << 20
         result: dict[str, object]
         try:
             fetched = Downloader(

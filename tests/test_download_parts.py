@@ -24,16 +24,16 @@ from regards_nb.download import (
     Content,
     DownloadOptions,
     FinalNames,
+    FolderFiles,
     Manifest,
     MatchKind,
     OrderRecords,
     ProgressCounter,
     Publisher,
     PublisherFailedError,
-    StateFile,
+    StateLog,
     Workspace,
     entry_form,
-    has_content,
     is_alive,
     link_without_replacing,
     lock_if_free,
@@ -88,7 +88,7 @@ def test_a_way_that_is_asked_for_is_taken() -> None:
 
 def test_a_plan_tells_wanted_unlisted_and_unreleased_apart(tmp_path: Path) -> None:
     """Listed and missing, missing and not listed any more, listed and here."""
-    log = StateFile(tmp_path, 1)
+    log = StateLog(tmp_path, 1)
     here = record(1, state=FileState.VERIFIED, path="/somewhere/a.nc")
     failed = record(2, state=FileState.FAILED, error="gone")
     log.save([here, failed, record(3, state=FileState.FAILED), record(4)])
@@ -201,7 +201,7 @@ class Gated(Workspace):
 @contextmanager
 def publishing(folder: Path, gate: Callable[[], object]) -> Iterator[Publisher]:
     """Return a publisher for files ``0``, ``1`` and so on."""
-    records = OrderRecords(StateFile(folder, 1), 1, folder)
+    records = OrderRecords(StateLog(folder, 1), 1, folder)
     files = [record(at, f"{at}") for at in range(9)]
     counter = ProgressCounter(1, None, LastByte())
     with Gated(folder, gate) as workspace:
@@ -329,9 +329,13 @@ def test_only_a_plain_file_can_have_the_same_content(tmp_path: Path) -> None:
     md5 = "9a0364b9e99bb480dd25e1f0284c8555"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert has_content(str(tmp_path / "file"), 7, md5)
-    assert not has_content(str(tmp_path / "file"), 8, md5)
-    assert not has_content(str(tmp_path / "file"), 7, MD5["a"])
-    assert not has_content(str(tmp_path / "link"), 7, md5)
-    assert not has_content(str(tmp_path), 7, md5)
-    assert not has_content(str(tmp_path / "missing"), 7, md5)
+    files = FolderFiles(str(tmp_path))
+    assert files.has("file", 7, md5, reads=False)
+    others = [
+        ("file", 8, md5),
+        ("file", 7, MD5["a"]),
+        ("link", 7, md5),
+        ("", 7, md5),
+        ("no", 7, md5),
+    ]
+    assert not any(files.has(*other, reads=True) for other in others)

@@ -19,7 +19,7 @@ from upath import UPath
 
 from regards_nb import OrderTracker
 from regards_nb.download import (
-    Bucket,
+    BucketFiles,
     Downloader,
     DownloadOptions,
     Progress,
@@ -184,11 +184,11 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
 def test_only_the_object_that_was_looked_at_is_replaced(bucket: TestBucket) -> None:
     """A cut object that another program replaces meanwhile is not overwritten."""
     bucket.put("a.nc", b"the beginning")
-    here, key = Bucket(bucket.name), "all orders/a.nc"
-    found = here.look(key)
+    here = BucketFiles(bucket.url)
+    found = here.look("a.nc")
     assert found is not None
     bucket.put("a.nc", b"the user's")
-    assert not here.create(key, b"the beginning and the end", 25, "", replaces=found.e_tag)
+    assert not here.create("a.nc", b"the beginning and the end", 25, "", replaces=found.e_tag)
     assert bucket.objects() == {"a.nc": b"the user's"}
 
 
@@ -296,11 +296,11 @@ def test_large_files_go_in_parts_and_unfinished_uploads_are_aborted(
             dead.mkdir()
             owner = {"host": os.uname().nodename, "pid": 1 << 22}
             (dead / "owner.json").write_text(json.dumps(owner))
-            (dead / "uploads").write_text(f"{here.folder}/\n{key}\n")
+            (dead / "uploads").write_text(f"{here.folder}/large.nc\n")
         with open_workspace(as_place(f"{bucket.url}/12"), 12):
             assert ("all orders/12/large.nc" in bucket.unfinished()) is not is_known
-            monkeypatch.setattr(Bucket, "largest_put_bytes", 1 << 20)
-            monkeypatch.setattr(Bucket, "part_bytes", 5 << 20)
+            monkeypatch.setattr(BucketFiles, "largest_put_bytes", 1 << 20)
+            monkeypatch.setattr(BucketFiles, "part_bytes", 5 << 20)
         here.fetch()
         assert bucket.objects() == {f"12/{name}": data for name, data in here.expected.items()}
         assert bucket.metadata("12/large.nc")["size-bytes"] == str(6 << 20)

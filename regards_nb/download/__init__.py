@@ -14,10 +14,9 @@
 from __future__ import annotations
 
 from regards_nb.download.after_zip import all_files as all_files
-from regards_nb.download.bucket import Bucket as Bucket
-from regards_nb.download.bucket import is_url as is_url
+from regards_nb.download.bucket import BucketFiles as BucketFiles
 from regards_nb.download.context import DownloadOptions as DownloadOptions
-from regards_nb.download.disk import has_content as has_content
+from regards_nb.download.disk import FolderFiles as FolderFiles
 from regards_nb.download.disk import is_alive as is_alive
 from regards_nb.download.disk import link_without_replacing as link_without_replacing
 from regards_nb.download.disk import lock_if_free as lock_if_free
@@ -42,8 +41,7 @@ from regards_nb.download.order import download_products as download_products
 from regards_nb.download.places import Place as Place
 from regards_nb.download.places import archive_of as archive_of
 from regards_nb.download.places import as_place as as_place
-from regards_nb.download.places import list_place as list_place
-from regards_nb.download.places import open_workspace as open_workspace
+from regards_nb.download.places import files_in as files_in
 from regards_nb.download.places import order_folder as order_folder
 from regards_nb.download.places import paths_of as paths_of
 from regards_nb.download.progress import Progress as Progress
@@ -54,10 +52,11 @@ from regards_nb.download.records import Check as Check
 from regards_nb.download.records import FileChecker as FileChecker
 from regards_nb.download.records import FileLog as FileLog
 from regards_nb.download.records import OrderRecords as OrderRecords
-from regards_nb.download.records import StateFile as StateFile
+from regards_nb.download.records import StateLog as StateLog
 from regards_nb.download.workspace import CheckedFile as CheckedFile
 from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import Workspace as Workspace
+from regards_nb.download.workspace import open_workspace as open_workspace
 from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
 from regards_nb.download.zipstream import crc32 as crc32
 from regards_nb.download.zipstream import read_zip as read_zip

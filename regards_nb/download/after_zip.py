@@ -7,7 +7,6 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from regards_nb.download.bucket import is_url
 from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
@@ -95,11 +94,7 @@ def extract_kept_zips(context: DownloadContext, records: Iterable[FileRecord]) -
     """
     for path, zipped in _by_path(records):
         manifest = Manifest(zipped)
-        here = path
-        if is_url(path):
-            with context.workspace.errors():
-                here = context.workspace.stage_existing(path)
-        outcome = extract_zip(context._replace(manifest=manifest), here)
+        outcome = extract_zip(context._replace(manifest=manifest), path)
         identify(outcome.unlisted, context)
         context.manifest.add(context.records.mark_missing(manifest.missing))
 

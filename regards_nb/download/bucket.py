@@ -1,4 +1,4 @@
-"""One bucket of an object store: create, list, look at and read objects, and say what went wrong.
+"""The files below a prefix of a bucket: list, look at, read and create objects, say what is wrong.
 
 obstore takes the account, the region and the endpoint from the environment (``AWS_...``). It is
 imported when a bucket is used for the first time. A store object of obstore is never pickled and
@@ -12,14 +12,18 @@ import logging
 import mmap
 import os
 import re
+import secrets
 import threading
+import time
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from regards_nb.errors import WorkspaceError
+from regards_nb.files import SCHEME
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SCHEME = "s3://"
 EXTRA = "pip install 'regards_nb[s3]'"
 
 #: What is recorded beside the content of an object.
@@ -45,6 +48,8 @@ _RETRY_TIMEOUT_S = 60.0
 _SIGNED_FOR = timedelta(minutes=5)
 #: An unfinished upload of another computer is aborted when it is so old.
 _OLD_UPLOAD_S = 24 * 3600.0
+#: From this size on lines go to another object, so that little is written again and few are read.
+_LINES_BYTES = 1 << 16
 
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -75,15 +80,6 @@ class Found(NamedTuple):
     e_tag: str | None
 
 
-def is_url(path: str) -> bool:
-    """Return whether a path is the URL of an object.
-
-    >>> is_url("s3://bucket/orders/12/a.nc"), is_url("/data/orders/12/a.nc")
-    (True, False)
-    """
-    return path.startswith(SCHEME)
-
-
 def split_url(url: str) -> tuple[str, str]:
     """Return the bucket and the key of a URL; it is text, without percent-encoding.
 
@@ -94,8 +90,8 @@ def split_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-class Bucket:
-    """One bucket. Safe in any thread.
+class BucketFiles:
+    """The files of ``s3://bucket/prefix``. Safe in any thread. `FolderFiles` does the same.
 
     *what* is its purpose, such as ``order 12``, for error texts; *stop* ends the pauses between two
     attempts.
@@ -108,29 +104,46 @@ class Bucket:
     #: The pauses before another attempt to create an object: less than a minute together.
     pauses_s: tuple[float, ...] = (1.0, 3.0, 8.0, 15.0)
 
-    def __init__(self, name: str, what: str = "", stop: threading.Event | None = None) -> None:
-        self.name = name
+    def __init__(self, url: str, what: str = "", stop: threading.Event | None = None) -> None:
+        self.url = url
+        self._bucket, prefix = split_url(url)
+        self._start = f"{prefix}/" if prefix else ""
         self._what = f"{what}: " if what else ""
         self._stop = stop or threading.Event()
+        #: The object that the last lines were added to, and what it holds.
+        self._last_lines = ("", b"")
+        self._lock = threading.Lock()
         with self._errors():
-            self._small = _store(name, _SMALL_TIMEOUT_S)
-            self._large = _store(name, _LARGE_TIMEOUT_S)
+            self._small = _store(self._bucket, _SMALL_TIMEOUT_S)
+            self._large = _store(self._bucket, _LARGE_TIMEOUT_S)
 
     def __repr__(self) -> str:
-        return f"<Bucket {self.name!r}>"
+        return f"<BucketFiles {self.url!r}>"
 
-    def list(self, prefix: str) -> dict[str, int]:
-        """Return the names below a prefix, up to the next ``/``, and their sizes in bytes."""
+    def join(self, name: str) -> str:
+        """Return the URL of a file."""
+        return f"{self.url}/{name}"
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The names that the store listed when it was first asked, and their sizes in bytes."""
+        return self._list(self._start)
+
+    def _list(self, prefix: str) -> dict[str, int]:
         with self._errors():
             found = self._small.list_with_delimiter(prefix or None)
         return {each["path"].rpartition("/")[2]: each["size"] for each in found["objects"]}
 
-    def look(self, key: str) -> Found | None:
+    def size_of(self, name: str) -> tuple[int | None, bool]:
+        """Return the listed size of a file, None where there is none, and that it is a file."""
+        return self.sizes.get(name), True
+
+    def look(self, name: str) -> Found | None:
         """Return what the store tells of an object; None where there is none."""
         with self._errors():
             try:
                 # a HEAD request; unlike `head` it also returns what was recorded with the object
-                found = self._small.get(key, options={"head": True})
+                found = self._small.get(self._start + name, options={"head": True})
             except FileNotFoundError as exc:
                 if _code(exc) == "NoSuchBucket":
                     raise
@@ -139,7 +152,7 @@ class Bucket:
 
     def create(
         self,
-        key: str,
+        name: str,
         source: bytes | str,
         size_bytes: int,
         md5: str,
@@ -157,7 +170,7 @@ class Bucket:
         attributes = {_MD5: md5, _SIZE: str(size_bytes)}
         for pause_s in (*self.pauses_s, None):
             try:
-                return self._put(key, source, size_bytes, attributes, replaces)
+                return self._put(name, source, size_bytes, attributes, replaces)
             except (AlreadyExistsError, PreconditionError):
                 # perhaps by this call: the answer to another attempt may have been lost
                 return False
@@ -166,19 +179,15 @@ class Bucket:
                     raise self._explained(exc) from None
         raise AssertionError  # the last attempt returns or raises
 
-    def create_small(self, key: str, data: bytes) -> bool:
+    def create_small(self, name: str, data: bytes) -> bool:
         """Create an object with a few bytes; return False, and do nothing, where it exists."""
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return self.create(key, data, len(data), md5)
-
-    def write(self, key: str, data: bytes) -> None:
-        """Create or replace an object with a few bytes."""
-        with self._errors():
-            self._small.put(key, data)
+        return self.create(name, data, len(data), md5)
 
     def _put(
-        self, key: str, source: bytes | str, size_bytes: int, attributes: Any, replaces: str | None
+        self, name: str, source: bytes | str, size_bytes: int, attributes: Any, replaces: str | None
     ) -> bool:
+        key = self._start + name
         store = self._small if size_bytes <= _SMALL_BYTES else self._large
         mode: Any = "create" if replaces is None else {"e_tag": replaces}
         if isinstance(source, bytes) or not size_bytes:
@@ -192,62 +201,88 @@ class Bucket:
         else:
             # There is no conditional upload in parts. Another program could create the object
             # between the look and the end of the upload.
-            found = self.look(key)
+            found = self.look(name)
             if (found and found.e_tag) != replaces:
                 return False
             part_bytes = max(self.part_bytes, size_bytes // _MOST_PARTS)
             store.put(key, Path(source), attributes=attributes, chunk_size=part_bytes)
         return True
 
-    def blocks(self, key: str) -> Iterator[bytes]:
+    def blocks(self, name: str) -> Iterator[bytes]:
         """Yield the content of an object."""
         with self._errors():
-            for block in self._large.get(key).stream(min_chunk_size=1 << 20):
+            for block in self._large.get(self._start + name).stream(min_chunk_size=1 << 20):
                 yield bytes(block)
 
-    def md5(self, key: str) -> str:
-        """Read an object, and return its MD5 in hexadecimal."""
-        digest = hashlib.md5(usedforsecurity=False)
-        for block in self.blocks(key):
-            digest.update(block)
-        return digest.hexdigest()
-
-    def has(self, key: str, size_bytes: int, md5: str, *, reads: bool) -> bool:
+    def has(self, name: str, size_bytes: int, md5: str, *, reads: bool) -> bool:
         """Return whether an object has this size and MD5.
 
         An object is read if *reads* says so, or if it has no MD5 beside it because another program
         created it. Else the MD5 beside it is believed.
         """
-        found = self.look(key)
+        found = self.look(name)
         if found is None or found.size_bytes != size_bytes:
             return False
-        return (self.md5(key) if reads or found.md5 is None else found.md5) == md5
+        if found.md5 is not None and not reads:
+            return found.md5 == md5
+        digest = hashlib.md5(usedforsecurity=False)
+        for block in self.blocks(name):
+            digest.update(block)
+        return digest.hexdigest() == md5
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
         """Return the content of a small object; None where there is none."""
         with self._errors():
             try:
-                return bytes(self._small.get(key).bytes())
+                return bytes(self._small.get(self._start + name).bytes())
             except FileNotFoundError as exc:
                 if _code(exc) == "NoSuchBucket":
                     raise
                 return None
 
+    def copy_to(self, name: str, path: str) -> None:
+        """Copy an object to a new file of this computer."""
+        with open(path, "xb") as file:  # noqa: PTH123 - a string
+            file.writelines(self.blocks(name))
+
+    # -- lines: nothing can be added to an object, so there is a folder of them
+
+    def lines(self, name: str) -> list[bytes]:
+        """Return the lines that were added under a name."""
+        objects = sorted(self._list(self._start + name))
+        texts = (self.read(f"{name}/{each}") or b"" for each in objects)
+        return [line for text in texts for line in text.splitlines()]
+
+    def add_lines(self, name: str, lines: bytes, *, durable: bool) -> None:
+        """Write the last object once more with these lines, or begin another one.
+
+        Their names sort by time, and no two processes write the same one.
+        """
+        del durable  # an object is durable when it is created
+        with self._lock:
+            last, before = self._last_lines
+            if not last or len(before) > _LINES_BYTES:
+                last, before = f"{name}/{time.time_ns():020}-{secrets.token_hex(4)}.jsonl", b""
+            self._last_lines = (last, before + lines)
+            with self._errors():
+                self._small.put(self._start + last, before + lines)
+
     # -- unfinished uploads
 
-    def abort_uploads(self, key: str, *, is_ours: bool) -> None:
-        """Abort the unfinished uploads of this key; those of other keys may be of other programs.
+    def abort_uploads(self, name: str, *, is_ours: bool) -> None:
+        """Abort the unfinished uploads of this file; those of others may be of other programs.
 
         *is_ours*: a process of this computer was uploading it and has died. Otherwise only uploads
         that are old are aborted.
         """
         from xml.etree import ElementTree as ET  # imported here: only this reads XML
 
+        key = self._start + name
         try:
             for found, upload_id, age_s in self._uploads(key):
                 if found == key and (is_ours or age_s > _OLD_UPLOAD_S):
                     self._ask("DELETE", quote(key), uploadId=upload_id)
-                    _log.info("aborted an unfinished upload of %s%s/%s", SCHEME, self.name, key)
+                    _log.info("aborted an unfinished upload of %s%s/%s", SCHEME, self._bucket, key)
         except (OSError, ET.ParseError, ValueError) as exc:
             # Not every account may list uploads. They are invisible, and cost only storage.
             _log.debug("unfinished uploads were not looked for: %s", type(exc).__name__)
@@ -275,9 +310,9 @@ class Bucket:
         import obstore
 
         pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
-        where = _address(self.name)
+        where = _address(self._bucket)
         signer = _store(
-            self.name,
+            self._bucket,
             _SMALL_TIMEOUT_S,
             endpoint=f"{where}{f'/{path}' if path else ''}?{pairs}&x-id=regards-nb",
             virtual_hosted_style_request=True,
@@ -305,12 +340,14 @@ class Bucket:
             raise self._explained(exc) from None
 
     def _explained(self, exc: Exception) -> WorkspaceError:
-        place, endpoint = f"{SCHEME}{self.name}", _endpoint() or "AWS"
+        place, endpoint = f"{SCHEME}{self._bucket}", _endpoint() or "AWS"
         text = str(exc).partition("\n\nDebug source")[0]
         code, status = _code(exc), _status(exc)
         told = " ".join(str(each) for each in (status, code) if each)
         if code == "NoSuchBucket" or (status == 404 and not code):
-            reason = f"there is no bucket {self.name!r} at {endpoint}: create it, or name another"
+            reason = (
+                f"there is no bucket {self._bucket!r} at {endpoint}: create it, or name another"
+            )
         elif _NO_ACCOUNT in text:
             reason = (
                 f"no account for {place} was found: set AWS_ACCESS_KEY_ID and "
@@ -358,7 +395,7 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
         bucket,
         client_options=client,  # type: ignore[arg-type]
         retry_config={
-            "max_retries": Bucket.retries,
+            "max_retries": BucketFiles.retries,
             "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S),
         },
         credential_provider=_profile(),

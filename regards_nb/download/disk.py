@@ -1,17 +1,21 @@
-"""What the file system offers: links that replace nothing, locks, flushes, checks of content."""
+"""The files of a folder, and system calls: links that replace nothing, locks, flushes."""
 
 # Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
-# ruff: noqa: PTH104, PTH108
+# ruff: noqa: PTH103, PTH104, PTH108
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import secrets
+import shutil
 import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from regards_nb.errors import WorkspaceError
 
 try:
     import fcntl
@@ -30,13 +34,93 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 
 
-def make_state_folder(folder: Path) -> None:
-    """Make the folder for the records beside the files of an order."""
-    state = folder / STATE_FOLDER
-    if not state.exists():
-        state.mkdir(parents=True, exist_ok=True)
-        # the history of one person's downloads does not belong into a repository
-        (state / ".gitignore").write_text("*\n", encoding="utf-8")
+class FolderFiles:
+    """The files of a folder on a disk. Safe in any thread. `BucketFiles` does the same."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def join(self, name: str) -> str:
+        """Return the path of a file."""
+        return f"{self._folder}{os.sep}{name}"
+
+    def size_of(self, name: str) -> tuple[int | None, bool]:
+        """Return the size of a file, None where there is none, and whether it is a plain file.
+
+        A link to a file is none.
+        """
+        try:
+            found = os.lstat(self.join(name))
+        except OSError:
+            return None, False
+        return found.st_size, stat.S_ISREG(found.st_mode)
+
+    def has(self, name: str, size_bytes: int, md5: str, *, reads: bool) -> bool:
+        """Return whether a plain file has this size and MD5; a link to one does not count."""
+        del reads  # no MD5 is recorded beside a file: it is always read
+        try:
+            return self.size_of(name) == (size_bytes, True) and file_md5(self.join(name)) == md5
+        except OSError:  # it cannot be read, or was removed meanwhile
+            return False
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file."""
+        with open(self.join(name), "rb", buffering=0) as file:  # noqa: PTH123 - a string
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file; None where there is none."""
+        try:
+            return b"".join(self.blocks(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create_small(self, name: str, data: bytes) -> bool:
+        """Create a file in one step; return False, and do nothing, where it exists."""
+        self._make_state_folder()
+        draft = self.join(f"{name}.{secrets.token_hex(6)}")
+        write_new(draft, data)
+        if link_without_replacing(draft, self.join(name)):
+            return True
+        os.unlink(draft)
+        return False
+
+    def copy_to(self, name: str, path: str) -> None:
+        """Link a file to a new name of this computer, or copy it."""
+        try:
+            os.link(self.join(name), path)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(self.join(name), path)
+
+    def lines(self, name: str) -> list[bytes]:
+        """Return the lines that were added under a name."""
+        return (self.read(f"{name}.jsonl") or b"").splitlines()
+
+    def add_lines(self, name: str, lines: bytes, *, durable: bool) -> None:
+        """Write lines at the end of a file; *durable*: they are on the disk on return."""
+        path = self.join(f"{name}.jsonl")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            self._make_state_folder()
+            descriptor = os.open(path, flags, 0o666)
+            try:
+                # the line end comes first: it closes a line that a killed process left open
+                write_all(descriptor, b"\n" + lines)
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            raise WorkspaceError(f"cannot write to {path}: {exc.strerror}") from exc
+
+    def _make_state_folder(self) -> None:
+        """Make the folder for what is recorded beside the files."""
+        state = self.join(STATE_FOLDER)
+        if not os.path.exists(state):  # noqa: PTH110 - a string
+            os.makedirs(state, exist_ok=True)
+            # the history of one person's downloads does not belong into a repository
+            Path(state, ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
@@ -76,13 +160,6 @@ def link_without_replacing(source: str, target: str) -> bool:
     return True
 
 
-def blocks_of(path: str) -> Iterator[bytes]:
-    """Yield the content of a file."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
-        while block := file.read(_BLOCK_BYTES):
-            yield block
-
-
 def file_md5(path: str) -> str:
     """Return the MD5 of a file, in hexadecimal."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
@@ -91,26 +168,6 @@ def file_md5(path: str) -> str:
 
 def _md5() -> hashlib._Hash:
     return hashlib.md5(usedforsecurity=False)
-
-
-def size_of(path: str) -> tuple[int | None, bool]:
-    """Return the size of a file, None where there is none, and whether it is a plain file.
-
-    A link to a file is none.
-    """
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None, False
-    return found.st_size, stat.S_ISREG(found.st_mode)
-
-
-def has_content(path: str, size_bytes: int, md5: str) -> bool:
-    """Return whether a plain file has this size and MD5; a link to such a file does not count."""
-    try:
-        return size_of(path) == (size_bytes, True) and file_md5(path) == md5
-    except OSError:  # it cannot be read, or was removed meanwhile
-        return False
 
 
 def lock_if_free(descriptor: int) -> bool:

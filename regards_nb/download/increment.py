@@ -28,10 +28,11 @@ from regards_nb.download.context import DownloadContext, DownloadOptions
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
-from regards_nb.download.places import as_place, open_workspace, paths_of
+from regards_nb.download.places import as_place, paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
 from regards_nb.download.records import OrderRecords, is_in_zip
+from regards_nb.download.workspace import open_workspace
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,

@@ -16,9 +16,10 @@ from regards_nb.arguments import check_paths
 from regards_nb.download.after_zip import all_files
 from regards_nb.download.context import DownloadOptions
 from regards_nb.download.increment import Downloader
-from regards_nb.download.places import archive_of, as_place, open_workspace, paths_of
+from regards_nb.download.places import archive_of, as_place, paths_of
 from regards_nb.download.progress import ProgressLine
-from regards_nb.download.records import state_log
+from regards_nb.download.records import StateLog
+from regards_nb.download.workspace import open_workspace
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -136,7 +137,7 @@ def download_order(
         client,
         order_id,
         folder,
-        state_log(
+        StateLog(
             folder, order_id, archive=archive_of(client.base_url, client.tenant), durable=durable
         ),
         DownloadOptions(
@@ -292,7 +293,7 @@ def download_products(
         cast("RegardsClient", source),
         _NO_ORDER,
         folder,
-        state_log(folder, _NO_ORDER, durable=durable),
+        StateLog(folder, _NO_ORDER, durable=durable),
         DownloadOptions(
             on_progress=on_progress or (line if show else None),
             stop=stop or threading.Event(),

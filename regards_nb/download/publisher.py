@@ -181,7 +181,7 @@ class Publisher:
         is_created = True
         while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
-            is_suspect = workspace.path_of(name) in self._records.suspect
+            is_suspect = workspace.files.join(name) in self._records.suspect
             if workspace.has(name, content, is_suspect=is_suspect):
                 content.discard()
                 is_created = False
@@ -195,7 +195,7 @@ class Publisher:
             if name != wanted:
                 with self._changed:
                     self.renamed[wanted] = name
-        path = workspace.path_of(name)
+        path = workspace.files.join(name)
         fetched_at_us = time.time_ns() // 1000 if is_created else None
         # By place: `_replace` takes three times as long, and there may be 10,000 files.
         return [

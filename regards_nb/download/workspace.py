@@ -6,6 +6,10 @@ A file gets its final name in a folder by a link that replaces nothing, after al
 and flushed in the staging folder; then the staged name is unlinked. The staging folder,
 ``.regards-<order>-<random>.part``, is beside the final names and so on the same file system. A
 later download removes it if the process that made it has died.
+
+Files for a bucket are staged and verified in a scratch folder of this computer. Each is then
+created in the bucket by one conditional request, and its staged file is removed: no object is ever
+incomplete, and none is replaced but a cut one of ours.
 """
 
 # Paths are strings here: a Path object for each of 10,000 files takes as long as its system call.
@@ -23,37 +27,41 @@ import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from regards_nb.download.bucket import Bucket, is_url, split_url
+from regards_nb.download.bucket import BucketFiles
 from regards_nb.download.disk import (
     NEW_FILE,
     UNSUPPORTED,
-    blocks_of,
+    FolderFiles,
     file_system_of,
     flush,
     flush_filesystem,
-    has_content,
     is_alive,
     link_without_replacing,
     lock_if_free,
-    size_of,
     write_all,
     write_new,
 )
+from regards_nb.download.places import files_in, folder_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Iterator, Sequence
 
+    from regards_nb.download.places import Place
     from regards_nb.files import FileRecord, FileState
 
 _PREFIX, _SUFFIX = ".regards-", ".part"
 _OWNER, _HELD = "owner.json", "held"
+#: The URLs of the objects that a process is uploading in parts, one a line.
+_UPLOADS = "uploads"
 #: Content up to this size stays in memory until it is verified.
 MAX_HELD_BYTES = 1 << 16
 #: Length beyond that of the manifest at which an entry makes the zip count as a bomb.
@@ -215,7 +223,7 @@ class Workspace:
     written to. *durable*: a file is on the disk before it gets its final name.
 
     Files of a bucket get their final names there (`BucketWorkspace`): then this is the scratch
-    folder. `open_workspace` chooses.
+    folder.
     """
 
     #: How many files are given their final names at the same time, and how many in one batch.
@@ -231,7 +239,8 @@ class Workspace:
 
     def __init__(self, directory: Path, order_id: int, *, durable: bool = True) -> None:
         self.directory = directory.absolute()
-        self._folder = f"{self.directory}{os.sep}"
+        #: Where the files get their final names.
+        self.files: FolderFiles | BucketFiles = FolderFiles(str(self.directory))
         self.durable = durable
         self.staging = self.directory / f"{_PREFIX}{order_id}-{secrets.token_hex(6)}{_SUFFIX}"
         self._staged_prefix = f"{self.staging}{os.sep}"
@@ -252,10 +261,6 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         os.close(self._owner)
         shutil.rmtree(self.staging, ignore_errors=True)
-
-    def path_of(self, name: str) -> str:
-        """Return the path, or the URL, of a file with this final name."""
-        return self._folder + name
 
     @cached_property
     def flushes_together(self) -> bool:
@@ -280,10 +285,11 @@ class Workspace:
 
     def create(self, name: str, content: Content) -> bool:
         """Give a prepared content its final name; return False where the name is in use."""
+        path = self.files.join(name)
         if content.path is not None:
-            return link_without_replacing(content.path, self._folder + name)
+            return link_without_replacing(content.path, path)
         write_new(self._held, content.data)
-        is_done = link_without_replacing(self._held, self._folder + name)
+        is_done = link_without_replacing(self._held, path)
         if not is_done:
             os.unlink(self._held)
         return is_done
@@ -293,18 +299,16 @@ class Workspace:
 
         A file that failed a check is read, whatever is recorded beside it.
         """
-        del is_suspect  # nothing is recorded beside a file: it is always read
-        return has_content(self._folder + name, content.size_bytes, content.md5)
+        return self.files.has(name, content.size_bytes, content.md5, reads=is_suspect)
 
     def replace_cut(self, name: str, content: Content) -> bool:
         """Replace a file of ours that holds only the beginning of this content.
 
         Return False, and do nothing, where it holds anything else: that may be the user's.
         """
-        path = self._folder + name
-        if not size_of(path)[1] or not content.begins_with(blocks_of(path)):
+        if not self.files.size_of(name)[1] or not content.begins_with(self.files.blocks(name)):
             return False
-        os.replace(content.staged(self).path or "", path)  # noqa: PTH105 - strings
+        os.replace(content.staged(self).path or "", self.files.join(name))  # noqa: PTH105 - strings
         return True
 
     def complete_batch(self) -> None:
@@ -369,15 +373,8 @@ class Workspace:
     def stage_existing(self, path: str) -> str:
         """Link a file of another place into the staging folder, or copy it; return its path."""
         staged = f"{self._staged_prefix}{next(self._numbers)}"
-        if is_url(path):
-            name, key = split_url(path)
-            with open(staged, "xb") as file:  # noqa: PTH123 - a string
-                file.writelines(Bucket(name).blocks(key))
-            return staged
-        try:
-            os.link(path, staged)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(path, staged)
+        folder, name = folder_and_name(path)
+        files_in(folder).copy_to(name, staged)
         return staged
 
     @contextmanager
@@ -414,6 +411,95 @@ class Workspace:
             f"{self.directory} is full ({reason}; free: {free}). Verified files stay: make room "
             "and download again, only the missing files are fetched"
         )
+
+
+class BucketWorkspace(Workspace):
+    """A prefix of a bucket, for the time of one download into it.
+
+    That the bucket cannot be listed is known, as WorkspaceError, before anything is fetched.
+    """
+
+    parallel, batch_files, uploads = 8, 1, True
+    #: Maximum size on the scratch disk of staged files that wait or are uploaded, plus one file.
+    waiting_bytes = 256 << 20
+    #: Small files arrive faster than a store answers, and the network does not wait for them: 32
+    #: MiB of them may wait in memory.
+    _memory_factor = 8
+    other_folder = "name another scratch folder in the variable TMPDIR"
+
+    def __init__(self, url: str, order_id: int, *, stop: threading.Event | None = None) -> None:
+        self._bucket = BucketFiles(url, f"order {order_id}" if order_id else "", stop)
+        # A name that is in use is known without sending the file. It also keeps such names where
+        # the server ignores the condition of a creation.
+        self._names = set(self._bucket.sizes)
+        # an object is durable when it is created
+        super().__init__(Path(tempfile.gettempdir()), order_id, durable=False)
+        self.files = self._bucket
+
+    def create(self, name: str, content: Content) -> bool:
+        """Create an object with a content; return False where the name is in use."""
+        return name not in self._names and self._upload(name, content)
+
+    def _upload(self, name: str, content: Content, *, replaces: str | None = None) -> bool:
+        source = content.data if content.path is None else content.path
+        if content.size_bytes > self._bucket.largest_put_bytes:
+            # a later download aborts it if this process dies
+            with (self.staging / _UPLOADS).open("a", encoding="utf-8") as file:
+                file.write(f"{self.files.join(name)}\n")
+            self._bucket.abort_uploads(name, is_ours=False)
+        is_done = self._bucket.create(
+            name, source, content.size_bytes, content.md5, replaces=replaces
+        )
+        self._names.add(name)
+        if is_done:
+            content.discard()
+        return is_done
+
+    def replace_cut(self, name: str, content: Content) -> bool:
+        """Replace an object of ours that holds only the beginning of this content."""
+        found = self._bucket.look(name)
+        if found is None or found.size_bytes >= content.size_bytes:
+            return False
+        if not content.begins_with(self._bucket.blocks(name)):
+            return False
+        # After a lost answer the object is the new one, and is no more the one to be replaced.
+        return self._upload(name, content, replaces=found.e_tag) or self.has(
+            name, content, is_suspect=False
+        )
+
+    def held_bytes(self, files: Sequence[CheckedFile]) -> int:
+        """Return how much these files count while they wait or are uploaded."""
+        staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
+        return staged + self._memory_factor * super().held_bytes(files)
+
+    def needed_bytes(self, sizes: Sequence[int], *, keeps_zip: bool) -> int:
+        """Return how much room files of these sizes need in the scratch folder."""
+        # a kept zip is staged as a whole; else one file may wait beyond the limit, and one is
+        # being written
+        total_bytes = sum(sizes)
+        most_bytes = self.waiting_bytes + 2 * max(sizes, default=0)
+        return total_bytes if keeps_zip else min(total_bytes, most_bytes)
+
+    def _remove_orphan(self, folder: Path) -> None:
+        """Remove the staging folder of a process that has died, and abort its uploads to here."""
+        with suppress(OSError):
+            for url in (folder / _UPLOADS).read_text(encoding="utf-8").splitlines():
+                place, name = folder_and_name(url)
+                if place == self._bucket.url:
+                    self._bucket.abort_uploads(name, is_ours=True)
+        super()._remove_orphan(folder)
+
+
+def open_workspace(
+    place: Place, order_id: int, *, durable: bool = True, stop: threading.Event | None = None
+) -> Workspace:
+    """Return the workspace of one download into a place.
+
+    That nothing can be written there is known, as WorkspaceError, before anything is fetched.
+    """
+    if isinstance(place, Path):
+        return Workspace(place, order_id, durable=durable)
+    return BucketWorkspace(str(place), order_id, stop=stop)
 
 
 def _orphans(directory: Path) -> Iterator[Path]:

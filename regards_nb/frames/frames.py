@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from regards_nb.download import FileChecker, is_url
+from regards_nb.download import FileChecker
 from regards_nb.events import OrderEvent, OrderStatus, decode
-from regards_nb.files import FileState
+from regards_nb.files import FileState, is_url
 from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
 from regards_nb.frames.columns import (
     EVENT_DTYPES,

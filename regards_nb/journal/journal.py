@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from regards_nb.arguments import check_local_paths
 from regards_nb.errors import JournalError
-from regards_nb.files import FileRecord, FileState
+from regards_nb.files import FileRecord, FileState, is_url
 from regards_nb.journal import schema
 from regards_nb.journal.batches import (
     MAX_BATCH_BYTES,
@@ -600,20 +600,16 @@ def _file_record(values: Iterable[Any], workspace: str | None) -> FileRecord:
     """Return a record; with *workspace*, its path is absolute: the journal keeps relative ones."""
     record = FileRecord(*values)
     path, state = record.path, FileState(record.state)
-    if path is None or workspace is None or _is_url(path):
+    if path is None or workspace is None or is_url(path):
         return record._replace(state=state)
-    if _is_url(workspace) and not os.path.isabs(path):  # noqa: PTH117
+    if is_url(workspace) and not os.path.isabs(path):  # noqa: PTH117
         return record._replace(state=state, path=f"{workspace}/{path}")
     full = os.path.normpath(os.path.join(workspace, path))  # noqa: PTH118
     return record._replace(state=state, path=full)
 
 
-def _is_url(path: str) -> bool:
-    return "://" in path
-
-
 def _with_relative_path(record: FileRecord, workspace: str) -> FileRecord:
-    prefix = workspace + ("/" if _is_url(workspace) else os.sep)
+    prefix = workspace + ("/" if is_url(workspace) else os.sep)
     if record.path is None or not record.path.startswith(prefix):
         return record
     return record._replace(path=record.path[len(prefix) :].replace(os.sep, "/"))
