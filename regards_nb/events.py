@@ -137,12 +137,17 @@ class OrderEvent(msgspec.Struct, frozen=True, gc=False):
     @property
     def received_at(self) -> datetime:
         """The time at which the message arrived here (UTC)."""
-        return _EPOCH + timedelta(microseconds=self.received_at_us)
+        return utc(self.received_at_us)
 
     @property
     def timestamp(self) -> datetime | None:
         """The time of publication by REGARDS (UTC, whole seconds); None without that property."""
-        return None if self.timestamp_s is None else _EPOCH + timedelta(seconds=self.timestamp_s)
+        return None if self.timestamp_s is None else utc(self.timestamp_s * 1_000_000)
+
+
+def utc(us: int) -> datetime:
+    """Return the time that is so many microseconds after the beginning of 1970."""
+    return _EPOCH + timedelta(microseconds=us)
 
 
 class Rejection(NamedTuple):

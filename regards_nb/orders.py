@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime  # noqa: TC003 - msgspec may look at the types of the fields
 from functools import cached_property
 from operator import attrgetter
 from sys import intern
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from regards_nb.events import REST_APP_ID, OrderStatus
+from regards_nb.events import REST_APP_ID, OrderStatus, utc
 from regards_nb.text import clean, counted, size
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from _typeshed import SupportsGetItem
 
     from regards_nb.events import OrderEvent
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 #: Which of two statuses within one second is the later one, by plain text, as events carry it.
 #: Unknown statuses have rank 2.
@@ -313,34 +311,23 @@ class OrderReducer:
         found.add(row_id, event)
         return changed
 
-    def folds(self) -> Iterator[tuple[OrderKey, list[OrderAccumulator], list[int]]]:
-        """Yield each name with what its events say, and all numbers that they name.
-
-        The list has the accumulator of the highest number and that of the events without a number;
-        either may be missing.
-        """
+    def folds(self) -> Iterator[tuple[OrderKey, OrderAccumulator, list[int]]]:
+        """Yield each name with what its events say, and all numbers that they name."""
         claims: defaultdict[OrderKey, list[int]] = defaultdict(list)
         for order_id, owners in self._owners.items():
             for key in {*owners, *self._conflicting_claims.get(order_id, ())}:
                 claims[key].append(order_id)
         for key in list(self._accumulators):
-            newest = self._unpacked(key)
-            if newest is not None:
-                yield key, [e for e in (newest, newest.by_name) if e is not None], claims[key]
+            if (found := self._unpacked(key)) is not None:
+                yield key, found, claims[key]
 
-    def join(self, key: OrderKey, folds: list[OrderAccumulator], claims: Iterable[int]) -> None:
-        """Fold in what `folds` of another reducer yielded for a name; call `regroup` at the end."""
+    def join(self, key: OrderKey, other: OrderAccumulator, claims: Iterable[int]) -> None:
+        """Fold in what `folds` of another reducer yielded for a name; all orders may change."""
         self._tenants.setdefault(key.tenant, key.tenant)
         known = self._unpacked(key)
-        if known is not None:
-            folds = [*folds, *(e for e in (known, known.by_name) if e is not None)]
-        joined = self._accumulators[key] = _newest_of(key, folds)
-        joined.is_nameless = any(each.is_nameless for each in folds)
+        self._accumulators[key] = other if known is None else _newest_of(key, known, other)
         for order_id in claims:
             self._claim(key, order_id)
-
-    def regroup(self) -> None:
-        """Tell that orders were joined: all must be looked at again."""
         self.regrouped += 1
 
     def __iter__(self) -> Iterator[OrderKey]:
@@ -454,8 +441,9 @@ class OrderReducer:
         return None
 
 
-def _newest_of(key: OrderKey, folds: Sequence[OrderAccumulator]) -> OrderAccumulator:
+def _newest_of(key: OrderKey, *found: OrderAccumulator) -> OrderAccumulator:
     """Join what belongs to the highest number of a name, and what belongs to none."""
+    folds = [part for each in found for part in (each, each.by_name) if part is not None]
     newest = max((each.order_id for each in folds if each.order_id is not None), default=None)
     joined, by_name = OrderAccumulator(key, newest), OrderAccumulator(key, None)
     for each in folds:
@@ -464,9 +452,10 @@ def _newest_of(key: OrderKey, folds: Sequence[OrderAccumulator]) -> OrderAccumul
         elif each.order_id == newest:
             joined.join(each)
     if newest is None:
-        return by_name
-    if any(each.order_id is None for each in folds):
+        joined = by_name
+    elif any(each.order_id is None for each in folds):
         joined.by_name = by_name
+    joined.is_nameless = any(each.is_nameless for each in found)
     return joined
 
 
@@ -525,7 +514,7 @@ class OrderAccumulator(msgspec.Struct, gc=False):
 
     key: OrderKey
     order_id: int | None
-    #: The events that name the order without its number; not part of the `values`, as the key.
+    #: The events that name the order without its number.
     by_name: OrderAccumulator | None = None
     #: Of the event that decides, and its fields.
     precedence: int = 0
@@ -551,13 +540,11 @@ class OrderAccumulator(msgspec.Struct, gc=False):
     #: Whether events came without a correlation id: they may change another order.
     is_nameless: bool = False
 
-    def values(self) -> list[Any]:
-        """Return all but the key and `by_name`, in the order of the fields."""
+    def _values(self) -> list[Any]:
         return [list(v) if isinstance(v, array) else v for v in _stored_values(self)]
 
     @classmethod
-    def of_values(cls, key: OrderKey, values: Sequence[Any]) -> Self:
-        """Return what `values` was made of."""
+    def _of_values(cls, key: OrderKey, values: Sequence[Any]) -> Self:
         new = cls(key, None)
         for name, value in zip(_STORED, values, strict=True):
             setattr(new, name, _of_value(value))
@@ -565,14 +552,14 @@ class OrderAccumulator(msgspec.Struct, gc=False):
 
     def packed(self) -> bytes:
         """Return all but the key as one msgpack value."""
-        return _pack([self.values(), self.by_name and self.by_name.values()])
+        return _pack([self._values(), self.by_name and self.by_name._values()])  # noqa: SLF001
 
     @classmethod
     def unpacked(cls, key: OrderKey, packed: bytes) -> Self:
         """Return what `packed` was made of."""
         values, by_name = _unpack(packed)
-        new = cls.of_values(key, values)
-        new.by_name = by_name and cls.of_values(key, by_name)
+        new = cls._of_values(key, values)
+        new.by_name = by_name and cls._of_values(key, by_name)
         return new
 
     def without_number(self) -> OrderAccumulator:
@@ -671,8 +658,8 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             # and not with a total of 0: then the filters have left no file.
             ready_row=self.ready_suborder or (self.ready_at_end if has_link else 0),
             errors_row=self.ready_at_end if errors and self.status in ENDS_WITH_ERRORS else 0,
-            first_event=_utc(self.first_us),
-            last_event=_utc(self.last_us),
+            first_event=utc(self.first_us),
+            last_event=utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),
         )
 
@@ -688,7 +675,3 @@ def _of_value(value: Any) -> Any:
     if isinstance(value, list):
         return array("q", value) if value else _NO_IDS
     return intern(value) if isinstance(value, str) else value
-
-
-def _utc(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)

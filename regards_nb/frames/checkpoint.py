@@ -15,7 +15,6 @@ import uuid
 import weakref
 import zlib
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ import numpy as np
 
 import regards_nb
 from regards_nb.errors import RegardsError
-from regards_nb.events import OrderStatus
+from regards_nb.events import OrderStatus, utc
 from regards_nb.frames.columns import (
     EVENT_DTYPES,
     ORDER_DTYPES,
@@ -70,7 +69,6 @@ _STATE_COLUMNS = (
     "last_event", "waits_for_download", "decided_at_s",
 )  # fmt: skip
 _KEY_COLUMNS = ("tenant", "correlation_id")
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -191,7 +189,7 @@ class StoredOrders:
         """Make the states of some rows."""
         taken = {n: self.columns[n].take(rows).to_list() for n in (*_KEY_COLUMNS, *_STATE_COLUMNS)}
         for name in ("first_event", "last_event"):
-            taken[name] = [_EPOCH + timedelta(microseconds=us) for us in taken[name]]
+            taken[name] = list(map(utc, taken[name]))
         keys = map(OrderKey, *(taken.pop(name) for name in _KEY_COLUMNS))
         # By position: names take ten times as long, and there may be a million.
         return list(map(OrderState, keys, *taken.values()))

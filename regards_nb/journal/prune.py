@@ -50,16 +50,15 @@ _LEASE = "prune"
 class KeptOrder(NamedTuple):
     """All that the events of one name say.
 
-    *first_id* is the journal row of the first event, *claims* are all numbers that the events name.
-    *states* are `OrderAccumulator.values` of the newest number, and of no number, as far as there
-    are any.
+    *first_id* is the journal row of the first event, *claims* are all numbers that the events name,
+    *fold* is `OrderAccumulator.packed`.
     """
 
     tenant: str | None
     correlation_id: str
     first_id: int
     claims: list[int]
-    states: list[list[Any]]
+    fold: bytes
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -75,8 +74,8 @@ def name_of(event: OrderEvent) -> OrderKey:
 
 def kept_orders(reducer: OrderReducer, first_ids: Mapping[OrderKey, int]) -> Iterator[KeptOrder]:
     """Yield all that a reducer has folded; *first_ids* as in `KeptOrder`, by `name_of`."""
-    for key, folds, claims in reducer.folds():
-        yield KeptOrder(*key, first_ids[key], claims, [each.values() for each in folds])
+    for key, found, claims in reducer.folds():
+        yield KeptOrder(*key, first_ids[key], claims, found.packed())
 
 
 def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
@@ -86,9 +85,7 @@ def restore(reducer: OrderReducer, orders: Iterable[KeptOrder]) -> None:
     """
     for order in orders:
         key = OrderKey(order.tenant, order.correlation_id)
-        folds = [OrderAccumulator.of_values(key, values) for values in order.states]
-        reducer.join(key, folds, order.claims)
-    reducer.regroup()
+        reducer.join(key, OrderAccumulator.unpacked(key, order.fold), order.claims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
