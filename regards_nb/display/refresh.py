@@ -48,8 +48,6 @@ JOIN_TIMEOUT_S = 2.0
 TRACKER_DELETED = "This tracker no longer exists; this is its last state."
 
 _log = logging.getLogger(__name__)
-# Without a handler Python writes warnings to stderr, which appears in the cell that runs.
-_log.addHandler(logging.NullHandler())
 
 
 class RefreshThread:
@@ -58,20 +56,16 @@ class RefreshThread:
     def __init__(self, tracker: OrderTracker) -> None:
         self.tracker: weakref.ref[OrderTracker] = weakref.ref(tracker)
         self._last_error = ""
-        # Guards _views and _thread; not held while painting.
+        # Guards _views and thread; not held while painting.
         self._lock = threading.Lock()
         self._views: dict[Hashable, LiveView] = {}
-        self._thread: threading.Thread | None = None
+        #: While a view is visible.
+        self.thread: threading.Thread | None = None
         self._closed = threading.Event()
         #: Of each view the version that it shows, and when it may and when it must be repainted.
         self._painted: weakref.WeakKeyDictionary[LiveView, tuple[int, float, float]] = (
             weakref.WeakKeyDictionary()
         )
-
-    @property
-    def thread(self) -> threading.Thread | None:
-        """The thread, while a view is visible."""
-        return self._thread
 
     def is_visible(self, name: Hashable) -> bool:
         """Return whether a view of that name is visible."""
@@ -124,20 +118,20 @@ class RefreshThread:
     def run(self) -> None:
         """Start the thread unless it runs."""
         with self._lock:
-            if (self._thread is None or not self._thread.is_alive()) and not self._closed.is_set():
-                self._thread = OwnThread(
+            if (self.thread is None or not self.thread.is_alive()) and not self._closed.is_set():
+                self.thread = OwnThread(
                     "display",
                     self._run,
                     does="repaints the views",
                     then="Call tracker.show()",
                     died=self._record_error,
                 )
-                self._thread.start()
+                self.thread.start()
 
     def close(self, note: str = "") -> None:
         """Freeze every view, close the widgets, and end the thread."""
         self._closed.set()
-        thread = self._thread
+        thread = self.thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_TIMEOUT_S)
         self._freeze_all(note)
@@ -174,7 +168,7 @@ class RefreshThread:
             unreachable = self._take_unreachable()
             views = [view for view in self._views.values() if view.visible]
             if not views:
-                self._thread = None
+                self.thread = None
         _discard(unreachable)
         for view in views:
             self.paint(view, tracker)
@@ -182,7 +176,7 @@ class RefreshThread:
 
     def _freeze_all(self, note: str = "") -> None:
         with self._lock:
-            views, self._views, self._thread = list(self._views.values()), {}, None
+            views, self._views, self.thread = list(self._views.values()), {}, None
         tracker = self.tracker()
         for view in views:
             with self.recording():
