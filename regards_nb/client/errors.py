@@ -12,7 +12,8 @@ empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a logi
   once more and repeats the request. If that gets a 401, too, or a token was given instead of a
   password: `ServiceLoginError`.
 - during a login, the name and secret of the application are wrong: `ServiceLoginError`.
-- with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`.
+- with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`. A client with a
+  password logs in once more before (`TokenState.DOUBTFUL`).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class TokenState(Enum):
 
     #: The token is not the reason.
     UNRELATED = auto()
-    #: 403 and 500 can mean an expired token, or something else.
+    #: 403, 500 and a 401 with a page of HTML can mean an expired token, or something else.
     DOUBTFUL = auto()
     #: The server did not accept the token.
     INVALID = auto()

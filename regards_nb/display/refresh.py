@@ -1,7 +1,7 @@
 """How often a view is repainted: at most five times a second, and only if something changed.
 
 That holds for notebooks and terminals (`INTERVAL_S`), however fast events arrive: Jupyter servers
-silently drop updates above a thousand messages a second. Repaints are rarer
+silently drop updates above a thousand messages a second. In notebooks, repaints are rarer
 
 - where one takes long: those of a view take 2 % of a processor (`MAX_SHARE`);
 - where there are more orders than rows: once a second (`CROWDED_INTERVAL_S`);

@@ -50,11 +50,11 @@ class BlockingOrders:
 
     def find(self) -> States:
         """Return these orders by number; not those that `automatic` downloads in a moment."""
-        states, elsewhere = self._states_of_user(), self._elsewhere()
+        states, others = self._states_of_user(), self._only_over_rest()
         if states.numbers("finished").all():
             return States()
         waiting = self.without_automatic(states.where("waits_for_download")) + [
-            state for state in elsewhere if state.order_id not in self._shared.downloads
+            state for state in others if state.order_id not in self._shared.downloads
         ]
         waiting = self._shared.holders.without_held(waiting)
         return waiting.where("waits_for_download").sorted("order_id")
@@ -63,16 +63,16 @@ class BlockingOrders:
         not_ours = () if self.sync is None else self.sync.not_ours
         return self._shared.states().without("order_id", not_ours)
 
-    def _elsewhere(self) -> list[OrderState]:
+    def _only_over_rest(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
         orders = () if self.sync is None else self.sync.without_message
         return [each for each in orders if self._shared.frames.key_of(each.order_id or 0) is None]
 
-    def line(self) -> list[OrderState]:
+    def first_unfinished(self) -> list[OrderState]:
         """Return the first two orders that REGARDS has not finished, as far as REST told."""
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
-        unfinished = (self._states_of_user() + self._elsewhere()).without("finished")
+        unfinished = (self._states_of_user() + self._only_over_rest()).without("finished")
         going_on = (
             state
             for state in unfinished.sorted("order_id")
@@ -149,7 +149,9 @@ class BlockingOrders:
         elif going_on:
             blocking = [] if asked is not None else self.standing_still(going_on)
             reasons.append(
-                advice_for(blocking, call) if blocking else behind(going_on, self.line())
+                advice_for(blocking, call)
+                if blocking
+                else behind(going_on, self.first_unfinished())
             )
         return list(filter(None, reasons))
 

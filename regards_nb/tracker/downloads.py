@@ -312,7 +312,7 @@ class Downloads:
             for order_id, each in list(self._shared.downloads.items())
             if (holder := each.active.holder)
         ]
-        view.refresh(note="; ".join([*words, *held, *self._shared.silent()]))
+        view.refresh(note="; ".join([*words, *held, *self._shared.obstacles()]))
 
     def _has_ended(self, number: int) -> bool:
         """Return whether no download of an order runs any more, as far as the journal tells."""

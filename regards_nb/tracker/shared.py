@@ -425,7 +425,7 @@ class Shared:
             self._with_download, "order_id", list(self.downloads)
         )
 
-    def silent(self) -> list[str]:
+    def obstacles(self) -> list[str]:
         """Return which program holds the journal, and of what no byte came for long."""
         running = list(self.downloads.items())
         texts = [each.active.last_byte.text(f"order {number}") for number, each in running]

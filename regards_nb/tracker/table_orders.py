@@ -267,7 +267,7 @@ class TableOrders(WaitingCall):
         if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
             reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else []
-        return "; ".join([note, *self._shared.silent(), *reasons])
+        return "; ".join([note, *self._shared.obstacles(), *reasons])
 
     def stopped(self) -> str:
         """Return which orders were made when the user stopped the call."""

@@ -662,7 +662,7 @@ class OrderTracker:
         return Snapshot(
             orders=self._blocking.without_automatic(states),
             blocking=self._blocking.standing_still(),
-            line=self._blocking.line(),
+            line=self._blocking.first_unfinished(),
             health=self._life.health,
             background_errors=self._warnings() + self._shared.errors.shown,
             rejected=self._shared.frames.rejections,
@@ -1187,7 +1187,7 @@ class OrderTracker:
             nothing = partial(self._blocking.nothing_to_download, again=again)
             why = "no order is selected" if keys else nothing()
             elsewhere = "" if keys else self._life.elsewhere
-            unheard = filter(None, (*self._shared.silent(), self._life.outage, elsewhere))
+            unheard = filter(None, (*self._shared.obstacles(), self._life.outage, elsewhere))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]

@@ -229,7 +229,7 @@ class Wait(WaitingCall):
     def _unheard(self) -> list[str]:
         """Return why an event may not have come, and how to hear of an order without any."""
         elsewhere = "" if self._sync is None else self._life.elsewhere
-        return list(filter(None, (*self._shared.silent(), self._life.outage, elsewhere)))
+        return list(filter(None, (*self._shared.obstacles(), self._life.outage, elsewhere)))
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._shared.key_of(name) is None]
@@ -254,7 +254,7 @@ class Wait(WaitingCall):
             waiting = [s for s in self._states if s.finished and s.waits_for_download]
             with suppress(ServiceError):
                 for state in waiting[:_MOST_NAMED]:
-                    self._is_known(state.order_id or 0)
+                    self._regards_has(state.order_id or 0)
         self._begin_downloads()
 
     async def run_async(self, view: WaitDisplay) -> None:
@@ -294,7 +294,7 @@ class Wait(WaitingCall):
         warned = "".join(f". {text.rstrip('.')}" for text in told if text)
         return f"{note}{warned}. Tracking continues: call wait() again, or look at tracker.orders"
 
-    def _is_known(self, name: int | str) -> bool:
+    def _regards_has(self, name: int | str) -> bool:
         """Ask REGARDS for an order, at most until the time limit; return whether it has it."""
         if self._sync is None:
             return False
@@ -326,14 +326,14 @@ class Wait(WaitingCall):
         for name in self._unknown():
             if isinstance(name, int):
                 # Without REST: one of the other consumers may have got its messages.
-                if (self._sync is None and health.other_consumers) or self._is_known(name):
+                if (self._sync is None and health.other_consumers) or self._regards_has(name):
                     continue
                 raise OrderNotFoundError(
                     f"no order with the number {name}; tracker.orders lists all. If seconds are "
                     f"meant: wait(timeout_s={name})"
                 )
             text = called(name)
-            if self._is_submitted(name) or self._is_known(text):
+            if self._is_submitted(name) or self._regards_has(text):
                 continue
             raise OrderNotFoundError(
                 f"no order with the correlation id or label {text!r}: it was not submitted "
@@ -388,8 +388,8 @@ class Wait(WaitingCall):
             words += [self._unseen[name] for name in unseen]
         deleted = [state for state in needed if state.status in GONE]
         words += [f"{s.name} is {s.status}, and its download still runs" for s in deleted]
-        if fetched := [s for s in needed if s.finished and s not in deleted]:
-            named = numbered((state.order_id for state in fetched), most=len(fetched))
+        if unfetched := [s for s in needed if s.finished and s not in deleted]:
+            named = numbered((state.order_id for state in unfetched), most=len(unfetched))
             words.append(f"the files of {named} are not all downloaded")
         if is_last:
             running_here = (self._shared.downloads.get(state.order_id or 0) for state in needed)
@@ -403,7 +403,7 @@ class Wait(WaitingCall):
             for state in needed
             if state.to_download and (holder := self._shared.holders.of(state))
         ]
-        words += self._shared.silent()
+        words += self._shared.obstacles()
         if not words and len(self._states) == len(self._names):  # else an event comes just now
             words.append(f"{total} {'has' if len(self._names) == 1 else 'have'} ended")
         note = "; ".join([*words, *self._blocking.reasons(needed, _ADVICE, self._asked)])
