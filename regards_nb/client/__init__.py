@@ -21,7 +21,6 @@ from regards_nb.client.last_byte import LastByte as LastByte
 from regards_nb.client.last_byte import asking_again as asking_again
 from regards_nb.client.last_byte import pausing as pausing
 from regards_nb.client.last_byte import watched as watched
-from regards_nb.client.models import ApplyResponse as ApplyResponse
 from regards_nb.client.models import Attribute as Attribute
 from regards_nb.client.models import CatalogueDataset as CatalogueDataset
 from regards_nb.client.models import Product as Product

@@ -70,14 +70,11 @@ class Origin(NamedTuple):
             target = urljoin(url, location)
         except ValueError:
             return None  # not the address of any server
-        return target if self._is_own(target) else None
-
-    def _is_own(self, url: str) -> bool:
-        parts = _split(url)
+        parts = _split(target)
         if parts is None or parts.username is not None:
-            return False
+            return None
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        return (parts.scheme, parts.hostname, port) == self[:3]
+        return target if (parts.scheme, parts.hostname, port) == self[:3] else None
 
 
 def _split(url: str) -> SplitResult | None:

@@ -28,16 +28,12 @@ from regards_nb.frames.columns import FILE_COLUMNS as FILE_COLUMNS
 from regards_nb.frames.columns import FILE_DTYPES as FILE_DTYPES
 from regards_nb.frames.columns import ORDER_COLUMNS as ORDER_COLUMNS
 from regards_nb.frames.columns import ORDER_DTYPES as ORDER_DTYPES
-from regards_nb.frames.columns import PROBLEM_COLUMNS as PROBLEM_COLUMNS
-from regards_nb.frames.columns import PROBLEM_DTYPES as PROBLEM_DTYPES
 from regards_nb.frames.columns import REJECTED_COLUMNS as REJECTED_COLUMNS
 from regards_nb.frames.columns import REJECTED_DTYPES as REJECTED_DTYPES
 from regards_nb.frames.columns import REMOTE_COLUMNS as REMOTE_COLUMNS
-from regards_nb.frames.columns import REMOTE_DTYPES as REMOTE_DTYPES
 from regards_nb.frames.columns import ColumnInfo as ColumnInfo
 from regards_nb.frames.columns import with_columns as with_columns
 from regards_nb.frames.export import plain as plain
-from regards_nb.frames.frames import EventQueue as EventQueue
 from regards_nb.frames.frames import Frames as Frames
 from regards_nb.frames.frames import orders_frame as orders_frame
 from regards_nb.frames.state import OrderFile as OrderFile

@@ -28,7 +28,6 @@ from regards_nb.journal.changes import ChangeDetector as ChangeDetector
 from regards_nb.journal.changes import Listener as Listener
 from regards_nb.journal.changes import Position as Position
 from regards_nb.journal.checkpoints import CHECKPOINT_HEAD as CHECKPOINT_HEAD
-from regards_nb.journal.checkpoints import CheckpointStore as CheckpointStore
 from regards_nb.journal.database import Database as Database
 from regards_nb.journal.database import JournalReplacedError as JournalReplacedError
 from regards_nb.journal.journal import Journal as Journal
@@ -44,7 +43,6 @@ from regards_nb.journal.prune import kept_orders as kept_orders
 from regards_nb.journal.prune import name_of as name_of
 from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us
-from regards_nb.journal.rescue import Repair as Repair
 from regards_nb.journal.rescue import repair as repair
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning as NetworkFileSystemWarning
 from regards_nb.journal.sqlite_file import SqliteFile as SqliteFile
