@@ -235,8 +235,9 @@ def test_an_order_that_waits_for_others_says_so(
         assert f"{told} " in re.sub("<[^>]*>", " ", tracker._repr_html_())
         assert tracker.client is not None
         table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=2)
-        told = "orders 3, 4 may have to wait for orders 1, 2"
+        told = r"orders \d+, \d+ may have to wait for orders 1, 2"
         limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
+        assert len(simulator.service.orders_of(simulator.username)) == 4
 
 
 def test_submit_each_downloads_what_blocks_it(

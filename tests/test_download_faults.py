@@ -210,6 +210,16 @@ ROWS: dict[str, Row] = {
         way="files",
         zips=0,
     ),
+    "file: 401 for ever, the others wait": Row(
+        (
+            Slow(route=Route.FILE, delay_s=60, times=3),
+            always(Reply(route=Route.FILE, status=401, skip=3)),
+        ),
+        ServiceLoginError,
+        "token",
+        way="files",
+        zips=0,
+    ),
     "file: 403": lost(
         always(Reply(route=Route.FILE, status=403, name=A)), "403", way="files", zips=0
     ),

@@ -232,7 +232,8 @@ class _Pool:
     def _note_unanswered(self, error: ServiceError) -> None:
         """Raise when several files in a row got no answer: the server is unreachable."""
         with self._changed:
-            unanswered = isinstance(error, ServiceUnreachableError)
+            # a request that is stopped because another file failed has no answer, too
+            unanswered = isinstance(error, ServiceUnreachableError) and not self._halt.is_set()
             self._unanswered = self._unanswered + 1 if unanswered else 0
             if self._unanswered >= _MAX_UNANSWERED:
                 raise error
