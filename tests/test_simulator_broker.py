@@ -48,6 +48,18 @@ if line == "fork\\n":
     os._exit(1)
 """
 
+# Greets as RabbitMQ does, and takes a twentieth of its processor.
+GREETER = rf"""#!{sys.executable}
+import os, re, socket
+config = open(os.environ["RABBITMQ_CONFIG_FILE"]).read()
+port = int(re.search(r'"127\.0\.0\.1", (\d+)', config)[1])
+with socket.create_server(("127.0.0.1", port)) as server:
+    while True:
+        with server.accept()[0] as client:
+            client.recv(8)
+            client.sendall(b"\x01")
+"""
+
 
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
@@ -72,26 +84,36 @@ def is_gone(folder: Path) -> bool:
     return not folder.exists() and not processes_of(folder)
 
 
-def owners(folder: Path, *, count: int) -> Iterator[subprocess.Popen[str]]:
-    """Start processes with a node each, all at the same time."""
-    for _ in range(count):
+def owners(folder: Path, *, greeter: Path, count: int) -> Iterator[subprocess.Popen[str]]:
+    """Start processes with a node each, all at the same time: the first one a real RabbitMQ."""
+    for number in range(count):
+        server = {"REGARDS_NB_RABBITMQ_SERVER": str(greeter)} if number else {}
         yield subprocess.Popen(
             [sys.executable, "-c", OWNER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "TMPDIR": str(folder)},
+            env={**os.environ, **server, "TMPDIR": str(folder)},
         )
 
 
+def programs(folder: Path, server: str) -> Path:
+    """Write a program in place of RabbitMQ's, and return its path."""
+    for name, text in (("rabbitmq-server", server), ("rabbitmqctl", "#!/bin/sh\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder / "rabbitmq-server"
+
+
 @pytest.mark.slow
-def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path) -> None:
+def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path, tmp_path: Path) -> None:
     """kill -9, SIGTERM, an exception, a plain end and a surviving child: no process, no folder.
 
     All nodes run at once, in a temporary folder with spaces, brackets and accents.
     """
-    started = list(owners(odd_folder, count=5))
+    greeter = programs(tmp_path, GREETER)
+    started = list(owners(odd_folder, greeter=greeter, count=5))
     folders = []
     for owner in started:
         assert owner.stdout is not None
@@ -231,14 +253,8 @@ def test_a_node_that_does_not_start_shows_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error has the end of what the server said; nothing is left behind."""
-    for name, text in (
-        ("rabbitmq-server", "echo no space on the moon; exit 3"),
-        ("rabbitmqctl", ""),
-    ):
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\n{text}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("REGARDS_NB_RABBITMQ_SERVER", str(tmp_path / "rabbitmq-server"))
+    server = programs(tmp_path, "#!/bin/sh\necho no space on the moon; exit 3\n")
+    monkeypatch.setenv("REGARDS_NB_RABBITMQ_SERVER", str(server))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(BrokerStartError, match=r"(?s)code 3.*no space on the moon") as caught:
         PrivateBroker().start()
