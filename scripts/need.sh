@@ -24,6 +24,10 @@ present() {
         nginx-light) on_path nginx ;;
         apache2-bin) on_path apache2 ;;
         varnish) on_path varnishd ;;
+        # where it is no package of its own, the whole browser does as well
+        chromium-headless-shell)
+            on_path chromium-headless-shell || [ -n "${CHROMIUM:-}" ] ||
+                { on_path chromium && ! apt-cache show chromium-headless-shell >/dev/null 2>&1; } ;;
         *) on_path "$1" ;;
     esac
 }
@@ -43,12 +47,16 @@ if command -v apt-get >/dev/null 2>&1; then
         echo "Missing:$missing. Install with:  sudo apt-get install$missing" >&2
         exit 1
     fi
+    # another need.sh may run at the same time, and apt-get would not wait for it
+    mkdir -p build
+    exec 9>build/apt.lock
+    flock 9
     echo "Installing$missing with apt-get ..."
     $as_root apt-get update -qq
     # shellcheck disable=SC2086 # a list of package names
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
 elif command -v brew >/dev/null 2>&1; then
-    echo "Missing:$missing. Install with:  brew install$(echo "$missing" | sed s/-server//)" >&2
+    echo "Missing:$missing. Install with:  brew install$(echo "$missing" | sed 's/-server//; s/-headless-shell//')" >&2
     exit 1
 else
     echo "Missing:$missing. Install with:  conda install -c conda-forge$missing" >&2
