@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from regards_nb.tracker import NEW_ORDER, OrderTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     import pandas as pd
 
@@ -236,15 +237,17 @@ def _add_keys(parser: argparse.ArgumentParser, nargs: str) -> None:
 
 def _orders(arguments: argparse.Namespace) -> int:
     tracker = _tracker(arguments)
-    if tracker.client is not None and not arguments.offline:
+    asks = tracker.client is not None and not arguments.offline
+    if asks:
         _sync(tracker)
-    _write(_as_json(tracker.orders) if arguments.json else _table(tracker))
+    known_at = None if asks else _known_at(tracker)
+    _write(_as_json(tracker.orders) if arguments.json else _table(tracker, known_at))
     return 0
 
 
 def _sync(tracker: OrderTracker) -> None:
     """Ask REGARDS; where it answers late or not, write the orders of the journal to stderr."""
-    show = cache(lambda: sys.stderr.write(f"{_table(tracker)}\n"))
+    show = cache(lambda: sys.stderr.write(f"{_table(tracker, _known_at(tracker))}\n"))
 
     def say_below(words: str) -> None:
         show()
@@ -253,14 +256,28 @@ def _sync(tracker: OrderTracker) -> None:
     try:
         with rewording(in_commands, say_below):
             tracker.sync()
-    except (errors.ServiceUnreachableError, KeyboardInterrupt):
+    except errors.ServiceLoginError:
+        raise
+    except (errors.ServiceError, KeyboardInterrupt):
         show()
-        _complain("these are the orders as the journal has them: REGARDS has not answered")
+        known_at = _known_at(tracker)
+        at = "" if known_at is None else f" at {known_at:%Y-%m-%d %H:%M} UTC"
+        _complain(f"REGARDS could not be asked: the orders are as the journal knew them{at}")
         raise
 
 
-def _table(tracker: OrderTracker) -> str:
-    return in_commands(text(tracker.snapshot()))
+def _known_at(tracker: OrderTracker) -> datetime | None:
+    """Return when the journal got its newest message, or answer of REGARDS."""
+    arrivals = tracker.events["received_at"]
+    return None if arrivals.empty else arrivals.iloc[-1].to_pydatetime()
+
+
+def _table(tracker: OrderTracker, known_at: datetime | None) -> str:
+    """Return the orders, as of a time, by default now."""
+    snapshot = tracker.snapshot()
+    if known_at is not None:
+        snapshot = replace(snapshot, health=replace(snapshot.health, since=known_at))
+    return in_commands(text(snapshot))
 
 
 def _events(arguments: argparse.Namespace) -> int:

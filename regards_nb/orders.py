@@ -112,6 +112,8 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
         The other process that downloads it, in what a view shows; empty without one.
     decided_at_s : int
         AMQP timestamp of the event that decides the status; 0 where it has none.
+    ready_s : int
+        The latest AMQP timestamp of the events that mean "files can be downloaded".
     elsewhere_files : int
         Files of an ended order that were downloaded, but not with this journal; only REST tells.
     elsewhere_bytes : int or None
@@ -135,6 +137,7 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
     last_event: datetime
     waits_for_download: bool = False
     decided_at_s: int = 0
+    ready_s: int = 0
     label: str | None = None
     downloaded_files: int = 0
     downloaded_bytes: int = 0
@@ -268,9 +271,7 @@ class OrderReducer:
         keys = list(self._accumulators)
         found = list(self._accumulators.values())
         before = self._folded
-        order_ids = [
-            before.order_ids[each] if isinstance(each, int) else each.order_id for each in found
-        ]
+        order_ids = list(map(self._order_id, keys))
         by_number = _owners_by_number(keys, order_ids)
         owners = self._owners
         return FoldedOrders(
@@ -293,6 +294,11 @@ class OrderReducer:
         found = [key for key, each in self._accumulators.items() if not isinstance(each, int)]
         owners = (self._owner(key.tenant, each) for key in found if (each := _number_of(key)))
         return list(dict.fromkeys([*found, *filter(None, owners)]))
+
+    def is_unchanged(self, key: OrderKey) -> bool:
+        """Return whether an order is as it was among the folded ones. Nothing is unpacked."""
+        names = (key, _nameless(key.tenant, self._order_id(key) or 0))
+        return all(isinstance(self._accumulators.get(name, 0), int) for name in names)
 
     def add(self, row_id: int, event: OrderEvent) -> OrderKey:
         """Fold in one event, journalled as row *row_id*; return the order that changed."""
@@ -435,10 +441,7 @@ class OrderReducer:
 
     def _owner(self, tenant: str | None, order_id: int) -> OrderKey | None:
         """Return the order of a tenant that has this number."""
-        for key in self._owners.get(order_id, ()):
-            if key.tenant == tenant:
-                return key
-        return None
+        return next((key for key in self._owners.get(order_id, ()) if key.tenant == tenant), None)
 
 
 def _newest_of(key: OrderKey, *found: OrderAccumulator) -> OrderAccumulator:
@@ -539,6 +542,9 @@ class OrderAccumulator(msgspec.Struct, gc=False):
     last_us: int = -_MOST_US
     #: Whether events came without a correlation id: they may change another order.
     is_nameless: bool = False
+    #: The time of the newest event of either kind.
+    ready_suborder_s: int = 0
+    ready_at_end_s: int = 0
 
     def _values(self) -> list[Any]:
         return [list(v) if isinstance(v, array) else v for v in _stored_values(self)]
@@ -583,11 +589,22 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             self.link_when, self.link = when, link
         if total is not None and total > self.total:
             self.total = total
+        # What REST told is older than its next answer; what has no time may be newer than any.
+        is_asked = event.app_id == REST_APP_ID
+        ready_s = 0 if is_asked else _MOST_US >> 1 if timestamp_s is None else timestamp_s
         if status == _SUBORDER_DONE:
-            self._add_suborder(row_id, event.app_id, event.sub_order_id)
+            self.ready_suborder = max(self.ready_suborder, row_id)
+            self.ready_suborder_s = max(self.ready_suborder_s, ready_s)
+            if is_asked:
+                self.over_rest = _with(self.over_rest, row_id)
+            elif (number := event.sub_order_id) is None:
+                self.unnumbered = _with(self.unnumbered, row_id)
+            else:
+                self.numbered = _with(self.numbered, number)
         elif (link or errors) and status in _ENDS_WITH_LINK and not _is_empty(event):
             self.ready_at_end = max(self.ready_at_end, row_id)
-            if link and event.app_id == REST_APP_ID:
+            self.ready_at_end_s = max(self.ready_at_end_s, ready_s)
+            if link and is_asked:
                 # The server says that it has files now, whatever sub-orders came before.
                 self.ready_suborder = max(self.ready_suborder, row_id)
         us = event.received_at_us if timestamp_s is None else timestamp_s * 1_000_000
@@ -606,15 +623,6 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             self.error_type = intern(error_type)
             self.message = intern(message)
 
-    def _add_suborder(self, row_id: int, app_id: str | None, sub_order_id: int | None) -> None:
-        self.ready_suborder = max(self.ready_suborder, row_id)
-        if app_id == REST_APP_ID:
-            self.over_rest = _with(self.over_rest, row_id)
-        elif sub_order_id is None:
-            self.unnumbered = _with(self.unnumbered, row_id)
-        else:
-            self.numbered = _with(self.numbered, sub_order_id)
-
     def join(self, other: OrderAccumulator) -> None:
         """Fold in all that another accumulator has folded in."""
         self._decide(other.precedence, other.when, other.status, other.error_type, other.message)
@@ -622,14 +630,11 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             (self.errors_when, self.errors), (other.errors_when, other.errors)
         )
         self.link_when, self.link = max((self.link_when, self.link), (other.link_when, other.link))
-        self.numbered = _of_both(self.numbered, other.numbered)
-        self.unnumbered = _of_both(self.unnumbered, other.unnumbered)
-        self.over_rest = _of_both(self.over_rest, other.over_rest)
-        self.total = max(self.total, other.total)
-        self.ready_suborder = max(self.ready_suborder, other.ready_suborder)
-        self.ready_at_end = max(self.ready_at_end, other.ready_at_end)
+        for ids in ("numbered", "unnumbered", "over_rest"):
+            setattr(self, ids, _of_both(getattr(self, ids), getattr(other, ids)))
+        for name in _GROWING:
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.first_us = min(self.first_us, other.first_us)
-        self.last_us = max(self.last_us, other.last_us)
 
     def _errors(self) -> int | None:
         """Return the errors of the last run: after a good retry there are none."""
@@ -661,9 +666,11 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             first_event=utc(self.first_us),
             last_event=utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),
+            ready_s=self.ready_suborder_s if self.ready_suborder else self.ready_at_end_s,
         )
 
 
+_GROWING = ("total", "last_us", *(n for n in OrderAccumulator.__struct_fields__ if "ready" in n))
 _STORED = OrderAccumulator.__struct_fields__[1:2] + OrderAccumulator.__struct_fields__[3:]
 _stored_values = attrgetter(*_STORED)
 _pack = msgspec.msgpack.Encoder().encode

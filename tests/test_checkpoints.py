@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from regards_nb import OrderTracker
 from regards_nb.client import RemoteOrder
 from regards_nb.display import MAX_ROWS, OrderFacts, table_model
 from regards_nb.files import FileRecord, FileState
-from regards_nb.frames import Checkpoints, Frames
+from regards_nb.frames import Answer, Checkpoints, Frames
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -133,9 +134,8 @@ def test_frames_with_and_without_a_checkpoint_are_equal(
         journal.save_fetched("t", 2, journal.last_id())
         journal.save_request("t", f"c{number}", label=f"label {number}", body="{}")
         frames.refresh()
-        for state in frames.states():
-            if state.order_id is not None:
-                frames.set_remote(state.key, remote(state.order_id))
+        answers = {(s.tenant, s.order_id): answer(number) for s in frames.states() if s.order_id}
+        frames.keep_answers(answers)
         frames.orders  # noqa: B018 - with the answer of the server, which no checkpoint keeps
         if restart:
             save(frames)
@@ -158,9 +158,11 @@ def test_frames_with_and_without_a_checkpoint_are_equal(
     journal.close()
 
 
-def remote(order_id: int) -> RemoteOrder:
-    """Return an answer of the server about an order."""
-    return RemoteOrder(order_id=order_id, status="RUNNING", label="remote", percent_completed=7)
+def answer(number: int) -> Answer:
+    """Return an answer of the server."""
+    at = datetime.fromtimestamp(100 + number, UTC)
+    told = {"label": f"remote {number}", "available_files": number % 2}
+    return Answer.of(RemoteOrder(order_id=0, status="DONE", asked_at=at, **told), waits=False)
 
 
 def test_a_checkpoint_is_read_instead_of_the_rows_before_it(tmp_path: Path) -> None:

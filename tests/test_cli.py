@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from children import Child
-from conftest import environment_of
+from conftest import client_of, environment_of
 from tcp_proxy import TcpProxy
 
 import regards_nb
 from regards_nb import cli
 from regards_nb.client import REFUSALS
-from regards_nb.simulator import OrderPlan, Outcome, Route, Simulator, Slow
+from regards_nb.simulator import OrderPlan, Outcome, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -285,7 +285,30 @@ def test_errors_are_one_line(
     simulator.stop()
     said = command("orders", code=1)
     assert "REGARDS: No orders" in said
-    assert "as the journal has them: REGARDS has not answered" in said
+    assert (
+        "regards-nb: REGARDS could not be asked: the orders are as the journal knew them\n" in said
+    )
+
+
+def test_orders_are_as_the_journal_knew_them(
+    simulator: Simulator, command: Callable[..., str]
+) -> None:
+    """Where REGARDS answers with an error: what it told before, when, and that it is not new."""
+    number = simulator.order(OrderPlan(n_files=1))
+    client_of(simulator).download_order(number, os.environ["REGARDS_WORKSPACE"], show=False)
+    simulator.wait_for(number, "DONE")
+    asked = command("orders", code=0)
+    simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=None))
+    said = command("orders", code=1)
+    offline = command("orders", "--offline", code=0)
+    for each in (asked, said, offline):
+        assert "already downloaded elsewhere (1 file" in each
+    at = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    (known_at,) = re.findall(
+        f"not be asked: the orders are as the journal knew them at ({at})", said
+    )
+    assert f"○ as of {known_at}" in said
+    assert f"○ as of {known_at}" in offline
 
 
 def test_usage_is_said() -> None:

@@ -22,6 +22,7 @@ from regards_nb.frames import (
     FILE_DTYPES,
     ORDER_DTYPES,
     REJECTED_DTYPES,
+    Answer,
     Frames,
     plain,
 )
@@ -206,17 +207,100 @@ def test_the_rows_of_an_order_are_found_while_it_gets_its_name(
     assert frames.orders_of([]).empty
 
 
+def answer(at_s: float, *, waits: bool = False, **told: Any) -> Answer:
+    """Return an answer of the server about order 5, at a time of its clock."""
+    at = datetime.fromtimestamp(at_s, UTC)
+    remote = RemoteOrder(order_id=5, **({"status": "FAILED"} | told), asked_at=at)
+    return Answer.of(remote, waits=waits)
+
+
 def test_what_rest_said_stays_when_an_order_gets_its_name(journal: Journal) -> None:
     """The answer over REST moves to the new name: REST sync asks again only later."""
     frames = Frames(journal, None)
     append(journal, NAMELESS)
-    nameless = OrderKey("tenant", "#5")
     expires_at = datetime(2026, 1, 1, tzinfo=UTC)
-    frames.set_remote(nameless, RemoteOrder(order_id=5, status="FAILED", expires_at=expires_at))
+    frames.keep_answers({("tenant", 5): answer(1, expires_at=expires_at)})
     append(journal, GRANTED)
     assert [state.expires_at for state in frames.states()] == [expires_at]
-    frames.set_remote(nameless, RemoteOrder(order_id=5, status="FAILED", percent_completed=50))
+    frames.keep_answers({("tenant", 5): answer(2, percent_completed=50)})
     assert [state.progress for state in frames.states()] == [0.5]
+
+
+TOLD = st.fixed_dictionaries(
+    {"status": st.sampled_from(["RUNNING", "DONE", "FAILED", "EXPIRED"])},
+    optional={
+        "label": st.sampled_from(["one", "two \0 é"]),
+        "percent_completed": st.integers(0, 120),
+        "available_files": st.integers(0, 1),
+        "files_in_error": st.integers(0, 3),
+        "files_total": st.integers(0, 9),
+        "bytes_total": st.integers(0, 9),
+        "expires_at": st.floats(1e9, 2e9).map(lambda s: datetime.fromtimestamp(s, UTC)),
+    },
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(st.floats(1000, 1010), st.booleans(), TOLD)
+        | st.tuples(st.none() | st.integers(930, 1011), st.integers(1, 3)),
+        max_size=6,
+    )
+)
+def test_a_restarted_kernel_shows_what_rest_has_told(
+    tmp_path_factory: pytest.TempPathFactory, told: list[Any]
+) -> None:
+    """Whatever REGARDS and messages said, the next kernel shows the same without asking.
+
+    A message that may be newer than the last answer makes its order wait, an older one does not.
+    """
+    path = tmp_path_factory.mktemp("j") / "journal.sqlite"
+    newest: Answer | None = None
+    times: list[int | None] = []
+    with Journal(path) as journal:
+        frames, others = Frames(journal, None), Frames(journal, None)
+        session_id = journal.open_session("q")
+        journal.append(session_id, [delivery(GRANTED)])
+        for each in told:
+            if len(each) == 2:
+                timestamp_s, number = each
+                times.append(timestamp_s)
+                part = PART | {"subOrderId": number}
+                journal.append(session_id, [delivery(part, timestamp_s=timestamp_s)])
+            else:
+                at_s, waits, said = each
+                given = answer(at_s, waits=waits, **said)
+                frames.keep_answers({("tenant", 5): given})
+                newest = given if given.is_new(newest) else newest
+            assert [*frames.states()] == [*others.states()]
+        (state,) = frames.states()
+        newest = newest or answer(0)
+        newer = [at is None or at >= newest.downloaded_before_s for at in times]
+        assert state.waits_for_download == any(newer)
+        assert (state.label, state.expires_at) == (newest.label, newest.expires_at)
+        again = Frames(journal, None)
+        assert again.labelled("one") == ([state] if state.label == "one" else [])
+        assert [*again.states()] == [state]
+
+
+def test_an_answer_that_says_nothing_new_or_cannot_be_read_changes_nothing(
+    journal: Journal,
+) -> None:
+    """It is not written again, nor in place of a later one; a damaged one is as none."""
+    frames = Frames(journal, None)
+    append(journal, PART, timestamp_s=90)
+    of_order = ("tenant", 5)
+    frames.keep_answers({of_order: answer(100, available_files=0, label="a")})
+    position = journal.position()
+    for same_or_earlier in (answer(200, available_files=0, label="a"), answer(99, label="b")):
+        frames.keep_answers({of_order: same_or_earlier})
+    assert journal.position() == position
+    assert [(s.label, s.waits_for_download) for s in frames.states()] == [("a", False)]
+    journal.save_answers({of_order: b"damaged"})
+    assert [(s.label, s.waits_for_download) for s in frames.states()] == [(None, True)]
 
 
 def test_followers_get_each_event_once(journal: Journal) -> None:

@@ -311,10 +311,11 @@ def test_a_backup_gets_the_records_that_it_lacks(path: Path, journal: Journal) -
     journal.append(own, [message(1)])  # id 3
     log.save([record(1), record(3)])
     journal.save_fetched("t", 1, 3)
+    journal.save_answers({("t", 1): b"answer"})
     journal.save_request("t", "c", label="mine", body="{}")
     backup.replace(path)
     assert numbers(journal) == [0, 1]
-    assert journal.fetched_after(0) == {("t", 1): 2}
+    assert journal.fetched_after(0) == {("t", 1): (2, b"answer")}
     assert journal.labels_after(0) == {("t", "c"): "mine"}
     states = {each.file_id: each.state for each in log.files(1)}
     assert states == dict.fromkeys([1, 2, 3], FileState.VERIFIED)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from conftest import client_of, tracker_of, until
 
 from regards_nb import Order, OrderEvent, OrderTracker, errors
+from regards_nb.orders import OrderState
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
@@ -319,14 +321,14 @@ def test_an_expired_order_counts_the_files_that_were_never_ready_here(
 def test_a_new_process_names_what_an_expired_order_lacks(
     status: int, simulator: Simulator, tracker: OrderTracker, tmp_path: Path
 ) -> None:
-    """REGARDS may still list the files. Where it does not, the error says that some are missing."""
+    """REGARDS may still list the files. Where it does not, the error says how many are missing."""
     number = with_four_of_six_files(simulator, tracker)
     tracker.sync()
     tracker.stop()
     if status != 200:
         simulator.faults.add(Reply(route=Route.ORDER, status=status, times=None))
     with tracker_of(simulator, tmp_path) as restarted:
-        said = "file_00005" if status == 200 else "sub-orders that were not downl"
+        said = "file_00005" if status == 200 else "any more: 2 files"
         with pytest.raises(errors.IncompleteDownloadError, match=rf"has deleted.*{said}") as caught:
             restarted.download(number)
         assert len(caught.value.paths) == 4
@@ -452,3 +454,33 @@ def test_an_order_of_which_no_message_told_has_the_time_of_its_answers(
     (row,) = tracker.orders.itertuples()
     assert row.status == "DELETED"
     assert row.first_event.year == row.last_event.year > 2020
+
+
+def test_old_messages_do_not_take_back_what_rest_has_told(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A restarted kernel shows the same without REGARDS, also when the messages come late."""
+    number = simulator.order(OrderPlan(n_files=4, files_per_suborder=2), correlation_id="c")
+    paths = client_of(simulator).download_order(number, tmp_path / "other", show=False)
+    simulator.wait_for(number, "DONE")
+    simulator.flush()
+    ended_s = time.time()
+    until(lambda: time.time() >= int(ended_s) + 2)  # messages and HTTP dates have whole seconds
+
+    def shown(tracker: OrderTracker) -> OrderState:
+        assert "already downloaded elsewhere (4 files, " in tracker._repr_html_()
+        assert "1 to download" not in tracker._repr_html_()
+        return tracker[label].state
+
+    tracker = tracker_of(simulator, tmp_path)
+    tracker.sync()
+    label = tracker[number].label
+    before = shown(tracker)
+    simulator.faults.add(Reply(route=Route.ANY, status=503, times=None))
+    again = tracker_of(simulator, tmp_path)
+    assert shown(again) == before
+    with again:
+        until(lambda: len(again.events.query("app_id != 'REST'")) >= 4)
+        late = shown(again)
+    assert (late.elsewhere_files, late.waits_for_download) == (len(paths), False)
+    assert late.suborders_done == 2

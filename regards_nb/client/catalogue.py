@@ -91,7 +91,7 @@ class Catalogue:
         """Return all data sets; they are requested once."""
         if self._datasets is None:
             self._datasets = [
-                catalogue_dataset(item, page.request)
+                catalogue_dataset(item, page.response.request)
                 for item, page in self._iter_items("datasets/search", {})
             ]
         return self._datasets
@@ -151,7 +151,7 @@ class Catalogue:
         seen: set[str] = set()
         try:
             for item, page in self._iter_items("dataobjects/search", {"q": text}):
-                found = product(item, page.request)
+                found = product(item, page.response.request)
                 # Products that are added meanwhile move others to the next page.
                 if found.urn not in seen:
                     seen.add(found.urn)

@@ -239,7 +239,7 @@ class RegardsClient:
             The order belongs to another user.
         """
         response = self._exchange(RequestSpec(path=f"{_ORDERS}/{_number(order_id)}"))
-        return remote_order(response.json(), response.request)
+        return remote_order(response.json(), response)
 
     @reads_only
     def orders(self, *, limit: int | None = None) -> pd.DataFrame:
@@ -266,7 +266,7 @@ class RegardsClient:
         seen: set[int] = set()
         for page in iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size):
             for item in page.items:
-                order = remote_order(item, page.request)
+                order = remote_order(item, page.response)
                 # A new order moves the others to the next page: some come twice.
                 if order.order_id not in seen:
                     seen.add(order.order_id)
@@ -275,7 +275,7 @@ class RegardsClient:
     def clock_skew_s(self) -> float | None:
         """Return how many seconds our clock is ahead of the server's; None if it sends no date."""
         response = self._exchange(RequestSpec(path=_ORDERS, params={"page": 0, "size": 1}))
-        read_page(response.json(), response.request)  # raises if a proxy answered
+        read_page(response)  # raises if a proxy answered
         return response.clock_skew_s
 
     def available_files(
@@ -621,7 +621,7 @@ class RegardsClient:
         body = {"label": label, "onSuccessUrl": on_success_url}
         body = {name: value for name, value in body.items() if value is not None}
         response = self._act("POST", f"{_ORDERS}/{_number(order_id)}/restart", body)
-        return remote_order(response.json(), response.request)
+        return remote_order(response.json(), response)
 
     def delete(self, order_id: int) -> None:
         """Delete an order that has ended or is paused, with its files on the server."""

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from functools import cached_property
@@ -88,6 +88,8 @@ class Response:
     body: bytes
     #: What the sender of the request knows about the reason of an error.
     advice: str = ""
+    #: From the end of the request to that of the header.
+    elapsed_s: float = 0.0
 
     @cached_property
     def _parsed(self) -> Any:
@@ -138,6 +140,15 @@ class Response:
         """By how many whole seconds our clock is ahead of the server's."""
         at = _http_date(self.headers.get("Date", ""))
         return None if at is None else round((datetime.now(UTC) - at).total_seconds())
+
+    @cached_property
+    def asked_at(self) -> datetime | None:
+        """When the request was sent, or earlier, by the server's clock; None if it sends no date.
+
+        The server, or a proxy before it, takes the date after it has looked up what was asked for.
+        """
+        at = _http_date(self.headers.get("Date", ""))
+        return None if at is None else at - timedelta(seconds=self.elapsed_s)
 
     def json(self) -> Any:
         """Return the parsed body; UnexpectedAnswerError if it is no JSON but a page of a proxy."""
@@ -206,6 +217,8 @@ class RemoteOrder:
     dataset_ids: tuple[int, ...] = ()
     #: What the server would accept now: download, pause, resume, delete, restart, retry.
     actions: frozenset[str] = frozenset()
+    #: By the server's clock: what happened before is in this answer. None if it sends no date.
+    asked_at: datetime | None = field(default=None, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -226,33 +239,34 @@ class ApplyResponse(NamedTuple):
 class Page(NamedTuple):
     """One page of a list."""
 
-    request: str
+    response: Response
     items: list[Any]
     #: How many items all pages have together, as the server says; None if it does not say.
     total: int | None
     pages: int | None
 
 
-def read_page(value: Any, request: str) -> Page:
+def read_page(response: Response) -> Page:
     """Read a page (protocol.md 1.4)."""
+    value = response.json()
     if not isinstance(value, dict) or not isinstance(value.get("content"), list):
-        raise UnexpectedAnswerError(f"{request}: the response is not a list")
+        raise UnexpectedAnswerError(f"{response.request}: the response is not a list")
     # The code of REGARDS has "metadata"; its OpenAPI, which is Spring's, has "page".
     metadata = _dict(value.get("metadata", value.get("page")))
     return Page(
-        request,
+        response,
         value["content"],
         whole_number(metadata.get("totalElements")),
         whole_number(metadata.get("totalPages")),
     )
 
 
-def remote_order(value: Any, request: str) -> RemoteOrder:
-    """Read an ``OrderDto``, wrapped with its links or not."""
+def remote_order(value: Any, response: Response) -> RemoteOrder:
+    """Read an ``OrderDto`` of a response, wrapped with its links or not."""
     content = _content(value)
     order_id = whole_number(content.get("id"))
     if order_id is None:
-        raise UnexpectedAnswerError(f"{request}: the response is not an order")
+        raise UnexpectedAnswerError(f"{response.request}: the response is not an order")
     tasks = [task for task in _list(content.get("datasetTasks")) if isinstance(task, dict)]
     links = _list(_dict(value).get("links"))
     rels = {str(link.get("rel")) for link in links if isinstance(link, dict)}
@@ -272,6 +286,7 @@ def remote_order(value: Any, request: str) -> RemoteOrder:
         bytes_total=_sum(whole_number(task.get("filesSize")) for task in tasks),
         dataset_ids=tuple(i for task in tasks if (i := whole_number(task.get("id"))) is not None),
         actions=frozenset(rels & _ACTIONS),
+        asked_at=response.asked_at,
     )
 
 

@@ -502,7 +502,11 @@ def _read(response: requests.Response, request: str) -> Response | RequestFailur
             reason = f"the connection broke inside the response ({type(exc).__name__})"
             return RequestFailure(reason, in_work=True)
     return Response(
-        request=request, status=response.status_code, headers=response.headers, body=bytes(body)
+        request=request,
+        status=response.status_code,
+        headers=response.headers,
+        body=bytes(body),
+        elapsed_s=response.elapsed.total_seconds(),
     )
 
 
@@ -514,7 +518,7 @@ def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iter
         response = exchange(replace(request, params=params))
         if response.status == 204:  # The documentation has 204 for an empty list.
             return
-        page = read_page(response.json(), response.request)
+        page = read_page(response)
         yield page
         # Where the server does not count its pages, a full page may have a next one.
         is_full = len(page.items) >= page_size
@@ -540,7 +544,7 @@ def iter_manifest(
         for page in iter_pages(exchange, request, _MANIFEST_PAGE_SIZE):
             total = page.total
             for item in page.items:
-                record = file_record(item, order_id, page.request)
+                record = file_record(item, order_id, page.response.request)
                 if record.file_id not in seen:
                     seen.add(record.file_id)
                     yield record

@@ -36,6 +36,7 @@ from regards_nb.frames.columns import with_columns as with_columns
 from regards_nb.frames.export import plain as plain
 from regards_nb.frames.frames import Frames as Frames
 from regards_nb.frames.frames import orders_frame as orders_frame
+from regards_nb.frames.state import Answer as Answer
 from regards_nb.frames.state import OrderFile as OrderFile
 from regards_nb.frames.state import States as States
 from regards_nb.frames.table import read_table as read_table

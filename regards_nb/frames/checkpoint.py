@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
 
 #: Change it when the same messages give other events, states, columns or bytes than before.
-_FORMAT = 4
+_FORMAT = 5
 
 #: See `Checkpoints.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
@@ -60,13 +60,14 @@ _ORDER_DTYPES = {
     "ready_row": "int64",
     "errors_row": "int64",
     "decided_at_s": "int64",
+    "ready_s": "int64",
 }
 _row = attrgetter(*_ORDER_DTYPES)
 #: The columns that make the rest of an `OrderState`, behind its key: its first fields.
 _STATE_COLUMNS = (
     "order_id", "status", "finished", "progress", "suborders_done", "suborders_total", "errors",
     "error_type", "message", "download_link", "ready_row", "errors_row", "first_event",
-    "last_event", "waits_for_download", "decided_at_s",
+    "last_event", "waits_for_download", "decided_at_s", "ready_s",
 )  # fmt: skip
 _KEY_COLUMNS = ("tenant", "correlation_id")
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from regards_nb.download import Place
     from regards_nb.files import FileRecord
     from regards_nb.frames.checkpoint import Checkpoint, StoredOrders
-    from regards_nb.frames.state import States
+    from regards_nb.frames.state import Answer, States
     from regards_nb.journal import Batch, Journal
     from regards_nb.orders import OrderKey, OrderState
 
@@ -275,13 +275,15 @@ class Frames:
         self._states.add_labels(self._journal.labels_after(seen))
         self._revision = newest  # last, so that a failed read is repeated by the next call
 
-    def set_remote(self, key: OrderKey, remote: RemoteOrder) -> None:
-        """Set the last answer of the server about an order: percentage, expiry, label.
+    def keep_answers(self, answers: Mapping[tuple[str | None, int], Answer]) -> None:
+        """Journal the last answers of the server, by tenant and order id, that say something new.
 
-        The answer is kept in memory only: it is soon outdated, and REST sync asks again.
+        All frames of the journal have them from then on, also those of the next kernel.
         """
         with self._lock:
-            self._states.set_remote(key, remote)
+            self.refresh()
+            new = self._states.new_answers(answers)
+        self._journal.save_answers(new)
 
     # -- the frames --
 

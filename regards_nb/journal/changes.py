@@ -43,7 +43,8 @@ _KEEPALIVE = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_coun
 class Position(NamedTuple):
     """How far a journal has grown.
 
-    ``revision`` grows with each change of file records, of downloaded sub-orders and of requests.
+    ``revision`` grows with each change of file records, of downloaded sub-orders, of answers
+    over REST and of requests.
     """
 
     last_id: int

@@ -41,7 +41,7 @@ from regards_nb.journal.sqlite_file import copy_database
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from regards_nb.events import Delivery
     from regards_nb.journal.changes import Position
@@ -481,15 +481,27 @@ class Journal:
         rows = self.rows(query)
         return int(rows[0][0]) if rows else 0
 
-    def fetched_after(self, revision: int) -> dict[tuple[str | None, int], int]:
-        """Return, by tenant and order id, up to which row the sub-orders were downloaded.
+    def save_answers(self, answers: Mapping[tuple[str | None, int], bytes]) -> None:
+        """Record the last answers of REGARDS, by tenant and order id."""
+        self.change(
+            schema.fetched,
+            [
+                {"tenant": tenant or "", "order_id": order_id, "answer": answer}
+                for (tenant, order_id), answer in answers.items()
+            ],
+        )
+
+    def fetched_after(
+        self, revision: int
+    ) -> dict[tuple[str | None, int], tuple[int, bytes | None]]:
+        """Return, by tenant and order id, what `save_fetched` and `save_answers` have recorded.
 
         Only orders that changed after *revision*.
         """
         table = schema.fetched.c
-        query = sa.select(table.tenant, table.order_id, table.row_id)
+        query = sa.select(table.tenant, table.order_id, table.row_id, table.answer)
         rows = self.rows(query.where(table.revision > revision))
-        return {(tenant or None, order_id): row_id for tenant, order_id, row_id in rows}
+        return {(tenant or None, order_id): (row, answer) for tenant, order_id, row, answer in rows}
 
     def save_request(
         self, tenant: str | None, correlation_id: str, *, label: str | None, body: str
@@ -525,16 +537,14 @@ class Journal:
         return {(tenant or None, correlation_id): label for tenant, correlation_id, label in rows}
 
     def change(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        """Insert or replace rows of a table that has revisions."""
+        """Insert rows of a table that has revisions, or replace the columns that they name."""
         if not rows:
             return
 
         def change(connection: sa.Connection) -> None:
             revision = read_position(connection).revision + 1
-            connection.execute(
-                schema.upsert(table, connection.dialect.name),
-                [row | {"revision": revision} for row in rows],
-            )
+            changed = [row | {"revision": revision} for row in rows]
+            connection.execute(schema.upsert(table, connection.dialect.name, changed[0]), changed)
 
         self._database.write(change, again=True)
 

@@ -318,7 +318,8 @@ def _copy(path: Path, repaired: Path, report: Repair) -> None:
 def _copy_table(
     source: sqlite3.Connection, target: sa.Connection, table: sa.Table, report: Repair
 ) -> None:
-    names = [column.name for column in table.columns]
+    there = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
+    names = [column.name for column in table.columns if column.name in there]
     for _, values in _rows(source, table.name, names):
         with suppress(sa.exc.SQLAlchemyError, UnicodeError):
             if values is not None:

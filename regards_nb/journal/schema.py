@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 
-SCHEMA_VERSION = 5
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Since 6 fetched.answer exists. A journal of 5 gets it when it is opened; kernels of the earlier
+#: version that have it open go on.
+SCHEMA_VERSION = 6
+_EARLIER_VERSION = 5
 
 #: the key of the journal's random id in `meta`
 _ID = "id"
@@ -99,14 +105,16 @@ files = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Up to which journal row the sub-orders of an order were downloaded.
+#: What no message tells of an order: up to which journal row its sub-orders were downloaded, and
+#: the last answer of REGARDS about it, packed by `frames`.
 fetched = sa.Table(
     "fetched",
     metadata,
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("order_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("row_id", sa.BigInteger, nullable=False),
+    sa.Column("row_id", sa.BigInteger, nullable=False, default=0),
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
+    sa.Column("answer", sa.LargeBinary),
 )
 
 #: The order requests. Each is written before it is sent, because REGARDS has no look-up by
@@ -159,7 +167,7 @@ pruned_orders = sa.Table(
 
 
 def has_tables(connection: sa.Connection, location: str) -> bool:
-    """Return whether the database has the tables; False for an empty one.
+    """Return whether the database has the tables; False for an empty one, and an earlier version.
 
     JournalError: it belongs to another program, or has the schema of another version.
     """
@@ -172,13 +180,13 @@ def has_tables(connection: sa.Connection, location: str) -> bool:
             "Choose another place with journal=..."
         )
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-    if found != str(SCHEMA_VERSION):
+    if found not in {str(SCHEMA_VERSION), str(_EARLIER_VERSION)}:
         raise JournalError(
             f"{location} was written by another version of regards_nb (schema {found}; this "
             f"version reads schema {SCHEMA_VERSION}). A newer one: pip install --upgrade "
             "regards-nb. An unreleased one: choose another place with journal=..."
         )
-    return True
+    return bool(found == str(SCHEMA_VERSION))
 
 
 def create(connection: sa.Connection) -> None:
@@ -236,11 +244,18 @@ def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
 
 
 def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:
-    """Create the tables, unless another kernel has done so meanwhile.
+    """Create the tables, or add what they lack, unless another kernel has done so meanwhile.
 
     JournalError: there are none, because the file *was_copied*.
     """
     if has_tables(connection, location):
+        return
+    if sa.inspect(connection).has_table(meta.name):
+        kind = fetched.c.answer.type.compile(connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {fetched.name} ADD COLUMN answer {kind}")
+        connection.execute(
+            sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
+        )
         return
     if was_copied:
         raise JournalError(
@@ -251,13 +266,17 @@ def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> No
     create(connection)
 
 
-def upsert(table: sa.Table, dialect: str) -> Any:
-    """Return a statement that inserts a row, or replaces the row that has the same key."""
+def upsert(table: sa.Table, dialect: str, names: Iterable[str] | None = None) -> Any:
+    """Return a statement that inserts a row, or replaces the row that has the same key.
+
+    With *names*, only these of its columns are replaced.
+    """
     keys = [column.name for column in table.primary_key]
+    changed = set(table.columns.keys() if names is None else names).difference(keys)
     # Import the dialect of this database only: the other one takes as long to import as all of
     # SQLAlchemy's core.
     statement = importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     return statement.on_conflict_do_update(
         index_elements=keys,
-        set_={c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys},
+        set_={name: statement.excluded[name] for name in changed},
     )

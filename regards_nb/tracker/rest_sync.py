@@ -1,8 +1,8 @@
 """REST sync: ask REGARDS for the state of orders, and journal what no message said.
 
 An answer that says something new is journalled like a message that came late, so that events and
-orders need no second mechanism. An answer that says nothing new leaves no trace. `RestSync` asks
-and journals, `catching_up` decides when to ask beside a broker, `Poller` asks without one.
+orders need no second mechanism. What no message tells, a label, is an `Answer`. `RestSync` asks and
+journals, `catching_up` decides when to ask beside a broker, `Poller` asks without one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from regards_nb.errors import (
     TrackingError,
 )
 from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
+from regards_nb.frames import Answer
 from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted, numbered
 from regards_nb.threads import OwnThread
@@ -174,9 +175,8 @@ def _timestamp_s(known: OrderState | None, remote: RemoteOrder) -> int | None:
 def _details(remote: RemoteOrder, status: str) -> dict[str, Any]:
     details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
     if remote.files_in_error and status in FINISHED:
-        details["errors"] = remote.files_in_error
-        files = counted(remote.files_in_error, "file")
-        details["message"] = f"{remote.status}: {files} in error, asked over REST"
+        details["errors"] = number = remote.files_in_error
+        details["message"] = f"{remote.status}: {counted(number, 'file')} in error, asked over REST"
     if status in FINISHED and remote.available_files:
         # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
         details["downloadLink"] = _link(remote)
@@ -343,9 +343,10 @@ class RestSync:
                 and STATUS_OF_MESSAGE.get(remote.status) not in GONE
                 and self._shared.frames.key_of(remote.order_id) is None
             )
-            for state in self._shared.states().where("order_id", remotes):
-                remote = remotes[state.order_id or 0]
-                self._shared.frames.set_remote(state.key, remote)
+            states = self._shared.states().where("order_id", remotes)
+            found = [(state, remotes[state.order_id or 0]) for state in states]
+            self._keep_answers(found)
+            for state, remote in found:
                 if _is_newer(state, known_of.get(remote.order_id)):
                     continue
                 if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
@@ -398,6 +399,7 @@ class RestSync:
         asked, new, again = [], [], []
         with self._lock:
             now_of = {s.order_id: s for s in self._shared.states().where("order_id", remotes)}
+            self._keep_answers((now_of.get(number), each) for number, each in remotes.items())
             # Oldest first, as their messages would have come.
             for remote in reversed(remotes.values()):
                 state = now_of.get(remote.order_id)
@@ -412,8 +414,7 @@ class RestSync:
         self._end_round(asked)
         for order_id in again:
             self.look_up(order_id)
-        keys = (self._shared.frames.key_of(order_id) for order_id in new)
-        return [key for key in keys if key is not None]
+        return list(filter(None, map(self._shared.frames.key_of, new)))
 
     def _end_round(self, asked: Iterable[tuple[OrderState, RemoteOrder]]) -> None:
         for state, remote in asked:
@@ -437,13 +438,16 @@ class RestSync:
         with self._lock:
             for remote in remotes:
                 key = self._shared.frames.key_of(remote.order_id)
-                self._keep(None if key is None else self._shared.state(key), remote)
+                known = None if key is None else self._shared.state(key)
+                self._keep_answers([(known, remote)])
+                self._keep(known, remote)
         self._shared.signal.send()
         return bool(remotes)
 
     def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
         """Journal the server's answer after an action of this tracker."""
         with self._lock:
+            self._keep_answers([(known, remote)])
             self._keep(known, remote, acted=True)
         self.ask_soon()
         self._shared.signal.send()
@@ -459,17 +463,20 @@ class RestSync:
         told = {getattr(decode(each), "status", None) for each in deliveries}
         if known is not None and told & _ANNOUNCED:
             self.unannounced.add(remote.order_id)
-        is_new = journal_answers(self._shared.journal, deliveries)
-        key = known.key if known is not None else self._shared.frames.key_of(remote.order_id)
-        if key is not None:
-            self._shared.frames.set_remote(key, remote)
-        return is_new
+        return journal_answers(self._shared.journal, deliveries)
+
+    def _keep_answers(self, found: Iterable[tuple[OrderState | None, RemoteOrder]]) -> None:
+        """Journal what only REST tells. Of files that wait here, `_keep_fetched` asks first."""
+        answers = {}
+        for known, remote in found:
+            waits = bool(known and known.waits_for_download)
+            waits |= remote.order_id in self._shared.downloads
+            tenant = known.tenant if known else self.tenant
+            answers[tenant, remote.order_id] = Answer.of(remote, waits=waits)
+        self._shared.frames.keep_answers(answers)
 
     def _keep_fetched(self, known: OrderState, remote: RemoteOrder) -> None:
-        """Journal that the files of an order do not wait, if all were downloaded elsewhere.
-
-        The server counts available files at intervals; its list of them is up to date.
-        """
+        """Journal that no file waits, if the server's list is empty; its count may be late."""
         if (
             not known.waits_for_download
             or remote.available_files != 0
@@ -480,6 +487,7 @@ class RestSync:
         with suppress(ServiceError):
             if next(iter(self.client.iter_available_files(remote.order_id)), None) is None:
                 self._shared.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
+                self._keep_answers([(replaced(known, waits_for_download=False), remote)])
 
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
