@@ -82,6 +82,29 @@ def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
     assert "unexpected" not in caplog.text
 
 
+def test_a_queue_that_is_deleted_while_the_limit_grows_is_named(
+    quorum: Admin, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ refuses the larger consumer: no other one is tried, and no step is skipped."""
+    publish(quorum, 0, 200)
+    acknowledge_all = AckBatcher.acknowledge_all
+
+    def delete_and_acknowledge(batcher: AckBatcher) -> None:
+        monkeypatch.undo()
+        quorum.delete_queue()
+        acknowledge_all(batcher)
+
+    monkeypatch.setattr(AckBatcher, "acknowledge_all", delete_and_acknowledge)
+    consumer = Consumer(parameters_from(quorum.url), quorum.queue, journal, nothing)
+    consumer.start(LIMIT_S)
+    until(lambda: "there is no queue" in (consumer.health.reason or ""))
+    assert "was lost" not in caplog.text
+    quorum.make_queue()
+    publish(quorum, 200, 210)
+    until(lambda: numbers(journal)[-10:] == list(range(200, 210)))
+    consumer.stop(LIMIT_S)
+
+
 def test_a_queue_that_is_not_ready_is_waited_for(
     broker: PrivateBroker, quorum: Admin, journal: Journal
 ) -> None:

@@ -582,7 +582,12 @@ class Connection:
             self._is_classic = "classic" in str(reason)
             self._channel = self._spare
             self._consume_if_ready()
-        elif self._growing and self._connection.is_open and not self._closing:
+        elif (
+            isinstance(reason, pika.exceptions.ChannelClosedByClient)
+            and self._growing
+            and self._connection.is_open
+            and not self._closing
+        ):
             self._answers.received("depth")
             self._open_larger_channel()
         else:
