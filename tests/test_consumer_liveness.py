@@ -83,7 +83,10 @@ def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
 
 
 def test_a_queue_that_is_deleted_while_the_limit_grows_is_named(
-    quorum: Admin, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    quorum: Admin,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """RabbitMQ refuses the larger consumer: no other one is tried, and no step is skipped."""
     publish(quorum, 0, 200)
