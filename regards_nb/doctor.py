@@ -7,6 +7,7 @@ import shutil
 import socket
 import tempfile
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -34,7 +35,7 @@ from regards_nb.text import clean, counted, is_loopback
 from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Health
@@ -157,19 +158,20 @@ def examine(
     workspace: Place,
     reads_only: bool,
     unheard: str,
+    sharing: Callable[[], int],
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
     Nothing is changed, ordered, downloaded or deleted. *health*: of the tracker, which may read the
     queue now. *reads_only*: another kernel writes the journal. *unheard*: that REST told of orders
-    and RabbitMQ did not.
+    and RabbitMQ did not. *sharing* returns how many other consumers of the queue have this journal.
     """
     # While it connects again, RabbitMQ counts its former consumer for up to a minute.
     is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
     return Report(
         (
             *_tracker(health, unheard),
-            *_broker(parameters, queue, is_read=is_read, reads_only=reads_only),
+            *_broker(parameters, queue, is_read=is_read, reads_only=reads_only, sharing=sharing),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -199,7 +201,7 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
 
 
 def _broker(
-    parameters: AmqpParameters | None, queue: str | None, *, is_read: bool, reads_only: bool
+    parameters: AmqpParameters | None, queue: str | None, *, reads_only: bool, **of_queue: Any
 ) -> Iterator[Finding]:
     if reads_only:
         text = "the tracker reads the journal; another kernel receives the messages"
@@ -215,11 +217,11 @@ def _broker(
     # the name of the node stands before each check of a cluster
     for address in addresses_of(parameters):
         prefix = f"{address.host}:{address.port} " if isinstance(parameters, tuple) else ""
-        for finding in _address(address, queue, is_read=is_read):
+        for finding in _address(address, queue, **of_queue):
             yield replace(finding, check=prefix + finding.check)
 
 
-def _address(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
+def _address(parameters: AmqpParameters, queue: str, **of_queue: Any) -> Iterator[Finding]:
     is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
@@ -229,7 +231,7 @@ def _address(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterat
     tls = _broker_tls(parameters)
     yield tls
     if tls.verdict is not CheckResult.FAILED:
-        yield from _queue(parameters, queue, is_read=is_read)
+        yield from _queue(parameters, queue, **of_queue)
 
 
 def _broker_tls(parameters: AmqpParameters) -> Finding:
@@ -259,7 +261,9 @@ def _broker_tls(parameters: AmqpParameters) -> Finding:
         )
 
 
-def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator[Finding]:
+def _queue(
+    parameters: AmqpParameters, queue: str, *, is_read: bool, sharing: Callable[[], int]
+) -> Iterator[Finding]:
     """Log in, look at the queue and begin to read it; yield a finding for each step."""
     waits = f"waiting for {parameters.host}:{parameters.port}"
     seen = awaited(partial(check_queue, parameters, queue), waits)
@@ -296,7 +300,7 @@ def _queue(parameters: AmqpParameters, queue: str, *, is_read: bool) -> Iterator
             yield _ok("queue depth", text)
         else:
             yield _depth(seen.messages)
-            yield _other_consumers(max(seen.consumers - is_read, 0))
+            yield _other_consumers(max(seen.consumers - is_read, 0), sharing)
 
 
 def _depth(messages: int) -> Finding:
@@ -309,14 +313,19 @@ def _depth(messages: int) -> Finding:
     )
 
 
-def _other_consumers(n_consumers: int) -> Finding:
-    if not n_consumers:
-        return _ok("other consumers", "none")
+def _other_consumers(n_consumers: int, sharing: Callable[[], int]) -> Finding:
+    n_foreign = n_consumers
+    with suppress(JournalError):  # the check of the journal tells it
+        n_foreign -= sharing()
+    if n_foreign <= 0:
+        return _ok(
+            "other consumers", f"{n_consumers}, with this journal" if n_consumers else "none"
+        )
     return _warning(
         "other consumers",
-        f"{n_consumers} more read this queue, and RabbitMQ gives each message to one of them "
-        "only; where one reads exclusively, start() is refused. Stop them, let them share one "
-        "journal, or ask the administrator for a queue of your own",
+        f"{n_foreign} more read this queue with another journal, and RabbitMQ gives each message "
+        "to one of them only; where one reads exclusively, start() is refused. Stop them, let them "
+        "share one journal, or ask the administrator for a queue of your own",
     )
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from regards_nb.errors import TrackingError
-from regards_nb.waits import fulfil, joined
+from regards_nb.waits import ended_by, fulfil, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ class OwnThread(threading.Thread):
 
     Other code of the process can throw any exception into a thread. The error says what the thread
     *does*, and what the user can do *then*. The work ends when *stop* is set: by `end`, which waits
-    for *awaits*, or when the *owner* is collected.
+    for *awaits*, or when the *owner* is collected; so do its requests to REGARDS.
     """
 
     def __init__(
@@ -73,15 +73,17 @@ class OwnThread(threading.Thread):
         *because* returns what delays its end.
         """
         self._stop_event.set()
-        text = f"stop() waits for {self._awaits}, at most {timeout_s:g} s"
-        return self.ident is None or joined(
-            [self], timeout_s, lambda: "; ".join(filter(None, (text, because())))
-        )
+
+        def text(limit: str) -> str:
+            return "; ".join(filter(None, (f"stop() waits for {self._awaits}, {limit}", because())))
+
+        return self.ident is None or joined([self], timeout_s, text)
 
     def run(self) -> None:
         """Work, and tell what has ended the work."""
         try:
-            super().run()
+            with ended_by(self._stop_event):
+                super().run()
             self._has_returned = True
         except BaseException as exc:  # noqa: BLE001 - see above
             cause = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
@@ -139,9 +141,7 @@ class JobThreads:
         with self._lock:
             others = list(self._threads - {threading.current_thread()})
         if joined(
-            others,
-            timeout_s,
-            lambda: f"stop() waits until {job()} has ended, at most {timeout_s:g} s",
+            others, timeout_s, lambda limit: f"stop() waits until {job()} has ended, {limit}"
         ):
             return ""
         running = job()

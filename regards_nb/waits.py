@@ -138,8 +138,11 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
     global _last_said  # noqa: PLW0603 - only the main thread speaks
     if in_main_thread() and wait_s > SAID_AFTER_S and _age_s(text) > again_s:
         _last_said = (text, time.monotonic())
-        limit = f"{limit_s:.0f}" if limit_s >= 10 else f"{limit_s:.2g}"
-        say(text if limit_s == math.inf else f"{text}, at most {limit} s")
+        say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
+
+
+def _at_most(limit_s: float) -> str:
+    return f"at most {limit_s:.0f} s" if limit_s >= 10 else f"at most {limit_s:.2g} s"
 
 
 @contextmanager
@@ -206,11 +209,13 @@ def fulfil(future: Future[Any], job: Callable[[], Any]) -> None:
         del future, job
 
 
-def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable[[], str]) -> bool:
+def joined(
+    threads: Sequence[threading.Thread], timeout_s: float, text: Callable[[str], str]
+) -> bool:
     """Wait for the ends of threads, at most *timeout_s*; return whether they have ended.
 
     The end of a `limited` block is kept; a moment is left to threads that end just now. *text*
-    returns what is said after a second.
+    returns what is said after a second; it is called with the limit in words.
     """
     began_s, pauses, is_said = time.monotonic(), growing(0.001, 0.05), False
     timeout_s = min(timeout_s, max(time_left_s(), _MOMENT_S))
@@ -221,7 +226,7 @@ def joined(threads: Sequence[threading.Thread], timeout_s: float, text: Callable
             return False
         if waited_s >= SAID_AFTER_S and not is_said:
             is_said = True
-            say(text())
+            say(text(_at_most(timeout_s)))
         _pause.wait(min(next(pauses), timeout_s - waited_s))
     return True
 

@@ -50,6 +50,7 @@ class ScriptedSnapshot:
     health: Health = field(
         default_factory=lambda: Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
     )
+    acting: tuple[str, ...] = ()
     background_errors: tuple[str, ...] = ()
     rejected: int = 0
     n_known: int = 0

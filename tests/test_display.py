@@ -525,6 +525,11 @@ def test_one_bar_stands_over_all_orders_of_now() -> None:
         ([{"last_event": after(-25), "downloading": True}], {}, ""),
         ([{"status": "PAUSED"}], {}, "Nothing moves: paused order #1; tracker.resume() continues"),
         (
+            [{"status": "PAUSED"}],
+            {"acting": ("asking REGARDS to cancel order 1",)},
+            "asking REGARDS to cancel order 1",
+        ),
+        (
             [{}],
             {"health": Health(state=HealthState.STOPPED, since=NOON)},
             "Nothing moves here: the tracker is stopped; tracker.start() continues",
@@ -541,8 +546,10 @@ def test_the_header_says_why_nothing_moves(
 ) -> None:
     """Blocked by orders that are waited for or not, paused, stopped, quiet: in words, above all."""
     shown = ScriptedSnapshot(orders=tuple(order(**each) for each in orders), **rest)
-    standstill = table_model(shown, now=after(5)).standstill
-    assert standstill.partition(": tracker.download(")[0] == said
+    model = table_model(shown, now=after(5))
+    assert model.standstill.partition(": tracker.download(")[0] == said
+    if shown.orders[0].status == "PAUSED":
+        assert [words for _, words in model.counts] == ["1 paused"]
     assert said.partition(" for ")[0] in text(shown)
 
 

@@ -73,10 +73,13 @@ def test_all_is_well(simulator: Simulator, tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_reads_is_no_other_consumer(simulator: Simulator, tmp_path: Path) -> None:
-    """Examined while it runs, the tracker's own consumer is not held against it."""
+    """Examined while it runs, neither its own consumer is one, nor one with the same journal."""
     journal = tmp_path / "j.sqlite"
     with OrderTracker(simulator.amqp_url, simulator.queue, journal=journal) as tracker:
         report = tracker.doctor()
+        assert report["other consumers"].text == "none"
+        with OrderTracker(simulator.amqp_url, simulator.queue, journal=journal):
+            until(lambda: tracker.doctor()["other consumers"].text == "1, with this journal")
     assert report["other consumers"].verdict is CheckResult.OK
     assert report["REST"].verdict is CheckResult.SKIPPED
 

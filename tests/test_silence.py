@@ -19,6 +19,7 @@ from conftest import client_of, interrupted_after, until
 
 from regards_nb import OrderTracker, display, errors
 from regards_nb.client import LastByte, RegardsClient
+from regards_nb.consumer import HealthState
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread, joined, limited
@@ -225,7 +226,7 @@ def test_a_download_waits_for_no_request_of_a_stopped_wait(
         with pytest.raises(errors.WaitTimeoutError):
             tracker.wait(1, download=True, timeout_s=1)
         assert not simulator.faults.is_armed(slow)
-        monkeypatch.setattr("regards_nb.tracker.fetch.HANGS_S", 0.1)
+        monkeypatch.setattr(LastByte, "hangs_after_s", 0.1)
         assert len(tracker.download(1)) > 1
     simulator.stop()
 
@@ -297,6 +298,22 @@ def test_a_call_does_not_wait_for_the_request_of_another_thread(
         simulator.stop()
 
 
+def test_a_wait_asks_beside_a_poll_that_hangs(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer ends the request of the poll, which goes on and has not failed."""
+    monkeypatch.setattr(LastByte, "hangs_after_s", 0.1)
+    with OrderTracker(
+        client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
+    ) as tracker:
+        let_the_poll_wait(simulator, tracker)
+        tracker.wait(1, until="part", timeout_s=30)
+        before = len(simulator.requests)
+        until(lambda: len(simulator.requests) > before + 5)
+        assert tracker.health.state is HealthState.POLLING
+        assert not tracker.snapshot().background_errors
+
+
 def test_after_ctrl_c_no_request_is_waited_for(simulator: Simulator, tmp_path: Path) -> None:
     """A block ends with the Ctrl-C itself, although a request of the background has no answer."""
     journal = tmp_path / "journal.sqlite"
@@ -311,22 +328,16 @@ def test_after_ctrl_c_no_request_is_waited_for(simulator: Simulator, tmp_path: P
     simulator.stop()
 
 
-def test_a_stop_waits_for_regards_in_words(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It names what it waits for; Ctrl-C ends it, and the tracker is stopped."""
+def test_a_stop_waits_for_no_answer_of_regards(simulator: Simulator, tmp_path: Path) -> None:
+    """It ends the request of the background."""
     tracker = OrderTracker(
         client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
     ).start()
     let_the_poll_wait(simulator, tracker)
-    line = f"stop() waits for REGARDS at {simulator.base_url}, at most 10 s\n"
-    with (
-        interrupted_after(lambda text: line in text, monkeypatch),
-        pytest.raises(errors.StoppedWaiting, match=r"stop\(\) was stopped.*ends by itself"),
-    ):
-        tracker.stop()
+    tracker.stop()
     with pytest.raises(errors.SettingsError, match="the tracker is stopped"):
         tracker.wait(1)
+    simulator.stop()
 
 
 def test_a_look_is_stopped_in_one_line(
@@ -441,6 +452,19 @@ def test_a_start_keeps_its_time_limit(
     simulator.stop()
 
 
+def test_a_view_says_what_regards_is_asked_to_do(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """While an action has no answer; not that nothing moves."""
+    slow = simulator.faults.add(Slow(route=Route.ACTION, delay_s=600))
+    cancelling = in_thread(lambda: tracker.cancel(1))
+    until(lambda: not simulator.faults.is_armed(slow))
+    assert "asking REGARDS to cancel order 1" in tracker._repr_html_()
+    simulator.stop()
+    until(cancelling.done)
+    assert "asking REGARDS to" not in tracker._repr_html_()
+
+
 def test_a_request_that_is_repeated_says_why(
     simulator: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -454,8 +478,10 @@ def test_a_request_that_is_repeated_says_why(
     assert re.fullmatch(told, capsys.readouterr().out)
 
 
-def test_a_thread_runs_also_after_ctrl_c_in_the_wait_for_its_end() -> None:
-    """A second stop() waits for it again, and a start() begins no other one beside it."""
+def test_a_thread_runs_also_after_ctrl_c_in_the_wait_for_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second stop() waits for the rest of its time, and a start() begins no other one."""
     end = threading.Event()
     thread = begin("example", end.wait)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -464,6 +490,9 @@ def test_a_thread_runs_also_after_ctrl_c_in_the_wait_for_its_end() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             joined([thread], 30, str)
         assert not joined([thread], 0.05, str)
+        with limited(time.monotonic() + 0.5):
+            assert not joined([thread], 30, "stop() waits, {}".format)
+        assert re.fullmatch(r"stop\(\) waits, at most 0.\d+ s\n", capsys.readouterr().out)
     finally:
         signal.signal(signal.SIGALRM, before)
         end.set()

@@ -66,9 +66,21 @@ def test_each_row_is_an_order_with_its_own_columns(
     assert capsys.readouterr().out.startswith("ordering 5 products, 5 files, ")
     assert applied(simulator) == 5
     typing_error = pd.DataFrame({"provider_id": ["SWOT_SSH_008_006", "SWOT_NOPE"]})
-    with pytest.warns(UserWarning, match="1 of 2 orders brought no file"):
+    told = r"corrected rows for SWOT_NOPE \(nothing was ordered: the catalogue has no product for"
+    with pytest.warns(UserWarning, match=told):
         tracker.submit_each(typing_error, download=True, timeout_s=60)
     assert "; the catalogue does not have 1 of the 2 products (2 orders)" in capsys.readouterr().out
+    assert applied(simulator) == 6
+    corrected = pd.DataFrame({"n": [7, 8], "pass": ["SWOT_PAS_012", "SWOT_PASS_012"]})
+    options: dict[str, Any] = {
+        "products": lambda row: queries.term("dataset", row["pass"]),
+        "label": "pass {n}",
+    }
+    with pytest.warns(UserWarning, match=r"rows for pass 7 \(.*Did you mean 'SWOT_PASS_012'\?\)$"):
+        tracker.submit_each(corrected, download=True, timeout_s=60, **options)
+    corrected.loc[0, "pass"] = "SWOT_PASS_012"
+    tracker.submit_each(corrected, download=True, timeout_s=60, **options)
+    assert applied(simulator) == 8
 
 
 def test_each_group_is_an_order(simulator: Simulator, tracker: OrderTracker) -> None:

@@ -19,6 +19,8 @@ class LastByte:
 
     #: A shorter time without a byte is not told.
     told_after_s = 2.0
+    #: A request without a byte for so long may be on a dead connection.
+    hangs_after_s = 5.0
 
     def __init__(self) -> None:
         #: When each thread that waits now began to, or got its last byte.
@@ -33,6 +35,11 @@ class LastByte:
         """Time since the last byte; 0 while no thread waits for one."""
         since_s = max(list(self.since_s.values()), default=None)
         return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a new request may be answered earlier."""
+        return self.age_s >= self.hangs_after_s
 
     def text(self, what: str) -> str:
         """Say that no byte of *what* came for long, or why a request is repeated; else empty."""

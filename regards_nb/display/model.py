@@ -164,7 +164,7 @@ def table_model(
     health_severity, health = _health(snapshot.health)
     current = _current_orders(known)
     fraction = _mean(current["fraction"])
-    standstill = _standstill(known, snapshot, now)
+    standstill = "; ".join(snapshot.acting) or _standstill(known, snapshot, now)
     over = None if standstill else fraction
     hidden = facts.statuses(known[shown[MAX_ROWS:]])
     return TableModel(
@@ -492,6 +492,9 @@ def _named(orders: Sequence[OrderState]) -> str:
 
 def _counts(facts: np.ndarray[Any, Any]) -> Iterator[tuple[Severity, str]]:
     counts = np.bincount(facts["severity"], minlength=len(RANK))
+    # Of an order with files that wait, the first text counts.
+    n_paused = (facts["is_paused"] & (facts["severity"] == RANK[Severity.RUNNING])).sum()
+    counts[RANK[Severity.RUNNING]] -= n_paused
     n_downloading = facts["is_downloading"].sum()
     for severity, words in (
         (Severity.WAITS, "REGARDS waits for you: {} to download"),
@@ -501,6 +504,8 @@ def _counts(facts: np.ndarray[Any, Any]) -> Iterator[tuple[Severity, str]]:
     ):
         if n := counts[RANK[severity]]:
             yield severity, words.format(n)
+    if n_paused:
+        yield Severity.RUNNING, f"{n_paused} paused"
     if n_downloading:
         yield Severity.RUNNING, f"{n_downloading} downloading"
 

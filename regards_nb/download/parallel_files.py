@@ -24,6 +24,7 @@ from regards_nb.errors import (
     ServiceUnreachableError,
 )
 from regards_nb.files import FileState
+from regards_nb.text import clean
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class _Pool:
                 return Failure(reason)
             factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
             pause_s = random.uniform(0, self._context.options.backoff_s * factor)
-            with pausing(asking_again(pause_s, reason)):
+            with pausing(asking_again(pause_s, f"{clean(record.name)}: {reason}")):
                 self._halt.wait(pause_s)
         return None
 

@@ -102,6 +102,9 @@ class OrderActions:
                 f"{state.status}{state.reason}. {NEW_ORDER}"
             )
         done: list[str] = []
+        shared = self._shared
+        shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
+        shared.signal.send()
         try:
             order_id = _act(
                 self._sync, action, state, state.order_id, self._stop, done=done, **details
@@ -112,6 +115,9 @@ class OrderActions:
         except KeyboardInterrupt as exc:
             in_work = bool(done) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None
+        finally:
+            shared.acting.pop(state.order_id, None)
+            shared.signal.send()
         return self._shared.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:

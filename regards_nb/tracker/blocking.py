@@ -138,11 +138,13 @@ class BlockingOrders:
         """
         going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
         reasons = [advice_for_paused(needed)]
+        # As if no download ran: of which orders REGARDS waits for the end of one.
+        running = self._shared.frames.states().where("order_id", list(self._shared.downloads))
         if (downloads := asked or self.automatic) is not None:
-            again = self._shared.states().where("order_id", list(self._shared.downloads))
-            reasons.append(downloads.failure([*needed, *self.find(), *again]))
+            reasons.append(downloads.failure([*needed, *self.find(), *running]))
+        waiting = running.where("waits_for_download")
         numbers = {state.order_id for state in needed}
-        first = sorted(number for number in list(self._shared.downloads) if number not in numbers)
+        first = sorted(s.order_id for s in waiting if s.order_id and s.order_id not in numbers)
         if asked is not None and first:
             them = "them" if len(first) > 1 else "it"
             reasons.append(f"downloading {numbered(first)} first, because REGARDS waits for {them}")

@@ -40,6 +40,10 @@ class Estimate:
         return f"{products}, {files}, {size(self.size_bytes)}"
 
 
+class NothingFoundError(SettingsError):
+    """The catalogue has no product for an order, so it was not made."""
+
+
 def check_size(estimate: Estimate, limit_bytes: int, *, has_filter: bool) -> None:
     """Refuse an order that is larger than the user allows; the text has both figures."""
     if estimate.size_bytes <= limit_bytes:
@@ -103,12 +107,15 @@ def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:
 
 
 def refuse_nothing(client: RegardsClient, estimate: Estimate, queries: Sequence[str]) -> None:
-    """Refuse an order without a product, which REGARDS would end at once as FAILED."""
+    """Refuse an order without a product, which REGARDS would end at once as FAILED.
+
+    NothingFoundError: the text has the data set that may be meant.
+    """
     if estimate.products or estimate.files:
         return
     wanted = " and ".join(queries)
     text = f"nothing was ordered: the catalogue has no product for {wanted:.200}"
-    raise SettingsError(text + _meant(client, wanted))
+    raise NothingFoundError(text + _meant(client, wanted))
 
 
 def _meant(client: RegardsClient, query: str) -> str:

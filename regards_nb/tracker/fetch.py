@@ -48,7 +48,7 @@ from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
-from regards_nb.tracker.shared import HANGS_S, LOOK_S, RunningDownload, held
+from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
 from regards_nb.waits import ended_by
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def fetch_order(
     if (before := running.before) is not None:
         while wait_for([before.future], LOOK_S).not_done:
             # The connection may be dead, while REGARDS answers a new request at once.
-            if not before.callers and before.last_byte.age_s >= HANGS_S:
+            if not before.callers and before.last_byte.hangs:
                 before.stop.set()
         running.before = None
 

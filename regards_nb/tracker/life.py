@@ -311,7 +311,7 @@ class OtherConsumers:
             return ""
         if health.other_consumers != self._compared:
             self._compared = health.other_consumers
-            self._foreign = health.other_consumers - self._sharing()
+            self._foreign = health.other_consumers - self.sharing()
         if self._foreign <= 0:
             return ""
         read = "consumer reads" if self._foreign == 1 else "consumers read"
@@ -322,7 +322,7 @@ class OtherConsumers:
             "all the same journal=..., or ask the REGARDS administrator for a queue of your own"
         )
 
-    def _sharing(self) -> int:
+    def sharing(self) -> int:
         """Return how many other consumers of the queue share the journal, as far as it knows."""
         here, pid = socket.gethostname(), os.getpid()
         elsewhere = sum(

@@ -38,7 +38,7 @@ from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, pr
 from regards_nb.text import counted, numbered
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import limited
+from regards_nb.waits import ended_by, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -260,6 +260,8 @@ class RestSync:
         self.rounds = self.failures = 0
         #: Text of the last error; empty after a round that went well.
         self.error = ""
+        #: Set by the first answer to several rounds that run at the same time; it ends the others.
+        self._answered = threading.Event()
 
     def unheard(self, health: Health) -> str:
         """Return of which orders REST has told and RabbitMQ has not; empty once it tells of any.
@@ -357,12 +359,16 @@ class RestSync:
 
     def ask_round(self) -> bool:
         """Ask as `ask_unfinished`. An outage delays the next round, other errors are recorded."""
+        answered = self._answered
         try:
-            with watched(self._shared.asking):
+            with watched(self._shared.asking), ended_by(answered):
                 changed = self.ask_unfinished()
         except RegardsError as exc:
-            self.failed(exc)
+            if not answered.is_set():
+                self.failed(exc)
             return False
+        self._answered = threading.Event()
+        answered.set()
         self.failures, self.error = 0, ""
         return changed
 
@@ -657,7 +663,7 @@ class Poller:
         return None
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; TrackingError if it waits for an answer and did not end in time."""
+        """End the thread; TrackingError if it did not end in time."""
         thread = self._health.thread
         if thread is None:
             return
@@ -666,10 +672,7 @@ class Poller:
         finally:
             self._health.report(HealthState.STOPPED)
         if not has_ended:
-            raise TrackingError(
-                f"polling over REST did not end within {timeout_s:g} s; it ends when the server "
-                "has answered"
-            )
+            raise TrackingError(f"polling over REST did not end within {timeout_s:g} s")
 
 
 def _poll(sync: RestSync, health: HealthReport, stop: threading.Event, poll_s: float) -> None:

@@ -45,8 +45,6 @@ _log = logging.getLogger("regards_nb")
 
 #: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
-#: A request without a byte for so long may be on a dead connection.
-HANGS_S = 5.0
 #: A process that downloads an order has no lease for a moment between two of its sub-orders.
 _BETWEEN_SUBORDERS_S = 2.0
 
@@ -366,6 +364,8 @@ class Shared:
     errors: BackgroundErrors
     holders: OrderHolders
     downloads: dict[int, RunningDownload] = field(default_factory=dict)
+    #: What REGARDS is asked to do now, by order id.
+    acting: dict[int, str] = field(default_factory=dict)
     #: How long the thread that asks for the orders has had no answer.
     asking: LastByte = field(default_factory=LastByte)
 
@@ -474,6 +474,8 @@ class Snapshot:
     #: The first two orders of the user that REGARDS has not finished, as far as REST told.
     line: Sequence[OrderState]
     health: Health
+    #: What REGARDS is asked to do now.
+    acting: tuple[str, ...]
     background_errors: tuple[str, ...]
     rejected: int
     #: The number of orders that the tracker knows, shown or not.

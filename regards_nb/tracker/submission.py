@@ -17,6 +17,7 @@ import uuid
 import warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -272,9 +273,10 @@ class Submission:
         """Send the request, unless it was sent under this name already; return its key.
 
         *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
-        makes the order of these products, too. *estimate*: show what will be ordered; only REST can
-        tell. *rename* is called once no other kernel submits, and returns the request under its
-        final name. With it, a kernel that submits is not waited for: HeldElsewhereError is raised.
+        makes the order of these products, too. *estimate*: ask what will be ordered, which only
+        REST can tell, and refuse an order of nothing. *rename* is called once no other kernel
+        submits, and returns the request under its final name. With it, a kernel that submits is not
+        waited for (HeldElsewhereError is raised), and the estimate is not shown.
         ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()
@@ -286,7 +288,13 @@ class Submission:
             with held(self._shared.journal, f"submit {self._tenant or ''}", waiting):
                 if rename is not None:
                     request = rename(request)
-                self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
+                look = partial(
+                    self._look_first,
+                    refuse_cart=refuse_cart,
+                    estimate=estimate,
+                    show=estimate and rename is None,
+                )
+                self._submit_alone(request, look)
         except JournalError as exc:
             with suppress(JournalError):  # it cannot be read either
                 exc.put_first(self._fate(request))
@@ -318,20 +326,22 @@ class Submission:
         told(f"waiting for {holder}, which is submitting a request", math.inf)
         self._shared.signal.wait(self._shared.signal.count, LOOK_S)
 
-    def _submit_alone(self, request: Request, *, refuse_cart: bool, estimate: bool) -> None:
+    def _submit_alone(self, request: Request, look_first: Callable[[Request], None]) -> None:
         earlier = self._earlier(request)
         if earlier is not None and self._shared.frames.key_of(request.correlation_id) is not None:
             return
         if earlier is None:
             with _nothing_ordered(request):
-                self._look_first(request, refuse_cart=refuse_cart, show=estimate)
+                look_first(request)
         if self._sync is not None:
             if earlier is None or not self._find(self._sync.client, request, earlier):
                 self._send_over_rest(self._sync.client, request)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
 
-    def _look_first(self, request: Request, *, refuse_cart: bool, show: bool) -> None:
+    def _look_first(
+        self, request: Request, *, refuse_cart: bool, estimate: bool, show: bool
+    ) -> None:
         """Check what only REGARDS knows, before a request is sent for the first time."""
         if self._sync is None:
             if request.user is None or self._tenant is None:
@@ -346,7 +356,7 @@ class Submission:
         if refuse_cart:
             _refuse_cart(client)
         estimates.refuse_empty(client, request.queries)
-        if not show and limit_bytes is None:
+        if not estimate and limit_bytes is None:
             return
         found = estimates.ask(
             client, request.queries, request.data_types, is_needed=limit_bytes is not None

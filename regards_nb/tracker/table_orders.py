@@ -20,6 +20,7 @@ from regards_nb.orders import GONE, OrderKey
 from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
 from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for
+from regards_nb.tracker.estimate import NothingFoundError
 from regards_nb.tracker.shared import LOOK_S, HeldElsewhereError
 from regards_nb.tracker.submission import new_name
 from regards_nb.tracker.waiting import WaitingCall
@@ -83,6 +84,10 @@ class TableOrders(WaitingCall):
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
         self._is_sending = False
+        #: An order of nothing is not made.
+        self._estimates = False
+        #: By their places, why orders were not made.
+        self._refused: dict[int, str] = {}
 
     @property
     def correlation_ids(self) -> list[str]:
@@ -97,7 +102,8 @@ class TableOrders(WaitingCall):
     def keys(self) -> list[OrderKey]:
         """Return the keys of all orders of the table, also of those that are not made yet."""
         find = self._shared.frames.key_of
-        return [find(name) or OrderKey(None, name) for name in self.correlation_ids]
+        names = [n for place, n in enumerate(self.correlation_ids) if place not in self._refused]
+        return [find(name) or OrderKey(None, name) for name in names]
 
     # -- which orders
 
@@ -170,7 +176,8 @@ class TableOrders(WaitingCall):
         return state.status in _FAILED and not state.ready_row
 
     def show_estimate(self) -> None:
-        """Say what the requests that were never sent will contain."""
+        """Say what the requests that were never sent will contain; none is made of nothing."""
+        self._estimates = True
         with limited(self._deadline_s):
             text = self._submission.estimate(self._new) if self._new else None
         if text is not None:
@@ -200,7 +207,7 @@ class TableOrders(WaitingCall):
                 self._submission.submit(
                     request,
                     refuse_cart=self._refuse_cart,
-                    estimate=False,
+                    estimate=self._estimates,
                     rename=self._renamed_next,
                 )
         except HeldElsewhereError as exc:
@@ -211,6 +218,9 @@ class TableOrders(WaitingCall):
             # The request is in the journal: the next attempt asks for its order first.
             self._obstacle = str(exc)
             self._not_before_s = time.monotonic() + next(self._pauses)
+        except NothingFoundError as exc:
+            self._refused[self._pending.popleft()] = f"{request.label} ({exc})"
+            self._is_sending = False
         except SettingsError as exc:
             raise SettingsError(f"the order {request.label!r} of the table: {exc}") from exc
         except WaitTimeoutError as exc:
@@ -259,7 +269,7 @@ class TableOrders(WaitingCall):
         """Return how many orders are made, and why they do not go on."""
         total = len(self._requests)
         needed = [state for state in self._states() if not self._suffices(state)]
-        made = total - len(self._pending)
+        made = total - len(self._pending) - len(self._refused)
         note = f"{made} of {counted(total, 'order')} made, {len(needed)} running"
         if self._obstacle:
             note += f"; trying again: {self._obstacle}"
@@ -298,6 +308,9 @@ class TableOrders(WaitingCall):
         lost = [state for state in states if self._has_failed(state.correlation_id)]
         numbers = [s.order_id for s in states if s.status in _FAILED and s.ready_row and s.order_id]
         texts = []
+        if self._refused:
+            rows = listed(list(self._refused.values()), between="; ")
+            texts.append(f"the same call goes on with corrected rows for {rows}")
         if lost:
             told = [f"{state.label} ({_reason(state)})" for state in lost]
             texts.append(

@@ -503,6 +503,7 @@ class OrderTracker:
             journal=self._shared.journal,
             workspace=self._workspace,
             unheard="" if self._sync is None else self._sync.unheard(self.health),
+            sharing=(lambda: 0) if self._others is None else self._others.sharing,
         )
 
     # -- the frames --
@@ -664,6 +665,7 @@ class OrderTracker:
             blocking=self._blocking.standing_still(),
             line=self._blocking.first_unfinished(),
             health=self._life.health,
+            acting=tuple(self._shared.acting.values()),
             background_errors=self._warnings() + self._shared.errors.shown,
             rejected=self._shared.frames.rejections,
             n_known=len(states) or len(self._shared.frames.states()),
@@ -1216,8 +1218,8 @@ class OrderTracker:
         is_last = False
         with stopped_by_user(partial(downloads.stopped, [key])), watching(self, [key]) as view:
             while not is_last:
-                wait = self._new_wait([key], until="part", timeout_s=timeout_s)
-                wait.run(view)
+                with self._new_wait([key], until="part", timeout_s=timeout_s) as wait:
+                    wait.run(view)
                 state = self._shared.state(key)
                 is_last = not state.to_download
                 # The last time, it raises what is missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import signal
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,7 +30,7 @@ from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import growing, in_cell, limited
+from regards_nb.waits import ended_by, growing, in_cell, in_thread, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -93,11 +94,13 @@ class WaitingCall:
         self._next_s, self._pauses = 0.0, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
         #: The orders whose downloads Ctrl-C has ended.
         self._ended: list[int] = []
+        self._left = threading.Event()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._left.set()
         # After a time limit the downloads go on: a zip may take longer than any wait for it.
         if self._asked is not None:
             is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
@@ -140,6 +143,10 @@ class WaitingCall:
             self._moves, self._pauses = moves, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
         if self._sync is not None and now_s >= self._next_s:
             self._sync.ask_soon(0.0)
+            if self._shared.asking.hangs:
+                # The round that runs may be on a dead connection: ask beside it.
+                with ended_by(self._left):
+                    in_thread(self._sync.ask_round)
             self._next_s = now_s + next(self._pauses)
 
     def _begin_downloads(self) -> None:
