@@ -94,10 +94,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def _needs_server(item: pytest.Item) -> bool:
     """Tell whether a test uses the RabbitMQ or the PostgreSQL of the session."""
     mark, call = item.get_closest_marker("simulator"), getattr(item, "callspec", None)
-    return (
-        not {"broker", "postgresql"}.isdisjoint(getattr(item, "fixturenames", ()))
-        or bool(mark and mark.kwargs.get("with_broker"))
-        or bool(call and call.params.get("place") == "postgresql")
+    named = {each for each in (call.params.values() if call else ()) if isinstance(each, str)}
+    named.update(getattr(item, "fixturenames", ()))
+    return not named.isdisjoint({"broker", "postgresql", "with_broker"}) or bool(
+        mark and mark.kwargs.get("with_broker")
     )
 
 

@@ -338,42 +338,43 @@ def converted(book: Any) -> str:
     return re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("cell", ["show(tracker)", "tracker"], ids=["show", "value"])
-def test_a_view_is_readable_when_its_kernel_is_gone(
-    lab: Lab, browser: Chromium, session: Session, cell: str
+def test_views_are_readable_when_their_kernel_is_gone(
+    lab: Lab, browser: Chromium, session: Session
 ) -> None:
-    """Nobody closed it: opened again without its kernel, the notebook shows the last picture."""
+    """Nobody closed them: opened again without its kernel, the notebook shows the last pictures."""
     change = (
         "from regards_nb.display import WidgetView\nWidgetView.fallback_interval_s = 0.1\n"
         "tracker.tell(order('first', 1, suborders_done=7, suborders_total=1000))"
     )
     # JupyterLab itself tells the console of the widget that is gone, sometimes late.
     session.forgiven.add("widget model not found")
-    with session.page(cell, change, kernel=OWN) as page:
-        page.run_cell(1)
-        page.until_text(1, "REGARDS waits for you to download")
-        assert page.output(1).locator("table:visible").count() == 1
-        page.run_cell(2)
+    with session.page("show(tracker)", "tracker", change, kernel=OWN) as page:
+        for index in (1, 2):
+            page.run_cell(index)
+            page.until_text(index, "REGARDS waits for you to download")
+            assert page.output(index).locator("table:visible").count() == 1
+        page.run_cell(3)
         page.until(
-            "() => document.querySelector('.regards-nb-fallback').innerHTML.includes('7/1000')"
+            "() => [...document.querySelectorAll('.regards-nb-fallback')]"
+            ".filter(each => each.innerHTML.includes('7/1000')).length === 2"
         )
         page.save()
         page.close()
         lab.end_kernel(session.name)
         page.turn_to(session.name)
-        page.output(1).locator("table:visible").wait_for()
-        assert page.output(1).locator("table:visible").count() == 1
-        assert "7/1000" in page.output(1).inner_text()
-        assert "model not found" not in page.output(1).inner_text()
-        page.screenshot(SCREENSHOTS / f"reopened-{cell.partition('(')[0]}.png", 1)
+        for index in (1, 2):
+            page.output(index).locator("table:visible").wait_for()
+            assert page.output(index).locator("table:visible").count() == 1
+            assert "7/1000" in page.output(index).inner_text()
+            assert "model not found" not in page.output(index).inner_text()
+        page.screenshot(SCREENSHOTS / "reopened.png", 1)
     with browser.bare_page() as plain:
         plain.set_content(converted(lab.saved(session.name)))
-        assert plain.locator("table:visible").count() == 1
+        assert plain.locator("table:visible").count() == 2
 
 
-@pytest.mark.parametrize("cell", ["show(tracker)", "tracker"], ids=["show", "value"])
-def test_a_page_made_with_stored_widgets_shows_the_table_without_network(
-    browser: Chromium, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
+def test_a_page_made_with_stored_widgets_shows_the_tables_without_network(
+    browser: Chromium, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """papermill and nbconvert --execute store the widgets; their library comes from the network."""
     import nbconvert
@@ -382,18 +383,20 @@ def test_a_page_made_with_stored_widgets_shows_the_table_without_network(
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    book: Any = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(f"FINISH = ''{SETUP}"), nbformat.v4.new_code_cell(cell)]
-    )
+    cells = [f"FINISH = ''{SETUP}", "show(tracker)", "tracker"]
+    book: Any = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
     options = {"timeout": 240, "startup_timeout": 240, "store_widget_state": True}
     NotebookClient(book, kernel_name="python3", **options).execute()
     assert book.metadata.widgets
     html: str = nbconvert.HTMLExporter().from_notebook_node(book)[0]
-    (lab.root / f"stored-{len(cell)}.html").write_text(html, encoding="utf-8")
+    (lab.root / "stored.html").write_text(html, encoding="utf-8")
     with browser.bare_page() as page:
-        page.goto(f"{lab.url}/files/stored-{len(cell)}.html", wait_until="domcontentloaded")
-        page.locator("table[aria-label='REGARDS orders']:visible").wait_for()
-        assert page.get_by_text("this picture does not move").locator("visible=true").count() == 1
+        page.goto(f"{lab.url}/files/stored.html", wait_until="domcontentloaded")
+        tables = page.locator("table[aria-label='REGARDS orders']:visible")
+        tables.nth(1).wait_for()
+        assert tables.count() == 2
+        said = page.get_by_text("this picture does not move").locator("visible=true")
+        assert said.count() == 2
 
 
 def test_the_filter_limits_the_table(session: Session) -> None:

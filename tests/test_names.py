@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regards_nb.download import (
@@ -30,7 +30,6 @@ PIECES = st.one_of(
 NAMES = st.lists(PIECES, max_size=6).map("".join)
 
 
-@settings(max_examples=1000)
 @given(NAMES)
 @example("")
 @example("\ud800")
@@ -106,7 +105,6 @@ def test_long_names_stay_different_and_keep_their_extension() -> None:
     assert other.endswith(".nc")
 
 
-@settings(max_examples=500)
 @given(st.lists(NAMES, max_size=12), st.lists(NAMES.map(safe_name), max_size=3))
 def test_no_two_files_share_a_name_on_any_file_system(names: list[str], taken: list[str]) -> None:
     """Case, composed and decomposed letters, equal names: every file gets a name of its own."""

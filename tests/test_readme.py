@@ -6,8 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conftest import without_waits
+
+if TYPE_CHECKING:
+    import pytest
+
+    from regards_nb.simulator import PrivateBroker
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -24,8 +30,11 @@ def test_the_first_lines_tell_a_stranger_what_it_is() -> None:
     assert "For whom" in top
 
 
-def test_the_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+def test_the_first_example_prints_what_the_readme_says(
+    broker: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first example prints the text below it."""
+    monkeypatch.setenv("REGARDS_NB_AMQP_URL", broker.admin_url)
     done = subprocess.run(
         [sys.executable, "-c", blocks("python")[0]],
         cwd=tmp_path,

@@ -25,6 +25,7 @@ from regards_nb.journal import Database
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
+    PrivateBroker,
     Reply,
     Route,
     Simulator,
@@ -378,9 +379,9 @@ def test_without_rest_a_stopped_tracker_orders_nothing(
         tracker.submit("dataset:X", user=simulator.username, cart="include")
 
 
-def test_a_demo_that_has_ended_says_so(tmp_path: Path) -> None:
+def test_a_demo_that_has_ended_says_so(broker: PrivateBroker, tmp_path: Path) -> None:
     """Its archive ends with it: nothing is asked of a server that is gone."""
-    with OrderTracker.demo(workspace=tmp_path, suborder_pause_s=0.01) as tracker:
+    with OrderTracker.demo(broker=broker, workspace=tmp_path, suborder_pause_s=0.01) as tracker:
         order = tracker.submit("dataset:SWOT_CYCLE_007")
     ended = re.escape("this demo has ended with stop(): OrderTracker.demo() starts a new one")
     calls = [
