@@ -99,7 +99,7 @@ class Connection:
 
 
 def _consume(asked: Any) -> Any:
-    if asked.arguments:
+    if "x-stream-offset" in (asked.arguments or {}):
         # RabbitMQ's answer for a classic queue and an offset.
         return spec.Channel.Close(
             406, "PRECONDITION_FAILED - invalid arg 'x-stream-offset'", 60, 20

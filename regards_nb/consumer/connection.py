@@ -70,9 +70,8 @@ class Connection:
         self._channel: Any = None
         self._spare: Any = None
         self._consumer_tag: str | None = None
-        #: RabbitMQ shows the type of a queue only by refusing what the type does not support.
-        self._may_be_stream = True
-        self._is_classic = False
+        #: of the queue: classic, quorum or stream; empty until RabbitMQ tells
+        self._kind = ""
         self._session_is_open = False
         #: where a consumer of a stream begins; read while the session is opened
         self._stream_start: int | None = None
@@ -93,7 +92,7 @@ class Connection:
         #: whether no message waited in the queue when RabbitMQ was last asked
         self._is_drained = False
         #: consumers of the queue before this one was added
-        self._consumers_before = 0
+        self._consumers_before: int | None = None
         self._alive_at_s = _clock_s()
         #: the answer that is awaited before the consumer works; another thread reads it
         self.awaited = "the connection"
@@ -159,8 +158,8 @@ class Connection:
     # -- from connect to consume; each step follows the broker's answer to the one before --
 
     def _on_connected(self, connection: Any) -> None:
-        # Open both channels at once. RabbitMQ closes the first unless the queue is a stream, and
-        # the second is ready by then: this saves two round trips.
+        # RabbitMQ tells the type of a queue only by refusing what the type does not support, and
+        # then closes the channel: one of these is for a stream, the other one for any other queue.
         self._channel = connection.channel(on_open_callback=self._on_channel)
         self._spare = connection.channel(on_open_callback=self._on_channel)
         self._io.call_later(self.consume_timeout_s, self._end_unless_consuming)
@@ -225,8 +224,6 @@ class Connection:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         if channel is self._spare:
-            # On this channel, because pika sends the next request of a channel after the answer to
-            # the one before: the other channel tries to consume meanwhile.
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
         channel.basic_qos(prefetch_count=self.batcher.prefetch)
@@ -236,20 +233,21 @@ class Connection:
     def _on_queue(self, answer: Any) -> None:
         self._answers.received("depth")
         depth: int | None = answer.method.message_count
-        if self._is_consuming and self._may_be_stream:
+        if self._kind == "stream":
             # a stream counts all that it keeps, read or not
             depth = None
         self._is_drained = not depth
         is_silent = self._is_silent()
         self._writer.on_depth(depth, is_silent=is_silent)
-        if self._is_consuming and is_silent and depth == 0 and not self._is_classic:
+        if self._is_consuming and is_silent and depth == 0 and self._kind == "quorum":
             self._store_if_all_acknowledged(answer)
             self._probe.tick(self._connection)
         consumers: int = answer.method.consumer_count
         before, self._consumers_before = self._consumers_before, 0
         if not self._is_consuming:
             self._consumers_before = consumers
-        elif consumers and consumers == before and not self._may_be_stream:
+            self._consume_if_ready()
+        elif consumers and consumers == before and self._kind != "stream":
             # RabbitMQ does not count our consumer: the queue has a single active one, not ours
             self._writer.on_waiting()
         self._consumer_count = consumers
@@ -268,28 +266,36 @@ class Connection:
 
     def _report_other_consumers(self) -> None:
         # A stream gives each message to every consumer; all other queues give it to one.
-        count = 0 if self._may_be_stream else max(self._consumer_count, 0)
+        count = 0 if self._kind == "stream" else max(self._consumer_count, 0)
         self._writer.on_other_consumers(count)
 
     def _consume_if_ready(self) -> None:
-        if self._session_is_open and self._channel is not None and self._channel.is_open:
-            self._consumer_tag = self._start_consumer(self._on_consuming)
+        is_declared = self._consumers_before is not None
+        if self._session_is_open and is_declared and self._channel.is_open:
+            self.awaited = "the consumer"
+            self._consumer_tag = self._start_consumer(self._channel, self._on_consuming)
+            self._start_consumer(self._spare, self._on_stream)
 
-    def _start_consumer(self, on_consuming: Callable[[Any], None]) -> str:
-        arguments = {}
-        if self._may_be_stream:
-            offset = self._stream_start
-            arguments["x-stream-offset"] = "first" if offset is None else offset
-        self.awaited = "the consumer"
-        tag: str = self._channel.basic_consume(
+    def _start_consumer(self, channel: Any, on_consuming: Callable[[Any], None]) -> str:
+        if channel is self._spare or self._kind == "stream":
+            offset = "first" if self._stream_start is None else self._stream_start
+            arguments = {"x-stream-offset": offset}
+        else:
+            arguments = {"x-priority": 0}  # the default, and a stream refuses it
+        tag: str = channel.basic_consume(
             self._queue, _message_for_pika, arguments=arguments, callback=on_consuming
         )
         return tag
 
+    def _on_stream(self, answer: Any) -> None:
+        self._kind, self._channel = "stream", self._spare
+        self._consumer_tag = answer.method.consumer_tag
+        self._on_consuming(answer)
+
     def _on_consuming(self, _answer: Any) -> None:
         self._is_consuming = True
         self._report_other_consumers()
-        if self._may_be_stream:
+        if self._kind == "stream":
             # the depth came before the type of the queue was known
             self._writer.on_depth(None, is_silent=False)
             self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
@@ -338,11 +344,12 @@ class Connection:
         classic queue keeps the order; there the new consumer starts first, because a queue with
         auto-delete ends with its last consumer.
         """
-        if self._growing or self._closing or not self.batcher.should_grow():
+        is_busy = self._growing or self._closing or not self._kind
+        if is_busy or not self.batcher.should_grow():
             return
         self._growing = True
         self._answers.expect("a larger limit")
-        if self._is_classic:
+        if self._kind == "classic":
             # the old consumer stays full, and receives nothing more
             self.batcher.is_held = True
             self.batcher.grow()
@@ -385,9 +392,9 @@ class Connection:
                 self.batcher.is_held = False
 
         self._channel.basic_qos(prefetch_count=self.batcher.prefetch)
-        if self._may_be_stream:
+        if self._kind == "stream":
             self._stream_start = self._writer.stream.start()
-        self._consumer_tag = self._start_consumer(on_consuming)
+        self._consumer_tag = self._start_consumer(self._channel, on_consuming)
 
     def _cancel(self, then: Callable[[Any], None], tag: str | None = None) -> None:
         """Cancel a consumer; messages that are on their way are received as before."""
@@ -406,7 +413,7 @@ class Connection:
         if channel_number != self._channel.channel_number or not self._channel.is_open:
             return  # RabbitMQ delivers again what a closed channel has not acknowledged
         properties = properties_from(encoded)
-        offset = properties.stream_offset if self._may_be_stream else None
+        offset = properties.stream_offset if self._kind == "stream" else None
         received_at_us = time.time_ns() // 1000
         delivery = Delivery(body, received_at_us, redelivered, *properties[:5], offset)
         if redelivered and properties.delivery_count is not None:
@@ -508,7 +515,7 @@ class Connection:
         self._io.call_later(within_s, self._abort)
         if not (self._channel is not None and self._channel.is_open and self._consumer_tag):
             self._close()
-        elif self._may_be_stream or not self._is_consuming:
+        elif self._kind == "stream" or not self._is_consuming:
             self._cancel_to_close()
         else:
             self.batcher.is_held = True
@@ -533,7 +540,7 @@ class Connection:
         if self._growing or (has_more and not self._is_complete):
             self._io.call_later(REMAINING_PERIOD_S, self._ask_remaining)
             return
-        if not answer.method.message_count and not self._is_classic:
+        if not answer.method.message_count and self._kind == "quorum":
             # Before the cancellation: its answer then says that RabbitMQ has written them.
             self._flush()
             self.batcher.acknowledge_all()
@@ -555,10 +562,10 @@ class Connection:
             self._io.transport.abort()
 
     def _on_cancelled_by_us(self, _answer: Any) -> None:
-        if not (self._is_classic or self._may_be_stream):
+        if self._kind == "quorum":
             self._writer.on_acknowledgements_confirmed()
         self._flush()
-        if not self._may_be_stream and not self._is_complete and self._channel.is_open:
+        if self._kind != "stream" and not self._is_complete and self._channel.is_open:
             # Messages that arrived last may be on their way to the consumer that is gone.
             self._channel.queue_declare(self._queue, passive=True, callback=self._on_last_remaining)
         else:
@@ -568,7 +575,7 @@ class Connection:
         self._acknowledge_remaining(is_drained=not answer.method.message_count)
 
     def _acknowledge_remaining(self, *, is_drained: bool) -> None:
-        if not (self._is_classic and self._growing):
+        if not (self._kind == "classic" and self._growing):
             self.batcher.acknowledge_all(is_drained=is_drained)
         self._close()
 
@@ -576,12 +583,13 @@ class Connection:
         # pika does not pass a reason; RabbitMQ cancels a consumer when its queue is deleted
         self._finish(pika.exceptions.ConsumerCancelled(_frame.method))
 
-    def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
-        if self._may_be_stream and "x-stream-offset" in str(reason):
-            self._may_be_stream = False
-            self._is_classic = "classic" in str(reason)
-            self._channel = self._spare
-            self._consume_if_ready()
+    def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
+        text = str(reason)
+        if "invalid arg" in text:
+            # the consumer of the other channel is accepted
+            if channel is self._spare:
+                kind = text.rpartition("queue type")[2]
+                self._kind = "classic" if "classic" in kind else "quorum"
         elif (
             isinstance(reason, pika.exceptions.ChannelClosedByClient)
             and self._growing
