@@ -72,7 +72,8 @@ _POOL_SIZE = 16
 
 #: 500,000 orders with 100 on a page; more pages mean a server that counts wrongly.
 _MAX_PAGES = 5000
-_MANIFEST_PAGE_SIZE = 1000
+#: Spring sends at most so many at a time.
+_MANIFEST_PAGE_SIZE = 2000
 #: How often a manifest that changed while its pages were read is read again.
 _MAX_READINGS = 3
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
-from regards_nb.download.pipeline import ZipOutcome, extract_zip, fetch_zip
+from regards_nb.download.pipeline import extract_zip, fetch_zip
 from regards_nb.download.records import FileChecker, is_in_zip
 from regards_nb.download.workspace import CheckedFile, Content
 from regards_nb.errors import ServiceError
@@ -19,8 +19,8 @@ from regards_nb.files import FileRecord, FileState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from regards_nb.client import RegardsClient
-    from regards_nb.download.context import DownloadContext
+    from regards_nb.download.context import DownloadContext, FileSource
+    from regards_nb.download.extract import ZipOutcome
 
 _log = logging.getLogger(__name__)
 
@@ -167,11 +167,11 @@ def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileReco
         if not rows or pause_s is None:
             break
         stop.wait(pause_s)
-        context.raise_if_stopped()
+        context.publisher.raise_if_stopped()
     return rows
 
 
-def all_files(client: RegardsClient, order_id: int) -> Iterator[FileRecord]:
+def all_files(client: FileSource, order_id: int) -> Iterator[FileRecord]:
     """Yield all files of an order in any state: the lists of its data sets name them."""
     for dataset_id in client.order(order_id).dataset_ids:
         yield from client.iter_dataset_files(order_id, dataset_id)

@@ -29,6 +29,7 @@ from regards_nb.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from obstore import GetResult
     from obstore.store import S3Store
 
 _log = logging.getLogger(__name__)
@@ -140,15 +141,11 @@ class BucketFiles:
 
     def look(self, name: str) -> Found | None:
         """Return what the store tells of an object; None where there is none."""
-        with self._errors():
-            try:
-                # a HEAD request; unlike `head` it also returns what was recorded with the object
-                found = self._small.get(self._start + name, options={"head": True})
-            except FileNotFoundError as exc:
-                if _code(exc) == "NoSuchBucket":
-                    raise
-                return None
-            return Found(found.meta["size"], found.attributes.get(_MD5), found.meta["e_tag"])
+        # a HEAD request; unlike `head` it also returns what was recorded with the object
+        found = self._get(name, head=True)
+        if found is None:
+            return None
+        return Found(found.meta["size"], found.attributes.get(_MD5), found.meta["e_tag"])
 
     def create(
         self,
@@ -232,9 +229,14 @@ class BucketFiles:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small object; None where there is none."""
+        found = self._get(name, head=False)
+        with self._errors():
+            return None if found is None else bytes(found.bytes())
+
+    def _get(self, name: str, *, head: bool) -> GetResult | None:
         with self._errors():
             try:
-                return bytes(self._small.get(self._start + name).bytes())
+                return self._small.get(self._start + name, options={"head": head})
             except FileNotFoundError as exc:
                 if _code(exc) == "NoSuchBucket":
                     raise

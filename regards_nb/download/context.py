@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from regards_nb.client import LastByte
-from regards_nb.download.publisher import StoppedError
+from regards_nb.errors import OrderNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-    from regards_nb.client import RegardsClient
+    from regards_nb.client import Body, RemoteOrder
     from regards_nb.download.manifest import Manifest
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import Progress, ProgressCounter
     from regards_nb.download.publisher import Publisher
     from regards_nb.download.records import Check, OrderRecords
     from regards_nb.download.workspace import Workspace
-
-#: How often it is looked whether a download was stopped.
-_WAKE_S = 0.2
+    from regards_nb.files import FileRecord
 
 Way = Literal["auto", "zip", "files"]
 
@@ -51,10 +49,35 @@ class DownloadOptions:
     backoff_s: float = 1.0
 
 
+class FileSource(Protocol):
+    """What a download asks for files: a `RegardsClient`, or a source that knows no order."""
+
+    def open_file(
+        self, file_id: int, *, stop: threading.Event | None = None
+    ) -> AbstractContextManager[Body]:
+        """Open one file."""
+
+    def open_zip(self, order_id: int) -> AbstractContextManager[Body | None]:  # noqa: ARG002
+        """Open the zip of all files that are available now; None if there are none."""
+        return nullcontext()
+
+    def order(self, order_id: int) -> RemoteOrder:  # noqa: ARG002
+        """Return the order of the files."""
+        raise OrderNotFoundError("files of the catalogue belong to no order")
+
+    def iter_available_files(self, order_id: int) -> Iterator[FileRecord]:  # noqa: ARG002
+        """Yield the files that the server has ready, and expects to be downloaded."""
+        return iter(())
+
+    def iter_dataset_files(self, order_id: int, dataset_id: int) -> Iterator[FileRecord]:  # noqa: ARG002
+        """Yield all files of a data set of the order."""
+        return iter(())
+
+
 class DownloadContext(NamedTuple):
     """The parts of one increment."""
 
-    client: RegardsClient
+    client: FileSource
     order_id: int
     options: DownloadOptions
     #: What is recorded of the files of the order.
@@ -65,17 +88,3 @@ class DownloadContext(NamedTuple):
     names: FinalNames
     publisher: Publisher
     counter: ProgressCounter
-
-    def wait_for(self, jobs: Sequence[Future[None]]) -> None:
-        """Wait until all have ended; meanwhile report progress, and record uploads.
-
-        StoppedError: the download was asked to stop.
-        """
-        while wait(jobs, _WAKE_S).not_done:
-            self.publisher.report()
-            self.raise_if_stopped()
-
-    def raise_if_stopped(self) -> None:
-        """Raise where the download was asked to stop."""
-        if self.options.stop.is_set():
-            raise StoppedError

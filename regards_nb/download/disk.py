@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,11 +164,7 @@ def link_without_replacing(source: str, target: str) -> bool:
 def file_md5(path: str) -> str:
     """Return the MD5 of a file, in hexadecimal."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
-        return hashlib.file_digest(file, _md5).hexdigest()
-
-
-def _md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def lock_if_free(descriptor: int) -> bool:

@@ -7,6 +7,7 @@ does not name the file.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from regards_nb.download.manifest import MAX_NOTICE_BYTES, NOTICE_NAME, MatchKind, parse_notice
@@ -19,10 +20,25 @@ if TYPE_CHECKING:
 
     from regards_nb.download.context import DownloadContext
     from regards_nb.download.zipstream import EntryBytes
+    from regards_nb.errors import ServiceError
     from regards_nb.files import FileRecord
 
 #: Maximum number of entries of a zip: a multiple of the files of the manifest, plus a number.
 _MAX_ENTRIES_FACTOR, _MAX_ENTRIES_MORE = 2, 1000
+
+
+@dataclass(slots=True)
+class ZipOutcome:
+    """The result of one zip besides its files."""
+
+    #: Why it is not proven to be complete; None if it is.
+    failure: ArchiveError | ServiceError | None = None
+    #: What the server says of files that it could not send, by name.
+    notice: dict[str, str] = field(default_factory=dict)
+    #: Entries that the manifest does not list; they are staged until the zip is proven.
+    unlisted: list[Content] = field(default_factory=list)
+    #: Why entries were not right, by the ids of the files they stand for.
+    wrong: dict[int, str] = field(default_factory=dict)
 
 
 class Extractor:
@@ -40,12 +56,9 @@ class Extractor:
         self._size_only: list[tuple[Content, FileRecord]] = []
         self._notice: Content | None = None
         self._max_entries = _MAX_ENTRIES_FACTOR * len(self._manifest) + _MAX_ENTRIES_MORE
-        #: Entries that the manifest does not list; they are staged until the zip is proven.
-        self.unlisted: list[Content] = []
         #: With ``extract=False``: files that are right and stay in the zip.
         self.zipped: list[FileRecord] = []
-        #: Why entries were not right, by the ids of the files they stand for.
-        self.wrong: dict[int, str] = {}
+        self._outcome = ZipOutcome()
 
     def take(self, pieces: Iterable[EntryBytes]) -> None:
         """Take pieces, in the order of the zip; raise ArchiveError where it is a bomb."""
@@ -67,11 +80,12 @@ class Extractor:
         self._counter.add_bytes(arrived_bytes)
         self._hand_over()
 
-    def finish(self, *, proven: bool) -> dict[str, str]:
-        """Decide about the entries that had to wait, and return the notice, by file name.
+    def finish(self, failure: ArchiveError | ServiceError | None) -> ZipOutcome:
+        """Decide about the entries that had to wait, and return what came of the zip.
 
-        *proven*: the zip was read to its end and everything agreed.
+        Without a *failure* it is proven: it was read to its end and everything agreed.
         """
+        proven, outcome = failure is None, self._outcome
         notice = parse_notice(self._notice.data) if proven and self._notice else None
         with self._workspace.errors():
             if self._notice is not None and notice is None:
@@ -86,10 +100,11 @@ class Extractor:
         self._hand_over()
         if not proven or not self._extracts:
             # not proven: the server marked nothing, so they come again; else they stay in the zip
-            for content in self.unlisted:
+            for content in outcome.unlisted:
                 content.discard()
-            self.unlisted.clear()
-        return notice or {}
+            outcome.unlisted.clear()
+        outcome.failure, outcome.notice = failure, notice or {}
+        return outcome
 
     def close(self) -> None:
         """Forget an entry that was not completed."""
@@ -128,7 +143,7 @@ class Extractor:
         same_name = self._manifest.named(writer.name)
         self._note_wrong(same_name, piece.damage)
         if not same_name:
-            self.unlisted.append(Content.damaged(writer.name))
+            self._outcome.unlisted.append(Content.damaged(writer.name))
         return None
 
     def _match(self, content: Content) -> None:
@@ -139,7 +154,7 @@ class Extractor:
         elif kind is MatchKind.SIZE_ONLY:
             self._size_only.append((self._moved_to_disk(content), records[0]))
         elif kind is MatchKind.UNKNOWN:
-            self.unlisted.append(self._moved_to_disk(content))
+            self._outcome.unlisted.append(self._moved_to_disk(content))
         else:
             # it is wrong or ambiguous, or the file was found already
             content.discard()
@@ -149,11 +164,11 @@ class Extractor:
 
     def _match_unlisted(self) -> None:
         """Match entries whose name no file has by their content."""
-        candidates, self.unlisted = self.unlisted, []
+        candidates, self._outcome.unlisted = self._outcome.unlisted, []
         matched = self._manifest.match_contents([content.md5 for content in candidates])
         for content, record in zip(candidates, matched, strict=True):
             if record is None:
-                self.unlisted.append(content)
+                self._outcome.unlisted.append(content)
             else:
                 self._accept(content, [record], FileState.VERIFIED)
 
@@ -171,4 +186,4 @@ class Extractor:
         return content.staged(self._workspace)
 
     def _note_wrong(self, records: Iterable[FileRecord], reason: str) -> None:
-        self.wrong.update((record.file_id, reason) for record in records)
+        self._outcome.wrong.update((record.file_id, reason) for record in records)

@@ -25,9 +25,10 @@ from regards_nb.download.after_zip import (
     release,
 )
 from regards_nb.download.context import DownloadContext, DownloadOptions
+from regards_nb.download.extract import ZipOutcome
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
-from regards_nb.download.pipeline import ZipOutcome, fetch_zip
+from regards_nb.download.pipeline import fetch_zip
 from regards_nb.download.places import as_place, paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
@@ -47,8 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from regards_nb.client import RegardsClient
-    from regards_nb.download.context import Way
+    from regards_nb.download.context import FileSource, Way
     from regards_nb.download.parallel_files import Failure
     from regards_nb.download.places import Place
     from regards_nb.download.records import FileLog
@@ -128,7 +128,7 @@ class Downloader:
 
     def __init__(
         self,
-        client: RegardsClient,
+        client: FileSource,
         order_id: int,
         directory: str | Place,
         log: FileLog,
@@ -275,13 +275,11 @@ class Downloader:
     def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
         planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.elsewhere)}
-        lost = [record for record in self.records.of(planned) if not record.in_place]
-        if lost:
+        if not planned <= self.records.arrived:
             # another download of the same order may have fetched them
             self.records.read()
-            found = [record for record in self.records.of(planned) if record.in_place]
-            self.records.arrived.update(record.file_id for record in found)
-            lost = [record for record in self.records.of(planned) if not record.in_place]
+        lost = [record for record in self.records.of(planned) if not record.in_place]
+        self.records.arrived |= planned - {record.file_id for record in lost}
         placed = self.records.of(self.records.arrived)
         if lost:
             self._failed.update(record.file_id for record in lost)

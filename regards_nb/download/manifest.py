@@ -61,23 +61,23 @@ class Manifest:
     def __init__(self, records: Iterable[FileRecord] = ()) -> None:
         self._by_name: defaultdict[str, list[FileRecord]] = defaultdict(list)
         self._missing: dict[int, FileRecord] = {}
-        self._length = 0
+        #: Of all files, found or not.
+        self._ids: set[int] = set()
         self.add(records)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._ids)
 
     def __contains__(self, record: FileRecord) -> bool:
         """Whether a file is one of these, found or not."""
-        same_name = self._by_name.get(entry_form(record.name), ())
-        return any(known.file_id == record.file_id for known in same_name)
+        return record.file_id in self._ids
 
     def add(self, records: Iterable[FileRecord]) -> None:
         """Expect more files."""
         for record in records:
             self._by_name[entry_form(record.name)].append(record)
             self._missing[record.file_id] = record
-            self._length += 1
+            self._ids.add(record.file_id)
 
     @property
     def missing(self) -> list[FileRecord]:

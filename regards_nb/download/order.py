@@ -9,12 +9,13 @@ import hashlib
 import threading
 import time
 import warnings
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_paths
 from regards_nb.download.after_zip import all_files
-from regards_nb.download.context import DownloadOptions
+from regards_nb.download.context import DownloadOptions, FileSource
 from regards_nb.download.increment import Downloader
 from regards_nb.download.places import archive_of, as_place, paths_of
 from regards_nb.download.progress import ProgressLine
@@ -23,14 +24,13 @@ from regards_nb.download.workspace import open_workspace
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
-    OrderNotFoundError,
     ServiceError,
     ServiceUnreachableError,
     WaitTimeoutError,
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted
-from regards_nb.waits import stopped_by_user
+from regards_nb.waits import growing, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,36 +127,23 @@ def download_order(
     """
     check_paths(directory=directory)
     folder = as_place(directory)
-    stop = stop or threading.Event()
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     client.order(order_id)  # raises where there is none, before anything is made here
-    with open_workspace(folder, order_id, stop=stop):
-        pass
-    line = ProgressLine()
-    downloader = Downloader(
-        client,
-        order_id,
-        folder,
-        StateLog(
-            folder, order_id, archive=archive_of(client.base_url, client.tenant), durable=durable
-        ),
-        DownloadOptions(
-            on_progress=on_progress or (line if show else None),
-            stop=stop,
-            extract=extract,
-            way=way,
-            check="checksum" if checksum else "size",
-            again=again,
-            gather=True,
-            durable=durable,
-            backoff_s=backoff_s,
-        ),
+    options = DownloadOptions(
+        on_progress=on_progress,
+        stop=stop or threading.Event(),
+        extract=extract,
+        way=way,
+        check="checksum" if checksum else "size",
+        again=again,
+        gather=True,
+        durable=durable,
+        backoff_s=backoff_s,
     )
-    try:
-        order = _fetch_until_finished(client, downloader, stop, deadline_s, poll_s)
+    archive = archive_of(client.base_url, client.tenant)
+    with _downloader(client, order_id, folder, options, archive=archive, show=show) as downloader:
+        order = _fetch_until_finished(client, downloader, options.stop, deadline_s, poll_s)
         _fetch_rest(client, order, downloader)
-    finally:
-        line.end()
     for text in downloader.notes:
         warnings.warn(text, stacklevel=3)
     paths = paths_of(downloader.records.in_place)
@@ -167,6 +154,29 @@ def download_order(
     return paths
 
 
+@contextmanager
+def _downloader(
+    source: FileSource,
+    order_id: int,
+    folder: Place,
+    options: DownloadOptions,
+    *,
+    archive: str = "",
+    show: bool,
+) -> Iterator[Downloader]:
+    """Make what downloads into a place that can be written to; its progress is shown in a line."""
+    with open_workspace(folder, order_id, stop=options.stop):
+        pass
+    log = StateLog(folder, order_id, archive=archive, durable=options.durable)
+    line = ProgressLine()
+    if show and options.on_progress is None:
+        options = replace(options, on_progress=line)
+    try:
+        yield Downloader(source, order_id, folder, log, options)
+    finally:
+        line.end()
+
+
 def _fetch_until_finished(
     client: RegardsClient,
     downloader: Downloader,
@@ -175,7 +185,7 @@ def _fetch_until_finished(
     poll_s: float,
 ) -> RemoteOrder:
     """Fetch increments until the server prepares nothing more."""
-    unanswered, pause_s = 0, poll_s
+    unanswered, pauses = 0, growing(poll_s, _MAX_POLL_S, _SLOWER)
     while True:
         came = False
         try:
@@ -196,10 +206,9 @@ def _fetch_until_finished(
                     f"client.resume({order.order_id})"
                 )
         if came:
-            pause_s = poll_s
-            continue
-        _pause(downloader, stop, pause_s, deadline_s)
-        pause_s = min(pause_s * _SLOWER, _MAX_POLL_S)
+            pauses = growing(poll_s, _MAX_POLL_S, _SLOWER)
+        else:
+            _pause(downloader, stop, next(pauses), deadline_s)
 
 
 def _fetch_ready(downloader: Downloader) -> bool:
@@ -285,64 +294,48 @@ def download_products(
     source = _ProductFiles(client, products, accept_licence=accept_licence)
     if not source.records:
         raise DownloadError(f"{counted(len(products), 'product')} without any file")
-    with open_workspace(folder, _NO_ORDER):
-        pass
-    line = ProgressLine()
-    downloader = Downloader(
-        # Of a client, a download of single files uses the methods of _ProductFiles only.
-        cast("RegardsClient", source),
-        _NO_ORDER,
-        folder,
-        StateLog(folder, _NO_ORDER, durable=durable),
-        DownloadOptions(
-            on_progress=on_progress or (line if show else None),
-            stop=stop or threading.Event(),
-            way="files",
-            check="size",
-            durable=durable,
-            backoff_s=backoff_s,
-        ),
+    options = DownloadOptions(
+        on_progress=on_progress,
+        stop=stop or threading.Event(),
+        way="files",
+        check="size",
+        durable=durable,
+        backoff_s=backoff_s,
     )
-    # No manifest lists the files: they are fetched as those that a manifest lists no longer.
-    downloader.records.expect(source.records)
-    downloader.retry_failed()
-
-    def stopped() -> str:
-        here = sum(record.in_place for record in downloader.records.of(wanted))
-        files = counted(f"{here} of {len(wanted)}", "file")
-        return STOPPED.format(files)
-
     wanted = [record.file_id for record in source.records]
-    try:
-        with stopped_by_user(stopped):
-            downloader.fetch()
-    except IncompleteDownloadError as exc:
-        name, reason = next(iter(exc.missing.items()))
-        raise IncompleteDownloadError(
-            f"{counted(f'{len(exc.missing)} of {len(source.records)}', 'file')} could not be "
-            f"downloaded; the others are saved in {folder}. {name}: {reason}",
-            paths=exc.paths,
-            missing=exc.missing,
-        ) from None
-    finally:
-        line.end()
-    return paths_of(downloader.records.of(wanted))
+    with _downloader(source, _NO_ORDER, folder, options, show=show) as downloader:
+        records = downloader.records
+        # No manifest lists the files: they are fetched as those that a manifest lists no longer.
+        records.expect(source.records)
+
+        def stopped() -> str:
+            here = sum(record.in_place for record in records.of(wanted))
+            return STOPPED.format(counted(f"{here} of {len(wanted)}", "file"))
+
+        try:
+            with stopped_by_user(stopped):
+                downloader.fetch()
+        except IncompleteDownloadError as exc:
+            name, reason = next(iter(exc.missing.items()))
+            raise IncompleteDownloadError(
+                f"{counted(f'{len(exc.missing)} of {len(wanted)}', 'file')} could not be "
+                f"downloaded; the others are saved in {folder}. {name}: {reason}",
+                paths=exc.paths,
+                missing=exc.missing,
+            ) from None
+        return paths_of(records.of(wanted))
 
 
-class _File(NamedTuple):
-    urn: str
-    checksum: str
-
-
-class _ProductFiles:
-    """The files of products, with the methods of a client that a download uses."""
+class _ProductFiles(FileSource):
+    """The files of products."""
 
     def __init__(
         self, client: RegardsClient, products: Sequence[Product], *, accept_licence: bool
     ) -> None:
         self._client = client
         self._accept_licence = accept_licence
-        self._files: dict[int, _File] = {}
+        #: URN of the product and checksum, by file id.
+        self._files: dict[int, tuple[str, str]] = {}
         self.records: list[FileRecord] = []
         for product in products:
             for file in product.files:
@@ -351,7 +344,7 @@ class _ProductFiles:
                         f"{file.name} has no checksum, and REGARDS gives files of the catalogue by "
                         "checksum only: order the product"
                     )
-                key = _File(product.urn, file.checksum)
+                key = (product.urn, file.checksum)
                 # The same number in each call, so that a later call finds what was fetched.
                 digest = hashlib.md5("/".join(key).encode(), usedforsecurity=False).digest()
                 file_id = int.from_bytes(digest[:7])
@@ -366,14 +359,6 @@ class _ProductFiles:
                         product_id=product.provider_id,
                     )
                 )
-
-    def order(self, _order_id: int) -> NoReturn:
-        """Raise: these files belong to no order that could expire."""
-        raise OrderNotFoundError("files of the catalogue belong to no order")
-
-    def iter_available_files(self, _order_id: int) -> Iterator[FileRecord]:
-        """Yield nothing: REGARDS waits for no download of these files."""
-        return iter(())
 
     def open_file(
         self, file_id: int, *, stop: threading.Event | None = None

@@ -25,7 +25,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileState
 from regards_nb.text import clean
-from regards_nb.waits import in_thread
+from regards_nb.waits import growing, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ class _Pool:
             for number in range(min(len(self._waiting), _MAX_PARALLEL))
         ]
         try:
-            self._context.wait_for(jobs)
+            self._context.publisher.wait_for(jobs)
         finally:
             # After a normal end nothing is left to stop. A thread that waits for an answer has no
             # file, and drops the answer.
@@ -155,6 +155,8 @@ class _Pool:
     def _fetch(self, record: FileRecord) -> Failure | None:
         """Fetch one file; repeat the request where that may help. Return why it did not come."""
         wrong = refusals = failures = 0
+        unit_s = self._context.options.backoff_s
+        pauses = growing(unit_s, _MAX_BACKOFF_FACTOR * unit_s)
         while not self._halt.is_set():
             if self._quota_message is not None:
                 return Failure(self._quota_message)
@@ -180,8 +182,7 @@ class _Pool:
                 return None
             if wrong == _MAX_WRONG or failures == _MAX_TRIES or refusals == _MAX_REFUSALS:
                 return Failure(reason)
-            factor = min(2 ** (wrong + failures + refusals - 1), _MAX_BACKOFF_FACTOR)
-            pause_s = random.uniform(0, self._context.options.backoff_s * factor)
+            pause_s = random.uniform(0, next(pauses))
             with pausing(asking_again(pause_s, f"{clean(record.name)}: {reason}")):
                 self._halt.wait(pause_s)
         return None

@@ -9,11 +9,10 @@ from __future__ import annotations
 import queue
 import sys
 from concurrent.futures import wait
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from regards_nb.client import watched
-from regards_nb.download.extract import Extractor
+from regards_nb.download.extract import Extractor, ZipOutcome
 from regards_nb.download.places import files_in, folder_and_name
 from regards_nb.download.records import zip_name
 from regards_nb.download.workspace import CheckedFile, ContentWriter
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.download.context import DownloadContext
-    from regards_nb.download.workspace import Content
     from regards_nb.download.zipstream import EntryBytes
 
 #: The pieces of a block go to the writer together, because each switch between the threads takes
@@ -39,20 +37,6 @@ if TYPE_CHECKING:
 _BATCH_BYTES, _WAITING_BATCHES = 1 << 20, 3
 #: How long to wait for a thread that reads from a dead connection.
 _JOIN_S = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZipOutcome:
-    """The result of one zip besides its files."""
-
-    #: Why it is not proven to be complete; None if it is.
-    failure: ArchiveError | ServiceError | None = None
-    #: What the server says of files that it could not send, by name.
-    notice: dict[str, str] = field(default_factory=dict)
-    #: Entries that the manifest does not list.
-    unlisted: list[Content] = field(default_factory=list)
-    #: Why entries were not what the manifest says, by file id.
-    wrong: dict[int, str] = field(default_factory=dict)
 
 
 def fetch_zip(context: DownloadContext) -> ZipOutcome:
@@ -73,7 +57,7 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
         is_busy = isinstance(exc, NotAllowedError) and exc.status_code == 401
         if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError) and not is_busy:
             raise
-        context.raise_if_stopped()
+        context.publisher.raise_if_stopped()
         return ZipOutcome(failure=exc)
 
 
@@ -116,7 +100,7 @@ class _Pipeline:
         reader = in_thread(self._read, "regards-nb-zip-reader")
         writer = in_thread(self._write, "regards-nb-zip-writer")
         try:
-            self._context.wait_for([reader, writer])
+            self._context.publisher.wait_for([reader, writer])
         finally:
             # After Ctrl-C, too: entries that are inflated are still verified and kept.
             if not reader.done():
@@ -128,21 +112,14 @@ class _Pipeline:
         failure = self._write_failure or reader.exception()
         if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
             raise failure
-        return self._finished(failure)
-
-    def _finished(self, failure: ArchiveError | ServiceError | None) -> ZipOutcome:
-        """Return what came of the zip. With a *failure* it is not proven to be complete."""
-        extractor, copy = self._extractor, self._copy
-        notice = extractor.finish(proven=failure is None)
-        if copy is not None and extractor.zipped:
+        outcome = self._extractor.finish(failure)
+        if self._copy is not None and (zipped := self._extractor.zipped):
             if failure is None:
-                verified = CheckedFile(copy.finish(), extractor.zipped, None, copy.name)
+                verified = CheckedFile(self._copy.finish(), zipped, None, self._copy.name)
                 self._context.publisher.add([verified])
             else:
-                self._context.manifest.reopen(extractor.zipped)
-        return ZipOutcome(
-            failure=failure, notice=notice, unlisted=extractor.unlisted, wrong=extractor.wrong
-        )
+                self._context.manifest.reopen(zipped)
+        return outcome
 
     def _read(self) -> None:
         """Read the zip and inflate it; runs in the reader."""

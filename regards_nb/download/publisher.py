@@ -19,6 +19,7 @@ from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from regards_nb.download.names import FinalNames
     from regards_nb.download.progress import ProgressCounter
@@ -92,10 +93,7 @@ class Publisher:
         StoppedError: the download was asked to stop while files were uploaded.
         """
         self._end()
-        while wait(self._jobs, _WAKE_S).not_done:
-            self.report()
-            if self._workspace.uploads and self._stop.is_set():
-                raise StoppedError
+        self.wait_for(self._jobs, until_stopped=self._workspace.uploads)
         self._record()
         self.raise_failure()
 
@@ -116,11 +114,22 @@ class Publisher:
             if job.done():
                 job.result()
 
-    def report(self) -> None:
-        """Report progress, and record uploaded files; in the thread that called the download."""
-        if self._workspace.uploads:
-            self._record()  # several files together, because each record is a request or a commit
-        self._counter.report()
+    def wait_for(self, jobs: Sequence[Future[None]], *, until_stopped: bool = True) -> None:
+        """Wait until all have ended, in the thread that called the download.
+
+        Meanwhile report progress, and record uploaded files.
+        """
+        while wait(jobs, _WAKE_S).not_done:
+            if self._workspace.uploads:
+                self._record()  # several together, because each record is a request or a commit
+            self._counter.report()
+            if until_stopped:
+                self.raise_if_stopped()
+
+    def raise_if_stopped(self) -> None:
+        """Raise StoppedError where the download was asked to stop."""
+        if self._stop.is_set():
+            raise StoppedError
 
     def _record(self) -> None:
         with self._changed:
@@ -181,8 +190,9 @@ class Publisher:
         is_created = True
         while not workspace.create(name, content):
             # Another download may have put the same file there, or the user another one.
+            # A file that failed a check is read, whatever is recorded beside it.
             is_suspect = workspace.files.join(name) in self._records.suspect
-            if workspace.has(name, content, is_suspect=is_suspect):
+            if workspace.files.has(name, content.size_bytes, content.md5, reads=is_suspect):
                 content.discard()
                 is_created = False
                 break

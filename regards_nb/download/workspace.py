@@ -189,7 +189,9 @@ class ContentWriter:
 
     def finish(self) -> Content:
         """Return the complete content."""
-        self._close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
         return Content(
             self.name, self._size_bytes, self._digest.hexdigest(), bytes(self._held), self._path
         )
@@ -197,11 +199,6 @@ class ContentWriter:
     def discard(self) -> None:
         """Forget the content and remove its staged file."""
         self.finish().discard()
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
     def _check_size(self) -> None:
         if self._limit_bytes is None:
@@ -293,13 +290,6 @@ class Workspace:
         if not is_done:
             os.unlink(self._held)
         return is_done
-
-    def has(self, name: str, content: Content, *, is_suspect: bool) -> bool:
-        """Return whether the file with this final name has this content.
-
-        A file that failed a check is read, whatever is recorded beside it.
-        """
-        return self.files.has(name, content.size_bytes, content.md5, reads=is_suspect)
 
     def replace_cut(self, name: str, content: Content) -> bool:
         """Replace a file of ours that holds only the beginning of this content.
@@ -463,8 +453,8 @@ class BucketWorkspace(Workspace):
         if not content.begins_with(self._bucket.blocks(name)):
             return False
         # After a lost answer the object is the new one, and is no more the one to be replaced.
-        return self._upload(name, content, replaces=found.e_tag) or self.has(
-            name, content, is_suspect=False
+        return self._upload(name, content, replaces=found.e_tag) or self._bucket.has(
+            name, content.size_bytes, content.md5, reads=False
         )
 
     def held_bytes(self, files: Sequence[CheckedFile]) -> int:
