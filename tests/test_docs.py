@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pika
 import pytest
 import yaml
 from conftest import until
@@ -22,6 +23,7 @@ from strategies import delivery
 import regards_nb
 from regards_nb import OrderTracker, RegardsClient, frames
 from regards_nb.errors import BrokerAccessError
+from regards_nb.events import VHOST
 from regards_nb.journal import Journal
 from regards_nb.simulator import PrivateBroker, Simulator
 
@@ -177,11 +179,14 @@ def test_links_out_of_the_documentation_are_sound() -> None:
         assert re.fullmatch(r"[\w./#~-]*", parts.path + parts.fragment), link
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[PrivateBroker]:
-    """Return a separate node: the page makes users and policies that other tests must not see."""
-    with PrivateBroker(users=2) as broker:
-        yield broker
+@pytest.fixture
+def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+    """Return the node of the session, and remove afterwards what other tests must not see."""
+    yield broker
+    evaluate(broker, f'rabbit_policy:delete(<<"{VHOST}">>, <<"orders-limit">>, <<"tests">>)')
+    with pika.BlockingConnection(pika.URLParameters(broker.admin_url)) as connection:
+        for queue in ("orders.jane", "orders.jim"):
+            connection.channel().queue_delete(queue)
 
 
 @pytest.mark.slow

@@ -145,19 +145,23 @@ def test_a_stopped_simulator_leaves_nothing_on_a_shared_node(broker: PrivateBrok
     connection.close()
 
 
-def test_what_is_published_during_an_outage_arrives_afterwards() -> None:
-    """A killed and restarted node gets every message; those before the kill are kept."""
-    with Simulator(suborder_pause_s=0) as simulator:
-        node = simulator.broker
-        assert isinstance(node, PrivateBroker)
+def test_what_is_published_during_an_outage_arrives_afterwards(broker: PrivateBroker) -> None:
+    """A killed and restarted node gets every message; those before the kill are kept.
+
+    Its port, users and queues are the same.
+    """
+    with Simulator(broker=broker, suborder_pause_s=0) as simulator:
         simulator.publish_raw(b"before")
         simulator.flush()
-        node.kill()
+        connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
+        broker.kill()
+        with pytest.raises(pika.exceptions.AMQPConnectionError):
+            connection.process_data_events(30)
         for number in range(20):
             simulator.publish_raw(b"%d" % number)
         with pytest.raises(TimeoutError):
             simulator.flush(timeout_s=0.01)
-        node.restart()
+        broker.restart()
         simulator.flush()
         connection = pika.BlockingConnection(pika.URLParameters(simulator.amqp_url))
         channel = connection.channel()

@@ -19,7 +19,6 @@ import psutil
 import pytest
 from conftest import until
 
-from regards_nb.events import RESPONSE_EXCHANGE
 from regards_nb.simulator import (
     BrokerMissingError,
     BrokerStartError,
@@ -139,13 +138,6 @@ def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path, tmp_path
     assert list(odd_folder.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[PrivateBroker]:
-    """Return a node that this module may mistreat."""
-    with PrivateBroker(users=2) as broker:
-        yield broker
-
-
 def connect(url: str) -> pika.BlockingConnection:
     """Open a connection."""
     return pika.BlockingConnection(pika.URLParameters(url))
@@ -161,51 +153,30 @@ def greets(node: PrivateBroker) -> bool:
         return False
 
 
-def test_durable_messages_survive_kill_and_restart(node: PrivateBroker) -> None:
-    """After kill -9 and a restart, port, users, queue and persistent messages are the same."""
-    access, port = node.access(), node.amqp_port
-    connection = connect(node.admin_url)
-    channel = connection.channel()
-    channel.confirm_delivery()
-    channel.queue_declare(access.queue, durable=True)
-    channel.queue_bind(access.queue, RESPONSE_EXCHANGE)
-    channel.basic_publish(RESPONSE_EXCHANGE, "", b"kept", pika.BasicProperties(delivery_mode=2))
-    node.kill()
-    assert not greets(node)
-    with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connection.process_data_events(30)
-    node.restart()
-    assert node.amqp_port == port
-    connection = connect(access.url)
-    _, _, body = connection.channel().basic_get(access.queue)
-    assert body == b"kept"
-    connection.close()
-
-
-def test_a_frozen_node_answers_nothing_until_it_is_thawed(node: PrivateBroker) -> None:
+def test_a_frozen_node_answers_nothing_until_it_is_thawed(broker: PrivateBroker) -> None:
     """Frozen, it accepts and is silent; thawed, it goes on."""
-    node.freeze()
-    until(lambda: not greets(node))  # its threads stop one after the other
-    node.thaw()
-    until(lambda: greets(node))
+    broker.freeze()
+    until(lambda: not greets(broker))  # its threads stop one after the other
+    broker.thaw()
+    until(lambda: greets(broker))
 
 
-def test_the_administrators_tool_works(node: PrivateBroker) -> None:
+def test_the_administrators_tool_works(broker: PrivateBroker) -> None:
     """Rabbitmqctl reaches this node: it lists its users and closes its connections."""
-    assert "administrator" in node.rabbitmqctl("list_users")
-    connection = connect(node.admin_url)
-    node.rabbitmqctl("close_all_connections", "--global", "maintenance")
+    assert "administrator" in broker.rabbitmqctl("list_users")
+    connection = connect(broker.admin_url)
+    broker.rabbitmqctl("close_all_connections", "--global", "maintenance")
     with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="maintenance"):
         connection.process_data_events(30)
     with pytest.raises(subprocess.CalledProcessError):
-        node.rabbitmqctl("no_such_command")
+        broker.rabbitmqctl("no_such_command")
 
 
-def test_no_secret_is_shown(node: PrivateBroker) -> None:
+def test_no_secret_is_shown(broker: PrivateBroker) -> None:
     """Neither repr nor the configuration on disk has a password."""
-    passwords = [node.admin_url.split(":")[2].split("@")[0]]
-    shown = repr(node) + repr(vars(node))
-    shown += "".join(path.read_text() for path in node.folder.glob("*.*") if path.is_file())
+    passwords = [broker.admin_url.split(":")[2].split("@")[0]]
+    shown = repr(broker) + repr(vars(broker))
+    shown += "".join(path.read_text() for path in broker.folder.glob("*.*") if path.is_file())
     assert not [each for each in passwords if each in shown]
     assert "amqp://" not in repr(PrivateBroker().access())
 
