@@ -207,7 +207,10 @@ def test_a_given_directory_gets_the_files(simulator: Simulator, tmp_path: Path) 
 
 
 def test_again_fetches_anew(simulator: Simulator, tmp_path: Path) -> None:
-    """Each file is fetched once more; files that are right keep their place."""
+    """Each file is fetched once more; files that are right keep their place.
+
+    Of a deleted order nothing can be fetched again, and a warning says so.
+    """
     number = simulator.order(SIX)
     with tracked(tmp_path, simulator, number) as tracker:
         paths = tracker.download(number)
@@ -215,6 +218,9 @@ def test_again_fetches_anew(simulator: Simulator, tmp_path: Path) -> None:
         assert tracker.download(number, again=True) == paths
         assert downloaded(simulator) == before + 6
         assert len(list(paths[0].parent.glob("[!.]*"))) == 6
+        tracker.delete(number)
+        with pytest.warns(UserWarning, match="is DELETED, and REGARDS has its files no more"):
+            assert tracker.download(number, again=True) == paths
 
 
 def test_what_the_archive_no_longer_has_is_said(simulator: Simulator, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ class Downloads:
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
         for order in orders:
-            if text := _files_elsewhere(self._shared.state(order.key)):
+            if text := _old_files(self._shared.state(order.key), request):
                 warnings.warn(text, stacklevel=4)
         failed = {order_id for order_id, _ in errors}
         results = {number: future.result() for number, future in begun if number not in failed}
@@ -470,8 +470,13 @@ def _no_number(order: OrderState) -> SettingsError:
     )
 
 
-def _files_elsewhere(order: OrderState) -> str:
-    """Return a text on files that were downloaded with another journal; empty without any."""
+def _old_files(order: OrderState, request: DownloadRequest) -> str:
+    """Return a text on files that this call did not fetch although the user may think so."""
+    if request.again and order.status in GONE:
+        return (
+            f"{order.name} is {order.status}, and REGARDS has its files no more: nothing was fetched "
+            "again, the files of earlier calls are returned"
+        )
     if not order.elsewhere:
         return ""
     until = f", until {order.expires_at:%Y-%m-%d %H:%M} UTC" if order.expires_at else ""

@@ -416,7 +416,8 @@ class Shared:
     def near(self, name: str) -> str:
         """Return a sentence on the correlation ids and labels that may be meant."""
         known = self.frames.states()
-        names = [text for state in known for text in (state.correlation_id, state.label) if text]
+        texts = (text for state in known for text in (state.correlation_id, state.label) if text)
+        names = [text for text in texts if text != name]  # its first event may come just now
         return did_you_mean(name, names) or "tracker.orders lists all"
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> States:
