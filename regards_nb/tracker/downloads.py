@@ -220,10 +220,11 @@ class Downloads:
         if executor is not None and not is_of_threads(executor):
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
-        for order in orders:
-            if text := _old_files(self._shared.state(order.key), request):
-                warnings.warn(text, stacklevel=4)
         failed = {order_id for order_id, _ in errors}
+        for order in orders:
+            text = _old_files(self._shared.state(order.key), request)
+            if text and order.order_id not in failed:
+                warnings.warn(text, stacklevel=4)
         results = {number: future.result() for number, future in begun if number not in failed}
         if errors:
             told = [error for _, error in errors]
@@ -474,8 +475,8 @@ def _old_files(order: OrderState, request: DownloadRequest) -> str:
     """Return a text on files that this call did not fetch although the user may think so."""
     if request.again and order.status in GONE:
         return (
-            f"{order.name} is {order.status}, and REGARDS has its files no more: nothing was fetched "
-            "again, the files of earlier calls are returned"
+            f"{order.name} is {order.status}, and REGARDS has its files no more: nothing was "
+            "fetched again, the files of earlier calls are returned"
         )
     if not order.elsewhere:
         return ""
