@@ -122,11 +122,13 @@ def is_stopped() -> bool:
 
 def pause(pause_s: float) -> bool:
     """Wait for a time; return whether the block was ended or its time limit has passed."""
-    end_s = time.monotonic() + pause_s
+    end_s, stops = time.monotonic() + pause_s, _stops.get()
+    # A thread waits for one event; of several it looks at each in turn.
+    event, turn_s = (stops[0], math.inf) if len(stops) == 1 else (_pause, _STOP_TURN_S)
     while not (is_over := is_stopped() or time_left_s() <= 0):
         if (left_s := end_s - time.monotonic()) <= 0:
             break
-        _pause.wait(min(left_s, max(time_left_s(), 0), _STOP_TURN_S))
+        event.wait(min(left_s, max(time_left_s(), 0), turn_s))
     return is_over
 
 

@@ -129,6 +129,13 @@ def test_a_look_for_an_unknown_order_does_not_wait_for_long(
     with pytest.raises(KeyError, match=r"name 'typo': .* could not be asked .* no answer within"):
         tracker["typo"]
     simulator.faults.remove(slow)
+    monkeypatch.undo()
+    slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+    with (
+        interrupted_after(lambda _: not simulator.faults.is_armed(slow), monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match="the name 'typo', so nothing was done; the sam"),
+    ):
+        tracker.download("typo")
     simulator.faults.add(Reply(route=Route.ORDER, status=503, times=None))
     with pytest.raises(errors.ServiceUnreachableError, match=r"^the order 77 is not known here"):
         tracker.wait(77)

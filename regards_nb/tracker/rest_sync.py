@@ -38,7 +38,7 @@ from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, pr
 from regards_nb.text import counted, numbered
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.shared import RECEIVING
-from regards_nb.waits import ended_by, limited
+from regards_nb.waits import ended_by, limited, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -114,14 +114,14 @@ def new_deliveries(
     *,
     tenant: str | None,
     downloading: bool = False,
-    acted: bool = False,
+    acted: str = "",
 ) -> list[Delivery]:
     """Compare the server's answer with the known state; return the difference as messages.
 
     *known* is None for an order of which no message came, because it was made elsewhere; it gets
     *tenant*. *downloading*: a download of the order runs, which changes the list of available
-    files. *acted*: the answer follows an action of this tracker. It is then newer than all messages
-    so far, with any timestamps.
+    files. *acted* names an action of this tracker that the answer follows. It is then newer than
+    all messages so far, with any timestamps.
     """
     status = STATUS_OF_MESSAGE.get(remote.status)
     name = None if known is None else known.correlation_id
@@ -143,8 +143,9 @@ def new_deliveries(
     if remote.available_files and status not in GONE and not (downloading or waits):
         # Without a timestamp: REST does not tell when the files became ready.
         found.append(tell(OrderStatus.SUBORDER_DONE, None, downloadLink=_link(remote)))
-    if _is_new(known, remote, status, acted=acted):
-        found.append(tell(status, _timestamp_s(known, remote), **_details(remote, status)))
+    if _is_new(known, remote, status, acted=bool(acted)):
+        details = _details(remote, status, acted or "asked over REST")
+        found.append(tell(status, _timestamp_s(known, remote), **details))
     return found
 
 
@@ -172,11 +173,11 @@ def _timestamp_s(known: OrderState | None, remote: RemoteOrder) -> int | None:
     return decided_at_s + 1 if decided_at_s and (at_s or 0) <= decided_at_s else at_s
 
 
-def _details(remote: RemoteOrder, status: str) -> dict[str, Any]:
-    details: dict[str, Any] = {"message": f"{remote.status}, asked over REST"}
+def _details(remote: RemoteOrder, status: str, source: str) -> dict[str, Any]:
+    details: dict[str, Any] = {"message": f"{remote.status}, {source}"}
     if remote.files_in_error and status in FINISHED:
         details["errors"] = number = remote.files_in_error
-        details["message"] = f"{remote.status}: {counted(number, 'file')} in error, asked over REST"
+        details["message"] = f"{remote.status}: {counted(number, 'file')} in error, {source}"
     if status in FINISHED and remote.available_files:
         # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
         details["downloadLink"] = _link(remote)
@@ -450,15 +451,17 @@ class RestSync:
         self._shared.signal.send()
         return bool(remotes)
 
-    def keep_outcome(self, known: OrderState | None, remote: RemoteOrder) -> None:
+    def keep_outcome(
+        self, known: OrderState | None, remote: RemoteOrder, acted: str = "asked over REST"
+    ) -> None:
         """Journal the server's answer after an action of this tracker."""
         with self._lock:
             self._keep_answers([(known, remote)])
-            self._keep(known, remote, acted=True)
+            self._keep(known, remote, acted=acted)
         self.ask_soon()
         self._shared.signal.send()
 
-    def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: bool = False) -> bool:
+    def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: str = "") -> bool:
         downloading = remote.order_id in self._shared.downloads
         if downloading:
             self.ask_soon()  # only after the download can new files be told from old ones
@@ -535,13 +538,11 @@ def catching_up(
     hold its *owner*, the tracker, which can then be collected.
     """
     sync.failures, sync.error = 0, ""
-    stop = threading.Event()
     thread = OwnThread(
         "catchup",
-        partial(_catch_up, sync, weakref.ref(consumer), stop, silence_s),
+        partial(_catch_up, sync, weakref.ref(consumer), silence_s),
         does="asks REGARDS after a connect and a silence",
         died=partial(sync.errors.record, RECEIVING),
-        stop=stop,
         owner=owner,
         awaits=sync.where,
     )
@@ -549,18 +550,13 @@ def catching_up(
     return thread
 
 
-def _catch_up(
-    sync: RestSync,
-    consumer_of: weakref.ref[Consumer],
-    stop: threading.Event,
-    silence_s: float,
-) -> None:
+def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: float) -> None:
     asked_at: datetime | None = None
     #: The number of rounds in turn that brought nothing new.
     unmoved = 0
     not_before_s = 0.0
     is_unheard = False
-    while not stop.wait(_TICK_S):
+    while not pause(_TICK_S):
         consumer = consumer_of()
         if consumer is None:
             return
@@ -630,14 +626,12 @@ class Poller:
             raise
         if problem is not None:
             sync.failed(problem)
-        stop = threading.Event()
         self._health.report(HealthState.POLLING, _polling(self._poll_s))
         self._health.thread = OwnThread(
             "poll",
-            partial(_poll, sync, self._health, stop, self._poll_s),
+            partial(_poll, sync, self._health, self._poll_s),
             does="asks REGARDS for the orders",
             died=partial(sync.errors.record, RECEIVING),
-            stop=stop,
             owner=self,
             awaits=sync.where,
         )
@@ -675,11 +669,11 @@ class Poller:
             raise TrackingError(f"polling over REST did not end within {timeout_s:g} s")
 
 
-def _poll(sync: RestSync, health: HealthReport, stop: threading.Event, poll_s: float) -> None:
+def _poll(sync: RestSync, health: HealthReport, poll_s: float) -> None:
     pause_s = poll_s
     known: set[int] = set()
     next_s = time.monotonic() + pause_s
-    while not stop.wait(min(_TICK_S, poll_s)):
+    while not pause(min(_TICK_S, poll_s)):
         with suppress(JournalError):  # that of an outage: look again at the next tick
             unfinished = set(sync.unfinished())
             if unfinished - known:  # a new order: poll at the shortest pause again

@@ -28,7 +28,7 @@ from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
 from regards_nb.text import counted, did_you_mean
 from regards_nb.tracker.selection import Name, called, names_in
-from regards_nb.waits import limited
+from regards_nb.waits import limited, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,6 +53,8 @@ _log.addHandler(logging.NullHandler())
 
 NEW_ORDER = "Correct the request, or ask the administrator for the right, and order again: submit()"
 CLIENT_MISSING = "needs the REST side: make the tracker with client=RegardsClient(...)"
+
+_STOPPED = "stopped while REGARDS was asked for {}, so nothing was done; the same call asks again"
 
 #: The work that has failed if a thread of the tracker has ended by itself.
 RECEIVING = "receiving messages"
@@ -396,16 +398,16 @@ class Shared:
         end_s, unanswered = time.monotonic() + self.look_up_s, ""
         for name in names_in(selection):
             key = self.key_of(name)
+            text = str(name) if isinstance(name, int) else called(name)
+            has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
             if key is None and look_up is not None and isinstance(name, int | str):
                 try:
-                    with limited(end_s):
+                    with limited(end_s), stopped_by_user(_STOPPED.format(has)):
                         look_up(name)
                 except ServiceError as exc:
                     unanswered = f", and REGARDS could not be asked ({exc})"
                 key = self.key_of(name)
             if key is None:
-                text = str(name) if isinstance(name, int) else called(name)
-                has = f"the number {name}" if isinstance(name, int) else f"the name {text!r}"
                 raise OrderNotFoundError(
                     f"no order with {has}: no message has named one so far{unanswered}. "
                     f"{self.near(text)}"
