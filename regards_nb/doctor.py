@@ -473,7 +473,7 @@ def _workspace(workspace: Place) -> Iterator[Finding]:
         yield from _disk("workspace", workspace.absolute())
         return
     try:
-        _ = BucketFiles(str(workspace)).sizes
+        BucketFiles(str(workspace)).list()
     except WorkspaceError as exc:
         yield _failed("workspace", str(exc))
     else:

@@ -41,7 +41,6 @@ from regards_nb.download.order import download_products as download_products
 from regards_nb.download.places import Place as Place
 from regards_nb.download.places import archive_of as archive_of
 from regards_nb.download.places import as_place as as_place
-from regards_nb.download.places import files_in as files_in
 from regards_nb.download.places import order_folder as order_folder
 from regards_nb.download.places import paths_of as paths_of
 from regards_nb.download.progress import Progress as Progress

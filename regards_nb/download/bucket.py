@@ -17,7 +17,6 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -27,7 +26,7 @@ from regards_nb.files import SCHEME
 from regards_nb.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from obstore import GetResult
     from obstore.store import S3Store
@@ -106,11 +105,13 @@ class BucketFiles:
     pauses_s: tuple[float, ...] = (1.0, 3.0, 8.0, 15.0)
 
     def __init__(self, url: str, what: str = "", stop: threading.Event | None = None) -> None:
-        self.url = url
+        self._url = url
         self._bucket, prefix = split_url(url)
         self._start = f"{prefix}/" if prefix else ""
         self._what = f"{what}: " if what else ""
         self._stop = stop or threading.Event()
+        #: The names and sizes in each folder.
+        self._listed: dict[str, dict[str, int]] = {}
         #: The object that the last lines were added to, and what it holds.
         self._last_lines = ("", b"")
         self._lock = threading.Lock()
@@ -119,25 +120,28 @@ class BucketFiles:
             self._large = _store(self._bucket, _LARGE_TIMEOUT_S)
 
     def __repr__(self) -> str:
-        return f"<BucketFiles {self.url!r}>"
+        return f"<BucketFiles {self._url!r}>"
 
     def join(self, name: str) -> str:
         """Return the URL of a file."""
-        return f"{self.url}/{name}"
+        return f"{self._url}/{name}"
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        """The names that the store listed when it was first asked, and their sizes in bytes."""
-        return self._list(self._start)
-
-    def _list(self, prefix: str) -> dict[str, int]:
+    def list(self, folder: str = "") -> dict[str, int]:
+        """Return the names of the files, or of those in a folder, and their sizes in bytes."""
+        prefix = f"{self._start}{folder}/" if folder else self._start
         with self._errors():
             found = self._small.list_with_delimiter(prefix or None)
         return {each["path"].rpartition("/")[2]: each["size"] for each in found["objects"]}
 
     def size_of(self, name: str) -> tuple[int | None, bool]:
-        """Return the listed size of a file, None where there is none, and that it is a file."""
-        return self.sizes.get(name), True
+        """Return the size of a file, None where there is none, and that it is a plain file.
+
+        Each folder is listed once.
+        """
+        folder, _, last = name.rpartition("/")
+        if folder not in self._listed:
+            self._listed[folder] = self.list(folder)
+        return self._listed[folder].get(last), True
 
     def look(self, name: str) -> Found | None:
         """Return what the store tells of an object; None where there is none."""
@@ -249,9 +253,9 @@ class BucketFiles:
 
     # -- lines: nothing can be added to an object, so there is a folder of them
 
-    def lines(self, name: str) -> list[bytes]:
+    def lines(self, name: str) -> Sequence[bytes]:
         """Return the lines that were added under a name."""
-        objects = sorted(self._list(self._start + name))
+        objects = sorted(self.list(name))
         texts = (self.read(f"{name}/{each}") or b"" for each in objects)
         return [line for text in texts for line in text.splitlines()]
 

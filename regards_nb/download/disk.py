@@ -24,7 +24,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: The folder for what is recorded beside the files, in the folder of the files.
 STATE_FOLDER = ".regards"
@@ -94,7 +94,7 @@ class FolderFiles:
         except OSError:  # another file system, or one without links
             shutil.copyfile(self.join(name), path)
 
-    def lines(self, name: str) -> list[bytes]:
+    def lines(self, name: str) -> Sequence[bytes]:
         """Return the lines that were added under a name."""
         return (self.read(f"{name}.jsonl") or b"").splitlines()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from regards_nb.client import watched
 from regards_nb.download.extract import Extractor, ZipOutcome
-from regards_nb.download.places import files_in, folder_and_name
+from regards_nb.download.places import files_in, root_and_name
 from regards_nb.download.records import zip_name
 from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.download.zipstream import read_zip
@@ -67,9 +67,9 @@ def extract_zip(context: DownloadContext, path: str) -> ZipOutcome:
 
 
 def _blocks_of_kept(path: str) -> Iterator[bytes]:
-    folder, name = folder_and_name(path)
+    root, name = root_and_name(path)
     try:
-        yield from files_in(folder).blocks(name)
+        yield from files_in(root).blocks(name)
     except OSError as exc:
         raise ArchiveError(f"cannot read {path}: {exc.strerror}") from exc
 

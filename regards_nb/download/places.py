@@ -91,9 +91,12 @@ def files_in(folder: str, what: str = "") -> FolderFiles | BucketFiles:
     return BucketFiles(folder, what) if is_url(folder) else FolderFiles(folder)
 
 
-def folder_and_name(path: str) -> tuple[str, str]:
-    """Return the folder and the name of a file, given by its path or its URL."""
-    folder, _, name = path.rpartition("/" if is_url(path) else os.sep)
+def root_and_name(path: str) -> tuple[str, str]:
+    """Return what `files_in` takes, and the name of a file there: a folder, or all of a bucket."""
+    if is_url(path):
+        bucket, key = split_url(path)
+        return SCHEME + bucket, key
+    folder, _, name = path.rpartition(os.sep)
     return folder, name
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from regards_nb.download.disk import STATE_FOLDER
 from regards_nb.download.names import safe_name, unnumbered
-from regards_nb.download.places import files_in, folder_and_name
-from regards_nb.files import FileRecord, FileState
+from regards_nb.download.places import files_in, root_and_name
+from regards_nb.files import FileRecord, FileState, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +52,7 @@ class OrderRecords:
     ) -> None:
         self._log = log
         self._order_id = order_id
-        self._folder = str(directory)
+        self._start = f"{directory}{'/' if is_url(str(directory)) else os.sep}"
         self._check = check
         #: All of them, by file id.
         self.known: dict[int, FileRecord] = {}
@@ -84,7 +84,8 @@ class OrderRecords:
 
     def is_elsewhere(self, record: FileRecord) -> bool:
         """Return whether a file that is in place is in another folder."""
-        return folder_and_name(record.path or "")[0] != self._folder
+        rest = (record.path or "").removeprefix(self._start)
+        return "/" in rest or os.sep in rest
 
     def expect(self, rows: Iterable[FileRecord]) -> int:
         """Record files that are not known yet; return how many there were."""
@@ -151,16 +152,16 @@ class FileChecker:
     def __init__(self, *, checksum: bool, what: str = "") -> None:
         self._what = what
         self._checksum = checksum
-        self._folders: dict[str, FolderFiles | BucketFiles] = {}
+        self._roots: dict[str, FolderFiles | BucketFiles] = {}
 
     def problem(self, record: FileRecord) -> FileProblem | None:
         """Return the fault of a file that is in place, or None.
 
         A file in a kept zip is right if the zip is there.
         """
-        folder, name = folder_and_name(record.path or "")
-        if (files := self._folders.get(folder)) is None:
-            files = self._folders[folder] = files_in(folder, self._what)
+        root, name = root_and_name(record.path or "")
+        if (files := self._roots.get(root)) is None:
+            files = self._roots[root] = files_in(root, self._what)
         size_bytes, is_file = files.size_of(name)
         if size_bytes is None:
             return FileProblem("missing", None)

@@ -48,7 +48,7 @@ from regards_nb.download.disk import (
     write_all,
     write_new,
 )
-from regards_nb.download.places import files_in, folder_and_name
+from regards_nb.download.places import files_in, root_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -363,8 +363,8 @@ class Workspace:
     def stage_existing(self, path: str) -> str:
         """Link a file of another place into the staging folder, or copy it; return its path."""
         staged = f"{self._staged_prefix}{next(self._numbers)}"
-        folder, name = folder_and_name(path)
-        files_in(folder).copy_to(name, staged)
+        root, name = root_and_name(path)
+        files_in(root).copy_to(name, staged)
         return staged
 
     @contextmanager
@@ -421,7 +421,7 @@ class BucketWorkspace(Workspace):
         self._bucket = BucketFiles(url, f"order {order_id}" if order_id else "", stop)
         # A name that is in use is known without sending the file. It also keeps such names where
         # the server ignores the condition of a creation.
-        self._names = set(self._bucket.sizes)
+        self._names = set(self._bucket.list())
         # an object is durable when it is created
         super().__init__(Path(tempfile.gettempdir()), order_id, durable=False)
         self.files = self._bucket
@@ -473,10 +473,10 @@ class BucketWorkspace(Workspace):
     def _remove_orphan(self, folder: Path) -> None:
         """Remove the staging folder of a process that has died, and abort its uploads to here."""
         with suppress(OSError):
+            start = self._bucket.join("")
             for url in (folder / _UPLOADS).read_text(encoding="utf-8").splitlines():
-                place, name = folder_and_name(url)
-                if place == self._bucket.url:
-                    self._bucket.abort_uploads(name, is_ours=True)
+                if url.startswith(start):
+                    self._bucket.abort_uploads(url.removeprefix(start), is_ours=True)
         super()._remove_orphan(folder)
 
 
