@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from conftest import client_of, until
@@ -22,15 +21,13 @@ from regards_nb.download import (
     BucketFiles,
     Downloader,
     DownloadOptions,
+    FolderFiles,
     Progress,
     as_place,
     open_workspace,
 )
 from regards_nb.errors import SettingsError
 from regards_nb.simulator import OrderPlan, Simulator
-
-if TYPE_CHECKING:
-    pass
 
 NAMES = (
     "SWOT_L2_001.nc", "a b (1).nc", "100%25 #1?.nc", "é😀.nc", "nul.txt", "~x+y=z&;,'@.nc", "empty"
@@ -178,6 +175,28 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
         result = here.fetch(on_progress=put)
         assert [path.name for path in result.paths] == ["a (2).nc"]
         assert bucket.objects()["12/a.nc"] == b"the user's"
+
+
+@pytest.mark.parametrize("s3_kind", ["moto"])  # rclone creates what exists already
+def test_a_folder_and_a_bucket_do_the_same(bucket: TestBucket, tmp_path: Path) -> None:
+    """What one method of `FolderFiles` or `BucketFiles` writes, the others read, in both alike."""
+    name, md5 = ".regards/1.archive", hashlib.md5(b"a").hexdigest()
+    for files in (FolderFiles(str(tmp_path)), BucketFiles(bucket.url)):
+        assert files.read(name) is None
+        assert files.create_small(name, b"a")
+        assert not files.create_small(name, b"b")
+        assert files.read(name) == b"".join(files.blocks(name)) == b"a"
+        assert files.size_of(name) == (1, True)
+        assert files.size_of("missing.nc")[0] is None
+        assert files.has(name, 1, md5, reads=True)
+        assert not files.has(name, 2, md5, reads=False)
+        assert list(files.lines(".regards/log")) == []
+        for line in (b"1\n", b"2" * 70_000 + b"\n", b"3\n"):
+            files.add_lines(".regards/log", line, durable=True)
+        assert [line[:1] for line in files.lines(".regards/log") if line] == [b"1", b"2", b"3"]
+        copy = tmp_path / f"copy by {type(files).__name__}"
+        files.copy_to(name, str(copy))
+        assert copy.read_bytes() == b"a"
 
 
 @pytest.mark.parametrize("s3_kind", ["moto"])
