@@ -240,6 +240,26 @@ def test_an_order_that_waits_for_others_says_so(
         assert len(simulator.service.orders_of(simulator.username)) == 4
 
 
+def test_a_download_that_takes_a_place_is_named_at_once(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the order that has the other place, also where auto_download does not fetch it."""
+    waiting = simulator.order(ONE_FILE)
+    simulator.wait_for(waiting, "DONE")
+    long = simulator.order(LONG)
+    options = {"amqp": None, "queue": None, "poll_s": 0.05, "auto_download": True}
+    with tracker_of(simulator, tmp_path, **options) as tracker:
+        tracker._blocking.quiet_s = 3600.0
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = (
+            f"order {mine.order_id} may have to wait for order {long}; order {waiting} waits for a "
+            f"download: tracker.download({waiting})"
+        )
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert told in capsys.readouterr().out
+        assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+
+
 def test_submit_each_downloads_what_blocks_it(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,17 +68,22 @@ class BlockingOrders:
         orders = () if self.sync is None else self.sync.without_message
         return [each for each in orders if self._shared.frames.key_of(each.order_id or 0) is None]
 
-    def first_unfinished(self) -> list[OrderState]:
-        """Return the first two orders that REGARDS has not finished, as far as REST told."""
+    def first_in_line(self) -> list[OrderState]:
+        """Return the first two orders that REGARDS has not finished, and the first of `find`.
+
+        As far as REST told. Only those of `find` wait for a download.
+        """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
         unfinished = (self._states_of_user() + self._only_over_rest()).without("finished")
         going_on = (
-            state
+            replaced(state, waits_for_download=False)
             for state in unfinished.sorted("order_id")
             if state.order_id and state.status != OrderStatus.PAUSED
         )
-        return list(islice(going_on, SUBORDERS_PER_USER))
+        line = {state.order_id: state for state in islice(going_on, SUBORDERS_PER_USER)}
+        line |= {state.order_id: state for state in self.find()[:_MOST_NAMED]}
+        return list(line.values())
 
     def without_automatic(self, states: States) -> States:
         """Return states without waits that `automatic` ends in a moment, and with its failures."""
@@ -149,12 +154,10 @@ class BlockingOrders:
             them = "them" if len(first) > 1 else "it"
             reasons.append(f"downloading {numbered(first)} first, because REGARDS waits for {them}")
         elif going_on:
-            blocking = [] if asked is not None else self.standing_still(going_on)
-            reasons.append(
-                advice_for(blocking, call)
-                if blocking
-                else behind(going_on, self.first_unfinished())
-            )
+            blocking, line = self.standing_still(going_on), self.first_in_line()
+            if asked is not None:  # it downloads what waits
+                blocking, line = [], [replaced(s, waits_for_download=False) for s in line]
+            reasons.append(advice_for(blocking, call) if blocking else behind(going_on, line))
         return list(filter(None, reasons))
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
@@ -220,24 +223,30 @@ def advice_for(blocking: Sequence[OrderState], call: str) -> str:
 def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     """Return which of some orders may have to wait for others; empty if none has to.
 
-    *line* are the first orders of the user that are not finished. Two places are shared by all his
-    orders (protocol.md 0.2), and nothing tells which sub-orders have them.
+    *line* is `BlockingOrders.first_in_line`. Two places are shared by all orders of a user
+    (protocol.md 0.2), and nothing tells which sub-orders have them.
     """
-    first = min((each.order_id or 0 for each in line), default=0)
+    unfinished = [each.order_id for each in line if each.order_id and not each.finished]
+    first = min(unfinished, default=0)
     numbers = [
         state.order_id
         for state in states
         if first < (state.order_id or 0) and not (state.finished or state.suborders_done)
         if state.status != OrderStatus.PAUSED and not state.ready_row
     ]
-    ahead = [number for each in line if (number := each.order_id) and number not in numbers]
-    ahead = [number for number in ahead if number < max(filter(None, numbers), default=0)]
+    last = max(filter(None, numbers), default=0)
+    ahead = [number for number in unfinished if number not in numbers and number < last]
     if not ahead:
         return ""
-    return (
+    text = (
         f"REGARDS prepares at most two sub-orders per user at a time, and {numbered(numbers)} may "
         f"have to wait for {numbered(ahead)}"
     )
+    waiting = [str(each.order_id) for each in line if each.waits_for_download]
+    if waiting:
+        text += f"; {numbered(waiting)} wait{'' if len(waiting) > 1 else 's'} for a download: "
+        text += f"tracker.download({', '.join(waiting)})"
+    return text
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:

@@ -474,7 +474,8 @@ class Snapshot:
     #: The orders to download before REGARDS prepares others, where it has stopped: it prepares at
     #: most two sub-orders per user (protocol.md 0.2).
     blocking: Sequence[OrderState]
-    #: The first two orders of the user that REGARDS has not finished, as far as REST told.
+    #: The first two orders of the user that REGARDS has not finished, as far as REST told, and some
+    #: that wait for a download, which takes a place as well.
     line: Sequence[OrderState]
     health: Health
     #: What REGARDS is asked to do now.

@@ -663,7 +663,7 @@ class OrderTracker:
         return Snapshot(
             orders=self._blocking.without_automatic(states),
             blocking=self._blocking.standing_still(),
-            line=self._blocking.first_unfinished(),
+            line=self._blocking.first_in_line(),
             health=self._life.health,
             acting=tuple(self._shared.acting.values()),
             background_errors=self._warnings() + self._shared.errors.shown,
