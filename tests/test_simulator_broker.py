@@ -135,7 +135,7 @@ def test_a_node_ends_with_its_owner_however_that_ends(odd_folder: Path, tmp_path
         assert owner.stdout is not None
         owner.stdin.close()
         owner.stdout.close()
-    assert list(odd_folder.iterdir()) == []
+    until(lambda: not list(odd_folder.iterdir()))
 
 
 def connect(url: str) -> pika.BlockingConnection:

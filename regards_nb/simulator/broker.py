@@ -32,7 +32,6 @@ from regards_nb.simulator import watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import IO
 
 URL_VARIABLE = "REGARDS_NB_AMQP_URL"
 SERVER_VARIABLE = "REGARDS_NB_RABBITMQ_SERVER"
@@ -498,21 +497,25 @@ class PrivateBroker:
             self._wait(lambda: _answers(self.ports.amqps), "node")
 
     def _run(self, name: str, argv: list[str]) -> None:
-        self._running.call(
-            "start",
-            name,
-            argv=argv,
-            env=self._environment,
-            cwd=str(self.folder),
-            log=str(self.folder / f"{name}.out"),
-        )
+        """Start a program in a process group of its own, which writes its number first."""
+        number = str(self.folder / f"{name}.pid")
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self._running.processes[name] = subprocess.Popen(  # noqa: S603 - see find_installation()
+                ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', number, *argv],
+                env=self._environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def _wait(self, ready: Callable[[], bool], name: str) -> None:
         """Wait until a process is ready; raise if it ends before."""
         deadline_s = monotonic() + _START_LIMIT_S
         pause = threading.Event()
         while not ready():
-            code = self._running.call("wait", name, timeout_s=0)
+            code = self._running.processes[name].poll()
             if code is not None or monotonic() > deadline_s:
                 how = "did not answer" if code is None else f"ended with code {code}"
                 raise BrokerStartError(f"RabbitMQ's {name} {how}.\n{self._log_tail()}")
@@ -530,27 +533,37 @@ class PrivateBroker:
 
     def kill(self) -> None:
         """Kill the node, like ``kill -9``, and return when its port is closed. Its data stay."""
-        self._running.call("signal", "node", number=signal.SIGKILL)
-        self._running.call("wait", "node", timeout_s=_STOP_LIMIT_S)
-        # The watchdog waits for the start script only; the Erlang machine ends a moment later.
+        self._end(signal.SIGKILL)
+        # That was the start script only; the Erlang machine ends a moment later.
         deadline_s, pause = monotonic() + _STOP_LIMIT_S, threading.Event()
         while _answers(self.amqp_port) and monotonic() < deadline_s:
             pause.wait(_POLL_S)
 
     def freeze(self) -> None:
         """Stop the node with SIGSTOP: connections stay open and nothing answers."""
-        self._running.call("signal", "node", number=signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a frozen node continue."""
-        self._running.call("signal", "node", number=signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        """Send a signal to the node and to all that it started."""
+        # The whole group may have ended already.
+        with suppress(ProcessLookupError):
+            os.killpg(self._running.processes["node"].pid, number)
+
+    def _end(self, number: int) -> None:
+        """Send a signal, and wait for the end of the node for a while."""
+        self._signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            self._running.processes["node"].wait(_STOP_LIMIT_S)
 
     def restart(self) -> None:
         """Start the node again on the same port with the same data; end it first if it runs."""
-        if self._running.call("wait", "node", timeout_s=0) is None:
+        if self._running.processes["node"].poll() is None:
             self.thaw()
-            self._running.call("signal", "node", number=signal.SIGTERM)
-            self._running.call("wait", "node", timeout_s=_STOP_LIMIT_S)
+            self._end(signal.SIGTERM)
         self.kill()
         self._start_node()
 
@@ -593,39 +606,25 @@ class _Watchdog:
 
     def __init__(self) -> None:
         argv = [sys.executable, "-I", str(watchdog.__file__), str(os.getpid())]
-        self._process = subprocess.Popen(  # noqa: S603 - a script of this package
+        process = subprocess.Popen(  # noqa: S603 - a script of this package
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise BrokerStartError("the watchdog process has no pipes")
-        self._commands: IO[bytes] = self._process.stdin
-        self._results: IO[bytes] = self._process.stdout
-        self._lock = threading.Lock()
+        #: Those that it kills, by name.
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         # Also runs at the end of the interpreter, and when the broker is garbage.
-        self.close = weakref.finalize(self, _close, self._process)
-        self.folder = Path(self._result())
-
-    def call(self, command: str, name: str, **more: Any) -> Any:
-        """Let the watchdog execute one command and return the result."""
-        line = json.dumps({"command": command, "name": name, **more}).encode() + b"\n"
-        with self._lock:
-            try:
-                self._commands.write(line)
-                self._commands.flush()
-            except OSError as exc:
-                raise BrokerStartError("the watchdog of the private RabbitMQ has ended") from exc
-            return self._result()
-
-    def _result(self) -> Any:
-        line = self._results.readline()
+        self.close = weakref.finalize(self, _close, process, self.processes)
+        line = process.stdout.readline() if process.stdout else b""
         if not line:
             raise BrokerStartError("the watchdog of the private RabbitMQ has ended")
-        return json.loads(line)
+        self.folder = Path(os.fsdecode(line.rstrip(b"\n")))
 
 
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipes, so that the watchdog cleans up, and wait for its end."""
-    for pipe in (process.stdin, process.stdout):
+def _close(
+    watchdog_process: subprocess.Popen[bytes], processes: dict[str, subprocess.Popen[bytes]]
+) -> None:
+    """Close the pipes, so that the watchdog cleans up, and wait for all ends."""
+    for pipe in (watchdog_process.stdin, watchdog_process.stdout):
         if pipe is not None:
             pipe.close()
-    process.wait()
+    for process in (*processes.values(), watchdog_process):
+        process.wait()
