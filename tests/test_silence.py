@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -229,6 +230,18 @@ def test_a_download_waits_for_no_request_of_a_stopped_wait(
     assert tracker.download(1)
     tracker.wait(1, until="part", timeout_s=60)
     slow = simulator.faults.add(Slow(route=route, delay_s=600))
+
+    async def cancel() -> None:
+        task = asyncio.ensure_future(tracker.wait_async(1, download=True))
+        await asyncio.to_thread(until, lambda: not simulator.faults.is_armed(slow))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    if route is Route.ZIP:
+        asyncio.run(cancel())
+        until(lambda: not tracker[1].state.downloading)
+        slow = simulator.faults.add(Slow(route=route, delay_s=600))
     if route is not Route.TOKEN:
         with pytest.raises(errors.WaitTimeoutError):
             tracker.wait(1, download=True, timeout_s=1)

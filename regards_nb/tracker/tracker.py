@@ -767,7 +767,7 @@ class OrderTracker:
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.is_needless():
             return wait.result()
-        with awaiting_stopped_by_user(), wait:
+        with awaiting_stopped_by_user(wait.stopped), wait:
             await asyncio.to_thread(wait.begin)  # it may ask over REST
             with watching(self, wait.keys, blocking=False) as view:
                 await wait.run_async(view)

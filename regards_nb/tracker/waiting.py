@@ -65,6 +65,10 @@ _REST_MISSING = (
 )
 
 
+#: What ends a call and an awaited call at Ctrl-C.
+_STOPS = (KeyboardInterrupt, asyncio.CancelledError)
+
+
 class WaitingCall:
     """A call that waits until `is_over`, shows its `note`, and keeps its time limit.
 
@@ -103,7 +107,7 @@ class WaitingCall:
         self._left.set()
         # After a time limit the downloads go on: a zip may take longer than any wait for it.
         if self._asked is not None:
-            is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            is_stopped = kind is not None and issubclass(kind, _STOPS)
             self._ended = self._asked.leave(is_stopped=is_stopped)
 
     def stopped(self) -> str:
@@ -198,6 +202,7 @@ class Wait(WaitingCall):
             if self._downloads is None:
                 states = states.without("finished")  # those that have ended suffice
             self._names = [state.key for state in states if not self._suffices(state)]
+        self._unknown()  # a label that several orders bear is refused before anything is shown
         self._is_of_all = not selections
         self._states: list[OrderState] = []
         #: Names of orders without any event that the journal has as requests.
@@ -469,7 +474,7 @@ _StoppedAwaiting.__name__ = _StoppedAwaiting.__qualname__ = StoppedWaiting.__nam
 
 
 @contextmanager
-def awaiting_stopped_by_user() -> Iterator[None]:
+def awaiting_stopped_by_user(outcome: Callable[[], str]) -> Iterator[None]:
     """End an awaited wait at the stop button with one line, as `stopped_by_user` does.
 
     The handler of ipykernel cancels the cell with a CancelledError without text, and only when
@@ -492,7 +497,7 @@ def awaiting_stopped_by_user() -> Iterator[None]:
         yield
     except asyncio.CancelledError:
         if is_stopped:
-            raise _StoppedAwaiting from None
+            raise _StoppedAwaiting(outcome()) from None
         raise
     finally:
         # The kernel has its own handler back already if the cell has ended, or another one runs.
