@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -265,8 +266,9 @@ def _queue(
     parameters: AmqpParameters, queue: str, *, is_read: bool, sharing: Callable[[], int]
 ) -> Iterator[Finding]:
     """Log in, look at the queue and begin to read it; yield a finding for each step."""
-    waits = f"waiting for {parameters.host}:{parameters.port}"
-    seen = awaited(partial(check_queue, parameters, queue), waits)
+    waits = f"waiting for RabbitMQ at {parameters.host}:{parameters.port}"
+    limit_s = parameters.stack_timeout or math.inf
+    seen = awaited(partial(check_queue, parameters, queue), waits, ends_after_s=limit_s)
     steps = ["broker login", "virtual host", "queue", "right to read"]
     n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
     if isinstance(seen.error, BrokerAccessError) and not n_passed:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pika
 import pytest
 from conftest import client_of, interrupted_after, until
 
@@ -47,7 +48,7 @@ CASES: list[tuple[Callable[[Any], object], Route, str]] = [
     (lambda t: t.submit("dataset:SWOT_PASS_012", label="x"), Route.APPLY,
      "open whether REGARDS has made an order for 'x'.*correlation_id='nb-.*nothing twice"),
     (lambda t: t.submit_each(pd.DataFrame({"provider_id": ["p"]}), estimate=False),
-     Route.APPLY, "0 of 1 order made.*Perhaps made: p"),
+     Route.APPLY, "0 of 1 order made. Perhaps made: p, the next call asks REGARDS. submit_each"),
     (lambda t: t.cancel(1), Route.ACTION, "open whether REGARDS did cancel order 1, .*sync"),
     (lambda t: t.pause(1), Route.ORDER, "open whether REGARDS did pause order 1, .*sync"),
     (lambda t: t.retry(1), Route.TOKEN, "retry.. was stopped: no request was sent for order 1"),
@@ -286,6 +287,9 @@ def test_a_mute_proxy_is_named(
             f"REGARDS at https://regards.example through the proxy http://{proxy} (of HTTPS_PROXY)"
         )
         if call == "doctor":
+            amqp = pika.URLParameters(f"amqp://{proxy}/?stack_timeout=0.5")
+            OrderTracker(amqp, "q", journal=tmp_path / "q.sqlite").doctor()
+            assert f"waiting for RabbitMQ at {proxy}, at most 0.5 s" in capsys.readouterr().out
             assert named.removeprefix("REGARDS at ") in str(tracker.doctor())
         else:
             with pytest.raises(errors.ServiceUnreachableError, match=re.escape(named[11:])):

@@ -43,7 +43,6 @@ from regards_nb.queries import fields as write_fields
 from regards_nb.waits import reads_only
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
@@ -279,36 +278,31 @@ class RegardsClient:
         return response.clock_skew_s
 
     def available_files(
-        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
+        self, order_id: int, *, sub_order_id: int | None = None
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
         Files that were downloaded are no longer in it. With *sub_order_id*, which a SUBORDER_DONE
-        event names, it has only the files of one sub-order. Set *stop* to end waits between
-        repetitions.
+        event names, it has only the files of one sub-order.
         """
-        files = self.iter_available_files(order_id, sub_order_id=sub_order_id, stop=stop)
+        files = self.iter_available_files(order_id, sub_order_id=sub_order_id)
         return sorted(files, key=attrgetter("file_id"))
 
     def iter_available_files(
-        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
+        self, order_id: int, *, sub_order_id: int | None = None
     ) -> Iterator[FileRecord]:
         """Yield the files of the manifest. Pages are requested as needed."""
         sub_order = "" if sub_order_id is None else f"filesTask/{_number(sub_order_id)}/"
-        return self._iter_files(order_id, f"{sub_order}files/available", stop)
+        return self._iter_files(order_id, f"{sub_order}files/available")
 
-    def dataset_files(
-        self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
-    ) -> list[FileRecord]:
+    def dataset_files(self, order_id: int, dataset_id: int) -> list[FileRecord]:
         """Return all files of one data set of an order, in any state on the server."""
-        files = self.iter_dataset_files(order_id, dataset_id, stop=stop)
+        files = self.iter_dataset_files(order_id, dataset_id)
         return sorted(files, key=attrgetter("file_id"))
 
-    def iter_dataset_files(
-        self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
-    ) -> Iterator[FileRecord]:
+    def iter_dataset_files(self, order_id: int, dataset_id: int) -> Iterator[FileRecord]:
         """Yield all files of one data set of an order. Pages are requested as needed."""
-        return self._iter_files(order_id, f"dataset/{dataset_id}/files", stop)
+        return self._iter_files(order_id, f"dataset/{dataset_id}/files")
 
     def apply(
         self,
@@ -373,9 +367,7 @@ class RegardsClient:
         )
 
     @contextmanager
-    def open_zip(
-        self, order_id: int, *, stop: threading.Event | None = None
-    ) -> Iterator[Body | None]:
+    def open_zip(self, order_id: int) -> Iterator[Body | None]:
         """Open the zip of all files that are available now; None if there are none.
 
         Each call spends quota. After the last byte the server marks the files as downloaded and
@@ -383,13 +375,13 @@ class RegardsClient:
         server has begun to work on it.
         """
         path = f"{_ORDERS}/{_number(order_id)}/download"
-        request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED, stop=stop)
+        request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED)
         with self._transport.stream(request, self._login) as body:
             body.refuse_page(_PAGE_TYPES)
             yield None if body.status_code == 204 else body
 
     @contextmanager
-    def open_file(self, file_id: int, *, stop: threading.Event | None = None) -> Iterator[Body]:
+    def open_file(self, file_id: int) -> Iterator[Body]:
         """Open one file by its id in the manifest. This works after its download, too.
 
         Raises
@@ -401,7 +393,7 @@ class RegardsClient:
         ServiceError
             With the status of the storage service: 404, 410, 422 and so on.
         """
-        request = RequestSpec(path=f"{_FILES}/files/{file_id}", stop=stop)
+        request = RequestSpec(path=f"{_FILES}/files/{file_id}")
         with self._transport.stream(request, self._login) as body:
             yield _checked(body, request, "the file is not ready yet")
 
@@ -568,12 +560,7 @@ class RegardsClient:
 
     @contextmanager
     def open_product_file(
-        self,
-        urn: str,
-        checksum: str,
-        *,
-        accept_licence: bool = False,
-        stop: threading.Event | None = None,
+        self, urn: str, checksum: str, *, accept_licence: bool = False
     ) -> Iterator[Body]:
         """Open one file of a product of the catalogue.
 
@@ -585,7 +572,6 @@ class RegardsClient:
         request = RequestSpec(
             path=file_path(urn, checksum),
             params={"acceptLicense": "true"} if accept_licence else {},
-            stop=stop,
         )
         with (
             login_missing(self._tokens),
@@ -648,10 +634,8 @@ class RegardsClient:
             raise SettingsError(LOGIN_MISSING)
         return self._tokens
 
-    def _iter_files(
-        self, order_id: int, which: str, stop: threading.Event | None
-    ) -> Iterator[FileRecord]:
-        request = RequestSpec(path=f"{_FILES}/{_number(order_id)}/{which}", stop=stop)
+    def _iter_files(self, order_id: int, which: str) -> Iterator[FileRecord]:
+        request = RequestSpec(path=f"{_FILES}/{_number(order_id)}/{which}")
         return iter_manifest(self._exchange, request, order_id=int(order_id))
 
 

@@ -52,9 +52,7 @@ class DownloadOptions:
 class FileSource(Protocol):
     """What a download asks for files: a `RegardsClient`, or a source that knows no order."""
 
-    def open_file(
-        self, file_id: int, *, stop: threading.Event | None = None
-    ) -> AbstractContextManager[Body]:
+    def open_file(self, file_id: int) -> AbstractContextManager[Body]:
         """Open one file."""
 
     def open_zip(self, order_id: int) -> AbstractContextManager[Body | None]:  # noqa: ARG002

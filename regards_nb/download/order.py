@@ -360,11 +360,7 @@ class _ProductFiles(FileSource):
                     )
                 )
 
-    def open_file(
-        self, file_id: int, *, stop: threading.Event | None = None
-    ) -> AbstractContextManager[Body]:
+    def open_file(self, file_id: int) -> AbstractContextManager[Body]:
         """Open one file."""
         urn, checksum = self._files[file_id]
-        return self._client.open_product_file(
-            urn, checksum, accept_licence=self._accept_licence, stop=stop
-        )
+        return self._client.open_product_file(urn, checksum, accept_licence=self._accept_licence)

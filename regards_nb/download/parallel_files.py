@@ -25,7 +25,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileState
 from regards_nb.text import clean
-from regards_nb.waits import growing, in_thread
+from regards_nb.waits import ended_by, growing, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ class _Pool:
         try:
             while (record := self._begin()) is not None:
                 try:
-                    with watched(self._context.options.last_byte):
+                    with watched(self._context.options.last_byte), ended_by(self._halt):
                         failure = self._fetch(record)
                     if failure is not None:
                         self._failed[record.file_id] = failure
@@ -188,7 +188,7 @@ class _Pool:
         return None
 
     def _fetch_once(self, record: FileRecord) -> None:
-        with self._context.client.open_file(record.file_id, stop=self._halt) as body:
+        with self._context.client.open_file(record.file_id) as body:
             with self._changed:
                 if self._halt.is_set():
                     return

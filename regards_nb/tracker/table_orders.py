@@ -286,9 +286,10 @@ class TableOrders(WaitingCall):
         made, left = self._labels_of(are_made=True), self._labels_of(are_made=False)
         text = f"stopped; {len(made)} of {counted(len(self._requests), 'order')} made"
         text += f": {listed(made, between='; ')}" if made else ""
-        text += f". Not made: {listed(left, between='; ')}" if left else ""
         if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
+            left.remove(sent)
             text += f". Perhaps made: {sent}, the next call asks REGARDS"
+        text += f". Not made: {listed(left, between='; ')}" if left else ""
         waiting = self._to_download()
         if waiting and left and self._asked is None:
             text += f". {advice_for(waiting, _CALL)}"
