@@ -9,6 +9,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import interrupted_after
 from download_kit import files_named, world
 
 from regards_nb.errors import (
@@ -16,6 +17,7 @@ from regards_nb.errors import (
     IncompleteDownloadError,
     OrderNotFoundError,
     ServiceUnreachableError,
+    StoppedWaiting,
     WaitTimeoutError,
     WorkspaceError,
 )
@@ -69,6 +71,24 @@ def test_without_a_tracker_the_progress_is_shown_unless_it_is_not_wanted(
         for number, quiet in enumerate(ways):
             here.client.download_order(here.order_id, tmp_path / f"{number}", **QUICK, **quiet)
             assert not capsys.readouterr().out
+
+
+def test_without_a_tracker_a_wait_names_the_order_and_what_blocks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGARDS prepares nothing more while another order waits; Ctrl-C says what is here."""
+    with world(tmp_path, OrderPlan(n_files=4, files_per_suborder=1)) as here:
+        here.simulator.wait_available(here.order_id, files=2)
+        behind = here.simulator.order(OrderPlan(n_files=1))
+        why = (
+            r"order 2 is \w+: waiting for more files of it. REGARDS prepares at most two "
+            "sub-orders per user, and order 1 waits for a download\n"
+        )
+        with (
+            interrupted_after(lambda told: re.search(why, told) is not None, monkeypatch),
+            pytest.raises(StoppedWaiting, match="^stopped; 0 files of order 2 saved.*same call"),
+        ):
+            here.client.download_order(behind, here.folder)
 
 
 def test_files_that_were_removed_or_downloaded_before_come_back_one_by_one(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from regards_nb.client.transport import (
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields
-from regards_nb.waits import reads_only
+from regards_nb.waits import reads_only, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -508,6 +508,7 @@ class RegardsClient:
 
         return summary_frame(self._catalogue.cart(), {})
 
+    @stopped_by_user("stopped before a file was fetched: call it again", keeps_inner=True)
     def download_products(
         self,
         products: object,

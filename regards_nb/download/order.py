@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_paths
@@ -29,8 +29,8 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.files import FileRecord, FileState
-from regards_nb.text import counted
-from regards_nb.waits import growing, stopped_by_user
+from regards_nb.text import counted, doubled, numbered
+from regards_nb.waits import SAID_AFTER_S, growing, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 
 #: What Ctrl-C in a download says; it is completed by how many files are here.
 STOPPED = "stopped; {} saved and verified so far. The same call goes on from there"
+_STOPPED_EARLY = "stopped before a file was fetched: call it again"
+#: Time without a file after which its length is told, and again after twice that and so on.
+_STILL_S = 60.0
+#: Only the newest orders are searched for those that block an order.
+_MOST_LOOKED_AT = 100
 #: Factor by which each wait for more files is longer than the last one, and the longest wait.
 _SLOWER, _MAX_POLL_S = 1.5, 30.0
 #: Maximum number of requests in turn without an answer; the client repeats each several times.
@@ -53,6 +58,7 @@ _MAX_UNANSWERED = 6
 _NO_ORDER = 0
 
 
+@stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
 def download_order(
     client: RegardsClient,
     order_id: int,
@@ -129,8 +135,9 @@ def download_order(
     folder = as_place(directory)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     client.order(order_id)  # raises where there is none, before anything is made here
+    line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
-        on_progress=on_progress,
+        on_progress=on_progress or line,
         stop=stop or threading.Event(),
         extract=extract,
         way=way,
@@ -141,11 +148,19 @@ def download_order(
         backoff_s=backoff_s,
     )
     archive = archive_of(client.base_url, client.tenant)
-    with _downloader(client, order_id, folder, options, archive=archive, show=show) as downloader:
-        order = _fetch_until_finished(client, downloader, options.stop, deadline_s, poll_s)
-        _fetch_rest(client, order, downloader)
+    with _downloader(client, order_id, folder, options, line, archive=archive) as downloader:
+
+        def stopped() -> str:
+            here = counted(len(downloader.records.in_place), "file")
+            return STOPPED.format(f"{here} of order {order_id}")
+
+        with stopped_by_user(stopped):
+            order = _fetch_until_finished(
+                client, downloader, options.stop, line, deadline_s=deadline_s, poll_s=poll_s
+            )
+            _fetch_rest(client, order, downloader)
     for text in downloader.notes:
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
     paths = paths_of(downloader.records.in_place)
     if not paths:
         raise DownloadError(
@@ -160,32 +175,33 @@ def _downloader(
     order_id: int,
     folder: Place,
     options: DownloadOptions,
+    line: ProgressLine | None,
     *,
     archive: str = "",
-    show: bool,
 ) -> Iterator[Downloader]:
-    """Make what downloads into a place that can be written to; its progress is shown in a line."""
+    """Make what downloads into a place that can be written to, and end its progress line."""
     with open_workspace(folder, order_id, stop=options.stop):
         pass
     log = StateLog(folder, order_id, archive=archive, durable=options.durable)
-    line = ProgressLine()
-    if show and options.on_progress is None:
-        options = replace(options, on_progress=line)
     try:
         yield Downloader(source, order_id, folder, log, options)
     finally:
-        line.end()
+        if line is not None:
+            line.end()
 
 
 def _fetch_until_finished(
     client: RegardsClient,
     downloader: Downloader,
     stop: threading.Event,
+    line: ProgressLine | None,
+    *,
     deadline_s: float | None,
     poll_s: float,
 ) -> RemoteOrder:
-    """Fetch increments until the server prepares nothing more."""
+    """Fetch increments until the server prepares nothing more; *line* says what is waited for."""
     unanswered, pauses = 0, growing(poll_s, _MAX_POLL_S, _SLOWER)
+    since_s, told = time.monotonic(), ("", 0.0)
     while True:
         came = False
         try:
@@ -205,8 +221,13 @@ def _fetch_until_finished(
                     f"order {order.order_id} is paused: no more files come until "
                     f"client.resume({order.order_id})"
                 )
+            waited_s = time.monotonic() - since_s
+            news = (order.status, doubled(waited_s, _STILL_S))
+            if line and not came and news != told and waited_s + poll_s > SAID_AFTER_S:
+                told = news
+                line.note(_preparing(client, order, news[1]))
         if came:
-            pauses = growing(poll_s, _MAX_POLL_S, _SLOWER)
+            pauses, since_s = growing(poll_s, _MAX_POLL_S, _SLOWER), time.monotonic()
         else:
             _pause(downloader, stop, next(pauses), deadline_s)
 
@@ -217,6 +238,21 @@ def _fetch_ready(downloader: Downloader) -> bool:
         return not downloader.fetch().nothing_new
     except IncompleteDownloadError as exc:
         return bool(exc.paths)
+
+
+def _preparing(client: RegardsClient, order: RemoteOrder, still_s: float) -> str:
+    """Return that REGARDS prepares an order, for how long, and which orders block it."""
+    since = f", for more than {still_s:.0f} s" if still_s else ""
+    text = f"order {order.order_id} is {order.status}: waiting for more files of it{since}"
+    with suppress(ServiceError):
+        newest = islice(client.iter_orders(), _MOST_LOOKED_AT)
+        others = [each.order_id for each in newest if each.available_files]
+        if others := [number for number in others if number != order.order_id]:
+            text += (
+                f". REGARDS prepares at most two sub-orders per user, and {numbered(others)} "
+                f"{'waits' if len(others) == 1 else 'wait'} for a download"
+            )
+    return text
 
 
 def _pause(
@@ -256,6 +292,7 @@ def _fetch_rest(client: RegardsClient, order: RemoteOrder, downloader: Downloade
         raise downloader.incomplete(failed, paths) from None
 
 
+@stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
 def download_products(
     client: RegardsClient,
     products: Sequence[Product],
@@ -294,8 +331,9 @@ def download_products(
     source = _ProductFiles(client, products, accept_licence=accept_licence)
     if not source.records:
         raise DownloadError(f"{counted(len(products), 'product')} without any file")
+    line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
-        on_progress=on_progress,
+        on_progress=on_progress or line,
         stop=stop or threading.Event(),
         way="files",
         check="size",
@@ -303,7 +341,7 @@ def download_products(
         backoff_s=backoff_s,
     )
     wanted = [record.file_id for record in source.records]
-    with _downloader(source, _NO_ORDER, folder, options, show=show) as downloader:
+    with _downloader(source, _NO_ORDER, folder, options, line) as downloader:
         records = downloader.records
         # No manifest lists the files: they are fetched as those that a manifest lists no longer.
         records.expect(source.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 _INTERVAL_S = 0.2
 #: The time between two lines in a notebook or a log, where lines stay.
 _BETWEEN_LINES_S = 5.0
+#: The same before a line that says why no byte comes.
+_BEFORE_NEWS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +158,15 @@ class ProgressLine:
     """Writes the progress of one order to the standard output; it is an ``on_progress``.
 
     In a terminal one line is drawn again and again by rich, which fits it to the width. In a
-    notebook or a log, where lines stay, a new line is written every 5 s. An order may come in many
-    increments, of which each counts from zero: the line adds the files that came before.
+    notebook or a log, where lines stay, a new line is written every 5 s, or after one where it says
+    that no byte comes. An order may come in many increments, of which each counts from zero: the
+    line adds the files that came before.
     """
 
     def __init__(self) -> None:
         self._before = 0
-        self._next_line_s = 0.0
+        self._last_line_s = -math.inf
+        self._is_silent = False
         #: A line that was not written because another line was written just before.
         self._pending = ""
         self._live: Live | None = None
@@ -177,19 +182,34 @@ class ProgressLine:
             self._before += progress.files_done
         if sys.stdout.isatty():
             self._draw(text)
-        elif time.monotonic() >= self._next_line_s:
-            self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
-            self._pending = ""
-            _write(f"{text}\n")
+            return
+        is_news = bool(progress.silence) and not self._is_silent
+        pause_s = _BEFORE_NEWS_S if is_news else _BETWEEN_LINES_S
+        self._pending = f"{text}\n"
+        if time.monotonic() >= self._last_line_s + pause_s:
+            self._last_line_s, self._is_silent = time.monotonic(), bool(progress.silence)
+            self._write_pending()
+
+    def note(self, text: str) -> None:
+        """Say what is waited for between two increments."""
+        if sys.stdout.isatty():
+            self._draw(text)
         else:
-            self._pending = f"{text}\n"
+            self._pending += f"{text}\n"
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        if self._pending:
+            sys.stdout.write(self._pending)
+            sys.stdout.flush()
+            self._pending = ""
 
     def end(self) -> None:
         """Leave the line as it is, and write a line that is pending."""
         if self._live is not None:
             self._live.stop()
-        _write(self._pending)
-        self._live, self._pending = None, ""
+            self._live = None
+        self._write_pending()
 
     def _draw(self, text: str) -> None:
         # imported here: it takes 40 ms, and only a terminal needs it
@@ -205,9 +225,3 @@ class ProgressLine:
             )
             self._live.start()
         self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-
-
-def _write(text: str) -> None:
-    if text:
-        sys.stdout.write(text)
-        sys.stdout.flush()
