@@ -99,3 +99,18 @@ def test_pika_hears_of_a_connection_that_carries_messages_alone() -> None:
 def test_a_server_that_speaks_another_protocol_is_left_to_pika() -> None:
     """RabbitMQ answers with eight bytes of its own version."""
     assert read([b"AMQP\x00\x00\x09\x01"]) == ([], b"AMQP\x00\x00\x09\x01")
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"x-delivery-count": 2}, 2),
+        ({"x-acquired-count": 1}, 1),
+        ({"x-acquired-count": 4, "x-delivery-count": 3}, 4),
+        ({}, None),
+    ],
+)
+def test_each_return_is_counted(counts: dict[str, int], expected: int | None) -> None:
+    """RabbitMQ 4.3 counts in x-delivery-count what failed alone, and all in x-acquired-count."""
+    encoded = b"".join(pika.BasicProperties(headers=counts).encode())
+    assert properties_from(encoded).delivery_count == expected

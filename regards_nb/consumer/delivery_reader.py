@@ -177,7 +177,7 @@ class MessageProperties(NamedTuple):
     others: str
     #: Of a stream. In other queues this header comes from the publisher.
     stream_offset: int | None
-    #: How often a quorum queue has taken it back.
+    #: How often a quorum queue has delivered it before.
     delivery_count: int | None
 
 
@@ -202,7 +202,9 @@ def _cached(encoded: bytes) -> MessageProperties:
         texts = _as_text(*service)
     except TypeError:  # a table or a list among the headers cannot be hashed
         texts = _as_text.__wrapped__(*service)
-    offset, count = headers.get("x-stream-offset"), headers.get("x-delivery-count")
+    offset = headers.get("x-stream-offset")
+    # RabbitMQ 4.3 counts in x-delivery-count only what failed, and not what was put back.
+    count = headers.get("x-acquired-count", headers.get("x-delivery-count"))
     return MessageProperties(
         timestamp_s,
         _text(properties.correlation_id),

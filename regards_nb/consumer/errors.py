@@ -57,8 +57,9 @@ def broker_error(cause: BaseException, where: str, queue: str) -> BrokerError:  
             case pika_errors.ConsumerCancelled():
                 return QueueNotFoundError(
                     f"RabbitMQ at {where} ended the consumer of the queue {queue!r}: the queue was "
-                    "deleted, or its node is down. Reading goes on as soon as the queue is there "
-                    "again; ask the REGARDS administrator."
+                    "deleted, its node is down, or no message was acknowledged within the consumer "
+                    "timeout. Reading goes on as soon as the queue is there again; ask the REGARDS "
+                    "administrator."
                 )
             case ssl.SSLError():
                 return BrokerUnreachableError(
