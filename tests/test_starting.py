@@ -68,7 +68,7 @@ def test_a_login_that_is_not_answered_is_named(
     where = f"REGARDS at {simulator.base_url}"
     simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
-        told = f"{where} has not answered yet: orders made elsewhere are not known\n"
+        told = f"{where} has not answered yet: what is new there is not known\n"
         assert told in capsys.readouterr().out
         number = simulator.order(OrderPlan(n_files=1))
         told = (

@@ -281,7 +281,7 @@ class Frames:
         All frames of the journal have them from then on, also those of the next kernel.
         """
         with self._lock:
-            self.refresh()
+            self.refresh(exact=False)
             new = self._states.new_answers(answers)
         self._journal.save_answers(new)
 

@@ -31,8 +31,8 @@ _T = TypeVar("_T")
 #: Number of states of a checkpoint that are made together when all are read.
 _AT_ONCE = 4096
 _TRUE = (1,)
-#: REGARDS 2.4 counts the files of unfinished orders every 10 s, of one tenant after the other, and
-#: again when that failed. A status of the end is set together with the count.
+#: REGARDS counts the files of unfinished orders every 10 s, one tenant after the other, and later
+#: if that fails. A status of the end is set together with the count (protocol.md 1.2).
 _COUNTED_AFTER_S = 60
 #: Tenant and order id.
 _Id: TypeAlias = tuple[str | None, int]

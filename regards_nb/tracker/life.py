@@ -55,7 +55,7 @@ _STALE_S = 90.0
 _LOGIN_S = 2.0
 #: Maximum time until a start that the user has stopped ends.
 _GIVE_UP_S = 2.0
-_UNANSWERED = "REGARDS at {} has not answered yet: orders made elsewhere are not known"
+_UNANSWERED = "REGARDS at {} has not answered yet: what is new there is not known"
 _UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
 
 #: The objects of this process: in the journal all have its process id.

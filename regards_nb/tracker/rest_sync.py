@@ -348,7 +348,7 @@ class RestSync:
             )
             states = self._shared.states().where("order_id", remotes)
             found = [(state, remotes[state.order_id or 0]) for state in states]
-            self._keep_answers(found)  # of all in one commit
+            self._keep_answers(found)
             for state, remote in found:
                 if _is_newer(state, known_of.get(remote.order_id)):
                     continue
@@ -445,7 +445,9 @@ class RestSync:
         with self._lock:
             for remote in remotes:
                 key = self._shared.frames.key_of(remote.order_id)
-                self._keep(None if key is None else self._shared.state(key), remote)
+                known = None if key is None else self._shared.state(key)
+                self._keep_answers([(known, remote)])
+                self._keep(known, remote)
         self._shared.signal.send()
         return bool(remotes)
 
@@ -454,12 +456,12 @@ class RestSync:
     ) -> None:
         """Journal the server's answer after an action of this tracker."""
         with self._lock:
+            self._keep_answers([(known, remote)])
             self._keep(known, remote, acted=acted)
         self.ask_soon()
         self._shared.signal.send()
 
     def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: str = "") -> bool:
-        self._keep_answers([(known, remote)])
         if downloading := remote.order_id in self._shared.downloads:
             self.ask_soon()  # only after the download can new files be told from old ones
         deliveries = new_deliveries(
@@ -472,7 +474,10 @@ class RestSync:
         return journal_answers(self._shared.journal, deliveries)
 
     def _keep_answers(self, found: Iterable[tuple[OrderState | None, RemoteOrder]]) -> None:
-        """Journal what only REST tells. Of files that wait here, `_keep_fetched` asks first."""
+        """Journal what only REST tells, of all orders in one commit.
+
+        Of orders that wait for a download here, `_keep_fetched` asks first whether they do.
+        """
         answers = {}
         for known, remote in found:
             waits = bool(known and known.waits_for_download)
