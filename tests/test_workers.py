@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import worker_functions
-from conftest import interrupted_after, until
+from conftest import DEADLINE_S, interrupted_after, until
 from postgresql import PrivatePostgreSQL
 
 from regards_nb import OrderTracker, errors
@@ -177,6 +177,11 @@ def test_process_runs_in_the_calling_thread_and_gives_results_by_order(
         assert "process= runs for order " in capsys.readouterr().out
         # also for files that are there already
         assert tracker.download(*numbers, process=total_bytes) == results
+        empty = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
+        tracker.sync()
+        capsys.readouterr()
+        assert tracker.download(empty, process=total_bytes) == {empty: None}
+        assert "process= runs" not in capsys.readouterr().out, "there is no file to process"
 
 
 def test_an_error_in_process_names_the_order_and_loses_no_other_result(
@@ -362,19 +367,25 @@ def test_what_workers_do_after_the_download_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The call says that ``process=`` runs; Ctrl-C says that it runs on, and begins anew later."""
+    """The call says what may run; Ctrl-C says that ``process=`` runs on, and begins anew later."""
     with profile() as tracker:
         (number,) = ended_orders(simulator, tracker, 1)
         tracker.download(number)
+        empty = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
+        tracker.sync()
         wait_for = worker_functions.WaitFor(tmp_path / "end")
         again = "calls process= .* again.* executor waits"
-        said = f"process= runs for order {number}"
         try:
-            with (
-                interrupted_after(lambda text: said in text, monkeypatch),
-                pytest.raises(errors.StoppedWaiting, match=rf"6 of 6 files.*{again}"),
+            for order_id, said, done in (
+                (number, f"workers start or run process= for order {number}", "6 of 6 files"),
+                (empty, "workers start or download", "no file"),
             ):
-                tracker.download(number, executor=processes, process=wait_for)
+                with (
+                    interrupted_after(lambda text, said=said: said in text, monkeypatch),
+                    pytest.raises(errors.StoppedWaiting, match=rf"{done}.*{again}"),
+                ):
+                    tracker.download(order_id, executor=processes, process=wait_for)
+                processes.submit(wait_for, [])  # no worker is free
         finally:
             wait_for.path.touch()
 

@@ -36,7 +36,6 @@ from regards_nb.tracker.fetch import (
     WorkerCall,
     begin_processing,
     fetch_order,
-    is_of_threads,
     list_others,
     settings_for_workers,
     submitted,
@@ -197,10 +196,10 @@ class Downloads:
         *timeout_s*.
         """
         options = options or CallOptions()
-        executor, process = options.executor, options.process
+        process = options.process
         begin, stop = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
-        tell = partial(self._tell, view, begun, timeout_s, is_processed=process is not None)
+        tell = partial(self._tell, view, begun, options, timeout_s)
         try:
             for order in orders:
                 number = order.order_id
@@ -217,7 +216,7 @@ class Downloads:
         except BaseException:
             stop()
             raise
-        if executor is not None and not is_of_threads(executor):
+        if options.has_workers:
             self._ask_for_workers(orders)
         errors = self._errors(orders, dict(begun), request)
         failed = {order_id for order_id, _ in errors}
@@ -236,7 +235,7 @@ class Downloads:
     ) -> tuple[Callable[[OrderState], Future[Any]], Callable[[], object]]:
         """Return how a call begins the download of an order, and how it stops what it began."""
         executor = options.executor
-        if executor is None or is_of_threads(executor):
+        if executor is None or not options.has_workers:
             submit = None if executor is None else partial(submitted, executor)
             caller = object()
             begin = partial(self.begin, request=request, submit=submit, caller=caller)
@@ -290,11 +289,13 @@ class Downloads:
         self,
         view: WaitDisplay,
         begun: Iterable[tuple[int, Future[Any]]],
+        options: CallOptions,
         timeout_s: float,
-        *,
-        is_processed: bool,
     ) -> None:
-        """Show what a call waits for; it calls *process* for an order after its download."""
+        """Show what a call waits for; its function runs for an order with files after a download.
+
+        Of a worker only the journal tells what it does, and nothing when it has started.
+        """
         running = [number for number, future in begun if not future.done()]
         for number in running:
             download = self._shared.downloads.get(number)
@@ -304,10 +305,15 @@ class Downloads:
                     "stay, and the same call goes on from there"
                 )
         # Without process=, a download has ended just before its future is done.
-        processing = [number for number in running if is_processed and self._has_ended(number)]
-        words = [f"process= runs for {numbered(processing)}"] if processing else []
+        processing = [
+            number
+            for number in running
+            if options.process and self._has_ended(number) and self._shared.paths(number)
+        ]
+        runs = "workers start or run process=" if options.has_workers else "process= runs"
+        words = [f"{runs} for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
-            words.insert(0, "downloading")
+            words.insert(0, "workers start or download" if options.has_workers else "downloading")
         held = [
             f"{holder} is downloading order {order_id}, which is waited for"
             for order_id, each in list(self._shared.downloads.items())

@@ -231,15 +231,6 @@ def submitted(executor: Executor, *job: Any) -> Future[Any]:
         ) from exc
 
 
-def is_of_threads(executor: Executor) -> bool:
-    """Return whether the jobs of an executor run in threads of this process."""
-    # Since Python 3.14; each of its threads has its own modules, as a process has.
-    interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
-    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(
-        executor, interpreters
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
     """Where a call of ``download`` downloads, and what it does with the files of each order."""
@@ -262,6 +253,16 @@ class CallOptions:
                 f"executor must be a concurrent.futures.Executor, not {self.executor!r:.100}; a "
                 "Dask client has one: client.get_executor()"
             )
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the jobs run in other processes, and not in threads of this one."""
+        # Since Python 3.14; each of its threads has its own modules, as a process has.
+        interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+        return self.executor is not None and (
+            isinstance(self.executor, interpreters)
+            or not isinstance(self.executor, concurrent.futures.ThreadPoolExecutor)
+        )
 
     def do_jobs(self, tell: Callable[[], object]) -> None:
         """Do what other threads have left to the thread of the call; *tell* comes before each."""
