@@ -172,7 +172,7 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
         if self.downloaded_files >= (self.files_total or 0):
             return False  # first: a view asks this of all orders
         is_over = self.finished and self.status not in GONE
-        return is_over and not (self.to_download or self.downloading)
+        return is_over and not (self.to_download or self.downloading or self.held_by)
 
     @property
     def name(self) -> str:

@@ -125,7 +125,7 @@ def test_a_user_waits_for_the_kernel_that_downloads_the_order(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Views and download() say which process downloads it; in another workspace files come, too."""
-    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=60_000))
+    simulator.faults.add(Slow(route=Route.ZIP, bytes_per_s=50_000))
     with (
         tracker_of(simulator, tmp_path) as tracker,
         kernel(simulator, tmp_path / "journal.sqlite", tmp_path / "elsewhere") as other,
@@ -134,14 +134,19 @@ def test_a_user_waits_for_the_kernel_that_downloads_the_order(
         running = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
         leases = tracker._shared.journal.leases
         until(lambda: leases.holder(order_lease(simulator.tenant, order_id)))
+        downloading = rf"process {other.pid} on \S+ is downloading "
         shown = until(
-            lambda: f"process {other.pid} on " in (html := tracker._repr_html_()) and html
+            lambda: (
+                re.search(rf"0/2 files.*{downloading}it", html := tracker._repr_html_()) and html
+            )
         )
-        assert "is downloading it" in shown
+        with pytest.raises(WaitTimeoutError, match=rf"^after 0.1 s, {downloading}order {order_id}"):
+            list(tracker[order_id].iter_parts(timeout_s=0.1))
+        assert "B/s" not in capsys.readouterr().out
         with pytest.raises(WaitTimeoutError) as said:
             tracker.wait(running, timeout_s=0)
         for text in (shown, str(said.value)):
-            assert not re.search("waits for|until you download", text)
+            assert not re.search("waits for|until you download|[0-9] incomplete|tries the", text)
         paths = tracker.download(order_id)
         assert [path.stat().st_size for path in paths] == [60_000, 60_000]
         assert all(path.is_relative_to(tmp_path / "orders") for path in paths)

@@ -340,10 +340,10 @@ def _remarks(order: OrderState) -> Iterator[str]:
     if order.lacks_names or order.lacks_files:
         does = "names the missing files" if order.lacks_names else "tries the missing files again"
         yield f"tracker.download({order.order_id}) {does}"
-    if order.downloading:
-        yield clean(order.download_note) or "downloading"
     if order.held_by:
         yield f"{order.held_by} is downloading it"
+    elif order.downloading:
+        yield clean(order.download_note) or "downloading"
     if order.elsewhere:
         yield f"{order.elsewhere}; download(again=True) fetches them"
     if order.error_type:
@@ -544,7 +544,8 @@ class DownloadRates:
 
     def update(self, orders: Iterable[OrderState], now_s: float) -> None:
         """Take a sample of each running download, at a time of a monotonic clock."""
-        running = {order.key: order.downloaded_bytes for order in orders if order.downloading}
+        own = (order for order in orders if order.downloading and not order.held_by)
+        running = {order.key: order.downloaded_bytes for order in own}
         self._samples = {key: self._samples.get(key, deque()) for key in running}
         for key, samples in self._samples.items():
             samples.append((now_s, running[key]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -199,7 +200,7 @@ class Downloads:
         process = options.process
         begin, stop = self._ways(request, options)
         begun: list[tuple[int, Future[Any]]] = []
-        tell = partial(self._tell, view, begun, options, timeout_s)
+        tell = partial(self._tell, view, begun, options, time.monotonic(), timeout_s)
         try:
             for order in orders:
                 number = order.order_id
@@ -290,6 +291,7 @@ class Downloads:
         view: WaitDisplay,
         begun: Iterable[tuple[int, Future[Any]]],
         options: CallOptions,
+        began_s: float,
         timeout_s: float,
     ) -> None:
         """Show what a call waits for; its function runs for an order with files after a download.
@@ -298,11 +300,16 @@ class Downloads:
         """
         running = [number for number, future in begun if not future.done()]
         for number in running:
-            download = self._shared.downloads.get(number)
-            if download and download.active.last_byte.age_s >= timeout_s:
+            if (download := self._shared.downloads.get(number)) is None:
+                continue
+            waited_s = download.active.last_byte.age_s
+            why = f"no byte of order {number} from REGARDS for {timeout_s:g} s"
+            if (holder := download.active.holder) is not None:
+                waited_s = time.monotonic() - began_s
+                why = f"after {timeout_s:g} s, {holder} is downloading order {number}"
+            if waited_s >= timeout_s:
                 raise WaitTimeoutError(
-                    f"no byte of order {number} from REGARDS for {timeout_s:g} s. Verified files "
-                    "stay, and the same call goes on from there"
+                    f"{why}. Verified files stay, and the same call goes on from there"
                 )
         # Without process=, a download has ended just before its future is done.
         processing = [

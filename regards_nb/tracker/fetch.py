@@ -167,6 +167,7 @@ def fetch_order(
 
     lease = order_lease(order.tenant or tenant, order.order_id)
     with ended_by(running.stop), held(journal, lease, None if request.if_free else wait):
+        running.holder = None
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile

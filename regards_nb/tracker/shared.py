@@ -297,9 +297,9 @@ class OrderHolders:
             holder = self.of(order)
             if holder is None:
                 return order
-            return replaced(order, waits_for_download=False, held_by=str(holder))
+            return replaced(order, waits_for_download=False, lacks_names=False, held_by=str(holder))
 
-        return orders.changed(without, "waits_for_download")
+        return orders.changed(without, "to_download")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -346,7 +346,7 @@ class RunningDownload:
 
     def report(self, progress: Progress) -> None:
         """Take how far the download is."""
-        self.progress, self.holder = progress, None
+        self.progress = progress
         self.changed()
 
 
@@ -455,6 +455,7 @@ class Shared:
             waits_for_download=False,
             lacks_names=False,
             download_note=running.last_byte.text(state.name),
+            held_by="" if running.holder is None else str(running.holder),
         )
         if (progress := running.progress) is None:
             return state
