@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from regards_nb.simulator import (
     Slow,
     StagingError,
     StorageRefuses,
+    html_page,
 )
 from regards_nb.tracker import SHOWN_S, BackgroundErrors, ChangeSignal, EventDispatcher
 from regards_nb.waits import in_thread
@@ -210,6 +212,10 @@ def test_a_wait_for_an_unknown_order_is_an_error(
     for name, words in near.items():
         with pytest.raises(errors.OrderNotFoundError, match=re.escape(words)):
             tracker.wait(name, timeout_s=30)
+    simulator.faults.add(replace(html_page(Route.ORDERS), times=None))
+    told = "^the order 'NOPE' is not known here, and REGARDS could not be asked: .*page"
+    with pytest.raises(errors.UnexpectedAnswerError, match=told):
+        tracker.wait("NOPE", timeout_s=30)
 
 
 @pytest.mark.parametrize("has_messages", [False, True])

@@ -26,7 +26,7 @@ from regards_nb.errors import (
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
 from regards_nb.tracker.rest_sync import REST_ANSWERS
-from regards_nb.tracker.shared import CLIENT_MISSING
+from regards_nb.tracker.shared import ASKING, CLIENT_MISSING
 from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Life:
         if isinstance(error, ServiceLoginError):
             self._errors.record("logging in to REGARDS", error)
         elif error is not None:
-            self._errors.note(_UNCHECKED.format(error))
+            self._errors.note(_UNCHECKED.format(error), source=ASKING)
 
     def end_for_good(self, text: str, client: RegardsClient | None) -> None:
         """Refuse all later calls with *text*, also those of the client."""

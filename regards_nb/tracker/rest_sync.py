@@ -37,7 +37,7 @@ from regards_nb.frames import Answer
 from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
 from regards_nb.text import counted, numbered
 from regards_nb.threads import OwnThread
-from regards_nb.tracker.shared import RECEIVING
+from regards_nb.tracker.shared import ASKING, RECEIVING
 from regards_nb.waits import ended_by, limited, pause
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ SETTLE_S = 2.0
 #: Time after which REST is asked although the queue holds messages, which it does not deliver.
 _STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
-_ASKING = "asking for unfinished orders"
 #: Maximum time to find out whether an error has healed.
 _CHECK_S = 5.0
 
@@ -294,7 +293,7 @@ class RestSync:
             self.client.login()
         except ServiceError:
             return False
-        self.errors.withdraw(_ASKING)
+        self.errors.withdraw(ASKING)
         self.ask_soon(0.0)
         return True
 
@@ -335,7 +334,7 @@ class RestSync:
             return False
         before = self._shared.states()
         remotes = self._listed(wanted)
-        self.errors.withdraw(_ASKING)
+        self.errors.withdraw(ASKING)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, changed = [], False
         with self._lock:
@@ -377,9 +376,9 @@ class RestSync:
         """Delay the next round, and record an error that does not end by itself, once."""
         if isinstance(error, ServiceUnreachableError | JournalError):
             # An outage ends by itself, and every call of the user tells it while it lasts.
-            _log.warning("%s: %s", _ASKING, error)
+            _log.warning("%s: %s", ASKING, error)
         elif str(error) != self.error:
-            self.errors.record(_ASKING, error, check_again=self._check_again)
+            self.errors.record(ASKING, error, check_again=self._check_again)
         self.failures += 1
         self.error = str(error)
 
@@ -390,7 +389,7 @@ class RestSync:
                 self.ask_round()
             else:
                 next(self.client.iter_orders(page_size=1), None)
-                self.errors.withdraw(_ASKING)
+                self.errors.withdraw(ASKING)
 
     def retry_s(self, usual_s: float) -> float:
         """Return the pause before the next round."""

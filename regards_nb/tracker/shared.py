@@ -58,6 +58,8 @@ _STOPPED = "stopped while REGARDS was asked for {}, so nothing was done; the sam
 
 #: The work that has failed if a thread of the tracker has ended by itself.
 RECEIVING = "receiving messages"
+#: The work that a round of REST sync does; an answer withdraws its errors.
+ASKING = "asking for unfinished orders"
 
 _MOST_ERRORS = 20
 #: Time for which a view that stays open shows a note or an error.
@@ -188,9 +190,9 @@ class BackgroundErrors:
         self._keep(text, _Told(until_s, source or what, error, check_again, orders, said_of))
         _log.warning("%s%s", text, said_of(orders), exc_info=error)
 
-    def note(self, text: str) -> None:
-        """Show a text about a problem that is over already: no call raises it."""
-        self._keep(text, _Told(self._clock() + SHOWN_S))
+    def note(self, text: str, *, source: str = "") -> None:
+        """Show a text about a problem that no call raises; `withdraw` takes the *source*."""
+        self._keep(text, _Told(self._clock() + SHOWN_S, source=source))
 
     def _keep(self, text: str, new: _Told) -> None:
         with self._lock:

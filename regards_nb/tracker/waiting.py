@@ -315,8 +315,9 @@ class Wait(WaitingCall):
                 is_known = self._sync.look_up(name)
         except JournalError:
             return True  # its state was not written, and is asked for again
-        except ServiceUnreachableError as exc:
-            self._unanswered = f"{self._sync.where} does not answer"
+        except ServiceError as exc:
+            if isinstance(exc, ServiceUnreachableError):
+                self._unanswered = f"{self._sync.where} does not answer"
             exc.put_first(f"the order {name!r} is not known here, and REGARDS could not be asked")
             raise
         self._unanswered = ""
