@@ -645,6 +645,8 @@ class OrderAccumulator(msgspec.Struct, gc=False):
         """Return the state of the order."""
         done = len(self.numbered) + len(self.unnumbered) or len(self.over_rest)
         total = self.total if self.total >= 0 else None
+        if self.status == OrderStatus.DONE:
+            done = max(done, self.total)  # also of sub-orders whose messages were lost
         progress = min(done / total, 1.0) if total else None
         errors, has_link = self._errors(), bool(self.link) and total != 0
         return OrderState(

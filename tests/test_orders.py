@@ -60,6 +60,7 @@ def test_progress_counts_finished_parts() -> None:
     part = event("SUBORDER_DONE", orderId=5, subOrderId=1, totalSubOrders=2)
     assert fold(part).progress == 0.5
     assert fold(event("SUBORDER_DONE", orderId=5)).progress is None
+    assert fold(part, event("DONE", orderId=5)).suborders_done == 2, "a message may be lost"
 
 
 def test_equal_parts_of_an_older_server_are_counted_each() -> None:

@@ -283,9 +283,8 @@ def clock(moment: datetime, *, after: datetime | None = None) -> str:
 def _parts(order: OrderState) -> str:
     if order.suborders_total:
         return f"{order.suborders_done}/{order.suborders_total}"
-    if order.finished:
-        return str(order.suborders_done) if order.suborders_done else ""
-    return f"{order.suborders_done}/?"
+    # Over REST fewer may have been seen than there were.
+    return "" if order.finished else f"{order.suborders_done}/?"
 
 
 def _files(order: OrderState, rate: float | None) -> str:
