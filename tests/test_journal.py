@@ -385,6 +385,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_text("my notes " * 500)
     with pytest.raises(JournalError, match=r"notes\.txt.*not a journal"):
         Journal(path)
+    with pytest.raises(JournalError, match="unable to open.*Check that the folder exists"):
+        Journal(path / "journal.sqlite")
     assert path.read_text().startswith("my notes")
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 STOPPED = "stopped; {} saved and verified so far. The same call goes on from there"
 _STOPPED_EARLY = "stopped before a file was fetched: call it again"
 #: Time without a file after which its length is told, and again after twice that and so on.
-_STILL_S = 60.0
+_STILL_S = 5.0
 #: Only the newest orders are searched for those that block an order.
 _MOST_LOOKED_AT = 100
 #: Factor by which each wait for more files is longer than the last one, and the longest wait.

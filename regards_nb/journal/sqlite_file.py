@@ -373,7 +373,7 @@ def _size_bytes(path: Path) -> int:
     """Return the size of a file; 0 if it is not there. Another kernel may delete it just now."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # of a wrong folder, opening says what to do
         return 0
 
 

@@ -331,7 +331,8 @@ class Wait(WaitingCall):
             is_answer_due = not health.queue_depth
         else:  # without RabbitMQ only REGARDS can tell
             is_answer_due = self._sync is not None
-        if not is_answer_due:
+        # What a message has named may not be written yet.
+        if not is_answer_due or self._shared.journal.obstacle():
             return
         last_sign = max(self._began, health.since, health.last_event or health.since)
         if (datetime.now(UTC) - last_sign).total_seconds() < _UNKNOWN_AFTER_S:
