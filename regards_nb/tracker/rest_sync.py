@@ -401,6 +401,7 @@ class RestSync:
         """Ask for the user's newest orders; return the keys of those that were not known."""
         before = self._shared.states()
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
+        self.errors.withdraw(ASKING)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, new, again = [], [], []
         with self._lock:
