@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from regards_nb.errors import TrackingError
-from regards_nb.waits import ended_by, fulfil, joined
+from regards_nb.waits import ended_by, fulfil, joined, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,23 +132,24 @@ class JobThreads:
         self._drop_waiting()
         return self.finish(timeout_s, job)
 
-    def finish(self, timeout_s: float, job: Callable[[], str]) -> str:
+    def finish(self, timeout_s: float, job: Callable[[], str], *, then: str = "") -> str:
         """Return when all jobs have ended; drop those that still wait after *timeout_s*.
 
         *job* returns what runs now; after a second it is said that this is waited for.
-        The result is empty, or says which job has not ended.
+        The result is empty, or says which job has not ended, and what comes *then*.
         """
         with self._lock:
             others = list(self._threads - {threading.current_thread()})
-        if joined(
-            others, timeout_s, lambda limit: f"stop() waits until {job()} has ended, {limit}"
-        ):
-            return ""
+        with stopped_by_user(lambda: f"stop() was stopped: {job()} still runs{then}"):
+            if joined(
+                others, timeout_s, lambda limit: f"stop() waits until {job()} has ended, {limit}"
+            ):
+                return ""
         running = job()
         self._drop_waiting()
         with self._lock:
             self._threads.difference_update(others)  # later jobs do not wait for these
-        return f"{running} did not end within {timeout_s:g} s, and still runs"
+        return f"{running} did not end within {timeout_s:g} s, and still runs{then}"
 
     def _drop_waiting(self) -> None:
         with self._lock:

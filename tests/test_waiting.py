@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import limit_tells, purge_queue, tracker_of, until
+from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
@@ -311,7 +311,7 @@ def test_a_stopped_tracker_says_so(
 def test_a_stop_says_which_callback_it_waits_for(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line after a second, and an error at the limit; the next start calls it again."""
+    """A line after a second, an error at the limit or Ctrl-C; the next start calls it again."""
     began, may_end = threading.Event(), threading.Event()
 
     def slow(_event: OrderEvent) -> None:
@@ -324,9 +324,18 @@ def test_a_stop_says_which_callback_it_waits_for(
     simulator.order(ONE_FILE)
     until(began.is_set)
     told = "callback slow on GRANTED of order 1"
+    again = "still runs; the next start\\(\\) makes the calls left out$"
+    with (
+        interrupted_after(lambda text: told in text, pytest.MonkeyPatch()),
+        pytest.raises(errors.StoppedWaiting, match=rf"^stop\(\) was stopped: {told} {again}"),
+    ):
+        tracker.stop()
+    began.clear()
+    tracker.start()
+    until(began.is_set)
 
     def said_by_stop() -> bool:
-        with pytest.raises(errors.TrackingError, match=f"^{told} did not end within 0.3 s"):
+        with pytest.raises(errors.TrackingError, match=f"^{told} did not .* 0.3 s, and {again}"):
             tracker.stop(timeout_s=0.3)
         return f"stop() waits until {told} has ended, at most 0." in capsys.readouterr().out
 

@@ -141,10 +141,12 @@ class EventDispatcher:
             self._shared.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
             self._thread.end(timeout_s, self._shared.journal.obstacle)
-        unended = self._threads.finish(timeout_s, lambda: self._running)
+        unended = self._threads.finish(
+            timeout_s, lambda: self._running, then="; the next start() makes the calls left out"
+        )
         self._is_over = True  # the thread may still wait for the journal, and makes no call then
         self._cursor.save(at_once=True)
-        return f"{unended}; the next start() makes the calls left out" if unended else ""
+        return unended
 
     def _follow(self) -> None:
         try:

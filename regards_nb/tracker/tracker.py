@@ -422,7 +422,7 @@ class OrderTracker:
         if not asks and self._sync is not None and isinstance(source, Consumer):
             self._catch_up = catching_up(self, self._sync, source, silence_s=self._silence_s)
 
-    @stopped_by_user("stop() was stopped: what still runs ends by itself")
+    @stopped_by_user("stop() was stopped: what still runs ends by itself", keeps_inner=True)
     def stop(self, *, timeout_s: float = 10.0) -> None:
         """End all threads and connections. The frames stay readable.
 
