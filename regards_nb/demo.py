@@ -22,7 +22,6 @@ from regards_nb.settings import check_options
 from regards_nb.simulator import BrokerMissingError, Simulator
 from regards_nb.text import counted
 from regards_nb.tracker import OrderTracker
-from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -34,7 +33,6 @@ WORKSPACE = Path("orders")
 _TRACKER_OPTIONS = {"journal", "workspace", "auto_download", "silence_s"}
 
 
-@stopped_by_user("demo() was stopped: call it again")
 def demo_tracker(**options: Any) -> OrderTracker:
     """Start a simulated REGARDS and a tracker of its orders; see `OrderTracker.demo`."""
     check_options(options, _TRACKER_OPTIONS | signature(Simulator).parameters.keys(), "demo()")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from regards_nb import OrderTracker, demo, queries
-from regards_nb.errors import SettingsError
+from regards_nb.errors import SettingsError, StoppedWaiting
 
 if TYPE_CHECKING:
     from regards_nb.simulator import PrivateBroker
@@ -41,6 +43,21 @@ def test_an_unknown_option_is_refused_with_near_names(monkeypatch: pytest.Monkey
     monkeypatch.setenv("REGARDS_QUEUE", "orders")
     with pytest.raises(SettingsError, match="the environment has no option 'worksapce'.*'workspa"):
         OrderTracker.from_env(worksapce="orders")
+
+
+def test_ctrl_c_ends_a_demo_that_is_still_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what was stopped, as it does later."""
+
+    class Interrupted:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "regards_nb.demo":
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "regards_nb.demo")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    with pytest.raises(StoppedWaiting, match=r"^demo\(\) was stopped: call it again$"):
+        OrderTracker.demo()
 
 
 def test_the_report_has_the_orders_and_a_file(

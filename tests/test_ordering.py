@@ -144,6 +144,7 @@ def test_the_estimate_is_shown_before_the_order(
         ("SWOT_PASS_012", "SWOT_PASS_012 is the name of a data set: dataset:SWOT_PASS_012$"),
         ("dataset:SWOT_PASS_99", "Did you mean 'SWOT_PASS_0"),
         ("cycle:99", "no product for cycle:99$"),
+        ("dataset:EMPTY", "no product for dataset:EMPTY$"),
     ],
 )
 def test_an_order_without_a_product_is_not_made(

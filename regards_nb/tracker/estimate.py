@@ -128,7 +128,7 @@ def _meant(client: RegardsClient, query: str) -> str:
         return ""
     for value in values:
         if value in labels:
-            return f". {value} is the name of a data set: dataset:{value}"
+            return f". {value} is the name of a data set: dataset:{value}" if named else ""
     near = "" if named else next(filter(None, (did_you_mean(v, labels) for v in values)), "")
     return near and f". {near}"
 

@@ -288,6 +288,7 @@ class OrderTracker:
         )
 
     @classmethod
+    @stopped_by_user("demo() was stopped: call it again")
     def demo(cls, **options: Any) -> OrderTracker:
         """Start a simulated REGARDS, on a real RabbitMQ, and a tracker that follows it.
 
