@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from regards_nb.download import Place
     from regards_nb.journal import Journal
 
+    #: Looks at a queue: `_queue`.
+    _Look = Callable[[AmqpParameters, str], Iterator["Finding"]]
+
 _CONNECT_TIMEOUT_S = 10.0
 MAX_SKEW_S = 60.0
 #: With less, a download of one sub-order (about 100 MB, protocol.md 1.3) may not fit.
@@ -169,10 +172,11 @@ def examine(
     """
     # While it connects again, RabbitMQ counts its former consumer for up to a minute.
     is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
+    look = partial(_queue, is_read=is_read, sharing=sharing)
     return Report(
         (
             *_tracker(health, unheard),
-            *_broker(parameters, queue, is_read=is_read, reads_only=reads_only, sharing=sharing),
+            *_broker(parameters, queue, look, reads_only=reads_only),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -202,7 +206,7 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
 
 
 def _broker(
-    parameters: AmqpParameters | None, queue: str | None, *, reads_only: bool, **of_queue: Any
+    parameters: AmqpParameters | None, queue: str | None, look: _Look, *, reads_only: bool
 ) -> Iterator[Finding]:
     if reads_only:
         text = "the tracker reads the journal; another kernel receives the messages"
@@ -218,11 +222,11 @@ def _broker(
     # the name of the node stands before each check of a cluster
     for address in addresses_of(parameters):
         prefix = f"{address.host}:{address.port} " if isinstance(parameters, tuple) else ""
-        for finding in _address(address, queue, **of_queue):
+        for finding in _address(address, queue, look):
             yield replace(finding, check=prefix + finding.check)
 
 
-def _address(parameters: AmqpParameters, queue: str, **of_queue: Any) -> Iterator[Finding]:
+def _address(parameters: AmqpParameters, queue: str, look: _Look) -> Iterator[Finding]:
     is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
@@ -232,7 +236,7 @@ def _address(parameters: AmqpParameters, queue: str, **of_queue: Any) -> Iterato
     tls = _broker_tls(parameters)
     yield tls
     if tls.verdict is not CheckResult.FAILED:
-        yield from _queue(parameters, queue, **of_queue)
+        yield from look(parameters, queue)
 
 
 def _broker_tls(parameters: AmqpParameters) -> Finding:

@@ -17,7 +17,6 @@ import uuid
 import warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -35,7 +34,6 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
-from regards_nb.output import say
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
@@ -267,16 +265,16 @@ class Submission:
         request: Request,
         *,
         refuse_cart: bool,
-        estimate: bool,
+        estimate: Callable[[str], object] | None,
         rename: Callable[[Request], Request] | None = None,
     ) -> OrderKey:
         """Send the request, unless it was sent under this name already; return its key.
 
         *refuse_cart*: send nothing if products lie in the web cart of the user, because REGARDS
-        makes the order of these products, too. *estimate*: ask what will be ordered, which only
-        REST can tell, and refuse an order of nothing. *rename* is called once no other kernel
-        submits, and returns the request under its final name. With it, a kernel that submits is not
-        waited for (HeldElsewhereError is raised), and the estimate is not shown.
+        makes the order of these products, too. *estimate* gets a text on what will be ordered,
+        which only REST can tell; an order of nothing is refused. None: it is not asked. *rename* is
+        called once no other kernel submits, and returns the request under its final name. With it,
+        a kernel that submits is not waited for: HeldElsewhereError is raised.
         ServiceError and BrokerError say whether there is no order, or whether that is open.
         """
         request.check()
@@ -288,13 +286,7 @@ class Submission:
             with held(self._shared.journal, f"submit {self._tenant or ''}", waiting):
                 if rename is not None:
                     request = rename(request)
-                look = partial(
-                    self._look_first,
-                    refuse_cart=refuse_cart,
-                    estimate=estimate,
-                    show=estimate and rename is None,
-                )
-                self._submit_alone(request, look)
+                self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
         except JournalError as exc:
             with suppress(JournalError):  # it cannot be read either
                 exc.put_first(self._fate(request))
@@ -326,13 +318,15 @@ class Submission:
         told(f"waiting for {holder}, which is submitting a request", math.inf)
         self._shared.signal.wait(self._shared.signal.count, LOOK_S)
 
-    def _submit_alone(self, request: Request, look_first: Callable[[Request], None]) -> None:
+    def _submit_alone(
+        self, request: Request, *, refuse_cart: bool, estimate: Callable[[str], object] | None
+    ) -> None:
         earlier = self._earlier(request)
         if earlier is not None and self._shared.frames.key_of(request.correlation_id) is not None:
             return
         if earlier is None:
             with _nothing_ordered(request):
-                look_first(request)
+                self._look_first(request, refuse_cart=refuse_cart, estimate=estimate)
         if self._sync is not None:
             if earlier is None or not self._find(self._sync.client, request, earlier):
                 self._send_over_rest(self._sync.client, request)
@@ -340,7 +334,7 @@ class Submission:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
 
     def _look_first(
-        self, request: Request, *, refuse_cart: bool, estimate: bool, show: bool
+        self, request: Request, *, refuse_cart: bool, estimate: Callable[[str], object] | None
     ) -> None:
         """Check what only REGARDS knows, before a request is sent for the first time."""
         if self._sync is None:
@@ -356,7 +350,7 @@ class Submission:
         if refuse_cart:
             _refuse_cart(client)
         estimates.refuse_empty(client, request.queries)
-        if not estimate and limit_bytes is None:
+        if estimate is None and limit_bytes is None:
             return
         found = estimates.ask(
             client, request.queries, request.data_types, is_needed=limit_bytes is not None
@@ -366,9 +360,9 @@ class Submission:
         estimates.refuse_nothing(client, found, request.queries)
         if limit_bytes is not None:
             estimates.check_size(found, limit_bytes, has_filter=bool(request.filename_regexp))
-        if show:
+        if estimate is not None:
             text = estimates.described(found, request.queries, request.filename_regexp)
-            say(f"ordering {text}")
+            estimate(f"ordering {text}")
 
     def _saved(self, correlation_id: str) -> EarlierRequest | None:
         """Return the request that the journal has under a name."""

@@ -27,7 +27,7 @@ from regards_nb.tracker.waiting import WaitingCall
 from regards_nb.waits import growing, limited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from regards_nb.frames import States
     from regards_nb.orders import OrderState
@@ -84,8 +84,8 @@ class TableOrders(WaitingCall):
         self._obstacle = ""
         #: The next request may have been sent, and there is no answer to it so far.
         self._is_sending = False
-        #: An order of nothing is not made.
-        self._estimates = False
+        #: Gets the estimate of each order, only so that none is made of nothing; None: not asked.
+        self._estimate: Callable[[str], object] | None = None
         #: By their places, why orders were not made.
         self._refused: dict[int, str] = {}
 
@@ -177,7 +177,7 @@ class TableOrders(WaitingCall):
 
     def show_estimate(self) -> None:
         """Say what the requests that were never sent will contain; none is made of nothing."""
-        self._estimates = True
+        self._estimate = lambda _: None
         with limited(self._deadline_s):
             text = self._submission.estimate(self._new) if self._new else None
         if text is not None:
@@ -207,7 +207,7 @@ class TableOrders(WaitingCall):
                 self._submission.submit(
                     request,
                     refuse_cart=self._refuse_cart,
-                    estimate=self._estimates,
+                    estimate=self._estimate,
                     rename=self._renamed_next,
                 )
         except HeldElsewhereError as exc:

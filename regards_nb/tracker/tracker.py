@@ -918,7 +918,9 @@ class OrderTracker:
         warning = "" if self.auto_download else self._blocking.before_third()
         refuse_cart = refuses_cart(cart)
         with stopped_by_user(partial(self._submission.stopped, request)):
-            key = self._submission.submit(request, refuse_cart=refuse_cart, estimate=estimate)
+            key = self._submission.submit(
+                request, refuse_cart=refuse_cart, estimate=say if estimate else None
+            )
         if warning:
             warnings.warn(warning, stacklevel=3)
         return Order(self, key)
