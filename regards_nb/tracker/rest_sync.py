@@ -336,6 +336,8 @@ class RestSync:
         remotes = self._listed(wanted)
         self.errors.withdraw(ASKING)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
+        states = self._shared.states().where("order_id", remotes)
+        self._keep_answers((state, remotes[state.order_id or 0]) for state in states)
         asked, changed = [], False
         with self._lock:
             self.without_message = tuple(
@@ -345,10 +347,8 @@ class RestSync:
                 and STATUS_OF_MESSAGE.get(remote.status) not in GONE
                 and self._shared.frames.key_of(remote.order_id) is None
             )
-            states = self._shared.states().where("order_id", remotes)
-            found = [(state, remotes[state.order_id or 0]) for state in states]
-            self._keep_answers(found)
-            for state, remote in found:
+            for state in self._shared.states().where("order_id", remotes):
+                remote = remotes[state.order_id or 0]
                 if _is_newer(state, known_of.get(remote.order_id)):
                     continue
                 if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
@@ -404,9 +404,9 @@ class RestSync:
         self.errors.withdraw(ASKING)
         known_of = {state.order_id: state for state in before.where("order_id", remotes)}
         asked, new, again = [], [], []
+        self._keep_answers((known_of.get(number), each) for number, each in remotes.items())
         with self._lock:
             now_of = {s.order_id: s for s in self._shared.states().where("order_id", remotes)}
-            self._keep_answers((now_of.get(number), each) for number, each in remotes.items())
             # Oldest first, as their messages would have come.
             for remote in reversed(remotes.values()):
                 state = now_of.get(remote.order_id)
@@ -442,12 +442,13 @@ class RestSync:
                 remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
+        states = self._shared.states().where("order_id", [each.order_id for each in remotes])
+        known_of = {state.order_id: state for state in states}
+        self._keep_answers((known_of.get(each.order_id), each) for each in remotes)
         with self._lock:
             for remote in remotes:
                 key = self._shared.frames.key_of(remote.order_id)
-                known = None if key is None else self._shared.state(key)
-                self._keep_answers([(known, remote)])
-                self._keep(known, remote)
+                self._keep(None if key is None else self._shared.state(key), remote)
         self._shared.signal.send()
         return bool(remotes)
 
@@ -455,8 +456,8 @@ class RestSync:
         self, known: OrderState | None, remote: RemoteOrder, acted: str = "asked over REST"
     ) -> None:
         """Journal the server's answer after an action of this tracker."""
+        self._keep_answers([(known, remote)])
         with self._lock:
-            self._keep_answers([(known, remote)])
             self._keep(known, remote, acted=acted)
         self.ask_soon()
         self._shared.signal.send()
@@ -474,7 +475,7 @@ class RestSync:
         return journal_answers(self._shared.journal, deliveries)
 
     def _keep_answers(self, found: Iterable[tuple[OrderState | None, RemoteOrder]]) -> None:
-        """Journal what only REST tells, of all orders in one commit.
+        """Journal what only REST tells, without the lock: each round may wait for the journal.
 
         Of orders that wait for a download here, `_keep_fetched` asks first whether they do.
         """
