@@ -106,9 +106,9 @@ def time_left_s() -> float:
 
 
 @contextmanager
-def ended_by(stop: threading.Event) -> Iterator[None]:
+def ended_by(stop: threading.Event | None) -> Iterator[None]:
     """End what the block awaits once *stop* is set: a request that nobody needs any more."""
-    token = _stops.set((*_stops.get(), stop))
+    token = _stops.set(_stops.get() if stop is None else (*_stops.get(), stop))
     try:
         yield
     finally:

@@ -73,8 +73,6 @@ class ScriptedTracker:
         #: Snapshots taken so far, and an error to raise instead of the next ones.
         self.looks = 0
         self.broken: Exception | None = None
-        #: Errors of the display.
-        self.recorded: list[str] = []
         self._now = ScriptedSnapshot(orders=orders)
         self._changed = threading.Condition()
 
@@ -108,10 +106,13 @@ class ScriptedTracker:
         shown = tuple(each for each in self._now.orders if each.key in wanted)
         return replace(self._now, orders=shown)
 
+    def record(self, error: Exception) -> None:
+        """Show an error as the tracker would."""
+        self.tell(background_errors=(str(error),))
+
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error as the tracker would."""
-        self.recorded.append(f"{what}: {error}")
-        self.tell(background_errors=(self.recorded[-1],))
+        self.tell(background_errors=(f"{what}: {error}",))
 
     def wait(self, *, timeout_s: float) -> bool:
         """Wait for the next change."""

@@ -18,7 +18,7 @@ import pytest
 from conftest import client_of, login_of
 from download_kit import files_named, world
 
-from regards_nb.client import Origin, RegardsClient, Secret
+from regards_nb.client import DownloadLink, Origin, RegardsClient, Secret
 from regards_nb.errors import (
     RegardsError,
     ServiceLoginError,
@@ -113,6 +113,38 @@ DOWNLOAD = "/api/v1/rs-order/user/orders/7/download"
 def test_a_redirect_is_followed_within_the_origin_only(location: str, *, is_own: bool) -> None:
     """Scheme, host and port must be the same; the token is sent nowhere else."""
     assert (HERE.follow(HERE.url("/x"), location) is not None) == is_own
+
+
+@pytest.mark.parametrize(
+    ("link", "read"),
+    [
+        (f"https://regards.example:8443/archive{DOWNLOAD}", DownloadLink(7, None)),
+        (f"https://regards.example:8443{DOWNLOAD}/", DownloadLink(7, None)),
+        (DOWNLOAD, DownloadLink(7, None)),
+        (f"https://evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"http://regards.example:8443{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"https://regards.example{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"//evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"https://regards.example:8443@evil.example{DOWNLOAD}", DownloadLink(7, "evil.example")),
+        (f"https://x@regards.example:8443{DOWNLOAD}", DownloadLink(7, "regards.example")),
+        (f"https://regards.example.:8443{DOWNLOAD}", DownloadLink(7, "regards.example.")),
+        (f"https://régards.example:8443{DOWNLOAD}", DownloadLink(7, "régards.example")),
+        ("https://regards.example:8443/x", DownloadLink(None, None)),
+        (f"https://regards.example:bad{DOWNLOAD}", DownloadLink(None, "(unreadable)")),
+        ("https://[bad", DownloadLink(None, "(unreadable)")),
+        ("javascript:alert(1)", DownloadLink(None, "(unreadable)")),
+        (f"{DOWNLOAD}?orderToken=x", DownloadLink(7, None)),
+        ("/user/orders/99999999999999999999/download", DownloadLink(None, None)),
+        ("", DownloadLink(None, None)),
+        (None, DownloadLink(None, None)),
+    ],
+)
+def test_a_link_is_read_for_its_number_and_never_followed(
+    link: str | None, read: DownloadLink
+) -> None:
+    """The client reads order id and host of a link, and sends nothing."""
+    assert HERE.read_link(link) == read
 
 
 def test_no_secret_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

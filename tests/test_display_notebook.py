@@ -253,10 +253,11 @@ def test_an_error_in_the_display_does_not_reach_the_cell(kernel: Any) -> None:
         kernel,
         SETUP,
         """
+recorded = []
 tracker.broken = OSError("no snapshot")
-with watching(tracker) as watch:
+with watching(tracker, record=recorded.append) as watch:
     watch.refresh(note="a note")
-assert tracker.recorded == ["updating the display: no snapshot"]
+assert [str(error) for error in recorded] == ["no snapshot"]
 """,
     )
     assert outputs[1] == []

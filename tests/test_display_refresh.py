@@ -142,7 +142,8 @@ def test_costly_pictures_are_painted_less_often(tracker: ScriptedTracker, view: 
 
 def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker) -> None:
     """A broken page is tried again; its error reaches the recorder once and nobody else."""
-    refresh = refresh_thread_of(tracker)
+    recorded: list[Exception] = []
+    refresh = refresh_thread_of(tracker, recorded.append)
     broken, sound = SketchView(), SketchView()
     broken.error = RuntimeError("no such page")
     refresh.view("broken", lambda: broken)
@@ -153,7 +154,7 @@ def test_an_error_is_recorded_once_and_painting_goes_on(tracker: ScriptedTracker
     until(lambda: len(sound.painted) == 2)
     broken.error = None
     until(lambda: len(broken.painted) == 1)
-    assert tracker.recorded == ["updating the display: no such page"]
+    assert [str(error) for error in recorded] == ["no such page"]
     close_views(tracker)
 
 
@@ -187,7 +188,7 @@ def test_it_ends_with_the_tracker_and_leaves_the_last_state() -> None:
     """A tracker nobody holds is collected although it is shown, and its thread ends."""
     view = SketchView()
     tracker = ScriptedTracker(order())
-    refresh = refresh_thread_of(tracker)
+    refresh = refresh_thread_of(tracker, tracker.record)
     refresh.view("sketch", lambda: view)
     refresh.run()
     thread = refresh.thread
@@ -261,4 +262,19 @@ def test_hidden_panels_are_kept_for_late_clicks_but_not_for_ever(
     assert again is views[19]
     assert [view.closed for view in views[:10]] == [1] * 10
     assert [view.closed for view in views[12:]] == [0] * 8
+    close_views(tracker)
+
+
+def test_a_recorder_that_fails_stops_nothing(tracker: ScriptedTracker) -> None:
+    """An error in the recorder is not passed on either."""
+
+    def fail(error: Exception) -> None:
+        raise ValueError(str(error))
+
+    def paint() -> None:
+        raise RuntimeError("of the display")
+
+    refresh = refresh_thread_of(tracker, fail)
+    with refresh.recording():
+        paint()
     close_views(tracker)

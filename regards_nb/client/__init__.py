@@ -26,6 +26,7 @@ from regards_nb.client.models import CatalogueDataset as CatalogueDataset
 from regards_nb.client.models import Product as Product
 from regards_nb.client.models import RemoteOrder as RemoteOrder
 from regards_nb.client.models import SummaryRow as SummaryRow
+from regards_nb.client.origin import DownloadLink as DownloadLink
 from regards_nb.client.origin import Origin as Origin
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from regards_nb.client.catalogue import (
 )
 from regards_nb.client.errors import error_for
 from regards_nb.client.models import RequestSpec, Retry, apply_response, read_page, remote_order
-from regards_nb.client.origin import Origin
+from regards_nb.client.origin import DownloadLink, Origin
 from regards_nb.client.transport import (
     BearerAuth,
     Transport,
@@ -43,6 +43,7 @@ from regards_nb.queries import fields as write_fields
 from regards_nb.waits import reads_only, stopped_by_user
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
@@ -278,31 +279,36 @@ class RegardsClient:
         return response.clock_skew_s
 
     def available_files(
-        self, order_id: int, *, sub_order_id: int | None = None
+        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
     ) -> list[FileRecord]:
         """Return the manifest: all files that can be fetched now, by file id (protocol.md 1.4).
 
         Files that were downloaded are no longer in it. With *sub_order_id*, which a SUBORDER_DONE
-        event names, it has only the files of one sub-order.
+        event names, it has only the files of one sub-order. Set *stop* to end waits between
+        repetitions.
         """
-        files = self.iter_available_files(order_id, sub_order_id=sub_order_id)
+        files = self.iter_available_files(order_id, sub_order_id=sub_order_id, stop=stop)
         return sorted(files, key=attrgetter("file_id"))
 
     def iter_available_files(
-        self, order_id: int, *, sub_order_id: int | None = None
+        self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
     ) -> Iterator[FileRecord]:
         """Yield the files of the manifest. Pages are requested as needed."""
         sub_order = "" if sub_order_id is None else f"filesTask/{_number(sub_order_id)}/"
-        return self._iter_files(order_id, f"{sub_order}files/available")
+        return self._iter_files(order_id, f"{sub_order}files/available", stop)
 
-    def dataset_files(self, order_id: int, dataset_id: int) -> list[FileRecord]:
+    def dataset_files(
+        self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
+    ) -> list[FileRecord]:
         """Return all files of one data set of an order, in any state on the server."""
-        files = self.iter_dataset_files(order_id, dataset_id)
+        files = self.iter_dataset_files(order_id, dataset_id, stop=stop)
         return sorted(files, key=attrgetter("file_id"))
 
-    def iter_dataset_files(self, order_id: int, dataset_id: int) -> Iterator[FileRecord]:
+    def iter_dataset_files(
+        self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
+    ) -> Iterator[FileRecord]:
         """Yield all files of one data set of an order. Pages are requested as needed."""
-        return self._iter_files(order_id, f"dataset/{dataset_id}/files")
+        return self._iter_files(order_id, f"dataset/{dataset_id}/files", stop)
 
     def apply(
         self,
@@ -367,7 +373,9 @@ class RegardsClient:
         )
 
     @contextmanager
-    def open_zip(self, order_id: int) -> Iterator[Body | None]:
+    def open_zip(
+        self, order_id: int, *, stop: threading.Event | None = None
+    ) -> Iterator[Body | None]:
         """Open the zip of all files that are available now; None if there are none.
 
         Each call spends quota. After the last byte the server marks the files as downloaded and
@@ -375,13 +383,13 @@ class RegardsClient:
         server has begun to work on it.
         """
         path = f"{_ORDERS}/{_number(order_id)}/download"
-        request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED)
+        request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED, stop=stop)
         with self._transport.stream(request, self._login) as body:
             body.refuse_page(_PAGE_TYPES)
             yield None if body.status_code == 204 else body
 
     @contextmanager
-    def open_file(self, file_id: int) -> Iterator[Body]:
+    def open_file(self, file_id: int, *, stop: threading.Event | None = None) -> Iterator[Body]:
         """Open one file by its id in the manifest. This works after its download, too.
 
         Raises
@@ -393,7 +401,7 @@ class RegardsClient:
         ServiceError
             With the status of the storage service: 404, 410, 422 and so on.
         """
-        request = RequestSpec(path=f"{_FILES}/files/{file_id}")
+        request = RequestSpec(path=f"{_FILES}/files/{file_id}", stop=stop)
         with self._transport.stream(request, self._login) as body:
             yield _checked(body, request, "the file is not ready yet")
 
@@ -561,7 +569,12 @@ class RegardsClient:
 
     @contextmanager
     def open_product_file(
-        self, urn: str, checksum: str, *, accept_licence: bool = False
+        self,
+        urn: str,
+        checksum: str,
+        *,
+        accept_licence: bool = False,
+        stop: threading.Event | None = None,
     ) -> Iterator[Body]:
         """Open one file of a product of the catalogue.
 
@@ -573,6 +586,7 @@ class RegardsClient:
         request = RequestSpec(
             path=file_path(urn, checksum),
             params={"acceptLicense": "true"} if accept_licence else {},
+            stop=stop,
         )
         with (
             login_missing(self._tokens),
@@ -614,6 +628,10 @@ class RegardsClient:
         """Delete an order that has ended or is paused, with its files on the server."""
         self._act("DELETE", f"{_ORDERS}/{_number(order_id)}")
 
+    def read_link(self, link: str | None) -> DownloadLink:
+        """Read the download link of a message: the order id, and the host if it is another one."""
+        return self._origin.read_link(link)
+
     def download_order(self, order_id: int, directory: str | Path, **options: Any) -> list[Path]:
         """Download all files of an order, also those that REGARDS is still preparing.
 
@@ -635,8 +653,10 @@ class RegardsClient:
             raise SettingsError(LOGIN_MISSING)
         return self._tokens
 
-    def _iter_files(self, order_id: int, which: str) -> Iterator[FileRecord]:
-        request = RequestSpec(path=f"{_FILES}/{_number(order_id)}/{which}")
+    def _iter_files(
+        self, order_id: int, which: str, stop: threading.Event | None
+    ) -> Iterator[FileRecord]:
+        request = RequestSpec(path=f"{_FILES}/{_number(order_id)}/{which}", stop=stop)
         return iter_manifest(self._exchange, request, order_id=int(order_id))
 
 

@@ -21,6 +21,7 @@ from regards_nb.files import FileRecord
 from regards_nb.text import clean, replace_surrogates
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Iterator, Mapping
 
 #: The longest excerpt of a response in an error text.
@@ -66,6 +67,8 @@ class RequestSpec:
     retry: Retry = Retry.IF_TEMPORARY
     #: Error statuses that are returned as a response instead of raised.
     accepted_statuses: frozenset[int] = frozenset()
+    #: Set when the response is no longer needed.
+    stop: threading.Event | None = None
     #: The end of all attempts together, on the monotonic clock; the transport sets it.
     ends_at_s: float = math.inf
 

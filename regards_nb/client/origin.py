@@ -1,7 +1,8 @@
-"""The one origin that the client contacts, and the comparison of redirects with it."""
+"""The one origin that the client contacts, and the comparison of links with it."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_DOWNLOAD_PATH = re.compile(r"/user/orders/(\d{1,18})/download/?$")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class DownloadLink(NamedTuple):
+    """The content of a download link in a message. The client never follows such a link."""
+
+    #: The order id, if the link has the form of a download link.
+    order_id: int | None
+    #: The host, if it is not the configured one. It is shown, never contacted.
+    foreign_host: str | None
 
 
 class Origin(NamedTuple):
@@ -70,11 +82,36 @@ class Origin(NamedTuple):
             target = urljoin(url, location)
         except ValueError:
             return None  # not the address of any server
-        parts = _split(target)
-        if parts is None or parts.username is not None:
+        return target if self._foreign_host(target) is None else None
+
+    def read_link(self, link: str | None) -> DownloadLink:
+        """Read the download link of a message (protocol.md 1.3, 1.6).
+
+        >>> origin = Origin.parse("https://regards.example")
+        >>> origin.read_link("https://evil.example/api/v1/rs-order/user/orders/7/download")
+        DownloadLink(order_id=7, foreign_host='evil.example')
+        """
+        if not link:
+            return DownloadLink(None, None)
+        # Some administrators enter the host of the project without a scheme (protocol.md 1.1).
+        url = link if _SCHEME.match(link) or link.startswith("/") else f"//{link}"
+        parts = _split(url)
+        if parts is None:
+            return DownloadLink(None, "(unreadable)")
+        found = _DOWNLOAD_PATH.search(parts.path)
+        return DownloadLink(int(found[1]) if found else None, self._foreign_host(url))
+
+    def _foreign_host(self, url: str) -> str | None:
+        parts = _split(url)
+        if parts is None:
+            return "(unreadable)"
+        scheme = parts.scheme or self.scheme
+        if not parts.hostname:
+            return None if not parts.scheme and not parts.netloc else "(none)"
+        port = parts.port or _DEFAULT_PORTS.get(scheme)
+        if (scheme, parts.hostname, port) == self[:3] and parts.username is None:
             return None
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        return target if (parts.scheme, parts.hostname, port) == self[:3] else None
+        return parts.hostname
 
 
 def _split(url: str) -> SplitResult | None:

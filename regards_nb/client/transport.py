@@ -221,7 +221,7 @@ class Transport:
         StoppedWaiting says at Ctrl-C whether the server may have received an action.
         """
         request = self._begun(request)
-        with self._stopped_in_words(request):
+        with self._stopped_in_words(request), ended_by(request.stop):
             response = self._read(self._send_until_accepted(request, auth), request)
             # Behind Squid, an origin that ends inside of its header becomes 200 with an empty body.
             if _is_cut(response) and request.retry is Retry.IF_TEMPORARY:
@@ -265,7 +265,8 @@ class Transport:
                 yield body
 
     def _open(self, request: RequestSpec, auth: TokenProvider | AuthBase) -> Body:
-        response = self._send_until_accepted(request, auth)
+        with ended_by(request.stop):
+            response = self._send_until_accepted(request, auth)
         assert isinstance(response, requests.Response)  # noqa: S101 - no error status is accepted
         return Body(response, str(request))
 

@@ -15,6 +15,7 @@ terminal the thread of the user repaints while it waits (`terminal`).
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -51,10 +52,17 @@ _log = logging.getLogger(__name__)
 
 
 class RefreshThread:
-    """The views of one tracker, which is held weakly, and the thread that paints them."""
+    """The views of one tracker, which is held weakly, and the thread that paints them.
 
-    def __init__(self, tracker: OrderTracker) -> None:
+    *record* is called with each new error of the display, instead of ``record_background_error`` of
+    the tracker. A bound method is held weakly.
+    """
+
+    def __init__(
+        self, tracker: OrderTracker, record: Callable[[Exception], object] | None = None
+    ) -> None:
         self.tracker: weakref.ref[OrderTracker] = weakref.ref(tracker)
+        self._record: Callable[[], Callable[[Exception], object] | None] = _weakly(record)
         self._last_error = ""
         # Guards _views and thread; not held while painting.
         self._lock = threading.Lock()
@@ -150,8 +158,14 @@ class RefreshThread:
             return
         self._last_error = words
         _log.warning("the display could not be updated: %s", words)
-        if (tracker := self.tracker()) is not None:
-            tracker.record_background_error("updating the display", exc)
+        record, tracker = self._record(), self.tracker()
+        try:
+            if record is not None:
+                record(exc)
+            elif tracker is not None:
+                tracker.record_background_error("updating the display", exc)
+        except Exception:  # noqa: BLE001 - an error of the recorder is logged only
+            _log.exception("the display error could not be recorded")
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL_S):
@@ -200,12 +214,14 @@ _THREADS: weakref.WeakKeyDictionary[OrderTracker, RefreshThread] = weakref.WeakK
 _THREADS_LOCK = threading.Lock()
 
 
-def refresh_thread_of(tracker: OrderTracker) -> RefreshThread:
+def refresh_thread_of(
+    tracker: OrderTracker, record: Callable[[Exception], object] | None = None
+) -> RefreshThread:
     """Return the refresh thread of a tracker; each tracker has one."""
     with _THREADS_LOCK:
         found = _THREADS.get(tracker)
         if found is None:
-            found = _THREADS[tracker] = RefreshThread(tracker)
+            found = _THREADS[tracker] = RefreshThread(tracker, record)
         return found
 
 
@@ -223,3 +239,12 @@ def close_views(tracker: OrderTracker, *, note: str = "") -> None:
         found = _THREADS.pop(tracker, None)
     if found is not None:
         found.close(note)
+
+
+def _weakly(
+    record: Callable[[Exception], object] | None,
+) -> Callable[[], Callable[[Exception], object] | None]:
+    """Hold a bound method weakly: a strong reference would keep its tracker alive."""
+    if inspect.ismethod(record):
+        return weakref.WeakMethod(record)
+    return lambda: record

@@ -134,18 +134,20 @@ def _page() -> tuple[object, Callable[[], bool]]:
 # -- without waiting
 
 
-def show(tracker: OrderTracker) -> None:
+def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None = None) -> None:
     """Show the orders of a tracker, live where possible, and return at once.
 
     Parameters
     ----------
     tracker : OrderTracker
-        Held weakly; any number of outputs may show it. Errors of the display are not raised here:
-        the tracker shows them, and its next call raises them once.
+        Held weakly; any number of outputs may show it.
+    record : callable, optional
+        Called with errors of the display, which are never raised here. By default the tracker
+        shows them, and its next call raises them once.
     """
     # An error of the tracker itself is raised; an error of the display is recorded.
     snapshot = tracker.snapshot()
-    refresh = refresh_thread_of(tracker)
+    refresh = refresh_thread_of(tracker, record)
     with refresh.recording():
         if library := live_library():
             view_of(refresh, "show", lambda: None, library).show(snapshot, with_fallback=True)
@@ -275,25 +277,28 @@ def watching(
     keys: Iterable[OrderKey] | Callable[[], Iterable[OrderKey]] | None = None,
     *,
     blocking: bool = True,
+    record: Callable[[Exception], object] | None = None,
 ) -> Iterator[Watch]:
     """Show these orders while the caller waits; show their last state at the end.
 
     Parameters
     ----------
     tracker : OrderTracker
-        The tracker that waits. Errors of the display are not raised here: the tracker shows them,
-        and its next call raises them once.
+        The tracker that waits.
     keys : iterable of OrderKey, or callable, optional
         The orders waited for, or a callable that returns those known so far; None means all.
     blocking : bool
         Whether the cell blocks the kernel: the view then says what that means for its buttons.
+    record : callable, optional
+        Called with errors of the display, which are never raised here. By default the tracker
+        shows them, and its next call raises them once.
 
     Yields
     ------
     Watch
         The wait calls its ``refresh``.
     """
-    refresh = refresh_thread_of(tracker)
+    refresh = refresh_thread_of(tracker, record)
     view: WaitView | None = None
     note = ""
     try:
