@@ -84,6 +84,12 @@ def test_without_a_tracker_a_wait_names_the_order_and_what_blocks_it(
             r"order 2 is \w+: waiting for more files of it. REGARDS prepares at most two "
             "sub-orders per user, and order 1 waits for a download\n"
         )
+        late = here.simulator.faults.add(Slow(route=Route.ORDER, delay_s=60))
+        with (
+            interrupted_after(lambda _: not here.simulator.faults.is_armed(late), monkeypatch),
+            pytest.raises(StoppedWaiting, match="^stopped before a file was fetched: call it"),
+        ):
+            here.client.download_order(behind, here.folder)
         with (
             interrupted_after(lambda told: re.search(why, told) is not None, monkeypatch),
             pytest.raises(StoppedWaiting, match="^stopped; 0 files of order 2 saved.*same call"),

@@ -233,7 +233,7 @@ def test_while_regards_is_away_it_tries_again(simulator: Simulator, tracker: Ord
     """A request that reached nobody is sent later; the note says why."""
     away = simulator.faults.add(Reply(route=Route.BASKET, status=503, times=None))
     table = products(tracker, 1, 2)
-    told = "0 of 2 orders made, 0 running; trying again: .*503"
+    told = "0 of 2 orders made, 0 running; asking again at .* UTC: .*503"
     limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
     timer = threading.Timer(1.0, simulator.faults.remove, [away])
     timer.start()

@@ -63,6 +63,7 @@ _OWN_HEADERS = frozenset(
 )
 #: The content types of pages of proxies and login portals.
 _PAGE_TYPES = ("text/html", "application/json", "application/xhtml")
+_STOPPED_EARLY = "stopped before a file was fetched: call it again"
 
 
 class RegardsClient:
@@ -516,7 +517,7 @@ class RegardsClient:
 
         return summary_frame(self._catalogue.cart(), {})
 
-    @stopped_by_user("stopped before a file was fetched: call it again", keeps_inner=True)
+    @stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
     def download_products(
         self,
         products: object,
@@ -559,12 +560,13 @@ class RegardsClient:
         """
         from regards_nb.download import download_products
 
-        found = self._catalogue.products_of(products)
-        on_tape = check_online(found)
-        if on_tape and not restore:
-            raise tape_error(on_tape, len(found))
-        if on_tape:
-            self._catalogue.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
+        with stopped_by_user(_STOPPED_EARLY):
+            found = self._catalogue.products_of(products)
+            on_tape = check_online(found)
+            if on_tape and not restore:
+                raise tape_error(on_tape, len(found))
+            if on_tape:
+                self._catalogue.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
         return download_products(self, found, directory, accept_licence=accept_licence, **options)
 
     @contextmanager

@@ -134,7 +134,8 @@ def download_order(
     check_paths(directory=directory)
     folder = as_place(directory)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    client.order(order_id)  # raises where there is none, before anything is made here
+    with stopped_by_user(_STOPPED_EARLY):
+        client.order(order_id)  # raises where there is none, before anything is made here
     line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
         on_progress=on_progress or line,

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+from regards_nb.client import asking_again
 from regards_nb.errors import (
     BrokerUnreachableError,
     ServiceUnreachableError,
@@ -216,8 +217,9 @@ class TableOrders(WaitingCall):
             self._not_before_s = time.monotonic() + LOOK_S
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
             # The request is in the journal: the next attempt asks for its order first.
-            self._obstacle = str(exc)
-            self._not_before_s = time.monotonic() + next(self._pauses)
+            pause_s = next(self._pauses)
+            self._obstacle = asking_again(pause_s, str(exc))
+            self._not_before_s = time.monotonic() + pause_s
         except NothingFoundError as exc:
             self._refused[self._pending.popleft()] = f"{request.label} ({exc})"
             self._is_sending = False
@@ -272,7 +274,7 @@ class TableOrders(WaitingCall):
         made = total - len(self._pending) - len(self._refused)
         note = f"{made} of {counted(total, 'order')} made, {len(needed)} running"
         if self._obstacle:
-            note += f"; trying again: {self._obstacle}"
+            note += f"; {self._obstacle}"
         reasons = self._blocking.reasons(needed, _CALL, self._asked)
         if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
