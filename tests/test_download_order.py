@@ -331,12 +331,15 @@ def test_a_time_limit_ends_the_waiting_and_keeps_the_files(tmp_path: Path) -> No
         assert len(here.found) == 2
 
 
-def test_the_server_may_be_away_for_a_while_but_not_for_ever(tmp_path: Path) -> None:
-    """A restart of the gateway is survived; a server that is gone is an error."""
+def test_the_server_may_be_away_for_a_while_but_not_for_ever(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A restart of the gateway is survived, and told; a server that is gone is an error."""
     with world(tmp_path) as here:
         away = Reply(route=Route.AVAILABLE, status=503, times=9)
         here.simulator.faults.add(away)
         assert len(here.client.download_order(here.order_id, here.folder, **QUICK)) == 6
+        assert re.search(r"order 1: GET .*503.* after a pause \(1 of 6\)", capsys.readouterr().out)
         here.simulator.faults.add(Reply(route=Route.ANY, status=503, times=None))
         with pytest.raises(ServiceUnreachableError):
             here.client.download_order(here.order_id, tmp_path / "other", **QUICK)

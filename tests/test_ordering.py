@@ -14,7 +14,7 @@ import pytest
 from conftest import client_of, tracker_of
 
 from regards_nb import OrderTracker, errors, queries
-from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator
+from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, html_page
 
 
 @pytest.fixture
@@ -203,6 +203,10 @@ def test_an_outage_before_the_request_orders_nothing(
     order = tracker.submit("dataset:SWOT_PASS_012", label="away")
     simulator.faults.add(Reply(route=Route.ACTION, status=503, times=None))
     with pytest.raises(errors.ServiceUnreachableError, match=r"^order 1: PUT .*HTTP 503"):
+        order.pause()
+    simulator.faults.clear()
+    simulator.faults.add(html_page(Route.ACTION))
+    with pytest.raises(errors.UnexpectedAnswerError, match=r"^order 1: PUT .*HTTP 200 \(page"):
         order.pause()
 
 

@@ -644,7 +644,10 @@ class RegardsClient:
         return download_order(self, _number(order_id), directory, **options)
 
     def _act(self, method: str, path: str, body: Any = None) -> Response:
-        return self._exchange(RequestSpec(method=method, path=path, json=body, retry=Retry.NEVER))
+        spec = RequestSpec(method=method, path=path, json=body, retry=Retry.NEVER)
+        if (response := self._exchange(spec)).body:
+            response.json()  # a page with status 200 says nothing of the order
+        return response
 
     def _exchange(self, request: RequestSpec) -> Response:
         return self._transport.exchange(request, self._login)

@@ -276,7 +276,17 @@ class Transport:
         """Read the body of a response, unless that is done."""
         if isinstance(response, Response):
             return response
-        return self._awaited(partial(_read, response, str(request)), request, self._timeout_s[1])
+        has_begun = False
+
+        def read() -> Response | RequestFailure:
+            nonlocal has_begun
+            has_begun = True
+            return _read(response, str(request))
+
+        outcome = self._awaited(read, request, self._timeout_s[1])
+        if not has_begun:
+            response.close()
+        return outcome
 
     def _send_until_accepted(
         self, request: RequestSpec, auth: TokenProvider | AuthBase

@@ -209,10 +209,13 @@ def _fetch_until_finished(
             # First the status, then the files: a file that becomes ready in between is not missed.
             order = client.order(downloader.order_id)
             came = _fetch_ready(downloader)
-        except ServiceUnreachableError:
+        except ServiceUnreachableError as exc:
             unanswered += 1
+            exc.put_first(f"order {downloader.order_id}")
             if unanswered == _MAX_UNANSWERED:
                 raise
+            if line is not None:
+                line.note(f"{exc}. Asked again after a pause ({unanswered} of {_MAX_UNANSWERED})")
         else:
             unanswered = 0
             if order.finished and not came:
