@@ -589,9 +589,9 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             self.link_when, self.link = when, link
         if total is not None and total > self.total:
             self.total = total
-        # What REST told is older than its next answer; what has no time may be newer than any.
+        # REST tells no time: the files may have become ready after any answer.
         is_asked = event.app_id == REST_APP_ID
-        ready_s = 0 if is_asked else _MOST_US >> 1 if timestamp_s is None else timestamp_s
+        ready_s = _MOST_US >> 1 if timestamp_s is None or is_asked else timestamp_s
         if status == _SUBORDER_DONE:
             self.ready_suborder = max(self.ready_suborder, row_id)
             self.ready_suborder_s = max(self.ready_suborder_s, ready_s)

@@ -19,6 +19,7 @@ def delivery(
     correlation_id: str | None = None,
     tenant: str | None = "tenant",
     redelivered: bool = False,
+    app_id: str = "rs-order",
 ) -> Delivery:
     """Return a message as the consumer makes it of what RabbitMQ delivers."""
     return Delivery(
@@ -28,7 +29,7 @@ def delivery(
         timestamp_s=timestamp_s,
         correlation_id=correlation_id,
         tenant=tenant,
-        app_id="rs-order",
+        app_id=app_id,
         properties="{}",
     )
 

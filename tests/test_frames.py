@@ -15,7 +15,7 @@ from strategies import delivery, histories
 
 from regards_nb.client import RemoteOrder
 from regards_nb.errors import JournalError, SettingsError, WorkspaceError
-from regards_nb.events import OrderEvent, decode
+from regards_nb.events import REST_APP_ID, OrderEvent, decode
 from regards_nb.files import FileRecord, FileState
 from regards_nb.frames import (
     EVENT_DTYPES,
@@ -301,6 +301,17 @@ def test_an_answer_that_says_nothing_new_or_cannot_be_read_changes_nothing(
     assert [(s.label, s.waits_for_download) for s in frames.states()] == [("a", False)]
     journal.save_answers({of_order: b"damaged"})
     assert [(s.label, s.waits_for_download) for s in frames.states()] == [(None, True)]
+
+
+def test_what_rest_says_is_ready_waits_whatever_answer_came_before(journal: Journal) -> None:
+    """Also after an answer in the same second that counted no file, or that comes late."""
+    frames = Frames(journal, None)
+    append(journal, GRANTED)
+    frames.keep_answers({("tenant", 5): answer(100.9, status="RUNNING", available_files=0)})
+    append(journal, PART, app_id=REST_APP_ID, timestamp_s=None)
+    assert [state.waits_for_download for state in frames.states()] == [True]
+    frames.keep_answers({("tenant", 5): answer(100.2, status="RUNNING", label="a")})
+    assert [(s.label, s.waits_for_download) for s in frames.states()] == [("a", True)]
 
 
 def test_followers_get_each_event_once(journal: Journal) -> None:

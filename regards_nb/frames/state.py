@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import compress
 from operator import attrgetter, is_not
@@ -34,6 +34,8 @@ _TRUE = (1,)
 #: REGARDS counts the files of unfinished orders every 10 s, one tenant after the other, and later
 #: if that fails. A status of the end is set together with the count (protocol.md 1.2).
 _COUNTED_AFTER_S = 60
+#: The server's date, which an answer's time is made of, has whole seconds.
+_DATE = timedelta(seconds=1)
 #: Tenant and order id.
 _Id: TypeAlias = tuple[str | None, int]
 
@@ -68,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         alike = msgspec.structs.replace(
             self, asked_at=before.asked_at, downloaded_before_s=before_s or self.downloaded_before_s
         )
-        return self.asked_at >= before.asked_at and alike != before
+        return self.asked_at + _DATE > before.asked_at and alike != before
 
     @classmethod
     def of(cls, remote: RemoteOrder, *, waits: bool) -> Self:
