@@ -477,12 +477,12 @@ class RestSync:
     def _keep_answers(self, found: Iterable[tuple[OrderState | None, RemoteOrder]]) -> None:
         """Journal what only REST tells, without the lock: each round may wait for the journal.
 
-        Of orders that wait for a download here, `_keep_fetched` asks first whether they do.
+        At the end the server counts no external files: of orders with a name its list decides.
         """
         answers = {}
         for known, remote in found:
-            waits = bool(known and known.waits_for_download)
-            waits |= remote.order_id in self._shared.downloads
+            is_ours = known and (known.waits_for_download or known.correlation_id[:1] != "#")
+            waits = bool(is_ours) or remote.order_id in self._shared.downloads
             tenant = known.tenant if known else self.tenant
             answers[tenant, remote.order_id] = Answer.of(remote, waits=waits)
         self._shared.frames.keep_answers(answers)
