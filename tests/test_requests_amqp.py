@@ -155,7 +155,7 @@ def test_a_broker_that_does_not_answer_is_named(
         broker.freeze()
         try:
             with pytest.raises(errors.WaitTimeoutError, match="order made.*no broker answers"):
-                tracker.submit_each(table, user=simulator.username, cart="include", timeout_s=0.5)
+                tracker.submit_each(table, user=simulator.username, cart="include", timeout_s=3)
         finally:
             broker.thaw()
         assert "waiting for RabbitMQ at amqp://" in capsys.readouterr().out
