@@ -30,7 +30,7 @@ LIMIT_BYTES = 4 << 20
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon."""
     monkeypatch.setattr(BucketFiles, "retries", 1)
-    monkeypatch.setattr(BucketFiles, "pauses_s", (0.05, 0.05))
+    monkeypatch.setattr(BucketFiles, "pauses_s", (0.05, 0.05, 0.1, 0.2))
 
 
 def in_bucket(here: World, bucket: TestBucket) -> World:
