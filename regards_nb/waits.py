@@ -107,7 +107,7 @@ def time_left_s() -> float:
 
 @contextmanager
 def ended_by(stop: threading.Event | None) -> Iterator[None]:
-    """End what the block awaits once *stop* is set: a request that nobody needs any more."""
+    """End the requests, pauses and logins of the block once *stop* is set."""
     token = _stops.set(_stops.get() if stop is None else (*_stops.get(), stop))
     try:
         yield

@@ -15,7 +15,7 @@ from regards_nb.consumer import AckBatcher, Connection, Consumer, parameters_fro
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from regards_nb.simulator import PrivateBroker
 
@@ -54,6 +54,18 @@ def test_a_channel_that_answers_no_more_is_replaced(
     assert numbers(journal) == list(range(40))
 
 
+def while_the_limit_grows(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Call *act* once, after the small consumer has ended and before a larger one begins."""
+    acknowledge_all = AckBatcher.acknowledge_all
+
+    def act_and_acknowledge(batcher: AckBatcher) -> None:
+        monkeypatch.undo()
+        act()
+        acknowledge_all(batcher)
+
+    monkeypatch.setattr(AckBatcher, "acknowledge_all", act_and_acknowledge)
+
+
 def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
     broker: PrivateBroker,
     quorum: Admin,
@@ -64,14 +76,7 @@ def test_a_connection_that_is_lost_while_the_limit_grows_is_a_lost_connection(
     """The consumer of 50 messages has ended, that of 400 has not begun: no unexpected error."""
     publish(quorum, 0, 200)
     with TcpProxy(("127.0.0.1", broker.amqp_port)) as proxy:
-        acknowledge_all = AckBatcher.acknowledge_all
-
-        def cut_and_acknowledge(batcher: AckBatcher) -> None:
-            monkeypatch.undo()
-            proxy.cut()
-            acknowledge_all(batcher)
-
-        monkeypatch.setattr(AckBatcher, "acknowledge_all", cut_and_acknowledge)
+        while_the_limit_grows(monkeypatch, proxy.cut)
         url = proxy.url(quorum.url)
         consumer = Consumer(parameters_from(url), quorum.queue, journal, nothing)
         consumer.start(LIMIT_S)
@@ -90,14 +95,7 @@ def test_a_queue_that_is_deleted_while_the_limit_grows_is_named(
 ) -> None:
     """RabbitMQ refuses the larger consumer: no other one is tried, and no step is skipped."""
     publish(quorum, 0, 200)
-    acknowledge_all = AckBatcher.acknowledge_all
-
-    def delete_and_acknowledge(batcher: AckBatcher) -> None:
-        monkeypatch.undo()
-        quorum.delete_queue()
-        acknowledge_all(batcher)
-
-    monkeypatch.setattr(AckBatcher, "acknowledge_all", delete_and_acknowledge)
+    while_the_limit_grows(monkeypatch, quorum.delete_queue)
     consumer = Consumer(parameters_from(quorum.url), quorum.queue, journal, nothing)
     consumer.start(LIMIT_S)
     until(lambda: "there is no queue" in (consumer.health.reason or ""))

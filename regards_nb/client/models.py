@@ -145,7 +145,7 @@ class Response:
     def asked_at(self) -> datetime | None:
         """When the request was sent, or earlier, by the server's clock; None if it sends no date.
 
-        The server, or a proxy before it, takes the date after it has looked up what was asked for.
+        The server, or a proxy before it, takes the date after it has found the answer.
         """
         at = _http_date(self.headers.get("Date", ""))
         return None if at is None else at - timedelta(seconds=self.elapsed_s)

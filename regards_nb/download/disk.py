@@ -116,7 +116,7 @@ class FolderFiles:
             raise WorkspaceError(f"cannot write to {path}: {exc.strerror}") from exc
 
     def _make_state_folder(self) -> None:
-        """Make the folder for what is recorded beside the files."""
+        """Make the folder for the log, the markers and the kept zips beside the files."""
         state = self.join(STATE_FOLDER)
         if not os.path.exists(state):  # noqa: PTH110 - a string
             os.makedirs(state, exist_ok=True)

@@ -200,7 +200,7 @@ def _fetch_until_finished(
     deadline_s: float | None,
     poll_s: float,
 ) -> RemoteOrder:
-    """Fetch increments until the server prepares nothing more; *line* says what is waited for."""
+    """Fetch increments until the server prepares no more; *line* names the cause of a wait."""
     unanswered, pauses = 0, growing(poll_s, _MAX_POLL_S, _SLOWER)
     since_s, told = time.monotonic(), ("", 0.0)
     while True:

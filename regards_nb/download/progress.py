@@ -191,7 +191,7 @@ class ProgressLine:
             self._write_pending()
 
     def note(self, text: str) -> None:
-        """Say what is waited for between two increments."""
+        """Write the cause of a wait between two increments."""
         if sys.stdout.isatty():
             self._draw(text)
         else:
