@@ -37,8 +37,19 @@ _TURN_S = 1.0
 _STOP_TURN_S = 0.1
 _MOMENT_S = 0.1
 _pause = threading.Event()
-#: What the main thread said last, and when.
-_last_said = ("", 0.0)
+
+
+class _Said:
+    """What the main thread said last in one call of the user, and when."""
+
+    text = ""
+    at_s = 0.0
+
+
+#: Of the call that runs: each call of the user says anew what it waits for.
+_said: ContextVar[_Said | None] = ContextVar("said", default=None)
+#: What is said outside of such a call.
+_said_outside = _Said()
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 #: Each ends what is awaited; see `ended_by`.
@@ -137,9 +148,9 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
 
     The same text is said once in *again_s*; the line ends with the limit of the wait.
     """
-    global _last_said  # noqa: PLW0603 - only the main thread speaks
     if in_main_thread() and wait_s > SAID_AFTER_S and _age_s(text) > again_s:
-        _last_said = (text, time.monotonic())
+        said = _said.get() or _said_outside
+        said.text, said.at_s = text, time.monotonic()
         say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
 
 
@@ -184,8 +195,8 @@ def in_main_thread() -> bool:
 
 def _age_s(text: str) -> float:
     """Return how long ago *text* was said, if it was said last."""
-    words, at_s = _last_said
-    return time.monotonic() - at_s if words == text else math.inf
+    said = _said.get() or _said_outside
+    return time.monotonic() - said.at_s if said.text == text else math.inf
 
 
 def in_thread(job: Callable[[], _Result], name: str = "regards-nb-request") -> Future[_Result]:
@@ -234,6 +245,19 @@ def joined(
 
 
 @contextmanager
+def user_call() -> Iterator[None]:
+    """Say anew in a call of the user what it waits for; a call inside of another one is part of it.
+
+    Many requests of one call that are all answered late would say the same line each.
+    """
+    token = _said.set(_said.get() or _Said())
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+@contextmanager
 def stopped_by_user(
     outcome: str | Callable[[], str] = "stopped waiting; tracking continues",
     *,
@@ -242,14 +266,10 @@ def stopped_by_user(
     """End a call at Ctrl-C or the stop button with one line instead of a traceback.
 
     *outcome* is the line, or returns it: what is done so far, and how it goes on. *keeps_inner*: a
-    block inside, which may not have begun, has the better line. Each call says anew what it waits
-    for.
+    block inside, which may not have begun, has the better line.
     """
-    global _last_said  # noqa: PLW0603 - only the main thread speaks
-    with interruptible():
+    with interruptible(), user_call():
         try:
-            if in_main_thread():
-                _last_said = ("", 0.0)
             yield
         except KeyboardInterrupt as exc:
             if keeps_inner and isinstance(exc, StoppedWaiting):

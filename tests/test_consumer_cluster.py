@@ -72,7 +72,7 @@ def test_a_cluster_loses_no_event_and_repeats_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link breaks, the leader is killed; then health and start() tell of the lost majority."""
-    monkeypatch.setattr(Connection, "depth_period_s", 0.3)
+    monkeypatch.setattr(Connection, "depth_period_s", 0.1)
     monkeypatch.setattr(Connection, "consume_timeout_s", 5.0)
     with three_nodes() as cluster:
         make_queue(cluster.urls[0])

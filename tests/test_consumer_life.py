@@ -111,7 +111,7 @@ def test_descriptors_that_other_code_replaced_are_noticed(
     admin: Admin, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sockets of the connection are gone: another one is opened, and stop() still stops."""
-    monkeypatch.setattr(Connection, "depth_period_s", 0.3)
+    monkeypatch.setattr(Connection, "depth_period_s", 0.1)
 
     def sockets() -> set[int]:
         links = {int(link.name): link for link in Path("/proc/self/fd").iterdir()}

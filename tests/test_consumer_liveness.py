@@ -11,7 +11,7 @@ from erlang import evaluate
 from tcp_proxy import TcpProxy
 from test_consumer import LIMIT_S, nothing, numbers, publish
 
-from regards_nb.consumer import AckBatcher, Connection, Consumer, parameters_from
+from regards_nb.consumer import AckBatcher, Connection, Consumer, HealthState, parameters_from
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def test_a_channel_that_answers_no_more_is_replaced(
         "[catch rabbit_channel:info(P, [consumer_count])], N > 0]"
     )
     evaluate(broker, f"[sys:suspend(P) || P <- {channels}]")
-    until(lambda: "does not answer about the queue" in (consumer.health.reason or ""))
+    until(lambda: "another connection is made" in (consumer.health.reason or ""))
+    assert consumer.health.state is HealthState.CONSUMING
+    until(lambda: "keeps the connection open" in (consumer.health.reason or ""))
     publish(quorum, 20, 40)
     until(lambda: journal.last_id() == 40)
     consumer.stop(LIMIT_S)

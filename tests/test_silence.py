@@ -83,6 +83,28 @@ def test_a_call_that_gets_no_answer(
     assert "\n" not in str(stopped.value)
 
 
+def test_each_call_says_what_it_waits_for(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a call before it, of any method of the client, has said the same."""
+    client = client_of(simulator)
+    plan = OrderPlan(n_files=8, files_per_suborder=1)
+    order_id = simulator.order(plan, over_amqp=False)
+    client.login()
+    calls: list[Callable[[], object]] = [
+        client.clock_skew_s,
+        client.clock_skew_s,
+        lambda: client.order(order_id),
+        lambda: client.available_files(order_id),
+        lambda: client.dataset_files(order_id, 1),
+        lambda: client.pause(order_id),
+    ]
+    for call in calls:
+        simulator.faults.add(Slow(delay_s=0.5))
+        call()
+        assert capsys.readouterr().out.count("waiting for REGARDS at") == 1, call
+
+
 def test_a_stopped_download_of_products_says_how_far_it_came(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,20 @@ def test_a_start_says_what_it_waits_for(
     assert told == f"waiting for RabbitMQ at {url.replace(':guest', '')}, at most 1.1 s\n"
 
 
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_start_with_a_broker_says_that_it_waits_for_the_login(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RabbitMQ has answered, and REGARDS accepts a connection and does not."""
+    simulator.faults.add(Slow(route=Route.TOKEN, delay_s=60))
+    with tracker_of(simulator, tmp_path):
+        told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"waiting for the login to REGARDS at {simulator.base_url}, at most 2 s",
+        f"REGARDS at {simulator.base_url} has not answered yet: what is new there is not known",
+    ]
+
+
 def test_ctrl_c_ends_a_start_in_one_line(tmp_path: Path, silent_port: int) -> None:
     """It says that nothing runs; so does a start soon after one that was given up."""
     url = f"amqp://guest:guest@127.0.0.1:{silent_port}/x"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -30,17 +29,12 @@ from regards_nb.client.catalogue import (
 )
 from regards_nb.client.errors import error_for
 from regards_nb.client.models import RequestSpec, Retry, apply_response, read_page, remote_order
-from regards_nb.client.origin import DownloadLink, Origin
-from regards_nb.client.transport import (
-    BearerAuth,
-    Transport,
-    iter_manifest,
-    iter_pages,
-)
+from regards_nb.client.origin import DownloadLink, Origin, check_certificates
+from regards_nb.client.transport import BearerAuth, Transport, iter_manifest, iter_pages
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
 from regards_nb.queries import both, check, selection
 from regards_nb.queries import fields as write_fields
-from regards_nb.waits import reads_only, stopped_by_user
+from regards_nb.waits import reads_only, stopped_by_user, user_call
 
 if TYPE_CHECKING:
     import threading
@@ -140,7 +134,7 @@ class RegardsClient:
             raise SettingsError("RegardsClient needs username=... and password=..., or token=...")
         _check_headers(hidden)
         if ca_bundle is not None:
-            _check_certificates(Path(ca_bundle))
+            check_certificates(Path(ca_bundle))
         self.tenant = tenant
         self.username = username
         self._origin = Origin.parse(base_url)
@@ -217,6 +211,7 @@ class RegardsClient:
         """Close the connections. Later calls are refused with a SettingsError, the *reason*."""
         self._transport.close(reason)
 
+    @user_call()
     def login(self) -> None:
         """Get a token now, instead of with the first request.
 
@@ -229,6 +224,7 @@ class RegardsClient:
         """
         self._login.current()
 
+    @reads_only
     def order(self, order_id: int) -> RemoteOrder:
         """Return one order as the server sees it.
 
@@ -273,12 +269,14 @@ class RegardsClient:
                     seen.add(order.order_id)
                     yield order
 
+    @reads_only
     def clock_skew_s(self) -> float | None:
         """Return how many seconds our clock is ahead of the server's; None if it sends no date."""
         response = self._exchange(RequestSpec(path=_ORDERS, params={"page": 0, "size": 1}))
         read_page(response)  # raises if a proxy answered
         return response.clock_skew_s
 
+    @reads_only
     def available_files(
         self, order_id: int, *, sub_order_id: int | None = None, stop: threading.Event | None = None
     ) -> list[FileRecord]:
@@ -298,6 +296,7 @@ class RegardsClient:
         sub_order = "" if sub_order_id is None else f"filesTask/{_number(sub_order_id)}/"
         return self._iter_files(order_id, f"{sub_order}files/available", stop)
 
+    @reads_only
     def dataset_files(
         self, order_id: int, dataset_id: int, *, stop: threading.Event | None = None
     ) -> list[FileRecord]:
@@ -311,6 +310,7 @@ class RegardsClient:
         """Yield all files of one data set of an order. Pages are requested as needed."""
         return self._iter_files(order_id, f"dataset/{dataset_id}/files", stop)
 
+    @user_call()
     def apply(
         self,
         queries: Sequence[str],
@@ -643,6 +643,7 @@ class RegardsClient:
 
         return download_order(self, _number(order_id), directory, **options)
 
+    @user_call()
     def _act(self, method: str, path: str, body: Any = None) -> Response:
         spec = RequestSpec(method=method, path=path, json=body, retry=Retry.NEVER)
         if (response := self._exchange(spec)).body:
@@ -671,17 +672,6 @@ def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
     if (status := body.status_code) != 200:
         raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
     return body
-
-
-def _check_certificates(path: Path) -> None:
-    """Refuse a file or a folder of certificates that OpenSSL cannot read."""
-    try:
-        file, folder = (None, path) if path.is_dir() else (path, None)
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file, folder)
-    except ssl.SSLError:
-        raise SettingsError(f"ca_bundle={str(path)!r} holds no certificate in PEM format") from None
-    except OSError as exc:
-        raise SettingsError(f"ca_bundle={str(path)!r} cannot be read: {exc.strerror}") from None
 
 
 def _check_headers(headers: Mapping[str, Secret]) -> None:

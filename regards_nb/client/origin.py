@@ -1,8 +1,9 @@
-"""The one origin that the client contacts, and the comparison of links with it."""
+"""The one origin that the client contacts, its certificates, and the links of messages."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -10,6 +11,7 @@ from regards_nb.errors import SettingsError
 from regards_nb.text import is_loopback
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from urllib.parse import SplitResult
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -122,3 +124,14 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def check_certificates(path: Path) -> None:
+    """Refuse a file or a folder of certificates that OpenSSL cannot read."""
+    try:
+        file, folder = (None, path) if path.is_dir() else (path, None)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file, folder)
+    except ssl.SSLError:
+        raise SettingsError(f"ca_bundle={str(path)!r} holds no certificate in PEM format") from None
+    except OSError as exc:
+        raise SettingsError(f"ca_bundle={str(path)!r} cannot be read: {exc.strerror}") from None

@@ -19,7 +19,7 @@ from regards_nb.consumer.ack_batching import AckBatcher
 from regards_nb.consumer.addresses import HEARTBEAT_S, describe
 from regards_nb.consumer.delivery_reader import IOServices, properties_from
 from regards_nb.consumer.errors import broker_error
-from regards_nb.consumer.liveness import MajorityProbe, PendingAnswers
+from regards_nb.consumer.liveness import LATE_TICKS, MajorityProbe, PendingAnswers
 from regards_nb.consumer.redelivery import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.events import Delivery
@@ -54,8 +54,8 @@ CLOSE_TIMEOUT_S = 2.0
 class Connection:
     """One AMQP connection with one consumer on one queue."""
 
-    #: how often RabbitMQ is asked for the depth of the queue
-    depth_period_s = 5.0
+    #: how often RabbitMQ is asked for the depth of the queue, which also shows that it answers
+    depth_period_s = 2.0
     #: Time for RabbitMQ to confirm the consumer. Without a majority of its nodes a quorum queue
     #: answers after 65 s; another node may answer at once.
     consume_timeout_s = 10.0
@@ -87,8 +87,8 @@ class Connection:
         self._is_complete = False
         self._is_cancelling = False
         self._silent_answers = 0
-        #: now, and when RabbitMQ was last asked for the depth of the queue
-        self._newest_tag = self._newest_tag_seen = 0
+        #: now, at the last answer on the depth of the queue, and at the last look for answers
+        self._newest_tag = self._newest_tag_seen = self._newest_tag_ticked = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
         self._is_drained = False
         #: consumers of the queue before this one was added
@@ -321,13 +321,20 @@ class Connection:
         self._io.call_later(period_s, tick)
 
     def _end_or_request_depth(self) -> None:
-        if self._answers.tick():
+        ticks = self._answers.tick()
+        if ticks >= LATE_TICKS:
             self._end_unanswered(
                 f"{self.where} keeps the connection open, but RabbitMQ does not answer about the "
                 f"queue {self._queue!r}."
             )
-        else:
-            self._request_depth()
+            return
+        # A busy queue answers after its messages.
+        is_silent = ticks > 0 and self._newest_tag == self._newest_tag_ticked
+        self._newest_tag_ticked = self._newest_tag
+        self._writer.on_answers(
+            late_after_s=LATE_TICKS * self.depth_period_s if is_silent else None
+        )
+        self._request_depth()
 
     def _request_depth(self) -> None:
         if self._channel.is_open:

@@ -32,8 +32,8 @@ REDELIVERABLE_OWN_S = 300.0
 #: A user is told from this number of returns on: RabbitMQ 4 drops a message at the 21st.
 MANY_RETURNS = 10
 
-#: Number of answers in turn (one every 5 s) after which a queue that delivers nothing is reported.
-SILENT_ANSWERS = 3
+#: Number of answers in turn (one every 2 s) after which a queue that delivers nothing is reported.
+SILENT_ANSWERS = 8
 
 #: A connection that lasted longer is not cut soon after each connect.
 STABLE_S = 60.0
@@ -98,7 +98,7 @@ class JournalWriter:
     def on_consuming(self) -> None:
         """Store that RabbitMQ delivers messages from now on."""
         self._consuming_since_s = time.monotonic()
-        for kind in ("waiting", "silent", "returned", "anew"):
+        for kind in ("waiting", "silent", "unanswered", "returned", "anew"):
             self._report.note(kind, None)
         self._report.update(address=self._address)
         self._report.report(HealthState.CONSUMING)
@@ -123,6 +123,16 @@ class JournalWriter:
             self._report.note("silent", None)
         if (self.consumed_s or 0) > STABLE_S:
             self._report.note("cut", None)
+
+    def on_answers(self, *, late_after_s: float | None) -> None:
+        """Store whether RabbitMQ answers, or the connection ends *late_after_s* after a request."""
+        text = None
+        if late_after_s is not None:
+            text = (
+                f"RabbitMQ does not answer about the queue {self._queue!r}: events may come late. "
+                f"After {late_after_s:g} s without an answer another connection is made."
+            )
+        self._report.note("unanswered", text)
 
     def on_waiting(self) -> None:
         """Store that RabbitMQ delivers to another consumer of the queue alone."""

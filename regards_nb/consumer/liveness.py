@@ -14,11 +14,11 @@ from pika.spec import Basic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Number of ticks after which an answer is late. Ticks are counted and not seconds: after a pause
-#: of this process the answers are in the socket, and are read between two ticks.
-LATE_TICKS = 3
+#: Number of ticks after which the connection is given up. Ticks are counted and not seconds: after
+#: a pause of this process the answers are in the socket, and are read between two ticks.
+LATE_TICKS = 8
 #: Number of ticks between two questions to a quorum queue.
-PROBE_TICKS = 6
+PROBE_TICKS = 15
 
 
 class PendingAnswers:
@@ -35,11 +35,11 @@ class PendingAnswers:
         """Store that the answer has come."""
         self._ticks.pop(what, None)
 
-    def tick(self) -> str | None:
-        """Count one tick; return the name of a late answer."""
+    def tick(self) -> int:
+        """Count one tick; return for how many the oldest request has waited."""
         for what in self._ticks:
             self._ticks[what] += 1
-        return next((what for what, ticks in self._ticks.items() if ticks >= LATE_TICKS), None)
+        return max(self._ticks.values(), default=0)
 
 
 class MajorityProbe:

@@ -27,7 +27,7 @@ from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
 from regards_nb.tracker.rest_sync import REST_ANSWERS
 from regards_nb.tracker.shared import ASKING, CLIENT_MISSING
-from regards_nb.waits import in_thread
+from regards_nb.waits import awaited, in_thread
 
 if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
@@ -131,7 +131,11 @@ class Life:
         if client is None or login is None:
             return
         try:
-            login.result(_LOGIN_S)
+            awaited(
+                login,
+                f"waiting for the login to REGARDS at {client.base_url}",
+                timeout_s=_LOGIN_S,
+            )
         except TimeoutError:
             say(_UNANSWERED.format(client.base_url))
             login.add_done_callback(lambda done: self._tell(done.exception()))
