@@ -9,13 +9,14 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import interrupted_after
+from conftest import client_of, interrupted_after
 from download_kit import files_named, world
 
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
     OrderNotFoundError,
+    ServiceLoginError,
     ServiceUnreachableError,
     StoppedWaiting,
     WaitTimeoutError,
@@ -95,6 +96,16 @@ def test_without_a_tracker_a_wait_names_the_order_and_what_blocks_it(
             pytest.raises(StoppedWaiting, match="^stopped; 0 files of order 2 saved.*same call"),
         ):
             here.client.download_order(behind, here.folder)
+
+
+def test_without_a_tracker_a_refused_login_names_the_order(tmp_path: Path) -> None:
+    """A script downloads many orders, and its error is all that a log holds."""
+    with world(tmp_path) as here:
+        client = client_of(here.simulator, password="wrong")
+        with pytest.raises(
+            ServiceLoginError, match=rf"^order {here.order_id}: .*refused the login"
+        ):
+            client.download_order(here.order_id, here.folder)
 
 
 def test_files_that_were_removed_or_downloaded_before_come_back_one_by_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_paths
+from regards_nb.client import naming_order
 from regards_nb.download.after_zip import all_files
 from regards_nb.download.context import DownloadOptions, FileSource
 from regards_nb.download.increment import Downloader
@@ -134,7 +135,7 @@ def download_order(
     check_paths(directory=directory)
     folder = as_place(directory)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    with stopped_by_user(_STOPPED_EARLY):
+    with stopped_by_user(_STOPPED_EARLY), naming_order(order_id):
         client.order(order_id)  # raises where there is none, before anything is made here
     line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
@@ -155,7 +156,7 @@ def download_order(
             here = counted(len(downloader.records.in_place), "file")
             return STOPPED.format(f"{here} of order {order_id}")
 
-        with stopped_by_user(stopped):
+        with stopped_by_user(stopped), naming_order(order_id):
             order = _fetch_until_finished(
                 client, downloader, options.stop, line, deadline_s=deadline_s, poll_s=poll_s
             )
@@ -211,11 +212,13 @@ def _fetch_until_finished(
             came = _fetch_ready(downloader)
         except ServiceUnreachableError as exc:
             unanswered += 1
-            exc.put_first(f"order {downloader.order_id}")
             if unanswered == _MAX_UNANSWERED:
                 raise
             if line is not None:
-                line.note(f"{exc}. Asked again after a pause ({unanswered} of {_MAX_UNANSWERED})")
+                line.note(
+                    f"order {downloader.order_id}: {exc}. Asked again after a pause "
+                    f"({unanswered} of {_MAX_UNANSWERED})"
+                )
         else:
             unanswered = 0
             if order.finished and not came:

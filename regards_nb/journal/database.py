@@ -364,8 +364,9 @@ class Database:
         while True:
             self._reopen_if_needed()
             generation = self.generation
+            limit_s = self._locked.end_s(self.busy_timeout_s) - time.monotonic()
             with suppress(_ChangedMeanwhileError):
-                result = uninterrupted(write, self.obstacle, self.busy_timeout_s)
+                result = uninterrupted(write, self.obstacle, limit_s)
                 self._reopen_if_needed()
                 if self.generation == generation:
                     return result

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client import RemoteOrder
+from regards_nb.client import RemoteOrder, naming_order
 from regards_nb.errors import (
     NotAllowedError,
     RegardsError,
@@ -106,12 +106,10 @@ class OrderActions:
         shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
         shared.signal.send()
         try:
-            order_id = _act(
-                self._sync, action, state, state.order_id, self._stop, done=done, **details
-            )
-        except ServiceError as exc:
-            exc.put_first(f"order {state.order_id}")
-            raise
+            with naming_order(state.order_id):
+                order_id = _act(
+                    self._sync, action, state, state.order_id, self._stop, done=done, **details
+                )
         except KeyboardInterrupt as exc:
             in_work = bool(done) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None

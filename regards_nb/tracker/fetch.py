@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from regards_nb.client import watched
+from regards_nb.client import naming_order, watched
 from regards_nb.download import (
     Downloader,
     DownloadOptions,
@@ -40,7 +40,6 @@ from regards_nb.errors import (
     JournalError,
     ProcessingError,
     RegardsError,
-    ServiceError,
     SettingsError,
     WorkspaceError,
 )
@@ -175,32 +174,26 @@ def fetch_order(
         log = journal.file_log(order.tenant or tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            with watched(running.last_byte):
+            with watched(running.last_byte), naming_order(order.order_id):
                 list_others(client, order.order_id, log)
+        folder = request.directory or order_folder(workspace, order.order_id, archive)
+        options = DownloadOptions(
+            on_progress=running.report,
+            stop=running.stop,
+            last_byte=running.last_byte,
+            extract=request.extract,
+            check=request.check,
+            again=request.again,
+            gather=request.directory is not None,
+        )
         try:
-            result = Downloader(
-                client,
-                order.order_id,
-                request.directory or order_folder(workspace, order.order_id, archive),
-                log,
-                DownloadOptions(
-                    on_progress=running.report,
-                    stop=running.stop,
-                    last_byte=running.last_byte,
-                    extract=request.extract,
-                    check=request.check,
-                    again=request.again,
-                    gather=request.directory is not None,
-                ),
-            ).fetch()
+            with naming_order(order.order_id):
+                result = Downloader(client, order.order_id, folder, log, options).fetch()
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
             running.fetched(None)
-            raise
-        except ServiceError as exc:
-            exc.put_first(f"order {order.order_id}")
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
         running.fetched(result)
