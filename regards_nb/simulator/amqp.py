@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from regards_nb.events import REQUEST_EXCHANGE, RESPONSE_EXCHANGE, RESPONSE_TYPE, TENANT_HEADER
 from regards_nb.simulator.plans import OrderPlan, Outcome
@@ -34,8 +35,9 @@ QUEUE_ARGUMENTS = {
     "x-max-priority": 255,
 }
 
-#: What publishing can raise while the broker is down or restarts.
-_CONNECTION_ERRORS = (pika.exceptions.AMQPError, OSError)
+#: What publishing can raise while the broker is down, frozen or restarts. The time limit of a
+#: handshake is no AMQPError.
+_CONNECTION_ERRORS = (pika.exceptions.AMQPError, AMQPConnectorException, OSError)
 
 
 def properties(
