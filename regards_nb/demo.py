@@ -22,6 +22,7 @@ from regards_nb.settings import check_options
 from regards_nb.simulator import BrokerMissingError, Simulator
 from regards_nb.text import counted
 from regards_nb.tracker import OrderTracker
+from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -65,7 +66,7 @@ def demo_tracker(**options: Any) -> OrderTracker:
         )
         tracker.simulator = simulator
         tracker.ends_with(
-            simulator.stop,
+            said_meanwhile("waiting for the RabbitMQ of this demo to end")(simulator.stop),
             then="this demo has ended with stop(): OrderTracker.demo() starts a new one",
         )
         weakref.finalize(tracker, shutil.rmtree, scratch, ignore_errors=True)
