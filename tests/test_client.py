@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+import requests
 from conftest import client_of, until
 from download_kit import files_named, world
 
@@ -497,6 +498,27 @@ def test_redirections_are_followed_within_the_origin_only(
     simulator.faults.add(redirect(Route.ORDERS, ""))
     with pytest.raises(UnexpectedAnswerError, match="nowhere"):
         list(client.iter_orders())
+
+
+def test_a_response_that_is_not_read_any_more_is_closed(
+    simulator: Simulator, client: RegardsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop between the header and the body of a response leaves no connection open."""
+    order_id = simulator.order(OrderPlan(), over_amqp=False)
+    client.login()
+    stop, came = threading.Event(), []
+    send = requests.Session.request
+
+    def send_and_stop(*args: Any, **options: Any) -> requests.Response:
+        came.append(send(*args, **options))
+        stop.set()
+        return came[-1]
+
+    monkeypatch.setattr(requests.Session, "request", send_and_stop)
+    with pytest.raises(ServiceUnreachableError, match="stopped"):
+        client.available_files(order_id, stop=stop)
+    (response,) = came
+    assert response.raw.closed
 
 
 def test_a_closed_client_says_so(simulator: Simulator) -> None:
