@@ -6,7 +6,8 @@
 - ``fetch``: runs the download of one order, in a thread or in a worker of another process;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
-- ``rest_sync``: asks REGARDS over REST for what no message told;
+- ``rest_answers``: what an answer over REST tells that no message told;
+- ``rest_sync``: asks REGARDS over REST, and decides when;
 - ``submission``: submits a request once;
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;
 - ``actions``: pause, resume, retry, restart, cancel, delete;

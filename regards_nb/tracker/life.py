@@ -25,7 +25,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
-from regards_nb.tracker.rest_sync import REST_ANSWERS
+from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.tracker.shared import ASKING, CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread
 
@@ -93,7 +93,7 @@ class Life:
         return f"no event arrives since {health.since:%H:%M} UTC: {health.reason}"
 
     @property
-    def elsewhere(self) -> str:
+    def sync_advice(self) -> str:
         """How to hear of orders made elsewhere; empty where messages tell of them."""
         health = self._source.health
         if health.state is HealthState.CONSUMING and health.last_event:
@@ -329,14 +329,14 @@ class OtherConsumers:
     def sharing(self) -> int:
         """Return how many other consumers of the queue share the journal, as far as it knows."""
         here, pid = socket.gethostname(), os.getpid()
-        elsewhere = sum(
+        in_other_processes = sum(
             host != here or is_alive(process)
             for host, process in self._journal.processes(self._queue)
             if (host, process) != (here, pid)
         )
-        beside = sum(
+        in_this_one = sum(
             other.place == self.place and other.consumer.health.state is HealthState.CONSUMING
             for other in list(_in_this_process)
             if other is not self
         )
-        return elsewhere + beside
+        return in_other_processes + in_this_one

@@ -1,13 +1,12 @@
 """REST sync: ask REGARDS for the state of orders, and journal what no message said.
 
-An answer that says something new is journalled like a message that came late, so that events and
-orders need no second mechanism. What no message tells, a label, is an `Answer`. `RestSync` asks and
-journals, `catching_up` decides when to ask beside a broker, `Poller` asks without one.
+`RestSync` asks, and journals what is new; what no message tells, a label, is an `Answer`.
+`catching_up` decides when it asks beside a broker, `Poller` without one, and `AskingMeanwhile`
+during a call that waits.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,8 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regards_nb.client import watched
 from regards_nb.consumer import HealthReport, HealthState
@@ -32,20 +30,27 @@ from regards_nb.errors import (
     SettingsError,
     TrackingError,
 )
-from regards_nb.events import REST_APP_ID, Delivery, OrderEvent, OrderStatus, decode
+from regards_nb.events import OrderStatus, decode
 from regards_nb.frames import Answer
-from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, precedence, replaced
-from regards_nb.text import counted, numbered
+from regards_nb.orders import GONE, replaced
+from regards_nb.text import numbered
 from regards_nb.threads import OwnThread
+from regards_nb.tracker.rest_answers import (
+    STATUS_OF_MESSAGE,
+    is_newer,
+    journal_answers,
+    new_deliveries,
+    state_of,
+)
 from regards_nb.tracker.shared import ASKING, RECEIVING
-from regards_nb.waits import ended_by, limited, pause
+from regards_nb.waits import ended_by, growing, in_thread, limited, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from regards_nb.client import RegardsClient, RemoteOrder
     from regards_nb.consumer import Consumer, Health
-    from regards_nb.journal import Journal
+    from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.shared import Shared
 
@@ -76,6 +81,9 @@ SETTLE_S = 2.0
 #: Time after which REST is asked although the queue holds messages, which it does not deliver.
 _STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
+#: During a wait REST is asked at once, and after the first of these times without a change; the
+#: pauses between two questions double up to the second time.
+_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 #: Maximum time to find out whether an error has healed.
 _CHECK_S = 5.0
 
@@ -85,151 +93,6 @@ LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
 #: No later round would go better.
 _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
-
-#: Name of the queue in the journal for what REST told.
-REST_ANSWERS = "REST answers"
-
-#: The server's statuses (protocol.md 1.2) as the statuses of messages (1.6). A status that is not
-#: here has no known meaning and is ignored.
-STATUS_OF_MESSAGE = {
-    "PENDING": OrderStatus.RUNNING,
-    "RUNNING": OrderStatus.RUNNING,
-    "PAUSED": OrderStatus.PAUSED,
-    "DONE": OrderStatus.DONE,
-    "DONE_WITH_WARNING": OrderStatus.FAILED,
-    "FAILED": OrderStatus.FAILED,
-    "ERROR": OrderStatus.FAILED,
-    "EXPIRED": OrderStatus.EXPIRED,
-    "DELETED": OrderStatus.DELETED,
-}
-
-
-# -- what an answer tells
-
-
-def new_deliveries(
-    known: OrderState | None,
-    remote: RemoteOrder,
-    *,
-    tenant: str | None,
-    downloading: bool = False,
-    acted: str = "",
-) -> list[Delivery]:
-    """Compare the server's answer with the known state; return the difference as messages.
-
-    *known* is None for an order of which no message came, because it was made elsewhere; it gets
-    *tenant*. *downloading*: a download of the order runs, which changes the list of available
-    files. *acted* names an action of this tracker that the answer follows. It is then newer than
-    all messages so far, with any timestamps.
-    """
-    status = STATUS_OF_MESSAGE.get(remote.status)
-    name = None if known is None else known.correlation_id
-    if name is not None and name.startswith("#"):
-        name = None  # only the number of the order is known
-    named = {"orderId": remote.order_id, "correlationId": name}
-    tenant = tenant if known is None else known.tenant
-
-    def tell(status: str, timestamp_s: int | None, **details: Any) -> Delivery:
-        fields = {"status": status, **named, **details}
-        return answer_delivery(fields, tenant=tenant, timestamp_s=timestamp_s)
-
-    found = []
-    if known is None:
-        found.append(tell(OrderStatus.GRANTED, _seconds(remote.created_at)))
-    if status is None:
-        return found
-    waits = known is not None and known.waits_for_download
-    if remote.available_files and status not in GONE and not (downloading or waits):
-        # Without a timestamp: REST does not tell when the files became ready.
-        found.append(tell(OrderStatus.SUBORDER_DONE, None, downloadLink=_link(remote)))
-    if _is_new(known, remote, status, acted=bool(acted)):
-        details = _details(remote, status, acted or "asked over REST")
-        found.append(tell(status, _timestamp_s(known, remote), **details))
-    return found
-
-
-def _is_new(known: OrderState | None, remote: RemoteOrder, status: str, *, acted: bool) -> bool:
-    if known is None:
-        return status != OrderStatus.RUNNING
-    if known.status == status or precedence(known.status) > precedence(status):
-        return False
-    if known.finished and status not in FINISHED:
-        at_s = _seconds(remote.status_at)
-        is_later = at_s is not None and at_s > known.decided_at_s
-        return known.status in ENDS_WITH_ERRORS and (acted or is_later)
-    if status == OrderStatus.RUNNING:
-        return known.status == OrderStatus.PAUSED
-    return not (status == OrderStatus.FAILED and known.status in ENDS_WITH_ERRORS)
-
-
-def _timestamp_s(known: OrderState | None, remote: RemoteOrder) -> int | None:
-    """Return a timestamp later than that of the event that decided so far.
-
-    The answer is newer than the messages. They carry whole seconds, and two changes may happen
-    within one.
-    """
-    at_s, decided_at_s = _seconds(remote.status_at), 0 if known is None else known.decided_at_s
-    return decided_at_s + 1 if decided_at_s and (at_s or 0) <= decided_at_s else at_s
-
-
-def _details(remote: RemoteOrder, status: str, source: str) -> dict[str, Any]:
-    details: dict[str, Any] = {"message": f"{remote.status}, {source}"}
-    if remote.files_in_error and status in FINISHED:
-        details["errors"] = number = remote.files_in_error
-        details["message"] = f"{remote.status}: {counted(number, 'file')} in error, {source}"
-    if status in FINISHED and remote.available_files:
-        # Without a link there is nothing to fetch, as in messages (protocol.md 0.4).
-        details["downloadLink"] = _link(remote)
-    return details
-
-
-def _link(remote: RemoteOrder) -> str:
-    return f"/api/v1/rs-order/user/orders/{remote.order_id}/download"
-
-
-def answer_delivery(
-    fields: dict[str, Any], *, tenant: str | None, timestamp_s: int | None = None
-) -> Delivery:
-    """Return an answer over REST as the message that would have said the same."""
-    return Delivery(
-        body=json.dumps({k: v for k, v in fields.items() if v is not None}).encode(),
-        received_at_us=time.time_ns() // 1000,
-        redelivered=False,
-        timestamp_s=timestamp_s,
-        correlation_id=fields.get("correlationId"),
-        tenant=tenant,
-        app_id=REST_APP_ID,
-        properties="{}",
-    )
-
-
-def journal_answers(journal: Journal, deliveries: list[Delivery]) -> bool:
-    """Journal what REST told; return whether there was anything."""
-    if deliveries:
-        journal.append(journal.open_session(REST_ANSWERS), deliveries)
-    return bool(deliveries)
-
-
-def state_of(remote: RemoteOrder, tenant: str | None) -> OrderState:
-    """Return the state of an order of which only REST has told."""
-    reducer = OrderReducer()
-    for delivery in new_deliveries(None, remote, tenant=tenant):
-        event = decode(delivery)
-        assert isinstance(event, OrderEvent)  # noqa: S101 - made above, from valid fields
-        key = reducer.add(0, event)
-    return replaced(
-        reducer.state(key),
-        label=remote.label,
-        expires_at=remote.expires_at,
-        waits_for_download=bool(remote.available_files),
-    )
-
-
-def _seconds(at: datetime | None) -> int | None:
-    return None if at is None else max(int(at.timestamp()), 0)
-
-
-# -- the requests
 
 
 class RestSync:
@@ -334,28 +197,46 @@ class RestSync:
             return False
         before = self._shared.states()
         remotes = self._listed(wanted)
+        known = self._ours(self._shared.states().where("order_id", remotes))
+        gone = {n for n, each in remotes.items() if STATUS_OF_MESSAGE.get(each.status) in GONE}
+        self.without_message = tuple(
+            state_of(remote, self.tenant)
+            for number, remote in sorted(remotes.items())
+            if (remote.available_files or not remote.finished) and number not in known.keys() | gone
+        )
+        remotes = {number: each for number, each in remotes.items() if number in known}
+        return self._take(remotes, before, unfinished.keys() | gone)[0]
+
+    def _take(
+        self, remotes: dict[int, RemoteOrder], before: States, may_change: Container[int]
+    ) -> tuple[bool, list[int]]:
+        """Journal what is new in the answers to a question; *before* are the states before it.
+
+        Return whether anything was, and which orders a message or another answer has changed
+        meanwhile. Of an order that is not in *may_change*, only what REST alone tells is kept.
+        """
         self.errors.withdraw(ASKING)
-        known_of = {state.order_id: state for state in before.where("order_id", remotes)}
-        states = self._shared.states().where("order_id", remotes)
-        self._keep_answers((state, remotes[state.order_id or 0]) for state in states)
-        asked, changed = [], False
+        known_of = self._ours(before.where("order_id", remotes))
+        now_of = self._ours(self._shared.states().where("order_id", remotes))
+        self._keep_answers((now_of.get(number), each) for number, each in remotes.items())
+        asked, newer, changed = [], [], False
         with self._lock:
-            self.without_message = tuple(
-                state_of(remote, self.tenant)
-                for remote in sorted(remotes.values(), key=lambda remote: remote.order_id)
-                if (remote.available_files or not remote.finished)
-                and STATUS_OF_MESSAGE.get(remote.status) not in GONE
-                and self._shared.frames.key_of(remote.order_id) is None
-            )
-            for state in self._shared.states().where("order_id", remotes):
-                remote = remotes[state.order_id or 0]
-                if _is_newer(state, known_of.get(remote.order_id)):
+            now_of = self._ours(self._shared.states().where("order_id", remotes))
+            # Oldest first, as their messages would have come.
+            for number, remote in reversed(remotes.items()):
+                state = now_of.get(number)
+                if state is not None and is_newer(state, known_of.get(number)):
+                    newer.append(number)
                     continue
-                if remote.order_id in unfinished or STATUS_OF_MESSAGE.get(remote.status) in GONE:
+                if number in may_change:
                     changed |= self._keep(state, remote)
-                asked.append((state, remote))
-        self._end_round(asked)
-        return changed
+                if state is not None:
+                    asked.append((state, remote))
+        for state, remote in asked:
+            self._keep_fetched(state, remote)
+        self.rounds += 1
+        self._shared.signal.send()
+        return changed, newer
 
     def ask_round(self) -> bool:
         """Ask as `ask_unfinished`. An outage delays the next round, other errors are recorded."""
@@ -399,35 +280,13 @@ class RestSync:
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
-        before = self._shared.states()
+        before, key_of = self._shared.states(), self._shared.frames.key_of
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
-        self.errors.withdraw(ASKING)
-        known_of = {state.order_id: state for state in before.where("order_id", remotes)}
-        asked, new, again = [], [], []
-        self._keep_answers((known_of.get(number), each) for number, each in remotes.items())
-        with self._lock:
-            now_of = {s.order_id: s for s in self._shared.states().where("order_id", remotes)}
-            # Oldest first, as their messages would have come.
-            for remote in reversed(remotes.values()):
-                state = now_of.get(remote.order_id)
-                if state is not None and _is_newer(state, known_of.get(remote.order_id)):
-                    again.append(remote.order_id)
-                    continue
-                self._keep(state, remote)
-                if state is None:
-                    new.append(remote.order_id)
-                else:
-                    asked.append((state, remote))
-        self._end_round(asked)
-        for order_id in again:
+        new = [number for number in reversed(remotes) if key_of(number) is None]
+        _, newer = self._take(remotes, before, remotes)
+        for order_id in newer:
             self.look_up(order_id)
-        return list(filter(None, map(self._shared.frames.key_of, new)))
-
-    def _end_round(self, asked: Iterable[tuple[OrderState, RemoteOrder]]) -> None:
-        for state, remote in asked:
-            self._keep_fetched(state, remote)
-        self.rounds += 1
-        self._shared.signal.send()
+        return list(filter(None, map(key_of, new)))
 
     def look_up(self, name: int | str) -> bool:
         """Ask for one order, by number, or among the newest by label; return whether there is one.
@@ -522,13 +381,6 @@ class RestSync:
         return remotes
 
 
-def _is_newer(state: OrderState, asked: OrderState | None) -> bool:
-    """Return whether a message or another answer came since REGARDS was asked."""
-    # Every message changes one of these.
-    fields = attrgetter("status", "last_event", "ready_row", "suborders_done")
-    return asked is None or fields(asked) != fields(state)
-
-
 # -- when it is asked
 
 
@@ -594,6 +446,37 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
         if sync.failures:
             asked_at = None
             not_before_s = time.monotonic() + sync.retry_s(silence_s)
+
+
+class AskingMeanwhile:
+    """Has REGARDS asked during a call that waits, while nothing moves.
+
+    No message tells of the orders of another notebook. *end* ends a round that this runs itself.
+    """
+
+    def __init__(self, sync: RestSync, shared: Shared, end: threading.Event) -> None:
+        self._sync = sync
+        self._shared = shared
+        self._end = end
+        #: What is compared to see whether something moves; when REGARDS is asked next, and how long
+        #: after that.
+        self._moves: object = None
+        self._next_s, self._pauses = 0.0, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
+
+    def look(self, last_event: datetime | None) -> None:
+        """Have REGARDS asked at once the first time, later when nothing has moved for a while."""
+        moves, now_s = (last_event, frozenset(self._shared.downloads)), time.monotonic()
+        if moves != self._moves:
+            self._next_s = now_s + (0.0 if self._moves is None else _UNMOVED_S)
+            self._moves, self._pauses = moves, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + next(self._pauses)
+        self._sync.ask_soon(0.0)
+        if self._shared.asking.hangs:
+            # The round that runs may be on a dead connection: ask beside it.
+            with ended_by(self._end):
+                in_thread(self._sync.ask_round)
 
 
 class Poller:

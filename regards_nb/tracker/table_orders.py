@@ -187,20 +187,19 @@ class TableOrders(WaitingCall):
     # -- making them
 
     def is_over(self) -> bool:
-        """Make the next order; return whether all are made and have ended.
+        """Return whether all orders are made and have ended."""
+        return not self._pending and all(map(self._suffices, self._states()))
+
+    def proceed(self) -> None:
+        """Make the next order, if REGARDS has room for it; go on with those that are made.
 
         After an error of an order that could not be made, the orders before it are made.
         """
-        self._make_next()
-        if not self._pending and all(map(self._suffices, self._states())):
-            return True
-        self._keep_waiting()
-        return False
+        if self._pending and self._has_room(self._states()):
+            self._make_next()
+        super().proceed()
 
     def _make_next(self) -> None:
-        """Make the next order, if REGARDS has room for it."""
-        if not self._pending or not self._has_room(self._states()):
-            return
         request = self._wanted[self._pending[0]]
         self._is_sending = True
         try:
@@ -223,6 +222,7 @@ class TableOrders(WaitingCall):
         except NothingFoundError as exc:
             self._refused[self._pending.popleft()] = f"{request.label} ({exc})"
             self._is_sending = False
+            self._shared.signal.send()
         except SettingsError as exc:
             raise SettingsError(f"the order {request.label!r} of the table: {exc}") from exc
         except WaitTimeoutError as exc:

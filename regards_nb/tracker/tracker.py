@@ -59,9 +59,9 @@ from regards_nb.tracker.life import (
     require_file,
 )
 from regards_nb.tracker.order import Order
+from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.tracker.rest_sync import (
     POLL_S,
-    REST_ANSWERS,
     SILENCE_S,
     Poller,
     RestSync,
@@ -1191,8 +1191,8 @@ class OrderTracker:
         if not states:
             nothing = partial(self._blocking.nothing_to_download, again=again)
             why = "no order is selected" if keys else nothing()
-            elsewhere = "" if keys else self._life.elsewhere
-            unheard = filter(None, (*self._shared.obstacles(), self._life.outage, elsewhere))
+            advice = "" if keys else self._life.sync_advice
+            unheard = filter(None, (*self._shared.obstacles(), self._life.outage, advice))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
         found = [state.key for state in states]

@@ -1,4 +1,4 @@
-"""Calls that wait for orders: until when, how they end, and when REST is asked meanwhile."""
+"""Calls that wait for orders: until when, and how they end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.life import RUNNING
+from regards_nb.tracker.rest_sync import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import ended_by, growing, in_cell, in_thread, limited
+from regards_nb.waits import in_cell, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -52,9 +53,6 @@ _UNKNOWN_AFTER_S = 2.0
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
 _SILENT_S = 60.0
-#: REST is asked at the beginning of a wait and after the first of these times without a change;
-#: the pauses between two questions double up to the second time.
-_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
 _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
@@ -70,7 +68,7 @@ _STOPS = (KeyboardInterrupt, asyncio.CancelledError)
 
 
 class WaitingCall:
-    """A call that waits until `is_over`, shows its `note`, and keeps its time limit.
+    """A call that waits: until `is_over`, it does its work with `proceed` and shows its `note`.
 
     *asked* downloads meanwhile the orders waited for, and those that block them.
     """
@@ -92,13 +90,12 @@ class WaitingCall:
         self._asked = asked
         self._timeout_s = timeout_s
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        #: What is compared to see whether something moves; when REST is asked next, and how long
-        #: after that.
-        self._moves: object = None
-        self._next_s, self._pauses = 0.0, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
         #: The orders whose downloads Ctrl-C has ended.
         self._ended: list[int] = []
         self._left = threading.Event()
+        self._asking = (
+            None if self._sync is None else AskingMeanwhile(self._sync, shared, self._left)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +116,12 @@ class WaitingCall:
         """Return whether all orders have come as far as the call asked."""
         raise NotImplementedError
 
+    def proceed(self) -> None:
+        """Begin the downloads that are asked for; raise what ends the call early."""
+        self._begin_downloads()
+        self._keep_time_limit()
+        self._life.require_running()
+
     def note(self) -> str:
         """Return a sentence on the orders that the call still needs."""
         raise NotImplementedError
@@ -133,35 +136,18 @@ class WaitingCall:
         """Block until the wait is over, and keep the view up to date."""
         seen = -1
         while not self.is_over():
+            self.proceed()
             self._look()
             view.refresh(note=self.note())
             seen = self._shared.signal.wait(seen, LOOK_S)
 
     def _look(self) -> None:
-        """Have REST asked while nothing moves: no message tells of orders of another notebook."""
-        moves = (self._life.health.last_event, frozenset(self._shared.downloads))
-        now_s = time.monotonic()
-        if moves != self._moves:
-            # The first look comes at once, later ones when nothing has moved for a while.
-            self._next_s = now_s + (0.0 if self._moves is None else _UNMOVED_S)
-            self._moves, self._pauses = moves, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
-        if self._sync is not None and now_s >= self._next_s:
-            self._sync.ask_soon(0.0)
-            if self._shared.asking.hangs:
-                # The round that runs may be on a dead connection: ask beside it.
-                with ended_by(self._left):
-                    in_thread(self._sync.ask_round)
-            self._next_s = now_s + next(self._pauses)
+        if self._asking is not None:
+            self._asking.look(self._life.health.last_event)
 
     def _begin_downloads(self) -> None:
         if self._asked is not None and not self._life.refusal():
             self._asked.begin(self._blocking.keys_of(self._to_download()))
-
-    def _keep_waiting(self) -> None:
-        """Begin the downloads that are asked for; raise what ends the call early."""
-        self._begin_downloads()
-        self._keep_time_limit()
-        self._life.require_running()
 
     def _keep_time_limit(self) -> None:
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
@@ -240,8 +226,8 @@ class Wait(WaitingCall):
 
     def _unheard(self) -> list[str]:
         """Return why an event may not have come, and how to hear of an order without any."""
-        elsewhere = "" if self._sync is None else self._life.elsewhere
-        return list(filter(None, (*self._shared.obstacles(), self._life.outage, elsewhere)))
+        advice = "" if self._sync is None else self._life.sync_advice
+        return list(filter(None, (*self._shared.obstacles(), self._life.outage, advice)))
 
     def _unknown(self) -> list[Name]:
         return [name for name in self._names if self._shared.key_of(name) is None]
@@ -272,8 +258,11 @@ class Wait(WaitingCall):
     async def run_async(self, view: WaitDisplay) -> None:
         """Wait without blocking the event loop."""
         seen = -1
-        # Unknown orders are looked up over REST, which would block the loop.
-        while not (await asyncio.to_thread(self.is_over) if self._unknown() else self.is_over()):
+        while not self.is_over():
+            if self._unknown():  # they are looked up over REST, which would block the loop
+                await asyncio.to_thread(self.proceed)
+            else:
+                self.proceed()
             self._look()
             view.refresh(note=self.note())
             seen = await self._shared.signal.wait_async(seen, LOOK_S)
@@ -281,21 +270,22 @@ class Wait(WaitingCall):
             await asyncio.sleep(_ASYNC_PAUSE_S)
 
     def is_over(self) -> bool:
-        """Return whether all orders have come as far as the call asked.
+        """Read the states of the orders; return whether all have come as far as the call asked."""
+        self._states = list(self._shared.states(self.keys()))
+        return len(self._states) == len(self._names) and all(map(self._suffices, self._states))
+
+    def proceed(self) -> None:
+        """Begin the downloads that are asked for, and look unknown orders up over REST.
 
         WaitTimeoutError: the time limit is reached. OrderNotFoundError: an order was not submitted
         here, and no message and no answer over REST names it.
         """
-        self._states = list(self._shared.states(self.keys()))
-        if len(self._states) == len(self._names) and all(map(self._suffices, self._states)):
-            return True
-        self._keep_waiting()
+        super().proceed()
         try:
             self._refuse_unknown_orders()
         except ServiceUnreachableError:
             self._keep_time_limit()
             raise
-        return False
 
     def _told_at_limit(self) -> str:
         note = self.note(is_last=True)
