@@ -294,9 +294,11 @@ class _Tries:
     next_s: float = 0.0
     #: That time for a user, and what to do before it.
     next_try: str = ""
+    #: Why the last one failed, and whether it was because files are missing; empty after a success.
+    error: str = ""
+    is_incomplete: bool = False
+    #: How many in a row failed like the last one.
     failures: int = 0
-    #: How many downloads in a row were incomplete.
-    incomplete: int = 0
     #: Whether another process downloads it.
     is_held: bool = False
 
@@ -325,16 +327,14 @@ class AutoDownload:
         self._seen_rounds = -1
         #: The orders to look at.
         self._tries: dict[OrderKey, _Tries] = {}
-        #: Why the last download of an order failed.
-        self._failures: dict[OrderKey, str] = {}
 
     def failure(self, states: Iterable[OrderState]) -> str:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
-        for state in states if self._failures else ():
-            if text := self._failures.get(state.key):
-                tries = self._tries.get(state.key, _UNTRIED)
+        failed = {key: tries for key, tries in list(self._tries.items()) if tries.error}
+        for state in states if failed else ():
+            if tries := failed.get(state.key):
                 then = tries.next_try if time.monotonic() < tries.next_s else ""
-                return f"the download of order {state.order_id} failed: {text}{then}"
+                return f"the download of order {state.order_id} failed: {tries.error}{then}"
         return ""
 
     def is_held(self, state: OrderState) -> bool:
@@ -361,7 +361,7 @@ class AutoDownload:
         A failed download that is tried again after a pause does not count.
         """
         tries = self._tries.get(order.key, _UNTRIED)
-        return order.to_download if tries.incomplete else not tries.failures
+        return order.to_download if tries.is_incomplete else not tries.failures
 
     def try_now(self) -> None:
         """Try at once what has failed, because its cause has ended."""
@@ -381,22 +381,20 @@ class AutoDownload:
         for key in keys:
             self._tries.setdefault(key, _Tries())
         now_s = time.monotonic()
-        due = [key for key, t in list(self._tries.items()) if t.incomplete or t.next_s <= now_s]
+        due = [key for key, t in list(self._tries.items()) if t.is_incomplete or t.next_s <= now_s]
         for state in self._shared.states(due):
             tries = self._tries[state.key]
-            if tries.incomplete and state.to_download:
+            if tries.is_incomplete and state.to_download:
                 # What an incomplete download lacks waits for its turn, what was announced since
                 # does not.
-                tries.incomplete = tries.failures = 0
-                tries.next_s = now_s
+                tries.is_incomplete, tries.failures, tries.next_s = False, 0, now_s
             if state.downloading or tries.next_s > now_s:
                 continue
-            is_incomplete = bool(tries.incomplete) and state.status not in GONE
+            is_incomplete = tries.is_incomplete and state.status not in GONE
             if state.order_id is None or not (state.to_download or is_incomplete):
                 del self._tries[state.key]
                 if tries.is_held:
                     self._downloads.record_missing(state)  # the other process tells its own user
-                self._failures.pop(state.key, None)
             elif self._shared.holders.of(state):
                 tries.look_later()
             else:
@@ -417,15 +415,16 @@ class AutoDownload:
         if isinstance(error, HeldElsewhereError):
             tries.look_later()
             return
-        is_incomplete = isinstance(error, IncompleteDownloadError)
-        tries.incomplete = tries.incomplete + 1 if is_incomplete else 0
         if error is None:
-            self._failures.pop(key, None)
+            self._tries[key] = _Tries()
             return
-        self._failures[key] = str(error)
-        if tries.incomplete > MOST_RETRIES:
+        is_incomplete = isinstance(error, IncompleteDownloadError)
+        if is_incomplete is not tries.is_incomplete:
+            tries.failures = 0
+        tries.error, tries.is_incomplete = str(error), is_incomplete
+        if is_incomplete and tries.failures == MOST_RETRIES:
             # The missing files stay FAILED in the frame; a call of download() tries them again.
-            tries.incomplete = 0
+            tries.is_incomplete = False
             return
         wait_s = min(self.first_retry_s * 2**tries.failures, LONGEST_RETRY_S)
         tries.failures += 1
