@@ -185,27 +185,10 @@ class Publisher:
                 self._record()
 
     def _publish(self, file: CheckedFile, content: Content) -> list[FileRecord]:
-        first, workspace = file.records[0], self._workspace
-        wanted = name = file.name or self._names.choose(first.file_id, first.name)
-        is_created = True
-        while not workspace.create(name, content):
-            # Another download may have put the same file there, or the user another one.
-            # A file that failed a check is read, whatever is recorded beside it.
-            is_suspect = workspace.files.join(name) in self._records.suspect
-            if workspace.files.has(name, content.size_bytes, content.md5, reads=is_suspect):
-                content.discard()
-                is_created = False
-                break
-            # A cut file of ours has nothing that the verified one lacks.
-            if is_suspect and workspace.replace_cut(name, content):
-                break
-            with self._changed:
-                name = self._names.choose_another(name)
-        else:
-            if name != wanted:
-                with self._changed:
-                    self.renamed[wanted] = name
-        path = workspace.files.join(name)
+        first = file.records[0]
+        name = file.name or self._names.choose(first.file_id, first.name)
+        name, is_created = self._place(name, content)
+        path = self._workspace.files.join(name)
         fetched_at_us = time.time_ns() // 1000 if is_created else None
         # By place: `_replace` takes three times as long, and there may be 10,000 files.
         return [
@@ -223,3 +206,25 @@ class Publisher:
             )
             for record in file.records
         ]
+
+    def _place(self, wanted: str, content: Content) -> tuple[str, bool]:
+        """Give a file the name *wanted* or a numbered one; return it, and whether it was created.
+
+        Another download may have put the same file there, or the user another one.
+        """
+        name, workspace = wanted, self._workspace
+        while not workspace.create(name, content):
+            # A file that failed a check is read, whatever is recorded beside it.
+            is_suspect = workspace.files.join(name) in self._records.suspect
+            if workspace.files.has(name, content.size_bytes, content.md5, reads=is_suspect):
+                content.discard()
+                return name, False
+            # A cut file of ours has nothing that the verified one lacks.
+            if is_suspect and workspace.replace_cut(name, content):
+                return name, True
+            with self._changed:
+                name = self._names.choose_another(name)
+        if name != wanted:
+            with self._changed:
+                self.renamed[wanted] = name
+        return name, True
