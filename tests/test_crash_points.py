@@ -225,12 +225,12 @@ class Machine(RuleBasedStateMachine):
         self.settle()
         self.now += 1.0
         self.client.batcher.acknowledge_settled(is_drained=not self.broker.ready)
-        if self.client.batcher.should_grow():
+        if self.client.batcher.should_raise_limit():
             self.take_more()
 
     def take_more(self) -> None:
         """Let a second consumer with a larger limit take over."""
-        self.client.batcher.grow()
+        self.client.batcher.raise_limit()
         self.broker.prefetch = self.client.batcher.prefetch
         self.broker.send()
 
@@ -295,7 +295,7 @@ class QuorumQueue(Machine):
         self.client.batcher.acknowledge_all()
         while self.client.sent:
             self.broker.acknowledge(self.client.sent.popleft())
-        self.client.batcher.start_over()
+        self.client.batcher.raise_limit_on_new_channel()
         self.broker.begin_channel(self.client.batcher.prefetch)
 
     @rule()

@@ -96,7 +96,7 @@ def test_a_plan_tells_wanted_unlisted_and_unreleased_apart(tmp_path: Path) -> No
     records.listed = {1, 4}
     plan = make_plan(records, DownloadOptions(), given_up={3})
     assert [entry.file_id for entry in plan.wanted] == [4]
-    assert [entry.file_id for entry in plan.unlisted] == [2]
+    assert [entry.file_id for entry in plan.no_longer_listed] == [2]
     assert [entry.file_id for entry in plan.unreleased] == [1]
     assert plan.bytes_total == 20
 

@@ -38,8 +38,8 @@ class AckBatcher:
     ``journal_batch(deliveries, delivered=n, acknowledged=n)`` raises JournalError where it cannot
     write; it gets how many messages the connection delivered before, and how many of those are
     acknowledged. *acknowledge* acknowledges all messages up to a delivery tag. *prefetch_steps* are
-    how many unacknowledged messages the broker allows: at first, and after `grow`. *clock* returns
-    monotonic seconds.
+    how many unacknowledged messages the broker allows: at first, and after `raise_limit`. *clock*
+    returns monotonic seconds.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class AckBatcher:
         #: how many messages came on earlier channels of the connection, all acknowledged
         self._earlier = 0
         #: the newest tag that was delivered with an earlier prefetch limit
-        self._grown_at_tag = 0
-        #: the number of pending messages at the last call of `has_grown`
+        self._raised_at_tag = 0
+        #: the number of pending messages at the last call of `should_wait_for_more`
         self._pending_before = 0
         #: acknowledge nothing but by `acknowledge_all`, so that the limit fills
         self.is_held = False
@@ -84,26 +84,27 @@ class AckBatcher:
     @property
     def is_full(self) -> bool:
         """Whether all that the limit allows is delivered: then no message is on its way."""
-        before = max(self._acknowledged_tag, self._grown_at_tag)
+        before = max(self._acknowledged_tag, self._raised_at_tag)
         return self._newest_tag - before >= self.prefetch
 
-    def should_grow(self) -> bool:
+    def should_raise_limit(self) -> bool:
         """Return whether the limit was used once, and the broker waits for us now."""
-        return self._may_grow() and self.is_full
+        return self._may_raise_limit() and self.is_full
 
-    def _may_grow(self) -> bool:
-        return len(self._steps) > 1 and self._acknowledged_tag - self._grown_at_tag >= self.prefetch
+    def _may_raise_limit(self) -> bool:
+        n_acknowledged = self._acknowledged_tag - self._raised_at_tag
+        return len(self._steps) > 1 and n_acknowledged >= self.prefetch
 
-    def grow(self) -> None:
+    def raise_limit(self) -> None:
         """Use the next prefetch limit; the caller tells the broker."""
         del self._steps[0]
-        self._grown_at_tag = self._newest_tag
+        self._raised_at_tag = self._newest_tag
 
-    def start_over(self) -> None:
+    def raise_limit_on_new_channel(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
         del self._steps[0]
         self._earlier += self._newest_tag
-        self._newest_tag = self._acknowledged_tag = self._grown_at_tag = 0
+        self._newest_tag = self._acknowledged_tag = self._raised_at_tag = 0
         self._journalled.clear()
 
     def drop_pending(self) -> None:
@@ -115,8 +116,8 @@ class AckBatcher:
         self.pending.append(delivery)
         self._newest_tag = delivery_tag
 
-    def has_grown(self) -> bool:
-        """Return whether many messages arrived since the last call, and the batch may grow."""
+    def should_wait_for_more(self) -> bool:
+        """Return whether many messages came since the last call, and the limit lets more come."""
         pending = len(self.pending)
         before, self._pending_before = self._pending_before, pending
         return before + FEW_MESSAGES < pending < self.prefetch // 2
@@ -136,7 +137,7 @@ class AckBatcher:
         self.pending = []
         self._pending_before = 0
         is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
-        if is_half_used and not self._may_grow() and not self.is_held:
+        if is_half_used and not self._may_raise_limit() and not self.is_held:
             # Leave the newest unacknowledged: if the connection ends, the redelivered messages
             # then begin with journalled rows, whose order tells which later messages are new.
             self._acknowledge_up_to(newest_tag - self.prefetch // 4)

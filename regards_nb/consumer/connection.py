@@ -352,14 +352,14 @@ class Connection:
         auto-delete ends with its last consumer.
         """
         is_busy = self._growing or self._closing or not self._kind
-        if is_busy or not self.batcher.should_grow():
+        if is_busy or not self.batcher.should_raise_limit():
             return
         self._growing = True
         self._answers.expect("a larger limit")
         if self._kind == "classic":
             # the old consumer stays full, and receives nothing more
             self.batcher.is_held = True
-            self.batcher.grow()
+            self.batcher.raise_limit()
             self._consume_larger()
         else:
             self._cancel(self._on_cancelled_to_grow)
@@ -380,7 +380,7 @@ class Connection:
             channel.add_on_cancel_callback(self._on_cancelled_by_broker)
             self._consume_larger()
 
-        self.batcher.start_over()
+        self.batcher.raise_limit_on_new_channel()
         self._channel = self._connection.channel(on_open_callback=on_channel)
 
     def _consume_larger(self) -> None:
@@ -439,7 +439,7 @@ class Connection:
 
         Messages that arrive together are committed together, and a single one does not wait.
         """
-        if self.batcher.has_grown():
+        if self.batcher.should_wait_for_more():
             self._schedule_flush(0)
         else:
             self._flush()

@@ -70,13 +70,15 @@ class Health:
 
 
 class HealthReport:
-    """The present health: the *thread* of the source replaces it, every thread reads it.
+    """Holds the present health of a source: its thread sets it, every thread reads it.
 
-    *changed* is called after each change.
+    After each change *changed* is called, which wakes the threads that wait. Once `thread` has
+    ended by an error, the health is FAILED with that error, whatever was set last.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._health = Health()
+        #: The thread of the source; None before its start.
         self.thread: OwnThread | None = None
         self._changed = changed
         #: apart, because it changes with each commit
@@ -95,18 +97,21 @@ class HealthReport:
 
     @property
     def state(self) -> HealthState:
-        """The state, also if the thread has ended by itself."""
+        """The state that was set last, also if the thread has ended by itself."""
         return self._health.state
 
     def report(self, state: HealthState, reason: str | None = None) -> None:
-        """Change the state; ``since`` changes only with it."""
+        """Set the state and the reason; ``since`` becomes now if the state is another one.
+
+        While messages are consumed the reason is what `note` has set.
+        """
         if state is HealthState.CONSUMING:
             reason = " ".join(self._notes.values()) or None
         since = self._health.since if state is self._health.state else datetime.now(UTC)
         self.update(state=state, reason=reason, since=since)
 
     def note(self, kind: str, text: str | None) -> None:
-        """Set or remove what a user should know while messages are consumed."""
+        """Set what a user should know while messages are consumed, and log it; None removes it."""
         if self._notes.get(kind) == text:
             return
         if text is None:
@@ -118,11 +123,11 @@ class HealthReport:
             self.report(HealthState.CONSUMING)
 
     def update(self, **values: Any) -> None:
-        """Replace some values."""
+        """Set some attributes of the health."""
         self._health = replace(self._health, **values)
         self._changed()
 
     def report_event(self) -> None:
-        """Store that something new was journalled."""
+        """Set the time of the last event to now."""
         self._last_event = datetime.now(UTC)
         self._changed()

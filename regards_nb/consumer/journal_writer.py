@@ -40,9 +40,12 @@ STABLE_S = 60.0
 
 
 class JournalWriter:
-    """Journals the messages of one connection, without those that are in the journal already.
+    """Writes the messages of one connection to the journal, and what it tells to *report*.
 
-    The `Connection` calls it. *started* gets its result as soon as messages are delivered.
+    The `Connection` calls a method ``on_...`` for each thing that RabbitMQ tells, `journal_batch`
+    with the messages, and `verify_journal` before it acknowledges them. Redelivered messages that
+    are in the journal already are left out. The result of *started* is set once messages are
+    delivered: it ends the wait of ``start()``.
     """
 
     def __init__(
@@ -212,7 +215,13 @@ class JournalWriter:
     def _choose(
         self, rows: RowReader, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
     ) -> Sequence[Delivery]:
-        """Return the messages that are not in the journal. No other session can write meanwhile."""
+        """Return the messages that are not in the journal.
+
+        `Journal.append` calls it in the transaction that writes them, so no other session writes
+        meanwhile. The matcher gets the rows that have come since the last batch: where RabbitMQ
+        has delivered again, those that it may deliver again; where another session has written,
+        those that it may have taken over. Most batches need neither, and are new as a whole.
+        """
         self._matcher.revert_uncommitted(deliveries)
         newest_id = rows.last_id
         is_redelivery = any(delivery.redelivered for delivery in deliveries)

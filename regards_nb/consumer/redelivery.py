@@ -215,10 +215,10 @@ def _claim_row(
 ) -> _RowSequence | None:
     """Return the session of which a flagged message is a row; use that row."""
     for sequence in sequences:
-        if sequence.continues_with(digest):
+        if sequence.match_next(digest):
             return sequence
     for sequence in sequences:
-        if sequence.jumps_to(digest):
+        if sequence.match_later(digest):
             # The queue held the messages of older sessions before those of this one.
             for other in sequences:
                 other.end_if_older_than(sequence)
@@ -249,7 +249,7 @@ class _RowSequence:
         self._positions[digest].append(len(self._digests))
         self._digests.append(digest)
 
-    def continues_with(self, digest: bytes) -> bool:
+    def match_next(self, digest: bytes) -> bool:
         """Match the message with the next row of each candidate; drop the other candidates."""
         fitting = [
             n + 1 for n in self.next if n < len(self._digests) and self._digests[n] == digest
@@ -258,7 +258,7 @@ class _RowSequence:
             self.next = fitting
         return bool(fitting)
 
-    def jumps_to(self, digest: bytes) -> bool:
+    def match_later(self, digest: bytes) -> bool:
         """Match the message with the first row of a sequence, or with a later row.
 
         RabbitMQ delivered the rows in between to another consumer of the queue. After the last
@@ -340,10 +340,9 @@ class _OwnMessages:
         self._first_unacknowledged = last
         if self._newest_repeat == self._next_number - 1:
             last = self._next_number
-        for number in self._numbers.get(digest, ()):
-            if number <= last and self._messages[number][1] < count:
-                break
-        else:
+        equal = (number for number in self._numbers.get(digest, ()) if number <= last)
+        number = next((each for each in equal if self._messages[each][1] < count), None)
+        if number is None:
             return None
         old = self._messages[number][1]
         before = self._newest_repeat

@@ -59,13 +59,13 @@ def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, Fa
     return problems
 
 
-def gather(context: DownloadContext, elsewhere: Iterable[FileRecord]) -> None:
+def gather(context: DownloadContext, others: Iterable[FileRecord]) -> None:
     """Link or copy files into the directory that are verified in another folder.
 
     A file that differs from the verified one counts as missing, and is fetched.
     """
     checker = FileChecker(checksum=True)
-    for path, records in _by_path(elsewhere):
+    for path, records in _by_path(others):
         first = records[0]
         if checker.problem(first) is not None:
             context.manifest.add(context.records.mark_missing(records))
@@ -95,11 +95,11 @@ def extract_kept_zips(context: DownloadContext, records: Iterable[FileRecord]) -
     for path, zipped in _by_path(records):
         manifest = Manifest(zipped)
         outcome = extract_zip(context._replace(manifest=manifest), path)
-        identify(outcome.unlisted, context)
+        identify(outcome.unlisted_entries, context)
         context.manifest.add(context.records.mark_missing(manifest.missing))
 
 
-def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
+def identify(entries: Sequence[Content], context: DownloadContext) -> None:
     """Find out which files the unlisted entries of a zip are, and publish them.
 
     They are files that became available between the manifest and the zip. The server counts them
@@ -107,11 +107,11 @@ def identify(unlisted: Sequence[Content], context: DownloadContext) -> None:
     lists of the data sets name all files of the order in any state. An entry that they do
     not name either is kept as unverified, with an id below zero.
     """
-    if not unlisted:
+    if not entries:
         return
     listing = Manifest(_files_beyond_manifest(context))
     verified: list[CheckedFile] = []
-    for content in unlisted:
+    for content in entries:
         kind, records = listing.match(content.name, content.size_bytes, content.md5)
         if kind in {MatchKind.WRONG, MatchKind.AMBIGUOUS}:
             # truncated or damaged, or one of several files of the same name: fetched alone
@@ -141,7 +141,7 @@ def release(context: DownloadContext, file_ids: set[int]) -> frozenset[int]:
         return frozenset()
     fetch_files(context, [row for row in waiting if not is_external(row)], keep=False)
     if any(is_external(row) for row in waiting):
-        identify(fetch_zip(context).unlisted, context)
+        identify(fetch_zip(context).unlisted_entries, context)
     left = frozenset(row.file_id for row in _still_listed(context, file_ids))
     if left:
         _log.warning(

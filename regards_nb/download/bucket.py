@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import SCHEME
-from regards_nb.text import clean
+from regards_nb.text import clean, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,6 @@ _RIGHTS = (
     "objects there"
 )
 _NO_ACCOUNT = "169.254.169.254"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _REST_STAYS = "Uploaded files stay: download again, and only the missing files are fetched"
 
 
@@ -394,7 +393,7 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
     }
-    is_here = endpoint is not None and urlsplit(endpoint).hostname in _LOOPBACK
+    is_here = is_loopback(urlsplit(endpoint or "").hostname or "")
     if is_here:
         client["allow_http"] = True
     return S3Store(

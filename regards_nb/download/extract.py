@@ -36,7 +36,7 @@ class ZipOutcome:
     #: What the server says of files that it could not send, by name.
     notice: dict[str, str] = field(default_factory=dict)
     #: Entries that the manifest does not list; they are staged until the zip is proven.
-    unlisted: list[Content] = field(default_factory=list)
+    unlisted_entries: list[Content] = field(default_factory=list)
     #: Why entries were not right, by the ids of the files they stand for.
     wrong: dict[int, str] = field(default_factory=dict)
 
@@ -96,13 +96,13 @@ class Extractor:
                     self._manifest.reopen([record])
                 else:
                     self._accept(content, [record], FileState.UNVERIFIED)
-            self._match_unlisted()
+            self._match_unlisted_entries()
         self._hand_over()
         if not proven or not self._extracts:
             # not proven: the server marked nothing, so they come again; else they stay in the zip
-            for content in outcome.unlisted:
+            for content in outcome.unlisted_entries:
                 content.discard()
-            outcome.unlisted.clear()
+            outcome.unlisted_entries.clear()
         outcome.failure, outcome.notice = failure, notice or {}
         return outcome
 
@@ -143,7 +143,7 @@ class Extractor:
         same_name = self._manifest.named(writer.name)
         self._note_wrong(same_name, piece.damage)
         if not same_name:
-            self._outcome.unlisted.append(Content.damaged(writer.name))
+            self._outcome.unlisted_entries.append(Content.damaged(writer.name))
         return None
 
     def _match(self, content: Content) -> None:
@@ -154,7 +154,7 @@ class Extractor:
         elif kind is MatchKind.SIZE_ONLY:
             self._size_only.append((self._moved_to_disk(content), records[0]))
         elif kind is MatchKind.UNKNOWN:
-            self._outcome.unlisted.append(self._moved_to_disk(content))
+            self._outcome.unlisted_entries.append(self._moved_to_disk(content))
         else:
             # it is wrong or ambiguous, or the file was found already
             content.discard()
@@ -162,13 +162,13 @@ class Extractor:
         if kind is MatchKind.WRONG:
             self._note_wrong(records, f"the zip held other content ({content.size_bytes} bytes)")
 
-    def _match_unlisted(self) -> None:
+    def _match_unlisted_entries(self) -> None:
         """Match entries whose name no file has by their content."""
-        candidates, self._outcome.unlisted = self._outcome.unlisted, []
+        candidates, self._outcome.unlisted_entries = self._outcome.unlisted_entries, []
         matched = self._manifest.match_contents([content.md5 for content in candidates])
         for content, record in zip(candidates, matched, strict=True):
             if record is None:
-                self._outcome.unlisted.append(content)
+                self._outcome.unlisted_entries.append(content)
             else:
                 self._accept(content, [record], FileState.VERIFIED)
 

@@ -95,13 +95,13 @@ class Plan(NamedTuple):
     #: Available on the server, not in place.
     wanted: list[FileRecord]
     #: Recorded earlier, not in place, and no longer in the manifest: fetched one by one.
-    unlisted: list[FileRecord]
+    no_longer_listed: list[FileRecord]
     #: In place, but still listed: the server keeps waiting for their download.
     unreleased: list[FileRecord]
     #: In place in a kept zip, to be extracted.
     zipped: list[FileRecord]
     #: In place in another folder, to be linked or copied into this one.
-    elsewhere: list[FileRecord]
+    to_gather: list[FileRecord]
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -110,7 +110,7 @@ class Plan(NamedTuple):
     @property
     def missing(self) -> list[FileRecord]:
         """All files that are to be fetched, by file id."""
-        return sorted(self.wanted + self.unlisted, key=_id)
+        return sorted(self.wanted + self.no_longer_listed, key=_id)
 
     @property
     def bytes_total(self) -> int | None:
@@ -174,7 +174,7 @@ class Downloader:
             plan = self._plan()
             if not plan:
                 return DownloadResult(order_id=self.order_id)
-            placed_here = len(plan.zipped) + len(plan.elsewhere)
+            placed_here = len(plan.zipped) + len(plan.to_gather)
             counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
             with open_workspace(
                 self._directory, self.order_id, durable=options.durable, stop=options.stop
@@ -232,7 +232,7 @@ class Downloader:
         stay = [
             record
             for record in self.records.in_place
-            if record.file_id not in zipped and not self.records.is_elsewhere(record)
+            if record.file_id not in zipped and not self.records.is_in_other_place(record)
         ]
         names = FinalNames(
             ((record.file_id, record.name) for record in sorted([*missing, *plan.zipped], key=_id)),
@@ -274,7 +274,7 @@ class Downloader:
 
     def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
-        planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.elsewhere)}
+        planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.to_gather)}
         if not planned <= self.records.arrived:
             # another download of the same order may have fetched them
             self.records.read()
@@ -374,7 +374,7 @@ def _fetch_rest(
     outcome = zip_outcome or ZipOutcome()
     is_released = not plan.unreleased and not any(map(is_external, plan.wanted))
     if zip_outcome is not None:
-        identify(outcome.unlisted, context)
+        identify(outcome.unlisted_entries, context)
         missing = context.manifest.missing
         # After a complete zip the server knows of each file whether it was sent. A zip that lacks
         # files without a notice was broken off by the server, which then marks no file as
@@ -390,8 +390,8 @@ def _fetch_rest(
             )
     if plan.zipped:
         extract_kept_zips(context, plan.zipped)
-    if plan.elsewhere:
-        gather(context, plan.elsewhere)
+    if plan.to_gather:
+        gather(context, plan.to_gather)
     problems = fetch_missing(context, outcome)
     unreleased = frozenset[int]()
     if not is_released:
@@ -412,12 +412,12 @@ def make_plan(
                 plan.unreleased.append(record)
             if options.extract and is_in_zip(record):
                 plan.zipped.append(record)
-            elif options.gather and records.is_elsewhere(record):
-                plan.elsewhere.append(record)
+            elif options.gather and records.is_in_other_place(record):
+                plan.to_gather.append(record)
         elif is_listed:
             plan.wanted.append(record)
         elif record.file_id not in given_up:
-            plan.unlisted.append(record)
+            plan.no_longer_listed.append(record)
     return plan
 
 

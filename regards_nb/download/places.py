@@ -20,6 +20,7 @@ from regards_nb.download.disk import STATE_FOLDER, FolderFiles
 from regards_nb.download.names import safe_name
 from regards_nb.errors import SettingsError
 from regards_nb.files import SCHEME, is_url
+from regards_nb.text import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +107,7 @@ def archive_of(base_url: str, tenant: str) -> str:
     The port counts for other computers only: a simulator gets another one at each start.
     """
     parts = urlsplit(base_url)
-    is_here = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    is_here = is_loopback(parts.hostname or "")
     return f"{parts.hostname if is_here else parts.netloc}{parts.path.rstrip('/')} {tenant}"
 
 

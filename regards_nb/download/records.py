@@ -82,7 +82,7 @@ class OrderRecords:
         """The files that are under their final names, by file id."""
         return [record for record in self.of(self.known) if record.in_place]
 
-    def is_elsewhere(self, record: FileRecord) -> bool:
+    def is_in_other_place(self, record: FileRecord) -> bool:
         """Return whether a file that is in place is in another folder."""
         rest = (record.path or "").removeprefix(self._start)
         return "/" in rest or os.sep in rest

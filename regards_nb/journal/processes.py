@@ -135,7 +135,7 @@ class Leases:
         """Return who holds a lease; None if it can be taken. Nothing is written."""
         return self._valid(_leases.c.name == name).get(name)
 
-    def downloads_elsewhere(self) -> dict[str, Holder]:
+    def downloads_of_others(self) -> dict[str, Holder]:
         """Return who else downloads orders, by the name of the lease. Nothing is written."""
         return self._valid(_leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner))
 

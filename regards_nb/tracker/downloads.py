@@ -375,16 +375,16 @@ class Downloads:
         checker = FileChecker(checksum=request.check == "checksum")
         lost = {r.name: why for r in records if (why := _why_missing(r, checker))}
         # REGARDS tells a number; no manifest has named these files.
-        unlisted = max((order.files_total or 0) - len(records), 0)
+        unnamed = max((order.files_total or 0) - len(records), 0)
         # A sub-order was not prepared, or not downloaded after that.
         fetched_row = self._shared.journal.fetched_row(order.tenant, number)
-        is_short = not (lost or unlisted) and (
+        is_short = not (lost or unnamed) and (
             order.ready_row > fetched_row or order.suborders_done < (order.suborders_total or 0)
         )
-        if not (lost or unlisted or is_short):
+        if not (lost or unnamed or is_short):
             return None
         names = [f"{clean(name)} ({why})" for name, why in lost.items()][:_MOST_NAMED]
-        more = len(lost) - len(names) + unlisted
+        more = len(lost) - len(names) + unnamed
         if more:
             names.append(f"{'more ' if names else ''}{counted(more, 'file')}")
         if is_short:

@@ -277,7 +277,7 @@ class OrderHolders:
         position = self._journal.position(exact=False)
         if self._seen or position != self._position:
             self._position = position
-            found = self._journal.leases.downloads_elsewhere()
+            found = self._journal.leases.downloads_of_others()
             since_s = now_s - _BETWEEN_SUBORDERS_S
             recent = {name: seen for name, seen in self._seen.items() if seen[1] > since_s}
             self._seen = recent | {name: (holder, now_s) for name, holder in found.items()}
