@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from conftest import client_of, interrupted_after, until
 from regards_nb import OrderTracker, display, errors
 from regards_nb.client import LastByte, RegardsClient
 from regards_nb.consumer import HealthState
+from regards_nb.journal import Database, Journal
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread, joined, limited
@@ -118,6 +120,37 @@ def test_a_stopped_download_of_products_says_how_far_it_came(
     ):
         client.download_products(found, tmp_path / "files")
     assert len(client.download_products(found, tmp_path / "files", show=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        (lambda t: t.submit("dataset:SWOT_PASS_012", label="x"), "nothing was ordered for 'x'"),
+        (lambda t: t.submit_each(TABLE), "0 of 1 order made"),
+        (lambda t: t.journal_prune(before="2026-01-01"), r"journal_prune\(\) was stopped"),
+    ],
+    ids=["submit", "submit_each", "journal_prune"],
+)
+def test_ctrl_c_does_not_wait_for_the_lock_of_another_program(
+    tracker: OrderTracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[OrderTracker], object],
+    outcome: str,
+) -> None:
+    """What the call must still write is written when the journal is free again."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 600)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            interrupted_after(lambda told: "another program holds" in told, monkeypatch),
+            pytest.raises(errors.StoppedWaiting, match=outcome),
+        ):
+            call(tracker)
+        other.execute("ROLLBACK")
+    with Journal(tmp_path / "journal.sqlite") as another_kernel:
+        for name in (f"submit {tracker.tenant}", "prune"):
+            until(lambda: another_kernel.leases.take(name) is None)  # noqa: B023 - called at once
 
 
 #: A call with a time limit, what does not answer, and what the error says.
@@ -453,7 +486,7 @@ def test_a_stopped_submission_gives_its_lease_back(
             patched.setattr(leases, "_renew_in_background", press_in().__next__)
         with pytest.raises(errors.StoppedWaiting, match="nothing was ordered"):
             tracker.submit("dataset:SWOT_PASS_012")
-    assert leases.holder(f"submit {tracker.client.tenant}") is None  # type: ignore[union-attr]
+    until(lambda: leases.holder(f"submit {tracker.tenant}") is None)
     tracker.submit("dataset:SWOT_PASS_012")
     assert "waiting" not in capsys.readouterr().out
 

@@ -93,6 +93,11 @@ def create_queue(parameters: AmqpParameters, queue: str, *, kind: QueueKind = "q
         The queue exists with other arguments, or there is no such exchange.
     """
     check_choice("kind", kind, *get_args(QueueKind))
+    create = partial(_create, parameters, queue, kind)
+    awaited(create, f"waiting for RabbitMQ at {describe(parameters)}")
+
+
+def _create(parameters: AmqpParameters, queue: str, kind: QueueKind) -> None:
     where = describe(parameters)
     connection = _connect(parameters)
     try:

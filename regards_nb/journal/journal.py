@@ -39,6 +39,7 @@ from regards_nb.journal.processes import Cursors, Leases
 from regards_nb.journal.prune import Pruning
 from regards_nb.journal.sqlite_file import copy_database
 from regards_nb.text import clean
+from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -301,18 +302,19 @@ class Journal:
             raise JournalError(
                 f"the journal {self.location} is on a database server: back it up with pg_dump"
             )
-        if damage := self.check():
-            raise JournalError(
-                f"the journal {self.location} is damaged, and was not backed up: "
-                f"{clean(damage[0], 200)}. {remedy('damaged')}"
-            )
-        try:
-            with self._database.driver_connection("back up") as connection:
-                copy_database(connection, target)
-        except FileExistsError:
-            raise JournalError(f"{target} exists already: choose another name") from None
-        except OSError as exc:
-            raise JournalError(f"cannot write the backup {target}: {exc.strerror}") from exc
+        with said_meanwhile(f"copying the journal {self.location} to {target}"):
+            if damage := self.check():
+                raise JournalError(
+                    f"the journal {self.location} is damaged, and was not backed up: "
+                    f"{clean(damage[0], 200)}. {remedy('damaged')}"
+                )
+            try:
+                with self._database.driver_connection("back up") as connection:
+                    copy_database(connection, target)
+            except FileExistsError:
+                raise JournalError(f"{target} exists already: choose another name") from None
+            except OSError as exc:
+                raise JournalError(f"cannot write the backup {target}: {exc.strerror}") from exc
         return target
 
     def next_offset(self, stream: str) -> int | None:

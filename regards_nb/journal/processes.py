@@ -9,11 +9,14 @@ transaction mode gives each transaction another session.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
 import threading
 import weakref
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,12 +26,18 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.threads import begin
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from regards_nb.journal.database import Database
 
 _log = logging.getLogger(__name__)
 _leases = schema.leases
+
+#: After Ctrl-C a call gives its lease back within this time, or leaves that to a thread.
+_MOMENT_S = 0.5
 
 #: The time of the database in ms. In PostgreSQL, now() is the begin of the transaction, which may
 #: have waited for other writers.
@@ -83,7 +92,7 @@ class Leases:
     def take(self, name: str) -> Holder | None:
         """Take a lease; return who holds it if it cannot be taken, else None.
 
-        After an exception, such as Ctrl-C, it may be taken: `release` gives it back.
+        After an exception, such as Ctrl-C, it may be taken: `released_after` gives it back.
         """
         with self._lock:
             if name in self._names:
@@ -99,6 +108,8 @@ class Leases:
         return holder
 
     def _take(self, connection: sa.Connection, name: str) -> Holder | None:
+        if name not in self._names:
+            return None  # the call that wants it was stopped while this waited for the lock
         is_other = (_leases.c.name == name) & (_leases.c.owner != self._owner)
         if others := _valid(connection, is_other):
             return others[name]
@@ -116,8 +127,23 @@ class Leases:
         connection.execute(schema.upsert(_leases, connection.dialect.name), row)
         return None
 
-    def release(self, name: str) -> None:
-        """Give a lease back, if this thread has taken it. Other kernels are told at once."""
+    @contextmanager
+    def released_after(self, name: str) -> Iterator[None]:
+        """Release a lease after the block; after Ctrl-C, wait for that only a moment."""
+        wait_s = math.inf
+        try:
+            yield
+        except KeyboardInterrupt:
+            wait_s = _MOMENT_S  # another program may hold the journal
+            raise
+        finally:
+            self.release(name, wait_s=wait_s)
+
+    def release(self, name: str, *, wait_s: float = math.inf) -> None:
+        """Give a lease back, if this thread has taken it. Other kernels are told at once.
+
+        If the journal is locked for longer than *wait_s*, a thread waits until it is free.
+        """
         with self._lock:
             if self._names.get(name) != threading.get_ident():
                 return
@@ -125,6 +151,12 @@ class Leases:
             if not self._names and self._end_renewal is not None:
                 self._end_renewal()
                 self._end_renewal = None
+        if wait_s == math.inf:
+            self._delete(name)
+        else:
+            wait_for([in_thread(partial(self._delete, name))], wait_s)
+
+    def _delete(self, name: str) -> None:
         statement = sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == self._owner)
         try:
             self._database.write(partial(_execute, statement), again=True)

@@ -24,6 +24,7 @@ from regards_nb.journal import schema
 from regards_nb.journal.batches import SELECT_BATCHES, Batch, DamagedBatchError, read_batch
 from regards_nb.orders import OrderAccumulator, OrderKey, OrderReducer
 from regards_nb.text import counted
+from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -315,14 +316,17 @@ class Pruning:
         With *dry_run*, change nothing and say what would be removed.
         """
         try:
-            if not dry_run and (holder := self._leases.take(_LEASE)) is not None:
-                raise JournalError(
-                    f"{holder} is removing events of the journal {self._database.location}"
-                )
-            return self._run(before_us, dry_run=dry_run)
+            with (
+                self._leases.released_after(_LEASE),
+                said_meanwhile(f"looking for old events in the journal {self._database.location}"),
+            ):
+                if not dry_run and (holder := self._leases.take(_LEASE)) is not None:
+                    raise JournalError(
+                        f"{holder} is removing events of the journal {self._database.location}"
+                    )
+                return self._run(before_us, dry_run=dry_run)
         finally:
             self._forget()
-            self._leases.release(_LEASE)
 
     def _run(self, before_us: int, *, dry_run: bool) -> Pruned:
         database = self._database

@@ -509,14 +509,12 @@ def held(journal: Journal, name: str, waiting: Callable[[Holder], object] | None
     or raises an error. None: HeldElsewhereError is raised, its text is the process.
     """
     # Ctrl-C may come as soon as the lease is taken.
-    try:
+    with journal.leases.released_after(name):
         while (holder := journal.leases.holder(name) or journal.leases.take(name)) is not None:
             if waiting is None:
                 raise HeldElsewhereError(str(holder))
             waiting(holder)
         yield
-    finally:
-        journal.leases.release(name)
 
 
 def advice_for_missing(order: OrderState) -> str:

@@ -558,6 +558,7 @@ class OrderTracker:
         """Return the damages found in the journal; an empty list when there are none."""
         return self._shared.journal.check()
 
+    @stopped_by_user("journal_prune() was stopped. The same call goes on from there")
     def journal_prune(self, *, before: str | date | datetime, dry_run: bool = False) -> Pruned:
         """Remove the events of orders that have ended long ago. Orders keep their last state.
 
@@ -593,6 +594,7 @@ class OrderTracker:
             self._shared.signal.send()
         return pruned
 
+    @stopped_by_user("create_queue() was stopped; RabbitMQ may create the queue: call it again")
     def create_queue(self, name: str | None = None, *, kind: QueueKind = "quorum") -> str:
         """Create a durable queue, bind it to the exchange of the responses, and return its name.
 
@@ -624,6 +626,7 @@ class OrderTracker:
         create_queue(self._amqp_parameters, queue, kind=kind)
         return queue
 
+    @stopped_by_user("backup() was stopped: call it again")
     def backup(self, path: str | Path) -> Path:
         """Write a copy of the journal to one new file, also while messages arrive.
 
