@@ -72,8 +72,9 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 @pytest.fixture
 def profile(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., OrderTracker]]:
     """Return a function that makes a tracker of the profile."""
-    first = simulator.order(OrderPlan(n_files=1))
-    simulator.expire(first)
+    # REGARDS prepares no order while two others wait for a download, such as those of other tests
+    for number in list(simulator.service.orders):
+        simulator.expire(number)
 
     def make(**options: Any) -> OrderTracker:
         options.setdefault("journal", tmp_path / "journal.sqlite")
@@ -82,10 +83,6 @@ def profile(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Orde
 
     yield make
     simulator.faults.clear()
-    # REGARDS prepares no order while two others wait for a download
-    last = simulator.order(OrderPlan(n_files=1))
-    for number in range(first, last + 1):
-        simulator.expire(number)
 
 
 @pytest.fixture(scope="module")
