@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import Child
@@ -289,6 +291,28 @@ def test_a_copy_of_a_young_journal_without_its_wal_is_named(path: Path, journal:
             Journal(copy)
         # The first error keeps its frames, as a notebook does.
         assert held.tb
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA journal_mode = WAL", "PRAGMA schema_version"])
+def test_a_journal_can_be_opened_while_another_kernel_makes_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """Its file is never one of 0 bytes, nor one that looks like a copy without its -wal."""
+    others: list[Journal] = []
+
+    class Maker(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == statement and not others:
+                monkeypatch.undo()
+                others.append(Journal(path))
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Maker))
+    with Journal(path) as journal:
+        (other,) = others
+        write(other, other.open_session("q"), 1)
+        assert bodies(journal) == [b"1"]
+        other.close()
 
 
 def test_a_backup_beside_the_wal_of_another_journal_is_not_mixed_with_it(path: Path) -> None:

@@ -268,7 +268,7 @@ def begin(simulator: Simulator, place: str | Path, folder: Path, count: int) -> 
 def go(processes: list[Child]) -> None:
     """Let kernels order when all of them are ready."""
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
     for process in processes:
         process.tell()
 

@@ -43,6 +43,7 @@ from regards_nb.journal.sqlite_file import (
     inode,
     is_copy_without_wal,
     is_read_only,
+    make_file,
     signature,
     still_open,
     warn_of_network,
@@ -223,14 +224,11 @@ class Database:
     def _connect_to_write(self) -> sqlite3.Connection:
         """Connect to the files that the other connections use, or to those at the path."""
         assert self.path is not None  # noqa: S101 - of an engine for a path
+        if self._is_new:  # a file that was deleted is restored instead
+            make_file(self.path)
         before = inode(self.path)
-        # Only a new journal may create the file. A file that was deleted is restored instead.
-        connection = self._connect("mode=rwc" if self._is_new else "mode=rw")
+        connection = self._connect("mode=rw")
         try:
-            if self._is_new:
-                # The messages may be those of other users, too: see docs/security.md.
-                self.path.chmod(0o600)
-                before = before or inode(self.path)
             self._use_wal(connection)
             file = self._file or SqliteFile(self.path)
         except BaseException as exc:

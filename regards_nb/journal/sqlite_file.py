@@ -51,6 +51,8 @@ _LOCK_RETRY_S = 0.02
 #: An empty file that is older is not just being created.
 _CREATION_S = 2.0
 
+#: The messages may be those of other users, too: see docs/security.md.
+_MODE = 0o600
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES = 32
 #: The size of a -wal is a multiple of it: few commits make the file longer.
@@ -369,6 +371,35 @@ def check_before_opening(path: Path) -> None:
         )
 
 
+def make_file(path: Path) -> None:
+    """Make the file of a new journal, without tables, and first an empty -wal; keep what exists.
+
+    SQLite makes the two in several steps: another kernel that opens the file between them would
+    take it for one that was emptied, or for a copy without its -wal.
+    """
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.execute("PRAGMA user_version = 0")  # writes the header
+        page = bytearray(empty.serialize())
+    page[_FORMAT_OFFSET : _FORMAT_OFFSET + 2] = _WAL_FORMAT, _WAL_FORMAT
+    try:
+        Path(f"{path}-wal").touch(_MODE)
+        path.touch(_MODE, exist_ok=False)
+        try:
+            with path.open("r+b") as file:
+                file.write(page)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()
+            raise
+    except FileExistsError:
+        pass  # of another kernel
+    except OSError as exc:
+        # in the words of SQLite, by which `remedy` finds the advice
+        what = "disk is full" if exc.errno == errno.ENOSPC else "unable to open the file"
+        raise sqlite3.OperationalError(f"{what} ({exc.strerror})") from exc
+
+
 def _size_bytes(path: Path) -> int:
     """Return the size of a file; 0 if it is not there. Another kernel may delete it just now."""
     try:
@@ -445,7 +476,7 @@ def copy_database(connection: sqlite3.Connection, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # SQLite would not say why it cannot make the file.
-        unfinished.touch(mode=0o600)
+        unfinished.touch(_MODE)
         with closing(sqlite3.connect(unfinished)) as target:
             try:
                 connection.backup(target)
