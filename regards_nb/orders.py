@@ -497,10 +497,6 @@ def _with(ids: _Ids[int], new: int) -> _Ids[int]:
     return ids
 
 
-def _of_both(some: _Ids[int], others: _Ids[int]) -> _Ids[int]:
-    return array("q", sorted({*some, *others}))
-
-
 def _is_empty(event: OrderEvent) -> bool:
     """Return whether the filters of an order matched no file: FAILED, no error, 0 sub-orders."""
     is_failed = event.status == OrderStatus.FAILED
@@ -631,7 +627,8 @@ class OrderAccumulator(msgspec.Struct, gc=False):
         )
         self.link_when, self.link = max((self.link_when, self.link), (other.link_when, other.link))
         for ids in ("numbered", "unnumbered", "over_rest"):
-            setattr(self, ids, _of_both(getattr(self, ids), getattr(other, ids)))
+            of_both = {*getattr(self, ids), *getattr(other, ids)}
+            setattr(self, ids, array("q", sorted(of_both)))
         for name in _GROWING:
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.first_us = min(self.first_us, other.first_us)

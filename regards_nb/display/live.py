@@ -19,11 +19,7 @@ from regards_nb.display.html import (
     publish,
     static_bundle,
 )
-from regards_nb.display.model import (
-    Action,
-    DownloadRates,
-    table_model,
-)
+from regards_nb.display.model import Action, DownloadRates, table_model
 from regards_nb.errors import RegardsError
 from regards_nb.text import clean
 
@@ -154,7 +150,10 @@ class LiveView(ABC):
     def paint(self, snapshot: Snapshot) -> None:
         """Update the widgets, and the fallback picture from time to time."""
         with self._lock:
-            model = self._moving(snapshot, self.filter)
+            self._changed = False
+            self.last = snapshot
+            self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
+            model = table_model(snapshot, only=self.filter, rates=self._rates, facts=self._facts)
             self.update(model, self._note, self._answer_text)
             if self._is_fallback_due:
                 self._replace_fallback(fallback_bundle(self._still(snapshot)))
@@ -192,13 +191,6 @@ class LiveView(ABC):
     def _still(self, snapshot: Snapshot) -> TableModel:
         """Return the texts of a picture that does not move."""
         return table_model(snapshot, facts=self._facts)
-
-    def _moving(self, snapshot: Snapshot, only: str = "") -> TableModel:
-        """Return the texts of the present, with the rates of the downloads."""
-        self._changed = False
-        self.last = snapshot
-        self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
-        return table_model(snapshot, only=only, rates=self._rates, facts=self._facts)
 
     def _bundle(self, snapshot: Snapshot) -> dict[str, Any]:
         self.paint(snapshot)

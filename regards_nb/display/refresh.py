@@ -62,7 +62,9 @@ class RefreshThread:
         self, tracker: OrderTracker, record: Callable[[Exception], object] | None = None
     ) -> None:
         self.tracker: weakref.ref[OrderTracker] = weakref.ref(tracker)
-        self._record: Callable[[], Callable[[Exception], object] | None] = _weakly(record)
+        self._record: Callable[[], Callable[[Exception], object] | None] = (
+            weakref.WeakMethod(record) if inspect.ismethod(record) else lambda: record
+        )
         self._last_error = ""
         # Guards _views and thread; not held while painting.
         self._lock = threading.Lock()
@@ -239,12 +241,3 @@ def close_views(tracker: OrderTracker, *, note: str = "") -> None:
         found = _THREADS.pop(tracker, None)
     if found is not None:
         found.close(note)
-
-
-def _weakly(
-    record: Callable[[Exception], object] | None,
-) -> Callable[[], Callable[[Exception], object] | None]:
-    """Hold a bound method weakly: a strong reference would keep its tracker alive."""
-    if inspect.ismethod(record):
-        return weakref.WeakMethod(record)
-    return lambda: record

@@ -301,8 +301,8 @@ class RestSync:
                 remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
-        states = self._shared.states().where("order_id", [each.order_id for each in remotes])
-        known_of = {state.order_id: state for state in states}
+        numbers = [each.order_id for each in remotes]
+        known_of = self._ours(self._shared.states().where("order_id", numbers))
         self._keep_answers((known_of.get(each.order_id), each) for each in remotes)
         with self._lock:
             for remote in remotes:
