@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from regards_nb.text import counted
+from regards_nb.text import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,21 +63,17 @@ class Progress:
 
     def __str__(self) -> str:
         name = _name(self.order_id)
-        rate = f", {_megabytes(self.bytes_per_s)}/s" if self.bytes_done else ""
+        rate = f", {size(int(self.bytes_per_s))}/s" if self.bytes_done else ""
         left = self.remaining_s
         eta = f", {left:.0f} s left" if left else ""
-        total = f" of {_megabytes(self.bytes_total)}" if self.bytes_total is not None else ""
-        files = f"verified {self.verified}/{self.files_total}, {_megabytes(self.bytes_done)}"
+        total = "" if self.bytes_total is None else f" of {size(self.bytes_total)}"
+        files = f"verified {self.verified}/{self.files_total}, {size(self.bytes_done)}"
         counts = f"{files}{total}{rate}{eta}" if self.files_total else "no file listed so far"
         return f"{name}: {counts}{', ' * bool(self.silence)}{self.silence}"
 
 
 def _name(order_id: int) -> str:
     return f"order {order_id}" if order_id else "products"
-
-
-def _megabytes(size_bytes: float) -> str:
-    return f"{size_bytes / 1e6:.1f} MB"
 
 
 class ProgressCounter:
