@@ -42,8 +42,8 @@ def check_flags(**values: object) -> None:
 
 
 def check_numbers(**values: object) -> None:
-    """Refuse a value that is not a number, such as "60" for seconds; None is no limit."""
-    _check("a number", _is_number, values)
+    """Refuse a value that is no number from 0 on, such as "60" for seconds; None is no limit."""
+    _check("a number, 0 or more", _is_number, values)
 
 
 def check_texts(**values: object) -> None:
@@ -86,8 +86,8 @@ def _check(words: str, is_right: Callable[[object], bool], values: dict[str, obj
 def _is_number(value: object) -> bool:
     if value is None or isinstance(value, bool):
         return value is None
-    # NaN is the only number that differs from itself: as a time limit it would never be over.
-    return isinstance(value, Real) and value == value  # noqa: PLR0124
+    # Also refuses NaN: as a time limit it would never be over.
+    return isinstance(value, Real) and float(value) >= 0
 
 
 def _is_count(value: object) -> bool:

@@ -138,8 +138,15 @@ def test_other_types_of_the_same_kind_are_taken() -> None:
     check_numbers(a=np.float64(2), b=np.int64(3), c=float("inf"), d=None)
     check_paths(a=Path("x"), b="x", c=None)
     check_counts(a=np.int64(3), b=0, c=None)
-    for check, value in ((check_numbers, float("nan")), (check_counts, -1), (check_counts, 2.5)):
-        with pytest.raises(errors.SettingsError, match="^limit must be"):
+    refused: list[tuple[Callable[..., None], float]] = [
+        (check_numbers, float("nan")),
+        (check_numbers, -1),
+        (check_numbers, np.float64(-0.5)),
+        (check_counts, -1),
+        (check_counts, 2.5),
+    ]
+    for check, value in refused:
+        with pytest.raises(errors.SettingsError, match="^limit must be .*, 0 or more, not "):
             check(limit=value)
     with pytest.raises(errors.SettingsError, match='^kind must be "a" or "b", not '):
         check_choice("kind", ["a"], "a", "b")

@@ -265,11 +265,13 @@ def test_an_emptied_journal_is_named_and_nothing_is_acknowledged(
 # -- files that are not in order when they are opened
 
 
-def test_an_empty_file_is_not_taken_for_a_new_journal(path: Path) -> None:
-    """Somebody's history was there."""
-    path.touch()
-    with pytest.raises(JournalError, match="0 bytes.*backup"):
+@pytest.mark.parametrize("content", ["", "x"])
+def test_an_empty_file_is_not_taken_for_a_new_journal(path: Path, content: str) -> None:
+    """Somebody's history was there; for SQLite a file of 1 byte is empty, too."""
+    path.write_text(content)
+    with pytest.raises(JournalError, match=rf"has {len(content)} bytes?: it was emptied.*backup"):
         Journal(path)
+    assert path.read_text() == content
 
 
 def test_a_wal_without_its_journal_is_kept(path: Path, journal: Journal) -> None:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from regards_nb.errors import JournalError
+from regards_nb.text import counted
 
 if sys.platform == "linux":
     import fcntl
@@ -355,9 +356,9 @@ def check_before_opening(path: Path) -> None:
         return
     if path.is_file() and not _has_content(path):
         raise JournalError(
-            f"the journal {path} has 0 bytes: it was emptied, or the disk was full when it was "
-            f"copied. Put a backup in its place (move {wal.name} and {shm.name} away first); or, "
-            "to start a new journal, delete the file"
+            f"the journal {path} has {counted(_size_bytes(path), 'byte')}: it was emptied, or the "
+            f"disk was full when it was copied. Put a backup in its place (move {wal.name} and "
+            f"{shm.name} away first); or, to start a new journal, delete the file"
         )
     if wal_bytes > _WAL_HEADER_BYTES and _is_rollback_format(path):
         raise JournalError(
@@ -409,13 +410,16 @@ def _size_bytes(path: Path) -> int:
 
 
 def _has_content(path: Path) -> bool:
-    """Return whether the file has more than 0 bytes; wait if another kernel is creating it."""
+    """Return whether the file is not empty; wait if another kernel is creating it.
+
+    For SQLite a file of 1 byte is empty, too: on some file systems it writes one into a new file.
+    """
     for _ in range(_LOCK_RETRIES):
         status = path.stat()
-        if status.st_size or time.time() - status.st_mtime > _CREATION_S:
-            return status.st_size > 0
+        if status.st_size > 1 or time.time() - status.st_mtime > _CREATION_S:
+            return status.st_size > 1
         _pause.wait(_LOCK_RETRY_S)
-    return path.stat().st_size > 0
+    return path.stat().st_size > 1
 
 
 def is_in_use(path: Path) -> bool:
