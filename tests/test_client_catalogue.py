@@ -208,8 +208,9 @@ def test_a_licence_is_accepted_by_the_user_only(
     for dataset in simulator.service.catalogue.datasets.values():
         dataset.licence = "the licence"
     found = client.search(dataset="SWOT_CYCLE_008", limit=1)
-    with pytest.raises(IncompleteDownloadError, match="accept_licence=True"):
+    with pytest.raises(IncompleteDownloadError, match="accept_licence=True") as refused:
         client.download_products(found, tmp_path / "files", show=False)
+    assert str(refused.value).startswith("1 of 1 file could not be downloaded. ")
     paths = client.download_products(found, tmp_path / "files", show=False, accept_licence=True)
     assert len(paths) == 1
 

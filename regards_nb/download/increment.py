@@ -312,8 +312,6 @@ class Downloader:
         }
         # Files of earlier calls count, too: the view counts the files of the order.
         n_saved = len(self.records.in_place)
-        others = f"; the other {n_saved} are saved in {self._directory}" if n_saved > 1 else ""
-        others = others or (f"; the other one is saved in {self._directory}" if n_saved else "")
         names_of: dict[str, list[str]] = {}
         for name, why in missing.items():
             names_of.setdefault(why, []).append(clean(name))
@@ -322,8 +320,8 @@ class Downloader:
         if hidden := len(missing) - sum(len(names) for _, names in told):
             reasons.append(f"and {hidden} more")
         return IncompleteDownloadError(
-            f"order {self.order_id}: {len(failed)} of {counted(len(failed) + n_saved, 'file')} "
-            f"could not be downloaded{others}. {'; '.join(reasons)}. {self._advice(failed)}",
+            f"order {self.order_id}: {not_downloaded(len(failed), n_saved, self._directory)}. "
+            f"{'; '.join(reasons)}. {self._advice(failed)}",
             paths=paths,
             missing=missing,
         )
@@ -352,6 +350,15 @@ class Downloader:
         if order.expires_at is not None:
             advice.append(f"REGARDS keeps the order until {order.expires_at:%Y-%m-%d %H:%M} UTC")
         return "; ".join(advice)
+
+
+def not_downloaded(n_missing: int, n_saved: int, folder: Place) -> str:
+    """Return how many files are missing, and where the others are if there are any."""
+    text = f"{n_missing} of {counted(n_missing + n_saved, 'file')} could not be downloaded"
+    if not n_saved:
+        return text
+    others = f"the other {n_saved} are" if n_saved > 1 else "the other one is"
+    return f"{text}; {others} saved in {folder}"
 
 
 def _retry_advice(failed: Sequence[FileRecord], failed_before: Container[int]) -> str:

@@ -17,7 +17,7 @@ from regards_nb.arguments import check_paths
 from regards_nb.client import naming_order
 from regards_nb.download.after_zip import all_files
 from regards_nb.download.context import DownloadOptions, FileSource
-from regards_nb.download.increment import Downloader
+from regards_nb.download.increment import Downloader, not_downloaded
 from regards_nb.download.places import archive_of, as_place, paths_of
 from regards_nb.download.progress import ProgressLine
 from regards_nb.download.records import StateLog
@@ -353,9 +353,11 @@ def download_products(
         # No manifest lists the files: they are fetched as those that a manifest lists no longer.
         records.expect(source.records)
 
+        def n_saved() -> int:
+            return sum(record.in_place for record in records.of(wanted))
+
         def stopped() -> str:
-            here = sum(record.in_place for record in records.of(wanted))
-            return STOPPED.format(counted(f"{here} of {len(wanted)}", "file"))
+            return STOPPED.format(counted(f"{n_saved()} of {len(wanted)}", "file"))
 
         try:
             with stopped_by_user(stopped):
@@ -363,8 +365,7 @@ def download_products(
         except IncompleteDownloadError as exc:
             name, reason = next(iter(exc.missing.items()))
             raise IncompleteDownloadError(
-                f"{counted(f'{len(exc.missing)} of {len(wanted)}', 'file')} could not be "
-                f"downloaded; the others are saved in {folder}. {name}: {reason}",
+                f"{not_downloaded(len(exc.missing), n_saved(), folder)}. {name}: {reason}",
                 paths=exc.paths,
                 missing=exc.missing,
             ) from None
