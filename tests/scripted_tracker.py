@@ -56,6 +56,7 @@ class ScriptedSnapshot:
     n_known: int = 0
     n_wanted: int = 0
     blocking: tuple[OrderState, ...] = ()
+    can_download: bool = True
     line: tuple[OrderState, ...] = ()
 
     def __post_init__(self) -> None:

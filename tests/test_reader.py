@@ -17,6 +17,7 @@ from test_journal_team import counted_statements
 
 from regards_nb import OrderTracker, cli, events
 from regards_nb.consumer import HealthState
+from regards_nb.display import text
 from regards_nb.errors import JournalError, QueueNotFoundError, SettingsError, WaitTimeoutError
 from regards_nb.journal import ChangeDetector, Journal
 
@@ -129,6 +130,26 @@ def test_what_a_reader_cannot_do_it_says_in_one_line(place: str | Path, tmp_path
         )
         assert "another kernel" in reader.doctor()["broker"].text
         reader.stop()
+
+
+def test_a_reader_advises_no_download_that_it_refuses(
+    place: str | Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a client, its waits and views name a kernel that has one."""
+    with written(place) as writer, OrderTracker.reader(place, workspace=tmp_path) as reader:
+        reader._blocking.quiet_s = 0.0
+        writer.write("SUBORDER_DONE", subOrderId=1, downloadLink="/x")
+        with pytest.raises(WaitTimeoutError) as late:
+            reader.wait(7, timeout_s=0.1)
+        told = [str(late.value), text(reader.snapshot())]
+        writer.write("DONE", downloadLink="/x")
+        capsys.readouterr()
+        reader.wait()
+        told.append(capsys.readouterr().out)
+    for each in told:
+        assert "download in a kernel that has a client, or make this tracker with client=" in each
+        assert "tracker.download(" not in each
+        assert "wait(download=True)" not in each
 
 
 def test_a_place_without_a_journal_is_refused(tmp_path: Path) -> None:

@@ -468,7 +468,8 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
         paused = _named(snapshot.orders.without("finished"))
         return f"Nothing moves: paused {paused}; tracker.resume() continues"
     if snapshot.blocking:
-        return advice_for(snapshot.blocking, "tracker.wait(download=True)")
+        call = "tracker.wait(download=True)" if snapshot.can_download else ""
+        return advice_for(snapshot.blocking, call)
     if snapshot.health.state is HealthState.STOPPED:
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason, LINE_CHARS)}"

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Maximum number of sub-orders of a user that REGARDS prepares before he downloads them
 #: (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
+#: How to download with a tracker that has no REST side.
+ELSEWHERE = (
+    "download in a kernel that has a client, or make this tracker with client=RegardsClient(...)"
+)
 _MOST_NAMED = 5
 #: Only the newest orders are searched for files that could not be downloaded.
 _MOST_LOOKED_AT = 100
@@ -157,6 +161,7 @@ class BlockingOrders:
             blocking, line = self.standing_still(going_on), self.first_in_line()
             if asked is not None:  # it downloads what waits
                 blocking, line = [], [replaced(s, waits_for_download=False) for s in line]
+            call = "" if self.sync is None else call
             reasons.append(advice_for(blocking, call) if blocking else behind(going_on, line))
         return list(filter(None, reasons))
 
@@ -209,15 +214,16 @@ class BlockingOrders:
 
 
 def advice_for(blocking: Sequence[OrderState], call: str) -> str:
-    """Return which orders wait for a download, and what to do; *call* does it, too."""
+    """Return which orders wait for a download, and what to do; *call* does it, too.
+
+    Without REST there is no such call.
+    """
     # Very many may wait: only those that are named are made.
     numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
     more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""
     wait = f"orders {numbers}{more} wait" if len(blocking) > 1 else f"order {numbers} waits"
-    return (
-        f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: "
-        f"tracker.download({'' if more else numbers}), or {call}"
-    )
+    how = f"tracker.download({'' if more else numbers}), or {call}" if call else ELSEWHERE
+    return f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: {how}"
 
 
 def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:

@@ -480,6 +480,8 @@ class Snapshot:
     #: The first two orders of the user that REGARDS has not finished, as far as REST told, and some
     #: that wait for a download, which takes a place as well.
     line: Sequence[OrderState]
+    #: Whether the tracker has a REST side.
+    can_download: bool
     health: Health
     #: What REGARDS is asked to do now.
     acting: tuple[str, ...]

@@ -668,6 +668,7 @@ class OrderTracker:
             orders=self._blocking.without_automatic(states),
             blocking=self._blocking.standing_still(),
             line=self._blocking.first_in_line(),
+            can_download=self._sync is not None,
             health=self._life.health,
             acting=tuple(self._shared.acting.values()),
             background_errors=self._warnings() + self._shared.errors.shown,

@@ -27,6 +27,7 @@ from regards_nb.errors import (
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import clean, counted, doubled, numbered
+from regards_nb.tracker.blocking import ELSEWHERE
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rest_sync import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
@@ -219,7 +220,8 @@ class Wait(WaitingCall):
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
         text = f"nothing to wait for: {all_orders} finished"
         if waiting:
-            text += f"; {len(waiting)} to download: tracker.download()"
+            how = ELSEWHERE if self._sync is None else "tracker.download()"
+            text += f"; {len(waiting)} to download: {how}"
         automatic = self._blocking.automatic
         failure = "" if automatic is None else automatic.failure(waiting)
         return "; ".join(filter(None, (text, failure, *self._unheard())))
