@@ -307,6 +307,32 @@ def test_a_download_waits_for_no_request_of_a_stopped_wait(
     simulator.stop()
 
 
+def test_an_awaited_wait_for_an_unknown_order_can_be_stopped(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that REGARDS does not answer; the end of the loop does not wait for the request."""
+    monkeypatch.setattr(LastByte, "told_after_s", 0.1)
+    simulator.faults.add(Slow(route=Route.ORDER, delay_s=600, times=None))
+    with (
+        interrupted_after(lambda told: "no byte of the list of orders" in told, monkeypatch),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        asyncio.run(tracker.wait_async(4444))
+    simulator.stop()
+
+
+def test_pauses_of_one_request_are_told_together(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each alone is too short to be told; the request takes long."""
+    monkeypatch.setattr("random.uniform", lambda *_: 0.06)
+    client = client_of(simulator)
+    client.login()
+    simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=3))
+    client.orders()
+    assert "HTTP 503, attempt 3 of 4" in capsys.readouterr().out
+
+
 def test_all_attempts_of_a_request_have_one_time_limit(
     simulator: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:

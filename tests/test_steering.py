@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from conftest import Admin, client_of, purge_queue, throw, until
 
 from regards_nb import OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
+from regards_nb.events import RESPONSE_EXCHANGE
 from regards_nb.simulator import (
     OrderPlan,
     Outcome,
@@ -499,6 +501,10 @@ def test_a_queue_that_gets_no_message_is_told(
             report = tracker.doctor()
             assert not report.ok
             assert re.search(r"how order 1 went on.*whether the queue is bound", str(report))
+            with pika.BlockingConnection(pika.URLParameters(broker.admin_url)) as connection:
+                connection.channel().queue_bind(admin.queue, RESPONSE_EXCHANGE)
+            simulator.order(OrderPlan(n_files=1))
+            until(lambda: "no message since" not in str(tracker.snapshot().background_errors))
         new = OrderTracker(
             admin.url, admin.queue, client=client_of(simulator), journal=tmp_path / "new.sqlite"
         )

@@ -116,6 +116,19 @@ def test_nothing_to_wait_for_returns_at_once(tracker: OrderTracker) -> None:
         tracker.wait(until="never")
 
 
+def test_a_wait_for_parts_says_which_orders_have_some(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is finished, and the wait for any part is over at once."""
+    number = simulator.order(OrderPlan(n_files=4, files_per_suborder=1))
+    tracker.wait(number, until="part", timeout_s=60)
+    capsys.readouterr()
+    tracker.wait(until="part", timeout_s=60)
+    told = capsys.readouterr().out
+    assert f"nothing to wait for: files of order {number} are ready" in told
+    assert "finished" not in told
+
+
 def test_a_wait_in_asyncio_leaves_the_loop_free(
     simulator: Simulator, tracker: OrderTracker
 ) -> None:

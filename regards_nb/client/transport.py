@@ -292,10 +292,9 @@ class Transport:
         self, request: RequestSpec, auth: TokenProvider | AuthBase
     ) -> requests.Response | Response:
         """Send a request, and again where `Retry` allows it, until the response is accepted."""
-        attempt = 0
+        attempt, began_s = 0, time.monotonic()
         while True:
             attempt += 1
-            began_s = time.monotonic()
             outcome = self._send_authorised(request, auth)
             if isinstance(outcome, requests.Response):
                 return outcome

@@ -91,6 +91,8 @@ _CHECK_S = 5.0
 POLL_S = 10.0
 LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
+#: The source of the note on messages that do not come.
+_UNHEARD = "messages that only REST told"
 #: No later round would go better.
 _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
@@ -112,6 +114,7 @@ class RestSync:
         self.not_ours: set[int] = set()
         #: Numbers of orders of which REST told what a message should have told.
         self.unannounced: set[int] = set()
+        self._is_unheard_noted = False
         #: The user's orders that no message has named, which have files to download or go on.
         self.without_message: tuple[OrderState, ...] = ()
         # Held while an answer is compared and journalled, so that no two threads journal the same.
@@ -137,6 +140,18 @@ class RestSync:
             "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how "
             f"{numbered(sorted(self.unannounced))} went on"
         )
+
+    def note_unheard(self, health: Health) -> None:
+        """Note `unheard` in the views, once."""
+        if not self._is_unheard_noted and (text := self.unheard(health)):
+            self._is_unheard_noted = True
+            self.errors.note(f"{text}. tracker.doctor() says what to do", source=_UNHEARD)
+
+    def withdraw_unheard(self, health: Health) -> None:
+        """Withdraw that note once RabbitMQ has delivered a message."""
+        if self._is_unheard_noted and not self.unheard(health):
+            self._is_unheard_noted = False
+            self.errors.withdraw(_UNHEARD)
 
     @property
     def login_refused(self) -> str:
@@ -294,11 +309,12 @@ class RestSync:
         What no message told is journalled.
         """
         try:
-            if isinstance(name, int):
-                remotes = [self.client.order(name)]
-            else:
-                newest = islice(self.client.iter_orders(page_size=_PAGE), _PAGE)
-                remotes = [remote for remote in newest if remote.label == name]
+            with watched(self._shared.asking):
+                if isinstance(name, int):
+                    remotes = [self.client.order(name)]
+                else:
+                    newest = islice(self.client.iter_orders(page_size=_PAGE), _PAGE)
+                    remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
         numbers = [each.order_id for each in remotes]
@@ -410,7 +426,6 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
     #: The number of rounds in turn that brought nothing new.
     unmoved = 0
     not_before_s = 0.0
-    is_unheard = False
     while not pause(_TICK_S):
         consumer = consumer_of()
         if consumer is None:
@@ -425,6 +440,7 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
             not_before_s = time.monotonic() + sync.retry_s(0.0)
         if health.state is not HealthState.CONSUMING:
             continue
+        sync.withdraw_unheard(health)
         now = datetime.now(UTC)
         last_sign = max(health.since, health.last_event or health.since)
         quiet_s = (now - last_sign).total_seconds()
@@ -440,9 +456,7 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
         changed = sync.ask_round()
         with suppress(JournalError):  # an outage of the journal ends by itself, too
             unmoved = 0 if changed or not sync.unfinished() else unmoved + 1
-        if not is_unheard and (text := sync.unheard(health)):
-            is_unheard = True
-            sync.errors.note(f"{text}. tracker.doctor() says what to do")
+        sync.note_unheard(health)
         if sync.failures:
             asked_at = None
             not_before_s = time.monotonic() + sync.retry_s(silence_s)

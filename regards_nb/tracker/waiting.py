@@ -32,7 +32,7 @@ from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rest_sync import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import in_cell, limited
+from regards_nb.waits import ended_by, in_cell, in_thread, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -218,7 +218,11 @@ class Wait(WaitingCall):
             return "; ".join(["nothing to wait for: no orders so far", *self._unheard()])
         n_known, waiting = len(states), states.where("waits_for_download")
         all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
+        running = states.without("finished")
         text = f"nothing to wait for: {all_orders} finished"
+        if running:  # with until="part"
+            named = numbered(state.order_id for state in running)
+            text = f"nothing to wait for: files of {named} are ready, more come after a download"
         if waiting:
             how = ELSEWHERE if self._sync is None else "tracker.download()"
             text += f"; {len(waiting)} to download: {how}"
@@ -261,8 +265,8 @@ class Wait(WaitingCall):
         """Wait without blocking the event loop."""
         seen = -1
         while not self.is_over():
-            if self._unknown():  # they are looked up over REST, which would block the loop
-                await asyncio.to_thread(self.proceed)
+            if self._unknown():
+                await self._proceed_in_thread(view)
             else:
                 self.proceed()
             self._look()
@@ -270,6 +274,17 @@ class Wait(WaitingCall):
             seen = await self._shared.signal.wait_async(seen, LOOK_S)
             # While many events arrive, the other tasks of the loop have their turn.
             await asyncio.sleep(_ASYNC_PAUSE_S)
+
+    async def _proceed_in_thread(self, view: WaitDisplay) -> None:
+        """Proceed beside the event loop: a look-up of orders over REST would block it."""
+        with ended_by(self._left):
+            proceeding = in_thread(self.proceed)
+        proceeding.add_done_callback(lambda _: self._shared.signal.send())
+        seen = -1
+        while not proceeding.done():
+            view.refresh(note=self.note())
+            seen = await self._shared.signal.wait_async(seen, LOOK_S)
+        proceeding.result()
 
     def is_over(self) -> bool:
         """Read the states of the orders; return whether all have come as far as the call asked."""
