@@ -234,6 +234,26 @@ def test_threads_of_the_user_download_and_process(
             tracker.download(executor=ThreadPoolExecutor)  # type: ignore[arg-type]
 
 
+def test_ctrl_c_says_at_once_what_the_executor_waits_for(
+    simulator: Simulator, profile: Callable[..., OrderTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that runs in a thread cannot be ended, and the with block waits for its end."""
+    line = "what runs in the workers ends first, and the executor waits for it\n"
+    runs = threading.Event()
+    with profile() as tracker:
+        (number,) = ended_orders(simulator, tracker, 1)
+        with interrupted_after(lambda _: runs.is_set(), monkeypatch) as written:
+
+            def process(_: list[Path]) -> None:
+                runs.set()
+                until(lambda: line in written.getvalue())
+
+            told = "^stopped; 6 of 6 files of order"
+            with pytest.raises(errors.StoppedWaiting, match=told), ThreadPoolExecutor(1) as threads:
+                tracker.download(number, executor=threads, process=process)
+        assert line in written.getvalue()
+
+
 # -- processes
 
 
@@ -371,17 +391,18 @@ def test_what_workers_do_after_the_download_is_said(
         empty = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))
         tracker.sync()
         wait_for = worker_functions.WaitFor(tmp_path / "end")
-        again = "calls process= .* again.* executor waits"
+        again = "calls process= .* again"
         try:
             for order_id, said, done in (
                 (number, f"workers start or run process= for order {number}", "6 of 6 files"),
                 (empty, "workers start or download", "no file"),
             ):
                 with (
-                    interrupted_after(lambda text, said=said: said in text, monkeypatch),
+                    interrupted_after(lambda text, said=said: said in text, monkeypatch) as told,
                     pytest.raises(errors.StoppedWaiting, match=rf"{done}.*{again}"),
                 ):
                     tracker.download(order_id, executor=processes, process=wait_for)
+                assert "executor waits for it" in told.getvalue()
                 processes.submit(wait_for, [])  # no worker is free
         finally:
             wait_for.path.touch()

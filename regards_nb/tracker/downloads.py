@@ -214,8 +214,9 @@ class Downloads:
                 tell()
                 options.do_jobs(tell)
                 seen = self._shared.signal.wait(seen, LOOK_S)
-        except BaseException:
+        except BaseException as exc:
             stop()
+            options.say_what_runs_on(exc)
             raise
         if options.has_workers:
             self._ask_for_workers(orders)
@@ -434,8 +435,6 @@ class Downloads:
         again = ""
         if options is not None and options.process is not None:
             again = ", and calls process= with the files of each order again"
-            if options.executor is not None:
-                again += ". What runs in the workers ends first, and the executor waits for it"
         files = [
             f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
             if state.files_total

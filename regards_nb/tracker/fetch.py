@@ -45,6 +45,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
+from regards_nb.output import say
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
@@ -257,6 +258,15 @@ class CallOptions:
             isinstance(self.executor, interpreters)
             or not isinstance(self.executor, concurrent.futures.ThreadPoolExecutor)
         )
+
+    def say_what_runs_on(self, exc: BaseException) -> None:
+        """Say after Ctrl-C that the workers end first.
+
+        The error is seen only when the with block of the executor has ended.
+        """
+        is_stopped = isinstance(exc, KeyboardInterrupt)
+        if is_stopped and self.process is not None and self.executor is not None:
+            say("what runs in the workers ends first, and the executor waits for it")
 
     def do_jobs(self, tell: Callable[[], object]) -> None:
         """Do what other threads have left to the thread of the call; *tell* comes before each."""
