@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import client_of, tracker_of, until
+from conftest import DEADLINE_S, client_of, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderTracker, errors
@@ -94,6 +95,49 @@ def test_a_login_that_is_not_answered_is_named(
         with pytest.raises(errors.WaitTimeoutError, match=told):
             tracker.wait(number, timeout_s=0.01)
         simulator.stop()
+
+
+def test_a_login_that_fails_and_is_tried_again_is_named(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By start(), with the reason and what to do: nobody has to wait for the last attempt."""
+    monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
+    away = client_of(simulator, base_url="http://127.0.0.1:1", backoff_s=50)
+    with away, tracker_of(simulator, tmp_path, client=away):
+        told = capsys.readouterr().out
+    assert "has not answered yet" not in told
+    assert re.search(
+        r"^the login to REGARDS could not be checked so far, and messages arrive: REGARDS at "
+        r"http://127\.0\.0\.1:1: .*Connection refused\. It is tried again\. Check base_url=",
+        told,
+        re.MULTILINE,
+    )
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_token_that_is_waited_for_is_named(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGARDS was not asked, and the function of the user has not returned."""
+    told = threading.Event()
+
+    def token() -> str:
+        assert told.wait(DEADLINE_S)
+        return simulator.foreign_token()
+
+    mine = client_of(simulator, username=None, password=None, token=token)
+    tracker = tracker_of(simulator, tmp_path, client=mine)
+    tracker.start()
+    told.set()
+    tracker.stop()
+    where = f"REGARDS at {simulator.base_url}"
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting for the function given as token=, at most 2 s",
+        f"the function given as token= has not returned yet: what is new at {where} is not known",
+    ]
 
 
 class ClosedGate(TcpProxy):

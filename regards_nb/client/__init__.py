@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.client.auth import USERS_FUNCTION as USERS_FUNCTION
 from regards_nb.client.auth import Secret as Secret
 from regards_nb.client.errors import LOGIN_ADVICE as LOGIN_ADVICE
 from regards_nb.client.errors import REFUSALS as REFUSALS

@@ -20,6 +20,7 @@ from regards_nb.client.errors import APPLICATION_ADVICE, LOGIN_ADVICE, PORTAL_AD
 from regards_nb.client.last_byte import waiting
 from regards_nb.client.models import RequestSpec
 from regards_nb.errors import ServiceLoginError, ServiceUnreachableError, UnexpectedAnswerError
+from regards_nb.text import raised_at
 from regards_nb.waits import awaited, ended_by, in_main_thread, said_meanwhile
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Secret:
         raise TypeError("a secret is not pickled")
 
 
+#: Who is waited for while it runs.
+USERS_FUNCTION = "the function given as token="
+
+
 class Token(NamedTuple):
     """A token and its lifetime, on the monotonic clock."""
 
@@ -105,11 +110,12 @@ class Token(NamedTuple):
     def from_function(cls, function: Callable[[], str | Secret]) -> Token:
         """Ask a function of the user for a token."""
         try:
-            with said_meanwhile("waiting for the function given as token="):
+            with said_meanwhile(f"waiting for {USERS_FUNCTION}"), waiting(USERS_FUNCTION):
                 text: object = function()
         except Exception as exc:
             raise ServiceLoginError(
-                f"the function given as token= raised {type(exc).__name__}"
+                f"{USERS_FUNCTION} raised {type(exc).__name__} {raised_at(exc)}. The text of that "
+                "error is not shown, because it may hold a secret: call the function to see it"
             ) from exc
         if isinstance(text, str):
             text = Secret(text, source="returned by the function given as token=")

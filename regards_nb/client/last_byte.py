@@ -27,6 +27,8 @@ class LastByte:
         self.since_s: dict[int, float] = {}
         #: What each thread says that pauses before it asks again.
         self.pauses: dict[int, str] = {}
+        #: Why the last request failed that is repeated; empty before.
+        self.failure = ""
         #: Who is waited for, and after how long a request is given up; 0: another thread knows.
         self.origin, self.limit_s = "", 0.0
 
@@ -88,9 +90,13 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
 
 
 @contextmanager
-def pausing(text: str) -> Iterator[None]:
-    """Pause in the block before a request is repeated; *text* says why."""
+def pausing(text: str, failure: str = "") -> Iterator[None]:
+    """Pause in the block before a request is repeated; *text* says why.
+
+    *failure*: the same without the time of the next attempt.
+    """
     last_byte = _of_thread.last_byte
+    last_byte.failure = failure
     last_byte.pauses[threading.get_ident()] = text
     try:
         yield

@@ -467,9 +467,10 @@ class Transport:
         if time.monotonic() + pause_s + self._timeout_s[0] >= request.ends_at_s:
             raise self._error(request, outcome)
         attempts = f"attempt {attempt + 1} of {_MAX_ATTEMPTS}"
-        text = asking_again(pause_s, f"REGARDS at {self._origin}: {outcome.reason}, {attempts}")
+        failure = f"REGARDS at {self._origin}: {outcome.reason}"
+        text = asking_again(pause_s, f"{failure}, {attempts}")
         told(text, time.monotonic() - began_s + pause_s)
-        with pausing(text), ended_by(self._closed):
+        with pausing(text, failure), ended_by(self._closed):
             is_over = pause(pause_s)
         if is_over:
             raise self._error(request, outcome)

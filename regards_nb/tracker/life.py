@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.client import USERS_FUNCTION, LastByte, watched
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.download import is_alive
 from regards_nb.errors import (
@@ -55,8 +56,7 @@ _STALE_S = 90.0
 _LOGIN_S = 2.0
 #: Maximum time until a start that the user has stopped ends.
 _GIVE_UP_S = 2.0
-_UNANSWERED = "REGARDS at {} has not answered yet: what is new there is not known"
-_UNCHECKED = "the login to REGARDS could not be checked, and messages arrive: {}"
+_UNCHECKED = "the login to REGARDS could not be checked{}, and messages arrive: {}"
 
 #: The objects of this process: in the journal all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
@@ -126,25 +126,26 @@ class Life:
         A refused login ends the start. One that is refused later is raised by the next call of the
         user, and an outage is only shown.
         """
-        login = None if client is None else in_thread(partial(_log_in, client))
+        last_byte = LastByte()
+        login = None if client is None else in_thread(partial(_log_in, client, last_byte))
         self._source.start(timeout_s)
         if client is None or login is None:
             return
         try:
             awaited(
                 login,
-                f"waiting for the login to REGARDS at {client.base_url}",
+                lambda: f"waiting for {_awaited_by_login(client, last_byte)}",
                 timeout_s=_LOGIN_S,
             )
         except TimeoutError:
-            say(_UNANSWERED.format(client.base_url))
+            say(_unanswered(client, last_byte))
             login.add_done_callback(lambda done: self._tell(done.exception()))
         except ServiceLoginError:
             self._source.stop(timeout_s)
             raise
         except RegardsError as exc:
             # A wrong address is seen nowhere else while nothing is ordered.
-            say(_UNCHECKED.format(exc))
+            say(_UNCHECKED.format("", exc))
             self._tell(exc)
 
     def give_up_start(self, *, was_running: bool) -> str:
@@ -159,7 +160,7 @@ class Life:
         if isinstance(error, ServiceLoginError):
             self._errors.record("logging in to REGARDS", error)
         elif error is not None:
-            self._errors.note(_UNCHECKED.format(error), source=ASKING)
+            self._errors.note(_UNCHECKED.format("", error), source=ASKING)
 
     def end_for_good(self, text: str, client: RegardsClient | None) -> None:
         """Refuse all later calls with *text*, also those of the client."""
@@ -188,12 +189,30 @@ def refuse_imported_script() -> None:
             )
 
 
-def _log_in(client: RegardsClient) -> None:
-    if client.uses_token:
-        # Only a request tells whether the token is accepted; one order is enough.
-        next(client.iter_orders(page_size=1), None)
-    else:
-        client.login()
+def _log_in(client: RegardsClient, last_byte: LastByte) -> None:
+    with watched(last_byte):
+        if client.uses_token:
+            # Only a request tells whether the token is accepted; one order is enough.
+            next(client.iter_orders(page_size=1), None)
+        else:
+            client.login()
+
+
+def _awaited_by_login(client: RegardsClient, last_byte: LastByte) -> str:
+    if last_byte.origin == USERS_FUNCTION:
+        return USERS_FUNCTION
+    return f"the login to REGARDS at {client.base_url}"
+
+
+def _unanswered(client: RegardsClient, last_byte: LastByte) -> str:
+    """Return why a login has not ended, as far as it is known."""
+    where = f"REGARDS at {client.base_url}"
+    if last_byte.failure:
+        advice = "It is tried again. Check base_url=... and the network (VPN, proxy)"
+        return _UNCHECKED.format(" so far", f"{last_byte.failure}. {advice}")
+    if last_byte.origin == USERS_FUNCTION:
+        return f"{USERS_FUNCTION} has not returned yet: what is new at {where} is not known"
+    return f"{where} has not answered yet: what is new there is not known"
 
 
 def is_own_thread() -> bool:
