@@ -40,6 +40,8 @@ logging.getLogger("pika").addHandler(logging.NullHandler())
 ConnectionLost = pika.exceptions.StreamLostError
 
 ACK_PERIOD_S = 0.5
+#: Time until RabbitMQ is asked whether it counts our consumer: `start` returns before that.
+FIRST_DEPTH_S = 0.1
 JOURNAL_RETRY_S = 1.0
 #: Time for RabbitMQ to deliver a message of a stream that it had before.
 STREAM_SILENCE_S = 2.0
@@ -300,7 +302,7 @@ class Connection:
             self._writer.on_depth(None, is_silent=False)
             self._io.call_later(STREAM_SILENCE_S, self._start_over_if_silent)
         self._writer.on_consuming()
-        self._request_depth()
+        self._io.call_later(FIRST_DEPTH_S, self._request_depth)
         self._repeat(ACK_PERIOD_S, self._acknowledge_settled)
         self._repeat(self.depth_period_s, self._end_or_request_depth)
 

@@ -87,11 +87,7 @@ class Consumer:
         where = describe(self._parameters)
         # Ctrl-C may come as soon as the thread runs.
         try:
-            with self._starting:
-                if self._shared.stop.is_set():
-                    self._join(_GIVEN_UP_S)
-                if not self.is_running:
-                    self._start_thread()
+            self.begin()
             awaited(
                 self._shared.started,
                 lambda: self._journal.obstacle() or f"waiting for RabbitMQ at {where}",
@@ -109,6 +105,14 @@ class Consumer:
         except BaseException:
             self._shared.request_stop(1.0)
             raise
+
+    def begin(self) -> None:
+        """Start the thread, unless it runs, and do not wait for RabbitMQ."""
+        with self._starting:
+            if self._shared.stop.is_set():
+                self._join(_GIVEN_UP_S)
+            if not self.is_running:
+                self._start_thread()
 
     def _start_thread(self) -> None:
         shared = _SharedState(self._changed, self._died)

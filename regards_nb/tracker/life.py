@@ -310,7 +310,16 @@ class OtherConsumers:
         self._foreign = 0
         _in_this_process.add(self)
 
-    def queues(self) -> str:
+    def begin(self) -> str:
+        """Have the consumer connect; return, while RabbitMQ answers, what `_queues` returns."""
+        self.consumer.begin()
+        try:
+            return self._queues()
+        except BaseException:
+            self.consumer.cancel_start()
+            raise
+
+    def _queues(self) -> str:
         """Return a text on the messages of other queues in the journal; empty without any."""
         known = self._journal.queues() - {self._queue, REST_ANSWERS}
         others = known and self._journal.having_messages(sorted(known))

@@ -409,14 +409,15 @@ class OrderTracker:
             cursor = DispatchCursor(journal, self.queue, self.tenant, is_stored=is_stored)
             auto = self._blocking.automatic = self._new_download() if self.auto_download else None
             self._dispatcher = EventDispatcher(self, self._shared, cursor, auto, self._callbacks)
-        source = self._consumer
-        is_new = not was_running and isinstance(source, Consumer)
-        self._life.connect(self.client if is_new else None, timeout_s)
+        source, queues, client = self._consumer, "", None
+        if not was_running and isinstance(source, Consumer):
+            client = self.client
+            queues = "" if self._others is None else self._others.begin()
+        self._life.connect(client, timeout_s)
         self._shared.errors.withdraw(RECEIVING)
         self._dispatcher.start()
         if not was_running:
             self._shared.journal.watch(self._shared.signal.send)
-            queues = "" if self._others is None else self._others.queues()
             for text in filter(None, (*self._warnings(), queues)):
                 warnings.warn(text, stacklevel=4)  # that of the user
         asks = self._catch_up is not None and self._catch_up.death is None
