@@ -49,8 +49,8 @@ WHY = {
     "(0.3 ms), and added to the frame (0.6 ms). These are times at 10/s, with cold processor "
     "caches. At 1,000/s each step takes a third to a half of that, and competes with the "
     "receiving thread.",
-    "`start()`": "A commit to the journal runs while RabbitMQ answers; before and after that, the "
-    "journal is read for callbacks and for messages of other queues.",
+    "`start()`": "A commit to the journal and the look for messages of other queues run while "
+    "RabbitMQ answers; before that, the journal is read for callbacks.",
     "opening the journal": "opening takes a few milliseconds; the first access to a frame reads "
     "the journal. Of that, the fold takes 40 %. The rest is work that Parquet does not have: "
     "unpacking messages, parsing their JSON, and making columns.",
