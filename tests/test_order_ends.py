@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import client_of, tracker_of, until
+from conftest import client_of, interrupted_after, tracker_of, until
 
 from regards_nb import Order, OrderEvent, OrderTracker, errors
 from regards_nb.orders import OrderState
@@ -369,7 +369,10 @@ def test_a_file_that_fails_again_is_one_for_the_administrator(
 
 
 def test_a_stopped_download_says_what_is_saved(
-    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+    simulator: Simulator,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And that the same call goes on, which it does."""
     order = ended(
@@ -394,6 +397,13 @@ def test_a_stopped_download_says_what_is_saved(
     assert len(tracker.download()) == 30
     assert tracker.download(again=True) == []
     assert "name their orders: tracker.download(12, again=True)" in capsys.readouterr().out
+    held = simulator.faults.add(Slow(delay_s=600))
+    with (
+        interrupted_after(lambda _: not simulator.faults.is_armed(held), monkeypatch),
+        pytest.raises(errors.StoppedWaiting, match="30 of 30 files of order 1 are here, from this"),
+    ):
+        tracker.download(1, again=True)
+    simulator.stop()
 
 
 def test_files_that_expired_are_told_by_each_call_that_downloads(

@@ -102,6 +102,7 @@ def test_rest_alone_is_polite(simulator: Simulator, tracker: OrderTracker) -> No
     assert set(paths) == {"/api/v1/rs-order/user/orders"}
     tracker.cancel(numbers)
     assert tracker.orders["finished"].all()
+    tracker.stop()  # a round of its thread may be on its way
     before = len(simulator.requests)
     assert tracker._sync is not None
     assert not tracker._sync.ask_unfinished()
@@ -477,6 +478,22 @@ def test_after_a_silence_the_server_is_asked(broker: PrivateBroker, tmp_path: Pa
             assert tracker["c"].state.waits_for_download
             asked = [seen for seen in simulator.requests if "orders" in seen.path]
             assert len(asked) <= 2
+
+
+def test_late_messages_repeat_nothing(broker: PrivateBroker, with_broker: OrderTracker) -> None:
+    """REST has told that an order is done, and its files are here: no second call, no download."""
+    called: list[tuple[int | None, str | None]] = []
+    with_broker.on("DONE", lambda event: called.append((event.order_id, event.app_id)))
+    broker.freeze()
+    try:
+        order = with_broker.submit("dataset:SWOT_PASS_012")
+        with_broker.wait(order, download=True, timeout_s=60)
+    finally:
+        broker.thaw()
+    until(lambda: set(order.events.query("status == 'DONE'")["app_id"]) == {"REST", "rs-order"})
+    assert not order.state.waits_for_download
+    with_broker.stop()
+    assert called == [(order.order_id, "REST")]
 
 
 def test_a_queue_that_gets_no_message_is_told(

@@ -35,9 +35,9 @@ from regards_nb.download.names import collision_key as collision_key
 from regards_nb.download.names import numbered as numbered
 from regards_nb.download.names import safe_name as safe_name
 from regards_nb.download.names import unnumbered as unnumbered
-from regards_nb.download.order import STOPPED as STOPPED
 from regards_nb.download.order import download_order as download_order
 from regards_nb.download.order import download_products as download_products
+from regards_nb.download.order import stopped_text as stopped_text
 from regards_nb.download.places import Place as Place
 from regards_nb.download.places import archive_of as archive_of
 from regards_nb.download.places import as_place as as_place

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
 
-#: What Ctrl-C in a download says; it is completed by how many files are here.
-STOPPED = "stopped; {} saved and verified so far. The same call goes on from there"
+#: What Ctrl-C says before a download has begun.
 _STOPPED_EARLY = "stopped before a file was fetched: call it again"
 #: Time without a file after which its length is told, and again after twice that and so on.
 _STILL_S = 5.0
@@ -154,7 +153,7 @@ def download_order(
 
         def stopped() -> str:
             here = counted(len(downloader.records.in_place), "file")
-            return STOPPED.format(f"{here} of order {order_id}")
+            return stopped_text(f"{here} of order {order_id}", again=again)
 
         with stopped_by_user(stopped), naming_order(order_id):
             order = _fetch_until_finished(
@@ -169,6 +168,16 @@ def download_order(
             f"order {order_id} is {order.status}, and the server has no files of it"
         )
     return paths
+
+
+def stopped_text(files: str, *, again: bool = False) -> str:
+    """Return what Ctrl-C in a download says; *files* are here."""
+    if again:
+        return (
+            f"stopped; {files} are here, from this call or an earlier one. The same call fetches "
+            "all of them again"
+        )
+    return f"stopped; {files} saved and verified so far. The same call goes on from there"
 
 
 @contextmanager
@@ -357,7 +366,7 @@ def download_products(
             return sum(record.in_place for record in records.of(wanted))
 
         def stopped() -> str:
-            return STOPPED.format(counted(f"{n_saved()} of {len(wanted)}", "file"))
+            return stopped_text(counted(f"{n_saved()} of {len(wanted)}", "file"))
 
         try:
             with stopped_by_user(stopped):

@@ -526,7 +526,10 @@ class OrderStates:
         waits = state.ready_row > fetched_row and state.status not in GONE
         if answer is not None:
             # Messages that come late from the queue do not take back what the server has said.
-            waits = waits and state.ready_s >= answer.downloaded_before_s
+            # At the end REGARDS knows the number of its files, external ones included.
+            total = answer.files_total if answer.handed_out is not None else None
+            is_all_here = total is not None and files.in_place >= total
+            waits = waits and state.ready_s >= answer.downloaded_before_s and not is_all_here
         lacks_names = state.errors_row > fetched_row and bool(files.positions) and not waits
         n_files = len(files.positions)
         if answer is not None:

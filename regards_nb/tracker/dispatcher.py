@@ -25,7 +25,7 @@ from regards_nb.errors import (
     SettingsError,
     TrackingError,
 )
-from regards_nb.events import OrderStatus
+from regards_nb.events import REST_APP_ID, OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, doubled, numbered, raised_at
@@ -57,6 +57,8 @@ YIELD_S = 0.001
 #: Maximum pause before a failed download is repeated, and repetitions of an incomplete one.
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
+#: REGARDS publishes a change of an order within this time after it has stored it.
+_SAME_CHANGE_S = 10
 #: Maximum number of orders with missing files that are named.
 _MOST_TOLD = 3
 #: Time until an order that another process downloads is checked again.
@@ -110,6 +112,12 @@ class EventDispatcher:
         #: The call and the time in that text.
         self._told: tuple[str, float] | None = None
         self._is_over = False
+        #: What REST has told, when by the clock of the server, and to which callbacks; by tenant,
+        #: number and status, until the message comes that says the same.
+        self._told_by_rest: dict[
+            tuple[str | None, int | None, str],
+            tuple[int | None, list[Callable[[OrderEvent], object]]],
+        ] = {}
         self._thread = OwnThread(
             "dispatch",
             self._follow,
@@ -199,16 +207,34 @@ class EventDispatcher:
         if self._is_over or not events:
             return
         for event in events:
-            for status, callback in registered:
-                if status in (None, event.status):
-                    self._submitted += 1
-                    self._threads.submit(partial(self._guarded, callback, event))
+            called = [each for status, each in registered if status in (None, event.status)]
+            for callback in self._new_to(called, event):
+                self._submitted += 1
+                self._threads.submit(partial(self._guarded, callback, event))
         # after the callbacks, in their thread
         advance = partial(self._cursor.advance, *read_up_to)
         if registered:
             self._threads.submit(advance)
         else:
             advance()
+
+    def _new_to(
+        self, callbacks: list[Callable[[OrderEvent], object]], event: OrderEvent
+    ) -> list[Callable[[OrderEvent], object]]:
+        """Return the callbacks to which REST has not told before what a late message tells.
+
+        The number of a sub-order is in its message alone, so that is always new.
+        """
+        told = (event.tenant, event.order_id, event.status)
+        if event.app_id == REST_APP_ID and event.status != OrderStatus.SUBORDER_DONE:
+            self._told_by_rest[told] = event.timestamp_s, callbacks
+        elif before := self._told_by_rest.pop(told, None):
+            rest_s, known = before
+            message_s = event.timestamp_s
+            # A later one is that of another run of the order.
+            if rest_s is None or message_s is None or message_s <= rest_s + _SAME_CHANGE_S:
+                return [each for each in callbacks if each not in known]
+        return callbacks
 
     def _look(self) -> None:
         """Say which call runs for long."""

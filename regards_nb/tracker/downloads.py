@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import STOPPED, FileChecker
+from regards_nb.download import FileChecker, stopped_text
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -430,18 +430,24 @@ class Downloads:
         states = self._shared.states()
         return [*states.where("to_download"), *states.where("downloading")]
 
-    def stopped(self, keys: Iterable[OrderKey], options: CallOptions | None = None) -> str:
+    def stopped(
+        self,
+        keys: Iterable[OrderKey],
+        options: CallOptions | None = None,
+        *,
+        again: bool = False,
+    ) -> str:
         """Return how far the downloads of some orders had come when the user stopped the call."""
-        again = ""
+        process = ""
         if options is not None and options.process is not None:
-            again = ", and calls process= with the files of each order again"
+            process = ", and calls process= with the files of each order again"
         files = [
             f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
             if state.files_total
             else f"no file of {state.name}"
             for state in self._shared.states(keys)
         ]
-        return STOPPED.format(listed(files, most=_MOST_NAMED)) + again
+        return stopped_text(listed(files, most=_MOST_NAMED), again=again) + process
 
     def stop(self, timeout_s: float) -> str:
         """End all downloads. Verified files stay, and the next download fetches only the rest.

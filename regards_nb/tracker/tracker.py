@@ -1207,7 +1207,7 @@ class OrderTracker:
             check="checksum" if checksum else "size",
             again=again,
         )
-        stopped = partial(downloads.stopped, found, options)
+        stopped = partial(downloads.stopped, found, options, again=again)
         with stopped_by_user(stopped), watching(self, found) as view:
             results = downloads.run(view, states, request, options=options)
         self._shared.errors.told()
