@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -786,6 +787,26 @@ def test_one_time_limit_holds_for_a_call_while_another_program_holds_the_journal
         with pytest.raises(errors.JournalError, match=f"within 1.3 s: {told}"):
             tracker.start(timeout_s=1.3)
         assert told in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_start_waits_while_another_program_holds_the_journal(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its time limit, although each try to write has a shorter one; health says why."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
+    tracker = tracker_of(simulator, tmp_path)
+    with (
+        closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        started = thread.submit(tracker.start, timeout_s=120)
+        until(lambda: "another program holds" in (tracker.health.reason or ""))
+        until(lambda: "No message is acknowledged" in (tracker.health.reason or ""))
+        other.rollback()
+        started.result()
+    tracker.stop()
 
 
 def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_path: Path) -> None:

@@ -151,10 +151,13 @@ class JournalWriter:
             self._report.update(other_consumers=count)
 
     def on_journal_error(self, error: JournalError) -> bool:
-        """Store why the journal cannot be written; return whether to try again."""
+        """Store why the journal cannot be written; return whether to try again.
+
+        A start tries again, until its time limit, while another program holds the journal.
+        """
         text = f"{error} No message is acknowledged until then"
         self._report.report(HealthState.RECONNECTING, text)
-        return self._started.done()
+        return self._started.done() or bool(self._journal.obstacle())
 
     def on_redelivery(self, delivery: Delivery, count: int) -> None:
         """Store how often RabbitMQ has returned a message to its queue."""

@@ -480,8 +480,9 @@ class OrderTracker:
         """State of the connection to RabbitMQ, or of the polling without one."""
         health = self._life.health
         refused = "" if self._sync is None else self._sync.login_refused
-        reasons = filter(None, (health.reason, refused, self._slow_callback, *self._deaths()))
-        return replace(health, reason=" ".join(reasons) or None)
+        locked = "" if health.reason else self._shared.journal.obstacle()
+        texts = (health.reason, locked, refused, self._slow_callback, *self._deaths())
+        return replace(health, reason=" ".join(filter(None, texts)) or None)
 
     @property
     def version(self) -> int:
