@@ -21,7 +21,7 @@ import pytest
 from conftest import client_of, interrupted_after, until
 
 from regards_nb import OrderTracker, display, errors
-from regards_nb.client import LastByte, RegardsClient
+from regards_nb.client import LastByte, RegardsClient, watched
 from regards_nb.consumer import HealthState
 from regards_nb.journal import Database, Journal
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
@@ -417,6 +417,32 @@ def test_a_wait_asks_beside_a_poll_that_hangs(
         until(lambda: len(simulator.requests) > before + 5)
         assert tracker.health.state is HealthState.POLLING
         assert not tracker.snapshot().background_errors
+
+
+def test_a_second_request_does_not_shorten_a_silence(simulator: Simulator) -> None:
+    """A request that is sent beside one that hangs is no byte; an answer to it is one."""
+    client, last_byte = client_of(simulator), LastByte()
+    client.login()
+
+    def ask() -> int:
+        with watched(last_byte):
+            return len(client.orders())
+
+    def hanging() -> int:
+        slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=600))
+        in_thread(ask)
+        until(lambda: not simulator.faults.is_armed(slow))
+        return len(last_byte.since_s)
+
+    assert hanging() == 1
+    until(lambda: last_byte.age_s > 1)
+    assert hanging() == 2
+    assert last_byte.age_s > 1
+    silent_s = last_byte.age_s
+    with watched(last_byte), limited(time.monotonic() + 600):
+        client.orders()  # the answer is read in another thread
+    assert last_byte.age_s < silent_s
+    simulator.stop()
 
 
 def test_after_ctrl_c_no_request_is_waited_for(simulator: Simulator, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ class LastByte:
     def __init__(self) -> None:
         #: When each thread that waits now began to, or got its last byte.
         self.since_s: dict[int, float] = {}
+        #: When the last byte came to any of them, or the first one began to wait.
+        self.silent_since_s = 0.0
         #: What each thread says that pauses before it asks again.
         self.pauses: dict[int, str] = {}
         #: Why the last request failed that is repeated; empty before.
@@ -35,13 +38,13 @@ class LastByte:
     @property
     def age_s(self) -> float:
         """Time since the last byte; 0 while no thread waits for one."""
-        since_s = max(list(self.since_s.values()), default=None)
-        return 0.0 if since_s is None else time.monotonic() - since_s
+        return time.monotonic() - self.silent_since_s if self.since_s else 0.0
 
     @property
     def hangs(self) -> bool:
-        """Whether a new request may be answered earlier."""
-        return self.age_s >= self.hangs_after_s
+        """Whether a new request may be answered earlier than the newest of those that wait."""
+        newest_s = max(list(self.since_s.values()), default=math.inf)
+        return time.monotonic() - newest_s >= self.hangs_after_s
 
     def text(self, what: str) -> str:
         """Say that no byte of *what* came for long, or why a request is repeated; else empty."""
@@ -82,7 +85,10 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
     last_byte = _of_thread.last_byte
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
-    byte_came()
+    now_s = time.monotonic()
+    if not last_byte.since_s:  # a request beside another one is no byte
+        last_byte.silent_since_s = now_s
+    last_byte.since_s[threading.get_ident()] = now_s
     try:
         yield
     finally:
@@ -105,8 +111,10 @@ def pausing(text: str, failure: str = "") -> Iterator[None]:
 
 
 def byte_came() -> None:
-    """Note that this thread waits from now on for the next byte."""
-    _of_thread.last_byte.since_s[threading.get_ident()] = time.monotonic()
+    """Note in a `waiting` block that this thread waits from now on for the next byte."""
+    last_byte, thread = _of_thread.last_byte, threading.get_ident()
+    if thread in last_byte.since_s:
+        last_byte.silent_since_s = last_byte.since_s[thread] = time.monotonic()
 
 
 def asking_again(pause_s: float, reason: str) -> str:

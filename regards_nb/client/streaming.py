@@ -147,6 +147,7 @@ class Body:
             started_s = time.monotonic()
             with waiting():
                 block: bytes = read(size_bytes)
+                byte_came()
             if not block:
                 return
             took_s = time.monotonic() - started_s
