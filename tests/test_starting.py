@@ -126,7 +126,7 @@ def test_a_token_that_is_waited_for_is_named(
 
     def token() -> str:
         assert told.wait(DEADLINE_S)
-        return simulator.foreign_token()
+        return simulator.foreign_token
 
     mine = client_of(simulator, username=None, password=None, token=token)
     tracker = tracker_of(simulator, tmp_path, client=mine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import sqlite3
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, until
+from conftest import client_of, interrupted_after, limit_tells, purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
@@ -828,6 +829,28 @@ def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_
             limit_tells(told, lambda limit_s: one.wait(number, timeout_s=limit_s))
     with tracker_of(simulator, tmp_path), tracker_of(simulator, tmp_path):
         pass  # one journal: no warning
+
+
+def test_a_dropped_tracker_with_the_same_journal_is_no_other_consumer(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A cell that is run again drops its tracker: RabbitMQ may still count the one before."""
+    before = [tracker_of(simulator, tmp_path).start()]
+    counted: list[int] = []
+
+    def token() -> str:
+        # start() warns after this login, and RabbitMQ has counted both by now
+        counted.append(until(lambda: again.health.other_consumers))
+        before.clear()
+        gc.collect()
+        return simulator.foreign_token
+
+    again = tracker_of(
+        simulator, tmp_path, client=client_of(simulator, username=None, password=None, token=token)
+    )
+    with again:  # a warning is an error
+        assert counted == [1]
+        assert "other consumer" not in str(again.snapshot().background_errors)
 
 
 def test_the_time_limit_names_why_the_files_are_not_there(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import traceback
 import weakref
+from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,8 +60,13 @@ _LOGIN_S = 2.0
 _GIVE_UP_S = 2.0
 _UNCHECKED = "the login to REGARDS could not be checked{}, and messages arrive: {}"
 
+#: Maximum time that RabbitMQ counts a consumer that was stopped, and until it is asked again.
+_COUNTED_S = 10.0
+
 #: The objects of this process: in the journal all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
+#: Journal and queue of those that were dropped, and when; their threads end a little later.
+_dropped: deque[tuple[tuple[str, str], float]] = deque(maxlen=100)
 
 
 class Life:
@@ -304,10 +311,13 @@ class OtherConsumers:
         self.place = (journal.location, queue)
         self._queue = queue
         self.consumer = consumer
+        #: Whether RabbitMQ may have counted this one.
+        self.was_connected = False
         self._connected_at: datetime | None = None
-        #: The count of consumers that was last compared with the journal, and the outcome.
+        #: The count of consumers that was last compared with the journal, and how many of other
+        #: processes share it.
         self._compared = 0
-        self._foreign = 0
+        self._in_other_processes = 0
         _in_this_process.add(self)
 
     def begin(self) -> str:
@@ -334,8 +344,11 @@ class OtherConsumers:
     def warning(self) -> str:
         """Return a text if consumers of the queue write to another journal; else empty."""
         health = self.consumer.health
+        if health.state is HealthState.CONSUMING and not self.was_connected:
+            self.was_connected = True
+            weakref.finalize(self, _note_dropped, self.place).atexit = False
         if health.state is not HealthState.CONSUMING or not health.other_consumers:
-            self._compared = self._foreign = 0
+            self._compared = 0
             return ""
         self._connected_at = self._connected_at or health.since
         is_reconnected = health.since > self._connected_at
@@ -343,12 +356,13 @@ class OtherConsumers:
             return ""
         if health.other_consumers != self._compared:
             self._compared = health.other_consumers
-            self._foreign = health.other_consumers - self.sharing()
-        if self._foreign <= 0:
+            self._in_other_processes = self._count_other_processes()
+        foreign = health.other_consumers - self._in_other_processes - self._count_in_this_process()
+        if foreign <= 0:
             return ""
-        read = "consumer reads" if self._foreign == 1 else "consumers read"
+        read = "consumer reads" if foreign == 1 else "consumers read"
         return (
-            f"{self._foreign} other {read} queue {self._queue!r} with another journal. RabbitMQ "
+            f"{foreign} other {read} queue {self._queue!r} with another journal. RabbitMQ "
             "gives each message to one of them only (all messages to the first one, if the queue "
             "has a single active consumer), so this tracker misses the rest. Stop the others, give "
             "all the same journal=..., or ask the REGARDS administrator for a queue of your own"
@@ -356,15 +370,32 @@ class OtherConsumers:
 
     def sharing(self) -> int:
         """Return how many other consumers of the queue share the journal, as far as it knows."""
+        return self._count_other_processes() + self._count_in_this_process()
+
+    def _count_other_processes(self) -> int:
         here, pid = socket.gethostname(), os.getpid()
-        in_other_processes = sum(
+        return sum(
             host != here or is_alive(process)
             for host, process in self._journal.processes(self._queue)
             if (host, process) != (here, pid)
         )
-        in_this_one = sum(
-            other.place == self.place and other.consumer.health.state is HealthState.CONSUMING
-            for other in list(_in_this_process)
-            if other is not self
-        )
-        return in_other_processes + in_this_one
+
+    def _count_in_this_process(self) -> int:
+        """Return how many others RabbitMQ may count: its answer is older than what is known here.
+
+        Those that connect just now, those that reconnect, and those that have ended lately.
+        """
+        since_s = time.monotonic() - _COUNTED_S
+        places = [place for place, dropped_s in list(_dropped) if dropped_s > since_s]
+        for other in list(_in_this_process):
+            health = other.consumer.health
+            since_s = (datetime.now(UTC) - health.since).total_seconds()
+            ended_lately = since_s < _COUNTED_S and other.was_connected
+            is_open = health.state not in {HealthState.STOPPED, HealthState.FAILED}
+            if other is not self and (is_open or ended_lately):
+                places.append(other.place)
+        return places.count(self.place)
+
+
+def _note_dropped(place: tuple[str, str]) -> None:
+    _dropped.append((place, time.monotonic()))
