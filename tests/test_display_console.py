@@ -34,6 +34,7 @@ from regards_nb.display import (
     text,
     watching,
 )
+from regards_nb.download import ProgressLine
 from regards_nb.errors import TrackingError, WaitTimeoutError
 from regards_nb.simulator import OrderPlan, Simulator
 
@@ -176,6 +177,11 @@ def test_a_log_says_how_far_a_long_download_is(monkeypatch: pytest.MonkeyPatch) 
     until(lambda: len(lines()) == 2)
     line = r"#1  july  0/3 files, \S+ kB of 1\.0 GB, \S+ .B/s  .* left"
     assert re.fullmatch(line, lines()[1])
+
+
+def test_a_log_tells_of_a_download_as_soon_as_the_client_does() -> None:
+    """The first line of a slow download comes after the same time in wait() and download_order."""
+    assert LogView.fetched_interval_s == ProgressLine.between_lines_s
 
 
 def test_a_log_tells_the_files_of_a_download_at_its_end() -> None:

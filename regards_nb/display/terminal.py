@@ -184,7 +184,7 @@ class LogView:
 
     #: The first line of a running download comes after this time; the pauses between two lines
     #: double up to the second time.
-    fetched_interval_s, longest_interval_s = 10.0, 320.0
+    fetched_interval_s, longest_interval_s = 5.0, 320.0
 
     def __init__(self, tracker: OrderTracker, keys_of: KeysOf, stream: TextIO) -> None:
         self._tracker = tracker

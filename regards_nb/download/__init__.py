@@ -45,6 +45,7 @@ from regards_nb.download.places import order_folder as order_folder
 from regards_nb.download.places import paths_of as paths_of
 from regards_nb.download.progress import Progress as Progress
 from regards_nb.download.progress import ProgressCounter as ProgressCounter
+from regards_nb.download.progress import ProgressLine as ProgressLine
 from regards_nb.download.publisher import Publisher as Publisher
 from regards_nb.download.publisher import PublisherFailedError as PublisherFailedError
 from regards_nb.download.records import Check as Check

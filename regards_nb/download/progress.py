@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 #: No more than five snapshots per second.
 _INTERVAL_S = 0.2
-#: The time between two lines in a notebook or a log, where lines stay.
-_BETWEEN_LINES_S = 5.0
 #: The same before a line that says why no byte comes.
 _BEFORE_NEWS_S = 1.0
 
@@ -159,6 +157,9 @@ class ProgressLine:
     line adds the files that came before.
     """
 
+    #: The time between two lines in a notebook or a log, where lines stay.
+    between_lines_s = 5.0
+
     def __init__(self) -> None:
         self._before = 0
         self._last_line_s = -math.inf
@@ -180,7 +181,7 @@ class ProgressLine:
             self._draw(text)
             return
         is_news = bool(progress.silence) and not self._is_silent
-        pause_s = _BEFORE_NEWS_S if is_news else _BETWEEN_LINES_S
+        pause_s = _BEFORE_NEWS_S if is_news else self.between_lines_s
         self._pending = f"{text}\n"
         if time.monotonic() >= self._last_line_s + pause_s:
             self._last_line_s, self._is_silent = time.monotonic(), bool(progress.silence)
