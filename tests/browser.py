@@ -47,6 +47,8 @@ _CHROMIUM_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # a page lives for seconds: compilers that optimize take longer than what they save
+    "--js-flags=--no-opt --no-maglev",
     # nothing but this machine; a route of Playwright would disable the cache of the browser, too
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
@@ -62,6 +64,30 @@ _SETTINGS = {
     },
     # Else cells outside the window leave the page.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+_PAGE = {
+    "disabledExtensions": dict.fromkeys(
+        [
+            # the picture that moves while the page is loaded, drawn without a graphics processor
+            "@jupyterlab/apputils-extension:splash",
+            # other hosts, which have tests of their own
+            "@pyviz/jupyterlab_pyviz",
+            "@voila-dashboards/jupyterlab-preview",
+            "jupyter-vue",
+            "jupyter-vuetify",
+        ],
+        True,
+    )
+}
+#: The server would import these hosts at its start.
+_SERVER = {
+    "ServerApp": {
+        "jpserver_extensions": {
+            "panel.io.jupyter_server_extension": False,
+            "solara.server.jupyter.server_extension": False,
+            "voila.server_extension": False,
+        }
+    }
 }
 
 
@@ -81,9 +107,11 @@ class Lab:
             (folder / "kernel.json").write_text(json.dumps(kernel["spec"]))
         if extra_kernels:
             mend(self._folder("ipython"))
+        (self._folder("config") / "jupyter_server_config.json").write_text(json.dumps(_SERVER))
         labconfig = self._folder("config") / "labconfig"
         labconfig.mkdir()
         (labconfig / "default_setting_overrides.json").write_text(json.dumps(_SETTINGS))
+        (labconfig / "page_config.json").write_text(json.dumps(_PAGE))
 
     def __enter__(self) -> Self:
         log = self._stack.enter_context((self._home / "server.log").open("wb"))
