@@ -234,6 +234,24 @@ def test_two_notes_in_turn_are_one_line_each() -> None:
     assert [line for line in stream.lines() if "is running" in line] == notes
 
 
+def test_a_note_with_a_time_that_has_passed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the last line of a log says for 10 s that REGARDS is asked again at an old time."""
+    monkeypatch.setattr(sys.modules[LogView.__module__], "NOTE_INTERVAL_S", 600.0)
+    stream = _Stream()
+    watch = opened(LogView(ScriptedTracker(order("a", 1)), _all, stream))
+    before = len(stream.lines())
+    old, new, newer = (f"asking again at {at} UTC" for at in ("00:00:00", "23:59:58", "23:59:59"))
+    watch.refresh(note=old)
+
+    def is_replaced() -> bool:
+        watch.refresh(note=new)
+        return len(stream.lines()) > before + 1
+
+    until(is_replaced)
+    watch.refresh(note=newer)
+    assert stream.lines()[before:] == [old, new], "a time to come is not replaced so soon"
+
+
 def test_a_note_that_counts_does_not_flood_the_log() -> None:
     """Notes come at most every ten seconds, but for the last word."""
     tracker, stream = ScriptedTracker(order()), _Stream()

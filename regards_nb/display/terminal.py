@@ -49,6 +49,9 @@ _MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
 NOTE_INTERVAL_S = 10.0
 NOTE_AGAIN_S = 60.0
 _DIGITS = re.compile(r"\d+(, \d+)*")
+#: A note with a time is replaced soon after that time.
+_TIME = re.compile(r"\b\d\d:\d\d:\d\d\b")
+_REPLACED_AFTER_S = 1.0
 #: More changes than this at once are counted and not listed.
 MAX_LINES = 50
 
@@ -225,7 +228,11 @@ class LogView:
         """Return whether to write a note: a note of the same words was not written lately."""
         now_s, words = time.monotonic(), _DIGITS.sub("", note)
         text, written_s = self._notes.get(words, ("", -math.inf))
-        is_news = now_s - written_s >= (NOTE_AGAIN_S if text == note else NOTE_INTERVAL_S)
+        interval_s = NOTE_AGAIN_S if text == note else NOTE_INTERVAL_S
+        now = f"{datetime.now(UTC):%H:%M:%S}"
+        if text != note and any(told <= now for told in _TIME.findall(text)):
+            interval_s = _REPLACED_AFTER_S
+        is_news = now_s - written_s >= interval_s
         if is_news:
             self._notes[words] = note, now_s
         return is_news
