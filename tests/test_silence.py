@@ -36,7 +36,11 @@ TABLE = pd.DataFrame({"provider_id": ["SWOT_SSH_007_012"]})
 @pytest.fixture
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
     """Return a tracker over REST with one order that has not ended."""
-    alone = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+    alone = OrderTracker(
+        client=client_of(simulator),
+        journal=tmp_path / "journal.sqlite",
+        workspace=tmp_path / "orders",
+    )
     with alone:
         simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
         alone.sync()
