@@ -37,7 +37,13 @@ from regards_nb.simulator import (
     StorageRefuses,
     html_page,
 )
-from regards_nb.tracker import SHOWN_S, BackgroundErrors, ChangeSignal, EventDispatcher
+from regards_nb.tracker import (
+    SHOWN_S,
+    AutoDownload,
+    BackgroundErrors,
+    ChangeSignal,
+    EventDispatcher,
+)
 from regards_nb.waits import in_thread
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -838,9 +844,14 @@ def test_a_dropped_tracker_with_the_same_journal_is_no_other_consumer(
     before = [tracker_of(simulator, tmp_path).start()]
     counted: list[int] = []
 
+    def has_counted_both() -> bool:
+        connection = again._consumer._shared._connection  # type: ignore[union-attr]
+        return connection is not None and connection._consumers_before == 0
+
     def token() -> str:
-        # start() warns after this login, and RabbitMQ has counted both by now
-        counted.append(until(lambda: again.health.other_consumers))
+        # start() warns after this login
+        until(has_counted_both)
+        counted.append(again.health.other_consumers)
         before.clear()
         gc.collect()
         return simulator.foreign_token
@@ -880,6 +891,30 @@ def test_a_download_that_is_tried_again_names_no_time_that_has_passed(
         assert "HTTP 403" in told
         assert "the next try comes at" not in told
         tracker.stop()
+
+
+def test_two_automatic_downloads_name_one_next_try(simulator: Simulator, tmp_path: Path) -> None:
+    """auto_download and wait(download=True) have their own pauses: the earlier try is the next."""
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        automatic = tracker._blocking.automatic
+        assert automatic is not None
+        automatic.first_retry_s = 1000.0
+        simulator.order(ONE_FILE)
+        until(lambda: "the next try comes at" in tracker._repr_html_())
+        state = tracker[1].state
+
+        def next_try(download: AutoDownload) -> str:
+            return download.failure([state]).partition("the next try comes at ")[2]
+
+        alone = next_try(automatic)
+        asked = tracker._new_download()
+        asked.first_retry_s = 600.0
+        asked.begin([state.key])
+        until(lambda: next_try(asked) != alone and asked.failure([state]))
+        assert next_try(automatic) == next_try(asked)
+        asked.leave(is_stopped=False)
+        assert next_try(automatic) == alone
 
 
 def test_a_callback_that_was_removed_is_not_called_for_events_that_wait(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_texts
@@ -353,19 +354,31 @@ class AutoDownload:
         self._seen_rounds = -1
         #: The orders to look at.
         self._tries: dict[OrderKey, _Tries] = {}
+        downloads.automatic.add(self)
 
     def failure(self, states: Iterable[OrderState]) -> str:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         failed = {key: tries for key, tries in list(self._tries.items()) if tries.error}
         for state in states if failed else ():
             if tries := failed.get(state.key):
-                then = tries.next_try if time.monotonic() < tries.next_s else ""
+                then = self._next_try(state.key)
                 return f"the download of order {state.order_id} failed: {tries.error}{then}"
         return ""
 
+    def _next_try(self, key: OrderKey) -> str:
+        """Return when an order is tried again, by this or by another one that runs."""
+        now_s = time.monotonic()
+        all_tries = [each.tries_of(key) for each in list(self._downloads.automatic)]
+        coming = [tries for tries in all_tries if tries.next_try and tries.next_s > now_s]
+        return min(coming, key=attrgetter("next_s")).next_try if coming else ""
+
+    def tries_of(self, key: OrderKey) -> _Tries:
+        """Return the downloads of an order so far."""
+        return self._tries.get(key, _UNTRIED)
+
     def is_held(self, state: OrderState) -> bool:
         """Return whether another process downloaded the order when this one looked last."""
-        return self._tries.get(state.key, _UNTRIED).is_held
+        return self.tries_of(state.key).is_held
 
     def tell_missing(self, states: Iterable[OrderState]) -> None:
         """Say why files of some orders are not here, of the first few."""
@@ -386,7 +399,7 @@ class AutoDownload:
 
         A failed download that is tried again after a pause does not count.
         """
-        tries = self._tries.get(order.key, _UNTRIED)
+        tries = self.tries_of(order.key)
         return order.to_download if tries.is_incomplete else not tries.failures
 
     def try_now(self) -> None:
@@ -432,6 +445,7 @@ class AutoDownload:
 
     def leave(self, *, is_stopped: bool) -> list[int]:
         """Want no download any more; see `Downloads.leave`."""
+        self._downloads.automatic.discard(self)
         return self._downloads.leave(self, is_stopped=is_stopped)
 
     def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 import warnings
+import weakref
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,8 @@ class Downloads:
         self._tenant = tenant
         self._workspace = workspace
         self._workers = JobThreads("download", MOST_PARALLEL)
+        #: Each `AutoDownload` that runs: of the tracker, and of calls with ``download=True``.
+        self.automatic: weakref.WeakSet[Any] = weakref.WeakSet()
         # The user's thread and the dispatcher may begin the same order.
         self._lock = threading.Lock()
 
