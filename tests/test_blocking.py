@@ -175,6 +175,7 @@ def test_one_suborder_that_waits_blocks_nothing(
     simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """REGARDS goes on with the other place; from the second one on, the advice is given."""
+    tracker._blocking.quiet_s = 600.0
     tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
     long = simulator.order(LONG)
     with pytest.raises(errors.WaitTimeoutError) as caught:
