@@ -2,9 +2,9 @@
 
 ``python benchmarks/traffic.py`` follows 1,000 orders at 1,000 messages a second for 20 seconds in a
 real JupyterLab and Chromium, once with ipywidgets and once with anywidget, and counts the payloads
-that arrive by WebSocket from the kernel. ``--orders 10000 --per-s 100`` shows what a long table
-costs. ``--base FOLDER`` takes an earlier source tree in turn and
-prints the ratios to it.
+that arrive by WebSocket from the kernel. ``--orders 10000 --per-s 100 --seconds 100`` shows what a
+long table costs: each order gets at least one message at the rate, and the ends come together.
+``--base FOLDER`` takes an earlier source tree in turn and prints the ratios to it.
 """
 
 from __future__ import annotations
@@ -235,6 +235,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--base", type=Path, help="an earlier source tree to compare with")
     given = parser.parse_args()
+    if given.per_s * given.seconds < given.orders:
+        parser.error("per-s times seconds must be at least orders: each gets a sub-order")
     subjects = [(HERE, "ipywidgets"), (HERE, "anywidget")]
     if given.base:
         subjects.insert(0, (given.base.resolve(), "ipywidgets"))
