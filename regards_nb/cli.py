@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from dataclasses import asdict, replace
 from functools import cache
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
+#: Maximum time until messages arrive.
+_START_S = 30.0
 
 _ACTIONS = {
     "pause": "have REGARDS prepare no more files of orders",
@@ -258,11 +261,14 @@ def _sync(tracker: OrderTracker) -> None:
             tracker.sync()
     except errors.ServiceLoginError:
         raise
-    except (errors.ServiceError, KeyboardInterrupt):
+    except (errors.ServiceError, KeyboardInterrupt) as exc:
         show()
         known_at = _known_at(tracker)
         at = "" if known_at is None else f" at {known_at:%Y-%m-%d %H:%M} UTC"
-        _complain(f"REGARDS could not be asked: the orders are as the journal knew them{at}")
+        known = f"the orders are as the journal knew them{at}"
+        if isinstance(exc, KeyboardInterrupt):
+            raise errors.StoppedWaiting(f"stopped: {known}") from None
+        _complain(f"REGARDS could not be asked: {known}")
         raise
 
 
@@ -381,12 +387,20 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    with _tracker(arguments) as tracker:
+    limit_s, began_s = arguments.timeout_s, time.monotonic()
+    tracker = _tracker(arguments)
+    try:
+        tracker.start(timeout_s=_START_S if limit_s is None else min(limit_s, _START_S))
+    except (errors.BrokerUnreachableError, errors.JournalError) as exc:
+        if limit_s is None or time.monotonic() - began_s < limit_s:
+            raise
+        raise errors.WaitTimeoutError(f"after {limit_s:g} s, {exc}") from exc
+    with tracker:
         with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             orders = tracker.wait(
                 *_keys(arguments),
                 until=arguments.until,
-                timeout_s=arguments.timeout_s,
+                timeout_s=limit_s and max(limit_s - (time.monotonic() - began_s), 0.0),
                 download=arguments.download,
             )
         return _conclude(arguments, orders)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -96,6 +97,17 @@ def test_orders_made_elsewhere_and_refusals(
     assert cli.main(["submit", " "]) == 1
     assert cli.main(["submit", "a", "--dry-run"]) == 0
     assert cli.main(["download", "nobody"]) == 1
+
+
+def test_the_time_limit_of_a_wait_is_that_of_the_command(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, command: Callable[..., str]
+) -> None:
+    """Also where RabbitMQ accepts the connection and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}/x"
+        monkeypatch.setenv("REGARDS_AMQP", url)
+        said = command("wait", "1", "--timeout-s", "0.5", code=3)
+    assert re.search(r"after 0.5 s, amqp:\S+ did not answer within 0.5 s", said)
 
 
 def test_watch_writes_each_event(simulator: Simulator) -> None:

@@ -110,7 +110,9 @@ def test_a_download_of_several_orders_does_what_it_can(
     failed = ended(simulator, tracker, OrderPlan(outcome=Outcome.FAILED))
     empty = ended(simulator, tracker, OrderPlan(outcome=Outcome.NO_FILES))
     assert not tracker.orders.query("waits_for_download and order_id != @one.order_id").shape[0]
-    with pytest.raises(errors.DownloadError, match="1 of 4 orders downloaded") as caught:
+    with pytest.raises(
+        errors.DownloadError, match="3 of 4 orders could not be downloaded"
+    ) as caught:
         tracker.download(tracker.orders)
     for order in (denied, failed, empty):
         name = order.order_id or order.correlation_id

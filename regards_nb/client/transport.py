@@ -241,7 +241,9 @@ class Transport:
             raise  # the login before the request
         except KeyboardInterrupt:
             in_work = request.retry is not Retry.IF_TEMPORARY
-            outcome = f"it may carry out {request}" if in_work else f"{request} changes nothing"
+            outcome = f"{request} changes nothing"
+            if in_work:
+                outcome = f"it may carry out {request}; client.orders() shows whether it did"
             raise StoppedWaiting(
                 f"stopped waiting for REGARDS at {self._origin}: {outcome}", in_work=in_work
             ) from None

@@ -528,11 +528,13 @@ def _in_one(
     if len(orders) == 1:
         return errors[0]
     told = "; ".join(map(str, errors))
-    done = counted(f"{len(orders) - len(errors)} of {len(orders)}", "order")
     if results is not None:
+        done = counted(f"{len(orders) - len(errors)} of {len(orders)}", "order")
         ours = [error if isinstance(error, RegardsError) else _as_ours(error) for error in errors]
         return ProcessingErrorGroup(f"{done} processed. {told}", ours, results)
-    text = f"{done} downloaded. {told}"
+    # Of the others, some may have had no file to download.
+    failed = counted(f"{len(errors)} of {len(orders)}", "order")
+    text = f"{failed} could not be downloaded. {told}"
     error = DownloadError(text)
     if incomplete := [each for each in errors if isinstance(each, IncompleteDownloadError)]:
         error = IncompleteDownloadError(

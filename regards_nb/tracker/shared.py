@@ -345,10 +345,12 @@ class RunningDownload:
         if self.request:
             self.stop.set()
             self.future.cancel()
+            if self.progress is not None:
+                self.report(self.progress)
 
     def report(self, progress: Progress) -> None:
-        """Take how far the download is."""
-        self.progress = progress
+        """Take how far the download is; one that was stopped asks no more."""
+        self.progress = replace(progress, silence="") if self.stop.is_set() else progress
         self.changed()
 
 
