@@ -335,6 +335,21 @@ def test_the_second_of_two_alike_may_wait_behind_the_prefetch_limit(way: str) ->
     machine.teardown()
 
 
+def test_the_first_of_two_alike_may_be_acknowledged_when_the_second_comes_again() -> None:
+    """The link between two nodes breaks three times; each message is kept once."""
+    machine = QuorumQueue()
+    for name in "aiafbi":
+        machine.publish(name)
+    machine.return_on_channel()
+    machine.time_passes()
+    assert [message.body for _, message in machine.broker.gone] == [b"a"]
+    machine.return_on_channel()
+    machine.publish("h")
+    machine.return_on_channel()
+    machine.teardown()
+    assert len(machine.journal) == 7
+
+
 TestClassicQueue = ClassicQueue.TestCase
 TestClassicQueue.settings = settings(max_examples=70, stateful_step_count=60, deadline=None)
 TestQuorumQueue = QuorumQueue.TestCase

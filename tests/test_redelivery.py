@@ -147,6 +147,32 @@ def test_a_message_that_comes_again_follows_the_first_unacknowledged_one() -> No
         assert new == ([each] if each is looked_at else [])
 
 
+def test_of_equal_messages_the_one_in_its_place_comes_again() -> None:
+    """The first of two equal ones is acknowledged; the others come again twice, then with more."""
+    matcher = RedeliveryMatcher()
+    matcher.add_own(rows("a", "b", "a"))
+    delivered = 3
+    for count, names in ((1, "ba"), (2, "ba"), (0, "c"), (3, "bac"), (0, "d"), (4, "bacd")):
+        batch = [message(name, redelivered=count > 0) for name in names]
+        counts = {id(each): count for each in batch}
+        new = matcher.new(batch, counts, delivered=delivered, acknowledged=1)
+        assert new == ([] if count else batch)
+        if not count:
+            matcher.add_own(rows(names))
+        delivered += len(batch)
+
+
+def test_another_consumer_may_take_the_first_messages_that_come_again() -> None:
+    """A link breaks while two kernels read a queue: a numbered sub-order is known in any place."""
+    matcher = RedeliveryMatcher()
+    body = {"status": "SUBORDER_DONE", "correlationId": "c"}
+    sent = [delivery({**body, "subOrderId": number}, timestamp_s=100) for number in range(4)]
+    matcher.add_own(Row(number, 1, each) for number, each in enumerate(sent, 1))
+    again = [msgspec.structs.replace(each, redelivered=True) for each in sent]
+    for count, delivered, part in ((1, 4, again[2:]), (2, 6, again[:2]), (3, 8, again[1:])):
+        assert matcher.new(part, {id(each): count for each in part}, delivered=delivered) == []
+
+
 def test_a_message_that_another_kernel_took_over_is_known() -> None:
     """While this process was suspended, RabbitMQ gave its messages to another session."""
     matcher = RedeliveryMatcher()

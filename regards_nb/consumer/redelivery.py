@@ -29,8 +29,9 @@ that were not matched, in any place.
 cluster breaks, a quorum queue delivers its unacknowledged messages again on the same open channel:
 all of them, in their order, from the first one that it does not know as acknowledged. Each return
 increments their ``x-delivery-count``. A message with a higher count than an equal message of this
-session is that message again, if it can be the first of them or follows one of them. Otherwise it
-is another message, which another program has taken and put back.
+session is that message again, if it can be the first of them or follows one of them, or if REGARDS
+sends no equal one: another consumer of the queue may have taken the first ones. Otherwise it is
+another message, which another program has taken and put back.
 
 **A message without the flag** is new, unless another session has journalled an equal message with
 the flag since this session began: then this process was suspended, RabbitMQ gave its messages to
@@ -171,17 +172,17 @@ class RedeliveryMatcher:
 
     def _claim(self, delivery: Delivery, count: int | None) -> bool:
         digest = fingerprint(delivery)
+        has_no_equal = _has_no_equal(delivery)
         if count is None:
             # a classic queue: it delivers nothing again on the same channel
             count = 1
-        elif undo := self._own.repeat(digest, count):
+        elif undo := self._own.repeat(digest, count, in_any_place=has_no_equal):
             self._undo.append(undo)
             return True
         properties = _canonical(delivery.properties)
         sequences = [s for (_, own), s in self._sequences.items() if own == properties]
         before = [(sequence, sequence.next) for sequence in sequences]
-        in_any_place = count > 1 or _has_no_equal(delivery)
-        claimed = _claim_row(sequences, digest, in_any_place=in_any_place)
+        claimed = _claim_row(sequences, digest, in_any_place=count > 1 or has_no_equal)
         is_known = claimed is not None
         self._undo += [s.reset(old) for s, old in before if s.next is not old]
         if claimed is not None:
@@ -306,6 +307,9 @@ class _OwnMessages:
         self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
         #: the first message that is not acknowledged
         self._first_unacknowledged = 0
+        #: The first message of the newest return: none before it is returned once more. What is
+        #: left there was acknowledged or went to another consumer.
+        self._first_returned = 0
         #: the last message that came again
         self._newest_repeat = -1
 
@@ -327,31 +331,31 @@ class _OwnMessages:
 
         return undo
 
-    def repeat(self, digest: bytes, count: int) -> Callable[[], None] | None:
+    def repeat(self, digest: bytes, count: int, *, in_any_place: bool) -> Callable[[], None] | None:
         """Match a message with an equal one of a lower count.
 
         The result is a function that reverts it; None without such a message.
         """
+        before = self._first_returned, self._newest_repeat
+        is_next = self._newest_repeat == self._next_number - 1
         # RabbitMQ may not have seen the last acknowledgements. After a message that came again,
         # another consumer may have taken some of the next ones.
-        last = self._first_unacknowledged
-        while last not in self._messages and last < self._next_number:
-            last += 1
-        self._first_unacknowledged = last
-        if self._newest_repeat == self._next_number - 1:
+        last = max(self._first_unacknowledged, self._first_returned)
+        if is_next or in_any_place:
             last = self._next_number
         equal = (number for number in self._numbers.get(digest, ()) if number <= last)
         number = next((each for each in equal if self._messages[each][1] < count), None)
         if number is None:
             return None
         old = self._messages[number][1]
-        before = self._newest_repeat
         self._remove(number)
         remove = self.add(digest, count)
         self._newest_repeat = self._next_number - 1
+        if not is_next or number >= self._first_returned:
+            self._first_returned = self._newest_repeat
 
         def undo() -> None:
-            self._newest_repeat = before
+            self._first_returned, self._newest_repeat = before
             remove()
             self._messages[number] = digest, old
             insort(self._numbers[digest], number)
