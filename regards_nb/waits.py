@@ -82,7 +82,7 @@ def awaited(
     words = text if callable(text) else lambda: text
     future = job if isinstance(job, Future) else in_thread(job)
     now_s, said = time.monotonic(), ""
-    end_s, turn_s = now_s + limit_s, _STOP_TURN_S if has_stop else math.inf
+    end_s, turn_s = now_s + limit_s, _STOP_TURN_S if has_stop else _TURN_S
     with interruptible():
         try:
             speak_s = now_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
