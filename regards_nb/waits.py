@@ -46,10 +46,10 @@ class _Said:
     at_s = 0.0
 
 
-#: Of the call that runs: each call of the user says anew what it waits for.
-_said: ContextVar[_Said | None] = ContextVar("said", default=None)
-#: What is said outside of such a call.
+#: What is said outside of a call of the user.
 _said_outside = _Said()
+#: Of the call that runs: each call of the user says anew what it waits for.
+_said: ContextVar[_Said] = ContextVar("said", default=_said_outside)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 #: Each ends what is awaited; see `ended_by`.
@@ -149,7 +149,7 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
     The same text is said once in *again_s*; the line ends with the limit of the wait.
     """
     if in_main_thread() and wait_s > SAID_AFTER_S and _age_s(text) > again_s:
-        said = _said.get() or _said_outside
+        said = _said.get()
         said.text, said.at_s = text, time.monotonic()
         say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
 
@@ -195,7 +195,7 @@ def in_main_thread() -> bool:
 
 def _age_s(text: str) -> float:
     """Return how long ago *text* was said, if it was said last."""
-    said = _said.get() or _said_outside
+    said = _said.get()
     return time.monotonic() - said.at_s if said.text == text else math.inf
 
 
@@ -250,7 +250,8 @@ def user_call() -> Iterator[None]:
 
     Many requests of one call that are all answered late would say the same line each.
     """
-    token = _said.set(_said.get() or _Said())
+    outer = _said.get()
+    token = _said.set(_Said() if outer is _said_outside else outer)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: (protocol.md 0.2).
 SUBORDERS_PER_USER = 2
 #: How to download with a tracker that has no REST side.
-ELSEWHERE = (
+HOW_WITHOUT_CLIENT = (
     "download in a kernel that has a client, or make this tracker with client=RegardsClient(...)"
 )
 _MOST_NAMED = 5
@@ -222,7 +222,7 @@ def advice_for(blocking: Sequence[OrderState], call: str) -> str:
     numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
     more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""
     wait = f"orders {numbers}{more} wait" if len(blocking) > 1 else f"order {numbers} waits"
-    how = f"tracker.download({'' if more else numbers}), or {call}" if call else ELSEWHERE
+    how = f"tracker.download({'' if more else numbers}), or {call}" if call else HOW_WITHOUT_CLIENT
     return f"REGARDS prepares at most two sub-orders per user, and {wait} for a download: {how}"
 
 

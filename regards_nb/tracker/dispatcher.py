@@ -207,7 +207,7 @@ class EventDispatcher:
         registered = list(self._callbacks)
         if self._is_over or not events:
             return
-        for event in events:
+        for event in events if registered else ():
             called = [each for status, each in registered if status in (None, event.status)]
             for callback in self._new_to(called, event):
                 self._submitted += 1

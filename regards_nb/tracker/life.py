@@ -385,12 +385,12 @@ class OtherConsumers:
 
         Those that connect just now, those that reconnect, and those that have ended lately.
         """
-        since_s = time.monotonic() - _COUNTED_S
-        places = [place for place, dropped_s in list(_dropped) if dropped_s > since_s]
+        counted_from_s = time.monotonic() - _COUNTED_S
+        places = [place for place, dropped_s in list(_dropped) if dropped_s > counted_from_s]
         for other in list(_in_this_process):
             health = other.consumer.health
-            since_s = (datetime.now(UTC) - health.since).total_seconds()
-            ended_lately = since_s < _COUNTED_S and other.was_connected
+            unchanged_s = (datetime.now(UTC) - health.since).total_seconds()
+            ended_lately = unchanged_s < _COUNTED_S and other.was_connected
             is_open = health.state not in {HealthState.STOPPED, HealthState.FAILED}
             if other is not self and (is_open or ended_lately):
                 places.append(other.place)

@@ -27,7 +27,7 @@ from regards_nb.errors import (
 from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import clean, counted, doubled, numbered
-from regards_nb.tracker.blocking import ELSEWHERE
+from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rest_sync import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
@@ -217,14 +217,15 @@ class Wait(WaitingCall):
             self._life.require_running()
             return "; ".join(["nothing to wait for: no orders so far", *self._unheard()])
         n_known, waiting = len(states), states.where("waits_for_download")
-        all_orders = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
-        running = states.without("finished")
-        text = f"nothing to wait for: {all_orders} finished"
-        if running:  # with until="part"
+        if running := states.without("finished"):  # with until="part"
             named = numbered(state.order_id for state in running)
-            text = f"nothing to wait for: files of {named} are ready, more come after a download"
+            why = f"files of {named} are ready, more come after a download"
+        else:
+            all_are = f"all {counted(n_known, 'order')} are" if n_known > 1 else "the only order is"
+            why = f"{all_are} finished"
+        text = f"nothing to wait for: {why}"
         if waiting:
-            how = ELSEWHERE if self._sync is None else "tracker.download()"
+            how = HOW_WITHOUT_CLIENT if self._sync is None else "tracker.download()"
             text += f"; {len(waiting)} to download: {how}"
         automatic = self._blocking.automatic
         failure = "" if automatic is None else automatic.failure(waiting)
