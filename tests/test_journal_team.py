@@ -200,6 +200,26 @@ def test_the_thread_that_listens_reads_the_rows_of_other_kernels(
         two.watch(None)
 
 
+def test_a_reader_gets_the_events_of_its_last_second_from_memory(tmp_path: Path) -> None:
+    """A hundred commits, read together, need no statement; what is long ago is fetched."""
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        session_id = journal.open_session("queue")
+        sent = [delivery(str(number).encode()) for number in range(100)]
+        for each in sent:
+            journal.append(session_id, [each])
+        with counted_statements() as statements:
+            batches = journal.read()
+            assert [next(batches).deliveries for _ in sent] == [[each] for each in sent]
+            assert statements == []
+        for number in range(40):
+            journal.append(session_id, [delivery(bytes([number]) * (1 << 20))])
+        with counted_statements() as statements:
+            found = [each for batch in journal.read() for each in batch.deliveries]
+            assert found[:100] == sent
+            assert len(found) == 140
+            assert statements
+
+
 def test_listening_goes_on_after_a_restart_of_the_server(postgresql: PrivatePostgreSQL) -> None:
     """What was committed in between is told, too, and the connection is gone after close()."""
     url = postgresql.new_database()

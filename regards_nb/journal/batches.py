@@ -14,6 +14,7 @@ import hashlib
 import os
 import socket
 import struct
+import threading
 import time
 import zlib
 from contextlib import suppress
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 #: Maximum size of the bodies in a row. Only a single larger message exceeds it.
 MAX_BATCH_BYTES = 1 << 20
+
+#: How much the newest batches may take in memory: more than arrives between two reads of a reader.
+#: A message takes about `_OBJECT_BYTES` besides its body.
+_KEPT_BYTES = 16 << 20
+_OBJECT_BYTES = 500
 
 #: Each message is an array: the fields of `Delivery` in their order, which is therefore part of the
 #: schema.
@@ -137,6 +143,39 @@ class Batch(NamedTuple):
             "session_id": self.session_id,
             "messages": pack(self.session_id, self.deliveries),
         }
+
+
+class NewestBatches:
+    """Keeps the newest batches in memory, up to a size. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: With their sizes; by the generation in which the ids are right, and the first id.
+        self._batches: dict[tuple[int, int], tuple[Batch, int]] = {}
+        self._size_bytes = 0
+
+    def add(self, generation: int, batch: Batch) -> None:
+        """Keep a batch, and forget the oldest ones."""
+        size_bytes = sum(_OBJECT_BYTES + len(message.body) for message in batch.deliveries)
+        key = generation, batch.first_id
+        with self._lock:
+            _, replaced_bytes = self._batches.pop(key, (None, 0))
+            self._batches[key] = batch, size_bytes
+            self._size_bytes += size_bytes - replaced_bytes
+            while self._size_bytes > _KEPT_BYTES:
+                _, oldest_bytes = self._batches.pop(next(iter(self._batches)))
+                self._size_bytes -= oldest_bytes
+
+    def after(self, row_id: int, generation: int) -> Batch | None:
+        """Return the batch whose first message follows *row_id*; None if it is not kept."""
+        batch, _ = self._batches.get((generation, row_id + 1), (None, 0))
+        return batch
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        with self._lock:
+            self._batches.clear()
+            self._size_bytes = 0
 
 
 class Row(NamedTuple):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import time
 import weakref
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,11 +17,11 @@ from regards_nb.errors import JournalError
 from regards_nb.files import FileRecord, FileState, is_url
 from regards_nb.journal import schema
 from regards_nb.journal.batches import (
-    MAX_BATCH_BYTES,
     SELECT_BATCHES,
     Attempt,
     Batch,
     DamagedBatchError,
+    NewestBatches,
     RowReader,
     committed_before,
     insert,
@@ -73,9 +72,6 @@ _HAS_MESSAGES = [
     )
 ]
 
-#: How many of the newest batches stay in memory. A reader in this process gets them without reading
-#: and unpacking rows.
-_REMEMBERED_BATCHES = 16
 #: Number of rows, of up to 1 MiB each, that are read together.
 _ROWS_AT_ONCE = 16
 
@@ -111,10 +107,10 @@ class Journal:
         #: row ids that processes keep for others; calls of ``download`` that were stopped
         self.cursors = Cursors(self._database)
         self.checkpoints = CheckpointStore(self._database)
-        #: each with the generation in which its ids are right
-        self._remembered: deque[tuple[int, Batch]] = deque(maxlen=_REMEMBERED_BATCHES)
+        #: A reader in this process gets the newest batches without reading and unpacking rows.
+        self._newest_batches = NewestBatches()
         #: removes the events of orders that ended long ago
-        self.pruning = Pruning(self._database, self.leases, self._remembered.clear)
+        self.pruning = Pruning(self._database, self.leases, self._newest_batches.clear)
         #: the newest row of each session, and what append() has tried to write after it: a commit
         #: whose answer was lost may have succeeded
         self._newest_of: dict[int, int] = {}
@@ -251,11 +247,8 @@ class Journal:
             self._newest_of[session_id] = written[-1].last_id
             self._newest = max(self._newest, (generation, written[-1].last_id))
             self._looked_at_s = time.monotonic()
-        self._remembered += [
-            (generation, each)
-            for each in written
-            if len(each.deliveries[0].body) <= MAX_BATCH_BYTES
-        ]
+        for batch in written:
+            self._newest_batches.add(generation, batch)
 
     def verify(self, session_id: int | None = None) -> None:
         """Check before an acknowledgement that a session's messages are in the files at the path.
@@ -372,10 +365,9 @@ class Journal:
         Rows are fetched a few at a time, so a long journal does not fill the memory. A caller that
         stops at the last id (see `position`) gets the newest batches without a query.
         """
-        for generation, batch in list(self._remembered):
-            if generation == self._database.generation and batch.first_id == after_id + 1:
-                yield batch
-                after_id = batch.last_id
+        while batch := self._newest_batches.after(after_id, self._database.generation):
+            yield batch
+            after_id = batch.last_id
         yield from self._batches(SELECT_BATCHES, after_id)
 
     def _batches(self, query: sa.Select[Any], after_id: int) -> Iterator[Batch]:
@@ -402,7 +394,7 @@ class Journal:
         position, rows = self._database.position(exact=exact)
         with suppress(DamagedBatchError):  # `read` says so
             for row in rows:
-                self._remembered.append((generation, read_batch(row, 0)))
+                self._newest_batches.add(generation, read_batch(row, 0))
         return position
 
     def watch(self, callback: Callable[[], object] | None) -> None:
