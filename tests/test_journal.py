@@ -653,6 +653,37 @@ def test_one_limit_of_time_holds_for_all_waits_of_a_call(
     assert not journal.obstacle()
 
 
+def test_a_lease_that_a_locked_journal_refused_is_not_given_back(
+    place: str | Path,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """That would wait for the lock once more, and longer than the limit that was told."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
+    with another_program_holds(place), journal.leases.released_after("name"):
+        with pytest.raises(JournalError, match="lock"):
+            journal.leases.take("name")
+    assert "was not given back" not in caplog.text
+
+
+@SQLITE
+def test_close_ends_a_write_that_waits_for_another_program(
+    place: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that has lost its tracker would wait for that write at its end."""
+    session_id = journal.open_session("q")
+    monkeypatch.setattr(Database, "busy_timeout_s", 600)
+    with ThreadPoolExecutor(1) as thread, another_program_holds(place):
+        background = thread.submit(journal.append, session_id, [delivery(b"x")])
+        until(journal.obstacle)
+        journal.close()
+        error = background.exception(20)
+        monkeypatch.undo()
+    assert isinstance(error, JournalError)
+    journal.append(session_id, [delivery(b"x")])
+
+
 def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A path below a file cannot be a folder; the error says which."""
     (tmp_path / "file").write_text("")

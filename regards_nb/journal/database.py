@@ -142,6 +142,8 @@ class Database:
         self._unanswered = Outage()
         #: of the lock, which another program holds
         self._locked = Outage()
+        #: how often `close` was called: it ends the waits for that lock
+        self._closings = 0
         self._is_new = self._was_copied = False
         if self.path is not None:
             make_folder(self.path.parent)
@@ -280,8 +282,12 @@ class Database:
         self._is_new = False
 
     def close(self) -> None:
-        """Close the connections. The next use opens them again."""
+        """Close the connections. The next use opens them again.
+
+        Writes that wait for the lock of another program end with an error.
+        """
         self.watch(None)
+        self._closings += 1
         with suppress(JournalError), self._gate.exclusive(1.0):
             self._dispose(keep_files=not self._is_in_place())
             return
@@ -413,7 +419,7 @@ class Database:
                 connection = self._lock(0.0, silent=silent)
                 self._locked.over()
                 return connection
-        end_s = self._locked.end_s(self.busy_timeout_s)
+        end_s, closings = self._locked.end_s(self.busy_timeout_s), self._closings
         lock = partial(self._lock, end_s, silent=silent)
         with self._locked.awaited():
             while True:
@@ -423,7 +429,8 @@ class Database:
                     if "lock" not in str(exc):
                         raise
                     self._locked.met()
-                    if self.path is None or time.monotonic() > end_s:
+                    is_closed = closings != self._closings
+                    if self.path is None or is_closed or time.monotonic() > end_s:
                         raise
                 _pause.wait(_LOCK_RETRY_S)
 

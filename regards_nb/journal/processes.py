@@ -92,15 +92,20 @@ class Leases:
     def take(self, name: str) -> Holder | None:
         """Take a lease; return who holds it if it cannot be taken, else None.
 
-        After an exception, such as Ctrl-C, it may be taken: `released_after` gives it back.
+        After Ctrl-C it may be taken: `released_after` gives it back. After a JournalError it is
+        not; where a server has taken it and its answer was lost, the lease ends by itself.
         """
         with self._lock:
             if name in self._names:
                 return Holder(socket.gethostname(), os.getpid())
             self._names[name] = threading.get_ident()
-            holder = self._database.write(
-                lambda connection: self._take(connection, name), again=True, silent=True
-            )
+            try:
+                holder = self._database.write(
+                    lambda connection: self._take(connection, name), again=True, silent=True
+                )
+            except JournalError:
+                del self._names[name]  # to give it back would wait for the same obstacle
+                raise
             if holder is None:
                 self._renew_in_background()
             else:
