@@ -132,6 +132,24 @@ def test_a_download_of_several_orders_does_what_it_can(
     assert len(one.download()) == 1, "what was downloaded before is there"
 
 
+def test_the_error_of_a_download_tells_of_each_order(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Also of one that did not fail and has no file so far, such as a paused one."""
+    deleted = ended(simulator, tracker, OrderPlan(n_files=1))
+    one = ended(simulator, tracker, OrderPlan(n_files=1))
+    simulator.order(OrderPlan(n_files=1, suborder_pause_s=3600), correlation_id="paused")
+    until(lambda: "paused" in tracker.orders.index.get_level_values("correlation_id"))
+    paused = tracker["paused"].pause()
+    deleted.cancel()
+    with pytest.raises(errors.DownloadError, match="1 of 3 orders could not be") as caught:
+        tracker.download(deleted, one, paused)
+    number = paused.order_id
+    assert f"REGARDS has not finished order {number}: tracker.wait(" in str(caught.value)
+    assert f"order {number} is paused: tracker.resume({number})" in str(caught.value)
+    assert one.state.downloaded_files == 1
+
+
 def test_automatic_downloads_ask_nobody_to_download(simulator: Simulator, tmp_path: Path) -> None:
     """No snapshot says that an order waits for the user, unless its download has failed."""
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:

@@ -192,10 +192,12 @@ class Downloads:
         *,
         options: CallOptions | None = None,
         timeout_s: float = math.inf,
+        unfinished: Callable[[Iterable[OrderKey]], str] = lambda _: "",
     ) -> dict[int, Any]:
         """Download the ready files of some orders; return what ``process=`` returns for each.
 
-        An order that has ended without files is an error, raised after the others were fetched.
+        An order that has ended without files is an error, raised after the others were fetched. It
+        ends with the text of *unfinished* on the orders without an error.
         Ctrl-C ends the downloads that still run, and so does a byte that does not come within
         *timeout_s*.
         """
@@ -232,7 +234,8 @@ class Downloads:
         results = {number: future.result() for number, future in begun if number not in failed}
         if errors:
             told = [error for _, error in errors]
-            raise _in_one(orders, told, None if process is None else results)
+            rest = unfinished(order.key for order in orders if order.order_id not in failed)
+            raise _in_one(orders, told, None if process is None else results, rest=rest)
         return {} if process is None else results
 
     def _ways(
@@ -520,14 +523,17 @@ def _in_one(
     orders: Sequence[OrderState],
     errors: Sequence[BaseException],
     results: Mapping[int, Any] | None,
+    *,
+    rest: str,
 ) -> BaseException:
     """Return one error for all: that of the only order, or one that names all that failed.
 
-    *results* are those of ``process=`` for the other orders; None without it.
+    *results* are those of ``process=`` for the other orders; None without it. *rest* is what
+    follows on these.
     """
     if len(orders) == 1:
         return errors[0]
-    told = "; ".join(map(str, errors))
+    told = "; ".join(filter(None, [*map(str, errors), rest]))
     if results is not None:
         done = counted(f"{len(orders) - len(errors)} of {len(orders)}", "order")
         ours = [error if isinstance(error, RegardsError) else _as_ours(error) for error in errors]

@@ -1209,10 +1209,11 @@ class OrderTracker:
             again=again,
         )
         stopped = partial(downloads.stopped, found, options, again=again)
+        rest = partial(self._blocking.unfinished, is_running=not self._life.refusal())
         with stopped_by_user(stopped), watching(self, found) as view:
-            results = downloads.run(view, states, request, options=options)
+            results = downloads.run(view, states, request, options=options, unfinished=rest)
         self._shared.errors.told()
-        if text := self._blocking.unfinished(found, is_running=not self._life.refusal()):
+        if text := rest(found):
             say(text)
         if process is not None:
             return results
