@@ -8,10 +8,11 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import tracker_of, until
+from conftest import limit_tells, tracker_of, until
 from strategies import delivery
 from test_journal_team import counted_statements
 
@@ -37,9 +38,10 @@ class Writer:
         self._journal = journal
         self._session_id = journal.open_session(queue)
 
-    def write(self, status: str, name: str = "a", **fields: Any) -> None:
+    def write(self, status: str, name: str = "a", tenant: str = "tenant", **fields: Any) -> None:
         body = {"status": status, "correlationId": name, "orderId": 7, **fields}
-        self._journal.append(self._session_id, [delivery(json.dumps(body).encode())])
+        sent = delivery(json.dumps(body).encode(), tenant=tenant)
+        self._journal.append(self._session_id, [sent])
 
 
 @contextmanager
@@ -180,6 +182,27 @@ def test_a_role_that_may_only_select_is_enough(
 
 
 @pytest.mark.simulator(with_broker=True)
+def test_orders_of_another_tenant_block_none(path: Path) -> None:
+    """A journal may hold several projects: a text says of which one the orders are that wait."""
+    with written(path) as writer, OrderTracker.reader(path) as reader:
+        for number in (1, 2):
+            writer.write("DONE", f"b{number}", "other", orderId=number, downloadLink="/x")
+        writer.write("GRANTED", "a1", "own", orderId=1)
+        assert not reader.snapshot().blocking
+        said = "1 of 1 order is still running"
+        assert "for a download" not in str(limit_tells(said, partial(waited, reader, "a1")))
+        writer.write("GRANTED", "b3", "other", orderId=3)
+        assert [state.key.tenant for state in reader.snapshot().blocking] == ["other"] * 2
+        waits = "orders 1, 2 of tenant 'other' wait for a download"
+        assert waits in text(reader.snapshot())
+        limit_tells(waits, partial(waited, reader, "b3"))
+        assert "for a download" not in str(limit_tells(said, partial(waited, reader, "a1")))
+
+
+def waited(reader: OrderTracker, name: str, limit_s: float) -> None:
+    reader.wait(name, timeout_s=limit_s)
+
+
 def test_a_client_lets_a_reader_download(simulator: Simulator, tmp_path: Path) -> None:
     """Where the journal can be written, the files go to the workspace of the reader."""
     with tracker_of(simulator, tmp_path) as tracker:

@@ -469,7 +469,7 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
         return f"Nothing moves: paused {paused}; tracker.resume() continues"
     if snapshot.blocking:
         call = "tracker.wait(download=True)" if snapshot.can_download else ""
-        return advice_for(snapshot.blocking, call)
+        return advice_for(snapshot.blocking, call, with_tenant=bool(np.ptp(facts["tenant"])))
     if snapshot.health.state is HealthState.STOPPED:
         if snapshot.health.reason:
             return f"Nothing moves here: {clean(snapshot.health.reason, LINE_CHARS)}"

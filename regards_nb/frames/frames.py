@@ -382,6 +382,11 @@ class Frames:
             self.refresh(exact=False)
             return self._states.states(keys)
 
+    def is_mixed(self) -> bool:
+        """Return whether the orders are those of several projects."""
+        with self._lock:
+            return self._tenant is None and len(self._states.tenants - {None}) > 1
+
     def labelled(self, label: str) -> list[OrderState]:
         """Return the orders with this label."""
         with self._lock:

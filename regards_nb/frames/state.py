@@ -306,6 +306,11 @@ class OrderStates:
         return {key: position for position, key in enumerate(keys)}
 
     @cached_property
+    def tenants(self) -> set[str | None]:
+        """The projects that events have named; None where one has named none."""
+        return {key.tenant for key in self.keys}
+
+    @cached_property
     def _reducer(self) -> OrderReducer:
         return OrderReducer(None if self._stored is None else self._stored.folded)
 
@@ -322,6 +327,7 @@ class OrderStates:
                 self._mark_stale(key)
             else:
                 self.keys[key] = len(self.keys)
+                self.tenants.add(key.tenant)
                 self._new.append(key)
         if self._reducer.regrouped != self.regrouped:
             self._regroup()

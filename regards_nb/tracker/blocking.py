@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from regards_nb.text import numbered
 from regards_nb.tracker.shared import advice_for_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.dispatcher import AutoDownload
@@ -35,8 +36,8 @@ _MOST_LOOKED_AT = 100
 class BlockingOrders:
     """Finds all orders of the user that wait for a download, while an order is unfinished.
 
-    They may keep REGARDS from preparing others (protocol.md 0.2). *sync* knows which orders are not
-    the user's, and orders that no message has named.
+    They may keep REGARDS from preparing others of the same tenant (protocol.md 0.2). *sync* knows
+    which orders are not the user's, and orders that no message has named.
     """
 
     #: The number of sub-orders that REGARDS prepares is a setting of the server: after this time
@@ -57,7 +58,8 @@ class BlockingOrders:
         states, others = self._states_of_user(), self._only_over_rest()
         if states.numbers("finished").all():
             return States()
-        waiting = self.without_automatic(states.where("waits_for_download")) + [
+        waiting = self._of_tenant(states.where("waits_for_download"))
+        waiting = self.without_automatic(waiting) + [
             state for state in others if state.order_id not in self._shared.downloads
         ]
         waiting = self._shared.holders.without_held(waiting)
@@ -66,6 +68,12 @@ class BlockingOrders:
     def _states_of_user(self) -> States:
         not_ours = () if self.sync is None else self.sync.not_ours
         return self._shared.states().without("order_id", not_ours)
+
+    def _of_tenant(self, states: States) -> States:
+        """Return those of the tenant of *sync*: the journal may have others, too."""
+        if not states or self.sync is None or not self._shared.frames.is_mixed():
+            return states
+        return States([each for each in states if each.tenant in (None, self.sync.tenant)])
 
     def _only_over_rest(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
@@ -79,7 +87,9 @@ class BlockingOrders:
         """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
-        unfinished = (self._states_of_user() + self._only_over_rest()).without("finished")
+        unfinished = self._of_tenant(
+            (self._states_of_user() + self._only_over_rest()).without("finished")
+        )
         going_on = (
             replaced(state, waits_for_download=False)
             for state in unfinished.sorted("order_id")
@@ -116,11 +126,18 @@ class BlockingOrders:
             return True
         return not (state.downloading or state.to_download or downloads.is_held(state))
 
-    def standing_still(self, waited_for: Iterable[OrderState] = ()) -> Sequence[OrderState]:
+    def standing_still(
+        self,
+        waited_for: Iterable[OrderState] = (),
+        *,
+        shown: States | None = None,
+    ) -> Sequence[OrderState]:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
         If it may still go on, only those of *waited_for* that may have more sub-orders than it
         prepares at once. Orders whose download by `automatic` failed are left out: it says why.
+        Without
+        *waited_for*, the others are those *shown*, by default all.
         """
         automatic, found = self.automatic, self.find()
         # Very many orders may wait: only a few of them are made.
@@ -128,14 +145,17 @@ class BlockingOrders:
         now_s = time.monotonic()
         if waiting != self._waiting:
             self._waiting, self._waiting_since_s = waiting, now_s
-        # Of an order that was downloaded in part nothing tells how many of its sub-orders wait.
-        some = found[:SUBORDERS_PER_USER]
-        count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in some)
-        is_quiet = now_s - self._waiting_since_s >= self.quiet_s
-        if count < SUBORDERS_PER_USER and not is_quiet:
-            many = SUBORDERS_PER_USER + 1  # the number may be unknown, above all without messages
-            named = [s.order_id or 0 for s in waited_for if (s.suborders_total or many) >= many]
-            found = found.where("order_id", named)
+        waited_for, is_quiet = list(waited_for), now_s - self._waiting_since_s >= self.quiet_s
+
+        def blocking(waiting: States) -> States:
+            return waiting if is_quiet else _taking_both_places(waiting, waited_for)
+
+        if found and self.sync is None and self._shared.frames.is_mixed():
+            unfinished = (shown or self._shared.frames.states()).without("finished")
+            groups = _by_tenant(found, waited_for or unfinished)
+            found = States([state for group in groups for state in blocking(group)])
+        else:
+            found = blocking(found)
         return found if automatic is None else [s for s in found if not automatic.failure([s])]
 
     def reasons(
@@ -162,7 +182,9 @@ class BlockingOrders:
             if asked is not None:  # it downloads what waits
                 blocking, line = [], [replaced(s, waits_for_download=False) for s in line]
             call = "" if self.sync is None else call
-            reasons.append(advice_for(blocking, call) if blocking else behind(going_on, line))
+            is_mixed = bool(blocking) and self._shared.frames.is_mixed()
+            advice = partial(advice_for, blocking, call, with_tenant=is_mixed)
+            reasons.append(advice() if blocking else behind(going_on, line))
         return list(filter(None, reasons))
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
@@ -202,7 +224,7 @@ class BlockingOrders:
 
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
-        unfinished = self._states_of_user().without("finished")
+        unfinished = self._of_tenant(self._states_of_user().without("finished"))
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
         named = self.find()[:_MOST_NAMED] or unfinished[:SUBORDERS_PER_USER]
@@ -213,13 +235,40 @@ class BlockingOrders:
         )
 
 
-def advice_for(blocking: Sequence[OrderState], call: str) -> str:
+def _by_tenant(waiting: States, others: Iterable[OrderState]) -> Iterator[States]:
+    """Yield the orders that wait of each tenant of the unfinished *others*."""
+    for tenant in dict.fromkeys(state.tenant for state in others):
+        yield waiting.take(n for n, state in enumerate(waiting) if state.tenant == tenant)
+
+
+def _taking_both_places(waiting: States, waited_for: Iterable[OrderState]) -> States:
+    """Return the orders of a tenant that wait, if they have all that REGARDS prepares at once.
+
+    Else only those of *waited_for* that may have more sub-orders.
+    """
+    # Of an order that was downloaded in part nothing tells how many of its sub-orders wait.
+    some = waiting[:SUBORDERS_PER_USER]
+    count = sum(1 if s.downloaded_files else max(s.suborders_done, 1) for s in some)
+    if count >= SUBORDERS_PER_USER:
+        return waiting
+    many = SUBORDERS_PER_USER + 1  # the number may be unknown, above all without messages
+    named = [s.order_id or 0 for s in waited_for if (s.suborders_total or many) >= many]
+    return waiting.where("order_id", named)
+
+
+def advice_for(blocking: Sequence[OrderState], call: str, *, with_tenant: bool = False) -> str:
     """Return which orders wait for a download, and what to do; *call* does it, too.
 
-    Without REST there is no such call.
+    Without REST there is no such call. *with_tenant*: other tenants have the same numbers.
     """
     # Very many may wait: only those that are named are made.
-    numbers = ", ".join(str(state.order_id) for state in blocking[:_MOST_NAMED])
+    named: dict[str | None, list[str]] = {}
+    for state in blocking[:_MOST_NAMED]:
+        named.setdefault(state.tenant if with_tenant else None, []).append(str(state.order_id))
+    numbers = " and ".join(
+        ", ".join(each) + (f" of tenant {tenant!r}" if tenant else "")
+        for tenant, each in named.items()
+    )
     more = f" and {n:,} more" if (n := len(blocking) - _MOST_NAMED) > 0 else ""
     wait = f"orders {numbers}{more} wait" if len(blocking) > 1 else f"order {numbers} waits"
     how = f"tracker.download({'' if more else numbers}), or {call}" if call else HOW_WITHOUT_CLIENT

@@ -668,7 +668,7 @@ class OrderTracker:
         states = self._shared.holders.without_held(self._shared.states(keys))
         return Snapshot(
             orders=self._blocking.without_automatic(states),
-            blocking=self._blocking.standing_still(),
+            blocking=self._blocking.standing_still(shown=states),
             line=self._blocking.first_in_line(),
             can_download=self._sync is not None,
             health=self._life.health,
