@@ -179,6 +179,16 @@ def test_a_log_says_how_far_a_long_download_is(monkeypatch: pytest.MonkeyPatch) 
     assert re.fullmatch(line, lines()[1])
 
 
+def test_a_log_says_that_a_download_has_no_file_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line has more than a name and a time, also where no byte has come."""
+    monkeypatch.setattr(LogView, "fetched_interval_s", 0.0)
+    tracker, stream = ScriptedTracker(order("a", 1, label="july", downloading=True)), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    before = len(stream.lines())
+    until(lambda: watch.refresh() or tracker.tell() or stream.lines()[before:])
+    assert stream.lines()[before].startswith("#1  july  no file so far  ")
+
+
 def test_a_log_tells_of_a_download_as_soon_as_the_client_does() -> None:
     """The first line of a slow download comes after the same time in wait() and download_order."""
     assert LogView.fetched_interval_s == ProgressLine.between_lines_s

@@ -463,9 +463,9 @@ def test_an_export_that_cannot_be_written_is_refused(tmp_path: Path, journal: Jo
     with pytest.raises(SettingsError, match='"csv" or "parquet"'):
         frames.export(tmp_path, "xlsx")
     (tmp_path / "file").touch()
-    with pytest.raises(WorkspaceError, match="cannot write the export to .*file/folder: Not a dir"):
+    with pytest.raises(WorkspaceError, match="export to .*file/folder: Not a.* Give the name"):
         frames.export(tmp_path / "file" / "folder", "csv")
-    with pytest.raises(JournalError, match="cannot write the backup .*file/copy: Not a directory$"):
+    with pytest.raises(JournalError, match="backup .*file/copy: Not a directory. Give the name"):
         journal.backup(tmp_path / "file" / "copy")
 
 

@@ -661,9 +661,12 @@ def test_a_lease_that_a_locked_journal_refused_is_not_given_back(
 ) -> None:
     """That would wait for the lock once more, and longer than the limit that was told."""
     monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
-    with another_program_holds(place), journal.leases.released_after("name"):
-        with pytest.raises(JournalError, match="lock"):
-            journal.leases.take("name")
+    with (
+        another_program_holds(place),
+        pytest.raises(JournalError, match="lock"),
+        journal.leases.released_after("name"),
+    ):
+        journal.leases.take("name")
     assert "was not given back" not in caplog.text
 
 

@@ -644,14 +644,19 @@ def test_an_error_that_was_mended_is_not_told(simulator: Simulator, tmp_path: Pa
         until(lambda: tracker.orders["downloaded_files"].item() == 1)
         until(lambda: not tracker.snapshot().background_errors)
         tracker.wait(number, timeout_s=60)
-    with tracker_of(simulator, tmp_path, workspace=tmp_path / "others") as tracker:
-        (tmp_path / "others").write_text("a file where the folder should be")
-        number = simulator.order(ONE_FILE)
-        with pytest.raises(errors.WaitTimeoutError):
-            tracker.wait(number, download=True, timeout_s=1)
-        (tmp_path / "others").unlink()
-        assert len(tracker.download(number)) == 1
-        tracker.wait(number, timeout_s=60)
+
+
+def test_a_download_that_no_retry_can_mend_ends_the_wait(
+    simulator: Simulator, tmp_path: Path, tracker: OrderTracker
+) -> None:
+    """It raises what to do; once that is done, the next call fetches the files."""
+    (tmp_path / "orders").write_text("a file where the folder should be")
+    number = simulator.order(ONE_FILE)
+    with pytest.raises(errors.TrackingError, match="Choose another place with workspace="):
+        tracker.wait(number, download=True, timeout_s=60)
+    (tmp_path / "orders").unlink()
+    assert len(tracker.download(number)) == 1
+    tracker.wait(number, timeout_s=60)
 
 
 # -- ends without a message

@@ -123,7 +123,7 @@ def line(row: Row) -> str:
 def fetched_line(row: Row) -> str:
     """Return how far the download of an order is, on one line of a log."""
     number, name, *_, timing, files, _ = cells(row)
-    return "  ".join(filter(None, (number, name, files, timing)))
+    return "  ".join(filter(None, (number, name, files or "no file so far", timing)))
 
 
 def cells(row: Row) -> tuple[str, ...]:

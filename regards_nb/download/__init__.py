@@ -56,6 +56,7 @@ from regards_nb.download.records import StateLog as StateLog
 from regards_nb.download.workspace import CheckedFile as CheckedFile
 from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import Workspace as Workspace
+from regards_nb.download.workspace import is_unusable as is_unusable
 from regards_nb.download.workspace import open_workspace as open_workspace
 from regards_nb.download.zipstream import MAX_PIECE_BYTES as MAX_PIECE_BYTES
 from regards_nb.download.zipstream import crc32 as crc32

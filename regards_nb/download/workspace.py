@@ -73,6 +73,10 @@ _FILE_BYTES = 1000
 _FOREIGN_AGE_S = 24 * 3600.0
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: Of a place to which no later attempt can write, either.
+_UNUSABLE = frozenset(
+    {errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+)
 #: Number of files from which one flush of the whole file system is faster than one for each.
 _MANY_FILES = 32
 
@@ -478,6 +482,12 @@ class BucketWorkspace(Workspace):
                 if url.startswith(start):
                     self._bucket.abort_uploads(url.removeprefix(start), is_ours=True)
         super()._remove_orphan(folder)
+
+
+def is_unusable(error: BaseException | None) -> bool:
+    """Return whether a download failed because files cannot be written to its place at all."""
+    cause = error.__cause__ if isinstance(error, WorkspaceError) else None
+    return isinstance(cause, OSError) and cause.errno in _UNUSABLE
 
 
 def open_workspace(

@@ -97,7 +97,10 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, kind: str) ->
         folder.mkdir(parents=True, exist_ok=True)
         return [_written(frame, folder / f"{name}.{kind}") for name, frame in frames.items()]
     except OSError as exc:
-        raise WorkspaceError(f"cannot write the export to {folder}: {exc.strerror or exc}") from exc
+        raise WorkspaceError(
+            f"cannot write the export to {folder}: {exc.strerror or exc}. Give the name of a "
+            "folder, new or not, to which you may write"
+        ) from exc
 
 
 def _written(frame: pd.DataFrame, path: Path) -> Path:

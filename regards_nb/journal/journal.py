@@ -307,7 +307,10 @@ class Journal:
             except FileExistsError:
                 raise JournalError(f"{target} exists already: choose another name") from None
             except OSError as exc:
-                raise JournalError(f"cannot write the backup {target}: {exc.strerror}") from exc
+                raise JournalError(
+                    f"cannot write the backup {target}: {exc.strerror}. Give the name of a new "
+                    "file in a folder that exists, that you may write, and that has room"
+                ) from exc
         return target
 
     def next_offset(self, stream: str) -> int | None:

@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_texts
+from regards_nb.download import is_unusable
 from regards_nb.errors import (
     IncompleteDownloadError,
     JournalError,
@@ -352,6 +353,8 @@ class AutoDownload:
         self._downloads = downloads
         self._sync = sync
         self._seen_rounds = -1
+        #: Whether one has failed that no later try can mend.
+        self.is_hopeless = False
         #: The orders to look at.
         self._tries: dict[OrderKey, _Tries] = {}
         downloads.automatic.add(self)
@@ -458,6 +461,7 @@ class AutoDownload:
         if error is None:
             self._tries[key] = _Tries()
             return
+        self.is_hopeless = self.is_hopeless or is_unusable(error)
         is_incomplete = isinstance(error, IncompleteDownloadError)
         if is_incomplete is not tries.is_incomplete:
             tries.failures = 0

@@ -120,6 +120,8 @@ class WaitingCall:
     def proceed(self) -> None:
         """Begin the downloads that are asked for; raise what ends the call early."""
         self._begin_downloads()
+        if self._asked is not None and self._asked.is_hopeless:
+            self._shared.errors.raise_new()
         self._keep_time_limit()
         self._life.require_running()
 
