@@ -181,7 +181,6 @@ def test_a_role_that_may_only_select_is_enough(
         assert called.wait(60)
 
 
-@pytest.mark.simulator(with_broker=True)
 def test_orders_of_another_tenant_block_none(path: Path) -> None:
     """A journal may hold several projects: a text says of which one the orders are that wait."""
     with written(path) as writer, OrderTracker.reader(path) as reader:
@@ -203,6 +202,7 @@ def waited(reader: OrderTracker, name: str, limit_s: float) -> None:
     reader.wait(name, timeout_s=limit_s)
 
 
+@pytest.mark.simulator(with_broker=True)
 def test_a_client_lets_a_reader_download(simulator: Simulator, tmp_path: Path) -> None:
     """Where the journal can be written, the files go to the workspace of the reader."""
     with tracker_of(simulator, tmp_path) as tracker:
