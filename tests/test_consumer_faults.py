@@ -17,7 +17,7 @@ from tcp_proxy import TcpProxy
 from test_consumer import LIMIT_S, body, consuming, nothing, numbers, publish, rows
 
 from regards_nb import OrderTracker, errors
-from regards_nb.consumer import Consumer, HealthState, check_queue, parameters_from
+from regards_nb.consumer import Connection, Consumer, HealthState, check_queue, parameters_from
 from regards_nb.journal import Journal
 
 if TYPE_CHECKING:
@@ -156,6 +156,30 @@ def test_a_queue_that_another_program_alone_may_read_is_named(
         until(lambda: consumer.health.reason is None)
     admin.delete_queue()
     admin.close()
+
+
+def test_a_consumer_that_ends_meanwhile_does_not_pass_for_the_active_one(
+    admin: Admin, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ counts as many consumers then as before: the queue shows what kind it is."""
+    tag = admin._channel.basic_consume(admin.queue, print)
+    consume, look = Connection._consume_if_ready, Connection._on_queue
+    looks: list[object] = []
+
+    def consume_later(connection: Connection) -> None:
+        if connection._consumers_before:
+            admin._channel.basic_cancel(tag)
+        consume(connection)
+
+    def count(connection: Connection, answer: object) -> None:
+        look(connection, answer)
+        looks.append(connection._writer._report.health.reason)
+
+    monkeypatch.setattr(Connection, "_consume_if_ready", consume_later)
+    monkeypatch.setattr(Connection, "_on_queue", count)
+    with consuming(admin, journal):
+        until(lambda: len(looks) > 4)
+    assert set(looks) == {None}
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

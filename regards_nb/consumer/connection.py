@@ -93,14 +93,19 @@ class Connection:
         self._newest_tag = self._newest_tag_seen = self._newest_tag_ticked = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
         self._is_drained = False
-        #: consumers of the queue before this one was added
+        #: consumers of the queue before this one was added, and whether they were no more after it
         self._consumers_before: int | None = None
+        self._is_uncounted = False
         self._alive_at_s = _clock_s()
         #: the answer that is awaited before the consumer works; another thread reads it
         self.awaited = "the connection"
         self._answers = PendingAnswers()
         self._probe = MajorityProbe(
-            queue, self._answers, self._finish, writer.on_acknowledgements_confirmed
+            queue,
+            self._answers,
+            self._finish,
+            self._on_majority,
+            self._on_single_active,
         )
         #: `request_close`, in another thread, must not use I/O services that are closed
         self._lock = threading.Lock()
@@ -241,21 +246,29 @@ class Connection:
         self._is_drained = not depth
         is_silent = self._is_silent()
         self._writer.on_depth(depth, is_silent=is_silent)
-        if self._is_consuming and is_silent and depth == 0 and self._kind == "quorum":
-            self._store_if_all_acknowledged(answer)
-            self._probe.tick(self._connection)
         consumers: int = answer.method.consumer_count
         before, self._consumers_before = self._consumers_before, 0
         if not self._is_consuming:
             self._consumers_before = consumers
             self._consume_if_ready()
-        elif consumers and consumers == before and self._kind != "stream":
-            # RabbitMQ does not count our consumer: the queue has a single active one, not ours
-            self._writer.on_waiting()
+        elif consumers and consumers == before:
+            # The queue has a single active consumer, which alone is counted, or one has ended.
+            self._is_uncounted = True
+        if self._is_consuming and is_silent and depth == 0 and self._kind == "quorum":
+            self._store_if_all_acknowledged(answer)
+            self._probe.tick(self._connection, at_once=self._is_uncounted)
         self._consumer_count = consumers
         if self._is_consuming and not self._growing:
             self._consumer_count -= 1
             self._report_other_consumers()
+
+    def _on_majority(self) -> None:
+        self._is_uncounted = False  # the queue has no single active consumer
+        self._writer.on_acknowledgements_confirmed()
+
+    def _on_single_active(self) -> None:
+        if self._is_uncounted:
+            self._writer.on_waiting()
 
     def _is_silent(self) -> bool:
         """Return whether no message has come since the last call."""

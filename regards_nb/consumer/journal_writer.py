@@ -138,11 +138,11 @@ class JournalWriter:
         self._report.note("unanswered", text)
 
     def on_waiting(self) -> None:
-        """Store that RabbitMQ delivers to another consumer of the queue alone."""
+        """Store that the queue has a single active consumer, which may be another one."""
         self._report.note(
             "waiting",
-            f"another program reads the queue {self._queue!r}, which has a single active consumer: "
-            "messages come here only after that program has stopped.",
+            f"the queue {self._queue!r} has a single active consumer, and another one was it when "
+            "this one connected: messages come here only after that one has ended.",
         )
 
     def on_other_consumers(self, count: int) -> None:

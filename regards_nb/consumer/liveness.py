@@ -51,8 +51,9 @@ class MajorityProbe:
     empty; the rare message goes back.
 
     *answers* tells when the answer is late. *on_closed* is called with the reason if RabbitMQ has
-    closed the channel of the probe, unless the kind of the queue is the reason. *on_empty* is
-    called when a majority has answered: it has also written all that the queue was told before.
+    closed the channel of the probe, unless the queue is the reason: it has a single active
+    consumer, and *on_refused* is called. *on_empty* is called when a majority has answered: it has
+    also written all that the queue was told before.
     """
 
     def __init__(
@@ -61,19 +62,21 @@ class MajorityProbe:
         answers: PendingAnswers,
         on_closed: Callable[[BaseException], None],
         on_empty: Callable[[], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._when_empty = on_empty
+        self._on_refused = on_refused
         self._answers = answers
         self._on_closed = on_closed
         self._channel: Any = None
         self._is_possible = True
         self._ticks = 0
 
-    def tick(self, connection: Any) -> None:
-        """Ask in every `PROBE_TICKS`-th call; the queue is empty now."""
+    def tick(self, connection: Any, *, at_once: bool = False) -> None:
+        """Ask in every `PROBE_TICKS`-th call, or *at_once*; the queue is empty now."""
         self._ticks += 1
-        if not self._is_possible or self._ticks % PROBE_TICKS:
+        if not self._is_possible or (self._ticks % PROBE_TICKS and not at_once):
             return
         if self._channel is None:
             self._channel = connection.channel(on_open_callback=self._on_open)
@@ -101,5 +104,7 @@ class MajorityProbe:
         self._answers.received("majority")
         self._is_possible = False
         # RabbitMQ refuses it for a quorum queue with a single active consumer
-        if "basic.get" not in str(reason):
+        if "basic.get" in str(reason):
+            self._on_refused()
+        else:
             self._on_closed(reason)
