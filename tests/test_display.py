@@ -566,3 +566,13 @@ def test_escaping_is_undone_by_reading() -> None:
     snapshot = ScriptedSnapshot(orders=(order(label="a < b & c"),))
     assert "a &lt; b &amp; c" in html(snapshot)
     assert "a < b & c" in unescape(html(snapshot))
+
+
+def test_a_tracker_without_a_client_names_no_download_for_missing_files() -> None:
+    """It cannot download: the row says what to add."""
+    lacking = order("a", 1, status="DONE", files_total=3, downloaded_files=1)
+    shown = text(ScriptedSnapshot(orders=(lacking,)))
+    assert "tracker.download(1) tries the missing files again" in shown
+    shown = text(ScriptedSnapshot(orders=(lacking,), can_download=False))
+    assert "files are missing: download in a kernel that has a client, or make this" in shown
+    assert "tracker.download" not in shown

@@ -26,7 +26,7 @@ from regards_nb.display.facts import (
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
 from regards_nb.text import LINE_CHARS, clean, counted, size
-from regards_nb.tracker import advice_for, behind
+from regards_nb.tracker import HOW_WITHOUT_CLIENT, advice_for, behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -170,7 +170,12 @@ def table_model(
     return TableModel(
         rows=tuple(
             row_of(
-                order, with_tenant=is_mixed, rate=rates.of(order.key), now=now, line=snapshot.line
+                order,
+                with_tenant=is_mixed,
+                can_download=snapshot.can_download,
+                rate=rates.of(order.key),
+                now=now,
+                line=snapshot.line,
             )
             for order in orders.take(shown[:MAX_ROWS])
         ),
@@ -197,11 +202,13 @@ def row_of(
     order: OrderState,
     *,
     with_tenant: bool = False,
+    can_download: bool = True,
     rate: float | None = None,
     now: datetime | None = None,
     line: Sequence[OrderState] = (),
 ) -> Row:
     """Return the texts of one order; *rate* is that of its download, in bytes per second."""
+    remarks = (behind([order], line), *_remarks(order, can_download=can_download))
     name = order.label or order.correlation_id
     number = "" if order.order_id is None else f"#{order.order_id}"
     if with_tenant and order.tenant:
@@ -219,7 +226,7 @@ def row_of(
         files=_files(order, rate),
         timing=_timing(order, rate, now or datetime.now(UTC)),
         fetched=_fetched(order),
-        remarks=tuple(filter(None, (behind([order], line), *_remarks(order)))),
+        remarks=tuple(filter(None, remarks)),
         actions=allowed_actions(order),
     )
 
@@ -333,12 +340,19 @@ def _fetched(order: OrderState) -> float | None:
     return min(order.downloaded_bytes / order.bytes_total, 1.0)
 
 
-def _remarks(order: OrderState) -> Iterator[str]:
+def _missing(order: OrderState, *, can_download: bool) -> str:
+    if not (order.lacks_names or order.lacks_files):
+        return ""
+    if not can_download:
+        return f"files are missing: {HOW_WITHOUT_CLIENT}"
+    does = "names the missing files" if order.lacks_names else "tries the missing files again"
+    return f"tracker.download({order.order_id}) {does}"
+
+
+def _remarks(order: OrderState, *, can_download: bool) -> Iterator[str]:
     if order.waits_for_download:
         yield clean(order.download_note, LINE_CHARS) or WAITS
-    if order.lacks_names or order.lacks_files:
-        does = "names the missing files" if order.lacks_names else "tries the missing files again"
-        yield f"tracker.download({order.order_id}) {does}"
+    yield _missing(order, can_download=can_download)
     if order.held_by:
         yield f"{order.held_by} is downloading it"
     elif order.downloading:

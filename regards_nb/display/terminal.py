@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
@@ -240,7 +241,8 @@ class LogView:
     def _write_changes(self, *, is_last: bool) -> None:
         snapshot = self._tracker.snapshot(self._keys_of())
         changed = self._changed(snapshot.orders, is_last=is_last)
-        written = [line(row_of(order)) for order in changed[:MAX_LINES]]
+        row = partial(row_of, can_download=snapshot.can_download)
+        written = [line(row(order)) for order in changed[:MAX_LINES]]
         if len(changed) > MAX_LINES:
             written.append(f"… and {counted(len(changed) - MAX_LINES, 'more order')} changed")
         if self._health != (state := _health_state(snapshot.health)):

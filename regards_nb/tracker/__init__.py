@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT as HOW_WITHOUT_CLIENT
 from regards_nb.tracker.blocking import advice_for as advice_for
 from regards_nb.tracker.blocking import behind as behind
 from regards_nb.tracker.dispatcher import AutoDownload as AutoDownload
