@@ -254,6 +254,30 @@ def test_ctrl_c_says_at_once_what_the_executor_waits_for(
         assert line in written.getvalue()
 
 
+def test_ctrl_c_cancels_the_functions_that_wait_for_a_thread(
+    simulator: Simulator, profile: Callable[..., OrderTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The with block of the executor waits for the one that runs, and for no other."""
+    called: list[list[Path]] = []
+    end = threading.Event()
+
+    def process(paths: list[Path]) -> None:
+        called.append(paths)
+        end.wait(DEADLINE_S)
+
+    with profile() as tracker:
+        numbers = ended_orders(simulator, tracker, 3)
+        threads = ThreadPoolExecutor(1)
+        with (
+            interrupted_after(lambda _: called and threads._work_queue.qsize() == 2, monkeypatch),
+            pytest.raises(errors.StoppedWaiting),
+        ):
+            tracker.download(*numbers, executor=threads, process=process)
+        end.set()
+        threads.shutdown()
+    assert len(called) == 1
+
+
 # -- processes
 
 

@@ -221,7 +221,7 @@ class Downloads:
                 seen = self._shared.signal.wait(seen, LOOK_S)
         except BaseException as exc:
             stop()
-            options.say_what_runs_on(exc)
+            options.stop_processing(exc)
             raise
         if options.has_workers:
             self._ask_for_workers(orders)

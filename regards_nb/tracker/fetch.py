@@ -238,6 +238,8 @@ class CallOptions:
     directory: str | Path | None = None
     #: What the thread of the call does while it waits; other threads add to it.
     jobs: queue.SimpleQueue[Callable[[], object]] = field(default_factory=queue.SimpleQueue)
+    #: What calls *process* in threads of the executor.
+    processing: list[Future[Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run a job, or cannot be called with the paths of an order."""
@@ -259,11 +261,13 @@ class CallOptions:
             or not isinstance(self.executor, concurrent.futures.ThreadPoolExecutor)
         )
 
-    def say_what_runs_on(self, exc: BaseException) -> None:
-        """Say after Ctrl-C that the workers end first.
+    def stop_processing(self, exc: BaseException) -> None:
+        """Cancel the calls of *process* that have not begun; say after Ctrl-C that others end.
 
         The error is seen only when the with block of the executor has ended.
         """
+        for each in self.processing:
+            each.cancel()
         is_stopped = isinstance(exc, KeyboardInterrupt)
         if is_stopped and self.process is not None and self.executor is not None:
             say("what runs in the workers ends first, and the executor waits for it")
@@ -304,13 +308,16 @@ def begin_processing(
             outer.set_exception(exc if is_ours else processing_error(order_id, exc))
         shared.signal.send()
 
+    def submit(executor: Executor) -> None:
+        options.processing.append(submitted(executor, run))
+
     def ended(_: Future[Any]) -> None:
         if fetched.cancelled():
             outer.cancel()
         elif (error := fetched.exception()) is not None:
             outer.set_exception(error)
         else:
-            options.jobs.put(run if executor is None else partial(submitted, executor, run))
+            options.jobs.put(run if executor is None else partial(submit, executor))
         shared.signal.send()
 
     fetched.add_done_callback(ended)
