@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import client_of, until
 from download_kit import files_named, world
 
 from regards_nb import OrderTracker
+from regards_nb.display import text
+from regards_nb.download import FolderFiles
 from regards_nb.errors import DownloadError, IncompleteDownloadError
 from regards_nb.simulator import OrderPlan, Outcome, Simulator, StorageRefuses
 
@@ -51,6 +55,28 @@ def downloaded(simulator: Simulator) -> int:
     """Count the requests for files and zips."""
     paths = [seen.path for seen in simulator.requests]
     return sum(path.endswith("/download") or "/orders/files/" in path for path in paths)
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_comparison_of_md5_sums_is_told(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads all files: a view says so, and a call without a view says it in a line."""
+    said, written = "comparing the files in place", io.StringIO()
+    has = FolderFiles.has
+
+    def has_late(*arguments: Any, **options: Any) -> bool:
+        until(lambda: said in text(tracker.snapshot()) + written.getvalue(), within_s=20)
+        return has(*arguments, **options)
+
+    with tracker_in(tmp_path, simulator) as tracker:
+        number = simulator.order(OrderPlan(n_files=1))
+        tracker.wait(number, download=True)
+        monkeypatch.setattr(FolderFiles, "has", has_late)
+        tracker.download(number, checksum=True)
+        monkeypatch.setattr(sys, "stdout", written)
+        assert tracker.verify(checksum=True).empty
+    assert f"{said} with their MD5\n" in written.getvalue()
 
 
 def test_removed_and_cut_files_are_fetched_again(simulator: Simulator, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def pausing(text: str, failure: str = "") -> Iterator[None]:
-    """Pause in the block before a request is repeated; *text* says why.
+    """Ask for nothing in the block, as in a pause before a request is repeated; *text* says why.
 
     *failure*: the same without the time of the next attempt.
     """

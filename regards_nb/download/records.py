@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from regards_nb.client import pausing
 from regards_nb.download.disk import STATE_FOLDER
 from regards_nb.download.names import safe_name, unnumbered
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.files import FileRecord, FileState, is_url
+from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from regards_nb.download.bucket import BucketFiles
     from regards_nb.download.disk import FolderFiles
@@ -70,8 +72,9 @@ class OrderRecords:
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
         checker = FileChecker(checksum=self._check == "checksum", what=f"order {self._order_id}")
-        for record in self._log.files(self._order_id):
-            self.known[record.file_id] = self._as_found(record, checker)
+        with checker.telling():
+            for record in self._log.files(self._order_id):
+                self.known[record.file_id] = self._as_found(record, checker)
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
         """Return the records of some files, by file id."""
@@ -153,6 +156,16 @@ class FileChecker:
         self._what = what
         self._checksum = checksum
         self._roots: dict[str, FolderFiles | BucketFiles] = {}
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell in the block that the MD5 of files are compared, which may take minutes."""
+        if not self._checksum:
+            yield
+            return
+        text = f"comparing the files in place{self._what and f' of {self._what}'} with their MD5"
+        with said_meanwhile(text), pausing(text):
+            yield
 
     def problem(self, record: FileRecord) -> FileProblem | None:
         """Return the fault of a file that is in place, or None.

@@ -413,7 +413,8 @@ class Frames:
                 if file.record.in_place and (order_ids is None or file.record.order_id in order_ids)
             ]
         checker = FileChecker(checksum=checksum)
-        found = [(file, problem) for file in files if (problem := checker.problem(file.record))]
+        with checker.telling():
+            found = [(file, problem) for file in files if (problem := checker.problem(file.record))]
         with self._lock:
             self._missing.difference_update(file.record for file in files)
             self._missing.update(file.record for file, each in found if each.problem == "missing")

@@ -379,8 +379,9 @@ class Downloads:
         with suppress(ServiceError):  # REGARDS may list them no more
             list_others(self._sync.client, number, log)
         records = self._shared.frames.files_of(number)
-        checker = FileChecker(checksum=request.check == "checksum")
-        lost = {r.name: why for r in records if (why := _why_missing(r, checker))}
+        checker = FileChecker(checksum=request.check == "checksum", what=f"order {number}")
+        with checker.telling():
+            lost = {r.name: why for r in records if (why := _why_missing(r, checker))}
         # REGARDS tells a number; no manifest has named these files.
         unnamed = max((order.files_total or 0) - len(records), 0)
         # A sub-order was not prepared, or not downloaded after that.

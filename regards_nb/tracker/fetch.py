@@ -188,7 +188,7 @@ def fetch_order(
             gather=request.directory is not None,
         )
         try:
-            with naming_order(order.order_id):
+            with watched(running.last_byte), naming_order(order.order_id):
                 result = Downloader(client, order.order_id, folder, log, options).fetch()
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
