@@ -11,6 +11,7 @@ import pytest
 from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, until
 
 from regards_nb import OrderTracker, errors
+from regards_nb.display import text
 from regards_nb.simulator import OrderPlan, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -52,6 +53,25 @@ def test_an_order_that_was_downloaded_blocks_no_more(
     until(lambda: [state.order_id for state in tracker.snapshot().blocking] == numbers[:2])
     tracker.download(*numbers[:2])
     assert not {state.order_id for state in tracker.snapshot().blocking} & set(numbers[:2])
+
+
+def test_an_order_whose_download_has_not_begun_says_so(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Three are downloaded at a time; the others wait, perhaps for hours."""
+    numbers = [simulator.order(ONE_FILE) for _ in range(4)]
+    until(lambda: tracker.orders["order_id"].isin(numbers).sum() == 4)
+    hangs = simulator.faults.add(Slow(route=Route.AVAILABLE, delay_s=3600, times=None))
+    for number in numbers:
+        tracker.download_soon(number)
+    waits = "begins when another download has ended"
+    until(
+        lambda: (
+            [s.download_note == waits for s in tracker.snapshot().orders] == [False] * 3 + [True]
+        )
+    )
+    assert f"  {waits}" in text(tracker.snapshot())
+    simulator.faults.remove(hangs)
 
 
 def test_a_wait_can_download_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:

@@ -333,6 +333,13 @@ class RunningDownload:
         """The download that runs now, which this one may wait for."""
         return self if self.before is None else self.before.active
 
+    def note(self, name: str) -> str:
+        """Say why no byte of an order comes; empty while bytes come."""
+        # Of a worker only the journal tells whether it has begun.
+        if self.request and not (self.future.running() or self.future.done()):
+            return "begins when another download has ended"
+        return self.last_byte.text(name)
+
     def with_earlier(self) -> Iterator[RunningDownload]:
         """Yield it and those that it waits for."""
         each: RunningDownload | None = self
@@ -458,7 +465,7 @@ class Shared:
             downloading=True,
             waits_for_download=False,
             lacks_names=False,
-            download_note=running.last_byte.text(state.name),
+            download_note=running.note(state.name),
             held_by="" if running.holder is None else str(running.holder),
         )
         if (progress := running.progress) is None:
