@@ -15,7 +15,7 @@ from regards_nb import OrderTracker
 from regards_nb.display import text
 from regards_nb.download import FolderFiles
 from regards_nb.errors import DownloadError, IncompleteDownloadError
-from regards_nb.simulator import OrderPlan, Outcome, Simulator, StorageRefuses
+from regards_nb.simulator import OrderPlan, Outcome, Simulator, Slow, StorageRefuses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -332,6 +332,21 @@ def test_files_of_an_expired_order_that_are_in_place_are_returned(
             tracker.download(number)
         assert set(caught.value.missing) == {paths[0].name}
         assert set(caught.value.paths) == set(paths[1:])
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_call_says_that_it_asks_for_deleted_orders(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One request for each, and each may be answered too soon to be told by itself."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        tracker.download(number)
+        simulator.expire(number)
+        tracker.sync()
+        simulator.faults.add(Slow(times=None, delay_s=0.5))
+        assert len(tracker.download(number)) == 6
+    assert f"asking REGARDS for the files of order {number}\n" in capsys.readouterr().out
 
 
 def test_two_archives_do_not_share_a_folder(

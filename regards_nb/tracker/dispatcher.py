@@ -32,6 +32,7 @@ from regards_nb.orders import GONE
 from regards_nb.output import say
 from regards_nb.text import counted, did_you_mean, doubled, numbered, raised_at
 from regards_nb.threads import JobThreads, OwnThread
+from regards_nb.tracker.downloads import asking_for_deleted
 from regards_nb.tracker.fetch import DownloadRequest
 from regards_nb.tracker.shared import LOOK_S, RECEIVING, HeldElsewhereError, advice_for_missing
 
@@ -385,8 +386,10 @@ class AutoDownload:
 
     def tell_missing(self, states: Iterable[OrderState]) -> None:
         """Say why files of some orders are not here, of the first few."""
-        texts = filter(None, map(self._missing, states))
-        if told := "; ".join(islice(texts, _MOST_TOLD)):
+        with asking_for_deleted(states):
+            texts = filter(None, map(self._missing, states))
+            told = "; ".join(islice(texts, _MOST_TOLD))
+        if told:
             say(told)
 
     def _missing(self, state: OrderState) -> str:

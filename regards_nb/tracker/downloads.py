@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +48,10 @@ from regards_nb.tracker.shared import (
     HeldElsewhereError,
     RunningDownload,
 )
+from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from regards_nb.download import DownloadResult, Place
@@ -276,14 +277,15 @@ class Downloads:
     ) -> list[tuple[int | None, BaseException]]:
         """Return what failed, each error with the number of its order."""
         errors: list[tuple[int | None, BaseException]] = []
-        for order in orders:
-            future = begun.get(order.order_id or 0)
-            error = None if future is None else future.exception()
-            # The error of a file of a deleted order advises what cannot help any more.
-            if error is None or self._shared.state(order.key).status in GONE:
-                error = self.nothing_for(order, request) or error
-            if error is not None:
-                errors.append((order.order_id, error))
+        with asking_for_deleted(orders):
+            for order in orders:
+                future = begun.get(order.order_id or 0)
+                error = None if future is None else future.exception()
+                # The error of a file of a deleted order advises what cannot help any more.
+                if error is None or self._shared.state(order.key).status in GONE:
+                    error = self.nothing_for(order, request) or error
+                if error is not None:
+                    errors.append((order.order_id, error))
         return errors
 
     def _ask_for_workers(self, orders: Iterable[OrderState]) -> None:
@@ -488,6 +490,15 @@ class Downloads:
         if not running.future.cancelled() and running.future.exception() is None:
             self._shared.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
         self._shared.signal.send()
+
+
+@contextmanager
+def asking_for_deleted(orders: Iterable[OrderState]) -> Iterator[None]:
+    """Say that `Downloads.nothing_for` takes long in the block: it asks for each deleted order."""
+    deleted = [order.order_id for order in orders if order.status in GONE]
+    what = f"asking REGARDS for the files of {numbered(deleted)}"
+    with said_meanwhile(what) if deleted else nullcontext():
+        yield
 
 
 def _no_number(order: OrderState) -> SettingsError:
