@@ -107,7 +107,7 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
     downloading : bool
         A download of this order runs in this process.
     download_note : str
-        Why its files do not come: another download must end first, no byte came for a while, or a
+        Why its files do not come: others are downloaded first, no byte came for a while, or a
         download failed, and when the next try comes.
     held_by : str
         The other process that downloads it, in what a view shows; empty without one.

@@ -64,7 +64,7 @@ def test_an_order_whose_download_has_not_begun_says_so(
     hangs = simulator.faults.add(Slow(route=Route.AVAILABLE, delay_s=3600, times=None))
     for number in numbers:
         tracker.download_soon(number)
-    waits = "begins when another download has ended"
+    waits = "waits for its turn to be downloaded"
     until(
         lambda: (
             [s.download_note == waits for s in tracker.snapshot().orders] == [False] * 3 + [True]

@@ -337,7 +337,7 @@ class RunningDownload:
         """Say why no byte of an order comes; empty while bytes come."""
         # Of a worker only the journal tells whether it has begun.
         if self.request and not (self.future.running() or self.future.done()):
-            return "begins when another download has ended"
+            return "waits for its turn to be downloaded"
         return self.last_byte.text(name)
 
     def with_earlier(self) -> Iterator[RunningDownload]:
