@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -65,9 +66,30 @@ _SETTINGS = {
     # Else cells outside the window leave the page.
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
+#: What is on the page of JupyterLab beside a notebook, its cells and their outputs: a third of the
+#: processor that a page takes.
+_BESIDE = """
+celltags-extension completer-extension console-extension csvviewer-extension debugger-extension
+documentsearch-extension extensionmanager-extension fileeditor-extension help-extension
+htmlviewer-extension hub-extension imageviewer-extension inspector-extension launcher-extension
+logconsole-extension lsp-extension markdownviewer-extension mathjax-extension mermaid-extension
+metadataform-extension pdf-extension pluginmanager-extension running-extension
+settingeditor-extension shortcuts-extension statusbar-extension terminal-extension
+theme-dark-high-contrast-extension toc-extension tooltip-extension workspaces-extension
+apputils-extension:kernel-status apputils-extension:running-sessions-status
+notebook-extension:active-cell-tool notebook-extension:cell-counter-status
+notebook-extension:code-console notebook-extension:completer notebook-extension:export
+notebook-extension:kernel-status notebook-extension:language-server
+notebook-extension:log-output notebook-extension:metadata-editor
+notebook-extension:mode-status notebook-extension:search notebook-extension:toc
+notebook-extension:tools notebook-extension:trust-status notebook-extension:update-raw-mimetype
+"""
 _PAGE = {
+    # the server would ask node whether a page must be built
+    "buildCheck": False,
     "disabledExtensions": dict.fromkeys(
         [
+            *(f"@jupyterlab/{name}" for name in _BESIDE.split()),
             # the picture that moves while the page is loaded, drawn without a graphics processor
             "@jupyterlab/apputils-extension:splash",
             # other hosts, which have tests of their own
@@ -77,7 +99,7 @@ _PAGE = {
             "jupyter-vuetify",
         ],
         True,
-    )
+    ),
 }
 #: The server would import these hosts at its start.
 _SERVER = {
@@ -199,6 +221,8 @@ class Lab:
         return {
             **os.environ,
             "HOME": str(self._folder("home")),
+            # without node, whose settings of a package manager JupyterLab would read
+            "PATH": str(Path(sys.executable).parent),
             "JUPYTER_CONFIG_DIR": str(self._folder("config")),
             "JUPYTER_DATA_DIR": str(self._folder("data")),
             "JUPYTER_RUNTIME_DIR": str(self._folder("runtime")),

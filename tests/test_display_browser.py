@@ -221,7 +221,7 @@ def test_a_flood_of_changes_is_shown_without_a_word_from_the_server(session: Ses
     """Thousands of changes a second: the last state is exact, and no rate limit was met."""
     flood = """
 import time
-end = time.monotonic() + 3
+end = time.monotonic() + 1
 count = 0
 while time.monotonic() < end:
     count += 1
@@ -233,7 +233,7 @@ print("changes:", count)
         page.run_cell(2)
         page.until_text(2, "changes:")
         count = int(page.output(2).inner_text().split()[-1])
-        assert count > 3000
+        assert count > 1000
         page.until_text(1, f"{count}/1000000000")
         assert page.page.get_by_text("rate exceeded").count() == 0
 
