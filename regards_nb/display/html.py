@@ -310,7 +310,7 @@ def publish(bundle: dict[str, Any], handles: deque[Any]) -> None:
     import IPython.display
 
     # IPython has no types
-    handle: Any = IPython.display.DisplayHandle()  # type: ignore[no-untyped-call]
+    handle: Any = IPython.display.DisplayHandle()
     handles.append(handle)
     handle.display(bundle, raw=True)
 
