@@ -112,9 +112,8 @@ def _advice(what: str) -> str:
 _PORTS = range(20_000, 32_000)
 
 # No busy waiting: tests run on two cores, beside the code they test.
-_ERL_ARGS = (
-    "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
-)
+_NO_BUSY_WAIT = "+sbwt none +sbwtdcpu none +sbwtdio none"
+_ERL_ARGS = f"+S 2:2 {_NO_BUSY_WAIT} -kernel inet_dist_use_interface {{127,0,0,1}}"
 
 
 # RabbitMQ 4 allows these still and is going to remove them; 3.10 ignores the setting.
@@ -314,6 +313,7 @@ def _environment(
         "RABBITMQ_MAX_NUMBER_OF_ATOMS": "1000000",
         "RABBITMQ_DIST_PORT": str(ports.distribution),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERL_ARGS,
+        "RABBITMQ_CTL_ERL_ARGS": _NO_BUSY_WAIT,
     }
 
 
