@@ -43,6 +43,8 @@ class Publisher(threading.Thread):
             # a node is down, or there is no leader at the moment
             with contextlib.suppress(pika.exceptions.AMQPError, OSError):
                 self._publish(pika.URLParameters(next(self._urls)))
+            # a node that was killed refuses at once
+            self.enough.wait(0.1)
 
     def _publish(self, parameters: pika.URLParameters) -> None:
         properties = pika.BasicProperties(delivery_mode=2, timestamp=1681461977)
