@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import limit_tells, tracker_of, until
+from conftest import client_of, limit_tells, tracker_of, until
 from strategies import delivery
 from test_journal_team import counted_statements
 
@@ -200,6 +200,23 @@ def test_orders_of_another_tenant_block_none(path: Path) -> None:
 
 def waited(reader: OrderTracker, name: str, limit_s: float) -> None:
     reader.wait(name, timeout_s=limit_s)
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_tracker_with_a_client_has_the_orders_of_its_tenant(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """It would fetch, pause or cancel the order of its tenant with the number of another one."""
+    with written(tmp_path / "journal.sqlite") as writer:
+        writer.write("DONE", "other", "another", orderId=1, downloadLink="/x")
+        writer.write("DONE", "own", simulator.tenant, orderId=2, downloadLink="/x")
+        tracker = tracker_of(simulator, tmp_path, amqp=None, queue=None, tenant=None)
+        reader = OrderTracker.reader(tmp_path / "journal.sqlite", client=client_of(simulator))
+        assert [list(each.orders["order_id"]) for each in (tracker, reader)] == [[2], [2]]
+        with pytest.raises(SettingsError, match="the client is of the tenant"):
+            OrderTracker.reader(
+                tmp_path / "journal.sqlite", tenant="other", client=client_of(simulator)
+            )
 
 
 @pytest.mark.simulator(with_broker=True)

@@ -31,7 +31,14 @@ def tracker(tmp_path: Path) -> OrderTracker:
     with Journal(path) as journal:
         deliveries = [delivery(body, tenant=tenant) for tenant, body in said]
         journal.append(journal.open_session("q"), deliveries)
-    client = RegardsClient("https://nowhere.invalid", tenant="one", username="u", password="p")
+    return OrderTracker("amqp://nowhere.invalid", "q", journal=path)
+
+
+@pytest.fixture
+def with_client(tracker: OrderTracker, tmp_path: Path) -> OrderTracker:
+    """A tracker with a client of the other tenant, whose only order is unfinished."""
+    client = RegardsClient("https://nowhere.invalid", tenant="other", username="u", password="p")
+    path = tmp_path / "journal.sqlite"
     return OrderTracker("amqp://nowhere.invalid", "q", client=client, journal=path)
 
 
@@ -60,8 +67,9 @@ def test_rows_without_their_index_name_orders_by_two_columns(tracker: OrderTrack
         names_in(rows[["order_id"]])
 
 
-def test_an_empty_selection_is_no_order_and_not_all(tracker: OrderTracker) -> None:
+def test_an_empty_selection_is_no_order_and_not_all(with_client: OrderTracker) -> None:
     """A query that finds nothing has nothing to wait for, though other orders are unfinished."""
+    tracker = with_client
     nothing = tracker.orders.query("status == 'FAILED'")
     assert not tracker.orders.query("not finished").empty
     assert tracker.wait(nothing, timeout_s=30).empty
@@ -72,8 +80,9 @@ def test_an_empty_selection_is_no_order_and_not_all(tracker: OrderTracker) -> No
 
 
 @pytest.mark.parametrize("wrong", [1.0, None, pd.NA, b"mine", {"mine": 1}, object(), [None]])
-def test_what_names_no_order_is_said_at_once(tracker: OrderTracker, wrong: Any) -> None:
+def test_what_names_no_order_is_said_at_once(with_client: OrderTracker, wrong: Any) -> None:
     """And not waited for."""
+    tracker = with_client
     for use in (tracker.__getitem__, tracker.wait, tracker.download, tracker.retry):
         with pytest.raises(errors.SettingsError, match="names no order: give a correlation id"):
             use(wrong)

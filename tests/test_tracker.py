@@ -310,12 +310,12 @@ def test_events_of_a_killed_process_reach_the_callbacks_of_the_next(
         simulator.flush()
         assert process.stdout.read().split() == ["1", "2", "3"]
     seen: list[OrderEvent] = []
-    tracker = tracker_of(simulator, tmp_path, tenant=None)
+    tracker = tracker_of(simulator, tmp_path, tenant=None, client=None)
     tracker.on("RUNNING", seen.append)
     with tracker:
         until(lambda: {event.order_id for event in seen} >= {3, 4, 5})
     seen.clear()
-    again = tracker_of(simulator, tmp_path, tenant=None)
+    again = tracker_of(simulator, tmp_path, tenant=None, client=None)
     again.on("RUNNING", seen.append)
     with again:
         simulator.publish_raw(b'{"status": "RUNNING", "orderId": 6}')

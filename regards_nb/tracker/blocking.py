@@ -58,8 +58,7 @@ class BlockingOrders:
         states, others = self._states_of_user(), self._only_over_rest()
         if states.numbers("finished").all():
             return States()
-        waiting = self._of_tenant(states.where("waits_for_download"))
-        waiting = self.without_automatic(waiting) + [
+        waiting = self.without_automatic(states.where("waits_for_download")) + [
             state for state in others if state.order_id not in self._shared.downloads
         ]
         waiting = self._shared.holders.without_held(waiting)
@@ -68,12 +67,6 @@ class BlockingOrders:
     def _states_of_user(self) -> States:
         not_ours = () if self.sync is None else self.sync.not_ours
         return self._shared.states().without("order_id", not_ours)
-
-    def _of_tenant(self, states: States) -> States:
-        """Return those of the tenant of *sync*: the journal may have others, too."""
-        if not states or self.sync is None or not self._shared.frames.is_mixed():
-            return states
-        return States([each for each in states if each.tenant in (None, self.sync.tenant)])
 
     def _only_over_rest(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
@@ -87,9 +80,7 @@ class BlockingOrders:
         """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
-        unfinished = self._of_tenant(
-            (self._states_of_user() + self._only_over_rest()).without("finished")
-        )
+        unfinished = (self._states_of_user() + self._only_over_rest()).without("finished")
         going_on = (
             replaced(state, waits_for_download=False)
             for state in unfinished.sorted("order_id")
@@ -135,9 +126,8 @@ class BlockingOrders:
         """Return the orders to download before REGARDS prepares others, if it has stopped.
 
         If it may still go on, only those of *waited_for* that may have more sub-orders than it
-        prepares at once. Orders whose download by `automatic` failed are left out: it says why.
-        Without
-        *waited_for*, the others are those *shown*, by default all.
+        prepares at once. Without *waited_for*, the orders that may be blocked are those *shown*, by
+        default all. Orders whose download by `automatic` failed are left out: it says why.
         """
         automatic, found = self.automatic, self.find()
         # Very many orders may wait: only a few of them are made.
@@ -150,7 +140,7 @@ class BlockingOrders:
         def blocking(waiting: States) -> States:
             return waiting if is_quiet else _taking_both_places(waiting, waited_for)
 
-        if found and self.sync is None and self._shared.frames.is_mixed():
+        if found and self._shared.frames.is_mixed():
             unfinished = (shown or self._shared.frames.states()).without("finished")
             groups = _by_tenant(found, waited_for or unfinished)
             found = States([state for group in groups for state in blocking(group)])
@@ -224,7 +214,7 @@ class BlockingOrders:
 
     def before_third(self) -> str:
         """Return a warning of a third unfinished order: REGARDS stops after two sub-orders."""
-        unfinished = self._of_tenant(self._states_of_user().without("finished"))
+        unfinished = self._states_of_user().without("finished")
         if len(unfinished) < SUBORDERS_PER_USER:
             return ""
         named = self.find()[:_MOST_NAMED] or unfinished[:SUBORDERS_PER_USER]

@@ -78,12 +78,9 @@ class Downloads:
     or tenant, to ``<workspace>/12-<tenant>/``.
     """
 
-    def __init__(
-        self, shared: Shared, sync: RestSync, tenant: str | None, workspace: Place
-    ) -> None:
+    def __init__(self, shared: Shared, sync: RestSync, workspace: Place) -> None:
         self._shared = shared
         self._sync = sync
-        self._tenant = tenant
         self._workspace = workspace
         self._workers = JobThreads("download", MOST_PARALLEL)
         #: Each `AutoDownload` that runs: of the tracker, and of calls with ``download=True``.
@@ -128,7 +125,6 @@ class Downloads:
                 OrderToFetch.of(order, order_id),
                 request,
                 running,
-                tenant=self._tenant,
                 workspace=self._workspace,
             )
             future = running.future = (submit or self._workers.submit)(job)
@@ -256,7 +252,7 @@ class Downloads:
             self._shared.journal,
             executor,
             url=self._sync.client.base_url,
-            tenant=self._tenant,
+            tenant=self._sync.tenant,
             workspace=self._workspace,
         )
         call = WorkerCall(
@@ -377,7 +373,7 @@ class Downloads:
         new_order = "A new order brings them: submit()"
         if not any(record.in_place for record in self._shared.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them is here. {new_order}")
-        log = self._shared.journal.file_log(order.tenant or self._tenant, self._workspace)
+        log = self._shared.journal.file_log(self._sync.tenant, self._workspace)
         with suppress(ServiceError):  # REGARDS may list them no more
             list_others(self._sync.client, number, log)
         records = self._shared.frames.files_of(number)

@@ -137,7 +137,6 @@ def fetch_order(
     request: DownloadRequest,
     running: RunningDownload,
     *,
-    tenant: str | None,
     workspace: Place,
 ) -> DownloadResult:
     """Download the ready files of an order, and record them in the journal.
@@ -146,8 +145,8 @@ def fetch_order(
     the files that their own workspace lacks. With ``request.if_free``, HeldElsewhereError is raised
     instead.
 
-    *tenant* is that of the files of orders whose events name none, *workspace* as in `Downloads`.
-    The stop of *running* ends the download, and verified files stay.
+    *workspace* is as in `Downloads`. The stop of *running* ends the download, and verified files
+    stay.
     """
     if (before := running.before) is not None:
         while wait_for([before.future], LOOK_S).not_done:
@@ -165,14 +164,14 @@ def fetch_order(
                 "downloading it"
             )
 
-    lease = order_lease(order.tenant or tenant, order.order_id)
+    lease = order_lease(client.tenant, order.order_id)
     with ended_by(running.stop), held(journal, lease, None if request.if_free else wait):
         running.holder = None
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
-        archive = archive_of(client.base_url, order.tenant or client.tenant)
-        log = journal.file_log(order.tenant or tenant, workspace)
+        archive = archive_of(client.base_url, client.tenant)
+        log = journal.file_log(client.tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
             with watched(running.last_byte), naming_order(order.order_id):
@@ -461,7 +460,7 @@ def settings_for_workers(
     executor: Executor,
     *,
     url: str,
-    tenant: str | None,
+    tenant: str,
     workspace: Place,
 ) -> WorkerSettings:
     """Return what travels to the workers of an executor.
@@ -617,10 +616,9 @@ def _fetch(task: WorkerTask) -> list[Path]:
                     order,
                     task.request,
                     RunningDownload(stop=stop),
-                    tenant=settings.tenant,
                     workspace=workspace,
                 )
-        records = journal.file_log(order.tenant or settings.tenant, workspace)
+        records = journal.file_log(settings.tenant, workspace)
         return paths_of(records.files(order.order_id))
 
 

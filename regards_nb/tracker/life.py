@@ -244,7 +244,6 @@ def check_sources(
     queue: str | None,
     client: RegardsClient | None,
     *,
-    tenant: str | None,
     auto_download: bool,
 ) -> None:
     """Refuse a tracker that has no source of events, or nothing to download with."""
@@ -255,16 +254,23 @@ def check_sources(
             "a tracker needs a broker (amqp=... and queue=...), a client=RegardsClient(...), or "
             "both. Without an account for RabbitMQ, the client alone is enough"
         )
-    if client is not None and tenant not in (None, client.tenant):
-        raise SettingsError(
-            f"tenant={tenant!r}, and the client is of the tenant {client.tenant!r}: a tracker and "
-            "its client are of one project"
-        )
     if (amqp is None) != (not queue):
         missing = "amqp=..., its broker" if amqp is None else "queue=..."
         raise SettingsError(
             f"{missing} is missing: queue must be the name of the queue your administrator made"
         )
+
+
+def tenant_of(client: RegardsClient | None, tenant: str | None) -> str | None:
+    """Return the tenant of a tracker: that of its client, because numbers count per tenant."""
+    if client is None:
+        return tenant
+    if tenant not in (None, client.tenant):
+        raise SettingsError(
+            f"tenant={tenant!r}, and the client is of the tenant {client.tenant!r}: a tracker and "
+            "its client are of one project"
+        )
+    return client.tenant
 
 
 def require_file(journal: str | Path | None) -> None:

@@ -100,13 +100,12 @@ _REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 class RestSync:
     """Asks for orders in few requests, and journals the new facts. Safe in any thread.
 
-    Each call that asks raises ServiceError where the server does not answer. *tenant* is by default
-    that of the client.
+    Each call that asks raises ServiceError where the server does not answer.
     """
 
-    def __init__(self, shared: Shared, client: RegardsClient, tenant: str | None) -> None:
+    def __init__(self, shared: Shared, client: RegardsClient) -> None:
         self.client = client
-        self.tenant = tenant or client.tenant
+        self.tenant = client.tenant
         self.where = f"REGARDS at {client.base_url}"
         self.errors = shared.errors
         self._shared = shared
@@ -199,9 +198,7 @@ class RestSync:
         return {
             state.order_id: state
             for state in states
-            if state.order_id is not None
-            and state.order_id not in self.not_ours
-            and state.tenant in (None, self.tenant)
+            if state.order_id is not None and state.order_id not in self.not_ours
         }
 
     def ask_unfinished(self) -> bool:

@@ -257,7 +257,7 @@ class Submission:
         self._shared = shared
         self._sync = sync
         self._publish = publish
-        self._tenant = tenant if sync is None else sync.tenant
+        self._tenant = tenant
         self._require_running = require_running
 
     def submit(

@@ -57,6 +57,7 @@ from regards_nb.tracker.life import (
     check_sources,
     is_own_thread,
     require_file,
+    tenant_of,
 )
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_answers import REST_ANSWERS
@@ -120,7 +121,8 @@ class OrderTracker:
         reads it and never declares it.
     tenant : str, optional
         Keep this tenant's events (header ``regards.tenant``), and those that name no tenant.
-        By default all are kept.
+        By default that of the client: other tenants have orders with the same numbers. Without a
+        client, all are kept.
     client : RegardsClient, optional
         The REST side: to download, to submit, to pause or cancel, and to ask for missed messages.
     journal : str or pathlib.Path, optional
@@ -177,10 +179,10 @@ class OrderTracker:
         check_flags(auto_download=auto_download)
         check_numbers(silence_s=silence_s, poll_s=poll_s)
         if amqp is not JOURNAL_ONLY:
-            check_sources(amqp, queue, client, tenant=tenant, auto_download=auto_download)
+            check_sources(amqp, queue, client, auto_download=auto_download)
         place = as_place(workspace)
         self.queue = queue
-        self.tenant = tenant
+        self.tenant = tenant = tenant_of(client, tenant)
         self.client = client
         self.auto_download = auto_download
         #: The service of a demo; None on a real archive.
@@ -207,11 +209,9 @@ class OrderTracker:
             holders=OrderHolders(opened, tenant),
         )
         self._shared = shared
-        self._sync = None if client is None else RestSync(shared, client, tenant)
+        self._sync = None if client is None else RestSync(shared, client)
         self._workspace = place
-        self._downloads = (
-            None if self._sync is None else Downloads(shared, self._sync, tenant, place)
-        )
+        self._downloads = None if self._sync is None else Downloads(shared, self._sync, place)
         self._blocking = BlockingOrders(shared, self._sync)
         self._actions = OrderActions(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
