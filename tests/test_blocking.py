@@ -147,6 +147,25 @@ def test_an_order_that_only_rest_knows_can_block(
         assert mine.status == "DONE"
 
 
+def test_an_order_made_elsewhere_that_has_ended_keeps_its_places(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REST does not tell how many sub-orders wait, so it is named as one that may block."""
+    other = simulator.order(OrderPlan(n_files=2, files_per_suborder=1))
+    simulator.wait_for(other, "DONE")
+    simulator.flush()
+    purge_queue(simulator)
+    with tracker_of(simulator, tmp_path) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = (
+            f"order {mine.order_id} may have to wait for order {other}; order {other} waits for a "
+            f"download: tracker.download({other})"
+        )
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert told in capsys.readouterr().out
+        assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+
+
 def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:
     """Without auto_download REGARDS stops after two sub-orders: submit() says so in time."""
     for name in "ab":
@@ -273,8 +292,8 @@ def test_a_download_that_takes_a_place_is_named_at_once(
         tracker._blocking.quiet_s = 3600.0
         mine = tracker.submit("dataset:SWOT_PASS_012")
         told = (
-            f"order {mine.order_id} may have to wait for order {long}; order {waiting} waits for a "
-            f"download: tracker.download({waiting})"
+            f"order {mine.order_id} may have to wait for orders {waiting}, {long}; order {waiting} "
+            f"waits for a download: tracker.download({waiting})"
         )
         limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
         assert told in capsys.readouterr().out

@@ -271,8 +271,11 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     *line* is `BlockingOrders.first_in_line`. Two places are shared by all orders of a user
     (protocol.md 0.2), and nothing tells which sub-orders have them.
     """
-    unfinished = [each.order_id for each in line if each.order_id and not each.finished]
-    first = min(unfinished, default=0)
+    # One that has ended keeps its places until it is downloaded.
+    may_block = [
+        s.order_id for s in line if s.order_id and (s.waits_for_download or not s.finished)
+    ]
+    first = min(may_block, default=0)
     numbers = [
         state.order_id
         for state in states
@@ -280,7 +283,7 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
         if state.status != OrderStatus.PAUSED and not state.ready_row
     ]
     last = max(filter(None, numbers), default=0)
-    ahead = [number for number in unfinished if number not in numbers and number < last]
+    ahead = sorted(number for number in may_block if number not in numbers and number < last)
     if not ahead:
         return ""
     text = (
