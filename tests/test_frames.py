@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ from regards_nb.journal import Journal, Position
 from regards_nb.orders import OrderKey, OrderReducer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
 # As promised to the users, column by column.
 EVENT_COLUMNS = [
@@ -312,6 +314,52 @@ def test_what_rest_says_is_ready_waits_whatever_answer_came_before(journal: Jour
     assert [state.waits_for_download for state in frames.states()] == [True]
     frames.keep_answers({("tenant", 5): answer(100.2, status="RUNNING", label="a")})
     assert [(s.label, s.waits_for_download) for s in frames.states()] == [("a", True)]
+
+
+#: Of the lines before which Ctrl-C comes: a look runs some hundred.
+STEP = 13
+
+
+@pytest.mark.parametrize("look", ["events", "orders", "files", "rejected"])
+def test_ctrl_c_leaves_no_half_of_a_change(journal: Journal, look: str) -> None:
+    """In whatever line it comes, the next look shows all, and followers miss no event."""
+    frames, line, is_interrupted = Frames(journal, None), 0, True
+    followed = frames.follow()
+    while is_interrupted:
+        line += STEP
+        known = {"status": "DONE", "orderId": line - STEP, "correlationId": f"c{line - STEP}"}
+        new = {"status": "GRANTED", "orderId": line, "correlationId": f"c{line}"}
+        append(journal, known, new, b"no JSON")
+        journal.file_log(None).save([FileRecord(order_id=STEP, file_id=1, name=f"{line}.nc")])
+        is_interrupted = interrupted_in_line(line, lambda: getattr(frames, look))
+        expected = getattr(Frames(journal, None), look)
+        same(getattr(frames, look), expected)
+    same(frames.orders, Frames(journal, None).orders)
+    ids = {event.order_id for _, events in followed for event in events}
+    assert ids == set(range(0, line + STEP, STEP))
+
+
+def interrupted_in_line(number: int, call: Callable[[], object]) -> bool:
+    """Press Ctrl-C before the *number*-th line of the frames that runs; False: there are fewer."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if "regards_nb/frames/" not in frame.f_code.co_filename:
+            return None
+        left -= event == "line"
+        if event == "line" and not left:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
 
 
 def test_followers_get_each_event_once(journal: Journal) -> None:

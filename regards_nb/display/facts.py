@@ -66,8 +66,8 @@ class OrderFacts:
     """
 
     def __init__(self) -> None:
-        self._orders = States()
-        self._facts = np.empty(0, _FACTS)
+        #: The orders of the last call, and their facts: set together, so that Ctrl-C parts nothing.
+        self._last: tuple[States, np.ndarray[Any, Any]] = States(), np.empty(0, _FACTS)
         #: Statuses and tenants by their places.
         self._places: dict[str | None, int] = {}
         #: What a filter searches in an order, and its correlation id; made by the first filter.
@@ -75,14 +75,15 @@ class OrderFacts:
 
     def of(self, orders: States) -> np.ndarray[Any, Any]:
         """Return the facts of these orders, and forget those of others."""
-        new = orders.new_since(self._orders)
-        before, n = self._facts, len(orders)
-        self._orders, self._facts = orders, np.empty(n, _FACTS)
-        self._facts[: len(before)] = before[:n]
-        self._facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS, len(new))
+        before, known = self._last
+        new, n = orders.new_since(before), len(orders)
+        facts = np.empty(n, _FACTS)
+        facts[: len(known)] = known[:n]
+        facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS, len(new))
         for place in new:
             self._searched.pop(place, None)
-        return self._facts
+        self._last = orders, facts
+        return facts
 
     def _facts_of(self, order: OrderState) -> tuple[object, ...]:
         is_over = order.finished and not order.downloading
@@ -105,9 +106,10 @@ class OrderFacts:
 
     def match(self, words: Sequence[str]) -> np.ndarray[Any, Any]:
         """Return for each order whether it has all words of a filter."""
-        places = range(len(self._orders))
+        orders, _ = self._last
+        places = range(len(orders))
         missing = [place for place in places if place not in self._searched]
-        for place, order in zip(missing, self._orders.take(missing), strict=True):
+        for place, order in zip(missing, orders.take(missing), strict=True):
             self._searched[place] = _searched_text(order), order.correlation_id.casefold()
         # A correlation id behind a label must match as a whole: generated ids match by chance.
         searched = map(self._searched.__getitem__, places)

@@ -57,6 +57,21 @@ _row = attrgetter(*ORDER_DTYPES)
 EventQueue: TypeAlias = "deque[tuple[list[OrderKey], list[OrderEvent]]]"
 
 
+class _Whole:
+    """Notes that Ctrl-C has ended a block in the middle: what it changes may be half done."""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the block."""
+        if kind is not None and not issubclass(kind, Exception):
+            self.is_broken = True
+
+
 class Frames:
     """The journal of one tenant as DataFrames, kept up to date by `refresh`.
 
@@ -81,6 +96,8 @@ class Frames:
         self._tenant = tenant
         self._workspace = None if workspace is None else str(workspace)
         self._lock = threading.RLock()
+        #: In each block that changes what is kept.
+        self._whole = _Whole()
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
         self._queues: list[tuple[int, EventQueue]] = []
@@ -149,7 +166,10 @@ class Frames:
 
     def refresh(self, *, exact: bool = True) -> None:
         """Read the rows and file records since the last call; *exact* as in `Journal.position`."""
-        with self._lock:
+        with self._lock, self._whole:
+            if self._whole.is_broken:
+                self.read_again()
+                self._whole.is_broken = False
             while True:
                 generation = self._journal.generation
                 if self._generation != generation:
@@ -160,12 +180,12 @@ class Frames:
 
     def _capture(self) -> Capture:
         """Return the content of a checkpoint."""
-        with self._lock:
+        with self._lock, self._whole:
             keys, folded, changed = self._states.folded()
             events, n_events = self._events, len(self._events)
 
             def events_from(first: int) -> pd.DataFrame:
-                with self._lock:
+                with self._lock, self._whole:
                     return events.since(first, self._read_again).iloc[: n_events - first]
 
             return Capture(
@@ -218,7 +238,7 @@ class Frames:
 
     def read_again(self) -> None:
         """Read all rows again, because some were removed. Queues of `follow` get no event twice."""
-        with self._lock:
+        with self._lock, self._whole:
             self._queues = [
                 (max(after_id, self._last_id), queue) for after_id, queue in self._queues
             ]
@@ -226,13 +246,13 @@ class Frames:
 
     def _start_again(self, generation: int) -> None:
         """Forget all rows: the journal was replaced, and its ids may mean other messages."""
-        self._generation = generation
         self._clear()
         # Callbacks were called for the messages that arrived before, which may have other ids now.
         seen_us = self._newest_us
         rows = (row for batch in self._journal.read() for row in batch.rows())
         seen_id = max((r.id for r in rows if r.delivery.received_at_us <= seen_us), default=0)
         self._queues = [(seen_id, queue) for _, queue in self._queues]
+        self._generation = generation  # last, so that a call after Ctrl-C repeats this
 
     def _is_shown(self, session_id: int) -> bool:
         """Return whether the messages of a session are of a queue that is shown."""
@@ -280,7 +300,7 @@ class Frames:
 
         All frames of the journal have them from then on, also those of the next kernel.
         """
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh(exact=False)
             new = self._states.new_answers(answers)
         self._journal.save_answers(new)
@@ -290,14 +310,14 @@ class Frames:
     @property
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order; columns and dtypes of `EVENT_DTYPES`."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             return self._events.frame(self._read_again)
 
     @property
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id), columns of `ORDER_DTYPES`."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             return self._orders.frame()
 
@@ -307,7 +327,7 @@ class Frames:
         Names and rows are looked up under one lock, because an order known by its number becomes
         another row when a message tells its correlation id.
         """
-        with self._lock:
+        with self._lock, self._whole:
             orders = self.orders
             keys = map(self._states.key_of, names)
             return orders[orders.index.isin([key for key in keys if key is not None])]
@@ -315,7 +335,7 @@ class Frames:
     @property
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             positions, _ = self._states.take_changed_files()
             files = self._states.files
@@ -354,7 +374,7 @@ class Frames:
     @property
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be decoded; columns of `REJECTED_DTYPES`."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             known = len(self._rejected)
             new = self._rejections[known:]
@@ -378,7 +398,7 @@ class Frames:
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the state of some orders, or of all, in the order of their first events."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh(exact=False)
             return self._states.states(keys)
 
@@ -389,13 +409,13 @@ class Frames:
 
     def labelled(self, label: str) -> list[OrderState]:
         """Return the orders with this label."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh(exact=False)
             return self._states.labelled(label)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh(exact=False)
             return self._states.key_of(name)
 
@@ -405,7 +425,7 @@ class Frames:
         The columns are those of `PROBLEM_DTYPES`. `files` then shows which objects of a bucket are
         missing.
         """
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             files = [
                 file
@@ -415,7 +435,7 @@ class Frames:
         checker = FileChecker(checksum=checksum)
         with checker.telling():
             found = [(file, problem) for file in files if (problem := checker.problem(file.record))]
-        with self._lock:
+        with self._lock, self._whole:
             self._missing.difference_update(file.record for file in files)
             self._missing.update(file.record for file, each in found if each.problem == "missing")
         rows = [
@@ -429,7 +449,7 @@ class Frames:
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
-        with self._lock:
+        with self._lock, self._whole:
             self.refresh()
             return self._states.files_of(order_id)
 
