@@ -59,10 +59,10 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Screen(pyte.Screen):
-    """A terminal of 60 columns and 8 lines that has followed what was written."""
+    """A terminal that has followed what was written."""
 
-    def __init__(self, written: str) -> None:
-        super().__init__(60, 8)
+    def __init__(self, written: str, columns: int, n_lines: int) -> None:
+        super().__init__(columns, n_lines)
         pyte.Stream(self).feed(written)
 
     @property
@@ -86,7 +86,9 @@ def terminal() -> Iterator[tuple[io.TextIOWrapper, int]]:
     os.close(ours)
 
 
-def _screen(stream: io.TextIOWrapper, other_end: int) -> _Screen:
+def _screen(
+    stream: io.TextIOWrapper, other_end: int, columns: int = 60, n_lines: int = 8
+) -> _Screen:
     """Read all that was written: a terminal gives it in pieces, so its end is marked."""
     stream.write("END")
     stream.flush()
@@ -94,7 +96,7 @@ def _screen(stream: io.TextIOWrapper, other_end: int) -> _Screen:
     while not written.endswith("END"):
         assert select.select([other_end], [], [], 10)[0], written
         written += os.read(other_end, 1 << 16).decode(errors="ignore")
-    return _Screen(written.removesuffix("END"))
+    return _Screen(written.removesuffix("END"), columns, n_lines)
 
 
 def _wait_until(error: BaseException) -> None:
@@ -317,6 +319,29 @@ def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]
     assert screen.lines_shown[6].endswith("…")
     assert {"red", "green", "blue", "default"} <= screen.colours
     assert not screen.cursor.hidden
+
+
+@pytest.mark.parametrize(("columns", "n_lines"), [(120, 2), (80, 3), (50, 4)])
+def test_a_terminal_shows_the_whole_sentence_of_a_wait(
+    terminal: tuple[io.TextIOWrapper, int], columns: int, n_lines: int
+) -> None:
+    """The cause and the next step stand at its end; one that is very long is cut."""
+    stream, other_end = terminal
+    fcntl.ioctl(stream, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    note = (
+        "1 of 1 order is still running; no event of order 161 (mine) for more than 60 s; REGARDS "
+        "prepares at most two sub-orders per user at a time, and order 161 may have to wait for "
+        "order 42; order 42 waits for a download: tracker.download(42)"
+    )
+    tracker = ScriptedTracker(*(order(f"o{n}", n) for n in range(1, 41)))
+    watch = opened(ScreenView(tracker, _all, stream, interval_s=0.2))
+    watch.close(note)
+    shown = _screen(stream, other_end, columns, 24).lines_shown
+    first = next(n for n, line in enumerate(shown) if line.startswith("1 of 1 order"))
+    told = " ".join(shown[first : first + n_lines])
+    assert told == (note if columns > 50 else f"{note[: len(told) - 1]}…")
+    assert shown[first + n_lines].startswith("#1 ")
+    assert shown[-2].endswith(" more rows")
 
 
 def test_a_terminal_with_few_lines_shows_the_most_urgent(

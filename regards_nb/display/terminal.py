@@ -371,7 +371,9 @@ def _screen(model: TableModel, note: str, console: Console) -> Any:
     """Return the table for rich, with as many rows as the terminal has lines."""
     from rich.console import Group
 
-    first, last = above(model, note), below(model)
+    # What is waited for, why, and what to do, is one sentence: it may take some lines.
+    first = [part for words in above(model, note) for part in _wrapped(words, console)]
+    last = below(model)
     # One line stays free for the cursor.
     n_rows = max(console.height - 1 - len(first) - len(last), 1)
     rows = model.rows
@@ -380,6 +382,16 @@ def _screen(model: TableModel, note: str, console: Console) -> Any:
         last = [f"… and {counted(len(model.rows) - len(rows), 'more row')}", *last]
     shown = [*first, *aligned(rows), *last]
     return Group(*(_styled(reworded(words), console.encoding) for words in shown))
+
+
+def _wrapped(words: str, console: Console) -> list[str]:
+    """Return a sentence as lines of the terminal, at most a sixth of those that it has."""
+    from rich.text import Text
+
+    parts = [part.plain.rstrip() for part in Text(words).wrap(console, console.width)]
+    n_before = max(console.height // 6, 1) - 1
+    rest = " ".join(parts[n_before:])
+    return [*parts[:n_before], *([fit(rest, console.width)] if rest else [])]
 
 
 def _styled(words: str, encoding: str) -> Text:
