@@ -9,10 +9,12 @@ import itertools
 import os
 import re
 import select
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -23,6 +25,7 @@ from conftest import client_of, until
 from scripted_tracker import NOON, ScriptedTracker, order
 
 from regards_nb import OrderTracker
+from regards_nb.client import LastByte, RegardsClient, watched
 from regards_nb.consumer import Health, HealthState
 from regards_nb.display import (
     MAX_LINES,
@@ -264,6 +267,58 @@ def test_a_note_with_a_time_that_has_passed_is_replaced(monkeypatch: pytest.Monk
     assert stream.lines()[before:] == [old, new], "a time to come is not replaced so soon"
 
 
+def test_a_log_tells_each_silence_of_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the same length; while one lasts, no line is added."""
+    monkeypatch.setattr(sys.modules[LogView.__module__], "NOTE_INTERVAL_S", 600.0)
+    monkeypatch.setattr(sys.modules[LogView.__module__], "NOTE_AGAIN_S", 600.0)
+    monkeypatch.setattr(LastByte, "told_after_s", 0.3)
+    stream, last = _Stream(), LastByte()
+    watch = opened(LogView(ScriptedTracker(order("a", 1)), _all, stream))
+
+    def lines() -> list[str]:
+        words = filter(None, ("1 order is running", last.text("order 1")))
+        watch.refresh(note="; ".join(words))
+        return [line for line in stream.lines() if "no byte of order 1" in line]
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = RegardsClient(f"http://127.0.0.1:{server.getsockname()[1]}", tenant="t", token="x")
+
+        def read() -> None:
+            with watched(last), client.open_file(1) as body:
+                list(body.blocks())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        connection, _ = server.accept()
+        until(lambda: len(lines()) == 1)
+        silent_s = last.age_s
+        until(lambda: last.age_s > 4 * silent_s and lines())
+        assert len(lines()) == 1
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+        until(lambda: last.age_s < silent_s and lines())
+        until(lambda: len(lines()) == 2)
+        connection.sendall(b"x")
+        reader.join()
+        connection.close()
+    client.close()
+
+
+def test_a_note_that_comes_again_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that another program takes for the second time within a minute, and not its end."""
+    monkeypatch.setattr(sys.modules[LogView.__module__], "NOTE_AGAIN_S", 600.0)
+    stream = _Stream()
+    watch = opened(LogView(ScriptedTracker(order("a", 1)), _all, stream))
+
+    def count(note: str) -> int:
+        watch.refresh(note=note)
+        return stream.lines().count(note)
+
+    for n_times in (1, 2):
+        until(lambda n_times=n_times: count("1 order is running") == n_times)
+        until(lambda n_times=n_times: count("1 order is running; it is locked") == n_times)
+    assert count("1 order is running; it is locked") == 2
+
+
 def test_a_note_that_counts_does_not_flood_the_log() -> None:
     """Notes come at most every ten seconds, but for the last word."""
     tracker, stream = ScriptedTracker(order()), _Stream()
@@ -468,6 +523,23 @@ def test_a_stdout_without_encoding_is_written_to() -> None:
             tracker.tell(order("a", 1, status="DONE"))
             watch.refresh()
     assert stream.written.count("#1  a") == 3
+
+
+@pytest.mark.simulator
+def test_an_error_of_the_display_that_comes_back_is_told_again(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """A stdout that could be written to meanwhile fails in the same way as before."""
+    broken = _Stream()
+    broken.close()
+    with OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite") as tracker:
+        for _ in range(2):
+            for _ in range(2):
+                with contextlib.redirect_stdout(broken):
+                    tracker.show()
+            with pytest.raises(TrackingError, match="updating the display"):
+                tracker.wait(timeout_s=60)
+            tracker.show()
 
 
 @pytest.mark.simulator

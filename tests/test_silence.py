@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ import pika
 import pytest
 from conftest import client_of, interrupted_after, until
 
-from regards_nb import OrderTracker, display, errors
+from regards_nb import OrderTracker, display, errors, waits
 from regards_nb.client import LastByte, RegardsClient, watched
 from regards_nb.consumer import HealthState
 from regards_nb.journal import Database, Journal
@@ -311,6 +312,41 @@ def test_a_download_waits_for_no_request_of_a_stopped_wait(
     simulator.stop()
 
 
+def test_a_wait_tells_no_silence_of_a_request_that_was_stopped(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first line after Ctrl-C told since when the request before it had got no byte."""
+    tracker.wait(1, until="part", timeout_s=60)
+    slow = [simulator.faults.add(Slow(route=Route.ZIP, delay_s=600)) for _ in range(2)]
+    silence = r"no byte of order 1 from \S+ since [\d:]+ UTC"
+    with (
+        interrupted_after(lambda told: "no byte of order 1" in told, monkeypatch) as written,
+        pytest.raises(errors.StoppedWaiting, match="downloading order 1"),
+    ):
+        tracker.wait(1, download=True)
+    (before,) = set(re.findall(silence, written.getvalue()))
+    capsys.readouterr()
+    with pytest.raises(errors.WaitTimeoutError) as limit:
+        tracker.wait(1, download=True, timeout_s=1)
+    assert before not in capsys.readouterr().out + str(limit.value)
+    until(lambda: not simulator.faults.is_armed(slow[1]))
+    simulator.stop()
+
+
+def test_a_cause_of_a_wait_that_comes_back_is_said_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it lasts it is said once, however often it is looked at."""
+    with waits.user_call():
+        for n_lines, gap_s in enumerate((600, 600, 0, 0)):
+            monkeypatch.setattr(waits, "_AGAIN_S", gap_s)
+            waits.told("waiting for another kernel", math.inf)
+            assert capsys.readouterr().out.count("\n") == (n_lines != 1)
+
+
 def test_an_awaited_wait_for_an_unknown_order_can_be_stopped(
     simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +437,7 @@ def test_a_call_does_not_wait_for_the_request_of_another_thread(
         simulator.order(OrderPlan(n_files=1), over_amqp=False)
         assert len(tracker.sync()) == 1
         monkeypatch.setattr(LastByte, "told_after_s", 0.1)
-        silent = f"no byte of the list of orders from {simulator.base_url} for .* s"
+        silent = f"no byte of the list of orders from {simulator.base_url} since .* UTC"
         with pytest.raises(errors.WaitTimeoutError, match=silent):
             tracker.wait(timeout_s=0.2)
         simulator.stop()

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from regards_nb.text import doubled
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,7 +25,7 @@ class LastByte:
         #: When each thread that waits now began to, or got its last byte.
         self.since_s: dict[int, float] = {}
         #: When the last byte came to any of them, or the first one began to wait.
-        self.silent_since_s = 0.0
+        self.silent_since_s, self.silent_since = 0.0, datetime.now(UTC)
         #: What each thread says that pauses before it asks again.
         self.pauses: dict[int, str] = {}
         #: Why the last request failed that is repeated; empty before.
@@ -46,17 +44,30 @@ class LastByte:
         newest_s = max(list(self.since_s.values()), default=math.inf)
         return time.monotonic() - newest_s >= self.hangs_after_s
 
+    def begin_silence(self) -> None:
+        """Count from now on the time without a byte."""
+        self.silent_since_s, self.silent_since = time.monotonic(), datetime.now(UTC)
+
+    def forget_requests(self) -> None:
+        """Say nothing of the requests so far, which were stopped; a thread may still wait."""
+        self.pauses.clear()
+        self.begin_silence()
+
     def text(self, what: str) -> str:
-        """Say that no byte of *what* came for long, or why a request is repeated; else empty."""
+        """Say that no byte of *what* came for long, or why a request is repeated; else empty.
+
+        The time since when it tells one silence from the next; a log writes each of them once.
+        """
         if pauses := list(self.pauses.values()):
             return pauses[0]
-        if not (told_s := doubled(self.age_s, self.told_after_s)):
+        if self.age_s < self.told_after_s:
             return ""
+        since = f"since {self.silent_since:%H:%M:%S} UTC"
         if not self.limit_s:
-            return f"no byte of {what} for more than {told_s:g} s: it waits for {self.origin}"
+            return f"no byte of {what} {since}: it waits for {self.origin}"
         return (
-            f"no byte of {what} from {self.origin} for more than {told_s:g} s; the request is "
-            f"given up after {self.limit_s:.0f} s, and tried again"
+            f"no byte of {what} from {self.origin} {since}; the request is given up after "
+            f"{self.limit_s:.0f} s, and tried again"
         )
 
 
@@ -85,10 +96,9 @@ def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
     last_byte = _of_thread.last_byte
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
-    now_s = time.monotonic()
     if not last_byte.since_s:  # a request beside another one is no byte
-        last_byte.silent_since_s = now_s
-    last_byte.since_s[threading.get_ident()] = now_s
+        last_byte.begin_silence()
+    last_byte.since_s[threading.get_ident()] = time.monotonic()
     try:
         yield
     finally:
@@ -107,14 +117,15 @@ def pausing(text: str, failure: str = "") -> Iterator[None]:
     try:
         yield
     finally:
-        del last_byte.pauses[threading.get_ident()]
+        last_byte.pauses.pop(threading.get_ident(), None)
 
 
 def byte_came() -> None:
     """Note in a `waiting` block that this thread waits from now on for the next byte."""
     last_byte, thread = _of_thread.last_byte, threading.get_ident()
     if thread in last_byte.since_s:
-        last_byte.silent_since_s = last_byte.since_s[thread] = time.monotonic()
+        last_byte.begin_silence()
+        last_byte.since_s[thread] = last_byte.silent_since_s
 
 
 def asking_again(pause_s: float, reason: str) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
@@ -46,13 +47,15 @@ BAR_CELLS = 16
 _MAX_CELLS = (24, 32, BAR_CELLS, 12, 20, 32, 44, 400)
 
 #: A note that counts something changes often. A log gets one at most this often, if only its
-#: numbers have changed; and the same note once a minute, however often others come between.
+#: numbers have changed; and the same note once a minute.
 NOTE_INTERVAL_S = 10.0
 NOTE_AGAIN_S = 60.0
 _DIGITS = re.compile(r"\d+(, \d+)*")
-#: A note with a time is replaced soon after that time.
+#: A note that comes back after another one tells something new, and so does one whose time has
+#: passed and is replaced: another silence, or the next attempt. It is written after this pause at
+#: first, which doubles, and at the latest as above.
+_NEWS_AFTER_S = 1.0
 _TIME = re.compile(r"\b\d\d:\d\d:\d\d\b")
-_REPLACED_AFTER_S = 1.0
 #: More changes than this at once are counted and not listed.
 MAX_LINES = 50
 
@@ -183,6 +186,32 @@ def aligned(rows: Iterable[Row]) -> Iterator[str]:
 # -- a wait
 
 
+@dataclass(slots=True)
+class _Note:
+    """A note without its numbers, as it was written last."""
+
+    text: str = ""
+    written_s: float = -math.inf
+    #: After which pause it is written again if it tells something new.
+    pause_s: float = _NEWS_AFTER_S
+    #: Whether another note was shown after it was written.
+    came_back: bool = False
+
+    def interval_s(self, note: str) -> float:
+        """Return how long after it was written the same note, with these numbers, is news."""
+        now = f"{datetime.now(UTC):%H:%M:%S}"
+        replaced = {*_TIME.findall(self.text)} - {*_TIME.findall(note)}
+        interval_s = NOTE_AGAIN_S if self.text == note else NOTE_INTERVAL_S
+        is_new = self.came_back or any(told <= now for told in replaced)
+        return min(self.pause_s, interval_s) if is_new else interval_s
+
+    def write(self, note: str, now_s: float) -> None:
+        """Take down that it is written now."""
+        is_frequent = now_s - self.written_s < 2 * NOTE_AGAIN_S
+        self.pause_s = min(2 * self.pause_s, NOTE_AGAIN_S) if is_frequent else _NEWS_AFTER_S
+        self.text, self.written_s, self.came_back = note, now_s, False
+
+
 class LogView:
     """One line per change, and now and then one for a running download."""
 
@@ -198,8 +227,9 @@ class LogView:
         #: What the last line of each order told, and with how many files.
         self._told: dict[OrderKey, tuple[tuple[object, ...], int]] = {}
         self._health: tuple[str, str | None] | None = None
-        #: The last notes without their numbers, each with its text and when it was written.
-        self._notes: dict[str, tuple[str, float]] = {}
+        #: The last notes, by their texts without numbers, and the one that was shown last.
+        self._notes: dict[str, _Note] = {}
+        self._shown: _Note | None = None
         self._problems: set[str] = set()
         self._rates = DownloadRates()
         #: When the next lines of running downloads are due, and how long after that the next ones.
@@ -227,15 +257,13 @@ class LogView:
 
     def _is_news(self, note: str) -> bool:
         """Return whether to write a note: a note of the same words was not written lately."""
-        now_s, words = time.monotonic(), _DIGITS.sub("", note)
-        text, written_s = self._notes.get(words, ("", -math.inf))
-        interval_s = NOTE_AGAIN_S if text == note else NOTE_INTERVAL_S
-        now = f"{datetime.now(UTC):%H:%M:%S}"
-        if text != note and any(told <= now for told in _TIME.findall(text)):
-            interval_s = _REPLACED_AFTER_S
-        is_news = now_s - written_s >= interval_s
+        now_s = time.monotonic()
+        known = self._notes.setdefault(_DIGITS.sub("", note), _Note())
+        if known is not self._shown:
+            known.came_back, self._shown = True, known
+        is_news = now_s - known.written_s >= known.interval_s(note)
         if is_news:
-            self._notes[words] = note, now_s
+            known.write(note, now_s)
         return is_news
 
     def _write_changes(self, *, is_last: bool) -> None:
@@ -275,7 +303,7 @@ class LogView:
 
     def close(self, note: str = "") -> None:
         """Write the last changes and a headline."""
-        if note not in (text for text, _ in self._notes.values()):
+        if note not in (known.text for known in self._notes.values()):
             self._notes.clear()
         self.refresh(note=note)
         self._write_changes(is_last=True)

@@ -151,8 +151,9 @@ def fetch_order(
     if (before := running.before) is not None:
         while wait_for([before.future], LOOK_S).not_done:
             # The connection may be dead, while REGARDS answers a new request at once.
-            if not before.callers and before.last_byte.hangs:
-                before.stop.set()
+            is_stopped = before.stop.is_set()
+            if not (is_stopped or before.callers) and before.last_byte.hangs:
+                before.end()
         running.before = None
 
     def wait(holder: Holder) -> None:

@@ -351,6 +351,7 @@ class RunningDownload:
         """Have it end; that of a worker ends with its call."""
         if self.request:
             self.stop.set()
+            self.last_byte.forget_requests()
             self.future.cancel()
             if self.progress is not None:
                 self.report(self.progress)
