@@ -44,6 +44,8 @@ class _Said:
 
     text = ""
     at_s = 0.0
+    #: Until when the cause of the last line was there at least.
+    lasts_s = 0.0
 
 
 #: What is said outside of a call of the user.
@@ -146,11 +148,16 @@ def pause(pause_s: float) -> bool:
 def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:
     """Say *text* in the main thread before a wait of *wait_s*, if that is longer than a second.
 
-    The same text is said once in *again_s*; the line ends with the limit of the wait.
+    The same text is said once in *again_s* while its cause lasts, and when it has come back; the
+    line ends with the limit of the wait.
     """
-    if in_main_thread() and wait_s > SAID_AFTER_S and _age_s(text) > again_s:
-        said = _said.get()
-        said.text, said.at_s = text, time.monotonic()
+    if not in_main_thread() or wait_s <= SAID_AFTER_S:
+        return
+    said, now_s, age_s = _said.get(), time.monotonic(), _age_s(text)
+    is_back = now_s - said.lasts_s > _AGAIN_S
+    said.lasts_s = now_s if wait_s == math.inf else now_s + wait_s
+    if age_s > again_s or is_back:
+        said.text, said.at_s = text, now_s
         say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
 
 

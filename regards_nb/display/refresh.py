@@ -65,7 +65,8 @@ class RefreshThread:
         self._record: Callable[[], Callable[[Exception], object] | None] = (
             weakref.WeakMethod(record) if inspect.ismethod(record) else lambda: record
         )
-        self._last_error = ""
+        #: The last error, until what it has ended succeeds: a view (its id), or a `showing`.
+        self._last_error, self._failing = "", 0
         # Guards _views and thread; not held while painting.
         self._lock = threading.Lock()
         self._views: dict[Hashable, LiveView] = {}
@@ -120,10 +121,11 @@ class RefreshThread:
             interval_s = CROWDED_INTERVAL_S if is_crowded else INTERVAL_S
             not_before = now + max(pause_s, interval_s) - TOLERANCE_S
             self._painted[view] = (version, not_before, now + TICK_S)
+            self._note_success(id(view))
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
             self._painted[view] = (-1, time.monotonic() + RETRY_S, 0.0)
             if view.is_alive:  # else the page has ended meanwhile
-                self._record_error(exc)
+                self._record_error(exc, id(view))
 
     def run(self) -> None:
         """Start the thread unless it runs."""
@@ -148,17 +150,28 @@ class RefreshThread:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record an error of the display instead of raising it; the same error only once."""
+        """Record an error of the display instead of raising it; one that lasts only once."""
         try:
             yield
         except Exception as exc:  # noqa: BLE001 - a broken page must not stop the tracking
             self._record_error(exc)
 
-    def _record_error(self, exc: Exception) -> None:
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Do the same while a state is shown: after a success the same error is a new one."""
+        with self.recording():
+            yield
+            self._note_success(0)
+
+    def _note_success(self, view: int) -> None:
+        if view == self._failing:
+            self._last_error = ""
+
+    def _record_error(self, exc: Exception, view: int = 0) -> None:
         words = f"{type(exc).__name__}: {exc}"
         if words == self._last_error:
             return
-        self._last_error = words
+        self._last_error, self._failing = words, view
         _log.warning("the display could not be updated: %s", words)
         record, tracker = self._record(), self.tracker()
         try:

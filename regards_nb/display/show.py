@@ -148,7 +148,7 @@ def show(tracker: OrderTracker, *, record: Callable[[Exception], object] | None 
     # An error of the tracker itself is raised; an error of the display is recorded.
     snapshot = tracker.snapshot()
     refresh = refresh_thread_of(tracker, record)
-    with refresh.recording():
+    with refresh.showing():
         if library := live_library():
             view_of(refresh, "show", lambda: None, library).show(snapshot, with_fallback=True)
             refresh.run()
@@ -175,7 +175,7 @@ def mimebundle(
     snapshot = tracker.snapshot(chosen)
     bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
-    with refresh.recording():
+    with refresh.showing():
         if (library := live_library()) and not in_marimo():
             bundle = view_of(refresh, "show", lambda: chosen, library).bundle(snapshot)
             refresh.run()
@@ -302,7 +302,7 @@ def watching(
     view: WaitView | None = None
     note = ""
     try:
-        with refresh.recording():
+        with refresh.showing():
             view = _wait_view(refresh, tracker, _as_callable(keys), blocking=blocking)
             # A view that was opened is closed below, also if the stop button is pressed now.
             view.open()
@@ -312,7 +312,7 @@ def watching(
         raise
     finally:
         if view is not None:
-            with refresh.recording():
+            with refresh.showing():
                 view.close(note)
 
 
