@@ -400,7 +400,7 @@ def _wait(arguments: argparse.Namespace) -> int:
             orders = tracker.wait(
                 *_keys(arguments),
                 until=arguments.until,
-                timeout_s=limit_s and max(limit_s - (time.monotonic() - began_s), 0.0),
+                timeout_s=limit_s and max(round(limit_s - (time.monotonic() - began_s), 1), 0.0),
                 download=arguments.download,
             )
         return _conclude(arguments, orders)

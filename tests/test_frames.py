@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strategies import delivery, histories
 
@@ -252,6 +252,7 @@ TOLD = st.fixed_dictionaries(
         max_size=6,
     )
 )
+@example([(None, 1), (1000.0, False, {"status": "DONE", "files_total": 0})])
 def test_a_restarted_kernel_shows_what_rest_has_told(
     tmp_path_factory: pytest.TempPathFactory, told: list[Any]
 ) -> None:
