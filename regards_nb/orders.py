@@ -119,6 +119,8 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
         Files of an ended order that were downloaded, but not with this journal; only REST tells.
     elsewhere_bytes : int or None
         Their size; None where it is not known.
+    is_refused : bool
+        REGARDS refuses it to the user of the client: it belongs to another user.
     """
 
     key: OrderKey
@@ -151,6 +153,7 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
     expires_at: datetime | None = None
     elsewhere_files: int = 0
     elsewhere_bytes: int | None = None
+    is_refused: bool = False
 
     @property
     def tenant(self) -> str | None:
@@ -172,7 +175,7 @@ class OrderState(msgspec.Struct, frozen=True, gc=False):
         """Whether files of an ended order failed in a download, and a new call would try again."""
         if self.downloaded_files >= (self.files_total or 0):
             return False  # first: a view asks this of all orders
-        is_over = self.finished and self.status not in GONE
+        is_over = self.finished and self.status not in GONE and not self.is_refused
         return is_over and not (self.to_download or self.downloading or self.held_by)
 
     @property

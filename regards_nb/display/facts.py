@@ -30,7 +30,7 @@ class Severity(StrEnum):
     INCOMPLETE = "incomplete"
     RUNNING = "running"
     DONE = "done"
-    #: Deleted or expired on the server.
+    #: Deleted or expired on the server, or the order of another user.
     GONE = "gone"
 
 
@@ -44,6 +44,7 @@ _FACTS = np.dtype([
     ("is_finished", "?"),
     ("is_paused", "?"),
     ("is_downloading", "?"),
+    ("is_refused", "?"),
     # how much is over, at most 1; NaN: unknown
     ("fraction", "f8"),
     # in seconds since 1970
@@ -95,6 +96,7 @@ class OrderFacts:
             order.finished,
             order.status == OrderStatus.PAUSED,
             order.downloading,
+            order.is_refused,
             math.nan if fraction is None else fraction,
             order.first_event.timestamp(),
             order.last_event.timestamp(),
@@ -123,6 +125,8 @@ class OrderFacts:
 
 def severity_of(order: OrderState) -> Severity:
     """Return how much the order needs its user."""
+    if order.is_refused:
+        return Severity.GONE
     if order.waits_for_download:
         return Severity.WAITS
     if not order.finished:

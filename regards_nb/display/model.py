@@ -159,12 +159,11 @@ def table_model(
     words = only.casefold().split()
     shown = ranked[facts.match(words)[ranked]] if words else ranked
     is_mixed = bool(np.ptp(known["tenant"])) if orders else False
-    n_finished = known["is_finished"].sum()
-    n_wanted = max(len(orders), snapshot.n_wanted)
+    own = known[~known["is_refused"]]
     health_severity, health = _health(snapshot.health)
-    current = _current_orders(known)
+    current = _current_orders(own)
     fraction = _mean(current["fraction"])
-    standstill = "; ".join(snapshot.acting) or _standstill(known, snapshot, now)
+    standstill = "; ".join(snapshot.acting) or _standstill(own, snapshot, now)
     over = None if standstill else fraction
     hidden = facts.statuses(known[shown[MAX_ROWS:]])
     return TableModel(
@@ -180,17 +179,11 @@ def table_model(
             for order in orders.take(shown[:MAX_ROWS])
         ),
         has_filter=len(orders) >= MIN_TO_FILTER,
-        headline=(
-            f"{counted(f'{n_finished} of {n_wanted}', 'order')} finished"
-            if n_wanted
-            else "No event of these orders so far"
-            if snapshot.n_known
-            else "No orders"
-        ),
+        headline=_headline(own, snapshot),
         fraction=fraction,
         overall=_overall(current, orders.where("downloading"), over, rates, now),
         standstill=standstill,
-        counts=tuple(_counts(known)),
+        counts=tuple(_counts(own)),
         health=health,
         health_severity=health_severity,
         more=" · ".join(filter(None, (_found(len(shown), len(orders), only), _hidden(hidden)))),
@@ -242,7 +235,7 @@ def allowed_actions(order: OrderState) -> frozenset[Action]:
 
     The server may still refuse: it can know of a pause or a running job of which no message told.
     """
-    if order.order_id is None:
+    if order.order_id is None or order.is_refused:
         # A denied order has no number, and the server addresses orders by number.
         return frozenset()
     is_paused = order.status == OrderStatus.PAUSED
@@ -350,6 +343,8 @@ def _missing(order: OrderState, *, can_download: bool) -> str:
 
 
 def _remarks(order: OrderState, *, can_download: bool) -> Iterator[str]:
+    if order.is_refused:
+        yield "belongs to another user"
     if order.waits_for_download:
         yield clean(order.download_note, LINE_CHARS) or WAITS
     yield _missing(order, can_download=can_download)
@@ -371,6 +366,17 @@ def _remarks(order: OrderState, *, can_download: bool) -> Iterator[str]:
 
 
 # -- all orders
+
+
+def _headline(own: np.ndarray[Any, Any], snapshot: Snapshot) -> str:
+    """Return how many of the user's *own* orders have ended."""
+    n_orders, n_finished = len(snapshot.orders), own["is_finished"].sum()
+    n_wanted = max(n_orders, snapshot.n_wanted) - (n_orders - len(own))
+    if n_wanted:
+        return f"{counted(f'{n_finished} of {n_wanted}', 'order')} finished"
+    if n_orders:
+        return "No orders of yours"
+    return "No event of these orders so far" if snapshot.n_known else "No orders"
 
 
 _HEALTH = {
@@ -479,7 +485,7 @@ def _standstill(facts: np.ndarray[Any, Any], snapshot: Snapshot, now: datetime) 
     if not len(unfinished) or facts["is_downloading"].any():
         return ""
     if unfinished["is_paused"].all():
-        paused = _named(snapshot.orders.without("finished"))
+        paused = _named(snapshot.orders.without("finished").without("is_refused"))
         return f"Nothing moves: paused {paused}; tracker.resume() continues"
     if snapshot.blocking:
         call = "tracker.wait(download=True)" if snapshot.can_download else ""

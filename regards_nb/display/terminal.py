@@ -465,6 +465,7 @@ def _state(order: OrderState) -> tuple[object, ...]:
         order.suborders_done,
         order.error_type,
         order.waits_for_download,
+        order.is_refused,
         order.downloaded_files if order.finished and not order.downloading else 0,
     )
 

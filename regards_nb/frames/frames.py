@@ -98,6 +98,9 @@ class Frames:
         self._lock = threading.RLock()
         #: In each block that changes what is kept.
         self._whole = _Whole()
+        #: The numbers of orders that REGARDS refuses to the user of the client. They do not go into
+        #: the journal: users with other accounts may share it.
+        self.refused: set[int] = set()
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
         self._queues: list[tuple[int, EventQueue]] = []
@@ -122,7 +125,7 @@ class Frames:
         self._revision = 0
         #: The orders of the checkpoint.
         self._stored = None if checkpoint is None else checkpoint.orders
-        self._states = OrderStates(self._tenant, self._stored)
+        self._states = OrderStates(self._tenant, self._stored, self.refused)
         self._orders = OrdersFrame(self._states, self._stored)
         self._events = EventsFrame(checkpoint)
         self._files = GrowingFrame(FILE_DTYPES, map(str, FileState))
@@ -304,6 +307,12 @@ class Frames:
             self.refresh(exact=False)
             new = self._states.new_answers(answers)
         self._journal.save_answers(new)
+
+    def refuse(self, order_id: int) -> None:
+        """Note that an order belongs to another user: nothing of it waits for this one."""
+        with self._lock, self._whole:
+            self.refused.add(order_id)
+            self._states.compute_again(order_id)
 
     # -- the frames --
 

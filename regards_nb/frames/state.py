@@ -269,13 +269,19 @@ class OrderStates:
     """Joins events, files, labels and answers over REST into one `OrderState` per order.
 
     *tenant* is that of the files of orders whose events name none; *stored* are the orders of a
-    checkpoint. *regrouped* grows when an order disappears because an event shows that it is the
-    same as another.
+    checkpoint; *refused* are the numbers of those of other users. *regrouped* grows when an order
+    disappears because an event shows that it is the same as another.
     """
 
-    def __init__(self, tenant: str | None, stored: StoredOrders | None = None) -> None:
+    def __init__(
+        self,
+        tenant: str | None,
+        stored: StoredOrders | None = None,
+        refused: Collection[int] = (),
+    ) -> None:
         self._tenant = tenant
         self._stored = stored
+        self._refused = refused
         self.regrouped = 0
         #: All files, in the order in which a manifest first listed them.
         self._files: ChangeTracker[OrderFile] = ChangeTracker()
@@ -296,6 +302,8 @@ class OrderStates:
         self._labels: dict[OrderKey, str] = {}
         #: Packed: most are of orders that no view draws.
         self._answers: dict[_Id, bytes] = {}
+        for order_id in refused:
+            self.compute_again(order_id)
 
     # Made at their first use: a look at the orders of a checkpoint needs neither.
 
@@ -354,7 +362,7 @@ class OrderStates:
             changed.add((tenant, record.order_id))
         self._to_name.update(each for each in changed if not self._files_of[each].correlation_id)
         for _, order_id in changed:
-            self._mark_stale_by_id(order_id)
+            self.compute_again(order_id)
 
     def add_fetched(self, fetched: Mapping[_Id, tuple[int, bytes | None]]) -> None:
         """Set up to which journal row some orders were fetched, and their last answers."""
@@ -362,7 +370,7 @@ class OrderStates:
             self._fetched[of_order] = row_id
             if answer is not None:
                 self._answers[of_order] = answer
-            self._mark_stale_by_id(of_order[1])
+            self.compute_again(of_order[1])
 
     def add_labels(self, labels: dict[tuple[str | None, str], str]) -> None:
         """Set the labels of some orders."""
@@ -386,7 +394,8 @@ class OrderStates:
                 return _unpack_answer(packed)
         return None
 
-    def _mark_stale_by_id(self, order_id: int) -> None:
+    def compute_again(self, order_id: int) -> None:
+        """Have the states of the orders with a number computed again."""
         for key in self._reducer.numbered(order_id):
             self._mark_stale(key)
 
@@ -529,7 +538,8 @@ class OrderStates:
         files = self._files_of.get((key.tenant or self._tenant, order_id), _NO_FILES)
         fetched_row = self._fetched.get((key.tenant, order_id), 0)
         answer = self._answer((key.tenant, order_id))
-        waits = state.ready_row > fetched_row and state.status not in GONE
+        is_refused = order_id in self._refused
+        waits = state.ready_row > fetched_row and state.status not in GONE and not is_refused
         if answer is not None:
             # Messages that come late from the queue do not take back what the server has said.
             # At the end REGARDS knows the number of its files, external ones included.
@@ -543,7 +553,7 @@ class OrderStates:
             if state.status in GONE:
                 # No manifest will list the others any more.
                 n_files = max(n_files, answer.files_total or 0)
-            elif not waits:
+            elif not (waits or is_refused):
                 state = _with_files_elsewhere(state, answer, files)
         return replaced(
             state,
@@ -553,7 +563,8 @@ class OrderStates:
             files_total=n_files or None,
             bytes_total=files.bytes or None,
             waits_for_download=waits,
-            lacks_names=lacks_names and not state.elsewhere_files,
+            lacks_names=lacks_names and not (state.elsewhere_files or is_refused),
+            is_refused=is_refused,
         )
 
 

@@ -179,7 +179,8 @@ class BlockingOrders:
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""
-        running = [state for state in self._shared.states(keys) if not state.finished]
+        states = self._shared.states(keys).without("is_refused")
+        running = [state for state in states if not state.finished]
         if not running:
             return ""
         numbers = [str(state.order_id) for state in running]

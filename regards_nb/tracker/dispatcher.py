@@ -393,6 +393,8 @@ class AutoDownload:
             say(told)
 
     def _missing(self, state: OrderState) -> str:
+        if state.is_refused:
+            return f"{state.name} belongs to another user: REGARDS refuses its files"
         if state.lacks_files:
             return advice_for_missing(state)
         if state.ready_row and state.status not in GONE:
@@ -447,22 +449,22 @@ class AutoDownload:
                 future = self._downloads.begin_recording_errors(
                     state, _IF_FREE, caller=self, is_repeated=is_incomplete
                 )
-                future.add_done_callback(partial(self._ended, state.key))
+                future.add_done_callback(partial(self._ended, state))
 
     def leave(self, *, is_stopped: bool) -> list[int]:
         """Want no download any more; see `Downloads.leave`."""
         self._downloads.automatic.discard(self)
         return self._downloads.leave(self, is_stopped=is_stopped)
 
-    def _ended(self, key: OrderKey, done: Future[DownloadResult]) -> None:
+    def _ended(self, order: OrderState, done: Future[DownloadResult]) -> None:
         if done.cancelled():
             return
-        error, tries = done.exception(), self._tries.setdefault(key, _Tries())
+        error, tries = done.exception(), self._tries.setdefault(order.key, _Tries())
         if isinstance(error, HeldElsewhereError):
             tries.look_later()
             return
-        if error is None:
-            self._tries[key] = _Tries()
+        if error is None or order.order_id in self._shared.frames.refused:
+            self._tries[order.key] = _Tries()
             return
         self.is_hopeless = self.is_hopeless or is_unusable(error)
         is_incomplete = isinstance(error, IncompleteDownloadError)
@@ -479,7 +481,7 @@ class AutoDownload:
         tries.next_try = ""
         if not isinstance(error, ServiceLoginError):  # it tells when the next login comes
             next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
-            at_once = f"tracker.download({self._shared.state(key).order_id}) tries at once"
+            at_once = f"tracker.download({order.order_id}) tries at once"
             tries.next_try = f"; the next try comes at {next_at:%H:%M:%S} UTC, {at_once}"
 
 

@@ -145,6 +145,7 @@ class Downloads:
     ) -> Future[DownloadResult]:
         """Download in the background; keep an error for the display and the next call.
 
+        The order of another user is none: the views say whose it is.
         *is_repeated*: it tries again what was incomplete, which the user knows or will be told.
         """
         errors, what = self._shared.errors, f"downloading order {order.order_id}"
@@ -157,7 +158,8 @@ class Downloads:
                 return
             # Of several downloads only the last counts.
             errors.withdraw(what)
-            if error is not None and not isinstance(error, HeldElsewhereError):
+            is_refused = order.order_id in self._shared.frames.refused
+            if error is not None and not (is_refused or isinstance(error, HeldElsewhereError)):
                 errors.record(what, error)
 
         return self.begin(order, request, caller=caller, on_end=ended)
@@ -186,15 +188,17 @@ class Downloads:
         view: WaitDisplay,
         orders: Sequence[OrderState],
         request: DownloadRequest = _NEW_FILES,
-        *,
         options: CallOptions | None = None,
+        *,
+        of_all: bool = False,
         timeout_s: float = math.inf,
         unfinished: Callable[[Iterable[OrderKey]], str] = lambda _: "",
     ) -> dict[int, Any]:
         """Download the ready files of some orders; return what ``process=`` returns for each.
 
         An order that has ended without files is an error, raised after the others were fetched. It
-        ends with the text of *unfinished* on the orders without an error.
+        ends with the text of *unfinished* on the orders without an error. *of_all*: the user has
+        named none, and those that turn out to belong to another user are left out.
         Ctrl-C ends the downloads that still run, and so does a byte that does not come within
         *timeout_s*.
         """
@@ -222,6 +226,9 @@ class Downloads:
             raise
         if options.has_workers:
             self._ask_for_workers(orders)
+        refused = self._shared.frames.refused if of_all else ()
+        orders = [order for order in orders if order.order_id not in refused]
+        begun = [each for each in begun if each[0] not in refused]
         errors = self._errors(orders, dict(begun), request)
         failed = {order_id for order_id, _ in errors}
         for order in orders:

@@ -38,6 +38,7 @@ from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
     JournalError,
+    NotAllowedError,
     ProcessingError,
     RegardsError,
     SettingsError,
@@ -195,6 +196,9 @@ def fetch_order(
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
             running.fetched(None)
+            raise
+        except NotAllowedError:
+            running.fetched(None)  # perhaps it belongs to another user
             raise
         journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
         running.fetched(result)

@@ -308,7 +308,7 @@ class RestSync:
         try:
             with watched(self._shared.asking):
                 if isinstance(name, int):
-                    remotes = [self.client.order(name)]
+                    remotes = [self._order(name)]
                 else:
                     newest = islice(self.client.iter_orders(page_size=_PAGE), _PAGE)
                     remotes = [remote for remote in newest if remote.label == name]
@@ -373,6 +373,16 @@ class RestSync:
                 self._shared.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
                 self._keep_answers([(replaced(known, waits_for_download=False), remote)])
 
+    def _order(self, order_id: int) -> RemoteOrder:
+        """Ask for one order alone. NotAllowedError: it belongs to another user, which is noted."""
+        try:
+            return self.client.order(order_id)
+        except NotAllowedError:
+            self.not_ours.add(order_id)
+            self._shared.frames.refuse(order_id)
+            self._shared.signal.send()
+            raise
+
     def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
 
@@ -388,7 +398,7 @@ class RestSync:
                 break
         for order_id in sorted(missing, reverse=True)[:_MOST_SINGLE]:
             try:
-                remotes[order_id] = self.client.order(order_id)
+                remotes[order_id] = self._order(order_id)
             except (OrderNotFoundError, NotAllowedError):
                 self.not_ours.add(order_id)
         return remotes

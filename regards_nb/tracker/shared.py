@@ -325,7 +325,7 @@ class RunningDownload:
     ends_with_files: bool = False
     #: Called after a change of the above.
     changed: Callable[[], object] = lambda: None
-    #: Called with the result before it is returned; None: some files are missing.
+    #: Called with the result before it is returned; None: some or all files did not come.
     fetched: Callable[[DownloadResult | None], object] = lambda _: None
 
     @property

@@ -1211,12 +1211,12 @@ class OrderTracker:
         stopped = partial(downloads.stopped, found, options, again=again)
         rest = partial(self._blocking.unfinished, is_running=not self._life.refusal())
         with stopped_by_user(stopped), watching(self, found) as view:
-            results = downloads.run(view, states, request, options=options, unfinished=rest)
+            result = downloads.run(view, states, request, options, unfinished=rest, of_all=not keys)
         self._shared.errors.told()
         if text := rest(found):
             say(text)
         if process is not None:
-            return results
+            return result
         return [path for state in states for path in self._shared.paths(state.order_id)]
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:

@@ -187,7 +187,7 @@ class Wait(WaitingCall):
         self._began = datetime.now(UTC)
         self._names: list[Name] = list(dict.fromkeys(names_in(selections)))
         if not selections:
-            states = shared.states()
+            states = shared.states().without("is_refused")
             if self._downloads is None:
                 states = states.without("finished")  # those that have ended suffice
             self._names = [state.key for state in states if not self._suffices(state)]
@@ -214,10 +214,12 @@ class Wait(WaitingCall):
     def _why_nothing(self) -> str:
         if not self._is_of_all:
             return "nothing to wait for: no order is selected"
-        states = self._shared.holders.without_held(self._shared.frames.states())
+        known = self._shared.frames.states()
+        states = self._shared.holders.without_held(known.without("is_refused"))
         if not states:
             self._life.require_running()
-            return "; ".join(["nothing to wait for: no orders so far", *self._unheard()])
+            why = "all orders belong to other users" if known else "no orders so far"
+            return "; ".join([f"nothing to wait for: {why}", *self._unheard()])
         n_known, waiting = len(states), states.where("waits_for_download")
         if running := states.without("finished"):  # with until="part"
             named = numbered(state.order_id for state in running)
@@ -290,8 +292,17 @@ class Wait(WaitingCall):
         proceeding.result()
 
     def is_over(self) -> bool:
-        """Read the states of the orders; return whether all have come as far as the call asked."""
-        self._states = list(self._shared.states(self.keys()))
+        """Read the states of the orders; return whether all have come as far as the call asked.
+
+        A call for all orders leaves out those that turn out to belong to another user.
+        """
+        states = self._shared.states(self.keys())
+        if self._is_of_all and states.numbers("is_refused").any():
+            states = states.without("is_refused")
+            self._names = [state.key for state in states]
+            if not self._names:
+                say(self._why_nothing())
+        self._states = list(states)
         return len(self._states) == len(self._names) and all(map(self._suffices, self._states))
 
     def proceed(self) -> None:
@@ -383,6 +394,8 @@ class Wait(WaitingCall):
         return f"no order is called {text!r} so far ({self._shared.near(text)})"
 
     def _suffices(self, state: OrderState) -> bool:
+        if state.is_refused and (self._until == "part" or self._asked is not None):
+            return True  # no file of it will come
         if self._until == "part" and (state.waits_for_download or state.downloading):
             return state.waits_for_download
         return self._blocking.has_ended(state, self._asked)
