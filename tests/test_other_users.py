@@ -73,6 +73,7 @@ def test_views_say_whose_the_order_is(tracker: OrderTracker, hers: int) -> None:
     drawn = text(tracker.snapshot())
     assert "belongs to another user" in drawn
     assert "waits for you" not in drawn
+    assert " left" not in drawn
     others = Frames(tracker._shared.journal, tracker.tenant)
     assert others.orders["waits_for_download"].tolist() == [True]
 

@@ -316,7 +316,8 @@ def _remaining_s(order: OrderState, rate: float | None, now: datetime) -> float 
         if not rate or order.bytes_total is None:
             return None
         return max(order.bytes_total - order.downloaded_bytes, 0) / rate
-    if order.waits_for_download or order.finished or order.status == OrderStatus.PAUSED:
+    does_wait = order.waits_for_download or order.is_refused or order.status == OrderStatus.PAUSED
+    if does_wait or order.finished:
         return None
     return _extrapolated_s((now - order.first_event).total_seconds(), fraction_of(order))
 
