@@ -12,7 +12,7 @@ from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, un
 
 from regards_nb import OrderTracker, errors
 from regards_nb.display import text
-from regards_nb.simulator import OrderPlan, Reply, Route, Simulator, Slow
+from regards_nb.simulator import OrderPlan, Outcome, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -164,6 +164,49 @@ def test_an_order_made_elsewhere_that_has_ended_keeps_its_places(
         limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
         assert told in capsys.readouterr().out
         assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+
+
+def test_an_order_made_elsewhere_is_found_behind_many_newer_ones(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named and downloaded, and nothing is said of pending orders that stand before mine."""
+    before = [simulator.order(OrderPlan(outcome=Outcome.FAILED)) for _ in range(110)]
+    simulator.wait_for(before[-1], "FAILED")
+    other = simulator.order(OrderPlan(n_files=4, files_per_suborder=1))
+    simulator.wait_available(other, files=2)
+    for _ in range(105):
+        simulator.order(ONE_FILE)
+    with tracker_of(simulator, tmp_path, amqp=None, queue=None, poll_s=0.05) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = f"order {other} waits for a download: tracker.download({other})"
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        named = re.findall(r"wait for (.*?)[;\n]", capsys.readouterr().out)
+        assert set(named) == {f"order {other}"}
+        assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+        waiting = threading.Thread(target=mine.wait, kwargs={"download": True})
+        waiting.start()
+        until(lambda: tracker.orders["downloaded_files"].max() == 4)
+        mine.cancel()
+        waiting.join()
+
+
+def test_a_wait_says_how_far_it_looked_for_what_blocks_it(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The list of orders has an end for each round; the call that is named looks further."""
+    other = simulator.order(LONG)
+    for _ in range(200):
+        simulator.order(ONE_FILE)
+    with tracker_of(simulator, tmp_path, amqp=None, queue=None, poll_s=0.05) as tracker:
+        assert tracker._sync is not None
+        tracker._sync.most_listed = 200
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = f"order {mine.order_id} may have to wait for an order that is not among the newest "
+        told += "200: tracker.sync(limit=2000) looks at older ones"
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert len(tracker.sync(limit=2000)) == 201
+        told = f"order {mine.order_id} may have to wait for orders {other}, {other + 1}"
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
 
 
 def test_the_third_unfinished_order_is_warned_of(tracker: OrderTracker) -> None:

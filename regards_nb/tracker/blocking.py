@@ -80,7 +80,10 @@ class BlockingOrders:
         """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
-        unfinished = (self._states_of_user() + self._only_over_rest()).without("finished")
+        known = self._states_of_user()
+        if not self.sync.is_all_listed:  # older ones may be before those that have not begun
+            known = known.where("order_id", self.sync.begun)
+        unfinished = (known + self._only_over_rest()).without("finished")
         going_on = (
             replaced(state, waits_for_download=False)
             for state in unfinished.sorted("order_id")
@@ -174,8 +177,21 @@ class BlockingOrders:
             call = "" if self.sync is None else call
             is_mixed = bool(blocking) and self._shared.frames.is_mixed()
             advice = partial(advice_for, blocking, call, with_tenant=is_mixed)
-            reasons.append(advice() if blocking else behind(going_on, line))
+            ahead = "" if blocking else behind(going_on, line) or self._not_listed(going_on)
+            reasons.append(advice() if blocking else ahead)
         return list(filter(None, reasons))
+
+    def _not_listed(self, states: Iterable[OrderState]) -> str:
+        """Return which of some orders may have to wait for one that is too old to be found."""
+        if self.sync is None or not (n_listed := self.sync.n_listed_only):
+            return ""
+        numbers = [s.order_id for s in states if s.order_id and s.order_id not in self.sync.begun]
+        if not numbers:
+            return ""
+        return (
+            f"{numbered(numbers)} may have to wait for an order that is not among the newest "
+            f"{n_listed:,}: tracker.sync(limit={10 * n_listed}) looks at older ones"
+        )
 
     def unfinished(self, keys: Iterable[OrderKey], *, is_running: bool) -> str:
         """Return which of some orders REGARDS still prepares, and what keeps it; empty if none."""

@@ -8,6 +8,7 @@ during a call that waits.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import weakref
@@ -56,9 +57,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("regards_nb")
 
-#: The list is read as far as the oldest unfinished order, and no further than this.
-_MOST_LISTED = 1000
 _PAGE = 100
+#: When an order has stood still for the first of these times, the list is read on to one that waits
+#: for the user. Where there is none, it is read on again after the second one.
+_STILL_S, _READ_ON_AGAIN_S = 1.0, 10.0
+#: Of the others that go on, only the first ones can be first in line.
+_MOST_FIRST = 2
 #: The list leaves out deleted orders and those of other users. Maximum number of them that one
 #: round asks for, one by one.
 _MOST_SINGLE = 10
@@ -103,6 +107,10 @@ class RestSync:
     Each call that asks raises ServiceError where the server does not answer.
     """
 
+    #: The list, which REGARDS neither filters nor sorts (protocol.md 1.2), is read as far as the
+    #: oldest unfinished order, and no further than this.
+    most_listed = 1000
+
     def __init__(self, shared: Shared, client: RegardsClient) -> None:
         self.client = client
         self.tenant = client.tenant
@@ -114,8 +122,16 @@ class RestSync:
         #: Numbers of orders of which REST told what a message should have told.
         self.unannounced: set[int] = set()
         self._is_unheard_noted = False
-        #: The user's orders that no message has named, which have files to download or go on.
+        #: The user's orders that no message has named, which have files to download, and the first
+        #: that go on. While older ones may be before them, without those that have not begun.
         self.without_message: tuple[OrderState, ...] = ()
+        #: Numbers of the orders that REGARDS has begun, as the last round told.
+        self.begun: frozenset[int] = frozenset()
+        #: How many of the newest orders `take_in` took in, and how many the last rounds listed;
+        #: infinite if all.
+        self._n_taken_in = self._n_listed = 0.0
+        #: The oldest order that the last round listed, and when the next one may read on.
+        self._oldest_listed, self._read_on_s = 0, 0.0
         # Held while an answer is compared and journalled, so that no two threads journal the same.
         # Never during a request.
         self._lock = threading.Lock()
@@ -208,14 +224,26 @@ class RestSync:
         if not wanted:
             return False
         before = self._shared.states()
-        remotes = self._listed(wanted)
+        has_read_on = time.monotonic() < self._read_on_s
+        reads_on = not has_read_on and _any_still(unfinished.values())
+        n_before, older = (self._n_listed, self.without_message) if has_read_on else (0.0, ())
+        remotes = self._listed(wanted, reads_on=reads_on, n_before=n_before)
         known = self._ours(self._shared.states().where("order_id", remotes))
         gone = {n for n, each in remotes.items() if STATUS_OF_MESSAGE.get(each.status) in GONE}
-        self.without_message = tuple(
-            state_of(remote, self.tenant)
-            for number, remote in sorted(remotes.items())
-            if (remote.available_files or not remote.finished) and number not in known.keys() | gone
+        self.begun = frozenset(n for n, each in remotes.items() if each.status != "PENDING")
+        others = [each for n, each in sorted(remotes.items()) if n not in known.keys() | gone]
+        with_files = (each for each in others if each.available_files)
+        going_on = (
+            each
+            for each in others
+            if not (each.available_files or each.finished or each.status == "PAUSED")
+            if self.is_all_listed or each.order_id in self.begun
         )
+        found = (
+            state_of(each, self.tenant) for each in (*with_files, *islice(going_on, _MOST_FIRST))
+        )
+        older = tuple(s for s in older if (s.order_id or 0) < self._oldest_listed)
+        self.without_message = (*older, *found)
         remotes = {number: each for number, each in remotes.items() if number in known}
         return self._take(remotes, before, unfinished.keys() | gone)[0]
 
@@ -294,6 +322,8 @@ class RestSync:
         """Ask for the user's newest orders; return the keys of those that were not known."""
         before, key_of = self._shared.states(), self._shared.frames.key_of
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
+        n_taken_in = len(remotes) if len(remotes) == limit else math.inf
+        self._n_taken_in = max(self._n_taken_in, n_taken_in)
         new = [number for number in reversed(remotes) if key_of(number) is None]
         _, newer = self._take(remotes, before, remotes)
         for order_id in newer:
@@ -383,25 +413,63 @@ class RestSync:
             self._shared.signal.send()
             raise
 
-    def _listed(self, wanted: Iterable[int]) -> dict[int, RemoteOrder]:
+    def _listed(
+        self, wanted: Iterable[int], *, reads_on: bool, n_before: float
+    ) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
 
-        Remember those that are not ours.
+        Remember those that are not ours. *reads_on*: go on to an order that waits for the user.
+        *n_before* were listed by an earlier round that counts.
         """
         missing = set(wanted)
-        remotes = {}
-        for remote in islice(self.client.iter_orders(page_size=_PAGE), _MOST_LISTED):
+        remotes: dict[int, RemoteOrder] = {}
+        for remote in islice(self.client.iter_orders(page_size=_PAGE), self.most_listed):
             remotes[remote.order_id] = remote
             missing.discard(remote.order_id)
+            reads_on = reads_on and not _waits_for_user(remote)
             # The rest of a page costs no request, and may hold orders that block others.
-            if not missing and len(remotes) % _PAGE == 0:
+            if not missing and not reads_on and len(remotes) % _PAGE == 0:
                 break
+        else:
+            if len(remotes) < self.most_listed:
+                n_before = math.inf
+        if reads_on:
+            self._read_on_s = time.monotonic() + _READ_ON_AGAIN_S
+        self._n_listed = max(n_before, len(remotes))
+        self._oldest_listed = min(remotes, default=0)
         for order_id in sorted(missing, reverse=True)[:_MOST_SINGLE]:
             try:
                 remotes[order_id] = self._order(order_id)
             except (OrderNotFoundError, NotAllowedError):
                 self.not_ours.add(order_id)
         return remotes
+
+    @property
+    def is_all_listed(self) -> bool:
+        """Whether all orders of the user were listed."""
+        return max(self._n_listed, self._n_taken_in) == math.inf
+
+    @property
+    def n_listed_only(self) -> int:
+        """How many of the newest orders were listed; 0 if all, or if no round has read on."""
+        n_listed = max(self._n_listed, self._n_taken_in)
+        return int(n_listed) if self.most_listed <= n_listed < math.inf else 0
+
+
+def _any_still(unfinished: Iterable[OrderState]) -> bool:
+    """Return whether one of the orders may have to wait for others."""
+    now = datetime.now(UTC)
+    return any(
+        not state.waits_for_download
+        and state.status != OrderStatus.PAUSED
+        and (now - state.last_event).total_seconds() >= _STILL_S
+        for state in unfinished
+    )
+
+
+def _waits_for_user(remote: RemoteOrder) -> bool:
+    """Return whether an order takes a place: one that has ended may have external files only."""
+    return remote.waiting_for_user or bool(remote.available_files and not remote.finished)
 
 
 # -- when it is asked
