@@ -190,6 +190,21 @@ def test_an_order_made_elsewhere_is_found_behind_many_newer_ones(
         waiting.join()
 
 
+def test_a_message_tells_the_name_of_an_order_that_a_wait_downloads(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """REST gave its number only; its next message has the correlation id, and the wait goes on."""
+    other = simulator.order(OrderPlan(n_files=4, files_per_suborder=1))
+    simulator.wait_available(other, files=2)
+    simulator.flush()
+    purge_queue(simulator)
+    with tracker_of(simulator, tmp_path) as tracker:
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        mine.wait(download=True, timeout_s=60)
+        assert mine.status == "DONE"
+        assert tracker[other].state.downloaded_files == 4
+
+
 def test_a_wait_says_how_far_it_looked_for_what_blocks_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -427,10 +427,14 @@ class AutoDownload:
         """Download the files of these orders that wait, and those whose pause is over."""
         for key in keys:
             self._tries.setdefault(key, _Tries())
+        for key in list(self._tries):
+            # A message may have told the correlation id of an order of which REST told the number.
+            if key.correlation_id.startswith("#") and (told := self._shared.key_of(key)) != key:
+                self._tries.setdefault(told or key, self._tries.pop(key))
         now_s = time.monotonic()
         due = [key for key, t in list(self._tries.items()) if t.is_incomplete or t.next_s <= now_s]
         for state in self._shared.states(due):
-            tries = self._tries[state.key]
+            tries = self._tries.setdefault(state.key, _Tries())
             if tries.is_incomplete and state.to_download:
                 # What an incomplete download lacks waits for its turn, what was announced since
                 # does not.
