@@ -145,7 +145,7 @@ class Downloads:
     ) -> Future[DownloadResult]:
         """Download in the background; keep an error for the display and the next call.
 
-        The order of another user is none: the views say whose it is.
+        That REGARDS refuses the order of another user is no error: the views say whose it is.
         *is_repeated*: it tries again what was incomplete, which the user knows or will be told.
         """
         errors, what = self._shared.errors, f"downloading order {order.order_id}"
