@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, until
 
-from regards_nb import OrderTracker, errors
+from regards_nb import Order, OrderTracker, errors
 from regards_nb.display import text
 from regards_nb.simulator import OrderPlan, Outcome, Reply, Route, Simulator, Slow
 
@@ -25,6 +25,15 @@ LONG = OrderPlan(n_files=4, files_per_suborder=1, suborder_pause_s=3600)
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
     with tracker_of(simulator, tmp_path) as tracker:
         yield tracker
+
+
+def assert_told(
+    told: str, order: Order, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wait for an order says it, and so do its time limit and the row."""
+    limit_tells(re.escape(told), lambda limit_s: order.wait(timeout_s=limit_s))
+    assert told in capsys.readouterr().out
+    assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
 
 
 def test_a_wait_names_the_orders_that_block_it(
@@ -161,9 +170,7 @@ def test_an_order_made_elsewhere_that_has_ended_keeps_its_places(
             f"order {mine.order_id} may have to wait for order {other}; order {other} waits for a "
             f"download: tracker.download({other})"
         )
-        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
-        assert told in capsys.readouterr().out
-        assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+        assert_told(told, mine, tracker, capsys)
 
 
 def test_an_order_made_elsewhere_is_found_behind_many_newer_ones(
@@ -353,9 +360,7 @@ def test_a_download_that_takes_a_place_is_named_at_once(
             f"order {mine.order_id} may have to wait for orders {waiting}, {long}; order {waiting} "
             f"waits for a download: tracker.download({waiting})"
         )
-        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
-        assert told in capsys.readouterr().out
-        assert told in re.sub("<[^>]*>", " ", tracker._repr_html_())
+        assert_told(told, mine, tracker, capsys)
 
 
 def test_submit_each_downloads_what_blocks_it(

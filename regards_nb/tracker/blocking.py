@@ -11,7 +11,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import replaced
 from regards_nb.text import numbered
-from regards_nb.tracker.shared import advice_for_missing
+from regards_nb.tracker.shared import SUBORDERS_PER_USER, advice_for_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared
 
-#: Maximum number of sub-orders of a user that REGARDS prepares before he downloads them
-#: (protocol.md 0.2).
-SUBORDERS_PER_USER = 2
 #: How to download with a tracker that has no REST side.
 HOW_WITHOUT_CLIENT = (
     "download in a kernel that has a client, or make this tracker with client=RegardsClient(...)"

@@ -43,7 +43,7 @@ from regards_nb.tracker.rest_answers import (
     new_deliveries,
     state_of,
 )
-from regards_nb.tracker.shared import ASKING, RECEIVING
+from regards_nb.tracker.shared import ASKING, RECEIVING, SUBORDERS_PER_USER
 from regards_nb.waits import ended_by, growing, in_thread, limited, pause
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ _PAGE = 100
 #: When an order has stood still for the first of these times, the list is read on to one that waits
 #: for the user. Where there is none, it is read on again after the second one.
 _STILL_S, _READ_ON_AGAIN_S = 1.0, 10.0
-#: Of the others that go on, only the first ones can be first in line.
-_MOST_FIRST = 2
 #: The list leaves out deleted orders and those of other users. Maximum number of them that one
 #: round asks for, one by one.
 _MOST_SINGLE = 10
@@ -239,9 +237,9 @@ class RestSync:
             if not (each.available_files or each.finished or each.status == "PAUSED")
             if self.is_all_listed or each.order_id in self.begun
         )
-        found = (
-            state_of(each, self.tenant) for each in (*with_files, *islice(going_on, _MOST_FIRST))
-        )
+        # Of those that go on, only so many can be first in line.
+        first = islice(going_on, SUBORDERS_PER_USER)
+        found = (state_of(each, self.tenant) for each in (*with_files, *first))
         older = tuple(s for s in older if (s.order_id or 0) < self._oldest_listed)
         self.without_message = (*older, *found)
         remotes = {number: each for number, each in remotes.items() if number in known}

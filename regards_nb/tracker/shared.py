@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("regards_nb")
 
+#: Maximum number of sub-orders of a user that REGARDS prepares before he downloads them
+#: (protocol.md 0.2).
+SUBORDERS_PER_USER = 2
 #: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
 #: A process that downloads an order has no lease for a moment between two of its sub-orders.

@@ -20,9 +20,9 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE, OrderKey
 from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.blocking import SUBORDERS_PER_USER, advice_for
+from regards_nb.tracker.blocking import advice_for
 from regards_nb.tracker.estimate import NothingFoundError
-from regards_nb.tracker.shared import LOOK_S, HeldElsewhereError
+from regards_nb.tracker.shared import LOOK_S, SUBORDERS_PER_USER, HeldElsewhereError
 from regards_nb.tracker.submission import new_name
 from regards_nb.tracker.waiting import WaitingCall
 from regards_nb.waits import growing, limited
