@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regards_nb import OrderTracker, RegardsClient, errors
+from regards_nb import OrderEvent, OrderTracker, RegardsClient, errors
 from regards_nb.arguments import (
     check_choice,
     check_counts,
@@ -130,6 +131,28 @@ def test_a_callback_takes_an_event(tracker: OrderTracker) -> None:
         tracker.on("DONE", lambda: None)  # type: ignore[arg-type, misc]
     with pytest.raises(errors.SettingsError, match=r"^callback must be a function"):
         tracker.on("DONE", "print")  # type: ignore[arg-type]
+
+
+def test_a_callback_whose_body_would_never_run_is_refused(tracker: OrderTracker) -> None:
+    """A call of an async or generator function only makes an object; on() says what to do."""
+
+    async def asynchronous(_event: OrderEvent) -> None: ...
+
+    def yields(_event: OrderEvent) -> Iterator[int]:
+        yield 1
+
+    async def yields_too(_event: OrderEvent) -> AsyncIterator[int]:
+        yield 1
+
+    class Caller:
+        async def __call__(self, _event: OrderEvent) -> None: ...
+
+    for callback in (asynchronous, partial(asynchronous), Caller()):
+        with pytest.raises(errors.SettingsError, match=r"async function.*asyncio\.run\("):
+            tracker.on("DONE", callback)
+    for generator in (yields, yields_too):
+        with pytest.raises(errors.SettingsError, match=r"generator function.*without yield"):
+            tracker.on(None, generator)
 
 
 def test_other_types_of_the_same_kind_are_taken() -> None:

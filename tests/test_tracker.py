@@ -154,14 +154,15 @@ def test_a_wait_in_asyncio_leaves_the_loop_free(
     assert asyncio.run(main()) > 10
 
 
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
 def test_callbacks_get_their_events_and_their_errors_stop_nothing(
-    simulator: Simulator, tracker: OrderTracker
+    simulator: Simulator, tracker: OrderTracker, kind: type[BaseException]
 ) -> None:
     """Each event of the status once, in a thread of its own; errors come with the next call."""
     seen: list[OrderEvent] = []
 
     def broken(_event: OrderEvent) -> None:
-        raise ValueError("my mistake")
+        raise kind("my mistake")
 
     tracker.on(OrderStatus.SUBORDER_DONE, seen.append)
     tracker.on("SUBORDER_DONE", broken)
@@ -172,7 +173,7 @@ def test_callbacks_get_their_events_and_their_errors_stop_nothing(
     tracker.download(number)
     another = simulator.order(OrderPlan(n_files=1))
     until(lambda: f"{number}, {another}" in str(tracker.snapshot().background_errors))
-    told = "callback broken on SUBORDER_DONE: ValueError: my mistake .*, for orders 1, 2"
+    told = rf"callback broken on SUBORDER_DONE: {kind.__name__}: my mistake .*, for orders 1, 2"
     with pytest.raises(errors.TrackingError, match=told) as caught:
         tracker.wait(number, timeout_s=30)
     tracker.wait(number, timeout_s=30)

@@ -261,7 +261,8 @@ class EventDispatcher:
         self._began_s = time.monotonic()
         try:
             callback(event)
-        except Exception as exc:  # noqa: BLE001 - the user's code must not stop the tracking
+        # Also SystemExit: in this thread nobody else would tell of it.
+        except BaseException as exc:  # noqa: BLE001 - the user's code must not stop the tracking
             self._shared.errors.record(
                 f"callback {name} on {event.status}",
                 exc,
@@ -277,7 +278,7 @@ class EventDispatcher:
 def checked_callback(status: str | None, callback: Callable[[OrderEvent], object]) -> Callback:
     """Return both as they are kept; warn of a status that REGARDS has not named so far.
 
-    SettingsError: *callback* cannot be called, or not with one argument.
+    SettingsError: *callback* cannot be called, not with one argument, or its body would not run.
     """
     check_texts(status=status)
     if not callable(callback):
@@ -289,6 +290,19 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
             raise SettingsError(
                 f"callback must take one argument, the OrderEvent, and {callback!r} does not: {exc}"
             ) from None
+    for called in (callback, type(callback).__call__):
+        # A call of either only makes an object, which nobody awaits or iterates.
+        if inspect.iscoroutinefunction(called):
+            raise SettingsError(
+                f"callback must be a plain function, and {callback!r} is an async function, whose "
+                "body would not run. Give lambda event: asyncio.run(function(event)), or leave "
+                "on() out and call it after `await tracker.wait_async()`"
+            )
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise SettingsError(
+                f"callback must be a plain function, and {callback!r} is a generator function, "
+                "whose body would not run. Give a function without yield"
+            )
     if status is None:
         return None, callback
     if status not in OrderStatus.__members__:

@@ -812,14 +812,14 @@ class OrderTracker:
     def on(self, status: str | None, callback: Callable[[OrderEvent], object]) -> None:
         """Call *callback* with each new event of a status, in a thread of its own.
 
-        None means every status; `off` ends it. An error in it is logged and shown, raised at the
-        end of the next wait, and stops nothing. There is a warning for a status that REGARDS has
-        not named so far: it is misspelt, or a newer server sends it.
+        None means every status; `off` ends it. An error in it, or SystemExit, is logged and shown,
+        raised at the end of the next wait, and stops nothing. There is a warning for a status that
+        REGARDS has not named so far: it is misspelt, or a newer server sends it.
 
         Raises
         ------
         SettingsError
-            *callback* cannot be called.
+            *callback* cannot be called, or is an async or generator function.
         """
         self._callbacks.append(checked_callback(status, callback))
 
