@@ -226,6 +226,9 @@ def test_threads_of_the_user_download_and_process(
         )
         assert all(name.startswith("mine") for name in names.values())
         assert len(files_of(tracker, numbers)) == 18
+        told = r"process= raised SystemExit: 2 \(test_workers\.py, "
+        with pytest.raises(errors.ProcessingError, match=told):
+            tracker.download(numbers[0], executor=threads, process=lambda _: sys.exit(2))
         threads.shutdown()
         with pytest.raises(errors.SettingsError, match="the executor was shut down"):
             tracker.download(numbers[0], again=True, executor=threads)
@@ -373,6 +376,8 @@ def test_errors_of_workers_come_back_whole(
         assert "in fails_oddly" in "".join(caught.value.__notes__)
         with pytest.raises(errors.ProcessingError, match="pickle"):
             tracker.download(number, executor=processes, process=worker_functions.returns_a_lock)
+        with pytest.raises(errors.ProcessingError, match="process= raised SystemExit: 2"):
+            tracker.download(number, executor=processes, process=worker_functions.exits)
         assert tracker.download(number, executor=processes, process=worker_functions.count)
 
 

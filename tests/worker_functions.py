@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class OddError(Exception):
 def fails_oddly(paths: list[Path]) -> None:
     """Raise an error that cannot be pickled."""
     raise OddError(3, 4)
+
+
+def exits(paths: list[Path]) -> None:
+    """Call sys.exit()."""
+    sys.exit(2)
 
 
 def returns_a_lock(paths: list[Path]) -> object:

@@ -307,7 +307,10 @@ def begin_processing(
         try:
             paths = shared.paths(order_id)
             outer.set_result(process(paths) if paths else None)
-        except Exception as exc:  # noqa: BLE001 - the caller raises it
+        except BaseException as exc:
+            # Ctrl-C and sys.exit() end the thread of the call; one of the executor goes on.
+            if executor is None and not isinstance(exc, Exception):
+                raise
             is_ours = isinstance(exc, JournalError)
             outer.set_exception(exc if is_ours else processing_error(order_id, exc))
         shared.signal.send()
@@ -574,13 +577,13 @@ def run_in_worker(task: WorkerTask) -> bytes | RegardsError | None:
         try:
             process = pickle.loads(task.process)  # noqa: S301 - the user's own function
             return pickle.dumps(process(paths))
-        except Exception as exc:  # noqa: BLE001 - the caller raises it
+        except BaseException as exc:  # noqa: BLE001 - the caller raises it, also SystemExit
             return _told(task, processing_error(task.order.order_id, exc))
     except Exception as exc:  # noqa: BLE001 - the caller raises it
         return _told(task, exc)
 
 
-def processing_error(order_id: int, cause: Exception) -> ProcessingError:
+def processing_error(order_id: int, cause: BaseException) -> ProcessingError:
     """Return the error for a function of the user that failed."""
     error = ProcessingError(
         f"order {order_id}: process= raised {type(cause).__name__}: {cause} {raised_at(cause)}. "
