@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,9 +46,15 @@ def main(names: Iterable[str]) -> int:
 def execute(source: Path) -> Path:
     """Execute one notebook in an empty folder, and return where the result is."""
     book = _books.read(source, as_version=4)
-    with tempfile.TemporaryDirectory(prefix="regards-nb-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="regards-nb-") as folder,
+        tempfile.TemporaryDirectory(prefix="regards-nb-") as sockets,
+    ):
+        # Between the choice of a TCP port and its use by the kernel, another program can take it.
+        kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
         NotebookClient(
             book,
+            config=Config(KernelManager=kernel),
             timeout=CELL_LIMIT_S,
             store_widget_state=False,
             resources={"metadata": {"path": folder}},

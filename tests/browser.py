@@ -215,6 +215,8 @@ class Lab:
             f"--ServerApp.root_dir={self.root}",
             "--ServerApp.disable_check_xsrf=True",
             "--ServerApp.terminals_enabled=False",
+            # as in `sockets_in`
+            "--KernelManager.transport=ipc",
         ]
 
     def _environment(self) -> dict[str, str]:

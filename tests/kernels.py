@@ -84,6 +84,14 @@ class Cell:
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
+def sockets_in(folder: Path) -> dict[str, str]:
+    """Return the options of a KernelManager whose kernel listens on sockets in a folder.
+
+    A TCP port that is chosen for a kernel can be taken by another program before the kernel runs.
+    """
+    return {"transport": "ipc", "connection_file": str(folder / "kernel.json")}
+
+
 class Kernel:
     """One kernel, and what a page would know of it: cells, displays and widgets."""
 
@@ -91,7 +99,7 @@ class Kernel:
         self._home = home
         from jupyter_client.manager import KernelManager
 
-        self._manager: Any = KernelManager(connection_file=str(home / "kernel.json"))
+        self._manager: Any = KernelManager(**sockets_in(home))
         self._path = search_path(version)
         self.cells: dict[str, Cell] = {}
         self.displays: dict[str, dict[str, Any]] = {}

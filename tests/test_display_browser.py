@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import display
 import pytest
 from browser import Chromium, Lab, chromium
-from kernels import kernelspec
+from kernels import kernelspec, sockets_in
 from scripted_cells import PARTS_DONE, SETUP
 
 if TYPE_CHECKING:
@@ -380,13 +380,15 @@ def test_a_page_made_with_stored_widgets_shows_the_tables_without_network(
     import nbconvert
     import nbformat.v4
     from nbclient import NotebookClient
+    from traitlets.config import Config
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     cells = [f"FINISH = ''{SETUP}", "show(tracker)", "tracker"]
     book: Any = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
     options = {"timeout": 240, "startup_timeout": 240, "store_widget_state": True}
-    NotebookClient(book, kernel_name="python3", **options).execute()
+    config = Config(KernelManager=sockets_in(tmp_path))
+    NotebookClient(book, kernel_name="python3", config=config, **options).execute()
     assert book.metadata.widgets
     html: str = nbconvert.HTMLExporter().from_notebook_node(book)[0]
     (lab.root / "stored.html").write_text(html, encoding="utf-8")

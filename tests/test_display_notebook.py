@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import PYTHON_MODULE
+from kernels import sockets_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +50,16 @@ def new_kernel(folder: Path) -> Iterator[Any]:
     """Start a kernel; yield what executes cells in it."""
     import nbformat.v4
     from nbclient import NotebookClient
+    from traitlets.config import Config
 
     books: Any = nbformat
+    options = {"timeout": 240, "startup_timeout": 240, "kernel_name": "python3"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
         patch.setenv("IPYTHONDIR", str(folder))
         patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        client: Any = NotebookClient(
-            books.v4.new_notebook(), timeout=240, startup_timeout=240, kernel_name="python3"
-        )
+        config = Config(KernelManager=sockets_in(folder))
+        client: Any = NotebookClient(books.v4.new_notebook(), config=config, **options)
         with client.setup_kernel():
             yield client
 
