@@ -124,17 +124,22 @@ def test_health_warns_before_the_limit_and_a_check_uses_up_no_delivery(
 def test_a_proxy_that_cuts_every_connection_loses_nothing(
     broker: PrivateBroker, journal: Journal
 ) -> None:
-    """Each connection ends after 60 kB, more often than a message may be returned."""
-    with quorum_queue(broker, **{"x-delivery-limit": 3}) as admin:
-        publish(admin, 0, 1000)
+    """Each connection ends after 60 kB, more often than a message may be returned.
+
+    A connection takes 100 messages before it uses the limit of 400. With that many on their way, a
+    message is returned by five connections, or six, before it arrives.
+    """
+    most_returns = 7
+    with quorum_queue(broker, **{"x-delivery-limit": most_returns}) as admin:
+        publish(admin, 0, 1500)
         with TcpProxy(("127.0.0.1", broker.amqp_port), limit_bytes=60_000) as proxy:
             parameters = parameters_from(proxy.url(admin.url))
             consumer = Consumer(parameters, admin.queue, journal, nothing)
             consumer.start(LIMIT_S)
-            until(lambda: journal.last_id() >= 1000)
+            until(lambda: journal.last_id() >= 1500)
             consumer.stop(LIMIT_S)
-            assert proxy.connections > 5
-    assert numbers(journal) == list(range(1000))
+            assert proxy.connections > most_returns
+    assert numbers(journal) == list(range(1500))
 
 
 #: Kernels that are killed one after the other, each as soon as its first batch is journalled.
