@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from children import Child
-from conftest import client_of, limit_tells, tracker_of, until
+from conftest import client_of, interrupted_after, limit_tells, tracker_of, until
 
 from regards_nb import OrderTracker, errors, queries
 from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, Slow
@@ -325,6 +325,21 @@ def test_ctrl_c_ends_it_in_one_line(simulator: Simulator, tracker: OrderTracker)
     assert "same table goes on" in said_left
     tracker.submit_each(table, download=True, timeout_s=60)
     assert len(simulator.service.orders_of(simulator.username)) == 3
+
+
+def test_an_order_that_was_never_asked_for_is_not_perhaps_made(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGARDS answers 503 to what comes before the request, and Ctrl-C ends the pause."""
+    table = products(tracker, 1, 2)
+    simulator.faults.add(Reply(route=Route.BASKET, status=503, times=None))
+    with (
+        interrupted_after(lambda told: "nothing was ordered for 'SWOT" in told, monkeypatch),
+        pytest.raises(
+            errors.StoppedWaiting, match=r"^stopped; 0 of 2 orders made\. Not made: SWOT"
+        ),
+    ):
+        tracker.submit_each(table)
 
 
 @pytest.mark.parametrize(

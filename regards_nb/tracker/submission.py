@@ -306,13 +306,17 @@ class Submission:
         key = self._shared.frames.key_of(name)
         if key is not None:
             return f"{self._shared.state(key).name} was made for {labelled}"
-        earlier = self._saved(name)
-        if earlier is None or not earlier.was_sent:
+        if not self.was_sent(name):
             return _nothing(request)
         return (
             f"it is open whether REGARDS has made an order for {labelled}. "
             f"submit({_name(request)}) asks it, and orders nothing twice"
         )
+
+    def was_sent(self, correlation_id: str) -> bool:
+        """Return whether a request under this name was sent: there may be an order then."""
+        earlier = self._saved(correlation_id)
+        return earlier is not None and earlier.was_sent
 
     def _wait_for(self, holder: Holder) -> None:
         told(f"waiting for {holder}, which is submitting a request", math.inf)

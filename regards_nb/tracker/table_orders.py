@@ -83,8 +83,6 @@ class TableOrders(WaitingCall):
         self._pauses = growing(_FIRST_RETRY_S, _LONGEST_RETRY_S)
         #: Why REGARDS did not get the last request.
         self._obstacle = ""
-        #: The next request may have been sent, and there is no answer to it so far.
-        self._is_sending = False
         #: Gets the estimate of each order, only so that none is made of nothing; None: not asked.
         self._estimate: Callable[[str], object] | None = None
         #: By their places, why orders were not made.
@@ -201,7 +199,6 @@ class TableOrders(WaitingCall):
 
     def _make_next(self) -> None:
         request = self._wanted[self._pending[0]]
-        self._is_sending = True
         try:
             with limited(self._deadline_s):
                 self._submission.submit(
@@ -211,7 +208,6 @@ class TableOrders(WaitingCall):
                     rename=self._renamed_next,
                 )
         except HeldElsewhereError as exc:
-            self._is_sending = False
             self._obstacle = f"{exc} is submitting a request"
             self._not_before_s = time.monotonic() + LOOK_S
         except (ServiceUnreachableError, BrokerUnreachableError) as exc:
@@ -221,7 +217,6 @@ class TableOrders(WaitingCall):
             self._not_before_s = time.monotonic() + pause_s
         except NothingFoundError as exc:
             self._refused[self._pending.popleft()] = f"{request.label} ({exc})"
-            self._is_sending = False
             self._shared.signal.send()
         except SettingsError as exc:
             raise SettingsError(f"the order {request.label!r} of the table: {exc}") from exc
@@ -232,7 +227,6 @@ class TableOrders(WaitingCall):
             ) from exc
         else:
             self._pending.popleft()
-            self._is_sending = False
             self._obstacle, self._pauses = "", growing(_FIRST_RETRY_S, _LONGEST_RETRY_S)
 
     def _has_room(self, states: Iterable[OrderState]) -> bool:
@@ -288,9 +282,14 @@ class TableOrders(WaitingCall):
         made, left = self._labels_of(are_made=True), self._labels_of(are_made=False)
         text = f"stopped; {len(made)} of {counted(len(self._requests), 'order')} made"
         text += f": {listed(made, between='; ')}" if made else ""
-        if self._is_sending and (sent := self.labels[self._pending[0]]) in left:
-            left.remove(sent)
-            text += f". Perhaps made: {sent}, the next call asks REGARDS"
+        following = self._requests[self._pending[0]] if self._pending else None
+        if (
+            following is not None
+            and (label := following.label or "") in left
+            and self._submission.was_sent(following.correlation_id)
+        ):
+            left.remove(label)
+            text += f". Perhaps made: {label}, the next call asks REGARDS"
         text += f". Not made: {listed(left, between='; ')}" if left else ""
         waiting = self._to_download()
         if waiting and left and self._asked is None:
