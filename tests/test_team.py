@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from children import Child
-from conftest import DEADLINE_S, client_of, login_of, tracker_of, until
+from conftest import DEADLINE_S, client_of, limit_tells, login_of, tracker_of, until
 
 from regards_nb import OrderTracker
 from regards_nb.errors import WaitTimeoutError
@@ -152,3 +152,47 @@ def test_a_user_waits_for_the_kernel_that_downloads_the_order(
         assert all(path.is_relative_to(tmp_path / "orders") for path in paths)
         assert f"process {other.pid} on " in capsys.readouterr().out
     assert list(zips(simulator).values()) == [1]
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_an_order_behind_one_that_another_kernel_downloads_says_so(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wait, its time limit and the row name the order and the process."""
+    simulator.faults.add(Slow(route=Route.ZIP, stall_after_bytes=10_000, times=1))
+    with (
+        tracker_of(simulator, tmp_path) as tracker,
+        kernel(simulator, tmp_path / "journal.sqlite", tmp_path / "orders") as other,
+    ):
+        first = simulator.order(OrderPlan(n_files=2, file_bytes=60_000, files_per_suborder=1))
+        leases = tracker._shared.journal.leases
+        until(lambda: leases.holder(order_lease(simulator.tenant, first)))
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = (
+            rf"order {mine.order_id} may have to wait for order {first}; process {other.pid} on "
+            rf"\S+ is downloading order {first}"
+        )
+        for asked in (False, True):
+            limit_tells(
+                told, lambda limit_s, asked=asked: mine.wait(timeout_s=limit_s, download=asked)
+            )
+            assert re.search(told, capsys.readouterr().out)
+        assert re.search(told, re.sub("<[^>]*>", " ", tracker._repr_html_()))
+        simulator.faults.clear()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_table_behind_orders_that_another_kernel_downloads_says_so(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The next order is made when their files are here."""
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=3600, times=2))
+    with (
+        tracker_of(simulator, tmp_path) as tracker,
+        kernel(simulator, tmp_path / "journal.sqlite", tmp_path / "orders") as other,
+    ):
+        assert tracker.client is not None
+        table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=3)
+        told = "; ".join(rf"process {other.pid} on \S+ is downloading order {n}" for n in (1, 2))
+        limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
+        simulator.faults.clear()

@@ -71,13 +71,15 @@ class BlockingOrders:
         return [each for each in orders if self._shared.frames.key_of(each.order_id or 0) is None]
 
     def first_in_line(self) -> list[OrderState]:
-        """Return the first two orders that REGARDS has not finished, and the first of `find`.
+        """Return the first two orders that REGARDS has not finished, and those that keep places.
 
-        As far as REST told. Only those of `find` wait for a download.
+        As far as REST told. Of the latter, `find` has those that wait for a download; the others
+        have the process that downloads them.
         """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
         known = self._states_of_user()
+        held = self._shared.holders.held(known)
         if not self.sync.is_all_listed:  # older ones may be before those that have not begun
             known = known.where("order_id", self.sync.begun)
         unfinished = (known + self._only_over_rest()).without("finished")
@@ -87,7 +89,8 @@ class BlockingOrders:
             if state.order_id and state.status != OrderStatus.PAUSED
         )
         line = {state.order_id: state for state in islice(going_on, SUBORDERS_PER_USER)}
-        line |= {state.order_id: state for state in self.find()[:_MOST_NAMED]}
+        for keeping in (self.find(), held):
+            line |= {state.order_id: state for state in keeping[:_MOST_NAMED]}
         return list(line.values())
 
     def without_automatic(self, states: States) -> States:
@@ -287,7 +290,9 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     """
     # One that has ended keeps its places until it is downloaded.
     may_block = [
-        s.order_id for s in line if s.order_id and (s.waits_for_download or not s.finished)
+        s.order_id
+        for s in line
+        if s.order_id and (s.waits_for_download or s.held_by or not s.finished)
     ]
     first = min(may_block, default=0)
     numbers = [
@@ -308,7 +313,12 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     if waiting:
         text += f"; {numbered(waiting)} wait{'' if len(waiting) > 1 else 's'} for a download: "
         text += f"tracker.download({', '.join(waiting)})"
-    return text
+    return "; ".join([text, *downloads_of(s for s in line if s.order_id in ahead)])
+
+
+def downloads_of(states: Iterable[OrderState]) -> list[str]:
+    """Return which other process downloads which of some orders."""
+    return [f"{s.held_by} is downloading order {s.order_id}" for s in states if s.held_by]
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:

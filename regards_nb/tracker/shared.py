@@ -306,6 +306,13 @@ class OrderHolders:
 
         return orders.changed(without, "to_download")
 
+    def held(self, orders: States) -> list[OrderState]:
+        """Return by number those of the orders that another process downloads, with its name."""
+        if not self._look():
+            return []
+        waiting = orders.where("to_download").sorted("order_id")
+        return [each for each in self.without_held(waiting) if each.held_by]
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunningDownload:

@@ -20,7 +20,7 @@ from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE, OrderKey
 from regards_nb.output import say
 from regards_nb.text import clean, counted, listed
-from regards_nb.tracker.blocking import advice_for
+from regards_nb.tracker.blocking import advice_for, downloads_of
 from regards_nb.tracker.estimate import NothingFoundError
 from regards_nb.tracker.shared import LOOK_S, SUBORDERS_PER_USER, HeldElsewhereError
 from regards_nb.tracker.submission import new_name
@@ -272,7 +272,8 @@ class TableOrders(WaitingCall):
         reasons = self._blocking.reasons(needed, _CALL, self._asked)
         if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
-            reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else []
+            held = downloads_of(self._shared.holders.held(self._states()))
+            reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else held
         return "; ".join([note, *self._shared.obstacles(), *reasons])
 
     def stopped(self) -> str:
