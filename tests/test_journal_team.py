@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,6 +119,22 @@ def test_a_process_of_another_machine_is_waited_for(place: str | Path) -> None:
         journal._database.write(lambda c: c.exec_driver_sql("UPDATE leases SET expires_at_ms = 1"))
         assert journal.leases.holder(NAME) is None
         assert journal.leases.take(NAME) is None
+        journal.leases.release(NAME)
+
+
+def test_a_lease_that_could_not_be_given_back_can_be_taken_again(tmp_path: Path) -> None:
+    """Its process holds it no longer, and waits for nobody."""
+    place = tmp_path / "journal.sqlite"
+    with Journal(place) as journal, closing(sqlite3.connect(place)) as other:
+        assert journal.leases.take(NAME) is None
+        other.execute(
+            "CREATE TRIGGER full BEFORE DELETE ON leases BEGIN "
+            "SELECT RAISE(FAIL, 'database or disk is full'); END"
+        )
+        journal.leases.release(NAME)
+        assert journal.leases.holder(NAME) is None
+        assert journal.leases.take(NAME) is None
+        other.execute("DROP TRIGGER full")
         journal.leases.release(NAME)
 
 

@@ -24,7 +24,7 @@ from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
 from regards_nb.client import LastByte
-from regards_nb.journal import Database
+from regards_nb.journal import Database, Journal, order_lease
 from regards_nb.simulator import (
     MissingEntry,
     OrderPlan,
@@ -893,6 +893,24 @@ def test_a_download_that_is_tried_again_names_no_time_that_has_passed(
         assert "HTTP 403" in told
         assert "the next try comes at" not in told
         tracker.stop()
+
+
+def test_an_order_that_another_kernel_downloads_meanwhile_has_no_next_try(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The time of the try that found the other kernel has passed."""
+    simulator.faults.add(Reply(route=Route.AVAILABLE, status=403, times=None))
+    journal = tmp_path / "journal.sqlite"
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker, Journal(journal) as other:
+        automatic = tracker._blocking.automatic
+        assert automatic is not None
+        automatic.first_retry_s = 1.0
+        simulator.order(ONE_FILE)
+        until(lambda: "the next try comes at" in tracker._repr_html_())
+        until(lambda: other.leases.take(order_lease(simulator.tenant, 1)) is None)
+        until(lambda: automatic.is_held(tracker[1].state))
+        assert "the next try comes at" not in automatic.failure([tracker[1].state])
+        other.leases.release(order_lease(simulator.tenant, 1))
 
 
 def test_two_automatic_downloads_name_one_next_try(simulator: Simulator, tmp_path: Path) -> None:

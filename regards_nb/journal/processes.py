@@ -170,7 +170,10 @@ class Leases:
 
     def holder(self, name: str) -> Holder | None:
         """Return who holds a lease; None if it can be taken. Nothing is written."""
-        return self._valid(_leases.c.name == name).get(name)
+        is_held = _leases.c.name == name
+        if name not in self._names:  # one that could not be given back is still there
+            is_held &= _leases.c.owner != self._owner
+        return self._valid(is_held).get(name)
 
     def downloads_of_others(self) -> dict[str, Holder]:
         """Return who else downloads orders, by the name of the lease. Nothing is written."""

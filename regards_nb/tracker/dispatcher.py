@@ -348,7 +348,7 @@ class _Tries:
     def look_later(self) -> None:
         """Look at the order again when the other process may have downloaded it."""
         self.is_held = True
-        self.next_s = time.monotonic() + HELD_LOOK_S
+        self.next_s, self.next_try = time.monotonic() + HELD_LOOK_S, ""
 
 
 _UNTRIED = _Tries()
