@@ -38,6 +38,7 @@ from regards_nb.simulator import (
     quota_exceeded,
     redirect,
 )
+from regards_nb.waits import ended_by, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -573,3 +574,26 @@ def test_each_byte_ends_a_silence() -> None:
         reader.join()
         connection.close()
     assert (sum(map(len, blocks)), last.age_s) == (20_000, 0)
+
+
+def test_a_list_that_stalls_is_silent() -> None:
+    """Its body is read in another thread, because the call can be stopped; the header has come."""
+    last = LastByte()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        client = RegardsClient(url, tenant="t", token="x")
+
+        def read() -> int:
+            with watched(last), ended_by(threading.Event()):
+                return len(list(client.iter_orders()))
+
+        reader = in_thread(read)
+        connection, _ = server.accept()
+        with connection:
+            body = b'{"content": [], "metadata": {"totalElements": 0}}'
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            connection.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:9]))
+            until(lambda: reader.done() or last.age_s > 0.5)
+            connection.sendall(body[9:])
+            assert reader.result(60) == 0
+    assert last.age_s == 0

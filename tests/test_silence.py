@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from regards_nb.consumer import HealthState
 from regards_nb.journal import Database, Journal
 from regards_nb.simulator import ExpiredToken, OrderPlan, Reply, Route, Simulator, Slow
 from regards_nb.threads import begin
-from regards_nb.waits import in_thread, joined, limited
+from regards_nb.waits import ended_by, in_thread, joined, limited
 
 pytestmark = pytest.mark.usefixtures("_says_at_once")
 
@@ -460,6 +461,37 @@ def test_a_wait_asks_beside_a_poll_that_hangs(
         assert not tracker.snapshot().background_errors
 
 
+def test_a_failure_beside_a_request_that_hangs_is_no_byte_of_it(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells since when and for how long still; health tells the failure, and no stop as one."""
+    monkeypatch.setattr(LastByte, "told_after_s", 0.0)
+    with OrderTracker(
+        client=client_of(simulator), journal=tmp_path / "journal.sqlite", poll_s=0.01
+    ) as tracker:
+        let_the_poll_wait(simulator, tracker)
+        sync, (told,) = tracker._sync, tracker._shared.obstacles()
+        assert sync is not None
+        slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=60))
+        with ended_by(end := threading.Event()):
+            stopped = in_thread(sync.ask_round)
+        until(lambda: not simulator.faults.is_armed(slow))
+        end.set()
+        assert not stopped.result(60)
+        assert tracker.health.state is HealthState.POLLING
+        since = re.findall(r"since (\S+) UTC", told)
+        until(lambda: [f"{datetime.now(UTC):%H:%M:%S}"] != since)
+        busy = simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=None))
+        sync.ask_round()
+        assert tracker._shared.obstacles() == [told]
+        assert tracker.health.state is HealthState.RECONNECTING
+        assert "HTTP 503" in (tracker.health.reason or "")
+        simulator.faults.remove(busy)
+        sync.ask_round()
+        assert tracker.health.state is HealthState.POLLING
+        simulator.stop()
+
+
 def test_a_second_request_does_not_shorten_a_silence(simulator: Simulator) -> None:
     """A request that is sent beside one that hangs is no byte; an answer to it is one."""
     client, last_byte = client_of(simulator), LastByte()
@@ -473,7 +505,7 @@ def test_a_second_request_does_not_shorten_a_silence(simulator: Simulator) -> No
         slow = simulator.faults.add(Slow(route=Route.ORDERS, delay_s=600))
         in_thread(ask)
         until(lambda: not simulator.faults.is_armed(slow))
-        return len(last_byte.since_s)
+        return len(last_byte.waits)
 
     assert hanging() == 1
     until(lambda: last_byte.age_s > 1)

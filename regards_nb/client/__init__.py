@@ -19,6 +19,7 @@ from regards_nb.client.errors import REFUSALS as REFUSALS
 from regards_nb.client.errors import advice_for as advice_for
 from regards_nb.client.errors import is_too_parallel as is_too_parallel
 from regards_nb.client.errors import naming_order as naming_order
+from regards_nb.client.last_byte import Calls as Calls
 from regards_nb.client.last_byte import LastByte as LastByte
 from regards_nb.client.last_byte import asking_again as asking_again
 from regards_nb.client.last_byte import pausing as pausing

@@ -1,11 +1,11 @@
-"""When the last byte of REGARDS came, for the threads of a download: a wait tells it its user."""
+"""When the last byte of REGARDS came to some requests: a wait tells it its user."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class _Wait:
+    """A request that waits for bytes: its thread does, or one that reads for it."""
+
+    def __init__(self) -> None:
+        #: When it began to wait, or got its last byte.
+        self.since_s = time.monotonic()
+
+
 class LastByte:
-    """When the last byte came to the threads that run in `watched` with this object."""
+    """When the last byte came to the threads that run in `watched` with this object.
+
+    A byte to any of them ends the silence of all: they fetch the same.
+    """
 
     #: A shorter time without a byte is not told.
     told_after_s = 2.0
@@ -22,8 +33,7 @@ class LastByte:
     hangs_after_s = 5.0
 
     def __init__(self) -> None:
-        #: When each thread that waits now began to, or got its last byte.
-        self.since_s: dict[int, float] = {}
+        self.waits: list[_Wait] = []
         #: When the last byte came to any of them, or the first one began to wait.
         self.silent_since_s, self.silent_since = 0.0, datetime.now(UTC)
         #: What each thread says that pauses before it asks again.
@@ -35,14 +45,14 @@ class LastByte:
 
     @property
     def age_s(self) -> float:
-        """Time since the last byte; 0 while no thread waits for one."""
-        return time.monotonic() - self.silent_since_s if self.since_s else 0.0
+        """Time since the last byte; 0 while no request waits for one."""
+        return time.monotonic() - self.silent_since_s if self.waits else 0.0
 
     @property
     def hangs(self) -> bool:
         """Whether a new request may be answered earlier than the newest of those that wait."""
-        newest_s = max(list(self.since_s.values()), default=math.inf)
-        return time.monotonic() - newest_s >= self.hangs_after_s
+        now_s, waits = time.monotonic(), list(self.waits)
+        return bool(waits) and all(now_s - w.since_s >= self.hangs_after_s for w in waits)
 
     def begin_silence(self) -> None:
         """Count from now on the time without a byte."""
@@ -71,38 +81,72 @@ class LastByte:
         )
 
 
-class _OfThread(threading.local):
+class Calls:
+    """The calls that ask for the same at one time, each with its own `LastByte`.
+
+    A response to one of them, such as an error, is no byte of another.
+    """
+
     def __init__(self) -> None:
-        #: of a thread outside of `watched`, nobody reads it
-        self.last_byte = LastByte()
+        #: Those that run, the oldest first.
+        self._running: list[LastByte] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note the bytes that come to this thread during the block, which is one call."""
+        own = LastByte()
+        self._running.append(own)
+        try:
+            with watched(own):
+                yield
+        finally:
+            self._running.remove(own)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a new call may be answered earlier than each that runs."""
+        running = list(self._running)
+        return bool(running) and all(each.hangs for each in running)
+
+    def text(self, what: str) -> str:
+        """Say why a call that pauses asks again, else since when the oldest one is silent."""
+        running = list(self._running)
+        running.sort(key=lambda each: not each.pauses)
+        return next(filter(None, (each.text(what) for each in running)), "")
 
 
-_of_thread = _OfThread()
+#: Of what is not `watched`: nobody reads it.
+_not_read = LastByte()
+_watched: ContextVar[LastByte] = ContextVar("watched", default=_not_read)
+#: What a thread that reads for a request has from the one that sent it.
+_waiting: ContextVar[_Wait | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
 def watched(last_byte: LastByte) -> Iterator[None]:
     """Note in *last_byte* the bytes that come to this thread during the block."""
-    before, _of_thread.last_byte = _of_thread.last_byte, last_byte
+    token = _watched.set(last_byte)
     try:
         yield
     finally:
-        _of_thread.last_byte = before
+        _watched.reset(token)
 
 
 @contextmanager
 def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
     """Wait for bytes in the block; *origin* names the server at the start of a request."""
-    last_byte = _of_thread.last_byte
+    last_byte, own = _watched.get(), _Wait()
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
-    if not last_byte.since_s:  # a request beside another one is no byte
+    if not last_byte.waits:  # a request beside another one is no byte
         last_byte.begin_silence()
-    last_byte.since_s[threading.get_ident()] = time.monotonic()
+    last_byte.waits.append(own)
+    token = _waiting.set(own)
     try:
         yield
     finally:
-        last_byte.since_s.pop(threading.get_ident(), None)
+        _waiting.reset(token)
+        last_byte.waits.remove(own)
 
 
 @contextmanager
@@ -111,7 +155,7 @@ def pausing(text: str, failure: str = "") -> Iterator[None]:
 
     *failure*: the same without the time of the next attempt.
     """
-    last_byte = _of_thread.last_byte
+    last_byte = _watched.get()
     last_byte.failure = failure
     last_byte.pauses[threading.get_ident()] = text
     try:
@@ -121,11 +165,11 @@ def pausing(text: str, failure: str = "") -> Iterator[None]:
 
 
 def byte_came() -> None:
-    """Note in a `waiting` block that this thread waits from now on for the next byte."""
-    last_byte, thread = _of_thread.last_byte, threading.get_ident()
-    if thread in last_byte.since_s:
+    """Note in a `waiting` block that its request waits from now on for the next byte."""
+    last_byte, wait = _watched.get(), _waiting.get()
+    if wait is not None and wait in last_byte.waits:
         last_byte.begin_silence()
-        last_byte.since_s[thread] = last_byte.silent_since_s
+        wait.since_s = last_byte.silent_since_s
 
 
 def asking_again(pause_s: float, reason: str) -> str:

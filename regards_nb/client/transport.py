@@ -283,7 +283,8 @@ class Transport:
         def read() -> Response | RequestFailure:
             nonlocal has_begun
             has_begun = True
-            return _read(response, str(request))
+            with waiting(str(self._origin), self._timeout_s[1]):
+                return _read(response, str(request))
 
         outcome = self._awaited(read, request, self._timeout_s[1])
         if not has_begun:

@@ -13,12 +13,12 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from regards_nb.client import watched
 from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
     JournalError,
@@ -44,7 +44,7 @@ from regards_nb.tracker.rest_answers import (
     state_of,
 )
 from regards_nb.tracker.shared import ASKING, RECEIVING, SUBORDERS_PER_USER
-from regards_nb.waits import ended_by, growing, in_thread, limited, pause
+from regards_nb.waits import ended_by, growing, in_thread, is_stopped, limited, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -137,8 +137,8 @@ class RestSync:
         self._due_s: list[float] = []
         #: Number of rounds that REGARDS answered, and of those in turn that failed since.
         self.rounds = self.failures = 0
-        #: Text of the last error; empty after a round that went well.
-        self.error = ""
+        #: Text of the last error, empty after a round that went well; and since when it was or not.
+        self.error, self.since = "", datetime.now(UTC)
         #: Set by the first answer to several rounds that run at the same time; it ends the others.
         self._answered = threading.Event()
 
@@ -279,16 +279,16 @@ class RestSync:
     def ask_round(self) -> bool:
         """Ask as `ask_unfinished`. An outage delays the next round, other errors are recorded."""
         answered = self._answered
-        try:
-            with watched(self._shared.asking), ended_by(answered):
+        with self._shared.asking.watched(), ended_by(answered):
+            try:
                 changed = self.ask_unfinished()
-        except RegardsError as exc:
-            if not answered.is_set():
-                self.failed(exc)
-            return False
+            except RegardsError as exc:
+                if not is_stopped():  # by an answer, or the end of the call that asked
+                    self.failed(exc)
+                return False
         self._answered = threading.Event()
         answered.set()
-        self.failures, self.error = 0, ""
+        self._report(0, "")
         return changed
 
     def failed(self, error: RegardsError) -> None:
@@ -298,8 +298,13 @@ class RestSync:
             _log.warning("%s: %s", ASKING, error)
         elif str(error) != self.error:
             self.errors.record(ASKING, error, check_again=self._check_again)
-        self.failures += 1
-        self.error = str(error)
+        self._report(self.failures + 1, str(error))
+
+    def _report(self, failures: int, error: str) -> None:
+        if bool(error) != bool(self.error):
+            self.since = datetime.now(UTC)
+        self.failures, self.error = failures, error
+        self._shared.signal.send()
 
     def _check_again(self) -> None:
         """Withdraw the error of a round if REGARDS answers now."""
@@ -334,7 +339,7 @@ class RestSync:
         What no message told is journalled.
         """
         try:
-            with watched(self._shared.asking):
+            with self._shared.asking.watched():
                 if isinstance(name, int):
                     remotes = [self._order(name)]
                 else:
@@ -582,8 +587,12 @@ class Poller:
 
     @property
     def health(self) -> Health:
-        """Whether REGARDS answers."""
-        return self._health.health
+        """Whether REGARDS answers: the last round tells, of any thread."""
+        health, error = self._health.health, self._sync.error
+        if health.state is not HealthState.POLLING:
+            return health
+        health = replace(health, since=max(health.since, self._sync.since))
+        return replace(health, state=HealthState.RECONNECTING, reason=error) if error else health
 
     def start(self, timeout_s: float) -> None:
         """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
@@ -655,10 +664,6 @@ def _poll(sync: RestSync, health: HealthReport, poll_s: float) -> None:
         if time.monotonic() < next_s and not sync.take_due():
             continue
         changed = sync.ask_round()
-        if sync.failures:
-            health.report(HealthState.RECONNECTING, sync.error)
-        elif health.health.state is not HealthState.POLLING:
-            health.report(HealthState.POLLING, _polling(poll_s))
         if changed:
             health.report_event()
         pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from regards_nb.client import LastByte
+from regards_nb.client import Calls, LastByte
 from regards_nb.download import paths_of
 from regards_nb.errors import (
     OrderNotFoundError,
@@ -390,8 +390,8 @@ class Shared:
     downloads: dict[int, RunningDownload] = field(default_factory=dict)
     #: What REGARDS is asked to do now, by order id.
     acting: dict[int, str] = field(default_factory=dict)
-    #: How long the thread that asks for the orders has had no answer.
-    asking: LastByte = field(default_factory=LastByte)
+    #: The calls that ask for orders, those of the background and of the user.
+    asking: Calls = field(default_factory=Calls)
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
