@@ -363,6 +363,23 @@ def test_a_download_that_takes_a_place_is_named_at_once(
         assert_told(told, mine, tracker, capsys)
 
 
+def test_an_order_behind_one_that_auto_download_fetches_says_so(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGARDS goes on when the files are here: the wait, its time limit and the row name it."""
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=3600))
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        first = simulator.order(OrderPlan(n_files=2, files_per_suborder=1))
+        until(lambda: tracker.orders["suborders_done"].sum() == 2)
+        mine = tracker.submit("dataset:SWOT_PASS_012")
+        told = (
+            f"order {mine.order_id} may have to wait for order {first}; this kernel is downloading "
+            f"order {first}"
+        )
+        assert_told(told, mine, tracker, capsys)
+        simulator.stop()
+
+
 def test_submit_each_downloads_what_blocks_it(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,10 @@ class BlockingOrders:
         not_ours = () if self.sync is None else self.sync.not_ours
         return self._shared.states().without("order_id", not_ours)
 
+    def _running(self) -> States:
+        """Return the orders that are downloaded here as if they were not: which REGARDS awaits."""
+        return self._shared.frames.states().where("order_id", list(self._shared.downloads))
+
     def _only_over_rest(self) -> list[OrderState]:
         """Return the orders of the user that only REST knows."""
         orders = () if self.sync is None else self.sync.without_message
@@ -73,13 +77,13 @@ class BlockingOrders:
     def first_in_line(self) -> list[OrderState]:
         """Return the first two orders that REGARDS has not finished, and those that keep places.
 
-        As far as REST told. Of the latter, `find` has those that wait for a download; the others
-        have the process that downloads them.
+        As far as REST told. The latter wait for a download (`find`), or are being downloaded.
         """
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
         known = self._states_of_user()
-        held = self._shared.holders.held(known)
+        running = [state.order_id or 0 for state in self._running() if state.waits_for_download]
+        downloaded = [*self._shared.holders.held(known), *known.where("order_id", running)]
         if not self.sync.is_all_listed:  # older ones may be before those that have not begun
             known = known.where("order_id", self.sync.begun)
         unfinished = (known + self._only_over_rest()).without("finished")
@@ -89,7 +93,7 @@ class BlockingOrders:
             if state.order_id and state.status != OrderStatus.PAUSED
         )
         line = {state.order_id: state for state in islice(going_on, SUBORDERS_PER_USER)}
-        for keeping in (self.find(), held):
+        for keeping in (self.find(), downloaded):
             line |= {state.order_id: state for state in keeping[:_MOST_NAMED]}
         return list(line.values())
 
@@ -160,8 +164,7 @@ class BlockingOrders:
         """
         going_on = [s for s in needed if not s.finished and s.status != OrderStatus.PAUSED]
         reasons = [advice_for_paused(needed)]
-        # As if no download ran: of which orders REGARDS waits for the end of one.
-        running = self._shared.frames.states().where("order_id", list(self._shared.downloads))
+        running = self._running()
         if (downloads := asked or self.automatic) is not None:
             reasons.append(downloads.failure([*needed, *self.find(), *running]))
         waiting = running.where("waits_for_download")
@@ -292,7 +295,7 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
     may_block = [
         s.order_id
         for s in line
-        if s.order_id and (s.waits_for_download or s.held_by or not s.finished)
+        if s.order_id and (s.waits_for_download or s.held_by or s.downloading or not s.finished)
     ]
     first = min(may_block, default=0)
     numbers = [
@@ -317,8 +320,12 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
 
 
 def downloads_of(states: Iterable[OrderState]) -> list[str]:
-    """Return which other process downloads which of some orders."""
-    return [f"{s.held_by} is downloading order {s.order_id}" for s in states if s.held_by]
+    """Return which process downloads which of some orders."""
+    return [
+        f"{state.held_by or 'this kernel'} is downloading order {state.order_id}"
+        for state in states
+        if state.held_by or state.downloading
+    ]
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:
