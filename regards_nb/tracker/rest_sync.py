@@ -301,10 +301,11 @@ class RestSync:
         self._report(self.failures + 1, str(error))
 
     def _report(self, failures: int, error: str) -> None:
-        if bool(error) != bool(self.error):
+        before, self.error, self.failures = self.error, error, failures
+        if bool(error) != bool(before):
             self.since = datetime.now(UTC)
-        self.failures, self.error = failures, error
-        self._shared.signal.send()
+        if error != before:
+            self._shared.signal.send()
 
     def _check_again(self) -> None:
         """Withdraw the error of a round if REGARDS answers now."""
