@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +273,27 @@ def test_a_selection_of_the_frame_can_be_steered(
         tracker.pause(tracker.orders.reset_index()[["order_id"]])
     with pytest.raises(errors.OrderNotFoundError):
         tracker.pause("no such order")
+
+
+def test_actions_that_the_journal_cannot_keep_are_an_error_of_the_journal(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path
+) -> None:
+    """The disk is full: the text says what REGARDS has done, and for how many orders."""
+    ended = simulator.order(OrderPlan(n_files=1))
+    tracker.wait(ended, timeout_s=30)
+    running = simulator.order(LARGE)
+    tracker.sync()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON batches BEGIN "
+            "SELECT RAISE(FAIL, 'database or disk is full'); END"
+        )
+        told = f"^1 of 2 orders done. REGARDS did pause order {running}: cannot write the journal"
+        with pytest.raises(errors.JournalError, match=told):
+            tracker.pause([running, ended])
+        other.execute("DROP TRIGGER full")
+    tracker.sync()
+    assert tracker[running].state.status == "PAUSED"
 
 
 @pytest.mark.parametrize(

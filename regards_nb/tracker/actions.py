@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import RemoteOrder, naming_order
 from regards_nb.errors import (
+    JournalError,
     NotAllowedError,
     RegardsError,
     ServiceError,
@@ -53,20 +54,22 @@ class OrderActions:
         self._stop = threading.Event()
 
     def act_on_all(self, action: str, keys: list[OrderKey], **details: Any) -> list[OrderKey]:
-        """Act on several orders, also after a refusal; return their keys.
+        """Act on several orders, also after an error; return their keys.
 
-        The first refusal is raised. Where several orders were meant, its text names all that
-        failed. The line at Ctrl-C says which orders were acted on.
+        The first error is raised that is more than a refusal of one order. Where several orders
+        were meant, its text names all that failed. The line at Ctrl-C says which orders were acted
+        on.
         """
         if not keys:
             say(f"nothing to {action}: no order is selected")
         left = list(keys)
         done: list[OrderKey] = []
+        carried_out: list[str] = []
         errors: list[RegardsError] = []
         try:
             while left:
                 try:
-                    done.append(self.act(action, left[0], **details))
+                    done.append(self.act(action, left[0], carried_out, **details))
                 except RegardsError as exc:
                     errors.append(exc)
                 del left[0]
@@ -82,16 +85,20 @@ class OrderActions:
             raise StoppedWaiting(f"{action}() was stopped: {'; '.join(texts)}") from None
         if len(errors) > 1 or (errors and done):
             total, told = counted(len(keys), "order"), "; ".join(map(str, errors))
-            raise NotAllowedError(f"{len(done)} of {total} done. {told}") from errors[0]
+            worst = next((e for e in errors if not isinstance(e, NotAllowedError)), errors[0])
+            raise type(worst)(f"{carried_out.count(action)} of {total} done. {told}") from worst
         for error in errors:
             raise error
         return done
 
-    def act(self, action: str, key: OrderKey, **details: Any) -> OrderKey:
+    def act(
+        self, action: str, key: OrderKey, carried_out: list[str] | None = None, **details: Any
+    ) -> OrderKey:
         """Do one action on one order, and return its key once the server has done it.
 
         After a restart it is the key of the new order. NotAllowedError: the server refuses; the
-        text says why and what to do. StoppedWaiting says whether the server may have acted.
+        text says why and what to do. StoppedWaiting and JournalError say whether the server has
+        acted; what it has done is added to *carried_out*.
         """
         if self._sync is None:
             raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
@@ -113,7 +120,13 @@ class OrderActions:
         except KeyboardInterrupt as exc:
             in_work = bool(done) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None
+        except JournalError as exc:
+            has = "did" if action in done else "did not"
+            exc.put_first(f"REGARDS {has} {action} {state.name}")
+            raise
         finally:
+            if carried_out is not None:
+                carried_out += done
             shared.acting.pop(state.order_id, None)
             shared.signal.send()
         return self._shared.frames.key_of(order_id) or key
