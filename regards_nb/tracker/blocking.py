@@ -84,7 +84,7 @@ class BlockingOrders:
         known = self._states_of_user()
         running = [state.order_id or 0 for state in self._running() if state.waits_for_download]
         downloaded = [*self._shared.holders.held(known), *known.where("order_id", running)]
-        if not self.sync.is_all_listed:  # older ones may be before those that have not begun
+        if not self.sync.listing.is_all:  # older ones may be before those that have not begun
             known = known.where("order_id", self.sync.begun)
         unfinished = (known + self._only_over_rest()).without("finished")
         going_on = (

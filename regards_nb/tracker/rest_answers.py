@@ -1,4 +1,4 @@
-"""What an answer of REGARDS over REST tells that no message told, as messages.
+"""What an answer of REGARDS over REST tells that no message told, as messages; the list of orders.
 
 An answer that says something new is journalled like a message that came late, so that events and
 orders need no second mechanism.
@@ -7,7 +7,10 @@ orders need no second mechanism.
 from __future__ import annotations
 
 import json
+import math
 import time
+from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +19,17 @@ from regards_nb.orders import ENDS_WITH_ERRORS, FINISHED, GONE, OrderReducer, pr
 from regards_nb.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from regards_nb.client import RemoteOrder
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderState
+
+#: Number of orders that one request lists.
+PAGE = 100
+#: Where no order waits for the user, the list is read on again after this time.
+_READ_ON_AGAIN_S = 10.0
 
 #: Name of the queue in the journal for what REST told.
 REST_ANSWERS = "REST answers"
@@ -38,6 +47,69 @@ STATUS_OF_MESSAGE = {
     "EXPIRED": OrderStatus.EXPIRED,
     "DELETED": OrderStatus.DELETED,
 }
+
+
+@dataclass(slots=True)
+class Listing:
+    """How far the list of orders was read, which begins with the newest."""
+
+    #: How many orders were taken in; infinite if all.
+    n_taken_in: float = 0.0
+    #: How many the rounds read that count, infinite if all; and the oldest one of the last round.
+    n: float = 0.0
+    oldest: int = 0
+    #: Until when no round reads on.
+    _read_on_s: float = 0.0
+
+    @property
+    def n_newest(self) -> float:
+        """How many of the newest orders are known; infinite if all."""
+        return max(self.n, self.n_taken_in)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether all orders of the user are known."""
+        return self.n_newest == math.inf
+
+    @property
+    def has_read_on(self) -> bool:
+        """Whether a round has read on a moment ago, and counts beside later ones."""
+        return time.monotonic() < self._read_on_s
+
+    def read(
+        self,
+        orders: Iterable[RemoteOrder],
+        missing: set[int],
+        *,
+        most: int,
+        reads_on: bool,
+        n_before: float,
+    ) -> dict[int, RemoteOrder]:
+        """Read down to the oldest *missing* order, at most *most*; take those found out of the set.
+
+        *reads_on*: go on to an order that waits for the user. *n_before* were read by an earlier
+        round that counts.
+        """
+        found: dict[int, RemoteOrder] = {}
+        for remote in islice(orders, most):
+            found[remote.order_id] = remote
+            missing.discard(remote.order_id)
+            reads_on = reads_on and not _waits_for_user(remote)
+            # The rest of a page costs no request, and may hold orders that block others.
+            if not missing and not reads_on and len(found) % PAGE == 0:
+                break
+        else:
+            if len(found) < most:
+                n_before = math.inf
+        if reads_on:
+            self._read_on_s = time.monotonic() + _READ_ON_AGAIN_S
+        self.n, self.oldest = max(n_before, len(found)), min(found, default=0)
+        return found
+
+
+def _waits_for_user(remote: RemoteOrder) -> bool:
+    """Return whether an order takes a place: one that has ended may have external files only."""
+    return remote.waiting_for_user or bool(remote.available_files and not remote.finished)
 
 
 def new_deliveries(

@@ -37,7 +37,9 @@ from regards_nb.orders import GONE, replaced
 from regards_nb.text import numbered
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.rest_answers import (
+    PAGE,
     STATUS_OF_MESSAGE,
+    Listing,
     is_newer,
     journal_answers,
     new_deliveries,
@@ -57,10 +59,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("regards_nb")
 
-_PAGE = 100
-#: When an order has stood still for the first of these times, the list is read on to one that waits
-#: for the user. Where there is none, it is read on again after the second one.
-_STILL_S, _READ_ON_AGAIN_S = 1.0, 10.0
+#: When an order has stood still for so long, the list is read on to one that waits for the user.
+_STILL_S = 1.0
 #: The list leaves out deleted orders and those of other users. Maximum number of them that one
 #: round asks for, one by one.
 _MOST_SINGLE = 10
@@ -125,11 +125,7 @@ class RestSync:
         self.without_message: tuple[OrderState, ...] = ()
         #: Numbers of the orders that REGARDS has begun, as the last round told.
         self.begun: frozenset[int] = frozenset()
-        #: How many of the newest orders `take_in` took in, and how many the last rounds listed;
-        #: infinite if all.
-        self._n_taken_in = self._n_listed = 0.0
-        #: The oldest order that the last round listed, and when the next one may read on.
-        self._oldest_listed, self._read_on_s = 0, 0.0
+        self.listing = Listing()
         # Held while an answer is compared and journalled, so that no two threads journal the same.
         # Never during a request.
         self._lock = threading.Lock()
@@ -222,9 +218,9 @@ class RestSync:
         if not wanted:
             return False
         before = self._shared.states()
-        has_read_on = time.monotonic() < self._read_on_s
+        has_read_on = self.listing.has_read_on
         reads_on = not has_read_on and _any_still(unfinished.values())
-        n_before, older = (self._n_listed, self.without_message) if has_read_on else (0.0, ())
+        n_before, older = (self.listing.n, self.without_message) if has_read_on else (0.0, ())
         remotes = self._listed(wanted, reads_on=reads_on, n_before=n_before)
         known = self._ours(self._shared.states().where("order_id", remotes))
         gone = {n for n, each in remotes.items() if STATUS_OF_MESSAGE.get(each.status) in GONE}
@@ -235,12 +231,12 @@ class RestSync:
             each
             for each in others
             if not (each.available_files or each.finished or each.status == "PAUSED")
-            if self.is_all_listed or each.order_id in self.begun
+            if self.listing.is_all or each.order_id in self.begun
         )
         # Of those that go on, only so many can be first in line.
         first = islice(going_on, SUBORDERS_PER_USER)
         found = (state_of(each, self.tenant) for each in (*with_files, *first))
-        older = tuple(s for s in older if (s.order_id or 0) < self._oldest_listed)
+        older = tuple(s for s in older if (s.order_id or 0) < self.listing.oldest)
         self.without_message = (*older, *found)
         remotes = {number: each for number, each in remotes.items() if number in known}
         return self._take(remotes, before, unfinished.keys() | gone)[0]
@@ -327,7 +323,7 @@ class RestSync:
         before, key_of = self._shared.states(), self._shared.frames.key_of
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
         n_taken_in = len(remotes) if len(remotes) == limit else math.inf
-        self._n_taken_in = max(self._n_taken_in, n_taken_in)
+        self.listing.n_taken_in = max(self.listing.n_taken_in, n_taken_in)
         new = [number for number in reversed(remotes) if key_of(number) is None]
         _, newer = self._take(remotes, before, remotes)
         for order_id in newer:
@@ -344,7 +340,7 @@ class RestSync:
                 if isinstance(name, int):
                     remotes = [self._order(name)]
                 else:
-                    newest = islice(self.client.iter_orders(page_size=_PAGE), _PAGE)
+                    newest = islice(self.client.iter_orders(page_size=PAGE), PAGE)
                     remotes = [remote for remote in newest if remote.label == name]
         except (OrderNotFoundError, NotAllowedError):
             return False
@@ -422,25 +418,13 @@ class RestSync:
     ) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
 
-        Remember those that are not ours. *reads_on*: go on to an order that waits for the user.
-        *n_before* were listed by an earlier round that counts.
+        Remember those that are not ours. *reads_on* and *n_before* are those of `Listing.read`.
         """
         missing = set(wanted)
-        remotes: dict[int, RemoteOrder] = {}
-        for remote in islice(self.client.iter_orders(page_size=_PAGE), self.most_listed):
-            remotes[remote.order_id] = remote
-            missing.discard(remote.order_id)
-            reads_on = reads_on and not _waits_for_user(remote)
-            # The rest of a page costs no request, and may hold orders that block others.
-            if not missing and not reads_on and len(remotes) % _PAGE == 0:
-                break
-        else:
-            if len(remotes) < self.most_listed:
-                n_before = math.inf
-        if reads_on:
-            self._read_on_s = time.monotonic() + _READ_ON_AGAIN_S
-        self._n_listed = max(n_before, len(remotes))
-        self._oldest_listed = min(remotes, default=0)
+        orders = self.client.iter_orders(page_size=PAGE)
+        remotes = self.listing.read(
+            orders, missing, most=self.most_listed, reads_on=reads_on, n_before=n_before
+        )
         for order_id in sorted(missing, reverse=True)[:_MOST_SINGLE]:
             try:
                 remotes[order_id] = self._order(order_id)
@@ -449,14 +433,9 @@ class RestSync:
         return remotes
 
     @property
-    def is_all_listed(self) -> bool:
-        """Whether all orders of the user were listed."""
-        return max(self._n_listed, self._n_taken_in) == math.inf
-
-    @property
     def n_listed_only(self) -> int:
         """How many of the newest orders were listed; 0 if all, or if no round has read on."""
-        n_listed = max(self._n_listed, self._n_taken_in)
+        n_listed = self.listing.n_newest
         return int(n_listed) if self.most_listed <= n_listed < math.inf else 0
 
 
@@ -469,11 +448,6 @@ def _any_still(unfinished: Iterable[OrderState]) -> bool:
         and (now - state.last_event).total_seconds() >= _STILL_S
         for state in unfinished
     )
-
-
-def _waits_for_user(remote: RemoteOrder) -> bool:
-    """Return whether an order takes a place: one that has ended may have external files only."""
-    return remote.waiting_for_user or bool(remote.available_files and not remote.finished)
 
 
 # -- when it is asked
