@@ -363,21 +363,43 @@ def test_a_download_that_takes_a_place_is_named_at_once(
         assert_told(told, mine, tracker, capsys)
 
 
-def test_an_order_behind_one_that_auto_download_fetches_says_so(
+def test_an_order_behind_one_that_is_being_downloaded_says_so(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """REGARDS goes on when the files are here: the wait, its time limit and the row name it."""
-    simulator.faults.add(Slow(route=Route.ZIP, delay_s=3600))
+    """The wait, its time limit, iter_parts(), the row and submit_each say how far that one is."""
+    simulator.faults.add(Slow(route=Route.ZIP, stall_after_bytes=60_000, times=1))
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
-        first = simulator.order(OrderPlan(n_files=2, files_per_suborder=1))
-        until(lambda: tracker.orders["suborders_done"].sum() == 2)
+        first = simulator.order(OrderPlan(n_files=2, file_bytes=40_000, files_per_suborder=1))
+        until(lambda: tracker[first].state.downloaded_files == 1)
         mine = tracker.submit("dataset:SWOT_PASS_012")
-        told = (
-            f"order {mine.order_id} may have to wait for order {first}; this kernel is downloading "
-            f"order {first}"
-        )
-        assert_told(told, mine, tracker, capsys)
-        simulator.stop()
+        is_told = rf"this kernel is downloading order {first} \(1 of 2 files, \d\d %\)"
+        told = rf"order {mine.order_id} may have to wait for order {first}; {is_told}"
+        limit_tells(told, lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert re.search(told, capsys.readouterr().out)
+        assert re.search(told, re.sub("<[^>]*>", " ", tracker._repr_html_()))
+        limit_tells(told, lambda limit_s: next(mine.iter_parts(timeout_s=limit_s)))
+        assert tracker.client is not None
+        table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=2)
+        told = rf"may have to wait for orders {first}, {mine.order_id}; {is_told}"
+        limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
+        simulator.faults.clear()
+
+
+def test_a_table_says_which_of_its_orders_are_being_downloaded(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Also by a call that is not its own: the next order is made when their files are here."""
+    simulator.faults.add(Slow(route=Route.ZIP, delay_s=3600, times=2))
+    with tracker_of(simulator, tmp_path) as tracker:
+        assert tracker.client is not None
+        table = tracker.client.search(dataset="SWOT_CYCLE_008", limit=3)
+        limit_tells("2 of 3 orders made", lambda s: tracker.submit_each(table, timeout_s=s))
+        until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+        for number in tracker.orders["order_id"]:
+            tracker.download_soon(number)
+        told = "this kernel is downloading order 1[^;]*; this kernel is downloading order 2"
+        limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
+        simulator.faults.clear()
 
 
 def test_submit_each_downloads_what_blocks_it(

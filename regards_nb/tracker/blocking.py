@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from regards_nb.events import OrderStatus
 from regards_nb.frames import States
 from regards_nb.orders import replaced
-from regards_nb.text import numbered
+from regards_nb.text import counted, numbered
 from regards_nb.tracker.shared import SUBORDERS_PER_USER, advice_for_missing
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class BlockingOrders:
         if self.sync is None or not self.sync.rounds:
             return []  # it is not known whose the orders are
         known = self._states_of_user()
-        running = [state.order_id or 0 for state in self._running() if state.waits_for_download]
-        downloaded = [*self._shared.holders.held(known), *known.where("order_id", running)]
+        downloaded = self.being_downloaded(known)
         if not self.sync.listing.is_all:  # older ones may be before those that have not begun
             known = known.where("order_id", self.sync.begun)
         unfinished = (known + self._only_over_rest()).without("finished")
@@ -96,6 +95,11 @@ class BlockingOrders:
         for keeping in (self.find(), downloaded):
             line |= {state.order_id: state for state in keeping[:_MOST_NAMED]}
         return list(line.values())
+
+    def being_downloaded(self, orders: States) -> list[OrderState]:
+        """Return those of the orders that REGARDS prepares on when a running download has ended."""
+        waiting = self._running().where("waits_for_download").numbers("order_id").tolist()
+        return [*self._shared.holders.held(orders), *orders.where("order_id", waiting)]
 
     def without_automatic(self, states: States) -> States:
         """Return states without waits that `automatic` ends in a moment, and with its failures."""
@@ -320,12 +324,22 @@ def behind(states: Iterable[OrderState], line: Sequence[OrderState]) -> str:
 
 
 def downloads_of(states: Iterable[OrderState]) -> list[str]:
-    """Return which process downloads which of some orders."""
+    """Return which process downloads which of some orders, and how far this one is."""
     return [
-        f"{state.held_by or 'this kernel'} is downloading order {state.order_id}"
+        f"{state.held_by or 'this kernel'} is downloading order {state.order_id}{_so_far(state)}"
         for state in states
         if state.held_by or state.downloading
     ]
+
+
+def _so_far(state: OrderState) -> str:
+    """Return how far a download of this process is, in brackets; empty before its manifest."""
+    words, so_far, total = [], state.downloaded_bytes, state.bytes_total or 0
+    if state.files_total:
+        words.append(counted(f"{state.downloaded_files} of {state.files_total}", "file"))
+    if total > so_far:  # a later increment counts only the bytes that it fetches itself
+        words.append(f"{100 * so_far // total} %")
+    return f" ({', '.join(words)})" if words and state.downloading else ""
 
 
 def advice_for_paused(states: Iterable[OrderState]) -> str:

@@ -498,7 +498,7 @@ class Snapshot:
     #: most two sub-orders per user (protocol.md 0.2).
     blocking: Sequence[OrderState]
     #: The first two orders of the user that REGARDS has not finished, as far as REST told, and some
-    #: that wait for a download, which takes a place as well.
+    #: that wait for a download or are being downloaded, which takes a place as well.
     line: Sequence[OrderState]
     #: Whether the tracker has a REST side.
     can_download: bool

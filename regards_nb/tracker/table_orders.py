@@ -272,8 +272,8 @@ class TableOrders(WaitingCall):
         reasons = self._blocking.reasons(needed, _CALL, self._asked)
         if not reasons and self._pending and self._asked is None:
             # The next order is not made before files of these were downloaded.
-            held = downloads_of(self._shared.holders.held(self._states()))
-            reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else held
+            running = downloads_of(self._blocking.being_downloaded(self._states()))
+            reasons = [advice_for(waiting, _CALL)] if (waiting := self._to_download()) else running
         return "; ".join([note, *self._shared.obstacles(), *reasons])
 
     def stopped(self) -> str:
