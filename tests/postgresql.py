@@ -121,6 +121,22 @@ class PrivatePostgreSQL:
             pause.wait(0.01)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Have the server answer nothing and end no connection, as when the network is lost."""
+        self._server.send_signal(signal.SIGSTOP)  # it starts no process from now on
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
+        pids = [*map(int, children.split()), self._server.pid]
+        try:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def new_database(self) -> str:
         """Make an empty database; return its URL."""
         self._databases += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from conftest import until
+from conftest import interrupted_after, until
 from postgresql import PrivatePostgreSQL
 from strategies import delivery
 from test_consumer import LIMIT_S, nothing, numbers, publish
@@ -17,7 +17,7 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError
-from regards_nb.journal import Database, Journal
+from regards_nb.journal import Database, Journal, Server
 
 if TYPE_CHECKING:
     from conftest import Admin
@@ -116,6 +116,75 @@ def test_a_server_that_went_away_is_no_sound_journal(
         finally:
             postgresql.start()
         assert journal.check() == []
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_server_that_does_not_answer_is_told_and_given_up(
+    postgresql: PrivatePostgreSQL, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Suspended, as when the network is lost: reads and writes end, and go on when it does."""
+    with Journal(postgresql.new_database()) as journal:
+        session = journal.open_session("q")
+        messages = [delivery(b"%d" % n) for n in range(5)]
+        with postgresql.suspended():
+            with pytest.raises(
+                JournalError, match="cannot read.*connection.*Check that the server"
+            ):
+                journal.last_id()
+            told = capsys.readouterr().out
+            assert told.startswith("waiting for the server of the journal postgresql+psycopg://")
+            assert told.endswith(", at most 5 s\n")
+            assert journal.obstacle().startswith("waiting for the server of the journal")
+            with pytest.raises(
+                JournalError, match="cannot write.*connection.*Check that the server"
+            ):
+                journal.append(session, messages)
+        journal.append(session, messages)
+        assert journal.last_id() == 5
+        assert journal.obstacle() == ""
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("_says_at_once")
+@pytest.mark.parametrize("work", ["read", "write"])
+def test_ctrl_c_ends_the_wait_for_a_server_that_does_not_answer(
+    postgresql: PrivatePostgreSQL,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    work: str,
+) -> None:
+    """psycopg does not ask the server to cancel the statement, which it does not answer either."""
+    monkeypatch.setattr(Server, "silence_s", 60.0)
+    with Journal(postgresql.new_database()) as journal:
+        call = {"read": journal.last_id, "write": lambda: journal.open_session("q")}[work]
+        call()
+        with (
+            postgresql.suspended(),
+            interrupted_after(lambda written: "waiting for" in written, monkeypatch),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            call()
+        call()
+        assert not [record for record in caplog.records if record.name.startswith("psycopg")]
+
+
+def test_the_consumer_goes_on_after_a_server_that_did_not_answer(
+    admin: Admin, postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so meanwhile; each message is journalled once, and then acknowledged."""
+    monkeypatch.setattr(Server, "silence_s", 0.5)
+    with Journal(postgresql.new_database()) as journal:
+        consumer = Consumer(parameters_from(admin.url), admin.queue, journal, nothing)
+        consumer.start(LIMIT_S)
+        publish(admin, 0, 1000)
+        until(lambda: journal.last_id() == 1000)
+        with postgresql.suspended():
+            publish(admin, 1000, 2000)
+            until(lambda: "cannot write the journal" in (consumer.health.reason or ""))
+        until(lambda: admin.messages_left() == 0)
+        until(lambda: consumer.health.state is HealthState.CONSUMING)
+        consumer.stop(LIMIT_S)
+        assert numbers(journal) == list(range(2000))
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_the_password() -> None:

@@ -10,6 +10,8 @@ understand more of an old journal, and no second table can disagree with the fir
   the path;
 - ``location``: where a journal is: a path or a URL; what to do about an error of the database;
 - ``use_lock``: threads use the connections, or one closes them;
+- ``server``: connections to a server that are given up once it does not answer;
+- ``watched``: these connections, of psycopg;
 - ``changes``: how far the journal has grown, and when to look; notifications of other processes;
 - ``processes``: what processes leave for each other: leases and cursors;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
@@ -44,5 +46,6 @@ from regards_nb.journal.prune import name_of as name_of
 from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us
 from regards_nb.journal.rescue import repair as repair
+from regards_nb.journal.server import Server as Server
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning as NetworkFileSystemWarning
 from regards_nb.journal.sqlite_file import SqliteFile as SqliteFile

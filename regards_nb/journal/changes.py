@@ -250,13 +250,18 @@ class Listener:
     probe_s = 5.0
 
     def __init__(
-        self, engine: sa.Engine, changes: ChangeDetector, token: str, callback: Callable[[], object]
+        self,
+        engine: sa.Engine,
+        connect: Callable[..., Any],
+        changes: ChangeDetector,
+        token: str,
+        callback: Callable[[], object],
     ) -> None:
         self._stop = threading.Event()
         changes.is_polled = True
         self._changes = changes
         if is_possible(engine):
-            begin("listen", _run, engine, changes, token, callback, self._stop)
+            begin("listen", _run, engine, connect, changes, token, callback, self._stop)
         weakref.finalize(self, self._stop.set).atexit = False
 
     def stop(self) -> None:
@@ -270,21 +275,22 @@ def is_possible(engine: sa.Engine) -> bool:
     return engine.url.drivername == "postgresql+psycopg"
 
 
-def why_not(engine: sa.Engine) -> str | None:
+def why_not(engine: sa.Engine, connect: Callable[..., Any]) -> str | None:
     """Try it; return why commits cannot be heard of, or None if they can."""
     if not is_possible(engine):
         return f"the driver {engine.url.drivername} cannot wait for NOTIFY; postgresql+psycopg can"
     error: type[Exception] = engine.dialect.loaded_dbapi.Error
     try:
-        with closing(_connect(engine)) as connection:
-            _listen(engine, connection)
+        with closing(_connect(engine, connect)) as connection:
+            _listen(engine, connection, connect)
     except (CannotListenError, error) as exc:
         return str(exc).splitlines()[0]
     return None
 
 
-def _run(
+def _run(  # noqa: PLR0917 - of one thread
     engine: sa.Engine,
+    connect: Callable[..., Any],
     changes: ChangeDetector,
     token: str,
     callback: Callable[[], object],
@@ -294,8 +300,9 @@ def _run(
     pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
     while not stop.is_set():
         try:
-            with closing(_connect(engine)) as connection:
-                _listen(engine, connection)
+            with closing(_connect(engine, connect)) as connection:
+                _listen(engine, connection, connect)
+                connection.has_answered = False  # it waits a short time for later answers
                 pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
                 changes.told_by = stop
                 # Something may have been committed before the server began to tell.
@@ -319,16 +326,14 @@ def _run(
         stop.wait(next(pauses))
 
 
-def _connect(engine: sa.Engine) -> Any:
+def _connect(engine: sa.Engine, connect: Callable[..., Any]) -> Any:
     arguments, options = engine.dialect.create_connect_args(engine.url)
     # Options of a URL are text; psycopg compares this one with numbers.
     options.pop("prepare_threshold", None)
-    return engine.dialect.loaded_dbapi.connect(
-        *arguments, **{**_KEEPALIVE, **options}, autocommit=True
-    )
+    return connect(*arguments, **{**_KEEPALIVE, **options}, autocommit=True)
 
 
-def _listen(engine: sa.Engine, connection: Any) -> None:
+def _listen(engine: sa.Engine, connection: Any, connect: Callable[..., Any]) -> None:
     """Begin to listen, after a notification from another connection has arrived.
 
     CannotListenError: none arrived, or LISTEN is refused.
@@ -339,7 +344,7 @@ def _listen(engine: sa.Engine, connection: Any) -> None:
         connection.execute(f"LISTEN {channel}")
     except engine.dialect.loaded_dbapi.InternalError as exc:
         raise CannotListenError(str(exc).splitlines()[0]) from exc
-    with closing(_connect(engine)) as other:
+    with closing(_connect(engine, connect)) as other:
         other.execute(f"SELECT pg_notify('{channel}', '')")
     if not any(True for _ in connection.notifies(timeout=Listener.probe_s, stop_after=1)):
         raise CannotListenError(

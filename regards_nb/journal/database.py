@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import sqlite3
 import threading
@@ -35,6 +36,7 @@ from regards_nb.journal.location import (
     wrong_url,
 )
 from regards_nb.journal.rescue import Rescued, rescue, written_text
+from regards_nb.journal.server import Server
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
@@ -49,7 +51,7 @@ from regards_nb.journal.sqlite_file import (
     warn_of_network,
 )
 from regards_nb.journal.use_lock import ConnectionUseLock, Outage, uninterrupted
-from regards_nb.waits import told
+from regards_nb.waits import growing, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,8 +62,9 @@ _log = logging.getLogger(__name__)
 _pause = threading.Event()
 _T = TypeVar("_T")
 
-_RESTART_RETRY_S = 0.1
 _LOCK_RETRY_S = 0.002
+#: The first and the longest time that a server waits for the lock before it answers.
+_SERVER_TURNS_S = (0.25, 2.0)
 _WAITING = "waiting for the server of the journal {}"
 _LOCKED = "another program holds the journal {}: writing waits for it"
 
@@ -140,6 +143,7 @@ class Database:
         self.read_only = False
         #: of the server that does not answer
         self._unanswered = Outage()
+        self._server = Server(self._unanswered, _WAITING.format(self.location))
         #: of the lock, which another program holds
         self._locked = Outage()
         #: how often `close` was called: it ends the waits for that lock
@@ -194,6 +198,8 @@ class Database:
                 f"the journal can be kept in {' or '.join(LOCK_WRITERS)}, not in "
                 f"{engine.dialect.name}. Choose another place with journal=..."
             )
+        if self.path is None:
+            self._server.serve(engine)
         return engine
 
     def _connect_sqlite(self) -> sqlite3.Connection:
@@ -319,32 +325,12 @@ class Database:
     def _retry_while_restarting(
         self, attempt: Callable[[], _T], patience_s: float | None = None
     ) -> _T:
-        """Repeat an attempt that changes nothing while a database server restarts.
-
-        At least once: the server or a proxy may have ended a connection that was not in use.
-        """
+        """Repeat an attempt that changes nothing while a database server restarts."""
         if self.path is not None:
             return attempt()  # no server
         if patience_s is None:
             patience_s = self.restart_patience_s
-        began_s, end_s = time.monotonic(), self._unanswered.end_s(patience_s)
-        again = self.has_tables
-        while True:
-            try:
-                result = attempt()
-            except sa.exc.OperationalError as exc:
-                if not again or not _is_lost(exc):
-                    raise
-            else:
-                self._unanswered.over()
-                return result
-            self._unanswered.met()
-            now_s = time.monotonic()
-            again = now_s < end_s
-            if now_s - began_s > patience_s / 5:
-                told(_WAITING.format(self.location), patience_s, limit_s=patience_s)
-            if patience_s:
-                _pause.wait(_RESTART_RETRY_S)
+        return self._server.retry(attempt, patience_s if self.has_tables else None)
 
     def write(
         self,
@@ -370,7 +356,7 @@ class Database:
             generation = self.generation
             limit_s = self._locked.end_s(self.busy_timeout_s) - time.monotonic()
             with suppress(_ChangedMeanwhileError):
-                result = uninterrupted(write, self.obstacle, limit_s)
+                result = uninterrupted(write, partial(self._tell, limit_s))
                 self._reopen_if_needed()
                 if self.generation == generation:
                     return result
@@ -420,18 +406,23 @@ class Database:
                 self._locked.over()
                 return connection
         end_s, closings = self._locked.end_s(self.busy_timeout_s), self._closings
-        lock = partial(self._lock, end_s, silent=silent)
-        with self._locked.awaited():
+        # A server must answer now and then: it says that the lock is held.
+        turns = growing(*(_SERVER_TURNS_S if self.path is None else (math.inf, math.inf)))
+        with nullcontext() if self.path is None else self._locked.awaited():
             while True:
+                turn_end_s = min(end_s, time.monotonic() + next(turns))
+                lock = partial(self._lock, turn_end_s, silent=silent)
                 try:
-                    return self._retry_while_restarting(lock, patience_s)
+                    connection = self._retry_while_restarting(lock, patience_s)
                 except (sa.exc.OperationalError, sqlite3.OperationalError) as exc:
-                    if "lock" not in str(exc):
+                    if "lock" not in str(getattr(exc, "orig", exc)):
                         raise
                     self._locked.met()
-                    is_closed = closings != self._closings
-                    if self.path is None or is_closed or time.monotonic() > end_s:
+                    if closings != self._closings or time.monotonic() > end_s:
                         raise
+                else:
+                    self._locked.over()
+                    return connection
                 _pause.wait(_LOCK_RETRY_S)
 
     def _lock(self, end_s: float, *, silent: bool) -> sa.Connection:
@@ -462,9 +453,15 @@ class Database:
 
     def obstacle(self) -> str:
         """Return what calls have waited for, longer than a second; else an empty text."""
-        if self._unanswered.lasts():
-            return _WAITING.format(self.location)
-        return _LOCKED.format(self.location) if self._locked.lasts() else ""
+        if self._locked.lasts():  # a server that says so is silent between two answers
+            return _LOCKED.format(self.location)
+        return _WAITING.format(self.location) if self._unanswered.lasts() else ""
+
+    def _tell(self, limit_s: float) -> None:
+        """Say what the main thread waits for; *limit_s* is how long for the lock."""
+        if text := self.obstacle():
+            limit_s = limit_s if self._locked.lasts() else self._server.patience_s
+            told(text, math.inf, limit_s=min(limit_s, time_left_s()))
 
     def _release_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -557,11 +554,13 @@ class Database:
             self._listener.stop()
             self._listener = None
         if callback is not None and self.path is None:
-            self._listener = Listener(self.engine, self._changes, self._token, callback)
+            self._listener = Listener(
+                self.engine, self._server.connect, self._changes, self._token, callback
+            )
 
     def why_not_told(self) -> str | None:
         """Try whether a server tells of changes; return why not, or None."""
-        return why_not(self.engine) if self.path is None else None
+        return why_not(self.engine, self._server.connect) if self.path is None else None
 
     @contextmanager
     def using(self, verb: str) -> Iterator[None]:
@@ -688,11 +687,6 @@ class Database:
         self._reopen_if_needed()
         with self.using(verb), closing(self.engine.raw_connection()) as raw:
             yield cast("sqlite3.Connection", raw.driver_connection)
-
-
-def _is_lost(error: sa.exc.OperationalError) -> bool:
-    """Return whether a server ended the connection, or does not accept one at this moment."""
-    return error.connection_invalidated or "connection" in str(error.orig)
 
 
 def _limit(connection: sqlite3.Connection | sa.PoolProxiedConnection, wait_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import fulfil, in_main_thread, time_left_s, told
+from regards_nb.waits import fulfil, in_main_thread, time_left_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,12 +31,10 @@ _LATER_S = 1.0
 _TRIED_EVERY_S = 5.0
 
 
-def uninterrupted(
-    work: Callable[[], _T], obstacle: Callable[[], str] = lambda: "", limit_s: float = math.inf
-) -> _T:
+def uninterrupted(work: Callable[[], _T], tell: Callable[[], object] = lambda: None) -> _T:
     """Return the result of *work*, which ends also if Ctrl-C or a signal ends this call.
 
-    *obstacle* returns what is said after a second, with *limit_s*; the main thread alone speaks.
+    *tell* is called again and again meanwhile, and says what the main thread waits for.
 
     Python raises the exceptions of signal handlers in the main thread, between any two steps of
     it: also after a transaction was opened, and before a variable holds it. A thread does the work
@@ -62,8 +60,7 @@ def uninterrupted(
         # broke a lock (Python 3.11): then it may run, and the work is done once.
         run()
     while not unfinished.acquire(timeout=_LOOK_EVERY_S):
-        if text := obstacle():
-            told(text, math.inf, limit_s=min(limit_s, time_left_s()))
+        tell()
     return outcome.result()
 
 
@@ -140,9 +137,9 @@ class Outage:
         self._begun: list[float] = []
 
     @contextmanager
-    def awaited(self) -> Iterator[None]:
+    def awaited(self, began_s: float | None = None) -> Iterator[None]:
         """Wait in the block. It calls `met` if that is in vain."""
-        began_s = time.monotonic()
+        began_s = time.monotonic() if began_s is None else began_s
         self._begun.append(began_s)
         try:
             yield

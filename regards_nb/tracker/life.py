@@ -33,6 +33,8 @@ from regards_nb.tracker.shared import ASKING, CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Consumer, Health
     from regards_nb.journal import Journal
@@ -74,11 +76,18 @@ class Life:
 
     One thread at a time holds *changing*: it starts or stops the tracker. *was_stopped*: the
     tracker ran before. *end* says why it cannot be started again; it is empty as long as it can.
+    *obstacle* returns what the journal waits for.
     """
 
-    def __init__(self, source: Consumer | Poller | JournalReader, errors: BackgroundErrors) -> None:
+    def __init__(
+        self,
+        source: Consumer | Poller | JournalReader,
+        errors: BackgroundErrors,
+        obstacle: Callable[[], str],
+    ) -> None:
         self._source = source
         self._errors = errors
+        self._obstacle = obstacle
         self.changing = threading.RLock()
         self.was_stopped = False
         self.end = ""
@@ -158,7 +167,7 @@ class Life:
     def give_up_start(self, *, was_running: bool) -> str:
         """Stop the source of events again, and return what the user is told who stopped a start."""
         if was_running:
-            return "start() was stopped; events arrive as before"
+            return f"start() was stopped; {self._obstacle() or 'events arrive as before'}"
         with suppress(TrackingError):  # what still runs ends by itself
             self._source.stop(_GIVE_UP_S)
         return "start() was stopped, and no event arrives: call start() again"

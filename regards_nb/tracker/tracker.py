@@ -231,7 +231,7 @@ class OrderTracker:
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
-        self._life = Life(self._consumer, errors)
+        self._life = Life(self._consumer, errors, self._shared.journal.obstacle)
         self._submission = Submission(
             shared, self._sync, publish, tenant, require_running=self._life.require_running
         )
@@ -647,6 +647,7 @@ class OrderTracker:
         """
         return self._shared.journal.backup(path)
 
+    @stopped_by_user("the look at an order was stopped")
     def __getitem__(self, key: Selection | OrderKey) -> Order:
         found = self._keys_in(key)
         if len(found) != 1:
