@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import client_of
+from conftest import client_of, interrupted_after, until
 from download_kit import DEADLINE_S, World, files_named, result_of, wait_until, worker, world
 from s3_kit import ACCOUNT, BUSY, EXPIRED, Link, TestBucket, refusal, s3_server, use_server
 
 from regards_nb import OrderTracker
+from regards_nb.client import LastByte
 from regards_nb.download import BucketFiles, as_place
-from regards_nb.errors import DownloadError, RegardsError, WorkspaceError
+from regards_nb.errors import (
+    DownloadError,
+    RegardsError,
+    StoppedWaiting,
+    WaitTimeoutError,
+    WorkspaceError,
+)
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 
 #: Some small files, and one that takes a while.
@@ -228,9 +237,12 @@ def test_stop_does_not_wait_for_an_upload_that_hangs(
         link.limit_bytes = LIMIT_BYTES
         monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
         stop = threading.Event()
+        told = (
+            rf"no answer of s3://{bucket.name} at {link.url} to an upload of 9\.4 MB since .* UTC; "
+        )
 
         def stop_later(progress: object) -> None:
-            if link.met and all_but_large(bucket):
+            if re.search(f"{told}it is given up after 180 s, and tried again", str(progress)):
                 stop.set()
 
         with pytest.raises(
@@ -293,6 +305,101 @@ def test_refusals_say_what_to_do_before_anything_is_fetched(
         for secret in (ACCOUNT["AWS_SECRET_ACCESS_KEY"], "wr0ng/and/secret"):
             assert not any(secret in repr(each) for each in chain)
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+@pytest.fixture
+def tracker(simulator: Simulator, bucket: TestBucket, tmp_path: Path) -> Iterator[OrderTracker]:
+    """Return a tracker whose workspace is the bucket, and which knows order 1 with two files."""
+    simulator.order(OrderPlan(n_files=2, file_bytes=100, files_per_suborder=2))
+    with OrderTracker(
+        client=client_of(simulator),
+        tenant=simulator.tenant,
+        journal=tmp_path / "journal.sqlite",
+        workspace=bucket.url,
+    ) as alone:
+        alone.sync()
+        yield alone
+
+
+#: Calls that ask the bucket in the thread of the user, and what Ctrl-C says.
+CALLS: list[tuple[Callable[[OrderTracker, str], object], str]] = [
+    (lambda t, _: t.verify(), r"verify\(\) was stopped, and has changed nothing"),
+    (lambda t, _: t.verify(1, checksum=True), r"verify\(\) was stopped, and has changed nothing"),
+    (lambda t, _: t.doctor(), r"doctor\(\) was stopped, and has changed nothing"),
+    (lambda t, url: t.client.download_order(1, f"{url}/mine"), "stopped before a file was fetched"),
+    (
+        lambda t, url: t.client.download_products(t.client.search(limit=1), f"{url}/mine"),
+        "stopped before a file was fetched",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_says_at_once")
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+@pytest.mark.parametrize(
+    ("call", "outcome"), CALLS, ids=["verify", "checksum", "doctor", "order", "products"]
+)
+def test_ctrl_c_ends_a_call_that_a_bucket_does_not_answer(
+    call: Callable[[OrderTracker, str], object],
+    outcome: str,
+    bucket: TestBucket,
+    tracker: OrderTracker,
+) -> None:
+    """It says what it waits for; Ctrl-C ends it in one line, and the call works afterwards."""
+    tracker.download(1)
+    line = f"waiting for s3://{bucket.name} at {bucket.server.url}, at most 180 s\n"
+    with (
+        bucket.server.frozen(),
+        interrupted_after(lambda text: line in text, pytest.MonkeyPatch()) as written,
+        pytest.raises(StoppedWaiting, match=outcome) as stopped,
+    ):
+        call(tracker, bucket.url)
+    assert written.getvalue().count(line) == 1
+    assert "\n" not in str(stopped.value)
+    call(tracker, bucket.url)
+
+
+@pytest.mark.usefixtures("_says_at_once")
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+def test_ctrl_c_ends_the_reading_of_an_object(bucket: TestBucket) -> None:
+    """The store falls silent in the middle of it."""
+    bucket.put("large.nc", bytes(64 << 20))
+    blocks = BucketFiles(bucket.url).blocks("large.nc")
+    next(blocks)
+    line = f"waiting for s3://{bucket.name} at {bucket.server.url}, at most 180 s\n"
+    with (
+        bucket.server.frozen(),
+        interrupted_after(lambda text: line in text, pytest.MonkeyPatch()),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        list(blocks)
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+def test_a_download_that_a_bucket_does_not_answer_names_it(
+    bucket: TestBucket,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """View, wait, time limits and text output say since when, and when the request is given up."""
+    monkeypatch.setattr(LastByte, "told_after_s", 0.2)
+    silent = f"no answer of s3://{bucket.name} at {bucket.server.url}"
+    told = rf"{silent} since [\d:]+ UTC; the request is given up after 180 s"
+    with bucket.server.frozen():
+        with pytest.raises(WaitTimeoutError, match=f"{silent} for 0.5 s"):
+            next(tracker[1].iter_parts(timeout_s=0.5))
+        tracker.download_soon(1)
+        until(lambda: re.search(told, tracker._repr_html_()) is not None)
+        with pytest.raises(WaitTimeoutError, match=told):
+            tracker.wait(1, download=True, timeout_s=0.3)
+        assert re.search(told, capsys.readouterr().out)
+        with (
+            interrupted_after(lambda text: bool(re.search(told, text)), pytest.MonkeyPatch()),
+            pytest.raises(StoppedWaiting, match="no file of order 1 saved"),
+        ):
+            tracker.download(1)
+    assert len(tracker.download(1)) == 2
 
 
 @pytest.mark.parametrize("s3_kind", ["rclone"])

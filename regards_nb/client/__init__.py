@@ -22,7 +22,9 @@ from regards_nb.client.errors import naming_order as naming_order
 from regards_nb.client.last_byte import Calls as Calls
 from regards_nb.client.last_byte import LastByte as LastByte
 from regards_nb.client.last_byte import asking_again as asking_again
+from regards_nb.client.last_byte import byte_came as byte_came
 from regards_nb.client.last_byte import pausing as pausing
+from regards_nb.client.last_byte import waiting as waiting
 from regards_nb.client.last_byte import watched as watched
 from regards_nb.client.models import Attribute as Attribute
 from regards_nb.client.models import CatalogueDataset as CatalogueDataset

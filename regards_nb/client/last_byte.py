@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 class _Wait:
     """A request that waits for bytes: its thread does, or one that reads for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: str, ending: str) -> None:
         #: When it began to wait, or got its last byte.
         self.since_s = time.monotonic()
+        #: Which store of files it asks instead of REGARDS, and how that ends.
+        self.store, self.ending = store, ending
 
 
 class LastByte:
@@ -63,6 +65,16 @@ class LastByte:
         self.pauses.clear()
         self.begin_silence()
 
+    def lacking(self, what: str) -> tuple[str, str]:
+        """Say what does not come, and how the request ends: a byte of *what*, or of a store."""
+        waits = list(self.waits)
+        if waits and all(each.store for each in waits):
+            return f"no answer of {waits[0].store}", waits[0].ending
+        if not self.limit_s:
+            return f"no byte of {what}", f": it waits for {self.origin}"
+        ending = f"; the request is given up after {self.limit_s:.0f} s, and tried again"
+        return f"no byte of {what} from {self.origin}", ending
+
     def text(self, what: str) -> str:
         """Say that no byte of *what* came for long, or why a request is repeated; else empty.
 
@@ -72,13 +84,8 @@ class LastByte:
             return pauses[0]
         if self.age_s < self.told_after_s:
             return ""
-        since = f"since {self.silent_since:%H:%M:%S} UTC"
-        if not self.limit_s:
-            return f"no byte of {what} {since}: it waits for {self.origin}"
-        return (
-            f"no byte of {what} from {self.origin} {since}; the request is given up after "
-            f"{self.limit_s:.0f} s, and tried again"
-        )
+        lacking, ending = self.lacking(what)
+        return f"{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
 
 
 class Calls:
@@ -133,9 +140,14 @@ def watched(last_byte: LastByte) -> Iterator[None]:
 
 
 @contextmanager
-def waiting(origin: str = "", limit_s: float = 0.0) -> Iterator[None]:
-    """Wait for bytes in the block; *origin* names the server at the start of a request."""
-    last_byte, own = _watched.get(), _Wait()
+def waiting(
+    origin: str = "", limit_s: float = 0.0, *, store: str = "", ending: str = ""
+) -> Iterator[None]:
+    """Wait for bytes in the block; *origin* names the server at the start of a request.
+
+    Where it waits for a *store* of files, and for no byte of REGARDS, *ending* says how that ends.
+    """
+    last_byte, own = _watched.get(), _Wait(store, ending)
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
     if not last_byte.waits:  # a request beside another one is no byte

@@ -17,21 +17,26 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
-from regards_nb.errors import WorkspaceError
+from regards_nb.client import asking_again, byte_came, pausing, waiting
+from regards_nb.errors import DownloadError, WorkspaceError
 from regards_nb.files import SCHEME
-from regards_nb.text import clean, is_loopback
+from regards_nb.text import clean, is_loopback, size
+from regards_nb.waits import awaited, is_stopped, time_left_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from obstore import GetResult
     from obstore.store import S3Store
 
 _log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 EXTRA = "pip install 'regards_nb[s3]'"
 
@@ -117,6 +122,7 @@ class BucketFiles:
         with self._errors():
             self._small = _store(self._bucket, _SMALL_TIMEOUT_S)
             self._large = _store(self._bucket, _LARGE_TIMEOUT_S)
+            self._read = _store(self._bucket, _LARGE_TIMEOUT_S, read_timeout_s=_SMALL_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"<BucketFiles {self._url!r}>"
@@ -129,7 +135,7 @@ class BucketFiles:
         """Return the names of the files, or of those in a folder, and their sizes in bytes."""
         prefix = f"{self._start}{folder}/" if folder else self._start
         with self._errors():
-            found = self._small.list_with_delimiter(prefix or None)
+            found = self._answer(lambda: self._small.list_with_delimiter(prefix or None))
         return {each["path"].rpartition("/")[2]: each["size"] for each in found["objects"]}
 
     def size_of(self, name: str) -> tuple[int | None, bool]:
@@ -175,8 +181,9 @@ class BucketFiles:
                 # perhaps by this call: the answer to another attempt may have been lost
                 return False
             except (BaseError, FileNotFoundError) as exc:
-                if pause_s is None or not _may_pass(exc) or self._stop.wait(pause_s):
-                    raise self._explained(exc) from None
+                with pausing(asking_again(pause_s or 0.0, self._reason(exc))):
+                    if pause_s is None or not _may_pass(exc) or self._stop.wait(pause_s):
+                        raise self._explained(exc) from None
         raise AssertionError  # the last attempt returns or raises
 
     def create_small(self, name: str, data: bytes) -> bool:
@@ -190,28 +197,37 @@ class BucketFiles:
         key = self._start + name
         store = self._small if size_bytes <= _SMALL_BYTES else self._large
         mode: Any = "create" if replaces is None else {"e_tag": replaces}
+        content: Any = source
         if isinstance(source, bytes) or not size_bytes:
             content = source if isinstance(source, bytes) else b""
-            store.put(key, content, mode=mode, attributes=attributes)
         elif size_bytes <= self.largest_put_bytes:
             with open(source, "rb") as file:  # noqa: PTH123 - a string
                 # Not closed: an upload that was abandoned may still read it.
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            store.put(key, memoryview(mapped), mode=mode, attributes=attributes)
+            content = memoryview(mapped)
         else:
             # There is no conditional upload in parts. Another program could create the object
             # between the look and the end of the upload.
             found = self.look(name)
             if (found and found.e_tag) != replaces:
                 return False
-            part_bytes = max(self.part_bytes, size_bytes // _MOST_PARTS)
-            store.put(key, Path(source), attributes=attributes, chunk_size=part_bytes)
+            content, mode = Path(source), None
+        # of an upload in parts
+        part_bytes = max(self.part_bytes, size_bytes // _MOST_PARTS)
+        put = partial(
+            store.put, key, content, mode=mode, attributes=attributes, chunk_size=part_bytes
+        )
+        limit_s = _SMALL_TIMEOUT_S if store is self._small else _LARGE_TIMEOUT_S
+        told = f"; it is given up after {limit_s:.0f} s, and tried again"
+        self._answer(put, limit_s, what=f" to an upload of {size(size_bytes)}", ending=told)
         return True
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield the content of an object."""
         with self._errors():
-            for block in self._large.get(self._start + name).stream(min_chunk_size=1 << 20):
+            found = self._answer(lambda: self._read.get(self._start + name))
+            blocks = found.stream(min_chunk_size=1 << 20)
+            while (block := self._answer(lambda: next(blocks, None))) is not None:
                 yield bytes(block)
 
     def has(self, name: str, size_bytes: int, md5: str, *, reads: bool) -> bool:
@@ -234,12 +250,14 @@ class BucketFiles:
         """Return the content of a small object; None where there is none."""
         found = self._get(name, head=False)
         with self._errors():
-            return None if found is None else bytes(found.bytes())
+            return None if found is None else bytes(self._answer(found.bytes))
 
     def _get(self, name: str, *, head: bool) -> GetResult | None:
         with self._errors():
             try:
-                return self._small.get(self._start + name, options={"head": head})
+                return self._answer(
+                    lambda: self._small.get(self._start + name, options={"head": head})
+                )
             except FileNotFoundError as exc:
                 if _code(exc) == "NoSuchBucket":
                     raise
@@ -266,11 +284,15 @@ class BucketFiles:
         del durable  # an object is durable when it is created
         with self._lock:
             last, before = self._last_lines
-            if not last or len(before) > _LINES_BYTES:
-                last, before = f"{name}/{time.time_ns():020}-{secrets.token_hex(4)}.jsonl", b""
-            self._last_lines = (last, before + lines)
+            if last and len(before) > _LINES_BYTES:
+                last, before = "", b""
+            last = last or f"{name}/{time.time_ns():020}-{secrets.token_hex(4)}.jsonl"
+            # After an error or Ctrl-C they go to another object: the store may carry out a request
+            # that was given up, and later than the next one.
+            self._last_lines = ("", before + lines)
             with self._errors():
-                self._small.put(self._start + last, before + lines)
+                self._answer(lambda: self._small.put(self._start + last, before + lines))
+            self._last_lines = (last, before + lines)
 
     # -- unfinished uploads
 
@@ -327,11 +349,42 @@ class BucketFiles:
         import urllib.request
 
         request = urllib.request.Request(url, method=method)  # noqa: S310 - our own address
-        with closing(urllib.request.urlopen(request, timeout=_CONNECT_TIMEOUT_S)) as answer:  # noqa: S310
-            content: bytes = answer.read()
-        return content
 
-    # -- errors
+        def read() -> bytes:
+            with closing(urllib.request.urlopen(request, timeout=_CONNECT_TIMEOUT_S)) as answer:  # noqa: S310
+                content: bytes = answer.read()
+            return content
+
+        return self._answer(read, _CONNECT_TIMEOUT_S)
+
+    # -- waits and errors
+
+    def _answer(
+        self,
+        job: Callable[[], _Result],
+        limit_s: float = _SMALL_TIMEOUT_S,
+        *,
+        what: str = "",
+        ending: str = "",
+    ) -> _Result:
+        """Return the answer of the store to one request; each request of this class is made here.
+
+        Meanwhile the progress of a download, and in the main thread a line, say that the store does
+        not answer. Ctrl-C, or the stop of a download, ends the wait at once, and not the request.
+        """
+        where = f"{SCHEME}{self._bucket} at {_endpoint() or 'AWS'}"
+        ending = ending or f"; the request is given up after {limit_s:.0f} s"
+        try:
+            with waiting(store=where + what, ending=ending):
+                answer = awaited(job, f"waiting for {where}", ends_after_s=limit_s)
+                byte_came()
+                return answer
+        except TimeoutError:
+            if not is_stopped() and time_left_s() > 0:  # of the job itself
+                raise
+            raise DownloadError(
+                f"{self._what}stopped while {where} did not answer. {_REST_STAYS}"
+            ) from None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -345,6 +398,10 @@ class BucketFiles:
             raise self._explained(exc) from None
 
     def _explained(self, exc: Exception) -> WorkspaceError:
+        stays = "" if _NO_ACCOUNT in str(exc) else f". {_REST_STAYS}"
+        return WorkspaceError(f"{self._what}{self._reason(exc)}{stays}")
+
+    def _reason(self, exc: Exception) -> str:
         place, endpoint = f"{SCHEME}{self._bucket}", _endpoint() or "AWS"
         text = str(exc).partition("\n\nDebug source")[0]
         code, status = _code(exc), _status(exc)
@@ -381,11 +438,12 @@ class BucketFiles:
             reason = f"{place} at {endpoint} cannot be used: {told or clean(text, 200)}"
             if status is not None and status >= 500:
                 reason += ". Perhaps its disk is full: try later, or ask its administrator"
-        stays = "" if _NO_ACCOUNT in text else f". {_REST_STAYS}"
-        return WorkspaceError(f"{self._what}{reason}{stays}")
+        return reason
 
 
-def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
+def _store(
+    bucket: str, timeout_s: float, *, read_timeout_s: float | None = None, **options: Any
+) -> S3Store:
     from obstore.store import S3Store
 
     endpoint = _endpoint()
@@ -393,6 +451,9 @@ def _store(bucket: str, timeout_s: float, **options: Any) -> S3Store:
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
     }
+    if read_timeout_s is not None:
+        # It also counts while a body is sent.
+        client["read_timeout"] = timedelta(seconds=read_timeout_s)
     is_here = is_loopback(urlsplit(endpoint or "").hostname or "")
     if is_here:
         client["allow_http"] = True

@@ -85,7 +85,7 @@ class ProgressCounter:
         self, order_id: int, on_progress: Callable[[Progress], object] | None, last_byte: LastByte
     ) -> None:
         self._order_id = order_id
-        self._last_byte = last_byte
+        self.last_byte = last_byte
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
@@ -144,7 +144,7 @@ class ProgressCounter:
                 verified=self._verified,
                 phase=self._phase,
                 elapsed_s=time.monotonic() - self._started_s,
-                silence=self._last_byte.text(_name(self._order_id)),
+                silence=self.last_byte.text(_name(self._order_id)),
             )
 
 

@@ -11,11 +11,13 @@ import time
 from collections import deque
 from concurrent.futures import wait
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING
 
+from regards_nb.client import watched
 from regards_nb.errors import DownloadError, RegardsError
 from regards_nb.files import FileRecord, FileState
-from regards_nb.waits import in_thread
+from regards_nb.waits import in_thread, limited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 #: the five system calls for a small file waits for Python's lock while other threads read the zip.
 _GATHER_S = 0.25
 #: Maximum time that a call that stops waits for uploads that have begun.
-_STOP_S = 2.0
+_STOP_S = 0.5
 #: A waiting thread wakes up this often: on Windows, Ctrl-C does not interrupt a wait.
 _WAKE_S = 0.2
 
@@ -69,8 +71,10 @@ class Publisher:
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.renamed: dict[str, str] = {}
+        # In a context of their own: a stop gives uploads that have begun a moment.
         self._jobs = [
-            in_thread(self._run, "regards-nb-publisher") for _ in range(workspace.parallel)
+            Context().run(in_thread, self._run, "regards-nb-publisher")
+            for _ in range(workspace.parallel)
         ]
 
     def add(self, files: Sequence[CheckedFile]) -> None:
@@ -105,8 +109,14 @@ class Publisher:
         uploads = self._workspace.uploads
         self._end(drop=uploads)
         wait(self._jobs, _STOP_S if uploads else None)
+
+        def record() -> None:
+            # A log beside the files is in the bucket that may not answer.
+            with limited(time.monotonic() + _STOP_S if uploads else None):
+                self._record()
+
         with suppress(RegardsError):  # the first error counts
-            self._record()
+            Context().run(record)  # also after a stop
 
     def raise_failure(self) -> None:
         """Raise the error of publishing, if there was one."""
@@ -148,8 +158,9 @@ class Publisher:
 
     def _run(self) -> None:
         try:
-            while batch := self._take():
-                self._publish_batch(batch)
+            with watched(self._counter.last_byte):
+                while batch := self._take():
+                    self._publish_batch(batch)
         except BaseException:
             self._end(drop=True)
             raise

@@ -315,7 +315,8 @@ class Downloads:
             if (download := self._shared.downloads.get(number)) is None:
                 continue
             waited_s = download.active.last_byte.age_s
-            why = f"no byte of order {number} from REGARDS for {timeout_s:g} s"
+            lacking, _ = download.active.last_byte.lacking(f"order {number}")
+            why = f"{lacking} for {timeout_s:g} s"
             if (holder := download.active.holder) is not None:
                 waited_s = time.monotonic() - began_s
                 why = f"after {timeout_s:g} s, {holder} is downloading order {number}"

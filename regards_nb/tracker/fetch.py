@@ -167,7 +167,12 @@ def fetch_order(
             )
 
     lease = order_lease(client.tenant, order.order_id)
-    with ended_by(running.stop), held(journal, lease, None if request.if_free else wait):
+    with (
+        ended_by(running.stop),
+        watched(running.last_byte),
+        naming_order(order.order_id),
+        held(journal, lease, None if request.if_free else wait),
+    ):
         running.holder = None
         was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.is_new and was_fetched and request.only_new_files:
@@ -176,8 +181,7 @@ def fetch_order(
         log = journal.file_log(client.tenant, workspace)
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
-            with watched(running.last_byte), naming_order(order.order_id):
-                list_others(client, order.order_id, log)
+            list_others(client, order.order_id, log)
         folder = request.directory or order_folder(workspace, order.order_id, archive)
         options = DownloadOptions(
             on_progress=running.report,
@@ -189,8 +193,7 @@ def fetch_order(
             gather=request.directory is not None,
         )
         try:
-            with watched(running.last_byte), naming_order(order.order_id):
-                result = Downloader(client, order.order_id, folder, log, options).fetch()
+            result = Downloader(client, order.order_id, folder, log, options).fetch()
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
