@@ -22,6 +22,7 @@ from regards_nb.errors import (
     DownloadError,
     RegardsError,
     StoppedWaiting,
+    TrackingError,
     WaitTimeoutError,
     WorkspaceError,
 )
@@ -424,6 +425,32 @@ def test_a_tracker_names_the_order_and_goes_on_when_the_bucket_is_there(
             assert f"refuses access to s3://{bucket.name}" in repr(tracker.doctor())
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", right)
             assert len(tracker.download(number)) == 2
+
+
+@pytest.mark.parametrize("s3_kind", ["rclone"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "SOMEBODYELSE"}, "refuses access to s3://.*403"),
+        ({"AWS_ENDPOINT_URL": "http://192.0.2.1"}, "is not encrypted"),
+        ({}, "there is no bucket"),
+    ],
+    ids=["account", "http", "bucket"],
+)
+def test_a_wait_ends_where_no_later_attempt_can_help(
+    changes: dict[str, str],
+    words: str,
+    bucket: TestBucket,
+    tracker: OrderTracker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends with the error, as for a folder that is not yours."""
+    for variable, value in changes.items():
+        monkeypatch.setenv(variable, value)
+    if not changes:
+        bucket.client.delete_bucket(Bucket=bucket.name)
+    with pytest.raises(TrackingError, match=f"downloading order 1: .*{words}"):
+        tracker.wait(1, download=True, timeout_s=30)
 
 
 def test_a_profile_is_an_account(

@@ -7,6 +7,7 @@ never shown, because it may hold the secret key.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import mmap
@@ -183,7 +184,8 @@ class BucketFiles:
             except (BaseError, FileNotFoundError) as exc:
                 with pausing(asking_again(pause_s or 0.0, self._reason(exc))):
                     if pause_s is None or not _may_pass(exc) or self._stop.wait(pause_s):
-                        raise self._explained(exc) from None
+                        error = self._explained(exc)
+                        raise error from error.__cause__
         raise AssertionError  # the last attempt returns or raises
 
     def create_small(self, name: str, data: bytes) -> bool:
@@ -394,12 +396,19 @@ class BucketFiles:
         try:
             yield
         except (BaseError, FileNotFoundError) as exc:
-            # Without its cause: obstore prints whole requests.
-            raise self._explained(exc) from None
+            error = self._explained(exc)
+            raise error from error.__cause__
 
     def _explained(self, exc: Exception) -> WorkspaceError:
+        """Return an error without the one of obstore as its cause, which prints whole requests.
+
+        Where no later attempt can help, the cause is that of a folder without rights.
+        """
         stays = "" if _NO_ACCOUNT in str(exc) else f". {_REST_STAYS}"
-        return WorkspaceError(f"{self._what}{self._reason(exc)}{stays}")
+        error = WorkspaceError(f"{self._what}{self._reason(exc)}{stays}")
+        if not (_may_pass(exc) or _is_full(exc)):
+            error.__cause__ = PermissionError(errno.EACCES, f"{SCHEME}{self._bucket}")
+        return error
 
     def _reason(self, exc: Exception) -> str:
         place, endpoint = f"{SCHEME}{self._bucket}", _endpoint() or "AWS"
@@ -420,7 +429,7 @@ class BucketFiles:
                 f"the session of the account for {place} has ended ({told}): log in again, and set "
                 "AWS_SESSION_TOKEN with its keys anew"
             )
-        elif status == _FULL_STATUS or _FULL_CODE.search(code or ""):
+        elif _is_full(exc):
             reason = f"{place} at {endpoint} is full ({told}): make room, or ask for a higher quota"
         elif status in {401, 403}:
             advice = _WRONG_KEY.get(code or "", _RIGHTS)
@@ -520,7 +529,11 @@ def _status(exc: Exception) -> int | None:
 
 def _may_pass(exc: Exception) -> bool:
     """Return whether another attempt can help: the connection broke, or the server is busy."""
-    status = _status(exc)
+    status, text = _status(exc), str(exc)
     if status is None:
-        return "HTTP error" in str(exc)
+        return "HTTP error" in text and "builder error" not in text and _NO_ACCOUNT not in text
     return status in {408, 409, 429} or (status >= 500 and status != _FULL_STATUS)
+
+
+def _is_full(exc: Exception) -> bool:
+    return _status(exc) == _FULL_STATUS or _FULL_CODE.search(_code(exc) or "") is not None
