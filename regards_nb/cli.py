@@ -354,8 +354,10 @@ def _watch(arguments: argparse.Namespace) -> int:
         told = None
         while True:
             health = tracker.health
-            if health.state is not told:
-                told = health.state
+            # The reason changes while it reconnects.
+            now = health.state, health.state is HealthState.READING and health.reason
+            if now != told:
+                told = now
                 _complain(_watched(tracker, health))
             events = tracker.events
             for event in _records(events.iloc[n_written:]):
@@ -366,7 +368,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _watched(tracker: OrderTracker, health: Health) -> str:
     """Return where events come from, or why none comes."""
-    if health.state is HealthState.READING:
+    if health.state is HealthState.READING and not health.reason:
         return "reading the journal; an event is a line once the kernel that writes it gets it"
     if health.state in {HealthState.CONSUMING, HealthState.POLLING}:
         source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"

@@ -33,6 +33,7 @@ from regards_nb.errors import (
 )
 from regards_nb.settings import source_of
 from regards_nb.text import clean, counted, is_loopback
+from regards_nb.tracker import NO_RECEIVER
 from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def examine(
     return Report(
         (
             *_tracker(health, unheard),
-            *_broker(parameters, queue, look, reads_only=reads_only),
+            *(_reader(health) if reads_only else _broker(parameters, queue, look)),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -200,18 +201,21 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
     if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
         text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
         yield _failed("events", text)
+    if health.state is HealthState.READING and NO_RECEIVER in (health.reason or ""):
+        yield _failed("events", NO_RECEIVER)
 
 
 # -- the broker
 
 
-def _broker(
-    parameters: AmqpParameters | None, queue: str | None, look: _Look, *, reads_only: bool
-) -> Iterator[Finding]:
-    if reads_only:
-        text = "the tracker reads the journal; another kernel receives the messages"
-        yield _skipped("broker", text)
-        return
+def _reader(health: Health) -> Iterator[Finding]:
+    text = "the tracker reads the journal, and another kernel must receive the messages"
+    if health.last_event:
+        text += f"; the last one came at {health.last_event:%Y-%m-%d %H:%M} UTC"
+    yield _skipped("broker", text)
+
+
+def _broker(parameters: AmqpParameters | None, queue: str | None, look: _Look) -> Iterator[Finding]:
     if parameters is None or queue is None:
         yield _skipped(
             "broker",

@@ -128,7 +128,7 @@ def test_watch_writes_each_event(simulator: Simulator) -> None:
 
 
 def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path) -> None:
-    """Of a queue, of no broker any more, of a journal."""
+    """Of a queue, of no broker any more, of a journal that no kernel writes."""
     port = urlsplit(simulator.amqp_url).port
     assert port is not None
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -139,7 +139,7 @@ def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path)
             stack.close()
             assert "no event comes now:" in next(lines)
     with _watching("--journal", str(tmp_path / "journal.sqlite")) as lines:
-        assert "reading the journal" in next(lines)
+        assert "no event comes now: no kernel receives the messages" in next(lines)
 
 
 @contextmanager

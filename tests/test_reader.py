@@ -15,20 +15,20 @@ import pytest
 from conftest import client_of, limit_tells, tracker_of, until
 from strategies import delivery
 from test_journal_team import counted_statements
+from test_team import kernel
 
 from regards_nb import OrderTracker, cli, events
 from regards_nb.consumer import HealthState
 from regards_nb.display import text
 from regards_nb.errors import JournalError, QueueNotFoundError, SettingsError, WaitTimeoutError
 from regards_nb.journal import ChangeDetector, Journal
+from regards_nb.simulator import OrderPlan, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from postgresql import PrivatePostgreSQL
-
-    from regards_nb.simulator import Simulator
 
 
 class Writer:
@@ -125,15 +125,15 @@ def test_what_a_reader_cannot_do_it_says_in_one_line(place: str | Path, tmp_path
             with pytest.raises(SettingsError, match=r"^[^\n]*needs? [^\n]*$") as caught:
                 attempt()
             assert "OrderTracker(..., client" not in str(caught.value)
+        assert re.search(
+            r"All \d checks passed\. Not checked: broker, REST\.$", repr(reader.doctor())
+        )
+        assert "another kernel" in reader.doctor()["broker"].text
         reader.start()
         with pytest.raises(WaitTimeoutError) as late:
             reader.wait("typo", "a", timeout_s=0.1)
         assert "no order is called 'typo'" in str(late.value)
         assert "Only REST" not in str(late.value), "the other kernel asks REGARDS"
-        assert re.search(
-            r"All \d checks passed\. Not checked: broker, REST\.$", repr(reader.doctor())
-        )
-        assert "another kernel" in reader.doctor()["broker"].text
         reader.stop()
 
 
@@ -144,9 +144,8 @@ def test_a_reader_advises_no_download_that_it_refuses(
     with written(place) as writer, OrderTracker.reader(place, workspace=tmp_path) as reader:
         reader._blocking.quiet_s = 0.0
         writer.write("SUBORDER_DONE", subOrderId=1, downloadLink="/x")
-        with pytest.raises(WaitTimeoutError) as late:
-            reader.wait(7, timeout_s=0.1)
-        told = [str(late.value), text(reader.snapshot())]
+        late = limit_tells("has a client", lambda limit_s: reader.wait(7, timeout_s=limit_s))
+        told = [str(late), text(reader.snapshot())]
         writer.write("DONE", downloadLink="/x")
         capsys.readouterr()
         reader.wait()
@@ -217,6 +216,73 @@ def test_a_tracker_with_a_client_has_the_orders_of_its_tenant(
             OrderTracker.reader(
                 tmp_path / "journal.sqlite", tenant="other", client=client_of(simulator)
             )
+
+
+def assert_no_receiver_told(reader: OrderTracker, capsys: pytest.CaptureFixture[str]) -> None:
+    """Health, header, wait, its time limit and doctor() say it."""
+    told = "no kernel receives the messages of this journal now: start the tracker that does"
+    until(lambda: told in (reader.health.reason or ""))
+    assert f"▲ reading the journal of another kernel since {reader.health.since:%Y}" in (
+        shown := text(reader.snapshot())
+    )
+    assert told in shown
+    capsys.readouterr()
+    limit_tells(told[1:], lambda limit_s: reader.wait(timeout_s=limit_s))
+    assert told in capsys.readouterr().out
+    assert told in reader.doctor()["events"].text
+    assert not reader.doctor().ok
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_reader_says_that_no_kernel_receives_messages(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As soon as the process of the kernel has ended, and until there is another one."""
+    place, files = tmp_path / "journal.sqlite", tmp_path / "orders"
+    started = partial(kernel, simulator, place, files)
+    with started() as writer:
+        simulator.order(OrderPlan(suborder_pause_s=3600))
+        reader = OrderTracker.reader(place, workspace=tmp_path).start()
+        until(lambda: len(reader.orders))
+        assert "reading the journal of another kernel" in text(reader.snapshot())
+        assert reader.health.reason is None
+        until(lambda: reader.health.last_event)
+        writer.kill()
+        writer.wait()
+        assert_no_receiver_told(reader, capsys)
+    with started():
+        until(lambda: reader.health.reason is None)
+    reader.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_kernel_that_polls_receives_for_a_reader(simulator: Simulator, tmp_path: Path) -> None:
+    """Also before REGARDS has told anything."""
+    place = tmp_path / "journal.sqlite"
+    with kernel(simulator, place, tmp_path / "orders", has_broker=False) as writer:
+        reader = OrderTracker.reader(place, workspace=tmp_path).start()
+        assert reader.health.reason is None
+        writer.kill()
+        writer.wait()
+        until(lambda: reader.health.reason)
+    reader.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_reader_beside_a_stopped_tracker_says_so(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process runs, and its tracker receives nothing; with a client, another call helps."""
+    with tracker_of(simulator, tmp_path) as tracker:
+        order_id = simulator.order(OrderPlan(suborder_pause_s=3600))
+        until(lambda: order_id in set(tracker.orders["order_id"]))
+        reader = OrderTracker.reader(tmp_path / "journal.sqlite", client=tracker.client).start()
+        assert reader.health.reason is None
+    assert_no_receiver_told(reader, capsys)
+    assert "; tracker.sync() asks REGARDS meanwhile" in (reader.health.reason or "")
+    with tracker:
+        until(lambda: reader.health.reason is None)
+    reader.stop()
 
 
 @pytest.mark.simulator(with_broker=True)

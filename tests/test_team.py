@@ -36,14 +36,16 @@ with OrderTracker(client=client, auto_download=True, **given["tracker"]):
 
 
 @contextmanager
-def kernel(simulator: Simulator, journal: str | Path, workspace: Path) -> Iterator[Child]:
+def kernel(
+    simulator: Simulator, journal: str | Path, workspace: Path, *, has_broker: bool = True
+) -> Iterator[Child]:
     """Run a kernel in another process until the block ends."""
     given = {
         "base_url": simulator.base_url,
         "client": {**login_of(simulator), "backoff_s": 0.01},
         "tracker": {
-            "amqp": simulator.amqp_url,
-            "queue": simulator.queue,
+            "amqp": simulator.amqp_url if has_broker else None,
+            "queue": simulator.queue if has_broker else None,
             "tenant": simulator.tenant,
             "journal": str(journal),
             "workspace": str(workspace),

@@ -51,7 +51,7 @@ class Health:
     reason : str or None
         Why the consumer is in this state, if that needs an explanation.
     last_event : datetime.datetime or None
-        When this process last journalled a message (UTC).
+        When this process last journalled a message (UTC); of a reader, when another one did.
     queue_depth : int or None
         Messages in the queue when RabbitMQ was last asked; None for a stream.
     other_consumers : int

@@ -396,6 +396,8 @@ _HEALTH = {
 def _health(health: Health) -> tuple[Severity, str]:
     state, since = health.state, health.since.astimezone(UTC)
     severity, words = _HEALTH[state]
+    if state is HealthState.READING and health.reason:
+        severity = Severity.INCOMPLETE
     reason = clean(health.reason or "", LINE_CHARS)
     if state is HealthState.RECONNECTING and health.address is None:
         words = "REGARDS does not answer, and is asked again,"  # there is no RabbitMQ

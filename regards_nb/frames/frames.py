@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from regards_nb.download import FileChecker
-from regards_nb.events import OrderEvent, OrderStatus, decode
+from regards_nb.events import OrderEvent, OrderStatus, decode, utc
 from regards_nb.files import FileState, is_url
 from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
 from regards_nb.frames.columns import (
@@ -34,6 +34,7 @@ from regards_nb.journal import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from regards_nb.client import RemoteOrder
@@ -266,6 +267,11 @@ class Frames:
             self._queue_of |= self._journal.queues_of_sessions(after_id=newest_id)
         queue = self._queue_of.get(session_id)
         return queue is None or queue in self._shown_queues
+
+    @property
+    def newest_at(self) -> datetime | None:
+        """When the newest message that was read arrived."""
+        return utc(self._newest_us) if self._newest_us else None
 
     def _add(self, batch: Batch) -> None:
         if not self._is_shown(batch.session_id):

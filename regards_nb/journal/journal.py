@@ -160,10 +160,15 @@ class Journal:
         self._attempts.pop(session_id, None)
         return session_id
 
-    def processes(self, queue: str) -> set[tuple[str, int]]:
-        """Return host and process id of all that have connected this journal to *queue*."""
+    def processes(self, queues: Iterable[str] | None) -> set[tuple[str, int]]:
+        """Return host and process id of all that have connected this journal to one of *queues*.
+
+        None stands for any queue.
+        """
         columns = _sessions.c
-        query = sa.select(columns.host, columns.pid).where(columns.queue == queue).distinct()
+        query = sa.select(columns.host, columns.pid).distinct()
+        if queues is not None:
+            query = query.where(columns.queue.in_(queues))
         return self._database.read(lambda c: {(host, pid) for host, pid in c.execute(query)})
 
     def queues(self) -> set[str]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.downloads import Downloads
+    from regards_nb.tracker.life import Life
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared
 
@@ -83,7 +84,8 @@ class EventDispatcher:
     and before them those that an earlier process has journalled and not handed on. *downloads*
     fetches the files that they announce. *callbacks* are called one after the other, in their own
     thread; they are read anew for each event, so that they may grow. The threads hold the
-    dispatcher and not its *owner*, the tracker, which can then be collected.
+    dispatcher and not its *owner*, the tracker, which can then be collected. *life* looks now and
+    then whether a kernel receives messages.
     """
 
     #: The user is told of a callback that runs for longer.
@@ -96,8 +98,11 @@ class EventDispatcher:
         cursor: DispatchCursor,
         downloads: AutoDownload | None,
         callbacks: list[Callback],
+        *,
+        life: Life,
     ) -> None:
         self._shared = shared
+        self._life = life
         self._cursor = cursor
         self._downloads = downloads
         self._callbacks = callbacks
@@ -174,6 +179,7 @@ class EventDispatcher:
                     # Another kernel has written the events; wake the threads that wait.
                     self._shared.signal.send()
                 self._look()
+                self._life.look()
                 self._cursor.save()
                 if is_needed:
                     self._stop.wait(GATHER_S)

@@ -39,11 +39,16 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Consumer, Health
     from regards_nb.journal import Journal
     from regards_nb.tracker.rest_sync import Poller
-    from regards_nb.tracker.shared import BackgroundErrors
+    from regards_nb.tracker.shared import BackgroundErrors, Shared
 
 _NOT_STARTED = (
     "this tracker is not started, so no event can arrive: call tracker.start(), or use "
     "`with tracker:`"
+)
+#: What a reader says where it is known.
+NO_RECEIVER = (
+    "no kernel receives the messages of this journal now: start the tracker that does, in its "
+    "notebook or script"
 )
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
@@ -65,8 +70,11 @@ _UNCHECKED = "the login to REGARDS could not be checked{}, and messages arrive: 
 #: Maximum time that RabbitMQ counts a consumer that was stopped, and until it is asked again.
 _COUNTED_S = 10.0
 
+#: Time between two looks at the processes that receive messages.
+_LOOK_S = 2.0
 #: The objects of this process: in the journal all have its process id.
 _in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
+_lives: weakref.WeakSet[Life] = weakref.WeakSet()
 #: Journal and queue of those that were dropped, and when; their threads end a little later.
 _dropped: deque[tuple[tuple[str, str], float]] = deque(maxlen=100)
 
@@ -91,6 +99,18 @@ class Life:
         self.changing = threading.RLock()
         self.was_stopped = False
         self.end = ""
+        _lives.add(self)
+
+    def look(self) -> None:
+        """Have a reader look now and then whether a kernel receives messages."""
+        if isinstance(self._source, JournalReader):
+            self._source.look()
+
+    @property
+    def receives(self) -> bool:
+        """Whether it brings events into its journal, or tries to."""
+        ended = {HealthState.STOPPED, HealthState.FAILED}
+        return not (isinstance(self._source, JournalReader) or self._source.health.state in ended)
 
     @property
     def health(self) -> Health:
@@ -104,6 +124,8 @@ class Life:
     def outage(self) -> str:
         """Since when and why no event arrives; empty while events arrive."""
         health = self.health
+        if health.state is HealthState.READING:
+            return health.reason or ""
         if health.state in RUNNING or not health.reason:
             return ""
         return f"no event arrives since {health.since:%H:%M} UTC: {health.reason}"
@@ -237,15 +259,59 @@ def is_own_thread() -> bool:
 
 
 class JournalReader(HealthReport):
-    """Takes the place of the consumer in a tracker that only reads its journal."""
+    """Takes the place of the consumer in a tracker that only reads its journal.
+
+    A journal names the processes that have connected it to a queue, or polled REGARDS for it.
+    """
+
+    def __init__(self, shared: Shared, queue: str | None, client: RegardsClient | None) -> None:
+        super().__init__(shared.signal.send)
+        self._shared = shared
+        self._queues = None if queue is None else {queue, REST_ANSWERS}
+        self._advice = "" if client is None else "; tracker.sync() asks REGARDS meanwhile"
+        self._next_s = 0.0
+        #: The host and number of each process that may receive messages.
+        self._processes: set[tuple[str, int]] = set()
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
         """Say that the journal is read."""
         self.report(HealthState.READING)
+        self._next_s = 0.0
+        self.look()
+
+    @property
+    def health(self) -> Health:
+        """Whether the journal is read, and when another kernel wrote the newest event."""
+        return replace(super().health, last_event=self._shared.frames.newest_at)
+
+    def look(self) -> None:
+        """Say whether no kernel receives the messages, as far as it is known."""
+        if self.state is not HealthState.READING or time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _LOOK_S
+        try:
+            if not any(map(_may_receive, self._processes)):
+                self._processes = self._shared.journal.processes(self._queues)
+        except JournalError:
+            return  # every call of the user tells of an outage
+        is_known = not any(map(_may_receive, self._processes))
+        reason = f"{NO_RECEIVER}{self._advice}" if is_known else None
+        if reason != self._health.reason:
+            self.report(HealthState.READING, reason)
 
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""
         self.report(HealthState.STOPPED)
+
+
+def _may_receive(process: tuple[str, int]) -> bool:
+    """Return whether a process, as host and number, may receive messages; True if not known."""
+    host, pid = process
+    if host != socket.gethostname():
+        return True
+    if pid == os.getpid():
+        return any(life.receives for life in list(_lives))
+    return is_alive(pid)
 
 
 def check_sources(
@@ -391,7 +457,7 @@ class OtherConsumers:
         here, pid = socket.gethostname(), os.getpid()
         return sum(
             host != here or is_alive(process)
-            for host, process in self._journal.processes(self._queue)
+            for host, process in self._journal.processes({self._queue})
             if (host, process) != (here, pid)
         )
 

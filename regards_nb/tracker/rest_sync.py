@@ -38,6 +38,7 @@ from regards_nb.text import numbered
 from regards_nb.threads import OwnThread
 from regards_nb.tracker.rest_answers import (
     PAGE,
+    REST_ANSWERS,
     STATUS_OF_MESSAGE,
     Listing,
     is_newer,
@@ -137,6 +138,10 @@ class RestSync:
         self.error, self.since = "", datetime.now(UTC)
         #: Set by the first answer to several rounds that run at the same time; it ends the others.
         self._answered = threading.Event()
+
+    def open_session(self) -> None:
+        """Write to the journal that this process asks REGARDS, for those that only read it."""
+        self._shared.journal.open_session(REST_ANSWERS)
 
     def unheard(self, health: Health) -> str:
         """Return of which orders REST has told and RabbitMQ has not; empty once it tells of any.
@@ -578,6 +583,7 @@ class Poller:
         try:
             with limited(time.monotonic() + timeout_s):
                 problem = self._ask_first()
+                sync.open_session()
         except RegardsError as exc:
             self._health.report(HealthState.FAILED, str(exc))
             raise

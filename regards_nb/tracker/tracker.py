@@ -219,7 +219,7 @@ class OrderTracker:
         self._others: OtherConsumers | None = None
         publish: Callable[..., None] | None = None
         if amqp is JOURNAL_ONLY:
-            self._consumer = JournalReader(signal.send)
+            self._consumer = JournalReader(shared, queue, client)
         elif amqp is not None and queue:
             parameters = self._amqp_parameters = parameters_from(
                 amqp, ca_bundle=None if client is None else client.ca_bundle
@@ -404,11 +404,12 @@ class OrderTracker:
     def _start(self, timeout_s: float, *, was_running: bool) -> None:
         if self._dispatcher is None or self._dispatcher.death:
             # Before the consumer: what waited in the queue is new, too.
-            is_stored = not isinstance(self._consumer, JournalReader)
-            journal = self._shared.journal
-            cursor = DispatchCursor(journal, self.queue, self.tenant, is_stored=is_stored)
+            stored, journal = not isinstance(self._consumer, JournalReader), self._shared.journal
+            cursor = DispatchCursor(journal, self.queue, self.tenant, is_stored=stored)
             auto = self._blocking.automatic = self._new_download() if self.auto_download else None
-            self._dispatcher = EventDispatcher(self, self._shared, cursor, auto, self._callbacks)
+            self._dispatcher = EventDispatcher(
+                self, self._shared, cursor, auto, self._callbacks, life=self._life
+            )
         source, queues, client = self._consumer, "", None
         if not was_running and isinstance(source, Consumer):
             client = self.client
