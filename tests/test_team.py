@@ -174,6 +174,7 @@ def test_an_order_behind_one_that_another_kernel_downloads_says_so(
             rf"order {mine.order_id} may have to wait for order {first}; process {other.pid} on "
             rf"\S+ is downloading order {first}"
         )
+        until(lambda: tracker.snapshot().line)  # after a round that asked REGARDS
         for asked in (False, True):
             limit_tells(
                 told, lambda limit_s, asked=asked: mine.wait(timeout_s=limit_s, download=asked)
