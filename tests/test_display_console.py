@@ -38,7 +38,7 @@ from regards_nb.display import (
     watching,
 )
 from regards_nb.download import ProgressLine
-from regards_nb.errors import TrackingError, WaitTimeoutError
+from regards_nb.errors import JournalError, TrackingError, WaitTimeoutError
 from regards_nb.simulator import OrderPlan, Simulator
 
 if TYPE_CHECKING:
@@ -540,6 +540,17 @@ def test_an_error_of_the_display_that_comes_back_is_told_again(
             with pytest.raises(TrackingError, match="updating the display"):
                 tracker.wait(timeout_s=60)
             tracker.show()
+
+
+@pytest.mark.simulator
+def test_an_outage_of_the_journal_that_a_view_met_is_shown_and_not_raised(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """It may be over when the next call begins; a call that meets it raises it."""
+    with OrderTracker(client=client_of(simulator), journal=tmp_path / "j.sqlite") as tracker:
+        tracker.record_background_error("updating the display", JournalError("no answer"))
+        assert tracker.snapshot().background_errors == ("updating the display: no answer",)
+        tracker.wait(timeout_s=60)
 
 
 @pytest.mark.simulator

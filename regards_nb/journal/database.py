@@ -518,7 +518,9 @@ class Database:
             with self._gate.exclusive(self.reopen_timeout_s):
                 self._dispose(keep_files=False)
 
-        look = partial(self._changes.position, exact=exact)
+        # A server that does not answer tells of no change: waits end as where it is stopped.
+        is_away = self._unanswered.lasts()
+        look = partial(self._changes.position, exact=exact or is_away)
         found = self._in_place(lambda: self._read(look))
         if self._changes.is_shrunk:
             self.note_removed_rows()

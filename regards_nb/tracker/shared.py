@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from regards_nb.client import Calls, LastByte
 from regards_nb.download import paths_of
 from regards_nb.errors import (
+    JournalError,
     OrderNotFoundError,
     RegardsError,
     ServiceError,
@@ -192,6 +193,16 @@ class BackgroundErrors:
         until_s = self._clock() + SHOWN_S
         self._keep(text, _Told(until_s, source or what, error, check_again, orders, said_of))
         _log.warning("%s%s", text, said_of(orders), exc_info=error)
+
+    def record_of_view(self, what: str, error: BaseException) -> None:
+        """Keep an error of a view; that of an outage of the journal is shown, and not raised.
+
+        It ends by itself, and each call of the user raises it while it lasts.
+        """
+        if isinstance(error, JournalError):
+            self.note(f"{what}: {error}", source=what)
+        else:
+            self.record(what, error)
 
     def note(self, text: str, *, source: str = "") -> None:
         """Show a text about a problem that no call raises; `withdraw` takes the *source*."""

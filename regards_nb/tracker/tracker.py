@@ -700,7 +700,7 @@ class OrderTracker:
 
     def record_background_error(self, what: str, error: BaseException) -> None:
         """Show an error of a background thread, and raise it in the next call of the user."""
-        self._shared.errors.record(what, error)
+        self._shared.errors.record_of_view(what, error)
 
     # -- waiting --
 
