@@ -1,8 +1,8 @@
 """Waits of a call of the user: after a second a line names the cause; Ctrl-C ends them in one line.
 
-`awaited` runs one step of a call that may take long. It alone knows when to speak and who may: the
-main thread, below whose cell the line appears. A line that another thread writes lands in the
-output of any cell.
+`awaited` runs one step of a call that may take long, `progress` one of many steps. They alone know
+when to speak and who may: the thread that runs the call of the user, below whose cell the line
+appears. A line that a thread of this package writes lands in the output of any cell.
 """
 
 from __future__ import annotations
@@ -29,29 +29,44 @@ _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
 SAID_AFTER_S = 1.0
-#: Minimum time between two lines about a server that answers each of many requests late.
+#: Minimum time between two lines about a server that answers each of many requests late, or about
+#: how far a call is.
 _AGAIN_S = 5.0
 #: Maximum time until Ctrl-C ends a wait.
 _TURN_S = 1.0
 #: How often it is looked whether a job was stopped.
 _STOP_TURN_S = 0.1
 _MOMENT_S = 0.1
+#: The names of the threads of this package begin so.
+_OWN_THREADS = "regards-nb"
 _pause = threading.Event()
 
 
-class _Said:
-    """What the main thread said last in one call of the user, and when."""
+class _Call:
+    """A call of the user: the thread that runs it, and what that said last, and when."""
 
-    text = ""
-    at_s = 0.0
-    #: Until when the cause of the last line was there at least.
-    lasts_s = 0.0
+    def __init__(self, thread: threading.Thread | None, began_s: float) -> None:
+        #: It alone speaks; None: no thread does.
+        self.thread = thread
+        #: Infinite where something else says how far the call is.
+        self.began_s = began_s
+        #: What the call does, and how far it is.
+        self.progress = ""
+        self.text = ""
+        self.at_s = -math.inf
+        #: Until when the cause of the last line was there at least.
+        self.lasts_s = -math.inf
+
+    @property
+    def due_s(self) -> float:
+        """When the call has lasted so long, also since its last line, that it says what it does."""
+        return max(self.began_s + SAID_AFTER_S, self.at_s + _AGAIN_S)
 
 
-#: What is said outside of a call of the user.
-_said_outside = _Said()
-#: Of the call that runs: each call of the user says anew what it waits for.
-_said: ContextVar[_Said] = ContextVar("said", default=_said_outside)
+#: What runs outside of a call of the user.
+_outside = _Call(None, math.inf)
+#: The call that runs: each call of the user says anew what it waits for.
+_call: ContextVar[_Call] = ContextVar("call", default=_outside)
 #: The end of what is awaited, on the monotonic clock; see `limited`.
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 #: Each ends what is awaited; see `ended_by`.
@@ -66,35 +81,43 @@ def awaited(
     ends_after_s: float = math.inf,
     unwanted: Callable[[_Result], object] = lambda _: None,
 ) -> _Result:
-    """Return the result of *job*; in the main thread, say *text* and a limit if that takes long.
+    """Return the result of *job*; in the thread of the user, say *text* and a limit after a second.
 
-    A function returns the text, and is asked again each second. The job is a future, or runs in
-    another thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a
-    host, and *unwanted* gets the result that comes later. TimeoutError: there was none within
+    A function returns the text, and is asked again each second. A call that has lasted for a second
+    in many short waits says it, too, or its `progress`. The job is a future, or runs in another
+    thread: Ctrl-C ends the wait at once, also where the system does not end a look-up of a host,
+    and *unwanted* gets the result that comes later. TimeoutError: there was none within
     *timeout_s*, before the end of a `limited` block, or before that of one `ended_by` an event;
     then the job is not begun any more. The line names *ends_after_s* as the limit if the job
     itself ends after that.
     """
     limit_s = min(time_left_s(), timeout_s)
     has_stop = bool(_stops.get())
-    if limit_s == math.inf and not has_stop and not in_main_thread():
+    if limit_s == math.inf and not has_stop and not speaks():
         return job.result() if isinstance(job, Future) else job()
     if limit_s <= 0 or is_stopped():
         raise TimeoutError
     words = text if callable(text) else lambda: text
     future = job if isinstance(job, Future) else in_thread(job)
-    now_s, said = time.monotonic(), ""
-    end_s, turn_s = now_s + limit_s, _STOP_TURN_S if has_stop else _TURN_S
+    call, began_s = _call.get(), time.monotonic()
+    now_s, said = began_s, ""
+    end_s, turn_s = began_s + limit_s, _STOP_TURN_S if has_stop else _TURN_S
     with interruptible():
         try:
-            speak_s = now_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
+            speak_s = call.due_s
+            if not call.progress:
+                own_s = began_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
+                speak_s = min(max(speak_s, began_s + _MOMENT_S), own_s)
             # In turns: a signal that comes just before this thread sleeps does not wake it.
             while not (future.done() or now_s >= end_s or is_stopped()):
                 if now_s >= speak_s:
-                    speak_s = now_s + _TURN_S
-                    if said != words():
-                        said = words()
-                        told(said, math.inf, again_s=0.0, limit_s=min(limit_s, ends_after_s))
+                    speak_s = now_s + (_AGAIN_S if call.progress else _TURN_S)
+                    texts, line_limit_s = [call.progress] if call.progress else [], math.inf
+                    if not texts or now_s - began_s >= SAID_AFTER_S / 2:
+                        texts.append(words())
+                        line_limit_s = min(limit_s, ends_after_s)
+                    if said != (said := "; ".join(texts)):
+                        told(said, math.inf, again_s=0.0, limit_s=line_limit_s)
                 wait_for([future], min(turn_s, speak_s - now_s, end_s - now_s))
                 now_s = time.monotonic()
             return future.result(0)
@@ -146,18 +169,18 @@ def pause(pause_s: float) -> bool:
 
 
 def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = math.inf) -> None:
-    """Say *text* in the main thread before a wait of *wait_s*, if that is longer than a second.
+    """Say *text* in the thread of the user before a wait of *wait_s* that is longer than a second.
 
     The same text is said once in *again_s* while its cause lasts, and when it has come back; the
     line ends with the limit of the wait.
     """
-    if not in_main_thread() or wait_s <= SAID_AFTER_S:
+    if not speaks() or wait_s <= SAID_AFTER_S:
         return
-    said, now_s, age_s = _said.get(), time.monotonic(), _age_s(text)
-    is_back = now_s - said.lasts_s > _AGAIN_S
-    said.lasts_s = now_s if wait_s == math.inf else now_s + wait_s
+    call, now_s, age_s = _call.get(), time.monotonic(), _age_s(text)
+    is_back = now_s - call.lasts_s > _AGAIN_S
+    call.lasts_s = now_s if wait_s == math.inf else now_s + wait_s
     if age_s > again_s or is_back:
-        said.text, said.at_s = text, now_s
+        call.text, call.at_s = text, now_s
         say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
 
 
@@ -166,12 +189,43 @@ def _at_most(limit_s: float) -> str:
 
 
 @contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Say how far the call is, once it has lasted for a second, and every few seconds after that.
+
+    The block is one step of many; *text* is said at its begin or in its waits. Inside of another
+    such block it is that one's. An empty text says nothing.
+    """
+    call = _call.get()
+    if not (speaks() and text) or call.began_s == math.inf or call.progress:
+        yield
+        return
+    call.progress = text
+    try:
+        if time.monotonic() >= call.due_s:
+            told(text, math.inf)
+        yield
+    finally:
+        call.progress = ""
+
+
+@contextmanager
+def shown_meanwhile() -> Iterator[None]:
+    """Let something else, such as a view, say how far the call is: `progress` says nothing."""
+    call, before_s = _call.get(), _call.get().began_s
+    call.began_s = math.inf
+    try:
+        yield
+    finally:
+        call.began_s = before_s
+
+
+@contextmanager
 def said_meanwhile(text: str) -> Iterator[None]:
-    """Say *text* if a block takes long that the main thread must run, because it may ask the user.
+    """Say *text* if a block takes long that must run in the user's thread: it may ask the user.
 
     Another thread writes the line, and the block ends after it, so it comes below the running cell.
     """
-    if not in_main_thread():
+    if not speaks():
         yield
         return
     is_over = threading.Event()
@@ -196,14 +250,22 @@ def growing(first_s: float, longest_s: float, factor: float = 2.0) -> Iterator[f
 
 
 def in_main_thread() -> bool:
-    """Return whether the thread of the user calls this: it alone speaks, and gets Ctrl-C."""
+    """Return whether the main thread calls this: it alone gets Ctrl-C."""
     return threading.current_thread() is threading.main_thread()
+
+
+def speaks() -> bool:
+    """Return whether this thread runs the call of the user: it alone says what the call does."""
+    call = _call.get()
+    if call is _outside:
+        return in_main_thread()
+    return threading.current_thread() is call.thread
 
 
 def _age_s(text: str) -> float:
     """Return how long ago *text* was said, if it was said last."""
-    said = _said.get()
-    return time.monotonic() - said.at_s if said.text == text else math.inf
+    call = _call.get()
+    return time.monotonic() - call.at_s if call.text == text else math.inf
 
 
 def in_thread(job: Callable[[], _Result], name: str = "regards-nb-request") -> Future[_Result]:
@@ -257,12 +319,37 @@ def user_call() -> Iterator[None]:
 
     Many requests of one call that are all answered late would say the same line each.
     """
-    outer = _said.get()
-    token = _said.set(_Said() if outer is _said_outside else outer)
+    call, thread = _call.get(), threading.current_thread()
+    # A thread of this package may have the context of the call that began it.
+    if not thread.name.startswith(_OWN_THREADS) and (
+        call is _outside or call.thread not in (None, thread)
+    ):
+        call = _Call(thread, time.monotonic())
+    token = _call.set(call)
     try:
         yield
     finally:
-        _said.reset(token)
+        _call.reset(token)
+
+
+@contextmanager
+def users_code() -> Iterator[None]:
+    """Run code of the user inside of a call: its calls are calls of their own."""
+    token = _call.set(_outside)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+@contextmanager
+def unspoken() -> Iterator[None]:
+    """Say nothing in a block that a thread of the user runs for a call of another thread."""
+    token = _call.set(_Call(None, math.inf))
+    try:
+        yield
+    finally:
+        _call.reset(token)
 
 
 @contextmanager

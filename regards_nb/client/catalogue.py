@@ -7,7 +7,6 @@ below ``rs-access-project``, with the same responses (protocol.md 1.8).
 from __future__ import annotations
 
 import re
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,8 +30,8 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
     WaitTimeoutError,
 )
-from regards_nb.output import say
 from regards_nb.text import counted, similar
+from regards_nb.waits import pause, progress, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,8 +63,6 @@ _DATE_HINT = (
 )
 #: How many products a search by GET names; a URN has 75 characters, in an address some 100.
 _MAX_IN_ADDRESS = 50
-#: How often the progress of a long search is written.
-_BETWEEN_LINES_S = 5.0
 
 
 class Quota(NamedTuple):
@@ -92,7 +89,7 @@ class Catalogue:
         if self._datasets is None:
             self._datasets = [
                 catalogue_dataset(item, page.response.request)
-                for item, page in self._iter_items("datasets/search", {})
+                for item, page in self._iter_items("datasets/search", {}, "the list of data sets")
             ]
         return self._datasets
 
@@ -135,12 +132,11 @@ class Catalogue:
         query: str,
         *,
         dataset: str | None = None,
-        on_found: Callable[[int, int | None], None] | None = None,
     ) -> Iterator[Product]:
         """Yield the products that match a query, page by page.
 
-        *on_found* is called for each product with its place and the number of all. The ServiceError
-        for a refused query has the words of the catalogue and the fields that exist.
+        The ServiceError for a refused query has the words of the catalogue and the fields that
+        exist.
         """
         parts = [query] if query.strip() else []
         if dataset is not None:
@@ -150,24 +146,24 @@ class Catalogue:
             queries.check(text)
         seen: set[str] = set()
         try:
-            for item, page in self._iter_items("dataobjects/search", {"q": text}):
+            for item, page in self._iter_items("dataobjects/search", {"q": text}, "products"):
                 found = product(item, page.response.request)
                 # Products that are added meanwhile move others to the next page.
                 if found.urn not in seen:
                     seen.add(found.urn)
-                    if on_found is not None:
-                        on_found(len(seen), page.total)
                     yield found
         except ServiceError as exc:
             raise self._explained(exc) from None
 
-    def _iter_items(self, path: str, params: dict[str, str]) -> Iterator[tuple[Any, Page]]:
+    def _iter_items(
+        self, path: str, params: dict[str, str], what: str
+    ) -> Iterator[tuple[Any, Page]]:
         """Yield the items of a search, with their page; find out where this server searches."""
         bases = [_ENGINE, _PORTAL] if self._search_base is None else [self._search_base]
         for base in bases:
             request = RequestSpec(path=f"{base}/{path}", params=params)
             try:
-                for page in iter_pages(self._exchange, request, self.page_size):
+                for page in iter_pages(self._exchange, request, self.page_size, what=what):
                     self._search_base = base
                     for item in page.items:
                         yield item, page
@@ -214,7 +210,8 @@ class Catalogue:
                 method="POST", path=f"{_CATALOGUE}/complex/search/summary", json=body
             )
             try:
-                response = self._exchange(spec)
+                with progress(f"the estimate: {start} of {len(searches)} queries"):
+                    response = self._exchange(spec)
             except ServiceError as exc:
                 raise self._explained(exc) from None
             rows += summary_rows(response.json(), response.request)
@@ -248,14 +245,20 @@ class Catalogue:
             body = {"product_ids": list(chunk)}
             self._exchange(RequestSpec(method="POST", path=f"{_CATALOGUE}/restore", json=body))
         ends_at_s = time.monotonic() + timeout_s
-        pause = threading.Event()
         while not all(self._are_available(chunk) for chunk in chunks):
-            if time.monotonic() >= ends_at_s:
+            left_s = ends_at_s - time.monotonic()
+            if left_s <= 0:
                 raise WaitTimeoutError(
                     f"after {timeout_s:g} s REGARDS has not restored the files of "
                     f"{counted(len(urns), 'product')} from tape. It goes on: try again later"
                 )
-            pause.wait(poll_s)
+            products = counted(len(urns), "product")
+            told(
+                f"waiting until REGARDS has restored {products} from tape",
+                timeout_s - left_s + poll_s,
+                limit_s=timeout_s,
+            )
+            pause(poll_s)
 
     def _are_available(self, urns: Sequence[str]) -> bool:
         spec = RequestSpec(
@@ -287,22 +290,6 @@ def _short(query: str) -> list[str]:
     field, values = named
     some = [values[i : i + _MAX_IN_ADDRESS] for i in range(0, len(values), _MAX_IN_ADDRESS)]
     return [f"{field}:({' OR '.join(each)})" for each in some]
-
-
-class SearchProgress:
-    """Writes how many products of a search with several pages have come, at most every 5 s."""
-
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
-        self._next_line_s = 0.0
-
-    def __call__(self, found: int, total: int | None) -> None:
-        """Note one product: its place and the number of all."""
-        if total is None or found % self._page_size or found == total:
-            return
-        if time.monotonic() >= self._next_line_s:
-            self._next_line_s = time.monotonic() + _BETWEEN_LINES_S
-            say(counted(f"{found} of {total}", "product"))
 
 
 def check_online(products: Iterable[Product]) -> list[str]:

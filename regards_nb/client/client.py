@@ -22,7 +22,6 @@ from regards_nb.client.auth import (
 )
 from regards_nb.client.catalogue import (
     Catalogue,
-    SearchProgress,
     check_online,
     file_path,
     tape_error,
@@ -261,7 +260,8 @@ class RegardsClient:
     def iter_orders(self, *, page_size: int = 100) -> Iterator[RemoteOrder]:
         """Yield all orders of the user, newest first. Pages are requested as needed."""
         seen: set[int] = set()
-        for page in iter_pages(self._exchange, RequestSpec(path=_ORDERS), page_size):
+        request = RequestSpec(path=_ORDERS)
+        for page in iter_pages(self._exchange, request, page_size, what="the list of orders"):
             for item in page.items:
                 order = remote_order(item, page.response)
                 # A new order moves the others to the next page: some come twice.
@@ -470,10 +470,7 @@ class RegardsClient:
         check_counts(limit=limit)
         parts = [part for part in (query, write_fields(**fields) if fields else None) if part]
         text = both(*parts) if len(parts) > 1 else "".join(parts)
-        found = self._catalogue.iter_products(
-            text, dataset=dataset, on_found=SearchProgress(self._catalogue.page_size)
-        )
-        products = list(islice(found, limit))
+        products = list(islice(self._catalogue.iter_products(text, dataset=dataset), limit))
         return products_frame(products, self._catalogue.attributes(), self._labels())
 
     @reads_only

@@ -36,7 +36,7 @@ from regards_nb.errors import (
     UnexpectedAnswerError,
 )
 from regards_nb.text import clean
-from regards_nb.waits import awaited, ended_by, is_stopped, pause, time_left_s, told
+from regards_nb.waits import awaited, ended_by, is_stopped, pause, progress, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -527,12 +527,19 @@ def _read(response: requests.Response, request: str) -> Response | RequestFailur
     )
 
 
-def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iterator[Page]:
-    """Yield one page after the other; their numbers are added to the query of the request."""
+def iter_pages(
+    exchange: Exchange, request: RequestSpec, page_size: int, *, what: str
+) -> Iterator[Page]:
+    """Yield one page after the other; their numbers are added to the query of the request.
+
+    *what* are the items, for the line that says how many of them have come.
+    """
     before: list[Any] = []
+    n_items, so_far = 0, ""
     for number in range(_MAX_PAGES):
         params = {**request.params, "page": number, "size": page_size}
-        response = exchange(replace(request, params=params))
+        with progress(so_far):
+            response = exchange(replace(request, params=params))
         if response.status == 204:  # The documentation has 204 for an empty list.
             return
         page = read_page(response)
@@ -544,6 +551,8 @@ def iter_pages(exchange: Exchange, request: RequestSpec, page_size: int) -> Iter
         if not has_next or page.items in ([], before):
             return
         before = page.items
+        n_items += len(page.items)
+        so_far = f"{what}: {n_items}" + ("" if page.total is None else f" of {page.total}")
     raise UnexpectedAnswerError(f"{request}: still no end after {_MAX_PAGES} pages")
 
 
@@ -558,7 +567,8 @@ def iter_manifest(
     seen: set[int] = set()
     for _ in range(_MAX_READINGS):
         total: int | None = None
-        for page in iter_pages(exchange, request, _MANIFEST_PAGE_SIZE):
+        what = f"the list of files of order {order_id}"
+        for page in iter_pages(exchange, request, _MANIFEST_PAGE_SIZE, what=what):
             total = page.total
             for item in page.items:
                 record = file_record(item, order_id, page.response.request)

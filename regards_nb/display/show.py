@@ -15,7 +15,7 @@ from regards_nb.display.refresh import INTERVAL_S, refresh_thread_of
 from regards_nb.display.terminal import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
-from regards_nb.waits import in_kernel
+from regards_nb.waits import in_kernel, shown_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -306,7 +306,8 @@ def watching(
             view = _wait_view(refresh, tracker, _as_callable(keys), blocking=blocking)
             # A view that was opened is closed below, also if the stop button is pressed now.
             view.open()
-        yield Watch(view, refresh)
+        with shown_meanwhile():
+            yield Watch(view, refresh)
     except BaseException as exc:
         note = _last_note(exc)
         raise

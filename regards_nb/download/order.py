@@ -31,7 +31,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, doubled, numbered
-from regards_nb.waits import SAID_AFTER_S, growing, stopped_by_user
+from regards_nb.waits import SAID_AFTER_S, growing, shown_meanwhile, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +195,8 @@ def _downloader(
         pass
     log = StateLog(folder, order_id, archive=archive, durable=options.durable)
     try:
-        yield Downloader(source, order_id, folder, log, options)
+        with shown_meanwhile():
+            yield Downloader(source, order_id, folder, log, options)
     finally:
         if line is not None:
             line.end()

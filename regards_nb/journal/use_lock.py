@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import fulfil, in_main_thread, time_left_s
+from regards_nb.waits import fulfil, in_main_thread, speaks, time_left_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,13 +34,13 @@ _TRIED_EVERY_S = 5.0
 def uninterrupted(work: Callable[[], _T], tell: Callable[[], object] = lambda: None) -> _T:
     """Return the result of *work*, which ends also if Ctrl-C or a signal ends this call.
 
-    *tell* is called again and again meanwhile, and says what the main thread waits for.
+    *tell* is called again and again meanwhile, and says what the thread of the user waits for.
 
     Python raises the exceptions of signal handlers in the main thread, between any two steps of
     it: also after a transaction was opened, and before a variable holds it. A thread does the work
     of the main thread, and the exception ends the wait for it.
     """
-    if not in_main_thread():
+    if not (in_main_thread() or speaks()):
         return work()
     context, outcome = copy_context(), Future[_T]()
     # Not the condition of the future: an exception of a signal handler can break its wait.

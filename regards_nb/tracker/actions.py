@@ -27,7 +27,7 @@ from regards_nb.output import say
 from regards_nb.text import counted, listed
 from regards_nb.threads import JobThreads
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
-from regards_nb.waits import growing, told
+from regards_nb.waits import growing, progress, told
 
 if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
@@ -41,6 +41,14 @@ _JOBS_STOP_TIMEOUT_S = 100.0
 #: (protocol.md 1.2).
 _JOBS_STOPPING = {"resume": {"PAUSED"}, "cancel": {"PENDING", "RUNNING", "PAUSED"}}
 #: The status after an action, used when the order cannot be asked for afterwards.
+_DOING = {
+    "pause": "pausing",
+    "resume": "resuming",
+    "retry": "retrying",
+    "restart": "restarting",
+    "cancel": "cancelling",
+    "delete": "deleting",
+}
 _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 
 
@@ -62,16 +70,18 @@ class OrderActions:
         """
         if not keys:
             say(f"nothing to {action}: no order is selected")
-        left = list(keys)
+        left, total = list(keys), counted(len(keys), "order")
         done: list[OrderKey] = []
         carried_out: list[str] = []
         errors: list[RegardsError] = []
         try:
             while left:
-                try:
-                    done.append(self.act(action, left[0], carried_out, **details))
-                except RegardsError as exc:
-                    errors.append(exc)
+                so_far = f"{_DOING[action]}: {len(keys) - len(left)} of {total}"
+                with progress(so_far if len(keys) > 1 else ""):
+                    try:
+                        done.append(self.act(action, left[0], carried_out, **details))
+                    except RegardsError as exc:
+                        errors.append(exc)
                 del left[0]
         except KeyboardInterrupt as exc:
             texts = [str(error) for error in errors]
@@ -84,7 +94,7 @@ class OrderActions:
                 texts.append(f"no request was sent for {listed(names)}")
             raise StoppedWaiting(f"{action}() was stopped: {'; '.join(texts)}") from None
         if len(errors) > 1 or (errors and done):
-            total, told = counted(len(keys), "order"), "; ".join(map(str, errors))
+            told = "; ".join(map(str, errors))
             worst = next((e for e in errors if not isinstance(e, NotAllowedError)), errors[0])
             raise type(worst)(f"{carried_out.count(action)} of {total} done. {told}") from worst
         for error in errors:
@@ -191,7 +201,7 @@ def _act(
                 limit = f"at most {_JOBS_STOP_TIMEOUT_S:g} s"
                 told(
                     f"waiting until REGARDS has stopped the jobs of order {order_id}, {limit}",
-                    pause_s,
+                    _JOBS_STOP_TIMEOUT_S - left_s + pause_s,
                 )
             if not is_stopping or left_s <= 0 or stop.wait(min(pause_s, left_s)):
                 sync.keep_outcome(state, remote)  # what it says of a refused order is new

@@ -50,7 +50,7 @@ from regards_nb.output import say
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
-from regards_nb.waits import ended_by
+from regards_nb.waits import ended_by, unspoken, users_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,6 +131,7 @@ class OrderToFetch(NamedTuple):
         )
 
 
+@unspoken()
 def fetch_order(
     client: RegardsClient,
     journal: Journal,
@@ -309,7 +310,8 @@ def begin_processing(
     def run() -> None:
         try:
             paths = shared.paths(order_id)
-            outer.set_result(process(paths) if paths else None)
+            with users_code():
+                outer.set_result(process(paths) if paths else None)
         except BaseException as exc:
             # Ctrl-C and sys.exit() end the thread of the call; one of the executor goes on.
             if executor is None and not isinstance(exc, Exception):

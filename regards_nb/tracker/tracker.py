@@ -81,7 +81,7 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders
 from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user, run_nested
-from regards_nb.waits import limited, reads_only, stopped_by_user
+from regards_nb.waits import limited, reads_only, stopped_by_user, users_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -1226,8 +1226,7 @@ class OrderTracker:
         from regards_nb.display import watching
 
         downloads = self._downloading()
-        seen: set[Path] = set()
-        is_last = False
+        seen, is_last = set[Path](), False
         with stopped_by_user(partial(downloads.stopped, [key])), watching(self, [key]) as view:
             while not is_last:
                 with self._new_wait([key], until="part", timeout_s=timeout_s) as wait:
@@ -1239,7 +1238,8 @@ class OrderTracker:
                 new = [path for path in self._shared.paths(state.order_id) if path not in seen]
                 seen.update(new)
                 if new:
-                    yield new
+                    with users_code():
+                        yield new
         self._shared.errors.raise_new()
 
     @reads_only
