@@ -16,9 +16,10 @@ import pika
 import pytest
 from conftest import Admin, client_of, purge_queue, throw, until
 
-from regards_nb import OrderTracker, RegardsClient, errors
+from regards_nb import Order, OrderTracker, RegardsClient, errors
 from regards_nb.consumer import HealthState
 from regards_nb.events import RESPONSE_EXCHANGE
+from regards_nb.journal import Database
 from regards_nb.simulator import (
     OrderPlan,
     Outcome,
@@ -288,12 +289,121 @@ def test_actions_that_the_journal_cannot_keep_are_an_error_of_the_journal(
             "CREATE TRIGGER full BEFORE INSERT ON batches BEGIN "
             "SELECT RAISE(FAIL, 'database or disk is full'); END"
         )
-        told = f"^1 of 2 orders done. REGARDS did pause order {running}: cannot write the journal"
+        told = (
+            f"^1 of 2 orders done. REGARDS did pause order {running}. Do not .*: cannot.*was sent"
+        )
         with pytest.raises(errors.JournalError, match=told):
             tracker.pause([running, ended])
         other.execute("DROP TRIGGER full")
     tracker.sync()
     assert tracker[running].state.status == "PAUSED"
+
+
+#: Each action, how an order comes into a state that allows it, and the status after it.
+ACTIONS: list[tuple[str, OrderPlan, str, set[str]]] = [
+    ("pause", LARGE, "", {"PAUSED"}),
+    ("resume", LARGE, "pause", {"RUNNING", "SUBORDER_DONE"}),
+    ("retry", FLAKY, "", {"DONE"}),
+    ("restart", OrderPlan(n_files=1), "", {"DONE"}),
+    ("cancel", LARGE, "", {"DELETED"}),
+    ("delete", LARGE, "pause", {"DELETED"}),
+]
+
+
+@pytest.fixture(params=ACTIONS, ids=[case[0] for case in ACTIONS])
+def allowed(
+    request: pytest.FixtureRequest, simulator: Simulator, tracker: OrderTracker
+) -> tuple[str, Order, set[str]]:
+    """An action, an order that allows it, and the status after it."""
+    action, plan, first, statuses = request.param
+    simulator.order(plan)
+    (order,) = tracker.sync()
+    if plan is not LARGE:
+        order.wait(timeout_s=30)
+    if first:
+        getattr(order, first)()
+    return action, order, statuses
+
+
+def acted(simulator: Simulator) -> list[str]:
+    return [seen.method for seen in simulator.requests if seen.method in {"PUT", "DELETE"}] + [
+        seen.path for seen in simulator.requests if seen.path.endswith("/restart")
+    ]
+
+
+def test_nothing_is_changed_while_the_journal_cannot_be_written(
+    simulator: Simulator,
+    allowed: tuple[str, Order, set[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """REGARDS gets no request, also not from a second call."""
+    action, order, statuses = allowed
+    before, ids = acted(simulator), set(simulator.service.orders)
+    monkeypatch.setattr(Database, "busy_timeout_s", 0.1)
+    told = f"^nothing was changed at REGARDS to {action} order {order.order_id}: cannot write"
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(errors.JournalError, match=told):
+                getattr(order, action)()
+        other.rollback()
+    assert acted(simulator) == before
+    assert set(simulator.service.orders) == ids
+    monkeypatch.undo()
+    result = getattr(order, action)()
+    until(lambda: result.status in statuses)
+
+
+def test_what_regards_did_is_journalled_when_that_is_possible_again(
+    simulator: Simulator,
+    tracker: OrderTracker,
+    allowed: tuple[str, Order, set[str]],
+    tmp_path: Path,
+) -> None:
+    """The error says what REGARDS did; a second restart takes the order that the first made."""
+    action, order, statuses = allowed
+    n_orders = len(simulator.service.orders)
+    told = f"REGARDS did {action} order {order.order_id}. Do not repeat it: .*: cannot write"
+    if action == "restart":
+        told = r"REGARDS has made order 2 for the restart of order 1, .*restart\(1\) writes it"
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute(
+            "CREATE TRIGGER locked BEFORE INSERT ON batches BEGIN "
+            "SELECT RAISE(FAIL, 'database is locked'); END"
+        )
+        with pytest.raises(errors.JournalError, match=told):
+            getattr(order, action)()
+        with pytest.raises(errors.JournalError, match=f"nothing was changed .*{action}"):
+            getattr(order, action)()
+        other.execute("DROP TRIGGER locked")
+    if action != "restart":
+        until(lambda: order.status in statuses)
+        return
+    until(lambda: 2 in set(tracker.orders["order_id"]))
+    assert order.restart().order_id == n_orders + 1 == len(simulator.service.orders)
+    assert order.restart().order_id == n_orders + 2
+    assert list(tracker[2].events["status"]).count("GRANTED") == 1
+
+
+def test_a_restart_without_an_answer_is_not_sent_again_before_regards_was_asked(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Where the new order was made it is found; else the same call sends the request again."""
+    client = client_of(simulator, read_timeout_s=2)
+    with OrderTracker(client=client, journal=tmp_path / "j.sqlite", poll_s=0.05) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=30)
+        simulator.faults.add(Slow(route=Route.ACTION, delay_s=4))
+        assert order.restart().order_id == 2
+        simulator.faults.add(Reply(route=Route.ACTION, status=504))
+        for why in (
+            r"no answer to the restart of order 1, .*restart\(1\) asks REGARDS first",
+            r"the restart of order 1 was sent .*Call restart\(1\) in",
+        ):
+            with pytest.raises(errors.ServiceUnreachableError, match=why):
+                order.restart()
+        tracker._submission._in_doubt_s = 0
+        assert order.restart().order_id == 3
 
 
 @pytest.mark.parametrize(
@@ -604,6 +714,24 @@ def test_an_answer_that_is_lost_is_asked_for(simulator: Simulator, tmp_path: Pat
         order.wait(timeout_s=30)
         assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="lost").order_id == 1
     assert len(simulator.service.orders_of(simulator.username)) == 1
+
+
+def test_an_order_that_the_journal_could_not_take_is_told(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path
+) -> None:
+    """The error has its number, and the same call takes it also where sync() has named it."""
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute(
+            "CREATE TRIGGER locked BEFORE INSERT ON batches BEGIN "
+            "SELECT RAISE(FAIL, 'database is locked'); END"
+        )
+        told = "^REGARDS has made order 1 for 'x', .* submit.*'x'.* orders nothing twice: cannot"
+        with pytest.raises(errors.JournalError, match=told):
+            tracker.submit("dataset:SWOT_PASS_012", correlation_id="x")
+        other.execute("DROP TRIGGER locked")
+    tracker.sync()
+    assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="x").order_id == 1
+    assert applied(simulator) == 1
 
 
 def test_a_request_that_never_arrived_can_be_sent_again(

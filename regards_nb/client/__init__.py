@@ -26,6 +26,7 @@ from regards_nb.client.last_byte import byte_came as byte_came
 from regards_nb.client.last_byte import pausing as pausing
 from regards_nb.client.last_byte import waiting as waiting
 from regards_nb.client.last_byte import watched as watched
+from regards_nb.client.models import ApplyResponse as ApplyResponse
 from regards_nb.client.models import Attribute as Attribute
 from regards_nb.client.models import CatalogueDataset as CatalogueDataset
 from regards_nb.client.models import Product as Product

@@ -30,6 +30,8 @@ from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
 from regards_nb.waits import growing, progress, told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared
@@ -55,9 +57,10 @@ _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 class OrderActions:
     """Acts on orders over REST; without *sync* every action is a SettingsError."""
 
-    def __init__(self, shared: Shared, sync: RestSync | None) -> None:
+    def __init__(self, shared: Shared, sync: RestSync | None, restart: Callable[..., int]) -> None:
         self._shared = shared
         self._sync = sync
+        self._restart = restart
         self._threads = JobThreads("actions", 1)
         self._stop = threading.Event()
 
@@ -83,6 +86,10 @@ class OrderActions:
                     except RegardsError as exc:
                         errors.append(exc)
                 del left[0]
+                if left and errors and isinstance(errors[-1], JournalError):
+                    names = [self._shared.state(key).name for key in left]
+                    errors.append(JournalError(f"no request was sent for {listed(names)}"))
+                    break
         except KeyboardInterrupt as exc:
             texts = [str(error) for error in errors]
             names = [self._shared.state(key).name for key in left]
@@ -120,19 +127,31 @@ class OrderActions:
             )
         done: list[str] = []
         shared = self._shared
+        try:
+            self._sync.prove_journal()
+        except JournalError as exc:
+            exc.put_first(f"nothing was changed at REGARDS to {action} {state.name}")
+            raise
         shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
         shared.signal.send()
         try:
             with naming_order(state.order_id):
+                of_client = "delete" if action == "cancel" else action
+                is_restart = action == "restart"
+                send = self._restart if is_restart else getattr(self._sync.client, of_client)
+                send = partial(send, state.order_id, **details)
                 order_id = _act(
-                    self._sync, action, state, state.order_id, self._stop, done=done, **details
+                    self._sync, action, state, state.order_id, self._stop, send=send, done=done
                 )
         except KeyboardInterrupt as exc:
             in_work = bool(done) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None
         except JournalError as exc:
-            has = "did" if action in done else "did not"
-            exc.put_first(f"REGARDS {has} {action} {state.name}")
+            if action in done:
+                exc.put_first(
+                    f"REGARDS did {action} {state.name}. Do not repeat it: the tracker journals it "
+                    "as soon as it can"
+                )
             raise
         finally:
             if carried_out is not None:
@@ -172,23 +191,23 @@ def _act(
     order_id: int,
     stop: threading.Event,
     *,
+    send: Callable[[], int | None],
     done: list[str],
-    **details: Any,
 ) -> int:
     """Do one action on one order, and journal the outcome; return the number of the order.
 
-    What REGARDS has carried out is added to *done*.
+    *send* sends the request. That of a restart journals the new order and returns its number. What
+    REGARDS has carried out is added to *done*.
     """
     if action == "cancel":
         # An order that has ended, also at this very moment, can be deleted without a pause.
         with suppress(NotAllowedError):
             sync.client.pause(order_id)
             done.append("pause")
-    send = getattr(sync.client, "delete" if action == "cancel" else action)
     ends_at_s, pauses = time.monotonic() + _JOBS_STOP_TIMEOUT_S, growing(0.5, 10.0)
     while True:
         try:
-            answer = send(order_id, **details)
+            new_order_id = send()
             done.append(action)
             break
         except NotAllowedError as exc:
@@ -204,11 +223,11 @@ def _act(
                     _JOBS_STOP_TIMEOUT_S - left_s + pause_s,
                 )
             if not is_stopping or left_s <= 0 or stop.wait(min(pause_s, left_s)):
-                sync.keep_outcome(state, remote)  # what it says of a refused order is new
+                with suppress(JournalError):  # what it says of a refused order is new
+                    sync.keep_outcome(state, remote)
                 raise _refused(action, order_id, exc, remote) from exc
-    if isinstance(answer, RemoteOrder):  # a restart
-        sync.keep_outcome(None, answer)
-        return answer.order_id
+    if new_order_id is not None:
+        return new_order_id
     # No message tells of a deletion (protocol.md 1.6), and the list leaves the order out from now
     # on. Of another action without an answer the next round of REST sync tells.
     expected = _expected(state, order_id, _EXPECTED.get(action, "DELETED"))

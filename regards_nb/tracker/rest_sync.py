@@ -116,6 +116,8 @@ class RestSync:
         self.where = f"REGARDS at {client.base_url}"
         self.errors = shared.errors
         self._shared = shared
+        #: What actions of this tracker have brought, until the journal has it.
+        self._outcomes: list[tuple[OrderState | None, RemoteOrder, str]] = []
         #: Numbers of orders that the server does not show to this user. They are asked for once.
         self.not_ours: set[int] = set()
         #: Numbers of orders of which REST told what a message should have told.
@@ -325,6 +327,7 @@ class RestSync:
 
     def take_in(self, *, limit: int) -> list[OrderKey]:
         """Ask for the user's newest orders; return the keys of those that were not known."""
+        self.save_outcomes()
         before, key_of = self._shared.states(), self._shared.frames.key_of
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
         n_taken_in = len(remotes) if len(remotes) == limit else math.inf
@@ -362,12 +365,27 @@ class RestSync:
     def keep_outcome(
         self, known: OrderState | None, remote: RemoteOrder, acted: str = "asked over REST"
     ) -> None:
-        """Journal the server's answer after an action of this tracker."""
-        self._keep_answers([(known, remote)])
-        with self._lock:
-            self._keep(known, remote, acted=acted)
+        """Journal the server's answer after an action. After a JournalError that is repeated."""
+        if (outcome := (known, remote, acted)) not in self._outcomes:
+            self._outcomes.append(outcome)
         self.ask_soon()
-        self._shared.signal.send()
+        self.save_outcomes()
+
+    def prove_journal(self) -> None:
+        """Write to the journal, before REGARDS is asked to act: it must remember what was done."""
+        self.save_outcomes()
+        self._shared.journal.open_session(REST_ANSWERS)
+
+    def save_outcomes(self) -> None:
+        """Journal what `keep_outcome` could not."""
+        for outcome in self._outcomes.copy():
+            known, remote, acted = outcome
+            self._keep_answers([(known, remote)])
+            with self._lock:
+                if outcome in self._outcomes:  # no other thread has done it
+                    self._keep(known, remote, acted=acted)
+                    self._outcomes.remove(outcome)
+            self._shared.signal.send()
 
     def _keep(self, known: OrderState | None, remote: RemoteOrder, *, acted: str = "") -> bool:
         if downloading := remote.order_id in self._shared.downloads:
@@ -488,6 +506,8 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
         consumer = consumer_of()
         if consumer is None:
             return
+        with suppress(JournalError):
+            sync.save_outcomes()
         health = consumer.health
         del consumer
         if time.monotonic() < not_before_s:
@@ -638,6 +658,7 @@ def _poll(sync: RestSync, health: HealthReport, poll_s: float) -> None:
     next_s = time.monotonic() + pause_s
     while not pause(min(_TICK_S, poll_s)):
         with suppress(JournalError):  # that of an outage: look again at the next tick
+            sync.save_outcomes()
             unfinished = set(sync.unfinished())
             if unfinished - known:  # a new order: poll at the shortest pause again
                 pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)

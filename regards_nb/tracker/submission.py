@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from regards_nb import queries
 from regards_nb.arguments import check_choice, check_numbers, check_texts
+from regards_nb.client import ApplyResponse, RemoteOrder
 from regards_nb.consumer import UnconfirmedRequestError
 from regards_nb.errors import (
     BrokerError,
@@ -98,7 +99,7 @@ class Request(NamedTuple):
     """The content of an order and its name.
 
     A request over AMQP needs the REGARDS account *user*; REGARDS checks *size_limit_bytes* there
-    only.
+    only. *restarts* is the number of the order that is made again, without queries.
     """
 
     queries: Sequence[str]
@@ -108,6 +109,7 @@ class Request(NamedTuple):
     label: str | None = None
     user: str | None = None
     size_limit_bytes: int | None = None
+    restarts: int | None = None
 
     @classmethod
     def new(
@@ -188,6 +190,25 @@ class Request(NamedTuple):
         }
         return {name: value for name, value in fields.items() if value is not None}
 
+    @property
+    def named(self) -> str:
+        """What an error calls the request."""
+        if self.restarts is not None:
+            return f"the restart of order {self.restarts}"
+        return f"request {self.correlation_id!r}"
+
+    @property
+    def wanted_for(self) -> str:
+        """What an error calls the order that is wanted."""
+        return repr(self.label or self.correlation_id) if self.restarts is None else self.named
+
+    @property
+    def call(self) -> str:
+        """The call that asks REGARDS for the order of a request that was sent."""
+        if self.restarts is not None:
+            return f"restart({self.restarts})"
+        return f"submit(..., correlation_id={self.correlation_id!r})"
+
     def saved(self, **more: Any) -> str:
         """Return the JSON that the journal keeps."""
         return json.dumps(self._asdict() | more)
@@ -259,6 +280,8 @@ class Submission:
         self._publish = publish
         self._tenant = tenant
         self._require_running = require_running
+        #: What REGARDS has answered to requests, by their names, until the journal has it.
+        self._answers: dict[str, ApplyResponse | RemoteOrder] = {}
 
     def submit(
         self,
@@ -296,21 +319,52 @@ class Submission:
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
 
+    def restart(self, order_id: int, *, label: str | None = None) -> int:
+        """Have REGARDS order the same again, over REST; return the number of the new order.
+
+        As in `submit`, a request without an answer, or whose order the journal lacks, is not sent
+        again before REGARDS was asked for its order.
+        """
+        assert self._sync is not None  # noqa: S101 - each action needs it
+        client = self._sync.client
+        request = Request((), f"#{order_id} restart", label=label, restarts=order_id)
+        name = request.correlation_id
+        try:
+            with held(self._shared.journal, f"submit {self._tenant or ''}", self._wait_for):
+                earlier = self._saved(name)
+                is_open = earlier is not None and earlier.was_sent
+                if earlier is None or not is_open or not self._find(client, request, earlier):
+                    self._send_over_rest(client, request)
+                answer = self._answers.pop(name)
+                assert isinstance(answer, RemoteOrder)  # noqa: S101 - see _journal_answer
+                return answer.order_id
+        except JournalError as exc:
+            with suppress(JournalError):
+                exc.put_first(self._fate(request))
+            raise
+        except KeyboardInterrupt as exc:
+            raise StoppedWaiting(in_work=self.was_sent(name)) from exc
+
     def stopped(self, request: Request) -> str:
         """Return what the user is told who stops the call of a request."""
         return f"submit() was stopped: {self._fate(request)}"
 
     def _fate(self, request: Request) -> str:
         """Return whether there may be an order of a request that was not answered."""
-        name, labelled = request.correlation_id, repr(request.label or request.correlation_id)
+        name, wanted_for = request.correlation_id, request.wanted_for
         key = self._shared.frames.key_of(name)
         if key is not None:
-            return f"{self._shared.state(key).name} was made for {labelled}"
+            return f"{self._shared.state(key).name} was made for {wanted_for}"
+        if (answer := self._answers.get(name)) is not None and answer.order_id is not None:
+            return (
+                f"REGARDS has made order {answer.order_id} for {wanted_for}, and the journal lacks "
+                f"it. {request.call} writes it there, and orders nothing twice"
+            )
         if not self.was_sent(name):
             return _nothing(request)
         return (
-            f"it is open whether REGARDS has made an order for {labelled}. "
-            f"submit({_name(request)}) asks it, and orders nothing twice"
+            f"it is open whether REGARDS has made an order for {wanted_for}. "
+            f"{request.call} asks it, and orders nothing twice"
         )
 
     def was_sent(self, correlation_id: str) -> bool:
@@ -413,7 +467,7 @@ class Submission:
         self._shared.journal.save_request(
             self._tenant,
             request.correlation_id,
-            label=request.label,
+            label=request.label if request.restarts is None else None,
             body=request.saved(sent=sent, newest_before=newest_before),
         )
 
@@ -423,13 +477,17 @@ class Submission:
         with _nothing_ordered(request):
             newest_before = self._newest_order_id(client, request)
         self._save(request, sent=True, newest_before=newest_before)
+        answer: ApplyResponse | RemoteOrder
         try:
-            answer = client.apply(
-                request.queries,
-                data_types=request.data_types,
-                filename_regexp=request.filename_regexp,
-                correlation_id=request.correlation_id,
-            )
+            if request.restarts is not None:
+                answer = client.restart(request.restarts, label=request.label)
+            else:
+                answer = client.apply(
+                    request.queries,
+                    data_types=request.data_types,
+                    filename_regexp=request.filename_regexp,
+                    correlation_id=request.correlation_id,
+                )
         except StoppedWaiting as exc:
             if not exc.in_work:  # the login was stopped
                 self._save(request, sent=False)
@@ -437,25 +495,19 @@ class Submission:
         except ServiceError as exc:
             if _surely_not_ordered(exc):
                 self._save(request, sent=False)
-                exc.put_first(_nothing(request))
+                if request.restarts is None:
+                    exc.put_first(_nothing(request))
                 raise
             unanswered = EarlierRequest(request.correlation_id, {"newest_before": newest_before})
             if self._find(client, request, unanswered):
                 return
             labelled = f" (label {request.label!r})" if request.label else ""
             raise ServiceUnreachableError(
-                f"no answer to request {request.correlation_id!r}{labelled}, so it is open whether "
-                f"REGARDS has made an order ({exc}). Submit it again with the same correlation_id: "
-                "the tracker then asks REGARDS first, and orders nothing twice",
+                f"no answer to {request.named}{labelled}, so it is open whether REGARDS has made "
+                f"an order ({exc}). {request.call} asks REGARDS first, and orders nothing twice",
                 status_code=exc.status_code,
             ) from exc
-        self._journal_answer(
-            request,
-            status=answer.status,
-            orderId=answer.order_id,
-            message=answer.message,
-            errorType=answer.error_type,
-        )
+        self._journal_answer(request, answer)
 
     def _newest_order_id(self, client: RegardsClient, request: Request) -> int | None:
         """Return the number of the newest order, 0 without any; None if the list is broken.
@@ -472,7 +524,7 @@ class Submission:
                 raise
             warnings.warn(
                 f"REGARDS does not list your orders ({exc}). The order is made all the same. If "
-                f"its answer is lost, submit({_name(request)}) says so and orders nothing twice",
+                f"its answer is lost, {request.call} says so and orders nothing twice",
                 stacklevel=8,
             )
             return None
@@ -485,40 +537,63 @@ class Submission:
         """
         if self._shared.frames.key_of(request.correlation_id) is not None:
             return True
+        if (answer := self._answers.get(request.correlation_id)) is not None:
+            self._journal_answer(request, answer)
+            return True
         newest_before = earlier.saved.get("newest_before", 0)
         try:
             newer = takewhile(lambda o: o.order_id > (newest_before or 0), client.iter_orders())
-            candidates = [o for o in newer if self._shared.frames.key_of(o.order_id) is None]
+            key_of, is_restart = self._shared.frames.key_of, request.restarts is not None
+            candidates = [
+                each
+                for each in newer
+                if key_of(each.order_id) is None or (is_restart and each.label == request.label)
+            ]
         except ServiceUnreachableError as exc:
             raise ServiceUnreachableError(
-                f"request {request.correlation_id!r} had no answer, and REGARDS does not list your "
-                f"orders ({exc}), so it is open whether there is an order. Nothing was ordered "
-                "now. Look for it on the web page of REGARDS: if it is there with the number N, "
-                f"use tracker.wait(N) and tracker.download(N); if not, submit({_name(request)}) "
-                "sends it again as soon as REGARDS lists your orders",
+                f"{request.named} had no answer, and REGARDS does not list your orders ({exc}), so "
+                "it is open whether there is an order. Nothing was ordered now. Look for it on the "
+                "web page of REGARDS: if it is there with the number N, use tracker.wait(N) and "
+                f"tracker.download(N); if not, {request.call} sends it again as soon as REGARDS "
+                "lists your orders",
                 status_code=exc.status_code,
             ) from exc
         # Without the newest number before the request, an older order could be taken for its own.
         if len(candidates) > 1 or (candidates and newest_before is None):
             numbers = ", ".join(str(order.order_id) for order in candidates)
             raise ServiceError(
-                f"request {request.correlation_id!r} had no answer, and each of the orders "
-                f"{numbers} could be it. Compare them in client.orders(), and call sync() to "
-                "track them. If none is it, submit it again after that: it is then sent once more"
+                f"{request.named} had no answer, and each of the orders {numbers} could be it. "
+                "Compare them in client.orders(), and call sync() to track them. If none is it, "
+                f"{request.call} sends it once more after that"
             )
         if candidates:
-            self._journal_answer(request, status="GRANTED", orderId=candidates[0].order_id)
+            self._journal_answer(request, candidates[0])
             return True
         age_s = time.time() - earlier.sent_at_us / 1e6
         if 0 <= age_s < self._in_doubt_s:
             raise ServiceUnreachableError(
-                f"request {request.correlation_id!r} was sent {age_s:.0f} s ago and had no "
-                "answer; REGARDS may still be making the order. Submit it again in "
-                f"{self._in_doubt_s - age_s:.0f} s"
+                f"{request.named} was sent {age_s:.0f} s ago and had no answer; REGARDS may still "
+                f"be making the order. Call {request.call} in {self._in_doubt_s - age_s:.0f} s"
             )
         return False
 
-    def _journal_answer(self, request: Request, **fields: Any) -> None:
+    def _journal_answer(self, request: Request, answer: ApplyResponse | RemoteOrder) -> None:
+        self._answers[request.correlation_id] = answer
+        if isinstance(answer, RemoteOrder) and request.restarts is not None:
+            assert self._sync is not None  # noqa: S101 - it has sent the request
+            key = self._shared.frames.key_of(answer.order_id)
+            self._sync.keep_outcome(None if key is None else self._shared.state(key), answer)
+            self._save(request, sent=False)  # the next call makes another order
+            return  # and restart() takes the answer
+        if isinstance(answer, ApplyResponse):
+            fields = {
+                "status": answer.status,
+                "orderId": answer.order_id,
+                "message": answer.message,
+                "errorType": answer.error_type,
+            }
+        else:
+            fields = {"status": "GRANTED", "orderId": answer.order_id}
         # REGARDS publishes no GRANTED for an order made over REST (protocol.md 1.6). Its answer
         # says the same and is journalled as a message, without a timestamp: the server's clock
         # decides between events, and the clock of this machine may differ.
@@ -526,6 +601,7 @@ class Submission:
             fields | {"correlationId": request.correlation_id}, tenant=self._tenant
         )
         journal_answers(self._shared.journal, [delivery])
+        del self._answers[request.correlation_id]
 
     # -- over AMQP --
 
@@ -578,12 +654,7 @@ def _nothing_ordered(request: Request) -> Iterator[None]:
 
 
 def _nothing(request: Request) -> str:
-    return f"nothing was ordered for {(request.label or request.correlation_id)!r}"
-
-
-def _name(request: Request) -> str:
-    """Return the parameter that names a request, as it is written in a call."""
-    return f"..., correlation_id={request.correlation_id!r}"
+    return f"nothing was ordered for {request.wanted_for}"
 
 
 def _surely_not_ordered(error: ServiceError) -> bool:

@@ -213,7 +213,6 @@ class OrderTracker:
         self._workspace = place
         self._downloads = None if self._sync is None else Downloads(shared, self._sync, place)
         self._blocking = BlockingOrders(shared, self._sync)
-        self._actions = OrderActions(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller | JournalReader
         self._others: OtherConsumers | None = None
@@ -235,6 +234,7 @@ class OrderTracker:
         self._submission = Submission(
             shared, self._sync, publish, tenant, require_running=self._life.require_running
         )
+        self._actions = OrderActions(shared, self._sync, self._submission.restart)
         self._catch_up: OwnThread | None = None
         self._dispatcher: EventDispatcher | None = None
         self._callbacks: list[Callback] = []
