@@ -1100,8 +1100,7 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        keys = self._keys_in(orders)
-        return self._as_orders(self._actions.act_on_all(action, keys, **details))
+        return self._as_orders(self._actions.act_on_all(action, self._keys_in(orders), **details))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
         return [Order(self, key) for key in keys]
