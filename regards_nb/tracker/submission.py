@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey
+    from regards_nb.tracker.life import Life
     from regards_nb.tracker.rest_sync import RestSync
     from regards_nb.tracker.shared import Shared
 
@@ -256,8 +257,7 @@ class Submission:
     """Sends requests, each at most once: over REST where there is *sync*.
 
     *publish* sends ``(body, *, tenant, correlation_id, begin)`` to the broker, as `publish_request`
-    does. *require_running* raises SettingsError unless messages arrive: over AMQP the answer is
-    one.
+    does. *life* tells whether messages arrive: over AMQP the answer is one.
     """
 
     #: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
@@ -272,14 +272,13 @@ class Submission:
         sync: RestSync | None,
         publish: Callable[..., None] | None,
         tenant: str | None,
-        *,
-        require_running: Callable[[], None],
+        life: Life,
     ) -> None:
         self._shared = shared
         self._sync = sync
         self._publish = publish
         self._tenant = tenant
-        self._require_running = require_running
+        self._life = life
         #: What REGARDS has answered to requests, by their names, until the journal has it.
         self._answers: dict[str, ApplyResponse | RemoteOrder] = {}
 
@@ -608,7 +607,7 @@ class Submission:
     def _send_over_amqp(
         self, publish: Callable[..., None], request: Request, *, sent_before: bool
     ) -> None:
-        self._require_running()
+        self._life.require_running()
         if not sent_before:
             try:
                 publish(

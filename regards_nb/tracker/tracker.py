@@ -231,9 +231,7 @@ class OrderTracker:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
         self._life = Life(self._consumer, errors, self._shared.journal.obstacle)
-        self._submission = Submission(
-            shared, self._sync, publish, tenant, require_running=self._life.require_running
-        )
+        self._submission = Submission(shared, self._sync, publish, tenant, self._life)
         self._actions = OrderActions(shared, self._sync, self._submission.restart)
         self._catch_up: OwnThread | None = None
         self._dispatcher: EventDispatcher | None = None
