@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -404,6 +404,30 @@ def test_a_restart_without_an_answer_is_not_sent_again_before_regards_was_asked(
                 order.restart()
         tracker._submission._in_doubt_s = 0
         assert order.restart().order_id == 3
+
+
+@pytest.mark.parametrize("label", [None, "again"])
+def test_a_restart_whose_answer_is_lost_is_found_where_a_message_has_named_its_order(
+    broker: PrivateBroker, tmp_path: Path, label: str | None
+) -> None:
+    """REGARDS makes up a correlation id, which says nothing; no second order is made."""
+    with Simulator(broker=broker) as simulator:
+        tracker = OrderTracker(
+            simulator.amqp_url,
+            simulator.queue,
+            tenant=simulator.tenant,
+            client=client_of(simulator, read_timeout_s=2),
+            journal=tmp_path / "j.sqlite",
+        )
+        with tracker:
+            order = tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=30)
+            simulator.faults.add(Slow(route=Route.ACTION, delay_s=4))
+            again = None
+            with suppress(errors.ServiceUnreachableError):
+                again = order.restart(label=label)
+            tracker._submission._in_doubt_s = 0
+            assert (again or order.restart(label=label)).order_id == 2
+            assert len(simulator.service.orders) == 2
 
 
 @pytest.mark.parametrize(

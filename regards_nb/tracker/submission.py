@@ -542,12 +542,7 @@ class Submission:
         newest_before = earlier.saved.get("newest_before", 0)
         try:
             newer = takewhile(lambda o: o.order_id > (newest_before or 0), client.iter_orders())
-            key_of, is_restart = self._shared.frames.key_of, request.restarts is not None
-            candidates = [
-                each
-                for each in newer
-                if key_of(each.order_id) is None or (is_restart and each.label == request.label)
-            ]
+            candidates = [each for each in newer if self._may_be_of(request, earlier, each)]
         except ServiceUnreachableError as exc:
             raise ServiceUnreachableError(
                 f"{request.named} had no answer, and REGARDS does not list your orders ({exc}), so "
@@ -575,6 +570,18 @@ class Submission:
                 f"be making the order. Call {request.call} in {self._in_doubt_s - age_s:.0f} s"
             )
         return False
+
+    def _may_be_of(self, request: Request, earlier: EarlierRequest, newer: RemoteOrder) -> bool:
+        """Return whether an order that came after a request may be that of the request."""
+        key = self._shared.frames.key_of(newer.order_id)
+        if key is None or request.restarts is None:
+            return key is None
+        # A message may have named the new order: REGARDS makes up a correlation id for it.
+        if request.label is not None:
+            return newer.label == request.label
+        made_s = 0.0 if newer.created_at is None else newer.created_at.timestamp()
+        is_near = abs(made_s - earlier.sent_at_us / 1e6) < Submission._in_doubt_s
+        return is_near and self._saved(key.correlation_id) is None
 
     def _journal_answer(self, request: Request, answer: ApplyResponse | RemoteOrder) -> None:
         self._answers[request.correlation_id] = answer
