@@ -12,7 +12,7 @@ from conftest import interrupted_after, limit_tells, purge_queue, tracker_of, un
 
 from regards_nb import Order, OrderTracker, errors
 from regards_nb.display import text
-from regards_nb.simulator import OrderPlan, Outcome, Reply, Route, Simulator, Slow
+from regards_nb.simulator import IncompleteZip, OrderPlan, Outcome, Reply, Route, Simulator, Slow
 
 pytestmark = pytest.mark.simulator(with_broker=True)
 
@@ -383,6 +383,45 @@ def test_an_order_behind_one_that_is_being_downloaded_says_so(
         told = rf"may have to wait for orders {first}, {mine.order_id}; {is_told}"
         limit_tells(told, lambda limit_s: tracker.submit_each(table, timeout_s=limit_s))
         simulator.faults.clear()
+
+
+@pytest.mark.parametrize("how", ["download", "wait"])
+def test_files_that_are_here_and_that_regards_still_waits_for_are_named_and_released(
+    simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """It sent whole zips and did not save that: a download of any kind has it count the files."""
+    simulator.faults.add(IncompleteZip(times=2))
+    sent = [simulator.order(ONE_FILE) for _ in range(2)]
+    until(lambda: tracker.orders["waits_for_download"].sum() == 2)
+    tracker.download()
+    assert (tracker.orders["downloaded_files"] == 1).all()
+    mine = tracker[simulator.order(OrderPlan(n_files=4, files_per_suborder=2))]
+    if how == "download":
+        told = "orders 1, 2 wait for a download: tracker.download(1, 2)"
+        limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert_told(told, mine, tracker, capsys)
+        tracker.download()
+        until(lambda: mine.state.waits_for_download)
+    mine.wait(download=how == "wait", timeout_s=60)
+    assert tracker.client is not None
+    assert not any(tracker.client.order(number).waiting_for_user for number in sent)
+
+
+def test_auto_download_releases_files_that_are_here_without_a_call(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGARDS is asked some time after a download, because no message comes."""
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        monkeypatch.setattr(type(tracker._downloading()), "counted_s", 0.1)
+        tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
+        sync = tracker._sync
+        assert sync is not None
+        until(lambda: not sync._due_s)  # REGARDS is asked no more because of the start and the wait
+        simulator.faults.add(IncompleteZip(times=2))
+        for _ in range(2):
+            simulator.order(ONE_FILE)
+        mine = simulator.order(OrderPlan(n_files=4, files_per_suborder=2))
+        until(lambda: tracker[mine].state.downloaded_files == 4)
 
 
 def test_a_table_says_which_of_its_orders_are_being_downloaded(

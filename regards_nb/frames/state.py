@@ -73,13 +73,17 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return self.asked_at + _DATE > before.asked_at and alike != before
 
     @classmethod
-    def of(cls, remote: RemoteOrder, *, waits: bool) -> Self:
-        """Return what an answer tells; *waits*: files of the order wait, whatever it counts."""
+    def of(cls, remote: RemoteOrder, *, waits: bool, counts_sent: bool = True) -> Self:
+        """Return what an answer tells; *waits*: files of the order wait, whatever it counts.
+
+        Without *counts_sent*, REGARDS has not counted files that it has sent.
+        """
         percent, total = remote.percent_completed, remote.files_total
         asked_at, before_s = remote.asked_at, 0
         if remote.available_files == 0 and not waits and asked_at is not None:
             before_s = int(asked_at.timestamp()) - (0 if remote.finished else _COUNTED_AFTER_S)
         left = (remote.available_files or 0) + (remote.files_in_error or 0)
+        has_counted = remote.finished and counts_sent
         return cls(
             asked_at=asked_at or datetime.now(UTC),
             downloaded_before_s=before_s,
@@ -88,7 +92,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             progress=None if percent is None else min(percent / 100, 1.0),
             files_total=total,
             bytes_total=remote.bytes_total,
-            handed_out=None if total is None or not remote.finished else total - left,
+            handed_out=None if total is None or not has_counted else total - left,
         )
 
 

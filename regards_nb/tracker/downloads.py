@@ -78,6 +78,10 @@ class Downloads:
     or tenant, to ``<workspace>/12-<tenant>/``.
     """
 
+    #: How long after a download REGARDS has counted what it has sent: it counts every 10 s, and
+    #: later if that fails.
+    counted_s = 60.0
+
     def __init__(self, shared: Shared, sync: RestSync, workspace: Place) -> None:
         self._shared = shared
         self._sync = sync
@@ -493,6 +497,8 @@ class Downloads:
                 del self._shared.downloads[order_id]
         if not running.future.cancelled() and running.future.exception() is None:
             self._shared.errors.withdraw(f"downloading order {order_id}")  # of an earlier download
+        if not self._shared.downloads:
+            self._sync.ask_soon(self.counted_s)  # REGARDS may go on waiting for what is here
         self._shared.signal.send()
 
 

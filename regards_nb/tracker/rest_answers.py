@@ -153,6 +153,18 @@ def new_deliveries(
     return found
 
 
+def ready_again(known: OrderState, remote: RemoteOrder) -> Delivery:
+    """Return the message that files of an ended order wait, which seemed downloaded."""
+    is_named = not known.correlation_id.startswith("#")
+    fields = {
+        "status": OrderStatus.SUBORDER_DONE,
+        "orderId": remote.order_id,
+        "correlationId": known.correlation_id if is_named else None,
+        "downloadLink": _link(remote),
+    }
+    return answer_delivery(fields, tenant=known.tenant)
+
+
 def _is_new(known: OrderState | None, remote: RemoteOrder, status: str, *, acted: bool) -> bool:
     if known is None:
         return status != OrderStatus.RUNNING

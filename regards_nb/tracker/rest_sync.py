@@ -44,6 +44,7 @@ from regards_nb.tracker.rest_answers import (
     is_newer,
     journal_answers,
     new_deliveries,
+    ready_again,
     state_of,
 )
 from regards_nb.tracker.shared import ASKING, RECEIVING, SUBORDERS_PER_USER
@@ -123,6 +124,8 @@ class RestSync:
         #: Numbers of orders of which REST told what a message should have told.
         self.unannounced: set[int] = set()
         self._is_unheard_noted = False
+        #: Numbers of ended orders of which REGARDS listed files that seemed downloaded.
+        self._awaited: set[int] = set()
         #: The user's orders that no message has named, which have files to download, and the first
         #: that go on. While older ones may be before them, without those that have not begun.
         self.without_message: tuple[OrderState, ...] = ()
@@ -274,7 +277,7 @@ class RestSync:
                 if state is not None:
                     asked.append((state, remote))
         for state, remote in asked:
-            self._keep_fetched(state, remote)
+            self._keep_listed(state, remote)
         self.rounds += 1
         self._shared.signal.send()
         return changed, newer
@@ -409,22 +412,35 @@ class RestSync:
             is_ours = known and (known.waits_for_download or known.correlation_id[:1] != "#")
             waits = bool(is_ours) or remote.order_id in self._shared.downloads
             tenant = known.tenant if known else self.tenant
-            answers[tenant, remote.order_id] = Answer.of(remote, waits=waits)
+            is_awaited = remote.waiting_for_user and remote.order_id in self._awaited
+            answers[tenant, remote.order_id] = Answer.of(
+                remote, waits=waits, counts_sent=not is_awaited
+            )
         self._shared.frames.keep_answers(answers)
 
-    def _keep_fetched(self, known: OrderState, remote: RemoteOrder) -> None:
-        """Journal that no file waits, if the server's list is empty; its count may be late."""
+    def _keep_listed(self, known: OrderState, remote: RemoteOrder) -> None:
+        """Journal whether files wait, if the server's list says so; its count may be late.
+
+        Of an ended order it may wait for files that are here: it sent them, and did not save that
+        (protocol.md 1.0, 5). This is told once, so that no download is repeated without end.
+        """
+        number, waits = remote.order_id, known.waits_for_download
+        is_new = known.finished and remote.waiting_for_user and number not in self._awaited
         if (
-            not known.waits_for_download
-            or remote.available_files != 0
+            not (remote.available_files == 0 if waits else is_new)
             or STATUS_OF_MESSAGE.get(remote.status) in GONE
-            or remote.order_id in self._shared.downloads
+            or number in self._shared.downloads
         ):
             return
         with suppress(ServiceError):
-            if next(iter(self.client.iter_available_files(remote.order_id)), None) is None:
-                self._shared.journal.save_fetched(known.tenant, remote.order_id, known.ready_row)
+            is_listed = next(iter(self.client.iter_available_files(number)), None) is not None
+            if waits and not is_listed:
+                self._shared.journal.save_fetched(known.tenant, number, known.ready_row)
                 self._keep_answers([(replaced(known, waits_for_download=False), remote)])
+            elif is_listed and not waits:
+                self._awaited.add(number)
+                self._keep_answers([(known, remote)])
+                journal_answers(self._shared.journal, [ready_again(known, remote)])
 
     def _order(self, order_id: int) -> RemoteOrder:
         """Ask for one order alone. NotAllowedError: it belongs to another user, which is noted."""
