@@ -106,10 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if str(exc):
             _complain(exc)
         return 130
-    except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe: nothing may be written, also at exit.
+    except OSError as exc:
+        if exc.filename is not None:  # of no output
+            raise
+        # Nothing more may be written, also at exit: what is left would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(exc, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
+            return 0
+        _complain(f"cannot write the output: {exc.strerror}")
+        return 1
 
 
 def in_commands(words: str) -> str:

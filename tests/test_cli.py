@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from children import Child
-from conftest import client_of, environment_of
+from conftest import client_of, environment_of, without_waits
 from tcp_proxy import TcpProxy
 
 import regards_nb
@@ -108,6 +108,22 @@ def test_the_time_limit_of_a_wait_is_that_of_the_command(
         monkeypatch.setenv("REGARDS_AMQP", url)
         said = command("wait", "1", "--timeout-s", "0.5", code=3)
     assert re.search(r"after 0.5 s, amqp:\S+ did not answer within 0.5 s", said)
+
+
+def test_an_output_that_cannot_be_written_is_an_error_of_the_command(simulator: Simulator) -> None:
+    """On a full disk, for example: no traceback of Python."""
+    simulator.order(OrderPlan(n_files=1))
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "regards_nb", "orders", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    said = without_waits(done.stderr)
+    assert said == "regards-nb: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
 
 
 def test_watch_writes_each_event(simulator: Simulator) -> None:
