@@ -111,6 +111,19 @@ def test_rest_alone_is_polite(simulator: Simulator, tracker: OrderTracker) -> No
     assert len(simulator.requests) == before
 
 
+def test_download_asks_what_a_tracker_that_is_not_started_cannot_know(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """No event tells it that the files of an order are ready."""
+    client, folder = client_of(simulator), tmp_path / "orders"
+    tracker = OrderTracker(client=client, journal=tmp_path / "j.sqlite", workspace=folder)
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    until(lambda: next(client.iter_orders()).waiting_for_user)
+    (_, *_) = paths = tracker.download()
+    assert order.status == "DONE"
+    assert all(path.is_relative_to(folder) for path in paths)
+
+
 def test_rest_alone_large_orders_run_through_with_auto_download(
     simulator: Simulator, tmp_path: Path
 ) -> None:

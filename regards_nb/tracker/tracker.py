@@ -1189,7 +1189,7 @@ class OrderTracker:
         )
         if self._sync is not None:
             self._sync.log_in_again()
-            if self._life.health.state is HealthState.RECONNECTING:
+            if self._life.health.state not in RUNNING:
                 with contextlib.suppress(ServiceError):  # no message tells what is ready
                     self._sync.ask_unfinished()
         states = list(self._shared.states(self._keys_in(keys))) if keys else downloads.open_orders()
