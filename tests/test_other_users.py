@@ -74,8 +74,29 @@ def test_views_say_whose_the_order_is(tracker: OrderTracker, hers: int) -> None:
     assert "belongs to another user" in drawn
     assert "waits for you" not in drawn
     assert " left" not in drawn
-    others = Frames(tracker._shared.journal, tracker.tenant)
+    others = Frames(tracker._shared.journal, tracker.tenant, account="another")
     assert others.orders["waits_for_download"].tolist() == [True]
+
+
+@pytest.mark.usefixtures("not_asked")
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_sync_learns_it_and_the_next_kernel_knows_it(
+    tracker: OrderTracker, simulator: Simulator, hers: int, tmp_path: Path, *, is_listed: bool
+) -> None:
+    """The next kernel asks nothing for it. An order that REGARDS lists later is ours after all."""
+    tracker.sync()
+    assert is_refused(tracker, hers)
+    tracker.stop()
+    before = len(simulator.requests)
+    again = tracker_of(simulator, tmp_path)
+    assert is_refused(again, hers)
+    assert not waits(again, hers)
+    assert len(simulator.requests) == before
+    if is_listed:
+        simulator.service.orders[hers].owner = simulator.username
+        again.sync()
+        assert not is_refused(again, hers)
+        assert waits(again, hers)
 
 
 @pytest.mark.usefixtures("not_asked")

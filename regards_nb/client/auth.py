@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from regards_nb.client.errors import APPLICATION_ADVICE, LOGIN_ADVICE, PORTAL_ADVICE, error_for
 from regards_nb.client.last_byte import waiting
@@ -170,13 +170,24 @@ def needs_form(response: Response) -> bool:
     return isinstance(error, dict) and error.get("error") in _FIELDS_NOT_FOUND
 
 
+def _claims(token: Secret) -> Any:
+    payload = token.reveal().split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+
+
 def _end_of(token: Secret) -> datetime | None:
     """Return the date ``exp`` of a JSON Web Token; None for a token of another form."""
     try:
-        payload = token.reveal().split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return datetime.fromtimestamp(claims["exp"], UTC)
+        return datetime.fromtimestamp(_claims(token)["exp"], UTC)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def user_of(token: Secret) -> str | None:
+    """Return the user ``sub`` of a JSON Web Token; None for a token of another form."""
+    try:
+        return str(_claims(token)["sub"])
+    except (IndexError, KeyError, TypeError, ValueError):
         return None
 
 

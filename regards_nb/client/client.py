@@ -19,6 +19,7 @@ from regards_nb.client.auth import (
     TokenProvider,
     is_header_value,
     login_missing,
+    user_of,
 )
 from regards_nb.client.catalogue import (
     Catalogue,
@@ -140,6 +141,8 @@ class RegardsClient:
         #: The file of certificates to trust.
         self.ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self.uses_token = password is None
+        #: The user, as far as it is known before a login.
+        self.account = username or (user_of(token) if isinstance(token, Secret) else None)
         #: Where the password or the token came from, for error texts.
         self.secret_source: str = getattr(
             password or token, "source", "returned by the function given as token="

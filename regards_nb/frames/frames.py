@@ -6,6 +6,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
+from contextlib import suppress
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from regards_nb.download import FileChecker
+from regards_nb.errors import JournalError
 from regards_nb.events import OrderEvent, OrderStatus, decode, utc
 from regards_nb.files import FileState, is_url
 from regards_nb.frames.checkpoint import Capture, Checkpoints, Head
@@ -78,7 +80,7 @@ class Frames:
 
     Rows without a tenant are kept, too; with the tenant None, all are. The paths of the journal are
     relative to *workspace*; with it, `files` shows which files were removed. *queues* limits the
-    messages to those of some queues.
+    messages to those of some queues. The journal keeps the *refused* orders of an *account*.
 
     Threads may share an object: each call holds one lock. A user may write into a returned frame:
     pandas copies the memory first.
@@ -91,6 +93,7 @@ class Frames:
         workspace: Place | None = None,
         *,
         queues: Collection[str] | None = None,
+        account: str | None = None,
     ) -> None:
         self._journal = journal
         self._shown_queues = queues
@@ -99,9 +102,9 @@ class Frames:
         self._lock = threading.RLock()
         #: In each block that changes what is kept.
         self._whole = _Whole()
-        #: The numbers of orders that REGARDS refuses to the user of the client. They do not go into
-        #: the journal: users with other accounts may share it.
-        self.refused: set[int] = set()
+        self._account = account
+        #: The numbers of orders that REGARDS refuses to the account of the client.
+        self.refused = set() if account is None else journal.refused_to(account)
         self._generation = journal.generation
         #: Each queue, and the last row that the journal had when it was made.
         self._queues: list[tuple[int, EventQueue]] = []
@@ -316,9 +319,23 @@ class Frames:
 
     def refuse(self, order_id: int) -> None:
         """Note that an order belongs to another user: nothing of it waits for this one."""
+        self._change_refused([order_id], self.refused.add)
+
+    def accept(self, order_ids: Iterable[int]) -> None:
+        """Note that orders are those of the user: another role may have refused them before."""
+        self._change_refused(self.refused.intersection(order_ids), self.refused.discard)
+
+    def _change_refused(self, order_ids: Collection[int], change: Callable[[int], None]) -> None:
+        if not order_ids:
+            return
         with self._lock, self._whole:
-            self.refused.add(order_id)
-            self._states.compute_again(order_id)
+            for order_id in order_ids:
+                change(order_id)
+                self._states.compute_again(order_id)
+            refused = self.refused.copy()
+        if self._account is not None:
+            with suppress(JournalError):  # REGARDS tells the next kernel again
+                self._journal.save_refused(self._account, refused)
 
     # -- the frames --
 

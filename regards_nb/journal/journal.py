@@ -41,7 +41,7 @@ from regards_nb.text import clean
 from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from regards_nb.events import Delivery
     from regards_nb.journal.changes import Position
@@ -492,6 +492,14 @@ class Journal:
                 for (tenant, order_id), answer in answers.items()
             ],
         )
+
+    def refused_to(self, account: str) -> set[int]:
+        """Return the numbers of the orders that REGARDS refuses to an account: of other users."""
+        return self._database.read(lambda c: schema.read_refused(c, account))
+
+    def save_refused(self, account: str, order_ids: Collection[int]) -> None:
+        """Record these numbers. Another account, which may share the journal, has its own."""
+        self._database.write(lambda c: schema.write_refused(c, account, order_ids), again=True)
 
     def fetched_after(
         self, revision: int

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import uuid
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -241,6 +243,22 @@ def read_cursor(connection: sa.Connection, name: str) -> int | None:
 def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
     """Insert or replace a row id; *name* has at most 32 characters."""
     execute(connection, _WRITE_META, {"key": f"{_CURSOR}{name}", "value": str(row_id)})
+
+
+def read_refused(connection: sa.Connection, account: str) -> set[int]:
+    """Return the numbers of the orders that REGARDS refuses to an account."""
+    value = _read_meta(connection, _refused_key(account))
+    return set() if value is None else set(json.loads(value))
+
+
+def write_refused(connection: sa.Connection, account: str, order_ids: Iterable[int]) -> None:
+    """Insert or replace these numbers."""
+    value = json.dumps(sorted(order_ids))
+    execute(connection, _WRITE_META, {"key": _refused_key(account), "value": value})
+
+
+def _refused_key(account: str) -> str:
+    return f"refused {blake2b(account.encode(), digest_size=16).hexdigest()}"
 
 
 def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:

@@ -190,9 +190,10 @@ class BlockingOrders:
 
     def _not_listed(self, states: Iterable[OrderState]) -> str:
         """Return which of some orders may have to wait for one that is too old to be found."""
-        if self.sync is None or not (n_listed := self.sync.n_listed_only):
+        sync = self.sync
+        if sync is None or not (n_listed := sync.listing.n_only(sync.most_listed)):
             return ""
-        numbers = [s.order_id for s in states if s.order_id and s.order_id not in self.sync.begun]
+        numbers = [s.order_id for s in states if s.order_id and s.order_id not in sync.begun]
         if not numbers:
             return ""
         return (

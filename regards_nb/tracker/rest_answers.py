@@ -71,6 +71,10 @@ class Listing:
         """Whether all orders of the user are known."""
         return self.n_newest == math.inf
 
+    def n_only(self, most: int) -> int:
+        """Return how many of the newest orders were read; 0 if all, or less than the *most*."""
+        return int(self.n_newest) if most <= self.n_newest < math.inf else 0
+
     @property
     def has_read_on(self) -> bool:
         """Whether a round has read on a moment ago, and counts beside later ones."""

@@ -120,7 +120,7 @@ class RestSync:
         #: What actions of this tracker have brought, until the journal has it.
         self._outcomes: list[tuple[OrderState | None, RemoteOrder, str]] = []
         #: Numbers of orders that the server does not show to this user. They are asked for once.
-        self.not_ours: set[int] = set()
+        self.not_ours = set(shared.frames.refused)
         #: Numbers of orders of which REST told what a message should have told.
         self.unannounced: set[int] = set()
         self._is_unheard_noted = False
@@ -336,6 +336,9 @@ class RestSync:
         n_taken_in = len(remotes) if len(remotes) == limit else math.inf
         self.listing.n_taken_in = max(self.listing.n_taken_in, n_taken_in)
         new = [number for number in reversed(remotes) if key_of(number) is None]
+        oldest = min(remotes, default=0) if len(remotes) == limit else 0
+        known = self.unfinished() | self._waiting()
+        remotes = self._completed(remotes, {number for number in known if number > oldest})
         _, newer = self._take(remotes, before, remotes)
         for order_id in newer:
             self.look_up(order_id)
@@ -457,25 +460,28 @@ class RestSync:
     ) -> dict[int, RemoteOrder]:
         """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
 
-        Remember those that are not ours. *reads_on* and *n_before* are those of `Listing.read`.
+        *reads_on* and *n_before* are those of `Listing.read`.
         """
         missing = set(wanted)
         orders = self.client.iter_orders(page_size=PAGE)
         remotes = self.listing.read(
             orders, missing, most=self.most_listed, reads_on=reads_on, n_before=n_before
         )
-        for order_id in sorted(missing, reverse=True)[:_MOST_SINGLE]:
+        return self._completed(remotes, missing)
+
+    def _completed(
+        self, listed: dict[int, RemoteOrder], wanted: Iterable[int]
+    ) -> dict[int, RemoteOrder]:
+        """Add the wanted orders that were not listed; remember which are ours and which are not."""
+        self.not_ours.difference_update(listed)
+        self._shared.frames.accept(listed)
+        remotes = listed.copy()
+        for order_id in sorted(set(wanted) - listed.keys(), reverse=True)[:_MOST_SINGLE]:
             try:
                 remotes[order_id] = self._order(order_id)
             except (OrderNotFoundError, NotAllowedError):
                 self.not_ours.add(order_id)
         return remotes
-
-    @property
-    def n_listed_only(self) -> int:
-        """How many of the newest orders were listed; 0 if all, or if no round has read on."""
-        n_listed = self.listing.n_newest
-        return int(n_listed) if self.most_listed <= n_listed < math.inf else 0
 
 
 def _any_still(unfinished: Iterable[OrderState]) -> bool:

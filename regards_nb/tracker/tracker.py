@@ -203,6 +203,7 @@ class OrderTracker:
                 tenant,
                 place,
                 queues=None if queue is None else {queue, REST_ANSWERS},
+                account=None if client is None else client.account,
             ),
             signal=signal,
             errors=errors,
