@@ -124,6 +124,32 @@ def test_download_asks_what_a_tracker_that_is_not_started_cannot_know(
     assert all(path.is_relative_to(folder) for path in paths)
 
 
+def test_download_asks_before_the_next_round_of_a_poll(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """What is ready is fetched at once."""
+    client, where = client_of(simulator), {"workspace": tmp_path / "w", "poll_s": 60.0}
+    with OrderTracker(client=client, journal=tmp_path / "j.sqlite", **where) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        until(lambda: next(client.iter_orders()).waiting_for_user)
+        assert tracker.download()
+        assert order.status == "DONE"
+
+
+def test_download_says_that_regards_could_not_be_asked(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """It is not known whether there is nothing to download. What is known is downloaded."""
+    client = client_of(simulator)
+    tracker = OrderTracker(client=client, journal=tmp_path / "j.sqlite", workspace=tmp_path / "w")
+    order = tracker.submit("dataset:SWOT_PASS_012")
+    until(lambda: next(client.iter_orders()).waiting_for_user)
+    simulator.faults.add(Reply(route=Route.ORDERS, status=503, times=None))
+    with pytest.raises(errors.ServiceUnreachableError):
+        tracker.download()
+    assert tracker.download(order)
+
+
 def test_rest_alone_large_orders_run_through_with_auto_download(
     simulator: Simulator, tmp_path: Path
 ) -> None:

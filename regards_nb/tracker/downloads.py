@@ -442,6 +442,19 @@ class Downloads:
         error = IncompleteDownloadError(text, paths=[], missing=missing)
         self._shared.errors.record(f"downloading {order.name}", error)
 
+    def ask(self, *, are_told: bool) -> ServiceError | None:
+        """Ask REGARDS what is ready, unless messages tell that; return why it could not be asked.
+
+        After a login that was refused, log in for the call of the user.
+        """
+        self._sync.log_in_again()
+        try:
+            if not are_told:
+                self._sync.ask_unfinished()
+        except ServiceError as exc:
+            return exc
+        return None
+
     def open_orders(self) -> list[OrderState]:
         """Return the orders whose files wait or are on their way, such as one just stopped."""
         states = self._shared.states()

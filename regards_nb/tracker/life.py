@@ -53,6 +53,7 @@ NO_RECEIVER = (
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
+TOLD_BY_MESSAGES = RUNNING - {HealthState.POLLING}
 
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()

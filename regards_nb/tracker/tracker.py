@@ -30,7 +30,7 @@ from regards_nb.consumer import (
     publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import ServiceError, SettingsError, TrackingError
+from regards_nb.errors import SettingsError, TrackingError
 from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
@@ -50,6 +50,7 @@ from regards_nb.tracker.fetch import CallOptions, DownloadDetails, DownloadReque
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
     RUNNING,
+    TOLD_BY_MESSAGES,
     JournalReader,
     Life,
     OtherConsumers,
@@ -1188,13 +1189,12 @@ class OrderTracker:
         options = CallOptions(
             executor=executor, process=process, source=self._source, directory=directory
         )
-        if self._sync is not None:
-            self._sync.log_in_again()
-            if self._life.health.state not in RUNNING:
-                with contextlib.suppress(ServiceError):  # no message tells what is ready
-                    self._sync.ask_unfinished()
-        states = list(self._shared.states(self._keys_in(keys))) if keys else downloads.open_orders()
+        named = self._keys_in(keys) if keys else ()
+        unasked = downloads.ask(are_told=self._life.health.state in TOLD_BY_MESSAGES)
+        states = list(self._shared.states(named)) if keys else downloads.open_orders()
         if not states:
+            if unasked is not None and not keys:
+                raise unasked
             nothing = partial(self._blocking.nothing_to_download, again=again)
             why = "no order is selected" if keys else nothing()
             advice = "" if keys else self._life.sync_advice
