@@ -56,6 +56,7 @@ class _Call:
         self.at_s = -math.inf
         #: Until when the cause of the last line was there at least.
         self.lasts_s = -math.inf
+        self.is_over = False
 
     @property
     def due_s(self) -> float:
@@ -262,6 +263,13 @@ def speaks() -> bool:
     return threading.current_thread() is call.thread
 
 
+def this_call() -> object | None:
+    """Return the call of the user for which this thread works; None outside of one."""
+    call = _call.get()
+    # A thread that a call began has its context also later.
+    return None if call is _outside or call.is_over else call
+
+
 def _age_s(text: str) -> float:
     """Return how long ago *text* was said, if it was said last."""
     call = _call.get()
@@ -319,7 +327,8 @@ def user_call() -> Iterator[None]:
 
     Many requests of one call that are all answered late would say the same line each.
     """
-    call, thread = _call.get(), threading.current_thread()
+    outer, thread = _call.get(), threading.current_thread()
+    call = outer
     # A thread of this package may have the context of the call that began it.
     if not thread.name.startswith(_OWN_THREADS) and (
         call is _outside or call.thread not in (None, thread)
@@ -330,6 +339,7 @@ def user_call() -> Iterator[None]:
         yield
     finally:
         _call.reset(token)
+        call.is_over = call is not outer
 
 
 @contextmanager

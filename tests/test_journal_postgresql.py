@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import psycopg
 import pytest
 import sqlalchemy as sa
 from conftest import interrupted_after, until
@@ -16,8 +18,9 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
-from regards_nb.errors import JournalError
+from regards_nb.errors import JournalError, StoppedWaiting
 from regards_nb.journal import Database, Journal, Server
+from regards_nb.waits import user_call
 
 if TYPE_CHECKING:
     from conftest import Admin
@@ -166,6 +169,106 @@ def test_ctrl_c_ends_the_wait_for_a_server_that_does_not_answer(
             call()
         call()
         assert not [record for record in caplog.records if record.name.startswith("psycopg")]
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_tracker_whose_server_does_not_answer_is_not_made(
+    postgresql: PrivatePostgreSQL,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The wait is told, and Ctrl-C ends it in one line."""
+    monkeypatch.setattr(Server, "connect_s", 2)
+    url = postgresql.new_database()
+    with postgresql.suspended():
+        with pytest.raises(JournalError, match="cannot open.*Check that the server"):
+            OrderTracker.reader(url)
+        told = capsys.readouterr().out
+        assert told.startswith("waiting for the server of the journal postgresql+psycopg://")
+        assert told.endswith(", at most 5 s\n")
+    is_over = threading.Event()
+
+    def refused(server: Server, *_: object, **__: object) -> None:
+        with server.outage.awaited():
+            is_over.wait()
+            raise psycopg.OperationalError("connection timeout expired")
+
+    monkeypatch.setattr(Server, "connect", refused)
+    with (
+        interrupted_after(lambda written: "waiting for" in written, monkeypatch),
+        pytest.raises(StoppedWaiting, match="no tracker was made"),
+    ):
+        OrderTracker("amqp://nowhere.invalid", "q", journal=url)
+    is_over.set()
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_call_gives_a_server_up_once(
+    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its later parts fail at once; another call asks the server."""
+    asked: list[object] = []
+    connect = Server.connect
+
+    def counted(server: Server, *arguments: object, **options: object) -> object:
+        asked.append(arguments)
+        return connect(server, *arguments, **options)
+
+    monkeypatch.setattr(Server, "connect", counted)
+    with Journal(postgresql.new_database()) as journal:
+        with user_call(), postgresql.suspended():
+            with pytest.raises(JournalError, match="cannot read"):
+                journal.last_id()
+            asked.clear()
+            with pytest.raises(JournalError, match="cannot read.*connection.*Check that"):
+                journal.last_id()
+            with pytest.raises(JournalError, match="cannot write.*connection.*Check that"):
+                journal.open_session("q")
+            assert not asked
+            with ThreadPoolExecutor(1) as pool, pytest.raises(JournalError):
+                pool.submit(journal.last_id).result()
+            assert asked
+        with user_call():
+            journal.open_session("q")
+        assert journal.last_id() == 0
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_background_thread_waits_no_longer_for_a_server_than_a_call(
+    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds locks for which a call waits, too."""
+    with Journal(postgresql.new_database()) as journal, postgresql.suspended():
+        with pytest.raises(JournalError, match="cannot read"):
+            journal.last_id()
+        monkeypatch.setattr(Server, "reconnect_s", 2 * int(LIMIT_S))
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(journal.last_id)
+            with pytest.raises(JournalError, match="cannot read.*connection"):
+                reading.result(LIMIT_S)
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_submit_gives_a_server_up_that_does_not_answer(
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It tells one limit, and no part of it begins to wait anew."""
+    with OrderTracker.demo(
+        broker=broker,
+        suborder_pause_s=0.01,
+        journal=postgresql.new_database(),
+        workspace=tmp_path / "orders",
+    ) as tracker:
+        tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=60)
+        capsys.readouterr()
+        with postgresql.suspended(), pytest.raises(JournalError, match="Check that the server"):
+            tracker.submit("dataset:SWOT_PASS_012")
+        told = [line for line in capsys.readouterr().out.splitlines() if "journal" in line]
+        assert len(told) == 1
+        assert told[0].endswith(", at most 5 s")
 
 
 def test_the_consumer_goes_on_after_a_server_that_did_not_answer(

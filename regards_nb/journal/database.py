@@ -269,7 +269,8 @@ class Database:
         Nothing is written to a journal that exists: it may be on a read-only file system, belong to
         another user, be a copy on a standby server, or be locked by another writer.
         """
-        self._in_place(lambda: uninterrupted(self._open))
+        tell = partial(self._tell, self.busy_timeout_s)
+        self._in_place(lambda: uninterrupted(self._open, tell))
 
     def _in_place(self, attempt: Callable[[], _T]) -> _T:
         """Return what *attempt* does with the files at the path."""

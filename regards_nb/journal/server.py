@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import sqlalchemy as sa
 
 from regards_nb import waits
-from regards_nb.waits import awaited, in_main_thread, told
+from regards_nb.waits import awaited, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,8 @@ class Server:
         self.text = text
         #: How long a call waits for a server that does not answer.
         self.patience_s = self.silence_s + self.reconnect_s
+        #: Why the last call was given up.
+        self._reason = ""
 
     def serve(self, engine: sa.Engine) -> None:
         """Note when an engine reaches the server; make the connections of psycopg here."""
@@ -78,16 +80,20 @@ class Server:
                     self.text,
                     timeout_s=self._connect_limit_s(),
                     ends_after_s=float(options["connect_timeout"]),
-                    unwanted=lambda unused: unused.close(),
+                    unwanted=self._came_late,
                 )
             except TimeoutError:
                 raise psycopg.OperationalError("connection timeout expired") from None
         connection.silence = partial(Silence, self)
         return connection
 
+    def _came_late(self, unused: Any) -> None:
+        self.outage.over()  # the next one gets more time
+        unused.close()
+
     def _connect_limit_s(self) -> float:
         """Return how long this thread waits for a connection."""
-        if not in_main_thread() or not self.outage.lasts():
+        if not self.outage.lasts():
             return math.inf
         # The rest of the time of the call; the calls of a cell do not wait one after the other.
         return max(self.outage.end_s(self.patience_s) - time.monotonic(), _LATER_S)
@@ -98,8 +104,10 @@ class Server:
         At least once where a connection was lost that was not in use: the server, a proxy or a
         firewall may have ended it.
         """
+        if self.outage.is_given_up():
+            raise sa.exc.OperationalError(None, None, ConnectionError(self._reason))
         patience_s, is_first = patience_s or 0.0, patience_s is not None
-        began_s, end_s = time.monotonic(), self.outage.end_s(patience_s)
+        began_s = time.monotonic()
         while True:
             try:
                 result = attempt()
@@ -107,8 +115,10 @@ class Server:
                 if not _is_lost(exc):
                     raise
                 self.outage.met()
-                now_s = time.monotonic()
+                now_s, end_s = time.monotonic(), self.outage.end_s(patience_s, began_s)
                 if now_s >= end_s and not (is_first and exc.connection_invalidated):
+                    self._reason = str(exc.orig)
+                    self.outage.give_up()
                     raise
             else:
                 return result
@@ -122,8 +132,6 @@ class Server:
         """Return until when a connection may be silent, of which no byte has come since a time."""
         if has_answered:
             return began_s + self.statement_s
-        if not in_main_thread():
-            return began_s + self.silence_s
         # The calls of a cell do not wait one after the other.
         return max(self.outage.end_s(self.silence_s), began_s + _LATER_S)
 

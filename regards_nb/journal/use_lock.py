@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import fulfil, in_main_thread, speaks, time_left_s
+from regards_nb.waits import fulfil, in_main_thread, speaks, this_call, time_left_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ class Outage:
     """What all calls of a journal wait for: a server, or the lock of another program.
 
     They share one time limit, so that the parts of a call, and the calls of a cell, do not wait one
-    after the other.
+    after the other. Threads in the background have it, too: they hold locks for which a call waits.
     """
 
     def __init__(self) -> None:
@@ -135,6 +135,8 @@ class Outage:
         self._since_s, self._met_s = math.inf, -math.inf
         #: When the waits began that go on.
         self._begun: list[float] = []
+        #: The call of the user that has waited in vain.
+        self._given_up_in: object | None = None
 
     @contextmanager
     def awaited(self, began_s: float | None = None) -> Iterator[None]:
@@ -150,17 +152,29 @@ class Outage:
     def over(self) -> None:
         """Note that the server answers again, or that the lock is free."""
         self._since_s = math.inf
+        self._given_up_in = None
 
     def met(self) -> None:
         """Note that the server does not answer, or that another program has the lock."""
         self._met_s = time.monotonic()
         self._since_s = min([self._since_s, self._met_s, *self._begun])
 
-    def end_s(self, patience_s: float) -> float:
-        """Return when a wait that begins now ends, also by the time limit of the caller."""
+    def give_up(self) -> None:
+        """Note that a call has waited in vain: what else it does fails at once, for a while."""
+        self._given_up_in = this_call() or self._given_up_in
+
+    def is_given_up(self) -> bool:
+        """Return whether this call of the user has waited in vain just now."""
+        call = this_call()
+        is_recent = time.monotonic() - self._met_s < _TRIED_EVERY_S
+        return is_recent and call is not None and call is self._given_up_in
+
+    def end_s(self, patience_s: float, began_s: float | None = None) -> float:
+        """Return when a wait ends that begins now, or began, also by the caller's time limit."""
         now_s = time.monotonic()
-        later_s = now_s + min(patience_s, _LATER_S)
-        end_s = max(min(self._since_s, now_s) + patience_s, later_s)
+        began_s = now_s if began_s is None else began_s
+        later_s = began_s + min(patience_s, _LATER_S)
+        end_s = max(min(self._since_s, began_s) + patience_s, later_s)
         return min(end_s, now_s + max(time_left_s(), 0.0))
 
     def lasts(self) -> bool:

@@ -191,9 +191,10 @@ class OrderTracker:
         #: Where its settings come from; None: all were given in code.
         self._source: SettingsSource | None = None
         self._silence_s = silence_s
-        opened = Journal(journal)
-        if amqp is JOURNAL_ONLY:
-            check_queue(opened, queue)
+        with stopped_by_user("no tracker was made: call it again"):
+            opened = Journal(journal)
+            if amqp is JOURNAL_ONLY:
+                check_queue(opened, queue)
         signal = ChangeSignal()
         errors = BackgroundErrors(signal.send)
         opened.on_notice(errors.note)
