@@ -26,6 +26,7 @@ from regards_nb import OrderEvent, OrderTracker, errors
 from regards_nb.client import LastByte
 from regards_nb.journal import Database, Journal, order_lease
 from regards_nb.simulator import (
+    LateSave,
     MissingEntry,
     OrderPlan,
     PrivateBroker,
@@ -140,6 +141,19 @@ def test_a_download_that_asks_again_says_why(
     tracker.download(number)
     has_pause_of_3_s = len(refusals) == 1
     assert not has_pause_of_3_s or re.search(f"downloading; {told}", capsys.readouterr().out)
+
+
+def test_a_download_that_waits_until_regards_has_saved_says_so(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """It sent the files before, and lists them still."""
+    number = simulator.order(ONE_FILE)
+    tracker.wait(number, timeout_s=60)
+    simulator.faults.add(LateSave(delay_s=600))
+    tracker.download(number)
+    tracker.download_soon(number)
+    until(lambda: "may not have saved yet that it sent them" in tracker._repr_html_())
+    tracker.stop()
 
 
 @pytest.mark.parametrize("source", ["catchup", "poll"])

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from regards_nb.client import pausing
 from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 #: Fewer waits after a zip that failed: the server has then most likely no state to save.
 _SHORT_SAVING_S = SAVING_S[:3]
+#: Why a download waits then.
+SAVING = "REGARDS lists files that are here, and may not have saved yet that it sent them"
 
 
 def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, Failure]:
@@ -166,7 +169,8 @@ def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileReco
         rows = [row for row in listed if row.file_id in file_ids]
         if not rows or pause_s is None:
             break
-        stop.wait(pause_s)
+        with pausing(SAVING):
+            stop.wait(pause_s)
         context.publisher.raise_if_stopped()
     return rows
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import watched
+from regards_nb.client import pausing, watched
 from regards_nb.download.after_zip import (
+    SAVING,
     SAVING_S,
     extract_kept_zips,
     fetch_missing,
@@ -218,8 +219,11 @@ class Downloader:
                     raise self._stopped() from None
                 raise
             plan = make_plan(self.records, self._options, given_up=self._failed)
-            if not plan.unreleased or pause_s is None or stop.wait(pause_s):
+            if not plan.unreleased or pause_s is None:
                 break
+            with pausing(SAVING):
+                if stop.wait(pause_s):
+                    break
         return plan
 
     def _context(
