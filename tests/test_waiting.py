@@ -587,6 +587,23 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
         tracker.wait(number, timeout_s=60)
 
 
+def test_a_failure_is_not_told_once_a_call_has_fetched_the_files(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The automatic download will look only later whether the missing file is here."""
+    refused = simulator.faults.add(StorageRefuses(name="file_00000.bin", times=None))
+    missing = (MissingEntry(name="file_00000.bin"),)
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
+        automatic = tracker._blocking.automatic
+        assert automatic is not None
+        automatic.first_retry_s = 600.0
+        number = simulator.order(OrderPlan(n_files=2, faults=missing))
+        until(lambda: automatic.failure(tracker._shared.states()))
+        simulator.faults.remove(refused)
+        tracker.download(number)
+        assert not automatic.failure(tracker._shared.states())
+
+
 def test_an_order_whose_download_failed_in_part_does_not_look_done(
     simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -384,7 +384,9 @@ class AutoDownload:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         failed = {key: tries for key, tries in list(self._tries.items()) if tries.error}
         for state in states if failed else ():
-            if tries := failed.get(state.key):
+            # A call of the user may have downloaded what was missing.
+            is_here = 0 < (state.files_total or 0) <= state.downloaded_files
+            if (tries := failed.get(state.key)) and (state.to_download or not is_here):
                 then = self._next_try(state.key)
                 return f"the download of order {state.order_id} failed: {tries.error}{then}"
         return ""
