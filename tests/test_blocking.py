@@ -281,6 +281,7 @@ def test_one_suborder_that_waits_blocks_nothing(
     """REGARDS goes on with the other place; from the second one on, the advice is given."""
     tracker._blocking.quiet_s = 600.0
     tracker.wait(simulator.order(ONE_FILE), timeout_s=60)
+    capsys.readouterr()  # it may have said that this order waits for a download
     long = simulator.order(LONG)
     with pytest.raises(errors.WaitTimeoutError) as caught:
         tracker.wait(long, timeout_s=0.5)

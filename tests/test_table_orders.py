@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,18 @@ def products(tracker: OrderTracker, low: int, high: int) -> pd.DataFrame:
 
 def applied(simulator: Simulator) -> int:
     return sum(seen.path.endswith("/apply") for seen in simulator.requests)
+
+
+def test_a_time_limit_that_passes_while_the_journal_is_written_is_one(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path
+) -> None:
+    """Also where another thread of the process writes for long; nothing was ordered."""
+    table = products(tracker, 1, 1)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made.*the journal"):
+            tracker.submit_each(table, timeout_s=0.3)
+    assert not simulator.service.orders
 
 
 def test_each_row_is_an_order_with_its_own_columns(

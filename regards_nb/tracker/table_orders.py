@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from regards_nb.client import asking_again
 from regards_nb.errors import (
     BrokerUnreachableError,
+    JournalError,
     ServiceUnreachableError,
     SettingsError,
     WaitTimeoutError,
@@ -215,6 +216,11 @@ class TableOrders(WaitingCall):
             pause_s = next(self._pauses)
             self._obstacle = asking_again(pause_s, str(exc))
             self._not_before_s = time.monotonic() + pause_s
+        except JournalError as exc:
+            # The time limit of the call may end a wait for a thread that writes to the journal.
+            if self._deadline_s is None or time.monotonic() < self._deadline_s:
+                raise
+            self._obstacle = str(exc)
         except NothingFoundError as exc:
             self._refused[self._pending.popleft()] = f"{request.label} ({exc})"
             self._shared.signal.send()
