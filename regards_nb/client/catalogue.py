@@ -210,7 +210,7 @@ class Catalogue:
                 method="POST", path=f"{_CATALOGUE}/complex/search/summary", json=body
             )
             try:
-                with progress(f"the estimate: {start} of {len(searches)} queries"):
+                with progress(f"the estimate: {start} of {len(searches)} queries" if start else ""):
                     response = self._exchange(spec)
             except ServiceError as exc:
                 raise self._explained(exc) from None
