@@ -30,7 +30,7 @@ from simulator_session import Session
 from regards_nb import OrderTracker, errors, waits
 from regards_nb.client import RegardsClient
 from regards_nb.journal import Journal
-from regards_nb.simulator import QUEUE_ARGUMENTS, PrivateBroker, Simulator
+from regards_nb.simulator import QUEUE_ARGUMENTS, OrderPlan, PrivateBroker, Simulator
 
 # some tests are small runs of a benchmark
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -284,6 +284,23 @@ def limit_tells(told: str, call: Callable[[float], object]) -> errors.WaitTimeou
         if re.search(told, str(caught.value)):
             return caught.value
     pytest.fail(f"{told!r} is not in {caught.value}")
+
+
+@contextlib.contextmanager
+def over_rest(
+    simulator: Simulator, folder: Path, plans: Iterable[OrderPlan]
+) -> Iterator[OrderTracker]:
+    """Yield a tracker over REST that knows orders made over REST."""
+    alone = OrderTracker(
+        client=client_of(simulator),
+        journal=folder / "journal.sqlite",
+        workspace=folder / "orders",
+    )
+    with alone:
+        for plan in plans:
+            simulator.order(plan, over_amqp=False)
+        alone.sync()
+        yield alone
 
 
 def without_waits(output: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import client_of, until
+from conftest import client_of, over_rest, until
 
 from regards_nb import OrderTracker, waits
 from regards_nb.errors import JournalError
@@ -27,15 +27,7 @@ LARGE = OrderPlan(n_files=8, files_per_suborder=1)
 @pytest.fixture
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
     """Return a tracker over REST with three orders that have not ended."""
-    alone = OrderTracker(
-        client=client_of(simulator),
-        journal=tmp_path / "journal.sqlite",
-        workspace=tmp_path / "orders",
-    )
-    with alone:
-        for _ in range(3):
-            simulator.order(LARGE, over_amqp=False)
-        alone.sync()
+    with over_rest(simulator, tmp_path, [LARGE] * 3) as alone:
         yield alone
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import pika
 import pytest
-from conftest import client_of, interrupted_after, limit_tells, until
+from conftest import client_of, interrupted_after, limit_tells, over_rest, until
 
 from regards_nb import OrderTracker, display, errors, waits
 from regards_nb.client import LastByte, RegardsClient, watched
@@ -39,14 +39,7 @@ TABLE = pd.DataFrame({"provider_id": ["SWOT_SSH_007_012"]})
 @pytest.fixture
 def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
     """Return a tracker over REST with one order that has not ended."""
-    alone = OrderTracker(
-        client=client_of(simulator),
-        journal=tmp_path / "journal.sqlite",
-        workspace=tmp_path / "orders",
-    )
-    with alone:
-        simulator.order(OrderPlan(n_files=8, files_per_suborder=1), over_amqp=False)
-        alone.sync()
+    with over_rest(simulator, tmp_path, [OrderPlan(n_files=8, files_per_suborder=1)]) as alone:
         yield alone
 
 

@@ -27,6 +27,7 @@ from regards_nb.consumer.delivery_reader import DeliveryReader as DeliveryReader
 from regards_nb.consumer.delivery_reader import properties_from as properties_from
 from regards_nb.consumer.errors import UnconfirmedRequestError as UnconfirmedRequestError
 from regards_nb.consumer.errors import broker_error as broker_error
+from regards_nb.consumer.health import ENDED as ENDED
 from regards_nb.consumer.health import Health as Health
 from regards_nb.consumer.health import HealthReport as HealthReport
 from regards_nb.consumer.health import HealthState as HealthState

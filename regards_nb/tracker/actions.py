@@ -42,7 +42,7 @@ _JOBS_STOP_TIMEOUT_S = 100.0
 #: While an order is in one of these statuses, its jobs stop, and a refused action is repeated
 #: (protocol.md 1.2).
 _JOBS_STOPPING = {"resume": {"PAUSED"}, "cancel": {"PENDING", "RUNNING", "PAUSED"}}
-#: The status after an action, used when the order cannot be asked for afterwards.
+#: What is said while several orders are acted on.
 _DOING = {
     "pause": "pausing",
     "resume": "resuming",
@@ -51,6 +51,7 @@ _DOING = {
     "cancel": "cancelling",
     "delete": "deleting",
 }
+#: The status after an action, used when the order cannot be asked for afterwards.
 _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 
 

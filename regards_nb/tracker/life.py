@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import USERS_FUNCTION, LastByte, watched
-from regards_nb.consumer import HealthReport, HealthState
+from regards_nb.consumer import ENDED, HealthReport, HealthState
 from regards_nb.download import is_alive
 from regards_nb.errors import (
     JournalError,
@@ -53,6 +53,7 @@ NO_RECEIVER = (
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
+#: In these states messages tell what is ready; else REGARDS is asked.
 TOLD_BY_MESSAGES = RUNNING - {HealthState.POLLING}
 
 #: In the place of the address of a broker: the journal is read, nothing is received.
@@ -110,8 +111,7 @@ class Life:
     @property
     def receives(self) -> bool:
         """Whether it brings events into its journal, or tries to."""
-        ended = {HealthState.STOPPED, HealthState.FAILED}
-        return not (isinstance(self._source, JournalReader) or self._source.health.state in ended)
+        return not (isinstance(self._source, JournalReader) or self._source.health.state in ENDED)
 
     @property
     def health(self) -> Health:

@@ -333,10 +333,11 @@ class RestSync:
         self.save_outcomes()
         before, key_of = self._shared.states(), self._shared.frames.key_of
         remotes = {each.order_id: each for each in islice(self.client.iter_orders(), limit)}
-        n_taken_in = len(remotes) if len(remotes) == limit else math.inf
+        is_all = len(remotes) < limit
+        n_taken_in = math.inf if is_all else len(remotes)
         self.listing.n_taken_in = max(self.listing.n_taken_in, n_taken_in)
         new = [number for number in reversed(remotes) if key_of(number) is None]
-        oldest = min(remotes, default=0) if len(remotes) == limit else 0
+        oldest = 0 if is_all else min(remotes, default=0)
         known = self.unfinished() | self._waiting()
         remotes = self._completed(remotes, {number for number in known if number > oldest})
         _, newer = self._take(remotes, before, remotes)
