@@ -7,7 +7,7 @@
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
 - ``rest_answers``: what an answer over REST tells that no message told;
-- ``rest_sync``: asks REGARDS over REST, and decides when;
+- ``rest_sync``, ``rounds``: asks REGARDS over REST, and when;
 - ``submission``: submits a request once;
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;
 - ``actions``: pause, resume, retry, restart, cancel, delete;

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Consumer, Health
     from regards_nb.journal import Journal
-    from regards_nb.tracker.rest_sync import Poller
+    from regards_nb.tracker.rounds import Poller
     from regards_nb.tracker.shared import BackgroundErrors, Shared
 
 _NOT_STARTED = (

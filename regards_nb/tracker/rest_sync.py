@@ -1,8 +1,6 @@
 """REST sync: ask REGARDS for the state of orders, and journal what no message said.
 
-`RestSync` asks, and journals what is new; what no message tells, a label, is an `Answer`.
-`catching_up` decides when it asks beside a broker, `Poller` without one, and `AskingMeanwhile`
-during a call that waits.
+What no message tells, a label, is an `Answer`. `rounds` decides when `RestSync` asks.
 """
 
 from __future__ import annotations
@@ -11,31 +9,23 @@ import logging
 import math
 import threading
 import time
-import weakref
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from regards_nb.consumer import HealthReport, HealthState
 from regards_nb.errors import (
     JournalError,
     NotAllowedError,
     OrderNotFoundError,
     RegardsError,
     ServiceError,
-    ServiceLoginError,
     ServiceUnreachableError,
-    SettingsError,
-    TrackingError,
 )
 from regards_nb.events import OrderStatus, decode
 from regards_nb.frames import Answer
 from regards_nb.orders import GONE, replaced
 from regards_nb.text import numbered
-from regards_nb.threads import OwnThread
 from regards_nb.tracker.rest_answers import (
     PAGE,
     REST_ANSWERS,
@@ -47,14 +37,14 @@ from regards_nb.tracker.rest_answers import (
     ready_again,
     state_of,
 )
-from regards_nb.tracker.shared import ASKING, RECEIVING, SUBORDERS_PER_USER
-from regards_nb.waits import ended_by, growing, in_thread, is_stopped, limited, pause
+from regards_nb.tracker.shared import ASKING, SUBORDERS_PER_USER
+from regards_nb.waits import ended_by, is_stopped, limited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Container, Iterable
 
     from regards_nb.client import RegardsClient, RemoteOrder
-    from regards_nb.consumer import Consumer, Health
+    from regards_nb.consumer import Health
     from regards_nb.frames import States
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.shared import Shared
@@ -75,30 +65,13 @@ _AFTER_ACTION_S = 5.0
 #: server enforces that (protocol.md 1.7), so waiting for it is useless: after this time without a
 #: message the server itself is asked.
 SILENCE_S = 900.0
-LONGEST_SILENCE_S = 3600.0
-#: Used instead until the first message: perhaps none can come.
-_UNHEARD_S = 30.0
 #: What messages tell, and REST only where they did not come.
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
-#: After a connect, messages that waited in the queue arrive in the first moments.
-SETTLE_S = 2.0
-#: Time after which REST is asked although the queue holds messages, which it does not deliver.
-_STALLED_QUEUE_S = 60.0
 FIRST_RETRY_S = 30.0
-#: During a wait REST is asked at once, and after the first of these times without a change; the
-#: pauses between two questions double up to the second time.
-_UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 #: Maximum time to find out whether an error has healed.
 _CHECK_S = 5.0
-
-#: Without a broker: the pause between two rounds while orders change, and while they do not.
-POLL_S = 10.0
-LONGEST_POLL_S = 60.0
-_TICK_S = 1.0
 #: The source of the note on messages that do not come.
 _UNHEARD = "messages that only REST told"
-#: No later round would go better.
-_REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
 
 class RestSync:
@@ -494,207 +467,3 @@ def _any_still(unfinished: Iterable[OrderState]) -> bool:
         and (now - state.last_event).total_seconds() >= _STILL_S
         for state in unfinished
     )
-
-
-# -- when it is asked
-
-
-def catching_up(
-    owner: object, sync: RestSync, consumer: Consumer, *, silence_s: float
-) -> OwnThread:
-    """Start a thread that asks after a connect, an action and a long silence.
-
-    After *silence_s* without a message the unfinished orders are asked for. The thread does not
-    hold its *owner*, the tracker, which can then be collected.
-    """
-    sync.failures, sync.error = 0, ""
-    thread = OwnThread(
-        "catchup",
-        partial(_catch_up, sync, weakref.ref(consumer), silence_s),
-        does="asks REGARDS after a connect and a silence",
-        died=partial(sync.errors.record, RECEIVING),
-        owner=owner,
-        awaits=sync.where,
-    )
-    thread.start()
-    return thread
-
-
-def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: float) -> None:
-    asked_at: datetime | None = None
-    #: The number of rounds in turn that brought nothing new.
-    unmoved = 0
-    not_before_s = 0.0
-    while not pause(_TICK_S):
-        consumer = consumer_of()
-        if consumer is None:
-            return
-        with suppress(JournalError):
-            sync.save_outcomes()
-        health = consumer.health
-        del consumer
-        if time.monotonic() < not_before_s:
-            continue
-        if health.state is HealthState.RECONNECTING and sync.take_due():
-            # A call of the user waits for what no message can tell now.
-            sync.ask_round()
-            not_before_s = time.monotonic() + sync.retry_s(0.0)
-        if health.state is not HealthState.CONSUMING:
-            continue
-        sync.withdraw_unheard(health)
-        now = datetime.now(UTC)
-        last_sign = max(health.since, health.last_event or health.since)
-        quiet_s = (now - last_sign).total_seconds()
-        if quiet_s < SETTLE_S or (health.queue_depth and quiet_s < _STALLED_QUEUE_S):
-            continue
-        missed = asked_at is None or asked_at < health.since
-        silent_s = (now - max(last_sign, asked_at or last_sign)).total_seconds()
-        usual_s = silence_s if health.last_event else min(silence_s, _UNHEARD_S)
-        pause_s = min(usual_s * 2.0 ** min(unmoved, 10), max(LONGEST_SILENCE_S, silence_s))
-        if not (missed or silent_s >= pause_s or sync.take_due()):
-            continue
-        asked_at = now
-        changed = sync.ask_round()
-        with suppress(JournalError):  # an outage of the journal ends by itself, too
-            unmoved = 0 if changed or not sync.unfinished() else unmoved + 1
-        sync.note_unheard(health)
-        if sync.failures:
-            asked_at = None
-            not_before_s = time.monotonic() + sync.retry_s(silence_s)
-
-
-class AskingMeanwhile:
-    """Has REGARDS asked during a call that waits, while nothing moves.
-
-    No message tells of the orders of another notebook. *end* ends a round that this runs itself.
-    """
-
-    def __init__(self, sync: RestSync, shared: Shared, end: threading.Event) -> None:
-        self._sync = sync
-        self._shared = shared
-        self._end = end
-        #: What is compared to see whether something moves; when REGARDS is asked next, and how long
-        #: after that.
-        self._moves: object = None
-        self._next_s, self._pauses = 0.0, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
-
-    def look(self, last_event: datetime | None) -> None:
-        """Have REGARDS asked at once the first time, later when nothing has moved for a while."""
-        moves, now_s = (last_event, frozenset(self._shared.downloads)), time.monotonic()
-        if moves != self._moves:
-            self._next_s = now_s + (0.0 if self._moves is None else _UNMOVED_S)
-            self._moves, self._pauses = moves, growing(_UNMOVED_S, _LONGEST_UNMOVED_S)
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + next(self._pauses)
-        self._sync.ask_soon(0.0)
-        if self._shared.asking.hangs:
-            # The round that runs may be on a dead connection: ask beside it.
-            with ended_by(self._end):
-                in_thread(self._sync.ask_round)
-
-
-class Poller:
-    """Takes the place of the consumer without a broker: asks over REST at intervals.
-
-    *changed* is called when the health changed. *poll_s* is the pause between two rounds while
-    orders change; it is up to six times longer while they do not.
-    """
-
-    def __init__(self, sync: RestSync, changed: Callable[[], None], *, poll_s: float) -> None:
-        if poll_s <= 0:
-            raise SettingsError(f"poll_s must be more than 0 seconds, not {poll_s:g}")
-        self._sync = sync
-        self._poll_s = poll_s
-        self._health = HealthReport(changed)
-
-    @property
-    def health(self) -> Health:
-        """Whether REGARDS answers: the last round tells, of any thread."""
-        health, error = self._health.health, self._sync.error
-        if health.state is not HealthState.POLLING:
-            return health
-        health = replace(health, since=max(health.since, self._sync.since))
-        return replace(health, state=HealthState.RECONNECTING, reason=error) if error else health
-
-    def start(self, timeout_s: float) -> None:
-        """Log in, ask once, and go on asking in a thread, also if the list cannot be read."""
-        if (thread := self._health.thread) is not None and thread.is_alive():
-            return
-        sync = self._sync
-        sync.failures, sync.error = 0, ""
-        try:
-            with limited(time.monotonic() + timeout_s):
-                problem = self._ask_first()
-                sync.open_session()
-        except RegardsError as exc:
-            self._health.report(HealthState.FAILED, str(exc))
-            raise
-        if problem is not None:
-            sync.failed(problem)
-        self._health.report(HealthState.POLLING, _polling(self._poll_s))
-        self._health.thread = OwnThread(
-            "poll",
-            partial(_poll, sync, self._health, self._poll_s),
-            does="asks REGARDS for the orders",
-            died=partial(sync.errors.record, RECEIVING),
-            owner=self,
-            awaits=sync.where,
-        )
-        self._health.thread.start()
-
-    def _ask_first(self) -> RegardsError | None:
-        """Ask for the orders; return why they cannot be read, if it is REGARDS that answers."""
-        client = self._sync.client
-        try:
-            # One order is enough to know whether the login is accepted.
-            next(client.iter_orders(page_size=1), None)
-            self._sync.ask_unfinished()
-        except _REFUSALS:
-            raise
-        except RegardsError as exc:
-            # After a login it is not a page of something else. A token has proved nothing so far.
-            if client.login_form is None:
-                try:
-                    client.cart()
-                except RegardsError:
-                    raise exc from None
-            return exc
-        return None
-
-    def stop(self, timeout_s: float) -> None:
-        """End the thread; TrackingError if it did not end in time."""
-        thread = self._health.thread
-        if thread is None:
-            return
-        try:
-            has_ended = thread.end(timeout_s)
-        finally:
-            self._health.report(HealthState.STOPPED)
-        if not has_ended:
-            raise TrackingError(f"polling over REST did not end within {timeout_s:g} s")
-
-
-def _poll(sync: RestSync, health: HealthReport, poll_s: float) -> None:
-    pause_s = poll_s
-    known: set[int] = set()
-    next_s = time.monotonic() + pause_s
-    while not pause(min(_TICK_S, poll_s)):
-        with suppress(JournalError):  # that of an outage: look again at the next tick
-            sync.save_outcomes()
-            unfinished = set(sync.unfinished())
-            if unfinished - known:  # a new order: poll at the shortest pause again
-                pause_s, next_s = poll_s, min(next_s, time.monotonic() + poll_s)
-            known = unfinished
-        if time.monotonic() < next_s and not sync.take_due():
-            continue
-        changed = sync.ask_round()
-        if changed:
-            health.report_event()
-        pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))
-        next_s = time.monotonic() + sync.retry_s(pause_s)
-
-
-def _polling(poll_s: float) -> str:
-    longest_s = max(LONGEST_POLL_S, poll_s)
-    return f"polling REGARDS over REST every {poll_s:g} to {longest_s:g} s (no RabbitMQ account)"

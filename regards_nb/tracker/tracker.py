@@ -62,13 +62,8 @@ from regards_nb.tracker.life import (
 )
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_answers import REST_ANSWERS
-from regards_nb.tracker.rest_sync import (
-    POLL_S,
-    SILENCE_S,
-    Poller,
-    RestSync,
-    catching_up,
-)
+from regards_nb.tracker.rest_sync import SILENCE_S, RestSync
+from regards_nb.tracker.rounds import POLL_S, Poller, catching_up
 from regards_nb.tracker.selection import check_keys
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,

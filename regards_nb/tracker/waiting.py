@@ -29,7 +29,7 @@ from regards_nb.output import say
 from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT
 from regards_nb.tracker.life import RUNNING
-from regards_nb.tracker.rest_sync import AskingMeanwhile
+from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
 from regards_nb.waits import ended_by, in_cell, in_thread, limited
