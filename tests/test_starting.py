@@ -58,7 +58,16 @@ def test_an_outage_of_rest_is_a_note(
         assert list(tracker.wait(number, timeout_s=60)["status"]) == ["DONE"]
 
 
-@pytest.mark.parametrize("asks", [OrderTracker.wait, OrderTracker.sync])
+def _log_in(tracker: OrderTracker) -> None:
+    assert tracker.client
+    tracker.client.login()
+
+
+def _order(tracker: OrderTracker) -> None:
+    tracker.submit("URN:1", estimate=False)
+
+
+@pytest.mark.parametrize("asks", [OrderTracker.wait, OrderTracker.sync, _log_in, _order])
 def test_a_note_on_the_login_ends_with_an_answer(
     simulator: Simulator, tmp_path: Path, asks: Callable[[OrderTracker], object]
 ) -> None:

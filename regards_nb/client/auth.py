@@ -298,6 +298,8 @@ class TokenProvider:
         #: The thread that logs in holds it, unless its login hangs.
         self._lock = threading.Lock()
         self._began_at = datetime.now(UTC)
+        #: Number of logins and of other requests with a token that the server accepted.
+        self.n_accepted = 0
         #: Ends the logins of other threads once one has got a token.
         self._came = threading.Event()
         self._final_until_s = 0.0
@@ -368,6 +370,7 @@ class TokenProvider:
                 raise
             return self._token
         self._token, self._came = token, threading.Event()
+        self.n_accepted += not token.is_given
         came.set()
         return token
 

@@ -205,6 +205,11 @@ class RegardsClient:
         return self._tokens is not None and self._tokens.is_refused
 
     @property
+    def n_accepted(self) -> int:
+        """Number of logins and of other requests that REGARDS accepted from this user so far."""
+        return 0 if self._tokens is None else self._tokens.n_accepted
+
+    @property
     def login_form(self) -> str | None:
         """The body of a login: ``json`` since REGARDS 2.0, ``form`` before; None: not known."""
         return None if self._password_login is None else self._password_login.form

@@ -228,6 +228,8 @@ class Transport:
                 response = self._read(self._send_until_accepted(request, auth), request)
         if isinstance(response, RequestFailure):
             raise self._error(request, response)
+        if not isinstance(auth, AuthBase):
+            auth.n_accepted += not response.is_page
         return response
 
     def _begun(self, request: RequestSpec) -> RequestSpec:

@@ -29,7 +29,7 @@ from regards_nb.errors import (
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
 from regards_nb.tracker.rest_answers import REST_ANSWERS
-from regards_nb.tracker.shared import ASKING, CLIENT_MISSING
+from regards_nb.tracker.shared import CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread
 
 if TYPE_CHECKING:
@@ -165,11 +165,12 @@ class Life:
         A refused login ends the start. One that is refused later is raised by the next call of the
         user, and an outage is only shown.
         """
-        last_byte = LastByte()
+        last_byte, n_before = LastByte(), 0 if client is None else client.n_accepted
         login = None if client is None else in_thread(partial(_log_in, client, last_byte))
         self._source.start(timeout_s)
         if client is None or login is None:
             return
+        tell = partial(self._tell, is_over=lambda: client.n_accepted > n_before)
         try:
             awaited(
                 login,
@@ -178,14 +179,14 @@ class Life:
             )
         except TimeoutError:
             say(_unanswered(client, last_byte))
-            login.add_done_callback(lambda done: self._tell(done.exception()))
+            login.add_done_callback(lambda done: tell(done.exception()))
         except ServiceLoginError:
             self._source.stop(timeout_s)
             raise
         except RegardsError as exc:
             # A wrong address is seen nowhere else while nothing is ordered.
             say(_UNCHECKED.format("", exc))
-            self._tell(exc)
+            tell(exc)
 
     def give_up_start(self, *, was_running: bool) -> str:
         """Stop the source of events again, and return what the user is told who stopped a start."""
@@ -195,11 +196,11 @@ class Life:
             self._source.stop(_GIVE_UP_S)
         return "start() was stopped, and no event arrives: call start() again"
 
-    def _tell(self, error: BaseException | None) -> None:
+    def _tell(self, error: BaseException | None, is_over: Callable[[], bool]) -> None:
         if isinstance(error, ServiceLoginError):
             self._errors.record("logging in to REGARDS", error)
         elif error is not None:
-            self._errors.note(_UNCHECKED.format("", error), source=ASKING)
+            self._errors.note(_UNCHECKED.format("", error), is_over=is_over)
 
     def end_for_good(self, text: str, client: RegardsClient | None) -> None:
         """Refuse all later calls with *text*, also those of the client."""

@@ -146,6 +146,8 @@ class _Told:
     #: For which orders, by number or correlation id, and what is said of them.
     orders: tuple[int | str, ...] = ()
     said_of: Callable[[Sequence[int | str]], str] = lambda _: ""
+    #: Whether it is true no more.
+    is_over: Callable[[], bool] = lambda: False
 
 
 class BackgroundErrors:
@@ -170,7 +172,9 @@ class BackgroundErrors:
         now_s = self._clock()
         with self._lock:
             shown = {text: told for text, told in self._told.items() if now_s < told.until_s}
-        return tuple(text + told.said_of(told.orders) for text, told in shown.items())
+        return tuple(
+            t + told.said_of(told.orders) for t, told in shown.items() if not told.is_over()
+        )
 
     def record(
         self,
@@ -204,9 +208,11 @@ class BackgroundErrors:
         else:
             self.record(what, error)
 
-    def note(self, text: str, *, source: str = "") -> None:
-        """Show a text about a problem that no call raises; `withdraw` takes the *source*."""
-        self._keep(text, _Told(self._clock() + SHOWN_S, source=source))
+    def note(
+        self, text: str, *, source: str = "", is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Show a text about a problem that no call raises, until *is_over* or `withdraw`n."""
+        self._keep(text, _Told(self._clock() + SHOWN_S, source=source, is_over=is_over))
 
     def _keep(self, text: str, new: _Told) -> None:
         with self._lock:
