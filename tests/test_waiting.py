@@ -590,7 +590,7 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
 def test_a_failure_is_not_told_once_a_call_has_fetched_the_files(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """The automatic download will look only later whether the missing file is here."""
+    """The automatic download looks later whether the missing file is here, and fetches nothing."""
     refused = simulator.faults.add(StorageRefuses(name="file_00000.bin", times=None))
     missing = (MissingEntry(name="file_00000.bin"),)
     with tracker_of(simulator, tmp_path, auto_download=True) as tracker:
@@ -602,6 +602,15 @@ def test_a_failure_is_not_told_once_a_call_has_fetched_the_files(
         simulator.faults.remove(refused)
         tracker.download(number)
         assert not automatic.failure(tracker._shared.states())
+        n_lists = _lists_of_files(simulator)
+        automatic.try_now()
+        key = tracker[number].key
+        until(lambda: not automatic.tries_of(key).error)
+        assert _lists_of_files(simulator) == n_lists
+
+
+def _lists_of_files(simulator: Simulator) -> int:
+    return sum(seen.path.endswith("/files/available") for seen in simulator.requests)
 
 
 def test_an_order_whose_download_failed_in_part_does_not_look_done(

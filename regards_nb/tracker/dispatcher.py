@@ -384,9 +384,7 @@ class AutoDownload:
         """Return a sentence on the first of some orders whose last download failed; else empty."""
         failed = {key: tries for key, tries in list(self._tries.items()) if tries.error}
         for state in states if failed else ():
-            # A call of the user may have downloaded what was missing.
-            is_here = 0 < (state.files_total or 0) <= state.downloaded_files
-            if (tries := failed.get(state.key)) and (state.to_download or not is_here):
+            if (tries := failed.get(state.key)) and (state.to_download or _lacks_some(state)):
                 then = self._next_try(state.key)
                 return f"the download of order {state.order_id} failed: {tries.error}{then}"
         return ""
@@ -463,7 +461,7 @@ class AutoDownload:
                 tries.is_incomplete, tries.failures, tries.next_s = False, 0, now_s
             if state.downloading or tries.next_s > now_s:
                 continue
-            is_incomplete = tries.is_incomplete and state.status not in GONE
+            is_incomplete = tries.is_incomplete and state.status not in GONE and _lacks_some(state)
             if state.order_id is None or not (state.to_download or is_incomplete):
                 del self._tries[state.key]
                 if tries.is_held:
@@ -509,6 +507,11 @@ class AutoDownload:
             next_at = datetime.now(UTC) + timedelta(seconds=wait_s)
             at_once = f"tracker.download({order.order_id}) tries at once"
             tries.next_try = f"; the next try comes at {next_at:%H:%M:%S} UTC, {at_once}"
+
+
+def _lacks_some(state: OrderState) -> bool:
+    """Return whether files are not here; a call of the user may have downloaded what failed."""
+    return state.downloaded_files < (state.files_total or 1)
 
 
 class DispatchCursor:
