@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 from children import Child
-from conftest import until
+from conftest import DEADLINE_S, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -651,6 +651,31 @@ def test_one_limit_of_time_holds_for_all_waits_of_a_call(
         background.result()
     journal.save_fetched("t", 1, 1)
     assert not journal.obstacle()
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_thread_of_this_process_that_writes_is_no_other_program(
+    place: str | Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiting writer is told who holds the journal, also if that uses another `Journal`."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 1)
+    begun, ends = threading.Event(), threading.Event()
+
+    def write(_: sa.Connection) -> None:
+        begun.set()
+        assert ends.wait(DEADLINE_S)
+
+    with ThreadPoolExecutor(2) as thread, Journal(place) as another:
+        writing = thread.submit(another._database.write, write)
+        assert begun.wait(DEADLINE_S)
+        waiting = thread.submit(journal.save_fetched, "t", 1, 1)
+        until(lambda: "holds" in journal.obstacle())
+        obstacle, error = journal.obstacle(), str(waiting.exception(DEADLINE_S))
+        ends.set()
+        writing.result(DEADLINE_S)
+    assert obstacle.startswith("another thread of this process holds the journal")
+    assert "Another thread of this process holds it" in error
+    assert "close that program" not in error
 
 
 def test_a_lease_that_a_locked_journal_refused_is_not_given_back(

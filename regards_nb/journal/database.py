@@ -28,11 +28,13 @@ from regards_nb.journal.changes import (
     why_not,
 )
 from regards_nb.journal.location import (
+    cannot,
+    holder,
     make_folder,
-    remedy,
     sqlite_path,
     url_of,
     without_secrets,
+    written,
     wrong_url,
 )
 from regards_nb.journal.rescue import Rescued, rescue, written_text
@@ -66,7 +68,7 @@ _LOCK_RETRY_S = 0.002
 #: The first and the longest time that a server waits for the lock before it answers.
 _SERVER_TURNS_S = (0.25, 2.0)
 _WAITING = "waiting for the server of the journal {}"
-_LOCKED = "another program holds the journal {}: writing waits for it"
+_LOCKED = "{} holds the journal {}: writing waits for it"
 
 #: The first statement of a transaction that writes: it waits for all others that write.
 LOCK_WRITERS = {
@@ -374,6 +376,7 @@ class Database:
     ) -> _T:
         with self.using(verb):
             pool, connection = self.engine.pool, self._begin(patience_s, silent=silent)
+            written.append(self.location)
             try:
                 driver: Any = connection.connection.dbapi_connection
                 if self._file is not None:
@@ -390,6 +393,7 @@ class Database:
                 if self.path is not None and pool is self.engine.pool:
                     self._writer = connection
             finally:
+                written.remove(self.location)
                 if self._writer is not connection:
                     self._release(connection)
                 if self.path is not None:
@@ -455,7 +459,7 @@ class Database:
     def obstacle(self) -> str:
         """Return what calls have waited for, longer than a second; else an empty text."""
         if self._locked.lasts():  # a server that says so is silent between two answers
-            return _LOCKED.format(self.location)
+            return _LOCKED.format(holder(self.location), self.location)
         return _WAITING.format(self.location) if self._unanswered.lasts() else ""
 
     def _tell(self, limit_s: float) -> None:
@@ -572,12 +576,10 @@ class Database:
         try:
             yield
         except (sa.exc.DBAPIError, sqlite3.Error, DamagedBatchError) as exc:
-            if isinstance(getattr(exc, "orig", exc), _FilesChangedError):
+            error = getattr(exc, "orig", exc)
+            if isinstance(error, _FilesChangedError):
                 raise _ChangedMeanwhileError from exc
-            cause = " ".join(str(getattr(exc, "orig", exc)).split())
-            raise JournalError(
-                f"cannot {verb} the journal {self.location}: {cause.rstrip('.')}. {remedy(cause)}"
-            ) from exc
+            raise cannot(verb, self.location, error) from exc
         finally:
             del use
 

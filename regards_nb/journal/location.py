@@ -9,8 +9,11 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 
 DEFAULT_PATH = Path(".regards") / "journal.sqlite"
+#: The journals to which a thread of this process writes.
+written: list[str] = []
 
 _HELD = "Another program holds it: close that program, or choose another place with journal=..."
+_HELD_HERE = "Another thread of this process holds it: try again when that has written"
 #: What to do, by a word of the database's error text.
 _REMEDIES = {
     "locked": _HELD,
@@ -102,6 +105,19 @@ def make_folder(folder: Path) -> None:
             f"cannot make the folder {folder} for the journal: {exc.strerror}. "
             "Choose another place with journal=..."
         ) from exc
+
+
+def holder(location: str) -> str:
+    """Return who writes to a journal, of which it is known that somebody does."""
+    return "another thread of this process" if location in written else "another program"
+
+
+def cannot(verb: str, location: str, error: object) -> JournalError:
+    """Return what a use of a journal raises for an *error* of the database."""
+    cause = " ".join(str(error).split()).rstrip(".")
+    words = remedy(cause)
+    words = _HELD_HERE if words is _HELD and location in written else words
+    return JournalError(f"cannot {verb} the journal {location}: {cause}. {words}")
 
 
 def remedy(cause: str) -> str:
