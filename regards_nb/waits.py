@@ -225,15 +225,21 @@ def said_meanwhile(text: str) -> Iterator[None]:
     """Say *text* if a block takes long that must run in the user's thread: it may ask the user.
 
     Another thread writes the line, and the block ends after it, so it comes below the running cell.
+    While the block waits for something that is told, it says nothing.
     """
     if not speaks():
         yield
         return
-    is_over = threading.Event()
+    is_over, call = threading.Event(), _call.get()
 
     def speak() -> None:
-        if not is_over.wait(SAID_AFTER_S):  # in a terminal a prompt may stand before the line
-            say("\n" * getattr(sys.stdout, "isatty", bool)() + text)
+        while not is_over.wait(SAID_AFTER_S):
+            now_s = time.monotonic()
+            if now_s - call.lasts_s >= SAID_AFTER_S:
+                call.text, call.at_s = text, now_s
+                # in a terminal a prompt may stand before the line
+                say("\n" * getattr(sys.stdout, "isatty", bool)() + text)
+                break
 
     speaker = in_thread(speak)
     try:

@@ -495,6 +495,8 @@ def test_a_download_shows_its_rate_and_the_time_that_is_left() -> None:
         "2 min, about 10 s left",
     ]
     assert shown.overall == "2 min · 7.0 MB/s · about 40 s left"
+    standing = at(13, 20_000_000, 60_000_000)
+    assert [row.files.rpartition(", ")[2] for row in standing.rows] == ["0 B/s", "4.6 MB/s"]
     at(30, 20_000_000, 50_000_000)
     assert at(46, 20_000_000, 50_000_000).rows[0].timing == "2 min"
 

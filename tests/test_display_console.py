@@ -194,6 +194,24 @@ def test_a_log_says_that_a_download_has_no_file_so_far(monkeypatch: pytest.Monke
     assert stream.lines()[before].startswith("#1  july  no file so far  ")
 
 
+def test_a_log_ends_with_the_reason_while_no_byte_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that stands still gets no other line: the note on it stays the last one."""
+    monkeypatch.setattr(LogView, "fetched_interval_s", 0.0)
+    going = {"downloading": True, "files_total": 3, "bytes_total": 2000}
+    standing = order("a", 1, downloaded_bytes=10, **going)
+    tracker, stream = ScriptedTracker(standing, order("b", 2, **going)), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    numbers = itertools.count(1)
+
+    def lines_of(number: int) -> list[str]:
+        tracker.tell(standing, order("b", 2, downloaded_bytes=next(numbers), **going))
+        watch.refresh()
+        return [line for line in stream.lines() if line.startswith(f"#{number} ")]
+
+    until(lambda: len(lines_of(2)) == 4)
+    assert len(lines_of(1)) == 2  # as the view was opened, and the first line of its download
+
+
 def test_a_log_tells_of_a_download_as_soon_as_the_client_does() -> None:
     """The first line of a slow download comes after the same time in wait() and download_order."""
     assert LogView.fetched_interval_s == ProgressLine.between_lines_s

@@ -17,6 +17,7 @@ from conftest import client_of, over_rest, until
 
 from regards_nb import OrderTracker, waits
 from regards_nb.errors import JournalError
+from regards_nb.journal import Database, Journal
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread
@@ -162,6 +163,28 @@ def test_a_thread_of_the_user_says_that_the_journal_is_locked(
         other.rollback()
         with suppress(JournalError):  # it may have waited for long
             syncing.result()
+
+
+def test_what_a_call_does_is_not_said_over_what_it_waits_for(
+    path: Path,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The reason of a wait stays the last line until it ends; then the call says what it does."""
+    journal.open_session("q")
+    monkeypatch.setattr(Database, "busy_timeout_s", 1.0)
+    monkeypatch.setattr(waits, "SAID_AFTER_S", 0.3)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="close that program"):
+            journal.pruning.run(1, dry_run=False)
+    assert "another program holds the journal" in capsys.readouterr().out.splitlines()[-1]
+    lines: list[str] = []
+    with waits.said_meanwhile("looking"):
+        waits.told("the server does not answer", 0.5)
+        until(lambda: lines.extend(capsys.readouterr().out.splitlines()) or "looking" in lines)
+    assert lines == ["the server does not answer", "looking"]
 
 
 @pytest.mark.usefixtures("_says_at_once")

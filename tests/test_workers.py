@@ -170,8 +170,11 @@ def test_process_runs_in_the_calling_thread_and_gives_results_by_order(
         assert list(results) == numbers
         sizes = tracker.orders.set_index("order_id")["downloaded_bytes"]
         assert results == {number: sizes[number] for number in numbers}
-        assert set(threads) == {threading.current_thread()}
+        assert {*threads} == {threading.current_thread()}
         assert "process= runs for order " in capsys.readouterr().out
+        with ThreadPoolExecutor(1) as one:  # of two orders, one waits for its thread
+            tracker.download(*numbers, executor=one, process=total_bytes)
+        assert "workers start or run process= for order " in capsys.readouterr().out
         # also for files that are there already
         assert tracker.download(*numbers, process=total_bytes) == results
         empty = simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S))

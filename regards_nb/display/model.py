@@ -559,8 +559,8 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
 class DownloadRates:
     """Measures how fast downloads are, from the snapshots that one view shows."""
 
-    #: The rate is the mean over this time.
-    WINDOW_S = 15.0
+    #: The rate is the mean over this time, and 0 when no byte has come for the shorter time.
+    WINDOW_S, STILL_S = 15.0, 2.0
 
     def __init__(self) -> None:
         self._samples: dict[OrderKey, deque[tuple[float, int]]] = {}
@@ -581,6 +581,9 @@ class DownloadRates:
         if samples is None or len(samples) < 2 or samples[-1][0] - samples[0][0] < 0.5:
             return None
         (begin_s, before), (end_s, after) = samples[0], samples[-1]
+        grew_s = next(at_s for at_s, n_bytes in samples if n_bytes >= after)
+        if end_s - grew_s > self.STILL_S:
+            return 0.0
         return max(after - before, 0) / (end_s - begin_s)
 
     def total(self) -> float:

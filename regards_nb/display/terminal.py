@@ -232,6 +232,8 @@ class LogView:
         self._shown: _Note | None = None
         self._problems: set[str] = set()
         self._rates = DownloadRates()
+        #: What was known of how far each download is when such lines were due.
+        self._fetched: dict[OrderKey, str] = {}
         #: When the next lines of running downloads are due, and how long after that the next ones.
         self._due_s, self._pause_s = math.inf, self.fetched_interval_s
 
@@ -276,12 +278,15 @@ class LogView:
         if self._health != (state := _health_state(snapshot.health)):
             self._health = state
             written.append(table_model(snapshot).health)
-        written += self._fetched(snapshot.orders.where("downloading"))
+        written += self._fetched_lines(snapshot.orders.where("downloading"))
         write_lines(self._stream, map(_stamped, written))
         self._write_problems(table_model(snapshot) if snapshot.background_errors else None)
 
-    def _fetched(self, running: States) -> list[str]:
-        """Return how far the running downloads are, if that is due."""
+    def _fetched_lines(self, running: States) -> list[str]:
+        """Return how far the running downloads are, if that is due.
+
+        Of one that stands still there is no line: the note on the reason stays the last one.
+        """
         now_s = time.monotonic()
         self._rates.update(running, now_s)
         if not running:
@@ -291,7 +296,12 @@ class LogView:
         elif now_s >= self._due_s:
             self._pause_s = min(2 * self._pause_s, self.longest_interval_s)
             self._due_s = now_s + self._pause_s
-            return [fetched_line(row_of(o, rate=self._rates.of(o.key))) for o in running]
+            rates = {order.key: self._rates.of(order.key) for order in running}
+            rows = [row_of(order, rate=rates[order.key]) for order in running]
+            before, self._fetched = self._fetched, {row.key: row.files for row in rows}
+            still = {row.key for row in rows if before.get(row.key) == row.files}
+            still |= {key for key, rate in rates.items() if rate == 0}
+            return [fetched_line(row) for row in rows if row.key not in still]
         return []
 
     def _write_problems(self, model: TableModel | None) -> None:

@@ -334,7 +334,7 @@ class Downloads:
             for number in running
             if options.process and self._has_ended(number) and self._shared.paths(number)
         ]
-        runs = "workers start or run process=" if options.has_workers else "process= runs"
+        runs = "workers start or run process=" if options.executor is not None else "process= runs"
         words = [f"{runs} for {numbered(processing)}"] if processing else []
         if len(processing) < len(running):
             words.insert(0, "workers start or download" if options.has_workers else "downloading")
