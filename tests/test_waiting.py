@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pika
 import pytest
 from conftest import client_of, interrupted_after, limit_tells, purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
@@ -904,6 +905,20 @@ def test_a_dropped_tracker_with_the_same_journal_is_no_other_consumer(
     with again:  # a warning is an error
         assert counted == [1]
         assert "other consumer" not in str(again.snapshot().background_errors)
+
+
+def test_the_former_connection_of_a_tracker_is_no_other_consumer(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """RabbitMQ may count it until its heartbeat ends. It counts consumers only."""
+    tracker = tracker_of(simulator, tmp_path)
+    with tracker:
+        assert not tracker.health.other_consumers
+    with pika.BlockingConnection(pika.URLParameters(simulator.amqp_url)) as former:
+        former.channel().basic_consume(simulator.queue, lambda *_: None)
+        with tracker:  # a warning is an error
+            until(lambda: tracker.health.other_consumers)
+            assert "other consumer" not in str(tracker.snapshot().background_errors)
 
 
 def test_the_time_limit_names_why_the_files_are_not_there(

@@ -394,9 +394,8 @@ class OtherConsumers:
         self.place = (journal.location, queue)
         self._queue = queue
         self.consumer = consumer
-        #: Whether RabbitMQ may have counted this one.
-        self.was_connected = False
-        self._connected_at: datetime | None = None
+        #: Since when RabbitMQ may count this one: its first connection.
+        self.connected_at: datetime | None = None
         #: The count of consumers that was last compared with the journal, and how many of other
         #: processes share it.
         self._compared = 0
@@ -427,15 +426,15 @@ class OtherConsumers:
     def warning(self) -> str:
         """Return a text if consumers of the queue write to another journal; else empty."""
         health = self.consumer.health
-        if health.state is HealthState.CONSUMING and not self.was_connected:
-            self.was_connected = True
+        if health.state is HealthState.CONSUMING and self.connected_at is None:
+            self.connected_at = health.since
             weakref.finalize(self, _note_dropped, self.place).atexit = False
         if health.state is not HealthState.CONSUMING or not health.other_consumers:
             self._compared = 0
             return ""
-        self._connected_at = self._connected_at or health.since
-        is_reconnected = health.since > self._connected_at
-        if is_reconnected and (datetime.now(UTC) - health.since).total_seconds() < _STALE_S:
+        # RabbitMQ tells only a number, and may still count the connection before this one.
+        is_first = health.since == self.connected_at
+        if not is_first and (datetime.now(UTC) - health.since).total_seconds() < _STALE_S:
             return ""
         if health.other_consumers != self._compared:
             self._compared = health.other_consumers
@@ -473,7 +472,7 @@ class OtherConsumers:
         for other in list(_in_this_process):
             health = other.consumer.health
             unchanged_s = (datetime.now(UTC) - health.since).total_seconds()
-            ended_lately = unchanged_s < _COUNTED_S and other.was_connected
+            ended_lately = unchanged_s < _COUNTED_S and other.connected_at
             is_open = health.state not in {HealthState.STOPPED, HealthState.FAILED}
             if other is not self and (is_open or ended_lately):
                 places.append(other.place)
