@@ -525,6 +525,7 @@ class OrderAccumulator(msgspec.Struct, gc=False):
     status: str = ""
     error_type: str = ""
     message: str = ""
+    #: Of the last run; after a good retry there are none.
     errors_when: _When = _NEVER
     errors: int = 0
     link_when: _When = _NEVER
@@ -579,6 +580,7 @@ class OrderAccumulator(msgspec.Struct, gc=False):
         """Fold in one event."""
         status, timestamp_s, link = event.status, event.timestamp_s, event.download_link
         errors, total = event.errors, event.total_sub_orders
+        errors = 0 if errors is None and status == OrderStatus.DONE else errors
         when = (timestamp_s or 0) * _RANKS + _RANK.get(status, _UNKNOWN_RANK)
         precedence = _PRECEDENCE.get(status, 0)
         if precedence >= self.precedence:
@@ -637,11 +639,6 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.first_us = min(self.first_us, other.first_us)
 
-    def _errors(self) -> int | None:
-        """Return the errors of the last run: after a good retry there are none."""
-        is_mended = self.status == OrderStatus.DONE and self.errors_when < self.when
-        return None if is_mended or self.errors_when == _NEVER else self.errors
-
     def state(self) -> OrderState:
         """Return the state of the order."""
         done = len(self.numbered) + len(self.unnumbered) or len(self.over_rest)
@@ -649,7 +646,7 @@ class OrderAccumulator(msgspec.Struct, gc=False):
         if self.status == OrderStatus.DONE:
             done = max(done, self.total)  # also of sub-orders whose messages were lost
         progress = min(done / total, 1.0) if total else None
-        errors, has_link = self._errors(), bool(self.link) and total != 0
+        has_link = bool(self.link) and total != 0
         return OrderState(
             key=self.key,
             order_id=self.order_id,
@@ -658,14 +655,14 @@ class OrderAccumulator(msgspec.Struct, gc=False):
             progress=1.0 if self.status == OrderStatus.DONE else progress,
             suborders_done=done,
             suborders_total=total,
-            errors=errors,
+            errors=self.errors or None,
             error_type=self.error_type or None,
             message=self.message or None,
             download_link=self.link or None,
             # Each sub-order announces its files. An end announces files only without any of them,
             # and not with a total of 0: then the filters have left no file.
             ready_row=self.ready_suborder or (self.ready_at_end if has_link else 0),
-            errors_row=self.ready_at_end if errors and self.status in ENDS_WITH_ERRORS else 0,
+            errors_row=self.ready_at_end if self.errors and self.status in ENDS_WITH_ERRORS else 0,
             first_event=utc(self.first_us),
             last_event=utc(self.last_us),
             decided_at_s=max(self.when // _RANKS, 0),

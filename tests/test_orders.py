@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -88,6 +89,17 @@ def test_a_retry_reopens_a_failed_order() -> None:
     assert not fold(failed, part).finished
     done = fold(failed, part, event("DONE", orderId=5, timestamp_s=201))
     assert (done.status, done.error_type) == ("DONE", None)
+
+
+@pytest.mark.parametrize("end", ["EXPIRED", "DELETED"])
+def test_a_good_retry_has_no_errors_whatever_comes_later(end: str) -> None:
+    """The errors are those of the last run; no end of the order is another run."""
+    failed = event("DONE_WITH_WARNING", orderId=5, errors=3, timestamp_s=100)
+    done = event("DONE", orderId=5, timestamp_s=200)
+    last = event(end, orderId=5, timestamp_s=300)
+    assert fold(failed, last).errors == 3
+    for history in permutations([failed, done, last]):
+        assert fold(*history).errors is None
 
 
 def test_a_part_published_with_the_failure_does_not_reopen_it() -> None:
