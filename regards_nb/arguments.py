@@ -5,14 +5,23 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from contextlib import suppress
+from functools import wraps
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
+
+#: How a time limit is given, for a number that is no order.
+SECONDS_MEANT = "If seconds are meant: wait(timeout_s={})"
 
 #: The start of a URL, also as `pathlib.Path` writes it; one letter is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -75,6 +84,43 @@ def check_counts(**values: object) -> None:
 def check_choice(name: str, value: object, *choices: str) -> None:
     """Refuse a value that is none of the choices."""
     _check(" or ".join(f'"{each}"' for each in choices), choices.__contains__, {name: value})
+
+
+def check_function(name: str, function: object, argument: str) -> None:
+    """Refuse what cannot be called with one *argument*, or whose body would not run."""
+    if not callable(function):
+        raise SettingsError(f"{name} must be a function of {argument}, not {function!r:.100}")
+    with suppress(ValueError):  # a function of C may have no signature
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError as exc:
+            raise SettingsError(
+                f"{name} must take one argument, {argument}, and {function!r} does not: {exc}"
+            ) from None
+    for called in (function, type(function).__call__):
+        # A call of either only makes an object, which nobody awaits or iterates.
+        if inspect.iscoroutinefunction(called):
+            kind, advice = "an async", "lambda given: asyncio.run(function(given))"
+        elif inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            kind, advice = "a generator", "a function without yield"
+        else:
+            continue
+        raise SettingsError(
+            f"{name} must be a plain function, and {function!r} is {kind} function, whose body "
+            f"would not run. Give {advice}"
+        )
+
+
+def check_seconds_are_named(method: Callable[_P, _Result]) -> Callable[_P, _Result]:
+    """Say how a time limit is given to a wait that takes no argument without its name."""
+
+    @wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _Result:
+        if len(args) > 1:
+            raise TypeError(f"wait() of an order takes no other. {SECONDS_MEANT.format(args[1])}")
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _check(words: str, is_right: Callable[[object], bool], values: dict[str, object]) -> None:

@@ -133,8 +133,11 @@ def test_a_callback_takes_an_event(tracker: OrderTracker) -> None:
         tracker.on("DONE", "print")  # type: ignore[arg-type]
 
 
-def test_a_callback_whose_body_would_never_run_is_refused(tracker: OrderTracker) -> None:
-    """A call of an async or generator function only makes an object; on() says what to do."""
+def test_a_function_whose_body_would_never_run_is_refused(tracker: OrderTracker) -> None:
+    """A call of an async or generator function only makes an object; on() says what to do.
+
+    So does download() of a function given as process=.
+    """
 
     async def asynchronous(_event: OrderEvent) -> None: ...
 
@@ -147,12 +150,13 @@ def test_a_callback_whose_body_would_never_run_is_refused(tracker: OrderTracker)
     class Caller:
         async def __call__(self, _event: OrderEvent) -> None: ...
 
-    for callback in (asynchronous, partial(asynchronous), Caller()):
-        with pytest.raises(errors.SettingsError, match=r"async function.*asyncio\.run\("):
-            tracker.on("DONE", callback)
-    for generator in (yields, yields_too):
-        with pytest.raises(errors.SettingsError, match=r"generator function.*without yield"):
-            tracker.on(None, generator)
+    for takes in (partial(tracker.on, None), lambda each: tracker.download(process=each)):
+        for function in (asynchronous, partial(asynchronous), Caller()):
+            with pytest.raises(errors.SettingsError, match=r"async function.*asyncio\.run\("):
+                takes(function)
+        for generator in (yields, yields_too):
+            with pytest.raises(errors.SettingsError, match=r"generator function.*without yield"):
+                takes(generator)
 
 
 def test_other_types_of_the_same_kind_are_taken() -> None:

@@ -113,6 +113,8 @@ def test_orders_of_two_tenants_with_one_name_stay_apart(tracker: OrderTracker) -
     assert one.wait(timeout_s=30).finished
     with pytest.raises(errors.WaitTimeoutError):
         other.wait(timeout_s=0)
+    with pytest.raises(TypeError, match=r"If seconds are meant: wait\(timeout_s=30\)"):
+        other.wait(30)  # type: ignore[call-arg]
     with pytest.raises(errors.WaitTimeoutError, match="1 of 1 order is still running"):
         tracker.wait(timeout_s=0)
 
@@ -137,5 +139,5 @@ def test_a_callback_for_a_status_nobody_knows_is_asked_about(tracker: OrderTrack
     """Most often it is a slip, and would never be called; a new server may still mean it."""
     with pytest.warns(UserWarning, match="'SUBORDERDONE'. Did you mean 'SUBORDER_DONE'"):
         tracker.on("SUBORDERDONE", print)
-    with pytest.raises(errors.SettingsError, match="must be a function of an OrderEvent, not None"):
+    with pytest.raises(errors.SettingsError, match="a function of the OrderEvent, not None"):
         tracker.on("DONE", None)  # type: ignore[arg-type]

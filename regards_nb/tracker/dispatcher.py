@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import threading
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,14 +15,13 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from regards_nb.arguments import check_texts
+from regards_nb.arguments import check_function, check_texts
 from regards_nb.download import is_unusable
 from regards_nb.errors import (
     IncompleteDownloadError,
     JournalError,
     RegardsError,
     ServiceLoginError,
-    SettingsError,
     TrackingError,
 )
 from regards_nb.events import REST_APP_ID, OrderStatus
@@ -287,28 +284,7 @@ def checked_callback(status: str | None, callback: Callable[[OrderEvent], object
     SettingsError: *callback* cannot be called, not with one argument, or its body would not run.
     """
     check_texts(status=status)
-    if not callable(callback):
-        raise SettingsError(f"callback must be a function of an OrderEvent, not {callback!r}")
-    with suppress(ValueError):  # a function of C may have no signature
-        try:
-            inspect.signature(callback).bind(None)
-        except TypeError as exc:
-            raise SettingsError(
-                f"callback must take one argument, the OrderEvent, and {callback!r} does not: {exc}"
-            ) from None
-    for called in (callback, type(callback).__call__):
-        # A call of either only makes an object, which nobody awaits or iterates.
-        if inspect.iscoroutinefunction(called):
-            raise SettingsError(
-                f"callback must be a plain function, and {callback!r} is an async function, whose "
-                "body would not run. Give lambda event: asyncio.run(function(event)), or leave "
-                "on() out and call it after `await tracker.wait_async()`"
-            )
-        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-            raise SettingsError(
-                f"callback must be a plain function, and {callback!r} is a generator function, "
-                "whose body would not run. Give a function without yield"
-            )
+    check_function("callback", callback, "the OrderEvent")
     if status is None:
         return None, callback
     if status not in OrderStatus.__members__:

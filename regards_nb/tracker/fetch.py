@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from regards_nb.arguments import check_function
 from regards_nb.client import naming_order, watched
 from regards_nb.download import (
     Downloader,
@@ -251,8 +252,8 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run a job, or cannot be called with the paths of an order."""
-        if self.process is not None and not callable(self.process):
-            raise SettingsError(f"process must be a function of the paths, not {self.process!r}")
+        if self.process is not None:
+            check_function("process", self.process, "the list of paths")
         if self.executor is not None and not isinstance(self.executor, Executor):
             raise SettingsError(
                 f"executor must be a concurrent.futures.Executor, not {self.executor!r:.100}; a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regards_nb.arguments import check_seconds_are_named
 from regards_nb.events import OrderStatus
 from regards_nb.waits import stopped_by_user
 
@@ -144,6 +145,7 @@ class Order:
         files, order_id = self._tracker.files, self.order_id
         return files[(files["order_id"] == (-1 if order_id is None else order_id)).fillna(False)]  # noqa: FBT003
 
+    @check_seconds_are_named
     def wait(
         self, *, until: str = "finished", timeout_s: float | None = None, download: bool = False
     ) -> Order:

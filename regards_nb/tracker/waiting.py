@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from regards_nb.arguments import check_choice, check_numbers
+from regards_nb.arguments import SECONDS_MEANT, check_choice, check_numbers
 from regards_nb.consumer import HealthState
 from regards_nb.errors import (
     JournalError,
@@ -364,8 +364,8 @@ class Wait(WaitingCall):
                 if (self._sync is None and health.other_consumers) or self._regards_has(name):
                     continue
                 raise OrderNotFoundError(
-                    f"no order with the number {name}; tracker.orders lists all. If seconds are "
-                    f"meant: wait(timeout_s={name})"
+                    f"no order with the number {name}; tracker.orders lists all. "
+                    + SECONDS_MEANT.format(name)
                 )
             text = called(name)
             if self._is_submitted(name) or self._regards_has(text):
