@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Health
     from regards_nb.download import Place
     from regards_nb.journal import Journal
+    from regards_nb.tracker import JournalReader
 
     #: Looks at a queue: `_queue`.
     _Look = Callable[[AmqpParameters, str], Iterator["Finding"]]
@@ -161,15 +162,16 @@ def examine(
     client: RegardsClient | None,
     journal: Journal,
     workspace: Place,
-    reads_only: bool,
+    reader: JournalReader | None,
     unheard: str,
     sharing: Callable[[], int],
 ) -> Report:
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
     Nothing is changed, ordered, downloaded or deleted. *health*: of the tracker, which may read the
-    queue now. *reads_only*: another kernel writes the journal. *unheard*: that REST told of orders
-    and RabbitMQ did not. *sharing* returns how many other consumers of the queue have this journal.
+    queue now. With a *reader*, another kernel writes the journal. *unheard*: that REST told of
+    orders and RabbitMQ did not. *sharing* returns how many other consumers of the queue have this
+    journal.
     """
     # While it connects again, RabbitMQ counts its former consumer for up to a minute.
     is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
@@ -177,7 +179,7 @@ def examine(
     return Report(
         (
             *_tracker(health, unheard),
-            *(_reader(health) if reads_only else _broker(parameters, queue, look)),
+            *(_reader(health, reader) if reader else _broker(parameters, queue, look)),
             *_service(client),
             *_journal(journal),
             *_workspace(workspace),
@@ -201,14 +203,15 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
     if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
         text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
         yield _failed("events", text)
-    if health.state is HealthState.READING and NO_RECEIVER in (health.reason or ""):
-        yield _failed("events", NO_RECEIVER)
 
 
 # -- the broker
 
 
-def _reader(health: Health) -> Iterator[Finding]:
+def _reader(health: Health, reader: JournalReader) -> Iterator[Finding]:
+    with suppress(JournalError):  # the check of the journal tells it
+        if reader.has_no_receiver():
+            yield _failed("events", NO_RECEIVER)
     text = "the tracker reads the journal, and another kernel must receive the messages"
     if health.last_event:
         text += f"; the last one came at {health.last_event:%Y-%m-%d %H:%M} UTC"

@@ -272,7 +272,7 @@ class JournalReader(HealthReport):
         self._queues = None if queue is None else {queue, REST_ANSWERS}
         self._advice = "" if client is None else "; tracker.sync() asks REGARDS meanwhile"
         self._next_s = 0.0
-        #: The host and number of each process that may receive messages.
+        #: The host and number of each process that may receive messages, as far as it was looked.
         self._processes: set[tuple[str, int]] = set()
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
@@ -292,14 +292,18 @@ class JournalReader(HealthReport):
             return
         self._next_s = time.monotonic() + _LOOK_S
         try:
-            if not any(map(_may_receive, self._processes)):
-                self._processes = self._shared.journal.processes(self._queues)
+            reason = f"{NO_RECEIVER}{self._advice}" if self.has_no_receiver() else None
         except JournalError:
             return  # every call of the user tells of an outage
-        is_known = not any(map(_may_receive, self._processes))
-        reason = f"{NO_RECEIVER}{self._advice}" if is_known else None
         if reason != self._health.reason:
             self.report(HealthState.READING, reason)
+
+    def has_no_receiver(self) -> bool:
+        """Return whether no kernel receives the messages, as far as it is known."""
+        self._processes = set(filter(_may_receive, self._processes)) or set(
+            filter(_may_receive, self._shared.journal.processes(self._queues))
+        )
+        return not self._processes
 
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""

@@ -498,7 +498,7 @@ class OrderTracker:
             parameters=self._amqp_parameters,
             queue=self.queue,
             health=self.health,
-            reads_only=isinstance(self._consumer, JournalReader),
+            reader=self._consumer if isinstance(self._consumer, JournalReader) else None,
             client=self.client,
             journal=self._shared.journal,
             workspace=self._workspace,
