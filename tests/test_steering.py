@@ -781,7 +781,10 @@ def test_an_answer_that_is_lost_is_asked_for(simulator: Simulator, tmp_path: Pat
 def test_an_order_that_the_journal_could_not_take_is_told(
     simulator: Simulator, tracker: OrderTracker, tmp_path: Path
 ) -> None:
-    """The error has its number, and the same call takes it also where sync() has named it."""
+    """The error has its number, also at Ctrl-C while the journal cannot be read.
+
+    The same call takes it also where sync() has named it.
+    """
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
         other.execute(
             "CREATE TRIGGER locked BEFORE INSERT ON batches BEGIN "
@@ -790,6 +793,10 @@ def test_an_order_that_the_journal_could_not_take_is_told(
         told = "^REGARDS has made order 1 for 'x', .* submit.*'x'.* orders nothing twice: cannot"
         with pytest.raises(errors.JournalError, match=told):
             tracker.submit("dataset:SWOT_PASS_012", correlation_id="x")
+        request = tracker.submit("dataset:SWOT_PASS_012", correlation_id="x", dry_run=True)
+        other.execute("ALTER TABLE batches RENAME TO unreadable")
+        assert "REGARDS has made order 1 for 'x'" in tracker._submission.stopped(request)
+        other.execute("ALTER TABLE unreadable RENAME TO batches")
         other.execute("DROP TRIGGER locked")
     tracker.sync()
     assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="x").order_id == 1

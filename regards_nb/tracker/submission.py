@@ -351,14 +351,13 @@ class Submission:
     def _fate(self, request: Request) -> str:
         """Return whether there may be an order of a request that was not answered."""
         name, wanted_for = request.correlation_id, request.wanted_for
-        key = self._shared.frames.key_of(name)
-        if key is not None:
-            return f"{self._shared.state(key).name} was made for {wanted_for}"
         if (answer := self._answers.get(name)) is not None and answer.order_id is not None:
             return (
                 f"REGARDS has made order {answer.order_id} for {wanted_for}, and the journal lacks "
                 f"it. {request.call} writes it there, and orders nothing twice"
             )
+        if (key := self._shared.frames.key_of(name)) is not None:
+            return f"{self._shared.state(key).name} was made for {wanted_for}"
         if not self.was_sent(name):
             return _nothing(request)
         return (
