@@ -6,7 +6,7 @@
 # get_isolation_level() says READ COMMITTED. Only an isolation level that is named sets it right.
 # psycopg.connect() itself refuses the same URL ("invalid URI query parameter"), and so does
 # SQLAlchemy with psycopg2 2.9.13 ("invalid connection option").
-# It matters to settings with one URL for all services, and to URLs taken over from JDBC or MySQL,
+# It matters to settings with one URL for all services, and to URLs taken over from drivers of MySQL,
 # where the word is an option: who writes "false" to be safe has no transactions.
 set -euo pipefail
 folder=$(mktemp -d)
