@@ -385,7 +385,8 @@ def test_advice_names_commands(
     assert len(said("download", third, "--again", code=0).splitlines()) >= 2
     simulator.order(OrderPlan(n_files=8, files_per_suborder=1), correlation_id="large")
     assert cli.main(["wait", "large", "--until", "part"]) == 0
-    assert '"PAUSED"' in said("pause", "large", "--json", code=0)
+    assert '"PAUSED, by the action pause"' in said("pause", "large", "--json", code=0)
+    assert "PAUSED, by the action pause" in said("orders", code=0)
     paused = said("wait", "large", "--timeout-s", "1", code=3)
     assert "regards-nb resume 4" in paused
     assert "status: " in said("resume", "large", code=0)

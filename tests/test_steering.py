@@ -268,7 +268,7 @@ def test_pause_resume_and_cancel(simulator: Simulator, tracker: OrderTracker) ->
     assert order.resume().status == "RUNNING"
     order.cancel()
     assert (order.status, order.finished) == ("DELETED", True)
-    assert order.message == "DELETED, by tracker.cancel()"
+    assert order.message == "DELETED, by the action cancel"
     assert simulator.service.orders[order.order_id or 0].status == "DELETED"
     tracker.wait(order.correlation_id, timeout_s=10)
 

@@ -233,7 +233,7 @@ def _act(
     # on. Of another action without an answer the next round of REST sync tells.
     expected = _expected(state, order_id, _EXPECTED.get(action, "DELETED"))
     outcome = _asked_for(sync, order_id) if action in _EXPECTED else None
-    sync.keep_outcome(state, outcome or expected, f"by tracker.{action}()")
+    sync.keep_outcome(state, outcome or expected, f"by the action {action}")
     return order_id
 
 
