@@ -277,7 +277,9 @@ def test_a_denied_order_is_named_by_its_label(tracker: OrderTracker) -> None:
     order = tracker.submit("dataset:FORBIDDEN", label="the secret one")
     with pytest.raises(errors.SettingsError, match="order 'the secret one' has no number.*DENIED"):
         order.download()
-    with pytest.raises(errors.SettingsError, match="order 'the secret one' has no number.*DENIED"):
+    with pytest.raises(
+        errors.NotAllowedError, match="order 'the secret one' has no number.*DENIED"
+    ):
         order.pause()
 
 

@@ -531,7 +531,7 @@ def test_buttons_only_queue_and_their_errors_are_kept(tracker: OrderTracker) -> 
 
 def test_an_order_without_a_number_cannot_be_steered(tracker: OrderTracker) -> None:
     """A denied order does not exist on the server."""
-    with pytest.raises(errors.SettingsError, match="has no number.*DENIED"):
+    with pytest.raises(errors.NotAllowedError, match="has no number.*DENIED"):
         tracker.submit("dataset:FORBIDDEN").cancel()
 
 

@@ -588,6 +588,24 @@ def test_errors_of_other_orders_do_not_end_a_wait(simulator: Simulator, tmp_path
         tracker.wait(number, timeout_s=60)
 
 
+def test_an_error_that_a_wait_has_shown_is_not_shown_again(
+    simulator: Simulator, tracker: OrderTracker
+) -> None:
+    """Also where that wait has ended with a time limit; the next one that ends raises it."""
+
+    def fails(_event: OrderEvent) -> None:
+        raise ValueError("mine")
+
+    tracker.on("DONE", fails)
+    done, slow = simulator.order(ONE_FILE), simulator.order(OrderPlan(suborder_pause_s=3600))
+    until(lambda: tracker.snapshot().background_errors and len(tracker.orders) == 2)
+    with pytest.raises(errors.WaitTimeoutError):
+        tracker.wait(slow, timeout_s=0.1)
+    assert not tracker.snapshot().background_errors
+    with pytest.raises(errors.TrackingError, match="mine"):
+        tracker.wait(done, timeout_s=60)
+
+
 def test_a_failure_is_not_told_once_a_call_has_fetched_the_files(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ class OrderActions:
             raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
         state = self._shared.state(key)
         if state.order_id is None:
-            raise SettingsError(
+            raise NotAllowedError(
                 f"{state.name} has no number, so there is nothing to {action}: "
                 f"{state.status}{state.reason}. {NEW_ORDER}"
             )

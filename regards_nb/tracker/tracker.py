@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from regards_nb.threads import OwnThread
     from regards_nb.tracker.dispatcher import Callback
     from regards_nb.tracker.selection import Selection
+    from regards_nb.tracker.shared import WaitDisplay
 
     #: Rows of `RegardsClient.search`, URNs, provider ids, or queries.
     Products: TypeAlias = str | pd.DataFrame | pd.Series[Any] | Iterable[str]
@@ -744,15 +745,13 @@ class OrderTracker:
             The tracker is not started; a label belongs to several orders; or ``run_loop=True`` is
             not possible here, and the text says what to do instead.
         """
-        from regards_nb.display import watching
-
         check_flags(run_loop=run_loop)
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.is_needless():
             return wait.result()
         with stopped_by_user(wait.stopped), wait:
             wait.begin()
-            with watching(self, wait.keys) as view:
+            with self._watching(wait.keys) as view:
                 if run_loop:
                     run_nested(wait.run_async(view))
                 else:
@@ -767,16 +766,25 @@ class OrderTracker:
         download: bool = False,
     ) -> pd.DataFrame:
         """Wait like `wait`, and leave the kernel free for clicks and other tasks."""
-        from regards_nb.display import watching
-
         wait = self._new_wait(keys, until=until, timeout_s=timeout_s, download=download)
         if wait.is_needless():
             return wait.result()
         with awaiting_stopped_by_user(wait.stopped), wait:
             await asyncio.to_thread(wait.begin)  # it may ask over REST
-            with watching(self, wait.keys, blocking=False) as view:
+            with self._watching(wait.keys, blocking=False) as view:
                 await wait.run_async(view)
         return wait.result()
+
+    @contextlib.contextmanager
+    def _watching(self, keys: Any, *, blocking: bool = True) -> Iterator[WaitDisplay]:
+        """Show orders during a call; what its last view has shown is not shown again."""
+        from regards_nb.display import watching
+
+        try:
+            with watching(self, keys, blocking=blocking) as view:
+                yield view
+        finally:
+            self._shared.errors.told()
 
     def _new_wait(
         self,
@@ -1000,8 +1008,6 @@ class OrderTracker:
         ServiceError, BrokerError
             REGARDS refuses. While it does not answer, the call tries again.
         """
-        from regards_nb.display import watching
-
         check_flags(estimate=estimate, download=download, retry=retry)
         check_texts(label=label)
         orders, own = read_table(table, by=by, products=products, label=label)
@@ -1031,7 +1037,7 @@ class OrderTracker:
             )
             if estimate:
                 each.show_estimate()
-            with watching(self, each.keys) as view:
+            with self._watching(each.keys) as view:
                 each.run(view)
         each.warn_of_failures()
         self._shared.errors.raise_new()
@@ -1177,8 +1183,6 @@ class OrderTracker:
         ServiceError, WorkspaceError, ArchiveError
             Nothing could be downloaded; the text says why.
         """
-        from regards_nb.display import watching
-
         check_paths(directory=directory)
         check_flags(extract=extract, again=again, checksum=checksum)
         downloads = self._downloading()
@@ -1206,9 +1210,8 @@ class OrderTracker:
         )
         stopped = partial(downloads.stopped, found, options, again=again)
         rest = partial(self._blocking.unfinished, is_running=not self._life.refusal())
-        with stopped_by_user(stopped), watching(self, found) as view:
+        with stopped_by_user(stopped), self._watching(found) as view:
             result = downloads.run(view, states, request, options, unfinished=rest, of_all=not keys)
-        self._shared.errors.told()
         if text := rest(found):
             say(text)
         if process is not None:
@@ -1217,11 +1220,9 @@ class OrderTracker:
 
     def parts(self, key: OrderKey, timeout_s: float | None) -> Iterator[list[Path]]:
         """Yield the new files of each sub-order; see `Order.iter_parts`."""
-        from regards_nb.display import watching
-
         downloads = self._downloading()
         seen, is_last = set[Path](), False
-        with stopped_by_user(partial(downloads.stopped, [key])), watching(self, [key]) as view:
+        with stopped_by_user(partial(downloads.stopped, [key])), self._watching([key]) as view:
             while not is_last:
                 with self._new_wait([key], until="part", timeout_s=timeout_s) as wait:
                     wait.run(view)
