@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -801,6 +802,24 @@ def test_an_order_that_the_journal_could_not_take_is_told(
     tracker.sync()
     assert tracker.submit("dataset:SWOT_PASS_012", correlation_id="x").order_id == 1
     assert applied(simulator) == 1
+
+
+def test_an_order_that_a_message_has_named_is_not_said_to_be_lacking(
+    with_broker: OrderTracker, tmp_path: Path
+) -> None:
+    """The journal could not take the answer of REGARDS, and has the messages of the order."""
+    again = partial(with_broker.submit, "dataset:SWOT_PASS_012", correlation_id="x")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+        other.execute(
+            "CREATE TRIGGER locked BEFORE INSERT ON batches BEGIN "
+            "SELECT RAISE(FAIL, 'database is locked'); END"
+        )
+        with pytest.raises(errors.JournalError, match="REGARDS has made order 1 for 'x'"):
+            again()
+        other.execute("DROP TRIGGER locked")
+    until(lambda: with_broker._shared.key_of("x"))
+    assert again().order_id == 1
+    assert "order 1 was made for 'x'" in with_broker._submission.stopped(again(dry_run=True))
 
 
 def test_a_request_that_never_arrived_can_be_sent_again(

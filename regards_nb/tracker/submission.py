@@ -314,6 +314,7 @@ class Submission:
                 exc.put_first(self._fate(request))
             raise
         self._shared.signal.send()
+        self._answers.pop(request.correlation_id, None)  # a message may have named the order
         found = self._shared.frames.key_of(request.correlation_id)
         assert found is not None  # noqa: S101 - its answer was journalled
         return found
