@@ -166,6 +166,18 @@ def test_a_log_of_an_automatic_download_has_one_line_for_a_part_and_one_for_the_
     ]
 
 
+def test_a_log_does_not_end_with_a_download_that_has_ended() -> None:
+    """While REGARDS prepares the next part, the last line says how many parts and files are here."""
+    tracker, stream = ScriptedTracker(order("a", 1)), _Stream()
+    watch = opened(LogView(tracker, _all, stream))
+    part = {"status": "SUBORDER_DONE", "suborders_total": 2, "suborders_done": 1}
+    for known in ({"downloading": True}, {"downloaded_files": 4}):
+        tracker.tell(order("a", 1, **part, **known))
+        watch.refresh()
+    last = "#1  a  ████████░░░░░░░░  1/2 parts  ● SUBORDER_DONE  4 files, 0 B"
+    assert stream.lines()[-1] == last
+
+
 def test_a_log_says_how_far_a_long_download_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files, bytes, rate and the time that is left, the next line after twice the pause."""
     monkeypatch.setattr(LogView, "fetched_interval_s", 0.3)

@@ -326,8 +326,8 @@ class LogView:
         for order in orders:
             state, n_files = _state(order), order.downloaded_files
             told, n_told = self._told.get(order.key, (None, 0))
-            # The line of an order that has ended tells all its files, at the end of its download.
-            is_early = order.finished and order.downloading and not is_last
+            # At the end of a download the line tells its files, and stays true.
+            is_early = order.downloading and not is_last
             if (told != state and not is_early) or (is_last and n_told != n_files):
                 self._told[order.key] = state, n_files
                 changed.append(order)
