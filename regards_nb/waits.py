@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from regards_nb.errors import StoppedWaiting
+from regards_nb.errors import RegardsError, StoppedWaiting
 from regards_nb.output import ipython, say
 
 if TYPE_CHECKING:
@@ -138,8 +138,12 @@ def limited(deadline_s: float | None) -> Iterator[None]:
 
 
 def time_left_s() -> float:
-    """Return how long the block may still wait; infinite where it is not `limited`."""
-    return _deadline_s.get() - time.monotonic()
+    """Return how long the block may still wait; infinite where it is not `limited`.
+
+    After Ctrl-C it waits a moment at most, such as for what it reads or writes at its end.
+    """
+    left_s = _deadline_s.get() - time.monotonic()
+    return min(left_s, _MOMENT_S) if isinstance(sys.exc_info()[1], KeyboardInterrupt) else left_s
 
 
 @contextmanager
@@ -218,6 +222,21 @@ def shown_meanwhile() -> Iterator[None]:
         yield
     finally:
         call.began_s = before_s
+
+
+class SpokenLock:
+    """A lock that a thread may take again. *reason* returns why another thread holds it long."""
+
+    def __init__(self, reason: Callable[[], str]) -> None:
+        self._lock, self._reason = threading.RLock(), reason
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=_STOP_TURN_S):
+            if text := self._reason():
+                told(text, math.inf)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 @contextmanager
@@ -377,15 +396,29 @@ def stopped_by_user(
     """End a call at Ctrl-C or the stop button with one line instead of a traceback.
 
     *outcome* is the line, or returns it: what is done so far, and how it goes on. *keeps_inner*: a
-    block inside, which may not have begun, has the better line.
+    block inside, which may not have begun, has the better line. An error of the package in what the
+    block does after Ctrl-C is not raised: the journal may not answer then.
     """
     with interruptible(), user_call():
         try:
             yield
-        except KeyboardInterrupt as exc:
-            if keeps_inner and isinstance(exc, StoppedWaiting):
+        except (KeyboardInterrupt, RegardsError) as exc:
+            if (stop := _stop_before(exc)) is None:
                 raise
-            raise StoppedWaiting(outcome if isinstance(outcome, str) else outcome()) from None
+            if keeps_inner and isinstance(stop, StoppedWaiting):
+                raise stop from None
+            try:
+                text = outcome if isinstance(outcome, str) else outcome()
+            except RegardsError as error:
+                text = f"stopped; it cannot be told what was done so far: {error}"
+            raise StoppedWaiting(text) from None
+
+
+def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C that an error is, or after which it came."""
+    while not (error is None or isinstance(error, KeyboardInterrupt)):
+        error = error.__context__
+    return error
 
 
 def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -167,7 +167,7 @@ def test_a_log_of_an_automatic_download_has_one_line_for_a_part_and_one_for_the_
 
 
 def test_a_log_does_not_end_with_a_download_that_has_ended() -> None:
-    """While REGARDS prepares the next part, the last line says how many parts and files are here."""
+    """While REGARDS prepares the next part, the last line says what is here."""
     tracker, stream = ScriptedTracker(order("a", 1)), _Stream()
     watch = opened(LogView(tracker, _all, stream))
     part = {"status": "SUBORDER_DONE", "suborders_total": 2, "suborders_done": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError, StoppedWaiting
+from regards_nb.frames import Frames
 from regards_nb.journal import Database, Journal, Server
 from regards_nb.waits import user_call
 
@@ -169,6 +171,60 @@ def test_ctrl_c_ends_the_wait_for_a_server_that_does_not_answer(
             call()
         call()
         assert not [record for record in caplog.records if record.name.startswith("psycopg")]
+
+
+@pytest.mark.usefixtures("_says_at_once")
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        (lambda tracker: tracker.submit("dataset:SWOT_PASS_012"), "nothing was ordered for"),
+        (lambda tracker: tracker.pause(1), "sync"),
+        (lambda tracker: tracker.download(1, again=True), "stopped"),
+    ],
+)
+def test_ctrl_c_ends_each_call_whose_journal_does_not_answer(
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped: tuple[Callable[[OrderTracker], object], str],
+) -> None:
+    """As one that the user has stopped, although it cannot read what was done; it waits no more."""
+    with OrderTracker.demo(
+        broker=broker,
+        suborder_pause_s=0.01,
+        journal=postgresql.new_database(),
+        workspace=tmp_path / "orders",
+    ) as tracker:
+        tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=60).download()
+        with (
+            postgresql.suspended(),
+            interrupted_after(lambda written: "of the journal" in written, monkeypatch),
+            pytest.raises(StoppedWaiting, match=stopped[1]),
+        ):
+            stopped[0](tracker)
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_wait_for_a_thread_that_waits_for_the_server_is_told(
+    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the frames meanwhile; Ctrl-C ends the wait."""
+    monkeypatch.setattr(Server, "silence_s", 5 * LIMIT_S)
+    monkeypatch.setattr(Server, "connect_s", 5 * int(LIMIT_S))
+    monkeypatch.setattr(Server, "reconnect_s", 5 * int(LIMIT_S))
+    with Journal(postgresql.new_database()) as journal, ThreadPoolExecutor(1) as pool:
+        frames = Frames(journal, None)
+        frames.refresh()
+        with postgresql.suspended():
+            reading = pool.submit(frames.refresh)
+            until(journal.obstacle)
+            with (
+                interrupted_after(lambda written: "waiting for the server" in written, monkeypatch),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                frames.refresh()
+        reading.result()
 
 
 @pytest.mark.usefixtures("_says_at_once")

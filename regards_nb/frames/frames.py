@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from bisect import bisect_right
 from collections import deque
 from contextlib import suppress
@@ -33,6 +32,7 @@ from regards_nb.frames.columns import (
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import name_of
+from regards_nb.waits import SpokenLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ class Frames:
         self._shown_queues = queues
         self._tenant = tenant
         self._workspace = None if workspace is None else str(workspace)
-        self._lock = threading.RLock()
+        self._lock = SpokenLock(journal.obstacle)
         #: In each block that changes what is kept.
         self._whole = _Whole()
         self._account = account

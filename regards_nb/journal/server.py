@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import sqlalchemy as sa
 
 from regards_nb import waits
-from regards_nb.waits import awaited, told
+from regards_nb.waits import awaited, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ class Server:
     def end_s(self, began_s: float, *, has_answered: bool) -> float:
         """Return until when a connection may be silent, of which no byte has come since a time."""
         if has_answered:
-            return began_s + self.statement_s
+            return began_s + min(self.statement_s, max(time_left_s(), _LATER_S))
         # The calls of a cell do not wait one after the other.
         return max(self.outage.end_s(self.silence_s), began_s + _LATER_S)
 

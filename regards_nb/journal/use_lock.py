@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import fulfil, in_main_thread, speaks, this_call, time_left_s
+from regards_nb.waits import fulfil, in_main_thread, limited, speaks, this_call, time_left_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,8 @@ def uninterrupted(work: Callable[[], _T], tell: Callable[[], object] = lambda: N
     """
     if not (in_main_thread() or speaks()):
         return work()
-    context, outcome = copy_context(), Future[_T]()
+    with limited(time.monotonic() + time_left_s()):  # after Ctrl-C only this thread knows it
+        context, outcome = copy_context(), Future[_T]()
     # Not the condition of the future: an exception of a signal handler can break its wait.
     unfinished = threading.Lock()
     unfinished.acquire()

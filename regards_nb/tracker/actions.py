@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
 from regards_nb.waits import growing, progress, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
@@ -120,7 +120,8 @@ class OrderActions:
         """
         if self._sync is None:
             raise SettingsError(f"to {action} an order {CLIENT_MISSING}")
-        state = self._shared.state(key)
+        with unchanged(action):
+            state = self._shared.state(key)
         if state.order_id is None:
             raise NotAllowedError(
                 f"{state.name} has no number, so there is nothing to {action}: "
@@ -128,11 +129,8 @@ class OrderActions:
             )
         done: list[str] = []
         shared = self._shared
-        try:
+        with unchanged(f"{action} {state.name}"):
             self._sync.prove_journal()
-        except JournalError as exc:
-            exc.put_first(f"nothing was changed at REGARDS to {action} {state.name}")
-            raise
         shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
         shared.signal.send()
         try:
@@ -235,6 +233,16 @@ def _act(
     outcome = _asked_for(sync, order_id) if action in _EXPECTED else None
     sync.keep_outcome(state, outcome or expected, f"by the action {action}")
     return order_id
+
+
+@contextmanager
+def unchanged(doing: str) -> Iterator[None]:
+    """Say in a JournalError of the block, which comes before a request, that none was sent."""
+    try:
+        yield
+    except JournalError as exc:
+        exc.put_first(f"nothing was changed at REGARDS to {doing}")
+        raise
 
 
 def _asked_for(sync: RestSync, order_id: int) -> RemoteOrder | None:

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections import Counter, defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -281,6 +281,8 @@ class Submission:
         self._life = life
         #: What REGARDS has answered to requests, by their names, until the journal has it.
         self._answers: dict[str, ApplyResponse | RemoteOrder] = {}
+        #: The names of the requests that were sent here, where the journal cannot be read.
+        self._sent: set[str] = set()
 
     def submit(
         self,
@@ -310,8 +312,7 @@ class Submission:
                     request = rename(request)
                 self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
         except JournalError as exc:
-            with suppress(JournalError):  # it cannot be read either
-                exc.put_first(self._fate(request))
+            exc.put_first(self._fate(request))
             raise
         self._shared.signal.send()
         self._answers.pop(request.correlation_id, None)  # a message may have named the order
@@ -339,8 +340,7 @@ class Submission:
                 assert isinstance(answer, RemoteOrder)  # noqa: S101 - see _journal_answer
                 return answer.order_id
         except JournalError as exc:
-            with suppress(JournalError):
-                exc.put_first(self._fate(request))
+            exc.put_first(self._fate(request))
             raise
         except KeyboardInterrupt as exc:
             raise StoppedWaiting(in_work=self.was_sent(name)) from exc
@@ -357,9 +357,13 @@ class Submission:
                 f"REGARDS has made order {answer.order_id} for {wanted_for}, and the journal lacks "
                 f"it. {request.call} writes it there, and orders nothing twice"
             )
-        if (key := self._shared.frames.key_of(name)) is not None:
-            return f"{self._shared.state(key).name} was made for {wanted_for}"
-        if not self.was_sent(name):
+        try:
+            if (key := self._shared.frames.key_of(name)) is not None:
+                return f"{self._shared.state(key).name} was made for {wanted_for}"
+            is_open = self.was_sent(name)
+        except JournalError:
+            is_open = name in self._sent
+        if not is_open:
             return _nothing(request)
         return (
             f"it is open whether REGARDS has made an order for {wanted_for}. "
@@ -469,6 +473,7 @@ class Submission:
             label=request.label if request.restarts is None else None,
             body=request.saved(sent=sent, newest_before=newest_before),
         )
+        (self._sent.add if sent else self._sent.discard)(request.correlation_id)
 
     # -- over REST --
 

@@ -30,13 +30,13 @@ from regards_nb.consumer import (
     publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import SettingsError, TrackingError
+from regards_nb.errors import JournalError, SettingsError, TrackingError
 from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
 from regards_nb.output import say
 from regards_nb.queries import selection
-from regards_nb.tracker.actions import OrderActions
+from regards_nb.tracker.actions import OrderActions, unchanged
 from regards_nb.tracker.blocking import BlockingOrders
 from regards_nb.tracker.dispatcher import (
     AutoDownload,
@@ -927,8 +927,9 @@ class OrderTracker:
         request.check()
         if dry_run:
             return request
-        warning = "" if self.auto_download else self._blocking.before_third()
-        refuse_cart = refuses_cart(cart)
+        refuse_cart, warning = refuses_cart(cart), ""
+        with contextlib.suppress(JournalError):  # the request tells it, and that it was not sent
+            warning = "" if self.auto_download else self._blocking.before_third()
         with stopped_by_user(partial(self._submission.stopped, request)):
             key = self._submission.submit(
                 request, refuse_cart=refuse_cart, estimate=say if estimate else None
@@ -1102,7 +1103,9 @@ class OrderTracker:
         if isinstance(orders, OrderKey):
             self._actions.begin(action, orders)
             return self._as_orders([orders])
-        return self._as_orders(self._actions.act_on_all(action, self._keys_in(orders), **details))
+        with unchanged(action):
+            keys = self._keys_in(orders)
+        return self._as_orders(self._actions.act_on_all(action, keys, **details))
 
     def _as_orders(self, keys: Iterable[OrderKey]) -> list[Order]:
         return [Order(self, key) for key in keys]
