@@ -20,10 +20,12 @@ from children import Child
 from conftest import Admin, until
 from erlang import evaluate
 from pika.exceptions import ChannelClosedByBroker
+from strategies import delivery
 from tcp_proxy import TcpProxy
 
 from regards_nb import errors
 from regards_nb.consumer import (
+    AckBatcher,
     Consumer,
     HealthState,
     broker_error,
@@ -40,6 +42,32 @@ if TYPE_CHECKING:
     from regards_nb.simulator import PrivateBroker
 
 LIMIT_S = 30.0
+
+
+def sizes_of_commits(count: int, distance_s: float) -> list[int]:
+    """Return how many of *count* messages that come at a distance are in each commit."""
+    now_s, received, sizes = 0.0, 0, list[int]()
+    batcher = AckBatcher(
+        lambda messages, **_: sizes.append(len(messages)), lambda _: None, clock=lambda: now_s
+    )
+    while received < count:
+        now_s = max(now_s, received * distance_s)
+        while received < count and received * distance_s <= now_s:
+            received += 1
+            batcher.add(received, delivery(b"{}"))
+        batcher.flush()
+        now_s += batcher.pause_s
+    return sizes
+
+
+def test_messages_that_come_often_are_committed_together() -> None:
+    """A message after a silence is committed at once and alone, others about eight together."""
+    assert sizes_of_commits(50, 0.1) == [1] * 50
+    for distance_s in (0.01, 0.001, 0.0001):
+        sizes = sizes_of_commits(1000, distance_s)
+        assert sizes[:2] == [1, 1]
+        assert len(sizes) < 150
+        assert max(sizes) < 12
 
 
 def nothing() -> None:

@@ -6,6 +6,7 @@ scripted one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ ACK_LINGER_S = 1.5
 #: A batch waits for further messages only while more than these arrive in one turn of the loop: a
 #: single message is committed at once, and the commit takes so long that the next batch is larger.
 FEW_MESSAGES = 8
+#: Where two or more messages come in this time, they are gathered for that long, or until about
+#: `FEW_MESSAGES` have come: to wake for a message and to commit it takes 1 ms of the processor, one
+#: more message in the same commit 0.1 ms.
+GATHER_S = 0.1
 
 
 class AckBatcher:
@@ -68,6 +73,8 @@ class AckBatcher:
         self._raised_at_tag = 0
         #: the number of pending messages at the last call of `should_wait_for_more`
         self._pending_before = 0
+        #: the time of the last commit, and until when messages are gathered after it
+        self._flushed_s = self._gathers_until_s = -math.inf
         #: acknowledge nothing but by `acknowledge_all`, so that the limit fills
         self.is_held = False
 
@@ -122,20 +129,30 @@ class AckBatcher:
         before, self._pending_before = self._pending_before, pending
         return before + FEW_MESSAGES < pending < self.prefetch // 2
 
+    @property
+    def pause_s(self) -> float:
+        """Time for which to receive nothing, so that the next commit has several messages."""
+        return max(self._gathers_until_s - self._clock(), 0.0)
+
     def flush(self) -> None:
         """Journal the received messages; after a JournalError the next call tries again."""
         if not self.pending:
             return
-        newest_tag = self._newest_tag
+        newest_tag, n = self._newest_tag, len(self.pending)
         self._journal_batch(
             self.pending,
-            delivered=self._earlier + newest_tag - len(self.pending),
+            delivered=self._earlier + newest_tag - n,
             acknowledged=self._earlier + self._acknowledged_tag,
         )
         self.has_journalled = True
-        self._journalled.append((newest_tag, self._clock()))
+        now_s = self._clock()
+        self._journalled.append((newest_tag, now_s))
         self.pending = []
         self._pending_before = 0
+        period_s = (now_s - self._flushed_s) / n
+        if period_s <= GATHER_S / 2:
+            self._gathers_until_s = now_s + min(FEW_MESSAGES * period_s, GATHER_S)
+        self._flushed_s = now_s
         is_half_used = newest_tag - self._acknowledged_tag > self.prefetch // 2
         if is_half_used and not self._may_raise_limit() and not self.is_held:
             # Leave the newest unacknowledged: if the connection ends, the redelivered messages

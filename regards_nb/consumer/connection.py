@@ -115,6 +115,7 @@ class Connection:
 
     def run(self, stop: threading.Event) -> None:
         """Run until the connection ends; raise why, unless `request_close` was called."""
+        self._stop = stop
         try:
             if not stop.is_set():
                 self._connection = pika.SelectConnection(
@@ -458,6 +459,8 @@ class Connection:
             self._schedule_flush(0)
         else:
             self._flush()
+            # Outside of the loop, which each message would wake; it has nothing urgent to do.
+            self._stop.wait(self.batcher.pause_s)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
