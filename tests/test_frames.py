@@ -25,10 +25,11 @@ from regards_nb.frames import (
     REJECTED_DTYPES,
     Answer,
     Frames,
+    States,
     plain,
 )
 from regards_nb.journal import Journal, Position
-from regards_nb.orders import OrderKey, OrderReducer
+from regards_nb.orders import OrderKey, OrderReducer, OrderState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -561,6 +562,7 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
             (grown.files, "path"),
             (grown.rejected, "reason"),
         ):
+            numbers_of(grown)
             handed_out.append((frame, frame.copy(deep=True)))
             # somebody writes into what he was given: it stays his
             mine = frame.copy(deep=False)
@@ -573,6 +575,7 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
     same(grown.rejected, fresh.rejected)
     assert grown.rejections == fresh.rejections == len(pieces)
     assert list(grown.states()) == list(fresh.states())
+    assert numbers_of(grown) == numbers_of(fresh)
     book = OrderReducer()
     for row in (row for batch in journal.read() for row in batch.rows()):
         event = decode(row.delivery)
@@ -592,6 +595,40 @@ def test_frames_that_grew_are_those_of_a_fresh_start(
     for frame, as_it_was in handed_out:
         pd.testing.assert_frame_equal(frame, as_it_was)
     journal.close()
+
+
+def numbers_of(frames: Frames) -> list[list[int]]:
+    """Return some numbers of the states of all orders, and of those that wait."""
+    states = frames.states()
+    names = ("order_id", "finished", "suborders_done", "waits_for_download")
+    numbers = [states.numbers(name).tolist() for name in names]
+    waiting = states.where("waits_for_download").sorted("order_id")
+    return [*numbers, *(waiting.numbers(name).tolist() for name in names)]
+
+
+def test_numbers_of_orders_are_read_of_those_that_changed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an event of one order, a view that counts all 300 reads the numbers of that one."""
+    frames, read = Frames(journal, None), list[OrderKey]()
+
+    def counted(name: str) -> Callable[[OrderState], int]:
+        def number(state: OrderState) -> int:
+            read.append(state.key)
+            return int(getattr(state, name))
+
+        return number
+
+    monkeypatch.setattr(sys.modules[States.__module__], "attrgetter", counted)
+    ids = range(1, 301)
+    append(journal, *[GRANTED | {"orderId": n, "correlationId": f"c{n}"} for n in ids])
+    assert not frames.states().numbers("finished").any()
+    assert len(read) == 300
+    append(journal, DONE | {"correlationId": "c5"})
+    finished = frames.states().where("finished")
+    assert [key.correlation_id for key in read[300:]] == ["c5"]
+    assert finished.numbers("finished").tolist() == [True]
+    assert len(read) == 301
 
 
 def by_file(files: pd.DataFrame) -> pd.DataFrame:

@@ -120,12 +120,13 @@ class States(Sequence[OrderState]):
         made: Sequence[OrderState | None] = (),
         stored: StoredOrders | None = None,
         rows: np.ndarray[Any, Any] | None = None,
+        numbers: dict[str, np.ndarray[Any, Any]] | None = None,
     ) -> None:
         self._made = made
         self._stored = stored
         self._rows = np.arange(len(made)) if rows is None else rows
-        #: What `numbers` has returned.
-        self._numbers: dict[str, np.ndarray[Any, Any]] = {}
+        #: What `numbers` has returned, here or of the states that these were made from.
+        self._numbers = {} if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._made)
@@ -155,14 +156,29 @@ class States(Sequence[OrderState]):
         return [state for state in made if state is not None]
 
     def __add__(self, more: Sequence[OrderState]) -> States:
-        rows = np.zeros(len(more), dtype=np.int64)
-        return States([*self._made, *more], self._stored, np.append(self._rows, rows))
+        made = [*self._made, *more]
+        return self.updated(made, range(len(self), len(made)))
 
     def take(self, positions: Iterable[int]) -> States:
         """Return the states at some positions."""
         where = np.fromiter(positions, dtype=np.int64)
+        if np.array_equal(where, np.arange(len(self))):
+            return self
         made = [self._made[position] for position in where.tolist()]
-        return States(made, self._stored, self._rows[where])
+        # a copy: another thread may ask for one more
+        numbers = {name: known[where] for name, known in self._numbers.copy().items()}
+        return States(made, self._stored, self._rows[where], numbers)
+
+    def updated(self, made: Sequence[OrderState | None], changed: Iterable[int]) -> States:
+        """Return the states *made*; they differ from these at *changed* positions, all made."""
+        where, more = list(changed), len(made) - len(self)
+        new = [made[position] for position in where]
+        numbers = {}
+        for name, known in self._numbers.copy().items():
+            numbers[name] = np.append(known, np.zeros(more, dtype=np.int64))
+            numbers[name][where] = _numbers_of(name, new)
+        rows = np.append(self._rows, np.zeros(more, dtype=np.int64))
+        return States(made, self._stored, rows, numbers)
 
     def where(self, name: str, values: Collection[int] = _TRUE) -> States:
         """Return the states with one of these numbers in an attribute; a flag is a number."""
@@ -181,10 +197,10 @@ class States(Sequence[OrderState]):
         """Return all states, with a *change* of those that `where` would return."""
         if not values:
             return self
-        made = list(self._made)
-        for position in self._positions(name, values):
+        made, positions = list(self._made), self._positions(name, values)
+        for position in positions:
             made[position] = change(self[position])
-        return States(made, self._stored, self._rows)
+        return self.updated(made, positions)
 
     def sorted(self, name: str) -> States:
         """Return the states, sorted by a number."""
@@ -207,14 +223,17 @@ class States(Sequence[OrderState]):
         """Return a number or flag of each state; 0 where it is missing. No state is made."""
         if name in self._numbers:
             return self._numbers[name]
-        of = attrgetter(name)
-        made = [0 if state is None else of(state) or 0 for state in self._made]
-        numbers = np.array(made, dtype=np.int64)
+        numbers = np.array(_numbers_of(name, self._made), dtype=np.int64)
         if self._stored is not None and name in self._stored.columns:
             is_stored = np.array([state is None for state in self._made], dtype=bool)
             numbers[is_stored] = self._stored.columns[name].data[self._rows[is_stored]]
         self._numbers[name] = numbers
         return numbers
+
+
+def _numbers_of(name: str, states: Iterable[OrderState | None]) -> list[int]:
+    of = attrgetter(name)
+    return [0 if state is None else of(state) or 0 for state in states]
 
 
 class ChangeTracker(Generic[_T]):
@@ -292,8 +311,9 @@ class OrderStates:
         #: At the positions of `keys`; None for an order of the checkpoint until it is read.
         n_stored = 0 if stored is None else stored.n_orders
         self._states: ChangeTracker[OrderState | None] = ChangeTracker([None] * n_stored)
-        #: All states, as long as none changes.
+        #: All states when they were last asked for, and the positions that changed since.
         self._all: States | None = None
+        self._changed: set[int] = set()
         #: Orders whose state was never computed, and those whose state must be computed again.
         self._new: list[OrderKey] = []
         self._stale: set[OrderKey] = set()
@@ -414,7 +434,7 @@ class OrderStates:
         self.regrouped = self._reducer.regrouped
         self.keys = {key: position for position, key in enumerate(self._reducer)}
         self._stored = None
-        self._states = ChangeTracker()
+        self._states, self._all = ChangeTracker(), None
         self._to_name.update(self._files_of)
         self._stale.clear()
         self._new = list(self.keys)
@@ -435,7 +455,11 @@ class OrderStates:
         self._compute()
         values = self._states.values
         if keys is None:
-            self._all = self._all or States(list(values), self._stored)
+            if self._all is None:
+                self._all = States(list(values), self._stored)
+            elif self._changed:
+                self._all = self._all.updated(list(values), self._changed)
+            self._changed = set()
             return self._all
         found = (self.keys.get(self._reducer.resolved(key)) for key in keys)
         positions = [position for position in found if position is not None]
@@ -514,14 +538,16 @@ class OrderStates:
         return list(self.keys), self._reducer.folded(), self._reducer.changed()
 
     def _compute(self) -> None:
-        if self._stale or self._new:
-            self._all = None
         stale, self._stale = list(self._stale), set()
         for key, told in zip(stale, self._told(stale), strict=True):
-            self._states.put(self.keys[key], self._joined(key, told))
+            self._put(self.keys[key], self._joined(key, told))
         new, self._new = self._new, []
         for key in new:
-            self._states.put(len(self._states.values), self._joined(key, self._reducer.state(key)))
+            self._put(len(self._states.values), self._joined(key, self._reducer.state(key)))
+
+    def _put(self, position: int, state: OrderState) -> None:
+        self._states.put(position, state)
+        self._changed.add(position)
 
     def _told(self, keys: Collection[OrderKey]) -> list[OrderState]:
         """Return what events tell of some orders.
