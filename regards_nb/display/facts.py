@@ -117,9 +117,9 @@ class OrderFacts:
         searched = map(self._searched.__getitem__, places)
         return np.fromiter((all(w in text or w == n for w in words) for text, n in searched), bool)
 
-    def statuses(self, facts: np.ndarray[Any, Any]) -> Counter[str]:
-        """Count the statuses of some orders."""
-        counts = np.bincount(facts["status"], minlength=len(self._places)).tolist()
+    def statuses(self, places: np.ndarray[Any, Any]) -> Counter[str]:
+        """Count the statuses of some orders, by their places."""
+        counts = np.bincount(places, minlength=len(self._places)).tolist()
         return Counter({str(text): n for text, n in zip(self._places, counts, strict=True) if n})
 
 
