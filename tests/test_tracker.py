@@ -154,6 +154,26 @@ def test_a_wait_in_asyncio_leaves_the_loop_free(
     assert asyncio.run(main()) > 10
 
 
+def test_events_without_a_callback_begin_no_thread(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of callbacks begins when one is called, and not for each new event."""
+    begun = list[str]()
+    start = threading.Thread.start
+
+    def noting(thread: threading.Thread) -> None:
+        begun.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noting)
+    with tracker_of(simulator, tmp_path) as tracker:
+        tracker.on("DENIED", list[OrderEvent]().append)
+        tracker.wait(simulator.order(OrderPlan()), timeout_s=60)
+        tracker.stop()  # all events are handled then
+    assert "regards-nb-dispatch" in begun
+    assert "regards-nb-callback" not in begun
+
+
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
 def test_callbacks_get_their_events_and_their_errors_stop_nothing(
     simulator: Simulator, tracker: OrderTracker, kind: type[BaseException]

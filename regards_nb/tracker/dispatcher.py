@@ -110,6 +110,8 @@ class EventDispatcher:
         self._running = "a callback"
         #: When it began; None: no call runs.
         self._began_s: float | None = None
+        #: What comes after the calls of the events so far; None: there was none.
+        self._last_job: Future[None] | None = None
         #: Each is counted by one thread alone.
         self._submitted = self._begun = 0
         #: Which callback runs for long, and how many calls wait behind it; empty without one.
@@ -212,15 +214,16 @@ class EventDispatcher:
         registered = list(self._callbacks)
         if self._is_over or not events:
             return
+        is_busy = self._last_job is not None and not self._last_job.done()
         for event in events if registered else ():
             called = [each for status, each in registered if status in (None, event.status)]
             for callback in self._new_to(called, event):
                 self._submitted += 1
                 self._threads.submit(partial(self._guarded, callback, event))
-        # after the callbacks, in their thread
+                is_busy = True
         advance = partial(self._cursor.advance, *read_up_to)
-        if registered:
-            self._threads.submit(advance)
+        if is_busy:  # after the callbacks, in their thread
+            self._last_job = self._threads.submit(advance)
         else:
             advance()
 
