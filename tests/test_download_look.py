@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from regards_nb.display import text
 from regards_nb.download import FolderFiles
 from regards_nb.errors import DownloadError, IncompleteDownloadError
 from regards_nb.simulator import OrderPlan, Outcome, Simulator, Slow, StorageRefuses
+from regards_nb.waits import is_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +82,74 @@ def test_a_comparison_of_md5_sums_is_told(
         monkeypatch.setattr(sys, "stdout", written)
         assert tracker.verify(checksum=True).empty
     assert f"{said} with their MD5\n" in written.getvalue()
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_files_that_go_to_another_folder_are_told(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_linked: bool
+) -> None:
+    """They are compared with their MD5, or copied to another file system: a view says how far."""
+    seen, blocks, link = list[str](), FolderFiles.blocks, os.link
+
+    def blocks_late(files: FolderFiles, name: str) -> Iterator[bytes]:
+        for block in blocks(files, name):
+            yield block
+            until(lambda: told() in tracker[number].state.download_note, within_s=20)
+            seen.append(name)
+
+    def told() -> str:
+        does = (
+            "comparing the files of order {} with their MD5"
+            if is_linked
+            else "copying the files of order {}"
+        )
+        where = f"{'in' if is_linked else 'from'} {tmp_path / 'orders' / str(number)}"
+        how_far = f"{len(seen)} of 2 files ({20 * len(seen) + 20}.0 kB of 40.0 kB)"
+        return f"{does.format(number)}: {how_far}, {where}"
+
+    def link_in_place(source: str, target: str, **options: bool) -> None:
+        if not is_linked and ".part" not in source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target, **options)
+
+    number = simulator.order(OrderPlan(n_files=2, file_bytes=20_000))
+    with tracked(tmp_path, simulator, number) as tracker:
+        tracker.wait(number, download=True)
+        first = tracker.download(number)
+        monkeypatch.setattr(FolderFiles, "blocks", blocks_late)
+        monkeypatch.setattr(os, "link", link_in_place)
+        paths = tracker.download(number, directory=tmp_path / "other")
+        assert seen == [path.name for path in paths]
+        assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in first]
+        inodes = [{path.stat().st_ino for path in each} for each in (first, paths)]
+        assert (inodes[0] == inodes[1]) == is_linked
+
+
+@pytest.mark.parametrize("option", ["checksum", "directory"])
+def test_the_reading_of_a_large_file_is_stopped(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """stop() ends it after a block, and no part of the file gets a final name."""
+    began, blocks, other = threading.Event(), FolderFiles.blocks, tmp_path / "other"
+
+    def blocks_until_stopped(files: FolderFiles, name: str) -> Iterator[bytes]:
+        for block in blocks(files, name):
+            began.set()
+            until(is_stopped)
+            yield block
+
+    options = {option: True if option == "checksum" else other}
+    number = simulator.order(OrderPlan(n_files=1, file_bytes=3 << 20))
+    with tracked(tmp_path, simulator, number) as tracker, ThreadPoolExecutor(1) as pool:
+        tracker.wait(number, download=True)
+        monkeypatch.setattr(FolderFiles, "blocks", blocks_until_stopped)
+        call = pool.submit(tracker.download, number, **options)
+        until(lambda: began.is_set() or call.done())
+        tracker.stop()
+        with pytest.raises(DownloadError, match="was stopped while .* was read"):
+            call.result()
+        assert not other.exists() or list(other.iterdir()) == []
+        assert (tracker.files["state"] == "VERIFIED").all()
 
 
 def test_removed_and_cut_files_are_fetched_again(simulator: Simulator, tmp_path: Path) -> None:

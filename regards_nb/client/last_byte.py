@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class _Wait:
@@ -39,7 +39,7 @@ class LastByte:
         #: When the last byte came to any of them, or the first one began to wait.
         self.silent_since_s, self.silent_since = 0.0, datetime.now(UTC)
         #: What each thread says that pauses before it asks again.
-        self.pauses: dict[int, str] = {}
+        self.pauses: dict[int, str | Callable[[], str]] = {}
         #: Why the last request failed that is repeated; empty before.
         self.failure = ""
         #: Who is waited for, and after how long a request is given up; 0: another thread knows.
@@ -80,12 +80,14 @@ class LastByte:
 
         The time since when it tells one silence from the next; a log writes each of them once.
         """
-        if pauses := list(self.pauses.values()):
-            return pauses[0]
+        pause = next(iter(list(self.pauses.values())), "")
+        if pause and isinstance(pause, str):
+            return pause
+        does = pause if isinstance(pause, str) else pause()
         if self.age_s < self.told_after_s:
-            return ""
+            return does
         lacking, ending = self.lacking(what)
-        return f"{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
+        return f"{does}{'; ' * bool(does)}{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
 
 
 class Calls:
@@ -162,9 +164,10 @@ def waiting(
 
 
 @contextmanager
-def pausing(text: str, failure: str = "") -> Iterator[None]:
+def pausing(text: str | Callable[[], str], failure: str = "") -> Iterator[None]:
     """Ask for nothing in the block, as in a pause before a request is repeated; *text* says why.
 
+    A function returns how far work on this computer is; that a store does not answer is told, too.
     *failure*: the same without the time of the next attempt.
     """
     last_byte = _watched.get()

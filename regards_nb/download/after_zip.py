@@ -8,14 +8,15 @@ import os
 from typing import TYPE_CHECKING
 
 from regards_nb.client import pausing
-from regards_nb.download.disk import file_md5
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import extract_zip, fetch_zip
+from regards_nb.download.places import root_and_name
 from regards_nb.download.records import FileChecker, is_in_zip
 from regards_nb.download.workspace import CheckedFile, Content
-from regards_nb.errors import ServiceError
+from regards_nb.errors import ArchiveError, ServiceError
 from regards_nb.files import FileRecord, FileState
+from regards_nb.text import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,19 +68,58 @@ def gather(context: DownloadContext, others: Iterable[FileRecord]) -> None:
 
     A file that differs from the verified one counts as missing, and is fetched.
     """
-    checker = FileChecker(checksum=True)
-    for path, records in _by_path(others):
-        first = records[0]
-        if checker.problem(first) is not None:
-            context.manifest.add(context.records.mark_missing(records))
-            continue
-        with context.workspace.errors():
-            staged = context.workspace.stage_existing(path)
-            size_bytes = os.stat(staged).st_size  # noqa: PTH116
-            md5 = file_md5(staged) if first.md5 is None or is_in_zip(first) else first.md5
-        content = Content(first.name, size_bytes, md5, b"", staged)
-        name = context.names.choose_new(os.path.basename(path))  # noqa: PTH119
-        context.publisher.add([CheckedFile(content, records, None, name, is_fetched=False)])
+    files = list(_by_path(others))
+    reading = _Reading(context, files)
+    checker = FileChecker(checksum=False)
+    with pausing(reading.text):
+        for path, records in files:
+            first = records[0]
+            content = reading.read(path, first) if checker.problem(first) is None else None
+            if content is None:
+                context.manifest.add(context.records.mark_missing(records))
+                continue
+            name = context.names.choose_new(os.path.basename(path))  # noqa: PTH119
+            context.publisher.add([CheckedFile(content, records, None, name, is_fetched=False)])
+
+
+class _Reading:
+    """Reads files of another folder, which are linked or copied, and says how far it is."""
+
+    def __init__(
+        self, context: DownloadContext, files: Sequence[tuple[str, list[FileRecord]]]
+    ) -> None:
+        self._context = context
+        self._n_files, self._n_read, self._read_bytes = len(files), 0, 0
+        self._total_bytes = sum(records[0].size_bytes or 0 for _, records in files)
+        self._folder, self._is_copied = root_and_name(files[0][0])[0], False
+
+    def text(self) -> str:
+        """Return what is read, and how much of it was read."""
+        files = f"the files of order {self._context.order_id}"
+        done = counted(f"{self._n_read} of {self._n_files}", "file")
+        how_far = f"{done} ({size(self._read_bytes)} of {size(self._total_bytes)})"
+        if self._is_copied:
+            return f"copying {files}: {how_far}, from {self._folder}"
+        return f"comparing {files} with their MD5: {how_far}, in {self._folder}"
+
+    def read(self, path: str, record: FileRecord) -> Content | None:
+        """Return a file; None where it is not the verified one."""
+        workspace = self._context.workspace
+        linked = workspace.link_existing(path)
+        self._folder, self._is_copied = root_and_name(path)[0], linked is None
+        try:
+            content = workspace.read_existing(path, record.name, linked, self._add)
+        except (OSError, ArchiveError):  # it was removed or changed meanwhile
+            return None
+        self._n_read += 1
+        if is_in_zip(record) or record.md5 in (None, content.md5):
+            return content
+        content.discard()
+        return None
+
+    def _add(self, n_bytes: int) -> None:
+        self._read_bytes += n_bytes
+        self._context.counter.report()
 
 
 def _by_path(records: Iterable[FileRecord]) -> Iterable[tuple[str, list[FileRecord]]]:

@@ -265,10 +265,10 @@ class BucketFiles:
                     raise
                 return None
 
-    def copy_to(self, name: str, path: str) -> None:
-        """Copy an object to a new file of this computer."""
-        with open(path, "xb") as file:  # noqa: PTH123 - a string
-            file.writelines(self.blocks(name))
+    def link_to(self, name: str, path: str) -> bool:
+        """Return False: an object is copied."""
+        del name, path
+        return False
 
     # -- lines: nothing can be added to an object, so there is a folder of them
 

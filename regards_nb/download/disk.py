@@ -9,14 +9,13 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regards_nb.errors import WorkspaceError
+from regards_nb.errors import DownloadError, WorkspaceError
+from regards_nb.waits import is_stopped
 
 try:
     import fcntl
@@ -60,15 +59,24 @@ class FolderFiles:
         """Return whether a plain file has this size and MD5; a link to one does not count."""
         del reads  # no MD5 is recorded beside a file: it is always read
         try:
-            return self.size_of(name) == (size_bytes, True) and file_md5(self.join(name)) == md5
+            return self.size_of(name) == (size_bytes, True) and self._md5(name) == md5
         except OSError:  # it cannot be read, or was removed meanwhile
             return False
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """Yield the content of a file."""
-        with open(self.join(name), "rb", buffering=0) as file:  # noqa: PTH123 - a string
+        """Yield the content of a file; DownloadError: the download was stopped meanwhile."""
+        path = self.join(name)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
             while block := file.read(_BLOCK_BYTES):
+                if is_stopped():
+                    raise DownloadError(f"the download was stopped while {path} was read")
                 yield block
+
+    def _md5(self, name: str) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        for block in self.blocks(name):
+            digest.update(block)
+        return digest.hexdigest()
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None where there is none."""
@@ -87,12 +95,13 @@ class FolderFiles:
         os.unlink(draft)
         return False
 
-    def copy_to(self, name: str, path: str) -> None:
-        """Link a file to a new name of this computer, or copy it."""
+    def link_to(self, name: str, path: str) -> bool:
+        """Link a file to a new name; return False for another file system, or one without links."""
         try:
             os.link(self.join(name), path)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(self.join(name), path)
+        except OSError:
+            return False
+        return True
 
     def lines(self, name: str) -> Sequence[bytes]:
         """Return the lines that were added under a name."""
@@ -159,12 +168,6 @@ def link_without_replacing(source: str, target: str) -> bool:
         return True
     os.unlink(source)
     return True
-
-
-def file_md5(path: str) -> str:
-    """Return the MD5 of a file, in hexadecimal."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string
-        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def lock_if_free(descriptor: int) -> bool:

@@ -53,7 +53,7 @@ from regards_nb.errors import ArchiveError, WorkspaceError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.download.places import Place
     from regards_nb.files import FileRecord, FileState
@@ -364,12 +364,32 @@ class Workspace:
         write_new(path, data)
         return path
 
-    def stage_existing(self, path: str) -> str:
-        """Link a file of another place into the staging folder, or copy it; return its path."""
+    def link_existing(self, path: str) -> str | None:
+        """Link a file of another place into the staging folder; None: it must be copied."""
         staged = f"{self._staged_prefix}{next(self._numbers)}"
         root, name = root_and_name(path)
-        files_in(root).copy_to(name, staged)
-        return staged
+        return staged if files_in(root).link_to(name, staged) else None
+
+    def read_existing(
+        self, path: str, name: str, linked: str | None, on_block: Callable[[int], object]
+    ) -> Content:
+        """Read a file of another place, which *linked* is a link to, or copy it.
+
+        *on_block* is called with the number of bytes of each block.
+        """
+        root, file_name = root_and_name(path)
+        files = files_in(root)
+        limit_bytes, _ = files.size_of(file_name)
+        writer = ContentWriter(name, limit_bytes, self if linked is None else None)
+        try:
+            for block in files.blocks(file_name):
+                writer.add(block)
+                on_block(len(block))
+        except BaseException:
+            writer.discard()
+            raise
+        content = writer.finish()
+        return content if linked is None else content._replace(data=b"", path=linked)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
