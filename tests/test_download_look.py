@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -303,6 +304,43 @@ def test_a_given_directory_gets_the_files(simulator: Simulator, tmp_path: Path) 
         assert sorted(path.read_bytes() for path in third) != []
         assert len(third) == 6
         assert tracker.verify(checksum=True).empty
+
+
+def test_files_of_the_workspace_are_used_where_their_copies_are_gone(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """They are not fetched again, also into a third folder, and are found of a deleted order."""
+    number = simulator.order(SIX)
+    with tracked(tmp_path, simulator, number) as tracker:
+        first = tracker.download(number)
+        before = downloaded(simulator)
+
+        def copy_and_remove() -> None:
+            tracker.download(number, directory=tmp_path / "copies")
+            shutil.rmtree(tmp_path / "copies")
+            assert set(tracker.verify()["problem"]) == {"missing"}
+
+        copy_and_remove()
+        assert tracker.download(number) == first
+        assert tracker.verify(checksum=True).empty
+        copy_and_remove()
+        third = tracker.download(number, directory=tmp_path / "third")
+        assert [path.parent for path in third] == [tmp_path / "third"] * 6
+        assert downloaded(simulator) == before
+        copy_and_remove()
+        shutil.rmtree(tmp_path / "third")
+        right = first[0].read_bytes()
+        first[0].write_bytes(right[::-1])
+        assert sorted(path.read_bytes() for path in tracker.download(number)) == sorted(
+            [right, *(path.read_bytes() for path in first[1:])]
+        )
+        assert downloaded(simulator) == before + 1, "another content is not used"
+        first = tracker.download(number)
+        copy_and_remove()
+        simulator.expire(number)
+        tracker.sync()
+        until(lambda: tracker[number].status == "EXPIRED")
+        assert tracker.download(number) == first
 
 
 def test_again_fetches_anew(simulator: Simulator, tmp_path: Path) -> None:

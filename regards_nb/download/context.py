@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regards_nb.client import Body, RemoteOrder
     from regards_nb.download.manifest import Manifest
     from regards_nb.download.names import FinalNames
+    from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress, ProgressCounter
     from regards_nb.download.publisher import Publisher
     from regards_nb.download.records import Check, OrderRecords
@@ -42,6 +43,9 @@ class DownloadOptions:
     again: bool = False
     #: Files that are verified in another folder are linked or copied into the directory.
     gather: bool = False
+    #: Returns the folder of the order in the workspace: where a file fails the check in another
+    #: folder, to which it was linked or copied, the one with the right MD5 there is used.
+    originals: Callable[[], Place] | None = None
     durable: bool = True
     #: How long no byte has come.
     last_byte: LastByte = field(default_factory=LastByte)

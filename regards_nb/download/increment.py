@@ -140,7 +140,12 @@ class Downloader:
         self._directory = as_place(directory)
         self._options = options or DownloadOptions()
         self.records = OrderRecords(
-            log, order_id, self._directory, check=self._options.check, again=self._options.again
+            log,
+            order_id,
+            self._directory,
+            check=self._options.check,
+            again=self._options.again,
+            originals=self._options.originals,
         )
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()

@@ -21,7 +21,7 @@ from regards_nb.files import FileRecord, FileState, is_url
 from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from regards_nb.download.bucket import BucketFiles
     from regards_nb.download.disk import FolderFiles
@@ -41,7 +41,7 @@ class FileLog(Protocol):
 
 
 class OrderRecords:
-    """The records of one order; *check* and *again* are those of `DownloadOptions`."""
+    """The records of one order; *check*, *again* and *originals* are those of `DownloadOptions`."""
 
     def __init__(
         self,
@@ -51,11 +51,13 @@ class OrderRecords:
         *,
         check: Check = "none",
         again: bool = False,
+        originals: Callable[[], Place] | None = None,
     ) -> None:
         self._log = log
         self._order_id = order_id
-        self._start = f"{directory}{'/' if is_url(str(directory)) else os.sep}"
+        self._start = _start_of(directory)
         self._check = check
+        self._originals = originals
         #: All of them, by file id.
         self.known: dict[int, FileRecord] = {}
         #: Ids of the files that the last manifest names.
@@ -72,9 +74,27 @@ class OrderRecords:
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
         checker = FileChecker(checksum=self._check == "checksum", what=f"order {self._order_id}")
+        wrong: list[FileRecord] = []
         with checker.telling():
             for record in self._log.files(self._order_id):
-                self.known[record.file_id] = self._as_found(record, checker)
+                is_looked_at = self._check != "none" and record.in_place
+                if is_looked_at and checker.problem(record) is not None:
+                    wrong.append(record)
+                    self.suspect.add(record.path or "")
+                self.known[record.file_id] = record
+        self.known.update((record.file_id, _missing(record)) for record in wrong)
+        self._use_originals([record for record in wrong if record.md5])
+
+    def _use_originals(self, wrong: list[FileRecord]) -> None:
+        """Record verified files whose copies in another folder, which were recorded, are gone."""
+        if not wrong or self._originals is None:
+            return
+        start = _start_of(self._originals())
+        checker = FileChecker(checksum=True, what=f"order {self._order_id}")
+        with checker.telling():
+            here = [each._replace(path=start + os.path.basename(each.path or "")) for each in wrong]  # noqa: PTH119
+            others = [record for record in here if record.path not in self.suspect]
+            self._save([record for record in others if checker.problem(record) is None])
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
         """Return the records of some files, by file id."""
@@ -125,15 +145,6 @@ class OrderRecords:
             return True
         same = (known.name, known.size_bytes, known.md5) == (row.name, row.size_bytes, row.md5)
         return not same and not known.in_place
-
-    def _as_found(self, record: FileRecord, checker: FileChecker) -> FileRecord:
-        """Return a record, or that of a missing file where its file fails the check."""
-        if self._check == "none" or not record.in_place:
-            return record
-        if checker.problem(record) is None:
-            return record
-        self.suspect.add(record.path or "")
-        return _missing(record)
 
 
 class FileProblem(NamedTuple):
@@ -203,6 +214,10 @@ def is_in_zip(record: FileRecord) -> bool:
         return False
     name = os.path.basename(path)  # noqa: PTH119
     return name != safe_name(record.name) and unnumbered(name) == zip_name(record.order_id)
+
+
+def _start_of(directory: Place) -> str:
+    return f"{directory}{'/' if is_url(str(directory)) else os.sep}"
 
 
 def _missing(record: FileRecord) -> FileRecord:

@@ -17,7 +17,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.download import FileChecker, stopped_text
+from regards_nb.download import (
+    FileChecker,
+    OrderRecords,
+    archive_of,
+    order_folder,
+    stopped_text,
+)
 from regards_nb.errors import (
     DownloadError,
     IncompleteDownloadError,
@@ -388,6 +394,10 @@ class Downloads:
         log = self._shared.journal.file_log(self._sync.tenant, self._workspace)
         with suppress(ServiceError):  # REGARDS may list them no more
             list_others(self._sync.client, number, log)
+        archive = archive_of(self._sync.client.base_url, self._sync.client.tenant)
+        folder = order_folder(self._workspace, number, archive)
+        # It records the files of the workspace of which copies elsewhere are gone.
+        OrderRecords(log, number, folder, check="size", originals=lambda: folder)
         records = self._shared.frames.files_of(number)
         checker = FileChecker(checksum=request.check == "checksum", what=f"order {number}")
         with checker.telling():

@@ -184,7 +184,8 @@ def fetch_order(
         # The manifest names no file that was downloaded before, with this or another journal.
         if order.lacks_files or (request.again and order.has_ended):
             list_others(client, order.order_id, log)
-        folder = request.directory or order_folder(workspace, order.order_id, archive)
+        originals = partial(order_folder, workspace, order.order_id, archive)
+        folder = request.directory or originals()
         options = DownloadOptions(
             on_progress=running.report,
             stop=running.stop,
@@ -193,6 +194,7 @@ def fetch_order(
             check=request.check,
             again=request.again,
             gather=request.directory is not None,
+            originals=originals,
         )
         try:
             result = Downloader(client, order.order_id, folder, log, options).fetch()

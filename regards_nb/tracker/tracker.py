@@ -1149,7 +1149,8 @@ class OrderTracker:
             By default all orders that have files to download.
         directory : path, optional
             Where the files go, also ``s3://bucket/prefix``; by default ``<workspace>/<order id>``.
-            Files that are verified elsewhere are linked or copied into it.
+            Files that are verified elsewhere are linked or copied into it; those of the workspace
+            are used again if such copies are gone.
         extract : bool, default True
             False keeps the zips as they came; a later call with True extracts them.
         again : bool, default False
