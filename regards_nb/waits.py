@@ -224,21 +224,6 @@ def shown_meanwhile() -> Iterator[None]:
         call.began_s = before_s
 
 
-class SpokenLock:
-    """A lock that a thread may take again. *reason* returns why another thread holds it long."""
-
-    def __init__(self, reason: Callable[[], str]) -> None:
-        self._lock, self._reason = threading.RLock(), reason
-
-    def __enter__(self) -> None:
-        while not self._lock.acquire(timeout=_STOP_TURN_S):
-            if text := self._reason():
-                told(text, math.inf)
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 @contextmanager
 def said_meanwhile(text: str) -> Iterator[None]:
     """Say *text* if a block takes long that must run in the user's thread: it may ask the user.

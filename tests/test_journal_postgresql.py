@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError, StoppedWaiting
 from regards_nb.frames import Frames
 from regards_nb.journal import Database, Journal, Server
-from regards_nb.waits import user_call
+from regards_nb.waits import limited, user_call
 
 if TYPE_CHECKING:
     from conftest import Admin
@@ -209,7 +210,7 @@ def test_ctrl_c_ends_each_call_whose_journal_does_not_answer(
 def test_a_wait_for_a_thread_that_waits_for_the_server_is_told(
     postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It holds the frames meanwhile; Ctrl-C ends the wait."""
+    """It holds the frames meanwhile; Ctrl-C ends the wait, and so does its limit of time."""
     monkeypatch.setattr(Server, "silence_s", 5 * LIMIT_S)
     monkeypatch.setattr(Server, "connect_s", 5 * int(LIMIT_S))
     monkeypatch.setattr(Server, "reconnect_s", 5 * int(LIMIT_S))
@@ -224,6 +225,12 @@ def test_a_wait_for_a_thread_that_waits_for_the_server_is_told(
                 pytest.raises(KeyboardInterrupt),
             ):
                 frames.refresh()
+            with (
+                limited(time.monotonic() + 0.1),
+                pytest.raises(JournalError, match="cannot read.*no answer.*Check that the server"),
+            ):
+                frames.refresh()
+            assert not reading.done()
         reading.result()
 
 

@@ -32,7 +32,6 @@ from regards_nb.frames.columns import (
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import name_of
-from regards_nb.waits import SpokenLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +98,7 @@ class Frames:
         self._shown_queues = queues
         self._tenant = tenant
         self._workspace = None if workspace is None else str(workspace)
-        self._lock = SpokenLock(journal.obstacle)
+        self._lock = journal.lock()
         #: In each block that changes what is kept.
         self._whole = _Whole()
         self._account = account
