@@ -143,7 +143,9 @@ def test_without_a_download_it_says_what_blocks(
     assert "submit_each() with the same table goes on" in told
     assert "submit_each(..., download=True)" in told
     finished = re.findall(r"(?:REGARDS:|UTC ) (.*) finished", capsys.readouterr().out)
-    assert (finished[0], finished[-1].strip()) == ("0 of 3 orders", "2 of 3 orders")
+    # one of the two may have its files before REGARDS has told that it is DONE
+    assert finished[0] == "0 of 3 orders"
+    assert finished[-1].strip() in {"1 of 3 orders", "2 of 3 orders"}
     n_requests = len(simulator.requests)
 
     def interrupt() -> None:
