@@ -34,7 +34,8 @@ class OwnThread(threading.Thread):
 
     Other code of the process can throw any exception into a thread. The error says what the thread
     *does*, and what the user can do *then*. The work ends when *stop* is set: by `end`, which waits
-    for *awaits*, or when the *owner* is collected; so do its requests to REGARDS.
+    for *awaits*, or when the *owner* is collected; so do its requests to REGARDS. *obstacle*
+    returns what its journal waits for.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class OwnThread(threading.Thread):
         stop: threading.Event | None = None,
         owner: object = None,
         awaits: str = "",
+        obstacle: Callable[[], str] = str,
     ) -> None:
         super().__init__(target=work, name=f"regards-nb-{name}", daemon=True)
         self._text = f"the thread that {does} has ended{{}}. {then}"
         self._stop_event = stop or threading.Event()
-        self._awaits = awaits
+        self._awaits, self._obstacle = awaits, obstacle
         if owner is not None:
             weakref.finalize(owner, self._stop_event.set).atexit = False
         self._died = died
@@ -67,15 +69,14 @@ class OwnThread(threading.Thread):
             return None if self._has_returned else TrackingError(self._text.format(""))
         return self._error
 
-    def end(self, timeout_s: float, because: Callable[[], str] = lambda: "") -> bool:
-        """Have it end; return whether it did within *timeout_s*. After a second it is said.
-
-        *because* returns what delays its end.
-        """
+    def end(self, timeout_s: float) -> bool:
+        """Have it end; return whether it did within *timeout_s*. After a second it is said."""
         self._stop_event.set()
 
         def text(limit: str) -> str:
-            return "; ".join(filter(None, (f"stop() waits for {self._awaits}, {limit}", because())))
+            if obstacle := self._obstacle():
+                return f"stop() waits for the journal, {limit}; {obstacle}"
+            return f"stop() waits for {self._awaits}, {limit}"
 
         return self.ident is None or joined([self], timeout_s, text)
 

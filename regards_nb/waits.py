@@ -186,7 +186,7 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
     call.lasts_s = now_s if wait_s == math.inf else now_s + wait_s
     if age_s > again_s or is_back:
         call.text, call.at_s = text, now_s
-        say(text if limit_s == math.inf else f"{text}, {_at_most(limit_s)}")
+        say(f"{text}, {_at_most(limit_s)}" if 0 < limit_s < math.inf else text)
 
 
 def _at_most(limit_s: float) -> str:
@@ -315,18 +315,20 @@ def joined(
     """Wait for the ends of threads, at most *timeout_s*; return whether they have ended.
 
     The end of a `limited` block is kept; a moment is left to threads that end just now. *text*
-    returns what is said after a second; it is called with the limit in words.
+    returns what is said after a second, and is asked again each second; it is called with the limit
+    in words.
     """
-    began_s, pauses, is_said = time.monotonic(), growing(0.001, 0.05), False
+    began_s, pauses, speak_s, said = time.monotonic(), growing(0.001, 0.05), SAID_AFTER_S, ""
     timeout_s = min(timeout_s, max(time_left_s(), _MOMENT_S))
     # Not by Thread.join: Ctrl-C in it makes Python 3.11 take a thread that runs for ended.
     while any(thread.is_alive() for thread in threads):
         waited_s = time.monotonic() - began_s
         if waited_s >= timeout_s:
             return False
-        if waited_s >= SAID_AFTER_S and not is_said:
-            is_said = True
-            say(text(_at_most(timeout_s)))
+        if waited_s >= speak_s:
+            speak_s = waited_s + _TURN_S
+            if said != (said := text(_at_most(timeout_s))):
+                say(said)
         _pause.wait(min(next(pauses), timeout_s - waited_s))
     return True
 

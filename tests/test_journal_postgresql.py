@@ -297,6 +297,31 @@ def test_a_call_gives_a_server_up_once(
 
 
 @pytest.mark.usefixtures("_says_at_once")
+def test_a_call_without_time_left_does_not_ask_a_server_that_is_away(
+    postgresql: PrivatePostgreSQL,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """So stop() ends at its time limit; and no line names a limit that has passed."""
+    asked: list[object] = []
+    with Journal(postgresql.new_database()) as journal:
+        journal.open_session("q")
+        with postgresql.suspended(), limited(time.monotonic() + 0.01):
+            with pytest.raises(JournalError, match="cannot write.*connection.*Check that"):
+                journal.open_session("q")
+            told = capsys.readouterr().out
+            assert "waiting for the server of the journal" in told
+            assert "at most -" not in told
+            connect = Server.connect
+            monkeypatch.setattr(
+                Server, "connect", lambda *a, **b: [asked.append(a), connect(*a, **b)][1]
+            )
+            with pytest.raises(JournalError, match="cannot write.*connection.*Check that"):
+                journal.open_session("q")
+        assert not asked
+
+
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_background_thread_waits_no_longer_for_a_server_than_a_call(
     postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:

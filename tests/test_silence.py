@@ -153,6 +153,43 @@ def test_ctrl_c_does_not_wait_for_the_lock_of_another_program(
             until(lambda: another_kernel.leases.take(name) is None)  # noqa: B023 - called at once
 
 
+def test_stop_names_the_journal_for_which_a_thread_waits(
+    tracker: OrderTracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not REGARDS, which answers; and the thread may begin to wait for it later than stop()."""
+    monkeypatch.setattr(Database, "busy_timeout_s", 600)
+    asked, goes_on = threading.Event(), threading.Event()
+    sync = tracker._sync
+    assert sync is not None
+
+    def ask() -> bool:
+        asked.set()
+        goes_on.wait()
+        sync.open_session()
+        return True
+
+    monkeypatch.setattr(sync, "ask_round", ask)
+    sync.ask_soon(0.0)
+    assert asked.wait(60)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stopping = in_thread(partial(tracker.stop, timeout_s=90))
+        written = ""
+
+        def says(text: str) -> bool:
+            nonlocal written
+            return text in (written := written + capsys.readouterr().out)
+
+        until(lambda: says("stop() waits for REGARDS at"))
+        goes_on.set()
+        until(lambda: says("stop() waits for the journal, at most 90 s; another program holds"))
+        other.execute("ROLLBACK")
+    stopping.result(60)
+
+
 #: A call with a time limit, what does not answer, and what the error says.
 #: Where the limit passes before the request is sent, nothing was ordered, and the error says that.
 LIMITED: list[tuple[Callable[[Any, float], object], Route, str]] = [

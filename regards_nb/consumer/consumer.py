@@ -127,6 +127,7 @@ class Consumer:
             died=shared.report_death,
             stop=shared.stop,
             awaits=f"the consumer of {self._queue!r}",
+            obstacle=self._journal.obstacle,
         )
         weakref.finalize(self, shared.request_stop, 1.0).atexit = False
         self._shared = shared
@@ -147,7 +148,7 @@ class Consumer:
 
     def _join(self, timeout_s: float) -> None:
         thread = self._shared.thread
-        if thread is not None and not thread.end(timeout_s, self._journal.obstacle):
+        if thread is not None and not thread.end(timeout_s):
             obstacle = self._journal.obstacle()
             kept = f"{obstacle}. RabbitMQ keeps what was not journalled" if obstacle else ""
             raise TrackingError(

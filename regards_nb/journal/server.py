@@ -52,7 +52,7 @@ class Server:
         self.text = text
         #: How long a call waits for a server that does not answer.
         self.patience_s = self.silence_s + self.reconnect_s
-        #: Why the last call was given up.
+        #: Why the last attempt has failed.
         self.reason = "no answer over its connections"
 
     def serve(self, engine: sa.Engine) -> None:
@@ -116,9 +116,9 @@ class Server:
                 if not _is_lost(exc):
                     raise
                 self.outage.met()
+                self.reason = str(exc.orig)
                 now_s, end_s = time.monotonic(), self.outage.end_s(patience_s, began_s)
                 if now_s >= end_s and not (is_first and exc.connection_invalidated):
-                    self.reason = str(exc.orig)
                     self.outage.give_up()
                     raise
             else:

@@ -165,10 +165,12 @@ class Outage:
         self._given_up_in = this_call() or self._given_up_in
 
     def is_given_up(self) -> bool:
-        """Return whether this call of the user has waited in vain just now."""
+        """Return whether this call of the user has waited in vain just now, or has no time left."""
         call = this_call()
         is_recent = time.monotonic() - self._met_s < _TRIED_EVERY_S
-        return is_recent and call is not None and call is self._given_up_in
+        if call is not None and call is self._given_up_in:
+            return is_recent
+        return is_recent and self._since_s < math.inf and time_left_s() <= 0
 
     def end_s(self, patience_s: float, began_s: float | None = None) -> float:
         """Return when a wait ends that begins now, or began, also by the caller's time limit."""

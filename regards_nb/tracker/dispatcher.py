@@ -133,6 +133,7 @@ class EventDispatcher:
             stop=self._stop,
             owner=owner,
             awaits="the last events",
+            obstacle=shared.journal.obstacle,
         )
 
     @property
@@ -155,7 +156,7 @@ class EventDispatcher:
         if self._thread.ident is None:
             self._shared.frames.unfollow(self._queue)
         elif self._thread is not threading.current_thread():
-            self._thread.end(timeout_s, self._shared.journal.obstacle)
+            self._thread.end(timeout_s)
         unended = self._threads.finish(
             timeout_s, lambda: self._running, then="; the next start() makes the calls left out"
         )

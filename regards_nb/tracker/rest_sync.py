@@ -88,7 +88,7 @@ class RestSync:
         self.client = client
         self.tenant = client.tenant
         self.where = f"REGARDS at {client.base_url}"
-        self.errors = shared.errors
+        self.errors, self.obstacle = shared.errors, shared.journal.obstacle
         self._shared = shared
         #: What actions of this tracker have brought, until the journal has it.
         self._outcomes: list[tuple[OrderState | None, RemoteOrder, str]] = []

@@ -69,6 +69,7 @@ def catching_up(
         died=partial(sync.errors.record, RECEIVING),
         owner=owner,
         awaits=sync.where,
+        obstacle=sync.obstacle,
     )
     thread.start()
     return thread
@@ -194,6 +195,7 @@ class Poller:
             died=partial(sync.errors.record, RECEIVING),
             owner=self,
             awaits=sync.where,
+            obstacle=sync.obstacle,
         )
         self._health.thread.start()
 
