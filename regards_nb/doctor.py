@@ -33,7 +33,6 @@ from regards_nb.errors import (
 )
 from regards_nb.settings import source_of
 from regards_nb.text import clean, counted, is_loopback
-from regards_nb.tracker import NO_RECEIVER
 from regards_nb.waits import awaited
 
 if TYPE_CHECKING:
@@ -210,8 +209,8 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
 
 def _reader(health: Health, reader: JournalReader) -> Iterator[Finding]:
     with suppress(JournalError):  # the check of the journal tells it
-        if reader.has_no_receiver():
-            yield _failed("events", NO_RECEIVER)
+        if text := reader.why_not_received():
+            yield _failed("events", text)
     text = "the tracker reads the journal, and another kernel must receive the messages"
     if health.last_event:
         text += f"; the last one came at {health.last_event:%Y-%m-%d %H:%M} UTC"

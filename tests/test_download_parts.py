@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import until
 from hypothesis import given
 from hypothesis import strategies as st
 from zip_kit import regards_zip
@@ -34,7 +35,6 @@ from regards_nb.download import (
     StateLog,
     Workspace,
     entry_form,
-    is_alive,
     link_without_replacing,
     lock_if_free,
     make_plan,
@@ -43,6 +43,7 @@ from regards_nb.download import (
 )
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
+from regards_nb.processes import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -287,6 +288,7 @@ def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
 def test_a_dead_process_is_told_from_a_living_one() -> None:
     """By asking the kernel, whoever owns it."""
     process = subprocess.Popen([sys.executable, "-c", ""])
+    until(lambda: not is_alive(process.pid))
     process.wait()
     assert not is_alive(process.pid)
     assert is_alive(os.getpid())

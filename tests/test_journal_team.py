@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import threading
 from contextlib import closing, contextmanager
@@ -98,6 +100,9 @@ def test_the_lease_of_a_killed_process_ends_with_it(place: str | Path) -> None:
             holder = journal.leases.take(NAME)
             assert holder is not None
             assert holder.pid == process.pid
+            assert str(holder) == f"process {holder.pid} on {holder.host}"
+            os.kill(holder.pid, signal.SIGSTOP)
+            until(lambda: str(holder) == f"process {holder.pid} on {holder.host} (suspended)")
             process.kill()
         assert journal.leases.take(NAME) is None
         journal.leases.release(NAME)

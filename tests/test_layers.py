@@ -21,6 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "text",
     "output",
+    "processes",
     "errors",
     "waits",
     "arguments",

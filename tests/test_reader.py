@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -218,9 +219,12 @@ def test_a_tracker_with_a_client_has_the_orders_of_its_tenant(
             )
 
 
-def assert_no_receiver_told(reader: OrderTracker, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_no_receiver_told(
+    reader: OrderTracker,
+    capsys: pytest.CaptureFixture[str],
+    told: str = "no kernel receives the messages of this journal now: start the tracker that does",
+) -> None:
     """Health, header, wait, its limit and doctor() say it, that also before a start."""
-    told = "no kernel receives the messages of this journal now: start the tracker that does"
     until(lambda: told in (reader.health.reason or ""))
     assert f"▲ reading the journal of another kernel since {reader.health.since:%Y}" in (
         shown := text(reader.snapshot())
@@ -253,6 +257,27 @@ def test_a_reader_says_that_no_kernel_receives_messages(
         writer.wait()
         assert_no_receiver_told(reader, capsys)
     with started():
+        reader._shared.signal.send()  # as an event does
+        reader._life.look()
+        assert reader.health.reason is None
+    reader.stop()
+
+
+@pytest.mark.simulator(with_broker=True)
+def test_a_reader_says_that_the_kernel_is_suspended(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until it goes on."""
+    place = tmp_path / "journal.sqlite"
+    with kernel(simulator, place, tmp_path / "orders") as writer:
+        simulator.order(OrderPlan(suborder_pause_s=3600))
+        reader = OrderTracker.reader(place, workspace=tmp_path).start()
+        until(lambda: len(reader.orders))
+        writer.send_signal(signal.SIGSTOP)
+        told = "no kernel receives the messages of this journal now: the process that does is "
+        told += f"suspended, and goes on after: kill -CONT {writer.pid}"
+        assert_no_receiver_told(reader, capsys, told)
+        writer.send_signal(signal.SIGCONT)
         until(lambda: reader.health.reason is None)
     reader.stop()
 

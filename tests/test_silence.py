@@ -21,7 +21,9 @@ from typing import Any
 import pandas as pd
 import pika
 import pytest
+from children import Child
 from conftest import client_of, interrupted_after, limit_tells, over_rest, until
+from test_journal_team import HOLDER
 
 from regards_nb import OrderTracker, display, errors, waits
 from regards_nb.client import LastByte, RegardsClient, watched
@@ -151,6 +153,22 @@ def test_ctrl_c_does_not_wait_for_the_lock_of_another_program(
     with Journal(tmp_path / "journal.sqlite") as another_kernel:
         for name in (f"submit {tracker.tenant}", "prune"):
             until(lambda: another_kernel.leases.take(name) is None)  # noqa: B023 - called at once
+
+
+def test_a_suspended_process_is_named_and_how_long_it_is_waited_for(
+    tracker: OrderTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not renew its lease, which then ends."""
+    with Child(HOLDER, tmp_path / "journal.sqlite", f"submit {tracker.tenant}") as other:
+        assert other.stdout.readline().strip() == "None"
+        other.send_signal(signal.SIGSTOP)
+        told = rf"process {other.pid} on .* \(suspended\), which is .*, at most 30 s\n"
+        with (
+            interrupted_after(lambda written: bool(re.search(told, written)), monkeypatch),
+            pytest.raises(errors.StoppedWaiting, match="nothing was ordered"),
+        ):
+            tracker.submit("dataset:SWOT_PASS_012")
+        other.kill()
 
 
 def test_stop_names_the_journal_for_which_a_thread_waits(

@@ -17,7 +17,6 @@ from regards_nb.download.after_zip import all_files as all_files
 from regards_nb.download.bucket import BucketFiles as BucketFiles
 from regards_nb.download.context import DownloadOptions as DownloadOptions
 from regards_nb.download.disk import FolderFiles as FolderFiles
-from regards_nb.download.disk import is_alive as is_alive
 from regards_nb.download.disk import link_without_replacing as link_without_replacing
 from regards_nb.download.disk import lock_if_free as lock_if_free
 from regards_nb.download.increment import Downloader as Downloader

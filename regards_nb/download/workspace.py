@@ -42,7 +42,6 @@ from regards_nb.download.disk import (
     file_system_of,
     flush,
     flush_filesystem,
-    is_alive,
     link_without_replacing,
     lock_if_free,
     write_all,
@@ -50,6 +49,7 @@ from regards_nb.download.disk import (
 )
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
+from regards_nb.processes import is_alive
 
 if TYPE_CHECKING:
     import threading

@@ -35,7 +35,7 @@ from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import Database, JournalReplacedError
 from regards_nb.journal.location import DEFAULT_PATH, cannot, remedy
-from regards_nb.journal.processes import Cursors, Leases
+from regards_nb.journal.processes import Cursors, Holder, Leases
 from regards_nb.journal.prune import Pruning
 from regards_nb.journal.server import ServerLock
 from regards_nb.journal.sqlite_file import copy_database
@@ -166,8 +166,8 @@ class Journal:
         self._attempts.pop(session_id, None)
         return session_id
 
-    def processes(self, queues: Iterable[str] | None) -> set[tuple[str, int]]:
-        """Return host and process id of all that have connected this journal to one of *queues*.
+    def processes(self, queues: Iterable[str] | None) -> set[Holder]:
+        """Return the processes that have connected this journal to one of *queues*.
 
         None stands for any queue.
         """
@@ -175,7 +175,7 @@ class Journal:
         query = sa.select(columns.host, columns.pid).distinct()
         if queues is not None:
             query = query.where(columns.queue.in_(queues))
-        return self._database.read(lambda c: {(host, pid) for host, pid in c.execute(query)})
+        return self._database.read(lambda c: {Holder(*row) for row in c.execute(query)})
 
     def queues(self) -> set[str]:
         """Return the names of the queues that kernels have tried to connect this journal to.

@@ -18,13 +18,13 @@ import weakref
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
+from regards_nb.processes import has_ended, identity, is_suspended
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread
 
@@ -54,7 +54,13 @@ class Holder(NamedTuple):
     pid: int
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        note = " (suspended)" if self.is_suspended else ""
+        return f"process {self.pid} on {self.host}{note}"
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it is a process of this computer that is suspended."""
+        return self.host == socket.gethostname() and is_suspended(self.pid)
 
 
 #: The names of the leases for downloads begin with it.
@@ -124,7 +130,7 @@ class Leases:
             "owner": self._owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process": _process(os.getpid()),
+            "process": identity(os.getpid()),
             "expires_at_ms": connection.execute(
                 sa.select(now + int(self.duration_s * 1000))
             ).scalar_one(),
@@ -221,42 +227,12 @@ def _valid(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict
     return {
         row.name: Holder(row.host, row.pid)
         for row in connection.execute(sa.select(_leases).where(condition, is_valid))
-        if not _has_ended(row.pid, row.process)
+        if not has_ended(row.pid, row.process)
     }
 
 
 def _execute(statement: sa.Executable, connection: sa.Connection) -> None:
     connection.execute(statement)
-
-
-def _has_ended(pid: int, process: str) -> bool:
-    """Return whether the process with this pid and description ran on this machine and has ended.
-
-    False where that is not known.
-    """
-    return bool(process) and process.startswith(_machine()) and _process(pid) != process
-
-
-def _machine() -> str:
-    """Return what tells this boot of this machine, and this container, from all others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()} "
-    except OSError:
-        return "unknown"
-
-
-def _process(pid: int) -> str:
-    """Return what tells a process from an earlier one with its pid; Linux only, else empty."""
-    machine = _machine()
-    if machine == "unknown":
-        return ""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
-    except OSError:
-        return machine
-    # state, then the time of the start; Z and X have ended
-    return machine if fields[0] in "ZX" else f"{machine}{fields[19]}"
 
 
 class Cursors:

@@ -25,7 +25,6 @@ from regards_nb.tracker.blocking import advice_for as advice_for
 from regards_nb.tracker.blocking import behind as behind
 from regards_nb.tracker.dispatcher import AutoDownload as AutoDownload
 from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
-from regards_nb.tracker.life import NO_RECEIVER as NO_RECEIVER
 from regards_nb.tracker.life import JournalReader as JournalReader
 from regards_nb.tracker.order import Order as Order
 from regards_nb.tracker.selection import names_in as names_in

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import USERS_FUNCTION, LastByte, watched
 from regards_nb.consumer import ENDED, HealthReport, HealthState
-from regards_nb.download import is_alive
 from regards_nb.errors import (
     JournalError,
     RegardsError,
@@ -28,6 +27,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
+from regards_nb.processes import is_alive
 from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.tracker.shared import CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from regards_nb.client import RegardsClient
     from regards_nb.consumer import AmqpParameters, Consumer, Health
-    from regards_nb.journal import Journal
+    from regards_nb.journal import Holder, Journal
     from regards_nb.tracker.rounds import Poller
     from regards_nb.tracker.shared import BackgroundErrors, Shared
 
@@ -46,10 +46,9 @@ _NOT_STARTED = (
     "`with tracker:`"
 )
 #: What a reader says where it is known.
-NO_RECEIVER = (
-    "no kernel receives the messages of this journal now: start the tracker that does, in its "
-    "notebook or script"
-)
+_NO_RECEIVER = "no kernel receives the messages of this journal now: {}"
+_ENDED = "start the tracker that does, in its notebook or script"
+_SUSPENDED = "the process that does is suspended, and goes on after: kill -CONT {}"
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
@@ -271,9 +270,10 @@ class JournalReader(HealthReport):
         self._shared = shared
         self._queues = None if queue is None else {queue, REST_ANSWERS}
         self._advice = "" if client is None else "; tracker.sync() asks REGARDS meanwhile"
-        self._next_s = 0.0
-        #: The host and number of each process that may receive messages, as far as it was looked.
-        self._processes: set[tuple[str, int]] = set()
+        #: When to look again, also if nothing has changed since the last look.
+        self._next_s, self._seen = 0.0, 0
+        #: Those that may receive messages, as far as it was looked.
+        self._processes: set[Holder] = set()
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
         """Say that the journal is read."""
@@ -288,30 +288,41 @@ class JournalReader(HealthReport):
 
     def look(self) -> None:
         """Say whether no kernel receives the messages, as far as it is known."""
-        if self.state is not HealthState.READING or time.monotonic() < self._next_s:
+        if self.state is not HealthState.READING:
             return
-        self._next_s = time.monotonic() + _LOOK_S
+        seen = self._shared.signal.count
+        if time.monotonic() < self._next_s and seen == self._seen:
+            return
+        self._next_s, self._seen = time.monotonic() + _LOOK_S, seen
         try:
-            reason = f"{NO_RECEIVER}{self._advice}" if self.has_no_receiver() else None
+            text = self.why_not_received()
         except JournalError:
             return  # every call of the user tells of an outage
+        reason = f"{text}{self._advice}" if text else None
         if reason != self._health.reason:
             self.report(HealthState.READING, reason)
 
-    def has_no_receiver(self) -> bool:
-        """Return whether no kernel receives the messages, as far as it is known."""
-        self._processes = set(filter(_may_receive, self._processes)) or set(
-            filter(_may_receive, self._shared.journal.processes(self._queues))
-        )
-        return not self._processes
+    def why_not_received(self) -> str:
+        """Return why no kernel receives the messages; empty if one does, or it is not known."""
+        self._processes = _receiving(self._processes)
+        if all(each.is_suspended for each in self._processes):
+            self._processes = _receiving(self._shared.journal.processes(self._queues))
+        if not all(each.is_suspended for each in self._processes):
+            return ""
+        pids = " ".join(str(each.pid) for each in sorted(self._processes))
+        return _NO_RECEIVER.format(_SUSPENDED.format(pids) if pids else _ENDED)
 
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""
         self.report(HealthState.STOPPED)
 
 
-def _may_receive(process: tuple[str, int]) -> bool:
-    """Return whether a process, as host and number, may receive messages; True if not known."""
+def _receiving(processes: set[Holder]) -> set[Holder]:
+    return set(filter(_may_receive, processes))
+
+
+def _may_receive(process: Holder) -> bool:
+    """Return whether a process may receive messages; True if not known."""
     host, pid = process
     if host != socket.gethostname():
         return True

@@ -376,7 +376,8 @@ class Submission:
         return earlier is not None and earlier.was_sent
 
     def _wait_for(self, holder: Holder) -> None:
-        told(f"waiting for {holder}, which is submitting a request", math.inf)
+        limit_s = self._shared.journal.leases.duration_s if holder.is_suspended else math.inf
+        told(f"waiting for {holder}, which is submitting a request", math.inf, limit_s=limit_s)
         self._shared.signal.wait(self._shared.signal.count, LOOK_S)
 
     def _submit_alone(
