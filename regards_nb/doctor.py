@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from regards_nb.errors import (
 )
 from regards_nb.settings import source_of
 from regards_nb.text import clean, counted, is_loopback
-from regards_nb.waits import awaited
+from regards_nb.waits import awaited, limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     _Look = Callable[[AmqpParameters, str], Iterator["Finding"]]
 
 _CONNECT_TIMEOUT_S = 10.0
+#: Maximum time that another program may hold the journal: a commit takes less.
+_LOCK_S = 2.0
 MAX_SKEW_S = 60.0
 #: With less, a download of one sub-order (about 100 MB, protocol.md 1.3) may not fit.
 LITTLE_DISK_BYTES = 1_000_000_000
@@ -180,7 +183,7 @@ def examine(
             *_tracker(health, unheard),
             *(_reader(health, reader) if reader else _broker(parameters, queue, look)),
             *_service(client),
-            *_journal(journal),
+            *_journal(journal, writes=reader is None),
             *_workspace(workspace),
         )
     )
@@ -451,9 +454,12 @@ def _reach(side: str, host: str, port: int) -> Iterator[Finding]:
 # -- files
 
 
-def _journal(journal: Journal) -> Iterator[Finding]:
+def _journal(journal: Journal, *, writes: bool) -> Iterator[Finding]:
     try:
         damage = journal.check()
+        if writes and not damage:
+            with limited(time.monotonic() + _LOCK_S):
+                journal.try_to_write()
     except JournalError as exc:
         yield _failed("journal", str(exc))
         return
@@ -464,7 +470,7 @@ def _journal(journal: Journal) -> Iterator[Finding]:
         )
         yield _failed("journal", text)
     else:
-        yield _ok("journal", "readable, no damage")
+        yield _ok("journal", f"readable{' and writable' if writes else ''}, no damage")
     if journal.is_on_server:
         yield _told_of_commits(journal)
 

@@ -6,7 +6,9 @@ import base64
 import json
 import re
 import socket
+import sqlite3
 import ssl
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tcp_proxy import TcpProxy
 from regards_nb import OrderTracker
 from regards_nb.consumer import HealthState
 from regards_nb.doctor import CheckResult, Report
+from regards_nb.journal import Journal
 from regards_nb.simulator import PrivateBroker, Route, Simulator, html_page
 
 pytestmark = pytest.mark.simulator(with_broker=True)
@@ -193,6 +196,21 @@ def test_something_else_answers(simulator: Simulator, tmp_path: Path) -> None:
     report = doctor(simulator, tmp_path)
     assert failed(report) == ["REST answer"], report
     assert "check base_url and the proxy" in report["REST answer"].text
+
+
+def test_a_journal_that_another_program_holds(simulator: Simulator, tmp_path: Path) -> None:
+    """A tracker could write no message to it, and one that only reads it does not mind."""
+    journal = tmp_path / "journal.sqlite"
+    Journal(journal).close()
+    with closing(sqlite3.connect(journal, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        report = doctor(simulator, tmp_path)
+        assert failed(report) == ["journal"]
+        assert "cannot write the journal" in report["journal"].text
+        assert "Another program holds it: close that program" in report["journal"].text
+        assert OrderTracker.reader(journal).doctor()["journal"].text == "readable, no damage"
+        other.execute("ROLLBACK")
+    assert doctor(simulator, tmp_path)["journal"].text == "readable and writable, no damage"
 
 
 def test_a_clock_that_is_wrong(tmp_path: Path) -> None:

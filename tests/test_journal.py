@@ -632,6 +632,26 @@ def another_program_holds(place: str | Path) -> Iterator[None]:
         engine.dispose()
 
 
+def test_a_journal_is_tried_and_not_changed(place: str | Path, journal: Journal) -> None:
+    """The next content of a file has another number also after that."""
+    journal.open_session("q")
+    before = journal.processes({"q"})
+    if isinstance(place, Path):
+        journal.close()
+        numbers = content_number(place)
+        journal.try_to_write()
+        assert content_number(place) == numbers
+        journal.open_session("q")
+        assert content_number(place) == numbers + 1
+    journal.try_to_write()
+    assert journal.processes({"q"}) == before
+
+
+def content_number(place: Path) -> int:
+    with closing(sqlite3.connect(place)) as other:
+        return int(other.execute("PRAGMA user_version").fetchone()[0])
+
+
 @pytest.mark.usefixtures("_says_at_once")
 def test_one_limit_of_time_holds_for_all_waits_of_a_call(
     place: str | Path, journal: Journal, monkeypatch: pytest.MonkeyPatch

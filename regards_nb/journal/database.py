@@ -378,16 +378,16 @@ class Database:
             pool, connection = self.engine.pool, self._begin(patience_s, silent=silent)
             written.append(self.location)
             try:
-                driver: Any = connection.connection.dbapi_connection
-                if self._file is not None:
-                    self._file.number_content(driver)
-                    self._file.lengthen_wal()
                 if not self.has_tables:
                     schema.prepare(connection, self.location, was_copied=self._was_copied)
                 first_writes = list(self.first_writes)
                 for write_first in first_writes:
                     write_first(connection)
                 result = work(connection)
+                if self._file is not None:
+                    driver: Any = connection.connection.dbapi_connection
+                    self._file.number_content(driver)
+                    self._file.lengthen_wal()
                 # That of SQLAlchemy, if it has run a statement.
                 (connection.get_transaction() or connection.connection).commit()
                 if self.path is not None and pool is self.engine.pool:

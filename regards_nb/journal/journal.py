@@ -81,6 +81,10 @@ _ROWS_AT_ONCE = 16
 _LOOK_EVERY_S = 0.2
 
 
+class _UndoneError(Exception):
+    """Ends a transaction that shall change nothing."""
+
+
 class _RowsRemovedError(Exception):
     """A new message got the id of one that was there before."""
 
@@ -372,6 +376,16 @@ class Journal:
         Reads all messages and compares them with their checksums.
         """
         return self._database.read(_damage, "check")
+
+    def try_to_write(self) -> None:
+        """Begin a transaction that writes, and change nothing. JournalError: it cannot write."""
+
+        def undone(connection: sa.Connection) -> None:
+            connection.execute(sa.update(_sessions).values(pid=0).where(sa.false()))
+            raise _UndoneError
+
+        with suppress(_UndoneError):
+            self._database.write(undone, silent=True)
 
     def read(self, after_id: int = 0) -> Iterator[Batch]:
         """Yield the messages after row *after_id*, in journal order.
