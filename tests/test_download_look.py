@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import io
 import os
@@ -19,7 +20,7 @@ from download_kit import files_named, world
 from regards_nb import OrderTracker
 from regards_nb.display import text
 from regards_nb.download import FolderFiles
-from regards_nb.errors import DownloadError, IncompleteDownloadError
+from regards_nb.errors import DownloadError, IncompleteDownloadError, StoppedWaiting
 from regards_nb.simulator import OrderPlan, Outcome, Simulator, Slow, StorageRefuses
 from regards_nb.waits import is_stopped
 
@@ -151,6 +152,26 @@ def test_the_reading_of_a_large_file_is_stopped(
             call.result()
         assert not other.exists() or list(other.iterdir()) == []
         assert (tracker.files["state"] == "VERIFIED").all()
+
+
+def test_ctrl_c_tells_how_many_files_were_copied(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are verified in the workspace are not in the other folder."""
+    blocks, other = FolderFiles.blocks, tmp_path / "other"
+
+    def blocks_until_stopped(files: FolderFiles, name: str) -> Iterator[bytes]:
+        yield from blocks(files, name)
+        _thread.interrupt_main()
+        until(is_stopped)
+
+    number = simulator.order(OrderPlan(n_files=2, file_bytes=20_000))
+    with tracked(tmp_path, simulator, number) as tracker:
+        tracker.wait(number, download=True)
+        monkeypatch.setattr(FolderFiles, "blocks", blocks_until_stopped)
+        told = rf"^stopped; 0 of 2 files of order {number} in {other} saved and verified so far"
+        with pytest.raises(StoppedWaiting, match=told):
+            tracker.download(number, directory=other)
 
 
 def test_removed_and_cut_files_are_fetched_again(simulator: Simulator, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from regards_nb.download import (
     FileChecker,
     OrderRecords,
     archive_of,
+    as_place,
     order_folder,
     stopped_text,
 )
@@ -481,12 +482,16 @@ class Downloads:
         process = ""
         if options is not None and options.process is not None:
             process = ", and calls process= with the files of each order again"
-        files = [
-            f"{state.downloaded_files} of {counted(state.files_total, 'file')} of {state.name}"
-            if state.files_total
-            else f"no file of {state.name}"
-            for state in self._shared.states(keys)
-        ]
+        directory = None if options is None else options.directory
+        folder = None if directory is None else as_place(directory)
+        files = []
+        for state in self._shared.states(keys):
+            n_files, where = state.downloaded_files, ""
+            if folder is not None:  # files that are elsewhere may not have been copied
+                paths = self._shared.paths(state.order_id)
+                n_files, where = sum(folder in path.parents for path in paths), f" in {folder}"
+            n_of = f"{n_files} of {counted(state.files_total or 0, 'file')}"
+            files.append(f"{n_of if state.files_total else 'no file'} of {state.name}{where}")
         return stopped_text(listed(files, most=_MOST_NAMED), again=again) + process
 
     def stop(self, timeout_s: float) -> str:
