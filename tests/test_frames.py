@@ -530,6 +530,14 @@ def _texts(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     """Compare two frames, without the categories of the status."""
+    # Takes a twentieth of the time, but accepts another kind of missing object.
+    if (
+        one.equals(other)
+        and one.index.identical(other.index)
+        and one.columns.identical(other.columns)
+        and "object" not in one.dtypes.to_numpy()
+    ):
+        return
     plain = {"status": "str"} if "status" in one else {}
     pd.testing.assert_frame_equal(one.astype(plain), other.astype(plain))
 

@@ -533,9 +533,16 @@ class GrowingFrame:
         self._texts: dict[str, dict[str, str]] = {name: {} for name in dtypes}
         self._rows = 0
         self._capacity = _FIRST_CAPACITY
-        self._columns = {name: self._column(name, self._capacity) for name in dtypes}
-        #: All rows up to the capacity.
-        self._full = pd.DataFrame({n: c.show() for n, c in self._columns.items()}, copy=False)
+
+    @cached_property
+    def _columns(self) -> dict[str, Column]:
+        """The columns; pandas takes milliseconds to make them, and many frames stay empty."""
+        return {name: self._column(name, self._capacity) for name in self._dtypes}
+
+    @cached_property
+    def _full(self) -> pd.DataFrame:
+        """All rows up to the capacity."""
+        return pd.DataFrame({n: c.show() for n, c in self._columns.items()}, copy=False)
 
     def __len__(self) -> int:
         return self._rows
@@ -558,11 +565,12 @@ class GrowingFrame:
 
     def _add_rows(self, count: int) -> slice:
         """Make room for rows at the end; return their positions."""
+        columns = self._columns
         first, self._rows = self._rows, self._rows + count
         if self._rows >= self._capacity:
             # A quarter more: copies stay rare, and at most a fifth of the memory is unused.
             self._capacity = max(self._rows + 1, self._capacity * 5 // 4)
-            for name in self._columns:
+            for name in columns:
                 self._move(name)
         return slice(first, self._rows)
 
@@ -586,9 +594,10 @@ class GrowingFrame:
 
     def frame(self) -> pd.DataFrame:
         """Return all rows; the index counts them."""
+        full = self._full
         unseen = [name for name, column in self._columns.items() if column.is_unseen]
         if unseen:
-            if len(self._full) != self._capacity:
+            if len(full) != self._capacity:
                 self._full = pd.DataFrame(index=range(self._capacity))
             # Not a new DataFrame: pandas keeps track of which other columns share their memory with
             # frames handed out, and copies them before a user writes. Those frames keep the column
