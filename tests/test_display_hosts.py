@@ -75,15 +75,16 @@ if __name__ == "__main__":
 """
 
 
-#: a cell that waits below the live view
+#: a cell that waits below the live view until there is a file
 MARIMO_WAIT = MARIMO.replace(
     "if __name__",
     """@app.cell
 def _(threading, tracker):
     from regards_nb.display import watching
+    from pathlib import Path
     pause = threading.Event()
     with watching(tracker) as watch:
-        for _ in range(40):
+        while not Path("finish").exists():
             watch.refresh(note="waiting for 2 orders")
             pause.wait(0.1)
     return
@@ -117,6 +118,7 @@ def test_marimo_shows_the_live_view_with_buttons(
         else:
             page.get_by_text("waiting for 2 orders").wait_for()
             moves(page, view=1)
+            (tmp_path / "finish").touch()
             page.get_by_text("this picture does not move").wait_for()
         moves(page)
         page.screenshot(path=SCREENSHOTS / f"marimo-{mode}.png")

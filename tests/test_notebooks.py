@@ -30,23 +30,22 @@ def test_it_is_stored_without_outputs(notebook: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-def executed(name: str) -> Any:
+def executed(name: str, broker: PrivateBroker) -> Any:
     """Return the executed notebook, from the one execution that all tests share."""
     import nbformat
 
     execute = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))["executed"]
-    return nbformat.read(execute(ROOT / "notebooks" / name), as_version=4)
+    with pytest.MonkeyPatch.context() as patch:
+        if name.removesuffix(".ipynb") not in SHOW_THEIR_QUEUE:
+            patch.setenv("REGARDS_NB_AMQP_URL", broker.admin_url)
+        return nbformat.read(execute(ROOT / "notebooks" / name), as_version=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(
-    notebook: Path, broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_from_top_to_bottom(notebook: Path, broker: PrivateBroker) -> None:
     """On the simulator, without an error, and without a word on stderr."""
-    if notebook.stem not in SHOW_THEIR_QUEUE:
-        monkeypatch.setenv("REGARDS_NB_AMQP_URL", broker.admin_url)
-    book = executed(notebook.name)
+    book = executed(notebook.name, broker)
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
     assert outputs
     # The simulator's passwords are made up, and still must not be in a saved notebook.
@@ -60,9 +59,9 @@ def printed(cell: Any) -> str:
     return without_waits("".join(output.get("text", "") for output in cell.outputs))
 
 
-def test_order_and_steer_shows_what_it_says() -> None:
+def test_order_and_steer_shows_what_it_says(broker: PrivateBroker) -> None:
     """Notebook 02: ordered once, paused, resumed, retried, cancelled."""
-    book = executed("02_order_and_steer.ipynb")
+    book = executed("02_order_and_steer.ipynb", broker)
     shown = {cell.id: printed(cell) for cell in book.cells if cell.cell_type == "code"}
     estimate, *statuses = shown["steer-09"].splitlines()
     assert estimate.startswith("ordering 10 products, 20 files, ")
@@ -77,18 +76,18 @@ def test_order_and_steer_shows_what_it_says() -> None:
     assert "DELETED" in str(frame.data["text/plain"])
 
 
-def test_what_the_quickstart_prints_does_not_wrap() -> None:
+def test_what_the_quickstart_prints_does_not_wrap(broker: PrivateBroker) -> None:
     """At 1280 pixels JupyterLab has room for some 140 characters beside the prompt."""
-    for cell in executed("01_quickstart.ipynb").cells:
+    for cell in executed("01_quickstart.ipynb", broker).cells:
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             printed = output.get("text") or ("" if "text/html" in data else data.get("text/plain"))
             assert max(map(len, (printed or "").splitlines()), default=0) <= 120, printed
 
 
-def test_beyond_one_notebook_shows_what_it_says() -> None:
+def test_beyond_one_notebook_shows_what_it_says(broker: PrivateBroker) -> None:
     """Notebook 07: a reader follows, files are objects, workers process, the journal stays."""
-    book = executed("07_beyond_one_notebook.ipynb")
+    book = executed("07_beyond_one_notebook.ipynb", broker)
     shown = {cell.id: printed(cell) for cell in book.cells if cell.cell_type == "code"}
     assert "3 objects; s3://orders/swot/1/" in shown["beyond-07"]
     assert "{1: 202218, 2: 202218}\n6 files, the reader says" in shown["beyond-10"]

@@ -7,10 +7,15 @@ import os
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 from conftest import PYTHON_MODULE
+from test_notebooks import NOTEBOOKS, executed
+
+if TYPE_CHECKING:
+    from regards_nb.simulator import PrivateBroker
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build" / "docs"
@@ -40,8 +45,11 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[Path, _Page]:
+def pages(broker: PrivateBroker) -> dict[Path, _Page]:
     """Return the pages of the site, which one process builds for all that run these tests."""
+    # The build would start a RabbitMQ for each notebook that is not executed yet.
+    for notebook in NOTEBOOKS:
+        executed(notebook.name, broker)
     SITE.parent.mkdir(exist_ok=True)
     with (SITE.parent / "docs.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
