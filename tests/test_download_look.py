@@ -377,7 +377,7 @@ def test_again_fetches_anew(simulator: Simulator, tmp_path: Path) -> None:
         assert downloaded(simulator) == before + 6
         assert len(list(paths[0].parent.glob("[!.]*"))) == 6
         tracker.delete(number)
-        with pytest.warns(UserWarning, match="is DELETED, and REGARDS has its files no more"):
+        with pytest.warns(UserWarning, match="is DELETED, and REGARDS no longer has its files"):
             assert tracker.download(number, again=True) == paths
 
 

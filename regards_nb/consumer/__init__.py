@@ -6,7 +6,7 @@
 - ``ack_batching``: when received messages are journalled, and when they are acknowledged;
 - ``delivery_reader``: reads delivered messages from the bytes of a connection, before pika does,
   as `Delivery`;
-- ``liveness``: notices that RabbitMQ answers no more on an open connection;
+- ``liveness``: notices that RabbitMQ has stopped to answer on an open connection;
 - ``connection``: a single connection: connect, consume, close;
 - ``one_shot``: connections for one purpose: check a queue, publish an order request;
 - ``journal_writer``: journals what a connection receives, and reports what it tells;

@@ -228,9 +228,12 @@ class Connection:
         )
         self._io.call_later(CLOSE_TIMEOUT_S, self._abort)
 
-    def _on_channel(self, channel: Any) -> None:
+    def _watch(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+
+    def _on_channel(self, channel: Any) -> None:
+        self._watch(channel)
         if channel is self._spare:
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
@@ -380,20 +383,19 @@ class Connection:
         else:
             self._cancel(self._on_cancelled_to_grow)
 
-    def _on_cancelled_to_grow(self, _answer: Any) -> None:
+    def _on_cancelled_to_grow(self, answer: Any) -> None:
         self._answers.received("a larger limit")
         self._consumer_tag = None
         if self._closing:
             self._is_cancelling = self._is_complete = True
-            self._on_cancelled_by_us(_answer)
+            self._on_cancelled_by_us(answer)
             return
         self._cancelled_to_grow = True
         self._flush()
 
     def _open_larger_channel(self) -> None:
         def on_channel(channel: Any) -> None:
-            channel.add_on_close_callback(self._on_channel_closed)
-            channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+            self._watch(channel)
             self._consume_larger()
 
         self.batcher.raise_limit_on_new_channel()
@@ -604,9 +606,9 @@ class Connection:
             self.batcher.acknowledge_all(is_drained=is_drained)
         self._close()
 
-    def _on_cancelled_by_broker(self, _frame: Any) -> None:
+    def _on_cancelled_by_broker(self, frame: Any) -> None:
         # pika does not pass a reason; RabbitMQ cancels a consumer when its queue is deleted
-        self._finish(pika.exceptions.ConsumerCancelled(_frame.method))
+        self._finish(pika.exceptions.ConsumerCancelled(frame.method))
 
     def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
         text = str(reason)

@@ -93,15 +93,15 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         self._unfinished: dict[int, _Unfinished] = {}
 
     def connection_made(self, transport: Any) -> None:
-        """Pass on."""
+        """Tell pika."""
         self.protocol.connection_made(transport)
 
     def connection_lost(self, error: BaseException | None) -> None:
-        """Pass on."""
+        """Tell pika."""
         self.protocol.connection_lost(error)
 
     def eof_received(self) -> Any:
-        """Pass on."""
+        """Tell pika."""
         return self.protocol.eof_received()
 
     def data_received(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Notices that RabbitMQ answers no more, although the connection and its heartbeats go on.
+"""Notices that RabbitMQ has stopped to answer, although the connection and its heartbeats go on.
 
 A channel waits for the leader of its queue: while a leader is elected, or the majority of the
 queue's nodes is down, RabbitMQ answers nothing on that channel for up to 65 s, and the connection

@@ -58,7 +58,7 @@ import hashlib
 import json
 from bisect import insort
 from collections import Counter, defaultdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NoReturn
 
 from regards_nb.errors import BrokerError
@@ -184,7 +184,7 @@ class RedeliveryMatcher:
         before = [(sequence, sequence.next) for sequence in sequences]
         claimed = _claim_row(sequences, digest, in_any_place=count > 1 or has_no_equal)
         is_known = claimed is not None
-        self._undo += [s.reset(old) for s, old in before if s.next is not old]
+        self._undo += [partial(setattr, s, "next", old) for s, old in before if s.next is not old]
         if claimed is not None:
             self._undo.append(claimed.mark(digest))
         self._undo.append(self._own.add(digest, count))
@@ -194,7 +194,10 @@ class RedeliveryMatcher:
         digest = fingerprint(delivery)
         if not self._taken_over[digest]:
             return False
-        self._taken_over -= Counter([digest])
+        if self._taken_over[digest] == 1:
+            del self._taken_over[digest]
+        else:
+            self._taken_over[digest] -= 1
         self._undo.append(lambda: self._taken_over.update([digest]))
         return True
 
@@ -288,10 +291,6 @@ class _RowSequence:
         """Match nothing any more if all rows are older than those of *other*."""
         if other._first_id is not None and self._last_id < other._first_id:
             self.next = [len(self._digests)]
-
-    def reset(self, position: list[int]) -> Callable[[], None]:
-        """Return a function that sets the position back."""
-        return lambda: setattr(self, "next", position)
 
 
 class _OwnMessages:

@@ -134,11 +134,9 @@ class FolderFiles:
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
     """Write all bytes, however many the system takes at a time."""
-    written = os.write(descriptor, data)
-    if written < len(data):
-        view = memoryview(data)[written:]
-        while view:
-            view = view[os.write(descriptor, view) :]
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def write_new(path: str, data: bytes) -> None:
@@ -181,20 +179,6 @@ def lock_if_free(descriptor: int) -> bool:
     except (OSError, AttributeError):  # Windows has no fcntl
         return True
     return True
-
-
-def file_system_of(folder: Path, mounts: Path) -> str:
-    """Return the kind of file system of a folder; empty where the system has no list of mounts."""
-    try:
-        fields = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
-    except OSError:
-        return ""
-    path = folder.resolve()
-    # the innermost mount point above the path, and there the last mount; a space is \\040
-    points = ((Path(field[1].replace("\\040", " ")), field[2]) for field in fields)
-    above = [(len(point.parts), at, kind) for at, (point, kind) in enumerate(points)
-             if path.is_relative_to(point)]  # fmt: skip
-    return max(above)[2] if above else ""
 
 
 def flush(path: str, flags: int) -> None:

@@ -39,7 +39,6 @@ from regards_nb.download.disk import (
     NEW_FILE,
     UNSUPPORTED,
     FolderFiles,
-    file_system_of,
     flush,
     flush_filesystem,
     link_without_replacing,
@@ -49,6 +48,7 @@ from regards_nb.download.disk import (
 )
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
+from regards_nb.journal import file_system_of
 from regards_nb.processes import is_alive
 
 if TYPE_CHECKING:

@@ -410,14 +410,10 @@ def _entry_name(raw_name: bytes, path: bytes, flags: int) -> str:
     # version 1, the CRC of the name that it replaces, the name in UTF-8
     if path and path[:5] == struct.pack("<BI", 1, zlib.crc32(raw_name)):
         return path[5:].decode("utf-8", "replace")
-    if raw_name.isascii():
-        return raw_name.decode("ascii")
-    if flags & _UTF8_NAME:
-        return raw_name.decode("utf-8", "replace")
     try:
         return raw_name.decode("utf-8")
     except UnicodeDecodeError:
-        return raw_name.decode("cp437")
+        return raw_name.decode(*(("utf-8", "replace") if flags & _UTF8_NAME else ("cp437",)))
 
 
 def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:

@@ -550,7 +550,7 @@ class EventsFrame:
     def frame(self, read_again: _ReadAgain) -> pd.DataFrame:
         """Return all events, in journal order.
 
-        *read_again* yields the events of the checkpoint, if they are stored no more.
+        *read_again* yields the events of the checkpoint, if they are no longer stored.
         """
         self._write_waiting()
         if self._stored is not None:

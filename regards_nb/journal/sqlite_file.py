@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from regards_nb.errors import JournalError
+from regards_nb.journal.location import file_system_of
 from regards_nb.text import counted
 
 if sys.platform == "linux":
@@ -523,18 +524,7 @@ def _is_incomplete(path: Path) -> bool:
 
 def warn_of_network(path: Path, mounts: Path) -> None:
     """Warn if the journal is on a network file system. Systems without that list get no warning."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    fields = [line.split() for line in lines]
-    # The innermost mount point above the path counts. A space is written as \\040.
-    above = [
-        (Path(point.replace("\\040", " ")), kind)
-        for _, point, kind, *_ in fields
-        if path.is_relative_to(point.replace("\\040", " "))
-    ]
-    kind = max(above, key=lambda mount: len(mount[0].parts), default=(path, ""))[1]
+    kind = file_system_of(path, mounts)
     if kind in _NETWORK:
         warnings.warn(
             f"the journal {path} is on a {kind} file system, where a crash or a second kernel can "

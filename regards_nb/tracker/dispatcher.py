@@ -77,10 +77,10 @@ SAVE_PERIOD_S = 1.0
 class EventDispatcher:
     """Follows the events of one tracker, in a thread of its own, until it is stopped.
 
-    It handles the events journalled after it was made, so it is made before the consumer starts;
-    and before them those that an earlier process has journalled and not handed on. *downloads*
-    fetches the files that they announce. *callbacks* are called one after the other, in their own
-    thread; they are read anew for each event, so that they may grow. The threads hold the
+    It handles the events that are journalled after it was made, so it is made before the consumer
+    starts. Before them it handles those that an earlier process journalled and did not hand on.
+    *auto* downloads the files that they announce. *callbacks* are called one after the other, in
+    their own thread; they are read anew for each event, so that they may grow. The threads hold the
     dispatcher and not its *owner*, the tracker, which can then be collected. *life* looks now and
     then whether a kernel receives messages.
     """
@@ -93,7 +93,7 @@ class EventDispatcher:
         owner: object,
         shared: Shared,
         cursor: DispatchCursor,
-        downloads: AutoDownload | None,
+        auto: AutoDownload | None,
         callbacks: list[Callback],
         *,
         life: Life,
@@ -101,7 +101,7 @@ class EventDispatcher:
         self._shared = shared
         self._life = life
         self._cursor = cursor
-        self._downloads = downloads
+        self._auto = auto
         self._callbacks = callbacks
         self._stop = threading.Event()
         self._queue = shared.frames.follow(cursor.start())
@@ -168,14 +168,14 @@ class EventDispatcher:
         try:
             seen = -1
             while not self._stop.is_set():
-                is_needed = bool(self._callbacks) or self._downloads is not None
+                is_needed = bool(self._callbacks) or self._auto is not None
                 if not is_needed:
                     # Nobody is handed an event: only look whether another kernel has written some.
                     self._stop.wait(LOOK_S)
                 before, seen = seen, self._shared.signal.wait(seen, LOOK_S if is_needed else 0)
                 if is_needed and not self._callbacks:
                     self._stop.wait(YIELD_S)
-                if self._step(self._downloads) and seen == before:
+                if self._step(self._auto) and seen == before:
                     # Another kernel has written the events; wake the threads that wait.
                     self._shared.signal.send()
                 self._look()
@@ -190,7 +190,7 @@ class EventDispatcher:
             # The tracker may have been collected without a stop().
             self._shared.frames.unfollow(self._queue)
 
-    def _step(self, downloads: AutoDownload | None) -> bool:
+    def _step(self, auto: AutoDownload | None) -> bool:
         """Handle the new events; return whether there were any."""
         frames, errors = self._shared.frames, self._shared.errors
         try:
@@ -203,9 +203,9 @@ class EventDispatcher:
         news = [self._queue.popleft() for _ in range(len(self._queue))]
         self._call([event for _, events in news for event in events], read_up_to)
         changed = dict.fromkeys(key for keys, _ in news for key in keys)
-        if downloads is not None:
+        if auto is not None:
             try:
-                downloads.begin_all(list(changed))
+                auto.begin_all(list(changed))
             except RegardsError as exc:
                 errors.record("starting downloads", exc)
         return bool(changed)

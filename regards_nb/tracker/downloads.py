@@ -393,7 +393,7 @@ class Downloads:
         if not any(record.in_place for record in self._shared.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them is here. {new_order}")
         log = self._shared.journal.file_log(self._sync.tenant, self._workspace)
-        with suppress(ServiceError):  # REGARDS may list them no more
+        with suppress(ServiceError):  # REGARDS may no longer list them
             list_others(self._sync.client, number, log)
         archive = archive_of(self._sync.client.base_url, self._sync.client.tenant)
         folder = order_folder(self._workspace, number, archive)
@@ -435,7 +435,7 @@ class Downloads:
         if request.directory is None or all(request.directory in path.parents for path in paths):
             return None
         return DownloadError(
-            f"order {number} is {order.status}, and REGARDS lists its files no more: nothing was "
+            f"order {number} is {order.status}, and REGARDS no longer lists its files: nothing was "
             f"written to {request.directory}. Copy them from {paths[0].parent}"
         )
 
@@ -549,7 +549,7 @@ def _old_files(order: OrderState, request: DownloadRequest) -> str:
     """Return a text on files that this call did not fetch although the user may think so."""
     if request.again and order.status in GONE:
         return (
-            f"{order.name} is {order.status}, and REGARDS has its files no more: nothing was "
+            f"{order.name} is {order.status}, and REGARDS no longer has its files: nothing was "
             "fetched again, the files of earlier calls are returned"
         )
     if not order.elsewhere:

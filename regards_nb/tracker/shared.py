@@ -146,7 +146,7 @@ class _Told:
     #: For which orders, by number or correlation id, and what is said of them.
     orders: tuple[int | str, ...] = ()
     said_of: Callable[[Sequence[int | str]], str] = lambda _: ""
-    #: Whether it is true no more.
+    #: Whether it is no longer true.
     is_over: Callable[[], bool] = lambda: False
 
 
@@ -232,8 +232,8 @@ class BackgroundErrors:
             self._changed()
         return forgotten
 
-    def told(self) -> None:
-        """Show no more what the last view of a call has shown. Errors are still raised once."""
+    def mark_shown(self) -> None:
+        """Stop showing what the last view of a call has shown. Errors are still raised once."""
         with self._lock:
             before = self._told
             errors = {text: told for text, told in before.items() if told.error is not None}
@@ -246,7 +246,7 @@ class BackgroundErrors:
         self._forget(lambda told: told.source == what)
 
     def raise_new(self) -> None:
-        """Raise all errors, and show them no more.
+        """Raise all errors, and stop showing them.
 
         It is a new TrackingError with the recorded error as its cause: raising the recorded one
         repeatedly would make its traceback grow. Several are a `TrackingErrorGroup`.
@@ -384,7 +384,7 @@ class RunningDownload:
                 self.report(self.progress)
 
     def report(self, progress: Progress) -> None:
-        """Take how far the download is; one that was stopped asks no more."""
+        """Take how far the download is; one that was stopped asks for nothing."""
         self.progress = replace(progress, silence="") if self.stop.is_set() else progress
         self.changed()
 

@@ -784,7 +784,7 @@ class OrderTracker:
             with watching(self, keys, blocking=blocking) as view:
                 yield view
         finally:
-            self._shared.errors.told()
+            self._shared.errors.mark_shown()
 
     def _new_wait(
         self,
@@ -830,7 +830,7 @@ class OrderTracker:
         self._callbacks.append(checked_callback(status, callback))
 
     def off(self, callback: Callable[[OrderEvent], object]) -> None:
-        """Call *callback*, which was given to `on`, no more, for any status."""
+        """Stop calling *callback*, which was given to `on`, for any status."""
         if not any(each == callback for _, each in self._callbacks):
             raise SettingsError(f"there is no such callback: {callback!r} was not given to on()")
         self._callbacks[:] = [each for each in self._callbacks if each[1] != callback]
