@@ -1,7 +1,12 @@
 """The cost of a live view for the kernel, and the updates of the page, under many messages.
 
-``python benchmarks/display.py`` sends 5,000 messages a second for ten seconds through a real
-RabbitMQ to a tracker in a real JupyterLab, without a view and with one in a real Chromium.
+::
+
+    python benchmarks/display.py                                   a flood of messages
+    python benchmarks/display.py --orders 10000 --per-s 100        many orders
+
+Sends 5,000 messages a second for ten seconds through a real RabbitMQ to a tracker in a real
+JupyterLab, without a view and with one in a real Chromium.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ from regards_nb.simulator import PrivateBroker
 if TYPE_CHECKING:
     from browser import Chromium, Page
 
-ORDERS = 10
 TICK_S = 0.02
 LIMIT_MS = 300_000
 
@@ -37,19 +41,16 @@ import threading, time
 from regards_nb import OrderTracker
 
 tracker = OrderTracker({url!r}, {queue!r}, journal="{queue}.sqlite").start()
-ended, all_ended = set(), threading.Event()
 
-def note(event):
-    ended.add(event.correlation_id)
-    if len(ended) == {orders}:
-        all_ended.set()
-
-tracker.on("DONE", note)
+def wait_for(n_events):
+    while len(tracker.events) < n_events:
+        time.sleep(0.1)
 """
+GRANTED = "wait_for({orders})"
 BEGIN = "began, cpu_began = time.monotonic(), time.process_time()"
+SENT = "cpu, taken = time.process_time() - cpu_began, time.monotonic() - began"
 END = """
-assert all_ended.wait(280)
-cpu, taken = time.process_time() - cpu_began, time.monotonic() - began
+wait_for({events})
 view = [thread for thread in threading.enumerate() if thread.name == "regards-nb-display"]
 of_view = sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in view)
 print(cpu, of_view, taken, len(tracker.events))
@@ -69,10 +70,12 @@ class Outcome:
 
     messages: int
     per_s: int
-    #: Duration of sending, and from its start to the last message in the frame.
+    orders: int
+    #: Duration of sending, and the processor time of the kernel in it.
     sent_in_s: float
-    taken_in_s: float
     kernel_cpu_s: float
+    #: In percent of one processor.
+    kernel_share_percent: float
     #: Of the refresh thread, since its start.
     view_cpu_s: float
     #: Whether the frame has all messages, and the page the last state of every order.
@@ -85,33 +88,44 @@ class Outcome:
 
 
 def run(
-    broker: PrivateBroker, lab: Lab, browser: Chromium, *, per_s: int, seconds: int, has_view: bool
+    broker: PrivateBroker,
+    lab: Lab,
+    browser: Chromium,
+    *,
+    orders: int,
+    per_s: int,
+    seconds: int,
+    has_view: bool,
 ) -> Outcome:
     """Send messages to a tracker in a notebook, and observe the page."""
-    queue, parts = f"flood.{uuid.uuid4().hex}", per_s * seconds // ORDERS
+    queue, n_parts = f"flood.{uuid.uuid4().hex}", per_s * seconds
     connection = pika.BlockingConnection(pika.URLParameters(broker.admin_url))
     channel = connection.channel()
     channel.queue_declare(queue, durable=True)
-    start = START.format(url=broker.admin_url, queue=queue, orders=ORDERS)
+    start = START.format(url=broker.admin_url, queue=queue)
     show = "tracker.show()" if has_view else "None"
-    name = lab.notebook(f"{queue}.ipynb", start, show, BEGIN, END)
+    events = 2 * orders + n_parts
+    granted, end = GRANTED.format(orders=orders), END.format(events=events)
+    name = lab.notebook(f"{queue}.ipynb", start, granted, show, BEGIN, SENT, end)
     with browser.page(lab, name) as page:
         page.page.set_default_timeout(LIMIT_MS)
         page.run_cell(0)
-        say(channel, queue, "GRANTED")
+        say(channel, queue, orders, "GRANTED")
         page.run_cell(1)
+        page.run_cell(2)
         if has_view:
             page.until(f'() => document.querySelector("{TABLE}")')
             page.page.evaluate(WATCH)
-        page.run_cell(2)
-        sent_in_s = publish(connection, channel, queue, parts, per_s)
-        say(channel, queue, "DONE")
         page.run_cell(3)
-        cpu_s, view_cpu_s, taken_in_s, events = page.output(3).inner_text().split()[-4:]
-        exact = int(events) == ORDERS * (parts + 2)
+        sent_in_s = publish(channel, queue, orders=orders, n_parts=n_parts, per_s=per_s)
+        page.run_cell(4)
+        say(channel, queue, orders, "DONE")
+        page.run_cell(5)
+        cpu_s, view_cpu_s, taken_in_s, found = page.output(5).inner_text().split()[-4:]
+        exact = int(found) == events
         changes: list[float] | None = None
         if has_view:
-            exact &= is_shown(page, parts)
+            exact &= is_shown(page, orders, n_parts)
             changes = page.page.evaluate("window.__changes")
         complaints = [*browser.errors]
         if page.page.get_by_text("rate exceeded").count():
@@ -119,11 +133,12 @@ def run(
     channel.queue_delete(queue)
     connection.close()
     return Outcome(
-        messages=ORDERS * parts,
+        messages=n_parts,
+        orders=orders,
         per_s=per_s,
         sent_in_s=round(sent_in_s, 1),
-        taken_in_s=round(float(taken_in_s), 1),
         kernel_cpu_s=round(float(cpu_s), 2),
+        kernel_share_percent=round(100 * float(cpu_s) / float(taken_in_s), 1),
         view_cpu_s=round(float(view_cpu_s), 2),
         exact=exact,
         changes=None if changes is None else len(changes),
@@ -132,23 +147,24 @@ def run(
     )
 
 
-def publish(connection: Any, channel: Any, queue: str, parts: int, per_s: int) -> float:
-    """Send the sub-orders of all orders at a rate; return the duration."""
+def publish(channel: Any, queue: str, *, orders: int, n_parts: int, per_s: int) -> float:
+    """Send sub-orders of the orders in turn, at a rate; return the duration."""
     began, sent, pause = time.monotonic(), 0, threading.Event()
-    while sent < ORDERS * parts:
-        due = min(int((time.monotonic() - began) * per_s) + 1, ORDERS * parts)
+    fields = {"totalSubOrders": max(n_parts // orders, 1)}
+    while sent < n_parts:
+        due = min(int((time.monotonic() - began) * per_s) + 1, n_parts)
         for number in range(sent, due):
-            part, order = divmod(number, ORDERS)
-            send(channel, queue, order, "SUBORDER_DONE", subOrderId=part, totalSubOrders=parts)
+            part, order = divmod(number, orders)
+            send(channel, queue, order, "SUBORDER_DONE", subOrderId=part, **fields)
         sent = due
-        connection.process_data_events(0)
+        channel.connection.process_data_events(0)
         pause.wait(TICK_S)
     return time.monotonic() - began
 
 
-def say(channel: Any, queue: str, status: str) -> None:
+def say(channel: Any, queue: str, orders: int, status: str) -> None:
     """Send one message about each order."""
-    for order in range(ORDERS):
+    for order in range(orders):
         send(channel, queue, order, status)
 
 
@@ -165,11 +181,12 @@ def send(channel: Any, queue: str, order: int, status: str, **fields: int) -> No
     channel.basic_publish("", queue, json.dumps(body).encode(), properties)
 
 
-def is_shown(page: Page, parts: int) -> bool:
-    """Wait until the page shows the end of all orders; return whether all parts are counted."""
-    page.until_text(1, f"{ORDERS} of {ORDERS} orders finished")
-    shown = page.output(1).locator(".rg-parts:visible").all_inner_texts()
-    return shown == [f"{parts}/{parts}"] * ORDERS
+def is_shown(page: Page, orders: int, n_parts: int) -> bool:
+    """Wait until the page shows the end of all orders; return whether the parts are counted."""
+    page.until_text(2, f"{orders} of {orders} orders finished")
+    shown = page.output(2).locator(".rg-parts:visible").all_inner_texts()
+    parts = n_parts // orders
+    return not parts or shown == [f"{parts}/{parts}"] * orders
 
 
 def most_in_a_second(moments_ms: list[float]) -> int:
@@ -183,13 +200,20 @@ def most_in_a_second(moments_ms: list[float]) -> int:
 def main() -> None:
     """Run without a view and with one, and print both results."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--orders", type=int, default=10)
     parser.add_argument("--per-s", type=int, default=5000)
     parser.add_argument("--seconds", type=int, default=10)
     given = parser.parse_args()
     with PrivateBroker() as broker, Lab() as lab, chromium() as browser:
         for has_view in (False, True):
             outcome = run(
-                broker, lab, browser, per_s=given.per_s, seconds=given.seconds, has_view=has_view
+                broker,
+                lab,
+                browser,
+                orders=given.orders,
+                per_s=given.per_s,
+                seconds=given.seconds,
+                has_view=has_view,
             )
             print(json.dumps({"view": has_view, **asdict(outcome)}))
 

@@ -245,7 +245,7 @@ def test_a_flood_through_rabbitmq_is_shown_exactly(
 
     The whole of it, with 5,000 messages a second for ten seconds, is ``benchmarks/display.py``.
     """
-    outcome = display.run(broker, lab, browser, per_s=2000, seconds=2, has_view=True)
+    outcome = display.run(broker, lab, browser, orders=10, per_s=2000, seconds=2, has_view=True)
     assert outcome.exact, outcome
     assert outcome.complaints == []
     assert outcome.most_changes_in_a_second is not None

@@ -3,7 +3,7 @@
 That holds for notebooks and terminals (`INTERVAL_S`), however fast events arrive: Jupyter servers
 silently drop updates above a thousand messages a second. In notebooks, repaints are rarer
 
-- where one takes long: those of a view take 1 % of a processor (`MAX_SHARE`);
+- where one takes long: those of a view take 1.5 % of a processor (`MAX_SHARE`);
 - where there are more orders than rows: once a second (`CROWDED_INTERVAL_S`);
 - where only elapsed times change: every 5 s (``TICK_S`` of `model`).
 
@@ -38,7 +38,7 @@ CROWDED_INTERVAL_S = 1.0
 #: Thread wake-ups come early by up to this.
 TOLERANCE_S = 0.05
 #: The part of one processor that repaints may take: with thousands of orders they become rarer.
-MAX_SHARE = 0.01
+MAX_SHARE = 0.015
 #: The longest pause that the cost of a repaint makes.
 MAX_PAUSE_S = 10.0
 #: A view that could not be painted is tried again after this.
