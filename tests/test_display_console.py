@@ -376,6 +376,18 @@ def test_old_encodings_get_plain_characters(encoding: str) -> None:
     assert shown.isascii()
 
 
+def test_a_terminal_shows_at_once_what_the_call_does_next(
+    terminal: tuple[io.TextIOWrapper, int],
+) -> None:
+    """The thread of the call paints: it may run code of the user next, and paint nothing then."""
+    tracker, (stream, other_end) = ScriptedTracker(order()), terminal
+    watch = opened(ScreenView(tracker, _all, stream, interval_s=1000.0))
+    for note in ("downloading: 1 of 3", "downloading: 2 of 3", "process= runs for order 1"):
+        watch.refresh(note=note)
+    assert "process= runs for order 1" in _screen(stream, other_end).lines_shown
+    watch.close()
+
+
 def test_a_terminal_is_repainted_in_place(terminal: tuple[io.TextIOWrapper, int]) -> None:
     """However often it is painted, the screen holds the last table and nothing else."""
     stream, other_end = terminal

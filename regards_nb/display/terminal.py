@@ -359,6 +359,8 @@ class ScreenView:
         self._rates = DownloadRates()
         self._seen: tuple[int, str] | None = None
         self._next_s = self._next_tick_s = 0.0
+        #: The note that was painted last, without its numbers.
+        self._words = ""
 
     def open(self) -> None:
         """Paint the state at the beginning."""
@@ -366,10 +368,14 @@ class ScreenView:
         self.refresh()
 
     def refresh(self, *, note: str = "") -> None:
-        """Repaint if something changed."""
-        now = time.monotonic()
-        if now < self._next_s:
+        """Repaint if something changed; at once for new words of the note.
+
+        The waiting thread may next do something long, such as to call a function of the user.
+        """
+        now, words = time.monotonic(), _DIGITS.sub("", note)
+        if now < self._next_s and words == self._words:
             return
+        self._words = words
         self._next_s = now + self._interval_s
         seen = (self._tracker.version, note)
         if seen != self._seen or now >= self._next_tick_s:
