@@ -48,7 +48,7 @@ WHY = {
     "be journalled (0.9 ms here, half of it for the commit to the disk), read and folded "
     "(0.3 ms), and added to the frame (0.6 ms). These are times at 10/s, with cold processor "
     "caches. At 1,000/s each step takes a third to a half of that, and competes with the "
-    "receiving thread; about eight messages are gathered for a commit, in 8 ms.",
+    "receiving thread.",
     "`start()`": "A commit to the journal and the look for messages of other queues run while "
     "RabbitMQ answers; before that, the journal is read for callbacks.",
     "opening the journal": "opening takes a few milliseconds; the first access to a frame reads "
