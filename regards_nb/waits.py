@@ -57,6 +57,8 @@ class _Call:
         #: Until when the cause of the last line was there at least.
         self.lasts_s = -math.inf
         self.is_over = False
+        #: What was being handled as it began, such as the Ctrl-C of the call before.
+        self.handled = sys.exc_info()[1]
 
     @property
     def due_s(self) -> float:
@@ -140,10 +142,11 @@ def limited(deadline_s: float | None) -> Iterator[None]:
 def time_left_s() -> float:
     """Return how long the block may still wait; infinite where it is not `limited`.
 
-    After Ctrl-C it waits a moment at most, such as for what it reads or writes at its end.
+    A call that Ctrl-C has stopped waits a moment at most, for what it reads or writes at its end.
     """
-    left_s = _deadline_s.get() - time.monotonic()
-    return min(left_s, _MOMENT_S) if isinstance(sys.exc_info()[1], KeyboardInterrupt) else left_s
+    left_s, call, error = _deadline_s.get() - time.monotonic(), _call.get(), sys.exc_info()[1]
+    is_stopped = isinstance(error, KeyboardInterrupt) and error is not call.handled
+    return min(left_s, _MOMENT_S) if is_stopped and call is not _outside else left_s
 
 
 @contextmanager
@@ -402,10 +405,10 @@ def stopped_by_user(
 
 
 def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C that an error is, or after which it came."""
+    """Return the Ctrl-C of this call that an error is, or after which it came."""
     while not (error is None or isinstance(error, KeyboardInterrupt)):
         error = error.__context__
-    return error
+    return None if error is _call.get().handled else error
 
 
 def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 from conftest import client_of, over_rest, until
 
 from regards_nb import OrderTracker, waits
-from regards_nb.errors import JournalError
+from regards_nb.errors import JournalError, StoppedWaiting
 from regards_nb.journal import Database, Journal
 from regards_nb.simulator import OrderPlan, Route, Simulator, Slow
 from regards_nb.threads import begin
@@ -214,3 +216,23 @@ def test_a_thread_of_the_package_says_nothing(
     with ThreadPoolExecutor(1) as threads:
         tracker.download(1, executor=threads)
     assert "waiting for REGARDS" not in capsys.readouterr().out
+
+
+def test_a_call_after_ctrl_c_has_all_its_time_and_its_own_errors() -> None:
+    """That the call before it was stopped limits only what that one does at its end."""
+
+    @waits.stopped_by_user()
+    def call() -> None:
+        raise JournalError(f"{waits.time_left_s():.1f} s left")
+
+    @waits.stopped_by_user(lambda: f"stopped, with {waits.time_left_s():.1f} s left")
+    def stopped_call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        with pytest.raises(JournalError, match="inf s left"):
+            call()
+        with pytest.raises(StoppedWaiting, match=r"with 0\.1 s left"):
+            stopped_call()
