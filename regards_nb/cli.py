@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
+#: While an event may come at any moment.
+_EVENTS_COME = {HealthState.CONSUMING, HealthState.POLLING, HealthState.READING}
 #: Maximum time until messages arrive.
 _START_S = 30.0
 
@@ -360,7 +362,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         while True:
             health = tracker.health
             # The reason changes while it reconnects.
-            now = health.state, health.state is HealthState.READING and health.reason
+            now = health.state, health.state in _EVENTS_COME and health.reason
             if now != told:
                 told = now
                 _complain(_watched(tracker, health))
@@ -375,9 +377,10 @@ def _watched(tracker: OrderTracker, health: Health) -> str:
     """Return where events come from, or why none comes."""
     if health.state is HealthState.READING and not health.reason:
         return "reading the journal; an event is a line once the kernel that writes it gets it"
-    if health.state in {HealthState.CONSUMING, HealthState.POLLING}:
+    if health.state in _EVENTS_COME - {HealthState.READING}:
         source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"
-        return f"listening to {source}; each event is a line, and Ctrl-C ends it"
+        text = f"listening to {source}; each event is a line, and Ctrl-C ends it"
+        return "; ".join(filter(None, (text, health.reason)))
     return f"no event comes now: {health.reason or health.state}"
 
 

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from children import Child
-from conftest import client_of, environment_of, without_waits
+from conftest import DEADLINE_S, client_of, environment_of, without_waits
 from tcp_proxy import TcpProxy
 
 import regards_nb
-from regards_nb import cli
+from regards_nb import OrderTracker, cli
 from regards_nb.client import REFUSALS
 from regards_nb.simulator import OrderPlan, Outcome, Reply, Route, Simulator, Slow
 
@@ -156,6 +156,21 @@ def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path)
             assert "no event comes now:" in next(lines)
     with _watching("--journal", str(tmp_path / "journal.sqlite")) as lines:
         assert "no event comes now: no kernel receives the messages" in next(lines)
+
+
+def test_watch_says_that_regards_does_not_answer(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a broker, where each event comes from it."""
+    monkeypatch.delenv("REGARDS_AMQP")
+    monkeypatch.delenv("REGARDS_QUEUE")
+    monkeypatch.setenv("REGARDS_POLL_S", "0.2")
+    simulator.order(OrderPlan(suborder_pause_s=DEADLINE_S), over_amqp=False)
+    OrderTracker.from_env().sync()
+    with _watching() as lines:
+        assert "listening to REGARDS over REST" in next(lines)
+        simulator.faults.add(Slow(route=Route.ORDERS, delay_s=DEADLINE_S, times=None))
+        assert any("no byte of the list of orders" in line for line in lines)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +15,8 @@ import pandas as pd
 import pytest
 from conftest import client_of, tracker_of
 
-from regards_nb import OrderTracker, errors, queries
+from regards_nb import Order, OrderTracker, errors, queries
+from regards_nb.journal import Leases
 from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, html_page
 
 
@@ -315,3 +318,25 @@ def test_over_amqp_the_cart_is_not_seen_and_that_is_said(over_amqp: OrderTracker
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         over_amqp.submit("dataset:SWOT_PASS_012", user=user, cart="include", label="second")
+
+
+def test_a_kernel_that_was_suspended_orders_nothing_that_another_ordered_meanwhile(
+    simulator: Simulator, tracker: OrderTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a closed laptop: its lease has ended, and another kernel has it."""
+    monkeypatch.setattr(Leases, "duration_s", 0.2)
+    monkeypatch.setattr(Leases, "renewal_s", 1000.0)  # it renews nothing, as if suspended
+    other = OrderTracker(client=client_of(simulator), journal=tmp_path / "journal.sqlite")
+    order = {"products": "dataset:SWOT_PASS_012", "correlation_id": "one name"}
+    found: list[Order] = []
+
+    class Meanwhile(io.StringIO):
+        def write(self, text: str) -> int:
+            if "ordering" in text and not found:
+                monkeypatch.undo()
+                found.append(other.submit(**order, estimate=False))
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Meanwhile())
+    assert tracker.submit(**order).order_id == found[0].order_id
+    assert applied(simulator) == 1

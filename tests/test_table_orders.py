@@ -133,6 +133,22 @@ def test_any_table_has_a_function_and_labels(simulator: Simulator, tracker: Orde
     }
 
 
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_slow_function_of_the_user_is_named(
+    tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What products= does with all rows comes before any view."""
+    lines: list[str] = []
+
+    def slow(row: pd.Series[Any]) -> str:
+        until(lambda: lines.extend(capsys.readouterr().out.splitlines()) or lines)
+        return queries.term("dataset", row["dataset"])
+
+    table = pd.DataFrame({"dataset": ["SWOT_PASS_012"]})
+    tracker.submit_each(table, products=slow, label="{dataset}", download=True, timeout_s=60)
+    assert lines[0] == "products= runs, for 1 order of the table"
+
+
 def test_without_a_download_it_says_what_blocks(
     simulator: Simulator, tracker: OrderTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:

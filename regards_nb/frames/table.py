@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -11,6 +12,7 @@ from regards_nb import queries
 from regards_nb.errors import SettingsError
 from regards_nb.frames.columns import ORDER_COLUMNS
 from regards_nb.text import counted, raised_at
+from regards_nb.waits import said_meanwhile, users_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,10 +62,12 @@ def read_table(
     rows: list[dict[Any, Any]] = [] if label is None else own.to_dict("records")
     labels = default if label is None else [_formatted(label, row) for row in rows]
     labels = _unique(labels or [])
-    orders = [
-        TableOrder(text, _queries_of(text, rows, products, is_row=by is None))
-        for text, rows in zip(labels, parts, strict=True)
-    ]
+    runs = f"products= runs, for {counted(len(labels), 'order')} of the table"
+    with said_meanwhile(runs) if callable(products) else nullcontext():
+        orders = [
+            TableOrder(text, _queries_of(text, rows, products, is_row=by is None))
+            for text, rows in zip(labels, parts, strict=True)
+        ]
     own.columns = pd.Index([f"{_PREFIX}{name}" if name in _TAKEN else name for name in own.columns])
     return orders, own.set_axis(_label_index(labels), axis="index")
 
@@ -143,7 +147,8 @@ def _queries_of(
     if callable(products):
         try:
             # As objects: a row of numbers of several types would have only floats.
-            wanted = products(rows.astype("object").iloc[0] if is_row else rows)
+            with users_code():
+                wanted = products(rows.astype("object").iloc[0] if is_row else rows)
         except Exception as exc:
             raise SettingsError(
                 f"nothing was ordered: products= raised {type(exc).__name__}: {exc} "

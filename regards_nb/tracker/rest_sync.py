@@ -146,6 +146,11 @@ class RestSync:
             self.errors.withdraw(_UNHEARD)
 
     @property
+    def silence(self) -> str:
+        """Since when no answer of REGARDS about the orders comes, or why it is asked again."""
+        return self._shared.asking.text("the list of orders")
+
+    @property
     def login_refused(self) -> str:
         """That REGARDS refused the last login; empty if it did not."""
         if not self.client.is_login_refused:

@@ -170,6 +170,8 @@ class Poller:
         if health.state is not HealthState.POLLING:
             return health
         health = replace(health, since=max(health.since, self._sync.since))
+        if silent := self._sync.silence:
+            health = replace(health, reason=f"{health.reason}; {silent}")
         return replace(health, state=HealthState.RECONNECTING, reason=error) if error else health
 
     def start(self, timeout_s: float) -> None:

@@ -335,7 +335,7 @@ class Submission:
                 earlier = self._saved(name)
                 is_open = earlier is not None and earlier.was_sent
                 if earlier is None or not is_open or not self._find(client, request, earlier):
-                    self._send_over_rest(client, request)
+                    self._send_over_rest(client, request, earlier)
                 answer = self._answers.pop(name)
                 assert isinstance(answer, RemoteOrder)  # noqa: S101 - see _journal_answer
                 return answer.order_id
@@ -391,7 +391,7 @@ class Submission:
                 self._look_first(request, refuse_cart=refuse_cart, estimate=estimate)
         if self._sync is not None:
             if earlier is None or not self._find(self._sync.client, request, earlier):
-                self._send_over_rest(self._sync.client, request)
+                self._send_over_rest(self._sync.client, request, earlier)
         elif self._publish is not None:
             self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
 
@@ -478,9 +478,13 @@ class Submission:
 
     # -- over REST --
 
-    def _send_over_rest(self, client: RegardsClient, request: Request) -> None:
+    def _send_over_rest(
+        self, client: RegardsClient, request: Request, earlier: EarlierRequest | None
+    ) -> None:
         with _nothing_ordered(request):
             newest_before = self._newest_order_id(client, request)
+        if self._was_sent_meanwhile(client, request, earlier):
+            return
         self._save(request, sent=True, newest_before=newest_before)
         answer: ApplyResponse | RemoteOrder
         try:
@@ -513,6 +517,14 @@ class Submission:
                 status_code=exc.status_code,
             ) from exc
         self._journal_answer(request, answer)
+
+    def _was_sent_meanwhile(
+        self, client: RegardsClient, request: Request, earlier: EarlierRequest | None
+    ) -> bool:
+        """Return whether another kernel has ordered it, as while this one was suspended."""
+        now = self._saved(request.correlation_id)
+        is_new = now is not None and now.was_sent and now != earlier
+        return now is not None and is_new and self._find(client, request, now)
 
     def _newest_order_id(self, client: RegardsClient, request: Request) -> int | None:
         """Return the number of the newest order, 0 without any; None if the list is broken.
