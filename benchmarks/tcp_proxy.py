@@ -26,6 +26,8 @@ class TcpProxy:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.connections = 0
+        #: Whether a connection has ended, at either side.
+        self.has_ended = False
 
     def __enter__(self) -> Self:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -85,6 +87,7 @@ class TcpProxy:
                 if limit_bytes is not None and passed > limit_bytes:
                     break
                 sink.sendall(data)
+        self.has_ended = True
         _shut(source)
         _shut(sink)
 
