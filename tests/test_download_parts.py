@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from zip_kit import regards_zip
 
 from regards_nb.client import LastByte
+from regards_nb.computer import is_alive
 from regards_nb.download import (
     MAX_NOTICE_BYTES,
     CheckedFile,
@@ -43,7 +44,6 @@ from regards_nb.download import (
 )
 from regards_nb.errors import WorkspaceError
 from regards_nb.files import FileRecord, FileState
-from regards_nb.processes import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

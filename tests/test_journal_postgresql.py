@@ -21,7 +21,6 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
 from regards_nb.errors import JournalError, StoppedWaiting
-from regards_nb.frames import Frames
 from regards_nb.journal import Database, Journal, Server
 from regards_nb.waits import limited, user_call
 
@@ -204,34 +203,6 @@ def test_ctrl_c_ends_each_call_whose_journal_does_not_answer(
             pytest.raises(StoppedWaiting, match=stopped[1]),
         ):
             stopped[0](tracker)
-
-
-@pytest.mark.usefixtures("_says_at_once")
-def test_a_wait_for_a_thread_that_waits_for_the_server_is_told(
-    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It holds the frames meanwhile; Ctrl-C ends the wait, and so does its limit of time."""
-    monkeypatch.setattr(Server, "silence_s", 5 * LIMIT_S)
-    monkeypatch.setattr(Server, "connect_s", 5 * int(LIMIT_S))
-    monkeypatch.setattr(Server, "reconnect_s", 5 * int(LIMIT_S))
-    with Journal(postgresql.new_database()) as journal, ThreadPoolExecutor(1) as pool:
-        frames = Frames(journal, None)
-        frames.refresh()
-        with postgresql.suspended():
-            reading = pool.submit(frames.refresh)
-            until(journal.obstacle)
-            with (
-                interrupted_after(lambda written: "waiting for the server" in written, monkeypatch),
-                pytest.raises(KeyboardInterrupt),
-            ):
-                frames.refresh()
-            with (
-                limited(time.monotonic() + 0.1),
-                pytest.raises(JournalError, match="cannot read.*no answer.*Check that the server"),
-            ):
-                frames.refresh()
-            assert not reading.done()
-        reading.result()
 
 
 @pytest.mark.usefixtures("_says_at_once")

@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "text",
     "output",
-    "processes",
+    "computer",
     "errors",
     "waits",
     "arguments",

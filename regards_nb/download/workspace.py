@@ -34,6 +34,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from regards_nb.computer import file_system_of, is_alive
 from regards_nb.download.bucket import BucketFiles
 from regards_nb.download.disk import (
     NEW_FILE,
@@ -48,8 +49,6 @@ from regards_nb.download.disk import (
 )
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
-from regards_nb.journal import file_system_of
-from regards_nb.processes import is_alive
 
 if TYPE_CHECKING:
     import threading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_right
 from collections import deque
 from contextlib import suppress
@@ -98,7 +99,8 @@ class Frames:
         self._shown_queues = queues
         self._tenant = tenant
         self._workspace = None if workspace is None else str(workspace)
-        self._lock = journal.lock()
+        # of C: an exception that another thread or a signal raises leaves it free
+        self._lock = threading.RLock()
         #: In each block that changes what is kept.
         self._whole = _Whole()
         self._account = account

@@ -35,7 +35,6 @@ from regards_nb.journal.database import JournalReplacedError as JournalReplacedE
 from regards_nb.journal.journal import Journal as Journal
 from regards_nb.journal.journal import TenantFiles as TenantFiles
 from regards_nb.journal.location import DEFAULT_PATH as DEFAULT_PATH
-from regards_nb.journal.location import file_system_of as file_system_of
 from regards_nb.journal.location import location_of as location_of
 from regards_nb.journal.processes import Holder as Holder
 from regards_nb.journal.processes import Leases as Leases

@@ -145,7 +145,7 @@ class Database:
         self.read_only = False
         #: of the server that does not answer
         self._unanswered = Outage()
-        self.server = Server(self._unanswered, _WAITING.format(self.location))
+        self._server = Server(self._unanswered, _WAITING.format(self.location))
         #: of the lock, which another program holds
         self._locked = Outage()
         #: how often `close` was called: it ends the waits for that lock
@@ -201,7 +201,7 @@ class Database:
                 f"{engine.dialect.name}. Choose another place with journal=..."
             )
         if self.path is None:
-            self.server.serve(engine)
+            self._server.serve(engine)
         return engine
 
     def _connect_sqlite(self) -> sqlite3.Connection:
@@ -333,7 +333,7 @@ class Database:
             return attempt()  # no server
         if patience_s is None:
             patience_s = self.restart_patience_s
-        return self.server.retry(attempt, patience_s if self.has_tables else None)
+        return self._server.retry(attempt, patience_s if self.has_tables else None)
 
     def write(
         self,
@@ -465,7 +465,7 @@ class Database:
     def _tell(self, limit_s: float) -> None:
         """Say what the main thread waits for; *limit_s* is how long for the lock."""
         if text := self.obstacle():
-            limit_s = limit_s if self._locked.lasts() else self.server.patience_s
+            limit_s = limit_s if self._locked.lasts() else self._server.patience_s
             told(text, math.inf, limit_s=min(limit_s, time_left_s()))
 
     def _release_writer(self) -> None:
@@ -562,12 +562,12 @@ class Database:
             self._listener = None
         if callback is not None and self.path is None:
             self._listener = Listener(
-                self.engine, self.server.connect, self._changes, self._token, callback
+                self.engine, self._server.connect, self._changes, self._token, callback
             )
 
     def why_not_told(self) -> str | None:
         """Try whether a server tells of changes; return why not, or None."""
-        return why_not(self.engine, self.server.connect) if self.path is None else None
+        return why_not(self.engine, self._server.connect) if self.path is None else None
 
     @contextmanager
     def using(self, verb: str) -> Iterator[None]:

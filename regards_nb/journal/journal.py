@@ -7,7 +7,6 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,10 +33,9 @@ from regards_nb.journal.batches import (
 from regards_nb.journal.changes import read_position
 from regards_nb.journal.checkpoints import CheckpointStore
 from regards_nb.journal.database import Database, JournalReplacedError
-from regards_nb.journal.location import DEFAULT_PATH, cannot, remedy
+from regards_nb.journal.location import DEFAULT_PATH, remedy
 from regards_nb.journal.processes import Cursors, Holder, Leases
 from regards_nb.journal.prune import Pruning
-from regards_nb.journal.server import ServerLock
 from regards_nb.journal.sqlite_file import copy_database
 from regards_nb.text import clean
 from regards_nb.waits import said_meanwhile
@@ -144,10 +142,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def lock(self) -> ServerLock:
-        """Return a lock for what is read here; JournalError where its holder waits in vain."""
-        return ServerLock(self._database.server, partial(cannot, "read", self.location))
 
     def close(self) -> None:
         """Close the connections to the database. The journal can be opened again at any time."""

@@ -126,17 +126,3 @@ def remedy(cause: str) -> str:
         if symptom in cause:
             return words
     return "Mend the cause named above, or choose another place with journal=..."
-
-
-def file_system_of(place: Path, mounts: Path) -> str:
-    """Return the kind of file system of a place; empty where the system has no list of mounts."""
-    try:
-        fields = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
-    except OSError:
-        return ""
-    path = place.resolve()
-    # the innermost mount point above the path, and there the last mount; a space is \\040
-    points = ((Path(field[1].replace("\\040", " ")), field[2]) for field in fields)
-    above = [(len(point.parts), at, kind) for at, (point, kind) in enumerate(points)
-             if path.is_relative_to(point)]  # fmt: skip
-    return max(above)[2] if above else ""

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
+from regards_nb.computer import has_ended, identity, is_suspended
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
-from regards_nb.processes import has_ended, identity, is_suspended
 from regards_nb.threads import begin
 from regards_nb.waits import in_thread
 

@@ -28,7 +28,6 @@ _T = TypeVar("_T")
 
 _pause = threading.Event()
 _RESTART_RETRY_S = 0.1
-_LOCK_TURN_S = 0.1
 #: How long a call waits at least for a server that did not answer the call before.
 _LATER_S = 1.0
 #: Minimum time between two lines that say the same.
@@ -53,7 +52,7 @@ class Server:
         #: How long a call waits for a server that does not answer.
         self.patience_s = self.silence_s + self.reconnect_s
         #: Why the last attempt has failed.
-        self.reason = "no answer over its connections"
+        self._reason = ""
 
     def serve(self, engine: sa.Engine) -> None:
         """Note when an engine reaches the server; make the connections of psycopg here."""
@@ -106,7 +105,7 @@ class Server:
         firewall may have ended it.
         """
         if self.outage.is_given_up():
-            raise sa.exc.OperationalError(None, None, ConnectionError(self.reason))
+            raise sa.exc.OperationalError(None, None, ConnectionError(self._reason))
         patience_s, is_first = patience_s or 0.0, patience_s is not None
         began_s = time.monotonic()
         while True:
@@ -116,7 +115,7 @@ class Server:
                 if not _is_lost(exc):
                     raise
                 self.outage.met()
-                self.reason = str(exc.orig)
+                self._reason = str(exc.orig)
                 now_s, end_s = time.monotonic(), self.outage.end_s(patience_s, began_s)
                 if now_s >= end_s and not (is_first and exc.connection_invalidated):
                     self.outage.give_up()
@@ -135,30 +134,6 @@ class Server:
             return began_s + min(self.statement_s, max(time_left_s(), _LATER_S))
         # The calls of a cell do not wait one after the other.
         return max(self.outage.end_s(self.silence_s), began_s + _LATER_S)
-
-
-class ServerLock:
-    """A lock whose holder may wait for the server. The same thread may take it again.
-
-    Another thread waits no longer for it than for the server; *error* makes what is raised then.
-    """
-
-    def __init__(self, server: Server, error: Callable[[str], Exception]) -> None:
-        self._server, self._error, self._lock = server, error, threading.RLock()
-
-    def __enter__(self) -> None:
-        server, began_s = self._server, time.monotonic()
-        while not self._lock.acquire(timeout=_LOCK_TURN_S):
-            if not server.outage.lasts():
-                continue
-            told(server.text, math.inf, limit_s=server.patience_s)
-            end_s = server.outage.end_s(server.patience_s, began_s)
-            if time.monotonic() >= end_s or server.outage.is_given_up():
-                server.outage.give_up()
-                raise self._error(server.reason)
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 class Silence:

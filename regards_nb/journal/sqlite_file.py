@@ -31,8 +31,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from regards_nb.computer import file_system_of
 from regards_nb.errors import JournalError
-from regards_nb.journal.location import file_system_of
 from regards_nb.text import counted
 
 if sys.platform == "linux":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.client import USERS_FUNCTION, LastByte, watched
+from regards_nb.computer import is_alive
 from regards_nb.consumer import ENDED, HealthReport, HealthState
 from regards_nb.errors import (
     JournalError,
@@ -27,7 +28,6 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
-from regards_nb.processes import is_alive
 from regards_nb.tracker.rest_answers import REST_ANSWERS
 from regards_nb.tracker.shared import CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread

@@ -345,6 +345,15 @@ class Submission:
         except KeyboardInterrupt as exc:
             raise StoppedWaiting(in_work=self.was_sent(name)) from exc
 
+    @contextmanager
+    def not_sent(self, request: Request) -> Iterator[None]:
+        """Say in a JournalError of the block, which comes before the request, what became of it."""
+        try:
+            yield
+        except JournalError as exc:
+            exc.put_first(self._fate(request))
+            raise
+
     def stopped(self, request: Request) -> str:
         """Return what the user is told who stops the call of a request."""
         return f"submit() was stopped: {self._fate(request)}"

@@ -30,7 +30,7 @@ from regards_nb.consumer import (
     publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import JournalError, SettingsError, TrackingError
+from regards_nb.errors import SettingsError, TrackingError
 from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
@@ -928,7 +928,7 @@ class OrderTracker:
         if dry_run:
             return request
         refuse_cart, warning = refuses_cart(cart), ""
-        with contextlib.suppress(JournalError):  # the request tells it, and that it was not sent
+        with self._submission.not_sent(request):
             warning = "" if self.auto_download else self._blocking.before_third()
         with stopped_by_user(partial(self._submission.stopped, request)):
             key = self._submission.submit(

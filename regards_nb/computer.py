@@ -1,4 +1,4 @@
-"""The processes of this computer: whether one runs, has ended, or is suspended."""
+"""What the computer tells: of its processes, and of the file system of a place."""
 
 from __future__ import annotations
 
@@ -63,3 +63,17 @@ def _machine() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()} "
     except OSError:
         return "unknown"
+
+
+def file_system_of(place: Path, mounts: Path) -> str:
+    """Return the kind of file system of a place; empty where the system has no list of mounts."""
+    try:
+        fields = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    path = place.resolve()
+    # the innermost mount point above the path, and there the last mount; a space is \\040
+    points = ((Path(field[1].replace("\\040", " ")), field[2]) for field in fields)
+    above = [(len(point.parts), at, kind) for at, (point, kind) in enumerate(points)
+             if path.is_relative_to(point)]  # fmt: skip
+    return max(above)[2] if above else ""
