@@ -67,7 +67,7 @@ def test_messages_that_come_often_are_committed_together() -> None:
     """
     for distance_s in (0.1, 0.001, 0.0001):
         assert sizes_of_commits(50, distance_s) == [1] * 50
-    for distance_s in (0.01, 0.003):
+    for distance_s in (0.01, 0.007):
         sizes = sizes_of_commits(1000, distance_s)
         assert sizes[:2] == [1, 1]
         assert len(sizes) < 150

@@ -36,7 +36,7 @@ FEW_MESSAGES = 8
 #: more message in the same commit 0.1 ms.
 GATHER_S = 0.1
 #: Messages that come faster wait for the commit before theirs, and so are together without a pause.
-FAST_S = 0.002
+FAST_S = 0.005
 
 
 class AckBatcher:
