@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from regards_nb.tracker import Order
 
 _WATCH_INTERVAL_S = 0.5
-#: While an event may come at any moment.
-_EVENTS_COME = {HealthState.CONSUMING, HealthState.POLLING, HealthState.READING}
+#: Where an event may come at any moment, from RabbitMQ or from REGARDS.
+_LISTENS = {HealthState.CONSUMING, HealthState.POLLING}
 #: Maximum time until messages arrive.
 _START_S = 30.0
 
@@ -362,7 +362,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         while True:
             health = tracker.health
             # The reason changes while it reconnects.
-            now = health.state, health.state in _EVENTS_COME and health.reason
+            now = health.state, health.state in {*_LISTENS, HealthState.READING} and health.reason
             if now != told:
                 told = now
                 _complain(_watched(tracker, health))
@@ -377,7 +377,7 @@ def _watched(tracker: OrderTracker, health: Health) -> str:
     """Return where events come from, or why none comes."""
     if health.state is HealthState.READING and not health.reason:
         return "reading the journal; an event is a line once the kernel that writes it gets it"
-    if health.state in _EVENTS_COME - {HealthState.READING}:
+    if health.state in _LISTENS:
         source = f"queue {tracker.queue!r}" if tracker.queue else "REGARDS over REST"
         text = f"listening to {source}; each event is a line, and Ctrl-C ends it"
         return "; ".join(filter(None, (text, health.reason)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psycopg
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
     from regards_nb.simulator import PrivateBroker
 
 
+def demo(broker: PrivateBroker, journal: str, folder: Path, **options: Any) -> OrderTracker:
+    """Start a tracker of a demo with a journal on the server."""
+    options = {"suborder_pause_s": 0.01, "workspace": folder / "orders"} | options
+    return OrderTracker.demo(broker=broker, journal=journal, **options)
+
+
 def test_an_order_from_the_message_to_the_file(
     broker: PrivateBroker, postgresql: PrivatePostgreSQL, tmp_path: Path
 ) -> None:
     """What one kernel followed and fetched, the next one shows, with the same frames."""
     url = postgresql.new_database()
-    with OrderTracker.demo(
-        broker=broker, suborder_pause_s=0.01, journal=url, workspace=tmp_path / "orders"
-    ) as tracker:
+    with demo(broker, url, tmp_path) as tracker:
         order = tracker.submit("dataset:SWOT_PASS_012", label="one pass")
         paths = order.wait(timeout_s=60).download()
         # REST alone tells when the order expires, and no journal holds it.
@@ -190,12 +194,7 @@ def test_ctrl_c_ends_each_call_whose_journal_does_not_answer(
     stopped: tuple[Callable[[OrderTracker], object], str],
 ) -> None:
     """As one that the user has stopped, although it cannot read what was done; it waits no more."""
-    with OrderTracker.demo(
-        broker=broker,
-        suborder_pause_s=0.01,
-        journal=postgresql.new_database(),
-        workspace=tmp_path / "orders",
-    ) as tracker:
+    with demo(broker, postgresql.new_database(), tmp_path) as tracker:
         tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=60).download()
         with (
             postgresql.suspended(),
@@ -315,12 +314,7 @@ def test_submit_gives_a_server_up_that_does_not_answer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It tells one limit, and no part of it begins to wait anew."""
-    with OrderTracker.demo(
-        broker=broker,
-        suborder_pause_s=0.01,
-        journal=postgresql.new_database(),
-        workspace=tmp_path / "orders",
-    ) as tracker:
+    with demo(broker, postgresql.new_database(), tmp_path) as tracker:
         tracker.submit("dataset:SWOT_PASS_012").wait(timeout_s=60)
         capsys.readouterr()
         with postgresql.suspended(), pytest.raises(JournalError, match="Check that the server"):
@@ -374,12 +368,8 @@ def test_a_restart_of_the_server_ends_no_wait(
     broker: PrivateBroker, postgresql: PrivatePostgreSQL, tmp_path: Path
 ) -> None:
     """The user sees no error: wait() goes on, and the files of the order are recorded."""
-    with OrderTracker.demo(
-        broker=broker,
-        suborder_pause_s=0.3,
-        journal=postgresql.new_database(),
-        workspace=tmp_path / "orders",
-        auto_download=True,
+    with demo(
+        broker, postgresql.new_database(), tmp_path, suborder_pause_s=0.3, auto_download=True
     ) as tracker:
         order = tracker.submit("dataset:SWOT_PASS_012")
         with ThreadPoolExecutor(1) as pool:
@@ -441,13 +431,7 @@ def test_pgbouncer_in_transaction_mode_mixes_nothing_up(
 ) -> None:
     """Each transaction may run on another connection of the server, with other statements."""
     with postgresql.pgbouncer(postgresql.new_database()) as url:
-        with OrderTracker.demo(
-            broker=broker,
-            suborder_pause_s=0.01,
-            journal=url,
-            workspace=tmp_path / "orders",
-            auto_download=True,
-        ) as tracker:
+        with demo(broker, url, tmp_path, auto_download=True) as tracker:
             for _ in range(3):
                 tracker.submit("dataset:SWOT_PASS_012")
             tracker.wait(timeout_s=60)

@@ -81,13 +81,12 @@ class LastByte:
         The time since when it tells one silence from the next; a log writes each of them once.
         """
         pause = next(iter(list(self.pauses.values())), "")
-        if pause and isinstance(pause, str):
-            return pause
-        does = pause if isinstance(pause, str) else pause()
-        if self.age_s < self.told_after_s:
+        does = pause() if callable(pause) else pause
+        if (does and does is pause) or self.age_s < self.told_after_s:
             return does
         lacking, ending = self.lacking(what)
-        return f"{does}{'; ' * bool(does)}{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
+        silence = f"{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
+        return "; ".join(filter(None, (does, silence)))
 
 
 class Calls:

@@ -108,7 +108,7 @@ def make_folder(folder: Path) -> None:
 
 
 def holder(location: str) -> str:
-    """Return who writes to a journal, of which it is known that somebody does."""
+    """Return whether a thread of this process or another program writes to a locked journal."""
     return "another thread of this process" if location in written else "another program"
 
 

@@ -331,7 +331,8 @@ class Submission:
         request = Request((), f"#{order_id} restart", label=label, restarts=order_id)
         name = request.correlation_id
         try:
-            with held(self._shared.journal, f"submit {self._tenant or ''}", self._wait_for):
+            lease = f"submit {self._tenant or ''}"
+            with self.fate_told(request), held(self._shared.journal, lease, self._wait_for):
                 earlier = self._saved(name)
                 is_open = earlier is not None and earlier.was_sent
                 if earlier is None or not is_open or not self._find(client, request, earlier):
@@ -339,15 +340,12 @@ class Submission:
                 answer = self._answers.pop(name)
                 assert isinstance(answer, RemoteOrder)  # noqa: S101 - see _journal_answer
                 return answer.order_id
-        except JournalError as exc:
-            exc.put_first(self._fate(request))
-            raise
         except KeyboardInterrupt as exc:
             raise StoppedWaiting(in_work=self.was_sent(name)) from exc
 
     @contextmanager
-    def not_sent(self, request: Request) -> Iterator[None]:
-        """Say in a JournalError of the block, which comes before the request, what became of it."""
+    def fate_told(self, request: Request) -> Iterator[None]:
+        """Say in a JournalError of the block what became of a request, which may not be sent."""
         try:
             yield
         except JournalError as exc:
@@ -532,8 +530,9 @@ class Submission:
     ) -> bool:
         """Return whether another kernel has ordered it, as while this one was suspended."""
         now = self._saved(request.correlation_id)
-        is_new = now is not None and now.was_sent and now != earlier
-        return now is not None and is_new and self._find(client, request, now)
+        if now is None or not now.was_sent or now == earlier:
+            return False
+        return self._find(client, request, now)
 
     def _newest_order_id(self, client: RegardsClient, request: Request) -> int | None:
         """Return the number of the newest order, 0 without any; None if the list is broken.

@@ -927,8 +927,8 @@ class OrderTracker:
         request.check()
         if dry_run:
             return request
-        refuse_cart, warning = refuses_cart(cart), ""
-        with self._submission.not_sent(request):
+        refuse_cart = refuses_cart(cart)
+        with self._submission.fate_told(request):
             warning = "" if self.auto_download else self._blocking.before_third()
         with stopped_by_user(partial(self._submission.stopped, request)):
             key = self._submission.submit(
