@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from test_consumer import LIMIT_S, nothing, numbers, publish
 
 from regards_nb import OrderTracker
 from regards_nb.consumer import Consumer, HealthState, parameters_from
-from regards_nb.errors import JournalError, StoppedWaiting
+from regards_nb.errors import JournalError, StoppedWaiting, WaitTimeoutError
 from regards_nb.journal import Database, Journal, Server
 from regards_nb.waits import limited, user_call
 
@@ -379,6 +380,64 @@ def test_a_restart_of_the_server_ends_no_wait(
             waiting.result()
         until(lambda: (tracker.files["state"] == "VERIFIED").sum() == 3)
         assert tracker.snapshot().background_errors == ()
+
+
+@pytest.fixture
+def _gives_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a call wait for a server that restarts for a moment only."""
+    monkeypatch.setattr(Database, "restart_patience_s", 0.1)
+
+
+@pytest.mark.usefixtures("_gives_up_at_once")
+@pytest.mark.parametrize("waits", ["wait", "wait_async", "submit_each"])
+def test_a_call_that_waits_outlasts_a_server_that_is_away_for_long(
+    waits: str,
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It says what it cannot read, as other calls do with an error, and ends with its order."""
+    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=0.3) as tracker:
+        table = tracker.client.search("dataset:SWOT_PASS_012").head(1)
+        called = {
+            "wait": lambda: order.wait(timeout_s=60),
+            "wait_async": lambda: asyncio.run(tracker.wait_async(order, timeout_s=60)),
+            "submit_each": lambda: tracker.submit_each(table, download=True, timeout_s=60),
+        }
+
+        def outage() -> None:
+            until(lambda: len(tracker.events) > 0)
+            postgresql.kill()
+            try:
+                until(lambda: "The wait goes on" in "".join(capfd.readouterr()))
+            finally:
+                postgresql.start()
+
+        with ThreadPoolExecutor(1) as pool:
+            order = None if waits == "submit_each" else tracker.submit("dataset:SWOT_PASS_012")
+            away = pool.submit(outage)
+            called[waits]()
+            away.result(LIMIT_S)
+        assert list(tracker.orders["status"]) == ["DONE"]
+
+
+@pytest.mark.usefixtures("_gives_up_at_once")
+def test_the_time_limit_of_a_wait_ends_it_while_the_server_is_away(
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+) -> None:
+    """The error is that of the limit, and says why the orders could not be read."""
+    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=60) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(order.wait, timeout_s=2)
+            until(lambda: order.status is not None)
+            postgresql.kill()
+            with pytest.raises(WaitTimeoutError, match="after 2 s, cannot read.*Check that"):
+                waiting.result(LIMIT_S)
+            postgresql.start()
 
 
 def test_sessions_that_the_server_ended_are_made_again(postgresql: PrivatePostgreSQL) -> None:

@@ -139,7 +139,9 @@ def test_a_proxy_that_cuts_every_connection_loses_nothing(
             until(lambda: journal.last_id() >= 1500)
             consumer.stop(LIMIT_S)
             assert proxy.connections > most_returns
-    assert numbers(journal) == list(range(1500))
+    # RabbitMQ may notice the end of a connection after the next one has begun, and gives that one
+    # the messages behind those that the first one had.
+    assert sorted(numbers(journal)) == list(range(1500))
 
 
 #: Kernels that are killed one after the other, each as soon as its first batch is journalled.

@@ -145,6 +145,7 @@ class Database:
         self.read_only = False
         #: of the server that does not answer
         self._unanswered = Outage()
+        self.server_is_away = self._unanswered.is_on
         self._server = Server(self._unanswered, _WAITING.format(self.location))
         #: of the lock, which another program holds
         self._locked = Outage()

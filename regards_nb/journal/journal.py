@@ -106,6 +106,7 @@ class Journal:
         self.is_on_server = self._database.path is None
         #: returns what calls wait for; tries whether a server tells of commits, and returns why not
         self.obstacle, self.why_not_told = self._database.obstacle, self._database.why_not_told
+        self.server_is_away = self._database.server_is_away
         #: which process does what; see `Leases`
         self.leases = Leases(self._database)
         #: row ids that processes keep for others; calls of ``download`` that were stopped

@@ -167,10 +167,9 @@ class Outage:
     def is_given_up(self) -> bool:
         """Return whether this call of the user has waited in vain just now, or has no time left."""
         call = this_call()
-        is_recent = time.monotonic() - self._met_s < _TRIED_EVERY_S
         if call is not None and call is self._given_up_in:
-            return is_recent
-        return is_recent and self._since_s < math.inf and time_left_s() <= 0
+            return self.is_on()
+        return self.is_on() and time_left_s() <= 0
 
     def end_s(self, patience_s: float, began_s: float | None = None) -> float:
         """Return when a wait ends that begins now, or began, also by the caller's time limit."""
@@ -180,9 +179,12 @@ class Outage:
         end_s = max(min(self._since_s, began_s) + patience_s, later_s)
         return min(end_s, now_s + max(time_left_s(), 0.0))
 
+    def is_on(self) -> bool:
+        """Return whether the last attempt was in vain, just now."""
+        return self._since_s < math.inf and time.monotonic() - self._met_s < _TRIED_EVERY_S
+
     def lasts(self) -> bool:
         """Return whether calls wait for long: it is the cause of a silence of a second."""
         now_s = time.monotonic()
-        is_recent = now_s - self._met_s < _TRIED_EVERY_S
-        since_s = min([self._since_s if is_recent else math.inf, *self._begun])
+        since_s = min([self._since_s if self.is_on() else math.inf, *self._begun])
         return now_s - since_s >= waits.SAID_AFTER_S / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import signal
 import threading
 import time
@@ -32,7 +33,7 @@ from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import ended_by, in_cell, in_thread, limited
+from regards_nb.waits import ended_by, in_cell, in_thread, limited, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -138,11 +139,29 @@ class WaitingCall:
     def run(self, view: WaitDisplay) -> None:
         """Block until the wait is over, and keep the view up to date."""
         seen = -1
-        while not self.is_over():
-            self.proceed()
-            self._look()
-            view.refresh(note=self.note())
+        while True:
+            with self._outlasting_outages():
+                if self.is_over():
+                    return
+                self.proceed()
+                self._look()
+                view.refresh(note=self.note())
             seen = self._shared.signal.wait(seen, LOOK_S)
+
+    @contextmanager
+    def _outlasting_outages(self) -> Iterator[None]:
+        """Say why the journal cannot be read while its server is away, until the time limit.
+
+        The server may restart, and messages wait in the queue as in an outage of RabbitMQ.
+        """
+        try:
+            yield
+        except JournalError as exc:
+            if not self._shared.journal.server_is_away():
+                raise
+            if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+                raise WaitTimeoutError(f"after {self._timeout_s:g} s, {exc}") from exc
+            told(f"{exc} The wait goes on", math.inf)
 
     def _look(self) -> None:
         if self._asking is not None:
@@ -269,13 +288,16 @@ class Wait(WaitingCall):
     async def run_async(self, view: WaitDisplay) -> None:
         """Wait without blocking the event loop."""
         seen = -1
-        while not self.is_over():
-            if self._unknown():
-                await self._proceed_in_thread(view)
-            else:
-                self.proceed()
-            self._look()
-            view.refresh(note=self.note())
+        while True:
+            with self._outlasting_outages():
+                if self.is_over():
+                    return
+                if self._unknown():
+                    await self._proceed_in_thread(view)
+                else:
+                    self.proceed()
+                self._look()
+                view.refresh(note=self.note())
             seen = await self._shared.signal.wait_async(seen, LOOK_S)
             # While many events arrive, the other tasks of the loop have their turn.
             await asyncio.sleep(_ASYNC_PAUSE_S)
