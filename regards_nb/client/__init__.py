@@ -18,7 +18,6 @@ from regards_nb.client.errors import LOGIN_ADVICE as LOGIN_ADVICE
 from regards_nb.client.errors import REFUSALS as REFUSALS
 from regards_nb.client.errors import advice_for as advice_for
 from regards_nb.client.errors import is_too_parallel as is_too_parallel
-from regards_nb.client.errors import naming_order as naming_order
 from regards_nb.client.last_byte import Calls as Calls
 from regards_nb.client.last_byte import LastByte as LastByte
 from regards_nb.client.last_byte import asking_again as asking_again

@@ -18,7 +18,6 @@ empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a logi
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ from regards_nb.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from regards_nb.client.models import Response
 
@@ -209,13 +208,3 @@ def is_temporary(response: Response) -> bool:
     return response.status in _GATEWAY_STATUSES or (
         response.status == 500 and not response.messages
     )
-
-
-@contextmanager
-def naming_order(order_id: int | None) -> Iterator[None]:
-    """Name the order in each ServiceError of the block, also in that of a login."""
-    try:
-        yield
-    except ServiceError as exc:
-        exc.put_first(f"order {order_id}")
-        raise

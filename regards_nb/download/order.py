@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from regards_nb.arguments import check_paths
-from regards_nb.client import naming_order
 from regards_nb.download.after_zip import all_files
 from regards_nb.download.context import DownloadOptions, FileSource
 from regards_nb.download.increment import Downloader, not_downloaded
@@ -28,6 +27,7 @@ from regards_nb.errors import (
     ServiceError,
     ServiceUnreachableError,
     WaitTimeoutError,
+    words_first,
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, doubled, numbered
@@ -132,9 +132,9 @@ def download_order(
         The directory cannot be written to, or the REST side refuses or does not answer.
     """
     check_paths(directory=directory)
-    folder = as_place(directory)
+    folder, named = as_place(directory), f"order {order_id}"
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    with stopped_by_user(_STOPPED_EARLY), naming_order(order_id):
+    with stopped_by_user(_STOPPED_EARLY), words_first(ServiceError, named):
         client.order(order_id)  # raises where there is none, before anything is made here
     line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
@@ -155,7 +155,7 @@ def download_order(
             here = counted(len(downloader.records.in_place), "file")
             return stopped_text(f"{here} of order {order_id}", again=again)
 
-        with stopped_by_user(stopped), naming_order(order_id):
+        with stopped_by_user(stopped), words_first(ServiceError, named):
             order = _fetch_until_finished(
                 client, downloader, options.stop, line, deadline_s=deadline_s, poll_s=poll_s
             )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from regards_nb.client import RemoteOrder, naming_order
+from regards_nb.client import RemoteOrder
 from regards_nb.errors import (
     JournalError,
     NotAllowedError,
@@ -20,6 +20,7 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
     StoppedWaiting,
+    words_first,
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
@@ -30,7 +31,8 @@ from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
 from regards_nb.waits import growing, progress, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.rest_sync import RestSync
@@ -134,7 +136,7 @@ class OrderActions:
         shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
         shared.signal.send()
         try:
-            with naming_order(state.order_id):
+            with words_first(ServiceError, f"order {state.order_id}"):
                 of_client = "delete" if action == "cancel" else action
                 is_restart = action == "restart"
                 send = self._restart if is_restart else getattr(self._sync.client, of_client)
@@ -235,14 +237,9 @@ def _act(
     return order_id
 
 
-@contextmanager
-def unchanged(doing: str) -> Iterator[None]:
+def unchanged(doing: str) -> AbstractContextManager[None]:
     """Say in a JournalError of the block, which comes before a request, that none was sent."""
-    try:
-        yield
-    except JournalError as exc:
-        exc.put_first(f"nothing was changed at REGARDS to {doing}")
-        raise
+    return words_first(JournalError, f"nothing was changed at REGARDS to {doing}")
 
 
 def _asked_for(sync: RestSync, order_id: int) -> RemoteOrder | None:

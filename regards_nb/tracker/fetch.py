@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from regards_nb.arguments import check_function
-from regards_nb.client import naming_order, watched
+from regards_nb.client import watched
 from regards_nb.download import (
     Downloader,
     DownloadOptions,
@@ -42,8 +42,10 @@ from regards_nb.errors import (
     NotAllowedError,
     ProcessingError,
     RegardsError,
+    ServiceError,
     SettingsError,
     WorkspaceError,
+    words_first,
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
@@ -172,7 +174,7 @@ def fetch_order(
     with (
         ended_by(running.stop),
         watched(running.last_byte),
-        naming_order(order.order_id),
+        words_first(ServiceError, f"order {order.order_id}"),
         held(journal, lease, None if request.if_free else wait),
     ):
         running.holder = None

@@ -16,7 +16,6 @@ import time
 import uuid
 import warnings
 from collections import Counter, defaultdict
-from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -33,6 +32,7 @@ from regards_nb.errors import (
     SettingsError,
     StoppedWaiting,
     WaitTimeoutError,
+    words_first,
 )
 from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
@@ -43,7 +43,8 @@ from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 from regards_nb.waits import time_left_s, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from regards_nb.client import RegardsClient
     from regards_nb.journal import Holder
@@ -306,14 +307,14 @@ class Submission:
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else None
-        try:
-            with held(self._shared.journal, f"submit {self._tenant or ''}", waiting):
-                if rename is not None:
-                    request = rename(request)
-                self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
-        except JournalError as exc:
-            exc.put_first(self._fate(request))
-            raise
+        lease = f"submit {self._tenant or ''}"
+        with (
+            words_first(JournalError, lambda: self._fate(request)),
+            held(self._shared.journal, lease, waiting),
+        ):
+            if rename is not None:
+                request = rename(request)
+            self._submit_alone(request, refuse_cart=refuse_cart, estimate=estimate)
         self._shared.signal.send()
         self._answers.pop(request.correlation_id, None)  # a message may have named the order
         found = self._shared.frames.key_of(request.correlation_id)
@@ -343,14 +344,9 @@ class Submission:
         except KeyboardInterrupt as exc:
             raise StoppedWaiting(in_work=self.was_sent(name)) from exc
 
-    @contextmanager
-    def fate_told(self, request: Request) -> Iterator[None]:
+    def fate_told(self, request: Request) -> AbstractContextManager[None]:
         """Say in a JournalError of the block what became of a request, which may not be sent."""
-        try:
-            yield
-        except JournalError as exc:
-            exc.put_first(self._fate(request))
-            raise
+        return words_first(JournalError, lambda: self._fate(request))
 
     def stopped(self, request: Request) -> str:
         """Return what the user is told who stops the call of a request."""
@@ -394,7 +390,7 @@ class Submission:
         if earlier is not None and self._shared.frames.key_of(request.correlation_id) is not None:
             return
         if earlier is None:
-            with _nothing_ordered(request):
+            with words_first(ServiceError, _nothing(request)):
                 self._look_first(request, refuse_cart=refuse_cart, estimate=estimate)
         if self._sync is not None:
             if earlier is None or not self._find(self._sync.client, request, earlier):
@@ -488,7 +484,7 @@ class Submission:
     def _send_over_rest(
         self, client: RegardsClient, request: Request, earlier: EarlierRequest | None
     ) -> None:
-        with _nothing_ordered(request):
+        with words_first(ServiceError, _nothing(request)):
             newest_before = self._newest_order_id(client, request)
         if self._was_sent_meanwhile(client, request, earlier):
             return
@@ -673,16 +669,6 @@ class Submission:
             text = f"waiting for the answer of REGARDS to request {correlation_id!r}"
             told(text, limit_s - left_s, limit_s=limit_s)
             seen = self._shared.signal.wait(seen, min(left_s, 0.5))
-
-
-@contextmanager
-def _nothing_ordered(request: Request) -> Iterator[None]:
-    """Say that an error came before the request was sent."""
-    try:
-        yield
-    except ServiceError as exc:
-        exc.put_first(_nothing(request))
-        raise
 
 
 def _nothing(request: Request) -> str:
