@@ -71,6 +71,9 @@ _PHRASES = {
     "tracker.orders": "regards-nb orders",
     "after tracker.start(), ": "",
     "start() was stopped, and no event arrives: call start() again": "stopped",
+    "no tracker was made: call it again": "stopped",
+    "stopped at the prompt for a password: call it again": "stopped",
+    "stop() was stopped: what still runs ends by itself": "stopped",
     "Nothing moves here: the tracker is stopped; tracker.start() continues": (
         "regards-nb wait --download follows these orders, and fetches what is ready"
     ),

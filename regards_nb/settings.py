@@ -33,7 +33,7 @@ from regards_nb.client import RegardsClient, Secret
 from regards_nb.errors import SettingsError
 from regards_nb.journal import Journal, location_of
 from regards_nb.text import did_you_mean, similar
-from regards_nb.waits import in_kernel
+from regards_nb.waits import in_kernel, stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -414,6 +414,7 @@ def _from_keyring(service: str, user: str) -> Secret | None:
     return Secret(text, source="from the keyring of your system") if text else None
 
 
+@stopped_by_user("stopped at the prompt for a password: call it again")
 def _from_prompt(prompt: str) -> Secret:
     try:
         text = getpass.getpass(prompt)

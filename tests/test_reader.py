@@ -327,6 +327,23 @@ def test_a_client_lets_a_reader_download(simulator: Simulator, tmp_path: Path) -
         reader.stop()
 
 
+@pytest.mark.simulator(with_broker=True)
+def test_a_reader_asks_what_no_kernel_receives(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It does not say of an order that REGARDS has finished that it has not."""
+    with tracker_of(simulator, tmp_path) as tracker:
+        order_id = simulator.order(OrderPlan(suborder_pause_s=0.1))
+        until(lambda: order_id in set(tracker.orders["order_id"]))
+    client = client_of(simulator)
+    until(lambda: client.order(order_id).status == "DONE")
+    reader = OrderTracker.reader(tmp_path / "journal.sqlite", client=client, workspace=tmp_path)
+    with reader.start():
+        assert reader.download(order_id)
+        assert "has not finished" not in capsys.readouterr().out
+        assert list(reader.orders["status"]) == ["DONE"]
+
+
 def test_two_queues_in_one_journal_are_kept_apart(place: str | Path, tmp_path: Path) -> None:
     """Two queues of one exchange hold the same events; each kernel shows those of its own."""
     with Journal(place) as journal:

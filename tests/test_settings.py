@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +180,37 @@ def test_what_is_missing_is_named(profiles: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("REGARDS_PASSWORD", "p")
     with pytest.raises(errors.SettingsError, match="no queue .REGARDS_QUEUE"):
         made()
+
+
+@pytest.mark.usefixtures("profiles")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["-c", "from regards_nb import OrderTracker; OrderTracker.from_profile('swot')"],
+         "stopped at the prompt for a password: call it again"),
+        (["-m", "regards_nb", "orders", "--profile", "swot"], "regards-nb: stopped\r\n"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_at_the_prompt_for_a_password_says_so(command: list[str], said: str) -> None:
+    """In a terminal, where a person types it."""
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, *command],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,  # else the prompt is written to the terminal of the tests
+    ) as process:
+        os.close(end)
+        shown = b""
+        while b"Password of" not in shown:
+            shown += os.read(terminal, 1000)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # Linux says so where the other end is closed
+            while more := os.read(terminal, 1000):
+                shown += more
+    os.close(terminal)
+    assert said in shown.decode()
 
 
 @pytest.mark.parametrize("name", ["AUTODOWNLOAD", "PASWORD", "PROFIL"])

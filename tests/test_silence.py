@@ -213,7 +213,7 @@ def test_stop_names_the_journal_for_which_a_thread_waits(
 LIMITED: list[tuple[Callable[[Any, float], object], Route, str]] = [
     (lambda t, s: t.wait(4444, timeout_s=2.4 + s), Route.ORDER, "no event of order 4444"),
     (lambda t, s: t.submit_each(TABLE, timeout_s=s), Route.CATALOGUE, "0 of 1 order made"),
-    (lambda t, s: t.submit_each(TABLE, estimate=False, timeout_s=s), Route.APPLY, "had no answer"),
+    (lambda t, s: t.submit_each(TABLE, estimate=False, timeout_s=s), Route.APPLY, "not confirmed"),
 ]
 
 

@@ -52,8 +52,7 @@ _SUSPENDED = "the process that does is suspended, and goes on after: kill -CONT 
 _STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
-#: In these states messages tell what is ready; else REGARDS is asked.
-TOLD_BY_MESSAGES = RUNNING - {HealthState.POLLING}
+_TOLD_BY_MESSAGES = RUNNING - {HealthState.POLLING}
 
 #: In the place of the address of a broker: the journal is read, nothing is received.
 JOURNAL_ONLY: Any = object()
@@ -111,6 +110,13 @@ class Life:
     def receives(self) -> bool:
         """Whether it brings events into its journal, or tries to."""
         return not (isinstance(self._source, JournalReader) or self._source.health.state in ENDED)
+
+    @property
+    def are_told(self) -> bool:
+        """Whether messages tell what is ready; else REGARDS is asked."""
+        health = self.health
+        is_unreceived = health.state is HealthState.READING and health.reason is not None
+        return health.state in _TOLD_BY_MESSAGES and not is_unreceived
 
     @property
     def health(self) -> Health:

@@ -567,18 +567,18 @@ class Submission:
             candidates = [each for each in newer if self._may_be_of(request, earlier, each)]
         except ServiceUnreachableError as exc:
             raise ServiceUnreachableError(
-                f"{request.named} had no answer, and REGARDS does not list your orders ({exc}), so "
-                "it is open whether there is an order. Nothing was ordered now. Look for it on the "
-                "web page of REGARDS: if it is there with the number N, use tracker.wait(N) and "
-                f"tracker.download(N); if not, {request.call} sends it again as soon as REGARDS "
-                "lists your orders",
+                f"{request.named} is not confirmed, and REGARDS does not list your orders ({exc}), "
+                "so it is open whether there is an order. Nothing was ordered now. Look for it on "
+                "the web page of REGARDS: if it is there with the number N, use tracker.wait(N) "
+                f"and tracker.download(N); if not, {request.call} sends it again as soon as "
+                "REGARDS lists your orders",
                 status_code=exc.status_code,
             ) from exc
         # Without the newest number before the request, an older order could be taken for its own.
         if len(candidates) > 1 or (candidates and newest_before is None):
             numbers = ", ".join(str(order.order_id) for order in candidates)
             raise ServiceError(
-                f"{request.named} had no answer, and each of the orders {numbers} could be it. "
+                f"{request.named} is not confirmed, and each of the orders {numbers} could be it. "
                 "Compare them in client.orders(), and call sync() to track them. If none is it, "
                 f"{request.call} sends it once more after that"
             )
@@ -588,8 +588,9 @@ class Submission:
         age_s = time.time() - earlier.sent_at_us / 1e6
         if 0 <= age_s < self._in_doubt_s:
             raise ServiceUnreachableError(
-                f"{request.named} was sent {age_s:.0f} s ago and had no answer; REGARDS may still "
-                f"be making the order. Call {request.call} in {self._in_doubt_s - age_s:.0f} s"
+                f"{request.named} was sent {age_s:.0f} s ago and is not confirmed; REGARDS may "
+                "still be making the order. Call "
+                f"{request.call} in {self._in_doubt_s - age_s:.0f} s"
             )
         return False
 

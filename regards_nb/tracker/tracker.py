@@ -50,7 +50,6 @@ from regards_nb.tracker.fetch import CallOptions, DownloadDetails, DownloadReque
 from regards_nb.tracker.life import (
     JOURNAL_ONLY,
     RUNNING,
-    TOLD_BY_MESSAGES,
     JournalReader,
     Life,
     OtherConsumers,
@@ -1194,7 +1193,7 @@ class OrderTracker:
             executor=executor, process=process, source=self._source, directory=directory
         )
         named = self._keys_in(keys) if keys else ()
-        unasked = downloads.ask(are_told=self._life.health.state in TOLD_BY_MESSAGES)
+        unasked = downloads.ask(are_told=self._life.are_told)
         states = list(self._shared.states(named)) if keys else downloads.open_orders()
         if not states:
             if unasked is not None and not keys:
