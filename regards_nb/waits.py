@@ -144,9 +144,8 @@ def time_left_s() -> float:
 
     A call that Ctrl-C has stopped waits a moment at most, for what it reads or writes at its end.
     """
-    left_s, call, error = _deadline_s.get() - time.monotonic(), _call.get(), sys.exc_info()[1]
-    is_stopped = isinstance(error, KeyboardInterrupt) and error is not call.handled
-    return min(left_s, _MOMENT_S) if is_stopped and call is not _outside else left_s
+    left_s, is_stopped = _deadline_s.get() - time.monotonic(), stop_before(sys.exc_info()[1])
+    return min(left_s, _MOMENT_S) if is_stopped and _call.get() is not _outside else left_s
 
 
 @contextmanager
@@ -393,7 +392,7 @@ def stopped_by_user(
         try:
             yield
         except (KeyboardInterrupt, RegardsError) as exc:
-            if (stop := _stop_before(exc)) is None:
+            if (stop := stop_before(exc)) is None:
                 raise
             if keeps_inner and isinstance(stop, StoppedWaiting):
                 raise stop from None
@@ -404,7 +403,7 @@ def stopped_by_user(
             raise StoppedWaiting(text) from None
 
 
-def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
+def stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
     """Return the Ctrl-C of this call that an error is, or after which it came."""
     while not (error is None or isinstance(error, KeyboardInterrupt)):
         error = error.__context__

@@ -32,10 +32,10 @@ from regards_nb.frames.columns import REJECTED_COLUMNS as REJECTED_COLUMNS
 from regards_nb.frames.columns import REJECTED_DTYPES as REJECTED_DTYPES
 from regards_nb.frames.columns import REMOTE_COLUMNS as REMOTE_COLUMNS
 from regards_nb.frames.columns import ColumnInfo as ColumnInfo
+from regards_nb.frames.columns import orders_frame as orders_frame
 from regards_nb.frames.columns import with_columns as with_columns
 from regards_nb.frames.export import plain as plain
 from regards_nb.frames.frames import Frames as Frames
-from regards_nb.frames.frames import orders_frame as orders_frame
 from regards_nb.frames.state import Answer as Answer
 from regards_nb.frames.state import OrderFile as OrderFile
 from regards_nb.frames.state import States as States

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
+from regards_nb.events import OrderStatus
 from regards_nb.waits import stopped_by_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from regards_nb.client import RemoteOrder
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -654,3 +657,11 @@ def _column_of(column: pd.Series[Any], dtype: str) -> PackedColumn:
     else:
         values = column.to_numpy(dtype=dtype.lower(), na_value=0)
     return PackedColumn(values, missing if missing.any() else None)
+
+
+def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:
+    """Return orders as the server describes them, one row each; columns of `REMOTE_DTYPES`."""
+    rows = [tuple(getattr(order, name) for name in REMOTE_DTYPES) for order in orders]
+    frame = GrowingFrame(REMOTE_DTYPES, map(str, OrderStatus))
+    frame.update(range(len(rows)), rows)
+    return frame.frame().set_index("order_id")

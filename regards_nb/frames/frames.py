@@ -25,7 +25,6 @@ from regards_nb.frames.columns import (
     ORDER_DTYPES,
     PROBLEM_DTYPES,
     REJECTED_DTYPES,
-    REMOTE_DTYPES,
     GrowingFrame,
     PackedColumn,
     columns_of,
@@ -39,15 +38,16 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from regards_nb.client import RemoteOrder
     from regards_nb.download import Place
     from regards_nb.files import FileRecord
     from regards_nb.frames.checkpoint import Checkpoint, StoredOrders
     from regards_nb.frames.state import Answer, States
-    from regards_nb.journal import Batch, Journal
+    from regards_nb.journal import Batch, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
 
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
+    #: The generation of the ids, and how far the journal has grown.
+    _Look = tuple[int, Position]
 
 #: Maximum number of events without rows: the frame of the orders needs no rows of events.
 _MAX_WAITING = 1000
@@ -174,17 +174,28 @@ class Frames:
 
     def refresh(self, *, exact: bool = True) -> None:
         """Read the rows and file records since the last call; *exact* as in `Journal.position`."""
+        look = self._look(exact=exact)
         with self._lock, self._whole:
-            if self._whole.is_broken:
-                self.read_again()
-                self._whole.is_broken = False
-            while True:
-                generation = self._journal.generation
+            self._read(look)
+
+    def _look(self, *, exact: bool = False) -> _Look:
+        """Ask how far the journal has grown: without the lock, because a server may not answer."""
+        return self._journal.generation, self._journal.position(exact=exact)
+
+    def _read(self, look: _Look) -> None:
+        """Read the rows and file records up to a position, and later ones after a replacement."""
+        if self._whole.is_broken:
+            self.read_again()
+            self._whole.is_broken = False
+        while True:
+            generation, position = look
+            if self._journal.generation == generation:
                 if self._generation != generation:
                     self._start_again(generation)
-                self._read_on(generation, exact=exact)
+                self._read_on(generation, position)
                 if self._journal.generation == generation:
                     return
+            look = self._look()
 
     def _capture(self) -> Capture:
         """Return the content of a checkpoint."""
@@ -219,9 +230,8 @@ class Frames:
         """
         self._checkpoints.finish(timeout_s)
 
-    def _read_on(self, generation: int, *, exact: bool) -> None:
+    def _read_on(self, generation: int, position: Position) -> None:
         """Read the new rows; stop if the ids get another meaning meanwhile."""
-        position = self._journal.position(exact=exact)
         if not self._last_id and position.last_id >= Checkpoints.min_events:
             # Begin with the rows of the checkpoint, if that hides no event from a queue.
             checkpoint = self._checkpoints.read()
@@ -313,8 +323,9 @@ class Frames:
 
         All frames of the journal have them from then on, also those of the next kernel.
         """
+        look = self._look()
         with self._lock, self._whole:
-            self.refresh(exact=False)
+            self._read(look)
             new = self._states.new_answers(answers)
         self._journal.save_answers(new)
 
@@ -343,15 +354,17 @@ class Frames:
     @property
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order; columns and dtypes of `EVENT_DTYPES`."""
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             return self._events.frame(self._read_again)
 
     @property
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id), columns of `ORDER_DTYPES`."""
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             return self._orders.frame()
 
     def orders_of(self, names: Iterable[str | int | OrderKey]) -> pd.DataFrame:
@@ -368,8 +381,9 @@ class Frames:
     @property
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             positions, _ = self._states.take_changed_files()
             files = self._states.files
             removed = set() if self._workspace is None else self._find_removed(files)
@@ -407,8 +421,9 @@ class Frames:
     @property
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be decoded; columns of `REJECTED_DTYPES`."""
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             known = len(self._rejected)
             new = self._rejections[known:]
             bodies = self._journal.bodies(row_id for row_id, _, _ in new)
@@ -431,8 +446,9 @@ class Frames:
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the state of some orders, or of all, in the order of their first events."""
+        look = self._look()
         with self._lock, self._whole:
-            self.refresh(exact=False)
+            self._read(look)
             return self._states.states(keys)
 
     def is_mixed(self) -> bool:
@@ -442,14 +458,16 @@ class Frames:
 
     def labelled(self, label: str) -> list[OrderState]:
         """Return the orders with this label."""
+        look = self._look()
         with self._lock, self._whole:
-            self.refresh(exact=False)
+            self._read(look)
             return self._states.labelled(label)
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
+        look = self._look()
         with self._lock, self._whole:
-            self.refresh(exact=False)
+            self._read(look)
             return self._states.key_of(name)
 
     def problems(self, order_ids: Collection[int] | None, *, checksum: bool) -> pd.DataFrame:
@@ -458,8 +476,9 @@ class Frames:
         The columns are those of `PROBLEM_DTYPES`. `files` then shows which objects of a bucket are
         missing.
         """
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             files = [
                 file
                 for file in self._states.files
@@ -482,8 +501,9 @@ class Frames:
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            self.refresh()
+            self._read(look)
             return self._states.files_of(order_id)
 
 
@@ -494,14 +514,6 @@ def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:
         record.order_id, file.correlation_id, record.name, record.path, record.size_bytes,
         record.md5, str(state), record.error, record.fetched_at_us,
     )  # fmt: skip
-
-
-def orders_frame(orders: Iterable[RemoteOrder]) -> pd.DataFrame:
-    """Return orders as the server describes them, one row each; columns of `REMOTE_DTYPES`."""
-    rows = [tuple(getattr(order, name) for name in REMOTE_DTYPES) for order in orders]
-    frame = GrowingFrame(REMOTE_DTYPES, map(str, OrderStatus))
-    frame.update(range(len(rows)), rows)
-    return frame.frame().set_index("order_id")
 
 
 # -- the rows

@@ -118,7 +118,7 @@ class ChangeDetector:
         self._read_ahead: Sequence[Sequence[Any]] | None = None
         #: to a file; it stays open
         self._connection: PoolProxiedConnection | None = None
-        self._position = Position(0, 0)
+        self._position, self._n_stored = Position(0, 0), 0
         #: another program has removed the newest rows
         self.is_shrunk = False
         #: Whether threads ask for the position again and again.
@@ -136,43 +136,43 @@ class ChangeDetector:
 
         *exact* reads it from a server in any case.
         """
+        position = self._look(exact=exact or not self.is_polled)
         with self._lock:
-            position = self._look(exact=exact or not self.is_polled)
             rows, self._read_ahead = self._read_ahead or (), None
             return position, rows
 
     def look(self) -> None:
         """Read the position, so that `is_shrunk` is right."""
-        with self._lock:
-            self._look(exact=True)
+        self._look(exact=True)
 
     def _look(self, *, exact: bool) -> Position:
         if self._engine.dialect.name != "sqlite":
             return self._of_server(exact=exact)
-        if self._connection is None:
-            self._connection = self._engine.raw_connection()
-        # This is on the way of each message to its row. The driver's own call takes a fifth of the
-        # time of SQLAlchemy's.
-        driver: Any = self._connection.driver_connection
-        self._store(_position(driver.execute(self._query).fetchone()))
-        return self._position
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+            # This is on the way of each message to its row. The driver's own call takes a fifth of
+            # the time of SQLAlchemy's.
+            driver: Any = self._connection.driver_connection
+            return self._store(_position(driver.execute(self._query).fetchone()), self._n_stored)
 
     def _of_server(self, *, exact: bool) -> Position:
-        notifications, now_s = self._notifications, time.monotonic()
+        notifications, now_s, n_stored = self._notifications, time.monotonic(), self._n_stored
         if not exact and notifications == self._seen_notifications and now_s < self._next_look_s:
             return self._position
+        # Without the lock: a server may not answer, and each thread says what it waits for.
         with self._engine.connect() as connection:
             position = read_position(for_one_statement(connection))
-        if position != self._position or notifications != self._seen_notifications:
-            self._pause_s = self.first_pause_s
-        elif not exact:
-            self._pause_s = min(1.5 * self._pause_s, self.longest_pause_s)
-        self._next_look_s = now_s + (
-            self.look_every_s if self.told_by is not None else self._pause_s
-        )
-        self._store(position)
-        self._seen_notifications = notifications
-        return position
+        with self._lock:
+            if position != self._position or notifications != self._seen_notifications:
+                self._pause_s = self.first_pause_s
+            elif not exact:
+                self._pause_s = min(1.5 * self._pause_s, self.longest_pause_s)
+            self._next_look_s = now_s + (
+                self.look_every_s if self.told_by is not None else self._pause_s
+            )
+            self._seen_notifications = max(notifications, self._seen_notifications)
+            return self._store(position, n_stored)
 
     def on_notification(self, connection: Any) -> None:
         """Read the position and the newest rows with the connection of the driver that listens.
@@ -183,16 +183,16 @@ class ChangeDetector:
         many rows at once.
         """
         text, constants = self._statement
+        if self._read_ahead is not None:
+            self.notify()
+            return
+        notifications, n_stored = self._notifications, self._n_stored
+        values = constants | {"after_id": self._position.last_id}
+        found = connection.execute(text, values, prepare=True).fetchall()
+        width = len(_where.c)
         with self._lock:
-            if self._read_ahead is not None:
-                self.notify()
-                return
-            notifications = self._notifications
-            values = constants | {"after_id": self._position.last_id}
-            found = connection.execute(text, values, prepare=True).fetchall()
-            width = len(_where.c)
-            self._store(_position(found[0][:width]))
-            self._seen_notifications = notifications
+            self._store(_position(found[0][:width]), n_stored)
+            self._seen_notifications = max(notifications, self._seen_notifications)
             self._next_look_s = time.monotonic() + self.look_every_s
             self._read_ahead = [row[width:] for row in found if row[width] is not None]
 
@@ -201,10 +201,18 @@ class ChangeDetector:
         compiled = _POSITION_AND_ROWS.compile(self._engine)
         return str(compiled), dict(compiled.params)
 
-    def _store(self, position: Position) -> None:
-        # The positions are read one after the other, and no id is used twice.
-        self.is_shrunk |= position.last_id < self._position.last_id
-        self._position = position
+    def _store(self, position: Position, n_stored: int) -> Position:
+        """Store a position; *n_stored* were stored before it was read. Return the newest one.
+
+        No id is used twice: where one position was read after the other, the ids have not shrunk.
+        """
+        if n_stored == self._n_stored:
+            self.is_shrunk |= position.last_id < self._position.last_id
+            self._position = position
+        else:
+            self._position = Position(*map(max, position, self._position))
+        self._n_stored += 1
+        return self._position
 
     @property
     def newest_id(self) -> int:
@@ -215,7 +223,9 @@ class ChangeDetector:
         """Have the next call of `position` read it, and compare it with none before."""
         with self._lock:
             self._position, self.is_shrunk = Position(0, 0), False
-            self._seen_notifications, self._read_ahead = -1, None
+            self._n_stored += 1
+            self._read_ahead = None
+            self.notify()
 
     def notify(self) -> None:
         """Have the next call of `position` read it."""

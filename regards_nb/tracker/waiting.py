@@ -33,7 +33,7 @@ from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import ended_by, in_cell, in_thread, limited, told
+from regards_nb.waits import ended_by, in_cell, in_thread, limited, stop_before, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -157,7 +157,7 @@ class WaitingCall:
         try:
             yield
         except JournalError as exc:
-            if not self._shared.journal.server_is_away():
+            if not self._shared.journal.server_is_away() or stop_before(exc):
                 raise
             if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
                 raise WaitTimeoutError(f"after {self._timeout_s:g} s, {exc}") from exc
