@@ -166,19 +166,19 @@ def test_a_journal_that_cannot_be_read_for_a_while_ends_no_thread(
     with tracker_of(simulator, tmp_path, **(alone if source == "poll" else {})) as tracker:
         number = simulator.order(OrderPlan(n_files=1))
         tracker.wait(number, timeout_s=60)
-        frames = tracker._shared.frames
-        refresh, failed = frames.refresh, Counter[str]()
+        journal = tracker._shared.journal
+        position, failed = journal.position, Counter[str]()
 
         def fail(**_: Any) -> None:
             failed[threading.current_thread().name] += 1
             raise errors.JournalError("cannot read the journal")
 
-        monkeypatch.setattr(frames, "refresh", fail)
+        monkeypatch.setattr(journal, "position", fail)
         assert tracker._sync is not None
         tracker._sync.ask_soon(0.0)
         until(lambda: failed[f"regards-nb-{source}"] and failed["regards-nb-dispatch"])
         until(lambda: tracker._sync.failures)
-        monkeypatch.setattr(frames, "refresh", refresh)
+        monkeypatch.setattr(journal, "position", position)
         later = simulator.order(OrderPlan(n_files=1))
         tracker.wait(later, timeout_s=60)
         assert "has ended" not in str(tracker.health.reason)
