@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -203,6 +204,61 @@ def test_ctrl_c_ends_each_call_whose_journal_does_not_answer(
             pytest.raises(StoppedWaiting, match=stopped[1]),
         ):
             stopped[0](tracker)
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_after_ctrl_c_a_call_asks_a_server_once(
+    postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what it reads at its end; it does not ask again while the server restarts."""
+    with Journal(postgresql.new_database()) as journal:
+        journal.last_id()
+        monkeypatch.setattr(Database, "restart_patience_s", 10 * LIMIT_S)
+        with user_call(), postgresql.suspended():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                with pytest.raises(JournalError):
+                    journal.last_id()
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_ctrl_c_ends_a_wait_whose_journal_does_not_answer(
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it shows at its end is not read again and again."""
+    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=60) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        monkeypatch.setattr(Database, "restart_patience_s", 10 * LIMIT_S)
+        with (
+            postgresql.suspended(),
+            interrupted_after(lambda written: "of the journal" in written, monkeypatch),
+            pytest.raises(StoppedWaiting, match="stopped waiting"),
+        ):
+            order.wait()
+
+
+@pytest.mark.usefixtures("_says_at_once")
+def test_a_call_waits_for_no_other_thread_that_asks_a_server(
+    postgresql: PrivatePostgreSQL,
+) -> None:
+    """It asks the server itself, ends with its own time limit, and says what it waits for."""
+    tracker = OrderTracker("amqp://nowhere.invalid", "q", journal=postgresql.new_database())
+    assert tracker.events.empty
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "silence_s", 10 * LIMIT_S)
+        patch.setattr(Database, "restart_patience_s", 10 * LIMIT_S)
+        with postgresql.suspended():
+            reading = pool.submit(lambda: tracker.orders)
+            until(tracker._shared.journal.obstacle)
+            with limited(time.monotonic() + 0.5), pytest.raises(JournalError):
+                _ = tracker.events
+            assert not reading.done()
+        reading.result(LIMIT_S)
+    tracker.stop()
 
 
 @pytest.mark.usefixtures("_says_at_once")

@@ -116,7 +116,7 @@ class Server:
                     raise
                 self.outage.met()
                 self._reason = str(exc.orig)
-                now_s, end_s = time.monotonic(), self.outage.end_s(patience_s, began_s)
+                end_s, now_s = self.outage.end_s(patience_s, began_s), time.monotonic()
                 is_over = now_s >= end_s or stop_before(exc) is not None
                 if is_over and not (is_first and exc.connection_invalidated):
                     self.outage.give_up()
