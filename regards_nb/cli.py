@@ -359,20 +359,29 @@ def _watch(arguments: argparse.Namespace) -> int:
     pause = threading.Event()
     tracker = _tracker(arguments)
     # Messages that waited in the queue are new, too.
-    n_written = len(tracker.events)
+    events = tracker.events
+    n_written = len(events)
     with tracker:
-        told = None
+        told: object = None
         while True:
             health = tracker.health
             # The reason changes while it reconnects.
-            now = health.state, health.state in {*_LISTENS, HealthState.READING} and health.reason
+            now: object = (
+                health.state,
+                health.state in {*_LISTENS, HealthState.READING} and health.reason,
+            )
+            text, new = _watched(tracker, health), n_written
+            try:
+                events = tracker.events
+            except errors.JournalError as exc:  # its server may restart, as RabbitMQ may
+                now, text = errors.JournalError, f"no event comes now: {exc}"
+            else:
+                n_written = len(events)
             if now != told:
                 told = now
-                _complain(_watched(tracker, health))
-            events = tracker.events
-            for event in _records(events.iloc[n_written:]):
+                _complain(text)
+            for event in _records(events.iloc[new:n_written]):
                 _write(json.dumps(event) if arguments.json else _event_line(event))
-            n_written = len(events)
             pause.wait(_WATCH_INTERVAL_S)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from children import Child
 from conftest import DEADLINE_S, client_of, environment_of, without_waits
+from postgresql import PrivatePostgreSQL
 from tcp_proxy import TcpProxy
 
 import regards_nb
@@ -156,6 +157,21 @@ def test_watch_says_where_events_come_from(simulator: Simulator, tmp_path: Path)
             assert "no event comes now:" in next(lines)
     with _watching("--journal", str(tmp_path / "journal.sqlite")) as lines:
         assert "no event comes now: no kernel receives the messages" in next(lines)
+
+
+def test_watch_goes_on_after_an_outage_of_its_journal(
+    simulator: Simulator, postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says why no event comes, and each event is a line afterwards."""
+    monkeypatch.setenv("REGARDS_JOURNAL", postgresql.new_database())
+    with _watching() as lines:
+        assert "listening to queue" in next(lines)
+        postgresql.kill()
+        try:
+            assert any("no event comes now: cannot read the journal" in line for line in lines)
+        finally:
+            postgresql.start()
+        assert any("listening to queue" in line for line in lines)
 
 
 def test_watch_says_that_regards_does_not_answer(
