@@ -373,8 +373,10 @@ class Frames:
         Names and rows are looked up under one lock, because an order known by its number becomes
         another row when a message tells its correlation id.
         """
+        look = self._look(exact=True)
         with self._lock, self._whole:
-            orders = self.orders
+            self._read(look)
+            orders = self._orders.frame()
             keys = map(self._states.key_of, names)
             return orders[orders.index.isin([key for key in keys if key is not None])]
 
