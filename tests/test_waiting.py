@@ -20,11 +20,13 @@ from urllib.parse import urlsplit
 
 import pika
 import pytest
+from children import Child
 from conftest import client_of, interrupted_after, limit_tells, purge_queue, tracker_of, until
 from tcp_proxy import TcpProxy
 
 from regards_nb import OrderEvent, OrderTracker, errors
 from regards_nb.client import LastByte
+from regards_nb.consumer import Connection
 from regards_nb.journal import Database, Journal, order_lease
 from regards_nb.simulator import (
     LateSave,
@@ -896,6 +898,42 @@ def test_two_trackers_with_two_journals_are_warned_of(simulator: Simulator, tmp_
             limit_tells(told, lambda limit_s: one.wait(number, timeout_s=limit_s))
     with tracker_of(simulator, tmp_path), tracker_of(simulator, tmp_path):
         pass  # one journal: no warning
+
+
+CHANGES_ITS_JOURNAL = """
+import sys
+from regards_nb import OrderTracker
+amqp, queue, *journals = sys.argv[1:]
+for journal in journals:
+    with OrderTracker(amqp, queue, journal=journal):
+        print("consuming", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_a_kernel_that_takes_the_same_journal_after_another_one_is_no_other_consumer(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two answers of RabbitMQ: the count of consumers is the same."""
+    monkeypatch.setattr(Connection, "depth_period_s", 600)
+    journals = tmp_path / "other.sqlite", tmp_path / "journal.sqlite"
+    with Child(CHANGES_ITS_JOURNAL, simulator.amqp_url, simulator.queue, *journals) as other:
+        other.stdout.readline()
+        tracker = tracker_of(simulator, tmp_path)
+        with pytest.warns(UserWarning, match="1 other consumer reads queue.*another journal"):
+            tracker.start()
+        with tracker:
+            drawn: dict[int, str] = {}  # a view draws a version once
+
+            def is_warned() -> bool:
+                errors = tracker.snapshot().background_errors
+                return "other consumer" in drawn.setdefault(tracker.version, str(errors))
+
+            assert is_warned()
+            other.tell()
+            other.stdout.readline()
+            until(lambda: not is_warned())
+            assert tracker.health.other_consumers == 1
 
 
 def test_a_dropped_tracker_with_the_same_journal_is_no_other_consumer(

@@ -92,19 +92,22 @@ class Life:
         source: Consumer | Poller | JournalReader,
         errors: BackgroundErrors,
         obstacle: Callable[[], str],
+        others: OtherConsumers | None,
     ) -> None:
         self._source = source
         self._errors = errors
         self._obstacle = obstacle
+        self._others = others
         self.changing = threading.RLock()
         self.was_stopped = False
         self.end = ""
         _lives.add(self)
 
     def look(self) -> None:
-        """Have a reader look now and then whether a kernel receives messages."""
-        if isinstance(self._source, JournalReader):
-            self._source.look()
+        """Look now and then which other processes receive messages."""
+        for each in (self._source, self._others):
+            if isinstance(each, JournalReader | OtherConsumers):
+                each.look()
 
     @property
     def receives(self) -> bool:
@@ -410,17 +413,22 @@ class OtherConsumers:
     it; to any other it is lost.
     """
 
-    def __init__(self, journal: Journal, queue: str, consumer: Consumer) -> None:
+    def __init__(
+        self, journal: Journal, queue: str, consumer: Consumer, changed: Callable[[], None]
+    ) -> None:
         self._journal = journal
+        self._changed = changed
         self.place = (journal.location, queue)
         self._queue = queue
         self.consumer = consumer
         #: Since when RabbitMQ may count this one: its first connection.
         self.connected_at: datetime | None = None
-        #: The count of consumers that was last compared with the journal, and how many of other
-        #: processes share it.
-        self._compared = 0
+        #: The count of consumers that was last compared with the journal, when to compare it again,
+        #: and how many of other processes share it.
+        self._compared, self._next_s = 0, 0.0
         self._in_other_processes = 0
+        #: The warning at the last look.
+        self._seen = ""
         _in_this_process.add(self)
 
     def begin(self) -> str:
@@ -444,6 +452,13 @@ class OtherConsumers:
             f"others: OrderTracker.reader(journal=..., queue={others[0]!r})"
         )
 
+    def look(self) -> None:
+        """Wake views and waits if the warning has changed: time alone may end or begin it."""
+        with suppress(JournalError):  # every call of the user tells of an outage
+            before, self._seen = self._seen, self.warning()
+            if self._seen != before:
+                self._changed()
+
     def warning(self) -> str:
         """Return a text if consumers of the queue write to another journal; else empty."""
         health = self.consumer.health
@@ -457,9 +472,11 @@ class OtherConsumers:
         is_first = health.since == self.connected_at
         if not is_first and (datetime.now(UTC) - health.since).total_seconds() < _STALE_S:
             return ""
-        if health.other_consumers != self._compared:
-            self._compared = health.other_consumers
+        now_s = time.monotonic()
+        if health.other_consumers != self._compared or now_s >= self._next_s:
+            # The count is the same if one consumer ends and another one begins.
             self._in_other_processes = self._count_other_processes()
+            self._compared, self._next_s = health.other_consumers, now_s + _LOOK_S
         foreign = health.other_consumers - self._in_other_processes - self._count_in_this_process()
         if foreign <= 0:
             return ""

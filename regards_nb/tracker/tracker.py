@@ -224,11 +224,11 @@ class OrderTracker:
             died = partial(errors.record, RECEIVING)
             self._consumer = Consumer(parameters, queue, opened, signal.send, died)
             publish = partial(publish_request, parameters)
-            self._others = OtherConsumers(opened, queue, self._consumer)
+            self._others = OtherConsumers(opened, queue, self._consumer, signal.send)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
-        self._life = Life(self._consumer, errors, self._shared.journal.obstacle)
+        self._life = Life(self._consumer, errors, opened.obstacle, self._others)
         self._submission = Submission(shared, self._sync, publish, tenant, self._life)
         self._actions = OrderActions(shared, self._sync, self._submission.restart)
         self._catch_up: OwnThread | None = None
