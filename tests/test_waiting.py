@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import re
 import sqlite3
 import threading
@@ -1022,6 +1023,24 @@ def test_an_order_that_another_kernel_downloads_meanwhile_has_no_next_try(
         until(lambda: automatic.is_held(tracker[1].state))
         assert "the next try comes at" not in automatic.failure([tracker[1].state])
         other.leases.release(order_lease(simulator.tenant, 1))
+
+
+def test_a_wait_ends_with_the_download_of_another_kernel(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """It looks at the order at once, not at the time of its next try."""
+    journal = tmp_path / "journal.sqlite"
+    with tracker_of(simulator, tmp_path, auto_download=True) as tracker, Journal(journal) as other:
+        assert other.leases.take(order_lease(simulator.tenant, 1)) is None
+        automatic = tracker._blocking.automatic
+        assert automatic is not None
+        simulator.order(ONE_FILE)
+        until(lambda: list(tracker.orders["order_id"]) == [1])
+        until(lambda: automatic.is_held(tracker[1].state))
+        automatic.tries_of(tracker[1].state.key).next_s = math.inf
+        other.leases.release(order_lease(simulator.tenant, 1))
+        tracker.download(1)
+        tracker.wait(1, timeout_s=60)
 
 
 def test_two_automatic_downloads_name_one_next_try(simulator: Simulator, tmp_path: Path) -> None:

@@ -432,14 +432,17 @@ class AutoDownload:
             if key.correlation_id.startswith("#") and (told := self._shared.key_of(key)) != key:
                 self._tries.setdefault(told or key, self._tries.pop(key))
         now_s = time.monotonic()
-        due = [key for key, t in list(self._tries.items()) if t.is_incomplete or t.next_s <= now_s]
+        known = list(self._tries.items())
+        due = [k for k, t in known if t.is_incomplete or t.is_held or t.next_s <= now_s]
         for state in self._shared.states(due):
             tries = self._tries.setdefault(state.key, _Tries())
             if tries.is_incomplete and state.to_download:
                 # What an incomplete download lacks waits for its turn, what was announced since
                 # does not.
                 tries.is_incomplete, tries.failures, tries.next_s = False, 0, now_s
-            if state.downloading or tries.next_s > now_s:
+            # The other process has fetched what it held.
+            is_settled = tries.is_held and not (state.to_download or tries.is_incomplete)
+            if state.downloading or (tries.next_s > now_s and not is_settled):
                 continue
             is_incomplete = tries.is_incomplete and state.status not in GONE and _lacks_some(state)
             if state.order_id is None or not (state.to_download or is_incomplete):
