@@ -144,7 +144,7 @@ def time_left_s() -> float:
 
     A call that Ctrl-C has stopped waits a moment at most, for what it reads or writes at its end.
     """
-    left_s, is_stopped = _deadline_s.get() - time.monotonic(), stop_before(sys.exc_info()[1])
+    left_s, is_stopped = _deadline_s.get() - time.monotonic(), is_after_stop(sys.exc_info()[1])
     return min(left_s, _MOMENT_S) if is_stopped and _call.get() is not _outside else left_s
 
 
@@ -392,7 +392,7 @@ def stopped_by_user(
         try:
             yield
         except (KeyboardInterrupt, RegardsError) as exc:
-            if (stop := stop_before(exc)) is None:
+            if (stop := _stop_before(exc)) is None:
                 raise
             if keeps_inner and isinstance(stop, StoppedWaiting):
                 raise stop from None
@@ -403,7 +403,16 @@ def stopped_by_user(
             raise StoppedWaiting(text) from None
 
 
-def stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
+def is_after_stop(error: BaseException | None) -> bool:
+    """Return whether an error is, or came after, the Ctrl-C of this call or the end of its task."""
+    while not (error is None or type(error).__name__ == "CancelledError"):
+        if isinstance(error, KeyboardInterrupt):
+            return error is not _call.get().handled
+        error = error.__context__
+    return error is not None
+
+
+def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
     """Return the Ctrl-C of this call that an error is, or after which it came."""
     while not (error is None or isinstance(error, KeyboardInterrupt)):
         error = error.__context__

@@ -242,6 +242,31 @@ def test_ctrl_c_ends_a_wait_whose_journal_does_not_answer(
 
 
 @pytest.mark.usefixtures("_says_at_once")
+def test_an_awaited_wait_leaves_its_loop_free_while_a_server_does_not_answer(
+    broker: PrivateBroker,
+    postgresql: PrivatePostgreSQL,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other tasks go on, and its task can be cancelled."""
+
+    async def cancel() -> None:
+        waiting = asyncio.create_task(tracker.wait_async(order))
+        await asyncio.sleep(0.1)
+        with postgresql.suspended():
+            await asyncio.to_thread(until, tracker._shared.journal.obstacle)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=60) as tracker:
+        order = tracker.submit("dataset:SWOT_PASS_012")
+        monkeypatch.setattr(Database, "restart_patience_s", 10 * LIMIT_S)
+        asyncio.run(cancel())
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("_says_at_once")
 def test_a_call_waits_for_no_other_thread_that_asks_a_server(
     postgresql: PrivatePostgreSQL,
 ) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import sqlalchemy as sa
 
 from regards_nb import waits
-from regards_nb.waits import awaited, stop_before, time_left_s, told
+from regards_nb.waits import awaited, is_after_stop, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,7 @@ class Server:
                 self.outage.met()
                 self._reason = str(exc.orig)
                 end_s, now_s = self.outage.end_s(patience_s, began_s), time.monotonic()
-                is_over = now_s >= end_s or stop_before(exc) is not None
+                is_over = now_s >= end_s or is_after_stop(exc)
                 if is_over and not (is_first and exc.connection_invalidated):
                     self.outage.give_up()
                     raise

@@ -33,7 +33,7 @@ from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import ended_by, in_cell, in_thread, limited, stop_before, told
+from regards_nb.waits import ended_by, in_cell, in_thread, is_after_stop, limited, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -57,6 +57,8 @@ _MOST_NAMED = 3
 _SILENT_S = 60.0
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
+#: Minimum time between two lines on the same server of the journal.
+_AGAIN_S = 5.0
 _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
@@ -157,7 +159,7 @@ class WaitingCall:
         try:
             yield
         except JournalError as exc:
-            if not self._shared.journal.server_is_away() or stop_before(exc):
+            if not self._shared.journal.server_is_away() or is_after_stop(exc):
                 raise
             if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
                 raise WaitTimeoutError(f"after {self._timeout_s:g} s, {exc}") from exc
@@ -290,10 +292,10 @@ class Wait(WaitingCall):
         seen = -1
         while True:
             with self._outlasting_outages():
-                if self.is_over():
+                if await self._is_over_beside_loop():
                     return
-                if self._unknown():
-                    await self._proceed_in_thread(view)
+                if self._unknown():  # over REST, each is looked up
+                    await self._beside_loop(self.proceed, lambda: view.refresh(note=self.note()))
                 else:
                     self.proceed()
                 self._look()
@@ -302,16 +304,28 @@ class Wait(WaitingCall):
             # While many events arrive, the other tasks of the loop have their turn.
             await asyncio.sleep(_ASYNC_PAUSE_S)
 
-    async def _proceed_in_thread(self, view: WaitDisplay) -> None:
-        """Proceed beside the event loop: a look-up of orders over REST would block it."""
+    async def _is_over_beside_loop(self) -> bool:
+        """Return `is_over`; a server of the journal that does not answer blocks no event loop."""
+        journal = self._shared.journal
+        if not journal.is_on_server:
+            return self.is_over()
+
+        def tell() -> None:
+            if text := journal.obstacle():
+                told(text, math.inf, again_s=_AGAIN_S)
+
+        return await self._beside_loop(self.is_over, tell)
+
+    async def _beside_loop(self, job: Callable[[], _T], meanwhile: Callable[[], object]) -> _T:
+        """Run a part of the wait in a thread, and *meanwhile* now and then in the event loop."""
         with ended_by(self._left):
-            proceeding = in_thread(self.proceed)
-        proceeding.add_done_callback(lambda _: self._shared.signal.send())
-        seen = -1
-        while not proceeding.done():
-            view.refresh(note=self.note())
-            seen = await self._shared.signal.wait_async(seen, LOOK_S)
-        proceeding.result()
+            running = asyncio.wrap_future(in_thread(job))
+        # After a stop nobody asks for its error.
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        while not running.done():
+            meanwhile()
+            await asyncio.wait([running], timeout=LOOK_S)
+        return running.result()
 
     def is_over(self) -> bool:
         """Read the states of the orders; return whether all have come as far as the call asked.
