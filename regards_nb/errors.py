@@ -31,7 +31,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +38,7 @@ from regards_nb.output import ipython
 from regards_nb.text import counted, user_frames, users_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -126,16 +125,6 @@ class RegardsError(Exception):
         # By default pickle calls the class with the text alone, and some classes need more. An
         # error that cannot be read back ends a pool of processes.
         return _made_again, (type(self), self.args, self.__dict__)
-
-
-@contextmanager
-def words_first(kind: type[RegardsError], words: str | Callable[[], str]) -> Iterator[None]:
-    """Begin the text of an error of the block with words, which a function returns then."""
-    try:
-        yield
-    except kind as exc:
-        exc.put_first(words if isinstance(words, str) else words())
-        raise
 
 
 class BrokerError(RegardsError):

@@ -419,6 +419,16 @@ def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
     return None if error is _call.get().handled else error
 
 
+@contextmanager
+def words_first(kind: type[RegardsError], words: str | Callable[[], str]) -> Iterator[None]:
+    """Begin the text of an error of the block with words, which a function returns then."""
+    try:
+        yield
+    except kind as exc:
+        exc.put_first(words if isinstance(words, str) else words())
+        raise
+
+
 def reads_only(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
     """End a method that changes nothing at Ctrl-C with one line."""
     outcome = f"{function.__name__}() was stopped, and has changed nothing"

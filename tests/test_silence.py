@@ -598,13 +598,13 @@ def test_a_look_is_stopped_in_one_line(
     """Also where Ctrl-C comes between two requests, or where none is made."""
     client: Any = tracker.client
 
-    def press(*_: object) -> None:
+    def press(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(client, "_labels", press)
     with pytest.raises(errors.StoppedWaiting, match=r"^search\(\) was stopped, .*nothing$"):
         client.search("SWOT_PASS_012")
-    monkeypatch.setattr(tracker._shared.frames, "refresh", press)
+    monkeypatch.setattr(tracker._shared.journal, "position", press)
     for name in ("events", "orders", "files", "rejected"):
         with pytest.raises(errors.StoppedWaiting, match=f"^the look at {name} was stopped$"):
             getattr(tracker, name)

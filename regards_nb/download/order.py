@@ -27,11 +27,10 @@ from regards_nb.errors import (
     ServiceError,
     ServiceUnreachableError,
     WaitTimeoutError,
-    words_first,
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, doubled, numbered
-from regards_nb.waits import SAID_AFTER_S, growing, shown_meanwhile, stopped_by_user
+from regards_nb.waits import SAID_AFTER_S, growing, shown_meanwhile, stopped_by_user, words_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -20,7 +20,6 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
     StoppedWaiting,
-    words_first,
 )
 from regards_nb.events import OrderStatus
 from regards_nb.orders import GONE
@@ -28,7 +27,7 @@ from regards_nb.output import say
 from regards_nb.text import counted, listed
 from regards_nb.threads import JobThreads
 from regards_nb.tracker.shared import CLIENT_MISSING, NEW_ORDER
-from regards_nb.waits import growing, progress, told
+from regards_nb.waits import growing, progress, told, words_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable

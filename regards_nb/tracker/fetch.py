@@ -45,7 +45,6 @@ from regards_nb.errors import (
     ServiceError,
     SettingsError,
     WorkspaceError,
-    words_first,
 )
 from regards_nb.journal import order_lease
 from regards_nb.orders import GONE
@@ -53,7 +52,7 @@ from regards_nb.output import say
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
-from regards_nb.waits import ended_by, unspoken, users_code
+from regards_nb.waits import ended_by, unspoken, users_code, words_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

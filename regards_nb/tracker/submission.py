@@ -32,7 +32,6 @@ from regards_nb.errors import (
     SettingsError,
     StoppedWaiting,
     WaitTimeoutError,
-    words_first,
 )
 from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
@@ -40,7 +39,7 @@ from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
 from regards_nb.tracker.rest_answers import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
-from regards_nb.waits import time_left_s, told
+from regards_nb.waits import time_left_s, told, words_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
