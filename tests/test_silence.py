@@ -608,6 +608,7 @@ def test_a_look_is_stopped_in_one_line(
     for name in ("events", "orders", "files", "rejected"):
         with pytest.raises(errors.StoppedWaiting, match=f"^the look at {name} was stopped$"):
             getattr(tracker, name)
+    monkeypatch.undo()
 
 
 def press_in(_: object = None) -> Iterator[str]:
