@@ -370,18 +370,17 @@ def _watch(arguments: argparse.Namespace) -> int:
                 health.state,
                 health.state in {*_LISTENS, HealthState.READING} and health.reason,
             )
-            text, new = _watched(tracker, health), n_written
+            text = _watched(tracker, health)
             try:
                 events = tracker.events
             except errors.JournalError as exc:  # its server may restart, as RabbitMQ may
                 now, text = errors.JournalError, f"no event comes now: {exc}"
-            else:
-                n_written = len(events)
             if now != told:
                 told = now
                 _complain(text)
-            for event in _records(events.iloc[new:n_written]):
+            for event in _records(events.iloc[n_written:]):
                 _write(json.dumps(event) if arguments.json else _event_line(event))
+            n_written = len(events)
             pause.wait(_WATCH_INTERVAL_S)
 
 

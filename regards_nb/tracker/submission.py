@@ -308,6 +308,7 @@ class Submission:
         waiting = self._wait_for if rename is None else None
         lease = f"submit {self._tenant or ''}"
         with (
+            # not fate_told(): the request may get another name in the block
             words_first(JournalError, lambda: self._fate(request)),
             held(self._shared.journal, lease, waiting),
         ):
