@@ -17,7 +17,8 @@ import pytest
 from children import Child
 from conftest import client_of, interrupted_after, limit_tells, tracker_of, until
 
-from regards_nb import OrderTracker, errors, queries
+from regards_nb import OrderTracker, errors, queries, waits
+from regards_nb.client import transport
 from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, Slow
 
 
@@ -58,6 +59,27 @@ def test_a_time_limit_that_passes_while_the_journal_is_written_is_one(
         with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made.*the journal"):
             tracker.submit_each(table, timeout_s=0.3)
     assert not simulator.service.orders
+
+
+def test_a_time_limit_inside_of_an_answer_orders_nothing_twice(
+    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes when REGARDS has made the order, before the body of its answer is read."""
+    table = products(tracker, 1, 1)
+
+    def wait_for_limit() -> None:
+        if applied(simulator):
+            until(lambda: waits.time_left_s() <= 0)
+
+    monkeypatch.setattr(transport, "byte_came", wait_for_limit)
+    for limit_s in (1.0, 4.0, 16.0):
+        with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made"):
+            tracker.submit_each(table, timeout_s=limit_s)
+        if applied(simulator):
+            break
+    monkeypatch.undo()
+    tracker.submit_each(table, download=True, timeout_s=60)
+    assert applied(simulator) == 1
 
 
 def test_each_row_is_an_order_with_its_own_columns(

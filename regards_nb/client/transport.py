@@ -288,7 +288,7 @@ class Transport:
             with waiting(str(self._origin), self._timeout_s[1]):
                 return _read(response, str(request))
 
-        outcome = self._awaited(read, request, self._timeout_s[1])
+        outcome = self._awaited(read, request, self._timeout_s[1], is_sent=True)
         if not has_begun:
             response.close()
         return outcome
@@ -387,8 +387,12 @@ class Transport:
                 proxies=self._proxies,
                 verify=self._verify,
             )
+            # Without any time left, it is not sent at all.
+            is_sent = time_left_s() > 0
             with waiting(str(self._origin), timeout_s[1]):
-                outcome = self._awaited(send, request, left_s, unwanted=requests.Response.close)
+                outcome = self._awaited(
+                    send, request, left_s, is_sent=is_sent, unwanted=requests.Response.close
+                )
                 if not isinstance(outcome, RequestFailure):
                     byte_came()
                 return outcome
@@ -404,10 +408,14 @@ class Transport:
         job: Callable[[], _Result],
         request: RequestSpec,
         ends_after_s: float,
+        *,
+        is_sent: bool,
         unwanted: Callable[[_Result], object] = lambda _: None,
     ) -> _Result | RequestFailure:
-        """Return what a job of a request returns, unless a time limit or a stop comes first."""
-        is_sent = time_left_s() > 0
+        """Return what a job of a request returns, unless a time limit or a stop comes first.
+
+        *is_sent*: the server may have the request then.
+        """
         try:
             return awaited(
                 job,
