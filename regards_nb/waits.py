@@ -23,6 +23,7 @@ from regards_nb.output import ipython, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
@@ -74,6 +75,8 @@ _call: ContextVar[_Call] = ContextVar("call", default=_outside)
 _deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
 #: Each ends what is awaited; see `ended_by`.
 _stops: ContextVar[tuple[threading.Event, ...]] = ContextVar("stops", default=())
+#: Whether the block shows what was read before.
+_is_unasked: ContextVar[bool] = ContextVar("is_unasked", default=False)
 
 
 def awaited(
@@ -139,6 +142,11 @@ def limited(deadline_s: float | None) -> Iterator[None]:
         _deadline_s.reset(token)
 
 
+def within(limit_s: float) -> AbstractContextManager[None]:
+    """End after this time, or at the end of the outer block, what the block awaits."""
+    return limited(time.monotonic() + min(limit_s, time_left_s()))
+
+
 def time_left_s() -> float:
     """Return how long the block may still wait; infinite where it is not `limited`.
 
@@ -146,6 +154,21 @@ def time_left_s() -> float:
     """
     left_s, is_stopped = _deadline_s.get() - time.monotonic(), is_after_stop(sys.exc_info()[1])
     return min(left_s, _MOMENT_S) if is_stopped and _call.get() is not _outside else left_s
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Take in the block what was read of a journal before: its server may not answer."""
+    token = _is_unasked.set(True)
+    try:
+        yield
+    finally:
+        _is_unasked.reset(token)
+
+
+def is_unasked() -> bool:
+    """Return whether this is such a block."""
+    return _is_unasked.get()
 
 
 @contextmanager

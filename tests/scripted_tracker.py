@@ -14,7 +14,7 @@ from regards_nb.orders import FINISHED, OrderKey, OrderState
 from regards_nb.tracker import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -50,6 +50,7 @@ class ScriptedSnapshot:
     health: Health = field(
         default_factory=lambda: Health(state=HealthState.CONSUMING, since=NOON, last_event=NOON)
     )
+    obstacle: str = ""
     acting: tuple[str, ...] = ()
     background_errors: tuple[str, ...] = ()
     rejected: int = 0
@@ -96,8 +97,16 @@ class ScriptedTracker:
             self.version += 1
             self._changed.notify_all()
 
-    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> ScriptedSnapshot:
+    @property
+    def health(self) -> Health:
+        """What was told last."""
+        return replace(self._now.health, reason=self._now.obstacle or self._now.health.reason)
+
+    def snapshot(
+        self, keys: Iterable[OrderKey] | Callable[[], Any] | None = None
+    ) -> ScriptedSnapshot:
         """Return what was told last."""
+        keys = keys() if callable(keys) else keys
         self.looks += 1
         if self.broken is not None:
             raise self.broken

@@ -160,7 +160,7 @@ def table_model(
     shown = ranked[facts.match(words)[ranked]] if words else ranked
     is_mixed = bool(np.ptp(known["tenant"])) if orders else False
     own = known.compress(~known["is_refused"])
-    health_severity, health = _health(snapshot.health)
+    health_severity, health = _health(snapshot.health, snapshot.obstacle)
     current = _current_orders(own)
     fraction = _mean(current["fraction"])
     standstill = "; ".join(snapshot.acting) or _standstill(own, snapshot, now)
@@ -393,7 +393,7 @@ _HEALTH = {
 }
 
 
-def _health(health: Health) -> tuple[Severity, str]:
+def _health(health: Health, obstacle: str) -> tuple[Severity, str]:
     state, since = health.state, health.since.astimezone(UTC)
     severity, words = _HEALTH[state]
     if state is HealthState.READING and health.reason:
@@ -404,7 +404,9 @@ def _health(health: Health) -> tuple[Severity, str]:
     if state is HealthState.POLLING:
         words = reason
     parts = [f"{words} since {since:%Y-%m-%d %H:%M} UTC"]
-    if reason and state not in {HealthState.CONSUMING, HealthState.POLLING}:
+    if obstacle and severity is Severity.DONE:
+        severity, parts = Severity.INCOMPLETE, [clean(obstacle, LINE_CHARS)]
+    elif reason and state not in {HealthState.CONSUMING, HealthState.POLLING}:
         parts = [f"{parts[0]}: {reason}"]
     elif state is HealthState.STOPPED:
         parts.append("tracker.start() listens")

@@ -73,8 +73,8 @@ class RefreshThread:
         #: While a view is visible.
         self.thread: threading.Thread | None = None
         self._closed = threading.Event()
-        #: Of each view the version that it shows, and when it may and when it must be repainted.
-        self._painted: weakref.WeakKeyDictionary[LiveView, tuple[int, float, float]] = (
+        #: Of each view what it shows, and when it may and when it must be repainted.
+        self._painted: weakref.WeakKeyDictionary[LiveView, tuple[object, float, float]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -106,24 +106,25 @@ class RefreshThread:
     def paint(self, view: LiveView, tracker: OrderTracker) -> None:
         """Paint one view if something changed."""
         try:
-            # Read before the snapshot: at worst the same state is painted twice.
-            version = tracker.version
-            painted, not_before, tick = self._painted.get(view, (-1, 0.0, 0.0))
+            # Read before the snapshot: at worst the same state is painted twice. The version does
+            # not tell that a journal has waited for long.
+            state = tracker.version, tracker.health.reason
+            painted, not_before, tick = self._painted.get(view, (None, 0.0, 0.0))
             now, began = time.monotonic(), time.thread_time()
             # times of running orders change by themselves
             is_due = now >= tick and view.last is not None and view.last.is_moving
-            if (version == painted and not view.changed and not is_due) or now < not_before:
+            if (state == painted and not view.changed and not is_due) or now < not_before:
                 return
-            snapshot = tracker.snapshot(view.keys_of())
+            snapshot = tracker.snapshot(view.keys_of)
             view.paint(snapshot)
             pause_s = min((time.thread_time() - began) / MAX_SHARE, MAX_PAUSE_S)
             is_crowded = len(snapshot.orders) > MAX_ROWS
             interval_s = CROWDED_INTERVAL_S if is_crowded else INTERVAL_S
             not_before = now + max(pause_s, interval_s) - TOLERANCE_S
-            self._painted[view] = (version, not_before, now + TICK_S)
+            self._painted[view] = (state, not_before, now + TICK_S)
             self._note_success(id(view))
         except Exception as exc:  # noqa: BLE001 - recorded, and tried again
-            self._painted[view] = (-1, time.monotonic() + RETRY_S, 0.0)
+            self._painted[view] = (None, time.monotonic() + RETRY_S, 0.0)
             if view.is_alive:  # else the page has ended meanwhile
                 self._record_error(exc, id(view))
 
@@ -212,7 +213,7 @@ class RefreshThread:
                 last = view.last
                 if tracker is not None:
                     with self.recording():
-                        last = tracker.snapshot(view.keys_of())
+                        last = tracker.snapshot(view.keys_of)
                 if view.visible and last is not None:
                     view.freeze(last, note)
                 view.close()

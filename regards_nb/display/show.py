@@ -15,7 +15,7 @@ from regards_nb.display.refresh import INTERVAL_S, refresh_thread_of
 from regards_nb.display.terminal import LogView, ScreenView, is_screen, last_line, text
 from regards_nb.errors import SettingsError
 from regards_nb.output import write_lines
-from regards_nb.waits import in_kernel, shown_meanwhile
+from regards_nb.waits import in_kernel, shown_meanwhile, unasked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -331,7 +331,7 @@ class NotebookWaitView:
     def open(self) -> None:
         """Put the view below the cell, and start the refresh thread."""
         self._view.say(self._standing_note)
-        self._view.show(self._tracker.snapshot(self._view.keys_of()))
+        self._view.show(self._tracker.snapshot(self._view.keys_of))
         self._refresh.run()
 
     def refresh(self, *, note: str = "") -> None:
@@ -340,10 +340,10 @@ class NotebookWaitView:
 
     def close(self, note: str = "") -> None:
         """Replace the live view by the last state."""
-        keys = self._view.keys_of()
-        # The view outlives the wait, and the callable of the wait may hold the tracker.
-        self._view.keys_of = _as_callable(keys)
-        snapshot = self._tracker.snapshot(keys)
+        snapshot = self._tracker.snapshot(self._view.keys_of)
+        with unasked():
+            # The view outlives the wait, and the callable of the wait may hold the tracker.
+            self._view.keys_of = _as_callable(self._view.keys_of())
         self._view.freeze(snapshot, note)
         if not in_marimo():
             # jupyter-console cannot replace an output, and would leave the state at the beginning.

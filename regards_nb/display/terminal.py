@@ -241,7 +241,7 @@ class LogView:
         """Write the state at the beginning."""
         # Read before the snapshot: at worst the same state is compared twice.
         self._version = self._tracker.version
-        snapshot = self._tracker.snapshot(self._keys_of())
+        snapshot = self._tracker.snapshot(self._keys_of)
         self._told = {o.key: (_state(o), o.downloaded_files) for o in snapshot.orders}
         self._health = _health_state(snapshot.health)
         model = table_model(snapshot)
@@ -269,7 +269,7 @@ class LogView:
         return is_news
 
     def _write_changes(self, *, is_last: bool) -> None:
-        snapshot = self._tracker.snapshot(self._keys_of())
+        snapshot = self._tracker.snapshot(self._keys_of)
         changed = self._changed(snapshot.orders, is_last=is_last)
         row = partial(row_of, can_download=snapshot.can_download)
         written = [line(row(order)) for order in changed[:MAX_LINES]]
@@ -317,7 +317,7 @@ class LogView:
             self._notes.clear()
         self.refresh(note=note)
         self._write_changes(is_last=True)
-        model = table_model(self._tracker.snapshot(self._keys_of()))
+        model = table_model(self._tracker.snapshot(self._keys_of))
         write_lines(self._stream, [_stamped(model.headline)])
         self._write_problems(model)
 
@@ -392,7 +392,7 @@ class ScreenView:
 
     def _paint(self, note: str) -> None:
         self._console.size = _terminal_size(self._stream)
-        snapshot = self._tracker.snapshot(self._keys_of())
+        snapshot = self._tracker.snapshot(self._keys_of)
         self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
         model = table_model(snapshot, rates=self._rates)
         self._live.update(_screen(model, note, self._console), refresh=True)

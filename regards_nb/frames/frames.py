@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from bisect import bisect_right
@@ -32,6 +33,7 @@ from regards_nb.frames.columns import (
 from regards_nb.frames.export import write_frames
 from regards_nb.frames.state import OrderFile, OrderStates
 from regards_nb.journal import name_of
+from regards_nb.waits import is_unasked, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,8 +48,8 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey, OrderState
 
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
-    #: The generation of the ids, and how far the journal has grown.
-    _Look = tuple[int, Position]
+    #: The generation of the ids, and how far the journal has grown; None: it is not asked.
+    _Look = tuple[int, Position] | None
 
 #: Maximum number of events without rows: the frame of the orders needs no rows of events.
 _MAX_WAITING = 1000
@@ -172,22 +174,24 @@ class Frames:
         with self._lock:
             self._queues = [each for each in self._queues if each[1] is not queue]
 
-    def refresh(self, *, exact: bool = True) -> None:
-        """Read the rows and file records since the last call; *exact* as in `Journal.position`."""
-        look = self._look(exact=exact)
+    def refresh(self, *, exact: bool = True, answer_s: float = math.inf) -> None:
+        """Read what is new; `Journal.position`, *exact* or not, waits for a server *answer_s*."""
+        with within(answer_s):
+            look = self._look(exact=exact)
         with self._lock, self._whole:
             self._read(look)
 
     def _look(self, *, exact: bool = False) -> _Look:
         """Ask how far the journal has grown: without the lock, because a server may not answer."""
-        return self._journal.generation, self._journal.position(exact=exact)
+        journal = self._journal
+        return None if is_unasked() else (journal.generation, journal.position(exact=exact))
 
     def _read(self, look: _Look) -> None:
         """Read the rows and file records up to a position, and later ones after a replacement."""
-        if self._whole.is_broken:
+        if look is not None and self._whole.is_broken:
             self.read_again()
             self._whole.is_broken = False
-        while True:
+        while look is not None:
             generation, position = look
             if self._journal.generation == generation:
                 if self._generation != generation:

@@ -11,6 +11,8 @@ from regards_nb.errors import SettingsError
 from regards_nb.orders import OrderKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
 
@@ -25,6 +27,8 @@ class HasKey(Protocol):
 if TYPE_CHECKING:
     #: A correlation id, a number, an order, rows of ``tracker.orders``, or several of these.
     Selection: TypeAlias = str | int | HasKey | pd.DataFrame | Iterable[str | int | HasKey]
+    #: The orders of a view, or what returns those that are known so far; None: all.
+    Wanted: TypeAlias = Iterable[OrderKey] | Callable[[], Iterable[OrderKey] | None] | None
 
 #: A correlation id, an order id, or an `OrderKey`, which is never ambiguous.
 Name = str | int | OrderKey
@@ -70,6 +74,16 @@ def check_keys(keys: Iterable[object]) -> None:
     for key in keys:
         if not isinstance(key, OrderKey):
             raise SettingsError(f"{key!r:.100} is no key of an order: give tracker[...].key")
+
+
+def wanted_keys(keys: Wanted) -> list[OrderKey] | None:
+    """Return the keys of the orders that a view wants, as far as they are known; None: all."""
+    keys = keys() if callable(keys) else keys
+    if keys is None:
+        return None
+    known = list(keys)
+    check_keys(known)
+    return known
 
 
 def _names_in_rows(frame: Any) -> list[Name]:

@@ -28,8 +28,8 @@ from regards_nb.errors import (
 from regards_nb.journal import order_lease
 from regards_nb.orders import replaced
 from regards_nb.text import counted, did_you_mean
-from regards_nb.tracker.selection import Name, called, names_in
-from regards_nb.waits import limited, stopped_by_user
+from regards_nb.tracker.selection import Name, called, names_in, wanted_keys
+from regards_nb.waits import is_unasked, limited, stopped_by_user, unasked, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderKey, OrderState
+    from regards_nb.tracker.selection import Wanted
 
 _log = logging.getLogger("regards_nb")
 
@@ -49,6 +50,8 @@ _log = logging.getLogger("regards_nb")
 SUBORDERS_PER_USER = 2
 #: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
+#: How long a view waits for the server of a journal before it shows what is known.
+ANSWER_S = 1.0
 #: A process that downloads an order has no lease for a moment between two of its sub-orders.
 _BETWEEN_SUBORDERS_S = 2.0
 
@@ -287,10 +290,10 @@ class OrderHolders:
         #: By the name of the lease, and when it was seen last.
         self._seen: dict[str, tuple[Holder, float]] = {}
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """Look at the journal, if it is time; return whether another process downloads."""
         now_s = time.monotonic()
-        if now_s < self._next_s:
+        if now_s < self._next_s or is_unasked():
             return bool(self._seen)
         self._next_s = now_s + LOOK_S
         # A download writes to the journal soon after it has begun.
@@ -305,14 +308,14 @@ class OrderHolders:
 
     def of(self, order: OrderState) -> Holder | None:
         """Return the process that downloads an order, also between two of its sub-orders."""
-        if not self._look():
+        if not self.look():
             return None
         seen = self._seen.get(order_lease(order.tenant or self._tenant, order.order_id or 0))
         return None if seen is None else seen[0]
 
     def without_held(self, orders: States) -> States:
         """Return the orders; those that another process downloads do not wait for the user."""
-        if not self._look():
+        if not self.look():
             return orders
 
         def without(order: OrderState) -> OrderState:
@@ -325,7 +328,7 @@ class OrderHolders:
 
     def held(self, orders: States) -> list[OrderState]:
         """Return by number those of the orders that another process downloads, with its name."""
-        if not self._look():
+        if not self.look():
             return []
         waiting = orders.where("to_download").sorted("order_id")
         return [each for each in self.without_held(waiting) if each.held_by]
@@ -409,6 +412,23 @@ class Shared:
     acting: dict[int, str] = field(default_factory=dict)
     #: The calls that ask for orders, those of the background and of the user.
     asking: Calls = field(default_factory=Calls)
+
+    @contextmanager
+    def as_known(self, wanted: Wanted) -> Iterator[tuple[list[OrderKey] | None, States]]:
+        """Read what is new in the journal; in the block, and in an outage, it is not asked.
+
+        The block gets the keys of the orders that a view wants, and their states.
+        """
+        try:
+            self.frames.refresh(exact=False, answer_s=ANSWER_S)
+            with within(ANSWER_S):
+                self.holders.look()
+        except JournalError:
+            if not self.journal.server_is_away():
+                raise
+        with unasked():
+            keys = wanted_keys(wanted)
+            yield keys, self.holders.without_held(self.states(keys))
 
     def key_of(self, name: Name) -> OrderKey | None:
         """Find an order by correlation id, number, number as text, or a label that is unique."""
@@ -520,6 +540,8 @@ class Snapshot:
     #: Whether the tracker has a REST side.
     can_download: bool
     health: Health
+    #: What the journal waits for.
+    obstacle: str
     #: What REGARDS is asked to do now.
     acting: tuple[str, ...]
     background_errors: tuple[str, ...]

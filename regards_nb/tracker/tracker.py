@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from regards_nb.settings import SettingsSource
     from regards_nb.threads import OwnThread
     from regards_nb.tracker.dispatcher import Callback
-    from regards_nb.tracker.selection import Selection
+    from regards_nb.tracker.selection import Selection, Wanted
     from regards_nb.tracker.shared import WaitDisplay
 
     #: Rows of `RegardsClient.search`, URNs, provider ids, or queries.
@@ -477,9 +477,10 @@ class OrderTracker:
         """State of the connection to RabbitMQ, or of the polling without one."""
         health = self._life.health
         refused = "" if self._sync is None else self._sync.login_refused
-        locked = "" if health.reason else self._shared.journal.obstacle()
-        texts = (health.reason, locked, refused, self._slow_callback, *self._deaths())
-        return replace(health, reason=" ".join(filter(None, texts)) or None)
+        is_said = health.reason and health.state not in RUNNING
+        causes = health.reason, "" if is_said else self._shared.journal.obstacle(), refused
+        texts = filter(None, (*causes, self._slow_callback, *self._deaths()))
+        return replace(health, reason=" ".join(texts) or None)
 
     @property
     def version(self) -> int:
@@ -659,23 +660,22 @@ class OrderTracker:
         check_keys([key])
         return self._shared.state(key)
 
-    def snapshot(self, keys: Iterable[OrderKey] | None = None) -> Snapshot:
-        """Return the state that a view draws, of some orders or of all."""
-        if keys is not None:
-            check_keys(keys := list(keys))
-        states = self._shared.holders.without_held(self._shared.states(keys))
-        return Snapshot(
-            orders=self._blocking.without_automatic(states),
-            blocking=self._blocking.standing_still(shown=states),
-            line=self._blocking.first_in_line(),
-            can_download=self._sync is not None,
-            health=self._life.health,
-            acting=tuple(self._shared.acting.values()),
-            background_errors=self._warnings() + self._shared.errors.shown,
-            rejected=self._shared.frames.rejections,
-            n_known=len(states) or len(self._shared.frames.states()),
-            n_wanted=len(states) if keys is None else len(keys),
-        )
+    def snapshot(self, keys: Wanted = None) -> Snapshot:
+        """Return the state that a view draws, of some orders or of all; in an outage the last."""
+        with self._shared.as_known(keys) as (wanted, states):
+            return Snapshot(
+                orders=self._blocking.without_automatic(states),
+                blocking=self._blocking.standing_still(shown=states),
+                line=self._blocking.first_in_line(),
+                can_download=self._sync is not None,
+                health=self._life.health,
+                obstacle=self._shared.journal.obstacle(),
+                acting=tuple(self._shared.acting.values()),
+                background_errors=self._warnings() + self._shared.errors.shown,
+                rejected=self._shared.frames.rejections,
+                n_known=len(states) or len(self._shared.frames.states()),
+                n_wanted=len(states) if wanted is None else len(wanted),
+            )
 
     @property
     def _slow_callback(self) -> str:

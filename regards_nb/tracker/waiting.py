@@ -32,7 +32,7 @@ from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
-from regards_nb.tracker.shared import LOOK_S
+from regards_nb.tracker.shared import ANSWER_S, LOOK_S
 from regards_nb.waits import ended_by, in_cell, in_thread, is_after_stop, limited, told
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class WaitingCall:
         """Block until the wait is over, and keep the view up to date."""
         seen = -1
         while True:
-            with self._outlasting_outages():
+            with self._outlasting_outages(view):
+                self._shared.frames.refresh(exact=False, answer_s=ANSWER_S)
                 if self.is_over():
                     return
                 self.proceed()
@@ -151,7 +152,7 @@ class WaitingCall:
             seen = self._shared.signal.wait(seen, LOOK_S)
 
     @contextmanager
-    def _outlasting_outages(self) -> Iterator[None]:
+    def _outlasting_outages(self, view: WaitDisplay) -> Iterator[None]:
         """Say why the journal cannot be read while its server is away, until the time limit.
 
         The server may restart, and messages wait in the queue as in an outage of RabbitMQ.
@@ -163,7 +164,7 @@ class WaitingCall:
                 raise
             if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
                 raise WaitTimeoutError(f"after {self._timeout_s:g} s, {exc}") from exc
-            told(f"{exc} The wait goes on", math.inf)
+            view.refresh(note=f"{exc} The wait goes on")
 
     def _look(self) -> None:
         if self._asking is not None:
@@ -291,7 +292,7 @@ class Wait(WaitingCall):
         """Wait without blocking the event loop."""
         seen = -1
         while True:
-            with self._outlasting_outages():
+            with self._outlasting_outages(view):
                 if await self._is_over_beside_loop():
                     return
                 if self._unknown():  # over REST, each is looked up
