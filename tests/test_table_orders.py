@@ -18,7 +18,7 @@ from children import Child
 from conftest import client_of, interrupted_after, limit_tells, tracker_of, until
 
 from regards_nb import OrderTracker, errors, queries, waits
-from regards_nb.client import transport
+from regards_nb.client import LastByte, watched
 from regards_nb.simulator import PrivateBroker, Reply, Route, Simulator, Slow
 
 
@@ -62,22 +62,26 @@ def test_a_time_limit_that_passes_while_the_journal_is_written_is_one(
 
 
 def test_a_time_limit_inside_of_an_answer_orders_nothing_twice(
-    simulator: Simulator, tracker: OrderTracker, monkeypatch: pytest.MonkeyPatch
+    simulator: Simulator, tracker: OrderTracker
 ) -> None:
     """It passes when REGARDS has made the order, before the body of its answer is read."""
     table = products(tracker, 1, 1)
 
-    def wait_for_limit() -> None:
-        if applied(simulator):
-            until(lambda: waits.time_left_s() <= 0)
+    class LateReader(LastByte):
+        def begin_silence(self) -> None:
+            # The call's own thread, not the one that has just read the header.
+            if applied(simulator) and waits.in_main_thread():
+                until(lambda: waits.time_left_s() <= 0)
+            super().begin_silence()
 
-    monkeypatch.setattr(transport, "byte_came", wait_for_limit)
     for limit_s in (1.0, 4.0, 16.0):
-        with pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made"):
+        with (
+            watched(LateReader()),
+            pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made"),
+        ):
             tracker.submit_each(table, timeout_s=limit_s)
         if applied(simulator):
             break
-    monkeypatch.undo()
     tracker.submit_each(table, download=True, timeout_s=60)
     assert applied(simulator) == 1
 
