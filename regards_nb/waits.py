@@ -415,7 +415,7 @@ def stopped_by_user(
         try:
             yield
         except (KeyboardInterrupt, RegardsError) as exc:
-            if (stop := _stop_before(exc)) is None:
+            if not isinstance(stop := _stop_before(exc), KeyboardInterrupt):
                 raise
             if keeps_inner and isinstance(stop, StoppedWaiting):
                 raise stop from None
@@ -428,18 +428,17 @@ def stopped_by_user(
 
 def is_after_stop(error: BaseException | None) -> bool:
     """Return whether an error is, or came after, the Ctrl-C of this call or the end of its task."""
-    while not (error is None or type(error).__name__ == "CancelledError"):
+    return _stop_before(error) is not None
+
+
+def _stop_before(error: BaseException | None) -> BaseException | None:
+    while error is not None:
         if isinstance(error, KeyboardInterrupt):
-            return error is not _call.get().handled
+            return None if error is _call.get().handled else error
+        if type(error).__name__ == "CancelledError":
+            return error
         error = error.__context__
-    return error is not None
-
-
-def _stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C of this call that an error is, or after which it came."""
-    while not (error is None or isinstance(error, KeyboardInterrupt)):
-        error = error.__context__
-    return None if error is _call.get().handled else error
+    return None
 
 
 @contextmanager

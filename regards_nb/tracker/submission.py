@@ -278,6 +278,8 @@ class Submission:
         self._sync = sync
         self._publish = publish
         self._tenant = tenant
+        #: One kernel submits at a time.
+        self._lease = f"submit {tenant or ''}"
         self._life = life
         #: What REGARDS has answered to requests, by their names, until the journal has it.
         self._answers: dict[str, ApplyResponse | RemoteOrder] = {}
@@ -306,11 +308,10 @@ class Submission:
         if self._sync is None and self._publish is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else None
-        lease = f"submit {self._tenant or ''}"
         with (
             # not fate_told(): the request may get another name in the block
             words_first(JournalError, lambda: self._fate(request)),
-            held(self._shared.journal, lease, waiting),
+            held(self._shared.journal, self._lease, waiting),
         ):
             if rename is not None:
                 request = rename(request)
@@ -332,8 +333,7 @@ class Submission:
         request = Request((), f"#{order_id} restart", label=label, restarts=order_id)
         name = request.correlation_id
         try:
-            lease = f"submit {self._tenant or ''}"
-            with self.fate_told(request), held(self._shared.journal, lease, self._wait_for):
+            with self.fate_told(request), held(self._shared.journal, self._lease, self._wait_for):
                 earlier = self._saved(name)
                 is_open = earlier is not None and earlier.was_sent
                 if earlier is None or not is_open or not self._find(client, request, earlier):
