@@ -427,7 +427,7 @@ class OtherConsumers:
         #: and how many of other processes share it.
         self._compared, self._next_s = 0, 0.0
         self._in_other_processes = 0
-        #: The warning at the last look.
+        #: The warning at the last look, which asks the journal.
         self._seen = ""
         _in_this_process.add(self)
 
@@ -453,19 +453,26 @@ class OtherConsumers:
         )
 
     def look(self) -> None:
-        """Wake views and waits if the warning has changed: time alone may end or begin it."""
+        """Look for such consumers, and wake views and waits if the warning has changed."""
         with suppress(JournalError):  # every call of the user tells of an outage
-            before, self._seen = self._seen, self.warning()
+            before, self._seen = self._seen, self._warning()
             if self._seen != before:
                 self._changed()
 
+    @property
     def warning(self) -> str:
-        """Return a text if consumers of the queue write to another journal; else empty."""
+        """A text if consumers of the queue write to another journal, as of the last look."""
+        return self._seen if self._is_counted(self.consumer.health) else ""
+
+    def _is_counted(self, health: Health) -> bool:
+        return health.state is HealthState.CONSUMING and bool(health.other_consumers)
+
+    def _warning(self) -> str:
         health = self.consumer.health
         if health.state is HealthState.CONSUMING and self.connected_at is None:
             self.connected_at = health.since
             weakref.finalize(self, _note_dropped, self.place).atexit = False
-        if health.state is not HealthState.CONSUMING or not health.other_consumers:
+        if not self._is_counted(health):
             self._compared = 0
             return ""
         # RabbitMQ tells only a number, and may still count the connection before this one.

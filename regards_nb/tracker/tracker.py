@@ -415,6 +415,7 @@ class OrderTracker:
         self._dispatcher.start()
         if not was_running:
             self._shared.journal.watch(self._shared.signal.send)
+            self._life.look()
             for text in filter(None, (*self._warnings(), queues)):
                 warnings.warn(text, stacklevel=4)  # that of the user
         asks = self._catch_up is not None and self._catch_up.death is None
@@ -689,7 +690,7 @@ class OrderTracker:
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
         health = self._life.health
-        others = "" if self._others is None else self._others.warning()
+        others = "" if self._others is None else self._others.warning
         reason = health.reason if health.state is HealthState.CONSUMING else None
         texts = (others, reason, self._slow_callback, *self._deaths())
         return tuple(filter(None, texts))
