@@ -1,7 +1,9 @@
 """How often a view is repainted: at most five times a second, and only if something changed.
 
 That holds for notebooks and terminals (`INTERVAL_S`), however fast events arrive: Jupyter servers
-silently drop updates above a thousand messages a second. In notebooks, repaints are rarer
+silently drop updates above a thousand messages a second. Two repaints come at once: of a filter
+that the user types (`LiveView.on_filter`), and of a note with new words in a terminal
+(`ScreenView.refresh`). In notebooks, repaints are rarer
 
 - where one takes long: those of a view take 1.5 % of a processor (`MAX_SHARE`);
 - where there are more orders than rows: once a second (`CROWDED_INTERVAL_S`);

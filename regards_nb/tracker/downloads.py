@@ -1,9 +1,9 @@
-"""Decides who may start the download of an order: one process, and one thread of it, at a time.
+"""Begins the downloads of a tracker: each order in one thread of this process at a time.
 
-These begin them: `OrderTracker.download`, `Order.iter_parts`, the buttons of the display through
-`OrderTracker.download_soon`, and `AutoDownload` of the dispatcher, which ``auto_download=True``,
-``wait(download=True)`` and `submit_each` use. Of several processes, the one with the lease of the
-order downloads it (`tracker/fetch.py`); workers of an executor take it, too.
+`OrderTracker.download`, `Order.iter_parts`, the buttons of the display (`download_soon`), and
+`AutoDownload` of the dispatcher (``auto_download=True``, ``wait(download=True)``, `submit_each`)
+ask for them. Of several processes, the one with the lease of the order downloads it: `Leases` of
+the journal decides which, also for workers. `download_order` and `download_products` take none.
 """
 
 from __future__ import annotations

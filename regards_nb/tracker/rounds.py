@@ -1,6 +1,7 @@
 """When REST sync asks.
 
-`catching_up` decides it beside a broker, `Poller` without one, `AskingMeanwhile` in a wait.
+`catching_up` decides it beside a broker, `Poller` without one, `AskingMeanwhile` in a wait. A call
+of `OrderTracker.download` asks, too (`Downloads.ask`), and `OrderTracker.sync` for the newest.
 """
 
 from __future__ import annotations
