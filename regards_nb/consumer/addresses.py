@@ -19,6 +19,10 @@ AmqpParameters = Any
 
 HEARTBEAT_S = 30
 CONNECT_TIMEOUT_S = 10.0
+_NOT_AMQP = (
+    "not an AMQP URL ({}). It looks like "
+    "amqps://user:password@broker.example:5671/regards.multitenant.manager"
+)
 
 
 def parameters_from(
@@ -41,18 +45,14 @@ def parameters_from(
                 f"not {type(amqp).__name__}"
             )
         return amqp
+    if not amqp.startswith(("amqp://", "amqps://")):
+        raise SettingsError(_NOT_AMQP.format("it must begin with amqp:// or amqps://"))
     try:
-        if not amqp.startswith(("amqp://", "amqps://")):
-            raise ValueError("it must begin with amqp:// or amqps://")  # noqa: TRY301
         amqp, insecure = _without_option(amqp, "insecure")
         parameters = pika.URLParameters(amqp)
     except (ValueError, TypeError) as exc:
         # pika's own message can repeat parts of the URL, and with them the password
-        cause = exc if str(exc).startswith("it must") else type(exc).__name__
-        raise SettingsError(
-            f"not an AMQP URL ({cause}). It looks like "
-            "amqps://user:password@broker.example:5671/regards.multitenant.manager"
-        ) from None
+        raise SettingsError(_NOT_AMQP.format(type(exc).__name__)) from None
     sends_password = urlsplit(amqp).password and not parameters.ssl_options
     if sends_password and not is_loopback(parameters.host) and insecure != "true":
         raise SettingsError(
