@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
     from regards_nb.tracker import JournalReader
 
-    #: Looks at a queue: `_queue`.
+    #: Checks a queue and yields a finding for each step, as `_queue` does.
     _Look = Callable[[AmqpParameters, str], Iterator["Finding"]]
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -171,9 +171,9 @@ def examine(
     """Check what a tracker depends on; see ``OrderTracker.doctor``.
 
     Nothing is changed, ordered, downloaded or deleted. *health*: of the tracker, which may read the
-    queue now. With a *reader*, another kernel writes the journal. *unheard*: that REST told of
-    orders and RabbitMQ did not. *sharing* returns how many other consumers of the queue have this
-    journal.
+    queue now. With a *reader*, another kernel writes the journal. *unheard* says of which orders
+    REST has told and RabbitMQ has not, else it is empty. *sharing* returns how many other consumers
+    of the queue have this journal.
     """
     # While it connects again, RabbitMQ counts its former consumer for up to a minute.
     is_read = health.state in {HealthState.CONSUMING, HealthState.RECONNECTING}
@@ -203,7 +203,7 @@ def _tracker(health: Health, unheard: str) -> Iterator[Finding]:
         )
         yield _failed("events", text)
     if health.state in {HealthState.RECONNECTING, HealthState.FAILED}:
-        text = f"no event arrives since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
+        text = f"no event has arrived since {health.since:%Y-%m-%d %H:%M} UTC: {health.reason}"
         yield _failed("events", text)
 
 
@@ -283,6 +283,7 @@ def _queue(
     limit_s = parameters.stack_timeout or math.inf
     seen = awaited(partial(check_queue, parameters, queue), waits, ends_after_s=limit_s)
     steps = ["broker login", "virtual host", "queue", "right to read"]
+    # A connection proves two steps: RabbitMQ accepted the login and the virtual host.
     n_passed = {"": 0, "connection": 2, "queue": 3, "read": 4}[seen.reached]
     if isinstance(seen.error, BrokerAccessError) and not n_passed:
         n_passed = 1  # the broker accepted the login itself
@@ -358,7 +359,7 @@ def _service(client: RegardsClient | None) -> Iterator[Finding]:
     parts = urlsplit(client.base_url)
     host = parts.hostname or ""
     if not _has_proxy(parts.scheme, host):
-        for finding in _reach("REST", host, parts.port or {"http": 80}.get(parts.scheme, 443)):
+        for finding in _reach("REST", host, parts.port or (80 if parts.scheme == "http" else 443)):
             yield finding
             if finding.verdict is not CheckResult.OK:
                 return
@@ -389,11 +390,11 @@ def _refused_login(client: RegardsClient, error: ServiceLoginError) -> str:
     if client.uses_token:
         ends_at = client.token_ends_at
         if ends_at is not None and ends_at <= datetime.now(UTC):
-            fate = f"expired on {ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            problem = f"expired on {ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         else:
-            fate = "was refused"
+            problem = "was refused"
         text = (
-            f"the token {client.secret_source} {fate}. Get a new token, or log in with "
+            f"the token {client.secret_source} {problem}. Get a new token, or log in with "
             "username and password"
         )
     else:

@@ -97,7 +97,7 @@ def test_a_tracker_that_gets_no_events_says_why(simulator: Simulator, tmp_path: 
     until(lambda: tracker.health.state is HealthState.RECONNECTING)
     first = tracker.doctor().findings[0]
     assert (first.check, first.verdict) == ("events", CheckResult.FAILED)
-    assert "no event arrives since" in first.text
+    assert "no event has arrived since" in first.text
     tracker.stop()
 
 

@@ -764,7 +764,7 @@ def test_a_download_while_the_broker_is_away_asks_regards(
     tracker.wait(number, timeout_s=60)
     assert len(tracker.download()) == 3
     tracker.wait()
-    assert "the only order is finished; no event arrives since" in capsys.readouterr().out
+    assert "the only order is finished; no event has arrived since" in capsys.readouterr().out
     with pytest.raises(errors.OrderNotFoundError, match="label 'typo'"):
         tracker.wait("typo", timeout_s=60)
     elsewhere = simulator.order(OrderPlan(n_files=1, label="made elsewhere"))
@@ -792,7 +792,7 @@ def test_the_time_limit_of_a_table_tells_that_the_broker_is_away(
     until(lambda: tracker.health.state == "RECONNECTING" and tracker.health.reason)
     assert tracker.client is not None
     table = tracker.client.search(dataset="SWOT_CYCLE_007", limit=2)
-    with pytest.raises(errors.WaitTimeoutError, match=r"no event arrives since \d.*amqp://"):
+    with pytest.raises(errors.WaitTimeoutError, match=r"no event has arrived since \d.*amqp://"):
         tracker.submit_each(table, timeout_s=0)
     tracker.stop()
 

@@ -137,7 +137,7 @@ class Life:
             return health.reason or ""
         if health.state in RUNNING or not health.reason:
             return ""
-        return f"no event arrives since {health.since:%H:%M} UTC: {health.reason}"
+        return f"no event has arrived since {health.since:%H:%M} UTC: {health.reason}"
 
     @property
     def sync_advice(self) -> str:
